@@ -1,0 +1,30 @@
+# Only python3 (3.10 or newer) is needed to begin with. COMFYUI=/path uses an existing ComfyUI.
+.PHONY: setup demo test test-unit test-comfy test-e2e serve lint bench
+.DEFAULT_GOAL := setup
+
+PYTHON ?= python3
+ENV := .venv/bin
+PYTEST := $(ENV)/pytest
+
+setup:
+	@$(PYTHON) tools/get_comfyui.py
+
+demo: setup
+	$(ENV)/python tools/demo.py
+
+serve: setup
+	$(ENV)/python tools/serve.py $(ARGS)
+
+# One process each: unit tests must not see ComfyUI, in-process tests load it, end-to-end tests start it.
+test: setup
+	@$(PYTHON) tools/get_browser.py
+	$(PYTEST) tests/unit
+	$(PYTEST) tests/comfy
+	$(PYTEST) tests/e2e
+
+lint: setup
+	$(ENV)/ruff check .
+	$(ENV)/pyright
+
+bench: setup
+	$(ENV)/python tools/bench.py

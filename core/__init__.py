@@ -1,0 +1,1 @@
+"""Images, models and mathematics: importable without ComfyUI."""

@@ -1,0 +1,194 @@
+"""``python -m instructbrush``: learn and apply instructions without ComfyUI."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from .editing.injection import inject
+from .editing.sampler import edit_latents
+from .errors import InstructBrushError, PairError
+from .instruction.file import load_instruction, read_header, save_instruction
+from .learning.checkpoint import load_checkpoint, save_checkpoint
+from .learning.objective import PairLatents
+from .learning.pairs import PICTURES, load_pairs, read_picture
+from .learning.settings import PAPER, POCKET
+from .learning.trainer import Trainer
+from .models.loading import DiffusersEditor, load_editor
+from .pictures import fit_to_multiple, thumbnail, to_image
+
+_CHECKPOINT_EVERY = 100
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 1 an error a user can mend (one line on stderr), 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except InstructBrushError as error:
+        print(f"instructbrush: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("instructbrush: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def learn(options: argparse.Namespace) -> None:
+    """Learn an instruction from a folder of pairs. Stopped with Ctrl-C it leaves a checkpoint, and the same command goes on from there."""
+    out = Path(options.out)
+    if out.exists() and not options.overwrite:
+        raise InstructBrushError(f"'{out}' exists already. Choose another name, or add --overwrite.")
+    editor = load_editor(options.model, options.device)
+    preset = POCKET if editor.description.family.name == "pocket" else PAPER
+    given = {"steps": options.steps, "objective": options.objective, "learning_rate": options.learning_rate}
+    settings = replace(preset, seed=options.seed, **{name: value for name, value in given.items() if value is not None})
+    pairs = load_pairs(options.pairs, options.size)
+    for pair in pairs:
+        if any(side % 8 for side in pair.before.shape[:2]):
+            raise PairError(f"Pair '{pair.name}' is {pair.before.shape[1]} x {pair.before.shape[0]}: sides must be multiples of 8. Add --size 512 (or 128).")
+    latents = PairLatents.encode(pairs, editor.encode_images, editor.scale)
+    context, null = editor.encode_text([options.init, ""])
+    trainer = Trainer(editor.denoiser, latents, context, null, settings, options.init, editor.count_tokens(options.init))
+    checkpoint = out.with_name(f".{out.stem}.checkpoint")
+    if checkpoint.exists():
+        load_checkpoint(trainer, checkpoint)
+        print(f"instructbrush: going on from step {trainer.steps_done} ({checkpoint})", file=sys.stderr)
+    with tqdm(total=settings.steps, initial=trainer.steps_done, desc="learning", unit="step") as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.update()
+            if done % _CHECKPOINT_EVERY == 0 and done < total:
+                save_checkpoint(trainer, checkpoint)
+
+        try:
+            trainer.run(advance)
+        except KeyboardInterrupt:
+            save_checkpoint(trainer, checkpoint)
+            raise
+    save_instruction(trainer.instruction(out.stem), out, overwrite=options.overwrite, thumbnail=thumbnail(pairs))
+    checkpoint.unlink(missing_ok=True)
+    print(f"{out}: {trainer.steps_done} steps, loss {trainer.instruction().info.final_loss:.4f}")
+
+
+def apply(options: argparse.Namespace) -> None:
+    """Apply an instruction to every picture of a folder."""
+    instruction = load_instruction(options.instruction)
+    editor = load_editor(options.model, options.device)
+    for remark in instruction.check_fits(editor.description):
+        print(f"instructbrush: {remark}", file=sys.stderr)
+    injection = inject(instruction, options.strength, end_timestep=options.end, device=editor.denoiser.device)
+    _edit_folder(options, editor, editor.encode_text([""])[0], injection)
+
+
+def edit(options: argparse.Namespace) -> None:
+    """Edit every picture of a folder by words."""
+    editor = load_editor(options.model, options.device)
+    _edit_folder(options, editor, editor.encode_text([options.words])[0], None)
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """Print what an instruction file says of itself."""
+    info = read_header(options.file)
+    rows = {
+        "title": info.title,
+        "model": f"{info.model_title} ({info.family}, {info.fingerprint[:12]})",
+        "init text": repr(info.init_text),
+        "rows": f"{info.segments} segments x {info.tokens} tokens",
+        "learned": f"{info.steps} steps from {info.pairs} pairs, {info.created}",
+        "final loss": "unknown" if info.final_loss is None else f"{info.final_loss:.5f}",
+        "settings": ", ".join(f"{name}={value}" for name, value in info.settings.items()),
+    }
+    for name, value in rows.items():
+        print(f"{name:>10}: {value}")
+
+
+def _edit_folder(options: argparse.Namespace, editor: DiffusersEditor, context: Tensor, injection: object) -> None:
+    source, out = Path(options.images), Path(options.out)
+    if not source.is_dir():
+        raise InstructBrushError(f"Images folder '{source}' does not exist. Give a folder of pictures.")
+    pictures = sorted(path for path in source.iterdir() if path.suffix.lower() in PICTURES and not path.name.startswith("."))
+    if not pictures:
+        raise InstructBrushError(f"Images folder '{source}' holds no pictures ({', '.join(sorted(PICTURES))}).")
+    names = [path.stem for path in pictures]
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled is not None:
+        raise InstructBrushError(f"Images folder '{source}' holds two pictures named '{doubled}': their results would overwrite each other. Rename one.")
+    if out.resolve() == source.resolve():
+        raise InstructBrushError(f"Results would be written among the inputs in '{out}'. Give another --out folder.")
+    pocket = editor.description.family.name == "pocket"
+    text_scale = options.text_scale if options.text_scale is not None else (2.0 if pocket else 7.5)
+    null = editor.encode_text([""])[0]
+    out.mkdir(parents=True, exist_ok=True)
+    for path in tqdm(pictures, desc="editing", unit="picture"):
+        picture = read_picture(path)
+        latent = editor.encode_images(fit_to_multiple(picture)[None])
+        result = edit_latents(
+            editor.denoiser,
+            latent,
+            context,
+            null,
+            injection,
+            steps=options.steps,
+            text_scale=text_scale,
+            image_scale=options.image_scale,
+            seed=options.seed,
+        )
+        edited = to_image(editor.decode(result)[0])
+        edited.resize((picture.shape[1], picture.shape[0]), Image.Resampling.LANCZOS).save(out / f"{path.stem}.png")
+    print(f"{out}: {len(pictures)} pictures")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="instructbrush", description="Learn edits from before/after pairs and apply them to pictures.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, function: object, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=function)
+        return sub
+
+    def model_options(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--model", help="diffusers folder or .safetensors checkpoint (default: the built-in pocket editor)")
+        sub.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+        sub.add_argument("--seed", type=int, default=0)
+
+    def picture_options(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--images", required=True, help="folder of pictures")
+        sub.add_argument("--out", required=True, help="folder for the results (PNG, same names and sizes)")
+        sub.add_argument("--text-scale", type=float, help="s_T (default 7.5, pocket editor 2)")
+        sub.add_argument("--image-scale", type=float, default=1.5, help="s_I")
+        sub.add_argument("--steps", type=int, default=20)
+
+    learning = command("learn", learn, "Learn an instruction from a folder of before/after pairs.")
+    model_options(learning)
+    learning.add_argument("--pairs", required=True, help="folder: {i}_0/{i}_1 pictures, before/ and after/, or pairs.json")
+    learning.add_argument("--out", required=True, help="instruction file to write (.safetensors)")
+    learning.add_argument("--init", default="", help="words that come close to the edit")
+    learning.add_argument("--steps", type=int)
+    learning.add_argument("--learning-rate", type=float)
+    learning.add_argument("--objective", choices=("plain", "guided"))
+    learning.add_argument("--size", type=int, help="scale and crop every picture to a square of this many pixels")
+    learning.add_argument("--overwrite", action="store_true")
+
+    applying = command("apply", apply, "Apply an instruction to a folder of pictures.")
+    model_options(applying)
+    picture_options(applying)
+    applying.add_argument("--instruction", required=True, help="instruction file")
+    applying.add_argument("--strength", type=float, default=1.0)
+    applying.add_argument("--end", type=int, default=0, help="T of the paper's Fig. 3: the instruction acts for timesteps T and above")
+
+    editing = command("edit", edit, "Edit a folder of pictures by words.")
+    model_options(editing)
+    picture_options(editing)
+    editing.add_argument("--words", required=True)
+
+    inspecting = command("inspect", inspect, "Show what an instruction file says of itself.")
+    inspecting.add_argument("file")
+    return parser

@@ -1,0 +1,153 @@
+"""Learned keys and values in place of a model's own, in every cross-attention layer (InstructBrush, section 4.1).
+
+An engine calls :meth:`Injection.context_for` once a model call, runs the model on the context it returns, and calls
+:meth:`Injection.keys_values` at every site with the projections of that context. The mathematics is therefore the same in every engine.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import InstructionError
+from ..instruction.artefact import Instruction
+from .schedule import TRAIN_TIMESTEPS, segment_of
+
+
+@dataclass(frozen=True)
+class Injection:
+    """An instruction made ready for a model call. All tensors live on one device; nothing here waits for the device.
+
+    With the projections ``K_cond`` of the conditioning's words, ``K_init`` of the init phrase and the learned rows ``gamma``::
+
+        K_learned = [K_init[:start], gamma[segment], K_init[start + m:]]
+        K'        = K_cond + s[segment] (K_learned - K_cond)        for end_timestep <= t < start_timestep, K_cond elsewhere
+
+    and the same for the values.
+    """
+
+    keys: Mapping[str, Tensor]
+    """Site name -> learned keys [j, m, width]."""
+    values: Mapping[str, Tensor]
+    """Site name -> learned values [j, m, width]."""
+    context: Tensor
+    """Text states of the init phrase, [L, D]."""
+    start: int
+    """First row that was learned: 1 leaves the start-of-text row alone, 0 includes it."""
+    strengths: Tensor
+    """s for every segment, [j]."""
+    start_timestep: int = TRAIN_TIMESTEPS
+    end_timestep: int = 0
+    whole: bool = True
+    """Every strength is 1 over the whole range: the conditioning's own words play no part and need not be projected."""
+    is_identity: bool = False
+    """Nothing would change: the engine must leave the model call untouched, bit for bit."""
+
+    def to(self, device: torch.device) -> "Injection":
+        """The same on another device; itself when it is there already."""
+        if self.context.device == device and self.strengths.device == device:
+            return self
+        return Injection(
+            {name: tensor.to(device) for name, tensor in self.keys.items()},
+            {name: tensor.to(device) for name, tensor in self.values.items()},
+            self.context.to(device),
+            self.start,
+            self.strengths.to(device),
+            self.start_timestep,
+            self.end_timestep,
+            self.whole,
+            self.is_identity,
+        )
+
+    def context_for(self, context: Tensor) -> Tensor:
+        """What the engine projects instead of ``context`` [B, L_cond, D].
+
+        Returns the init phrase's states [B, L, D] when the injection is whole, else both side by side [B, L_cond + L, D].
+        """
+        init = self.context.to(context.dtype).expand(context.shape[0], -1, -1)
+        return init if self.whole else torch.cat([context, init], dim=1)
+
+    def keys_values(self, site: str, keys: Tensor, values: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """K' and V' at one site.
+
+        Args:
+            site: name of the cross-attention layer.
+            keys, values: projections of what :meth:`context_for` returned, [B, rows, width].
+            timesteps: [B], 0..999, on the same device.
+
+        Returns:
+            Keys and values [B, L', width] in the dtype of the projections. Conditionings of another length than the init phrase's are both
+            repeated to their common multiple, which leaves attention unchanged.
+        """
+        segment = segment_of(timesteps, self.strengths.shape[0])
+        if self.whole:
+            return self._learned(keys, self.keys[site], segment), self._learned(values, self.values[site], segment)
+        active = (timesteps >= self.end_timestep) & (timesteps < self.start_timestep)
+        strength = (self.strengths[segment] * active).view(-1, 1, 1)
+        return self._mixed(keys, self.keys[site], segment, strength), self._mixed(values, self.values[site], segment, strength)
+
+    def _learned(self, init: Tensor, gamma: Tensor, segment: Tensor) -> Tensor:
+        rows = gamma[segment].to(init.dtype)
+        return torch.cat([init[:, : self.start], rows, init[:, self.start + rows.shape[1] :]], dim=1)
+
+    def _mixed(self, both: Tensor, gamma: Tensor, segment: Tensor, strength: Tensor) -> Tensor:
+        length = self.context.shape[0]
+        cond = both[:, :-length]
+        learned = self._learned(both[:, -length:], gamma, segment)
+        if cond.shape[1] != length:
+            common = math.lcm(cond.shape[1], length)
+            cond, learned = cond.repeat(1, common // cond.shape[1], 1), learned.repeat(1, common // length, 1)
+        return torch.lerp(cond, learned, strength.to(cond.dtype))
+
+
+def inject(
+    instruction: Instruction,
+    strength: float = 1.0,
+    segment_strengths: Sequence[float] | None = None,
+    start_timestep: int = TRAIN_TIMESTEPS,
+    end_timestep: int = 0,
+    device: torch.device | str = "cpu",
+) -> Injection:
+    """Make an instruction ready for a model.
+
+    Args:
+        instruction: what was learned.
+        strength: s, 0 = the conditioning's own words, 1 = as learned; values beyond extrapolate.
+        segment_strengths: one factor for every segment, from low to high noise, multiplied with ``strength``; a single one serves all.
+        start_timestep, end_timestep: the instruction acts for ``end <= t < start``. Fig. 3's T is ``end_timestep``: 0 is the full edit, 1000
+            leaves the conditioning alone.
+        device: where the model runs.
+
+    Raises:
+        InstructionError: a strength is not finite, there are too many or too few of them, or the range is not within 0..1000.
+    """
+    segments = instruction.info.segments
+    factors = [1.0] * segments if segment_strengths is None else [float(value) for value in segment_strengths]
+    if len(factors) == 1:
+        factors = factors * segments
+    if len(factors) != segments:
+        raise InstructionError(
+            f"Segment strengths: {len(factors)} values were given, but the instruction has {segments} segments. "
+            f"Give {segments} values, from low noise to high, or one for all."
+        )
+    scaled = [strength * factor for factor in factors]
+    if not all(math.isfinite(value) for value in scaled):
+        raise InstructionError(f"Strength: {strength} with segment strengths {factors} is not finite. Use numbers such as 0, 0.5 or 1.")
+    if not 0 <= end_timestep <= TRAIN_TIMESTEPS or not 0 <= start_timestep <= TRAIN_TIMESTEPS:
+        raise InstructionError(
+            f"Timestep range: {start_timestep} to {end_timestep} leaves 0..{TRAIN_TIMESTEPS}. Use start {TRAIN_TIMESTEPS} and end 0 for the whole range."
+        )
+    whole_range = start_timestep == TRAIN_TIMESTEPS and end_timestep == 0
+    return Injection(
+        {name: tensor.to(device) for name, tensor in instruction.keys.items()},
+        {name: tensor.to(device) for name, tensor in instruction.values.items()},
+        instruction.context.to(device),
+        instruction.start,
+        torch.tensor(scaled, dtype=torch.float32, device=device),
+        start_timestep,
+        end_timestep,
+        whole=whole_range and all(value == 1.0 for value in scaled),
+        is_identity=start_timestep <= end_timestep or all(value == 0.0 for value in scaled),
+    )

@@ -1,0 +1,21 @@
+"""What went wrong, where, and how to mend it: every error this package raises for its users."""
+
+
+class InstructBrushError(Exception):
+    """Base of all errors meant for the user. The message names what failed, the offending value and what to do."""
+
+
+class ModelError(InstructBrushError):
+    """A model cannot be read, is of an unknown or unsuitable kind, or does not fit what it is used with."""
+
+
+class PairError(InstructBrushError):
+    """Before/after pairs are missing, mismatched, unreadable or unfit for learning."""
+
+
+class InstructionError(InstructBrushError):
+    """An instruction, or the file that holds one, is malformed or does not fit the model."""
+
+
+class LearningError(InstructBrushError):
+    """Learning cannot start, cannot resume, or produced something that must not be kept."""

@@ -1,0 +1,1 @@
+"""A learned instruction and the file that holds it."""

@@ -1,0 +1,1 @@
+"""Learning an instruction from before/after pairs."""

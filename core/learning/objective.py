@@ -1,0 +1,121 @@
+"""What learning minimises: the noise prediction error of Eq. 5, on the instructed branch or on the guided prediction."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..editing.guidance import dual_guidance
+from ..editing.injection import Injection
+from ..editing.schedule import add_noise
+from ..errors import PairError
+from ..models.denoiser import Denoiser
+from .pairs import EditPairs
+from .settings import LearningSettings
+
+
+@dataclass(frozen=True)
+class PairLatents:
+    """Pairs as latents, encoded once. Pairs may differ in size."""
+
+    before: Sequence[Tensor]
+    """Image conditions, N x [4, h, w], as the model's family wants them (InstructPix2Pix: mode of the VAE, unscaled)."""
+    after: Sequence[Tensor]
+    """Targets, N x [4, h, w], scaled by the VAE's scaling factor."""
+
+    def __post_init__(self) -> None:
+        if not self.before or len(self.before) != len(self.after) or any(x.shape != y.shape for x, y in zip(self.before, self.after, strict=True)):
+            raise PairError("Pair latents: before and after must be equally many, at least one, and of equal shape within a pair.")
+
+    @classmethod
+    def encode(cls, pairs: EditPairs, encode_image: Callable[[Tensor], Tensor], scale: Callable[[Tensor], Tensor]) -> "PairLatents":
+        """Encode every picture once.
+
+        Args:
+            pairs: the pairs.
+            encode_image: [1, H, W, 3] in 0..1 -> image condition [1, 4, h, w].
+            scale: image condition -> target latent.
+        """
+        with torch.no_grad():
+            before = [encode_image(pair.before[None])[0].float() for pair in pairs]
+            after = [scale(encode_image(pair.after[None]))[0].float() for pair in pairs]
+        return cls(before, after)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One training sample for every segment that is trained: index i of each field belongs together."""
+
+    pairs: list[int]
+    """Which pair."""
+    timesteps: Tensor
+    """int64 [n]."""
+    noise: list[Tensor]
+    """n x [4, h, w]."""
+
+
+def snr_weights(alphas_cumprod: Tensor) -> Tensor:
+    """Weights of the timesteps, [1000], mean 1: ``min(SNR, 5) / SNR * sqrt(1 + 1 / SNR)``.
+
+    Min-SNR damps the low-noise steps, where the input is copied; the second factor adds weight where noise is high, since errors there show as a
+    drift of colour. The paper weighs all alike.
+    """
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    weights = snr.clamp(max=5) / snr * (1 + 1 / snr).sqrt()
+    return weights / weights.mean()
+
+
+def sample_losses(
+    denoiser: Denoiser,
+    latents: PairLatents,
+    samples: Samples,
+    context: Tensor,
+    null_context: Tensor,
+    injection: Injection,
+    settings: LearningSettings,
+) -> Tensor:
+    """The loss of every sample, [n] fp32, differentiable in the injection's tensors.
+
+    ``plain`` (Eq. 5): ``mean (e(z_t, I, T) - e)^2``. ``guided``: the same with ``e`` replaced by Eq. 3's combination of three branches, of which
+    only the instructed one needs a gradient. Samples of one size run as one batch; losses of other samples never mix, so a batch of
+    one sample a segment equals training the segments in turn.
+
+    Args:
+        denoiser: the frozen model.
+        latents: all pairs.
+        samples: what to train on.
+        context, null_context: text states of the init phrase and of "", [L, D].
+        injection: the current keys and values.
+        settings: objective, scales and weighting.
+    """
+    losses: dict[int, Tensor] = {}
+    for members in _by_shape(latents, samples):
+        timesteps = samples.timesteps[members].to(denoiser.device)
+        before = torch.stack([latents.before[samples.pairs[i]] for i in members])
+        after = torch.stack([latents.after[samples.pairs[i]] for i in members])
+        noise = torch.stack([samples.noise[i] for i in members]).to(denoiser.device)
+        noisy = add_noise(after, noise, timesteps, denoiser.alphas_cumprod)
+        predicted = denoiser.predict(noisy, timesteps, before, context.expand(len(members), -1, -1), injection)
+        if settings.objective == "guided":
+            with torch.no_grad():
+                both = denoiser.predict(
+                    noisy.repeat(2, 1, 1, 1),
+                    timesteps.repeat(2),
+                    torch.cat([before, torch.zeros_like(before)]),
+                    null_context.expand(2 * len(members), -1, -1),
+                )
+                image, none = both.chunk(2)
+            predicted = dual_guidance(none, image, predicted, settings.image_scale, settings.text_scale)
+        error = (predicted - noise).square().mean(dim=(1, 2, 3))
+        if settings.weighting == "min_snr":
+            error = error * snr_weights(denoiser.alphas_cumprod)[timesteps]
+        losses.update(zip(members, error, strict=True))
+    return torch.stack([losses[i] for i in range(len(samples.pairs))])
+
+
+def _by_shape(latents: PairLatents, samples: Samples) -> list[list[int]]:
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, pair in enumerate(samples.pairs):
+        groups.setdefault(tuple(latents.after[pair].shape), []).append(index)
+    return list(groups.values())

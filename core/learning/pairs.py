@@ -1,0 +1,186 @@
+"""Before/after pairs: found in a folder or made from two batches, and checked before anything is learned from them."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from ..errors import PairError
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+MAX_PAIRS = 1000
+MAX_PIXELS = 64 * 2**20
+MIN_SIDE = 16
+
+
+@dataclass(frozen=True)
+class EditPair:
+    """One picture before and after the edit, both [H, W, 3] fp32 in 0..1."""
+
+    before: Tensor
+    after: Tensor
+    name: str
+
+
+@dataclass(frozen=True)
+class EditPairs:
+    """At least one pair; every pair's two pictures have one size, which may differ from pair to pair."""
+
+    pairs: tuple[EditPair, ...]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> EditPair:
+        return self.pairs[index]
+
+    def __iter__(self) -> Iterator[EditPair]:
+        return iter(self.pairs)
+
+    def without(self, index: int) -> "EditPairs":
+        """All but one pair, held out to watch learning; itself when it is the only pair."""
+        rest = tuple(pair for position, pair in enumerate(self.pairs) if position != index % len(self.pairs))
+        return EditPairs(rest) if rest else self
+
+
+def load_pairs(folder: str | Path, size: int | None = None) -> EditPairs:
+    """Read the pairs of a folder.
+
+    Three layouts are read: ``{i}_0.*`` and ``{i}_1.*``; sub-folders ``before/`` and ``after/`` with equal names; or ``pairs.json``, a list of
+    ``{"before": file, "after": file}`` with files inside the folder.
+
+    Args:
+        folder: where the pictures are.
+        size: when given, every picture is scaled to cover a square of this many pixels and cropped at its centre.
+
+    Raises:
+        PairError: no folder, no pairs, a missing twin, sizes that differ within a pair, an unreadable or huge picture.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise PairError(f"Pairs folder '{folder}' does not exist. Put the pictures in a folder and give its path.")
+    found = _found(folder)
+    if not found:
+        raise PairError(
+            f"Pairs folder '{folder.name}' holds no pairs. Name the pictures 0_0.png (before) and 0_1.png (after), 1_0.png and 1_1.png and so on, "
+            "or use sub-folders before/ and after/ with equal names, or a pairs.json."
+        )
+    if len(found) > MAX_PAIRS:
+        raise PairError(f"Pairs folder '{folder.name}' holds {len(found)} pairs, at most {MAX_PAIRS} can be learned from. Choose the clearest ones.")
+    return EditPairs(tuple(_checked(name, read_picture(before, size), read_picture(after, size)) for name, before, after in found))
+
+
+def make_pairs(before: Tensor, after: Tensor, names: Sequence[str] | None = None) -> EditPairs:
+    """Pairs from two batches of pictures.
+
+    Args:
+        before, after: [N, H, W, C] in 0..1, C at least 3 (further channels are dropped).
+        names: N names for messages; numbers when not given.
+
+    Raises:
+        PairError: batches of different length or size, or none at all.
+    """
+    if before.ndim != 4 or after.ndim != 4 or before.shape[-1] < 3 or after.shape[-1] < 3:
+        raise PairError(f"Pairs: pictures must be [N, H, W, 3], got before {tuple(before.shape)} and after {tuple(after.shape)}.")
+    if before.shape[0] != after.shape[0]:
+        raise PairError(
+            f"Pairs: {before.shape[0]} pictures before but {after.shape[0]} after. Every picture needs its twin, in the same order: "
+            "give batches of equal length."
+        )
+    if not 1 <= before.shape[0] <= MAX_PAIRS:
+        raise PairError(f"Pairs: {before.shape[0]} pairs were given, between 1 and {MAX_PAIRS} are needed.")
+    names = names or [str(index) for index in range(before.shape[0])]
+    return EditPairs(tuple(_checked(name, x[..., :3].float(), y[..., :3].float()) for name, x, y in zip(names, before, after, strict=True)))
+
+
+def read_picture(path: Path, size: int | None = None) -> Tensor:
+    """A picture as [H, W, 3] fp32 in 0..1: turned upright, transparency on white, 16 bit and CMYK converted.
+
+    Raises:
+        PairError: unreadable, or more than 64 megapixels.
+    """
+    try:
+        with Image.open(path) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise PairError(f"Picture '{path.name}' is {opened.width} x {opened.height}: more than 64 megapixels. Scale it down first.")
+            image = ImageOps.exif_transpose(opened)
+            if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+                image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257).round().clip(0, 255).astype(np.uint8))
+            if image.has_transparency_data:
+                rgba = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+            image = image.convert("RGB")
+            if size is not None:
+                image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+            return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise PairError(f"Picture '{path.name}' cannot be read ({error}). Save it again as PNG or JPEG.") from error
+
+
+def _checked(name: str, before: Tensor, after: Tensor) -> EditPair:
+    if before.shape != after.shape:
+        raise PairError(
+            f"Pair '{name}': before is {before.shape[1]} x {before.shape[0]}, after is {after.shape[1]} x {after.shape[0]}. "
+            "Both pictures of a pair must have the same size: crop or scale them alike."
+        )
+    if min(before.shape[:2]) < MIN_SIDE:
+        raise PairError(f"Pair '{name}' is {before.shape[1]} x {before.shape[0]}: each side needs at least {MIN_SIDE} pixels.")
+    if not (torch.isfinite(before).all() and torch.isfinite(after).all()):
+        raise PairError(f"Pair '{name}' holds values that are not finite. Save the pictures again.")
+    return EditPair(before, after, name)
+
+
+def _found(folder: Path) -> list[tuple[str, Path, Path]]:
+    """(name, before, after) of every pair, in natural order."""
+    if (folder / "pairs.json").is_file():
+        return _from_manifest(folder)
+    if (folder / "before").is_dir() and (folder / "after").is_dir():
+        before, after = _pictures(folder / "before"), _pictures(folder / "after")
+    else:
+        pictures = _pictures(folder)
+        before = {stem[:-2]: path for stem, path in pictures.items() if stem.endswith("_0")}
+        after = {stem[:-2]: path for stem, path in pictures.items() if stem.endswith("_1")}
+    alone = sorted(set(before) ^ set(after))
+    if alone:
+        which, path = ("after", before[alone[0]]) if alone[0] in before else ("before", after[alone[0]])
+        raise PairError(f"Picture '{path.relative_to(folder)}' has no twin: the {which} picture of pair '{alone[0]}' is missing. Add it or remove this one.")
+    return [(stem, before[stem], after[stem]) for stem in sorted(before, key=_natural)]
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    pictures: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in PICTURES and path.is_file() and not path.name.startswith("."):
+            if path.stem in pictures:
+                raise PairError(f"'{pictures[path.stem].name}' and '{path.name}' have the same name. Keep one of them.")
+            pictures[path.stem] = path
+    return pictures
+
+
+def _from_manifest(folder: Path) -> list[tuple[str, Path, Path]]:
+    try:
+        content = json.loads((folder / "pairs.json").read_text("utf-8"))
+        entries = content["pairs"] if isinstance(content, dict) else content
+        named = [(str(entry["before"]), str(entry["after"])) for entry in entries]
+    except (ValueError, KeyError, TypeError) as error:
+        raise PairError(f'pairs.json of \'{folder.name}\' must be a list of {{"before": file, "after": file}} ({error}).') from error
+    root = folder.resolve()
+    found = []
+    for before, after in named:
+        for name in (before, after):
+            if not (root / name).resolve().is_relative_to(root):
+                raise PairError(f"pairs.json of '{folder.name}': '{name}' is outside the folder. Move the picture into it.")
+            if not (root / name).is_file():
+                raise PairError(f"pairs.json of '{folder.name}': '{name}' does not exist.")
+        found.append((Path(before).stem, root / before, root / after))
+    return found
+
+
+def _natural(text: str) -> list[int | str]:
+    return [int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", text)]

@@ -1,0 +1,254 @@
+"""Learning an instruction: the keys and values of every cross-attention layer, in timestep segments (InstructBrush, section 4)."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime, timezone
+
+import torch
+from torch import Generator, Tensor
+
+from ..editing.injection import Injection
+from ..editing.schedule import segment_bounds
+from ..errors import LearningError
+from ..instruction.artefact import Instruction, InstructionInfo
+from ..models.denoiser import Denoiser
+from .objective import PairLatents, Samples, sample_losses
+from .settings import LearningSettings
+
+_EMPTY_PHRASE_TOKENS = 10
+_CURVE_POINTS = 100
+_FLUSH_EVERY = 64
+
+
+class SegmentStream:
+    """The endless training samples of one segment: shuffled passes over its timesteps, a random pair and fresh noise for each.
+
+    Every segment draws from a generator of its own, so what a segment sees does not depend on which others are trained beside it.
+    """
+
+    def __init__(self, segment: int, segments: int, seed: int) -> None:
+        self._first, self._last = segment_bounds(segment, segments)
+        # Generators with neighbouring seeds give unrelated streams; the product keeps (seed, segment) pairs apart.
+        self.generator = Generator().manual_seed(seed * 1009 + segment)
+        self.order = torch.empty(0, dtype=torch.int64)
+        self.position = 0
+
+    def draw(self, latents: PairLatents) -> tuple[int, int, Tensor]:
+        """(pair, timestep, noise) of the next sample."""
+        if self.position >= len(self.order):
+            self.order = torch.randperm(self._last - self._first, generator=self.generator) + self._first
+            self.position = 0
+        timestep = int(self.order[self.position])
+        self.position += 1
+        pair = int(torch.randint(len(latents.after), (1,), generator=self.generator))
+        return pair, timestep, torch.randn(latents.after[pair].shape, generator=self.generator)
+
+
+class Trainer:
+    """One learning run. It can be stopped between any two steps, saved, and continued exactly (see ``checkpoint``).
+
+    Args:
+        denoiser: the frozen model, in any engine.
+        latents: the pairs, encoded once, on the denoiser's device.
+        context: text states of the init phrase, the whole window, [L, D].
+        null_context: text states of "", [L, D].
+        settings: how to learn.
+        init_text: the phrase, for the record.
+        phrase_tokens: number of its tokens without start and end; m when ``settings.tokens`` is None.
+        only_segments: train these alone (separate segments only); the rest stay at their beginning.
+
+    Raises:
+        LearningError: m rows do not fit the context, or ``only_segments`` with shared segments.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        latents: PairLatents,
+        context: Tensor,
+        null_context: Tensor,
+        settings: LearningSettings,
+        init_text: str = "",
+        phrase_tokens: int = 0,
+        only_segments: tuple[int, ...] | None = None,
+    ) -> None:
+        self.denoiser, self.latents, self.settings, self.init_text = denoiser, latents, settings, init_text
+        self.context = context.to(denoiser.device, torch.float32)
+        self.null_context = null_context.to(denoiser.device, torch.float32)
+        self.tokens = settings.tokens or phrase_tokens or _EMPTY_PHRASE_TOKENS
+        self.start = 0 if settings.include_bos else 1
+        if self.start + self.tokens > context.shape[0]:
+            raise LearningError(
+                f"Learning: {self.tokens} tokens from row {self.start} do not fit the text encoder's {context.shape[0]} rows. "
+                f"Use at most {context.shape[0] - self.start} tokens."
+            )
+        if only_segments is not None and settings.parametrisation == "shared":
+            raise LearningError("Learning: shared segments are trained together. Set segments to 'separate' to train some alone.")
+        self._trained = only_segments or tuple(range(settings.segments))
+        self._streams = {segment: SegmentStream(segment, settings.segments, settings.seed) for segment in self._trained}
+        self._initial = {
+            name: (keys[self.start : self.start + self.tokens].float(), values[self.start : self.start + self.tokens].float())
+            for name, (keys, values) in denoiser.project(self.context).items()
+        }
+        self.parameters = self._begin()
+        self.optimiser = torch.optim.AdamW(list(self.parameters.values()), lr=settings.learning_rate, weight_decay=0.0)
+        self.steps_done = 0
+        self._losses: list[float] = []
+        self._pending: list[Tensor] = []
+
+    def _begin(self) -> dict[str, Tensor]:
+        parameters: dict[str, Tensor] = {}
+        segments = self.settings.segments
+        for site, pair in self._initial.items():
+            for kind, rows in zip(("keys", "values"), pair, strict=True):
+                if self.settings.parametrisation == "shared":
+                    parameters[f"{kind}.{site}"] = rows.clone()
+                    parameters[f"{kind}_delta.{site}"] = torch.zeros(segments, *rows.shape, device=rows.device)
+                else:
+                    parameters[f"{kind}.{site}"] = rows.repeat(segments, 1, 1)
+        return {name: tensor.requires_grad_(True) for name, tensor in parameters.items()}
+
+    def _gamma(self, kind: str) -> dict[str, Tensor]:
+        if self.settings.parametrisation == "separate":
+            return {site: self.parameters[f"{kind}.{site}"] for site in self._initial}
+        return {site: self.parameters[f"{kind}.{site}"] + self.parameters[f"{kind}_delta.{site}"] for site in self._initial}
+
+    def injection(self) -> Injection:
+        """The current keys and values as an injection at full strength, differentiable in :attr:`parameters`."""
+        strengths = torch.ones(self.settings.segments, device=self.denoiser.device)
+        return Injection(self._gamma("keys"), self._gamma("values"), self.context, self.start, strengths)
+
+    def step(self) -> None:
+        """One optimiser step: one sample for every segment, all in one batch. Nothing here waits for the device."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.settings.rate_at(self.steps_done)
+        drawn = [self._streams[segment].draw(self.latents) for segment in self._trained]
+        samples = Samples([pair for pair, _, _ in drawn], torch.tensor([time for _, time, _ in drawn]), [noise for _, _, noise in drawn])
+        losses = sample_losses(self.denoiser, self.latents, samples, self.context, self.null_context, self.injection(), self.settings)
+        self.optimiser.zero_grad(set_to_none=True)
+        # The sum, not the mean: a segment's gradient is then what it would be if the segment were trained alone.
+        losses.sum().backward()
+        self.optimiser.step()
+        self.steps_done += 1
+        self._pending.append(losses.detach().mean())
+        if len(self._pending) >= _FLUSH_EVERY:
+            self._flush()
+
+    def run(self, callback: Callable[[int, int], None] | None = None) -> None:
+        """Step until ``settings.steps`` are done.
+
+        Args:
+            callback: called after every step with (steps done, steps in all); an exception in it stops learning between two steps, and the
+                trainer stays valid: it can be saved, continued or made into an instruction.
+        """
+        with torch.enable_grad():
+            while self.steps_done < self.settings.steps:
+                self.step()
+                if callback is not None:
+                    callback(self.steps_done, self.settings.steps)
+
+    @property
+    def losses(self) -> list[float]:
+        """Mean loss of every step so far. Reading it waits for the device."""
+        self._flush()
+        return self._losses
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._losses.extend(torch.stack(self._pending).tolist())
+            self._pending.clear()
+
+    def instruction(self, title: str = "") -> Instruction:
+        """What was learned so far.
+
+        Raises:
+            LearningError: no step was done, the loss or a tensor is not finite, or nothing moved.
+        """
+        losses = self.losses
+        if not losses:
+            raise LearningError("Learning: no step was done, there is nothing to keep. Let it run for at least one step.")
+        keys = {site: gamma.detach().cpu().clone() for site, gamma in self._expanded("keys").items()}
+        values = {site: gamma.detach().cpu().clone() for site, gamma in self._expanded("values").items()}
+        if not all(torch.isfinite(tensor).all() for tensor in (*keys.values(), *values.values(), torch.tensor(losses))):
+            first = next((step for step, loss in enumerate(losses) if not loss < float("inf")), len(losses) - 1)
+            raise LearningError(
+                f"Learning: the loss was not finite at step {first + 1}. Nothing is kept: lower the learning rate ({self.settings.learning_rate})."
+            )
+        began = {"keys": {site: pair[0] for site, pair in self._initial.items()}, "values": {site: pair[1] for site, pair in self._initial.items()}}
+        if all(torch.equal(now[site][i], began[kind][site].cpu()) for kind, now in (("keys", keys), ("values", values)) for site in now for i in self._trained):
+            raise LearningError(f"Learning: nothing changed in {self.steps_done} steps. Raise the learning rate ({self.settings.learning_rate}) or the steps.")
+        last = losses[-max(len(losses) // 10, 1) :]
+        info = InstructionInfo(
+            family=self.denoiser.description.family.name,
+            fingerprint=self.denoiser.description.fingerprint,
+            segments=self.settings.segments,
+            tokens=self.tokens,
+            init_text=self.init_text,
+            title=title,
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            model_title=self.denoiser.description.title,
+            pairs=len(self.latents.after),
+            steps=self.steps_done,
+            final_loss=sum(last) / len(last),
+            losses=tuple(curve(losses)),
+            settings=asdict(self.settings),
+        )
+        return Instruction(keys, values, self.context.detach().cpu().clone(), self.start, info)
+
+    def _expanded(self, kind: str) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return self._gamma(kind)
+
+    def digest(self) -> str:
+        """What a checkpoint must agree with: the model, the pairs, the phrase and the settings."""
+        settings = asdict(self.settings)
+        digest = hashlib.sha256(repr((self.denoiser.description.fingerprint, sorted(settings.items()), self.init_text, self._trained)).encode())
+        for latent in (*self.latents.before, *self.latents.after):
+            digest.update(latent.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything needed to continue exactly: parameters, optimiser, generators, positions and losses."""
+        state = {f"parameter.{name}": tensor.detach() for name, tensor in self.parameters.items()}
+        for name, tensor in self.parameters.items():
+            for entry, value in self.optimiser.state.get(tensor, {}).items():
+                state[f"optimiser.{entry}.{name}"] = torch.as_tensor(value)
+        for segment, stream in self._streams.items():
+            state[f"stream.{segment}.generator"] = stream.generator.get_state()
+            state[f"stream.{segment}.order"] = stream.order
+            state[f"stream.{segment}.position"] = torch.tensor(stream.position)
+        state["steps_done"] = torch.tensor(self.steps_done)
+        state["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        return state
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from :meth:`state`; what follows is what would have followed.
+
+        Raises:
+            LearningError: the state belongs to a run of another shape.
+        """
+        try:
+            with torch.no_grad():
+                for name, tensor in self.parameters.items():
+                    tensor.copy_(state[f"parameter.{name}"])
+                    entries = {key.split(".", 2)[1] for key in state if key.startswith("optimiser.") and key.split(".", 2)[2] == name}
+                    self.optimiser.state[tensor] = {
+                        # AdamW keeps its step counter on the CPU.
+                        entry: state[f"optimiser.{entry}.{name}"].clone().to("cpu" if entry == "step" else tensor.device)
+                        for entry in entries
+                    }
+            for segment, stream in self._streams.items():
+                stream.generator.set_state(state[f"stream.{segment}.generator"].cpu())
+                stream.order = state[f"stream.{segment}.order"].cpu()
+                stream.position = int(state[f"stream.{segment}.position"])
+            self.steps_done = int(state["steps_done"])
+            self._losses, self._pending = state["losses"].tolist(), []
+        except (KeyError, RuntimeError) as error:
+            raise LearningError(f"Learning cannot continue: the saved run has another shape ({error}). Start afresh.") from error
+
+
+def curve(losses: list[float], points: int = _CURVE_POINTS) -> list[float]:
+    """A loss curve of at most ``points`` means, for a header or a drawing."""
+    width = max(-(-len(losses) // points), 1)
+    return [sum(losses[i : i + width]) / len(losses[i : i + width]) for i in range(0, len(losses), width)]

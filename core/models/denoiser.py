@@ -1,0 +1,163 @@
+"""How a model is used: the protocol that every engine keeps, and the diffusers engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import ModelError
+from .families import ModelDescription
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+    from ..editing.injection import Injection
+
+
+class Denoiser(Protocol):
+    """A frozen InstructPix2Pix model."""
+
+    description: ModelDescription
+    device: torch.device
+    alphas_cumprod: Tensor
+    """abar, [1000] fp32 on ``device``."""
+
+    def predict(
+        self, noisy: Tensor, timesteps: Tensor, image_latent: Tensor, context: Tensor, injection: Injection | None = None
+    ) -> Tensor:
+        """The noise that the model sees in a latent.
+
+        Args:
+            noisy: ``sqrt(abar_t) z + sqrt(1 - abar_t) e`` [B, 4, h, w].
+            timesteps: int64 [B], 0..999.
+            image_latent: the image condition [B, 4, h, w], unscaled (as the editor encodes it); zeros are the null image.
+            context: text states [B, L, D].
+            injection: learned keys and values, used in every row at every site.
+
+        Returns:
+            eps, fp32 [B, 4, h, w], whatever the model itself predicts. Differentiable in the injection's tensors; the model's weights never get
+            gradients.
+        """
+        ...
+
+    def project(self, context: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """The model's own keys and values of text states.
+
+        Args:
+            context: [L, D].
+
+        Returns:
+            Site name -> (``to_k context``, ``to_v context``), each fp32 [L, width], without gradients.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What the attention layers need to know of one model call."""
+
+    injection: Injection
+    timesteps: Tensor
+
+
+class _Attention:
+    """diffusers' attention with one place more: between the projections and the product, a site asks the injection for its keys and values.
+
+    The state of a call arrives as an argument (``cross_attention_kwargs``), so calls on several threads, and recomputation under gradient
+    checkpointing, see their own. Self-attention layers get this class too, without a site, because the argument reaches them as well.
+    """
+
+    def __init__(self, site: str | None) -> None:
+        self.site = site
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        instruction: _Call | None = None,
+    ) -> Tensor:
+        query = attn.to_q(hidden_states)
+        source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        keys, values = attn.to_k(source), attn.to_v(source)
+        if instruction is not None and self.site is not None:
+            keys, values = instruction.injection.keys_values(self.site, keys, values, instruction.timesteps)
+        batch, _, width = query.shape
+        query, keys, values = (rows.view(batch, -1, attn.heads, width // attn.heads).transpose(1, 2) for rows in (query, keys, values))
+        mixed = F.scaled_dot_product_attention(query, keys, values)
+        return attn.to_out[1](attn.to_out[0](mixed.transpose(1, 2).reshape(batch, -1, width)))
+
+
+class DiffusersDenoiser:
+    """A diffusers UNet as a :class:`Denoiser`. Freezes the UNet and keeps no second copy of it.
+
+    Args:
+        unet: an 8-channel ``UNet2DConditionModel`` of the pocket, SD1.5 or SD2.1 family, on its device, in fp32, fp16 or bf16.
+        description: its description.
+        alphas_cumprod: abar [1000].
+
+    Raises:
+        ModelError: an SDXL-like model, whose extra conditioning only ComfyUI's engine supplies, or sites that the description does not list.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, description: ModelDescription, alphas_cumprod: Tensor) -> None:
+        if description.family.name in ("sdxl", "cosxl"):
+            raise ModelError(sdxl_message(description))
+        self.unet = unet.eval().requires_grad_(False)
+        self.description = description
+        self.device = next(unet.parameters()).device
+        self.dtype = next(unet.parameters()).dtype
+        self.alphas_cumprod = alphas_cumprod.to(self.device, torch.float32)
+        self._sites = {site.name: unet.get_submodule(site.name) for site in description.sites}
+        unet.set_attn_processor(
+            {name: _Attention(site if (site := name.removesuffix(".processor")) in self._sites else None) for name in unet.attn_processors}  # type: ignore[arg-type]
+        )
+
+    def predict(
+        self, noisy: Tensor, timesteps: Tensor, image_latent: Tensor, context: Tensor, injection: Injection | None = None
+    ) -> Tensor:
+        """See :meth:`Denoiser.predict`.
+
+        Raises:
+            ModelError: latents or text states of a shape the model cannot take.
+        """
+        self._check(noisy, image_latent, context)
+        call = None
+        if injection is not None and not injection.is_identity:
+            context = injection.context_for(context)
+            call = {"instruction": _Call(injection, timesteps)}
+        sample = torch.cat([noisy, image_latent], dim=1).to(self.dtype)
+        output = self.unet(sample, timesteps, context.to(self.dtype), cross_attention_kwargs=call, return_dict=False)[0].float()
+        if self.description.family.prediction == "epsilon":
+            return output
+        abar = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        return abar.sqrt() * output + (1 - abar).sqrt() * noisy
+
+    @torch.no_grad()
+    def project(self, context: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """See :meth:`Denoiser.project`."""
+        states = context.to(self.device, self.dtype)
+        return {name: (attn.to_k(states).float(), attn.to_v(states).float()) for name, attn in self._sites.items()}  # type: ignore[operator]
+
+    def _check(self, noisy: Tensor, image_latent: Tensor, context: Tensor) -> None:
+        if noisy.ndim != 4 or noisy.shape[1] != 4 or image_latent.shape != noisy.shape:
+            raise ModelError(
+                f"Latents: noisy {tuple(noisy.shape)} and image {tuple(image_latent.shape)} must have the same shape [batch, 4, height, width]."
+            )
+        width = self.description.family.context_width
+        if context.ndim != 3 or context.shape[0] != noisy.shape[0] or context.shape[2] != width:
+            raise ModelError(f"Text states: shape {tuple(context.shape)} does not fit; [{noisy.shape[0]}, tokens, {width}] is needed.")
+
+
+def sdxl_message(description: ModelDescription) -> str:
+    """Why a model of the SDXL kind does not run outside ComfyUI."""
+    return (
+        f"{description.title}: {description.family.title} runs in ComfyUI only: use the nodes Load InstructPix2Pix, Learn Instruction and Apply Instruction. "
+        "Outside ComfyUI the pocket editor, SD1.5 and SD2.1 models run."
+    )

@@ -1,0 +1,39 @@
+"""Pictures as tensors and as files: [H, W, 3] fp32 in 0..1 here, PIL images there."""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from .learning.pairs import EditPairs
+
+_THUMBNAIL_SIDE = 128
+
+
+def to_image(picture: Tensor) -> Image.Image:
+    """[H, W, 3] in 0..1 as a PIL image; values outside are clipped."""
+    return Image.fromarray((picture.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+
+
+def from_image(image: Image.Image) -> Tensor:
+    """A PIL image as [H, W, 3] in 0..1."""
+    return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255)
+
+
+def fit_to_multiple(picture: Tensor, multiple: int = 8) -> Tensor:
+    """Scale [H, W, 3] so that both sides are multiples of ``multiple``; the same tensor when they are."""
+    height, width = (max(round(side / multiple), 1) * multiple for side in picture.shape[:2])
+    if (height, width) == tuple(picture.shape[:2]):
+        return picture
+    channels_first = picture.permute(2, 0, 1)[None]
+    return functional.interpolate(channels_first, (height, width), mode="bicubic", antialias=True)[0].permute(1, 2, 0).clamp(0, 1)
+
+
+def thumbnail(pairs: EditPairs) -> Image.Image:
+    """Before and after of the first pair, side by side."""
+    halves = [to_image(picture).resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE)) for picture in (pairs[0].before, pairs[0].after)]
+    both = Image.new("RGB", (2 * _THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+    for index, half in enumerate(halves):
+        both.paste(half, (index * _THUMBNAIL_SIDE, 0))
+    return both

@@ -1,0 +1,143 @@
+"""What every test stands on: no network, two threads, small pictures made from seeds, the pocket editor."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Before torch is imported anywhere.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("MKL_NUM_THREADS", "2")
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1", TOKENIZERS_PARALLELISM="false")
+# `python -m pytest` puts the working folder here, where nodes/ would shadow ComfyUI's nodes.py.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != REPOSITORY]
+
+import socket  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for room in ("comfy", "e2e"):
+            if Path(__file__).parent / room in item.path.parents:
+                item.add_marker(room)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
+    """Any connection that leaves this machine fails the test that made it."""
+    connect, connect_ex, getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def check(host: object) -> None:
+        if isinstance(host, str) and host not in LOOPBACK:
+            raise PermissionError(f"a test tried to reach {host}: tests use no network")
+
+    def guarded(original: Callable[..., object]) -> Callable[..., object]:
+        def call(self: socket.socket, address: object) -> object:
+            if isinstance(address, tuple):  # a plain string is a socket file
+                check(address[0])
+            return original(self, address)
+
+        return call
+
+    def resolve(host: object, *rest: object, **named: object) -> object:
+        check(host.decode() if isinstance(host, bytes) else host)
+        return getaddrinfo(host, *rest, **named)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(socket.socket, "connect", guarded(connect))
+    patch.setattr(socket.socket, "connect_ex", guarded(connect_ex))
+    patch.setattr(socket, "getaddrinfo", resolve)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Nothing should draw from the global generators; what does still gives the same test twice."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the working tree."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def pocket() -> Path:
+    """The diffusers folder of the built-in model."""
+    folder = REPOSITORY / "core" / "models" / "pocket"
+    assert (folder / "model_index.json").is_file(), f"the built-in model is missing from {folder}"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def editor(pocket: Path) -> object:
+    """The pocket editor on the diffusers engine, fp32 on the CPU. Shared: never change its weights."""
+    from instructbrush.core.models.loading import load_editor
+
+    return load_editor()
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[..., torch.Tensor]:
+    """`picture(seed, height=128, width=128)`: a soft two-coloured scene with a disc, [H, W, 3] fp32 in 0..1."""
+
+    def make(seed: int, height: int = 128, width: int = 128) -> torch.Tensor:
+        draw = torch.Generator().manual_seed(seed)
+        ground, sky, disc = torch.rand(3, 3, generator=draw)
+        place = torch.rand(2, generator=draw) * 0.5 + 0.25
+        y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+        blend = ((y - 0.5) * 8).sigmoid()[..., None]
+        inside = ((0.18 - ((y - place[0]) ** 2 + (x - place[1]) ** 2).sqrt()) * 60).sigmoid()[..., None]
+        return ((sky * (1 - blend) + ground * blend) * (1 - inside) + disc * inside).clamp(0, 1)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pair_tensors(picture: Callable[..., torch.Tensor]) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """`pair_tensors(count, height=128, width=128)`: (before, after), each [N, H, W, 3]; after has red and blue exchanged."""
+
+    def make(count: int, height: int = 128, width: int = 128, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        before = torch.stack([picture(seed + i, height, width) for i in range(count)])
+        return before, before.flip(-1).contiguous()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def save_picture() -> Callable[[torch.Tensor, Path], Path]:
+    """`save_picture(tensor [H, W, 3], path)`: writes 8-bit, makes the folder, returns the path."""
+
+    def save(tensor: torch.Tensor, path: Path) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((tensor.clamp(0, 1) * 255).round().to(torch.uint8).numpy()).save(path)
+        return path
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def write_pairs(pair_tensors: Callable[..., tuple[torch.Tensor, torch.Tensor]], save_picture: Callable[..., Path]) -> Callable[..., Path]:
+    """`write_pairs(folder, count, layout="numbered"|"folders", size=(128, 128))`: a folder of pairs on disk."""
+
+    def write(folder: Path, count: int, layout: str = "numbered", size: tuple[int, int] = (128, 128), seed: int = 0) -> Path:
+        before, after = pair_tensors(count, *size, seed=seed)
+        for i in range(count):
+            names = (f"{i}_0.png", f"{i}_1.png") if layout == "numbered" else (f"before/{i}.png", f"after/{i}.png")
+            for tensor, name in zip((before[i], after[i]), names, strict=True):
+                save_picture(tensor, folder / name)
+        return folder
+
+    return write

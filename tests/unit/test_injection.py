@@ -1,0 +1,114 @@
+"""Injected keys and values, apart from any model."""
+
+import pytest
+import torch
+from instructbrush.core.editing.injection import inject
+from instructbrush.core.errors import InstructionError
+from instructbrush.core.instruction.artefact import Instruction, InstructionInfo
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+LENGTH, WIDTH, TOKENS, SEGMENTS = 12, 6, 3, 5
+SITES = {"down.attn2": 8, "up.attn2": 16}
+
+
+def make_instruction(start: int = 1) -> Instruction:
+    torch.manual_seed(0)
+    info = InstructionInfo(family="pocket", fingerprint="0" * 64, segments=SEGMENTS, tokens=TOKENS)
+    keys, values = ({site: torch.randn(SEGMENTS, TOKENS, width) for site, width in SITES.items()} for _ in range(2))
+    return Instruction(keys, values, torch.randn(LENGTH, WIDTH), start, info)
+
+
+def project(context: Tensor, width: int) -> Tensor:
+    return context @ torch.linspace(-1, 1, WIDTH * width).view(WIDTH, width)
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_whole_injection_replaces_the_learned_rows_and_no_other(start: int) -> None:
+    instruction = make_instruction(start)
+    injection = inject(instruction)
+    times = torch.tensor([10, 999])
+    context = injection.context_for(torch.randn(2, LENGTH, WIDTH))
+    assert torch.equal(context, instruction.context.expand(2, -1, -1))
+    frozen = project(context, 8)
+    keys, values = injection.keys_values("down.attn2", frozen, frozen, times)
+    for row, segment in enumerate((0, 4)):
+        assert torch.equal(keys[row, start : start + TOKENS], instruction.keys["down.attn2"][segment])
+        assert torch.equal(values[row, start : start + TOKENS], instruction.values["down.attn2"][segment])
+    assert torch.equal(keys[:, :start], frozen[:, :start]) and torch.equal(keys[:, start + TOKENS :], frozen[:, start + TOKENS :])
+
+
+def mixed(cond: Tensor, times: Tensor, **how: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(K' at strength as asked, the conditioning's own K, K at full strength) at the first site."""
+    instruction = make_instruction()
+    injection, whole = inject(instruction, **how), inject(instruction)
+    both = project(injection.context_for(cond), 8)
+    got, _ = injection.keys_values("down.attn2", both, both, times)
+    init = project(whole.context_for(cond), 8)
+    return got, project(cond, 8), whole.keys_values("down.attn2", init, init, times)[0]
+
+
+def test_strength_interpolates_from_the_conditioning_to_the_learned() -> None:
+    times = torch.tensor([0, 500])
+    got, own, learned = mixed(torch.randn(2, LENGTH, WIDTH), times, strength=0.25)
+    assert torch.allclose(got, own + 0.25 * (learned - own), atol=1e-5)
+
+
+def test_range_leaves_the_conditioning_alone_outside() -> None:
+    """Fig. 3: learned for t >= T, the conditioning's own below; also inside one segment."""
+    times = torch.tensor([799, 800, 801, 999])
+    got, own, learned = mixed(torch.randn(4, LENGTH, WIDTH), times, end_timestep=800)
+    assert torch.equal(got[0], own[0])
+    assert torch.equal(got[1:], learned[1:])
+
+
+def test_segment_strengths_act_on_their_segment_alone() -> None:
+    times = torch.tensor([100, 300, 500, 700, 900])
+    got, own, learned = mixed(torch.randn(5, LENGTH, WIDTH), times, segment_strengths=[0, 0, 1, 0, 0.5])
+    assert torch.equal(got[[0, 1, 3]], own[[0, 1, 3]])
+    assert torch.equal(got[2], learned[2])
+    assert torch.allclose(got[4], (own[4] + learned[4]) / 2, atol=1e-5)
+
+
+def test_conditionings_of_another_length_keep_their_attention() -> None:
+    """Both are repeated to a common length, which softmax does not see."""
+    cond, times = torch.randn(1, 8, WIDTH), torch.tensor([100])
+    got, own, learned = mixed(cond, times, segment_strengths=[0, 1, 1, 1, 1])
+    assert got.shape[1] == 24
+    query = torch.randn(1, 5, 8)
+    assert torch.allclose(scaled_dot_product_attention(query, got, got), scaled_dot_product_attention(query, own, own), atol=1e-5)
+    got, _, _ = mixed(cond, torch.tensor([900]), segment_strengths=[0, 1, 1, 1, 1])
+    learned = inject(make_instruction())
+    full = project(learned.context_for(cond), 8)
+    reference, _ = learned.keys_values("down.attn2", full, full, torch.tensor([900]))
+    assert torch.allclose(scaled_dot_product_attention(query, got, got), scaled_dot_product_attention(query, reference, reference), atol=1e-5)
+
+
+def test_identity_is_known_beforehand() -> None:
+    instruction = make_instruction()
+    assert inject(instruction, 0.0).is_identity
+    assert inject(instruction, end_timestep=1000).is_identity
+    assert inject(instruction, 1.0, [0, 0, 0, 0, 0]).is_identity
+    assert not inject(instruction, 0.1).is_identity
+    assert inject(instruction).whole and not inject(instruction, 0.5).whole
+
+
+def test_values_stay_in_the_models_dtype() -> None:
+    injection = inject(make_instruction())
+    frozen = project(injection.context_for(torch.randn(1, LENGTH, WIDTH)), 8).to(torch.bfloat16)
+    keys, values = injection.keys_values("down.attn2", frozen, frozen, torch.tensor([5]))
+    assert keys.dtype == values.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"segment_strengths": [1, 1]}, r"2 values were given, but the instruction has 5 segments\. Give 5 values"),
+        ({"strength": float("nan")}, r"nan with segment strengths .* is not finite"),
+        ({"end_timestep": 1001}, r"1000 to 1001 leaves 0\.\.1000"),
+        ({"start_timestep": -1}, r"-1 to 0 leaves 0\.\.1000"),
+    ],
+)
+def test_bad_settings_are_named(how: dict, message: str) -> None:
+    with pytest.raises(InstructionError, match=message):
+        inject(make_instruction(), **how)

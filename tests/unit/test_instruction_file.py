@@ -1,0 +1,157 @@
+"""Instruction files: exact round trips, crashes, and everything a broken or hostile file may hold."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from instructbrush.core.errors import InstructionError
+from instructbrush.core.instruction.artefact import Instruction, InstructionInfo
+from instructbrush.core.instruction.file import load_instruction, read_header, read_thumbnail, resolve_inside, save_instruction
+from PIL import Image
+from safetensors.torch import save_file
+
+
+def make_instruction(seed: int = 0, width: int = 8) -> Instruction:
+    generator = torch.Generator().manual_seed(seed)
+    info = InstructionInfo("pocket", "f" * 64, 5, 3, init_text="make it snow", losses=(0.5, 0.25), settings={"seed": seed, "include_bos": False})
+    keys, values = ({"a.attn2": torch.randn(5, 3, width, generator=generator)} for _ in range(2))
+    return Instruction(keys, values, torch.randn(12, 4, generator=generator), 1, info)
+
+
+def test_round_trip_is_exact(tmp_path: Path) -> None:
+    instruction = make_instruction()
+    path = save_instruction(instruction, tmp_path / "sub" / "snow.safetensors", thumbnail=Image.new("RGB", (256, 128), "red"), extra={"workflow": "{}"})
+    loaded = load_instruction(path)
+    assert loaded.info == instruction.info and loaded.start == 1
+    assert torch.equal(loaded.keys["a.attn2"], instruction.keys["a.attn2"]) and torch.equal(loaded.values["a.attn2"], instruction.values["a.attn2"])
+    assert torch.equal(loaded.context, instruction.context)
+    assert read_header(path) == instruction.info
+    assert read_thumbnail(path).size == (256, 128)
+    raw = path.read_bytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]
+    assert header["workflow"] == "{}" and header["modelspec.sai_model_spec"] == "1.0.1" and header["ss_base_model_version"] == "pocket"
+    assert header["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
+
+
+def test_an_existing_file_is_not_replaced_silently(tmp_path: Path) -> None:
+    path = save_instruction(make_instruction(0), tmp_path / "x.safetensors")
+    with pytest.raises(InstructionError, match=r"exists already\. Choose another name, or switch overwrite on"):
+        save_instruction(make_instruction(1), path)
+    save_instruction(make_instruction(1), path, overwrite=True)
+    assert load_instruction(path).info.settings["seed"] == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_a_newer_writers_unknown_fields_are_ignored(tmp_path: Path) -> None:
+    path = rewritten(tmp_path, lambda header: header["__metadata__"].update({"instructbrush.info": with_info(header, colour="blue")}))
+    assert load_instruction(path).info.init_text == "make it snow"
+
+
+def with_info(header: dict, **changes: object) -> str:
+    return json.dumps({**json.loads(header["__metadata__"]["instructbrush.info"]), **changes})
+
+
+def rewritten(folder: Path, change: object) -> Path:
+    """A saved file whose header was changed."""
+    path = save_instruction(make_instruction(), folder / "file.safetensors", overwrite=True)
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    change(header)
+    encoded = json.dumps(header).encode()
+    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + raw[8 + length :])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h: h["__metadata__"].update({"instructbrush.version": "2"}), r"has format 2, this version reads up to 1\. Update InstructBrush"),
+        (lambda h: h["__metadata__"].pop("instructbrush.version"), r"is a safetensors file but no instruction"),
+        (lambda h: h["__metadata__"].update({"instructbrush.info": "{"}), r"its header is damaged"),
+        (lambda h: h["__metadata__"].update({"instructbrush.info": with_info(h, tokens=0)}), r"its header is damaged"),
+        (lambda h: h["__metadata__"].update({"instructbrush.info": with_info(h, segments=4)}), r"is F32 \[5, 3, 8\], expected F32 \[4, 3, width\]"),
+        (lambda h: h.update({"lora.up": h.pop("values.a.attn2")}), r"unexpected or missing tensor 'lora.up'"),
+        (lambda h: h["keys.a.attn2"].update({"dtype": "F16", "shape": [5, 3, 16]}), r"is F16 \[5, 3, 16\], expected F32"),
+        (lambda h: h["context"].update({"data_offsets": [h["context"]["data_offsets"][0], 10**9]}), r"is truncated: its header promises other sizes"),
+    ],
+)
+def test_changed_headers_are_refused(tmp_path: Path, change: object, message: str) -> None:
+    with pytest.raises(InstructionError, match=message):
+        load_instruction(rewritten(tmp_path, change))
+
+
+def test_files_that_are_no_instruction_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(InstructionError, match=r"cannot be opened: No such file"):
+        load_instruction(path)
+    good = save_instruction(make_instruction(), tmp_path / "good.safetensors").read_bytes()
+    for content, message in (
+        (b"", r"truncated or no safetensors file"),
+        (good[:-16], r"truncated: its header promises other sizes"),
+        (good[:40], r"truncated or no safetensors file"),
+        ((2**62).to_bytes(8, "little") + good[8:], r"truncated or no safetensors file"),
+        ((8).to_bytes(8, "little") + b"not json" + b"0" * 100, r"is no safetensors file"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(InstructionError, match=message):
+            load_instruction(path)
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(InstructionError, match=r"is a safetensors file but no instruction"):
+        load_instruction(path)
+
+
+def test_values_that_are_not_finite_are_refused() -> None:
+    instruction = make_instruction()
+    broken = {"a.attn2": torch.full((5, 3, 8), float("nan"))}
+    with pytest.raises(InstructionError, match=r"keys of a\.attn2 hold values that are not finite"):
+        replace(instruction, keys=broken)
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "", "  ", "C:\\x", "a\0b", ".."])
+def test_names_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InstructionError, match=r"cannot be used\. Use a plain name"):
+        resolve_inside(tmp_path, name, ".safetensors")
+
+
+def test_links_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "link").symlink_to(tmp_path)
+    with pytest.raises(InstructionError, match=r"leaves the folder inside"):
+        resolve_inside(tmp_path / "inside", "link/x", ".safetensors")
+
+
+def test_names_may_have_sub_folders_and_dots(tmp_path: Path) -> None:
+    assert resolve_inside(tmp_path, "weather/snow v1.5", ".safetensors") == tmp_path.resolve() / "weather" / "snow v1.5.safetensors"
+    assert resolve_inside(tmp_path, "snow.safetensors", ".safetensors").name == "snow.safetensors"
+
+
+_WRITER = """
+import sys, torch
+from dataclasses import replace
+from instructbrush.core.instruction.file import load_instruction, save_instruction
+path = sys.argv[1]
+old = load_instruction(path)
+big = {"a.attn2": torch.ones(5, 3, 1_000_000)}
+print("writing", flush=True)
+while True:
+    save_instruction(replace(old, keys=big, values=big), path, overwrite=True)
+"""
+
+
+def test_kill_9_during_a_save_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    path = save_instruction(make_instruction(), tmp_path / "x.safetensors")
+    for delay in (0.02, 0.11, 0.23):
+        process = subprocess.Popen([sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert process.stdout.readline() == b"writing\n"
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert load_instruction(path).keys["a.attn2"].shape[2] in (8, 1_000_000)

@@ -1,0 +1,109 @@
+"""Write the diffusers folder: `python -m tools.pocket.export` takes the newest checkpoint of every stage (random weights where there is none)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+from .architecture import make_clip, make_scheduler, make_unet, make_vae
+from .running import WORK, load_average
+from .train_vae import identity_start
+from .words import train_tokenizer
+
+TARGET = Path(__file__).resolve().parents[2] / "core" / "models" / "pocket"
+MODEL_INDEX = {
+    "_class_name": "StableDiffusionInstructPix2PixPipeline",
+    "_diffusers_version": "0.30.0",
+    "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "EulerAncestralDiscreteScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderTiny"],
+}
+
+
+def tokenizer() -> CLIPTokenizer:
+    """Load the trained tokenizer, training it on first use."""
+    folder = WORK / "tokenizer"
+    return CLIPTokenizer.from_pretrained(folder) if (folder / "vocab.json").exists() else train_tokenizer(folder)
+
+
+def clip_model() -> CLIPModel:
+    """Build CLIP for the tokenizer, untrained."""
+    words = tokenizer()
+    return make_clip(len(words), words.bos_token_id, words.eos_token_id)
+
+
+def _halve(path: Path, extra: dict[str, torch.Tensor] | None = None) -> None:
+    """Rewrite a safetensors file in fp16, with `extra` tensors; position indices are not weights and go."""
+    tensors = load_file(path)
+    if path.parent.name == "text_encoder":  # the names that Stable Diffusion's own files have; transformers 5 would drop the prefix
+        tensors = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in tensors.items()}
+    tensors |= extra or {}
+    half = {name: t.half().contiguous() if t.is_floating_point() else t for name, t in tensors.items() if not name.endswith("position_ids")}
+    save_file(half, path, metadata={"format": "pt"})
+
+
+def _trained(name: str, model: torch.nn.Module) -> int:
+    return load_average(name, model) if (WORK / f"{name}.pt").exists() else 0
+
+
+def _write(folder: Path) -> dict[str, int]:
+    """Write every part to `folder`; return the training step of each."""
+    torch.manual_seed(0)
+    unet, vae, clip = make_unet(), make_vae(), clip_model()
+    identity_start(vae)
+    steps = {"vae": _trained("vae", vae), "clip": _trained("clip", clip), "unet": _trained("unet", unet)}
+    text = CLIPTextModel(clip.config.text_config)
+    text.load_state_dict(clip.text_model.state_dict())
+    vision = CLIPVisionModelWithProjection(clip.config.vision_config)
+    vision.vision_model.load_state_dict(clip.vision_model.state_dict())
+    vision.visual_projection.load_state_dict(clip.visual_projection.state_dict())
+    unet.save_pretrained(folder / "unet")
+    vae.save_pretrained(folder / "vae")
+    text.save_pretrained(folder / "text_encoder")
+    vision.save_pretrained(folder / "image_encoder")
+    make_scheduler().save_pretrained(folder / "scheduler")
+    CLIPImageProcessor(size={"shortest_edge": 128}, crop_size={"height": 128, "width": 128}).save_pretrained(folder / "feature_extractor")
+    shutil.copytree(WORK / "tokenizer", folder / "tokenizer")
+    _halve(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    _halve(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    _halve(folder / "image_encoder" / "model.safetensors")
+    _halve(folder / "text_encoder" / "model.safetensors", {"text_projection.weight": clip.text_projection.weight.detach()})
+    (folder / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
+    return steps
+
+
+def export(target: Path = TARGET) -> dict[str, int]:
+    """Write to a temporary folder beside `target`, then move file by file, so that a reader never meets half a file."""
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pocket-") as temporary:
+        steps = _write(Path(temporary))
+        for path in sorted(p for p in Path(temporary).rglob("*") if p.is_file()):
+            place = target / path.relative_to(temporary)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.chmod(0o644)
+            os.replace(path, place)
+    return steps
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--target", type=Path, default=TARGET)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(export(options.target))
+    size = sum(path.stat().st_size for path in options.target.rglob("*") if path.is_file())
+    print(f"{size / 2**20:.1f} MiB in {options.target.name}")
