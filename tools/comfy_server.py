@@ -124,7 +124,7 @@ class ComfyServer:
         return json.loads(self._fetch(path))
 
     def post(self, path: str, payload: dict[str, Any]) -> Any:
-        """POST JSON, the answer parsed as JSON (None when empty). Raises ServerError with the server's body on an HTTP error."""
+        """POST JSON, the answer parsed as JSON (None when empty). Raises ServerError with the server's words on an HTTP error."""
         body = self._fetch(path, json.dumps(payload).encode(), "application/json")
         return json.loads(body) if body else None
 
@@ -146,8 +146,6 @@ class ComfyServer:
         wire = create_connection(f"ws://127.0.0.1:{self.port}/ws?clientId={self.client}", timeout=5)
         try:
             answer = self.post("/prompt", {"prompt": prompt, "client_id": self.client})
-            if answer.get("node_errors"):
-                raise ServerError(json.dumps(answer["node_errors"], indent=1))
             messages = self._listen(wire, answer["prompt_id"], time.monotonic() + seconds, on_message)
         finally:
             wire.close()
@@ -199,4 +197,16 @@ class ComfyServer:
             with opener.open(request, timeout=60) as answer:
                 return answer.read()
         except urllib.error.HTTPError as error:
-            raise ServerError(f"{path}: HTTP {error.code}: {error.read().decode(errors='replace')}") from error
+            raise ServerError(f"{path}: HTTP {error.code}: {refusal(error.read().decode(errors='replace'))}") from error
+
+
+def refusal(body: str) -> str:
+    """ComfyUI's answer to a bad prompt as lines a person reads; any other body as it is."""
+    try:
+        answer = json.loads(body)
+        lines = [answer["error"]["message"]]
+        for node, report in answer["node_errors"].items():
+            lines += [f"{report['class_type']} ({node}): {error['message']}: {error['details']}" for error in report["errors"]]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return body
+    return "\n".join(lines)

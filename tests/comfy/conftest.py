@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
 from instructbrush.tools.get_comfyui import comfyui_root, make_base_directory
 
 

@@ -63,10 +63,10 @@ def make_clip(vocabulary: int, bos: int, eos: int) -> CLIPModel:
         "pad_token_id": eos,
     }
     vision = {
-        "hidden_size": 192,
-        "intermediate_size": 576,
+        "hidden_size": 128,
+        "intermediate_size": 384,
         "num_hidden_layers": 4,
-        "num_attention_heads": 6,
+        "num_attention_heads": 4,
         "image_size": 128,
         "patch_size": 16,
         "hidden_act": "quick_gelu",

@@ -93,7 +93,7 @@ def _arrow(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
 
 def _house(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
     walls = np.maximum(np.abs(x) - r * 0.7, np.abs(y - r * 0.4) - r * 0.5)
-    roof = np.maximum(np.abs(x) * 0.62 + (y + r * 0.25) * 0.78 - r * 0.62, y + r * 0.05)
+    roof = np.maximum(np.abs(x) * 0.66 - (y + r) * 0.75, y + r * 0.08)
     return np.minimum(walls, roof)
 
 

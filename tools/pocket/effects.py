@@ -188,9 +188,11 @@ def _add_thing(scene: Scene, rng: np.random.Generator, vague: bool) -> Edit | No
     return Edit("add", words, replace(scene, things=(*scene.things, thing)))
 
 
-def _wear(scene: Scene, kind: str, index: int, the: str, rng: np.random.Generator, vague: bool) -> Edit:
-    """Hat, border, glasses, stripes, dots, smile or eyes on thing `index`."""
+def _wear(scene: Scene, kind: str, index: int, the: str, rng: np.random.Generator, vague: bool) -> Edit | None:
+    """Hat, border, glasses, stripes, dots, smile or eyes on thing `index`; None where it wears that already."""
     thing = scene.things[index]
+    if (thing.eyes if kind == "eyes" else getattr(thing, kind) is not None):
+        return None
     if kind == "eyes":
         return Edit(kind, pick(rng, f"add eyes to {the}", f"give {the} eyes", f"put eyes on {the}"), scene.with_thing(index, eyes=True))
     if kind == "smile":

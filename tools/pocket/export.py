@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPVisionModelWithProjection
 
-from .architecture import make_clip, make_scheduler, make_unet, make_vae
+from .architecture import make_scheduler, make_unet, make_vae
 from .running import WORK, load_average
+from .train_clip import Trainee, clip_model
 from .train_vae import identity_start
-from .words import train_tokenizer
 
 TARGET = Path(__file__).resolve().parents[2] / "core" / "models" / "pocket"
 MODEL_INDEX = {
@@ -32,18 +32,6 @@ MODEL_INDEX = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderTiny"],
 }
-
-
-def tokenizer() -> CLIPTokenizer:
-    """Load the trained tokenizer, training it on first use."""
-    folder = WORK / "tokenizer"
-    return CLIPTokenizer.from_pretrained(folder) if (folder / "vocab.json").exists() else train_tokenizer(folder)
-
-
-def clip_model() -> CLIPModel:
-    """Build CLIP for the tokenizer, untrained."""
-    words = tokenizer()
-    return make_clip(len(words), words.bos_token_id, words.eos_token_id)
 
 
 def _halve(path: Path, extra: dict[str, torch.Tensor] | None = None) -> None:
@@ -65,7 +53,8 @@ def _write(folder: Path) -> dict[str, int]:
     torch.manual_seed(0)
     unet, vae, clip = make_unet(), make_vae(), clip_model()
     identity_start(vae)
-    steps = {"vae": _trained("vae", vae), "clip": _trained("clip", clip), "unet": _trained("unet", unet)}
+    trainee = Trainee(clip)
+    steps = {"vae": _trained("vae", vae), "clip": _trained("clip", trainee), "unet": _trained("unet", unet)}
     text = CLIPTextModel(clip.config.text_config)
     text.load_state_dict(clip.text_model.state_dict())
     vision = CLIPVisionModelWithProjection(clip.config.vision_config)

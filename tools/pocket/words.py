@@ -17,6 +17,7 @@ from transformers import CLIPTokenizer
 from .architecture import CONTEXT
 from .drawing import UNSEEN_SHAPES
 from .effects import KINDS, edit
+from .running import WORK
 from .scenes import caption, sample_scene
 
 COMMON = """
@@ -129,3 +130,9 @@ def train_tokenizer(folder: Path) -> CLIPTokenizer:
     special = {name: settings[name] for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
     return CLIPTokenizer.from_pretrained(folder)
+
+
+def tokenizer() -> CLIPTokenizer:
+    """Load the trained tokenizer, training it on first use."""
+    folder = WORK / "tokenizer"
+    return CLIPTokenizer.from_pretrained(folder) if (folder / "vocab.json").exists() else train_tokenizer(folder)

@@ -1,0 +1,115 @@
+"""Reading a model: the built-in pocket editor, a diffusers folder or a single-file checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ModelError
+from .denoiser import DiffusersDenoiser, sdxl_message
+from .editor import DiffusersEditor
+from .families import ModelDescription, describe_unet
+from .layouts import UNET_PREFIX, Parts, folder_parts, single_file_parts
+from .tokenizer import clip_tokenizer, tokenizer_from_folder
+from .weights import Weights, folder_weights, read_header, read_json
+
+__all__ = ["POCKET_FOLDER", "DiffusersEditor", "describe", "load_editor"]
+
+POCKET_FOLDER = Path(__file__).parent / "pocket"
+"""The built-in editor, a diffusers folder."""
+
+_SCHEDULER: dict[str, Any] = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def describe(path: str | Path | None = None) -> ModelDescription:
+    """Say what a model is from its headers and a few rows of its weights; nothing else is read.
+
+    Args:
+        path: a diffusers folder, a ``.safetensors`` checkpoint (SD1.5, SD2.1, SDXL or CosXL layout, 8 input channels), or ``None`` for the pocket
+            editor.
+
+    Raises:
+        ModelError: there is no such model, it is damaged, or it is not an InstructPix2Pix model of a known family.
+    """
+    return _describe(_resolve(path))[0]
+
+
+def load_editor(
+    path: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    tokenizer: str | Path | None = None,
+) -> DiffusersEditor:
+    """Load a model on the diffusers engine, frozen. No network is used and only ``.safetensors`` files are read.
+
+    Args:
+        path: as in :func:`describe`.
+        device: where it shall run.
+        dtype: fp32, fp16 or bf16, of all weights.
+        tokenizer: a folder with ``vocab.json`` and ``merges.txt``. By default a folder's own, or beside a single file a folder ``tokenizer``, or
+            CLIP's standard one.
+
+    Raises:
+        ModelError: as :func:`describe`; also for SDXL and CosXL, which run in ComfyUI only, and where a part of the model is missing.
+    """
+    source = _resolve(path)
+    description, weights = _describe(source)
+    if description.family.name in ("sdxl", "cosxl"):
+        raise ModelError(sdxl_message(description))
+    parts = Parts(description.title, torch.device(device), dtype)
+    if source.is_dir():
+        unet, vae, text = folder_parts(parts, source, weights)
+        words = tokenizer_from_folder(Path(tokenizer) if tokenizer else source / "tokenizer")
+    else:
+        unet, vae, text = single_file_parts(parts, weights, description.family)
+        beside = Path(tokenizer) if tokenizer else source.parent / "tokenizer"
+        found = tokenizer is not None or beside.is_dir()
+        words = tokenizer_from_folder(beside) if found else clip_tokenizer("!" if description.family.name == "sd21" else "<|endoftext|>")
+    return DiffusersEditor(DiffusersDenoiser(unet, description, _alphas_cumprod(source)), vae, text, words)
+
+
+def _resolve(path: str | Path | None) -> Path:
+    source = POCKET_FOLDER if path is None else Path(path)
+    if not source.exists():
+        raise ModelError(f"{source.name}: there is no such file or folder ({source}). Check the path.")
+    if source.is_dir() and not (source / "unet").is_dir():
+        raise ModelError(f"{source.name}: this folder is not a diffusers model: it has no folder 'unet' in it. Choose the model's top folder.")
+    return source
+
+
+def _describe(source: Path) -> tuple[ModelDescription, Weights]:
+    """The description, and the weights it came from: those of the UNet for a folder, of the whole file otherwise."""
+    if source.is_dir():
+        weights = folder_weights(source / "unet", ("diffusion_pytorch_model",))
+        scheduler = source / "scheduler" / "scheduler_config.json"
+        prediction = str(read_json(scheduler).get("prediction_type", "epsilon")) if scheduler.is_file() else None
+        config = read_json(source / "unet" / "config.json")
+        # diffusers' attention_head_dim is the number of heads (a misnomer that it keeps for old files).
+        heads = config.get("num_attention_heads") or config.get("attention_head_dim")
+        title = "pocket editor" if source == POCKET_FOLDER else source.resolve().name
+        heads = heads if isinstance(heads, int) else None
+        return describe_unet(weights.shapes, weights.rows, prediction=prediction, title=title, heads=heads), weights
+    weights = Weights([read_header(source)])
+    unet = weights.under(UNET_PREFIX)
+    # A file with the UNet alone has no prefix.
+    unet = unet if unet.shapes else weights
+    prediction = "v_prediction" if "v_pred" in weights.shapes else None
+    description = describe_unet(unet.shapes, unet.rows, edm="edm_vpred.sigma_max" in weights.shapes, prediction=prediction, title=source.name)
+    return description, weights
+
+
+def _alphas_cumprod(source: Path) -> Tensor:
+    """abar [1000] of the model's own noise schedule."""
+    from diffusers import DDPMScheduler
+
+    path = source / "scheduler" / "scheduler_config.json"
+    config = read_json(path) if source.is_dir() and path.is_file() else _SCHEDULER
+    known = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+    try:
+        abar = DDPMScheduler(**{key: config[key] for key in known if key in config}).alphas_cumprod
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ModelError(f"{source.name}: its scheduler_config.json cannot be used ({error}).") from error
+    if abar.shape != (1000,):
+        raise ModelError(f"{source.name}: its noise schedule has {abar.shape[0]} steps, 1000 are needed.")
+    return abar

@@ -1,0 +1,57 @@
+"""What core needs to know of a ComfyUI MODEL: its family, its sites, its fingerprint."""
+
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+from comfy.model_base import BaseModel, ModelType
+from comfy.model_patcher import ModelPatcher, get_key_weight
+from torch import Tensor
+
+from ...core.models.families import ModelDescription, describe_unet
+from .supported import POCKET_FOLDER
+
+_UNET = "diffusion_model."
+_PREDICTION = {ModelType.EPS: "epsilon", ModelType.V_PREDICTION: "v_prediction"}
+
+# A fingerprint reads weights, so it is taken once for each loaded model, however many patchers share it.
+_known: WeakKeyDictionary[BaseModel, ModelDescription] = WeakKeyDictionary()
+
+
+def describe(model: ModelPatcher) -> ModelDescription:
+    """Describe a MODEL by its own weights, whatever LoRA or other patches it carries.
+
+    Raises:
+        ModelError: it is no InstructPix2Pix model of a known family.
+    """
+    base = model.model
+    found = _known.get(base)
+    if found is None:
+        shapes = {key: tuple(value.shape) for key, value in base.diffusion_model.state_dict().items()}
+        edm = base.model_type == ModelType.V_PREDICTION_EDM
+        prediction = None if edm else _PREDICTION.get(base.model_type, base.model_type.name.lower())
+        found = describe_unet(shapes, lambda key, rows: _own_weight(model, _UNET + key)[:rows], edm, prediction, title_of(model), _heads(base))
+        _known[base] = found
+    return found
+
+
+def title_of(model: ModelPatcher) -> str:
+    """The file or folder a MODEL was loaded from, without its ending, or its class where the loader left no trace."""
+    arguments = model.cached_patcher_init[1] if model.cached_patcher_init else ()
+    if arguments and isinstance(arguments[0], str):
+        path = Path(arguments[0])
+        return "pocket editor" if path == POCKET_FOLDER else path.stem
+    return type(model.model).__name__
+
+
+def _own_weight(model: ModelPatcher, key: str) -> Tensor:
+    """A weight as it was loaded: what a LoRA has been merged into is kept aside by ComfyUI."""
+    for backup in (model.hook_backup, model.backup):
+        if key in backup:
+            kept = backup[key]
+            return kept.weight if hasattr(kept, "weight") else kept[0]
+    return get_key_weight(model.model, key)[0]
+
+
+def _heads(base: BaseModel) -> int | None:
+    heads = base.model_config.unet_config.get("num_heads", -1)
+    return heads if heads > 0 else None

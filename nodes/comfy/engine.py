@@ -1,0 +1,145 @@
+"""ComfyUI's MODEL as a :class:`~...core.models.denoiser.Denoiser`: the same weights, patches and LoRA that sampling uses, with gradients.
+
+Nodes run in inference mode, whose tensors autograd refuses. Everything here is meant to run inside ``torch.inference_mode(False)``; what was
+loaded in inference mode is given ordinary tensors over the same memory, so the model is never held twice.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.model_management
+import torch
+from comfy.ldm.modules.attention import BasicTransformerBlock
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+from comfy.model_patcher import ModelPatcher
+from comfy.model_sampling import ModelSamplingDiscrete
+from comfy.patcher_extension import copy_nested_dicts, merge_nested_dicts
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ...core.editing.injection import Injection
+from .describe import describe
+from .patch import inject_call
+
+_TRAINING_MEMORY = 12
+"""Activations kept for the backward pass, in units of what ComfyUI reckons for inference."""
+
+
+class ComfyDenoiser:
+    """A MODEL that predicts noise for core.
+
+    Args:
+        model: the MODEL; it is cloned, not changed.
+        pooled: pooled text states [1, D] of the init phrase and of the empty text, for models that ask for them (SDXL).
+        checkpointing: recompute activations in the backward pass: about a third slower, a fraction of the memory.
+
+    Raises:
+        ModelError: no InstructPix2Pix model of a known family.
+    """
+
+    def __init__(self, model: ModelPatcher, pooled: tuple[Tensor | None, Tensor | None] = (None, None), checkpointing: bool = False) -> None:
+        self.description = describe(model)
+        self.patcher = model.clone(disable_dynamic=True) if model.is_dynamic() else model.clone()
+        self.device = torch.device(model.load_device)
+        self.checkpointing = checkpointing
+        self._pooled = pooled
+        sampling = self.patcher.get_model_object("model_sampling")
+        # EDM models take any sigma; timesteps are then positions in Stable Diffusion's schedule.
+        table = ModelSamplingDiscrete() if self.description.family.prediction == "edm_v" else sampling
+        self._sigmas = _normal(table.sigmas).to(self.device, torch.float32)
+        self.alphas_cumprod = 1 / (self._sigmas.square() + 1)
+
+    @contextmanager
+    def loaded(self, latent_shape: tuple[int, ...]) -> Iterator["ComfyDenoiser"]:
+        """The model on its device, ready for gradients.
+
+        Args:
+            latent_shape: [B, 4, h, w] of the largest call, by which ComfyUI makes room.
+        """
+        self.reload(latent_shape)
+        self.patcher.pre_run()
+        undo = _checkpoint_blocks(self.unet) if self.checkpointing else []
+        try:
+            yield self
+        finally:
+            for block in undo:
+                del block.forward
+            self.patcher.cleanup()
+
+    def reload(self, latent_shape: tuple[int, ...]) -> None:
+        """Bring the weights back to the device, after something else (a VAE) may have taken their place."""
+        memory = self.patcher.model.memory_required(list(latent_shape)) * (1 if self.checkpointing else _TRAINING_MEMORY)
+        comfy.model_management.load_models_gpu([self.patcher], memory_required=memory, force_full_load=True)
+        for module in self.unet.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None and parameter.is_inference() and type(parameter.data) is Tensor:
+                    module._parameters[name] = torch.nn.Parameter(_normal(parameter), requires_grad=False)
+
+    @property
+    def unet(self) -> torch.nn.Module:
+        """The UNet itself."""
+        return self.patcher.model.diffusion_model
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, image_latent: Tensor, context: Tensor, injection: Injection | None = None) -> Tensor:
+        """See :meth:`Denoiser.predict`.
+
+        ComfyUI's models take ``x = z + sigma e`` and answer with the clean latent ``z``; so ``x = noisy / sqrt(abar)`` and ``e = (x - z) / sigma``,
+        whatever the UNet itself predicts.
+        """
+        base = self.patcher.model
+        options = self._transformer_options(timesteps)
+        if injection is not None and not injection.is_identity:
+            context, options = inject_call(injection, self.description.sites, timesteps, context, options)
+        sigma = self._sigmas[timesteps]
+        wide = sigma.view(-1, 1, 1, 1)
+        x = noisy * (wide.square() + 1).sqrt()
+        image = base.process_ip2p_image_in(image_latent)
+        denoised = base.apply_model(x, sigma, c_concat=image, c_crossattn=context, transformer_options=options, **self._extra(noisy, injection is not None))
+        return (x - denoised).float() / wide
+
+    @torch.no_grad()
+    def project(self, context: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """See :meth:`Denoiser.project`."""
+        states = context.to(self.device, self.patcher.model.get_dtype_inference())
+        layers = {site.name: self.unet.get_submodule(site.native_name) for site in self.description.sites}
+        return {name: (layer.to_k(states).float(), layer.to_v(states).float()) for name, layer in layers.items()}
+
+    def _transformer_options(self, timesteps: Tensor) -> dict[str, Any]:
+        options = copy_nested_dicts(self.patcher.model_options.get("transformer_options", {}))
+        options = merge_nested_dicts(options, {"wrappers": self.patcher.wrappers})
+        # What patches such as IPAdapter's ask a call: which branch its rows are (0: the instructed one), and the noise level.
+        return {**options, "cond_or_uncond": [0], "uuids": [], "sigmas": self._sigmas[timesteps]}
+
+    def _extra(self, noisy: Tensor, instructed: bool) -> dict[str, Tensor]:
+        pooled = self._pooled[0 if instructed else 1]
+        if pooled is None or not self.patcher.model.adm_channels:
+            return {}
+        height, width = noisy.shape[-2] * 8, noisy.shape[-1] * 8
+        adm = self.patcher.model.encode_adm(pooled_output=pooled.to(self.device), width=width, height=height, device=self.device)
+        return {"y": adm.expand(noisy.shape[0], -1)}
+
+
+def _normal(tensor: Tensor) -> Tensor:
+    """An ordinary tensor over the memory of one that was made in inference mode."""
+    if not tensor.is_inference():
+        return tensor.detach()
+    return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+
+
+def _checkpoint_blocks(unet: torch.nn.Module) -> list[torch.nn.Module]:
+    """Make every residual and transformer block recompute itself in the backward pass. Returns the blocks, whose ``forward`` is to be deleted."""
+    blocks = [module for module in unet.modules() if isinstance(module, (BasicTransformerBlock, ResBlock))]
+    for block in blocks:
+        block.forward = _recomputed(block.forward)
+    return blocks
+
+
+def _recomputed(forward: Any) -> Any:
+    def run(*inputs: Any, **named: Any) -> Any:
+        if "transformer_options" in named:
+            # ComfyUI writes the current block's name into this dict as it goes: recomputation needs it as it is now.
+            named["transformer_options"] = named["transformer_options"].copy()
+        return checkpoint(forward, *inputs, use_reentrant=False, **named)
+
+    return run

@@ -1,0 +1,91 @@
+"""A real server over HTTP and a real browser in front of it."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instructbrush.tools.comfy_server import ComfyServer
+from instructbrush.tools.get_browser import find_browser
+
+WINDOW = {"width": 1600, "height": 1000}
+# Debian's Chromium as root in a container; the last flags keep it from looking up its maker's hosts at every start.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """ComfyUI with this pack on the CPU, in a base directory of its own."""
+    with ComfyServer(tmp_path_factory.mktemp("server"), arguments=["--cpu"]) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """One Chromium for all tests (a playwright Browser)."""
+    path = find_browser()
+    if path is None:
+        pytest.skip("NO CHROMIUM: browser tests were skipped; apt-get install chromium, or set CHROMIUM=/path")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def shots(repository: Path) -> Path:
+    """Where screenshots go, for a person to look at: build/screenshots (ignored by git)."""
+    folder = repository / "build" / "screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def open_page(browser: Any, server: ComfyServer) -> Iterator[Callable[..., Any]]:
+    """`open_page(vue=False, language="en")`: the front end, ready, with an empty graph. Console errors of our files fail the test."""
+    pages, complaints = [], []
+
+    def open_it(vue: bool = False, language: str = "en") -> Any:
+        settings = {
+            "Comfy.TutorialCompleted": True,
+            "Comfy.VueNodes.Enabled": vue,
+            "Comfy.Locale": language,
+            "Comfy.Workflow.Persist": False,
+        }
+        server.post("/settings", settings)
+        page = browser.new_page(viewport=WINDOW)
+        pages.append(page)
+        page.on("pageerror", lambda error: complaints.append(str(error)) if "instructbrush" in str(error.stack or "") else None)
+        page.goto(server.url)
+        page.wait_for_selector("#splash-loader", state="detached", timeout=60_000)
+        page.wait_for_function("() => window.app?.extensionManager && window.app.graph && window.LiteGraph?.registered_node_types?.KSampler")
+        return page
+
+    yield open_it
+    for page in pages:
+        page.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def load_workflow() -> Callable[[Any, Path], dict[str, Any]]:
+    """`load_workflow(page, path)`: opens a UI workflow on the canvas and returns the browser's own conversion to API format."""
+
+    def load(page: Any, path: Path) -> dict[str, Any]:
+        workflow = json.loads(path.read_text(encoding="utf-8"))
+        return page.evaluate("async (workflow) => { await app.loadGraphData(workflow); return (await app.graphToPrompt()).output }", workflow)
+
+    return load

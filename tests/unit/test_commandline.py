@@ -1,0 +1,113 @@
+"""``python -m instructbrush`` from end to end, on the built-in model."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from instructbrush.core.commandline import main
+from instructbrush.core.instruction.file import load_instruction
+from instructbrush.core.pictures import to_image
+from PIL import Image
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """pairs/ with two pairs (darker), images/ with two pictures of odd sizes."""
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "images").mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for index in range(2):
+        picture = torch.rand(4, 4, 3, generator=generator).repeat_interleave(16, 0).repeat_interleave(16, 1)
+        to_image(picture).save(tmp_path / "pairs" / f"{index}_0.png")
+        to_image(picture * 0.5).save(tmp_path / "pairs" / f"{index}_1.png")
+    Image.new("RGB", (70, 50), "green").save(tmp_path / "images" / "one.jpg")
+    Image.new("RGB", (64, 64), "blue").save(tmp_path / "images" / "two.png")
+    return tmp_path
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_learn_apply_edit_inspect(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = folders / "dark.safetensors"
+    assert run("learn", "--pairs", folders / "pairs", "--out", file, "--init", "make it darker", "--steps", 3, "--seed", 5) == 0
+    assert sorted(path.name for path in folders.iterdir()) == ["dark.safetensors", "images", "pairs"], "no checkpoint stays behind"
+    info = load_instruction(file).info
+    assert (info.steps, info.pairs, info.init_text, info.settings["seed"], info.title) == (3, 2, "make it darker", 5, "dark")
+    assert run("apply", "--instruction", file, "--images", folders / "images", "--out", folders / "out", "--steps", 2) == 0
+    assert run("edit", "--words", "make it darker", "--images", folders / "images", "--out", folders / "words", "--steps", 2) == 0
+    for out in ("out", "words"):
+        assert {path.name: Image.open(path).size for path in (folders / out).iterdir()} == {"one.png": (70, 50), "two.png": (64, 64)}
+    assert run("inspect", file) == 0
+    printed = capsys.readouterr().out
+    assert "'make it darker'" in printed and "5 segments x 16 tokens" in printed
+
+
+def test_strength_0_equals_the_empty_words(folders: Path) -> None:
+    file = folders / "dark.safetensors"
+    assert run("learn", "--pairs", folders / "pairs", "--out", file, "--steps", 2) == 0
+    assert run("apply", "--instruction", file, "--images", folders / "images", "--out", folders / "off", "--steps", 2, "--strength", 0) == 0
+    assert run("edit", "--words", "", "--images", folders / "images", "--out", folders / "none", "--steps", 2) == 0
+    for name in ("one.png", "two.png"):
+        assert Image.open(folders / "off" / name).tobytes() == Image.open(folders / "none" / name).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["learn", "--pairs", "nowhere", "--out", "x.safetensors"], "Pairs folder 'nowhere' does not exist"),
+        (["apply", "--instruction", "nothing.safetensors", "--images", ".", "--out", "o"], "'nothing.safetensors' cannot be opened"),
+        (["edit", "--words", "x", "--images", "nowhere", "--out", "o"], "Images folder 'nowhere' does not exist"),
+        (["edit", "--words", "x", "--images", ".", "--out", "o"], "holds no pictures"),
+        (["edit", "--words", "x", "--images", "images", "--out", "images"], "would be written among the inputs"),
+        (["inspect", "images/two.png"], "truncated or no safetensors file"),
+        (["edit", "--words", "x", "--images", "images", "--out", "o", "--model", "nowhere"], "nowhere"),
+    ],
+)
+def test_errors_are_one_line_and_exit_1(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(folders)
+    assert main(arguments) == 1
+    printed = capsys.readouterr().err
+    assert message in printed and printed.startswith("instructbrush: ") and printed.count("\n") == 1
+
+
+def test_twins_of_one_name_and_existing_results_are_refused(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (64, 64)).save(folders / "images" / "two.jpg")
+    assert run("edit", "--words", "x", "--images", folders / "images", "--out", folders / "o") == 1
+    assert "two pictures named 'two'" in capsys.readouterr().err
+    (folders / "x.safetensors").write_bytes(b"")
+    assert run("learn", "--pairs", folders / "pairs", "--out", folders / "x.safetensors") == 1
+    assert "exists already" in capsys.readouterr().err
+    Image.new("RGB", (70, 50)).save(folders / "pairs" / "0_0.png")
+    Image.new("RGB", (70, 50)).save(folders / "pairs" / "0_1.png")
+    assert run("learn", "--pairs", folders / "pairs", "--out", folders / "y.safetensors") == 1
+    assert "is 70 x 50: sides must be multiples of 8. Add --size" in capsys.readouterr().err
+
+
+def test_interrupted_learning_goes_on_where_it_stopped(folders: Path) -> None:
+    file = folders / "dark.safetensors"
+    command = [sys.executable, "-m", "instructbrush", "learn", "--pairs", folders / "pairs", "--out", file, "--steps", "2000"]
+    process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, cwd=folders, bufsize=0)
+    seen = b""
+    while not re.search(rb"\| [1-9]\d*/2000", seen) and process.poll() is None:
+        seen += process.stderr.read(64)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and b"interrupted" in error
+    assert (folders / ".dark.checkpoint").exists() and not file.exists()
+    process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, cwd=folders)
+    deadline = time.monotonic() + 60
+    line = b""
+    while b"going on from step" not in line and time.monotonic() < deadline:
+        line = process.stderr.readline()
+    process.kill()
+    process.communicate()
+    assert b"going on from step" in line

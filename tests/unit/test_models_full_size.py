@@ -1,0 +1,59 @@
+"""A full-size SD1.5 InstructPix2Pix model from a seed, as a single file and as a diffusers folder."""
+
+import gc
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import seeded
+import torch
+from instructbrush.core.models.loading import DiffusersEditor, load_editor
+from safetensors.torch import save_file
+from torch import Tensor
+
+SEED = 15
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[Path]:
+    """A folder that does not stay: the two models are 2 GB each."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+def outcome(editor: DiffusersEditor) -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    noisy, image = (torch.randn(1, 4, 8, 8, generator=draw) for _ in range(2))
+    with torch.no_grad():
+        context = editor.encode_text(["turn the hat teal"])
+        return {
+            "text": context,
+            "prediction": editor.denoiser.predict(noisy, torch.tensor([500]), image, context),
+            "latent": editor.encode_images(torch.rand(1, 32, 32, 3, generator=draw)),
+            "picture": editor.decode(image[..., :4, :4]),
+        }
+
+
+@pytest.mark.slow
+def test_full_size_sd15_is_the_same_from_a_single_file_and_a_folder(room: Path) -> None:
+    single = room / "model.safetensors"
+    save_file(seeded.checkpoint(SEED), single)
+    folder = seeded.write_folder(room / "model", SEED, seeded.SD15, seeded.VAE, seeded.CLIP_L, torch.float16)
+    seeded.write_tokenizer(folder / "tokenizer")
+    assert single.stat().st_size > 2_000_000_000
+
+    results, descriptions = [], []
+    for source in (single, folder):
+        editor = load_editor(source)
+        descriptions.append(editor.description)
+        results.append(outcome(editor))
+        del editor
+        gc.collect()  # one model at a time: 4 GB each in fp32
+    file, other = descriptions
+    assert len(file.sites) == 16 and file.sites == other.sites
+    assert file.family == other.family and file.family.name == "sd15"
+    assert file.fingerprint == other.fingerprint
+    for name, tensor in results[0].items():
+        assert tensor.isfinite().all() and tensor.std() > 1e-3, name
+        torch.testing.assert_close(tensor, results[1][name], rtol=0, atol=1e-5, msg=name)

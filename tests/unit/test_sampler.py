@@ -1,0 +1,89 @@
+"""Editing on the diffusers engine, against diffusers' own pipeline."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionInstructPix2PixPipeline
+from instructbrush.core.editing.injection import inject
+from instructbrush.core.editing.sampler import edit_latents
+from instructbrush.core.instruction.artefact import Instruction, InstructionInfo
+from instructbrush.core.models.loading import DiffusersEditor
+from instructbrush.core.pictures import to_image
+from PIL import Image
+
+
+def words_instruction(editor: DiffusersEditor, words: str, tokens: int = 8) -> Instruction:
+    """An instruction that holds exactly the words' own keys and values."""
+    context = editor.encode_text([words])[0]
+    projected = editor.denoiser.project(context)
+    info = InstructionInfo(editor.description.family.name, editor.description.fingerprint, 5, tokens, init_text=words)
+    keys, values = ({site: pair[kind][1 : 1 + tokens].expand(5, -1, -1).clone() for site, pair in projected.items()} for kind in (0, 1))
+    return Instruction(keys, values, context, 1, info)
+
+
+@pytest.fixture
+def picture() -> torch.Tensor:
+    ramp = torch.linspace(0, 1, 64)
+    return torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), torch.full((64, 64), 0.3)], dim=-1)
+
+
+def edited(editor: DiffusersEditor, picture: torch.Tensor, words: str, **how: object) -> torch.Tensor:
+    context, null = editor.encode_text([words, ""])
+    return edit_latents(editor.denoiser, editor.encode_images(picture[None]), context, null, steps=4, text_scale=3.0, **how)
+
+
+def test_diffusers_own_pipeline_runs_the_pocket_editor_and_agrees(pocket: Path, editor: DiffusersEditor, picture: torch.Tensor) -> None:
+    pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(pocket, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    result = pipeline(
+        "make it night",
+        image=to_image(picture),
+        num_inference_steps=4,
+        guidance_scale=3.0,
+        image_guidance_scale=1.5,
+        generator=torch.Generator().manual_seed(7),
+        output_type="pt",
+    ).images
+    quantised = torch.round(picture * 255) / 255
+    ours = editor.decode(edited(editor, quantised, "make it night", seed=7))
+    torch.testing.assert_close(ours.permute(0, 3, 1, 2), result, rtol=0, atol=2e-4)
+
+
+def test_a_texts_own_keys_and_values_reproduce_the_text_exactly(editor: DiffusersEditor, picture: torch.Tensor) -> None:
+    injection = inject(words_instruction(editor, "make it night"))
+    assert torch.equal(edited(editor, picture, "", injection=injection), edited(editor, picture, "make it night"))
+
+
+def test_strength_0_is_the_plain_edit_bit_for_bit(editor: DiffusersEditor, picture: torch.Tensor) -> None:
+    instruction = words_instruction(editor, "make it night")
+    plain = edited(editor, picture, "add a hat")
+    for off in (inject(instruction, 0.0), inject(instruction, end_timestep=1000), inject(instruction, segment_strengths=[0.0])):
+        assert torch.equal(edited(editor, picture, "add a hat", injection=off), plain)
+    assert not torch.equal(edited(editor, picture, "add a hat", injection=inject(instruction, 0.5)), plain)
+
+
+def test_a_batch_gets_what_each_picture_gets_alone(editor: DiffusersEditor, picture: torch.Tensor) -> None:
+    context, null = editor.encode_text(["make it night", ""])
+    latents = editor.encode_images(torch.stack([picture, picture.flip(0)]))
+    together = edit_latents(editor.denoiser, latents, context, null, steps=3, seed=5)
+    for index in range(2):
+        alone = edit_latents(editor.denoiser, latents[index : index + 1], context, null, steps=3, seed=5 + index)
+        torch.testing.assert_close(together[index], alone[0], rtol=1e-4, atol=1e-4)
+
+
+def test_image_scale_below_1_keeps_all_three_branches(editor: DiffusersEditor, picture: torch.Tensor) -> None:
+    """diffusers' pipeline silently drops guidance there; Eq. 3 does not."""
+    low = edited(editor, picture, "make it night", image_scale=0.5)
+    assert torch.isfinite(low).all() and not torch.allclose(low, edited(editor, picture, "make it night", image_scale=1.0))
+
+
+def test_pictures_round_trip_through_pil() -> None:
+    image = Image.new("RGB", (24, 16), (10, 20, 30))
+    from instructbrush.core.pictures import fit_to_multiple, from_image
+
+    assert to_image(from_image(image)).tobytes() == image.tobytes()
+    assert fit_to_multiple(torch.rand(30, 45, 3)).shape == (32, 48, 3)
+    assert fit_to_multiple(torch.rand(4, 3, 3)).shape == (8, 8, 3)
+    kept = torch.rand(16, 24, 3)
+    assert fit_to_multiple(kept) is kept

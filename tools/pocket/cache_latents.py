@@ -1,0 +1,84 @@
+"""Stage 3: draw the editor's training pairs once, encode them and keep latents and words in shards.
+
+A shard holds GROUPS pictures with EDITS edits each and depends on nothing but its number, so shards can be made in any order, by
+several processes, and added later.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny
+
+from .architecture import make_vae
+from .pairs import sample_group
+from .photos import Photos
+from .running import WORK, load_average
+from .train_vae import to_tensor
+
+GROUPS, EDITS = 250, 6
+VALIDATION = 9_999
+"""The number of the validation shard."""
+
+
+def shard_path(index: int) -> Path:
+    """Where shard `index` is kept."""
+    return WORK / "latents" / f"{index:04d}.pt"
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderTiny, pictures: np.ndarray, device: str) -> torch.Tensor:
+    """Encode pictures [n, 128, 128, 3] in bf16: latents fp16 [n, 4, 16, 16]."""
+    with torch.autocast(device, torch.bfloat16):
+        return vae.encode(to_tensor(pictures).to(device)).latents.half().cpu().contiguous()
+
+
+def make_shard(index: int, vae: AutoencoderTiny, photos: Photos, device: str = "cpu") -> None:
+    """Draw, encode and write one shard: `latents` [GROUPS, 1 + EDITS, 4, 16, 16] (the picture first), `words` and `kinds`."""
+    rng = np.random.default_rng((31, index))
+    latents, words, kinds = [], [], []
+    for _ in range(GROUPS):
+        group = sample_group(rng, photos, EDITS)
+        latents.append(encode(vae, np.stack([group.before, *group.afters]), device))
+        words.append(group.words)
+        kinds.append(group.kinds)
+    path = shard_path(index)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"latents": torch.stack(latents), "words": words, "kinds": kinds}, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
+
+
+def load_shards() -> tuple[torch.Tensor, list[str], list[str]]:
+    """Load every training shard: latents [groups, 1 + EDITS, 4, 16, 16] fp16, words and kinds flat (group-major)."""
+    latents, words, kinds = [], [], []
+    for path in sorted(shard_path(0).parent.glob("*.pt")):
+        if path == shard_path(VALIDATION):
+            continue
+        shard = torch.load(path, weights_only=True)
+        latents.append(shard["latents"])
+        words += [text for group in shard["words"] for text in group]
+        kinds += [kind for group in shard["kinds"] for kind in group]
+    return torch.cat(latents), words, kinds
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", type=int, default=40)
+    parser.add_argument("--start", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    model = make_vae()
+    load_average("vae", model)
+    model.to(options.device, memory_format=torch.channels_last).requires_grad_(False)
+    real = Photos(WORK / "photos")
+    for number in [VALIDATION, *range(options.start, options.start + options.shards)]:
+        if not shard_path(number).exists():
+            began = time.monotonic()
+            make_shard(number, model, real, options.device)
+            print(f"shard {number}: {time.monotonic() - began:.0f} s", flush=True)

@@ -1,0 +1,36 @@
+"""Run every stage in turn: `python -m tools.pocket.train`. A stage that was cut off goes on from its checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+
+def main() -> None:
+    """Run the stages as processes of their own, so that each leaves its memory behind."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--vae-seconds", type=float, default=1080)
+    parser.add_argument("--clip-seconds", type=float, default=500)
+    parser.add_argument("--shards", type=int, default=40)
+    parser.add_argument("--unet-seconds", type=float, default=4800)
+    parser.add_argument("--photos-from", nargs="+", help="folders with the photographs' originals, see tools/pocket/photos.py")
+    options = parser.parse_args()
+    common = ["--device", options.device, "--threads", str(options.threads)]
+    stages = [
+        ["train_vae", "--seconds", str(options.vae_seconds), *common],
+        ["train_clip", "--seconds", str(options.clip_seconds), *common],
+        ["cache_latents", "--shards", str(options.shards), *common],
+        ["train_unet", "--seconds", str(options.unet_seconds), *common],
+        ["evaluate"],
+    ]
+    if options.photos_from:
+        stages.insert(0, ["photos", "--from", *options.photos_from])
+    for stage, *arguments in stages:
+        subprocess.run([sys.executable, "-m", f"tools.pocket.{stage}", *arguments], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Stage 2: a small CLIP. Captions are matched with pictures, instructions with the change between two pictures.
+
+The text tower is frozen afterwards and feeds the editor, so a cheap third loss keeps its per-token states informative: each state
+must tell its own token and the next one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import CLIPModel
+
+from .architecture import CONTEXT, WIDTH, make_clip
+from .pairs import sample_group
+from .photos import Photos
+from .running import WORK, Run, arguments
+from .words import tokenizer
+
+MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
+DEVIATION = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
+EDITS = 3
+
+
+def clip_model() -> CLIPModel:
+    """Build CLIP for the trained tokenizer, its weights still random."""
+    words = tokenizer()
+    return make_clip(len(words), words.bos_token_id, words.eos_token_id)
+
+
+class Trainee(nn.Module):
+    """CLIP plus what only training needs: the direction's temperature and two heads that read tokens back."""
+
+    def __init__(self, clip: CLIPModel) -> None:
+        super().__init__()
+        self.clip = clip
+        self.direction_scale = nn.Parameter(torch.tensor(2.6))
+        vocabulary = clip.config.text_config.vocab_size
+        self.own_token = nn.Linear(WIDTH, vocabulary)
+        self.next_token = nn.Linear(WIDTH, vocabulary)
+
+    def pictures(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Embed uint8 pictures [n, 128, 128, 3]: unnormalised features [n, 128]."""
+        x = (pixels.permute(0, 3, 1, 2).float() / 255 - MEAN.to(pixels.device)) / DEVIATION.to(pixels.device)
+        return self.clip.visual_projection(self.clip.vision_model(x).pooler_output)
+
+    def texts(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embed token ids [n, 32]: per-token states [n, 32, 128] and unnormalised features [n, 128]."""
+        out = self.clip.text_model(tokens)
+        return out.last_hidden_state, self.clip.text_projection(out.pooler_output)
+
+
+class Pool:
+    """Pictures and tokens drawn once and kept in memory: `groups` pictures with EDITS edits each."""
+
+    def __init__(self, groups: int, seed: int, photos: Photos) -> None:
+        rng = np.random.default_rng(seed)
+        words = tokenizer()
+        drawn = [sample_group(rng, photos, EDITS, 0.12) for _ in range(groups)]
+        self.pixels = torch.from_numpy(
+            np.stack([[(p * 255).round().astype(np.uint8) for p in (g.before, *g.afters)] for g in drawn])
+        )  # [groups, 1 + EDITS, 128, 128, 3]
+
+        def tokens(texts: list[str]) -> torch.Tensor:
+            return words(texts, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt").input_ids
+
+        self.captions = tokens([text for g in drawn for text in (g.caption, *g.captions)]).view(groups, 1 + EDITS, CONTEXT)
+        self.words = tokens([text for g in drawn for text in g.words]).view(groups, EDITS, CONTEXT)
+
+
+def contrast(a: torch.Tensor, b: torch.Tensor, log_scale: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Symmetric InfoNCE of features [n, d]; pairs with the same words as the target are left out of the negatives."""
+    logits = functional.normalize(a.float(), dim=-1) @ functional.normalize(b.float(), dim=-1).T * log_scale.exp().clamp(max=60)
+    same = (tokens[:, None] == tokens[None]).all(-1) & ~torch.eye(len(a), dtype=torch.bool, device=a.device)
+    logits = logits.masked_fill(same, -1e4)
+    target = torch.arange(len(a), device=a.device)
+    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+
+
+@torch.no_grad()
+def retrieval(model: Trainee, pool: Pool, count: int = 200) -> tuple[float, float]:
+    """Top-1 among `count`: caption for a picture, instruction for a change (equal words count as found)."""
+    model.eval()
+    rows, pick = torch.arange(count), torch.arange(count) % EDITS
+    device = next(model.parameters()).device
+    after = model.pictures(pool.pixels[rows, 1 + pick].to(device))
+    before = model.pictures(pool.pixels[rows, 0].to(device))
+    change = functional.normalize(after, dim=-1) - functional.normalize(before, dim=-1)
+    found = []
+    for features, tokens in ((after, pool.captions[rows, 1 + pick]), (change, pool.words[rows, pick])):
+        text = functional.normalize(model.texts(tokens.to(device))[1], dim=-1)
+        best = (functional.normalize(features, dim=-1) @ text.T).argmax(1).cpu()
+        found.append(float((tokens[best] == tokens).all(-1).float().mean()))
+    model.train()
+    return found[0], found[1]
+
+
+def main() -> None:
+    """Train until the budget ends; report retrieval among 200 unseen pictures."""
+    options = arguments(__doc__ or "", seconds=420, batch=96, rate=1e-3)
+    model = Trainee(clip_model()).to(options.device)
+    photos = Photos(WORK / "photos")
+    pool, unseen = Pool(5000, 11, photos), Pool(200, 99_993, photos)
+    run = Run("clip", model, options, decay=0.998)
+    while run.share < 1:
+        rng = run.randomness()
+        rows = torch.from_numpy(rng.choice(len(pool.pixels), options.batch, replace=False))
+        pick = torch.from_numpy(rng.integers(0, EDITS, options.batch))
+        n = len(rows)
+        pixels = torch.cat([pool.pixels[rows, 0], pool.pixels[rows, 1 + pick]]).to(options.device)
+        tokens = torch.cat([pool.captions[rows, 0], pool.captions[rows, 1 + pick], pool.words[rows, pick]]).to(options.device)
+        with torch.autocast(options.device, torch.bfloat16):
+            images = model.pictures(pixels)
+            states, texts = model.texts(tokens)
+            own, following = model.own_token(states), model.next_token(states[:, :-1])
+        images = images.float()
+        change = functional.normalize(images[n:], dim=-1) - functional.normalize(images[:n], dim=-1)
+        eos = tokens == model.clip.config.text_config.eos_token_id
+        real = eos.cumsum(-1) <= 1  # up to and with the first end token; the rest is padding
+        loss_picture = contrast(images, texts[: 2 * n], model.clip.logit_scale, tokens[: 2 * n])
+        loss_change = contrast(change, texts[2 * n :], model.direction_scale, tokens[2 * n :])
+        loss_tokens = functional.cross_entropy(own[real].float(), tokens[real])
+        loss_tokens = loss_tokens + 0.5 * functional.cross_entropy(following[real[:, 1:]].float(), tokens[:, 1:][real[:, 1:]])
+        run.apply(loss_picture + loss_change + 0.2 * loss_tokens, warmup=50)
+        if run.step % 50 == 0:
+            run.swap()
+            top_caption, top_words = retrieval(model, unseen)
+            run.swap()
+            run.log(
+                picture=round(loss_picture.item(), 3), change=round(loss_change.item(), 3), tokens=round(loss_tokens.item(), 3),
+                top1_caption=top_caption, top1_words=top_words,
+            )  # fmt: skip
+            run.save()
+    run.save()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Stage 4: the editor, an InstructPix2Pix UNet trained from scratch on cached latents and frozen text states."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+
+from .architecture import CONTEXT, alphas_cumprod, make_unet
+from .cache_latents import EDITS, VALIDATION, load_shards, shard_path
+from .export import export
+from .running import Run, arguments, load_average
+from .train_clip import Trainee, clip_model
+from .words import tokenizer
+
+EXPORT_EVERY = 600.0
+"""Seconds between exports of the averaged weights."""
+
+
+class Texts:
+    """Text states of every distinct instruction, computed once by the frozen tower: a table [texts, 32, 128] in fp16."""
+
+    def __init__(self, device: str) -> None:
+        trainee = Trainee(clip_model())
+        load_average("clip", trainee)
+        self.tower = trainee.clip.text_model.to(device).eval().requires_grad_(False)
+        self.tokenizer, self.device = tokenizer(), device
+
+    @torch.no_grad()
+    def states(self, texts: list[str]) -> torch.Tensor:
+        """Return the states of `texts`, fp16 [n, 32, 128]."""
+        parts = []
+        for start in range(0, len(texts), 256):
+            tokens = self.tokenizer(
+                texts[start : start + 256], padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt"
+            ).input_ids
+            parts.append(self.tower(tokens.to(self.device)).last_hidden_state.half())
+        return torch.cat(parts)
+
+    def table(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the states of the distinct texts and, for each given text, its row."""
+        distinct = list(dict.fromkeys(texts))
+        row = {text: index for index, text in enumerate(distinct)}
+        return self.states(distinct), torch.tensor([row[text] for text in texts])
+
+
+class Noise:
+    """The noise schedule, the loss's weights and the density that timesteps are drawn from.
+
+    Errors at high noise show as colour drift over the whole picture, so the weight is min(SNR, 5) / SNR x sqrt(1 + 1 / SNR), which
+    grows towards t = 999. Half of the timesteps are drawn in proportion to it and the weights divided accordingly: the same
+    expected loss with less noise in its gradient.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.alphas = alphas_cumprod().to(device)
+        snr = self.alphas / (1 - self.alphas)
+        weight = snr.clamp(max=5) / snr * (1 + 1 / snr).sqrt()
+        weight = weight / weight.mean()
+        self.density = 0.5 + 0.5 * weight
+        self.weights = weight / self.density
+
+    def draw(self, count: int) -> torch.Tensor:
+        """Draw timesteps [count]."""
+        return torch.multinomial(self.density, count, replacement=True)
+
+    def add(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Return the noisy latents."""
+        alpha = self.alphas[timesteps].view(-1, 1, 1, 1)
+        return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+
+
+@torch.no_grad()
+def validate(unet: UNet2DConditionModel, noise: Noise, data: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> dict[str, float]:
+    """Mean squared error of the predicted noise at four timesteps, on unseen pairs and always the same noise."""
+    before, after, context = data
+    generator = torch.Generator().manual_seed(1)
+    errors = {}
+    for timestep in (100, 400, 700, 950):
+        epsilon = torch.randn(after.shape, generator=generator).to(after.device)
+        steps = torch.full((len(after),), timestep, device=after.device)
+        predicted = unet(torch.cat([noise.add(after, epsilon, steps), before], 1), steps, context).sample
+        errors[f"e{timestep}"] = round(float((predicted - epsilon).square().mean()), 4)
+    return errors
+
+
+def main() -> None:
+    """Train until the budget ends, exporting the averaged weights every ten minutes."""
+    options = arguments(__doc__ or "", seconds=4800, batch=32, rate=8e-4)
+    device = options.device
+    latents, words, _ = load_shards()
+    texts, noise = Texts(device), Noise(device)
+    table, rows = texts.table(words)
+    null = texts.states([""])[0].float()
+    shard = torch.load(shard_path(VALIDATION), weights_only=True)
+    pick = torch.arange(96) % EDITS
+    unseen = (
+        shard["latents"][:96, 0].float().to(device),
+        shard["latents"][torch.arange(96), 1 + pick].float().to(device),
+        texts.states([shard["words"][i][int(k)] for i, k in enumerate(pick)]).float(),
+    )
+    unet = make_unet().to(device)
+    unet.set_attn_processor(AttnProcessor())  # on CPU its backward pass is faster than SDPA's
+    run = Run("unet", unet, options, decay=0.9993)
+    print(f"{len(rows)} pairs, {len(table)} distinct instructions, resuming at step {run.step}", flush=True)
+    began, done, exported = time.monotonic(), run.step, time.monotonic()
+    while run.share < 1:
+        rng = run.randomness()
+        index = torch.from_numpy(rng.integers(0, len(rows), options.batch))
+        group, edit = index // EDITS, 1 + index % EDITS
+        before, after = latents[group, 0].float().to(device), latents[group, edit].float().to(device)
+        context = table[rows[index]].float()
+        draw = torch.from_numpy(rng.random(options.batch).astype(np.float32)).to(device)
+        context[draw < 0.10] = null  # 5 % without text, 5 % without both, 5 % without the picture
+        before[(draw >= 0.05) & (draw < 0.15)] = 0
+        timesteps, epsilon = noise.draw(options.batch), torch.randn_like(after)
+        predicted = unet(torch.cat([noise.add(after, epsilon, timesteps), before], 1), timesteps, context).sample
+        error = (predicted - epsilon).square().mean((1, 2, 3))
+        run.apply((error * noise.weights[timesteps]).mean(), warmup=200, floor=0.03)
+        if run.step % 250 == 0:
+            run.swap()
+            unet.eval()
+            errors = validate(unet, noise, unseen)
+            unet.train()
+            run.swap()
+            run.log(rate=round((run.step - done) * options.batch / (time.monotonic() - began), 1), **errors)
+            run.save()
+        if time.monotonic() - exported > EXPORT_EVERY:
+            run.save()
+            export()
+            exported = time.monotonic()
+    run.save()
+    export()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+// Small helpers shared by the panels: elements without innerHTML, and the node behind an execution id.
+import { app } from "../../../scripts/app.js";
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** element("div", { class: "x", text: "hello" }, child, ...) */
+export function element(name, attributes = {}, ...children) {
+  return fill(document.createElement(name), attributes, children);
+}
+
+/** The same for SVG. */
+export function drawing(name, attributes = {}, ...children) {
+  return fill(document.createElementNS(SVG, name), attributes, children);
+}
+
+function fill(made, { text, ...attributes }, children) {
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  if (text !== undefined) made.textContent = text;
+  made.append(...children);
+  return made;
+}
+
+/** The node a message is about. Inside subgraphs the id is a path: "12:5" is node 5 of the subgraph in node 12. */
+export function nodeOf(executionId) {
+  const path = String(executionId).split(":");
+  const last = path.pop();
+  let graph = app.rootGraph ?? app.graph;
+  for (const step of path) graph = graph?.getNodeById(step)?.subgraph;
+  return graph?.getNodeById(last) ?? null;
+}
+
+/** Adds a panel to a node as a widget that is neither saved with the workflow nor sent with the prompt. */
+export function addPanel(node, name, root, height) {
+  const widget = node.addDOMWidget(name, "instructbrush", root, {
+    serialize: false,
+    hideOnZoom: false,
+    getMinHeight: () => height,
+    getMaxHeight: () => 4 * height,
+  });
+  widget.serialize = false;
+  return widget;
+}
+
+/** The style sheet, once. */
+export function loadStyle() {
+  const address = new URL("../instructbrush.css", import.meta.url).href;
+  if (!document.querySelector(`link[href="${address}"]`)) document.head.append(element("link", { rel: "stylesheet", href: address }));
+}

@@ -1,0 +1,48 @@
+// What Learn Instruction shows while it runs and after: step, time left, loss curve, and the held-out pair as edited so far.
+import { element } from "./dom.js";
+import { brief, LossChart, smooth } from "./loss_chart.js";
+
+/** 95 -> "1:35" */
+export function clock(seconds) {
+  const whole = Math.max(0, Math.round(seconds));
+  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
+}
+
+export class LearningPanel {
+  constructor() {
+    this.chart = new LossChart();
+    this.bar = element("progress", { class: "ib-bar", max: 1, value: 0 });
+    this.words = element("div", { class: "ib-words", text: "Not run yet" });
+    this.picture = element("img", { class: "ib-picture", alt: "Held-out pair: before, edited so far, after", hidden: "" });
+    this.root = element("div", { class: "ib-panel" }, this.words, this.bar, this.chart.root, this.picture);
+    this.losses = [];
+  }
+
+  /** A message of the run. Losses come as those since the last message; `first` (steps done before them) makes lost messages harmless. */
+  show({ step, total, losses = [], first = this.losses.length, seconds_left, preview, state }) {
+    this.losses.length = Math.min(this.losses.length, first);
+    this.losses.push(...losses);
+    this.bar.max = total;
+    this.bar.value = step;
+    const parts = [`${step} / ${total}`];
+    if (this.losses.length) parts.push(`loss ${brief(smooth(this.losses).at(-1))}`);
+    if (step < total && Number.isFinite(seconds_left)) parts.push(`${clock(seconds_left)} left`);
+    if (state) parts.push(state);
+    this.words.textContent = parts.join(" · ");
+    this.chart.draw(this.losses, total);
+    if (preview) {
+      this.picture.src = preview;
+      this.picture.hidden = false;
+    }
+  }
+
+  /** Forget the last run. */
+  clear() {
+    this.losses = [];
+    this.picture.hidden = true;
+    this.picture.removeAttribute("src");
+    this.bar.value = 0;
+    this.words.textContent = "Starting";
+    this.chart.draw([], 1);
+  }
+}
