@@ -13,7 +13,7 @@ from ..errors import ModelError
 from .families import ModelDescription
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     from ..editing.injection import Injection
 

@@ -15,7 +15,8 @@ from .denoiser import DiffusersDenoiser
 from .families import ModelDescription
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, AutoencoderTiny
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
     from transformers import CLIPTextModel, CLIPTokenizer
 
 logger = logging.getLogger(__name__)
@@ -46,8 +47,8 @@ class DiffusersEditor:
     @property
     def stride(self) -> int:
         """Pixels of a side that one latent pixel stands for."""
-        channels = getattr(self.vae.config, "block_out_channels", None) or self.vae.config.encoder_block_out_channels
-        return 2 ** (len(channels) - 1)
+        config: Any = self.vae.config
+        return 2 ** (len(config.encoder_block_out_channels if self._tiny else config.block_out_channels) - 1)
 
     @property
     def window(self) -> int:
@@ -101,9 +102,10 @@ class DiffusersEditor:
         if latents.ndim != 4 or latents.shape[1] != 4:
             raise ModelError(f"Latents: shape {tuple(latents.shape)} does not fit; [batch, 4, height, width] is needed.")
         unscaled = latents.float() if self._tiny else latents.float() / self.description.family.scaling_factor
-        pixels = self.vae.decode(unscaled.to(self.device, self.vae.dtype), return_dict=False)[0]
+        decode: Any = self.vae.decode
+        pixels = decode(unscaled.to(self.device, self.vae.dtype), return_dict=False)[0]
         return (pixels.float() / 2 + 0.5).clamp(0, 1).movedim(1, 3)
 
     @property
     def _tiny(self) -> bool:
-        return hasattr(self.vae.config, "encoder_block_out_channels")
+        return "encoder_block_out_channels" in self.vae.config

@@ -16,7 +16,9 @@ from .families import Family
 from .weights import Weights, fill, folder_weights, read_json
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel
 
 UNET_PREFIX = "model.diffusion_model."
@@ -66,13 +68,14 @@ class Parts:
 
     def unet(self, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> UNet2DConditionModel:
         """A UNet from a diffusers configuration and weights under diffusers' names."""
-        from diffusers import UNet2DConditionModel
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
         return self._filled(UNet2DConditionModel.from_config, config, weights, "UNet")
 
     def vae(self, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> AutoencoderKL | AutoencoderTiny:
         """A VAE; ``_class_name`` in the configuration says which kind."""
-        from diffusers import AutoencoderKL, AutoencoderTiny
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+        from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
         kind = config.get("_class_name", "AutoencoderKL")
         if kind not in ("AutoencoderKL", "AutoencoderTiny"):

@@ -101,7 +101,7 @@ def _describe(source: Path) -> tuple[ModelDescription, Weights]:
 
 def _alphas_cumprod(source: Path) -> Tensor:
     """abar [1000] of the model's own noise schedule."""
-    from diffusers import DDPMScheduler
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     path = source / "scheduler" / "scheduler_config.json"
     config = read_json(path) if source.is_dir() and path.is_file() else _SCHEDULER

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import seeded
 import torch
+from safetensors.torch import save_file
+
 from instructbrush.core.errors import ModelError
 from instructbrush.core.models.attention import sites_of_unet
 from instructbrush.core.models.families import FAMILIES, describe_unet, detect_family
 from instructbrush.core.models.loading import describe, load_editor
-from safetensors.torch import save_file
 
 PREFIX = "model.diffusion_model."
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import seeded
 import torch
+from torch import Tensor
+
 from instructbrush.core.editing.injection import Injection, inject
 from instructbrush.core.errors import ModelError
 from instructbrush.core.instruction.artefact import Instruction, InstructionInfo
 from instructbrush.core.models.denoiser import DiffusersDenoiser
 from instructbrush.core.models.loading import DiffusersEditor, load_editor
-from torch import Tensor
 
 ROWS = 6
 
@@ -279,8 +280,9 @@ def test_rebuilt_tokenizer_is_clips(native_tokenizer: object, repository: Path) 
 
 
 def test_sd2_text_tower_is_open_clips_penultimate_layer() -> None:
-    from instructbrush.core.models.layouts import TEXT_CONFIG, TEXT_PREFIX, Parts, _open_clip_weights
     from open_clip.transformer import TextTransformer
+
+    from instructbrush.core.models.layouts import TEXT_CONFIG, TEXT_PREFIX, Parts, _open_clip_weights
 
     width, prefix = 64, TEXT_PREFIX["sd21"]
     tower = TextTransformer(context_length=16, vocab_size=50, width=width, heads=4, layers=3, output_dim=width).eval()
@@ -298,6 +300,7 @@ def test_sd2_text_tower_is_open_clips_penultimate_layer() -> None:
 
 def test_sd21_single_file_names_fit_the_local_configuration() -> None:
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+
     from instructbrush.core.models.layouts import UNET_CONFIG, VAE_CONFIG
 
     shapes = seeded.unet_shapes(seeded.SD21)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import seeded
 import torch
-from instructbrush.core.models.loading import DiffusersEditor, load_editor
 from safetensors.torch import save_file
 from torch import Tensor
+
+from instructbrush.core.models.loading import DiffusersEditor, load_editor
 
 SEED = 15
 

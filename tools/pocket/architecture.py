@@ -48,7 +48,7 @@ def make_unet(channels: tuple[int, ...] = CHANNELS, layers: int = LAYERS) -> UNe
 
 
 def make_clip(vocabulary: int, bos: int, eos: int) -> CLIPModel:
-    """Small CLIP: a 3-layer text tower and a 4-layer image tower on 16 px patches."""
+    """Small CLIP: a 3-layer text tower and a 3-layer image tower on 16 px patches."""
     text = {
         "vocab_size": vocabulary,
         "hidden_size": WIDTH,
@@ -65,7 +65,7 @@ def make_clip(vocabulary: int, bos: int, eos: int) -> CLIPModel:
     vision = {
         "hidden_size": 128,
         "intermediate_size": 384,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "image_size": 128,
         "patch_size": 16,

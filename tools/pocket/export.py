@@ -54,7 +54,9 @@ def _write(folder: Path) -> dict[str, int]:
     unet, vae, clip = make_unet(), make_vae(), clip_model()
     identity_start(vae)
     trainee = Trainee(clip)
-    steps = {"vae": _trained("vae", vae), "clip": _trained("clip", trainee), "unet": _trained("unet", unet)}
+    steps = {"vae": _trained("vae", vae)}
+    vae.encoder.requires_grad_(False)  # the decoder's own stage averages the decoder alone
+    steps |= {"decoder": _trained("decoder", vae), "clip": _trained("clip", trainee), "unet": _trained("unet", unet)}
     text = CLIPTextModel(clip.config.text_config)
     text.load_state_dict(clip.text_model.state_dict())
     vision = CLIPVisionModelWithProjection(clip.config.vision_config)

@@ -13,6 +13,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--vae-seconds", type=float, default=1080)
+    parser.add_argument("--decoder-seconds", type=float, default=1200)
     parser.add_argument("--clip-seconds", type=float, default=500)
     parser.add_argument("--shards", type=int, default=40)
     parser.add_argument("--unet-seconds", type=float, default=4800)
@@ -23,6 +24,7 @@ def main() -> None:
         ["train_vae", "--seconds", str(options.vae_seconds), *common],
         ["train_clip", "--seconds", str(options.clip_seconds), *common],
         ["cache_latents", "--shards", str(options.shards), *common],
+        ["train_decoder", "--seconds", str(options.decoder_seconds), *common],
         ["train_unet", "--seconds", str(options.unet_seconds), *common],
         ["evaluate"],
     ]

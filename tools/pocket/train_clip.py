@@ -110,18 +110,19 @@ def main() -> None:
         n = len(rows)
         pixels = torch.cat([pool.pixels[rows, 0], pool.pixels[rows, 1 + pick]]).to(options.device)
         tokens = torch.cat([pool.captions[rows, 0], pool.captions[rows, 1 + pick], pool.words[rows, pick]]).to(options.device)
+        real = (tokens == model.clip.config.text_config.eos_token_id).cumsum(-1) <= 1  # up to and with the first end token
+        longest = int(real.sum(-1).max())  # the tower is causal: padding after the end changes nothing before it
+        tokens, real = tokens[:, :longest], real[:, :longest]
         with torch.autocast(options.device, torch.bfloat16):
             images = model.pictures(pixels)
             states, texts = model.texts(tokens)
-            own, following = model.own_token(states), model.next_token(states[:, :-1])
+            own, following = model.own_token(states[real]), model.next_token(states[:, :-1][real[:, 1:]])
         images = images.float()
         change = functional.normalize(images[n:], dim=-1) - functional.normalize(images[:n], dim=-1)
-        eos = tokens == model.clip.config.text_config.eos_token_id
-        real = eos.cumsum(-1) <= 1  # up to and with the first end token; the rest is padding
         loss_picture = contrast(images, texts[: 2 * n], model.clip.logit_scale, tokens[: 2 * n])
         loss_change = contrast(change, texts[2 * n :], model.direction_scale, tokens[2 * n :])
-        loss_tokens = functional.cross_entropy(own[real].float(), tokens[real])
-        loss_tokens = loss_tokens + 0.5 * functional.cross_entropy(following[real[:, 1:]].float(), tokens[:, 1:][real[:, 1:]])
+        loss_tokens = functional.cross_entropy(own.float(), tokens[real])
+        loss_tokens = loss_tokens + 0.5 * functional.cross_entropy(following.float(), tokens[:, 1:][real[:, 1:]])
         run.apply(loss_picture + loss_change + 0.2 * loss_tokens, warmup=50)
         if run.step % 50 == 0:
             run.swap()

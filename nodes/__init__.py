@@ -1,0 +1,31 @@
+"""The nodes, a file for each room of core. Importing this needs ComfyUI."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .comfy import paths, supported
+from .editing import ApplyInstruction, EditGuiderNode
+from .instruction import LoadInstruction, SaveInstruction
+from .learning import LearnInstruction
+from .loading import LoadEditPairs, LoadInstructPix2Pix, MakeEditPairs
+
+
+class InstructBrushExtension(ComfyExtension):
+    """What ComfyUI asks for the pack's nodes."""
+
+    async def on_load(self) -> None:
+        """Enter the pack's model folder and the models that ComfyUI does not detect by itself."""
+        paths.register()
+        supported.register()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All nodes, in the order of a first use."""
+        return [
+            LoadInstructPix2Pix,
+            LoadEditPairs,
+            MakeEditPairs,
+            LearnInstruction,
+            SaveInstruction,
+            LoadInstruction,
+            ApplyInstruction,
+            EditGuiderNode,
+        ]

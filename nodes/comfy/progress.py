@@ -1,0 +1,80 @@
+"""What a user sees while an instruction is learned: the node's progress bar, a preview, and messages to the panel."""
+
+import base64
+import io
+import time
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+from PIL import Image
+from server import PromptServer
+
+EVENT = "instructbrush.learn"
+_INTERVAL = 0.5
+"""Seconds between messages: reading losses waits for the device."""
+
+Interrupted = comfy.model_management.InterruptProcessingException
+
+
+class LearningProgress:
+    """Progress of one learning run.
+
+    Args:
+        node: the node's id.
+        total: steps in all.
+        done: steps done before, in a run that goes on.
+    """
+
+    def __init__(self, node: str, total: int, done: int = 0) -> None:
+        self.node, self.total = node, total
+        self._bar = comfy.utils.ProgressBar(total, node_id=node)
+        self._began, self._done_before = time.monotonic(), done
+        self._next = 0.0
+        self._sent = 0
+
+    def due(self) -> bool:
+        """Whether it is time for a message again."""
+        return time.monotonic() >= self._next
+
+    def show(self, step: int, losses: list[float], preview: Image.Image | None = None, state: str = "") -> None:
+        """Tell how far it is.
+
+        Args:
+            step: steps done.
+            losses: of every step so far; those not yet sent are sent.
+            preview: a picture to show, or None to leave the last one.
+            state: a remark, such as where a cancelled run was kept.
+        """
+        self._next = time.monotonic() + _INTERVAL
+        self._bar.update_absolute(step, self.total, None if preview is None else ("JPEG", preview, 512))
+        message: dict[str, Any] = {
+            "node": self.node,
+            "step": step,
+            "total": self.total,
+            "loss": losses[-1] if losses else None,
+            "losses": losses[self._sent :],
+            "first": self._sent,
+            "seconds_left": self._seconds_left(step),
+            "state": state,
+        }
+        if preview is not None:
+            message["preview"] = data_url(preview)
+        self._sent = len(losses)
+        PromptServer.instance.send_sync(EVENT, message, PromptServer.instance.client_id)
+
+    def _seconds_left(self, step: int) -> float | None:
+        steps = step - self._done_before
+        return round((time.monotonic() - self._began) / steps * (self.total - step), 1) if steps > 0 else None
+
+
+def check_interrupted() -> None:
+    """Raise ComfyUI's own exception when the user pressed cancel."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def data_url(image: Image.Image) -> str:
+    """A picture as a JPEG in a data URL."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

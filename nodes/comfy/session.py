@@ -1,0 +1,184 @@
+"""A learning run inside ComfyUI: encoded with its CLIP and VAE, trained through its MODEL, watched, cancelled and taken up again."""
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import comfy.sd
+import torch
+from comfy.model_patcher import ModelPatcher
+from PIL import Image
+from torch import Tensor
+
+from ...core.editing.sampler import edit_latents
+from ...core.errors import LearningError, ModelError
+from ...core.instruction.artefact import Instruction
+from ...core.instruction.file import save_instruction
+from ...core.learning.checkpoint import load_checkpoint, save_checkpoint
+from ...core.learning.objective import PairLatents
+from ...core.learning.pairs import EditPair, EditPairs
+from ...core.learning.settings import LearningSettings
+from ...core.learning.trainer import Trainer
+from ...core.pictures import thumbnail, to_image
+from . import paths
+from .engine import ComfyDenoiser
+from .latents import decode_image, encode_image
+from .progress import Interrupted, LearningProgress, check_interrupted, data_url
+from .text import count_tokens, encode_window
+
+_CHECKPOINT_EVERY = 100
+_PREVIEW_STEPS = 12
+_PREVIEW_SIDE = 256
+
+
+class LearningSession:
+    """One run of Learn Instruction.
+
+    Args:
+        model, clip, vae: of one InstructPix2Pix model.
+        pairs: what to learn from.
+        watched: the pair whose edit is previewed.
+        init_text: words that come close to the edit.
+        settings: how to learn.
+        checkpointing: save memory by recomputing activations.
+
+    Raises:
+        ModelError: the parts do not fit each other, or the model is no InstructPix2Pix model.
+        LearningError: the init text is too long.
+    """
+
+    def __init__(
+        self,
+        model: ModelPatcher,
+        clip: comfy.sd.CLIP,
+        vae: comfy.sd.VAE,
+        pairs: EditPairs,
+        watched: EditPair,
+        init_text: str,
+        settings: LearningSettings,
+        checkpointing: bool = False,
+    ) -> None:
+        (context, pooled), (null, null_pooled) = encode_window(clip, init_text), encode_window(clip, "")
+        # Whatever was made in inference mode is copied out of it: autograd refuses such tensors.
+        with torch.inference_mode(False):
+            pooled, null_pooled = (states if states is None else states.clone() for states in (pooled, null_pooled))
+            self.denoiser = ComfyDenoiser(model, (pooled, null_pooled), checkpointing)
+            self.context, self.null_context = (states.clone().to(self.denoiser.device) for states in (context, null))
+        family = self.denoiser.description.family
+        if context.shape[1] != family.context_width:
+            raise ModelError(
+                f"Learn Instruction: CLIP gives text states {context.shape[1]} wide, the {family.title} needs {family.context_width}. "
+                "Connect MODEL, CLIP and VAE of the same Load InstructPix2Pix."
+            )
+        self.vae, self.pairs, self.watched = vae, pairs, watched
+        self.settings, self.init_text = settings, init_text
+        self.phrase_tokens = count_tokens(clip, init_text)
+        self.scale = family.scaling_factor
+        encoded = PairLatents.encode(pairs, lambda image: encode_image(vae, image), lambda latent: latent * self.scale)
+        self._watched_latent = self._trainable([encode_image(vae, watched.before[None])[0]])[0]
+        self.latents = PairLatents(self._trainable(encoded.before), self._trainable(encoded.after))
+
+    def run(self, node: str, preview_every: int = 0, resume: bool = True) -> tuple[Instruction, dict[str, Any]]:
+        """Learn.
+
+        Args:
+            node: id of the node that shows the progress.
+            preview_every: steps between previews, 0 for none.
+            resume: go on with a cancelled run of the same model, pairs and settings.
+
+        Returns:
+            The instruction, and the whole of what the panel showed.
+
+        Raises:
+            LearningError: what was learned is not worth keeping (not finite, nothing moved).
+            Interrupted: the user cancelled; what was learned lies in ``output/instructions/unfinished``.
+        """
+        with torch.inference_mode(False), self.denoiser.loaded(self._largest()):
+            trainer = Trainer(self.denoiser, self.latents, self.context, self.null_context, self.settings, self.init_text, self.phrase_tokens)
+            name = trainer.digest()[:12]
+            checkpoint, partial = paths.unfinished() / f"{name}.checkpoint", paths.unfinished() / f"{name}{paths.SUFFIX}"
+            if resume and checkpoint.exists():
+                load_checkpoint(trainer, checkpoint)
+                logging.info("InstructBrush: going on from step %d of a cancelled run.", trainer.steps_done)
+            progress = LearningProgress(node, self.settings.steps, trainer.steps_done)
+            progress.show(trainer.steps_done, trainer.losses)
+            picture: Image.Image | None = None
+
+            def after_step(done: int, total: int) -> None:
+                nonlocal picture
+                check_interrupted()
+                last = done == total
+                shown = None
+                if preview_every and (done % preview_every == 0 or last):
+                    shown = picture = self._preview(trainer)
+                if last or shown is not None or progress.due():
+                    progress.show(done, trainer.losses, shown)
+                    if not math.isfinite(trainer.losses[-1]):
+                        trainer.instruction()  # raises, and says at which step it went wrong
+                if done % _CHECKPOINT_EVERY == 0 and not last and math.isfinite(trainer.losses[-1]):
+                    save_checkpoint(trainer, checkpoint)
+
+            with self._kept(trainer, checkpoint, partial, progress):
+                trainer.run(after_step)
+                instruction = trainer.instruction()
+            for file in (checkpoint, partial):
+                file.unlink(missing_ok=True)
+        losses = [round(loss, 6) for loss in trainer.losses]
+        summary: dict[str, Any] = {"step": trainer.steps_done, "total": self.settings.steps, "losses": losses, "seconds_left": 0}
+        if picture is not None:
+            summary["preview"] = data_url(picture)
+        return instruction, summary
+
+    @contextmanager
+    def _kept(self, trainer: Trainer, checkpoint: Path, partial: Path, progress: LearningProgress) -> Iterator[None]:
+        """Keep what was learned when the user cancels; drop what must not be gone on with."""
+        try:
+            yield
+        except Interrupted:
+            if trainer.steps_done:
+                save_checkpoint(trainer, checkpoint)
+                save_instruction(trainer.instruction(partial.stem), partial, overwrite=True, thumbnail=thumbnail(self.pairs))
+                where = f"{paths.INSTRUCTIONS}/unfinished/{partial.name}"
+                state = f"cancelled at step {trainer.steps_done}, kept as output/{where}; run it again with the same settings to go on"
+                logging.warning("InstructBrush: %s", state)
+                progress.show(trainer.steps_done, trainer.losses, state=state)
+            raise
+        except LearningError:
+            checkpoint.unlink(missing_ok=True)
+            raise
+
+    @torch.no_grad()
+    def _preview(self, trainer: Trainer) -> Image.Image:
+        """The watched pair: before, edited so far (always from the same noise), after."""
+        latent = edit_latents(
+            self.denoiser,
+            self._watched_latent[None],
+            self.context,
+            self.null_context,
+            trainer.injection(),
+            steps=_PREVIEW_STEPS,
+            text_scale=self.settings.text_scale,
+            image_scale=self.settings.image_scale,
+            seed=self.settings.seed,
+        )
+        edited = decode_image(self.vae, latent / self.scale)[0]
+        self.denoiser.reload(self._largest())
+        strip = Image.new("RGB", (3 * _PREVIEW_SIDE, _PREVIEW_SIDE))
+        for place, picture in enumerate((self.watched.before, edited, self.watched.after)):
+            image = to_image(picture)
+            image.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
+            larger = image.resize((_PREVIEW_SIDE * image.width // max(image.size), _PREVIEW_SIDE * image.height // max(image.size)))
+            strip.paste(larger, (place * _PREVIEW_SIDE, 0))
+        return strip
+
+    def _trainable(self, latents: Any) -> list[Tensor]:
+        with torch.inference_mode(False):
+            return [latent.clone().to(self.denoiser.device, torch.float32) for latent in latents]
+
+    def _largest(self) -> tuple[int, ...]:
+        """Shape of the largest call: every segment, and for guidance two more branches."""
+        rows = self.settings.segments * (3 if self.settings.objective == "guided" else 1)
+        return (rows, *max((tuple(latent.shape) for latent in self.latents.after), key=math.prod))

@@ -1,0 +1,185 @@
+"""Nodes that edit pictures."""
+
+import logging
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..core.editing.injection import Injection, inject
+from ..core.editing.schedule import TRAIN_TIMESTEPS
+from ..core.errors import InstructionError
+from ..core.instruction.artefact import Instruction
+from .comfy import text
+from .comfy.describe import describe
+from .comfy.guider import EditGuider, with_picture
+from .comfy.latents import encode_image
+from .comfy.patch import attend, mark
+from .sockets import InstructionSocket
+
+OWN_SCALE = -1.0
+"""Stands for the scale that suits the model."""
+
+
+class ApplyInstruction(io.ComfyNode):
+    """An instruction into a conditioning."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstructBrushApply",
+            display_name="Apply Instruction",
+            category="InstructBrush/editing",
+            description="Lets a conditioning edit as the instruction has learned. Connect BOTH outputs: the instruction travels in the CONDITIONING and acts in the "
+            "MODEL. Masks, areas, ControlNets, LoRA and other attention patches work as usual.",
+            search_aliases=["use instruction", "apply learned edit", "visual instruction", "instructbrush", "edit by example"],
+            inputs=[
+                io.Model.Input("model", tooltip="An InstructPix2Pix model of the family that the instruction was learned on."),
+                io.Conditioning.Input(
+                    "conditioning",
+                    tooltip="The positive conditioning. Its words act where the instruction does not: at strengths below 1 and outside the timestep range. "
+                    "With the picture in it (InstructPixToPixConditioning before or after).",
+                ),
+                InstructionSocket.Input("instruction", tooltip="What to do."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-4.0,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="1 as learned, 0 leaves the graph as it is, between them a mixture with the words; beyond 1 exaggerates, below 0 inverts.",
+                ),
+                io.Int.Input(
+                    "start_timestep",
+                    default=TRAIN_TIMESTEPS,
+                    min=0,
+                    max=TRAIN_TIMESTEPS,
+                    tooltip="The instruction acts below this timestep. 1000 is pure noise, where sampling begins: 1000 acts from the beginning.",
+                    advanced=True,
+                ),
+                io.Int.Input(
+                    "end_timestep",
+                    default=0,
+                    min=0,
+                    max=TRAIN_TIMESTEPS,
+                    tooltip="The instruction acts down to this timestep, the words below it: T in the paper's Fig. 3. 0 edits fully, 1000 not at all; between "
+                    "them lies how much of the picture's detail is edited.",
+                ),
+                io.String.Input(
+                    "segment_strengths",
+                    default="",
+                    tooltip="One factor for every segment, from low noise (detail) to high noise (layout), for example: 1, 1, 1, 0.5, 0. Empty is 1 for all.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="MODEL", tooltip="Goes to the sampler or guider: without it the instruction does nothing."),
+                io.Conditioning.Output(display_name="CONDITIONING", tooltip="The conditioning that carries the instruction."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        conditioning: list[Any],
+        instruction: Instruction,
+        strength: float,
+        start_timestep: int,
+        end_timestep: int,
+        segment_strengths: str,
+    ) -> io.NodeOutput:
+        injection = _prepared(model, instruction, strength, _factors(segment_strengths), start_timestep, end_timestep)
+        if injection.is_identity:
+            return io.NodeOutput(model, conditioning)
+        return io.NodeOutput(attend(model), mark(conditioning, injection, describe(model)))
+
+
+class EditGuiderNode(io.ComfyNode):
+    """Everything between a picture and SamplerCustomAdvanced."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstructBrushEditGuider",
+            display_name="Edit Guider",
+            category="InstructBrush/editing",
+            description="Edits a picture by an instruction, by words, or by both, with InstructPix2Pix's guidance (Eq. 3): one node instead of three conditionings "
+            "wired by hand. Both outputs go to SamplerCustomAdvanced.",
+            search_aliases=["dual cfg guider", "instruct pix2pix guider", "edit image", "instructbrush guider", "image guidance"],
+            inputs=[
+                io.Model.Input("model", tooltip="An InstructPix2Pix model."),
+                io.Clip.Input("clip", tooltip="Its text encoder."),
+                io.Vae.Input("vae", tooltip="Its autoencoder."),
+                io.Image.Input("image", tooltip="The picture to edit, or several. Sides are cropped to multiples of 8."),
+                io.String.Input(
+                    "words",
+                    default="",
+                    multiline=True,
+                    tooltip="What to do, in words. With an instruction they act as far as its strength leaves room; then they may be empty.",
+                ),
+                io.Float.Input(
+                    "text_scale",
+                    default=OWN_SCALE,
+                    min=OWN_SCALE,
+                    max=30.0,
+                    step=0.1,
+                    tooltip="s_T of Eq. 3: how strongly to follow the instruction. -1 takes what suits the model (7.5; 2 for the pocket editor).",
+                ),
+                io.Float.Input(
+                    "image_scale",
+                    default=1.5,
+                    min=0.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="s_I of Eq. 3: how closely to keep to the picture.",
+                ),
+                io.Float.Input("strength", default=1.0, min=-4.0, max=4.0, step=0.05, tooltip="Strength of the instruction: 1 as learned, 0 the words alone."),
+                InstructionSocket.Input("instruction", optional=True, tooltip="A learned instruction. Without one, the words edit."),
+            ],
+            outputs=[
+                io.Guider.Output(display_name="GUIDER", tooltip="For SamplerCustomAdvanced."),
+                io.Latent.Output(display_name="LATENT", tooltip="An empty latent of the picture's size, for SamplerCustomAdvanced."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        image: torch.Tensor,
+        words: str,
+        text_scale: float,
+        image_scale: float,
+        strength: float,
+        instruction: Instruction | None = None,
+    ) -> io.NodeOutput:
+        family = describe(model).family
+        picture = encode_image(vae, image)
+        full, none = text.encode(clip, words), text.encode(clip, "")
+        if instruction is not None:
+            injection = _prepared(model, instruction, strength)
+            if not injection.is_identity:
+                model, full = attend(model), mark(full, injection, describe(model))
+        guider = EditGuider(model, family.default_text_scale if text_scale == OWN_SCALE else text_scale, image_scale)
+        guider.set_branches(with_picture(full, picture), with_picture(none, picture), none)
+        return io.NodeOutput(guider, {"samples": torch.zeros_like(picture)})
+
+
+def _prepared(
+    model: Any, instruction: Instruction, strength: float, factors: list[float] | None = None, start: int = TRAIN_TIMESTEPS, end: int = 0
+) -> Injection:
+    for remark in instruction.check_fits(describe(model)):
+        logging.warning("InstructBrush: %s", remark)
+    return inject(instruction, strength, factors, start, end)
+
+
+def _factors(words: str) -> list[float] | None:
+    if not words.strip():
+        return None
+    try:
+        return [float(word) for word in words.replace(";", ",").split(",")]
+    except ValueError as error:
+        raise InstructionError(f"Segment strengths: '{words}' is no list of numbers ({error}). Write for example: 1, 1, 1, 0.5, 0") from error

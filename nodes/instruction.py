@@ -1,0 +1,104 @@
+"""Nodes that keep instructions on disk."""
+
+import json
+from dataclasses import replace
+
+from comfy_api.latest import io, ui
+
+from ..core.errors import InstructionError
+from ..core.instruction.artefact import Instruction
+from ..core.instruction.file import load_instruction, read_thumbnail, save_instruction
+from ..core.pictures import from_image
+from .comfy import metadata, paths
+from .sockets import InstructionSocket, ShownInstruction, shown
+
+_NUMBER, _REFUSE, _OVERWRITE = "add a number", "refuse", "overwrite"
+
+
+class SaveInstruction(io.ComfyNode):
+    """An instruction into a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstructBrushSave",
+            display_name="Save Instruction",
+            category="InstructBrush/instruction",
+            description="Saves an instruction to output/instructions, with a thumbnail and the workflow that made it: dropping the file on the canvas opens it again.",
+            search_aliases=["export instruction", "save edit", "save learned edit", "save visual instruction"],
+            is_output_node=True,
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            inputs=[
+                InstructionSocket.Input("instruction", tooltip="What Learn Instruction gave."),
+                io.String.Input("name", default="instruction", tooltip="Name of the file, without ending. Sub-folders are made: weather/snow."),
+                io.Combo.Input(
+                    "if_taken",
+                    options=[_NUMBER, _REFUSE, _OVERWRITE],
+                    default=_NUMBER,
+                    tooltip="What to do when the name is taken: save under name_2, name_3 …; stop with an error; or replace the older file.",
+                ),
+            ],
+            outputs=[
+                InstructionSocket.Output(display_name="INSTRUCTION", tooltip="The same instruction, under its name."),
+                io.String.Output(display_name="path", tooltip="The file that was written."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, instruction: Instruction, name: str, if_taken: str) -> io.NodeOutput:
+        path = paths.new_instruction_path(name)
+        if if_taken == _NUMBER:
+            path = paths.free_path(path)
+        picture = instruction.thumbnail if isinstance(instruction, ShownInstruction) else None
+        titled = replace(instruction, info=replace(instruction.info, title=path.stem))
+        save_instruction(titled, path, overwrite=if_taken == _OVERWRITE, thumbnail=picture, extra=_graph(cls.hidden))
+        preview = ui.PreviewImage(from_image(picture)[None]).as_dict() if picture else {}
+        return io.NodeOutput(titled, str(path), ui={**preview, "text": [f"Saved to {path}"]})
+
+
+class LoadInstruction(io.ComfyNode):
+    """An instruction from a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstructBrushLoad",
+            display_name="Load Instruction",
+            category="InstructBrush/instruction",
+            description="Loads an instruction from models/instructions or output/instructions.",
+            search_aliases=["load edit", "import instruction", "load visual instruction", "learned edit"],
+            has_intermediate_output=True,
+            inputs=[io.Combo.Input("name", options=paths.instruction_names(), tooltip="An instruction file. Key R reads the list again.")],
+            outputs=[InstructionSocket.Output(display_name="INSTRUCTION", tooltip="The instruction, for Apply Instruction or Edit Guider.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, name: str) -> bool | str:
+        try:
+            paths.instruction_path(name)
+        except InstructionError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str) -> str:
+        return paths.file_state(paths.instruction_path(name))
+
+    @classmethod
+    def execute(cls, name: str) -> io.NodeOutput:
+        path = paths.instruction_path(name)
+        picture = read_thumbnail(path)
+        loaded = shown(load_instruction(path), picture)
+        info = loaded.info
+        words = f"from '{info.init_text}', " if info.init_text else ""
+        remark = f"{info.family}: {words}{info.pairs} pairs, {info.steps} steps, {info.segments} segments x {info.tokens} rows"
+        preview = ui.PreviewImage(from_image(picture)[None]).as_dict() if picture else {}
+        return io.NodeOutput(loaded, ui={**preview, "text": [remark]})
+
+
+def _graph(hidden: io.HiddenHolder) -> dict[str, str]:
+    """The prompt and the workflow as header entries, unless the server was started with ``--disable-metadata``."""
+    if metadata.disabled():
+        return {}
+    entries = {"prompt": hidden.prompt} if hidden.prompt else {}
+    return {key: json.dumps(value) for key, value in {**entries, **(hidden.extra_pnginfo or {})}.items()}
