@@ -30,8 +30,8 @@ class ApplyInstruction(io.ComfyNode):
             node_id="InstructBrushApply",
             display_name="Apply Instruction",
             category="InstructBrush/editing",
-            description="Lets a conditioning edit as the instruction has learned. Connect BOTH outputs: the instruction travels in the CONDITIONING and acts in the "
-            "MODEL. Masks, areas, ControlNets, LoRA and other attention patches work as usual.",
+            description="Lets a conditioning edit as the instruction has learned. Connect BOTH outputs: the instruction travels in the "
+            "CONDITIONING and acts in the MODEL. Masks, areas, ControlNets, LoRA and other attention patches work as usual.",
             search_aliases=["use instruction", "apply learned edit", "visual instruction", "instructbrush", "edit by example"],
             inputs=[
                 io.Model.Input("model", tooltip="An InstructPix2Pix model of the family that the instruction was learned on."),
@@ -54,6 +54,7 @@ class ApplyInstruction(io.ComfyNode):
                     default=TRAIN_TIMESTEPS,
                     min=0,
                     max=TRAIN_TIMESTEPS,
+                    optional=True,
                     tooltip="The instruction acts below this timestep. 1000 is pure noise, where sampling begins: 1000 acts from the beginning.",
                     advanced=True,
                 ),
@@ -68,6 +69,7 @@ class ApplyInstruction(io.ComfyNode):
                 io.String.Input(
                     "segment_strengths",
                     default="",
+                    optional=True,
                     tooltip="One factor for every segment, from low noise (detail) to high noise (layout), for example: 1, 1, 1, 0.5, 0. Empty is 1 for all.",
                     advanced=True,
                 ),
@@ -85,9 +87,9 @@ class ApplyInstruction(io.ComfyNode):
         conditioning: list[Any],
         instruction: Instruction,
         strength: float,
-        start_timestep: int,
         end_timestep: int,
-        segment_strengths: str,
+        start_timestep: int = TRAIN_TIMESTEPS,
+        segment_strengths: str = "",
     ) -> io.NodeOutput:
         injection = _prepared(model, instruction, strength, _factors(segment_strengths), start_timestep, end_timestep)
         if injection.is_identity:
@@ -104,8 +106,8 @@ class EditGuiderNode(io.ComfyNode):
             node_id="InstructBrushEditGuider",
             display_name="Edit Guider",
             category="InstructBrush/editing",
-            description="Edits a picture by an instruction, by words, or by both, with InstructPix2Pix's guidance (Eq. 3): one node instead of three conditionings "
-            "wired by hand. Both outputs go to SamplerCustomAdvanced.",
+            description="Edits a picture by an instruction, by words, or by both, with InstructPix2Pix's guidance (Eq. 3): one node instead of "
+            "three conditionings wired by hand. Both outputs go to SamplerCustomAdvanced.",
             search_aliases=["dual cfg guider", "instruct pix2pix guider", "edit image", "instructbrush guider", "image guidance"],
             inputs=[
                 io.Model.Input("model", tooltip="An InstructPix2Pix model."),

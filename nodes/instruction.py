@@ -24,7 +24,8 @@ class SaveInstruction(io.ComfyNode):
             node_id="InstructBrushSave",
             display_name="Save Instruction",
             category="InstructBrush/instruction",
-            description="Saves an instruction to output/instructions, with a thumbnail and the workflow that made it: dropping the file on the canvas opens it again.",
+            description="Saves an instruction to output/instructions, with a thumbnail and the workflow that made it: dropping the file on the "
+            "canvas opens it again.",
             search_aliases=["export instruction", "save edit", "save learned edit", "save visual instruction"],
             is_output_node=True,
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],

@@ -25,8 +25,9 @@ class LearnInstruction(io.ComfyNode):
             node_id="InstructBrushLearn",
             display_name="Learn Instruction",
             category="InstructBrush/learning",
-            description="Learns what the pairs have in common: keys and values for every cross-attention layer of the model (InstructBrush). The model itself is not "
-            "changed. A cancelled run keeps what it learned in output/instructions/unfinished, and goes on when it is run again with the same settings.",
+            description="Learns what the pairs have in common: keys and values for every cross-attention layer of the model (InstructBrush). "
+            "The model itself is not changed. A cancelled run keeps what it learned in output/instructions/unfinished, and goes on when it is "
+            "run again with the same settings.",
             search_aliases=["train instruction", "instructbrush", "learn edit", "visual instruction", "inversion", "textual inversion", "edit from examples"],
             has_intermediate_output=True,
             hidden=[io.Hidden.unique_id],
@@ -47,8 +48,8 @@ class LearnInstruction(io.ComfyNode):
                     "preset",
                     options=[_CUSTOM, *PRESETS],
                     default=_CUSTOM,
-                    tooltip="custom: the values below. pocket: what served the pocket editor best. paper: the paper's (as many tokens as the init text, 1000 steps, rate "
-                    "0.001, separate segments). A preset takes the place of every value below, except the seed and the previews.",
+                    tooltip="custom: the values below. pocket: what served the pocket editor best. paper: the paper's (as many tokens as the init "
+                    "text, 1000 steps, rate 0.001, separate segments). A preset takes the place of every value below, except the seed and the previews.",
                 ),
                 io.Int.Input(
                     "tokens",
@@ -62,13 +63,15 @@ class LearnInstruction(io.ComfyNode):
                     default=POCKET.segments,
                     min=1,
                     max=50,
-                    tooltip="j, parts of the noise schedule with an instruction each: layout is decided where there is much noise, detail where there is little.",
+                    tooltip="j, parts of the noise schedule with an instruction each: layout is decided where there is much noise, detail where "
+                    "there is little.",
                 ),
                 io.Combo.Input(
                     "segment_mode",
                     options=["shared", "separate"],
                     default=POCKET.parametrisation,
-                    tooltip="shared: what the segments have in common is learned together, then their differences; learns faster. separate: each for itself (the paper).",
+                    tooltip="shared: what the segments have in common is learned together, and their differences; learns faster. "
+                    "separate: each for itself (the paper).",
                 ),
                 io.Int.Input("steps", default=POCKET.steps, min=1, max=100_000, tooltip="Learning steps. Each trains all segments, one sample each."),
                 io.Float.Input(
@@ -84,8 +87,8 @@ class LearnInstruction(io.ComfyNode):
                     "objective",
                     options=["plain", "guided"],
                     default=POCKET.objective,
-                    tooltip="plain: the instructed branch alone must predict the noise (Eq. 5); cheaper. guided: the guided prediction of three branches must (Eq. 3); slower, "
-                    "and made for the scales it is learned with.",
+                    tooltip="plain: the instructed branch alone must predict the noise (Eq. 5); cheaper. guided: the guided prediction of three "
+                    "branches must (Eq. 3); slower, and made for the scales it is learned with.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -108,18 +111,21 @@ class LearnInstruction(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "gradient_checkpointing",
+                    optional=True,
                     default=False,
                     tooltip="Recompute instead of keeping: about a third slower, a fraction of the memory. Switch it on when memory runs out.",
                     advanced=True,
                 ),
                 io.Boolean.Input(
                     "resume",
+                    optional=True,
                     default=True,
                     tooltip="Go on where a cancelled run with the same model, pairs and settings stopped. The result is the same as without stopping.",
                     advanced=True,
                 ),
                 io.Float.Input(
                     "final_learning_rate",
+                    optional=True,
                     default=POCKET.final_learning_rate,
                     min=0.000001,
                     max=1.0,
@@ -130,14 +136,16 @@ class LearnInstruction(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "weighting",
+                    optional=True,
                     options=["min_snr", "none"],
                     default=POCKET.weighting,
                     tooltip="min_snr: noise levels count by how much there is to learn in them. none: all alike (the paper).",
                     advanced=True,
                 ),
-                io.Boolean.Input("include_bos", default=False, tooltip="Learn the start-of-text row too.", advanced=True),
+                io.Boolean.Input("include_bos", default=False, optional=True, tooltip="Learn the start-of-text row too.", advanced=True),
                 io.Float.Input(
                     "text_scale",
+                    optional=True,
                     default=_OWN_SCALE,
                     min=_OWN_SCALE,
                     max=30.0,
@@ -145,7 +153,16 @@ class LearnInstruction(io.ComfyNode):
                     tooltip="s_T of the guided objective and of previews. -1 takes what suits the model (7.5; 2 for the pocket editor).",
                     advanced=True,
                 ),
-                io.Float.Input("image_scale", default=1.5, min=0.0, max=10.0, step=0.05, tooltip="s_I of the guided objective and of previews.", advanced=True),
+                io.Float.Input(
+                    "image_scale",
+                    optional=True,
+                    default=1.5,
+                    min=0.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="s_I of the guided objective and of previews.",
+                    advanced=True,
+                ),
             ],
             outputs=[
                 InstructionSocket.Output(display_name="INSTRUCTION", tooltip="What was learned, for Apply Instruction, Edit Guider and Save Instruction.")

@@ -88,6 +88,7 @@ class ComfyDenoiser:
         whatever the UNet itself predicts.
         """
         base = self.patcher.model
+        timesteps = timesteps.round().long()  # samplers use the places between, too
         options = self._transformer_options(timesteps)
         if injection is not None and not injection.is_identity:
             context, options = inject_call(injection, self.description.sites, timesteps, context, options)

@@ -1,0 +1,92 @@
+"""Small graphs and things to put into them, shared by the tests of this folder."""
+
+from typing import Any
+
+import torch
+
+MODEL_NAME = "pocket editor (built in)"
+STEPS = 4
+
+
+class Parts:
+    """The outputs of Load InstructPix2Pix in a graph."""
+
+    def __init__(self, graph: Any, name: str = MODEL_NAME) -> None:
+        node = graph.node("InstructBrushLoadModel", model_name=name)
+        self.model, self.clip, self.vae = node.out(0), node.out(1), node.out(2)
+
+
+def picture(seed: int = 0, count: int = 1, height: int = 64, width: int = 64) -> torch.Tensor:
+    """Smooth random pictures [count, height, width, 3] in 0..1."""
+    coarse = torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1).movedim(1, -1)
+
+
+def pairs(comfy: Any, count: int = 3, side: int = 64) -> Any:
+    """Pairs whose after-picture is warmer and darker than the before-picture."""
+    before = picture(100, count, side, side)
+    after = (before * torch.tensor([0.9, 0.6, 0.3])).clamp(0, 1)
+    return comfy.pack("core.learning.pairs").make_pairs(before, after)
+
+
+def instruction(comfy: Any, seed: int = 0, segments: int = 5, tokens: int = 8, scale: float = 1.0) -> Any:
+    """An instruction for the pocket editor with random keys and values."""
+    description = comfy.pack("core.models.loading").load_editor().description
+    artefact = comfy.pack("core.instruction.artefact")
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(width: int) -> torch.Tensor:
+        return scale * torch.randn(segments, tokens, width, generator=generator)
+
+    info = artefact.InstructionInfo("pocket", description.fingerprint, segments, tokens, init_text="seeded", model_title="pocket editor")
+    context = torch.randn(32, description.family.context_width, generator=generator)
+    keys = {site.name: draw(site.width) for site in description.sites}
+    values = {site.name: draw(site.width) for site in description.sites}
+    return artefact.Instruction(keys, values, context, 1, info)
+
+
+def conditioned(graph: Any, parts: Parts, image: Any, words: str = "make it night") -> tuple[Any, Any, Any]:
+    """Stock nodes: positive, negative and latent for editing ``image``."""
+    positive = graph.node("CLIPTextEncode", clip=parts.clip, text=words).out(0)
+    negative = graph.node("CLIPTextEncode", clip=parts.clip, text="").out(0)
+    node = graph.node("InstructPixToPixConditioning", positive=positive, negative=negative, vae=parts.vae, pixels=image)
+    return node.out(0), node.out(1), node.out(2)
+
+
+def sampled(graph: Any, model: Any, positive: Any, negative: Any, latent: Any, **changes: Any) -> Any:
+    """Stock KSampler; its LATENT."""
+    settings = {"seed": 3, "steps": STEPS, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0, **changes}
+    return graph.node("KSampler", model=model, positive=positive, negative=negative, latent_image=latent, **settings).out(0)
+
+
+def applied(graph: Any, comfy: Any, model: Any, conditioning: Any, learned: Any, **changes: Any) -> tuple[Any, Any]:
+    """Apply Instruction; MODEL and CONDITIONING."""
+    settings = {"strength": 1.0, "end_timestep": 0, **changes}
+    node = graph.node("InstructBrushApply", model=model, conditioning=conditioning, instruction=comfy.give(graph, learned), **settings)
+    return node.out(0), node.out(1)
+
+
+def learning(graph: Any, comfy: Any, parts: Parts, **changes: Any) -> Any:
+    """Learn Instruction with settings that take a second or two; the node."""
+    settings = {
+        "init_text": "make it warm",
+        "preset": "custom",
+        "tokens": 4,
+        "segments": 2,
+        "segment_mode": "shared",
+        "steps": 6,
+        "learning_rate": 0.03,
+        "objective": "plain",
+        "seed": 0,
+        "preview_every": 0,
+        "hold_out": 0,
+        **changes,
+    }
+    if "pairs" not in settings:
+        settings["pairs"] = comfy.give(graph, pairs(comfy))
+    return graph.node("InstructBrushLearn", model=parts.model, clip=parts.clip, vae=parts.vae, **settings)
+
+
+def images_of(comfy: Any, graph: Any, parts: Parts, latent: Any) -> torch.Tensor:
+    """Stock VAE Decode of a LATENT, run."""
+    return comfy.values(graph, graph.node("VAEDecode", samples=latent, vae=parts.vae).out(0))[0]

@@ -1,0 +1,139 @@
+"""Learn Instruction: it learns, it is watched, it is cancelled and goes on exactly, and it keeps nothing broken."""
+
+import pytest
+import torch
+
+from instructbrush.tests.comfy.graphs import Parts, learning, pairs
+
+
+def learned(comfy, **changes):
+    graph = comfy.graph()
+    return comfy.values(graph, learning(graph, comfy, Parts(graph), **changes).out(0))[0]
+
+
+def same(first, second):
+    tensors = [(first.keys[site], second.keys[site]) for site in first.keys] + [(first.values[site], second.values[site]) for site in first.values]
+    return all(torch.equal(a, b) for a, b in tensors)
+
+
+def unfinished(comfy):
+    return sorted(path.name for path in comfy.pack("nodes.comfy.paths").unfinished().glob("*"))
+
+
+class Cancel:
+    """Press cancel when the progress bar reaches a step."""
+
+    def __init__(self, comfy, step):
+        self.comfy, self.step = comfy, step
+
+    def __enter__(self):
+        import comfy.model_management as management
+
+        self.learner = self.comfy.pack("core.learning.trainer").Trainer
+        self.original = self.learner.step
+
+        def step(trainer):
+            self.original(trainer)
+            if trainer.steps_done == self.step:
+                management.interrupt_current_processing(True)
+
+        self.learner.step = step
+
+    def __exit__(self, *_):
+        self.learner.step = self.original
+
+
+def test_an_instruction_is_learned(comfy):
+    result = learned(comfy)
+    assert result.info.tokens == 4 and result.info.segments == 2 and result.info.steps == 6 and result.info.pairs == 3
+    assert result.info.init_text == "make it warm" and result.info.family == "pocket"
+    assert result.thumbnail.size == (256, 128)
+    assert len(result.info.losses) == 6 and not torch.equal(*next(iter(result.keys.values())))
+
+
+def test_the_same_seed_learns_the_same(comfy):
+    first = learned(comfy)
+    comfy.forget()
+    assert same(first, learned(comfy))
+    assert not same(first, learned(comfy, seed=1))
+
+
+def test_progress_and_preview_are_shown(comfy):
+    graph = comfy.graph()
+    node = learning(graph, comfy, Parts(graph), preview_every=3, hold_out=3)
+    comfy.forget()
+    run = comfy.run(graph, node.out(0))
+    messages = run.data("instructbrush.learn")
+    assert messages[-1]["step"] == messages[-1]["total"] == 6
+    told = [None] * 6
+    for message in messages:
+        told[message["first"] : message["first"] + len(message["losses"])] = message["losses"]
+    assert len(told) == 6 and all(isinstance(loss, float) for loss in told)
+    assert sum(1 for message in messages if message.get("preview", "").startswith("data:image/jpeg;base64,")) == 2
+    assert any(entry["preview"] is not None for entry in run.data("progress"))
+    assert run.values[0].info.pairs == 2  # one was held out
+    summary = run.data("executed")[-1]["output"]["learning"][0] if run.data("executed") else None
+    assert summary is None or len(summary["losses"]) == 6
+
+
+@pytest.mark.parametrize("objective", ["plain", "guided"])
+@pytest.mark.parametrize("mode", ["shared", "separate"])
+def test_a_cancelled_run_goes_on_exactly(comfy, objective, mode):
+    settings = {"objective": objective, "segment_mode": mode, "steps": 5, "seed": 11}
+    whole = learned(comfy, **settings, resume=False)
+    comfy.forget()
+    graph = comfy.graph()
+    node = learning(graph, comfy, Parts(graph), **settings)
+    with Cancel(comfy, 3):
+        run = comfy.attempt(graph, node.out(0))
+    assert run.error["exception_type"] == "interrupted"
+    state = run.data("instructbrush.learn")[-1]["state"]
+    assert state.startswith("cancelled at step 3, kept as output/instructions/unfinished/")
+    kept = unfinished(comfy)
+    assert len(kept) == 2 and kept[0].endswith(".checkpoint") and kept[1].endswith(".safetensors")
+    partial = comfy.pack("core.instruction.file").load_instruction(comfy.pack("nodes.comfy.paths").unfinished() / kept[1])
+    assert partial.info.steps == 3
+    resumed = learned(comfy, **settings)
+    assert same(whole, resumed) and resumed.info.losses == whole.info.losses
+    assert unfinished(comfy) == []
+
+
+def test_gradient_checkpointing_learns_the_same(comfy):
+    first, second = learned(comfy), learned(comfy, gradient_checkpointing=True)
+    for site in first.keys:
+        assert torch.allclose(first.keys[site], second.keys[site], atol=1e-5)
+
+
+def test_the_model_keeps_no_gradients_and_samples_as_before(comfy):
+    graph = comfy.graph()
+    parts = Parts(graph)
+    model = comfy.values(graph, parts.model)[0]
+    before = {name: value.clone() for name, value in model.model.state_dict().items()}
+    comfy.run(graph, learning(graph, comfy, parts, seed=5).out(0))
+    assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.model.parameters())
+
+
+def test_a_run_that_is_not_finite_is_refused(comfy):
+    graph = comfy.graph()
+    before = pairs(comfy, 1)[0].before[None]
+    broken = comfy.pack("core.learning.pairs").EditPairs((comfy.pack("core.learning.pairs").EditPair(before[0], before[0] * float("inf"), "0"),))
+    node = learning(graph, comfy, Parts(graph), pairs=comfy.give(graph, broken))
+    assert comfy.error(graph, node.out(0)) == "Learning: the loss was not finite at step 1. Nothing is kept: lower the learning rate (0.03)."
+    assert unfinished(comfy) == []
+
+
+@pytest.mark.parametrize("preset", ["pocket", "paper"])
+def test_presets_take_the_place_of_the_values(comfy, preset):
+    graph = comfy.graph()
+    node = learning(graph, comfy, Parts(graph), preset=preset, seed=7)
+    comfy.forget()
+    with Cancel(comfy, 1):
+        comfy.attempt(graph, node.out(0))
+    folder = comfy.pack("nodes.comfy.paths").unfinished()
+    partial = comfy.pack("core.instruction.file").load_instruction(next(folder.glob("*.safetensors")))
+    expected = comfy.pack("core.learning.settings").PRESETS[preset]
+    assert partial.info.settings["learning_rate"] == expected.learning_rate and partial.info.settings["steps"] == expected.steps
+    assert partial.info.settings["seed"] == 7
+    for path in folder.glob("*"):
+        path.unlink()
