@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+
 from instructbrush.core.editing.injection import inject
 from instructbrush.core.learning.objective import PairLatents
 from instructbrush.core.learning.settings import POCKET
@@ -89,6 +90,7 @@ def bench_learning(rounds: int) -> dict[str, float]:
 def bench_sampling(rounds: int, steps: int = 20, batch: int = 1) -> dict[str, float]:
     """Seconds of a whole edit by words and by an instruction."""
     import comfy.samplers
+
     from instructbrush.nodes.comfy import text
     from instructbrush.nodes.comfy.describe import describe
     from instructbrush.nodes.comfy.guider import EditGuider, with_picture

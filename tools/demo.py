@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
+
 from instructbrush.tools.comfy_server import ComfyServer, device_arguments
 from instructbrush.tools.get_comfyui import HOLD
 from instructbrush.tools.pocket.heldout import EFFECTS, HeldOutEffect
-from PIL import Image, ImageDraw
 
 REPO = Path(__file__).resolve().parents[1]
 OUT = REPO / "output" / "demo"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..errors import InstructionError
 from ..instruction.artefact import Instruction
@@ -100,6 +101,41 @@ class Injection:
             common = math.lcm(cond.shape[1], length)
             cond, learned = cond.repeat(1, common // cond.shape[1], 1), learned.repeat(1, common // length, 1)
         return torch.lerp(cond, learned, strength.to(cond.dtype))
+
+
+class RowInjections:
+    """Several injections in one model call, each on rows of its own, so that instructed and plain branches run as one batch.
+
+    Made anew for every call. Contexts of differing length are padded for the projections and cut again before anything attends to them.
+
+    Args:
+        parts: one for each of equally large groups of rows; None leaves its rows to the model.
+    """
+
+    is_identity = False
+
+    def __init__(self, parts: Sequence[Injection | None]) -> None:
+        self._parts = parts
+        self._lengths: list[int] = []
+
+    def context_for(self, context: Tensor) -> Tensor:
+        """As :meth:`Injection.context_for`, for all groups."""
+        groups = zip(self._parts, context.chunk(len(self._parts)), strict=True)
+        contexts = [rows if part is None else part.context_for(rows) for part, rows in groups]
+        self._lengths = [rows.shape[1] for rows in contexts]
+        longest = max(self._lengths)
+        return torch.cat([functional.pad(rows, (0, 0, 0, longest - rows.shape[1])) for rows in contexts])
+
+    def keys_values(self, site: str, keys: Tensor, values: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`Injection.keys_values`, for all groups."""
+        count = len(self._parts)
+        pairs = []
+        for part, length, k, v, t in zip(self._parts, self._lengths, keys.chunk(count), values.chunk(count), timesteps.chunk(count), strict=True):
+            k, v = k[:, :length], v[:, :length]
+            pairs.append((k, v) if part is None else part.keys_values(site, k, v, t))
+        common = math.lcm(*(k.shape[1] for k, _ in pairs))
+        whole = [(k.repeat(1, common // k.shape[1], 1), v.repeat(1, common // v.shape[1], 1)) if k.shape[1] != common else (k, v) for k, v in pairs]
+        return torch.cat([k for k, _ in whole]), torch.cat([v for _, v in whole])
 
 
 def inject(

@@ -1,9 +1,10 @@
 """How an instruction acts in a ComfyUI graph.
 
 The instruction travels in the CONDITIONING: every entry gets a :class:`Mark` among its ``model_conds``, which survives masks, areas, timestep
-ranges, ControlNets and combining, and keeps the entry from being batched with others. The MODEL carries one wrapper, the same for all
-instructions, that meets the mark when the UNet is called and replaces keys and values in that call alone. Anything that has already been put in
-their place (IPAdapter and the like) is called with the learned ones.
+ranges, ControlNets and combining. The MODEL carries one wrapper, the same for all instructions, that meets the marks when the UNet is called and
+replaces keys and values in that call alone, in the rows of the marked entries. Anything that has already been put in their place (IPAdapter and the
+like) is called with the learned ones. While an attending MODEL samples, entries without an instruction carry an empty mark, so that ComfyUI batches them
+with the others and an edit costs as many model calls as one by words.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from comfy.model_sampling import ModelSamplingDiscrete
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...core.editing.injection import Injection
+from ...core.editing.injection import Injection, RowInjections
 from ...core.errors import InstructionError, ModelError
 from ...core.models.attention import Site
 from ...core.models.families import ModelDescription
@@ -42,7 +43,7 @@ class Mark:
         self.attended = False
         self._injections = {injection.context.device: injection}
 
-    def hand_out(self) -> "Mark":
+    def hand_out(self) -> None:
         """Called for every model call that this instruction takes part in.
 
         Raises:
@@ -55,7 +56,6 @@ class Mark:
                 "Connect the MODEL output of Apply Instruction to the sampler or guider."
             )
         self.awaited = True
-        return self
 
     def receive(self, device: torch.device) -> Injection:
         """Called by the wrapper on MODEL.
@@ -70,13 +70,20 @@ class Mark:
 
 
 class _MarkCond(CONDConstant):
-    """A :class:`Mark` in the form in which ComfyUI carries conditions to the model; entries are batched only with entries of the same mark."""
+    """A :class:`Mark`, or None, in the form in which ComfyUI carries conditions to the model. In a batch they become a tuple, one for each entry."""
 
     def can_concat(self, other: "_MarkCond") -> bool:
-        return self.cond is other.cond
+        return True
 
-    def concat(self, others: "list[_MarkCond]") -> Mark:
-        return self.cond.hand_out()
+    def concat(self, others: "list[_MarkCond]") -> tuple[Mark | None, ...]:
+        marks = (self.cond, *(other.cond for other in others))
+        for each in dict.fromkeys(marks):
+            if each is not None:
+                each.hand_out()
+        return marks
+
+
+_UNMARKED = _MarkCond(None)
 
 
 def mark(conditioning: Conditioning, injection: Injection, model: ModelDescription) -> Conditioning:
@@ -108,7 +115,7 @@ def attend(model: ModelPatcher) -> ModelPatcher:
 
 
 def inject_call(
-    injection: Injection, sites: tuple[Site, ...], timesteps: Tensor, context: Tensor, transformer_options: dict[str, Any]
+    injection: Injection | RowInjections, sites: tuple[Site, ...], timesteps: Tensor, context: Tensor, transformer_options: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Any]]:
     """Prepare one UNet call.
 
@@ -149,7 +156,7 @@ _SCHEDULE = ModelSamplingDiscrete()
 class _InjectedAttention:
     """Attention of one site with the instruction's keys and values, through whatever attention was in its place before."""
 
-    def __init__(self, site: str, injection: Injection, timesteps: Tensor, previous: Replace | None) -> None:
+    def __init__(self, site: str, injection: Injection | RowInjections, timesteps: Tensor, previous: Replace | None) -> None:
         self.site = site
         self.injection = injection
         self.timesteps = timesteps
@@ -166,9 +173,12 @@ class _InjectedAttention:
 def _call_unet(
     executor: Any, x: Tensor, timesteps: Tensor, context: Tensor, y: Any, control: Any, transformer_options: dict[str, Any], **kwargs: Any
 ) -> Tensor:
-    found = kwargs.pop(KEY, None)
+    marks: tuple[Mark | None, ...] = kwargs.pop(KEY, ())
+    found = next((each for each in marks if each is not None), None)
     if found is not None:
-        injection = found.receive(x.device)
+        received = {each: each.receive(x.device) for each in marks if each is not None}
+        alike = len(received) == 1 and None not in marks
+        injection = received[found] if alike else RowInjections([None if each is None else received[each] for each in marks])
         rows = train_timesteps(timesteps, found.edm)
         context, transformer_options = inject_call(injection, found.sites, rows, context, transformer_options)
     return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
@@ -176,7 +186,11 @@ def _call_unet(
 
 def _sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """Sampling with an attending MODEL: whatever skips model calls (caches), the marks are in good hands, and none is left from a broken run."""
-    marks = [entry["model_conds"][KEY].cond for conds in executor.class_obj.conds.values() for entry in conds if KEY in entry.get("model_conds", {})]
+    entries = [entry for conds in executor.class_obj.conds.values() for entry in conds]
+    marks = [entry["model_conds"][KEY].cond for entry in entries if KEY in entry.get("model_conds", {})]
+    if marks:
+        for entry in entries:  # the sampler's own copies; only their inner dicts are shared with the graph
+            entry["model_conds"] = {KEY: _UNMARKED, **entry.get("model_conds", {})}
     for found in marks:
         found.awaited, found.attended = False, True
     try:

@@ -51,13 +51,13 @@ def close(first, second, tolerance=2e-5):
 
 def test_conditioning_without_the_model_is_refused(comfy):
     chain = Chain(comfy)
-    _, chain.positive = chain.branch(instruction(comfy))
+    attending, chain.positive = chain.branch(instruction(comfy))
     assert chain.error() == (
         "Apply Instruction: its CONDITIONING reached the sampler but its MODEL did not, so the instruction would do nothing. "
         "Connect the MODEL output of Apply Instruction to the sampler or guider."
     )
     # The same CONDITIONING, cached, works once the MODEL is wired.
-    chain.model, _ = chain.branch(instruction(comfy))
+    chain.model = attending
     assert torch.isfinite(chain.sample()).all()
 
 

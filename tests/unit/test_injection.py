@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from instructbrush.core.editing.injection import inject
+from instructbrush.core.editing.injection import RowInjections, inject
 from instructbrush.core.errors import InstructionError
 from instructbrush.core.instruction.artefact import Instruction, InstructionInfo
 from torch import Tensor
@@ -82,6 +82,26 @@ def test_conditionings_of_another_length_keep_their_attention() -> None:
     full = project(learned.context_for(cond), 8)
     reference, _ = learned.keys_values("down.attn2", full, full, torch.tensor([900]))
     assert torch.allclose(scaled_dot_product_attention(query, got, got), scaled_dot_product_attention(query, reference, reference), atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [LENGTH, 8])
+def test_groups_of_rows_get_what_they_get_alone(length: int) -> None:
+    """Plain rows, a whole injection and a half one in one batch, also where their contexts differ in length."""
+    instruction = make_instruction()
+    parts = [None, inject(instruction), inject(instruction, 0.5)]
+    context, times, query = torch.randn(6, length, WIDTH), torch.tensor([10, 900] * 3), torch.randn(2, 5, 8)
+    joined = RowInjections(parts)
+    frozen = project(joined.context_for(context), 8)
+    keys, values = joined.keys_values("down.attn2", frozen, 2 * frozen, times)
+    for index, part in enumerate(parts):
+        rows = slice(2 * index, 2 * index + 2)
+        alone = project(context[rows] if part is None else part.context_for(context[rows]), 8)
+        k, v = (alone, 2 * alone) if part is None else part.keys_values("down.attn2", alone, 2 * alone, times[rows])
+        if length == LENGTH:
+            assert torch.equal(keys[rows], k) and torch.equal(values[rows], v)
+        torch.testing.assert_close(
+            scaled_dot_product_attention(query, keys[rows], values[rows]), scaled_dot_product_attention(query, k, v), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_identity_is_known_beforehand() -> None:
