@@ -66,7 +66,11 @@ class LoadEditPairs(io.ComfyNode):
             search_aliases=["before after", "image pairs", "training pairs", "dataset", "visual instruction"],
             has_intermediate_output=True,
             inputs=[
-                io.Combo.Input("folder", options=paths.pairs_folders(), tooltip="A folder inside ComfyUI's input folder. Key R reads the list again."),
+                io.Combo.Input(
+                    "folder",
+                    options=paths.pairs_folders(),
+                    tooltip="A folder inside ComfyUI's input folder, or an example that comes with the pack. Key R reads the list again.",
+                ),
                 io.Int.Input(
                     "size",
                     default=0,
@@ -77,7 +81,11 @@ class LoadEditPairs(io.ComfyNode):
                     "Best is what the model was made for: 128 for the pocket editor, 512 for SD1.5, 1024 for SDXL.",
                 ),
             ],
-            outputs=[Pairs.Output(display_name="PAIRS", tooltip="The pairs, for Learn Instruction.")],
+            outputs=[
+                Pairs.Output(display_name="PAIRS", tooltip="The pairs, for Learn Instruction."),
+                io.Image.Output(display_name="before", is_output_list=True, tooltip="The pictures before the edit, one after the other."),
+                io.Image.Output(display_name="after", is_output_list=True, tooltip="The pictures after the edit, one after the other."),
+            ],
         )
 
     @classmethod
@@ -95,7 +103,7 @@ class LoadEditPairs(io.ComfyNode):
     @classmethod
     def execute(cls, folder: str, size: int) -> io.NodeOutput:
         pairs = load_pairs(paths.pairs_path(folder), size or None)
-        return io.NodeOutput(pairs, ui=_preview(pairs))
+        return io.NodeOutput(pairs, [pair.before[None] for pair in pairs], [pair.after[None] for pair in pairs], ui=_preview(pairs))
 
 
 class MakeEditPairs(io.ComfyNode):

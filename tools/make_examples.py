@@ -3,7 +3,8 @@
     .venv/bin/python tools/make_examples.py            # pairs and pictures
     .venv/bin/python tools/make_examples.py learn      # also the instruction; again whenever the pocket editor changes
 
-The effect is one that no words name exactly and that the pocket editor never saw: deep plum shadows, mint lights.
+The effect is one that no words name exactly and that the pocket editor never saw: dark blue on the left, warm
+light from the right.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from instructbrush.tools.get_comfyui import REPOSITORY
 from instructbrush.tools.pocket.heldout import EFFECTS
 
 EXAMPLES = REPOSITORY / "example_workflows"
-EFFECT = "duotone_plum_mint"
-PAIRS = EXAMPLES / "pairs" / "plum_and_mint"
-NEW = EXAMPLES / "pairs" / "plum_and_mint_new"
-INSTRUCTION = EXAMPLES / "models" / "instructions" / "plum_and_mint.safetensors"
+EFFECT = "ramp"
+PAIRS = EXAMPLES / "pairs" / "light_from_the_right"
+NEW = EXAMPLES / "pairs" / "light_from_the_right_new"
+INSTRUCTION = EXAMPLES / "models" / "instructions" / "light_from_the_right.safetensors"
 
 
 def draw(folder: Path, count: int, seed: int) -> None:

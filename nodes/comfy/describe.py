@@ -48,7 +48,7 @@ def _own_weight(model: ModelPatcher, key: str) -> Tensor:
     for backup in (model.hook_backup, model.backup):
         if key in backup:
             kept = backup[key]
-            return kept.weight if hasattr(kept, "weight") else kept[0]
+            return kept[0]  # the weight comes first in both
     return get_key_weight(model.model, key)[0]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import comfy.model_management
 import torch
-from comfy.ldm.modules.attention import BasicTransformerBlock
+from comfy.ldm.modules.attention import BasicTransformerBlock, attention_pytorch
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from comfy.model_patcher import ModelPatcher
 from comfy.model_sampling import ModelSamplingDiscrete
@@ -44,9 +44,9 @@ class ComfyDenoiser:
         self.device = torch.device(model.load_device)
         self.checkpointing = checkpointing
         self._pooled = pooled
-        sampling = self.patcher.get_model_object("model_sampling")
         # EDM models take any sigma; timesteps are then positions in Stable Diffusion's schedule.
-        table = ModelSamplingDiscrete() if self.description.family.prediction == "edm_v" else sampling
+        edm = self.description.family.prediction == "edm_v"
+        table: Any = ModelSamplingDiscrete() if edm else self.patcher.get_model_object("model_sampling")
         self._sigmas = _normal(table.sigmas).to(self.device, torch.float32)
         self.alphas_cumprod = 1 / (self._sigmas.square() + 1)
 
@@ -77,7 +77,7 @@ class ComfyDenoiser:
                     module._parameters[name] = torch.nn.Parameter(_normal(parameter), requires_grad=False)
 
     @property
-    def unet(self) -> torch.nn.Module:
+    def unet(self) -> Any:
         """The UNet itself."""
         return self.patcher.model.diffusion_model
 
@@ -103,14 +103,17 @@ class ComfyDenoiser:
     def project(self, context: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """See :meth:`Denoiser.project`."""
         states = context.to(self.device, self.patcher.model.get_dtype_inference())
-        layers = {site.name: self.unet.get_submodule(site.native_name) for site in self.description.sites}
+        layers: dict[str, Any] = {site.name: self.unet.get_submodule(site.native_name) for site in self.description.sites}
         return {name: (layer.to_k(states).float(), layer.to_v(states).float()) for name, layer in layers.items()}
 
     def _transformer_options(self, timesteps: Tensor) -> dict[str, Any]:
         options = copy_nested_dicts(self.patcher.model_options.get("transformer_options", {}))
         options = merge_nested_dicts(options, {"wrappers": self.patcher.wrappers})
         # What patches such as IPAdapter's ask a call: which branch its rows are (0: the instructed one), and the noise level.
-        return {**options, "cond_or_uncond": [0], "uuids": [], "sigmas": self._sigmas[timesteps]}
+        options.update(cond_or_uncond=[0], uuids=[], sigmas=self._sigmas[timesteps])
+        # Attention that the server may have been started with (Sage, sub-quadratic) has no backward pass, or a costly one.
+        options["optimized_attention_override"] = lambda _, *inputs, **named: attention_pytorch(*inputs, **named)
+        return options
 
     def _extra(self, noisy: Tensor, instructed: bool) -> dict[str, Tensor]:
         pooled = self._pooled[0 if instructed else 1]
@@ -130,7 +133,7 @@ def _normal(tensor: Tensor) -> Tensor:
 
 def _checkpoint_blocks(unet: torch.nn.Module) -> list[torch.nn.Module]:
     """Make every residual and transformer block recompute itself in the backward pass. Returns the blocks, whose ``forward`` is to be deleted."""
-    blocks = [module for module in unet.modules() if isinstance(module, (BasicTransformerBlock, ResBlock))]
+    blocks: list[torch.nn.Module] = [module for module in unet.modules() if isinstance(module, (BasicTransformerBlock, ResBlock))]
     for block in blocks:
         block.forward = _recomputed(block.forward)
     return blocks

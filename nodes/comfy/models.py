@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import comfy.model_patcher
 import comfy.sd
@@ -64,7 +64,7 @@ def load_file(path: Path) -> Loaded:
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(
         str(path), output_vae=True, output_clip=True, embedding_directory=folder_paths.get_folder_paths("embeddings")
     )
-    if clip is None or vae is None or vae.first_stage_model is None:
+    if model is None or clip is None or vae is None or vae.first_stage_model is None:
         missing = "text encoder" if clip is None else "VAE"
         raise ModelError(f"{path.name}: it holds no {missing}. Choose a complete checkpoint, or load the parts with ComfyUI's own loaders.")
     return model, clip, vae
@@ -84,13 +84,13 @@ def load_folder(folder: Path) -> Loaded:
     vae = load_folder_vae(vae_file)
     embeddings = folder_paths.get_folder_paths("embeddings")
     if _config(folder, "text_encoder").get("hidden_size") == 128:
-        states = {f"clip_l.transformer.{key}": value for key, value in convert.text_keys(comfy.utils.load_torch_file(str(text_file))).items()}
+        states = {f"clip_l.transformer.{key}": value for key, value in convert.text_keys(_read(text_file)).items()}
         target = supported_models_base.ClipTarget(PocketTokenizers, PocketClip)
         size = comfy.utils.calculate_parameters(states)
         clip = comfy.sd.CLIP(target, embedding_directory=embeddings, parameters=size, tokenizer_data=states, state_dict=states)
     else:
         files = [text_file, *([_weights(folder, "text_encoder_2")] if (folder / "text_encoder_2").is_dir() else [])]
-        states_of_all = [convert.text_keys(comfy.utils.load_torch_file(str(file))) for file in files]
+        states_of_all = [convert.text_keys(_read(file)) for file in files]
         clip = comfy.sd.load_text_encoder_state_dicts(states_of_all, embedding_directory=embeddings)
     return model, clip, vae
 
@@ -98,7 +98,7 @@ def load_folder(folder: Path) -> Loaded:
 def load_folder_unet(folder: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """The UNet of a diffusers folder. ComfyUI calls this again when it needs a fresh copy (several GPUs)."""
     path = Path(folder)
-    states = convert.unet_keys(comfy.utils.load_torch_file(str(_weights(path, "unet"))))
+    states = convert.unet_keys(_read(_weights(path, "unet")))
     if _prediction(path) == "v_prediction":
         states["v_pred"] = torch.tensor([])
     model = comfy.sd.load_diffusion_model_state_dict(states, disable_dynamic=disable_dynamic)
@@ -109,7 +109,7 @@ def load_folder_unet(folder: str, disable_dynamic: bool = False) -> comfy.model_
 
 def load_folder_vae(file: Path) -> comfy.sd.VAE:
     """The VAE of a diffusers folder; a tiny autoencoder is read as ComfyUI's TAESD, in fp32."""
-    states = comfy.utils.load_torch_file(str(file))
+    states = _read(file)
     tiny = "decoder.layers.0.weight" in states
     vae = comfy.sd.VAE(sd=convert.tiny_vae_keys(states) if tiny else states, dtype=torch.float32 if tiny else None)
     if vae.first_stage_model is None:
@@ -136,6 +136,11 @@ def _weights(folder: Path, part: str) -> Path:
     raise ModelError(
         f"{folder.name}: no weights (.safetensors) were found in its folder {part}. Download the whole model, with its safetensors files in one piece."
     )
+
+
+def _read(file: Path) -> convert.States:
+    # Through ComfyUI, which maps files into memory as the user has set it.
+    return cast(convert.States, comfy.utils.load_torch_file(str(file)))
 
 
 def _config(folder: Path, part: str, name: str = "config.json") -> dict[str, Any]:

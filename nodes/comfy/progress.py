@@ -1,4 +1,4 @@
-"""What a user sees while an instruction is learned: the node's progress bar, a preview, and messages to the panel."""
+"""What a user sees while an instruction is learned: the node's progress bar, and messages with losses and previews to the panel."""
 
 import base64
 import io
@@ -47,7 +47,8 @@ class LearningProgress:
             state: a remark, such as where a cancelled run was kept.
         """
         self._next = time.monotonic() + _INTERVAL
-        self._bar.update_absolute(step, self.total, None if preview is None else ("JPEG", preview, 512))
+        # The preview goes to the panel alone: ComfyUI would show it a second time under the node's widgets.
+        self._bar.update_absolute(step, self.total)
         message: dict[str, Any] = {
             "node": self.node,
             "step": step,

@@ -61,7 +61,7 @@ class PocketClip(sd1_clip.SD1ClipModel):
     """What CLIP expects: text towers by name, here one."""
 
     def __init__(self, device: Any = "cpu", dtype: torch.dtype | None = None, model_options: dict[str, Any] | None = None) -> None:
-        super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=PocketText)
+        super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=PocketText)  # type: ignore[arg-type]
 
 
 class InstructPix2Pix(model_base.IP2P, model_base.BaseModel):

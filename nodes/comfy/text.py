@@ -11,7 +11,7 @@ from .patch import Conditioning
 
 def encode(clip: comfy.sd.CLIP, text: str) -> Conditioning:
     """A text as CONDITIONING, as CLIP Text Encode does it."""
-    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+    return [[states, options] for states, options in clip.encode_from_tokens_scheduled(clip.tokenize(text))]
 
 
 def encode_window(clip: comfy.sd.CLIP, text: str) -> tuple[Tensor, Tensor | None]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, instruction, pairs, picture, sampled
+from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, instruction, learning, pairs, picture, sampled
 
 
 def latent_of(comfy, graph, link):
@@ -110,9 +110,7 @@ def test_parity_edit_guider_is_the_stock_dual_guider(comfy, with_learned):
     if with_learned:
         model, positive = applied(graph, comfy, model, positive, learned)
     plain = graph.node("CLIPTextEncode", clip=parts.clip, text="").out(0)
-    guider = graph.node(
-        "DualCFGGuider", model=model, cond1=positive, cond2=negative, negative=plain, cfg_conds=3.0, cfg_cond2_negative=1.4, style="regular"
-    )
+    guider = graph.node("DualCFGGuider", model=model, cond1=positive, cond2=negative, negative=plain, cfg_conds=3.0, cfg_cond2_negative=1.4, style="regular")
     assert torch.equal(ours, custom_sampled(comfy, graph, guider.out(0), latent))
 
 
@@ -147,7 +145,8 @@ def test_parity_both_engines_give_the_same_loss_and_gradients(comfy, objective, 
     with engines["comfy"].loaded((9, 4, 8, 8)):
         for name, engine in engines.items():
             trainer = trainers.Trainer(engine, latents, states[0].clone(), states[1].clone(), settings)
-            samples = objectives.Samples([0, 1, 1], torch.tensor([37, 512, 940]), [torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(3)])
+            noise = [torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(index)) for index in range(3)]
+            samples = objectives.Samples([0, 1, 1], torch.tensor([37, 512, 940]), noise)
             losses = objectives.sample_losses(engine, latents, samples, trainer.context, trainer.null_context, trainer.injection(), settings)
             losses.sum().backward()
             found[name] = (losses.detach(), {key: tensor.grad for key, tensor in trainer.parameters.items()})
@@ -176,8 +175,6 @@ def test_parity_learning_through_the_node_is_learning_with_the_trainer(comfy):
     """Learn Instruction gives what the same trainer gives on the diffusers engine."""
     graph = comfy.graph()
     parts = Parts(graph)
-    from instructbrush.tests.comfy.graphs import learning
-
     ours = comfy.values(graph, learning(graph, comfy, parts).out(0))[0]
     editor = comfy.pack("core.models.loading").load_editor()
     objectives = comfy.pack("core.learning.objective")

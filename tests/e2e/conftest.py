@@ -6,22 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import sync_playwright
 
+from instructbrush.tools.browser import launch, open_front_end
 from instructbrush.tools.comfy_server import ComfyServer
 from instructbrush.tools.get_browser import find_browser
-
-WINDOW = {"width": 1600, "height": 1000}
-# Debian's Chromium as root in a container; the last flags keep it from looking up its maker's hosts at every start.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-]
 
 
 @pytest.fixture(scope="session")
@@ -34,13 +23,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """One Chromium for all tests (a playwright Browser)."""
-    path = find_browser()
-    if path is None:
+    if find_browser() is None:
         pytest.skip("NO CHROMIUM: browser tests were skipped; apt-get install chromium, or set CHROMIUM=/path")
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        chromium = launch(playwright)
         yield chromium
         chromium.close()
 
@@ -55,23 +41,13 @@ def shots(repository: Path) -> Path:
 
 @pytest.fixture
 def open_page(browser: Any, server: ComfyServer) -> Iterator[Callable[..., Any]]:
-    """`open_page(vue=False, language="en")`: the front end, ready, with an empty graph. Console errors of our files fail the test."""
+    """`open_page(vue=False, language="en")`: the front end, ready, with an empty graph. Errors thrown in the page fail the test."""
     pages, complaints = [], []
 
     def open_it(vue: bool = False, language: str = "en") -> Any:
-        settings = {
-            "Comfy.TutorialCompleted": True,
-            "Comfy.VueNodes.Enabled": vue,
-            "Comfy.Locale": language,
-            "Comfy.Workflow.Persist": False,
-        }
-        server.post("/settings", settings)
-        page = browser.new_page(viewport=WINDOW)
+        page = open_front_end(browser, server, vue=vue, language=language)
         pages.append(page)
-        page.on("pageerror", lambda error: complaints.append(str(error)) if "instructbrush" in str(error.stack or "") else None)
-        page.goto(server.url)
-        page.wait_for_selector("#splash-loader", state="detached", timeout=60_000)
-        page.wait_for_function("() => window.app?.extensionManager && window.app.graph && window.LiteGraph?.registered_node_types?.KSampler")
+        page.on("pageerror", lambda error: complaints.append(str(error)))
         return page
 
     yield open_it

@@ -21,6 +21,8 @@ from .running import WORK, load_average
 from .train_vae import to_tensor
 
 GROUPS, EDITS = 250, 6
+BATCH = 5
+"""Groups encoded together: on CPU 35 pictures at once take two thirds of the time of 7."""
 VALIDATION = 9_999
 """The number of the validation shard."""
 
@@ -41,14 +43,15 @@ def make_shard(index: int, vae: AutoencoderTiny, photos: Photos, device: str = "
     """Draw, encode and write one shard: `latents` [GROUPS, 1 + EDITS, 4, 16, 16] (the picture first), `words` and `kinds`."""
     rng = np.random.default_rng((31, index))
     latents, words, kinds = [], [], []
-    for _ in range(GROUPS):
-        group = sample_group(rng, photos, EDITS)
-        latents.append(encode(vae, np.stack([group.before, *group.afters]), device))
-        words.append(group.words)
-        kinds.append(group.kinds)
+    for _ in range(GROUPS // BATCH):
+        groups = [sample_group(rng, photos, EDITS) for _ in range(BATCH)]
+        pictures = np.stack([picture for group in groups for picture in (group.before, *group.afters)])
+        latents.append(encode(vae, pictures, device).unflatten(0, (BATCH, 1 + EDITS)))
+        words += [group.words for group in groups]
+        kinds += [group.kinds for group in groups]
     path = shard_path(index)
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"latents": torch.stack(latents), "words": words, "kinds": kinds}, path.with_suffix(".tmp"))
+    torch.save({"latents": torch.cat(latents), "words": words, "kinds": kinds}, path.with_suffix(".tmp"))
     path.with_suffix(".tmp").replace(path)
 
 

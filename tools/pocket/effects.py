@@ -191,7 +191,7 @@ def _add_thing(scene: Scene, rng: np.random.Generator, vague: bool) -> Edit | No
 def _wear(scene: Scene, kind: str, index: int, the: str, rng: np.random.Generator, vague: bool) -> Edit | None:
     """Hat, border, glasses, stripes, dots, smile or eyes on thing `index`; None where it wears that already."""
     thing = scene.things[index]
-    if (thing.eyes if kind == "eyes" else getattr(thing, kind) is not None):
+    if thing.eyes if kind == "eyes" else getattr(thing, kind) is not None:
         return None
     if kind == "eyes":
         return Edit(kind, pick(rng, f"add eyes to {the}", f"give {the} eyes", f"put eyes on {the}"), scene.with_thing(index, eyes=True))
@@ -268,6 +268,4 @@ def sample_edit(scene: Scene, rng: np.random.Generator, twice: float = 0.1) -> E
         second = edit(first.scene, sample_kind(rng), rng)
         if second is None or second.kind == first.kind or (first.kind, second.kind) in NEVER_TOGETHER:
             return first
-        return Edit(
-            "two", f"{first.words} and {second.words}", second.scene, first.filters + second.filters, first.phrases + second.phrases
-        )
+        return Edit("two", f"{first.words} and {second.words}", second.scene, first.filters + second.filters, first.phrases + second.phrases)

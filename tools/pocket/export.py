@@ -15,7 +15,7 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPVisionModelWithP
 
 from .architecture import make_scheduler, make_unet, make_vae
 from .running import WORK, load_average
-from .train_clip import Trainee, clip_model
+from .train_clip import Trainee, Vision, clip_model
 from .train_vae import identity_start
 
 TARGET = Path(__file__).resolve().parents[2] / "core" / "models" / "pocket"
@@ -56,7 +56,8 @@ def _write(folder: Path) -> dict[str, int]:
     trainee = Trainee(clip)
     steps = {"vae": _trained("vae", vae)}
     vae.encoder.requires_grad_(False)  # the decoder's own stage averages the decoder alone
-    steps |= {"decoder": _trained("decoder", vae), "clip": _trained("clip", trainee), "unet": _trained("unet", unet)}
+    steps |= {"decoder": _trained("decoder", vae), "clip": _trained("clip", trainee)}
+    steps |= {"vision": _trained("vision", Vision(trainee)), "unet": _trained("unet", unet)}
     text = CLIPTextModel(clip.config.text_config)
     text.load_state_dict(clip.text_model.state_dict())
     vision = CLIPVisionModelWithProjection(clip.config.vision_config)
@@ -95,6 +96,6 @@ if __name__ == "__main__":
     parser.add_argument("--target", type=Path, default=TARGET)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(export(options.target))
+    print("training steps:", export(options.target))
     size = sum(path.stat().st_size for path in options.target.rglob("*") if path.is_file())
     print(f"{size / 2**20:.1f} MiB in {options.target.name}")

@@ -136,7 +136,7 @@ def blur(picture: np.ndarray, radius: int = 4) -> np.ndarray:
             padding = [(radius + 1, radius) if a == axis else (0, 0) for a in range(3)]
             sums = np.pad(picture, padding, mode="edge").cumsum(axis, dtype=np.float64)
             ends = np.take(sums, range(width, width + picture.shape[axis]), axis)
-            starts = np.take(sums, range(0, picture.shape[axis]), axis)
+            starts = np.take(sums, range(picture.shape[axis]), axis)
             picture = ((ends - starts) / width).astype(np.float32)
     return picture
 

@@ -22,6 +22,8 @@ TEAL = rgb(0.05, 0.52, 0.50)
 OLIVE = rgb(0.42, 0.45, 0.12)
 MAROON = rgb(0.45, 0.05, 0.16)
 LAVENDER = rgb(0.70, 0.60, 0.92)
+PLUM = rgb(0.28, 0.05, 0.25)
+MINT = rgb(0.72, 1.0, 0.82)
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def _all_things(**changes: object) -> Callable[[Scene], Scene]:
 
 _LIST = (
     HeldOutEffect("hue_75", "global", "scene", "shift the hue by 90", _filter(lambda p: f.hue(p, 75))),
-    HeldOutEffect("duotone_plum_mint", "global", "scene", "make it a purple duotone", _filter(lambda p: f.duotone(p, rgb(0.28, 0.05, 0.25), rgb(0.72, 1.0, 0.82)))),
+    HeldOutEffect("duotone_plum_mint", "global", "scene", "make it a purple duotone", _filter(lambda p: f.duotone(p, PLUM, MINT))),
     HeldOutEffect("channel_swap", "global", "scene", "shift the colors", _filter(swap_channels)),
     HeldOutEffect("ramp", "global", "scene", "make it brighter", _filter(ramp)),
     HeldOutEffect("night_snow", "global", "scene", "make it night and add snow", _filter(lambda p: f.snow(f.night(p)))),

@@ -38,9 +38,7 @@ def arguments(description: str, seconds: float, batch: int, rate: float) -> argp
 class Run:
     """A resumable run: draws each step's randomness from (seed, step), so that a resumed run repeats what it would have done."""
 
-    def __init__(
-        self, name: str, model: torch.nn.Module, options: argparse.Namespace, decay: float = 0.999, betas: tuple[float, float] = (0.9, 0.99)
-    ) -> None:
+    def __init__(self, name: str, model: torch.nn.Module, options: argparse.Namespace, decay: float = 0.999, betas: tuple[float, float] = (0.9, 0.99)) -> None:
         self.name, self.model, self.options, self.decay = name, model, options, decay
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=options.rate, betas=betas, weight_decay=0.01)

@@ -25,6 +25,7 @@ def main() -> None:
         ["train_clip", "--seconds", str(options.clip_seconds), *common],
         ["cache_latents", "--shards", str(options.shards), *common],
         ["train_decoder", "--seconds", str(options.decoder_seconds), *common],
+        ["train_clip", "--vision", "--seconds", str(options.clip_seconds), *common],
         ["train_unet", "--seconds", str(options.unet_seconds), *common],
         ["evaluate"],
     ]

@@ -6,6 +6,8 @@ must tell its own token and the next one.
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import torch
 from torch import nn
@@ -15,7 +17,7 @@ from transformers import CLIPModel
 from .architecture import CONTEXT, WIDTH, make_clip
 from .pairs import sample_group
 from .photos import Photos
-from .running import WORK, Run, arguments
+from .running import WORK, Run, arguments, load_average
 from .words import tokenizer
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
@@ -49,6 +51,16 @@ class Trainee(nn.Module):
         """Embed token ids [n, 32]: per-token states [n, 32, 128] and unnormalised features [n, 128]."""
         out = self.clip.text_model(tokens)
         return out.last_hidden_state, self.clip.text_projection(out.pooler_output)
+
+
+class Vision(nn.Module):
+    """The parts of CLIP that the editor does not read: they may go on training when the text tower is frozen."""
+
+    def __init__(self, trainee: Trainee) -> None:
+        super().__init__()
+        self.tower, self.projection = trainee.clip.vision_model, trainee.clip.visual_projection
+        self.text_projection = trainee.clip.text_projection
+        self.scales = nn.ParameterList([trainee.clip.logit_scale, trainee.direction_scale])
 
 
 class Pool:
@@ -96,42 +108,51 @@ def retrieval(model: Trainee, pool: Pool, count: int = 200) -> tuple[float, floa
     return found[0], found[1]
 
 
+def contrastive_loss(model: Trainee, pool: Pool, rows: torch.Tensor, pick: torch.Tensor, device: str, read_back: bool) -> torch.Tensor:
+    """Caption against picture, instruction against change; with `read_back` the tokens too."""
+    n = len(rows)
+    pixels = torch.cat([pool.pixels[rows, 0], pool.pixels[rows, 1 + pick]]).to(device)
+    tokens = torch.cat([pool.captions[rows, 0], pool.captions[rows, 1 + pick], pool.words[rows, pick]]).to(device)
+    real = (tokens == model.clip.config.text_config.eos_token_id).cumsum(-1) <= 1  # up to and with the first end token
+    longest = int(real.sum(-1).max())  # the tower is causal: padding after the end changes nothing before it
+    tokens, real = tokens[:, :longest], real[:, :longest]
+    with torch.autocast(device, torch.bfloat16):
+        images = model.pictures(pixels).float()
+        states, texts = model.texts(tokens)
+    change = functional.normalize(images[n:], dim=-1) - functional.normalize(images[:n], dim=-1)
+    loss = contrast(images, texts[: 2 * n], model.clip.logit_scale, tokens[: 2 * n])
+    loss = loss + contrast(change, texts[2 * n :], model.direction_scale, tokens[2 * n :])
+    if read_back:
+        with torch.autocast(device, torch.bfloat16):
+            own, following = model.own_token(states[real]), model.next_token(states[:, :-1][real[:, 1:]])
+        loss = loss + 0.2 * functional.cross_entropy(own.float(), tokens[real])
+        loss = loss + 0.1 * functional.cross_entropy(following.float(), tokens[:, 1:][real[:, 1:]])
+    return loss
+
+
 def main() -> None:
-    """Train until the budget ends; report retrieval among 200 unseen pictures."""
+    """Train until the budget ends; with `--vision` all but the text tower, whose states the editor already relies on."""
+    only_vision = "--vision" in sys.argv
+    if only_vision:
+        sys.argv.remove("--vision")
     options = arguments(__doc__ or "", seconds=420, batch=96, rate=1e-3)
     model = Trainee(clip_model()).to(options.device)
+    if only_vision:
+        load_average("clip", model)
+        model.clip.text_model.requires_grad_(False)
     photos = Photos(WORK / "photos")
-    pool, unseen = Pool(5000, 11, photos), Pool(200, 99_993, photos)
-    run = Run("clip", model, options, decay=0.998)
+    pool, unseen = Pool(5000, 12 if only_vision else 11, photos), Pool(200, 99_993, photos)
+    run = Run("vision", Vision(model), options, decay=0.998) if only_vision else Run("clip", model, options, decay=0.998)
     while run.share < 1:
         rng = run.randomness()
         rows = torch.from_numpy(rng.choice(len(pool.pixels), options.batch, replace=False))
         pick = torch.from_numpy(rng.integers(0, EDITS, options.batch))
-        n = len(rows)
-        pixels = torch.cat([pool.pixels[rows, 0], pool.pixels[rows, 1 + pick]]).to(options.device)
-        tokens = torch.cat([pool.captions[rows, 0], pool.captions[rows, 1 + pick], pool.words[rows, pick]]).to(options.device)
-        real = (tokens == model.clip.config.text_config.eos_token_id).cumsum(-1) <= 1  # up to and with the first end token
-        longest = int(real.sum(-1).max())  # the tower is causal: padding after the end changes nothing before it
-        tokens, real = tokens[:, :longest], real[:, :longest]
-        with torch.autocast(options.device, torch.bfloat16):
-            images = model.pictures(pixels)
-            states, texts = model.texts(tokens)
-            own, following = model.own_token(states[real]), model.next_token(states[:, :-1][real[:, 1:]])
-        images = images.float()
-        change = functional.normalize(images[n:], dim=-1) - functional.normalize(images[:n], dim=-1)
-        loss_picture = contrast(images, texts[: 2 * n], model.clip.logit_scale, tokens[: 2 * n])
-        loss_change = contrast(change, texts[2 * n :], model.direction_scale, tokens[2 * n :])
-        loss_tokens = functional.cross_entropy(own.float(), tokens[real])
-        loss_tokens = loss_tokens + 0.5 * functional.cross_entropy(following.float(), tokens[:, 1:][real[:, 1:]])
-        run.apply(loss_picture + loss_change + 0.2 * loss_tokens, warmup=50)
+        run.apply(contrastive_loss(model, pool, rows, pick, options.device, not only_vision), warmup=50)
         if run.step % 50 == 0:
             run.swap()
             top_caption, top_words = retrieval(model, unseen)
             run.swap()
-            run.log(
-                picture=round(loss_picture.item(), 3), change=round(loss_change.item(), 3), tokens=round(loss_tokens.item(), 3),
-                top1_caption=top_caption, top1_words=top_words,
-            )  # fmt: skip
+            run.log(top1_caption=round(top_caption, 3), top1_words=round(top_words, 3))
             run.save()
     run.save()
 

@@ -35,7 +35,7 @@ export function addPanel(node, name, root, height) {
     serialize: false,
     hideOnZoom: false,
     getMinHeight: () => height,
-    getMaxHeight: () => 4 * height,
+    getMaxHeight: () => 2 * height,
   });
   widget.serialize = false;
   return widget;

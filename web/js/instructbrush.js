@@ -1,37 +1,46 @@
-// InstructBrush in the front end: the live panel of Learn Instruction. Everything else the nodes show is ComfyUI's own.
+// InstructBrush in the front end: the live panel of Learn Instruction, and a line of text under Save and Load Instruction.
+// Everything else the nodes show (previews, progress, help pages, translations) is ComfyUI's own.
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { addPanel, loadStyle, nodeOf } from "./dom.js";
+import { addPanel, element, loadStyle, nodeOf } from "./dom.js";
 import { LearningPanel } from "./learning_panel.js";
 
 const LEARN = "InstructBrushLearn";
-const PANEL_HEIGHT = 170;
+const REMARKED = ["InstructBrushSave", "InstructBrushLoad"];
 
 /** node -> its panel; nodes that were deleted take their panels with them. */
 const panels = new WeakMap();
 
+/** Calls `show` with what the node's run gave to the front end, also when ComfyUI answers from its cache. */
+function onResult(node, show) {
+  const before = node.onExecuted;
+  node.onExecuted = function (output) {
+    before?.call(this, output);
+    show(output ?? {});
+  };
+}
+
 app.registerExtension({
-  name: "InstructBrush.Learning",
+  name: "InstructBrush",
 
   setup() {
     loadStyle();
     api.addEventListener("instructbrush.learn", ({ detail }) => panels.get(nodeOf(detail.node))?.show(detail));
     api.addEventListener("executing", ({ detail }) => {
-      const node = detail == null ? null : nodeOf(detail);
-      panels.get(node)?.clear();
+      if (detail != null) panels.get(nodeOf(detail))?.clear();
     });
   },
 
   nodeCreated(node) {
-    if (node.comfyClass !== LEARN) return;
-    const panel = new LearningPanel();
-    panels.set(node, panel);
-    addPanel(node, "learning", panel.root, PANEL_HEIGHT);
-    const before = node.onExecuted;
-    node.onExecuted = function (output) {
-      before?.call(this, output);
-      const whole = output?.learning?.[0];
-      if (whole) panel.show({ ...whole, first: 0 });
-    };
+    if (node.comfyClass === LEARN) {
+      const panel = new LearningPanel();
+      panels.set(node, panel);
+      addPanel(node, "learning", panel.root, 270);
+      onResult(node, ({ learning }) => learning && panel.show({ ...learning[0], first: 0 }));
+    } else if (REMARKED.includes(node.comfyClass)) {
+      const line = element("div", { class: "ib-panel ib-remark" });
+      addPanel(node, "remark", line, 36);
+      onResult(node, ({ text }) => text && (line.textContent = text.join("\n")));
+    }
   },
 });

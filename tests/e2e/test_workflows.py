@@ -1,0 +1,106 @@
+"""Both example workflows, over HTTP, as a user finds them: the browser opens the file and converts it, the server runs it."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from instructbrush.tools.browser import READY
+
+WORKFLOWS = ("learn_from_pairs", "apply_with_controlnet_and_lora")
+
+
+def node_id(prompt, kind, title=None):
+    """The one node of a kind (and title) in a prompt."""
+    (found,) = [key for key, node in prompt.items() if node["class_type"] == kind and title in (None, node["_meta"]["title"])]
+    return found
+
+
+def pictures(server, result, node):
+    """What a node saved or previewed, each [H, W, 3] in 0..1."""
+    return [np.asarray(Image.open(io.BytesIO(server.view(image))).convert("RGB"), np.float32) / 255 for image in result.images(node)]
+
+
+def psnr(a, b):
+    """Peak signal to noise ratio in dB of pictures in 0..1."""
+    return -10 * np.log10(np.mean((a - b) ** 2))
+
+
+@pytest.fixture(scope="module")
+def prompts(browser, server, repository):
+    """The browser's own conversion of both files."""
+    from instructbrush.tools.browser import open_front_end
+
+    page = open_front_end(browser, server)
+    found = {}
+    for name in WORKFLOWS:
+        workflow = json.loads((repository / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
+        page.wait_for_function(READY)
+        found[name] = page.evaluate("async (w) => { await app.loadGraphData(w); return (await app.graphToPrompt()).output }", workflow)
+    page.close()
+    return found
+
+
+@pytest.mark.slow
+def test_learning_workflow(server, prompts):
+    prompt = prompts["learn_from_pairs"]
+    heard = []
+    result = server.run(prompt, on_message=lambda message: heard.append(message["type"]))
+    edited = pictures(server, result, node_id(prompt, "SaveImage"))
+    truth = pictures(server, result, node_id(prompt, "PreviewImage"))
+    before = pictures(server, server.run({"1": load_new(prompt), "2": preview(["1", 1])}), "2")
+    assert len(edited) == len(truth) == len(before) == 2
+    assert np.mean([psnr(a, b) for a, b in zip(edited, truth, strict=True)]) > np.mean([psnr(a, b) for a, b in zip(before, truth, strict=True)]) + 5
+    # The panel was told all along, and the whole curve comes with the result.
+    learn = node_id(prompt, "InstructBrushLearn")
+    steps = prompt[learn]["inputs"]["steps"]
+    messages = [message for message in result.data("instructbrush.learn") if message["node"] == learn]
+    assert messages[-1]["step"] == messages[-1]["total"] == steps
+    assert [loss for message in messages for loss in message["losses"]] == pytest.approx(result.outputs[learn]["learning"][0]["losses"], abs=1e-5)
+    assert any(message.get("preview", "").startswith("data:image/jpeg") for message in messages)
+    # What was saved is listed at once.
+    names = server.get("/object_info/InstructBrushLoad")["InstructBrushLoad"]["input"]["required"]["name"]
+    assert any("light_from_the_right.safetensors" in str(part) for part in names)
+
+
+def test_chain_workflow(server, prompts):
+    prompt = prompts["apply_with_controlnet_and_lora"]
+    result = server.run(prompt)
+    edited, before = (pictures(server, result, node_id(prompt, kind)) for kind in ("SaveImage", "PreviewImage"))
+    assert [picture.shape for picture in edited] == [picture.shape for picture in before]
+    # Every link of the chain counts: without it the picture is another.
+    for kind, setting in (("InstructBrushApply", "strength"), ("LoraLoader", "strength_model"), ("ControlNetApplyAdvanced", "strength")):
+        node = node_id(prompt, kind)
+        without = {**prompt, node: {**prompt[node], "inputs": {**prompt[node]["inputs"], setting: 0.0}}}
+        plain = pictures(server, server.run(without), node_id(prompt, "SaveImage"))
+        assert np.abs(plain[0] - edited[0]).mean() > 0.002, f"{kind} changes nothing"
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_command_line_converter_agrees_with_the_browser(name, server, prompts, repository):
+    convert = pytest.importorskip("comfy_cli.workflow_to_api").convert_ui_to_api
+    workflow = json.loads((repository / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    converted = convert(workflow, server.object_info())
+    assert {key: (node["class_type"], node["inputs"]) for key, node in converted.items()} == {
+        key: (node["class_type"], node["inputs"]) for key, node in prompts[name].items()
+    }
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_templates_are_listed_with_their_pictures(name, server, repository):
+    assert name in server.get("/workflow_templates")["instructbrush"]
+    with Image.open(repository / "example_workflows" / f"{name}.jpg") as picture:
+        assert min(picture.size) >= 256
+
+
+def load_new(prompt):
+    """The node that loads the new pictures."""
+    (found,) = [node for node in prompt.values() if node["class_type"] == "InstructBrushLoadPairs" and "new" in node["inputs"]["folder"]]
+    return found
+
+
+def preview(link):
+    """A preview of a link."""
+    return {"class_type": "PreviewImage", "inputs": {"images": link}, "_meta": {"title": "Preview"}}

@@ -1,0 +1,187 @@
+"""Build the example workflows with the front end itself, run them, and write example_workflows/*.json with a .jpg beside each.
+
+    .venv/bin/python tools/make_workflows.py          # the graphs
+    .venv/bin/python tools/make_workflows.py run      # also run them for the pictures (after tools/make_examples.py and tools/companions.py)
+
+The front end creates the nodes, so the files are what a user who saved the graph would have; run this again when a node's inputs change.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from instructbrush.tools.browser import launch, open_front_end
+from instructbrush.tools.comfy_server import ComfyServer
+from instructbrush.tools.get_comfyui import REPOSITORY
+from instructbrush.tools.make_examples import NEW, PAIRS
+
+EXAMPLES = REPOSITORY / "example_workflows"
+PIXELS = 256
+EDIT = PAIRS.name
+
+BUILD = """(graph) => {
+  app.graph.clear();
+  const made = {};
+  for (const [name, { type, at, size, title, widgets }] of Object.entries(graph.nodes)) {
+    const node = LiteGraph.createNode(type);
+    app.graph.add(node);
+    node.pos = at;
+    if (title) node.title = title;
+    for (const [key, value] of Object.entries(widgets)) {
+      const widget = node.widgets?.find((each) => each.name === key);
+      if (!widget) throw new Error(`${type} has no widget ${key}`);
+      widget.value = value;
+    }
+    node.setSize(size ?? node.computeSize());
+    made[name] = node;
+  }
+  for (const [from, output, to, input] of graph.links) {
+    const a = made[from].findOutputSlot(output), b = made[to].findInputSlot(input);
+    if (a < 0 || b < 0 || !made[from].connect(a, made[to], b)) throw new Error(`cannot connect ${from}.${output} to ${to}.${input}`);
+  }
+  const { nodes, links, last_node_id, last_link_id, version } = app.graph.serialize();
+  return { last_node_id, last_link_id, nodes, links, groups: [], config: {}, extra: {}, version };
+}"""
+
+
+@dataclass
+class Graph:
+    """A workflow to be: nodes by a name of our own, links as (from, output, to, input), and the names of nodes that show its pictures."""
+
+    title: str
+    shown: tuple[str, ...]
+    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    links: list[tuple[str, str, str, str]] = field(default_factory=list)
+
+    def add(
+        self, name: str, kind: str, at: tuple[int, int], size: tuple[int, int], /, *, title: str = "", wired: str = "", **widgets: Any
+    ) -> None:
+        """One node. `wired`: its inputs, as "input=node.output input=node.output"."""
+        self.nodes[name] = {"type": kind, "at": at, "size": size, "title": title, "widgets": widgets}
+        for wire in wired.split():
+            target, _, source = wire.partition("=")
+            node, _, output = source.partition(".")
+            self.links.append((node, output, name, target))
+
+    def note(self, text: str, at: tuple[int, int], size: tuple[int, int]) -> None:
+        """Markdown beside the nodes."""
+        self.nodes[f"note {len(self.nodes)}"] = {"type": "MarkdownNote", "at": at, "size": size, "title": "", "widgets": {"": text}}
+
+
+def learning() -> Graph:
+    """Pairs -> instruction -> a new picture."""
+    graph = Graph("learn_from_pairs", ("result", "truth"))
+    graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
+    graph.add("pairs", "InstructBrushLoadPairs", (0, 170), (300, 360), title="Pairs to learn from", folder=f"{PAIRS.name} (example)")
+    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS"
+    graph.add("learn", "InstructBrushLearn", (360, 0), (330, 880), wired=wires, init_text="make it brighter", steps=300, preview_every=50)
+    graph.add("save", "InstructBrushSave", (360, 950), (330, 330), wired="instruction=learn.INSTRUCTION", name=EDIT)
+    title = "New pictures, and how they should come out"
+    graph.add("new", "InstructBrushLoadPairs", (0, 590), (300, 360), title=title, folder=f"{NEW.name} (example)")
+    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=new.before instruction=learn.INSTRUCTION"
+    graph.add("guider", "InstructBrushEditGuider", (750, 0), (320, 300), wired=wires)
+    graph.add("noise", "RandomNoise", (750, 360), (320, 90), noise_seed=1, control_after_generate="fixed")
+    graph.add("sampler", "KSamplerSelect", (750, 500), (320, 60), sampler_name="euler_ancestral")
+    graph.add("steps", "BasicScheduler", (750, 610), (320, 110), wired="model=model.MODEL", scheduler="normal", steps=20)
+    wires = "noise=noise.NOISE guider=guider.GUIDER sampler=sampler.SAMPLER sigmas=steps.SIGMAS latent_image=guider.LATENT"
+    graph.add("sample", "SamplerCustomAdvanced", (1120, 0), (280, 130), wired=wires)
+    graph.add("decode", "VAEDecode", (1120, 190), (280, 60), wired="samples=sample.output vae=model.VAE")
+    graph.add("result", "SaveImage", (1120, 300), (330, 330), title="Edited as learned", wired="images=decode.IMAGE", filename_prefix=EDIT)
+    graph.add("truth", "PreviewImage", (1120, 690), (330, 300), title="As it should be", wired="images=new.after")
+    graph.note(
+        "## Learn an edit from pairs\n\nFour pairs show an edit that is hard to put into words: blue dusk on the left, warm light from the right. "
+        "**Learn Instruction** finds it in a minute or two on a CPU, and the **Edit Guider** does it to pictures it has never seen."
+        "\n\n**With your own pictures:** put a folder of pairs (`0_0.png` before, `0_1.png` after, …) into ComfyUI's `input` folder and choose it; for the "
+        "picture to edit use **Load Image**. The pocket editor is a toy of 128 pixels: for photographs choose an InstructPix2Pix checkpoint, "
+        "and the preset *paper*.",
+        (750, 780),
+        (320, 330),
+    )
+    return graph
+
+
+def chain() -> Graph:
+    """An instruction with ControlNet and LoRA, stock nodes all around."""
+    graph = Graph("apply_with_controlnet_and_lora", ("picture", "result"))
+    graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
+    wires = "model=model.MODEL clip=model.CLIP"
+    graph.add("lora", "LoraLoader", (0, 170), (300, 130), wired=wires, lora_name="pocket_aged_paper.safetensors", strength_model=0.6)
+    graph.add("instruction", "InstructBrushLoad", (0, 360), (300, 240), name=f"{EDIT}.safetensors")
+    graph.add("new", "InstructBrushLoadPairs", (0, 660), (300, 360), title="Pictures to edit", folder=f"{NEW.name} (example)")
+    graph.add("words", "CLIPTextEncode", (350, 0), (300, 110), title="Words (empty: the instruction says it)", wired="clip=lora.CLIP", text="")
+    graph.add("nothing", "CLIPTextEncode", (350, 170), (300, 110), title="No words", wired="clip=lora.CLIP", text="")
+    wires = "positive=words.CONDITIONING negative=nothing.CONDITIONING vae=model.VAE pixels=new.before"
+    graph.add("picture_in", "InstructPixToPixConditioning", (350, 340), (300, 110), wired=wires)
+    graph.add("outlines", "Canny", (350, 510), (300, 90), wired="image=new.before", low_threshold=0.4, high_threshold=0.8)
+    graph.add("controlnet", "ControlNetLoader", (350, 660), (300, 60), control_net_name="pocket_outlines.safetensors")
+    wires = "positive=picture_in.positive negative=picture_in.negative control_net=controlnet.CONTROL_NET image=outlines.IMAGE"
+    graph.add("control", "ControlNetApplyAdvanced", (700, 340), (300, 190), wired=wires, strength=0.8)
+    wires = "model=lora.MODEL conditioning=control.positive instruction=instruction.INSTRUCTION"
+    graph.add("apply", "InstructBrushApply", (700, 0), (300, 190), wired=wires)
+    wires = "model=apply.MODEL cond1=apply.CONDITIONING cond2=control.negative negative=nothing.CONDITIONING"
+    graph.add("guider", "DualCFGGuider", (1050, 0), (290, 150), wired=wires, cfg_conds=2.0, cfg_cond2_negative=1.5)
+    graph.add("noise", "RandomNoise", (1050, 210), (290, 90), noise_seed=1, control_after_generate="fixed")
+    graph.add("sampler", "KSamplerSelect", (1050, 350), (290, 60), sampler_name="euler_ancestral")
+    graph.add("steps", "BasicScheduler", (1050, 460), (290, 110), wired="model=apply.MODEL", scheduler="normal", steps=20)
+    wires = "noise=noise.NOISE guider=guider.GUIDER sampler=sampler.SAMPLER sigmas=steps.SIGMAS latent_image=picture_in.latent"
+    graph.add("sample", "SamplerCustomAdvanced", (1390, 0), (280, 130), wired=wires)
+    graph.add("decode", "VAEDecode", (1390, 190), (280, 60), wired="samples=sample.output vae=model.VAE")
+    graph.add("result", "SaveImage", (1390, 300), (330, 330), title="Edited", wired="images=decode.IMAGE", filename_prefix=f"{EDIT}_chain")
+    graph.add("picture", "PreviewImage", (1050, 660), (290, 300), title="Before", wired="images=new.before")
+    graph.note(
+        "## An instruction among stock nodes\n\n**Apply Instruction** goes wherever a conditioning goes, and *both* its outputs must be connected. "
+        "Here a LoRA ages the paper and a ControlNet keeps the outlines. `cfg_conds` is InstructPix2Pix's text scale, `cfg_cond2_negative` its image scale; "
+        "the last conditioning of **DualCFGGuider** is plain: no words and no picture.\n\nInstruction, LoRA and ControlNet are small examples for the "
+        "pocket editor that come with the pack. For the picture use **Load Image** instead.",
+        (700, 590),
+        (300, 370),
+    )
+    return graph
+
+
+def build(page: Page, graph: Graph) -> dict[str, Any]:
+    """The workflow as the front end saves it. Node ids follow the order of `graph.nodes`."""
+    for node in graph.nodes.values():
+        if node["type"] == "MarkdownNote":
+            node["widgets"] = {page.evaluate("() => LiteGraph.createNode('MarkdownNote').widgets[0].name"): next(iter(node["widgets"].values()))}
+    return page.evaluate(BUILD, {"nodes": graph.nodes, "links": graph.links})
+
+
+def picture(server: ComfyServer, page: Page, graph: Graph, workflow: dict[str, Any]) -> Image.Image:
+    """Run the workflow; the first pictures of the nodes that show something, side by side, one row for each picture."""
+    prompt = page.evaluate("async (workflow) => { await app.loadGraphData(workflow); return (await app.graphToPrompt()).output }", workflow)
+    result = server.run(prompt)
+    ids = [str(list(graph.nodes).index(name) + 1) for name in graph.shown]
+    columns = [[Image.open(io.BytesIO(server.view(image))).convert("RGB") for image in result.images(node)] for node in ids]
+    rows = list(zip(*columns, strict=True))
+    sheet = Image.new("RGB", (PIXELS * len(ids), PIXELS * len(rows)))
+    for y, row in enumerate(rows):
+        for x, each in enumerate(row):
+            sheet.paste(each.resize((PIXELS, PIXELS), Image.Resampling.BICUBIC), (x * PIXELS, y * PIXELS))
+    return sheet
+
+
+def main() -> None:
+    """Write every workflow."""
+    with tempfile.TemporaryDirectory() as folder, ComfyServer(Path(folder), arguments=["--cpu"]) as server, sync_playwright() as playwright:
+        page = open_front_end(launch(playwright), server)
+        for graph in (learning(), chain()):
+            workflow = build(page, graph)
+            path = EXAMPLES / f"{graph.title}.json"
+            path.write_text(json.dumps(workflow, indent=1) + "\n", encoding="utf-8")
+            print(path)
+            if "run" in sys.argv[1:]:
+                picture(server, page, graph, workflow).save(path.with_suffix(".jpg"), quality=88)
+
+
+if __name__ == "__main__":
+    main()
