@@ -18,7 +18,7 @@ from .instruction.file import load_instruction, read_header, save_instruction
 from .learning.checkpoint import load_checkpoint, save_checkpoint
 from .learning.objective import PairLatents
 from .learning.pairs import PICTURES, load_pairs, read_picture
-from .learning.settings import PAPER, POCKET
+from .learning.settings import preset_for
 from .learning.trainer import Trainer
 from .models.loading import DiffusersEditor, load_editor
 from .pictures import fit_to_multiple, thumbnail, to_image
@@ -46,7 +46,7 @@ def learn(options: argparse.Namespace) -> None:
     if out.exists() and not options.overwrite:
         raise InstructBrushError(f"'{out}' exists already. Choose another name, or add --overwrite.")
     editor = load_editor(options.model, options.device)
-    preset = POCKET if editor.description.family.name == "pocket" else PAPER
+    preset = preset_for(editor.description.family.name)
     given = {"steps": options.steps, "objective": options.objective, "learning_rate": options.learning_rate}
     settings = replace(preset, seed=options.seed, **{name: value for name, value in given.items() if value is not None})
     pairs = load_pairs(options.pairs, options.size)
@@ -122,8 +122,7 @@ def _edit_folder(options: argparse.Namespace, editor: DiffusersEditor, context: 
         raise InstructBrushError(f"Images folder '{source}' holds two pictures named '{doubled}': their results would overwrite each other. Rename one.")
     if out.resolve() == source.resolve():
         raise InstructBrushError(f"Results would be written among the inputs in '{out}'. Give another --out folder.")
-    pocket = editor.description.family.name == "pocket"
-    text_scale = options.text_scale if options.text_scale is not None else (2.0 if pocket else 7.5)
+    text_scale = editor.description.family.default_text_scale if options.text_scale is None else options.text_scale
     null = editor.encode_text([""])[0]
     out.mkdir(parents=True, exist_ok=True)
     for path in tqdm(pictures, desc="editing", unit="picture"):

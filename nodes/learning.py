@@ -6,13 +6,13 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..core.learning.pairs import EditPairs
-from ..core.learning.settings import POCKET, PRESETS, LearningSettings
+from ..core.learning.settings import POCKET, PRESETS, LearningSettings, preset_for
 from ..core.pictures import thumbnail
 from .comfy.describe import describe
 from .comfy.session import LearningSession
 from .sockets import InstructionSocket, Pairs, shown
 
-_CUSTOM = "custom"
+_AUTO, _CUSTOM = "auto", "custom"
 _OWN_SCALE = -1.0
 
 
@@ -46,10 +46,11 @@ class LearnInstruction(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "preset",
-                    options=[_CUSTOM, *PRESETS],
-                    default=_CUSTOM,
-                    tooltip="custom: the values below. pocket: what served the pocket editor best. paper: the paper's (as many tokens as the init "
-                    "text, 1000 steps, rate 0.001, separate segments). A preset takes the place of every value below, except the seed and the previews.",
+                    options=[_AUTO, _CUSTOM, *PRESETS],
+                    default=_AUTO,
+                    tooltip="auto: what suits the model, pocket or paper. custom: the values below. pocket: what served the pocket editor best. paper: the "
+                    "paper's (as many tokens as the init text, 1000 steps, rate 0.001, separate segments). Unless it is custom, the preset takes the "
+                    "place of every value below, except the seed and the previews.",
                 ),
                 io.Int.Input(
                     "tokens",
@@ -195,8 +196,8 @@ class LearnInstruction(io.ComfyNode):
         text_scale: float = _OWN_SCALE,
         image_scale: float = 1.5,
     ) -> io.NodeOutput:
+        family = describe(model).family
         if preset == _CUSTOM:
-            family = describe(model).family
             settings = LearningSettings(
                 tokens=tokens or None,
                 segments=segments,
@@ -212,7 +213,7 @@ class LearnInstruction(io.ComfyNode):
                 seed=seed,
             )
         else:
-            settings = replace(PRESETS[preset], seed=seed)
+            settings = replace(preset_for(family.name) if preset == _AUTO else PRESETS[preset], seed=seed)
         watched = pairs[(hold_out - 1) % len(pairs) if hold_out else 0]
         learned_from = pairs.without(hold_out - 1) if hold_out else pairs
         session = LearningSession(model, clip, vae, learned_from, watched, init_text, settings, gradient_checkpointing)

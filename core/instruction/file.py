@@ -53,7 +53,7 @@ def save_instruction(
     if path.suffix != ".safetensors":
         raise InstructionError(f"Save instruction: '{path.name}' must end in .safetensors.")
     if path.exists() and not overwrite:
-        raise InstructionError(f"Save instruction: '{path}' exists already. Choose another name, or switch overwrite on.")
+        raise InstructionError(f"Save instruction: '{path}' exists already. Choose another name, or allow it to be overwritten.")
     tensors = {f"keys.{site}": tensor for site, tensor in instruction.keys.items()}
     tensors |= {f"values.{site}": tensor for site, tensor in instruction.values.items()}
     tensors["context"] = instruction.context

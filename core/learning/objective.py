@@ -1,5 +1,6 @@
 """What learning minimises: the noise prediction error of Eq. 5, on the instructed branch or on the guided prediction."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ class PairLatents:
     """Image conditions, N x [4, h, w], as the model's family wants them (InstructPix2Pix: mode of the VAE, unscaled)."""
     after: Sequence[Tensor]
     """Targets, N x [4, h, w], scaled by the VAE's scaling factor."""
+    digest: str = ""
+    """What tells these pairs from others; of the pictures when they were encoded here, since an encoder on a GPU need not repeat itself."""
 
     def __post_init__(self) -> None:
         if not self.before or len(self.before) != len(self.after) or any(x.shape != y.shape for x, y in zip(self.before, self.after, strict=True)):
@@ -40,7 +43,11 @@ class PairLatents:
         with torch.no_grad():
             before = [encode_image(pair.before[None])[0].float() for pair in pairs]
             after = [scale(encode_image(pair.after[None]))[0].float() for pair in pairs]
-        return cls(before, after)
+        digest = hashlib.sha256()
+        for pair in pairs:
+            digest.update(pair.before.cpu().contiguous().numpy().tobytes())
+            digest.update(pair.after.cpu().contiguous().numpy().tobytes())
+        return cls(before, after, digest.hexdigest())
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import LearningError
+from ..models.families import POCKET as POCKET_FAMILY
 
 
 @dataclass(frozen=True)
@@ -72,3 +73,8 @@ POCKET = LearningSettings()
 """What served the built-in model best."""
 
 PRESETS = {"pocket": POCKET, "paper": PAPER}
+
+
+def preset_for(family: str) -> LearningSettings:
+    """What suits a model family: measured settings for the pocket editor, the paper's for full-size models."""
+    return POCKET if family == POCKET_FAMILY.name else PAPER

@@ -202,10 +202,12 @@ class Trainer:
 
     def digest(self) -> str:
         """What a checkpoint must agree with: the model, the pairs, the phrase and the settings."""
-        settings = asdict(self.settings)
-        digest = hashlib.sha256(repr((self.denoiser.description.fingerprint, sorted(settings.items()), self.init_text, self._trained)).encode())
-        for latent in (*self.latents.before, *self.latents.after):
-            digest.update(latent.detach().float().cpu().numpy().tobytes())
+        settings = sorted(asdict(self.settings).items())
+        model = self.denoiser.description.fingerprint
+        digest = hashlib.sha256(repr((model, settings, self.init_text, self._trained, self.latents.digest)).encode())
+        if not self.latents.digest:
+            for latent in (*self.latents.before, *self.latents.after):
+                digest.update(latent.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def state(self) -> dict[str, Tensor]:

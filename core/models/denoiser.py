@@ -33,7 +33,7 @@ class Denoiser(Protocol):
 
         Args:
             noisy: ``sqrt(abar_t) z + sqrt(1 - abar_t) e`` [B, 4, h, w].
-            timesteps: int64 [B], 0..999.
+            timesteps: [B], 0..999, int64 or the float positions that samplers take.
             image_latent: the image condition [B, 4, h, w], unscaled (as the editor encodes it); zeros are the null image.
             context: text states [B, L, D].
             injection: learned keys and values, used in every row at every site.
@@ -136,7 +136,7 @@ class DiffusersDenoiser:
         output = self.unet(sample, timesteps, context.to(self.dtype), cross_attention_kwargs=call, return_dict=False)[0].float()
         if self.description.family.prediction == "epsilon":
             return output
-        abar = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        abar = self.alphas_cumprod[timesteps.round().long()].view(-1, 1, 1, 1)
         return abar.sqrt() * output + (1 - abar).sqrt() * noisy
 
     @torch.no_grad()

@@ -79,7 +79,7 @@ class LearningSession:
         self.scale = family.scaling_factor
         encoded = PairLatents.encode(pairs, lambda image: encode_image(vae, image), lambda latent: latent * self.scale)
         self._watched_latent = self._trainable([encode_image(vae, watched.before[None])[0]])[0]
-        self.latents = PairLatents(self._trainable(encoded.before), self._trainable(encoded.after))
+        self.latents = PairLatents(self._trainable(encoded.before), self._trainable(encoded.after), encoded.digest)
 
     def run(self, node: str, preview_every: int = 0, resume: bool = True) -> tuple[Instruction, dict[str, Any]]:
         """Learn.

@@ -42,7 +42,7 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
 
 def test_an_existing_file_is_not_replaced_silently(tmp_path: Path) -> None:
     path = save_instruction(make_instruction(0), tmp_path / "x.safetensors")
-    with pytest.raises(InstructionError, match=r"exists already\. Choose another name, or switch overwrite on"):
+    with pytest.raises(InstructionError, match=r"exists already\. Choose another name, or allow it to be overwritten"):
         save_instruction(make_instruction(1), path)
     save_instruction(make_instruction(1), path, overwrite=True)
     assert load_instruction(path).info.settings["seed"] == 1

@@ -29,7 +29,7 @@ export function nodeOf(executionId) {
   return graph?.getNodeById(last) ?? null;
 }
 
-/** Adds a panel to a node as a widget that is neither saved with the workflow nor sent with the prompt. */
+/** Adds a panel to a node as a widget that is neither saved with the workflow nor sent with the prompt. 20 px of the height are margin. */
 export function addPanel(node, name, root, height) {
   const widget = node.addDOMWidget(name, "instructbrush", root, {
     serialize: false,

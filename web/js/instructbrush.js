@@ -39,7 +39,7 @@ app.registerExtension({
       onResult(node, ({ learning }) => learning && panel.show({ ...learning[0], first: 0 }));
     } else if (REMARKED.includes(node.comfyClass)) {
       const line = element("div", { class: "ib-panel ib-remark" });
-      addPanel(node, "remark", line, 36);
+      addPanel(node, "remark", line, 60);
       onResult(node, ({ text }) => text && (line.textContent = text.join("\n")));
     }
   },
