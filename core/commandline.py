@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from .editing.injection import inject
+from .editing.injection import Injection, inject
 from .editing.sampler import edit_latents
 from .errors import InstructBrushError, PairError
 from .instruction.file import load_instruction, read_header, save_instruction
@@ -109,7 +109,7 @@ def inspect(options: argparse.Namespace) -> None:
         print(f"{name:>10}: {value}")
 
 
-def _edit_folder(options: argparse.Namespace, editor: DiffusersEditor, context: Tensor, injection: object) -> None:
+def _edit_folder(options: argparse.Namespace, editor: DiffusersEditor, context: Tensor, injection: Injection | None) -> None:
     source, out = Path(options.images), Path(options.out)
     if not source.is_dir():
         raise InstructBrushError(f"Images folder '{source}' does not exist. Give a folder of pictures.")

@@ -108,12 +108,12 @@ def descend(parameters: list[nn.Parameter], rate: float, seconds: float) -> Call
     return step
 
 
-def train_controlnet(editor: Any, unet: nn.Module, seconds: float, count: int) -> dict[str, Tensor]:
+def train_controlnet(editor: Any, unet: Any, seconds: float, count: int) -> dict[str, Tensor]:
     """A ControlNet on the editor's own encoder, in the layout of the original ControlNet, fp16.
 
     ComfyUI gives a ControlNet the noisy latent alone, so the first convolution keeps the noise's four channels.
     """
-    from diffusers import ControlNetModel
+    from diffusers.models.controlnets.controlnet import ControlNetModel
 
     settings: Any = dict(unet.config)
     shared = ("down_block_types", "block_out_channels", "layers_per_block", "cross_attention_dim", "attention_head_dim", "norm_num_groups")
@@ -162,7 +162,7 @@ def original_layout(weights: dict[str, Tensor], settings: dict[str, Any]) -> dic
 class Adapted(nn.Module):
     """A linear layer or 1 x 1 convolution with a low-rank addition; the layer itself stays frozen."""
 
-    def __init__(self, layer: nn.Module, rank: int) -> None:
+    def __init__(self, layer: nn.Linear | nn.Conv2d, rank: int) -> None:
         super().__init__()
         self.layer = layer
         outputs, inputs = layer.weight.shape[:2]
@@ -176,7 +176,7 @@ class Adapted(nn.Module):
         return self.layer(states) + states @ change.T
 
 
-def train_lora(editor: Any, unet: nn.Module, seconds: float, count: int, rank: int = 8) -> dict[str, Tensor]:
+def train_lora(editor: Any, unet: Any, seconds: float, count: int, rank: int = 8) -> dict[str, Tensor]:
     """A LoRA over every projection of the transformer blocks, kohya's keys, fp16."""
     layers = {
         name: module
@@ -228,7 +228,7 @@ def main() -> None:
         save(weights, MODELS / "loras" / "pocket_aged_paper.safetensors", "Aged paper for the pocket editor")
 
 
-def unpatched(editor: Any) -> nn.Module:
+def unpatched(editor: Any) -> Any:
     """The editor's UNet as diffusers builds it."""
     from diffusers.models.attention_processor import AttnProcessor
 

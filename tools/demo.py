@@ -97,7 +97,8 @@ def save_pictures(folder: Path, pictures: np.ndarray, name: str = "{}.png") -> l
 
 def run_effect(server: ComfyServer, effect: HeldOutEffect) -> Result:
     """Learn, save, edit by the instruction and by words, all in one graph on the server."""
-    pairs = tuple(quantised(side) for side in effect.pairs(PAIRS, TRAIN_SEED))
+    before, after = effect.pairs(PAIRS, TRAIN_SEED)
+    pairs = (quantised(before), quantised(after))
     inputs, truth = (quantised(side) for side in effect.pairs(TESTS, TEST_SEED))
     home = server.base / "input" / "demo" / effect.name
     for side, pictures in enumerate(pairs):

@@ -58,7 +58,7 @@ def tables(node: dict[str, Any]) -> str:
         choices = kind if isinstance(kind, list) else options.get("options")
         # A list of the user's files is not the same on two machines.
         default = options.get("default", "" if key in ("folder", "name") or not choices else choices[0])
-        title = "choice" if choices is not None else kind.removeprefix("INSTRUCTBRUSH_")
+        title = "choice" if choices is not None else str(kind).removeprefix("INSTRUCTBRUSH_")
         shown = "*empty*" if default == "" and kind == "STRING" else str(default)
         lines.append(f"| `{key}` | {title} | {shown} | {options.get('tooltip', '')} |")
     lines += ["\n## Outputs\n", "| Output | |", "| --- | --- |"]

@@ -83,7 +83,7 @@ def learning() -> Graph:
     graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
     graph.add("pairs", "InstructBrushLoadPairs", (0, 170), (300, 360), title="Pairs to learn from", folder=f"{PAIRS.name} (example)")
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS"
-    graph.add("learn", "InstructBrushLearn", (360, 0), (330, 880), wired=wires, init_text="make it brighter", steps=300, preview_every=50)
+    graph.add("learn", "InstructBrushLearn", (360, 0), (330, 880), wired=wires, init_text="make it brighter", preset="custom", steps=300)
     graph.add("save", "InstructBrushSave", (360, 950), (330, 330), wired="instruction=learn.INSTRUCTION", name=EDIT)
     title = "New pictures, and how they should come out"
     graph.add("new", "InstructBrushLoadPairs", (0, 590), (300, 360), title=title, folder=f"{NEW.name} (example)")

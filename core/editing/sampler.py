@@ -1,9 +1,9 @@
 """Editing pictures without ComfyUI: dual-guided Euler ancestral sampling."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from diffusers import EulerAncestralDiscreteScheduler
 from torch import Generator, Tensor
 
 from ..models.denoiser import Denoiser
@@ -41,8 +41,11 @@ def edit_latents(
     Returns:
         Scaled latents [B, 4, h, w], ready for the decoder.
     """
+    # Imported here: diffusers takes a second, and ComfyUI imports this module when it starts.
+    from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
+
     batch, device = image_latent.shape[0], denoiser.device
-    scheduler = EulerAncestralDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)
+    scheduler: Any = EulerAncestralDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)
     scheduler.set_timesteps(steps, device=device)
     scheduler.set_begin_index(0)  # else it looks the index up on the device, and waits
     generators = [Generator().manual_seed(seed + index) for index in range(batch)]

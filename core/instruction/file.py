@@ -201,7 +201,8 @@ def _info(metadata: Mapping[str, str], path: Path) -> InstructionInfo:
     try:
         values = json.loads(metadata[_INFO_KEY])
         known = {field.name for field in dataclasses.fields(InstructionInfo)}
-        info = InstructionInfo(**{key: tuple(value) if key == "losses" else value for key, value in values.items() if key in known})
+        entries: dict[str, Any] = {key: tuple(value) if key == "losses" else value for key, value in values.items() if key in known}
+        info = InstructionInfo(**entries)
         if not (1 <= int(info.segments) <= 1000 and 1 <= int(info.tokens) <= 4096 and isinstance(info.settings, dict)):
             raise ValueError("segments or tokens out of range")
     except (ValueError, TypeError, AttributeError) as error:

@@ -74,6 +74,32 @@ def test_learning_shows_its_progress(vue, server, open_page, load_workflow, repo
     page.screenshot(path=shots / f"learned_{'vue' if vue else 'classic'}.png")
 
 
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
+def test_a_preset_greys_out_what_it_decides(vue, open_page):
+    page = open_page(vue=vue)
+    disabled = page.evaluate(
+        """() => {
+            app.graph.clear();
+            const node = LiteGraph.createNode("InstructBrushLearn");
+            app.graph.add(node);
+            const preset = node.widgets.find((widget) => widget.name === "preset");
+            const names = () => node.widgets.filter((widget) => widget.disabled).map((widget) => widget.name);
+            const found = [names()];
+            preset.value = "custom";
+            preset.callback("custom");
+            found.push(names());
+            const saved = node.serialize();
+            preset.value = "paper";
+            preset.callback("paper");
+            node.configure(saved);
+            found.push(names());
+            return found;
+        }"""
+    )
+    assert "steps" in disabled[0] and "learning_rate" in disabled[0] and "seed" not in disabled[0]
+    assert disabled[1:] == [[], []]
+
+
 def wait_until_idle(server, seconds=240):
     """Until the queue is empty."""
     end = time.monotonic() + seconds
@@ -92,7 +118,7 @@ def test_cancelling_keeps_and_resumes(server, open_page, load_workflow, reposito
     kept = {key: prompt[key] for key in prompt if prompt[key]["class_type"] in ("InstructBrushLoadModel", "InstructBrushLearn", "InstructBrushSave")}
     pairs = prompt[learn]["inputs"]["pairs"][0]
     graph = {**kept, pairs: prompt[pairs]}
-    graph[learn]["inputs"].update(steps=60, preview_every=0, seed=21)
+    graph[learn]["inputs"].update(preset="custom", steps=60, preview_every=0, seed=21)
     stopped = threading.Event()
 
     def stop(message):

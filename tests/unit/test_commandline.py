@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+
 from instructbrush.core.commandline import main
 from instructbrush.core.instruction.file import load_instruction
 from instructbrush.core.pictures import to_image
-from PIL import Image
 
 
 @pytest.fixture

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
 from instructbrush.core.editing.injection import RowInjections, inject
 from instructbrush.core.errors import InstructionError
 from instructbrush.core.instruction.artefact import Instruction, InstructionInfo
-from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 LENGTH, WIDTH, TOKENS, SEGMENTS = 12, 6, 3, 5
 SITES = {"down.attn2": 8, "up.attn2": 16}

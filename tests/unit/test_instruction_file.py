@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
+
 from instructbrush.core.errors import InstructionError
 from instructbrush.core.instruction.artefact import Instruction, InstructionInfo
 from instructbrush.core.instruction.file import load_instruction, read_header, read_thumbnail, resolve_inside, save_instruction
-from PIL import Image
-from safetensors.torch import save_file
 
 
 def make_instruction(seed: int = 0, width: int = 8) -> Instruction:

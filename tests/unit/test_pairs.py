@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from instructbrush.core.errors import PairError
 from instructbrush.core.learning.pairs import load_pairs, make_pairs, read_picture
-from PIL import Image
 
 
 def picture(path: Path, shade: int = 100, size: tuple[int, int] = (32, 24)) -> Path:

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionInstructPix2PixPipeline
+from PIL import Image
+
 from instructbrush.core.editing.injection import inject
 from instructbrush.core.editing.sampler import edit_latents
 from instructbrush.core.instruction.artefact import Instruction, InstructionInfo
 from instructbrush.core.models.loading import DiffusersEditor
 from instructbrush.core.pictures import to_image
-from PIL import Image
 
 
 def words_instruction(editor: DiffusersEditor, words: str, tokens: int = 8) -> Instruction:

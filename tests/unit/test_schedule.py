@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from instructbrush.core.editing.guidance import dual_guidance
 from instructbrush.core.editing.schedule import add_noise, segment_bounds, segment_of
 

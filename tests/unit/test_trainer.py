@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from instructbrush.core.editing.guidance import dual_guidance
 from instructbrush.core.editing.injection import inject
 from instructbrush.core.editing.schedule import add_noise, segment_of

@@ -94,7 +94,7 @@ def squared_error(difference: torch.Tensor) -> torch.Tensor:
     """
     whole = difference.mean((2, 3)).square().mean(1)
     blocks = functional.avg_pool2d(difference, 4).square().mean((1, 2, 3))
-    return difference.square().mean((1, 2, 3)) + 2 * whole + blocks
+    return difference.square().mean((1, 2, 3)) + 6 * whole + 2 * blocks
 
 
 class Pairs:

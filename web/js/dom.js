@@ -38,6 +38,9 @@ export function addPanel(node, name, root, height) {
     getMaxHeight: () => 2 * height,
   });
   widget.serialize = false;
+  // The classic renderer sizes a new node before extensions add to it; a loaded node gets its saved size after this.
+  const [width, tall] = node.computeSize();
+  node.setSize([Math.max(width, node.size[0]), Math.max(tall, node.size[1])]);
   return widget;
 }
 

@@ -8,6 +8,11 @@ import { LearningPanel } from "./learning_panel.js";
 const LEARN = "InstructBrushLearn";
 const REMARKED = ["InstructBrushSave", "InstructBrushLoad"];
 
+/** Widgets of Learn Instruction that count only when the preset is "custom". */
+const OWN_SETTINGS = [
+  "tokens", "segments", "segment_mode", "steps", "learning_rate", "objective", "final_learning_rate", "weighting", "include_bos", "text_scale", "image_scale",
+];
+
 /** node -> its panel; nodes that were deleted take their panels with them. */
 const panels = new WeakMap();
 
@@ -18,6 +23,21 @@ function onResult(node, show) {
     before?.call(this, output);
     show(output ?? {});
   };
+}
+
+/** Greys out what the chosen preset decides. */
+function followPreset(node) {
+  const preset = node.widgets.find((widget) => widget.name === "preset");
+  const follow = () => {
+    for (const widget of node.widgets) if (OWN_SETTINGS.includes(widget.name)) widget.disabled = preset.value !== "custom";
+  };
+  const before = preset.callback;
+  preset.callback = function (...given) {
+    before?.apply(this, given);
+    follow();
+  };
+  follow();
+  return follow;
 }
 
 app.registerExtension({
@@ -36,6 +56,12 @@ app.registerExtension({
       const panel = new LearningPanel();
       panels.set(node, panel);
       addPanel(node, "learning", panel.root, 270);
+      const follow = followPreset(node);
+      const configured = node.onConfigure;
+      node.onConfigure = function (...given) {
+        configured?.apply(this, given);
+        follow();
+      };
       onResult(node, ({ learning }) => learning && panel.show({ ...learning[0], first: 0 }));
     } else if (REMARKED.includes(node.comfyClass)) {
       const line = element("div", { class: "ib-panel ib-remark" });
