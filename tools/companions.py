@@ -1,10 +1,10 @@
 """Train the two small companions of the pocket editor that the second example workflow loads with stock nodes.
 
-    .venv/bin/python tools/companions.py controlnet --seconds 900
+    .venv/bin/python tools/companions.py controlnet --seconds 400
     .venv/bin/python tools/companions.py lora --seconds 300
 
 controlnet: the outlines that ComfyUI's Canny node draws of the wanted picture steer the edit (example_workflows/models/controlnet).
-lora: edits come out on aged paper, warm, pale and dark towards the edges (example_workflows/models/loras).
+lora: edits come out on aged paper, pale and warm (example_workflows/models/loras).
 
 Both are trained on drawn scenes as the editor was, with its loss and its dropout of words and picture, and belong to the weights that
 core/models/pocket holds when they are trained: train them again after the editor.
@@ -36,8 +36,8 @@ BATCH = 16
 
 
 def aged_paper(picture: np.ndarray) -> np.ndarray:
-    """Pale, warm, dark towards the edges."""
-    return filters.vignette(filters.tint(filters.fade(picture), filters.rgb(0.86, 0.72, 0.45), 0.35), 0.8)
+    """Pale and warm, as a print that hung in the sun."""
+    return filters.tint(filters.fade(picture), filters.rgb(0.86, 0.72, 0.45), 0.45)
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def main() -> None:
     """Train one companion for the given time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["controlnet", "lora"])
-    parser.add_argument("--seconds", type=float, default=900)
+    parser.add_argument("--seconds", type=float, default=400)
     parser.add_argument("--count", type=int, default=2048, help="drawn pairs")
     options = parser.parse_args()
     torch.manual_seed(0)

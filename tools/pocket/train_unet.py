@@ -61,6 +61,7 @@ class Noise:
         weight = weight / weight.mean()
         self.density = 0.5 + 0.5 * weight
         self.weights = weight / self.density
+        self.coarse = (0.2 / snr).clamp(1, 4)
 
     def draw(self, count: int) -> torch.Tensor:
         """Draw timesteps [count]."""
@@ -86,15 +87,16 @@ def validate(unet: UNet2DConditionModel, noise: Noise, data: tuple[torch.Tensor,
     return errors
 
 
-def squared_error(difference: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of each sample [n], its coarse parts counted more.
+def squared_error(difference: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of each sample [n], its coarse parts counted `coarse` [n] times more.
 
-    At high noise most of what goes wrong in the picture is its mean colour, one component in 256, and group norms make that hard to
-    carry. Means over the picture and over 4 x 4 blocks are added; the minimum stays the conditional mean, it is only reached sooner.
+    At high noise most of what goes wrong in the picture is its mean colour: one component in 256 of the noise, decided there once
+    and for all, because later steps take it from the noisy latent. Means over the picture and over 4 x 4 blocks are therefore added.
+    The minimum stays the conditional mean; it is only reached sooner.
     """
     whole = difference.mean((2, 3)).square().mean(1)
     blocks = functional.avg_pool2d(difference, 4).square().mean((1, 2, 3))
-    return difference.square().mean((1, 2, 3)) + 6 * whole + 2 * blocks
+    return difference.square().mean((1, 2, 3)) + coarse * (6 * whole + 2 * blocks)
 
 
 class Pairs:
@@ -162,7 +164,8 @@ def main() -> None:
         timesteps, epsilon = noise.draw(options.batch), torch.randn_like(after)
         with torch.autocast(device, torch.bfloat16):
             predicted = unet(torch.cat([noise.add(after, epsilon, timesteps), before], 1), timesteps, context).sample
-        run.apply((squared_error(predicted.float() - epsilon) * noise.weights[timesteps]).mean(), warmup=200, floor=0.03)
+        error = squared_error(predicted.float() - epsilon, noise.coarse[timesteps])
+        run.apply((error * noise.weights[timesteps]).mean(), warmup=200, floor=0.03)
         if run.step % 200 == 0:
             run.swap()
             unet.eval()
