@@ -56,7 +56,7 @@ def test_a_taken_name_is_numbered_refused_or_replaced(comfy):
     path = saved(comfy, first, "taken")
     bytes_before = path.read_bytes()
     graph, node = save(comfy, second, "taken", "refuse")
-    assert comfy.error(graph, node.out(1)) == f"Save instruction: '{path}' exists already. Choose another name, or switch overwrite on."
+    assert comfy.error(graph, node.out(1)) == f"Save instruction: '{path}' exists already. Choose another name, or allow it to be overwritten."
     assert saved(comfy, second, "taken", "add a number").name == "taken_2.safetensors"
     assert saved(comfy, second, "taken", "add a number").name == "taken_3.safetensors"
     assert path.read_bytes() == bytes_before

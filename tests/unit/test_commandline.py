@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,9 @@ def test_twins_of_one_name_and_existing_results_are_refused(folders: Path, capsy
 def test_interrupted_learning_goes_on_where_it_stopped(folders: Path) -> None:
     file = folders / "dark.safetensors"
     command = [sys.executable, "-m", "instructbrush", "learn", "--pairs", folders / "pairs", "--out", file, "--steps", "2000"]
-    process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, cwd=folders, bufsize=0)
+    # Whatever started the tests in the background may have had Ctrl-C ignored, and children inherit that.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, cwd=folders, bufsize=0, preexec_fn=heed)
     seen = b""
     while not re.search(rb"\| [1-9]\d*/2000", seen) and process.poll() is None:
         seen += process.stderr.read(64)

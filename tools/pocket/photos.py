@@ -42,7 +42,7 @@ SOURCES = (
     Source("hubble_deep_field.jpg", "scikit-image", "NASA", "public domain"),
     Source("camera.png", "scikit-image", "Lav Varshney", "CC0-1.0"),
     Source("brick.png", "scikit-image", "CC0Textures", "CC0-1.0"),
-    Source("grass.png", "scikit-image", "Public Domain Pictures", "CC0-1.0"),
+    Source("grass.png", "scikit-image", "linolafett", "CC0-1.0"),
     Source("gravel.png", "scikit-image", "CC0Textures", "CC0-1.0"),
     Source("flower.jpg", "scikit-learn", "vultilion", "CC-BY-2.0"),
     *(
