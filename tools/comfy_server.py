@@ -146,6 +146,8 @@ class ComfyServer:
         wire = create_connection(f"ws://127.0.0.1:{self.port}/ws?clientId={self.client}", timeout=5)
         try:
             answer = self.post("/prompt", {"prompt": prompt, "client_id": self.client})
+            if answer["node_errors"]:  # ComfyUI runs the outputs that are valid and drops the others
+                raise ServerError(refusal(json.dumps({"error": {"message": "Part of the prompt is invalid"}, **answer})))
             messages = self._listen(wire, answer["prompt_id"], time.monotonic() + seconds, on_message)
         finally:
             wire.close()
