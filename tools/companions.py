@@ -4,7 +4,7 @@
     .venv/bin/python tools/companions.py lora --seconds 300
 
 controlnet: the outlines that ComfyUI's Canny node draws of the wanted picture steer the edit (example_workflows/models/controlnet).
-lora: edits come out on aged paper, pale and warm (example_workflows/models/loras).
+lora: edits come out on aged paper: pale, warm, dark towards the edges (example_workflows/models/loras).
 
 Both are trained on drawn scenes as the editor was, with its loss and its dropout of words and picture, and belong to the weights that
 core/models/pocket holds when they are trained: train them again after the editor.
@@ -36,8 +36,8 @@ BATCH = 16
 
 
 def aged_paper(picture: np.ndarray) -> np.ndarray:
-    """Pale and warm, as a print that hung in the sun."""
-    return filters.tint(filters.fade(picture), filters.rgb(0.86, 0.72, 0.45), 0.45)
+    """Pale, warm, dark towards the edges."""
+    return filters.vignette(filters.tint(filters.fade(picture), filters.rgb(0.86, 0.72, 0.45), 0.35), 0.8)
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def chain() -> Graph:
     graph = Graph("apply_with_controlnet_and_lora", ("picture", "result"))
     graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
     wires = "model=model.MODEL clip=model.CLIP"
-    graph.add("lora", "LoraLoader", (0, 170), (300, 130), wired=wires, lora_name="pocket_aged_paper.safetensors", strength_model=0.8)
+    graph.add("lora", "LoraLoader", (0, 170), (300, 130), wired=wires, lora_name="pocket_aged_paper.safetensors", strength_model=0.6)
     graph.add("instruction", "InstructBrushLoad", (0, 360), (300, 240), name=f"{EDIT}.safetensors")
     graph.add("new", "InstructBrushLoadPairs", (0, 660), (300, 360), title="Pictures to edit", folder=f"{NEW.name} (example)")
     graph.add("words", "CLIPTextEncode", (350, 0), (300, 110), title="Words (empty: the instruction says it)", wired="clip=lora.CLIP", text="")
