@@ -18,7 +18,8 @@ serve: setup
 # One process each: unit tests must not see ComfyUI, in-process tests load it, end-to-end tests start it.
 test: setup
 	@$(PYTHON) tools/get_browser.py
-	$(PYTEST) tests/unit
+	$(PYTEST) tests/unit -m "not slow"
+	$(PYTEST) tests/unit -m slow
 	$(PYTEST) tests/comfy
 	$(PYTEST) tests/e2e
 
