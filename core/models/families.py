@@ -29,11 +29,8 @@ class Family:
     heads: int | None = None
     """Attention heads of every site, or ``None`` where ``head_width`` is what is constant."""
     head_width: int | None = None
-    default_steps: int = 20
     default_text_scale: float = 7.5
     """s_T of Eq. 3."""
-    default_image_scale: float = 1.5
-    """s_I of Eq. 3."""
 
 
 POCKET = Family("pocket", "pocket editor", 128, "epsilon", 1.0, heads=4, default_text_scale=2.0)
