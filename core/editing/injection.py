@@ -1,12 +1,13 @@
 """Learned keys and values in place of a model's own, in every cross-attention layer (InstructBrush, section 4.1).
 
-An engine calls :meth:`Injection.context_for` once a model call, runs the model on the context it returns, and calls
-:meth:`Injection.keys_values` at every site with the projections of that context. The mathematics is therefore the same in every engine.
+An engine calls :meth:`Injection.begin` once a model call, runs the model on the context of the :class:`InjectedCall` it returns, and calls
+:meth:`InjectedCall.keys_values` at every site with the projections of that context. The mathematics is therefore the same in every engine.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -62,51 +63,74 @@ class Injection:
             self.is_identity,
         )
 
-    def context_for(self, context: Tensor) -> Tensor:
-        """What the engine projects instead of ``context`` [B, L_cond, D].
+    def begin(self, context: Tensor, timesteps: Tensor) -> "InjectedCall":
+        """Start a model call.
 
-        Returns the init phrase's states [B, L, D] when the injection is whole, else both side by side [B, L_cond + L, D].
+        Args:
+            context: text states of the conditioning, [B, L_cond, D].
+            timesteps: [B], 0..999, on the same device.
         """
-        init = self.context.to(context.dtype).expand(context.shape[0], -1, -1)
-        return init if self.whole else torch.cat([context, init], dim=1)
+        return _OneInjection(self, context, timesteps)
 
-    def keys_values(self, site: str, keys: Tensor, values: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+
+class InjectedCall(Protocol):
+    """One model call with an injection. What does not depend on the site is computed once."""
+
+    context: Tensor
+    """What the engine projects instead of the conditioning's states, [B, rows, D]."""
+
+    def keys_values(self, site: str, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """K' and V' at one site.
 
         Args:
             site: name of the cross-attention layer.
-            keys, values: projections of what :meth:`context_for` returned, [B, rows, width].
-            timesteps: [B], 0..999, on the same device.
+            keys, values: projections of :attr:`context`, [B, rows, width].
 
         Returns:
             Keys and values [B, L', width] in the dtype of the projections. Conditionings of another length than the init phrase's are both
             repeated to their common multiple, which leaves attention unchanged.
         """
-        segment = segment_of(timesteps, self.strengths.shape[0])
-        if self.whole:
-            return self._learned(keys, self.keys[site], segment), self._learned(values, self.values[site], segment)
-        active = (timesteps >= self.end_timestep) & (timesteps < self.start_timestep)
-        strength = (self.strengths[segment] * active).view(-1, 1, 1)
-        return self._mixed(keys, self.keys[site], segment, strength), self._mixed(values, self.values[site], segment, strength)
+        ...
 
-    def _learned(self, init: Tensor, gamma: Tensor, segment: Tensor) -> Tensor:
-        rows = gamma[segment].to(init.dtype)
-        return torch.cat([init[:, : self.start], rows, init[:, self.start + rows.shape[1] :]], dim=1)
 
-    def _mixed(self, both: Tensor, gamma: Tensor, segment: Tensor, strength: Tensor) -> Tensor:
-        length = self.context.shape[0]
+class _OneInjection:
+    """The same injection in every row: the context is that of the init phrase [B, L, D], or below full strength both [B, L_cond + L, D]."""
+
+    def __init__(self, injection: Injection, context: Tensor, timesteps: Tensor) -> None:
+        self.injection = injection
+        init = injection.context.to(context.dtype).expand(context.shape[0], -1, -1)
+        self.context = init if injection.whole else torch.cat([context, init], dim=1)
+        self.segment = segment_of(timesteps, injection.strengths.shape[0])
+        if not injection.whole:
+            active = (timesteps >= injection.end_timestep) & (timesteps < injection.start_timestep)
+            self.strength = (injection.strengths[self.segment] * active).view(-1, 1, 1).to(context.dtype)
+
+    def rows(self, gamma: Tensor, dtype: torch.dtype) -> Tensor:
+        """The learned rows of every sample's segment, [B, m, width]."""
+        return gamma[self.segment].to(dtype)
+
+    def keys_values(self, site: str, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        put = self._learned if self.injection.whole else self._mixed
+        return put(keys, self.injection.keys[site]), put(values, self.injection.values[site])
+
+    def _learned(self, init: Tensor, gamma: Tensor) -> Tensor:
+        rows, start = self.rows(gamma, init.dtype), self.injection.start
+        return torch.cat([init[:, :start], rows, init[:, start + rows.shape[1] :]], dim=1)
+
+    def _mixed(self, both: Tensor, gamma: Tensor) -> Tensor:
+        length = self.injection.context.shape[0]
         cond = both[:, :-length]
-        learned = self._learned(both[:, -length:], gamma, segment)
+        learned = self._learned(both[:, -length:], gamma)
         if cond.shape[1] != length:
             common = math.lcm(cond.shape[1], length)
             cond, learned = cond.repeat(1, common // cond.shape[1], 1), learned.repeat(1, common // length, 1)
-        return torch.lerp(cond, learned, strength.to(cond.dtype))
+        return torch.lerp(cond, learned, self.strength.to(cond.dtype))
 
 
 class RowInjections:
     """Several injections in one model call, each on rows of its own, so that instructed and plain branches run as one batch.
 
-    Made anew for every call. Contexts of differing length are padded for the projections and cut again before anything attends to them.
+    Contexts of differing length are padded for the projections and cut again before anything attends to them.
 
     Args:
         parts: one for each of equally large groups of rows; None leaves its rows to the model.
@@ -115,27 +139,45 @@ class RowInjections:
     is_identity = False
 
     def __init__(self, parts: Sequence[Injection | None]) -> None:
-        self._parts = parts
-        self._lengths: list[int] = []
+        self.parts = parts
 
-    def context_for(self, context: Tensor) -> Tensor:
-        """As :meth:`Injection.context_for`, for all groups."""
-        groups = zip(self._parts, context.chunk(len(self._parts)), strict=True)
-        contexts = [rows if part is None else part.context_for(rows) for part, rows in groups]
-        self._lengths = [rows.shape[1] for rows in contexts]
-        longest = max(self._lengths)
-        return torch.cat([functional.pad(rows, (0, 0, 0, longest - rows.shape[1])) for rows in contexts])
+    def begin(self, context: Tensor, timesteps: Tensor) -> InjectedCall:
+        """As :meth:`Injection.begin`, for all groups."""
+        return _RowGroups(self.parts, context, timesteps)
 
-    def keys_values(self, site: str, keys: Tensor, values: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`Injection.keys_values`, for all groups."""
-        count = len(self._parts)
+
+class _RowGroups:
+    def __init__(self, parts: Sequence[Injection | None], context: Tensor, timesteps: Tensor) -> None:
+        contexts = context.chunk(len(parts))
+        groups = zip(parts, contexts, timesteps.chunk(len(parts)), strict=True)
+        self.calls = [None if part is None else _OneInjection(part, rows, t) for part, rows, t in groups]
+        contexts = [rows if call is None else call.context for call, rows in zip(self.calls, contexts, strict=True)]
+        self.lengths = [rows.shape[1] for rows in contexts]
+        self.aligned = len(set(self.lengths)) == 1 and all(part is None or part.whole for part in parts)
+        longest = max(self.lengths)
+        self.context = torch.cat([functional.pad(rows, (0, 0, 0, longest - rows.shape[1])) for rows in contexts])
+
+    def keys_values(self, site: str, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        if self.aligned:
+            return self._put(site, keys, "keys"), self._put(site, values, "values")
+        count = len(self.calls)
         pairs = []
-        for part, length, k, v, t in zip(self._parts, self._lengths, keys.chunk(count), values.chunk(count), timesteps.chunk(count), strict=True):
+        for call, length, k, v in zip(self.calls, self.lengths, keys.chunk(count), values.chunk(count), strict=True):
             k, v = k[:, :length], v[:, :length]
-            pairs.append((k, v) if part is None else part.keys_values(site, k, v, t))
+            pairs.append((k, v) if call is None else call.keys_values(site, k, v))
         common = math.lcm(*(k.shape[1] for k, _ in pairs))
         whole = [(k.repeat(1, common // k.shape[1], 1), v.repeat(1, common // v.shape[1], 1)) if k.shape[1] != common else (k, v) for k, v in pairs]
         return torch.cat([k for k, _ in whole]), torch.cat([v for _, v in whole])
+
+    def _put(self, site: str, projected: Tensor, kind: str) -> Tensor:
+        """Write the learned rows over a copy: what the general way comes to when all contexts are as long and no strength is partial."""
+        result, group = projected.clone(), projected.shape[0] // len(self.calls)
+        for index, call in enumerate(self.calls):
+            if call is not None:
+                rows = call.rows(getattr(call.injection, kind)[site], projected.dtype)
+                start = call.injection.start
+                result[index * group : (index + 1) * group, start : start + rows.shape[1]] = rows
+        return result
 
 
 def inject(

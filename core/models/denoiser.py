@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -15,7 +14,7 @@ from .families import ModelDescription
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    from ..editing.injection import Injection
+    from ..editing.injection import InjectedCall, Injection
 
 
 class Denoiser(Protocol):
@@ -56,14 +55,6 @@ class Denoiser(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class _Call:
-    """What the attention layers need to know of one model call."""
-
-    injection: Injection
-    timesteps: Tensor
-
-
 class _Attention:
     """diffusers' attention with one place more: between the projections and the product, a site asks the injection for its keys and values.
 
@@ -81,13 +72,13 @@ class _Attention:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
-        instruction: _Call | None = None,
+        instruction: InjectedCall | None = None,
     ) -> Tensor:
         query = attn.to_q(hidden_states)
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         keys, values = attn.to_k(source), attn.to_v(source)
         if instruction is not None and self.site is not None:
-            keys, values = instruction.injection.keys_values(self.site, keys, values, instruction.timesteps)
+            keys, values = instruction.keys_values(self.site, keys, values)
         batch, _, width = query.shape
         query, keys, values = (rows.view(batch, -1, attn.heads, width // attn.heads).transpose(1, 2) for rows in (query, keys, values))
         mixed = F.scaled_dot_product_attention(query, keys, values)
@@ -130,8 +121,8 @@ class DiffusersDenoiser:
         self._check(noisy, image_latent, context)
         call = None
         if injection is not None and not injection.is_identity:
-            context = injection.context_for(context)
-            call = {"instruction": _Call(injection, timesteps)}
+            begun = injection.begin(context, timesteps)
+            context, call = begun.context, {"instruction": begun}
         sample = torch.cat([noisy, image_latent], dim=1).to(self.dtype)
         output = self.unet(sample, timesteps, context.to(self.dtype), cross_attention_kwargs=call, return_dict=False)[0].float()
         if self.description.family.prediction == "epsilon":

@@ -18,7 +18,7 @@ from comfy.model_sampling import ModelSamplingDiscrete
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...core.editing.injection import Injection, RowInjections
+from ...core.editing.injection import InjectedCall, Injection, RowInjections
 from ...core.errors import InstructionError, ModelError
 from ...core.models.attention import Site
 from ...core.models.families import ModelDescription
@@ -132,11 +132,12 @@ def inject_call(
     options = transformer_options.copy()
     replaces = options["patches_replace"] = options.get("patches_replace", {}).copy()
     attn2 = replaces["attn2"] = replaces.get("attn2", {}).copy()
+    call = injection.begin(context, timesteps)
     for site in sites:
         # ComfyUI looks for the exact layer first, then for the block.
         previous = attn2.get(site.block, attn2.get(site.block[:2]))
-        attn2[site.block] = _InjectedAttention(site.name, injection, timesteps, previous)
-    return injection.context_for(context), options
+        attn2[site.block] = _InjectedAttention(site.name, call, previous)
+    return call.context, options
 
 
 def train_timesteps(timesteps: Tensor, edm: bool) -> Tensor:
@@ -156,14 +157,13 @@ _SCHEDULE = ModelSamplingDiscrete()
 class _InjectedAttention:
     """Attention of one site with the instruction's keys and values, through whatever attention was in its place before."""
 
-    def __init__(self, site: str, injection: Injection | RowInjections, timesteps: Tensor, previous: Replace | None) -> None:
+    def __init__(self, site: str, call: InjectedCall, previous: Replace | None) -> None:
         self.site = site
-        self.injection = injection
-        self.timesteps = timesteps
+        self.call = call
         self.previous = previous
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
-        k, v = self.injection.keys_values(self.site, k, v, self.timesteps)
+        k, v = self.call.keys_values(self.site, k, v)
         if self.previous is not None:
             return self.previous(q, k, v, extra_options)
         heads, precision = extra_options["n_heads"], extra_options["attn_precision"]

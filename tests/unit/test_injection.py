@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from instructbrush.core.editing.injection import RowInjections, inject
+from instructbrush.core.editing.injection import Injection, RowInjections, inject
 from instructbrush.core.errors import InstructionError
 from instructbrush.core.instruction.artefact import Instruction, InstructionInfo
 
@@ -29,24 +29,28 @@ def test_whole_injection_replaces_the_learned_rows_and_no_other(start: int) -> N
     instruction = make_instruction(start)
     injection = inject(instruction)
     times = torch.tensor([10, 999])
-    context = injection.context_for(torch.randn(2, LENGTH, WIDTH))
-    assert torch.equal(context, instruction.context.expand(2, -1, -1))
-    frozen = project(context, 8)
-    keys, values = injection.keys_values("down.attn2", frozen, frozen, times)
+    call = injection.begin(torch.randn(2, LENGTH, WIDTH), times)
+    assert torch.equal(call.context, instruction.context.expand(2, -1, -1))
+    frozen = project(call.context, 8)
+    keys, values = call.keys_values("down.attn2", frozen, frozen)
     for row, segment in enumerate((0, 4)):
         assert torch.equal(keys[row, start : start + TOKENS], instruction.keys["down.attn2"][segment])
         assert torch.equal(values[row, start : start + TOKENS], instruction.values["down.attn2"][segment])
     assert torch.equal(keys[:, :start], frozen[:, :start]) and torch.equal(keys[:, start + TOKENS :], frozen[:, start + TOKENS :])
 
 
+def keys_of(injection: Injection | RowInjections, cond: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys at the first site, and values, which are projected to twice as much."""
+    call = injection.begin(cond, times)
+    frozen = project(call.context, 8)
+    return call.keys_values("down.attn2", frozen, 2 * frozen)
+
+
 def mixed(cond: Tensor, times: Tensor, **how: float) -> tuple[Tensor, Tensor, Tensor]:
     """(K' at strength as asked, the conditioning's own K, K at full strength) at the first site."""
     instruction = make_instruction()
     injection, whole = inject(instruction, **how), inject(instruction)
-    both = project(injection.context_for(cond), 8)
-    got, _ = injection.keys_values("down.attn2", both, both, times)
-    init = project(whole.context_for(cond), 8)
-    return got, project(cond, 8), whole.keys_values("down.attn2", init, init, times)[0]
+    return keys_of(injection, cond, times)[0], project(cond, 8), keys_of(whole, cond, times)[0]
 
 
 def test_strength_interpolates_from_the_conditioning_to_the_learned() -> None:
@@ -80,24 +84,22 @@ def test_conditionings_of_another_length_keep_their_attention() -> None:
     assert torch.allclose(scaled_dot_product_attention(query, got, got), scaled_dot_product_attention(query, own, own), atol=1e-5)
     got, _, _ = mixed(cond, torch.tensor([900]), segment_strengths=[0, 1, 1, 1, 1])
     learned = inject(make_instruction())
-    full = project(learned.context_for(cond), 8)
-    reference, _ = learned.keys_values("down.attn2", full, full, torch.tensor([900]))
+    reference, _ = keys_of(learned, cond, torch.tensor([900]))
     assert torch.allclose(scaled_dot_product_attention(query, got, got), scaled_dot_product_attention(query, reference, reference), atol=1e-5)
 
 
+@pytest.mark.parametrize("strength", [1.0, 0.5])
 @pytest.mark.parametrize("length", [LENGTH, 8])
-def test_groups_of_rows_get_what_they_get_alone(length: int) -> None:
-    """Plain rows, a whole injection and a half one in one batch, also where their contexts differ in length."""
+def test_groups_of_rows_get_what_they_get_alone(length: int, strength: float) -> None:
+    """Plain rows, a whole injection and another in one batch, also where their contexts differ in length."""
     instruction = make_instruction()
-    parts = [None, inject(instruction), inject(instruction, 0.5)]
+    parts = [None, inject(instruction), inject(instruction, strength)]
     context, times, query = torch.randn(6, length, WIDTH), torch.tensor([10, 900] * 3), torch.randn(2, 5, 8)
-    joined = RowInjections(parts)
-    frozen = project(joined.context_for(context), 8)
-    keys, values = joined.keys_values("down.attn2", frozen, 2 * frozen, times)
+    keys, values = keys_of(RowInjections(parts), context, times)
     for index, part in enumerate(parts):
         rows = slice(2 * index, 2 * index + 2)
-        alone = project(context[rows] if part is None else part.context_for(context[rows]), 8)
-        k, v = (alone, 2 * alone) if part is None else part.keys_values("down.attn2", alone, 2 * alone, times[rows])
+        plain = project(context[rows], 8)
+        k, v = (plain, 2 * plain) if part is None else keys_of(part, context[rows], times[rows])
         if length == LENGTH:
             assert torch.equal(keys[rows], k) and torch.equal(values[rows], v)
         torch.testing.assert_close(
@@ -116,8 +118,9 @@ def test_identity_is_known_beforehand() -> None:
 
 def test_values_stay_in_the_models_dtype() -> None:
     injection = inject(make_instruction())
-    frozen = project(injection.context_for(torch.randn(1, LENGTH, WIDTH)), 8).to(torch.bfloat16)
-    keys, values = injection.keys_values("down.attn2", frozen, frozen, torch.tensor([5]))
+    call = injection.begin(torch.randn(1, LENGTH, WIDTH), torch.tensor([5]))
+    frozen = project(call.context, 8).to(torch.bfloat16)
+    keys, values = call.keys_values("down.attn2", frozen, frozen)
     assert keys.dtype == values.dtype == torch.bfloat16
 
 

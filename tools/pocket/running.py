@@ -41,7 +41,7 @@ class Run:
     def __init__(self, name: str, model: torch.nn.Module, options: argparse.Namespace, decay: float = 0.999, betas: tuple[float, float] = (0.9, 0.99)) -> None:
         self.name, self.model, self.options, self.decay = name, model, options, decay
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=options.rate, betas=betas, weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=options.rate, betas=betas, weight_decay=0.01, fused=True)
         self.average = [p.detach().clone() for p in self.parameters]
         self.step, self.spent, self.mean_loss = 0, 0.0, math.nan
         self.path = WORK / f"{name}.pt"
