@@ -3,9 +3,9 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .comfy import paths, supported
-from .editing import ApplyInstruction, EditGuiderNode
+from .editing import ApplyInstruction, EditGuiderNode, FixedNoiseNode
 from .instruction import LoadInstruction, SaveInstruction
-from .learning import LearnInstruction
+from .learning import LearnInstruction, LearnTextInstruction
 from .loading import LoadEditPairs, LoadInstructPix2Pix, MakeEditPairs
 
 
@@ -24,8 +24,10 @@ class InstructBrushExtension(ComfyExtension):
             LoadEditPairs,
             MakeEditPairs,
             LearnInstruction,
+            LearnTextInstruction,
             SaveInstruction,
             LoadInstruction,
             ApplyInstruction,
             EditGuiderNode,
+            FixedNoiseNode,
         ]

@@ -9,12 +9,14 @@ from comfy_api.latest import io
 from ..core.editing.injection import Injection, inject
 from ..core.editing.schedule import TRAIN_TIMESTEPS
 from ..core.errors import InstructionError
-from ..core.instruction.artefact import Instruction
+from ..core.instruction.artefact import Blend, Instruction, parts_of
 from .comfy import text
 from .comfy.describe import describe
 from .comfy.guider import EditGuider, with_picture
 from .comfy.latents import encode_image
+from .comfy.noise import FixedNoise, fixed_noise_sampler
 from .comfy.patch import attend, mark
+from .comfy.plain import with_states
 from .sockets import InstructionSocket
 
 OWN_SCALE = -1.0
@@ -85,16 +87,14 @@ class ApplyInstruction(io.ComfyNode):
         cls,
         model: Any,
         conditioning: list[Any],
-        instruction: Instruction,
+        instruction: Instruction | Blend,
         strength: float,
         end_timestep: int,
         start_timestep: int = TRAIN_TIMESTEPS,
         segment_strengths: str = "",
     ) -> io.NodeOutput:
         injection = _prepared(model, instruction, strength, _factors(segment_strengths), start_timestep, end_timestep)
-        if injection.is_identity:
-            return io.NodeOutput(model, conditioning)
-        return io.NodeOutput(attend(model), mark(conditioning, injection, describe(model)))
+        return io.NodeOutput(*_instructed(model, conditioning, injection))
 
 
 class EditGuiderNode(io.ComfyNode):
@@ -138,6 +138,12 @@ class EditGuiderNode(io.ComfyNode):
                 ),
                 io.Float.Input("strength", default=1.0, min=-4.0, max=4.0, step=0.05, tooltip="Strength of the instruction: 1 as learned, 0 the words alone."),
                 InstructionSocket.Input("instruction", optional=True, tooltip="A learned instruction. Without one, the words edit."),
+                InstructionSocket.Input(
+                    "avoid",
+                    optional=True,
+                    tooltip="An instruction to stay away from: it takes the place of the empty words in the middle branch of Eq. 3, so guidance leads away "
+                    "from what it does.",
+                ),
             ],
             outputs=[
                 io.Guider.Output(display_name="GUIDER", tooltip="For SamplerCustomAdvanced."),
@@ -156,26 +162,69 @@ class EditGuiderNode(io.ComfyNode):
         text_scale: float,
         image_scale: float,
         strength: float,
-        instruction: Instruction | None = None,
+        instruction: Instruction | Blend | None = None,
+        avoid: Instruction | Blend | None = None,
     ) -> io.NodeOutput:
         family = describe(model).family
         picture = encode_image(vae, image)
         full, none = text.encode(clip, words), text.encode(clip, "")
         if instruction is not None:
             injection = _prepared(model, instruction, strength)
-            if not injection.is_identity:
-                model, full = attend(model), mark(full, injection, describe(model))
+            model, full = _instructed(model, full, injection)
+        middle = none
+        if avoid is not None:
+            model, middle = _instructed(model, none, _prepared(model, avoid, 1.0))
         guider = EditGuider(model, family.default_text_scale if text_scale == OWN_SCALE else text_scale, image_scale)
-        guider.set_branches(with_picture(full, picture), with_picture(none, picture), none)
+        guider.set_branches(with_picture(full, picture), with_picture(middle, picture), none)
         return io.NodeOutput(guider, {"samples": torch.zeros_like(picture)})
 
 
+class FixedNoiseNode(io.ComfyNode):
+    """The noise that an instruction was learned with."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstructBrushFixedNoise",
+            display_name="Fixed Noise",
+            category="InstructBrush/editing",
+            description="Samples with the very noise that an instruction was learned with (Visii): the same picture always gives the same edit. Both outputs "
+            "go to SamplerCustomAdvanced. Pictures must be as large as those it was learned from for the noise to be the same.",
+            search_aliases=["visii noise", "learned noise", "deterministic noise", "noise of training", "fixed noise sampler"],
+            inputs=[InstructionSocket.Input("instruction", tooltip="An instruction that was learned with noise set to 'fixed'.")],
+            outputs=[
+                io.Noise.Output(display_name="NOISE", tooltip="The noise of the last timestep, where sampling begins."),
+                io.Sampler.Output(display_name="SAMPLER", tooltip="Euler ancestral that adds the noise of every timestep it comes to."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, instruction: Instruction | Blend) -> io.NodeOutput:
+        settings = [part.instruction.info.settings for part in parts_of(instruction)]
+        seeds = {int(each.get("seed", 0)) for each in settings if each.get("noise") == "fixed"}
+        if len(seeds) != 1 or any(each.get("noise") != "fixed" for each in settings):
+            raise InstructionError(
+                f"Fixed Noise: '{instruction.title}' was not learned with one fixed noise. Learn it with noise set to 'fixed', or use Random Noise instead."
+            )
+        (seed,) = seeds
+        return io.NodeOutput(FixedNoise(seed), fixed_noise_sampler(seed))
+
+
 def _prepared(
-    model: Any, instruction: Instruction, strength: float, factors: list[float] | None = None, start: int = TRAIN_TIMESTEPS, end: int = 0
+    model: Any, instruction: Instruction | Blend, strength: float, factors: list[float] | None = None, start: int = TRAIN_TIMESTEPS, end: int = 0
 ) -> Injection:
     for remark in instruction.check_fits(describe(model)):
         logging.warning("InstructBrush: %s", remark)
     return inject(instruction, strength, factors, start, end)
+
+
+def _instructed(model: Any, conditioning: list[Any], injection: Injection) -> tuple[Any, list[Any]]:
+    """MODEL and CONDITIONING with an instruction in them; text states need no hand in the MODEL."""
+    if injection.is_identity:
+        return model, conditioning
+    if injection.is_text:
+        return model, with_states(conditioning, injection)
+    return attend(model), mark(conditioning, injection, describe(model))
 
 
 def _factors(words: str) -> list[float] | None:

@@ -1,19 +1,21 @@
-"""The node that learns."""
+"""The nodes that learn: keys and values of every layer (InstructBrush), and text states (Visii)."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from comfy_api.latest import io
 
+from ..core.learning.objective import Direction
 from ..core.learning.pairs import EditPairs
-from ..core.learning.settings import POCKET, PRESETS, LearningSettings, preset_for
+from ..core.learning.settings import POCKET, POCKET_TEXT, PRESETS, LearningSettings, preset_for
+from ..core.models.clip import ClipModel
 from ..core.pictures import thumbnail
+from . import learning_inputs as inputs
 from .comfy.describe import describe
 from .comfy.session import LearningSession
-from .sockets import InstructionSocket, Pairs, shown
+from .sockets import InstructionSocket, OpenClip, shown
 
 _AUTO, _CUSTOM = "auto", "custom"
-_OWN_SCALE = -1.0
 
 
 class LearnInstruction(io.ComfyNode):
@@ -32,21 +34,10 @@ class LearnInstruction(io.ComfyNode):
             has_intermediate_output=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                io.Model.Input("model", tooltip="An InstructPix2Pix model, with whatever LoRA it is to be used with."),
-                io.Clip.Input("clip", tooltip="Its text encoder."),
-                io.Vae.Input("vae", tooltip="Its autoencoder."),
-                Pairs.Input(
-                    "pairs",
-                    tooltip="Pictures before and after the edit. Four to ten pairs that share the edit and little else work best; one is enough to begin.",
-                ),
-                io.String.Input(
-                    "init_text",
-                    default="",
-                    tooltip="Words that come close to the edit, such as 'make it snowy'. Learning begins with them; empty begins with nothing.",
-                ),
+                *inputs.sources(),
                 io.Combo.Input(
                     "preset",
-                    options=[_AUTO, _CUSTOM, *PRESETS],
+                    options=[_AUTO, _CUSTOM, *PRESETS["attention"]],
                     default=_AUTO,
                     tooltip="auto: what suits the model, pocket or paper. custom: the values below. pocket: what served the pocket editor best. paper: the "
                     "paper's (as many tokens as the init text, 1000 steps, rate 0.001, separate segments). Unless it is custom, the preset takes the "
@@ -91,39 +82,8 @@ class LearnInstruction(io.ComfyNode):
                     tooltip="plain: the instructed branch alone must predict the noise (Eq. 5); cheaper. guided: the guided prediction of three "
                     "branches must (Eq. 3); slower, and made for the scales it is learned with.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**31 - 1,
-                    control_after_generate=False,
-                    tooltip="The same seed, pairs and settings learn the same instruction.",
-                ),
-                io.Int.Input(
-                    "preview_every", default=50, min=0, max=10_000, tooltip="Steps between previews of one pair, always from the same noise. 0 shows none."
-                ),
-                io.Int.Input(
-                    "hold_out",
-                    default=0,
-                    min=0,
-                    max=1000,
-                    tooltip="Number of a pair that is kept out of learning and previewed: whether it comes out right shows what was really learned. "
-                    "0 keeps none out and previews the first.",
-                ),
-                io.Boolean.Input(
-                    "gradient_checkpointing",
-                    optional=True,
-                    default=False,
-                    tooltip="Recompute instead of keeping: about a third slower, a fraction of the memory. Switch it on when memory runs out.",
-                    advanced=True,
-                ),
-                io.Boolean.Input(
-                    "resume",
-                    optional=True,
-                    default=True,
-                    tooltip="Go on where a cancelled run with the same model, pairs and settings stopped. The result is the same as without stopping.",
-                    advanced=True,
-                ),
+                *inputs.watching(),
+                *inputs.running(),
                 io.Float.Input(
                     "final_learning_rate",
                     optional=True,
@@ -144,26 +104,8 @@ class LearnInstruction(io.ComfyNode):
                     advanced=True,
                 ),
                 io.Boolean.Input("include_bos", default=False, optional=True, tooltip="Learn the start-of-text row too.", advanced=True),
-                io.Float.Input(
-                    "text_scale",
-                    optional=True,
-                    default=_OWN_SCALE,
-                    min=_OWN_SCALE,
-                    max=30.0,
-                    step=0.1,
-                    tooltip="s_T of the guided objective and of previews. -1 takes what suits the model (7.5; 2 for the pocket editor).",
-                    advanced=True,
-                ),
-                io.Float.Input(
-                    "image_scale",
-                    optional=True,
-                    default=1.5,
-                    min=0.0,
-                    max=10.0,
-                    step=0.05,
-                    tooltip="s_I of the guided objective and of previews.",
-                    advanced=True,
-                ),
+                *inputs.scales(),
+                inputs.noise(),
             ],
             outputs=[
                 InstructionSocket.Output(display_name="INSTRUCTION", tooltip="What was learned, for Apply Instruction, Edit Guider and Save Instruction.")
@@ -193,8 +135,9 @@ class LearnInstruction(io.ComfyNode):
         final_learning_rate: float = POCKET.final_learning_rate,
         weighting: Any = POCKET.weighting,
         include_bos: bool = False,
-        text_scale: float = _OWN_SCALE,
+        text_scale: float = inputs.OWN_SCALE,
         image_scale: float = 1.5,
+        noise: Any = "fresh",
     ) -> io.NodeOutput:
         family = describe(model).family
         if preset == _CUSTOM:
@@ -208,14 +151,183 @@ class LearnInstruction(io.ComfyNode):
                 parametrisation=segment_mode,
                 weighting=weighting,
                 include_bos=include_bos,
-                text_scale=family.default_text_scale if text_scale == _OWN_SCALE else text_scale,
+                text_scale=family.default_text_scale if text_scale == inputs.OWN_SCALE else text_scale,
                 image_scale=image_scale,
+                noise=noise,
                 seed=seed,
             )
         else:
-            settings = replace(preset_for(family.name) if preset == _AUTO else PRESETS[preset], seed=seed)
-        watched = pairs[(hold_out - 1) % len(pairs) if hold_out else 0]
-        learned_from = pairs.without(hold_out - 1) if hold_out else pairs
-        session = LearningSession(model, clip, vae, learned_from, watched, init_text, settings, gradient_checkpointing)
-        instruction, summary = session.run(cls.hidden.unique_id, preview_every, resume)
-        return io.NodeOutput(shown(instruction, thumbnail(learned_from)), ui={"learning": [summary]})
+            settings = _preset(family.name, "attention", preset, seed)
+        return _learn(cls.hidden.unique_id, Sources(model, clip, vae, pairs, init_text), settings, preview_every, hold_out, gradient_checkpointing, resume)
+
+
+class LearnTextInstruction(io.ComfyNode):
+    """An instruction in the space of text, from pairs."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstructBrushLearnText",
+            display_name="Learn Instruction (CLIP space)",
+            category="InstructBrush/learning",
+            description="Learns what the pairs have in common as text states, in place of words (Visii). It reproduces an edit less closely than Learn "
+            "Instruction, but acts in any model with the same text encoder, as plain CONDITIONING, and joins with your own words.",
+            search_aliases=["visii", "visual instruction inversion", "textual inversion", "prompt inversion", "learn edit", "embedding"],
+            has_intermediate_output=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                *inputs.sources(),
+                io.Combo.Input(
+                    "preset",
+                    options=[_AUTO, _CUSTOM, *PRESETS["text"]],
+                    default=_AUTO,
+                    tooltip="auto: what suits the model, pocket or paper. custom: the values below. pocket: what served the pocket editor best. paper: Visii's "
+                    "(the rows of the init text, 1000 steps, rate 0.001, guided error). Unless it is custom, the preset takes the place of every value "
+                    "below, except the seed and the previews.",
+                ),
+                io.Int.Input(
+                    "tokens",
+                    default=POCKET_TEXT.tokens or 0,
+                    min=0,
+                    max=76,
+                    tooltip="m, rows of text states that are learned. 0 takes as many as the init text has (10 when it is empty).",
+                ),
+                io.Int.Input("steps", default=POCKET_TEXT.steps, min=1, max=100_000, tooltip="Learning steps."),
+                io.Int.Input("batch", default=POCKET_TEXT.batch, min=1, max=64, tooltip="Samples in a step. Visii takes one."),
+                io.Float.Input(
+                    "learning_rate",
+                    default=POCKET_TEXT.learning_rate,
+                    min=0.000001,
+                    max=1.0,
+                    step=0.0001,
+                    round=0.000001,
+                    tooltip="Size of the steps at the beginning. 0.02 suits the pocket editor; Visii uses 0.001 on SD1.5.",
+                ),
+                io.Float.Input(
+                    "direction_weight",
+                    default=POCKET_TEXT.direction_weight,
+                    min=0.0,
+                    max=100.0,
+                    step=0.05,
+                    tooltip="How much the text states must also say, in CLIP's space, what changed between the pictures. Needs OPEN_CLIP; 0 does without.",
+                ),
+                *inputs.watching(),
+                OpenClip.Input(
+                    "open_clip",
+                    optional=True,
+                    tooltip="The CLIP model that the editing model's text encoder belongs to: the pocket CLIP for the pocket editor, ViT-L-14 for SD1.5, "
+                    "ViT-H-14 for SD2.1. Without it, direction_weight counts as 0.",
+                ),
+                *inputs.running(),
+                io.Float.Input(
+                    "final_learning_rate",
+                    optional=True,
+                    default=POCKET_TEXT.final_learning_rate,
+                    min=0.000001,
+                    max=1.0,
+                    step=0.0001,
+                    round=0.000001,
+                    tooltip="The rate falls to this value by the last step.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "objective",
+                    optional=True,
+                    options=["plain", "guided"],
+                    default=POCKET_TEXT.objective,
+                    tooltip="guided: the prediction that is guided by three branches must be right (Visii). plain: the instructed branch alone; cheaper.",
+                    advanced=True,
+                ),
+                io.Int.Input(
+                    "segments",
+                    optional=True,
+                    default=POCKET_TEXT.segments,
+                    min=1,
+                    max=50,
+                    tooltip="j, parts of the noise schedule with text states each. Visii has one.",
+                    advanced=True,
+                ),
+                *inputs.scales(),
+                inputs.noise(),
+            ],
+            outputs=[
+                InstructionSocket.Output(display_name="INSTRUCTION", tooltip="What was learned, for Apply Instruction, Edit Guider and Save Instruction.")
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        pairs: EditPairs,
+        init_text: str,
+        preset: str,
+        tokens: int,
+        steps: int,
+        batch: int,
+        learning_rate: float,
+        direction_weight: float,
+        seed: int,
+        preview_every: int,
+        hold_out: int,
+        open_clip: ClipModel | None = None,
+        gradient_checkpointing: bool = False,
+        resume: bool = True,
+        final_learning_rate: float = POCKET_TEXT.final_learning_rate,
+        objective: Any = POCKET_TEXT.objective,
+        segments: int = POCKET_TEXT.segments,
+        text_scale: float = inputs.OWN_SCALE,
+        image_scale: float = 1.5,
+        noise: Any = "fresh",
+    ) -> io.NodeOutput:
+        family = describe(model).family
+        if preset == _CUSTOM:
+            settings = replace(
+                POCKET_TEXT,
+                tokens=tokens or None,
+                segments=segments,
+                steps=steps,
+                batch=batch,
+                learning_rate=learning_rate,
+                final_learning_rate=min(final_learning_rate, learning_rate),
+                direction_weight=direction_weight,
+                objective=objective,
+                text_scale=family.default_text_scale if text_scale == inputs.OWN_SCALE else text_scale,
+                image_scale=image_scale,
+                noise=noise,
+                seed=seed,
+            )
+        else:
+            settings = _preset(family.name, "text", preset, seed)
+        if open_clip is None:
+            settings = replace(settings, direction_weight=0.0)
+        sources = Sources(model, clip, vae, pairs, init_text, open_clip)
+        return _learn(cls.hidden.unique_id, sources, settings, preview_every, hold_out, gradient_checkpointing, resume)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a learning node was given."""
+
+    model: Any
+    clip: Any
+    vae: Any
+    pairs: EditPairs
+    init_text: str
+    open_clip: ClipModel | None = None
+
+
+def _preset(family: str, space: str, name: str, seed: int) -> LearningSettings:
+    return replace(preset_for(family, space) if name == _AUTO else PRESETS[space][name], seed=seed)
+
+
+def _learn(node: str, sources: Sources, settings: LearningSettings, preview_every: int, hold_out: int, checkpointing: bool, resume: bool) -> io.NodeOutput:
+    pairs = sources.pairs
+    watched = pairs[(hold_out - 1) % len(pairs) if hold_out else 0]
+    learned_from = pairs.without(hold_out - 1) if hold_out else pairs
+    direction = Direction.of(learned_from, sources.open_clip) if sources.open_clip is not None and settings.direction_weight else None
+    session = LearningSession(sources.model, sources.clip, sources.vae, learned_from, watched, sources.init_text, settings, checkpointing, direction)
+    instruction, summary = session.run(node, preview_every, resume)
+    return io.NodeOutput(shown(instruction, thumbnail(learned_from)), ui={"learning": [summary]})

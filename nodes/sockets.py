@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from comfy_api.latest import io
 from PIL import Image
 
-from ..core.instruction.artefact import Instruction
+from ..core.instruction.artefact import Blend, Instruction, Part, parts_of
 
 Pairs = io.Custom("INSTRUCTBRUSH_PAIRS")
 """Carries core's ``EditPairs``."""
 
 InstructionSocket = io.Custom("INSTRUCTBRUSH_INSTRUCTION")
-"""Carries core's ``Instruction``."""
+"""Carries core's ``Instruction`` or ``Blend``."""
+
+OpenClip = io.Custom("INSTRUCTBRUSH_OPEN_CLIP")
+"""Carries core's ``ClipModel``: pictures and words in one space."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,32 @@ class ShownInstruction(Instruction):
     thumbnail: Image.Image | None = None
 
 
-def shown(instruction: Instruction, thumbnail: Image.Image | None) -> ShownInstruction:
-    """The same instruction with a picture."""
-    return ShownInstruction(instruction.keys, instruction.values, instruction.context, instruction.start, instruction.info, thumbnail)
+_PICTURES = 4
+
+
+def shown(instruction: Instruction | Blend, thumbnail: Image.Image | None) -> Instruction | Blend:
+    """The same with a picture: every part of a blend gets it, so that it stays whatever becomes of the others. Without one, pictures are left as they are."""
+    if thumbnail is None:
+        return instruction
+    if isinstance(instruction, Blend):
+        return Blend(tuple(Part(part.weight, _shown(part.instruction, thumbnail)) for part in instruction.parts))
+    return _shown(instruction, thumbnail)
+
+
+def picture_of(*instructions: Instruction | Blend) -> Image.Image | None:
+    """The pictures that they know, each once, below each other; None where there is none."""
+    parts = [part.instruction for each in instructions for part in parts_of(each)]
+    known = [part.thumbnail for part in parts if isinstance(part, ShownInstruction) and part.thumbnail is not None]
+    pictures = list({(picture.size, picture.tobytes()): picture for picture in known}.values())[:_PICTURES]
+    if len(pictures) < 2:
+        return pictures[0] if pictures else None
+    whole = Image.new("RGB", (max(picture.width for picture in pictures), sum(picture.height for picture in pictures)))
+    top = 0
+    for picture in pictures:
+        whole.paste(picture, (0, top))
+        top += picture.height
+    return whole
+
+
+def _shown(instruction: Instruction, thumbnail: Image.Image) -> ShownInstruction:
+    return ShownInstruction(instruction.keys, instruction.values, instruction.context, instruction.start, instruction.info, instruction.rows, thumbnail)

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from ..models.denoiser import Denoiser
 from .guidance import dual_guidance
 from .injection import Injection
+from .schedule import TRAIN_TIMESTEPS, fixed_generator
 
 
 @torch.no_grad()
@@ -23,6 +24,7 @@ def edit_latents(
     text_scale: float = 7.5,
     image_scale: float = 1.5,
     seed: int = 0,
+    fixed_noise: bool = False,
     callback: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Sample the edit of each picture by Eq. 3.
@@ -36,6 +38,8 @@ def edit_latents(
         steps: sampling steps.
         text_scale, image_scale: s_T and s_I.
         seed: every picture of the batch gets the noise it would get alone with ``seed + its index``.
+        fixed_noise: begin with the noise that the last timestep was learned with and add at every step that of the timestep it goes to, the same for
+            every picture; ``seed`` is then the one that the instruction was learned with.
         callback: called with (steps done, steps in all).
 
     Returns:
@@ -48,7 +52,11 @@ def edit_latents(
     scheduler: Any = EulerAncestralDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)
     scheduler.set_timesteps(steps, device=device)
     scheduler.set_begin_index(0)  # else it looks the index up on the device, and waits
-    generators = [Generator().manual_seed(seed + index) for index in range(batch)]
+    if fixed_noise:
+        generators = [fixed_generator(TRAIN_TIMESTEPS - 1, seed) for _ in range(batch)]
+        coming = [round(t) for t in scheduler.timesteps.tolist()[1:]] + [0]  # the last step adds none
+    else:
+        generators = [Generator().manual_seed(seed + index) for index in range(batch)]
     latents = _noise(image_latent.shape[1:], generators, device) * scheduler.init_noise_sigma
     image_latent = image_latent.to(device)
     context = context.to(device).expand(batch, -1, -1) if context.ndim == 2 else context.to(device)
@@ -60,6 +68,8 @@ def edit_latents(
         full = denoiser.predict(noisy, times, image_latent, context, injection)
         image, none = denoiser.predict(noisy.repeat(2, 1, 1, 1), times.repeat(2), both_images, null).chunk(2)
         guided = dual_guidance(none, image, full, image_scale, text_scale)
+        if fixed_noise:
+            generators = [fixed_generator(coming[index], seed) for _ in range(batch)]
         latents = scheduler.step(guided, timestep, latents, generator=generators).prev_sample
         if callback is not None:
             callback(index + 1, steps)

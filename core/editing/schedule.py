@@ -1,7 +1,9 @@
 """Timesteps and the segments they fall into."""
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 TRAIN_TIMESTEPS = 1000
 
@@ -41,3 +43,17 @@ def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod:
     """
     abar = alphas_cumprod[timesteps].view(-1, 1, 1, 1)
     return abar.sqrt() * latents + (1 - abar).sqrt() * noise
+
+
+def fixed_generator(timestep: int, seed: int) -> Generator:
+    """A generator on the CPU whose first draw is the noise that a timestep keeps."""
+    return Generator().manual_seed(seed * TRAIN_TIMESTEPS + timestep)
+
+
+def fixed_noise(shape: Sequence[int], timestep: int, seed: int) -> Tensor:
+    """The noise that a timestep keeps, standard normal of the given shape on the CPU.
+
+    Visii draws the noise of every timestep once, learns with it and samples with it again. Drawn from (seed, timestep), it need not be stored:
+    equal arguments give equal noise, bit for bit.
+    """
+    return torch.randn(*shape, generator=fixed_generator(timestep, seed))

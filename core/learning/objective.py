@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..editing.guidance import dual_guidance
 from ..editing.injection import Injection
 from ..editing.schedule import add_noise
 from ..errors import PairError
+from ..models.clip import ClipModel
 from ..models.denoiser import Denoiser
 from .pairs import EditPairs
 from .settings import LearningSettings
@@ -52,7 +54,7 @@ class PairLatents:
 
 @dataclass(frozen=True)
 class Samples:
-    """One training sample for every segment that is trained: index i of each field belongs together."""
+    """Training samples: index i of each field belongs together."""
 
     pairs: list[int]
     """Which pair."""
@@ -60,6 +62,42 @@ class Samples:
     """int64 [n]."""
     noise: list[Tensor]
     """n x [4, h, w]."""
+
+
+@dataclass(frozen=True)
+class Direction:
+    """How the pictures of a set of pairs differ, in the space that a CLIP model shares between pictures and words (Visii)."""
+
+    projection: Tensor
+    """The CLIP model's projection of text states, [D, P]."""
+    target: Tensor
+    """Mean features of the pictures after, less those before, [P]."""
+
+    @classmethod
+    def between(cls, before: Tensor, after: Tensor, projection: Tensor) -> "Direction":
+        """From picture features [N, P] each and the projection [D, P]."""
+        return cls(projection.float(), after.float().mean(0) - before.float().mean(0))
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, pairs: EditPairs, clip: ClipModel) -> "Direction":
+        """Of a set of pairs, as a CLIP model sees them."""
+        before, after = (torch.cat([clip.encode_images(getattr(pair, side)[None]) for pair in pairs]) for side in ("before", "after"))
+        return cls.between(before, after, clip.text_projection)
+
+    def to(self, device: torch.device) -> "Direction":
+        """The same on another device."""
+        return Direction(self.projection.to(device), self.target.to(device))
+
+    def loss(self, states: Tensor, clamp: bool = False) -> Tensor:
+        """``1 - cos(projection(mean of the states), target)`` for text states [B, L, D], shape [B].
+
+        Args:
+            states: whole windows of text states.
+            clamp: cut the cosine off at 0.5 first.
+        """
+        cosine = functional.cosine_similarity(states.float().mean(1) @ self.projection, self.target[None], dim=1)
+        return 1 - (cosine.clamp(-1, 0.5) if clamp else cosine)
 
 
 def snr_weights(alphas_cumprod: Tensor) -> Tensor:

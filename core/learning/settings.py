@@ -6,6 +6,14 @@ from typing import Literal
 from ..errors import LearningError
 from ..models.families import POCKET as POCKET_FAMILY
 
+_CHOICES = {
+    "space": ("attention", "text"),
+    "objective": ("plain", "guided"),
+    "parametrisation": ("shared", "separate"),
+    "weighting": ("min_snr", "none"),
+    "noise": ("fresh", "fixed"),
+}
+
 
 @dataclass(frozen=True)
 class LearningSettings:
@@ -15,12 +23,16 @@ class LearningSettings:
         LearningError: a value is out of its range.
     """
 
+    space: Literal["attention", "text"] = "attention"
+    """``attention``: keys and values of every layer (InstructBrush). ``text``: the text encoder's states (Visii)."""
     tokens: int | None = 16
     """m, learned rows; None takes the number of the init phrase's tokens, as the paper does (10 when the phrase is empty)."""
     segments: int = 5
     """j, timestep segments."""
     steps: int = 400
-    """Optimiser steps; each trains all segments at once, one sample a segment."""
+    """Optimiser steps; each trains all segments at once."""
+    batch: int = 1
+    """Samples of every segment in a step."""
     learning_rate: float = 3e-2
     final_learning_rate: float = 3e-3
     """Reached by linear decay on the last step."""
@@ -29,6 +41,16 @@ class LearningSettings:
     parametrisation: Literal["shared", "separate"] = "shared"
     """``separate``: gamma_j of its own for every segment (the paper). ``shared``: gamma_j = gamma + delta_j, all learned."""
     weighting: Literal["min_snr", "none"] = "min_snr"
+    noise: Literal["fresh", "fixed"] = "fresh"
+    """``fresh``: a random pair and new noise for every sample. ``fixed``: every timestep keeps its noise, and its pair t mod n (Visii)."""
+    noise_weight: float = 1.0
+    """Weight of the noise prediction error."""
+    direction_weight: float = 0.0
+    """Weight of ``1 - cos`` between what the text states say and how the pictures differ in CLIP space (Visii; in the space of text)."""
+    clamp_direction: bool = False
+    """Cut the cosine off at 0.5, as Visii's published code does: beyond it the direction teaches nothing more."""
+    clip_norm: float | None = None
+    """Largest norm of the whole gradient."""
     include_bos: bool = False
     """Learn from row 0, the start-of-text row, instead of row 1."""
     text_scale: float = 2.0
@@ -38,7 +60,7 @@ class LearningSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, low, high in (("tokens", 1, 4096), ("segments", 1, 1000), ("steps", 1, 1_000_000)):
+        for name, low, high in (("tokens", 1, 4096), ("segments", 1, 1000), ("steps", 1, 1_000_000), ("batch", 1, 1024)):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise LearningError(f"Learning settings: {name} is {value}, it must lie between {low} and {high}.")
@@ -46,9 +68,14 @@ class LearningSettings:
             value = getattr(self, name)
             if not 0 < value <= 10:
                 raise LearningError(f"Learning settings: {name} is {value}, it must be above 0 and at most 10.")
-        for name, known in (("objective", ("plain", "guided")), ("parametrisation", ("shared", "separate")), ("weighting", ("min_snr", "none"))):
+        for name in ("noise_weight", "direction_weight"):
+            if not 0 <= getattr(self, name) <= 1e6:
+                raise LearningError(f"Learning settings: {name} is {getattr(self, name)}, it must lie between 0 and 1000000.")
+        for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise LearningError(f"Learning settings: {name} is '{getattr(self, name)}', it must be one of {', '.join(known)}.")
+        if self.direction_weight and self.space == "attention":
+            raise LearningError("Learning settings: direction_weight acts on text states. Set it to 0, or space to 'text'.")
 
     def rate_at(self, step: int) -> float:
         """Learning rate of step 0 .. steps-1."""
@@ -72,9 +99,44 @@ PAPER = LearningSettings(
 POCKET = LearningSettings()
 """What served the built-in model best."""
 
-PRESETS = {"pocket": POCKET, "paper": PAPER}
+VISII = LearningSettings(
+    space="text",
+    tokens=None,
+    segments=1,
+    steps=1000,
+    learning_rate=1e-3,
+    final_learning_rate=1e-3,
+    objective="guided",
+    parametrisation="separate",
+    weighting="none",
+    noise="fixed",
+    noise_weight=4.0,
+    direction_weight=0.1,
+    clip_norm=1.0,
+    text_scale=7.5,
+    image_scale=1.5,
+)
+"""Visii's: the rows of the init phrase, every timestep once in 1000 steps with noise of its own, guided error and CLIP direction."""
+
+POCKET_TEXT = LearningSettings(
+    space="text",
+    segments=1,
+    batch=5,
+    steps=300,
+    learning_rate=2e-2,
+    final_learning_rate=2e-3,
+    objective="guided",
+    parametrisation="separate",
+    noise_weight=4.0,
+    direction_weight=0.1,
+    clip_norm=1.0,
+)
+"""Visii on the built-in model: as many samples as its settings for keys and values see."""
+
+PRESETS = {"attention": {"pocket": POCKET, "paper": PAPER}, "text": {"pocket": POCKET_TEXT, "paper": VISII}}
+"""Space -> name -> settings."""
 
 
-def preset_for(family: str) -> LearningSettings:
-    """What suits a model family: measured settings for the pocket editor, the paper's for full-size models."""
-    return POCKET if family == POCKET_FAMILY.name else PAPER
+def preset_for(family: str, space: str = "attention") -> LearningSettings:
+    """What suits a model family: measured settings for the pocket editor, the papers' for full-size models."""
+    return PRESETS[space]["pocket" if family == POCKET_FAMILY.name else "paper"]

@@ -1,4 +1,4 @@
-"""Learning an instruction: the keys and values of every cross-attention layer, in timestep segments (InstructBrush, section 4)."""
+"""Learning an instruction in timestep segments: keys and values of every cross-attention layer (InstructBrush, section 4), or text states (Visii)."""
 
 import hashlib
 from collections.abc import Callable
@@ -9,12 +9,13 @@ import torch
 from torch import Generator, Tensor
 
 from ..editing.injection import Injection
-from ..editing.schedule import segment_bounds
+from ..editing.schedule import fixed_noise, segment_bounds
 from ..errors import LearningError
 from ..instruction.artefact import Instruction, InstructionInfo
 from ..models.denoiser import Denoiser
-from .objective import PairLatents, Samples, sample_losses
+from .objective import Direction, PairLatents, Samples, sample_losses
 from .settings import LearningSettings
+from .spaces import AttentionSpace, Space, TextSpace
 
 _EMPTY_PHRASE_TOKENS = 10
 _CURVE_POINTS = 100
@@ -22,12 +23,16 @@ _FLUSH_EVERY = 64
 
 
 class SegmentStream:
-    """The endless training samples of one segment: shuffled passes over its timesteps, a random pair and fresh noise for each.
+    """The endless training samples of one segment: shuffled passes over its timesteps, so that each comes once a round.
+
+    With fresh noise a sample has a random pair and noise of its own; with fixed noise both follow from its timestep.
 
     Every segment draws from a generator of its own, so what a segment sees does not depend on which others are trained beside it.
     """
 
-    def __init__(self, segment: int, segments: int, seed: int) -> None:
+    def __init__(self, segment: int, settings: LearningSettings) -> None:
+        segments, seed = settings.segments, settings.seed
+        self._fixed, self._seed = settings.noise == "fixed", seed
         self._first, self._last = segment_bounds(segment, segments)
         # Generators with neighbouring seeds give unrelated streams; the product keeps (seed, segment) pairs apart.
         self.generator = Generator().manual_seed(seed * 1009 + segment)
@@ -41,6 +46,9 @@ class SegmentStream:
             self.position = 0
         timestep = int(self.order[self.position])
         self.position += 1
+        if self._fixed:
+            pair = timestep % len(latents.after)
+            return pair, timestep, fixed_noise(latents.after[pair].shape, timestep, self._seed)
         pair = int(torch.randint(len(latents.after), (1,), generator=self.generator))
         return pair, timestep, torch.randn(latents.after[pair].shape, generator=self.generator)
 
@@ -56,10 +64,11 @@ class Trainer:
         settings: how to learn.
         init_text: the phrase, for the record.
         phrase_tokens: number of its tokens without start and end; m when ``settings.tokens`` is None.
+        direction: how the pictures differ in CLIP space, for settings with a ``direction_weight``.
         only_segments: train these alone (separate segments only); the rest stay at their beginning.
 
     Raises:
-        LearningError: m rows do not fit the context, or ``only_segments`` with shared segments.
+        LearningError: m rows do not fit the context, ``only_segments`` with shared segments, or a direction that is missing or of another width.
     """
 
     def __init__(
@@ -71,6 +80,7 @@ class Trainer:
         settings: LearningSettings,
         init_text: str = "",
         phrase_tokens: int = 0,
+        direction: Direction | None = None,
         only_segments: tuple[int, ...] | None = None,
     ) -> None:
         self.denoiser, self.latents, self.settings, self.init_text = denoiser, latents, settings, init_text
@@ -85,50 +95,47 @@ class Trainer:
             )
         if only_segments is not None and settings.parametrisation == "shared":
             raise LearningError("Learning: shared segments are trained together. Set segments to 'separate' to train some alone.")
+        if settings.direction_weight and (direction is None or direction.projection.shape[0] != context.shape[1]):
+            given = "none was given" if direction is None else f"the one given projects states {direction.projection.shape[0]} wide"
+            raise LearningError(
+                f"Learning: the direction loss needs a CLIP model whose text states are {context.shape[1]} wide; {given}. "
+                "Connect the one that the model's text encoder belongs to, or set the direction weight to 0."
+            )
+        self._direction = direction.to(denoiser.device) if direction is not None and settings.direction_weight else None
         self._trained = only_segments or tuple(range(settings.segments))
-        self._streams = {segment: SegmentStream(segment, settings.segments, settings.seed) for segment in self._trained}
-        self._initial = {
-            name: (keys[self.start : self.start + self.tokens].float(), values[self.start : self.start + self.tokens].float())
-            for name, (keys, values) in denoiser.project(self.context).items()
-        }
-        self.parameters = self._begin()
+        self._streams = {segment: SegmentStream(segment, settings) for segment in self._trained}
+        self.space: Space = (
+            TextSpace(self.context, self.start, self.tokens, settings)
+            if settings.space == "text"
+            else AttentionSpace(denoiser, self.context, self.start, self.tokens, settings)
+        )
+        self.parameters = self.space.parameters
         self.optimiser = torch.optim.AdamW(list(self.parameters.values()), lr=settings.learning_rate, weight_decay=0.0)
         self.steps_done = 0
         self._losses: list[float] = []
         self._pending: list[Tensor] = []
 
-    def _begin(self) -> dict[str, Tensor]:
-        parameters: dict[str, Tensor] = {}
-        segments = self.settings.segments
-        for site, pair in self._initial.items():
-            for kind, rows in zip(("keys", "values"), pair, strict=True):
-                if self.settings.parametrisation == "shared":
-                    parameters[f"{kind}.{site}"] = rows.clone()
-                    parameters[f"{kind}_delta.{site}"] = torch.zeros(segments, *rows.shape, device=rows.device)
-                else:
-                    parameters[f"{kind}.{site}"] = rows.repeat(segments, 1, 1)
-        return {name: tensor.requires_grad_(True) for name, tensor in parameters.items()}
-
-    def _gamma(self, kind: str) -> dict[str, Tensor]:
-        if self.settings.parametrisation == "separate":
-            return {site: self.parameters[f"{kind}.{site}"] for site in self._initial}
-        return {site: self.parameters[f"{kind}.{site}"] + self.parameters[f"{kind}_delta.{site}"] for site in self._initial}
-
     def injection(self) -> Injection:
-        """The current keys and values as an injection at full strength, differentiable in :attr:`parameters`."""
-        strengths = torch.ones(self.settings.segments, device=self.denoiser.device)
-        return Injection(self._gamma("keys"), self._gamma("values"), self.context, self.start, strengths)
+        """What was learned so far as an injection at full strength, differentiable in :attr:`parameters`."""
+        return Injection((self.space.part(),), torch.ones(self.settings.segments, device=self.denoiser.device))
 
     def step(self) -> None:
-        """One optimiser step: one sample for every segment, all in one batch. Nothing here waits for the device."""
+        """One optimiser step, all segments in one batch. Nothing here waits for the device."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.rate_at(self.steps_done)
-        drawn = [self._streams[segment].draw(self.latents) for segment in self._trained]
+        drawn = [self._streams[segment].draw(self.latents) for segment in self._trained for _ in range(self.settings.batch)]
         samples = Samples([pair for pair, _, _ in drawn], torch.tensor([time for _, time, _ in drawn]), [noise for _, _, noise in drawn])
-        losses = sample_losses(self.denoiser, self.latents, samples, self.context, self.null_context, self.injection(), self.settings)
+        injection = self.injection()
+        losses = sample_losses(self.denoiser, self.latents, samples, self.context, self.null_context, injection, self.settings)
+        # A mean over each segment's samples: a segment's gradient is then what it would be if the segment were trained alone.
+        losses = self.settings.noise_weight * losses.view(len(self._trained), self.settings.batch).mean(1)
+        if self._direction is not None:
+            states = injection.parts[0].states(torch.tensor(self._trained, device=self.denoiser.device), torch.float32)
+            losses = losses + self.settings.direction_weight * self._direction.loss(states, self.settings.clamp_direction)
         self.optimiser.zero_grad(set_to_none=True)
-        # The sum, not the mean: a segment's gradient is then what it would be if the segment were trained alone.
         losses.sum().backward()
+        if self.settings.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.clip_norm)
         self.optimiser.step()
         self.steps_done += 1
         self._pending.append(losses.detach().mean())
@@ -168,15 +175,13 @@ class Trainer:
         losses = self.losses
         if not losses:
             raise LearningError("Learning: no step was done, there is nothing to keep. Let it run for at least one step.")
-        keys = {site: gamma.detach().cpu().clone() for site, gamma in self._expanded("keys").items()}
-        values = {site: gamma.detach().cpu().clone() for site, gamma in self._expanded("values").items()}
-        if not all(torch.isfinite(tensor).all() for tensor in (*keys.values(), *values.values(), torch.tensor(losses))):
+        learned, began = self.space.learned(), self.space.beginning()
+        if not all(torch.isfinite(tensor).all() for tensor in (*learned.values(), torch.tensor(losses))):
             first = next((step for step, loss in enumerate(losses) if not loss < float("inf")), len(losses) - 1)
             raise LearningError(
                 f"Learning: the loss was not finite at step {first + 1}. Nothing is kept: lower the learning rate ({self.settings.learning_rate})."
             )
-        began = {"keys": {site: pair[0] for site, pair in self._initial.items()}, "values": {site: pair[1] for site, pair in self._initial.items()}}
-        if all(torch.equal(now[site][i], began[kind][site].cpu()) for kind, now in (("keys", keys), ("values", values)) for site in now for i in self._trained):
+        if all(torch.equal(now[segment], began[name]) for name, now in learned.items() for segment in self._trained):
             raise LearningError(f"Learning: nothing changed in {self.steps_done} steps. Raise the learning rate ({self.settings.learning_rate}) or the steps.")
         last = losses[-max(len(losses) // 10, 1) :]
         info = InstructionInfo(
@@ -184,6 +189,7 @@ class Trainer:
             fingerprint=self.denoiser.description.fingerprint,
             segments=self.settings.segments,
             tokens=self.tokens,
+            space=self.settings.space,
             init_text=self.init_text,
             title=title,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -194,11 +200,8 @@ class Trainer:
             losses=tuple(curve(losses)),
             settings=asdict(self.settings),
         )
-        return Instruction(keys, values, self.context.detach().cpu().clone(), self.start, info)
-
-    def _expanded(self, kind: str) -> dict[str, Tensor]:
-        with torch.no_grad():
-            return self._gamma(kind)
+        keys, values = ({name.partition(".")[2]: tensor for name, tensor in learned.items() if name.startswith(kind)} for kind in ("keys.", "values."))
+        return Instruction(keys, values, self.context.detach().cpu().clone(), self.start, info, learned.get("rows"))
 
     def digest(self) -> str:
         """What a checkpoint must agree with: the model, the pairs, the phrase and the settings."""
@@ -208,6 +211,8 @@ class Trainer:
         if not self.latents.digest:
             for latent in (*self.latents.before, *self.latents.after):
                 digest.update(latent.detach().float().cpu().numpy().tobytes())
+        if self._direction is not None:
+            digest.update(self._direction.target.cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def state(self) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ class Mark:
         self.edm = model.family.prediction == "edm_v"
         self.awaited = False
         self.attended = False
-        self._injections = {injection.context.device: injection}
+        self._injections = {injection.device: injection}
 
     def hand_out(self) -> None:
         """Called for every model call that this instruction takes part in.

@@ -18,7 +18,7 @@ from ...core.errors import LearningError, ModelError
 from ...core.instruction.artefact import Instruction
 from ...core.instruction.file import save_instruction
 from ...core.learning.checkpoint import load_checkpoint, save_checkpoint
-from ...core.learning.objective import PairLatents
+from ...core.learning.objective import Direction, PairLatents
 from ...core.learning.pairs import EditPair, EditPairs
 from ...core.learning.settings import LearningSettings
 from ...core.learning.trainer import Trainer
@@ -35,7 +35,7 @@ _PREVIEW_SIDE = 256
 
 
 class LearningSession:
-    """One run of Learn Instruction.
+    """One learning run.
 
     Args:
         model, clip, vae: of one InstructPix2Pix model.
@@ -44,6 +44,7 @@ class LearningSession:
         init_text: words that come close to the edit.
         settings: how to learn.
         checkpointing: save memory by recomputing activations.
+        direction: how the pictures differ in CLIP space, for settings with a ``direction_weight``.
 
     Raises:
         ModelError: the parts do not fit each other, or the model is no InstructPix2Pix model.
@@ -60,6 +61,7 @@ class LearningSession:
         init_text: str,
         settings: LearningSettings,
         checkpointing: bool = False,
+        direction: Direction | None = None,
     ) -> None:
         (context, pooled), (null, null_pooled) = encode_window(clip, init_text), encode_window(clip, "")
         # Whatever was made in inference mode is copied out of it: autograd refuses such tensors.
@@ -74,7 +76,7 @@ class LearningSession:
                 "Connect MODEL, CLIP and VAE of the same Load InstructPix2Pix."
             )
         self.vae, self.pairs, self.watched = vae, pairs, watched
-        self.settings, self.init_text = settings, init_text
+        self.settings, self.init_text, self.direction = settings, init_text, direction
         self.phrase_tokens = count_tokens(clip, init_text)
         self.scale = family.scaling_factor
         encoded = PairLatents.encode(pairs, lambda image: encode_image(vae, image), lambda latent: latent * self.scale)
@@ -97,7 +99,7 @@ class LearningSession:
             Interrupted: the user cancelled; what was learned lies in ``output/instructions/unfinished``.
         """
         with torch.inference_mode(False), self.denoiser.loaded(self._largest()):
-            trainer = Trainer(self.denoiser, self.latents, self.context, self.null_context, self.settings, self.init_text, self.phrase_tokens)
+            trainer = Trainer(self.denoiser, self.latents, self.context, self.null_context, self.settings, self.init_text, self.phrase_tokens, self.direction)
             name = trainer.digest()[:12]
             checkpoint, partial = paths.unfinished() / f"{name}.checkpoint", paths.unfinished() / f"{name}{paths.SUFFIX}"
             if resume and checkpoint.exists():
@@ -179,6 +181,6 @@ class LearningSession:
             return [latent.clone().to(self.denoiser.device, torch.float32) for latent in latents]
 
     def _largest(self) -> tuple[int, ...]:
-        """Shape of the largest call: every segment, and for guidance two more branches."""
-        rows = self.settings.segments * (3 if self.settings.objective == "guided" else 1)
+        """Shape of the largest call: every sample of every segment, and for guidance two more branches."""
+        rows = self.settings.segments * self.settings.batch * (3 if self.settings.objective == "guided" else 1)
         return (rows, *max((tuple(latent.shape) for latent in self.latents.after), key=math.prod))

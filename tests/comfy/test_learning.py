@@ -132,7 +132,7 @@ def test_presets_take_the_place_of_the_values(comfy, preset):
         comfy.attempt(graph, node.out(0))
     folder = comfy.pack("nodes.comfy.paths").unfinished()
     partial = comfy.pack("core.instruction.file").load_instruction(next(folder.glob("*.safetensors")))
-    expected = comfy.pack("core.learning.settings").PRESETS["pocket" if preset == "auto" else preset]
+    expected = comfy.pack("core.learning.settings").PRESETS["attention"]["pocket" if preset == "auto" else preset]
     assert partial.info.settings["learning_rate"] == expected.learning_rate and partial.info.settings["steps"] == expected.steps
     assert partial.info.settings["seed"] == 7
     for path in folder.glob("*"):

@@ -7,7 +7,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from instructbrush.core.editing.injection import Injection, RowInjections, inject
 from instructbrush.core.errors import InstructionError
-from instructbrush.core.instruction.artefact import Instruction, InstructionInfo
+from instructbrush.core.instruction.artefact import Blend, Instruction, InstructionInfo, Part
 
 LENGTH, WIDTH, TOKENS, SEGMENTS = 12, 6, 3, 5
 SITES = {"down.attn2": 8, "up.attn2": 16}
@@ -136,3 +136,61 @@ def test_values_stay_in_the_models_dtype() -> None:
 def test_bad_settings_are_named(how: dict, message: str) -> None:
     with pytest.raises(InstructionError, match=message):
         inject(make_instruction(), **how)
+
+
+def make_text(segments: int = 1, length: int = LENGTH) -> Instruction:
+    generator = torch.Generator().manual_seed(5)
+    info = InstructionInfo("pocket", "0" * 64, segments, TOKENS, space="text")
+    return Instruction({}, {}, torch.randn(length, WIDTH, generator=generator), 1, info, torch.randn(segments, TOKENS, WIDTH, generator=generator))
+
+
+def states_of(text: Instruction, segment: int = 0) -> Tensor:
+    return torch.cat([text.context[:1], text.rows[segment], text.context[1 + TOKENS :]])
+
+
+def test_text_states_act_before_the_projection() -> None:
+    text, cond, times = make_text(2), torch.randn(2, LENGTH, WIDTH), torch.tensor([100, 900])
+    expected = torch.stack([states_of(text, 0), states_of(text, 1)])
+    whole = inject(text).begin(cond, times)
+    assert torch.equal(whole.context, expected)
+    keys = torch.randn(2, LENGTH, 8)
+    assert whole.keys_values("down.attn2", keys, keys)[0] is keys
+    half = inject(text, 0.25).begin(cond, times)
+    assert torch.allclose(half.context, cond + 0.25 * (expected - cond), atol=1e-6)
+
+
+def test_a_blend_is_the_weighted_sum_of_what_its_parts_would_put_in_place() -> None:
+    """Both spaces together, with differing segments, at a strength, against the formula written out."""
+    attention, text = make_instruction(), make_text(2)
+    cond, times = torch.randn(3, LENGTH, WIDTH), torch.tensor([0, 450, 999])
+    blend = Blend((Part(0.75, attention), Part(-0.5, text)))
+    keys, values = keys_of(inject(blend, 0.5), cond, times)
+    own = project(cond, 8)
+    learned = keys_of(inject(attention), cond, times)[0]
+    projected = torch.stack([project(states_of(text, segment), 8) for segment in (0, 0, 1)])
+    expected = own + 0.5 * (0.75 * (learned - own) - 0.5 * (projected - own))
+    torch.testing.assert_close(keys, expected, rtol=1e-5, atol=1e-5)
+    assert values.shape == keys.shape
+
+
+def test_a_blend_of_one_is_itself_and_of_weight_0_nothing() -> None:
+    instruction, cond, times = make_instruction(), torch.randn(2, LENGTH, WIDTH), torch.tensor([10, 700])
+    one = inject(Blend((Part(1.0, instruction), Part(0.0, make_text()))))
+    assert one.whole and torch.equal(keys_of(one, cond, times)[0], keys_of(inject(instruction), cond, times)[0])
+    half = inject(Blend((Part(0.5, instruction),)))
+    assert torch.equal(keys_of(half, cond, times)[0], keys_of(inject(instruction, 0.5), cond, times)[0])
+    assert inject(Blend((Part(0.0, instruction),))).is_identity
+
+
+def test_blended_contexts_may_differ_in_length() -> None:
+    cond, times, query = torch.randn(1, 8, WIDTH), torch.tensor([10]), torch.randn(1, 5, 8)
+    blend = Blend((Part(1.0, make_instruction()), Part(1.0, make_text(length=6))))
+    keys, values = keys_of(inject(blend), cond, times)
+    assert keys.shape[1] == 24 and torch.isfinite(scaled_dot_product_attention(query, keys, values)).all()
+
+
+def test_segments_of_a_blend_must_agree_to_be_weighted_apart() -> None:
+    blend = Blend((Part(1.0, make_instruction()), Part(1.0, make_text(2))))
+    with pytest.raises(InstructionError, match=r"the blended instructions have \[2, 5\] segments, so their segments are not the same\. Give one value"):
+        inject(blend, 1.0, [1, 1, 1, 1, 0])
+    assert inject(blend, 1.0, [0.5]).strengths.tolist() == [0.5]

@@ -88,3 +88,12 @@ def test_pictures_round_trip_through_pil() -> None:
     assert fit_to_multiple(torch.rand(4, 3, 3)).shape == (8, 8, 3)
     kept = torch.rand(16, 24, 3)
     assert fit_to_multiple(kept) is kept
+
+
+def test_fixed_noise_gives_every_picture_the_same_noise_every_time(editor: DiffusersEditor, picture: torch.Tensor) -> None:
+    context, null = editor.encode_text(["make it night", ""])
+    images = editor.encode_images(torch.stack([picture, picture]))
+    first, second = (edit_latents(editor.denoiser, images, context, null, steps=4, text_scale=3.0, seed=7, fixed_noise=True) for _ in range(2))
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first[0], first[1], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(first, edit_latents(editor.denoiser, images, context, null, steps=4, text_scale=3.0, seed=7), atol=0.1)

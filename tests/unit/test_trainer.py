@@ -12,11 +12,12 @@ from instructbrush.core.editing.schedule import add_noise, segment_of
 from instructbrush.core.errors import LearningError
 from instructbrush.core.learning.checkpoint import load_checkpoint, save_checkpoint
 from instructbrush.core.learning.objective import PairLatents, Samples, sample_losses, snr_weights
-from instructbrush.core.learning.settings import PAPER, POCKET, LearningSettings
+from instructbrush.core.learning.settings import PAPER, POCKET, POCKET_TEXT, LearningSettings
 from instructbrush.core.learning.trainer import SegmentStream, Trainer, curve
 from instructbrush.core.models.loading import DiffusersEditor
 
 SMALL = replace(POCKET, steps=6, tokens=4)
+SMALL_TEXT = replace(POCKET_TEXT, steps=6, tokens=4, direction_weight=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +33,14 @@ def make_trainer(editor: DiffusersEditor, latents: PairLatents, settings: Learni
 
 
 def learned(trainer: Trainer) -> dict[str, torch.Tensor]:
-    instruction = trainer.instruction()
-    return {f"{kind}.{site}": tensor for kind in ("keys", "values") for site, tensor in getattr(instruction, kind).items()}
+    return trainer.instruction().learned()
 
 
 @pytest.mark.parametrize("parametrisation", ["shared", "separate"])
-def test_it_begins_at_the_init_phrase(editor: DiffusersEditor, latents: PairLatents, parametrisation: str) -> None:
-    """Before the first step, injecting changes nothing: W_K c and W_V c of the init phrase in every segment."""
-    trainer = make_trainer(editor, latents, replace(SMALL, parametrisation=parametrisation))
+@pytest.mark.parametrize("settings", [SMALL, SMALL_TEXT], ids=["attention", "text"])
+def test_it_begins_at_the_init_phrase(editor: DiffusersEditor, latents: PairLatents, settings: LearningSettings, parametrisation: str) -> None:
+    """Before the first step, injecting changes nothing: the init phrase's own keys, values or states in every segment."""
+    trainer = make_trainer(editor, latents, replace(settings, parametrisation=parametrisation))
     noisy, times = torch.randn(2, 4, 8, 8), torch.tensor([3, 998])
     context = trainer.context.expand(2, -1, -1)
     with torch.no_grad():
@@ -49,8 +50,11 @@ def test_it_begins_at_the_init_phrase(editor: DiffusersEditor, latents: PairLate
 
 
 @pytest.mark.parametrize("parametrisation", ["shared", "separate"])
-def test_resumed_equals_uninterrupted_bit_for_bit(editor: DiffusersEditor, latents: PairLatents, parametrisation: str, tmp_path: Path) -> None:
-    settings = replace(SMALL, parametrisation=parametrisation)
+@pytest.mark.parametrize("small", [SMALL, SMALL_TEXT], ids=["attention", "text"])
+def test_resumed_equals_uninterrupted_bit_for_bit(
+    editor: DiffusersEditor, latents: PairLatents, small: LearningSettings, parametrisation: str, tmp_path: Path
+) -> None:
+    settings = replace(small, parametrisation=parametrisation)
     whole = make_trainer(editor, latents, settings)
     whole.run()
     stopped = make_trainer(editor, latents, settings)
@@ -83,15 +87,13 @@ def test_batched_segments_equal_sequential_ones(editor: DiffusersEditor, latents
         for name, tensor in learned(alone).items():
             torch.testing.assert_close(tensor[segment], together[name][segment], rtol=1e-4, atol=1e-5)
             others = [other for other in range(settings.segments) if other != segment]
-            kind, site = name.split(".", 1)
-            began = alone._initial[site][("keys", "values").index(kind)]
-            assert torch.equal(tensor[others], began.expand(4, -1, -1)), "segments not trained must stay"
+            assert torch.equal(tensor[others], alone.space.beginning()[name].expand(4, -1, -1)), "segments not trained must stay"
 
 
 def test_shared_gradients_are_the_sum_over_segments(editor: DiffusersEditor, latents: PairLatents) -> None:
     trainer = make_trainer(editor, latents)
     trainer.step()
-    for site in trainer._initial:
+    for site in (site.name for site in editor.description.sites):
         shared, delta = trainer.parameters[f"keys.{site}"].grad, trainer.parameters[f"keys_delta.{site}"].grad
         torch.testing.assert_close(shared, delta.sum(0), rtol=1e-4, atol=1e-7)
 
@@ -140,7 +142,7 @@ def test_pairs_of_differing_size_train_together(editor: DiffusersEditor) -> None
 
 
 def test_a_segments_stream_covers_its_timesteps_once_a_pass(latents: PairLatents) -> None:
-    stream = SegmentStream(3, 5, seed=1)
+    stream = SegmentStream(3, replace(SMALL, seed=1))
     first, second = ([stream.draw(latents)[1] for _ in range(200)] for _ in range(2))
     assert sorted(first) == sorted(second) == list(range(600, 800)) and first != second
     assert segment_of(torch.tensor(first), 5).unique().tolist() == [3]
@@ -159,7 +161,7 @@ def test_include_bos_learns_row_0(editor: DiffusersEditor, latents: PairLatents)
     trainer = make_trainer(editor, latents, replace(SMALL, include_bos=True))
     trainer.run()
     instruction = trainer.instruction()
-    assert instruction.start == 0 and inject(instruction).start == 0
+    assert instruction.start == 0 and inject(instruction).parts[0].start == 0
 
 
 def test_what_must_not_be_kept_is_refused(editor: DiffusersEditor, latents: PairLatents) -> None:

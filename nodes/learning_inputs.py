@@ -1,0 +1,107 @@
+"""Inputs that the learning nodes have in common."""
+
+from comfy_api.latest import io
+
+from .sockets import Pairs
+
+OWN_SCALE = -1.0
+"""Stands for the scale that suits the model."""
+
+
+def sources() -> list[io.Input]:
+    """What to learn on, from, and beginning with."""
+    return [
+        io.Model.Input("model", tooltip="An InstructPix2Pix model, with whatever LoRA it is to be used with."),
+        io.Clip.Input("clip", tooltip="Its text encoder."),
+        io.Vae.Input("vae", tooltip="Its autoencoder."),
+        Pairs.Input(
+            "pairs",
+            tooltip="Pictures before and after the edit. Four to ten pairs that share the edit and little else work best; one is enough to begin.",
+        ),
+        io.String.Input(
+            "init_text",
+            default="",
+            tooltip="Words that come close to the edit, such as 'make it snowy'. Learning begins with them; empty begins with nothing.",
+        ),
+    ]
+
+
+def watching() -> list[io.Input]:
+    """Seed and previews."""
+    return [
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**31 - 1,
+            control_after_generate=False,
+            tooltip="The same seed, pairs and settings learn the same instruction.",
+        ),
+        io.Int.Input("preview_every", default=50, min=0, max=10_000, tooltip="Steps between previews of one pair, always from the same noise. 0 shows none."),
+        io.Int.Input(
+            "hold_out",
+            default=0,
+            min=0,
+            max=1000,
+            tooltip="Number of a pair that is kept out of learning and previewed: whether it comes out right shows what was really learned. "
+            "0 keeps none out and previews the first.",
+        ),
+    ]
+
+
+def running() -> list[io.Input]:
+    """How a run makes do with memory and interruptions."""
+    return [
+        io.Boolean.Input(
+            "gradient_checkpointing",
+            optional=True,
+            default=False,
+            tooltip="Recompute instead of keeping: about a third slower, a fraction of the memory. Switch it on when memory runs out.",
+            advanced=True,
+        ),
+        io.Boolean.Input(
+            "resume",
+            optional=True,
+            default=True,
+            tooltip="Go on where a cancelled run with the same model, pairs and settings stopped. The result is the same as without stopping.",
+            advanced=True,
+        ),
+    ]
+
+
+def scales() -> list[io.Input]:
+    """Guidance of the guided objective and of previews."""
+    return [
+        io.Float.Input(
+            "text_scale",
+            optional=True,
+            default=OWN_SCALE,
+            min=OWN_SCALE,
+            max=30.0,
+            step=0.1,
+            tooltip="s_T of the guided objective and of previews. -1 takes what suits the model (7.5; 2 for the pocket editor).",
+            advanced=True,
+        ),
+        io.Float.Input(
+            "image_scale",
+            optional=True,
+            default=1.5,
+            min=0.0,
+            max=10.0,
+            step=0.05,
+            tooltip="s_I of the guided objective and of previews.",
+            advanced=True,
+        ),
+    ]
+
+
+def noise() -> io.Input:
+    """Fresh or fixed."""
+    return io.Combo.Input(
+        "noise",
+        options=["fresh", "fixed"],
+        default="fresh",
+        optional=True,
+        tooltip="fresh: new noise for every sample. fixed: every timestep keeps its noise and its pair, and Fixed Noise samples with it again (Visii).",
+        advanced=True,
+    )
