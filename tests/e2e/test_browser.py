@@ -13,10 +13,12 @@ NODES = {
     "Load Edit Pairs",
     "Make Edit Pairs",
     "Learn Instruction",
+    "Learn Instruction (CLIP space)",
     "Save Instruction",
     "Load Instruction",
     "Apply Instruction",
     "Edit Guider",
+    "Fixed Noise",
 }
 MODULES = "/extensions/instructbrush/js"
 

@@ -1,16 +1,17 @@
-// InstructBrush in the front end: the live panel of Learn Instruction, and a line of text under Save and Load Instruction.
+// InstructBrush in the front end: the live panel of the learning nodes, and a line of text under Save and Load Instruction.
 // Everything else the nodes show (previews, progress, help pages, translations) is ComfyUI's own.
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { addPanel, element, loadStyle, nodeOf } from "./dom.js";
 import { LearningPanel } from "./learning_panel.js";
 
-const LEARN = "InstructBrushLearn";
-const REMARKED = ["InstructBrushSave", "InstructBrushLoad"];
+const LEARNING = ["InstructBrushLearn", "InstructBrushLearnText"];
+const REMARKED = ["InstructBrushSave", "InstructBrushLoad", "InstructBrushUniquePhrases", "InstructBrushCaptionInit"];
 
-/** Widgets of Learn Instruction that count only when the preset is "custom". */
+/** Widgets of the learning nodes that count only when the preset is "custom". */
 const OWN_SETTINGS = [
-  "tokens", "segments", "segment_mode", "steps", "learning_rate", "objective", "final_learning_rate", "weighting", "include_bos", "text_scale", "image_scale",
+  "tokens", "segments", "segment_mode", "steps", "batch", "learning_rate", "direction_weight", "objective", "final_learning_rate", "weighting", "include_bos",
+  "text_scale", "image_scale", "noise",
 ];
 
 /** node -> its panel; nodes that were deleted take their panels with them. */
@@ -52,7 +53,7 @@ app.registerExtension({
   },
 
   nodeCreated(node) {
-    if (node.comfyClass === LEARN) {
+    if (LEARNING.includes(node.comfyClass)) {
       const panel = new LearningPanel();
       panels.set(node, panel);
       addPanel(node, "learning", panel.root, 270);
