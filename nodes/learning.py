@@ -3,14 +3,16 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 
 from ..core.learning.objective import Direction
 from ..core.learning.pairs import EditPairs
 from ..core.learning.settings import POCKET, POCKET_TEXT, PRESETS, LearningSettings, preset_for
-from ..core.models.clip import ClipModel
+from ..core.models.clip import OpenClipModel
 from ..core.pictures import thumbnail
 from . import learning_inputs as inputs
+from .comfy import open_clip as clips
 from .comfy.describe import describe
 from .comfy.session import LearningSession
 from .sockets import InstructionSocket, OpenClip, shown
@@ -272,7 +274,7 @@ class LearnTextInstruction(io.ComfyNode):
         seed: int,
         preview_every: int,
         hold_out: int,
-        open_clip: ClipModel | None = None,
+        open_clip: OpenClipModel | None = None,
         gradient_checkpointing: bool = False,
         resume: bool = True,
         final_learning_rate: float = POCKET_TEXT.final_learning_rate,
@@ -316,7 +318,7 @@ class Sources:
     vae: Any
     pairs: EditPairs
     init_text: str
-    open_clip: ClipModel | None = None
+    open_clip: OpenClipModel | None = None
 
 
 def _preset(family: str, space: str, name: str, seed: int) -> LearningSettings:
@@ -327,7 +329,11 @@ def _learn(node: str, sources: Sources, settings: LearningSettings, preview_ever
     pairs = sources.pairs
     watched = pairs[(hold_out - 1) % len(pairs) if hold_out else 0]
     learned_from = pairs.without(hold_out - 1) if hold_out else pairs
-    direction = Direction.of(learned_from, sources.open_clip) if sources.open_clip is not None and settings.direction_weight else None
+    direction = None
+    if sources.open_clip is not None and settings.direction_weight:
+        clips.prepare(sources.open_clip)
+        with torch.inference_mode(False):  # autograd refuses what is made in inference mode
+            direction = Direction.of(learned_from, sources.open_clip)
     session = LearningSession(sources.model, sources.clip, sources.vae, learned_from, watched, sources.init_text, settings, checkpointing, direction)
     instruction, summary = session.run(node, preview_every, resume)
     return io.NodeOutput(shown(instruction, thumbnail(learned_from)), ui={"learning": [summary]})
