@@ -14,7 +14,9 @@ from tqdm import tqdm
 from .editing.injection import Injection, inject
 from .editing.sampler import edit_latents
 from .errors import InstructBrushError, PairError
+from .evaluation import command as evaluation
 from .instruction.file import load_instruction, read_header, save_instruction
+from .instruction.inspect import facts
 from .learning.checkpoint import load_checkpoint, save_checkpoint
 from .learning.objective import PairLatents
 from .learning.pairs import PICTURES, load_pairs, read_picture
@@ -94,19 +96,12 @@ def edit(options: argparse.Namespace) -> None:
 
 
 def inspect(options: argparse.Namespace) -> None:
-    """Print what an instruction file says of itself."""
-    info = read_header(options.file)
-    rows = {
-        "title": info.title,
-        "model": f"{info.model_title} ({info.family}, {info.fingerprint[:12]})",
-        "init text": repr(info.init_text),
-        "rows": f"{info.segments} segments x {info.tokens} tokens",
-        "learned": f"{info.steps} steps from {info.pairs} pairs, {info.created}",
-        "final loss": "unknown" if info.final_loss is None else f"{info.final_loss:.5f}",
-        "settings": ", ".join(f"{name}={value}" for name, value in info.settings.items()),
-    }
-    for name, value in rows.items():
-        print(f"{name:>10}: {value}")
+    """Print what an instruction file says of itself; of a blend, every part."""
+    for number, part in enumerate(read_header(options.file)):
+        if number:
+            print()
+        for name, value in facts(part.info, part.weight).items():
+            print(f"{name:>10}: {value}")
 
 
 def _edit_folder(options: argparse.Namespace, editor: DiffusersEditor, context: Tensor, injection: Injection | None) -> None:
@@ -153,10 +148,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=function)
         return sub
 
-    def model_options(sub: argparse.ArgumentParser) -> None:
+    def model_options(sub: argparse.ArgumentParser, seed: bool = True) -> None:
         sub.add_argument("--model", help="diffusers folder or .safetensors checkpoint (default: the built-in pocket editor)")
         sub.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-        sub.add_argument("--seed", type=int, default=0)
+        if seed:
+            sub.add_argument("--seed", type=int, default=0)
 
     def picture_options(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--images", required=True, help="folder of pictures")
@@ -187,6 +183,10 @@ def _parser() -> argparse.ArgumentParser:
     model_options(editing)
     picture_options(editing)
     editing.add_argument("--words", required=True)
+
+    benching = command("bench", evaluation.bench, "Compare methods on TOP-Bench: learn from its training pairs, edit its test pictures, measure.")
+    model_options(benching, seed=False)
+    evaluation.add_options(benching)
 
     inspecting = command("inspect", inspect, "Show what an instruction file says of itself.")
     inspecting.add_argument("file")

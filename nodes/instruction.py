@@ -6,11 +6,11 @@ from dataclasses import replace
 from comfy_api.latest import io, ui
 
 from ..core.errors import InstructionError
-from ..core.instruction.artefact import Instruction
+from ..core.instruction.artefact import Blend, Instruction, parts_of
 from ..core.instruction.file import load_instruction, read_thumbnail, save_instruction
 from ..core.pictures import from_image
 from .comfy import metadata, paths
-from .sockets import InstructionSocket, ShownInstruction, shown
+from .sockets import InstructionSocket, picture_of, shown
 
 _NUMBER, _REFUSE, _OVERWRITE = "add a number", "refuse", "overwrite"
 
@@ -25,12 +25,12 @@ class SaveInstruction(io.ComfyNode):
             display_name="Save Instruction",
             category="InstructBrush/instruction",
             description="Saves an instruction to output/instructions, with a thumbnail and the workflow that made it: dropping the file on the "
-            "canvas opens it again.",
-            search_aliases=["export instruction", "save edit", "save learned edit", "save visual instruction"],
+            "canvas opens it again. A blend becomes one file that holds all of its instructions.",
+            search_aliases=["export instruction", "save edit", "save learned edit", "save visual instruction", "merge instructions"],
             is_output_node=True,
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[
-                InstructionSocket.Input("instruction", tooltip="What Learn Instruction gave."),
+                InstructionSocket.Input("instruction", tooltip="What Learn Instruction gave, or what was made of it."),
                 io.String.Input("name", default="instruction", tooltip="Name of the file, without ending. Sub-folders are made: weather/snow."),
                 io.Combo.Input(
                     "if_taken",
@@ -46,12 +46,13 @@ class SaveInstruction(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, instruction: Instruction, name: str, if_taken: str) -> io.NodeOutput:
+    def execute(cls, instruction: Instruction | Blend, name: str, if_taken: str) -> io.NodeOutput:
         path = paths.new_instruction_path(name)
         if if_taken == _NUMBER:
             path = paths.free_path(path)
-        picture = instruction.thumbnail if isinstance(instruction, ShownInstruction) else None
-        titled = replace(instruction, info=replace(instruction.info, title=path.stem))
+        picture = picture_of(instruction)
+        # The parts of a blend keep their own names.
+        titled = instruction if isinstance(instruction, Blend) else replace(instruction, info=replace(instruction.info, title=path.stem))
         save_instruction(titled, path, overwrite=if_taken == _OVERWRITE, thumbnail=picture, extra=_graph(cls.hidden))
         preview = ui.PreviewImage(from_image(picture)[None]).as_dict() if picture else {}
         return io.NodeOutput(titled, str(path), ui={**preview, "text": [f"Saved to {path}"]})
@@ -90,11 +91,17 @@ class LoadInstruction(io.ComfyNode):
         path = paths.instruction_path(name)
         picture = read_thumbnail(path)
         loaded = shown(load_instruction(path), picture)
-        info = loaded.info
-        words = f"from '{info.init_text}', " if info.init_text else ""
-        remark = f"{info.family}: {words}{info.pairs} pairs, {info.steps} steps, {info.segments} segments x {info.tokens} rows"
+        remarks = [_remark(part.instruction, part.weight) for part in parts_of(loaded)]
         preview = ui.PreviewImage(from_image(picture)[None]).as_dict() if picture else {}
-        return io.NodeOutput(loaded, ui={**preview, "text": [remark]})
+        return io.NodeOutput(loaded, ui={**preview, "text": remarks})
+
+
+def _remark(instruction: Instruction, weight: float) -> str:
+    info = instruction.info
+    words = f"from '{info.init_text}', " if info.init_text else ""
+    remark = f"{info.family}: {words}{info.pairs} pairs, {info.steps} steps, {info.segments} segments x {info.tokens} rows"
+    space = ", CLIP space" if info.space == "text" else ""
+    return f"{remark}{space}" if weight == 1 else f"{weight:g} x {instruction.title}, {remark}{space}"
 
 
 def _graph(hidden: io.HiddenHolder) -> dict[str, str]:

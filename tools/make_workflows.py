@@ -22,11 +22,11 @@ from playwright.sync_api import Page, sync_playwright
 from instructbrush.tools.browser import launch, open_front_end
 from instructbrush.tools.comfy_server import ComfyServer
 from instructbrush.tools.get_comfyui import REPOSITORY
-from instructbrush.tools.make_examples import NEW, PAIRS
+from instructbrush.tools.make_examples import INSTRUCTIONS, NEW, PAIRS
 
 EXAMPLES = REPOSITORY / "example_workflows"
 PIXELS = 256
-EDIT = PAIRS.name
+EDIT, SECOND = INSTRUCTIONS
 
 BUILD = """(graph) => {
   app.graph.clear();
@@ -62,14 +62,12 @@ class Graph:
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
     links: list[tuple[str, str, str, str]] = field(default_factory=list)
 
-    def add(
-        self, name: str, kind: str, at: tuple[int, int], size: tuple[int, int], /, *, title: str = "", wired: str = "", **widgets: Any
-    ) -> None:
+    def add(self, name: str, kind: str, at: tuple[int, int], size: tuple[int, int], /, *, title: str = "", wired: str = "", **widgets: Any) -> None:
         """One node. `wired`: its inputs, as "input=node.output input=node.output"."""
         self.nodes[name] = {"type": kind, "at": at, "size": size, "title": title, "widgets": widgets}
         for wire in wired.split():
             target, _, source = wire.partition("=")
-            node, _, output = source.partition(".")
+            node, _, output = source.rpartition(".")
             self.links.append((node, output, name, target))
 
     def note(self, text: str, at: tuple[int, int], size: tuple[int, int]) -> None:
@@ -148,6 +146,106 @@ def chain() -> Graph:
     return graph
 
 
+def sampling(graph: Graph, at: tuple[int, int], guider: str, latent: str, *, noise: str = "", sampler: str = "", suffix: str = "") -> None:
+    """Noise, sampler, steps, SamplerCustomAdvanced and VAE Decode below each other; the picture is at ``decode{suffix}.IMAGE``."""
+    x, y = at
+    if not noise:
+        noise, sampler = f"noise{suffix}.NOISE", f"sampler{suffix}.SAMPLER"
+        graph.add(f"noise{suffix}", "RandomNoise", (x, y), (290, 90), noise_seed=1, control_after_generate="fixed")
+        graph.add(f"sampler{suffix}", "KSamplerSelect", (x, y + 140), (290, 60), sampler_name="euler_ancestral")
+    graph.add(f"steps{suffix}", "BasicScheduler", (x, y + 250), (290, 110), wired="model=model.MODEL", scheduler="normal", steps=20)
+    wires = f"noise={noise} guider={guider} sampler={sampler} sigmas=steps{suffix}.SIGMAS latent_image={latent}"
+    graph.add(f"sample{suffix}", "SamplerCustomAdvanced", (x, y + 410), (290, 130), wired=wires)
+    graph.add(f"decode{suffix}", "VAEDecode", (x, y + 590), (290, 60), wired=f"samples=sample{suffix}.output vae=model.VAE")
+
+
+def phrases() -> Graph:
+    """Words found for the pairs, learning begun with them, the instruction inspected and its edits measured."""
+    graph = Graph("find_words_learn_and_measure", ("result", "truth"))
+    graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
+    graph.add("clip", "InstructBrushLoadOpenClip", (0, 170), (300, 80))
+    graph.add("pairs", "InstructBrushLoadPairs", (0, 310), (300, 360), title="Pairs to learn from", folder=f"{PAIRS.name} (example)")
+    graph.add("new", "InstructBrushLoadPairs", (0, 730), (300, 360), title="New pictures, and how they should come out", folder=f"{NEW.name} (example)")
+    graph.add("phrases", "InstructBrushUniquePhrases", (350, 0), (380, 300), wired="pairs=pairs.PAIRS open_clip=clip.OPEN_CLIP")
+    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS init_text=phrases.init_text"
+    graph.add("learn", "InstructBrushLearn", (350, 360), (330, 880), wired=wires, preset="custom", steps=300)
+    wires = "instruction=learn.INSTRUCTION model=model.MODEL clip=model.CLIP"
+    graph.add("inspect", "InstructBrushInspect", (780, 0), (420, 620), wired=wires)
+    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=new.before instruction=learn.INSTRUCTION"
+    graph.add("guider", "InstructBrushEditGuider", (780, 690), (320, 300), wired=wires)
+    sampling(graph, (1250, 0), "guider.GUIDER", "guider.LATENT")
+    graph.add("result", "SaveImage", (1590, 0), (330, 330), title="Edited as learned", wired="images=decode.IMAGE", filename_prefix=f"{EDIT}_words")
+    graph.add("truth", "PreviewImage", (1590, 390), (330, 300), title="As it should be", wired="images=new.after")
+    wires = "edited=decode.IMAGE truth=new.after before=new.before open_clip=clip.OPEN_CLIP"
+    graph.add("evaluate", "InstructBrushEvaluate", (1590, 750), (330, 300), wired=wires)
+    graph.note(
+        "## Words, learning, measuring\n\n**Unique Phrases** looks for the phrase that fits the pictures before best and those after least, and the other way "
+        "round. Learning begins with what it finds; when nothing is unique enough it begins with nothing, and the table says so.\n\n"
+        "**Inspect Instruction** shows how far each layer and each part of the noise schedule went, and the words that come near. **Evaluate** measures the "
+        "edited pictures against how they should be.\n\nFor photographs take ViT-L-14 or ViT-H-14 in **Load OpenCLIP**, and a full model.",
+        (1250, 720),
+        (290, 420),
+    )
+    return graph
+
+
+def clip_space() -> Graph:
+    """Visii: text states learned from a caption, joined with words, sampled with the noise of learning."""
+    graph = Graph("learn_in_clip_space_and_add_words", ("picture", "result"))
+    graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
+    graph.add("clip", "InstructBrushLoadOpenClip", (0, 170), (300, 80))
+    graph.add("pairs", "InstructBrushLoadPairs", (0, 310), (300, 360), title="Pairs to learn from", folder=f"{PAIRS.name} (example)")
+    graph.add("new", "InstructBrushLoadPairs", (0, 730), (300, 360), title="Pictures to edit", folder=f"{NEW.name} (example)")
+    graph.add("caption", "InstructBrushCaptionInit", (350, 0), (330, 240), wired="pairs=pairs.PAIRS open_clip=clip.OPEN_CLIP", tokens=8)
+    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS init_text=caption.init_text open_clip=clip.OPEN_CLIP"
+    graph.add("learn", "InstructBrushLearnText", (350, 300), (330, 840), wired=wires, preset="custom", steps=120, noise="fixed")
+    wires = "instruction=learn.INSTRUCTION clip=model.CLIP"
+    graph.add("words", "InstructBrushAddWords", (730, 0), (320, 240), wired=wires, words="and add a frame")
+    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=new.before instruction=words.INSTRUCTION"
+    graph.add("guider", "InstructBrushEditGuider", (730, 300), (320, 300), wired=wires)
+    graph.add("fixed", "InstructBrushFixedNoise", (730, 660), (320, 80), wired="instruction=learn.INSTRUCTION")
+    sampling(graph, (1100, -250), "guider.GUIDER", "guider.LATENT", noise="fixed.NOISE", sampler="fixed.SAMPLER")
+    graph.add("result", "SaveImage", (1440, 0), (330, 330), title="Edited", wired="images=decode.IMAGE", filename_prefix=f"{EDIT}_clip")
+    graph.add("picture", "PreviewImage", (1440, 390), (330, 300), title="Before", wired="images=new.before")
+    graph.note(
+        "## An edit in the space of text\n\n**Learn Instruction (CLIP space)** learns what the text encoder would say if there were words for the edit "
+        "(Visii). It begins with a caption of the pictures after it. **Add Words** writes your own words after the learned ones; **Fixed Noise** samples with "
+        "the noise that was learned with, so the same picture always comes out the same.\n\nIt is plain CONDITIONING for any model with this text encoder.",
+        (730, 800),
+        (320, 340),
+    )
+    return graph
+
+
+def algebra() -> Graph:
+    """Two instructions, blended and composed."""
+    graph = Graph("mix_two_instructions", ("picture", "blended", "composed"))
+    graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
+    graph.add("new", "InstructBrushLoadPairs", (0, 170), (300, 360), title="Pictures to edit", folder=f"{NEW.name} (example)")
+    graph.add("light", "InstructBrushLoad", (350, 0), (300, 240), name=f"{EDIT}.safetensors")
+    graph.add("colour", "InstructBrushLoad", (350, 300), (300, 240), name=f"{SECOND}.safetensors")
+    graph.add("weaker", "InstructBrushScale", (700, 300), (300, 80), wired="instruction=colour.INSTRUCTION", factor=0.6)
+    wires = "instruction_1=light.INSTRUCTION instruction_2=weaker.INSTRUCTION"
+    graph.add("blend", "InstructBrushBlend", (700, 0), (300, 240), wired=wires, weight_1=0.6, weight_2=0.7)
+    graph.add("compose", "InstructBrushCompose", (700, 440), (300, 80), wired="first=light.INSTRUCTION second=colour.INSTRUCTION")
+    for row, name in enumerate(("blend", "compose")):
+        wires = f"model=model.MODEL clip=model.CLIP vae=model.VAE image=new.before instruction={name}.INSTRUCTION"
+        graph.add(f"guider {name}", "InstructBrushEditGuider", (1050, 360 * row), (320, 300), wired=wires)
+    sampling(graph, (1420, 0), "guider blend.GUIDER", "guider blend.LATENT", suffix="_blend")
+    sampling(graph, (1760, 0), "guider compose.GUIDER", "guider compose.LATENT", suffix="_compose")
+    graph.add("blended", "SaveImage", (1420, 710), (330, 330), title="Blended", wired="images=decode_blend.IMAGE", filename_prefix="blended")
+    graph.add("composed", "SaveImage", (1760, 710), (330, 330), title="Composed", wired="images=decode_compose.IMAGE", filename_prefix="composed")
+    graph.add("picture", "PreviewImage", (1050, 720), (320, 300), title="Before", wired="images=new.before")
+    graph.note(
+        "## Two instructions at once\n\n**Blend** adds what both would change, by weights; **Scale** makes one stronger, weaker, or turns it round. "
+        "**Compose** puts their learned rows side by side, like two phrases of one sentence. What comes out is an instruction again: apply it, save it in one "
+        "file, or mix it further.",
+        (350, 600),
+        (650, 200),
+    )
+    return graph
+
+
 def build(page: Page, graph: Graph) -> dict[str, Any]:
     """The workflow as the front end saves it. Node ids follow the order of `graph.nodes`."""
     for node in graph.nodes.values():
@@ -174,7 +272,7 @@ def main() -> None:
     """Write every workflow."""
     with tempfile.TemporaryDirectory() as folder, ComfyServer(Path(folder), arguments=["--cpu"]) as server, sync_playwright() as playwright:
         page = open_front_end(launch(playwright), server)
-        for graph in (learning(), chain()):
+        for graph in (learning(), chain(), phrases(), clip_space(), algebra()):
             workflow = build(page, graph)
             path = EXAMPLES / f"{graph.title}.json"
             path.write_text(json.dumps(workflow, indent=1) + "\n", encoding="utf-8")

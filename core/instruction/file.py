@@ -4,37 +4,52 @@ import base64
 import dataclasses
 import io
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import InstructionError
-from .artefact import Instruction, InstructionInfo
+from .artefact import Blend, Instruction, InstructionInfo, Part, parts_of
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 holds one instruction in the space of attention; 2 holds any instruction, and weighted sums of several. What 1 can hold is written as 1."""
 _VERSION_KEY = "instructbrush.version"
 _INFO_KEY = "instructbrush.info"
 _MAX_HEADER_BYTES = 64 * 2**20
 _MAX_FILE_BYTES = 2**30
 _MAX_TENSORS = 4096
+_MAX_PARTS = 16
+
+
+@dataclass(frozen=True)
+class PartHeader:
+    """What a file says of one of its instructions."""
+
+    weight: float
+    info: InstructionInfo
+    start: int
+    """First learned row, 0 or 1."""
 
 
 def save_instruction(
-    instruction: Instruction,
+    instruction: Instruction | Blend,
     path: str | Path,
     *,
     overwrite: bool = False,
     thumbnail: Image.Image | None = None,
     extra: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write an instruction file.
+    """Write an instruction file. A blend becomes one file that holds all its parts and their weights.
 
     Args:
         instruction: what to save.
@@ -47,18 +62,24 @@ def save_instruction(
         The path written.
 
     Raises:
-        InstructionError: the name does not end in ``.safetensors``, or the file exists and ``overwrite`` is false.
+        InstructionError: the name does not end in ``.safetensors``, the file exists and ``overwrite`` is false, or there are too many parts for a file.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InstructionError(f"Save instruction: '{path.name}' must end in .safetensors.")
     if path.exists() and not overwrite:
         raise InstructionError(f"Save instruction: '{path}' exists already. Choose another name, or allow it to be overwritten.")
-    tensors = {f"keys.{site}": tensor for site, tensor in instruction.keys.items()}
-    tensors |= {f"values.{site}": tensor for site, tensor in instruction.values.items()}
-    tensors["context"] = instruction.context
-    metadata = {**(extra or {}), **_metadata(instruction, thumbnail)}
-    write_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
+    parts = parts_of(instruction)
+    old = _is_old(instruction)
+    tensors: dict[str, Tensor] = {}
+    for index, part in enumerate(parts):
+        prefix = "" if old else f"{index}."
+        tensors |= {prefix + name: tensor for name, tensor in (*part.instruction.learned().items(), ("context", part.instruction.context))}
+    if len(parts) > _MAX_PARTS or len(tensors) > _MAX_TENSORS - 1:
+        raise InstructionError(f"Save instruction: a blend of {len(parts)} instructions is too large for one file. Blend at most {_MAX_PARTS}.")
+    metadata = {**(extra or {}), **_metadata(instruction, old, path.stem, thumbnail)}
+    # Copies: parts that were made from each other may share memory, which safetensors refuses.
+    write_tensors({name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, path, metadata)
     return path
 
 
@@ -81,53 +102,47 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, st
         raise
 
 
-def read_header(path: str | Path) -> InstructionInfo:
-    """What a file says of itself, without reading its tensors.
+def read_header(path: str | Path) -> tuple[PartHeader, ...]:
+    """What a file says of its instructions, one or the parts of a blend, without reading their tensors.
 
     Raises:
         InstructionError: as :func:`load_instruction`.
     """
-    return _info(_checked_header(Path(path)).get("__metadata__", {}), Path(path))
+    return _read(Path(path))[0]
 
 
 def read_thumbnail(path: str | Path) -> Image.Image | None:
     """The before/after picture in the header, or None."""
-    metadata = _checked_header(Path(path)).get("__metadata__", {})
-    encoded = metadata.get("modelspec.thumbnail", "").partition("base64,")[2]
+    encoded = _checked_header(Path(path))[0].get("modelspec.thumbnail", "").partition("base64,")[2]
     return Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB") if encoded else None
 
 
-def load_instruction(path: str | Path) -> Instruction:
+def load_instruction(path: str | Path) -> Instruction | Blend:
     """Read an instruction file.
+
+    Returns:
+        The instruction; a blend where the file holds several, or one at another weight than 1.
 
     Raises:
         InstructionError: missing, truncated, no safetensors file, not an instruction, of a newer format, or holding other tensors than its
             header promises. The message says which.
     """
     path = Path(path)
-    header = _checked_header(path)
-    info = _info(header.pop("__metadata__", {}), path)
-    sites = sorted(name.removeprefix("keys.") for name in header if name.startswith("keys."))
-    expected = {"context", *(f"keys.{site}" for site in sites), *(f"values.{site}" for site in sites)}
-    foreign = sorted(set(header) ^ expected)
+    headers, prefixes, entries = _read(path)
+    found = [_tensor_names(header, prefix, entries) for header, prefix in zip(headers, prefixes, strict=True)]
+    foreign = sorted(set(entries) ^ {name for names in found for name in names})
     if foreign:
         raise InstructionError(f"Instruction file '{path.name}': unexpected or missing tensor '{foreign[0]}'. The file was not written by InstructBrush.")
-    for name, entry in header.items():
-        shape = entry.get("shape", [])
-        if entry.get("dtype") != "F32" or (name != "context" and shape[:2] != [info.segments, info.tokens]):
-            raise InstructionError(
-                f"Instruction file '{path.name}': tensor '{name}' is {entry.get('dtype')} {shape}, expected F32 "
-                f"[{info.segments}, {info.tokens}, width]. The file is damaged or was changed; save it again."
-            )
+    for header, names in zip(headers, found, strict=True):
+        for name in names:
+            _check_entry(name, entries[name], header.info, path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in header}
+            tensors = {name: file.get_tensor(name) for name in entries}
     except SafetensorError as error:
         raise InstructionError(f"Instruction file '{path.name}' cannot be read: {error}. Copy or download it again.") from error
-    start = 0 if info.settings.get("include_bos") else 1
-    return Instruction(
-        {site: tensors[f"keys.{site}"] for site in sites}, {site: tensors[f"values.{site}"] for site in sites}, tensors["context"], start, info
-    )
+    parts = tuple(Part(header.weight, _instruction(header, prefix, tensors)) for header, prefix in zip(headers, prefixes, strict=True))
+    return parts[0].instruction if len(parts) == 1 and parts[0].weight == 1 else Blend(parts)
 
 
 def resolve_inside(folder: str | Path, name: str, suffix: str = "") -> Path:
@@ -147,18 +162,36 @@ def resolve_inside(folder: str | Path, name: str, suffix: str = "") -> Path:
     return target
 
 
-def _metadata(instruction: Instruction, thumbnail: Image.Image | None) -> dict[str, str]:
-    info = instruction.info
+def _is_old(instruction: Instruction | Blend) -> bool:
+    """Whether format 1 can hold it, which knows neither weights nor the space of text, and tells the first learned row from the settings."""
+    if isinstance(instruction, Blend) or instruction.info.space != "attention":
+        return False
+    return instruction.start == _start_of(instruction.info)
+
+
+def _start_of(info: InstructionInfo) -> int:
+    return 0 if info.settings.get("include_bos") else 1
+
+
+def _metadata(instruction: Instruction | Blend, old: bool, name: str, thumbnail: Image.Image | None) -> dict[str, str]:
+    parts = parts_of(instruction)
+    infos = [part.instruction.info for part in parts]
+    families = "+".join(dict.fromkeys(info.family for info in infos))
+    entries = [{"weight": part.weight, "start": part.instruction.start, "info": dataclasses.asdict(part.instruction.info)} for part in parts]
+    if isinstance(instruction, Blend):
+        description, title = f"Blend of {len(parts)} instructions: {instruction.title}.", name
+    else:
+        description, title = f"Instruction learned from {infos[0].pairs} before/after pairs, from '{infos[0].init_text}'.", instruction.title
     metadata = {
-        _VERSION_KEY: str(FORMAT_VERSION),
-        _INFO_KEY: json.dumps(dataclasses.asdict(info)),
+        _VERSION_KEY: "1" if old else str(FORMAT_VERSION),
+        _INFO_KEY: json.dumps(entries[0]["info"] if old else {"parts": entries}),
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{info.family}/instructbrush",
+        "modelspec.architecture": f"{families}/instructbrush",
         "modelspec.implementation": "instructbrush",
-        "modelspec.title": info.title or info.init_text or "instruction",
-        "modelspec.date": info.created,
-        "modelspec.description": f"Instruction learned from {info.pairs} before/after pairs, from '{info.init_text}'.",
-        "ss_base_model_version": info.family,
+        "modelspec.title": title,
+        "modelspec.date": max(info.created for info in infos),
+        "modelspec.description": description,
+        "ss_base_model_version": families,
     }
     if thumbnail is not None:
         buffer = io.BytesIO()
@@ -169,8 +202,9 @@ def _metadata(instruction: Instruction, thumbnail: Image.Image | None) -> dict[s
     return metadata
 
 
-def _checked_header(path: Path) -> dict[str, Any]:
-    """The safetensors header, after its sizes were compared with the file's: nothing is allocated on a header's word."""
+def _checked_header(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """The safetensors header, as its metadata and an entry for each tensor, after its sizes were compared with the file's: nothing is allocated on
+    a header's word."""
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -182,29 +216,86 @@ def _checked_header(path: Path) -> dict[str, Any]:
             header = json.loads(file.read(length))
     except OSError as error:
         raise InstructionError(f"Instruction file '{path}' cannot be opened: {error.strerror}. Check its name and folder.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InstructionError(f"Instruction file '{path.name}' is no safetensors file. Choose a file that Save Instruction wrote.") from error
     if not isinstance(header, dict) or len(header) > _MAX_TENSORS:
         raise InstructionError(f"Instruction file '{path.name}' is no instruction: it holds too many tensors. Choose a file that Save Instruction wrote.")
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__" and isinstance(entry, dict) and "data_offsets" in entry]
+    try:
+        metadata = header.pop("__metadata__", {})
+        if not all(isinstance(text, str) for text in metadata.values()):
+            raise TypeError("metadata that is no text")
+        ends = [int(entry["data_offsets"][1]) for entry in header.values()]
+        for entry in header.values():
+            entry["shape"] = [int(side) for side in entry["shape"]]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InstructionError(f"Instruction file '{path.name}': its header is damaged ({error}). Copy or download it again.") from error
     if max(ends, default=0) != size - 8 - length:
         raise InstructionError(f"Instruction file '{path.name}' is truncated: its header promises other sizes. Copy or download it again.")
-    return header
+    return metadata, header
 
 
-def _info(metadata: Mapping[str, str], path: Path) -> InstructionInfo:
+def _read(path: Path) -> tuple[tuple[PartHeader, ...], list[str], dict[str, dict[str, Any]]]:
+    """The parts' headers, the prefix of each one's tensors, and the entries of all tensors."""
+    metadata, entries = _checked_header(path)
     if _VERSION_KEY not in metadata or _INFO_KEY not in metadata:
         raise InstructionError(f"'{path.name}' is a safetensors file but no instruction. Choose a file that Save Instruction wrote.")
     version = metadata[_VERSION_KEY]
-    if not version.isdigit() or int(version) > FORMAT_VERSION:
+    if not version.isdecimal() or int(version) > FORMAT_VERSION:
         raise InstructionError(f"Instruction file '{path.name}' has format {version}, this version reads up to {FORMAT_VERSION}. Update InstructBrush.")
     try:
-        values = json.loads(metadata[_INFO_KEY])
-        known = {field.name for field in dataclasses.fields(InstructionInfo)}
-        entries: dict[str, Any] = {key: tuple(value) if key == "losses" else value for key, value in values.items() if key in known}
-        info = InstructionInfo(**entries)
-        if not (1 <= int(info.segments) <= 1000 and 1 <= int(info.tokens) <= 4096 and isinstance(info.settings, dict)):
-            raise ValueError("segments or tokens out of range")
-    except (ValueError, TypeError, AttributeError) as error:
+        told = json.loads(metadata[_INFO_KEY])
+        if int(version) == 1:
+            info = _info(told)
+            if info.space != "attention":
+                raise ValueError(f"format 1 does not know the space of {info.space}")
+            return (PartHeader(1.0, info, _start_of(info)),), [""], entries
+        parts = told["parts"]
+        if not isinstance(parts, list) or not 1 <= len(parts) <= _MAX_PARTS:
+            raise ValueError(f"not 1 to {_MAX_PARTS} parts")
+        headers = tuple(_part_header(part) for part in parts)
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise InstructionError(f"Instruction file '{path.name}': its header is damaged ({error}). Copy or download it again.") from error
+    return headers, [f"{index}." for index in range(len(headers))], entries
+
+
+def _part_header(part: dict[str, Any]) -> PartHeader:
+    weight, start = float(part["weight"]), part["start"]
+    if not math.isfinite(weight) or start not in (0, 1):
+        raise ValueError("weight or first row out of range")
+    return PartHeader(weight, _info(part["info"]), int(start))
+
+
+def _info(values: dict[str, Any]) -> InstructionInfo:
+    known = {field.name for field in dataclasses.fields(InstructionInfo)}
+    entries: dict[str, Any] = {key: tuple(value) if key == "losses" else value for key, value in values.items() if key in known}
+    info = InstructionInfo(**entries)
+    if not (1 <= int(info.segments) <= 1000 and 1 <= int(info.tokens) <= 4096 and isinstance(info.settings, dict)):
+        raise ValueError("segments or tokens out of range")
+    if info.space not in ("attention", "text"):
+        raise ValueError(f"unknown space {info.space!r}")
     return info
+
+
+def _tensor_names(header: PartHeader, prefix: str, entries: Mapping[str, Any]) -> set[str]:
+    """The tensors a part should have: those of every site that has keys."""
+    if header.info.space == "text":
+        return {f"{prefix}context", f"{prefix}rows"}
+    sites = [name.removeprefix(f"{prefix}keys.") for name in entries if name.startswith(f"{prefix}keys.")]
+    return {f"{prefix}context", *(f"{prefix}{kind}.{site}" for kind in ("keys", "values") for site in sites)}
+
+
+def _check_entry(name: str, entry: Mapping[str, Any], info: InstructionInfo, path: Path) -> None:
+    is_context = name.rpartition(".")[2] == "context"
+    shape, begin = entry["shape"], [] if is_context else [info.segments, info.tokens]
+    if entry.get("dtype") != "F32" or shape[: len(begin)] != begin or len(shape) != (2 if is_context else 3):
+        expected = "[rows, width]" if is_context else f"[{info.segments}, {info.tokens}, width]"
+        raise InstructionError(
+            f"Instruction file '{path.name}': tensor '{name}' is {entry.get('dtype')} {shape}, expected F32 "
+            f"{expected}. The file is damaged or was changed; save it again."
+        )
+
+
+def _instruction(header: PartHeader, prefix: str, tensors: Mapping[str, Tensor]) -> Instruction:
+    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    keys, values = ({name.removeprefix(kind): own[name] for name in sorted(own) if name.startswith(kind)} for kind in ("keys.", "values."))
+    return Instruction(keys, values, own["context"], header.start, header.info, own.get("rows"))

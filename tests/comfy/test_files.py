@@ -131,7 +131,7 @@ def test_damaged_and_foreign_files_are_refused(comfy):
 
     assert message("cut.safetensors") == "Instruction file 'cut.safetensors' is truncated: its header promises other sizes. Copy or download it again."
     assert message("foreign.safetensors") == "'foreign.safetensors' is a safetensors file but no instruction. Choose a file that Save Instruction wrote."
-    assert message("newer.safetensors") == "Instruction file 'newer.safetensors' has format 99, this version reads up to 1. Update InstructBrush."
+    assert message("newer.safetensors") == "Instruction file 'newer.safetensors' has format 99, this version reads up to 2. Update InstructBrush."
 
 
 @pytest.mark.parametrize(

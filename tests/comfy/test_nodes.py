@@ -12,11 +12,19 @@ NODES = {
     "InstructBrushLoadModel": "Load InstructPix2Pix",
     "InstructBrushLoadPairs": "Load Edit Pairs",
     "InstructBrushMakePairs": "Make Edit Pairs",
+    "InstructBrushLoadOpenClip": "Load OpenCLIP",
+    "InstructBrushUniquePhrases": "Unique Phrases",
+    "InstructBrushCaptionInit": "Caption Init",
     "InstructBrushLearn": "Learn Instruction",
     "InstructBrushSave": "Save Instruction",
     "InstructBrushLoad": "Load Instruction",
     "InstructBrushApply": "Apply Instruction",
     "InstructBrushEditGuider": "Edit Guider",
+    "InstructBrushScale": "Scale Instruction",
+    "InstructBrushBlend": "Blend Instructions",
+    "InstructBrushCompose": "Compose Instructions",
+    "InstructBrushAddWords": "Add Words to Instruction",
+    "InstructBrushInspect": "Inspect Instruction",
 }
 
 

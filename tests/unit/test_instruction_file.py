@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from instructbrush.core.errors import InstructionError
-from instructbrush.core.instruction.artefact import Instruction, InstructionInfo
+from instructbrush.core.instruction.artefact import Blend, Instruction, InstructionInfo, Part
 from instructbrush.core.instruction.file import load_instruction, read_header, read_thumbnail, resolve_inside, save_instruction
 
 
@@ -33,7 +33,7 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
     assert loaded.info == instruction.info and loaded.start == 1
     assert torch.equal(loaded.keys["a.attn2"], instruction.keys["a.attn2"]) and torch.equal(loaded.values["a.attn2"], instruction.values["a.attn2"])
     assert torch.equal(loaded.context, instruction.context)
-    assert read_header(path) == instruction.info
+    assert [(part.weight, part.start, part.info) for part in read_header(path)] == [(1.0, 1, instruction.info)]
     assert read_thumbnail(path).size == (256, 128)
     raw = path.read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]
@@ -74,7 +74,13 @@ def rewritten(folder: Path, change: object) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda h: h["__metadata__"].update({"instructbrush.version": "2"}), r"has format 2, this version reads up to 1\. Update InstructBrush"),
+        (lambda h: h["__metadata__"].update({"instructbrush.version": "3"}), r"has format 3, this version reads up to 2\. Update InstructBrush"),
+        (lambda h: h["__metadata__"].update({"instructbrush.version": "2"}), r"its header is damaged \('parts'\)"),
+        (lambda h: h["__metadata__"].update({"instructbrush.info": with_info(h, space="text")}), r"format 1 does not know the space of text"),
+        (lambda h: h.update({"rows": h.pop("values.a.attn2")}), r"unexpected or missing tensor 'rows'"),
+        (lambda h: h["context"].update({"shape": [48]}), r"'context' is F32 \[48\], expected F32 \[rows, width\]"),
+        (lambda h: h["context"].pop("shape"), r"its header is damaged \('shape'\)"),
+        (lambda h: h["__metadata__"].update({"more": 1}), r"its header is damaged \(metadata that is no text\)"),
         (lambda h: h["__metadata__"].pop("instructbrush.version"), r"is a safetensors file but no instruction"),
         (lambda h: h["__metadata__"].update({"instructbrush.info": "{"}), r"its header is damaged"),
         (lambda h: h["__metadata__"].update({"instructbrush.info": with_info(h, tokens=0)}), r"its header is damaged"),
@@ -87,6 +93,117 @@ def rewritten(folder: Path, change: object) -> Path:
 def test_changed_headers_are_refused(tmp_path: Path, change: object, message: str) -> None:
     with pytest.raises(InstructionError, match=message):
         load_instruction(rewritten(tmp_path, change))
+
+
+def make_text_instruction(seed: int = 0, start: int = 1) -> Instruction:
+    generator = torch.Generator().manual_seed(seed)
+    info = InstructionInfo("pocket", "f" * 64, 2, 3, "text", title=f"text {seed}", created="2026-11-21T10:00:00+00:00")
+    return Instruction({}, {}, torch.randn(12, 4, generator=generator), start, info, torch.randn(2, 3, 4, generator=generator))
+
+
+def assert_same(first: Instruction, second: Instruction) -> None:
+    assert first.info == second.info and first.start == second.start and torch.equal(first.context, second.context)
+    assert set(first.learned()) == set(second.learned())
+    assert all(torch.equal(tensor, second.learned()[name]) for name, tensor in first.learned().items())
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    raw = path.read_bytes()
+    return json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_text_instructions_round_trip(tmp_path: Path, start: int) -> None:
+    instruction = make_text_instruction(start=start)
+    path = save_instruction(instruction, tmp_path / "x.safetensors")
+    assert_same(load_instruction(path), instruction)
+    told = metadata_of(path)
+    assert told["instructbrush.version"] == "2" and told["modelspec.title"] == "text 0"
+
+
+def test_blends_round_trip_in_one_file(tmp_path: Path) -> None:
+    blended = Blend((Part(0.5, make_instruction(1)), Part(-1.25, make_text_instruction(2, 0)), Part(2.0, make_instruction(3))))
+    path = save_instruction(blended, tmp_path / "three.safetensors", thumbnail=Image.new("RGB", (256, 128), "red"))
+    loaded = load_instruction(path)
+    assert [part.weight for part in loaded.parts] == [0.5, -1.25, 2.0]
+    for part, original in zip(loaded.parts, blended.parts, strict=True):
+        assert_same(part.instruction, original.instruction)
+    assert [(part.weight, part.info) for part in read_header(path)] == [(part.weight, part.instruction.info) for part in blended.parts]
+    assert read_thumbnail(path).size == (256, 128)
+    told = metadata_of(path)
+    assert told["modelspec.title"] == "three" and told["modelspec.description"] == "Blend of 3 instructions: 0.5 make it snow + -1.25 text 2 + 2 make it snow."
+
+
+def test_a_scaled_instruction_keeps_its_weight_and_parts_may_share_memory(tmp_path: Path) -> None:
+    instruction = make_instruction()
+    loaded = load_instruction(save_instruction(Blend((Part(0.5, instruction),)), tmp_path / "half.safetensors"))
+    assert isinstance(loaded, Blend) and loaded.parts[0].weight == 0.5
+    other = replace(instruction, context=instruction.context + 1)
+    loaded = load_instruction(save_instruction(Blend((Part(1.0, instruction), Part(1.0, other))), tmp_path / "both.safetensors"))
+    assert_same(loaded.parts[1].instruction, other)
+
+
+def test_what_format_1_can_hold_is_written_as_format_1(tmp_path: Path) -> None:
+    instruction = make_instruction()
+    path = save_instruction(instruction, tmp_path / "one.safetensors")
+    assert metadata_of(path)["instructbrush.version"] == "1"
+    assert {name.partition(".")[0] for name in load_file(path)} == {"keys", "values", "context"}
+    # Its settings do not tell that the start-of-text row was learned.
+    odd = save_instruction(replace(instruction, start=0), tmp_path / "odd.safetensors")
+    assert metadata_of(odd)["instructbrush.version"] == "2" and load_instruction(odd).start == 0
+
+
+def test_the_example_of_format_1_is_read(repository: Path) -> None:
+    path = next((repository / "example_workflows" / "models" / "instructions").glob("light*.safetensors"))
+    assert metadata_of(path)["instructbrush.version"] == "1"
+    loaded, raw = load_instruction(path), load_file(path)
+    assert isinstance(loaded, Instruction) and loaded.info.space == "attention" and loaded.start == 1
+    assert torch.equal(loaded.context, raw["context"]) and all(torch.equal(raw[name], tensor) for name, tensor in loaded.learned().items())
+
+
+def rewritten_blend(folder: Path, change: object) -> Path:
+    """A saved blend of an attention and a text instruction whose header was changed: ``change(header, parts)``."""
+    path = save_instruction(Blend((Part(0.5, make_instruction()), Part(1.0, make_text_instruction()))), folder / "file.safetensors")
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    told = json.loads(header["__metadata__"]["instructbrush.info"])
+    change(header, told["parts"])
+    header["__metadata__"]["instructbrush.info"] = json.dumps(told)
+    encoded = json.dumps(header).encode()
+    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + raw[8 + length :])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h, p: p.clear(), r"its header is damaged \(not 1 to 16 parts\)"),
+        (lambda h, p: p.extend(p * 9), r"its header is damaged \(not 1 to 16 parts\)"),
+        (lambda h, p: p.pop(), r"unexpected or missing tensor '1\.context'"),
+        (lambda h, p: p.append(p[0]), r"unexpected or missing tensor '2\.context'"),
+        (lambda h, p: p[0].update(weight=float("nan")), r"its header is damaged \(weight or first row out of range\)"),
+        (lambda h, p: p[0].update(weight="much"), r"its header is damaged \(could not convert"),
+        (lambda h, p: p[1].update(start=2), r"its header is damaged \(weight or first row out of range\)"),
+        (lambda h, p: p[1]["info"].update(space="sound"), r"its header is damaged \(unknown space 'sound'\)"),
+        (lambda h, p: p[1]["info"].update(space="attention"), r"unexpected or missing tensor '1\.rows'"),
+        (lambda h, p: p[0]["info"].update(space="text"), r"unexpected or missing tensor '0\.keys\.a\.attn2'"),
+        (lambda h, p: p[1].pop("info"), r"its header is damaged \('info'\)"),
+        (lambda h, p: p[1]["info"].update(segments=3), r"'1\.rows' is F32 \[2, 3, 4\], expected F32 \[3, 3, width\]"),
+        (lambda h, p: h.update({"1.extra": h.pop("1.rows")}), r"unexpected or missing tensor '1\.extra'"),
+        (lambda h, p: h["1.rows"].update(shape=[2, 3, 2, 2]), r"'1\.rows' is F32 \[2, 3, 2, 2\], expected F32"),
+    ],
+)
+def test_changed_headers_of_blends_are_refused(tmp_path: Path, change: object, message: str) -> None:
+    with pytest.raises(InstructionError, match=message):
+        load_instruction(rewritten_blend(tmp_path, change))
+
+
+def test_blends_too_large_for_a_file_are_refused(tmp_path: Path) -> None:
+    blended = Blend(tuple(Part(1.0, make_text_instruction(seed)) for seed in range(17)))
+    with pytest.raises(InstructionError, match=r"a blend of 17 instructions is too large for one file\. Blend at most 16"):
+        save_instruction(blended, tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_files_that_are_no_instruction_are_refused(tmp_path: Path) -> None:
@@ -112,7 +229,7 @@ def test_files_that_are_no_instruction_are_refused(tmp_path: Path) -> None:
 def test_values_that_are_not_finite_are_refused() -> None:
     instruction = make_instruction()
     broken = {"a.attn2": torch.full((5, 3, 8), float("nan"))}
-    with pytest.raises(InstructionError, match=r"keys of a\.attn2 hold values that are not finite"):
+    with pytest.raises(InstructionError, match=r"keys\.a\.attn2 holds values that are not finite"):
         replace(instruction, keys=broken)
 
 

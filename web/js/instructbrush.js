@@ -1,4 +1,4 @@
-// InstructBrush in the front end: the live panel of the learning nodes, and a line of text under Save and Load Instruction.
+// InstructBrush in the front end: the live panel of the learning nodes, and text under the nodes that have something to say.
 // Everything else the nodes show (previews, progress, help pages, translations) is ComfyUI's own.
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
@@ -6,7 +6,12 @@ import { addPanel, element, loadStyle, nodeOf } from "./dom.js";
 import { LearningPanel } from "./learning_panel.js";
 
 const LEARNING = ["InstructBrushLearn", "InstructBrushLearnText"];
-const REMARKED = ["InstructBrushSave", "InstructBrushLoad", "InstructBrushUniquePhrases", "InstructBrushCaptionInit"];
+const REMARKED = [
+  "InstructBrushSave", "InstructBrushLoad", "InstructBrushUniquePhrases", "InstructBrushCaptionInit", "InstructBrushAddWords", "InstructBrushInspect",
+];
+
+/** Those of them whose text is a table. */
+const TABLED = ["InstructBrushInspect", "InstructBrushUniquePhrases"];
 
 /** Widgets of the learning nodes that count only when the preset is "custom". */
 const OWN_SETTINGS = [
@@ -65,8 +70,9 @@ app.registerExtension({
       };
       onResult(node, ({ learning }) => learning && panel.show({ ...learning[0], first: 0 }));
     } else if (REMARKED.includes(node.comfyClass)) {
-      const line = element("div", { class: "ib-panel ib-remark" });
-      addPanel(node, "remark", line, 60);
+      const table = TABLED.includes(node.comfyClass);
+      const line = element("div", { class: `ib-panel ib-remark${table ? " ib-table" : ""}` });
+      addPanel(node, "remark", line, table ? 220 : 60);
       onResult(node, ({ text }) => text && (line.textContent = text.join("\n")));
     }
   },
