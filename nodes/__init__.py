@@ -2,8 +2,11 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .comfy import paths, supported
+from .algebra import AddWordsToInstruction, BlendInstructions, ComposeInstructions, InspectInstruction, ScaleInstruction
+from .beginnings import CaptionInit, LoadOpenClip, UniquePhrasesNode
+from .comfy import open_clip, paths, supported
 from .editing import ApplyInstruction, EditGuiderNode, FixedNoiseNode
+from .evaluation import EvaluateEdit
 from .instruction import LoadInstruction, SaveInstruction
 from .learning import LearnInstruction, LearnTextInstruction
 from .loading import LoadEditPairs, LoadInstructPix2Pix, MakeEditPairs
@@ -15,6 +18,7 @@ class InstructBrushExtension(ComfyExtension):
     async def on_load(self) -> None:
         """Enter the pack's model folder and the models that ComfyUI does not detect by itself."""
         paths.register()
+        open_clip.register()
         supported.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
@@ -23,6 +27,9 @@ class InstructBrushExtension(ComfyExtension):
             LoadInstructPix2Pix,
             LoadEditPairs,
             MakeEditPairs,
+            LoadOpenClip,
+            UniquePhrasesNode,
+            CaptionInit,
             LearnInstruction,
             LearnTextInstruction,
             SaveInstruction,
@@ -30,4 +37,10 @@ class InstructBrushExtension(ComfyExtension):
             ApplyInstruction,
             EditGuiderNode,
             FixedNoiseNode,
+            ScaleInstruction,
+            BlendInstructions,
+            ComposeInstructions,
+            AddWordsToInstruction,
+            InspectInstruction,
+            EvaluateEdit,
         ]

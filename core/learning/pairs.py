@@ -65,7 +65,7 @@ def load_pairs(folder: str | Path, size: int | None = None) -> EditPairs:
     folder = Path(folder)
     if not folder.is_dir():
         raise PairError(f"Pairs folder '{folder}' does not exist. Put the pictures in a folder and give its path.")
-    found = _found(folder)
+    found = find_pairs(folder)
     if not found:
         raise PairError(
             f"Pairs folder '{folder.name}' holds no pairs. Name the pictures 0_0.png (before) and 0_1.png (after), 1_0.png and 1_1.png and so on, "
@@ -73,7 +73,7 @@ def load_pairs(folder: str | Path, size: int | None = None) -> EditPairs:
         )
     if len(found) > MAX_PAIRS:
         raise PairError(f"Pairs folder '{folder.name}' holds {len(found)} pairs, at most {MAX_PAIRS} can be learned from. Choose the clearest ones.")
-    return EditPairs(tuple(_checked(name, read_picture(before, size), read_picture(after, size)) for name, before, after in found))
+    return EditPairs(tuple(check_pair(name, read_picture(before, size), read_picture(after, size)) for name, before, after in found))
 
 
 def make_pairs(before: Tensor, after: Tensor, names: Sequence[str] | None = None) -> EditPairs:
@@ -96,7 +96,7 @@ def make_pairs(before: Tensor, after: Tensor, names: Sequence[str] | None = None
     if not 1 <= before.shape[0] <= MAX_PAIRS:
         raise PairError(f"Pairs: {before.shape[0]} pairs were given, between 1 and {MAX_PAIRS} are needed.")
     names = names or [str(index) for index in range(before.shape[0])]
-    return EditPairs(tuple(_checked(name, x[..., :3].float(), y[..., :3].float()) for name, x, y in zip(names, before, after, strict=True)))
+    return EditPairs(tuple(check_pair(name, x[..., :3].float(), y[..., :3].float()) for name, x, y in zip(names, before, after, strict=True)))
 
 
 def read_picture(path: Path, size: int | None = None) -> Tensor:
@@ -123,7 +123,12 @@ def read_picture(path: Path, size: int | None = None) -> Tensor:
         raise PairError(f"Picture '{path.name}' cannot be read ({error}). Save it again as PNG or JPEG.") from error
 
 
-def _checked(name: str, before: Tensor, after: Tensor) -> EditPair:
+def check_pair(name: str, before: Tensor, after: Tensor) -> EditPair:
+    """A pair of two pictures [H, W, 3].
+
+    Raises:
+        PairError: sizes that differ, a side below 16 pixels, values that are not finite.
+    """
     if before.shape != after.shape:
         raise PairError(
             f"Pair '{name}': before is {before.shape[1]} x {before.shape[0]}, after is {after.shape[1]} x {after.shape[0]}. "
@@ -136,8 +141,12 @@ def _checked(name: str, before: Tensor, after: Tensor) -> EditPair:
     return EditPair(before, after, name)
 
 
-def _found(folder: Path) -> list[tuple[str, Path, Path]]:
-    """(name, before, after) of every pair, in natural order."""
+def find_pairs(folder: Path) -> list[tuple[str, Path, Path]]:
+    """(name, before, after) of every pair of a folder, in natural order; nothing is opened. See :func:`load_pairs` for the layouts.
+
+    Raises:
+        PairError: a missing twin, two pictures of one name, a malformed ``pairs.json``.
+    """
     if (folder / "pairs.json").is_file():
         return _from_manifest(folder)
     if (folder / "before").is_dir() and (folder / "after").is_dir():

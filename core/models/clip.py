@@ -35,7 +35,7 @@ class ClipModel(Protocol):
 
     @property
     def name(self) -> str:
-        """"pocket", or architecture and weights such as "ViT-L-14/openai"."""
+        """ "pocket", or architecture and weights such as "ViT-L-14/openai"."""
         ...
 
     @property
@@ -142,6 +142,7 @@ class OpenClipModel:
 
     def __init__(self, name: str, module: "CLIP", preprocessing: Preprocessing, tokenizer: Any, ends: tuple[int, int]) -> None:
         self.name, self.module, self.preprocessing = name, module.eval().requires_grad_(False), preprocessing
+        self._towers: Any = module
         self.start_id, self.end_id = ends
         self._tokenizer = tokenizer
         self.fingerprint = _fingerprint(module.state_dict())
@@ -154,18 +155,17 @@ class OpenClipModel:
     @property
     def context_length(self) -> int:
         """Tokens of the text window, start and end included."""
-        return int(self.module.positional_embedding.shape[0])
+        return int(self._towers.positional_embedding.shape[0])
 
     @property
     def token_embedding(self) -> Tensor:
         """[V, D]."""
-        return self.module.token_embedding.weight
+        return self._towers.token_embedding.weight
 
     @property
     def text_projection(self) -> Tensor:
         """[D, P]."""
-        projection: Any = self.module.text_projection
-        return projection
+        return self._towers.text_projection
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ class OpenClipModel:
         Raises:
             ModelError: not [B, H, W, 3].
         """
-        return self.module.visual(self.preprocessing(images.to(self.device)))
+        return self._towers.visual(self.preprocessing(images.to(self.device)))
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
@@ -184,7 +184,7 @@ class OpenClipModel:
         # The tower is causal: what comes after the end of the longest text need not be computed.
         longest = max(map(len, rows))
         ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=self.device)
-        return self._pooled(self.module.token_embedding(ids), ends)
+        return self._pooled(self._towers.token_embedding(ids), ends)
 
     def encode_embeddings(self, embeddings: Tensor, end: int) -> Tensor:
         """Token embeddings [B, L, D], start first and the end token at row ``end`` -> [B, P]. Differentiable in ``embeddings``."""
@@ -201,16 +201,16 @@ class OpenClipModel:
 
     def _pooled(self, embeddings: Tensor, ends: Tensor) -> Tensor:
         length = embeddings.shape[1]
-        mask: Any = self.module.attn_mask
-        states = self.module.transformer(embeddings + self.module.positional_embedding[:length], attn_mask=mask[:length, :length])
-        return self.module.ln_final(states)[torch.arange(len(states), device=states.device), ends] @ self.text_projection
+        towers = self._towers
+        states = towers.transformer(embeddings + towers.positional_embedding[:length], attn_mask=towers.attn_mask[:length, :length])
+        return towers.ln_final(states)[torch.arange(len(states), device=states.device), ends] @ self.text_projection
 
 
 def pocket_clip(device: torch.device | str = "cpu") -> OpenClipModel:
     """The pocket editor's own CLIP: its text encoder with the picture tower that was trained beside it, for 128 px."""
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
-    tokenizer = tokenizer_from_folder(POCKET_FOLDER / "tokenizer")
+    tokenizer: Any = tokenizer_from_folder(POCKET_FOLDER / "tokenizer")
     text, vision = (folder_weights(POCKET_FOLDER / part, ("model",)) for part in ("text_encoder", "image_encoder"))
     states = _open_clip_names({**dict(text.tensors()), **dict(vision.tensors()), "logit_scale": torch.zeros(())})
     length, width = text.shapes["text_model.embeddings.position_embedding.weight"]
@@ -254,10 +254,12 @@ def open_clip_model(name: str, pretrained_file: Path, device: torch.device | str
     weights = Weights([read_header(pretrained_file)])
     with torch.device("meta"):
         module = CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], bool(config.get("quick_gelu") or chosen.get("quick_gelu")))
-    size = module.visual.image_size
+    size: Any = module.visual.image_size
     height, width = (size, size) if isinstance(size, int) else size
-    if height != width or chosen.get("resize_mode") == "longest":
-        raise ModelError(f"CLIP '{name}': its pictures are not scaled to a square, which is not supported. Choose another such as {KNOWN_NAMES[0]}.")
+    # What is neither in a file nor known here could not be filled in.
+    unknown = {key for key, _ in module.named_buffers()} - set(module.state_dict()) - {"attn_mask"}
+    if unknown or height != width or chosen.get("resize_mode") == "longest":
+        raise ModelError(f"CLIP '{name}': the picture encoder of {architecture} is of a kind that is not supported. Choose another such as {KNOWN_NAMES[0]}.")
     named = dict(weights.tensors())
     if "text_model.embeddings.token_embedding.weight" in named:
         named = _open_clip_names(named)

@@ -1,0 +1,98 @@
+"""CLIPs in a ComfyUI installation: where their files lie, and when they are on the device."""
+
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ...core.errors import ModelError
+from ...core.learning.vocabulary import Progress
+from ...core.models.clip import KNOWN_NAMES, OpenClipModel, clip_file, clip_names, load_clip
+from .progress import check_interrupted
+
+FOLDER = "open_clip"
+POCKET_TITLE = "pocket CLIP (built in)"
+
+_patchers: "WeakKeyDictionary[OpenClipModel, ModelPatcher]" = WeakKeyDictionary()
+"""A patcher knows the weights and not the model around them, so that both go when the model does."""
+
+
+def register() -> None:
+    """Make ``models/open_clip`` a model folder like ComfyUI's own."""
+    folder = Path(folder_paths.models_dir) / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    folder_paths.add_model_folder_path(FOLDER, str(folder))
+    folder_paths.folder_names_and_paths[FOLDER] = (folder_paths.folder_names_and_paths[FOLDER][0], {".safetensors"})
+
+
+def names() -> list[str]:
+    """The built-in CLIP, the papers' (whose files may still be missing), and whatever else lies in the folder."""
+    found = [name for folder in _folders() for name in clip_names(folder)]
+    return list(dict.fromkeys([POCKET_TITLE, *KNOWN_NAMES, *found]))
+
+
+def file_of(name: str) -> Path | None:
+    """The file of one of :func:`names`, ``None`` for the built-in CLIP.
+
+    Raises:
+        ModelError: it is not there.
+    """
+    if name == POCKET_TITLE:
+        return None
+    folders = _folders()
+    for folder in folders[:-1]:
+        try:
+            return clip_file(name, folder)
+        except ModelError:
+            continue
+    return clip_file(name, folders[-1])
+
+
+def load(name: str) -> OpenClipModel:
+    """Load one of :func:`names`, to where ComfyUI keeps models that are not in use.
+
+    Raises:
+        ModelError: it is not there, or its file cannot be used.
+    """
+    file = file_of(name)
+    with torch.inference_mode(False):
+        return load_clip(None if file is None else name, file.parent if file else None, comfy.model_management.text_encoder_offload_device())
+
+
+def prepare(clip: OpenClipModel) -> None:
+    """Bring a CLIP to the device, as ComfyUI brings its models: others make room, and it makes room for others later."""
+    with torch.inference_mode(False):
+        patcher = _patchers.get(clip)
+        if patcher is None:
+            device = comfy.model_management.get_torch_device()
+            patcher = _patchers[clip] = ModelPatcher(clip.module, device, comfy.model_management.text_encoder_offload_device())
+        comfy.model_management.load_models_gpu([patcher], force_full_load=True)
+        for module in clip.module.modules():
+            for name, parameter in module._parameters.items():
+                # Moved by a node in inference mode, whose tensors autograd refuses.
+                if parameter is not None and parameter.is_inference():
+                    module._parameters[name] = torch.nn.Parameter(parameter.detach().clone(), requires_grad=False)
+
+
+def cache_folder() -> Path:
+    """Where features of word lists are kept: ComfyUI's folder for what is the server's own business, which no address reaches."""
+    return Path(folder_paths.get_system_user_directory("instructbrush")) / "phrases"
+
+
+def progress_of(node: str) -> Progress:
+    """A node's progress bar for core: moved now and then, and raising ComfyUI's own exception when the user pressed cancel."""
+    bar = comfy.utils.ProgressBar(100, node_id=node)
+
+    def show(done: int, total: int) -> None:
+        check_interrupted()
+        bar.update_absolute(done, total)
+
+    return show
+
+
+def _folders() -> list[Path]:
+    return [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]

@@ -1,0 +1,99 @@
+"""Nodes that measure edits."""
+
+import math
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..core.errors import EvaluationError
+from ..core.evaluation.metrics import direction_distance, image_similarity, mean, normalised_images, psnr, ssim
+from ..core.evaluation.perceptual import Perceptual
+from .comfy import lpips
+from .comfy import open_clip as clips
+from .sockets import OpenClip
+
+
+class EvaluateEdit(io.ComfyNode):
+    """How close edits come to the truth."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstructBrushEvaluate",
+            display_name="Evaluate Edit",
+            category="InstructBrush/evaluation",
+            description="Measures how close edited pictures come to the truth: PSNR, SSIM and LPIPS, and with the pictures before the edit and a CLIP also "
+            "whether the edit goes in the right direction. The figures are shown in the node.",
+            search_aliases=["psnr", "ssim", "lpips", "compare images", "metrics", "measure edit", "clip direction", "image similarity"],
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("edited", tooltip="Edited pictures."),
+                io.Image.Input("truth", tooltip="What they should be, as many and of the same size, in the same order."),
+                io.Image.Input(
+                    "before", optional=True, tooltip="The same pictures before the edit: shows what copying them would score, and serves direction."
+                ),
+                OpenClip.Input(
+                    "open_clip", optional=True, tooltip="With the pictures before the edit, measures direction and similarity. The papers use ViT-L-14."
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="figures", tooltip="All figures as a table: the mean, then each picture."),
+                io.Float.Output(display_name="psnr", tooltip="Mean PSNR in dB, higher is better."),
+                io.Float.Output(display_name="ssim", tooltip="Mean SSIM, higher is better, 1 is equal."),
+                io.Float.Output(display_name="lpips", tooltip="Mean LPIPS on AlexNet, lower is better. Not a number where its weights are missing."),
+                io.Float.Output(
+                    display_name="direction", tooltip="1 - cosine of the edit's direction with the true one, lower is better. Not a number without CLIP."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, edited: torch.Tensor, truth: torch.Tensor, before: torch.Tensor | None = None, open_clip: Any = None) -> io.NodeOutput:
+        edited, truth = edited[..., :3].float().cpu(), truth[..., :3].float().cpu()
+        columns = {"PSNR": psnr(edited, truth).tolist(), "SSIM": ssim(edited, truth).tolist()}
+        file = lpips.backbone()
+        remarks = []
+        if file is None:
+            remarks.append(f"LPIPS is not measured: put AlexNet's weights (alexnet-owt-7be5be79.pth) into {lpips.FOLDER}.")
+        else:
+            columns["LPIPS"] = _perceptual(file, file.stat().st_mtime_ns).distance(edited, truth).tolist()
+        direction = math.nan
+        if before is not None:
+            before = before[..., :3].float().cpu()
+            if before.shape != edited.shape:
+                raise EvaluationError(
+                    f"Evaluate Edit: {len(before)} pictures of {before.shape[2]} x {before.shape[1]} before the edit do not fit {len(edited)} edited ones of "
+                    f"{edited.shape[2]} x {edited.shape[1]}. Connect the same pictures, at the same size."
+                )
+            columns["PSNR of copying"] = psnr(before, truth).tolist()
+            if open_clip is not None:
+                clips.prepare(open_clip)
+                inputs, outputs, wanted = (normalised_images(open_clip, pictures) for pictures in (before, edited, truth))
+                direction = direction_distance(outputs - inputs, wanted - inputs)
+                columns["similarity to input"] = image_similarity(inputs, outputs).tolist()
+                remarks.append(f"Direction {direction:.4f} ({open_clip.name})")
+        elif open_clip is not None:
+            remarks.append("Direction is not measured: connect the pictures before the edit.")
+        text = _table(columns, remarks)
+        means = [mean(columns[name]) if name in columns else math.nan for name in ("PSNR", "SSIM", "LPIPS")]
+        return io.NodeOutput(text, *means, direction, ui={"text": [text]})
+
+
+@lru_cache(maxsize=1)
+def _perceptual(file: Path, _changed: int) -> Perceptual:
+    with torch.inference_mode(False):
+        return Perceptual(file)
+
+
+def _table(columns: dict[str, list[float]], remarks: list[str]) -> str:
+    widths = [max(len(name), 7) for name in columns]
+    count = len(next(iter(columns.values())))
+    lines = ["      " + "  ".join(name.rjust(width) for name, width in zip(columns, widths, strict=True))]
+    for label, values in [("mean", [mean(column) for column in columns.values()]), *[(str(i), [c[i] for c in columns.values()]) for i in range(count)]]:
+        digits = [2 if name.startswith("PSNR") else 4 for name in columns]
+        cells = (f"{value:.{places}f}".rjust(width) for value, width, places in zip(values, widths, digits, strict=True))
+        lines.append(f"{label:<4}  " + "  ".join(cells))
+    return "\n".join([*lines, *remarks])
