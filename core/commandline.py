@@ -17,11 +17,14 @@ from .errors import InstructBrushError, PairError
 from .evaluation import command as evaluation
 from .instruction.file import load_instruction, read_header, save_instruction
 from .instruction.inspect import facts
+from .learning.captions import caption_pictures
 from .learning.checkpoint import load_checkpoint, save_checkpoint
-from .learning.objective import PairLatents
+from .learning.objective import Direction, PairLatents
 from .learning.pairs import PICTURES, load_pairs, read_picture
+from .learning.phrases import unique_phrases
 from .learning.settings import preset_for
 from .learning.trainer import Trainer
+from .models.clip import OpenClipModel, load_clip, pocket_clip
 from .models.loading import DiffusersEditor, load_editor
 from .pictures import fit_to_multiple, thumbnail, to_image
 
@@ -48,7 +51,7 @@ def learn(options: argparse.Namespace) -> None:
     if out.exists() and not options.overwrite:
         raise InstructBrushError(f"'{out}' exists already. Choose another name, or add --overwrite.")
     editor = load_editor(options.model, options.device)
-    preset = preset_for(editor.description.family.name)
+    preset = preset_for(editor.description.family.name, options.space)
     given = {"steps": options.steps, "objective": options.objective, "learning_rate": options.learning_rate}
     settings = replace(preset, seed=options.seed, **{name: value for name, value in given.items() if value is not None})
     pairs = load_pairs(options.pairs, options.size)
@@ -56,8 +59,19 @@ def learn(options: argparse.Namespace) -> None:
         if any(side % 8 for side in pair.before.shape[:2]):
             raise PairError(f"Pair '{pair.name}' is {pair.before.shape[1]} x {pair.before.shape[0]}: sides must be multiples of 8. Add --size 512 (or 128).")
     latents = PairLatents.encode(pairs, editor.encode_images, editor.scale)
-    context, null = editor.encode_text([options.init, ""])
-    trainer = Trainer(editor.denoiser, latents, context, null, settings, options.init, editor.count_tokens(options.init))
+    clip = _clip(options, editor) if options.begin != "words" or settings.direction_weight else None
+    init = options.init
+    if options.begin == "phrases":
+        init = unique_phrases(_needed(clip), pairs).init_text
+    elif options.begin == "caption":
+        init = caption_pictures(_needed(clip), [pair.after for pair in pairs]).text
+    if options.begin != "words":
+        print(f"instructbrush: learning begins with '{init}'", file=sys.stderr)
+    if clip is None:
+        settings = replace(settings, direction_weight=0.0)
+    context, null = editor.encode_text([init, ""])
+    direction = Direction.of(pairs, clip) if clip is not None and settings.direction_weight else None
+    trainer = Trainer(editor.denoiser, latents, context, null, settings, init, editor.count_tokens(init), direction)
     checkpoint = out.with_name(f".{out.stem}.checkpoint")
     if checkpoint.exists():
         load_checkpoint(trainer, checkpoint)
@@ -77,6 +91,19 @@ def learn(options: argparse.Namespace) -> None:
     save_instruction(trainer.instruction(out.stem), out, overwrite=options.overwrite, thumbnail=thumbnail(pairs))
     checkpoint.unlink(missing_ok=True)
     print(f"{out}: {trainer.steps_done} steps, loss {trainer.instruction().info.final_loss:.4f}")
+
+
+def _clip(options: argparse.Namespace, editor: DiffusersEditor) -> OpenClipModel | None:
+    """The CLIP that was named; else the pocket editor's own for the pocket editor, and none for another model."""
+    if options.clip:
+        return load_clip(options.clip, Path(options.clip_folder or "."), options.device)
+    return pocket_clip(options.device) if editor.description.family.name == "pocket" else None
+
+
+def _needed(clip: OpenClipModel | None) -> OpenClipModel:
+    if clip is None:
+        raise InstructBrushError("Finding words for the pairs takes a CLIP. Add --clip ViT-L-14/openai and --clip-folder DIR, or give the words with --init.")
+    return clip
 
 
 def apply(options: argparse.Namespace) -> None:
@@ -166,6 +193,17 @@ def _parser() -> argparse.ArgumentParser:
     learning.add_argument("--pairs", required=True, help="folder: {i}_0/{i}_1 pictures, before/ and after/, or pairs.json")
     learning.add_argument("--out", required=True, help="instruction file to write (.safetensors)")
     learning.add_argument("--init", default="", help="words that come close to the edit")
+    learning.add_argument(
+        "--begin",
+        choices=("words", "phrases", "caption"),
+        default="words",
+        help="where learning begins: --init, phrases that tell before from after (InstructBrush), or a caption of the pictures after (Visii)",
+    )
+    learning.add_argument(
+        "--space", choices=("attention", "text"), default="attention", help="attention: keys and values of every layer; text: text states (Visii)"
+    )
+    learning.add_argument("--clip", help="CLIP for phrases, captions and Visii's direction, such as ViT-L-14/openai (pocket editor: its own)")
+    learning.add_argument("--clip-folder", help="folder of its .safetensors")
     learning.add_argument("--steps", type=int)
     learning.add_argument("--learning-rate", type=float)
     learning.add_argument("--objective", choices=("plain", "guided"))

@@ -16,15 +16,18 @@ NODES = {
     "InstructBrushUniquePhrases": "Unique Phrases",
     "InstructBrushCaptionInit": "Caption Init",
     "InstructBrushLearn": "Learn Instruction",
+    "InstructBrushLearnText": "Learn Instruction (CLIP space)",
     "InstructBrushSave": "Save Instruction",
     "InstructBrushLoad": "Load Instruction",
     "InstructBrushApply": "Apply Instruction",
     "InstructBrushEditGuider": "Edit Guider",
+    "InstructBrushFixedNoise": "Fixed Noise",
     "InstructBrushScale": "Scale Instruction",
     "InstructBrushBlend": "Blend Instructions",
     "InstructBrushCompose": "Compose Instructions",
     "InstructBrushAddWords": "Add Words to Instruction",
     "InstructBrushInspect": "Inspect Instruction",
+    "InstructBrushEvaluate": "Evaluate Edit",
 }
 
 
@@ -37,7 +40,7 @@ def test_every_node_explains_itself(comfy, name):
     node = comfy.nodes[name]
     schema = node.GET_SCHEMA()
     assert schema.display_name == NODES[name] and schema.description and schema.search_aliases
-    rooms = {"InstructBrush/loading", "InstructBrush/learning", "InstructBrush/instruction", "InstructBrush/editing"}
+    rooms = {"InstructBrush/loading", "InstructBrush/learning", "InstructBrush/instruction", "InstructBrush/editing", "InstructBrush/evaluation"}
     assert schema.category in rooms
     for socket in (*schema.inputs, *schema.outputs):
         assert socket.tooltip and len(socket.tooltip) < 400, socket.id

@@ -19,6 +19,15 @@ NODES = {
     "Apply Instruction",
     "Edit Guider",
     "Fixed Noise",
+    "Load OpenCLIP",
+    "Unique Phrases",
+    "Caption Init",
+    "Scale Instruction",
+    "Blend Instructions",
+    "Compose Instructions",
+    "Add Words to Instruction",
+    "Inspect Instruction",
+    "Evaluate Edit",
 }
 MODULES = "/extensions/instructbrush/js"
 

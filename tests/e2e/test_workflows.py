@@ -1,4 +1,4 @@
-"""Both example workflows, over HTTP, as a user finds them: the browser opens the file and converts it, the server runs it."""
+"""The example workflows, over HTTP, as a user finds them: the browser opens the file and converts it, the server runs it."""
 
 import io
 import json
@@ -9,7 +9,13 @@ from PIL import Image
 
 from instructbrush.tools.browser import READY
 
-WORKFLOWS = ("learn_from_pairs", "apply_with_controlnet_and_lora")
+WORKFLOWS = (
+    "learn_from_pairs",
+    "apply_with_controlnet_and_lora",
+    "find_words_learn_and_measure",
+    "learn_in_clip_space_and_add_words",
+    "mix_two_instructions",
+)
 
 
 def node_id(prompt, kind, title=None):
@@ -76,6 +82,50 @@ def test_chain_workflow(server, prompts):
         without = {**prompt, node: {**prompt[node], "inputs": {**prompt[node]["inputs"], setting: 0.0}}}
         plain = pictures(server, server.run(without), node_id(prompt, "SaveImage"))
         assert np.abs(plain[0] - edited[0]).mean() > 0.002, f"{kind} changes nothing"
+
+
+@pytest.mark.slow
+def test_words_learning_and_measuring_workflow(server, prompts):
+    """The phrases begin the learning, the inspection and the figures show in their nodes, and the edit is nearer to the truth than the input."""
+    prompt = prompts["find_words_learn_and_measure"]
+    result = server.run(prompt)
+    shown = {kind: result.outputs[node_id(prompt, kind)] for kind in ("InstructBrushUniquePhrases", "InstructBrushInspect", "InstructBrushEvaluate")}
+    table = shown["InstructBrushUniquePhrases"]["text"][0]
+    assert "sensitivity" in table and len(table.splitlines()) > 10
+    assert "segments" in shown["InstructBrushInspect"]["text"][0] and len(shown["InstructBrushInspect"]["images"]) == 2
+    assert "PSNR" in shown["InstructBrushEvaluate"]["text"][0]
+    edited, truth = (pictures(server, result, node_id(prompt, kind)) for kind in ("SaveImage", "PreviewImage"))
+    before = pictures(server, server.run({"1": load_new(prompt), "2": preview(["1", 1])}), "2")
+    assert np.mean([psnr(a, b) for a, b in zip(edited, truth, strict=True)]) > np.mean([psnr(a, b) for a, b in zip(before, truth, strict=True)]) + 4
+
+
+@pytest.mark.slow
+def test_clip_space_workflow(server, prompts):
+    """Learned text states, the user's words after them, and the noise of learning: each link changes the picture, and a second run does not."""
+    prompt = prompts["learn_in_clip_space_and_add_words"]
+    edited = pictures(server, server.run(prompt), node_id(prompt, "SaveImage"))
+    words = node_id(prompt, "InstructBrushAddWords")
+    without = {**prompt, words: {**prompt[words], "inputs": {**prompt[words]["inputs"], "words": ""}}}
+    plain = pictures(server, server.run(without), node_id(prompt, "SaveImage"))
+    assert np.abs(plain[0] - edited[0]).mean() > 0.002
+    again = pictures(server, server.run(prompt), node_id(prompt, "SaveImage"))
+    assert all(np.array_equal(a, b) for a, b in zip(edited, again, strict=True))
+
+
+def test_mixing_workflow(server, prompts):
+    """Blended and composed edits differ from each other, from the input, and from either instruction alone."""
+    prompt = prompts["mix_two_instructions"]
+    result = server.run(prompt)
+    blended, composed = (pictures(server, result, node_id(prompt, "SaveImage", title))[0] for title in ("Blended", "Composed"))
+    before = pictures(server, result, node_id(prompt, "PreviewImage"))[0]
+    blend = node_id(prompt, "InstructBrushBlend")
+    alone = []
+    for weights in ((1.0, 0.0), (0.0, 1.0)):
+        changed = dict(zip(("weight_1", "weight_2"), weights, strict=True))
+        single = {**prompt, blend: {**prompt[blend], "inputs": {**prompt[blend]["inputs"], **changed}}}
+        alone.append(pictures(server, server.run(single), node_id(prompt, "SaveImage", "Blended"))[0])
+    for each, others in ((blended, (before, *alone, composed)), (composed, (before, *alone))):
+        assert min(np.abs(each - other).mean() for other in others) > 0.002
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import torch
 from PIL import Image
 
 from instructbrush.core.commandline import main
-from instructbrush.core.instruction.file import load_instruction
+from instructbrush.core.instruction.artefact import Blend, Part
+from instructbrush.core.instruction.file import load_instruction, save_instruction
 from instructbrush.core.pictures import to_image
 
 
@@ -51,6 +53,23 @@ def test_learn_apply_edit_inspect(folders: Path, capsys: pytest.CaptureFixture[s
     assert "'make it darker'" in printed and "5 segments x 16 tokens" in printed
 
 
+def test_learning_text_states_begins_with_phrases_and_learns_the_direction(folders: Path) -> None:
+    file = folders / "dark.safetensors"
+    assert run("learn", "--pairs", folders / "pairs", "--out", file, "--space", "text", "--begin", "phrases", "--steps", 2) == 0
+    learned = load_instruction(file)
+    assert learned.info.space == "text" and learned.info.settings["direction_weight"] > 0
+    assert run("apply", "--instruction", file, "--images", folders / "images", "--out", folders / "out", "--steps", 2) == 0
+
+
+def test_inspect_prints_every_part_of_a_blend(tmp_path: Path, repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = next((repository / "example_workflows" / "models" / "instructions").glob("light*.safetensors"))
+    learned = load_instruction(example)
+    whole = Blend((Part(0.5, learned), Part(-1.0, replace(learned, info=replace(learned.info, title="another")))))
+    assert run("inspect", save_instruction(whole, tmp_path / "both.safetensors")) == 0
+    first, second = capsys.readouterr().out.split("\n\n")
+    assert "weight: 0.5" in first and "weight: -1" in second and "title: another" in second
+
+
 def test_strength_0_equals_the_empty_words(folders: Path) -> None:
     file = folders / "dark.safetensors"
     assert run("learn", "--pairs", folders / "pairs", "--out", file, "--steps", 2) == 0
@@ -68,6 +87,7 @@ def test_strength_0_equals_the_empty_words(folders: Path) -> None:
         (["edit", "--words", "x", "--images", "nowhere", "--out", "o"], "Images folder 'nowhere' does not exist"),
         (["edit", "--words", "x", "--images", ".", "--out", "o"], "holds no pictures"),
         (["edit", "--words", "x", "--images", "images", "--out", "images"], "would be written among the inputs"),
+        (["learn", "--pairs", "pairs", "--out", "x.safetensors", "--begin", "caption", "--clip", "ViT-L-14/openai"], "ViT-L-14-openai.safetensors"),
         (["inspect", "images/two.png"], "truncated or no safetensors file"),
         (["edit", "--words", "x", "--images", "images", "--out", "o", "--model", "nowhere"], "nowhere"),
     ],
