@@ -1,8 +1,8 @@
 """A real ComfyUI server as a subprocess, and a client for it: what `make serve`, the demo and the end-to-end tests stand on.
 
-    with ComfyServer(base) as server:
-        result = server.run(prompt)          # prompt: API format
-        picture = server.view(result.images("9")[0])
+with ComfyServer(base) as server:
+    result = server.run(prompt)          # prompt: API format
+    picture = server.view(result.images("9")[0])
 """
 
 from __future__ import annotations
@@ -159,9 +159,7 @@ class ComfyServer:
         history = self._history(answer["prompt_id"])
         return PromptResult(answer["prompt_id"], history["outputs"], messages)
 
-    def _listen(
-        self, wire: Any, prompt_id: str, deadline: float, on_message: Callable[[dict[str, Any]], None] | None
-    ) -> list[dict[str, Any]]:
+    def _listen(self, wire: Any, prompt_id: str, deadline: float, on_message: Callable[[dict[str, Any]], None] | None) -> list[dict[str, Any]]:
         messages: list[dict[str, Any]] = []
         while True:
             if time.monotonic() > deadline:

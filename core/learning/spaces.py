@@ -75,8 +75,10 @@ class AttentionSpace(_Segmented):
         super().__init__(initial, settings)
 
     def part(self) -> InjectedPart:
-        kinds = ({name.partition(".")[2]: self.gamma(name) for name in self._initial if name.startswith(f"{kind}.")} for kind in ("keys", "values"))
-        return InjectedPart(self.context, self.start, *kinds)
+        return InjectedPart(self.context, self.start, self._kind("keys."), self._kind("values."))
+
+    def _kind(self, prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): self.gamma(name) for name in self._initial if name.startswith(prefix)}
 
 
 class TextSpace(_Segmented):

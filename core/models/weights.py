@@ -50,9 +50,7 @@ class Weights:
     def __init__(self, files: list[WeightsFile], prefix: str = "") -> None:
         self._files = files
         self._prefix = prefix
-        self._place = {
-            name.removeprefix(prefix): file for file in files for name in file.shapes if name.startswith(prefix)
-        }
+        self._place = {name.removeprefix(prefix): file for file in files for name in file.shapes if name.startswith(prefix)}
         self.shapes: dict[str, tuple[int, ...]] = {name: file.shapes[prefix + name] for name, file in self._place.items()}
 
     def under(self, prefix: str) -> "Weights":
@@ -155,9 +153,7 @@ def folder_weights(folder: Path, stems: tuple[str, ...]) -> Weights:
             whole = folder / f"{stem}{variant}.safetensors"
             if whole.is_file():
                 return Weights([read_header(whole)])
-            shards = sorted(folder.glob(f"{stem}{variant}-?????-of-?????.safetensors")) or sorted(
-                folder.glob(f"{stem}-?????-of-?????{variant}.safetensors")
-            )
+            shards = sorted(folder.glob(f"{stem}{variant}-?????-of-?????.safetensors")) or sorted(folder.glob(f"{stem}-?????-of-?????{variant}.safetensors"))
             if shards:
                 expected = int(shards[0].name.split("-of-")[1][:5])
                 if len(shards) != expected:

@@ -19,27 +19,45 @@ Shapes = dict[str, tuple[int, ...]]
 UNET = {"sample_size": 64, "in_channels": 8, "out_channels": 4, "layers_per_block": 2}
 SD15 = {**UNET, "block_out_channels": [320, 640, 1280, 1280], "cross_attention_dim": 768, "attention_head_dim": 8}
 SD21 = {
-    **UNET, "block_out_channels": [320, 640, 1280, 1280], "cross_attention_dim": 1024,
-    "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True,
+    **UNET,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "cross_attention_dim": 1024,
+    "attention_head_dim": [5, 10, 20, 20],
+    "use_linear_projection": True,
 }
 SDXL = {
-    **UNET, "block_out_channels": [320, 640, 1280], "cross_attention_dim": 2048, "attention_head_dim": [5, 10, 20],
-    "use_linear_projection": True, "transformer_layers_per_block": [1, 2, 10],
+    **UNET,
+    "block_out_channels": [320, 640, 1280],
+    "cross_attention_dim": 2048,
+    "attention_head_dim": [5, 10, 20],
+    "use_linear_projection": True,
+    "transformer_layers_per_block": [1, 2, 10],
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
     "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
 }
 # SD1.5's layout, 16 sites and all, with few channels.
 SMALL_SD15 = {**SD15, "block_out_channels": [32, 32, 64, 64], "attention_head_dim": 4}
 VAE = {
-    "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 4, "scaling_factor": 0.18215,
+    "block_out_channels": [128, 256, 512, 512],
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "scaling_factor": 0.18215,
     "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
 }
 SMALL_VAE = {**VAE, "block_out_channels": [32] * 4, "layers_per_block": 1}
 CLIP_L = {
-    "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-    "max_position_embeddings": 77, "hidden_act": "quick_gelu", "projection_dim": 768,
+    "vocab_size": 49408,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "projection_dim": 768,
 }
 SMALL_CLIP = {**CLIP_L, "vocab_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
 SCHEDULER = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "prediction_type": "epsilon"}
@@ -77,16 +95,24 @@ def native_unet_name(name: str) -> str:
     """A UNet tensor's name in the original dialect (all families here have two layers a block)."""
     levels = 3
     fixed = {
-        "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_in": "input_blocks.0.0",
-        "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
-        "conv_norm_out": "out.0", "conv_out": "out.2",
+        "time_embedding.linear_1": "time_embed.0",
+        "time_embedding.linear_2": "time_embed.2",
+        "conv_in": "input_blocks.0.0",
+        "add_embedding.linear_1": "label_emb.0.0",
+        "add_embedding.linear_2": "label_emb.0.2",
+        "conv_norm_out": "out.0",
+        "conv_out": "out.2",
     }
     stem, _, leaf = name.rpartition(".")
     if stem in fixed:
         return f"{fixed[stem]}.{leaf}"
     resnet = {
-        "norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",
-        "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection",
+        "norm1": "in_layers.0",
+        "conv1": "in_layers.2",
+        "norm2": "out_layers.0",
+        "conv2": "out_layers.3",
+        "time_emb_proj": "emb_layers.1",
+        "conv_shortcut": "skip_connection",
     }
     if found := re.match(r"(down|up)_blocks\.(\d)\.(resnets|attentions)\.(\d)\.(.*)", name):
         way, level, kind, layer, rest = found.groups()
