@@ -19,3 +19,7 @@ class InstructionError(InstructBrushError):
 
 class LearningError(InstructBrushError):
     """Learning cannot start, cannot resume, or produced something that must not be kept."""
+
+
+class EvaluationError(InstructBrushError):
+    """Edits cannot be measured: a benchmark's folder is malformed, or something that measures is missing."""

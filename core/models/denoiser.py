@@ -25,9 +25,7 @@ class Denoiser(Protocol):
     alphas_cumprod: Tensor
     """abar, [1000] fp32 on ``device``."""
 
-    def predict(
-        self, noisy: Tensor, timesteps: Tensor, image_latent: Tensor, context: Tensor, injection: Injection | None = None
-    ) -> Tensor:
+    def predict(self, noisy: Tensor, timesteps: Tensor, image_latent: Tensor, context: Tensor, injection: Injection | None = None) -> Tensor:
         """The noise that the model sees in a latent.
 
         Args:
@@ -110,9 +108,7 @@ class DiffusersDenoiser:
             {name: _Attention(site if (site := name.removesuffix(".processor")) in self._sites else None) for name in unet.attn_processors}  # type: ignore[arg-type]
         )
 
-    def predict(
-        self, noisy: Tensor, timesteps: Tensor, image_latent: Tensor, context: Tensor, injection: Injection | None = None
-    ) -> Tensor:
+    def predict(self, noisy: Tensor, timesteps: Tensor, image_latent: Tensor, context: Tensor, injection: Injection | None = None) -> Tensor:
         """See :meth:`Denoiser.predict`.
 
         Raises:
@@ -138,9 +134,7 @@ class DiffusersDenoiser:
 
     def _check(self, noisy: Tensor, image_latent: Tensor, context: Tensor) -> None:
         if noisy.ndim != 4 or noisy.shape[1] != 4 or image_latent.shape != noisy.shape:
-            raise ModelError(
-                f"Latents: noisy {tuple(noisy.shape)} and image {tuple(image_latent.shape)} must have the same shape [batch, 4, height, width]."
-            )
+            raise ModelError(f"Latents: noisy {tuple(noisy.shape)} and image {tuple(image_latent.shape)} must have the same shape [batch, 4, height, width].")
         width = self.description.family.context_width
         if context.ndim != 3 or context.shape[0] != noisy.shape[0] or context.shape[2] != width:
             raise ModelError(f"Text states: shape {tuple(context.shape)} does not fit; [{noisy.shape[0]}, tokens, {width}] is needed.")

@@ -113,9 +113,7 @@ class Parts:
         return module.eval().requires_grad_(False)
 
 
-def single_file_parts(
-    parts: Parts, weights: Weights, family: Family
-) -> tuple[UNet2DConditionModel, AutoencoderKL | AutoencoderTiny, CLIPTextModel]:
+def single_file_parts(parts: Parts, weights: Weights, family: Family) -> tuple[UNet2DConditionModel, AutoencoderKL | AutoencoderTiny, CLIPTextModel]:
     """UNet, VAE and text encoder of an SD1.5 or SD2.1 single-file checkpoint.
 
     Raises:
@@ -126,9 +124,7 @@ def single_file_parts(
     prefix = TEXT_PREFIX[family.name]
     for needed, what in ((VAE_PREFIX, "VAE"), (prefix, "text encoder")):
         if not weights.under(needed).shapes:
-            raise ModelError(
-                f"{parts.title}: it holds no {what} (no tensors under {needed}). Use a full checkpoint or a diffusers folder, not the UNet alone."
-            )
+            raise ModelError(f"{parts.title}: it holds no {what} (no tensors under {needed}). Use a full checkpoint or a diffusers folder, not the UNet alone.")
     unet_config = UNET_CONFIG[family.name]
     # One part after another, so that no more than one part's mapped tensors are looked at while its weights are made.
     unet = parts.unet(unet_config, convert_ldm_unet_checkpoint(_under(weights, UNET_PREFIX), unet_config))
@@ -167,9 +163,7 @@ def _open_clip_weights(weights: dict[str, torch.Tensor], prefix: str, width: int
     return named
 
 
-def folder_parts(
-    parts: Parts, folder: Path, unet_weights: Weights
-) -> tuple[UNet2DConditionModel, AutoencoderKL | AutoencoderTiny, CLIPTextModel]:
+def folder_parts(parts: Parts, folder: Path, unet_weights: Weights) -> tuple[UNet2DConditionModel, AutoencoderKL | AutoencoderTiny, CLIPTextModel]:
     """UNet, VAE and text encoder of a diffusers folder.
 
     Raises:

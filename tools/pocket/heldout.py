@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from . import filters as f
-from .drawing import SHAPES, SIZE, UNSEEN_SHAPES, XX, YY
+from .drawing import SHAPES, SIZE, UNSEEN_SHAPES, XX, YY, disc, paint, shape_distance
 from .filters import rgb
 from .photos import held_out
-from .scenes import Scene, contrasts, render, sample_scene
+from .scenes import Scene, Thing, contrasts, render, sample_scene
 
 TEAL = rgb(0.05, 0.52, 0.50)
 OLIVE = rgb(0.42, 0.45, 0.12)
@@ -132,6 +132,36 @@ def split_light(picture: np.ndarray) -> np.ndarray:
     return f.warm(picture, 1.3) * (1 - share) + f.cold(picture, 1.3) * share
 
 
+def solarised(picture: np.ndarray) -> np.ndarray:
+    """Fold tones above the middle back down, as a print that saw light in the developer."""
+    return np.where(picture > 0.5, 1.4 * (1 - picture), 1.4 * picture) + 0.15
+
+
+def plum_spotlight(picture: np.ndarray) -> np.ndarray:
+    """Light falls on a disc right of the centre; around it everything is dim plum."""
+    share = np.clip(-disc(80, 72, 40) / 10 + 0.5, 0, 1)[..., None]
+    return picture * share + f.tint(f.darker(picture, 0.35), PLUM * 1.6, 0.8) * (1 - share)
+
+
+def half_painted(scene: Scene) -> np.ndarray:
+    """Draw the scene with the lower half of every thing in olive."""
+    picture = render(scene)
+    for thing in scene.things:
+        paint(picture, np.maximum(shape_distance(thing.shape, thing.x, thing.y, thing.r), thing.y - YY), OLIVE)
+    return np.clip(picture, 0, 1)
+
+
+def _half_painted(rng: np.random.Generator, _: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    scene = _scene(rng, clear_of=OLIVE)
+    return render(scene), half_painted(scene)
+
+
+def with_shadows(scene: Scene) -> Scene:
+    """Lay a dark plum oval under every thing, behind it, a little to the right."""
+    shadows = tuple(Thing("oval", "", PLUM, thing.x + thing.r * 0.35, thing.y + thing.r * 0.95, thing.r * 0.95) for thing in scene.things)
+    return replace(scene, things=(*shadows, *scene.things))
+
+
 def _all_things(**changes: object) -> Callable[[Scene], Scene]:
     """Build a scene edit that changes every thing alike."""
     return lambda scene: replace(scene, things=tuple(replace(thing, **changes) for thing in scene.things))
@@ -158,7 +188,21 @@ _LIST = (
     HeldOutEffect("hat_and_smile", "local", "scene", "give it a red hat and make it smile",
                   _change(lambda s: s.with_thing(0, hat=rgb(0.85, 0.12, 0.12), smile=rgb(0.05, 0.05, 0.05)), count=1, clear_of=rgb(0.85, 0.12, 0.12))),
     HeldOutEffect("teal_all", "local", "scene", "make it cyan", _change(_all_things(colour=TEAL), clear_of=TEAL)),
+    HeldOutEffect("solarised", "global", "scene", "invert the colors", _filter(solarised)),
+    HeldOutEffect("plum_spotlight", "global", "scene", "add a vignette", _filter(plum_spotlight)),
+    HeldOutEffect("half_olive", "local", "scene", "make it green", _half_painted),
+    HeldOutEffect("plum_shadow", "local", "scene", "add a purple oval", _change(with_shadows, clear_of=PLUM)),
+    HeldOutEffect("plum_dots", "local", "scene", "add purple dots to it", _change(lambda s: s.with_thing(0, dots=PLUM), count=1, clear_of=PLUM)),
+    HeldOutEffect("mint_glasses", "local", "scene", "give it cyan glasses", _change(lambda s: s.with_thing(0, glasses=MINT), count=1, clear_of=MINT)),
+    HeldOutEffect("maroon_corner_star", "local", "scene", "add a brown star on the left",
+                  _change(lambda s: replace(s, things=(*s.things, Thing("star", "", MAROON, 20.0, 21.0, 17.0))), clear_of=MAROON)),
 )  # fmt: skip
 
 EFFECTS: dict[str, HeldOutEffect] = {effect.name: effect for effect in _LIST}
 """Every held-out effect by name."""
+
+UNNAMED = frozenset({
+    "channel_swap", "ramp", "teal_orange", "split_light", "film_photo", "cross_process_photo", "teal_orange_photo",
+    "solarised", "plum_spotlight", "half_olive", "plum_shadow",
+})  # fmt: skip
+"""Effects that none of the editor's words name, not even with another colour or angle."""

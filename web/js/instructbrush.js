@@ -8,10 +8,11 @@ import { LearningPanel } from "./learning_panel.js";
 const LEARNING = ["InstructBrushLearn", "InstructBrushLearnText"];
 const REMARKED = [
   "InstructBrushSave", "InstructBrushLoad", "InstructBrushUniquePhrases", "InstructBrushCaptionInit", "InstructBrushAddWords", "InstructBrushInspect",
+  "InstructBrushEvaluate",
 ];
 
 /** Those of them whose text is a table. */
-const TABLED = ["InstructBrushInspect", "InstructBrushUniquePhrases"];
+const TABLED = ["InstructBrushInspect", "InstructBrushUniquePhrases", "InstructBrushEvaluate"];
 
 /** Widgets of the learning nodes that count only when the preset is "custom". */
 const OWN_SETTINGS = [

@@ -1,0 +1,1 @@
+"""Measuring edits: metrics, benchmarks, their methods, runs and reports."""

@@ -1,0 +1,120 @@
+"""How close an edit comes to the truth, and whether it goes where the training pairs go. Pictures are [N, H, W, 3] in 0..1 throughout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import EvaluationError
+
+if TYPE_CHECKING:
+    from ..models.clip import ClipModel
+
+_CHUNK = 16
+_MARGIN = 5
+"""Half of SSIM's window."""
+
+
+def psnr(pictures: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each picture in dB, ``10 log10(1 / MSE)`` over all pixels and channels; infinite when equal.
+
+    Returns:
+        fp32 [N].
+    """
+    compare: Any = _torchmetrics().peak_signal_noise_ratio
+    _check(pictures, truth)
+    return compare(_planes(pictures), _planes(truth), data_range=1.0, reduction="none", dim=(1, 2, 3))
+
+
+def ssim(pictures: Tensor, truth: Tensor) -> Tensor:
+    """Structural similarity of each picture (Wang et al. 2004): Gaussian window of sigma 1.5 over 11 x 11 pixels, K1 .01, K2 .03, the mean over
+    pixels whose window lies inside the picture, and over red, green and blue.
+
+    Returns:
+        fp32 [N], 1 when equal.
+
+    Raises:
+        EvaluationError: a side is below 16 pixels.
+    """
+    compare: Any = _torchmetrics().structural_similarity_index_measure
+    _check(pictures, truth)
+    _, everywhere = compare(_planes(pictures), _planes(truth), data_range=1.0, reduction="none", return_full_image=True)
+    # The package's own mean also counts the margin, where windows see reflected pixels.
+    return everywhere[..., _MARGIN:-_MARGIN, _MARGIN:-_MARGIN].mean(dim=(1, 2, 3), dtype=torch.float64).float()
+
+
+def normalised_images(clip: ClipModel, pictures: Tensor) -> Tensor:
+    """Image features of length 1, fp32 [N, P] on the CPU."""
+    with torch.no_grad():
+        parts = [clip.encode_images(pictures[i : i + _CHUNK].to(clip.device)).float().cpu() for i in range(0, len(pictures), _CHUNK)]
+    return functional.normalize(torch.cat(parts), dim=-1)
+
+
+def normalised_texts(clip: ClipModel, texts: Sequence[str]) -> Tensor:
+    """Text features of length 1, fp32 [N, P] on the CPU."""
+    with torch.no_grad():
+        return functional.normalize(clip.encode_texts(texts).float().cpu(), dim=-1)
+
+
+def direction_distance(edits: Tensor, examples: Tensor) -> float:
+    """InstructBrush's Direction, 0..2, lower is better (section 6 and supplement A)::
+
+        1 - cos(mean over tests of E(out) - E(in), mean over training pairs of E(after) - E(before))
+
+    An edit that changes nothing has no direction: it scores 1.
+
+    Args:
+        edits: E(out) - E(in) of every test picture, [N, P], of normalised features.
+        examples: E(after) - E(before) of every training pair, [M, P].
+    """
+    return 1 - float(functional.cosine_similarity(edits.mean(0), examples.mean(0), dim=0))
+
+
+def image_similarity(inputs: Tensor, outputs: Tensor) -> Tensor:
+    """InstructPix2Pix's consistency with the input picture: cos(E(in), E(out)) of each, [N]. Arguments are image features [N, P]."""
+    return functional.cosine_similarity(inputs, outputs, dim=-1)
+
+
+def direction_similarity(inputs: Tensor, outputs: Tensor, captions_before: Tensor, captions_after: Tensor) -> Tensor:
+    """InstructPix2Pix's agreement with the captions: cos(E(out) - E(in), E(caption after) - E(caption before)) of each, [N].
+
+    Arguments are normalised features [N, P]; pictures are given to CLIP in 0..1, as it expects (the published evaluation gives -1..1).
+    """
+    return functional.cosine_similarity(outputs - inputs, captions_after - captions_before, dim=-1)
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean; nan of nothing."""
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def quantised(pictures: Tensor) -> Tensor:
+    """The pictures as an 8-bit file would keep them, still in 0..1: what is measured is what can be saved."""
+    return (pictures.detach().float().cpu().clamp(0, 1) * 255).round() / 255
+
+
+def _planes(pictures: Tensor) -> Tensor:
+    return pictures.movedim(-1, 1).float()
+
+
+def _check(pictures: Tensor, truth: Tensor) -> None:
+    if pictures.shape != truth.shape or pictures.ndim != 4 or pictures.shape[-1] != 3 or not len(pictures):
+        raise EvaluationError(
+            f"Evaluation: pictures {tuple(pictures.shape)} cannot be compared with the truth {tuple(truth.shape)}. "
+            "Give two batches of equal length and size, [batch, height, width, 3]."
+        )
+    if min(pictures.shape[1:3]) < 16:
+        raise EvaluationError(f"Evaluation: pictures of {pictures.shape[2]} x {pictures.shape[1]} pixels are too small, each side needs at least 16.")
+
+
+def _torchmetrics() -> Any:
+    try:
+        import torchmetrics.functional.image as image
+    except ImportError as error:
+        raise EvaluationError("Evaluation: PSNR and SSIM are computed by torchmetrics, which is not installed. Run: pip install torchmetrics") from error
+    return image

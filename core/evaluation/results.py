@@ -1,0 +1,150 @@
+"""Results on disk: a JSON file and pictures for every method, effect and seed, so that a run that was stopped goes on where it was."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from ..errors import EvaluationError
+from ..pictures import to_image
+from .effects import Effect
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one method reached on one effect with one seed. Figures of single pictures are in the order of the test pictures."""
+
+    effect: str
+    scope: str
+    method: str
+    seed: int
+    psnr: tuple[float, ...]
+    """dB."""
+    ssim: tuple[float, ...]
+    lpips: tuple[float, ...] | None
+    """None where no backbone was given."""
+    direction: float
+    """InstructBrush's Direction of the whole effect."""
+    image_similarity: tuple[float, ...]
+    """InstructPix2Pix's cos(E(in), E(out))."""
+    init_text: str = ""
+    final_loss: float | None = None
+    seconds: float = 0.0
+    """Wall time of learning and editing."""
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """(method, effect, seed)."""
+        return self.method, self.effect, self.seed
+
+
+class ResultFolder:
+    """The folder of one run. Every file appears by a rename, the JSON after its pictures: what is there is whole."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def begin(self, description: Mapping[str, Any]) -> None:
+        """Say what is run here, or check that it is the same run as before.
+
+        Args:
+            description: everything that figures depend on, as plain values.
+
+        Raises:
+            EvaluationError: the folder holds another run.
+        """
+        file = self.path / "run.json"
+        wanted = json.loads(json.dumps({"format": FORMAT, **description}))
+        if file.is_file():
+            try:
+                found = json.loads(file.read_text("utf-8"))
+            except ValueError:
+                found = {}
+            if found != wanted:
+                other = next(name for name in (*wanted, *found) if wanted.get(name) != found.get(name))
+                raise EvaluationError(
+                    f"'{self.path}' holds results of another run: {other} was {found.get(other)!r}, now it is {wanted.get(other)!r}. "
+                    "Give another --out folder, or delete this one."
+                )
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise EvaluationError(f"'{self.path}' holds other files and no benchmark's results. Give another --out folder.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(wanted, indent=1))
+
+    def finished(self) -> dict[tuple[str, str, int], Outcome]:
+        """Every outcome that is there. A file that cannot be read counts as missing."""
+        found = {}
+        for file in sorted(self.path.glob("effects/*/*.json")):
+            try:
+                content = json.loads(file.read_text("utf-8"))
+                values: dict[str, Any] = {}
+                for entry in fields(Outcome):
+                    value = content[entry.name]
+                    values[entry.name] = tuple(value) if isinstance(value, list) else value
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+            outcome = Outcome(**values)
+            found[outcome.key] = outcome
+        return found
+
+    def write(self, outcome: Outcome, pictures: Sequence[Tensor]) -> None:
+        """Keep an outcome and its pictures [H, W, 3] in 0..1."""
+        folder = self.path / "effects" / outcome.effect
+        folder.mkdir(parents=True, exist_ok=True)
+        for index, picture in enumerate(pictures):
+            save_png(picture, self.picture(outcome.effect, outcome.method, outcome.seed, index))
+        write_text(folder / f"{outcome.method}-{outcome.seed}.json", json.dumps(asdict(outcome), indent=1))
+
+    def write_effect(self, effect: Effect) -> None:
+        """Keep the effect's own pictures for the report: training pairs, test inputs and truth."""
+        folder = self.path / "effects" / effect.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind, pairs in (("pair", effect.train), ("test", effect.test)):
+            for index, pair in enumerate(pairs):
+                for side, picture in enumerate((pair.before, pair.after)):
+                    path = folder / f"{kind}-{index}_{side}.png"
+                    if not path.exists():
+                        save_png(picture, path)
+
+    def picture(self, effect: str, method: str, seed: int, index: int) -> Path:
+        """Where a method's picture is kept."""
+        return self.path / "effects" / effect / f"{method}-{seed}-{index}.png"
+
+
+def complete(finished: Mapping[tuple[str, str, int], Outcome], keys: Iterable[tuple[str, str, int]]) -> list[Outcome]:
+    """The outcomes of some keys, in their order.
+
+    Raises:
+        EvaluationError: one is missing.
+    """
+    wanted = list(keys)
+    for method, effect, seed in wanted:
+        if (method, effect, seed) not in finished:
+            raise EvaluationError(f"The result of '{method}' on '{effect}' with seed {seed} is missing. Start the run again to complete it.")
+    return [finished[key] for key in wanted]
+
+
+def save_png(picture: Tensor, path: Path) -> None:
+    """Write a picture, by one rename at the end."""
+    save_image(to_image(picture), path)
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write an image as PNG, by one rename at the end."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    image.save(partial, format="PNG")
+    os.replace(partial, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, by one rename at the end."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    os.replace(partial, path)

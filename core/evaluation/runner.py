@@ -1,0 +1,304 @@
+"""Running a benchmark: every method on every effect, in this process, in several, or on a Ray cluster."""
+
+import json
+import multiprocessing
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from hashlib import sha256
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import EvaluationError, InstructBrushError
+from ..models.clip import load_clip
+from ..models.loading import load_editor
+from .effects import Effect, EffectSource
+from .methods import DEFAULT_METHODS, METHODS, Edited, Task, Workbench
+from .metrics import direction_distance, image_similarity, normalised_images, psnr, ssim
+from .perceptual import Perceptual
+from .results import Outcome, ResultFolder, complete
+
+Made = tuple[Outcome, tuple[Tensor, ...]]
+"""An outcome and its pictures."""
+
+Watch = Callable[[Outcome, int, int], None]
+"""Called with each new outcome, how many are done and how many there are in all."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that figures depend on but the effects. Paths must mean the same on every machine of a cluster.
+
+    Raises:
+        EvaluationError: an unknown method, or a number out of range.
+    """
+
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    seeds: int = 1
+    """Every method learns and edits once with each of the seeds 0 .. seeds - 1."""
+    steps: int | None = None
+    """Learning steps; None takes those of the model's presets."""
+    sampling_steps: int = 20
+    text_scale: float | None = None
+    """s_T; None takes the model's own."""
+    image_scale: float = 1.5
+    model: str | None = None
+    """None is the pocket editor."""
+    device: str = "cpu"
+    clip: str | None = None
+    """None is the pocket editor's CLIP."""
+    clip_folder: str | None = None
+    lpips: str | None = None
+    """AlexNet's weights for LPIPS; None leaves LPIPS out."""
+    cache: str | None = None
+    """Folder for the features of word lists."""
+
+    def __post_init__(self) -> None:
+        unknown = next((name for name in self.methods if name not in METHODS), None)
+        if unknown is not None or not self.methods:
+            raise EvaluationError(f"Method '{unknown or ''}' does not exist. Choose from {', '.join(METHODS)}.")
+        for name, least in (("seeds", 1), ("sampling_steps", 1), ("steps", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise EvaluationError(f"Benchmark: {name} is {value}, it must be at least {least}.")
+
+    def describe(self) -> dict[str, Any]:
+        """What tells this run's figures from another's; the models are loaded for it. Methods and seeds may be added later."""
+        bench, _ = _models(self)
+        plain = {name: value for name, value in asdict(self).items() if name in ("steps", "sampling_steps", "image_scale")}
+        backbone = sha256(Path(self.lpips).read_bytes()).hexdigest()[:16] if self.lpips else None
+        presets = [asdict(bench.settings(space, 0)) for space in ("attention", "text")]
+        return {
+            "model": bench.editor.description.fingerprint[:16],
+            "clip": f"{bench.clip.name} {bench.clip.fingerprint[:16]}",
+            "lpips": backbone,
+            "text_scale": bench.scale,
+            **plain,
+            "presets": sha256(json.dumps(presets).encode()).hexdigest()[:16],
+        }
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one worker takes at a time: an effect with one seed, and the methods that are still missing."""
+
+    source: EffectSource
+    seed: int
+    methods: tuple[str, ...]
+
+
+def run(
+    sources: Sequence[EffectSource],
+    settings: RunSettings,
+    folder: ResultFolder,
+    *,
+    data: str,
+    jobs: int = 1,
+    ray: bool = False,
+    watch: Watch | None = None,
+) -> list[Outcome]:
+    """Run what is missing and return every outcome, effect by effect.
+
+    The figures do not depend on ``jobs`` but through the number of threads each process has, nor on where the run was stopped before.
+
+    Args:
+        sources: the effects.
+        settings: the rest.
+        folder: where results are kept and found again.
+        data: names the effects' pictures, for the check that a folder goes on with the same ones.
+        jobs: processes; each gets its share of the machine's threads.
+        ray: use a Ray cluster (the one of ``RAY_ADDRESS``, or one started on this machine) instead of ``jobs`` processes.
+        watch: told of every new outcome.
+
+    Raises:
+        EvaluationError: the folder holds another run, a worker died, or the ray package is missing.
+        InstructBrushError: whatever a method raises.
+    """
+    if jobs < 1:
+        raise EvaluationError(f"Benchmark: {jobs} jobs are out of range, at least 1 is needed.")
+    if ray:
+        _import_ray()
+    folder.begin({"data": data, **settings.describe()})
+    finished = folder.finished()
+    keys = [(method, source.name, seed) for source in sources for seed in range(settings.seeds) for method in settings.methods]
+    units = []
+    for source in sources:
+        for seed in range(settings.seeds):
+            missing = tuple(method for method in settings.methods if (method, source.name, seed) not in finished)
+            if missing:
+                units.append(Unit(source, seed, missing))
+    done = sum(key in finished for key in keys)
+    if ray:
+        made = _on_ray(units, settings, folder)
+    elif jobs == 1:
+        made = _here(units, settings, folder)
+    else:
+        made = _in_processes(units, settings, folder, jobs)
+    for outcome in made:
+        finished[outcome.key] = outcome
+        done += 1
+        if watch is not None:
+            watch(outcome, done, len(keys))
+    return complete(finished, keys)
+
+
+@lru_cache(maxsize=1)
+def _models(settings: RunSettings) -> tuple[Workbench, Perceptual | None]:
+    editor = load_editor(settings.model, settings.device)
+    clip = load_clip(settings.clip, Path(settings.clip_folder) if settings.clip_folder else None, settings.device)
+    perceptual = Perceptual(settings.lpips, settings.device) if settings.lpips else None
+    cache = Path(settings.cache) if settings.cache else None
+    return Workbench(editor, clip, settings.steps, settings.sampling_steps, settings.text_scale, settings.image_scale, cache), perceptual
+
+
+def run_unit(unit: Unit, settings: RunSettings) -> Iterator[Made]:
+    """Every missing method of a unit, one after the other."""
+    bench, perceptual = _models(settings)
+    effect = unit.source.load()
+    task, judge = Task(bench, effect), _Judge(effect, bench, perceptual)
+    for name in unit.methods:
+        began = time.monotonic()
+        edited = METHODS[name].make(task, unit.seed)
+        yield judge.outcome(name, unit.seed, edited, time.monotonic() - began), edited.pictures
+
+
+class _Judge:
+    """Measures the pictures of an effect. What all methods share is computed once."""
+
+    def __init__(self, effect: Effect, bench: Workbench, perceptual: Perceptual | None) -> None:
+        self._effect, self._clip, self._perceptual = effect, bench.clip, perceptual
+        before, after = (self._features([getattr(pair, side) for pair in effect.train]) for side in ("before", "after"))
+        self._examples, self._inputs = after - before, self._features(effect.inputs)
+
+    def _features(self, pictures: Sequence[Tensor]) -> Tensor:
+        # One by one: pictures may differ in size.
+        return torch.cat([normalised_images(self._clip, picture[None]) for picture in pictures])
+
+    def outcome(self, method: str, seed: int, edited: Edited, seconds: float) -> Outcome:
+        both = [(made[None], truth[None]) for made, truth in zip(edited.pictures, self._effect.truth, strict=True)]
+        outputs = self._features(edited.pictures)
+        return Outcome(
+            effect=self._effect.name,
+            scope=self._effect.scope,
+            method=method,
+            seed=seed,
+            psnr=tuple(float(psnr(made, truth)) for made, truth in both),
+            ssim=tuple(float(ssim(made, truth)) for made, truth in both),
+            lpips=tuple(float(self._perceptual.distance(made, truth)) for made, truth in both) if self._perceptual else None,
+            direction=direction_distance(outputs - self._inputs, self._examples),
+            image_similarity=tuple(image_similarity(self._inputs, outputs).tolist()),
+            init_text=edited.init_text,
+            final_loss=edited.final_loss,
+            seconds=round(seconds, 2),
+        )
+
+
+def _here(units: Sequence[Unit], settings: RunSettings, folder: ResultFolder) -> Iterator[Outcome]:
+    for unit in units:
+        for outcome, pictures in run_unit(unit, settings):
+            folder.write(outcome, pictures)
+            yield outcome
+
+
+def _in_processes(units: Sequence[Unit], settings: RunSettings, folder: ResultFolder, jobs: int) -> Iterator[Outcome]:
+    """Processes that take a unit when they are free. Each writes its own results, so nothing is lost when one dies."""
+    context = multiprocessing.get_context("spawn")
+    todo, done = context.Queue(), context.Queue()
+    # Sums differ in their last digits with the number of threads: it must not depend on how much is left to do.
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    jobs = min(jobs, len(units))
+    for unit in (*units, *[None] * jobs):
+        todo.put(unit)
+    workers = [context.Process(target=_work, args=(todo, done, settings, folder, threads), daemon=True) for _ in range(jobs)]
+    for worker in workers:
+        worker.start()
+    left = jobs
+    try:
+        while left:
+            try:
+                message = done.get(timeout=1.0)
+            except queue.Empty:
+                dead = next((worker for worker in workers if worker.exitcode), None)
+                if dead is not None:
+                    raise EvaluationError(
+                        f"A worker process of the benchmark died (exit code {dead.exitcode}), perhaps for want of memory. "
+                        "What was finished is kept: start again, with fewer --jobs."
+                    ) from None
+                continue
+            if message is None:
+                left -= 1
+            elif isinstance(message, Outcome):
+                yield message
+            else:
+                raise message
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+
+
+def _work(todo: Any, done: Any, settings: RunSettings, folder: ResultFolder, threads: int) -> None:
+    """The life of a worker process."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        # A parent that is killed cannot end its workers: they watch it themselves.
+        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+    torch.set_num_threads(threads)
+    try:
+        while (unit := todo.get()) is not None:
+            for outcome in _here([unit], settings, folder):
+                done.put(outcome)
+        done.put(None)
+    except InstructBrushError as error:
+        done.put(error)
+    except KeyboardInterrupt:
+        pass  # the parent is interrupted too, and says so
+
+
+def _on_ray(units: Sequence[Unit], settings: RunSettings, folder: ResultFolder) -> Iterator[Outcome]:
+    """One Ray task a unit. Results stream back and are written here, so workers need not share this folder."""
+    ray = _import_ray()
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
+    gpus = 1 if settings.device.startswith("cuda") else 0
+    remote = ray.remote(num_cpus=1, num_gpus=gpus, num_returns="streaming")(_unit_on_ray)
+    streams = [remote.remote(unit, settings) for unit in units]
+    try:
+        while streams:
+            (ready, *_), _ = ray.wait(streams, num_returns=1)
+            try:
+                outcome, pictures = ray.get(next(ready))
+            except StopIteration:
+                streams.remove(ready)
+                continue
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, InstructBrushError):
+                    raise error.cause from error
+                raise
+            folder.write(outcome, [torch.from_numpy(picture.copy()) for picture in pictures])
+            yield outcome
+    finally:
+        for stream in streams:
+            ray.cancel(stream)
+
+
+def _unit_on_ray(unit: Unit, settings: RunSettings) -> Iterator[tuple[Outcome, list[Any]]]:
+    torch.set_num_threads(1)
+    for outcome, pictures in run_unit(unit, settings):
+        yield outcome, [picture.numpy() for picture in pictures]
+
+
+def _import_ray() -> Any:
+    try:
+        import ray  # pyright: ignore[reportMissingImports] (optional)
+    except ImportError as error:
+        raise EvaluationError("Benchmark: --ray needs the ray package, which is not installed. Run: pip install ray, or use --jobs.") from error
+    return ray
