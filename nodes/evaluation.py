@@ -57,7 +57,7 @@ class EvaluateEdit(io.ComfyNode):
         file = lpips.backbone()
         remarks = []
         if file is None:
-            remarks.append(f"LPIPS is not measured: put AlexNet's weights (alexnet-owt-7be5be79.pth) into {lpips.FOLDER}.")
+            remarks.append(f"LPIPS is not measured: put AlexNet's weights (alexnet.safetensors, which tools/get_backbone.py writes) into {lpips.FOLDER}.")
         else:
             columns["LPIPS"] = _perceptual(file, file.stat().st_mtime_ns).distance(edited, truth).tolist()
         direction = math.nan

@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=SIDE, help=f"pictures are scaled and cropped to this many pixels; 0 keeps them (default {SIDE})")
     parser.add_argument("--clip", help="CLIP that judges and begins, such as ViT-L-14/openai (default: the pocket editor's)")
     parser.add_argument("--clip-folder", help="folder of its .safetensors")
-    parser.add_argument("--lpips", help="AlexNet's ImageNet weights for LPIPS, a .safetensors or torchvision's .pth; without them that column stays empty")
+    parser.add_argument("--lpips", help="AlexNet's ImageNet weights for LPIPS (.safetensors; tools/get_backbone.py brings them); else that column stays empty")
     run_options(parser, "output/bench")
 
 

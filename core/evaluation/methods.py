@@ -21,7 +21,7 @@ from ..learning.phrases import unique_phrases
 from ..learning.settings import LearningSettings, preset_for
 from ..learning.trainer import Trainer
 from .effects import Effect
-from .metrics import normalised_images, quantised
+from .metrics import quantised
 
 if TYPE_CHECKING:
     from ..models.clip import ClipModel
@@ -116,7 +116,9 @@ class Task:
         """Learn an instruction and edit by it."""
         editor = self.bench.editor
         context = editor.encode_text([init_text])[0]
-        direction = self._direction(pairs, context.shape[1]) if settings.direction_weight else None
+        # A CLIP that is not the one whose text states the editor reads can judge, but says nothing about them: then Visii has no such loss.
+        speaks = settings.direction_weight and self.bench.clip.text_projection.shape[0] == context.shape[1]
+        direction = Direction.of(pairs, self.bench.clip) if speaks else None
         if direction is None:
             settings = replace(settings, direction_weight=0.0)
         # The window holds no more, whatever the phrase has.
@@ -126,15 +128,6 @@ class Task:
         instruction = trainer.instruction(self.effect.name)
         injection = inject(instruction, device=editor.denoiser.device)
         return Edited(self._sample(self.null, injection, settings.seed), init_text, instruction.info.final_loss)
-
-    def _direction(self, pairs: EditPairs, width: int) -> Direction | None:
-        """None when the CLIP model that judges is not one whose text states the editor reads: then Visii has no such loss."""
-        projection = self.bench.clip.text_projection.detach()
-        if projection.shape[0] != width:
-            return None
-        # One by one: pairs may differ in size.
-        before, after = (torch.cat([normalised_images(self.bench.clip, getattr(pair, side)[None]) for pair in pairs]) for side in ("before", "after"))
-        return Direction.between(before.to(projection.device), after.to(projection.device), projection)
 
     def _sample(self, context: Tensor, injection: Injection | None, seed: int) -> tuple[Tensor, ...]:
         """Neighbours of one size in one batch; every picture gets the noise it would get alone."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import EvaluationError
 
-HINT = "Give the ImageNet weights of AlexNet in torchvision's layout: alexnet-owt-7be5be79.pth, or a .safetensors with the tensors features.0.weight ..."
+HINT = "Give the ImageNet weights of AlexNet as .safetensors with the tensors features.0.weight ...: python tools/get_backbone.py writes such a file."
 _CHUNK = 8
 
 
@@ -19,8 +19,8 @@ class Perceptual:
     """LPIPS version 0.1 on AlexNet: the lpips package with its own linear layers, on a backbone from a local file. Nothing is ever downloaded.
 
     Args:
-        backbone: AlexNet's weights as torchvision names them, ``features.{0,3,6,8,10}.{weight,bias}`` (others are ignored); safetensors, or a .pth
-            read without unpickling code.
+        backbone: AlexNet's weights as torchvision names them, ``features.{0,3,6,8,10}.{weight,bias}`` (others are ignored), as
+            safetensors.
         device: where to compute.
 
     Raises:
@@ -71,13 +71,6 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise EvaluationError(f"LPIPS backbone '{path}' does not exist. {HINT}")
     try:
-        if path.suffix == ".safetensors":
-            return {name: tensor.float() for name, tensor in load_file(path).items()}
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: tensor.float() for name, tensor in loaded.items()}
-    except (SafetensorError, OSError, RuntimeError, ValueError, AttributeError, EOFError) as error:
+        return {name: tensor.float() for name, tensor in load_file(path).items()}
+    except (SafetensorError, OSError) as error:
         raise EvaluationError(f"LPIPS backbone '{path.name}' cannot be read ({str(error).splitlines()[0]}). {HINT}") from error
-    except Exception as error:  # torch's unpickler raises its own kind, which is a pickle.UnpicklingError
-        if type(error).__name__ != "UnpicklingError":
-            raise
-        raise EvaluationError(f"LPIPS backbone '{path.name}' holds more than tensors and is not opened. {HINT}") from error

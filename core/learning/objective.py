@@ -81,9 +81,10 @@ class Direction:
     @classmethod
     @torch.no_grad()
     def of(cls, pairs: EditPairs, clip: ClipModel) -> "Direction":
-        """Of a set of pairs, as a CLIP model sees them."""
+        """Of a set of pairs, as a CLIP model sees them: between the means of normalised features."""
+        # One by one: pairs may differ in size.
         before, after = (torch.cat([clip.encode_images(getattr(pair, side)[None]) for pair in pairs]) for side in ("before", "after"))
-        return cls.between(before, after, clip.text_projection)
+        return cls.between(functional.normalize(before, dim=-1), functional.normalize(after, dim=-1), clip.text_projection.detach())
 
     def to(self, device: torch.device) -> "Direction":
         """The same on another device."""

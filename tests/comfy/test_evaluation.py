@@ -29,7 +29,7 @@ def test_figures_are_given_and_shown_in_the_node(comfy):
     assert psnr == pytest.approx((20 + 40) / 2, abs=1e-3) and 0.5 < ssim < 1 and math.isnan(lpips) and math.isnan(direction)
     lines = text.splitlines()
     assert lines[0].split() == ["PSNR", "SSIM"] and lines[1].split()[:2] == ["mean", "30.00"] and lines[3].split()[:2] == ["1", "40.00"]
-    assert lines[-1] == "LPIPS is not measured: put AlexNet's weights (alexnet-owt-7be5be79.pth) into models/lpips."
+    assert lines[-1] == "LPIPS is not measured: put AlexNet's weights (alexnet.safetensors, which tools/get_backbone.py writes) into models/lpips."
     shown = [data["output"]["text"] for data in run.data("executed") if "text" in (data["output"] or {})]
     assert shown == [[text]]
 
