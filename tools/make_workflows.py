@@ -67,7 +67,7 @@ class Graph:
         self.nodes[name] = {"type": kind, "at": at, "size": size, "title": title, "widgets": widgets}
         for wire in wired.split():
             target, _, source = wire.partition("=")
-            node, _, output = source.rpartition(".")
+            node, _, output = source.partition(".")
             self.links.append((node, output, name, target))
 
     def note(self, text: str, at: tuple[int, int], size: tuple[int, int]) -> None:
@@ -168,7 +168,7 @@ def phrases() -> Graph:
     graph.add("new", "InstructBrushLoadPairs", (0, 730), (300, 360), title="New pictures, and how they should come out", folder=f"{NEW.name} (example)")
     graph.add("phrases", "InstructBrushUniquePhrases", (350, 0), (380, 300), wired="pairs=pairs.PAIRS open_clip=clip.OPEN_CLIP")
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS init_text=phrases.init_text"
-    graph.add("learn", "InstructBrushLearn", (350, 360), (330, 880), wired=wires, preset="custom", steps=300)
+    graph.add("learn", "InstructBrushLearn", (350, 470), (380, 880), wired=wires, preset="custom", steps=300)
     wires = "instruction=learn.INSTRUCTION model=model.MODEL clip=model.CLIP"
     graph.add("inspect", "InstructBrushInspect", (780, 0), (420, 620), wired=wires)
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=new.before instruction=learn.INSTRUCTION"
@@ -230,9 +230,9 @@ def algebra() -> Graph:
     graph.add("compose", "InstructBrushCompose", (700, 440), (300, 80), wired="first=light.INSTRUCTION second=colour.INSTRUCTION")
     for row, name in enumerate(("blend", "compose")):
         wires = f"model=model.MODEL clip=model.CLIP vae=model.VAE image=new.before instruction={name}.INSTRUCTION"
-        graph.add(f"guider {name}", "InstructBrushEditGuider", (1050, 360 * row), (320, 300), wired=wires)
-    sampling(graph, (1420, 0), "guider blend.GUIDER", "guider blend.LATENT", suffix="_blend")
-    sampling(graph, (1760, 0), "guider compose.GUIDER", "guider compose.LATENT", suffix="_compose")
+        graph.add(f"guider_{name}", "InstructBrushEditGuider", (1050, 360 * row), (320, 300), wired=wires)
+    sampling(graph, (1420, 0), "guider_blend.GUIDER", "guider_blend.LATENT", suffix="_blend")
+    sampling(graph, (1760, 0), "guider_compose.GUIDER", "guider_compose.LATENT", suffix="_compose")
     graph.add("blended", "SaveImage", (1420, 710), (330, 330), title="Blended", wired="images=decode_blend.IMAGE", filename_prefix="blended")
     graph.add("composed", "SaveImage", (1760, 710), (330, 330), title="Composed", wired="images=decode_compose.IMAGE", filename_prefix="composed")
     graph.add("picture", "PreviewImage", (1050, 720), (320, 300), title="Before", wired="images=new.before")
