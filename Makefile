@@ -15,10 +15,11 @@ demo: setup
 serve: setup
 	$(ENV)/python tools/serve.py $(ARGS)
 
-# One process each: unit tests must not see ComfyUI, in-process tests load it, end-to-end tests start it.
+# Processes of their own: unit tests must not see ComfyUI, in-process tests load it, end-to-end tests start it. Unit tests run on two cores with a
+# thread each; two processes of several threads would get into each other's way.
 test: setup
 	@$(PYTHON) tools/get_browser.py
-	$(PYTEST) tests/unit -m "not slow"
+	OMP_NUM_THREADS=1 $(PYTEST) tests/unit -m "not slow" -n 2
 	$(PYTEST) tests/unit -m slow
 	$(PYTEST) tests/comfy
 	$(PYTEST) tests/e2e
