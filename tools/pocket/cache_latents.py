@@ -70,7 +70,7 @@ def load_shards() -> tuple[torch.Tensor, list[str], list[str]]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", type=int, default=40)
+    parser.add_argument("--shards", type=int, default=50)
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)

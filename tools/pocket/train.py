@@ -15,8 +15,8 @@ def main() -> None:
     parser.add_argument("--vae-seconds", type=float, default=1080)
     parser.add_argument("--decoder-seconds", type=float, default=1200)
     parser.add_argument("--clip-seconds", type=float, default=500)
-    parser.add_argument("--shards", type=int, default=40)
-    parser.add_argument("--unet-seconds", type=float, default=4800)
+    parser.add_argument("--shards", type=int, default=50)
+    parser.add_argument("--unet-seconds", type=float, default=10500)
     parser.add_argument("--photos-from", nargs="+", help="folders with the photographs' originals, see tools/pocket/photos.py")
     options = parser.parse_args()
     common = ["--device", options.device, "--threads", str(options.threads)]

@@ -146,7 +146,7 @@ def _unseen(texts: Texts, count: int, device: str) -> tuple[torch.Tensor, torch.
 
 def main() -> None:
     """Train until the budget ends, exporting the averaged weights every ten minutes."""
-    options = arguments(__doc__ or "", seconds=4800, batch=32, rate=8e-4)
+    options = arguments(__doc__ or "", seconds=10500, batch=32, rate=8e-4)
     device = options.device
     texts, noise = Texts(device), Noise(device)
     pairs, null, unseen = Pairs(texts), texts.states([""])[0].float(), _unseen(texts, 60, device)
