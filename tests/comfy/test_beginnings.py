@@ -55,7 +55,7 @@ def test_phrases_are_found_shown_and_learned_from(comfy, night):
     learned = learning(graph, comfy, Parts(graph), init_text=node.out(0), pairs=comfy.give(graph, night), steps=2)
     run = comfy.run(graph, node.out(0), node.out(1), learned.out(0))
     text, table, instruction = run.values
-    assert text.startswith("turn ") and text.endswith(" into night") and instruction.info.init_text == text
+    assert text.startswith("turn ") and text.endswith((" into night", " into snow")) and instruction.info.init_text == text
     assert table.splitlines()[0].split() == ["set", "phrase", "sensitivity"] and len(table.splitlines()) == 8 and "night" in table
     shown = [data["output"]["text"] for data in run.data("executed") if "text" in (data["output"] or {})]
     assert shown == [[table]]
