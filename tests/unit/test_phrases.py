@@ -153,10 +153,10 @@ def test_the_pocket_clip_finds_words_for_an_edit_it_never_saw(pocket_model, nigh
     assert seen[-1] == (300, 300) and [done for done, _ in seen] == sorted(done for done, _ in seen)
     again = unique_phrases(pocket_model, night, cache=tmp_path)
     assert again == found, "a cached list gives what a fresh one gave"
-    assert unique_phrases(pocket_model, night, eta=2.0).init_text == ""
-    scaled = unique_phrases(pocket_model, night, scale=10.0, eta=2.5)
+    assert unique_phrases(pocket_model, night, eta=2.0, cache=tmp_path).init_text == ""
+    scaled = unique_phrases(pocket_model, night, scale=10.0, eta=2.5, cache=tmp_path)
     assert scaled.init_text == found.init_text and scaled.table[0].sensitivity == pytest.approx(10 * found.table[0].sensitivity, abs=1e-5)
-    assert len(unique_phrases(pocket_model, night, count=1).table) == 2
+    assert len(unique_phrases(pocket_model, night, count=1, cache=tmp_path).table) == 2
 
 
 def test_pictures_that_do_not_change_have_no_unique_phrase(pocket_model, night):
