@@ -32,6 +32,9 @@ def run_options(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(DEFAULT_METHODS), metavar="METHOD", help=", ".join(METHODS))
     parser.add_argument("--seeds", type=int, default=1, help="repeat everything with so many seeds; from two on tables show 95 %% intervals")
     parser.add_argument("--steps", type=int, help="learning steps (default: the preset's)")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="SPACE.NAME=VALUE", help="learning settings other than the preset's, such as attention.objective=guided"
+    )
     parser.add_argument("--sampling-steps", type=int, default=20)
     parser.add_argument("--text-scale", type=float, help="s_T (default 7.5, pocket editor 2)")
     parser.add_argument("--image-scale", type=float, default=1.5, help="s_I")
@@ -75,6 +78,7 @@ def run_and_report(options: argparse.Namespace, sources: Sequence[EffectSource],
         model=options.model,
         device=options.device,
         cache=str(Path(options.out).resolve().with_name("phrases")),
+        changes=tuple(options.set),
         **rest,
     )
     folder = ResultFolder(options.out)

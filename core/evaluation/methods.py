@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -56,6 +56,8 @@ class Workbench:
     image_scale: float = 1.5
     cache: Path | None = None
     """Folder for the features of word lists."""
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Learning settings that differ from the presets, by space."""
     callback: Callable[[int, int], None] | None = None
     """After every learning step with (steps done, steps in all)."""
 
@@ -65,9 +67,10 @@ class Workbench:
         return self.editor.description.family.default_text_scale if self.text_scale is None else self.text_scale
 
     def settings(self, space: str, seed: int) -> LearningSettings:
-        """The preset of a space for this model, with this run's steps, scales and seed."""
+        """The preset of a space for this model, with this run's steps, scales, seed and changes."""
         preset = preset_for(self.editor.description.family.name, space)
-        return replace(preset, steps=self.steps or preset.steps, text_scale=self.scale, image_scale=self.image_scale, seed=seed)
+        settings = replace(preset, steps=self.steps or preset.steps, text_scale=self.scale, image_scale=self.image_scale, seed=seed)
+        return replace(settings, **self.changes.get(space, {}))
 
 
 class Task:

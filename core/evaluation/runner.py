@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import EvaluationError, InstructBrushError
+from ..learning.settings import read_changes
 from ..models.clip import load_clip
 from ..models.loading import load_editor
 from .effects import Effect, EffectSource
@@ -60,6 +61,8 @@ class RunSettings:
     """AlexNet's weights for LPIPS; None leaves LPIPS out."""
     cache: str | None = None
     """Folder for the features of word lists."""
+    changes: tuple[str, ...] = ()
+    """Learning settings that differ from the presets, such as ``attention.objective=guided``; see :func:`~..learning.settings.read_changes`."""
 
     def __post_init__(self) -> None:
         unknown = next((name for name in self.methods if name not in METHODS), None)
@@ -69,6 +72,7 @@ class RunSettings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise EvaluationError(f"Benchmark: {name} is {value}, it must be at least {least}.")
+        read_changes(self.changes)
 
     def describe(self) -> dict[str, Any]:
         """What tells this run's figures from another's; the models are loaded for it. Methods and seeds may be added later."""
@@ -156,7 +160,17 @@ def _models(settings: RunSettings) -> tuple[Workbench, Perceptual | None]:
     clip = load_clip(settings.clip, Path(settings.clip_folder) if settings.clip_folder else None, settings.device)
     perceptual = Perceptual(settings.lpips, settings.device) if settings.lpips else None
     cache = Path(settings.cache) if settings.cache else None
-    return Workbench(editor, clip, settings.steps, settings.sampling_steps, settings.text_scale, settings.image_scale, cache), perceptual
+    bench = Workbench(
+        editor,
+        clip,
+        settings.steps,
+        settings.sampling_steps,
+        settings.text_scale,
+        settings.image_scale,
+        cache,
+        read_changes(settings.changes),
+    )
+    return bench, perceptual
 
 
 def run_unit(unit: Unit, settings: RunSettings) -> Iterator[Made]:

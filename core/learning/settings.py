@@ -1,7 +1,9 @@
 """Settings of a learning run and the presets that hold measured or published values."""
 
-from dataclasses import dataclass
-from typing import Literal
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from ..errors import LearningError
 from ..models.families import POCKET as POCKET_FAMILY
@@ -140,3 +142,30 @@ PRESETS = {"attention": {"pocket": POCKET, "paper": PAPER}, "text": {"pocket": P
 def preset_for(family: str, space: str = "attention") -> LearningSettings:
     """What suits a model family: measured settings for the pocket editor, the papers' for full-size models."""
     return PRESETS[space]["pocket" if family == POCKET_FAMILY.name else "paper"]
+
+
+def read_changes(texts: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+    """Read ``SPACE.NAME=VALUE`` (``attention.tokens=8``, ``text.clip_norm=null``) into settings to change, by space.
+
+    Raises:
+        LearningError: no such space or setting, or a value that the setting does not take.
+    """
+    changes: dict[str, dict[str, Any]] = {space: {} for space in PRESETS}
+    names = [field.name for field in fields(LearningSettings) if field.name not in ("space", "seed")]
+    for text in texts:
+        key, _, written = text.partition("=")
+        space, _, name = key.partition(".")
+        if space not in changes or name not in names:
+            raise LearningError(f"Learning settings: '{text}' is not SPACE.NAME=VALUE with a space of {', '.join(changes)} and a name of {', '.join(names)}.")
+        try:
+            value = json.loads(written)
+        except json.JSONDecodeError:
+            value = written
+        changes[space][name] = value
+        default = getattr(LearningSettings(), name)
+        takes = (type(default),) if isinstance(default, bool | str) else (int,) if isinstance(default, int) else (int, float)
+        if type(value) not in takes and not (value is None and name in ("tokens", "clip_norm")):
+            raise LearningError(f"Learning settings: {key} is '{written}', it must be a {takes[-1].__name__}.")
+        # Checks the value itself.
+        replace(PRESETS[space]["pocket"], **{name: value})
+    return changes
