@@ -4,7 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .algebra import AddWordsToInstruction, BlendInstructions, ComposeInstructions, InspectInstruction, ScaleInstruction
 from .beginnings import CaptionInit, LoadOpenClip, UniquePhrasesNode
-from .comfy import open_clip, paths, supported
+from .comfy import lpips, open_clip, paths, supported
 from .editing import ApplyInstruction, EditGuiderNode, FixedNoiseNode
 from .evaluation import EvaluateEdit
 from .instruction import LoadInstruction, SaveInstruction
@@ -19,6 +19,7 @@ class InstructBrushExtension(ComfyExtension):
         """Enter the pack's model folder and the models that ComfyUI does not detect by itself."""
         paths.register()
         open_clip.register()
+        lpips.register()
         supported.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

@@ -17,10 +17,8 @@ from .comfy.latents import encode_image
 from .comfy.noise import FixedNoise, fixed_noise_sampler
 from .comfy.patch import attend, mark
 from .comfy.plain import with_states
+from .scales import OWN_SCALE, scale_for
 from .sockets import InstructionSocket
-
-OWN_SCALE = -1.0
-"""Stands for the scale that suits the model."""
 
 
 class ApplyInstruction(io.ComfyNode):
@@ -174,7 +172,7 @@ class EditGuiderNode(io.ComfyNode):
         middle = none
         if avoid is not None:
             model, middle = _instructed(model, none, _prepared(model, avoid, 1.0))
-        guider = EditGuider(model, family.default_text_scale if text_scale == OWN_SCALE else text_scale, image_scale)
+        guider = EditGuider(model, scale_for(family, text_scale), image_scale)
         guider.set_branches(with_picture(full, picture), with_picture(middle, picture), none)
         return io.NodeOutput(guider, {"samples": torch.zeros_like(picture)})
 

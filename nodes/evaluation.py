@@ -9,8 +9,9 @@ import torch
 from comfy_api.latest import io
 
 from ..core.errors import EvaluationError
-from ..core.evaluation.metrics import direction_distance, image_similarity, mean, normalised_images, psnr, ssim
+from ..core.evaluation.metrics import direction_distance, direction_similarity, image_similarity, mean, psnr, ssim
 from ..core.evaluation.perceptual import Perceptual
+from ..core.models.clip import image_features, text_features
 from .comfy import lpips
 from .comfy import open_clip as clips
 from .sockets import OpenClip
@@ -38,6 +39,13 @@ class EvaluateEdit(io.ComfyNode):
                 OpenClip.Input(
                     "open_clip", optional=True, tooltip="With the pictures before the edit, measures direction and similarity. The papers use ViT-L-14."
                 ),
+                io.String.Input(
+                    "caption_before",
+                    optional=True,
+                    default="",
+                    tooltip="What the pictures show before the edit, such as 'a photo of a field'. With both captions, agreement with the words is measured.",
+                ),
+                io.String.Input("caption_after", optional=True, default="", tooltip="What they should show after it, such as 'a photo of a field in snow'."),
             ],
             outputs=[
                 io.String.Output(display_name="figures", tooltip="All figures as a table: the mean, then each picture."),
@@ -51,13 +59,23 @@ class EvaluateEdit(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, edited: torch.Tensor, truth: torch.Tensor, before: torch.Tensor | None = None, open_clip: Any = None) -> io.NodeOutput:
+    def execute(
+        cls,
+        edited: torch.Tensor,
+        truth: torch.Tensor,
+        before: torch.Tensor | None = None,
+        open_clip: Any = None,
+        caption_before: str = "",
+        caption_after: str = "",
+    ) -> io.NodeOutput:
         edited, truth = edited[..., :3].float().cpu(), truth[..., :3].float().cpu()
         columns = {"PSNR": psnr(edited, truth).tolist(), "SSIM": ssim(edited, truth).tolist()}
         file = lpips.backbone()
         remarks = []
         if file is None:
-            remarks.append(f"LPIPS is not measured: put AlexNet's weights (alexnet.safetensors, which tools/get_backbone.py writes) into {lpips.FOLDER}.")
+            remarks.append(
+                f"LPIPS is not measured: put AlexNet's weights (alexnet.safetensors, which tools/get_backbone.py writes) into models/{lpips.FOLDER}."
+            )
         else:
             columns["LPIPS"] = _perceptual(file, file.stat().st_mtime_ns).distance(edited, truth).tolist()
         direction = math.nan
@@ -71,9 +89,14 @@ class EvaluateEdit(io.ComfyNode):
             columns["PSNR of copying"] = psnr(before, truth).tolist()
             if open_clip is not None:
                 clips.prepare(open_clip)
-                inputs, outputs, wanted = (normalised_images(open_clip, pictures) for pictures in (before, edited, truth))
+                inputs, outputs, wanted = (image_features(open_clip, pictures).cpu() for pictures in (before, edited, truth))
                 direction = direction_distance(outputs - inputs, wanted - inputs)
                 columns["similarity to input"] = image_similarity(inputs, outputs).tolist()
+                if caption_before.strip() and caption_after.strip():
+                    words = text_features(open_clip, [caption_before, caption_after]).cpu()
+                    columns["agreement with words"] = direction_similarity(inputs, outputs, words[:1], words[1:]).tolist()
+                elif caption_before.strip() or caption_after.strip():
+                    remarks.append("Agreement with the words is not measured: give both captions.")
                 remarks.append(f"Direction {direction:.4f} ({open_clip.name})")
         elif open_clip is not None:
             remarks.append("Direction is not measured: connect the pictures before the edit.")

@@ -15,7 +15,8 @@ from . import learning_inputs as inputs
 from .comfy import open_clip as clips
 from .comfy.describe import describe
 from .comfy.session import LearningSession
-from .sockets import InstructionSocket, OpenClip, shown
+from .scales import OWN_SCALE, scale_for
+from .sockets import OpenClip, shown
 
 _AUTO, _CUSTOM = "auto", "custom"
 
@@ -68,15 +69,7 @@ class LearnInstruction(io.ComfyNode):
                     "separate: each for itself (the paper).",
                 ),
                 io.Int.Input("steps", default=POCKET.steps, min=1, max=100_000, tooltip="Learning steps. Each trains all segments, one sample each."),
-                io.Float.Input(
-                    "learning_rate",
-                    default=POCKET.learning_rate,
-                    min=0.000001,
-                    max=1.0,
-                    step=0.0001,
-                    round=0.000001,
-                    tooltip="Size of the steps at the beginning. 0.03 suits the pocket editor; the paper uses 0.001 on SD1.5.",
-                ),
+                inputs.learning_rate(POCKET.learning_rate, "Size of the steps at the beginning. 0.03 suits the pocket editor; the paper uses 0.001 on SD1.5."),
                 io.Combo.Input(
                     "objective",
                     options=["plain", "guided"],
@@ -86,17 +79,7 @@ class LearnInstruction(io.ComfyNode):
                 ),
                 *inputs.watching(),
                 *inputs.running(),
-                io.Float.Input(
-                    "final_learning_rate",
-                    optional=True,
-                    default=POCKET.final_learning_rate,
-                    min=0.000001,
-                    max=1.0,
-                    step=0.0001,
-                    round=0.000001,
-                    tooltip="The rate falls to this value by the last step.",
-                    advanced=True,
-                ),
+                inputs.final_learning_rate(POCKET.final_learning_rate),
                 io.Combo.Input(
                     "weighting",
                     optional=True,
@@ -109,9 +92,7 @@ class LearnInstruction(io.ComfyNode):
                 *inputs.scales(),
                 inputs.noise(),
             ],
-            outputs=[
-                InstructionSocket.Output(display_name="INSTRUCTION", tooltip="What was learned, for Apply Instruction, Edit Guider and Save Instruction.")
-            ],
+            outputs=[inputs.learned()],
         )
 
     @classmethod
@@ -137,7 +118,7 @@ class LearnInstruction(io.ComfyNode):
         final_learning_rate: float = POCKET.final_learning_rate,
         weighting: Any = POCKET.weighting,
         include_bos: bool = False,
-        text_scale: float = inputs.OWN_SCALE,
+        text_scale: float = OWN_SCALE,
         image_scale: float = 1.5,
         noise: Any = "fresh",
     ) -> io.NodeOutput:
@@ -153,7 +134,7 @@ class LearnInstruction(io.ComfyNode):
                 parametrisation=segment_mode,
                 weighting=weighting,
                 include_bos=include_bos,
-                text_scale=family.default_text_scale if text_scale == inputs.OWN_SCALE else text_scale,
+                text_scale=scale_for(family, text_scale),
                 image_scale=image_scale,
                 noise=noise,
                 seed=seed,
@@ -196,15 +177,7 @@ class LearnTextInstruction(io.ComfyNode):
                 ),
                 io.Int.Input("steps", default=POCKET_TEXT.steps, min=1, max=100_000, tooltip="Learning steps."),
                 io.Int.Input("batch", default=POCKET_TEXT.batch, min=1, max=64, tooltip="Samples in a step. Visii takes one."),
-                io.Float.Input(
-                    "learning_rate",
-                    default=POCKET_TEXT.learning_rate,
-                    min=0.000001,
-                    max=1.0,
-                    step=0.0001,
-                    round=0.000001,
-                    tooltip="Size of the steps at the beginning. 0.02 suits the pocket editor; Visii uses 0.001 on SD1.5.",
-                ),
+                inputs.learning_rate(POCKET_TEXT.learning_rate, "Size of the steps at the beginning. 0.02 suits the pocket editor; Visii uses 0.001 on SD1.5."),
                 io.Float.Input(
                     "direction_weight",
                     default=POCKET_TEXT.direction_weight,
@@ -221,17 +194,7 @@ class LearnTextInstruction(io.ComfyNode):
                     "ViT-H-14 for SD2.1. Without it, direction_weight counts as 0.",
                 ),
                 *inputs.running(),
-                io.Float.Input(
-                    "final_learning_rate",
-                    optional=True,
-                    default=POCKET_TEXT.final_learning_rate,
-                    min=0.000001,
-                    max=1.0,
-                    step=0.0001,
-                    round=0.000001,
-                    tooltip="The rate falls to this value by the last step.",
-                    advanced=True,
-                ),
+                inputs.final_learning_rate(POCKET_TEXT.final_learning_rate),
                 io.Combo.Input(
                     "objective",
                     optional=True,
@@ -252,9 +215,7 @@ class LearnTextInstruction(io.ComfyNode):
                 *inputs.scales(),
                 inputs.noise(),
             ],
-            outputs=[
-                InstructionSocket.Output(display_name="INSTRUCTION", tooltip="What was learned, for Apply Instruction, Edit Guider and Save Instruction.")
-            ],
+            outputs=[inputs.learned()],
         )
 
     @classmethod
@@ -280,7 +241,7 @@ class LearnTextInstruction(io.ComfyNode):
         final_learning_rate: float = POCKET_TEXT.final_learning_rate,
         objective: Any = POCKET_TEXT.objective,
         segments: int = POCKET_TEXT.segments,
-        text_scale: float = inputs.OWN_SCALE,
+        text_scale: float = OWN_SCALE,
         image_scale: float = 1.5,
         noise: Any = "fresh",
     ) -> io.NodeOutput:
@@ -296,7 +257,7 @@ class LearnTextInstruction(io.ComfyNode):
                 final_learning_rate=min(final_learning_rate, learning_rate),
                 direction_weight=direction_weight,
                 objective=objective,
-                text_scale=family.default_text_scale if text_scale == inputs.OWN_SCALE else text_scale,
+                text_scale=scale_for(family, text_scale),
                 image_scale=image_scale,
                 noise=noise,
                 seed=seed,

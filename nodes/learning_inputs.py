@@ -2,10 +2,8 @@
 
 from comfy_api.latest import io
 
-from .sockets import Pairs
-
-OWN_SCALE = -1.0
-"""Stands for the scale that suits the model."""
+from .scales import OWN_SCALE
+from .sockets import InstructionSocket, Pairs
 
 
 def sources() -> list[io.Input]:
@@ -105,3 +103,28 @@ def noise() -> io.Input:
         tooltip="fresh: new noise for every sample. fixed: every timestep keeps its noise and its pair, and Fixed Noise samples with it again (Visii).",
         advanced=True,
     )
+
+
+def learning_rate(default: float, tooltip: str) -> io.Input:
+    """The rate of the first step."""
+    return io.Float.Input("learning_rate", default=default, min=0.000001, max=1.0, step=0.0001, round=0.000001, tooltip=tooltip)
+
+
+def final_learning_rate(default: float) -> io.Input:
+    """The rate of the last step."""
+    return io.Float.Input(
+        "final_learning_rate",
+        optional=True,
+        default=default,
+        min=0.000001,
+        max=1.0,
+        step=0.0001,
+        round=0.000001,
+        tooltip="The rate falls to this value by the last step.",
+        advanced=True,
+    )
+
+
+def learned() -> io.Output:
+    """What comes out of every learning node."""
+    return InstructionSocket.Output(display_name="INSTRUCTION", tooltip="What was learned, for Apply Instruction, Edit Guider and Save Instruction.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +12,6 @@ from torch.nn import functional
 
 from ..errors import EvaluationError
 
-if TYPE_CHECKING:
-    from ..models.clip import ClipModel
-
-_CHUNK = 16
 _MARGIN = 5
 """Half of SSIM's window."""
 
@@ -46,19 +42,6 @@ def ssim(pictures: Tensor, truth: Tensor) -> Tensor:
     _, everywhere = compare(_planes(pictures), _planes(truth), data_range=1.0, reduction="none", return_full_image=True)
     # The package's own mean also counts the margin, where windows see reflected pixels.
     return everywhere[..., _MARGIN:-_MARGIN, _MARGIN:-_MARGIN].mean(dim=(1, 2, 3), dtype=torch.float64).float()
-
-
-def normalised_images(clip: ClipModel, pictures: Tensor) -> Tensor:
-    """Image features of length 1, fp32 [N, P] on the CPU."""
-    with torch.no_grad():
-        parts = [clip.encode_images(pictures[i : i + _CHUNK].to(clip.device)).float().cpu() for i in range(0, len(pictures), _CHUNK)]
-    return functional.normalize(torch.cat(parts), dim=-1)
-
-
-def normalised_texts(clip: ClipModel, texts: Sequence[str]) -> Tensor:
-    """Text features of length 1, fp32 [N, P] on the CPU."""
-    with torch.no_grad():
-        return functional.normalize(clip.encode_texts(texts).float().cpu(), dim=-1)
 
 
 def direction_distance(edits: Tensor, examples: Tensor) -> float:

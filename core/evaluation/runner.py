@@ -19,11 +19,11 @@ from torch import Tensor
 
 from ..errors import EvaluationError, InstructBrushError
 from ..learning.settings import read_changes
-from ..models.clip import load_clip
+from ..models.clip import image_features, load_clip
 from ..models.loading import load_editor
 from .effects import Effect, EffectSource
 from .methods import DEFAULT_METHODS, METHODS, Edited, Task, Workbench
-from .metrics import direction_distance, image_similarity, normalised_images, psnr, ssim
+from .metrics import direction_distance, image_similarity, psnr, ssim
 from .perceptual import Perceptual
 from .results import Outcome, ResultFolder, complete
 
@@ -193,8 +193,7 @@ class _Judge:
         self._examples, self._inputs = after - before, self._features(effect.inputs)
 
     def _features(self, pictures: Sequence[Tensor]) -> Tensor:
-        # One by one: pictures may differ in size.
-        return torch.cat([normalised_images(self._clip, picture[None]) for picture in pictures])
+        return image_features(self._clip, pictures).cpu()
 
     def outcome(self, method: str, seed: int, edited: Edited, seconds: float) -> Outcome:
         both = [(made[None], truth[None]) for made, truth in zip(edited.pictures, self._effect.truth, strict=True)]

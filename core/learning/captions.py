@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import LearningError
-from ..models.clip import POCKET_NAME, ClipModel
+from ..models.clip import POCKET_NAME, ClipModel, image_features, text_features
 
 TOKENS = 10
 STEPS, POCKET_STEPS = 3000, 300
@@ -85,7 +85,7 @@ def caption_pictures(clip: ClipModel, pictures: Sequence[Tensor], settings: Capt
     _check(clip, pictures, settings)
     # On the CPU, so that a seed gives one text on every device.
     draw = torch.Generator().manual_seed(settings.seed)
-    targets = torch.cat([functional.normalize(clip.encode_images(picture[None]), dim=-1) for picture in pictures]).clone()
+    targets = image_features(clip, pictures).clone()
     table = clip.token_embedding.detach()
     directions = functional.normalize(table, dim=-1)
     allowed = torch.ones(len(table), dtype=torch.bool, device=table.device)
@@ -121,7 +121,7 @@ def caption_pictures(clip: ClipModel, pictures: Sequence[Tensor], settings: Capt
 def _read(clip: ClipModel, ids: tuple[int, ...], targets: Tensor) -> Caption:
     """The text of some tokens, judged as the tokenizer reads it."""
     text = clip.decode(ids)
-    similarity = float((targets @ functional.normalize(clip.encode_texts([text]), dim=-1)[0]).mean())
+    similarity = float((targets @ text_features(clip, [text])[0]).mean())
     return Caption(text, ids, similarity, tuple(clip.tokenise(text)) == ids)
 
 

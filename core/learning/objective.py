@@ -12,7 +12,7 @@ from ..editing.guidance import dual_guidance
 from ..editing.injection import Injection
 from ..editing.schedule import add_noise
 from ..errors import PairError
-from ..models.clip import ClipModel
+from ..models.clip import ClipModel, image_features
 from ..models.denoiser import Denoiser
 from .pairs import EditPairs
 from .settings import LearningSettings
@@ -82,9 +82,8 @@ class Direction:
     @torch.no_grad()
     def of(cls, pairs: EditPairs, clip: ClipModel) -> "Direction":
         """Of a set of pairs, as a CLIP model sees them: between the means of normalised features."""
-        # One by one: pairs may differ in size.
-        before, after = (torch.cat([clip.encode_images(getattr(pair, side)[None]) for pair in pairs]) for side in ("before", "after"))
-        return cls.between(functional.normalize(before, dim=-1), functional.normalize(after, dim=-1), clip.text_projection.detach())
+        before, after = (image_features(clip, [getattr(pair, side) for pair in pairs]) for side in ("before", "after"))
+        return cls.between(before, after, clip.text_projection.detach())
 
     def to(self, device: torch.device) -> "Direction":
         """The same on another device."""

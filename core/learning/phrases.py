@@ -8,10 +8,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..errors import LearningError
-from ..models.clip import ClipModel
+from ..models.clip import ClipModel, image_features
 from .pairs import EditPairs
 from .vocabulary import CHUNK, Progress, encode_phrases, list_features, lists_for
 
@@ -84,7 +83,7 @@ def default_eta(clip: ClipModel) -> float:
 
 def set_features(clip: ClipModel, pictures: Sequence[Tensor]) -> Tensor:
     """The mean of the normalised features of pictures [H, W, 3], [P]. Not normalised again: its product with a normalised text is the mean cosine."""
-    return torch.cat([functional.normalize(clip.encode_images(picture[None]), dim=-1) for picture in pictures]).mean(0)
+    return image_features(clip, pictures).mean(0)
 
 
 def rank(features: Tensor, phrases: Sequence[str], table: Tensor, count: int = CANDIDATES, chunk: int = CHUNK) -> list[str]:

@@ -165,7 +165,7 @@ def read_changes(texts: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
         default = getattr(LearningSettings(), name)
         takes = (type(default),) if isinstance(default, bool | str) else (int,) if isinstance(default, int) else (int, float)
         if type(value) not in takes and not (value is None and name in ("tokens", "clip_norm")):
-            raise LearningError(f"Learning settings: {key} is '{written}', it must be a {takes[-1].__name__}.")
+            raise LearningError(f"Learning settings: {key} is '{written}', it must be of type {takes[-1].__name__}.")
         # Checks the value itself.
         replace(PRESETS[space]["pocket"], **{name: value})
     return changes

@@ -1,18 +1,16 @@
 """The phrases that Unique Phrases chooses from, and their features, computed once for each model and list."""
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..errors import LearningError, ModelError
-from ..models.clip import POCKET_NAME, ClipModel
+from ..instruction.file import write_tensors
+from ..models.clip import POCKET_NAME, ClipModel, text_features
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do; may raise to cancel."""
@@ -74,7 +72,7 @@ def encode_phrases(clip: ClipModel, phrases: Sequence[str], progress: Progress |
     done: list[Tensor] = []
     for start in range(0, len(phrases), chunk):
         part = phrases[start : start + chunk]
-        done.append(functional.normalize(clip.encode_texts(part), dim=-1))
+        done.append(text_features(clip, part))
         if progress:
             progress(start + len(part), len(phrases))
     return torch.cat(done)
@@ -100,7 +98,7 @@ def list_features(clip: ClipModel, name: str, cache: Path | None = None, progres
     if found is None:
         found = encode_phrases(clip, phrases, progress).half().cpu()
         if file:
-            _write(file, found, key)
+            write_tensors({"features": found.contiguous()}, file, key)
     return phrases, found
 
 
@@ -120,17 +118,3 @@ def _read(file: Path, key: dict[str, str], shape: tuple[int, int]) -> Tensor | N
         return None
     fits = all(metadata.get(name) == value for name, value in key.items()) and tuple(features.shape) == shape and features.dtype == torch.float16
     return features if fits and bool(torch.isfinite(features).all()) else None
-
-
-def _write(file: Path, features: Tensor, key: dict[str, str]) -> None:
-    from safetensors.torch import save_file
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # Under another name first: two runs, or one that is killed, never leave half a file.
-    handle, partial = tempfile.mkstemp(dir=file.parent, suffix=".partial")
-    os.close(handle)
-    try:
-        save_file({"features": features.contiguous()}, partial, metadata=key)
-        os.replace(partial, file)
-    finally:
-        Path(partial).unlink(missing_ok=True)

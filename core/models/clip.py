@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -283,6 +283,18 @@ def load_clip(name: str | None = None, folder: Path | None = None, device: torch
     if name is None or name == POCKET_NAME:
         return pocket_clip(device)
     return open_clip_model(name, clip_file(name, folder), device)
+
+
+@torch.no_grad()
+def image_features(clip: ClipModel, pictures: Iterable[Tensor]) -> Tensor:
+    """Features of length 1 of pictures [H, W, 3] in 0..1, fp32 [N, P] on the model's device. They may differ in size: one at a time is encoded."""
+    return torch.cat([functional.normalize(clip.encode_images(picture[None]).float(), dim=-1) for picture in pictures])
+
+
+@torch.no_grad()
+def text_features(clip: ClipModel, texts: Sequence[str]) -> Tensor:
+    """Features of length 1 of texts, fp32 [N, P] on the model's device."""
+    return functional.normalize(clip.encode_texts(texts).float(), dim=-1)
 
 
 def clip_file(name: str, folder: Path | None) -> Path:

@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
-import folder_paths
+from . import model_folders
 
-FOLDER = "models/lpips"
+FOLDER = "lpips"
+
+
+def register() -> None:
+    """Make ``models/lpips`` a model folder."""
+    model_folders.register(FOLDER)
 
 
 def backbone() -> Path | None:
-    """AlexNet's weights: the first .safetensors of ``models/lpips`` with alexnet in its name; None when there is none."""
-    folder = Path(folder_paths.models_dir) / "lpips"
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    return next((file for file in files if "alexnet" in file.name.lower() and file.suffix == ".safetensors"), None)
+    """AlexNet's weights: the first .safetensors with alexnet in its name; None when there is none."""
+    files = (file for folder in model_folders.folders_of(FOLDER) if folder.is_dir() for file in sorted(folder.glob(f"*{model_folders.SUFFIX}")))
+    return next((file for file in files if "alexnet" in file.name.lower()), None)

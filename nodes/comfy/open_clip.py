@@ -12,6 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from ...core.errors import ModelError
 from ...core.learning.vocabulary import Progress
 from ...core.models.clip import KNOWN_NAMES, OpenClipModel, clip_file, clip_names, load_clip
+from . import model_folders
 from .progress import check_interrupted
 
 FOLDER = "open_clip"
@@ -23,15 +24,12 @@ _patchers: "WeakKeyDictionary[OpenClipModel, ModelPatcher]" = WeakKeyDictionary(
 
 def register() -> None:
     """Make ``models/open_clip`` a model folder like ComfyUI's own."""
-    folder = Path(folder_paths.models_dir) / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    folder_paths.add_model_folder_path(FOLDER, str(folder))
-    folder_paths.folder_names_and_paths[FOLDER] = (folder_paths.folder_names_and_paths[FOLDER][0], {".safetensors"})
+    model_folders.register(FOLDER)
 
 
 def names() -> list[str]:
     """The built-in CLIP, the papers' (whose files may still be missing), and whatever else lies in the folder."""
-    found = [name for folder in _folders() for name in clip_names(folder)]
+    found = [name for folder in model_folders.folders_of(FOLDER) for name in clip_names(folder)]
     return list(dict.fromkeys([POCKET_TITLE, *KNOWN_NAMES, *found]))
 
 
@@ -43,7 +41,7 @@ def file_of(name: str) -> Path | None:
     """
     if name == POCKET_TITLE:
         return None
-    folders = _folders()
+    folders = model_folders.folders_of(FOLDER)
     for folder in folders[:-1]:
         try:
             return clip_file(name, folder)
@@ -92,7 +90,3 @@ def progress_of(node: str) -> Progress:
         bar.update_absolute(done, total)
 
     return show
-
-
-def _folders() -> list[Path]:
-    return [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]

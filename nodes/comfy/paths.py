@@ -8,21 +8,17 @@ import folder_paths
 
 from ...core.errors import InstructionError, PairError
 from ...core.instruction.file import resolve_inside
-from . import examples
+from . import examples, model_folders
+from .model_folders import SUFFIX
 
 INSTRUCTIONS = "instructions"
-SUFFIX = ".safetensors"
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 _DEPTH = 3
 
 
 def register() -> None:
     """Make ``models/instructions`` and ``output/instructions`` one kind of model folder, as ComfyUI's other models have theirs."""
-    for folder in (Path(folder_paths.models_dir) / INSTRUCTIONS, output_instructions()):
-        folder.mkdir(parents=True, exist_ok=True)
-        folder_paths.add_model_folder_path(INSTRUCTIONS, str(folder))
-    # add_model_folder_path enters no file types, and without any every file would be listed.
-    folder_paths.folder_names_and_paths[INSTRUCTIONS] = (folder_paths.folder_names_and_paths[INSTRUCTIONS][0], {SUFFIX})
+    model_folders.register(INSTRUCTIONS, output_instructions())
     examples.register()
 
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from instructbrush.core.models.clip import image_features, pocket_clip, text_features
 from instructbrush.tests.comfy.graphs import picture
 
 
-def evaluate(comfy, edited, truth, before=None, clip=False):
+def evaluate(comfy, edited, truth, before=None, clip=False, **more):
     graph = comfy.graph()
-    inputs = {"edited": comfy.give(graph, edited), "truth": comfy.give(graph, truth)}
+    inputs = {"edited": comfy.give(graph, edited), "truth": comfy.give(graph, truth), **more}
     if before is not None:
         inputs["before"] = comfy.give(graph, before)
     if clip:
@@ -43,6 +44,22 @@ def test_direction_needs_the_pictures_before_and_a_clip(comfy):
     assert comfy.values(graph, node.out(4))[0] == pytest.approx(1, abs=1e-5)
     graph, node = evaluate(comfy, truth, truth, clip=True)
     assert "Direction is not measured: connect the pictures before the edit." in comfy.values(graph, node.out(0))[0]
+
+
+def test_agreement_with_captions_is_instructpix2pix_s(comfy):
+    before, edited = picture(1, 2, 128, 128), picture(2, 2, 128, 128)
+    words = {"caption_before": "a red circle", "caption_after": "a red circle in the snow"}
+    graph, node = evaluate(comfy, edited, edited, before, clip=True, **words)
+    lines = comfy.values(graph, node.out(0))[0].splitlines()
+    assert lines[0].endswith("agreement with words")
+    clip = pocket_clip()
+    moved = image_features(clip, edited) - image_features(clip, before)
+    said = text_features(clip, list(words.values()))
+    expected = torch.nn.functional.cosine_similarity(moved, (said[1] - said[0])[None])
+    assert [float(line.split()[-1]) for line in lines[2:4]] == pytest.approx(expected.tolist(), abs=1e-4)
+    graph, node = evaluate(comfy, edited, edited, before, clip=True, caption_after="snow")
+    text = comfy.values(graph, node.out(0))[0]
+    assert "Agreement with the words is not measured: give both captions." in text and "agreement with words" not in text
 
 
 def test_lpips_is_measured_where_its_weights_are(comfy):

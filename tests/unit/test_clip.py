@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from instructbrush.core.errors import ModelError
-from instructbrush.core.models.clip import Preprocessing, clip_file, clip_names, load_clip, open_clip_model, pocket_clip
+from instructbrush.core.models.clip import Preprocessing, clip_file, clip_names, image_features, load_clip, open_clip_model, pocket_clip, text_features
 
 TEXTS = ["make it night", "a red circle on a blue background, in the snow", "", "word " * 60]
 
@@ -235,3 +235,13 @@ def test_files_that_do_not_serve_are_refused(small, tmp_path):
         open_clip_model(tiny_clip.NAME, target)
     with refused("open_clip_pytorch_model.bin: .bin files are not read, only .safetensors."):
         open_clip_model(tiny_clip.NAME, tmp_path / "open_clip_pytorch_model.bin")
+
+
+def test_features_are_of_length_one_and_sizes_may_differ(small_pocket) -> None:
+    pictures = [*torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(0)), torch.rand(64, 48, 3)]
+    features = image_features(small_pocket, pictures)
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
+    alone = small_pocket.encode_images(pictures[1][None])[0]
+    torch.testing.assert_close(features[1], alone / alone.norm(), rtol=1e-5, atol=1e-6)
+    said = small_pocket.encode_texts(["a red circle", "snow"])
+    torch.testing.assert_close(text_features(small_pocket, ["a red circle", "snow"]), said / said.norm(dim=1, keepdim=True))

@@ -1,6 +1,7 @@
 """Benchmark runs: stopped, killed, continued, in several processes; and what each method learns with."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from instructbrush.core.errors import EvaluationError
+from instructbrush.core.errors import EvaluationError, LearningError
 from instructbrush.core.evaluation import methods as methods_module
 from instructbrush.core.evaluation.effects import Effect
 from instructbrush.core.evaluation.methods import DEFAULT_METHODS, METHODS, Task, Workbench
@@ -24,7 +25,9 @@ from instructbrush.core.evaluation.results import Outcome, ResultFolder
 from instructbrush.core.evaluation.runner import RunSettings, run
 from instructbrush.core.evaluation.tables import text_tables
 from instructbrush.core.evaluation.top_bench import TopBenchEffect
+from instructbrush.core.learning.captions import CaptionSettings, caption_pictures, default_steps
 from instructbrush.core.learning.pairs import EditPairs, make_pairs
+from instructbrush.core.learning.phrases import unique_phrases
 from instructbrush.core.models.clip import pocket_clip
 from instructbrush.core.models.editor import DiffusersEditor
 from instructbrush.tools.pocket_bench import PocketEffect
@@ -103,6 +106,31 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="holds other files and no benchmark's results. Give another --out folder."):
         execute(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_settings_of_learning_may_be_changed_by_name(whole: tuple[list[Outcome], Path], tmp_path: Path) -> None:
+    changed = replace(TINY, methods=("instructbrush",), changes=("attention.tokens=4", "attention.objective=guided", "text.clip_norm=null"))
+    outcomes = execute(tmp_path, changed)
+    assert all(mine.final_loss != other.final_loss for mine, other in zip(outcomes, [one for one in whole[0] if one.method == "instructbrush"], strict=True))
+    with pytest.raises(EvaluationError, match="holds results of another run: presets was"):
+        execute(tmp_path, replace(changed, changes=()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("tokens=4", "is not SPACE.NAME=VALUE with a space of attention, text and a name of tokens, segments"),
+        ("attention.magic=4", "is not SPACE.NAME=VALUE"),
+        ("attention.tokens=4.5", "attention.tokens is '4.5', it must be of type int"),
+        ("attention.tokens=0", "tokens is 0, it must lie between 1 and 4096"),
+        ("attention.include_bos=1", "include_bos is '1', it must be of type bool"),
+        ("attention.objective=better", "objective is 'better', it must be one of plain, guided"),
+        ("attention.direction_weight=1", "direction_weight acts on text states"),
+    ],
+)
+def test_changes_that_no_setting_takes_are_refused(change: str, message: str) -> None:
+    with pytest.raises(LearningError, match=re.escape(message)):
+        RunSettings(changes=(change,))
 
 
 @pytest.mark.parametrize(
@@ -210,6 +238,17 @@ def test_every_method_learns_with_what_its_name_says(task: Task, monkeypatch: py
     assert seen["no_time"] == (replace(full, segments=1, batch=5 * full.batch, parametrisation="separate"), 10, "turn it into snow")
     assert seen["no_init"] == (full, 10, "red blue")
     assert seen["one_shot"] == (full, 1, "turn it into snow") and seen["visii_one_shot"][:2] == (visii, 1)
+
+
+@pytest.mark.slow
+def test_learning_begins_with_what_the_training_pairs_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods_module, "unique_phrases", unique_phrases)
+    settings = replace(TINY, methods=("visii", "instructbrush"), steps=1, sampling_steps=1)
+    caption, phrase = run(SOURCES[:1], settings, ResultFolder(tmp_path), data="test")
+    pairs, clip = SOURCES[0].load().train, pocket_clip()
+    assert phrase.init_text == unique_phrases(clip, pairs).init_text and "turn" in phrase.init_text
+    seeded = CaptionSettings(steps=default_steps(clip), seed=0)
+    assert caption.init_text == caption_pictures(clip, [pair.after for pair in pairs], seeded).text and caption.init_text
 
 
 def test_the_direction_loss_is_left_out_where_the_clip_is_not_the_editors(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
