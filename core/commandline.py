@@ -58,7 +58,7 @@ def learn(options: argparse.Namespace) -> None:
     for pair in pairs:
         if any(side % 8 for side in pair.before.shape[:2]):
             raise PairError(f"Pair '{pair.name}' is {pair.before.shape[1]} x {pair.before.shape[0]}: sides must be multiples of 8. Add --size 512 (or 128).")
-    latents = PairLatents.encode(pairs, editor.encode_images, editor.scale)
+    latents = PairLatents.encode(pairs, editor.encode_images, editor.scale, editor.condition)
     clip = _clip(options, editor) if options.begin != "words" or settings.direction_weight else None
     init = options.init
     if options.begin == "phrases":
@@ -149,7 +149,7 @@ def _edit_folder(options: argparse.Namespace, editor: DiffusersEditor, context: 
     out.mkdir(parents=True, exist_ok=True)
     for path in tqdm(pictures, desc="editing", unit="picture"):
         picture = read_picture(path)
-        latent = editor.encode_images(fit_to_multiple(picture)[None])
+        latent = editor.condition(fit_to_multiple(picture)[None])
         result = edit_latents(
             editor.denoiser,
             latent,
@@ -222,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     picture_options(editing)
     editing.add_argument("--words", required=True)
 
-    benching = command("bench", evaluation.bench, "Compare methods on TOP-Bench: learn from its training pairs, edit its test pictures, measure.")
+    benching = command("bench", evaluation.bench, "Compare methods on TOP-Bench, MagicBrush or Emu Edit Test: learn where there are pairs to learn from, edit, measure.")
     model_options(benching, seed=False)
     evaluation.add_options(benching)
 

@@ -23,3 +23,7 @@ class LearningError(InstructBrushError):
 
 class EvaluationError(InstructBrushError):
     """Edits cannot be measured: a benchmark's folder is malformed, or something that measures is missing."""
+
+
+class RegionError(InstructBrushError):
+    """A region cannot be used: a mask or a box is malformed, refused, or does not fit the picture."""

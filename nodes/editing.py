@@ -13,7 +13,7 @@ from ..core.instruction.artefact import Blend, Instruction, parts_of
 from .comfy import text
 from .comfy.describe import describe
 from .comfy.guider import EditGuider, with_picture
-from .comfy.latents import encode_image
+from .comfy.latents import encode_both
 from .comfy.noise import FixedNoise, fixed_noise_sampler
 from .comfy.patch import attend, mark
 from .comfy.plain import with_states
@@ -142,6 +142,12 @@ class EditGuiderNode(io.ComfyNode):
                     tooltip="An instruction to stay away from: it takes the place of the empty words in the middle branch of Eq. 3, so guidance leads away "
                     "from what it does.",
                 ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where the edit may act, for models that read a mask (12 or 48 channels): white edits, black stays. "
+                    "Without one they edit everywhere.",
+                ),
             ],
             outputs=[
                 io.Guider.Output(display_name="GUIDER", tooltip="For SamplerCustomAdvanced."),
@@ -162,9 +168,10 @@ class EditGuiderNode(io.ComfyNode):
         strength: float,
         instruction: Instruction | Blend | None = None,
         avoid: Instruction | Blend | None = None,
+        mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        family = describe(model).family
-        picture = encode_image(vae, image)
+        description = describe(model)
+        latents = encode_both(description, vae, image, mask)
         full, none = text.encode(clip, words), text.encode(clip, "")
         if instruction is not None:
             injection = _prepared(model, instruction, strength)
@@ -172,9 +179,9 @@ class EditGuiderNode(io.ComfyNode):
         middle = none
         if avoid is not None:
             model, middle = _instructed(model, none, _prepared(model, avoid, 1.0))
-        guider = EditGuider(model, scale_for(family, text_scale), image_scale)
-        guider.set_branches(with_picture(full, picture), with_picture(middle, picture), none)
-        return io.NodeOutput(guider, {"samples": torch.zeros_like(picture)})
+        guider = EditGuider(model, scale_for(description.family, text_scale), image_scale)
+        guider.set_branches(with_picture(full, *latents), with_picture(middle, *latents), none)
+        return io.NodeOutput(guider, {"samples": torch.zeros_like(latents[0])})
 
 
 class FixedNoiseNode(io.ComfyNode):

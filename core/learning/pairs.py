@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -105,10 +106,15 @@ def read_picture(path: Path, size: int | None = None) -> Tensor:
     Raises:
         PairError: unreadable, or more than 64 megapixels.
     """
+    return decode_picture(path, path.name, size)
+
+
+def decode_picture(file: Path | BinaryIO, name: str, size: int | None = None) -> Tensor:
+    """As :func:`read_picture`, also from bytes in memory; ``name`` is for messages."""
     try:
-        with Image.open(path) as opened:
+        with Image.open(file) as opened:
             if opened.width * opened.height > MAX_PIXELS:
-                raise PairError(f"Picture '{path.name}' is {opened.width} x {opened.height}: more than 64 megapixels. Scale it down first.")
+                raise PairError(f"Picture '{name}' is {opened.width} x {opened.height}: more than 64 megapixels. Scale it down first.")
             image = ImageOps.exif_transpose(opened)
             if image.mode in ("I;16", "I;16B", "I;16L", "I"):
                 image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257).round().clip(0, 255).astype(np.uint8))
@@ -120,7 +126,7 @@ def read_picture(path: Path, size: int | None = None) -> Tensor:
                 image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
             return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PairError(f"Picture '{path.name}' cannot be read ({error}). Save it again as PNG or JPEG.") from error
+        raise PairError(f"Picture '{name}' cannot be read ({error}). Save it again as PNG or JPEG.") from error
 
 
 def check_pair(name: str, before: Tensor, after: Tensor) -> EditPair:

@@ -28,6 +28,7 @@ NODES = {
     "Add Words to Instruction",
     "Inspect Instruction",
     "Evaluate Edit",
+    "Judge Preference",
 }
 MODULES = "/extensions/instructbrush/js"
 
