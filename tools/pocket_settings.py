@@ -34,8 +34,9 @@ VARIANTS = {
     "rate_double": ("instructbrush", "attention.learning_rate=0.06", "attention.final_learning_rate=0.006"),
     "visii_rate_quarter": ("visii", "text.learning_rate=0.005", "text.final_learning_rate=0.0005"),
     "visii_no_direction": ("visii", "text.direction_weight=0"),
-    "visii_plain": ("visii", "text.objective=plain"),
-    "visii_tokens_16": ("visii", "text.tokens=16"),
+    "visii_guided": ("visii", "text.objective=guided"),
+    "visii_rate_double": ("visii", "text.learning_rate=0.04", "text.final_learning_rate=0.004"),
+    "visii_tokens_8": ("visii", "text.tokens=8"),
 }
 """Name -> method and what is set otherwise than in the preset."""
 BASES = {"preset": ("instructbrush",), "visii_preset": ("visii",)}
