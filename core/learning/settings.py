@@ -35,8 +35,8 @@ class LearningSettings:
     """Optimiser steps; each trains all segments at once."""
     batch: int = 1
     """Samples of every segment in a step."""
-    learning_rate: float = 3e-2
-    final_learning_rate: float = 3e-3
+    learning_rate: float = 6e-2
+    final_learning_rate: float = 6e-3
     """Reached by linear decay on the last step."""
     objective: Literal["plain", "guided"] = "plain"
     """``plain``: Eq. 5 on the instructed branch. ``guided``: on the three-branch prediction of Eq. 3."""
