@@ -32,10 +32,10 @@ VARIANTS = {
     "bos": ("instructbrush", "attention.include_bos=true"),
     "rate_half": ("instructbrush", "attention.learning_rate=0.03", "attention.final_learning_rate=0.003"),
     "rate_double": ("instructbrush", "attention.learning_rate=0.12", "attention.final_learning_rate=0.012"),
-    "visii_rate_quarter": ("visii", "text.learning_rate=0.005", "text.final_learning_rate=0.0005"),
+    "visii_rate_half": ("visii", "text.learning_rate=0.04", "text.final_learning_rate=0.004"),
     "visii_no_direction": ("visii", "text.direction_weight=0"),
     "visii_guided": ("visii", "text.objective=guided"),
-    "visii_rate_double": ("visii", "text.learning_rate=0.04", "text.final_learning_rate=0.004"),
+    "visii_rate_double": ("visii", "text.learning_rate=0.16", "text.final_learning_rate=0.016"),
     "visii_tokens_8": ("visii", "text.tokens=8"),
 }
 """Name -> method and what is set otherwise than in the preset."""
