@@ -69,7 +69,7 @@ class LearnInstruction(io.ComfyNode):
                     "separate: each for itself (the paper).",
                 ),
                 io.Int.Input("steps", default=POCKET.steps, min=1, max=100_000, tooltip="Learning steps. Each trains all segments, one sample each."),
-                inputs.learning_rate(POCKET.learning_rate, "Size of the steps at the beginning. 0.03 suits the pocket editor; the paper uses 0.001 on SD1.5."),
+                inputs.learning_rate(POCKET.learning_rate, "Size of the steps at the beginning. 0.06 suits the pocket editor; the paper uses 0.001 on SD1.5."),
                 io.Combo.Input(
                     "objective",
                     options=["plain", "guided"],
@@ -177,7 +177,7 @@ class LearnTextInstruction(io.ComfyNode):
                 ),
                 io.Int.Input("steps", default=POCKET_TEXT.steps, min=1, max=100_000, tooltip="Learning steps."),
                 io.Int.Input("batch", default=POCKET_TEXT.batch, min=1, max=64, tooltip="Samples in a step. Visii takes one."),
-                inputs.learning_rate(POCKET_TEXT.learning_rate, "Size of the steps at the beginning. 0.02 suits the pocket editor; Visii uses 0.001 on SD1.5."),
+                inputs.learning_rate(POCKET_TEXT.learning_rate, "Size of the steps at the beginning. 0.08 suits the pocket editor; Visii uses 0.001 on SD1.5."),
                 io.Float.Input(
                     "direction_weight",
                     default=POCKET_TEXT.direction_weight,

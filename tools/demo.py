@@ -133,7 +133,7 @@ OTHER = {
     "segments": 5,
     "segment_mode": "shared",
     "steps": 400,
-    "learning_rate": 0.03,
+    "learning_rate": 0.06,
     "objective": "plain",
     "seed": 0,
     "hold_out": 0,

@@ -30,12 +30,13 @@ VARIANTS = {
     "segments_3": ("instructbrush", "attention.segments=3"),
     "segments_10": ("instructbrush", "attention.segments=10"),
     "bos": ("instructbrush", "attention.include_bos=true"),
-    "rate_third": ("instructbrush", "attention.learning_rate=0.01", "attention.final_learning_rate=0.001"),
-    "rate_double": ("instructbrush", "attention.learning_rate=0.06", "attention.final_learning_rate=0.006"),
-    "visii_rate_quarter": ("visii", "text.learning_rate=0.005", "text.final_learning_rate=0.0005"),
+    "rate_half": ("instructbrush", "attention.learning_rate=0.03", "attention.final_learning_rate=0.003"),
+    "rate_double": ("instructbrush", "attention.learning_rate=0.12", "attention.final_learning_rate=0.012"),
+    "visii_rate_half": ("visii", "text.learning_rate=0.04", "text.final_learning_rate=0.004"),
     "visii_no_direction": ("visii", "text.direction_weight=0"),
-    "visii_plain": ("visii", "text.objective=plain"),
-    "visii_tokens_16": ("visii", "text.tokens=16"),
+    "visii_guided": ("visii", "text.objective=guided"),
+    "visii_rate_double": ("visii", "text.learning_rate=0.16", "text.final_learning_rate=0.016"),
+    "visii_tokens_8": ("visii", "text.tokens=8"),
 }
 """Name -> method and what is set otherwise than in the preset."""
 BASES = {"preset": ("instructbrush",), "visii_preset": ("visii",)}
