@@ -12,7 +12,7 @@ from .instruction import LoadInstruction, SaveInstruction
 from .learning import LearnInstruction, LearnTextInstruction
 from .loading import LoadEditPairs, LoadInstructPix2Pix, MakeEditPairs
 from .preference import JudgePreference
-from .region_editing import RegionConditioning
+from .region_editing import RegionConditioning, RegionEdit
 from .regions import CleanRegion, CombineRegions, PasteBack, SoftRegion
 
 
@@ -54,6 +54,7 @@ class InstructBrushExtension(ComfyExtension):
             SoftRegion,
             CombineRegions,
             PasteBack,
+            RegionEdit,
             RegionConditioning,
             EvaluateEdit,
             JudgePreference,

@@ -148,6 +148,11 @@ class EditGuiderNode(io.ComfyNode):
                     tooltip="Where the edit may act, for models that read a mask (12 or 48 channels): white edits, black stays. "
                     "Without one they edit everywhere.",
                 ),
+                io.Conditioning.Input(
+                    "conditioning",
+                    optional=True,
+                    tooltip="What to do, instead of words and instruction: from Combine Regions, to edit several regions at once, or from other nodes.",
+                ),
             ],
             outputs=[
                 io.Guider.Output(display_name="GUIDER", tooltip="For SamplerCustomAdvanced."),
@@ -169,10 +174,17 @@ class EditGuiderNode(io.ComfyNode):
         instruction: Instruction | Blend | None = None,
         avoid: Instruction | Blend | None = None,
         mask: torch.Tensor | None = None,
+        conditioning: list[Any] | None = None,
     ) -> io.NodeOutput:
+        if conditioning is not None and (instruction is not None or words.strip()):
+            raise InstructionError(
+                "Edit Guider: a conditioning takes the place of words and instruction, but both are given. Leave words empty and instruction unconnected, "
+                "or disconnect the conditioning."
+            )
         description = describe(model)
         latents = encode_both(description, vae, image, mask)
-        full, none = text.encode(clip, words), text.encode(clip, "")
+        none = text.encode(clip, "")
+        full = text.encode(clip, words) if conditioning is None else conditioning
         if instruction is not None:
             injection = _prepared(model, instruction, strength)
             model, full = _instructed(model, full, injection)

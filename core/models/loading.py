@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from .builtin import POCKET_FOLDER, POCKET_REGION_FOLDER, TITLES, part_folder
+from .builtin import POCKET_FOLDER, POCKET_REGION_FOLDER, TITLES, part_files, part_folder
 from .denoiser import DiffusersDenoiser, comfyui_only_message
 from .editor import DiffusersEditor
 from .families import ModelDescription, describe_unet
@@ -84,7 +84,8 @@ def _describe(source: Path) -> tuple[ModelDescription, Weights]:
     """The description, and the weights it came from: those of the UNet (SD3: of the transformer) for a folder, of the whole file otherwise."""
     if source.is_dir():
         part = source / ("unet" if (source / "unet").is_dir() else "transformer")
-        weights = folder_weights(part, ("diffusion_pytorch_model",))
+        stems = ("diffusion_pytorch_model",)
+        weights = folder_weights(part, stems, part_files(source, part.name, stems))
         scheduler = part_folder(source, "scheduler") / "scheduler_config.json"
         prediction = str(read_json(scheduler).get("prediction_type", "epsilon")) if scheduler.is_file() else None
         config = read_json(part / "config.json")

@@ -44,7 +44,7 @@ class Weights:
     """The tensors of one model part, in one file or several, read one at a time.
 
     Args:
-        files: headers from :func:`read_header`; their tensor names are distinct.
+        files: headers from :func:`read_header`; where a tensor is in several, the last one counts.
         prefix: only tensors whose name starts so are seen, without it.
     """
 
@@ -163,13 +163,13 @@ def weight_files(folder: Path, stems: tuple[str, ...]) -> list[Path]:
     return []
 
 
-def folder_weights(folder: Path, stems: tuple[str, ...]) -> Weights:
-    """The weights of :func:`weight_files`.
+def folder_weights(folder: Path, stems: tuple[str, ...], files: list[Path] | None = None) -> Weights:
+    """The weights of :func:`weight_files`, or of ``files`` where they were looked up already.
 
     Raises:
         ModelError: there is no ``.safetensors`` file, or it is not sound.
     """
-    files = weight_files(folder, stems)
+    files = weight_files(folder, stems) if files is None else files
     if files:
         return Weights([read_header(file) for file in files])
     pickled = next((path for path in sorted(folder.glob("*")) if path.suffix.lower() in PICKLE_SUFFIXES), None)

@@ -13,9 +13,8 @@ from comfy import supported_models_base
 from safetensors import SafetensorError, safe_open
 
 from ...core.errors import ModelError
-from ...core.models.builtin import POCKET_FOLDER, POCKET_REGION_FOLDER, part_folder
+from ...core.models.builtin import POCKET_FOLDER, POCKET_REGION_FOLDER, part_files, part_folder
 from ...core.models.families import Family, detect_family
-from ...core.models.weights import weight_files
 from . import convert
 from .supported import PocketClip, PocketTokenizers, register
 
@@ -141,7 +140,7 @@ def _denoiser_part(folder: Path) -> str:
 
 
 def _weights(folder: Path, part: str) -> list[Path]:
-    files = weight_files(part_folder(folder, part), ("diffusion_pytorch_model", "model"))
+    files = part_files(folder, part, ("diffusion_pytorch_model", "model"))
     if not files:
         raise ModelError(f"{folder.name}: no weights (.safetensors) were found in its folder {part}. Download the whole model, with its safetensors files.")
     return files

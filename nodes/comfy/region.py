@@ -15,8 +15,10 @@ from torch import Tensor
 
 from ...core.editing.region import blend, blended_states
 from ...core.errors import RegionError
+from ...core.regions.masks import check_mask, fit_mask, vae_crop
 
 KEY = "instructbrush_region"
+_STRIDE = 8
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,28 @@ def keep_region(model: ModelPatcher, every: int) -> ModelPatcher:
     return kept
 
 
+def with_region(latent: dict[str, Any], mask: Tensor) -> dict[str, Any]:
+    """A LATENT that carries a mask, [B or 1, H, W] in 0..1.
+
+    A mask of a picture whose sides are no multiples of 8 is cropped as ComfyUI crops the picture.
+
+    Raises:
+        RegionError: an empty latent, or a mask that does not fit.
+    """
+    samples = latent["samples"]
+    if not torch.count_nonzero(samples):
+        raise RegionError(
+            "Region Edit: the LATENT is empty, so there is no picture to keep outside the mask. "
+            "Connect VAE Encode of the picture that is edited, not the empty latent of a conditioning node."
+        )
+    height, width = (side * _STRIDE for side in samples.shape[-2:])
+    mask = check_mask(mask)
+    top, left, rows, columns = vae_crop(*mask.shape[-2:])
+    if (rows, columns) == (height, width):
+        mask = mask[..., top : top + rows, left : left + columns]
+    return {**latent, "noise_mask": fit_mask(mask, height, width, len(samples)).reshape(-1, 1, height, width)}
+
+
 @dataclass(frozen=True)
 class _Sampling:
     """Around a whole sampling run."""
@@ -83,14 +107,10 @@ class _Sampling:
         run = _Run(denoise_mask[:, :1] if denoise_mask.ndim == 4 else denoise_mask, latent_image, noise, sigmas[states[:-1]], model)
         options = extra_args["model_options"] = extra_args["model_options"].copy()
         options["transformer_options"] = {**options.get("transformer_options", {}), KEY: run}
+        # Asked before: some samplers change the levels they are given. Where noise is left at the end, another sampler goes on.
+        last = run.source if float(sigmas[-1]) == 0.0 else model.model_sampling.inverse_noise_scaling(sigmas[-1], run.noised(sigmas[-1:]))
         samples = executor(guider, sigmas, extra_args, callback, noise.clone(), latent_image, None, disable_pbar)
-        last = model.model_sampling.inverse_noise_scaling(sigmas[-1], run.noised(sigmas[-1:])) if self._stops_early(sigmas) else run.source
         return blend(run.mask, last, samples)
-
-    @staticmethod
-    def _stops_early(sigmas: Tensor) -> bool:
-        """Whether noise is left at the end: a run that another sampler goes on with."""
-        return float(sigmas[-1]) != 0.0
 
 
 def _predict(executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: int | None = None) -> Tensor:

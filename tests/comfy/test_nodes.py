@@ -33,6 +33,7 @@ NODES = {
     "InstructBrushSoftRegion": "Soft Region",
     "InstructBrushCombineRegions": "Combine Regions",
     "InstructBrushPasteBack": "Paste Back",
+    "InstructBrushRegionEdit": "Region Edit",
     "InstructBrushRegionConditioning": "Region Conditioning",
     "InstructBrushEvaluate": "Evaluate Edit",
     "InstructBrushPreference": "Judge Preference",

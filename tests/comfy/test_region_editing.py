@@ -37,20 +37,19 @@ def latents(comfy, graph, *links):
 
 def by_hand(comfy, image, mask, every):
     """Eq. 1 over ComfyUI's own guided prediction and Euler's steps, written out."""
-    import comfy.model_management
-    import comfy.sample
-    import comfy.samplers
+    from comfy.sample import prepare_noise
+    from comfy.samplers import CFGGuider, Sampler, calculate_sigmas
 
     graph = comfy.graph()
     parts = Parts(graph)
     pixels = comfy.give(graph, image)
     positive, negative, _ = conditioned(graph, parts, pixels)
     model, positive, negative, source = comfy.values(graph, parts.model, positive, negative, encoded(graph, parts, pixels))
-    noise = comfy.sample.prepare_noise(source["samples"], SEED)
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS)
+    noise = prepare_noise(source["samples"], SEED)
+    sigmas = calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS)
     small = torch.nn.functional.interpolate(mask[:, None], source["samples"].shape[2:], mode="bilinear")
 
-    class Loop(comfy.samplers.Sampler):
+    class Loop(Sampler):
         def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
             first = self.max_denoise(model_wrap, sigmas)
             state = model_wrap.inner_model.model_sampling.noise_scaling(sigmas[0], noise.clone(), latent_image, first)
@@ -61,7 +60,7 @@ def by_hand(comfy, image, mask, every):
                     state = (1 - small) * (latent_image + then * noise) + small * state
             return state
 
-    guider = comfy.samplers.CFGGuider(model)
+    guider = CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(2.0)
     return guider.sample(noise, source["samples"], Loop(), sigmas, seed=SEED)
@@ -124,7 +123,7 @@ def test_sides_that_are_no_multiple_of_eight_are_pasted_back_whole(comfy):
     positive, negative, _ = conditioned(graph, parts, pixels)
     node = graph.node("InstructBrushRegionEdit", model=parts.model, latent=encoded(graph, parts, pixels), mask=comfy.give(graph, mask), blend_every=2)
     made = graph.node("VAEDecode", samples=sampled(graph, node.out(0), positive, negative, node.out(1)), vae=parts.vae).out(0)
-    whole = graph.node("InstructBrushPasteBack", edited=made, original=pixels, mask=comfy.give(graph, mask)).out(0)
+    whole = graph.node("InstructBrushPasteBack", edited=made, original=pixels, mask=comfy.give(graph, mask), feather=0).out(0)
     pasted = comfy.values(graph, whole)[0]
     assert pasted.shape == image.shape
     assert torch.equal(pasted[mask == 0], image[mask == 0]) and not torch.allclose(pasted[mask == 1], image[mask == 1], atol=0.02)
@@ -153,7 +152,15 @@ def test_the_edit_guider_keeps_the_region(comfy):
     source = encoded(graph, parts, pixels)
     node = graph.node("InstructBrushRegionEdit", model=parts.model, latent=source, mask=comfy.give(graph, mask), blend_every=2)
     guider = graph.node(
-        "InstructBrushEditGuider", model=node.out(0), clip=parts.clip, vae=parts.vae, image=pixels, words="make it night", text_scale=2.0, image_scale=1.5, strength=1.0
+        "InstructBrushEditGuider",
+        model=node.out(0),
+        clip=parts.clip,
+        vae=parts.vae,
+        image=pixels,
+        words="make it night",
+        text_scale=2.0,
+        image_scale=1.5,
+        strength=1.0,
     )
     noise = graph.node("RandomNoise", noise_seed=SEED).out(0)
     sampler = graph.node("KSamplerSelect", sampler_name="euler_ancestral").out(0)

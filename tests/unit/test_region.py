@@ -36,7 +36,7 @@ def edit(editor: DiffusersEditor, source: Tensor) -> Edit:
 
 def soft(source: Tensor) -> Tensor:
     mask = torch.zeros(1, 1, *source.shape[2:])
-    mask[..., 2:6, 2:6], mask[..., 3:5, 3:5] = 0.5, 1.0
+    mask[..., 1:5, 2:6], mask[..., 2:4, 3:5] = 0.5, 1.0
     return mask
 
 

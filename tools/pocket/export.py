@@ -93,7 +93,7 @@ def export(target: Path = TARGET) -> dict[str, int]:
 
 
 def export_region(target: Path = REGION_TARGET) -> int:
-    """Write the region editor as its difference: the tensors of its UNet that are not the editor's own, in fp16. Returns their bytes."""
+    """Write the region editor's UNet: its configuration, and the tensors that are not the editor's own, in fp16. Returns their bytes."""
     base, wide = make_unet(), make_unet(in_channels=12)
     load_average("unet", base)
     for name, parameter in wide.named_parameters():
@@ -101,8 +101,10 @@ def export_region(target: Path = REGION_TARGET) -> int:
     load_average("region", wide)
     known = base.state_dict()
     own = {name: t.half().contiguous() for name, t in wide.state_dict().items() if name not in known or not torch.equal(t, known[name])}
-    target.mkdir(parents=True, exist_ok=True)
-    file = target / "unet_difference.safetensors"
+    folder = target / "unet"
+    folder.mkdir(parents=True, exist_ok=True)
+    wide.save_config(folder)
+    file = folder / "diffusion_pytorch_model.safetensors"
     save_file(own, file.with_suffix(".tmp"), metadata={"format": "pt"})
     os.replace(file.with_suffix(".tmp"), file)
     return file.stat().st_size
