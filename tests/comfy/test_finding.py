@@ -3,6 +3,7 @@
 import gc
 import json
 import shutil
+import sys
 import weakref
 from pathlib import Path
 
@@ -132,9 +133,7 @@ def test_the_finder_is_held_by_comfyui_and_goes_with_it(comfy):
     del finder
     management.unload_all_models()
     comfy.forget()
-    from instructbrush.tests.comfy import conftest
-
-    conftest.SHELF.clear()
+    sys.modules[type(comfy).__module__].SHELF.clear()
     gc.collect()
     assert held() is None
 
