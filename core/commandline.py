@@ -15,6 +15,7 @@ from .editing.injection import Injection, inject
 from .editing.sampler import edit_latents
 from .errors import InstructBrushError, PairError
 from .evaluation import command as evaluation
+from .finetuning import command as finetuning
 from .instruction.file import load_instruction, read_header, save_instruction
 from .instruction.inspect import facts
 from .learning.captions import caption_pictures
@@ -225,6 +226,9 @@ def _parser() -> argparse.ArgumentParser:
     benching = command("bench", evaluation.bench, "Compare methods on TOP-Bench, MagicBrush or Emu Edit Test: learn where there are pairs, edit, measure.")
     model_options(benching, seed=False)
     evaluation.add_options(benching)
+
+    tuning = command("train-region", finetuning.train_region, "Tune a model into one that reads masks, on UltraEdit's data or one's own (needs accelerate).")
+    finetuning.add_options(tuning)
 
     inspecting = command("inspect", inspect, "Show what an instruction file says of itself.")
     inspecting.add_argument("file")

@@ -21,6 +21,10 @@ class LearningError(InstructBrushError):
     """Learning cannot start, cannot resume, or produced something that must not be kept."""
 
 
+class DataError(InstructBrushError):
+    """A data set's tables cannot be read: damaged, without a column or a picture, or what reads them is missing."""
+
+
 class EvaluationError(InstructBrushError):
     """Edits cannot be measured: a benchmark's folder is malformed, or something that measures is missing."""
 

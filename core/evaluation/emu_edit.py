@@ -25,7 +25,8 @@ def read_emu_edit(path: str | Path, split: str = "test") -> ItemSet:
         split: ``test`` or ``validation``, of the files' names and the column ``split``.
 
     Raises:
-        EvaluationError: nothing there, a column or picture is missing, a row is there twice, a damaged file.
+        DataError: a column or picture is missing, a damaged file.
+        EvaluationError: nothing there, a row is there twice.
     """
     root = Path(path)
     if not root.exists():

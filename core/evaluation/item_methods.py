@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from torch import Tensor
+from torch.nn import functional
 
 from ..editing.injection import Injection
+from ..editing.region import Region
 from ..editing.sampler import edit_latents
 from ..errors import EvaluationError
 from .items import Item, Turn, prepared
@@ -43,12 +45,17 @@ class ItemBench:
         """Text states of "", [L, D]."""
         return self.bench.editor.encode_text([""])[0]
 
-    def sample(self, picture: Tensor, context: Tensor, injection: Injection | None, seed: int) -> Tensor:
-        """Edit one prepared picture [H, W, 3]; 8-bit values in 0..1 come back. A method that keeps to a region gives the turn's mask on here."""
+    def sample(self, picture: Tensor, context: Tensor, injection: Injection | None, seed: int, mask: Tensor | None = None) -> Tensor:
+        """Edit one prepared picture [H, W, 3], kept to a mask [H, W] where one is given; 8-bit values in 0..1 come back."""
         editor = self.bench.editor
+        region, given = None, None
+        if mask is not None:
+            source = editor.scale(editor.encode_images(picture[None]))
+            region = Region(functional.interpolate(mask[None, None], source.shape[2:], mode="bilinear", antialias=True), source)
+            given = mask if editor.description.reads_mask and mask.any() else None
         latents = edit_latents(
             editor.denoiser,
-            editor.condition(picture[None]),
+            editor.condition(picture[None], given),
             context,
             self.null,
             injection,
@@ -56,6 +63,7 @@ class ItemBench:
             text_scale=self.bench.scale,
             image_scale=self.bench.image_scale,
             seed=seed,
+            region=region,
         )
         return quantised(editor.decode(latents))[0]
 
@@ -90,6 +98,11 @@ def _words(bench: ItemBench, turn: Turn, picture: Tensor, seed: int) -> Tensor:
     return bench.sample(picture, bench.text(turn.words), None, seed)
 
 
+def _region(bench: ItemBench, turn: Turn, picture: Tensor, seed: int) -> Tensor:
+    mask = None if turn.mask is None else prepared(turn.mask[..., None].expand(-1, -1, 3), bench.side)[..., 0]
+    return bench.sample(picture, bench.text(turn.words), None, seed, mask)
+
+
 def _instruction(bench: ItemBench, turn: Turn, picture: Tensor, seed: int) -> Tensor:
     if bench.learned is None:
         raise EvaluationError("Benchmark: the method 'instruction' needs a learned instruction. Add --instruction FILE.")
@@ -98,6 +111,7 @@ def _instruction(bench: ItemBench, turn: Turn, picture: Tensor, seed: int) -> Te
 
 _ALL = (
     ItemMethod("words", "IP2P", "the editor with the benchmark's words", _words),
+    ItemMethod("region", "IP2P in the region", "the same, kept to the data's own mask (Region Edit); free where there is none", _region),
     ItemMethod("instruction", "Instruction", "the editor with a learned instruction, the same for every item", _instruction),
 )
 

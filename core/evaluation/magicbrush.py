@@ -33,7 +33,8 @@ def read_magicbrush(path: str | Path, split: str = "dev", captions: str | Path |
         captions: words for CLIP-T; None takes local_descriptions.json where it lies beside edit_sessions.json.
 
     Raises:
-        EvaluationError: nothing there, a column, picture or turn is missing, turns in the wrong order, a mask of another size, a damaged file.
+        DataError: a column or picture is missing, a damaged file.
+        EvaluationError: nothing there, a turn is missing, turns in the wrong order, a mask of another size.
     """
     root = Path(path)
     if not root.exists():

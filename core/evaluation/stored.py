@@ -9,8 +9,9 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..errors import EvaluationError, PairError
+from ..errors import DataError, EvaluationError, PairError
 from ..learning.pairs import MIN_SIDE, decode_picture
+from ..tables import check_columns, open_table, picture_bytes, row_batches
 from .items import Item, Turn, mask_from_image
 
 
@@ -36,11 +37,12 @@ class Cell:
         """The picture's bytes.
 
         Raises:
-            EvaluationError: the table cannot be read there, or the cell is empty.
+            DataError: the table cannot be read there, or the cell is empty.
+            EvaluationError: the row is gone.
         """
         with open_table(self.file) as table:
             # Row by row: a group of a hundred rows holds a gigabyte of pictures.
-            for place, row in enumerate(_batches(table, self.file, [self.column], 1, self.group)):
+            for place, row in enumerate(row_batches(table, self.file, [self.column], 1, self.group)):
                 if place == self.place:
                     return BytesIO(picture_bytes(row[0][self.column], self.name))
         raise EvaluationError(f"'{self.file.name}' has no row {self.row} any more. It was changed during the run: start again with another --out folder.")
@@ -111,7 +113,7 @@ class StoredItem:
             try:
                 source = decode_picture(turn.source.open(), turn.source.name)
                 truth = decode_picture(turn.truth.open(), turn.truth.name) if turn.truth else None
-            except (PairError, EvaluationError) as error:
+            except (PairError, DataError, EvaluationError) as error:
                 raise EvaluationError(f"Item '{self.name}': {error}") from error
             mask = _read_mask(self.name, turn.mask, source) if turn.mask else None
             turns.append(Turn(turn.words, source, truth, mask, turn.caption, turn.caption_before))
@@ -130,7 +132,7 @@ def _read_mask(item: str, mask: Stored, source: Tensor) -> Tensor:
     try:
         with Image.open(mask.open()) as image:
             found = mask_from_image(image)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, EvaluationError) as error:
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, DataError, EvaluationError) as error:
         raise EvaluationError(f"Item '{item}': mask '{mask.name}' cannot be read ({error}). Unpack or download the benchmark again.") from error
     if found is None:
         raise EvaluationError(
@@ -182,23 +184,6 @@ def shards(path: Path, split: str) -> list[Path]:
     return found
 
 
-def open_table(file: Path) -> Any:
-    """A parquet file as pyarrow's ``ParquetFile``.
-
-    Raises:
-        EvaluationError: pyarrow is missing, or the file is missing, cut short or no parquet.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise EvaluationError("Benchmark: .parquet files are read by pyarrow, which is not installed. Run: pip install pyarrow") from error
-    try:
-        return pyarrow.parquet.ParquetFile(file)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise EvaluationError(f"'{file.name}' cannot be read as parquet ({str(error).splitlines()[0]}). It may be cut short: download it again.") from error
-
-
 def table_rows(file: Path, texts: Sequence[str], pictures: Sequence[str], maybe: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """Every row of a parquet file: the columns ``texts`` as values, ``pictures`` as a checked :class:`Cell` and its size ``(cell, (w, h))``.
 
@@ -209,15 +194,14 @@ def table_rows(file: Path, texts: Sequence[str], pictures: Sequence[str], maybe:
         maybe: pictures whose cells may be null; the value is then None.
 
     Raises:
-        EvaluationError: a column is missing, the file is damaged, a picture is missing or cannot be read.
+        DataError: a column is missing, the file is damaged, a picture is missing.
+        EvaluationError: a picture cannot be read, or is too small.
     """
     with open_table(file) as table:
-        missing = next((name for name in (*texts, *pictures, *maybe) if name not in table.schema_arrow.names), None)
-        if missing is not None:
-            raise EvaluationError(f"'{file.name}' has no column '{missing}'; its columns are {', '.join(table.schema_arrow.names)}. Is it another data set?")
+        check_columns(table, file, (*texts, *pictures, *maybe))
         number = 0
         for group in range(table.num_row_groups):
-            for place, row in enumerate(row for batch in _batches(table, file, [*texts, *pictures, *maybe], 8, group) for row in batch):
+            for place, row in enumerate(row for batch in row_batches(table, file, [*texts, *pictures, *maybe], 8, group) for row in batch):
                 found: dict[str, Any] = {name: row[name] for name in texts}
                 for column in (*pictures, *maybe):
                     cell = Cell(file, group, place, number, column)
@@ -227,25 +211,3 @@ def table_rows(file: Path, texts: Sequence[str], pictures: Sequence[str], maybe:
                         found[column] = cell, check_header(BytesIO(picture_bytes(row[column], cell.name)), cell.name)
                 yield found
                 number += 1
-
-
-def picture_bytes(value: Any, name: str) -> bytes:
-    """The bytes in a picture's cell.
-
-    Raises:
-        EvaluationError: there are none.
-    """
-    content = value.get("bytes") if isinstance(value, dict) else value
-    if not isinstance(content, bytes) or not content:
-        raise EvaluationError(f"Picture '{name}' is missing: the cell holds no bytes of a picture. Download the file with its pictures.")
-    return content
-
-
-def _batches(table: Any, file: Path, columns: Sequence[str], size: int, group: int) -> Iterator[list[dict[str, Any]]]:
-    import pyarrow
-
-    try:
-        for batch in table.iter_batches(batch_size=size, row_groups=[group], columns=list(columns)):
-            yield batch.to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise EvaluationError(f"'{file.name}' is damaged ({str(error).splitlines()[0]}). Download it again.") from error

@@ -15,6 +15,7 @@ from ..errors import ModelError
 from .builtin import part_folder
 from .families import ModelDescription
 from .weights import Weights, fill, folder_weights, read_json
+from .widening import widened_tensors
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -169,13 +170,18 @@ def _open_clip_weights(weights: dict[str, torch.Tensor], prefix: str, width: int
     return named
 
 
-def folder_parts(parts: Parts, folder: Path, unet_weights: Weights) -> tuple[UNet2DConditionModel, AutoencoderKL | AutoencoderTiny, CLIPTextModel]:
-    """UNet, VAE and text encoder of a diffusers folder.
+def folder_parts(
+    parts: Parts, folder: Path, unet_weights: Weights, in_channels: int | None = None
+) -> tuple[UNet2DConditionModel, AutoencoderKL | AutoencoderTiny, CLIPTextModel]:
+    """UNet, VAE and text encoder of a diffusers folder; the UNet widened to ``in_channels`` where they are given.
 
     Raises:
         ModelError: a part is missing, or does not fit its configuration.
     """
-    unet = parts.unet(read_json(folder / "unet" / "config.json"), dict(unet_weights.tensors()))
+    unet_config, unet_tensors = read_json(folder / "unet" / "config.json"), dict(unet_weights.tensors())
+    if in_channels is not None:
+        unet_config, unet_tensors = {**unet_config, "in_channels": in_channels}, widened_tensors(unet_tensors, in_channels)
+    unet = parts.unet(unet_config, unet_tensors)
     vae_folder, text_folder = part_folder(folder, "vae"), part_folder(folder, "text_encoder")
     vae_config = read_json(vae_folder / "config.json")
     vae = parts.vae(vae_config, _current_vae_names(dict(folder_weights(vae_folder, ("diffusion_pytorch_model",)).tensors())))

@@ -14,6 +14,7 @@ from .families import ModelDescription, describe_unet
 from .layouts import UNET_PREFIX, Parts, folder_parts, single_file_parts
 from .tokenizer import clip_tokenizer, tokenizer_from_folder
 from .weights import Weights, folder_weights, read_header, read_json
+from .widening import widened_shapes
 
 __all__ = ["POCKET_FOLDER", "POCKET_REGION_FOLDER", "DiffusersEditor", "describe", "load_editor"]
 
@@ -38,6 +39,7 @@ def load_editor(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     tokenizer: str | Path | None = None,
+    in_channels: int | None = None,
 ) -> DiffusersEditor:
     """Load a model on the diffusers engine, frozen. No network is used and only ``.safetensors`` files are read.
 
@@ -47,17 +49,19 @@ def load_editor(
         dtype: fp32, fp16 or bf16, of all weights.
         tokenizer: a folder with ``vocab.json`` and ``merges.txt``. By default a folder's own, or beside a single file a folder ``tokenizer``, or
             CLIP's standard one.
+        in_channels: widen the input of a folder's UNet to so many channels, 8 or 12; see :mod:`.widening`. So a plain text-to-image model becomes one that
+            can be tuned into an editor, and an editor one that can be taught to read masks.
 
     Raises:
         ModelError: as :func:`describe`; also for SDXL, CosXL and SD3, which run in ComfyUI only, and where a part of the model is missing.
     """
     source = _resolve(path)
-    description, weights = _describe(source)
+    description, weights = _describe(source, in_channels)
     if description.family.comfyui_only:
         raise ModelError(comfyui_only_message(description))
     parts = Parts(description.title, torch.device(device), dtype)
     if source.is_dir():
-        unet, vae, text = folder_parts(parts, source, weights)
+        unet, vae, text = folder_parts(parts, source, weights, in_channels)
         words = tokenizer_from_folder(Path(tokenizer) if tokenizer else part_folder(source, "tokenizer"))
     else:
         unet, vae, text = single_file_parts(parts, weights, description)
@@ -80,7 +84,7 @@ def _is_model(folder: Path) -> bool:
     return any((folder / part).is_dir() for part in ("unet", "transformer"))
 
 
-def _describe(source: Path) -> tuple[ModelDescription, Weights]:
+def _describe(source: Path, in_channels: int | None = None) -> tuple[ModelDescription, Weights]:
     """The description, and the weights it came from: those of the UNet (SD3: of the transformer) for a folder, of the whole file otherwise."""
     if source.is_dir():
         part = source / ("unet" if (source / "unet").is_dir() else "transformer")
@@ -93,7 +97,10 @@ def _describe(source: Path) -> tuple[ModelDescription, Weights]:
         heads = config.get("num_attention_heads") or config.get("attention_head_dim")
         title = TITLES.get(source) or source.resolve().name
         heads = heads if isinstance(heads, int) else None
-        return describe_unet(weights.shapes, weights.rows, prediction=prediction, title=title, heads=heads), weights
+        shapes = weights.shapes if in_channels is None else widened_shapes(weights.shapes, in_channels, title)
+        return describe_unet(shapes, weights.rows, prediction=prediction, title=title, heads=heads), weights
+    if in_channels is not None:
+        raise ModelError(f"{source.name}: only a diffusers folder can be widened and tuned, not a single file. Convert it to a folder first.")
     weights = Weights([read_header(source)])
     unet = weights.under(UNET_PREFIX)
     # A file with the UNet alone has no prefix.

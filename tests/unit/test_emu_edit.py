@@ -13,7 +13,7 @@ from PIL import Image
 from tiny_benchmarks import emu_rows, pixels, write_parquet, write_shards
 
 from instructbrush.core.commandline import main
-from instructbrush.core.errors import EvaluationError
+from instructbrush.core.errors import DataError, EvaluationError
 from instructbrush.core.evaluation.emu_edit import read_emu_edit
 from instructbrush.core.evaluation.item_runner import ItemSettings
 from instructbrush.core.evaluation.item_tables import EMU_EDIT, figures, text_table
@@ -62,7 +62,7 @@ def test_the_other_split_of_one_file_and_a_file_without_faults(tmp_path: Path) -
 def test_malformed_tables_are_refused(tmp_path: Path, change: Callable[[list[dict[str, Any]]], Any], message: str) -> None:
     rows = emu_rows()
     change(rows)
-    with pytest.raises(EvaluationError, match=re.escape(message)):
+    with pytest.raises((DataError, EvaluationError), match=re.escape(message)):
         read_emu_edit(write_parquet(tmp_path / "test.parquet", rows))
 
 
@@ -71,7 +71,7 @@ def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
         read_emu_edit(tmp_path / "none")
     for content in (b"", b"PAR1" + bytes(100)):
         (tmp_path / "test.parquet").write_bytes(content)
-        with pytest.raises(EvaluationError, match="'test.parquet' cannot be read as parquet"):
+        with pytest.raises(DataError, match="'test.parquet' cannot be read as parquet"):
             read_emu_edit(tmp_path)
 
 

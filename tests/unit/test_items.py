@@ -33,6 +33,7 @@ from instructbrush.core.evaluation.item_tables import MAGICBRUSH, figures, summa
 from instructbrush.core.evaluation.items import Item, Score, Turn, prepared
 from instructbrush.core.evaluation.magicbrush import read_magicbrush
 from instructbrush.core.evaluation.methods import Workbench
+from instructbrush.core.evaluation.metrics import quantised
 from instructbrush.core.evaluation.results import ItemFolder
 from instructbrush.core.evaluation.runner import run
 from instructbrush.core.models.clip import image_features, pocket_clip
@@ -142,7 +143,7 @@ def test_figures_of_a_session_equal_magicbrushs_own_formulas(tmp_path: Path) -> 
 
 def test_settings_of_items_are_checked() -> None:
     for change, message in [
-        ({"methods": ("visii",)}, "Method 'visii' is none of this benchmark's: there are no pairs to learn from. Choose from words, instruction"),
+        ({"methods": ("visii",)}, "Method 'visii' is none of this benchmark's: there are no pairs to learn from. Choose from words, region, instruction"),
         ({"methods": ()}, "Method '' is none"),
         ({"methods": ("instruction",)}, "the method 'instruction' needs a learned instruction. Add --instruction FILE."),
         ({"seeds": 0}, "seeds is 0, it must be at least 1"),
@@ -150,7 +151,21 @@ def test_settings_of_items_are_checked() -> None:
     ]:
         with pytest.raises(EvaluationError, match=message):
             ItemSettings(**change)
-    assert set(ITEM_METHODS) == {"words", "instruction"}
+    assert set(ITEM_METHODS) == {"words", "region", "instruction"}
+
+
+def test_a_region_keeps_the_picture_outside(editor: DiffusersEditor) -> None:
+    picture, mask = torch.rand(64, 128, 3, generator=torch.Generator().manual_seed(4)), torch.zeros(64, 128)
+    mask[:, 96:] = 1
+    bench = ItemBench(Workbench(editor, pocket_clip(), sampling_steps=4), 128)
+    turn = Turn("make it night", picture, mask=mask)
+    made = {name: ITEM_METHODS[name].edit(bench, turn, picture, 5) for name in ("words", "region")}
+    unedited = quantised(editor.decode(editor.scale(editor.encode_images(picture[None]))))[0]
+    # The decoder looks a few latents far.
+    torch.testing.assert_close(made["region"][:, :32], unedited[:, :32], rtol=0, atol=0.01)
+    assert not torch.allclose(made["words"][:, :32], unedited[:, :32], atol=0.1)
+    assert not torch.allclose(made["region"][:, 104:], unedited[:, 104:], atol=0.1)
+    assert torch.equal(ITEM_METHODS["region"].edit(bench, Turn("make it night", picture), picture, 5), made["words"])
 
 
 def plain(scores: list[Score]) -> list[dict[str, Any]]:
@@ -207,7 +222,7 @@ def test_magicbrush_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     for more, message in [
         (["--lpips", "x"], "--lpips does nothing with --benchmark magicbrush. Leave it out."),
         (["--effects", "7"], "Effect '7' does not exist here. Choose from 139, 2047, 30."),
-        (["--methods", "visii"], "there are no pairs to learn from. Choose from words, instruction."),
+        (["--methods", "visii"], "there are no pairs to learn from. Choose from words, region, instruction."),
         (["--dino", str(tmp_path)], "DINO: there is no config.json in"),
     ]:
         assert main(command(data, out, *more)) == 1 and message in capsys.readouterr().err

@@ -24,7 +24,7 @@ from tiny_benchmarks import (
     write_shards,
 )
 
-from instructbrush.core.errors import EvaluationError
+from instructbrush.core.errors import DataError, EvaluationError
 from instructbrush.core.evaluation.items import mask_from_image
 from instructbrush.core.evaluation.magicbrush import read_magicbrush
 from instructbrush.core.pictures import from_image
@@ -123,7 +123,7 @@ def test_malformed_tables_are_refused(tmp_path: Path, change: Callable[[list[dic
         whole = pq.read_table(write_parquet(path, magicbrush_rows()))
         pq.write_table(whole.slice(0, 0), path)
         message = "holds no rows. Download the files again."
-    with pytest.raises(EvaluationError, match=re.escape(message)):
+    with pytest.raises((DataError, EvaluationError), match=re.escape(message)):
         read_magicbrush(path)
 
 
@@ -138,18 +138,18 @@ def test_missing_and_damaged_files_are_refused(tmp_path: Path, monkeypatch: pyte
     first, second = sorted((hub / "data").iterdir())
     content = second.read_bytes()
     second.write_bytes(content[: len(content) // 2])
-    with pytest.raises(EvaluationError, match="-00001-of-00002-.*cannot be read as parquet.*It may be cut short: download it again."):
+    with pytest.raises(DataError, match="-00001-of-00002-.*cannot be read as parquet.*It may be cut short: download it again."):
         read_magicbrush(hub)
     # A hole in the pages with the footer still there.
     start = len(content) // 4
     second.write_bytes(content[:start] + bytes(len(content) // 2) + content[start + len(content) // 2 :])
-    with pytest.raises(EvaluationError, match="is damaged|cannot be read"):
+    with pytest.raises((DataError, EvaluationError), match="is damaged|cannot be read"):
         read_magicbrush(hub)
     second.unlink()
     with pytest.raises(EvaluationError, match="'hub' holds 1 of the 2 files of 'dev'. Download the missing ones."):
         read_magicbrush(hub)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(EvaluationError, match="read by pyarrow, which is not installed. Run: pip install pyarrow"):
+    with pytest.raises(DataError, match="read by pyarrow, which is not installed. Run: pip install pyarrow"):
         read_magicbrush(first)
 
 
