@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,13 @@ SMALL = FineTuningSettings(steps=4, batch=2, accumulation=2, learning_rate=3e-4,
 
 
 @pytest.fixture(autouse=True)
-def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """accelerate settles device and precision once in a process; every test begins anew."""
+    from accelerate.state import AcceleratorState
+
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    yield
+    AcceleratorState._reset_state(True)
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +153,8 @@ class TestLoss:
             assert inputs["condition"].shape == (4, 8, 8, 8)
 
     def test_it_falls(self, start: Callable[..., FineTuning]) -> None:
-        run = start(replace(SMALL, steps=12, accumulation=1, batch=4, learning_rate=1e-3, average_decay=0.0))
-        unseen = [run.stream.sample(index, run.stream.row(index)) for index in range(1000, 1008)]
+        run = start(replace(SMALL, steps=20, accumulation=1, batch=4, learning_rate=5e-4, average_decay=0.0))
+        unseen = [run.stream.sample(index, run.stream.row(index)) for index in range(1000, 1016)]
 
         def error() -> float:
             with torch.no_grad():
@@ -157,8 +162,8 @@ class TestLoss:
 
         before = error()
         run.run()
-        assert error() < 0.95 * before
-        assert not torch.equal(run.parameters["unet.conv_in.weight"][:, 8:], torch.zeros(1)), "the mask's channels learn"
+        assert error() < 0.85 * before
+        assert run.parameters["unet.conv_in.weight"][:, 8:].any(), "the mask's channels learn"
 
 
 class TestContinuing:
@@ -178,6 +183,15 @@ class TestContinuing:
         resumed.run()
         assert resumed.mean_loss() > 0
         assert_equal(weights(whole), weights(resumed))
+
+    def test_the_scale_of_fp16_losses_goes_on_too(self, start: Callable[..., FineTuning]) -> None:
+        first, second = start(), start()
+        for run, scale in ((first, 512.0), (second, 65536.0)):
+            run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        second.load_state(first.state())
+        assert second.accelerator.scaler.state_dict() == first.accelerator.scaler.state_dict()
+        with pytest.raises(LearningError, match=r"the saved run has another shape or precision \('scaler.scale'\)"):
+            second.load_state({name: tensor for name, tensor in first.state().items() if not name.startswith("scaler.")})
 
     def test_gradient_checkpointing_changes_nothing(self, start: Callable[..., FineTuning]) -> None:
         settings = replace(SMALL, steps=1, accumulation=1)
@@ -224,7 +238,7 @@ def command(data: Path, out: Path, *more: object, model: object = "pocket") -> l
 class TestCommand:
     def test_it_leaves_an_editor_that_reads_masks(self, data: Path, tmp_path: Path, picture: Callable[..., Tensor]) -> None:
         out = tmp_path / "run"
-        assert main(command(data, out, "--steps", 3, "--pictures-every", 3, "--log-every", 1)) == 0
+        assert main(command(data, out, "--steps", 3, "--pictures-every", 3, "--log-every", 1, "--precision", "bf16")) == 0
         lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines] == [1, 2, 3] and all(line["loss"] > 0 for line in lines)
         assert Image.open(out / "pictures" / "000003.png").size == (4 * 64, 4 * 64)
@@ -241,10 +255,13 @@ class TestCommand:
         quiet = ("--pictures-every", 0, "--save-every", 2)
         assert main(command(data, tmp_path / "whole", "--steps", 3, *quiet)) == 0
         assert main(command(data, tmp_path / "parts", "--steps", 2, *quiet)) == 0
+        log = tmp_path / "parts" / "log.jsonl"
+        log.write_text(log.read_text() + '{"step": 3}\n')  # as if it had been stopped after the checkpoint
         assert main(command(data, tmp_path / "parts", "--steps", 3, *quiet)) == 1
         assert "is a run already: add --resume to go on, or choose another --out" in capsys.readouterr().err
         assert main(command(data, tmp_path / "parts", "--steps", 3, "--resume", *quiet)) == 0
         assert "from step 2" in capsys.readouterr().err
+        assert [sorted(json.loads(line)) for line in log.read_text().splitlines()] == [["loss", "rate", "seconds", "step"]] * 2
         for name in ("checkpoint.safetensors", "model/unet/diffusion_pytorch_model.safetensors"):
             assert_equal(load_file(tmp_path / "whole" / name), load_file(tmp_path / "parts" / name))
 
@@ -262,6 +279,8 @@ class TestCommand:
             (("--resume",), "is no checkpoint to go on from: leave --resume away"),
             (("--resolution", 60), "--resolution 60 is no multiple of 8, the pixels of a latent"),
             (("--flip", 2), "--flip is 2.0; it is a chance, 0 to 1"),
+            (("--free-share", -1), "--free-share is -1.0; it is a chance, 0 to 1"),
+            (("--precision", "fp16"), "this machine cannot train so: fp16 mixed precision requires a GPU"),
             (("--save-every", 0), "--save-every is 0; it must be 1 or more"),
             (("--model", "nowhere"), "nowhere: there is no such file or folder"),
             (("--data", "nowhere"), "Data: 'nowhere' does not exist"),
@@ -293,3 +312,5 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(data: Path, tmp_pat
     for name, tensor in one.items():
         if name.startswith("optimiser.exp_avg."):  # the mean of the gradients
             torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-4 * float(tensor.abs().max()), msg=name)
+        if name.startswith("parameter."):
+            assert (two[name] - tensor).norm() <= 1e-4 * tensor.norm(), name
