@@ -269,8 +269,8 @@ def found_region() -> Graph:
     graph.note(
         "## An edit only there\n\n**Find Region** looks for what the words name, **Clean Region** refuses masks that cannot be meant and widens the rest, "
         "**Soft Region** lets the edit fade out towards the box. **Region Edit** keeps the picture outside while sampling, and **Paste Back** gives it its own "
-        "pixels again.\n\nThe pocket finder knows shapes, hats, sky and ground. For photographs put Grounding DINO and SAM, or CLIPSeg, into `models/` and choose "
-        "them in **Load Region Finder**. Any other mask serves as well: painted, from a segmenter, from other packs.",
+        "pixels again.\n\nThe pocket finder knows shapes, hats, sky and ground. For photographs put Grounding DINO and SAM, or CLIPSeg, into `models/` and "
+        "choose them in **Load Region Finder**. Any other mask serves as well: painted, from a segmenter, from other packs.",
         (740, 690),
         (300, 370),
     )
@@ -296,8 +296,8 @@ def mask_model() -> Graph:
     graph.add("where", "PreviewImage", (1040, 750), (330, 300), title="Where", wired="images=both.IMAGE")
     graph.note(
         "## A model that reads the mask\n\nModels like UltraEdit's see the mask beside the picture and were taught to edit there. The **pocket region editor** "
-        "is a small one; connect the mask to **Edit Guider**, or to **Region Conditioning** among stock nodes.\n\nThe mask here is a box made of two nodes. Paint "
-        "one instead: **Load Image**, right click, *Open in MaskEditor*. Without a mask the model edits everywhere; **Region Edit** keeps the outside.",
+        "is a small one; connect the mask to **Edit Guider**, or to **Region Conditioning** among stock nodes.\n\nThe mask here is a box made of two nodes. "
+        "Paint one instead: **Load Image**, right click, *Open in MaskEditor*. Without a mask the model edits everywhere; **Region Edit** keeps the outside.",
         (350, 990),
         (640, 200),
     )
