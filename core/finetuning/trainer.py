@@ -73,9 +73,12 @@ def make_accelerator(precision: str | None, accumulation: int) -> Accelerator:
     except ImportError as error:
         raise LearningError("Fine-tuning: accelerate is not installed. Run: pip install accelerate") from error
     try:
-        return Accelerator(mixed_precision=precision, gradient_accumulation_steps=accumulation)
+        accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=accumulation)
     except ValueError as error:
         raise LearningError(f"Fine-tuning: this machine cannot train so: {error} Choose another --precision.") from error
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":  # accelerate would train in fp32 without a word
+        raise LearningError("Fine-tuning: the CPU does not train in fp16. Choose --precision bf16 or no.")
+    return accelerator
 
 
 class FineTuning:
