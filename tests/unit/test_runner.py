@@ -232,7 +232,7 @@ def test_every_method_learns_with_what_its_name_says(task: Task, monkeypatch: py
     full, shots, text = seen["instructbrush"]
     assert (full.space, full.segments, full.direction_weight, shots, text) == ("attention", 5, 0.0, 10, "turn it into snow")
     visii = seen["visii"][0]
-    assert (visii.space, visii.objective, seen["visii"][2]) == ("text", "guided", "red blue") and visii.direction_weight > 0 and visii.segments == 1
+    assert (visii.space, visii.objective, seen["visii"][2]) == ("text", "plain", "red blue") and visii.direction_weight > 0 and visii.segments == 1
     rates = {"learning_rate": visii.learning_rate, "final_learning_rate": visii.final_learning_rate}
     assert seen["no_attention"] == (replace(full, space="text", **rates), 10, "turn it into snow")
     assert seen["no_time"] == (replace(full, segments=1, batch=5 * full.batch, parametrisation="separate"), 10, "turn it into snow")
