@@ -108,6 +108,7 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
+@pytest.mark.slow
 def test_settings_of_learning_may_be_changed_by_name(whole: tuple[list[Outcome], Path], tmp_path: Path) -> None:
     changed = replace(TINY, methods=("instructbrush",), changes=("attention.tokens=4", "attention.objective=guided", "text.clip_norm=null"))
     outcomes = execute(tmp_path, changed)
@@ -156,6 +157,7 @@ def test_jobs_and_ray_are_checked_before_anything_runs(tmp_path: Path, monkeypat
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_killed_run_leaves_no_process_and_gives_the_same_table(tmp_path: Path, repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from instructbrush.tools.pocket_bench import main
