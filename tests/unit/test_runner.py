@@ -158,7 +158,6 @@ def test_jobs_and_ray_are_checked_before_anything_runs(tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_killed_run_leaves_no_process_and_gives_the_same_table(tmp_path: Path, repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from instructbrush.tools.pocket_bench import main
 
