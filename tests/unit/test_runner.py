@@ -108,6 +108,7 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
+@pytest.mark.slow
 def test_settings_of_learning_may_be_changed_by_name(whole: tuple[list[Outcome], Path], tmp_path: Path) -> None:
     changed = replace(TINY, methods=("instructbrush",), changes=("attention.tokens=4", "attention.objective=guided", "text.clip_norm=null"))
     outcomes = execute(tmp_path, changed)
