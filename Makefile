@@ -1,5 +1,5 @@
 # Only python3 (3.10 or newer) is needed to begin with. COMFYUI=/path uses an existing ComfyUI.
-.PHONY: setup demo test test-unit test-comfy test-e2e serve lint bench bench-speed
+.PHONY: setup demo test test-unit test-comfy test-e2e serve lint bench bench-regions bench-speed
 .DEFAULT_GOAL := setup
 
 PYTHON ?= python3
@@ -32,6 +32,10 @@ lint: setup
 SEEDS ?= 1
 bench: setup
 	$(ENV)/python tools/pocket_bench.py --seeds $(SEEDS) $(ARGS)
+
+# Edits in regions: 60 unseen local edits, free-form against Region Edit and against the model that reads masks.
+bench-regions: setup
+	$(ENV)/python tools/region_bench.py $(ARGS)
 
 # What the pack costs in time, as ratios.
 bench-speed: setup

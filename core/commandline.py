@@ -15,6 +15,7 @@ from .editing.injection import Injection, inject
 from .editing.sampler import edit_latents
 from .errors import InstructBrushError, PairError
 from .evaluation import command as evaluation
+from .finetuning import command as finetuning
 from .instruction.file import load_instruction, read_header, save_instruction
 from .instruction.inspect import facts
 from .learning.captions import caption_pictures
@@ -58,7 +59,7 @@ def learn(options: argparse.Namespace) -> None:
     for pair in pairs:
         if any(side % 8 for side in pair.before.shape[:2]):
             raise PairError(f"Pair '{pair.name}' is {pair.before.shape[1]} x {pair.before.shape[0]}: sides must be multiples of 8. Add --size 512 (or 128).")
-    latents = PairLatents.encode(pairs, editor.encode_images, editor.scale)
+    latents = PairLatents.encode(pairs, editor.encode_images, editor.scale, editor.condition)
     clip = _clip(options, editor) if options.begin != "words" or settings.direction_weight else None
     init = options.init
     if options.begin == "phrases":
@@ -149,7 +150,7 @@ def _edit_folder(options: argparse.Namespace, editor: DiffusersEditor, context: 
     out.mkdir(parents=True, exist_ok=True)
     for path in tqdm(pictures, desc="editing", unit="picture"):
         picture = read_picture(path)
-        latent = editor.encode_images(fit_to_multiple(picture)[None])
+        latent = editor.condition(fit_to_multiple(picture)[None])
         result = edit_latents(
             editor.denoiser,
             latent,
@@ -222,9 +223,12 @@ def _parser() -> argparse.ArgumentParser:
     picture_options(editing)
     editing.add_argument("--words", required=True)
 
-    benching = command("bench", evaluation.bench, "Compare methods on TOP-Bench: learn from its training pairs, edit its test pictures, measure.")
+    benching = command("bench", evaluation.bench, "Compare methods on TOP-Bench, MagicBrush or Emu Edit Test: learn where there are pairs, edit, measure.")
     model_options(benching, seed=False)
     evaluation.add_options(benching)
+
+    tuning = command("train-region", finetuning.train_region, "Tune a model into one that reads masks, on UltraEdit's data or one's own (needs accelerate).")
+    finetuning.add_options(tuning)
 
     inspecting = command("inspect", inspect, "Show what an instruction file says of itself.")
     inspecting.add_argument("file")

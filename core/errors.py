@@ -21,5 +21,13 @@ class LearningError(InstructBrushError):
     """Learning cannot start, cannot resume, or produced something that must not be kept."""
 
 
+class DataError(InstructBrushError):
+    """A data set's tables cannot be read: damaged, without a column or a picture, or what reads them is missing."""
+
+
 class EvaluationError(InstructBrushError):
     """Edits cannot be measured: a benchmark's folder is malformed, or something that measures is missing."""
+
+
+class RegionError(InstructBrushError):
+    """A region cannot be used: a mask or a box is malformed, refused, or does not fit the picture."""

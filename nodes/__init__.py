@@ -4,12 +4,16 @@ from comfy_api.latest import ComfyExtension, io
 
 from .algebra import AddWordsToInstruction, BlendInstructions, ComposeInstructions, InspectInstruction, ScaleInstruction
 from .beginnings import CaptionInit, LoadOpenClip, UniquePhrasesNode
-from .comfy import lpips, open_clip, paths, supported
+from .comfy import finders, lpips, open_clip, paths, supported
 from .editing import ApplyInstruction, EditGuiderNode, FixedNoiseNode
 from .evaluation import EvaluateEdit
+from .finding import FindRegion, LoadRegionFinder
 from .instruction import LoadInstruction, SaveInstruction
 from .learning import LearnInstruction, LearnTextInstruction
 from .loading import LoadEditPairs, LoadInstructPix2Pix, MakeEditPairs
+from .preference import JudgePreference
+from .region_editing import RegionConditioning, RegionEdit
+from .regions import CleanRegion, CombineRegions, PasteBack, SoftRegion
 
 
 class InstructBrushExtension(ComfyExtension):
@@ -20,6 +24,7 @@ class InstructBrushExtension(ComfyExtension):
         paths.register()
         open_clip.register()
         lpips.register()
+        finders.register()
         supported.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
@@ -43,5 +48,14 @@ class InstructBrushExtension(ComfyExtension):
             ComposeInstructions,
             AddWordsToInstruction,
             InspectInstruction,
+            LoadRegionFinder,
+            FindRegion,
+            CleanRegion,
+            SoftRegion,
+            CombineRegions,
+            PasteBack,
+            RegionEdit,
+            RegionConditioning,
             EvaluateEdit,
+            JudgePreference,
         ]

@@ -13,7 +13,7 @@ from ..core.instruction.artefact import Blend, Instruction, parts_of
 from .comfy import text
 from .comfy.describe import describe
 from .comfy.guider import EditGuider, with_picture
-from .comfy.latents import encode_image
+from .comfy.latents import encode_both
 from .comfy.noise import FixedNoise, fixed_noise_sampler
 from .comfy.patch import attend, mark
 from .comfy.plain import with_states
@@ -142,6 +142,17 @@ class EditGuiderNode(io.ComfyNode):
                     tooltip="An instruction to stay away from: it takes the place of the empty words in the middle branch of Eq. 3, so guidance leads away "
                     "from what it does.",
                 ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where the edit may act, for models that read a mask (12 or 48 channels): white edits, black stays. "
+                    "Without one they edit everywhere.",
+                ),
+                io.Conditioning.Input(
+                    "conditioning",
+                    optional=True,
+                    tooltip="What to do, instead of words and instruction: from Combine Regions, to edit several regions at once, or from other nodes.",
+                ),
             ],
             outputs=[
                 io.Guider.Output(display_name="GUIDER", tooltip="For SamplerCustomAdvanced."),
@@ -162,19 +173,27 @@ class EditGuiderNode(io.ComfyNode):
         strength: float,
         instruction: Instruction | Blend | None = None,
         avoid: Instruction | Blend | None = None,
+        mask: torch.Tensor | None = None,
+        conditioning: list[Any] | None = None,
     ) -> io.NodeOutput:
-        family = describe(model).family
-        picture = encode_image(vae, image)
-        full, none = text.encode(clip, words), text.encode(clip, "")
+        if conditioning is not None and (instruction is not None or words.strip()):
+            raise InstructionError(
+                "Edit Guider: a conditioning takes the place of words and instruction, but both are given. Leave words empty and instruction unconnected, "
+                "or disconnect the conditioning."
+            )
+        description = describe(model)
+        latents = encode_both(description, vae, image, mask)
+        none = text.encode(clip, "")
+        full = text.encode(clip, words) if conditioning is None else conditioning
         if instruction is not None:
             injection = _prepared(model, instruction, strength)
             model, full = _instructed(model, full, injection)
         middle = none
         if avoid is not None:
             model, middle = _instructed(model, none, _prepared(model, avoid, 1.0))
-        guider = EditGuider(model, scale_for(family, text_scale), image_scale)
-        guider.set_branches(with_picture(full, picture), with_picture(middle, picture), none)
-        return io.NodeOutput(guider, {"samples": torch.zeros_like(picture)})
+        guider = EditGuider(model, scale_for(description.family, text_scale), image_scale)
+        guider.set_branches(with_picture(full, *latents), with_picture(middle, *latents), none)
+        return io.NodeOutput(guider, {"samples": torch.zeros_like(latents[0])})
 
 
 class FixedNoiseNode(io.ComfyNode):

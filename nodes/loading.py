@@ -23,16 +23,16 @@ class LoadInstructPix2Pix(io.ComfyNode):
             node_id="InstructBrushLoadModel",
             display_name="Load InstructPix2Pix",
             category="InstructBrush/loading",
-            description="Loads an editing model: the pocket editor that comes with the pack, a checkpoint, or a diffusers folder such as "
-            "timbrooks/instruct-pix2pix. Its outputs are ordinary and work with every stock node.",
-            search_aliases=["instruct pix2pix", "ip2p", "load editing model", "pocket editor", "diffusers loader", "cosxl edit"],
+            description="Loads an editing model: a pocket editor that comes with the pack, a checkpoint, or a diffusers folder such as "
+            "timbrooks/instruct-pix2pix or UltraEdit's. Its outputs are ordinary and work with every stock node.",
+            search_aliases=["instruct pix2pix", "ip2p", "load editing model", "pocket editor", "diffusers loader", "cosxl edit", "ultraedit"],
             inputs=[
                 io.Combo.Input(
                     "model_name",
                     options=models.model_names(),
                     default=models.POCKET_NAME,
                     tooltip="The built-in editor (128 px, made for trying things out), a file in models/checkpoints, or a folder in models/diffusers. "
-                    "The model must take 8 channels: noise and picture.",
+                    "The model must take 8 channels (noise and picture) or 12 (and a mask); SD3 twice or three times 16.",
                 )
             ],
             outputs=[

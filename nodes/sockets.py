@@ -16,6 +16,9 @@ InstructionSocket = io.Custom("INSTRUCTBRUSH_INSTRUCTION")
 OpenClip = io.Custom("INSTRUCTBRUSH_OPEN_CLIP")
 """Carries core's ``ClipModel``: pictures and words in one space."""
 
+RegionFinder = io.Custom("INSTRUCTBRUSH_REGION_FINDER")
+"""Carries core's ``RegionFinder``: finds objects by words."""
+
 
 @dataclass(frozen=True)
 class ShownInstruction(Instruction):

@@ -1,35 +1,68 @@
-"""``python -m instructbrush bench``: TOP-Bench, or a benchmark of one's own, from the command line."""
+"""``python -m instructbrush bench``: TOP-Bench or one of one's own, MagicBrush and Emu Edit Test, from the command line."""
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from ..errors import EvaluationError
+from . import item_report
 from .effects import EffectSource
+from .emu_edit import read_emu_edit
+from .item_methods import ITEM_METHODS
+from .item_runner import ItemSettings
+from .item_tables import EMU_EDIT, MAGICBRUSH, text_table
+from .magicbrush import read_magicbrush
 from .methods import DEFAULT_METHODS, METHODS
+from .metrics import mean
 from .report import write_report
-from .results import Outcome, ResultFolder
+from .results import ItemFolder, Outcome, ResultFolder
 from .runner import RunSettings, run
+from .stored import StoredItem
 from .tables import text_tables
 from .top_bench import SIDE, TABLE_3, read_top_bench
+
+_OUT = {"top-bench": "output/bench", "magicbrush": "output/magicbrush", "emu-edit": "output/emu-edit"}
+"""Benchmark -> where its results go."""
+_FOREIGN = {
+    "top-bench": ("split", "dino", "captions", "instruction"),
+    "magicbrush": ("lpips", "steps", "set"),
+    "emu-edit": ("lpips", "steps", "set", "captions"),
+}
+"""Benchmark -> options that belong to another."""
+_LISTED = 40
+"""Names that an error lists; MagicBrush has hundreds."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``bench`` beside model and device."""
-    parser.add_argument("--data", required=True, help="TOP-Bench's folder: one folder for each effect, with 10 training and 5 test pairs")
+    parser.add_argument("--benchmark", choices=tuple(_OUT), default="top-bench")
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="TOP-Bench's folder: one folder for each effect, with 10 training and 5 test pairs. MagicBrush's folder with images/ and edit_sessions.json, "
+        "or with .parquet files; Emu Edit Test's with .parquet files",
+    )
     parser.add_argument("--size", type=int, default=SIDE, help=f"pictures are scaled and cropped to this many pixels; 0 keeps them (default {SIDE})")
     parser.add_argument("--clip", help="CLIP that judges and begins, such as ViT-L-14/openai (default: the pocket editor's)")
     parser.add_argument("--clip-folder", help="folder of its .safetensors")
     parser.add_argument("--lpips", help="AlexNet's ImageNet weights for LPIPS (.safetensors; tools/get_backbone.py brings them); else that column stays empty")
-    run_options(parser, "output/bench")
+    items = parser.add_argument_group("MagicBrush and Emu Edit Test")
+    items.add_argument("--split", help="which .parquet files (default: dev of MagicBrush, test of Emu Edit Test)")
+    items.add_argument("--dino", help="folder of a DINO in transformers' layout, such as facebook/dino-vits16; else that column stays empty")
+    items.add_argument("--captions", help="MagicBrush's local_descriptions.json for CLIP-T (default: the one beside edit_sessions.json)")
+    items.add_argument("--instruction", help="file of a learned instruction, for the method of that name")
+    run_options(parser, ", ".join(_OUT.values()), tuple(dict.fromkeys((*METHODS, *ITEM_METHODS))))
+    parser.set_defaults(methods=None, out=None)
 
 
-def run_options(parser: argparse.ArgumentParser, out: str) -> None:
+def run_options(parser: argparse.ArgumentParser, out: str, methods: Sequence[str] = tuple(METHODS)) -> None:
     """Options that every benchmark has."""
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(DEFAULT_METHODS), metavar="METHOD", help=", ".join(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=methods, default=list(DEFAULT_METHODS), metavar="METHOD", help=", ".join(methods))
     parser.add_argument("--seeds", type=int, default=1, help="repeat everything with so many seeds; from two on tables show 95 %% intervals")
     parser.add_argument("--steps", type=int, help="learning steps (default: the preset's)")
     parser.add_argument(
@@ -38,14 +71,26 @@ def run_options(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument("--sampling-steps", type=int, default=20)
     parser.add_argument("--text-scale", type=float, help="s_T (default 7.5, pocket editor 2)")
     parser.add_argument("--image-scale", type=float, default=1.5, help="s_I")
-    parser.add_argument("--effects", nargs="+", metavar="EFFECT", help="only these")
+    parser.add_argument("--effects", nargs="+", metavar="EFFECT", help="only these effects, or items of another benchmark")
     parser.add_argument("--jobs", type=int, default=1, help="processes that work side by side, each with its share of the machine's threads")
     parser.add_argument("--ray", action="store_true", help="run on a Ray cluster instead: the one of RAY_ADDRESS, or one started here")
     parser.add_argument("--out", default=out, help=f"folder for results; the same command goes on where it was stopped (default {out})")
 
 
 def bench(options: argparse.Namespace) -> None:
-    """Run TOP-Bench and print its tables."""
+    """Run a benchmark and print its tables.
+
+    Raises:
+        EvaluationError: an option that belongs to another benchmark, and all that reading and running raise.
+    """
+    foreign = next((name for name in _FOREIGN[options.benchmark] if getattr(options, name)), None)
+    if foreign is not None:
+        raise EvaluationError(f"--{foreign} does nothing with --benchmark {options.benchmark}. Leave it out.")
+    options.out = options.out or _OUT[options.benchmark]
+    if options.benchmark != "top-bench":
+        _bench_items(options)
+        return
+    options.methods = options.methods or list(DEFAULT_METHODS)
     side = options.size or None
     sources = read_top_bench(options.data, side)
     if len(sources) < len(TABLE_3):
@@ -83,7 +128,7 @@ def run_and_report(options: argparse.Namespace, sources: Sequence[EffectSource],
     )
     folder = ResultFolder(options.out)
     began = time.monotonic()
-    outcomes = run(chosen, settings, folder, data=data, jobs=options.jobs, ray=options.ray, watch=_progress(began))
+    outcomes = run(chosen, settings, folder, data=data, jobs=options.jobs, ray=options.ray, watch=_progress(began, lambda one: f"{mean(one.psnr):.2f} dB"))
     about = {"data": data, "seeds": settings.seeds, **settings.describe()}
     page = write_report(folder, outcomes, chosen, benchmark, about)
     print(text_tables(outcomes, benchmark))
@@ -91,24 +136,62 @@ def run_and_report(options: argparse.Namespace, sources: Sequence[EffectSource],
     return outcomes
 
 
-def _chosen(sources: Sequence[EffectSource], names: Sequence[str] | None) -> list[EffectSource]:
-    known: Mapping[str, EffectSource] = {source.name: source for source in sources}
+def _bench_items(options: argparse.Namespace) -> None:
+    """MagicBrush or Emu Edit Test."""
+    if options.benchmark == "magicbrush":
+        benchmark, found = MAGICBRUSH, read_magicbrush(options.data, options.split or "dev", options.captions)
+    else:
+        benchmark, found = EMU_EDIT, read_emu_edit(options.data, options.split or "test")
+    chosen = _chosen(found.items, options.effects)
+    settings = ItemSettings(
+        methods=tuple(dict.fromkeys(options.methods or ("words",))),
+        seeds=options.seeds,
+        sampling_steps=options.sampling_steps,
+        text_scale=options.text_scale,
+        image_scale=options.image_scale,
+        side=options.size or None,
+        model=options.model,
+        device=options.device,
+        clip=options.clip,
+        clip_folder=options.clip_folder,
+        dino=options.dino,
+        instruction=options.instruction,
+    )
+    folder = ItemFolder(options.out)
+    data = f"{Path(options.data).resolve()}, words {_digest(found.items)}"
+    watch = _progress(time.monotonic(), lambda one: f"L1 {mean(one.l1):.4f}")
+    scores = run(chosen, settings, folder, data=data, jobs=options.jobs, ray=options.ray, watch=watch)
+    about = {"data": data, "seeds": settings.seeds, **settings.describe()}
+    page = item_report.write_report(folder, scores, chosen, benchmark, settings.side, about, found.remarks)
+    print(text_table(scores, benchmark, found.remarks))
+    print(f"\n{page}: report with all pictures; results.json, results.csv and grid.png beside it")
+
+
+def _digest(items: Sequence[StoredItem]) -> str:
+    """Of all instructions and captions, so that a folder of results goes on with the same ones only."""
+    words = [(item.name, turn.words, turn.caption, turn.caption_before) for item in items for turn in item.turns]
+    return sha256(json.dumps(words).encode()).hexdigest()[:16]
+
+
+def _chosen(sources: Sequence[Any], names: Sequence[str] | None) -> list[Any]:
+    known: Mapping[str, Any] = {source.name: source for source in sources}
     unknown = next((name for name in names or () if name not in known), None)
     if unknown is not None:
-        raise EvaluationError(f"Effect '{unknown}' does not exist here. Choose from {', '.join(known)}.")
+        some = ", ".join([*list(known)[:_LISTED], *(["..."] if len(known) > _LISTED else [])])
+        raise EvaluationError(f"Effect '{unknown}' does not exist here. Choose from {some}.")
     return [source for source in sources if names is None or source.name in names]
 
 
-def _progress(began: float) -> Callable[[Outcome, int, int], None]:
+def _progress(began: float, figure: Callable[[Any], str]) -> Callable[[Any, int, int], None]:
     first: list[int] = []
 
-    def show(outcome: Outcome, done: int, total: int) -> None:
+    def show(outcome: Any, done: int, total: int) -> None:
         # What an earlier run finished took no time in this one.
         first.append(done)
         fresh = done - first[0] + 1
         left = (time.monotonic() - began) / fresh * (total - done) / 60
-        psnr = sum(outcome.psnr) / len(outcome.psnr)
-        seed = f" seed {outcome.seed}" if outcome.seed else ""
-        print(f"[{done}/{total}] {outcome.effect} {outcome.method}{seed}: {psnr:.2f} dB ({outcome.seconds:.0f} s, about {left:.0f} min left)", flush=True)
+        method, name, number = outcome.key
+        seed = f" seed {number}" if number else ""
+        print(f"[{done}/{total}] {name} {method}{seed}: {figure(outcome)} ({outcome.seconds:.0f} s, about {left:.0f} min left)", flush=True)
 
     return show

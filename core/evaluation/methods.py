@@ -88,8 +88,9 @@ class Task:
 
     def latents(self, pairs: EditPairs) -> PairLatents:
         """The pairs, encoded."""
+        editor = self.bench.editor
         if len(pairs) not in self._latents:
-            self._latents[len(pairs)] = PairLatents.encode(pairs, self.bench.editor.encode_images, self.bench.editor.scale)
+            self._latents[len(pairs)] = PairLatents.encode(pairs, editor.encode_images, editor.scale, editor.condition)
         return self._latents[len(pairs)]
 
     def phrase(self, pairs: EditPairs) -> str:
@@ -139,7 +140,7 @@ class Task:
             numbers, pictures = zip(*group, strict=True)
             latents = edit_latents(
                 editor.denoiser,
-                editor.encode_images(torch.stack(pictures)),
+                editor.condition(torch.stack(pictures)),
                 context,
                 self.null,
                 injection,

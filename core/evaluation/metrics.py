@@ -44,6 +44,18 @@ def ssim(pictures: Tensor, truth: Tensor) -> Tensor:
     return everywhere[..., _MARGIN:-_MARGIN, _MARGIN:-_MARGIN].mean(dim=(1, 2, 3), dtype=torch.float64).float()
 
 
+def l1_distance(pictures: Tensor, truth: Tensor) -> Tensor:
+    """MagicBrush's L1: the mean absolute difference of pixel values in 0..1 over all pixels and channels of each picture, fp32 [N]."""
+    _check(pictures, truth)
+    return (pictures.float() - truth.float()).abs().mean((1, 2, 3))
+
+
+def l2_distance(pictures: Tensor, truth: Tensor) -> Tensor:
+    """MagicBrush's L2: the mean squared difference of pixel values in 0..1 (no root) over all pixels and channels of each picture, fp32 [N]."""
+    _check(pictures, truth)
+    return (pictures.float() - truth.float()).square().mean((1, 2, 3))
+
+
 def direction_distance(edits: Tensor, examples: Tensor) -> float:
     """InstructBrush's Direction, 0..2, lower is better (section 6 and supplement A)::
 
@@ -59,12 +71,20 @@ def direction_distance(edits: Tensor, examples: Tensor) -> float:
 
 
 def image_similarity(inputs: Tensor, outputs: Tensor) -> Tensor:
-    """InstructPix2Pix's consistency with the input picture: cos(E(in), E(out)) of each, [N]. Arguments are image features [N, P]."""
+    """InstructPix2Pix's consistency with the input picture: cos(E(in), E(out)) of each, [N]. Arguments are image features [N, P].
+
+    With the true result for the input it is MagicBrush's CLIP-I, and its DINO on features of a DINO.
+    """
     return functional.cosine_similarity(inputs, outputs, dim=-1)
 
 
+def caption_similarity(captions: Tensor, outputs: Tensor) -> Tensor:
+    """MagicBrush's CLIP-T and Emu Edit's CLIP-out: cos(E(caption after), E(out)) of each, [N]. Arguments are text and image features [N, P]."""
+    return functional.cosine_similarity(captions, outputs, dim=-1)
+
+
 def direction_similarity(inputs: Tensor, outputs: Tensor, captions_before: Tensor, captions_after: Tensor) -> Tensor:
-    """InstructPix2Pix's agreement with the captions: cos(E(out) - E(in), E(caption after) - E(caption before)) of each, [N].
+    """InstructPix2Pix's agreement with the captions, Emu Edit's CLIP-dir: cos(E(out) - E(in), E(caption after) - E(caption before)) of each, [N].
 
     Arguments are normalised features [N, P]; pictures are given to CLIP in 0..1, as it expects (the published evaluation gives -1..1).
     """

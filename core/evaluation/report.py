@@ -19,7 +19,7 @@ from .tables import DIGITS, HEADS, METRICS, TABLES, lines_of, summary, value_of
 
 _CELL, _GAP, _LABEL = 96, 3, 130
 
-_STYLE = """
+STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1200px;padding:0 1rem;color:#222;background:#fff}
 table{border-collapse:collapse;margin:1rem 0}th,td{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #ddd}
 td:nth-child(-n+2),th:nth-child(-n+2){text-align:left}td:nth-child(n+7){color:#777}
@@ -66,7 +66,7 @@ def csv_text(outcomes: Sequence[Outcome]) -> str:
 
 def html_text(folder: ResultFolder, outcomes: Sequence[Outcome], sources: Sequence[EffectSource], benchmark: str, about: Mapping[str, Any]) -> str:
     """The report as one page that refers to the pictures beside it."""
-    parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(benchmark)}</title><style>{_STYLE}</style><h1>{escape(benchmark)}</h1>"]
+    parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(benchmark)}</title><style>{STYLE}</style><h1>{escape(benchmark)}</h1>"]
     parts.append("<p>" + " · ".join(f"{escape(str(key))}: {escape(str(value))}" for key, value in about.items()) + "</p>")
     for table in TABLES:
         lines = lines_of(table, outcomes, benchmark)
@@ -85,18 +85,19 @@ def html_text(folder: ResultFolder, outcomes: Sequence[Outcome], sources: Sequen
         pairs = "".join(_image(f"{where}/pair-{index}_{side}.png") for index in range(TRAIN_PAIRS) for side in range(2))
         parts.append(f"<details><summary>training pairs</summary><div class=row>{pairs}</div></details>")
         for title, side in (("unseen inputs", 0), ("truth", 1)):
-            parts.append(_line(title, [f"{where}/test-{index}_{side}.png" for index in range(TEST_PAIRS)]))
+            parts.append(picture_row(title, [f"{where}/test-{index}_{side}.png" for index in range(TEST_PAIRS)]))
         for outcome in own:
             values = {metric: value_of(outcome, metric) for metric in METRICS}
             figures = ", ".join(f"{metric} {value:.{DIGITS[metric]}f}" for metric, value in values.items() if not math.isnan(value))
             seed = f" seed {outcome.seed}" if outcome.seed else ""
             words = f" “{outcome.init_text}”" if outcome.init_text else ""
             files = [folder.picture(outcome.effect, outcome.method, outcome.seed, index).relative_to(folder.path).as_posix() for index in range(TEST_PAIRS)]
-            parts.append(_line(f"{outcome.method}{seed}", files, f"{figures}{words}"))
+            parts.append(picture_row(f"{outcome.method}{seed}", files, f"{figures}{words}"))
     return "\n".join(parts)
 
 
-def _line(title: str, files: Sequence[str], note: str = "") -> str:
+def picture_row(title: str, files: Sequence[str], note: str = "") -> str:
+    """Pictures side by side under a title, as HTML; ``files`` are relative to the page."""
     small = f"<small>{escape(note)}</small>" if note else ""
     return f"<div class=row><b>{escape(title)}{small}</b>{''.join(_image(file) for file in files)}</div>"
 

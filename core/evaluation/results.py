@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from PIL import Image
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import EvaluationError
 from ..pictures import to_image
 from .effects import Effect
+from .items import Item, Score, prepared
 
 FORMAT = 1
 
@@ -48,6 +49,11 @@ class Outcome:
 class ResultFolder:
     """The folder of one run. Every file appears by a rename, the JSON after its pictures: what is there is whole."""
 
+    record: ClassVar[type] = Outcome
+    """What is kept of each method: a dataclass of plain values with a ``key`` (method, effect, seed)."""
+    home: ClassVar[str] = "effects"
+    """The folder within."""
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
@@ -78,33 +84,34 @@ class ResultFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(wanted, indent=1))
 
-    def finished(self) -> dict[tuple[str, str, int], Outcome]:
+    def finished(self) -> dict[tuple[str, str, int], Any]:
         """Every outcome that is there. A file that cannot be read counts as missing."""
         found = {}
-        for file in sorted(self.path.glob("effects/*/*.json")):
+        for file in sorted(self.path.glob(f"{self.home}/*/*.json")):
             try:
                 content = json.loads(file.read_text("utf-8"))
                 values: dict[str, Any] = {}
-                for entry in fields(Outcome):
+                for entry in fields(self.record):
                     value = content[entry.name]
                     values[entry.name] = tuple(value) if isinstance(value, list) else value
             except (OSError, ValueError, KeyError, TypeError):
                 continue
-            outcome = Outcome(**values)
+            outcome = self.record(**values)
             found[outcome.key] = outcome
         return found
 
-    def write(self, outcome: Outcome, pictures: Sequence[Tensor]) -> None:
+    def write(self, outcome: Any, pictures: Sequence[Tensor]) -> None:
         """Keep an outcome and its pictures [H, W, 3] in 0..1."""
-        folder = self.path / "effects" / outcome.effect
+        method, effect, seed = outcome.key
+        folder = self.path / self.home / effect
         folder.mkdir(parents=True, exist_ok=True)
         for index, picture in enumerate(pictures):
-            save_png(picture, self.picture(outcome.effect, outcome.method, outcome.seed, index))
-        write_text(folder / f"{outcome.method}-{outcome.seed}.json", json.dumps(asdict(outcome), indent=1))
+            save_png(picture, self.picture(effect, method, seed, index))
+        write_text(folder / f"{method}-{seed}.json", json.dumps(asdict(outcome), indent=1))
 
     def write_effect(self, effect: Effect) -> None:
         """Keep the effect's own pictures for the report: training pairs, test inputs and truth."""
-        folder = self.path / "effects" / effect.name
+        folder = self.path / self.home / effect.name
         folder.mkdir(parents=True, exist_ok=True)
         for kind, pairs in (("pair", effect.train), ("test", effect.test)):
             for index, pair in enumerate(pairs):
@@ -115,10 +122,30 @@ class ResultFolder:
 
     def picture(self, effect: str, method: str, seed: int, index: int) -> Path:
         """Where a method's picture is kept."""
-        return self.path / "effects" / effect / f"{method}-{seed}-{index}.png"
+        return self.path / self.home / effect / f"{method}-{seed}-{index}.png"
 
 
-def complete(finished: Mapping[tuple[str, str, int], Outcome], keys: Iterable[tuple[str, str, int]]) -> list[Outcome]:
+class ItemFolder(ResultFolder):
+    """The folder of a run on a benchmark of items."""
+
+    record = Score
+    home = "items"
+
+    def write_item(self, item: Item, side: int | None) -> None:
+        """Keep the item's own pictures for the report, at the size they are edited in: each turn's source, and its truth where there is one."""
+        for index, turn in enumerate(item.turns):
+            for kind, picture in (("source", turn.source), ("truth", turn.truth)):
+                path = self.own(item.name, kind, index)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if picture is not None and not path.exists():
+                    save_png(prepared(picture, side), path)
+
+    def own(self, item: str, kind: str, turn: int) -> Path:
+        """Where an item's own ``source`` or ``truth`` is kept."""
+        return self.path / self.home / item / f"{kind}-{turn}.png"
+
+
+def complete(finished: Mapping[tuple[str, str, int], Any], keys: Iterable[tuple[str, str, int]]) -> list[Any]:
     """The outcomes of some keys, in their order.
 
     Raises:

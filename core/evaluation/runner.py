@@ -12,7 +12,7 @@ from functools import lru_cache
 from hashlib import sha256
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,17 +21,57 @@ from ..errors import EvaluationError, InstructBrushError
 from ..learning.settings import read_changes
 from ..models.clip import image_features, load_clip
 from ..models.loading import load_editor
-from .effects import Effect, EffectSource
+from .effects import Effect
 from .methods import DEFAULT_METHODS, METHODS, Edited, Task, Workbench
 from .metrics import direction_distance, image_similarity, psnr, ssim
 from .perceptual import Perceptual
 from .results import Outcome, ResultFolder, complete
 
-Made = tuple[Outcome, tuple[Tensor, ...]]
+Made = tuple[Any, tuple[Tensor, ...]]
 """An outcome and its pictures."""
 
-Watch = Callable[[Outcome, int, int], None]
+Watch = Callable[[Any, int, int], None]
 """Called with each new outcome, how many are done and how many there are in all."""
+
+
+class Source(Protocol):
+    """What a benchmark consists of: an effect or an item. Small and picklable: it travels to other processes and machines, its pictures do not."""
+
+    @property
+    def name(self) -> str:
+        """Name, unique within a benchmark; also a folder's name."""
+        ...
+
+    def load(self) -> Any:
+        """Read or draw the pictures; the same every time."""
+        ...
+
+
+class Settings(Protocol):
+    """Everything that figures depend on but the pictures, and how a unit is worked through. Picklable and hashable."""
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What is compared."""
+        ...
+
+    @property
+    def seeds(self) -> int:
+        """Every method runs once with each of the seeds 0 .. seeds - 1."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where models run."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What tells this run's figures from another's, as plain values."""
+        ...
+
+    def work(self, unit: "Unit") -> Iterator[Made]:
+        """Every missing method of a unit, one after the other."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -89,35 +129,45 @@ class RunSettings:
             "presets": sha256(json.dumps(presets).encode()).hexdigest()[:16],
         }
 
+    def work(self, unit: "Unit") -> Iterator[Made]:
+        """Every missing method of an effect, one after the other."""
+        bench, perceptual = _models(self)
+        effect = unit.source.load()
+        task, judge = Task(bench, effect), _Judge(effect, bench, perceptual)
+        for name in unit.methods:
+            began = time.monotonic()
+            edited = METHODS[name].make(task, unit.seed)
+            yield judge.outcome(name, unit.seed, edited, time.monotonic() - began), edited.pictures
+
 
 @dataclass(frozen=True)
 class Unit:
-    """What one worker takes at a time: an effect with one seed, and the methods that are still missing."""
+    """What one worker takes at a time: an effect or item with one seed, and the methods that are still missing."""
 
-    source: EffectSource
+    source: Source
     seed: int
     methods: tuple[str, ...]
 
 
 def run(
-    sources: Sequence[EffectSource],
-    settings: RunSettings,
+    sources: Sequence[Source],
+    settings: Settings,
     folder: ResultFolder,
     *,
     data: str,
     jobs: int = 1,
     ray: bool = False,
     watch: Watch | None = None,
-) -> list[Outcome]:
+) -> list[Any]:
     """Run what is missing and return every outcome, effect by effect.
 
     The figures do not depend on ``jobs`` but through the number of threads each process has, nor on where the run was stopped before.
 
     Args:
-        sources: the effects.
+        sources: the effects or items.
         settings: the rest.
-        folder: where results are kept and found again.
-        data: names the effects' pictures, for the check that a folder goes on with the same ones.
+        folder: where results are kept and found again; of the kind that keeps what ``settings`` makes.
+        data: names the sources' pictures, for the check that a folder goes on with the same ones.
         jobs: processes; each gets its share of the machine's threads.
         ray: use a Ray cluster (the one of ``RAY_ADDRESS``, or one started on this machine) instead of ``jobs`` processes.
         watch: told of every new outcome.
@@ -173,17 +223,6 @@ def _models(settings: RunSettings) -> tuple[Workbench, Perceptual | None]:
     return bench, perceptual
 
 
-def run_unit(unit: Unit, settings: RunSettings) -> Iterator[Made]:
-    """Every missing method of a unit, one after the other."""
-    bench, perceptual = _models(settings)
-    effect = unit.source.load()
-    task, judge = Task(bench, effect), _Judge(effect, bench, perceptual)
-    for name in unit.methods:
-        began = time.monotonic()
-        edited = METHODS[name].make(task, unit.seed)
-        yield judge.outcome(name, unit.seed, edited, time.monotonic() - began), edited.pictures
-
-
 class _Judge:
     """Measures the pictures of an effect. What all methods share is computed once."""
 
@@ -214,14 +253,14 @@ class _Judge:
         )
 
 
-def _here(units: Sequence[Unit], settings: RunSettings, folder: ResultFolder) -> Iterator[Outcome]:
+def _here(units: Sequence[Unit], settings: Settings, folder: ResultFolder) -> Iterator[Any]:
     for unit in units:
-        for outcome, pictures in run_unit(unit, settings):
+        for outcome, pictures in settings.work(unit):
             folder.write(outcome, pictures)
             yield outcome
 
 
-def _in_processes(units: Sequence[Unit], settings: RunSettings, folder: ResultFolder, jobs: int) -> Iterator[Outcome]:
+def _in_processes(units: Sequence[Unit], settings: Settings, folder: ResultFolder, jobs: int) -> Iterator[Any]:
     """Processes that take a unit when they are free. Each writes its own results, so nothing is lost when one dies."""
     context = multiprocessing.get_context("spawn")
     todo, done = context.Queue(), context.Queue()
@@ -248,17 +287,17 @@ def _in_processes(units: Sequence[Unit], settings: RunSettings, folder: ResultFo
                 continue
             if message is None:
                 left -= 1
-            elif isinstance(message, Outcome):
-                yield message
-            else:
+            elif isinstance(message, InstructBrushError):
                 raise message
+            else:
+                yield message
     finally:
         for worker in workers:
             worker.terminate()
             worker.join()
 
 
-def _work(todo: Any, done: Any, settings: RunSettings, folder: ResultFolder, threads: int) -> None:
+def _work(todo: Any, done: Any, settings: Settings, folder: ResultFolder, threads: int) -> None:
     """The life of a worker process."""
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -276,7 +315,7 @@ def _work(todo: Any, done: Any, settings: RunSettings, folder: ResultFolder, thr
         pass  # the parent is interrupted too, and says so
 
 
-def _on_ray(units: Sequence[Unit], settings: RunSettings, folder: ResultFolder) -> Iterator[Outcome]:
+def _on_ray(units: Sequence[Unit], settings: Settings, folder: ResultFolder) -> Iterator[Any]:
     """One Ray task a unit. Results stream back and are written here, so workers need not share this folder."""
     ray = _import_ray()
     if not ray.is_initialized():
@@ -303,9 +342,9 @@ def _on_ray(units: Sequence[Unit], settings: RunSettings, folder: ResultFolder) 
             ray.cancel(stream)
 
 
-def _unit_on_ray(unit: Unit, settings: RunSettings) -> Iterator[tuple[Outcome, list[Any]]]:
+def _unit_on_ray(unit: Unit, settings: Settings) -> Iterator[tuple[Any, list[Any]]]:
     torch.set_num_threads(1)
-    for outcome, pictures in run_unit(unit, settings):
+    for outcome, pictures in settings.work(unit):
         yield outcome, [picture.numpy() for picture in pictures]
 
 

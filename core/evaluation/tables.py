@@ -148,6 +148,27 @@ def lines_of(table: Table, outcomes: Sequence[Outcome], benchmark: str) -> list[
     return lines
 
 
+def side_by_side(title: str, measured: str, published: str, heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table as text, what was measured left of the bar and what a paper prints right of it.
+
+    Args:
+        title: above it.
+        measured, published: names of the two halves.
+        heads: of the figures, the same in both halves.
+        lines: cells, as :func:`lines_of` gives them.
+    """
+    top = ["Datasets", "Method", *heads, *heads]
+    cut = 2 + len(heads)
+    widths = [max(len(line[column]) for line in [top, *lines]) for column in range(len(top))]
+
+    def show(cells: Sequence[str]) -> str:
+        aligned = [cell.ljust(width) if place < 2 else cell.rjust(width) for place, (cell, width) in enumerate(zip(cells, widths, strict=True))]
+        return "  ".join(aligned[:cut]) + "  |  " + "  ".join(aligned[cut:])
+
+    here = len("  ".join(" " * width for width in widths[:cut]))
+    return "\n".join([title, f"{measured:>{here}}  |  {published}", show(top), *map(show, lines)])
+
+
 def text_tables(outcomes: Sequence[Outcome], benchmark: str) -> str:
     """All tables as text, what was measured left of the bar and what the paper prints right of it."""
     blocks = []
@@ -155,15 +176,7 @@ def text_tables(outcomes: Sequence[Outcome], benchmark: str) -> str:
         lines = lines_of(table, outcomes, benchmark)
         if not lines:
             continue
-        heads = ["Datasets", "Method", *HEADS.values(), *HEADS.values()]
-        widths = [max(len(line[column]) for line in [heads, *lines]) for column in range(len(heads))]
-
-        def show(cells: Sequence[str], widths: Sequence[int] = tuple(widths)) -> str:
-            aligned = [cell.ljust(width) if place < 2 else cell.rjust(width) for place, (cell, width) in enumerate(zip(cells, widths, strict=True))]
-            return "  ".join(aligned[:6]) + "  |  " + "  ".join(aligned[6:])
-
-        here = len("  ".join(" " * width for width in widths[:6]))
-        blocks.append("\n".join([table.title, f"{benchmark:>{here}}  |  TOP-Bench, as published", show(heads), *map(show, lines)]))
+        blocks.append(side_by_side(table.title, benchmark, "TOP-Bench, as published", list(HEADS.values()), lines))
     counts = {part: len({o.effect for o in outcomes if part in ("all", o.scope)}) for part in _PARTS}
     seeds = len({outcome.seed for outcome in outcomes})
     note = f"Means over {counts['all']} effect{'s' * (counts['all'] > 1)} ({counts['global']} global, {counts['local']} local), {seeds} seed{'s' * (seeds > 1)}"

@@ -98,8 +98,10 @@ class Instruction:
             Remarks worth showing (learned on another fine-tune of the same family); empty when it is the very model.
 
         Raises:
+            ModelError: no instruction can act in it.
             InstructionError: another family, or sites or widths that the model does not have. Text states act in any model whose text states are as wide.
         """
+        model.require_sites()
         if self.info.space == "text":
             width = model.family.context_width
             if self.context.shape[1] != width:

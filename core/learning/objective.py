@@ -23,27 +23,34 @@ class PairLatents:
     """Pairs as latents, encoded once. Pairs may differ in size."""
 
     before: Sequence[Tensor]
-    """Image conditions, N x [4, h, w], as the model's family wants them (InstructPix2Pix: mode of the VAE, unscaled)."""
+    """Image conditions, N x [C, h, w], as the model wants them (InstructPix2Pix: mode of the VAE, unscaled; with a mask's after it where it reads one)."""
     after: Sequence[Tensor]
     """Targets, N x [4, h, w], scaled by the VAE's scaling factor."""
     digest: str = ""
     """What tells these pairs from others; of the pictures when they were encoded here, since an encoder on a GPU need not repeat itself."""
 
     def __post_init__(self) -> None:
-        if not self.before or len(self.before) != len(self.after) or any(x.shape != y.shape for x, y in zip(self.before, self.after, strict=True)):
-            raise PairError("Pair latents: before and after must be equally many, at least one, and of equal shape within a pair.")
+        if not self.before or len(self.before) != len(self.after) or any(x.shape[1:] != y.shape[1:] for x, y in zip(self.before, self.after, strict=True)):
+            raise PairError("Pair latents: before and after must be equally many, at least one, and of equal size within a pair.")
 
     @classmethod
-    def encode(cls, pairs: EditPairs, encode_image: Callable[[Tensor], Tensor], scale: Callable[[Tensor], Tensor]) -> "PairLatents":
+    def encode(
+        cls,
+        pairs: EditPairs,
+        encode_image: Callable[[Tensor], Tensor],
+        scale: Callable[[Tensor], Tensor],
+        condition: Callable[[Tensor], Tensor] | None = None,
+    ) -> "PairLatents":
         """Encode every picture once.
 
         Args:
             pairs: the pairs.
-            encode_image: [1, H, W, 3] in 0..1 -> image condition [1, 4, h, w].
-            scale: image condition -> target latent.
+            encode_image: [1, H, W, 3] in 0..1 -> latent [1, 4, h, w].
+            scale: latent -> target latent.
+            condition: [1, H, W, 3] in 0..1 -> image condition [1, C, h, w], where that is more than the latent.
         """
         with torch.no_grad():
-            before = [encode_image(pair.before[None])[0].float() for pair in pairs]
+            before = [(condition or encode_image)(pair.before[None])[0].float() for pair in pairs]
             after = [scale(encode_image(pair.after[None]))[0].float() for pair in pairs]
         digest = hashlib.sha256()
         for pair in pairs:

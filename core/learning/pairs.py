@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -105,10 +106,15 @@ def read_picture(path: Path, size: int | None = None) -> Tensor:
     Raises:
         PairError: unreadable, or more than 64 megapixels.
     """
+    return decode_picture(path, path.name, size)
+
+
+def decode_picture(file: Path | BinaryIO, name: str, size: int | None = None) -> Tensor:
+    """As :func:`read_picture`, also from bytes in memory; ``name`` is for messages."""
     try:
-        with Image.open(path) as opened:
+        with Image.open(file) as opened:
             if opened.width * opened.height > MAX_PIXELS:
-                raise PairError(f"Picture '{path.name}' is {opened.width} x {opened.height}: more than 64 megapixels. Scale it down first.")
+                raise PairError(f"Picture '{name}' is {opened.width} x {opened.height}: more than 64 megapixels. Scale it down first.")
             image = ImageOps.exif_transpose(opened)
             if image.mode in ("I;16", "I;16B", "I;16L", "I"):
                 image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257).round().clip(0, 255).astype(np.uint8))
@@ -120,7 +126,7 @@ def read_picture(path: Path, size: int | None = None) -> Tensor:
                 image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
             return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PairError(f"Picture '{path.name}' cannot be read ({error}). Save it again as PNG or JPEG.") from error
+        raise PairError(f"Picture '{name}' cannot be read ({error}). Save it again as PNG or JPEG.") from error
 
 
 def check_pair(name: str, before: Tensor, after: Tensor) -> EditPair:
@@ -148,7 +154,7 @@ def find_pairs(folder: Path) -> list[tuple[str, Path, Path]]:
         PairError: a missing twin, two pictures of one name, a malformed ``pairs.json``.
     """
     if (folder / "pairs.json").is_file():
-        return _from_manifest(folder)
+        return [(pair.before.stem, pair.before, pair.after) for pair in read_manifest(folder)]
     if (folder / "before").is_dir() and (folder / "after").is_dir():
         before, after = _pictures(folder / "before"), _pictures(folder / "after")
     else:
@@ -162,6 +168,42 @@ def find_pairs(folder: Path) -> list[tuple[str, Path, Path]]:
     return [(stem, before[stem], after[stem]) for stem in sorted(before, key=_natural)]
 
 
+@dataclass(frozen=True)
+class ListedPair:
+    """An entry of ``pairs.json``."""
+
+    before: Path
+    after: Path
+    words: str
+    """What the edit is, "" where the list does not say; learning an instruction takes no words, fine-tuning does."""
+    mask: Path | None
+    """A picture, white where the edit acts."""
+
+
+def read_manifest(folder: Path) -> list[ListedPair]:
+    """The entries of a folder's ``pairs.json``: ``{"before": file, "after": file}`` each, and where they are given ``"words"`` and ``"mask": file``.
+
+    Raises:
+        PairError: it is malformed, or a file is missing or outside the folder.
+    """
+    root = folder.resolve()
+
+    def inside(name: str) -> Path:
+        if not (root / name).resolve().is_relative_to(root):
+            raise PairError(f"pairs.json of '{folder.name}': '{name}' is outside the folder. Move the picture into it.")
+        if not (root / name).is_file():
+            raise PairError(f"pairs.json of '{folder.name}': '{name}' does not exist.")
+        return root / name
+
+    try:
+        content = json.loads((folder / "pairs.json").read_text("utf-8"))
+        entries = content["pairs"] if isinstance(content, dict) else content
+        named = [(str(entry["before"]), str(entry["after"]), str(entry.get("words") or ""), entry.get("mask")) for entry in entries]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PairError(f'pairs.json of \'{folder.name}\' must be a list of {{"before": file, "after": file}} ({error}).') from error
+    return [ListedPair(inside(before), inside(after), words, inside(str(mask)) if mask else None) for before, after, words, mask in named]
+
+
 def _pictures(folder: Path) -> dict[str, Path]:
     pictures: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -170,25 +212,6 @@ def _pictures(folder: Path) -> dict[str, Path]:
                 raise PairError(f"'{pictures[path.stem].name}' and '{path.name}' have the same name. Keep one of them.")
             pictures[path.stem] = path
     return pictures
-
-
-def _from_manifest(folder: Path) -> list[tuple[str, Path, Path]]:
-    try:
-        content = json.loads((folder / "pairs.json").read_text("utf-8"))
-        entries = content["pairs"] if isinstance(content, dict) else content
-        named = [(str(entry["before"]), str(entry["after"])) for entry in entries]
-    except (ValueError, KeyError, TypeError) as error:
-        raise PairError(f'pairs.json of \'{folder.name}\' must be a list of {{"before": file, "after": file}} ({error}).') from error
-    root = folder.resolve()
-    found = []
-    for before, after in named:
-        for name in (before, after):
-            if not (root / name).resolve().is_relative_to(root):
-                raise PairError(f"pairs.json of '{folder.name}': '{name}' is outside the folder. Move the picture into it.")
-            if not (root / name).is_file():
-                raise PairError(f"pairs.json of '{folder.name}': '{name}' does not exist.")
-        found.append((Path(before).stem, root / before, root / after))
-    return found
 
 
 def _natural(text: str) -> list[int | str]:

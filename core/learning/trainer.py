@@ -13,6 +13,7 @@ from ..editing.schedule import fixed_noise, segment_bounds
 from ..errors import LearningError
 from ..instruction.artefact import Instruction, InstructionInfo
 from ..models.denoiser import Denoiser
+from .checkpoint import load_optimiser_state, optimiser_state
 from .objective import Direction, PairLatents, Samples, sample_losses
 from .settings import LearningSettings
 from .spaces import AttentionSpace, Space, TextSpace
@@ -218,9 +219,7 @@ class Trainer:
     def state(self) -> dict[str, Tensor]:
         """Everything needed to continue exactly: parameters, optimiser, generators, positions and losses."""
         state = {f"parameter.{name}": tensor.detach() for name, tensor in self.parameters.items()}
-        for name, tensor in self.parameters.items():
-            for entry, value in self.optimiser.state.get(tensor, {}).items():
-                state[f"optimiser.{entry}.{name}"] = torch.as_tensor(value)
+        state |= optimiser_state(self.optimiser, self.parameters)
         for segment, stream in self._streams.items():
             state[f"stream.{segment}.generator"] = stream.generator.get_state()
             state[f"stream.{segment}.order"] = stream.order
@@ -239,12 +238,7 @@ class Trainer:
             with torch.no_grad():
                 for name, tensor in self.parameters.items():
                     tensor.copy_(state[f"parameter.{name}"])
-                    entries = {key.split(".", 2)[1] for key in state if key.startswith("optimiser.") and key.split(".", 2)[2] == name}
-                    self.optimiser.state[tensor] = {
-                        # AdamW keeps its step counter on the CPU.
-                        entry: state[f"optimiser.{entry}.{name}"].clone().to("cpu" if entry == "step" else tensor.device)
-                        for entry in entries
-                    }
+            load_optimiser_state(self.optimiser, self.parameters, state)
             for segment, stream in self._streams.items():
                 stream.generator.set_state(state[f"stream.{segment}.generator"].cpu())
                 stream.order = state[f"stream.{segment}.order"].cpu()

@@ -1,6 +1,5 @@
 """CLIP: pictures and words in one space. The pocket editor's own, or any open_clip architecture with weights from a local file."""
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch.nn import functional
 from ..errors import ModelError
 from .loading import POCKET_FOLDER
 from .tokenizer import tokenizer_from_folder
-from .weights import Weights, fill, folder_weights, read_header
+from .weights import Weights, fill, fingerprint, folder_weights, read_header
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP
@@ -94,6 +93,14 @@ class ClipModel(Protocol):
         ...
 
 
+class ImageEncoder(Protocol):
+    """What :func:`image_features` needs of a model."""
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """[B, H, W, 3] in 0..1 of any size -> [B, P]."""
+        ...
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """How pictures are made ready, after open_clip's ``PreprocessCfg``."""
@@ -103,6 +110,8 @@ class Preprocessing:
     std: tuple[float, ...] = _DEVIATION
     interpolation: str = "bicubic"
     resize_mode: str = "shortest"
+    resize: int | None = None
+    """What the shorter side is scaled to before the crop to ``size``; None: to ``size`` itself."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """[B, H, W, 3] in 0..1 -> [B, 3, h, w], normalised. Scaled with antialiasing and clipped to 0..1, as PIL does it.
@@ -119,8 +128,8 @@ class Preprocessing:
         else:
             # As torchvision's Resize does it: the shorter side exact, the longer one rounded down.
             rows, columns = pixels.shape[2:]
-            short = min(rows, columns)
-            scaled = (height * rows // short, height * columns // short)
+            short, side = min(rows, columns), self.resize or height
+            scaled = (side * rows // short, side * columns // short)
         if scaled != tuple(pixels.shape[2:]):
             pixels = functional.interpolate(pixels, scaled, mode=self.interpolation, antialias=True).clamp(0, 1)
         top, left = round((scaled[0] - height) / 2), round((scaled[1] - width) / 2)
@@ -145,7 +154,7 @@ class OpenClipModel:
         self._towers: Any = module
         self.start_id, self.end_id = ends
         self._tokenizer = tokenizer
-        self.fingerprint = _fingerprint(module.state_dict())
+        self.fingerprint = fingerprint(module.state_dict())
 
     @property
     def device(self) -> torch.device:
@@ -286,9 +295,9 @@ def load_clip(name: str | None = None, folder: Path | None = None, device: torch
 
 
 @torch.no_grad()
-def image_features(clip: ClipModel, pictures: Iterable[Tensor]) -> Tensor:
+def image_features(model: ImageEncoder, pictures: Iterable[Tensor]) -> Tensor:
     """Features of length 1 of pictures [H, W, 3] in 0..1, fp32 [N, P] on the model's device. They may differ in size: one at a time is encoded."""
-    return torch.cat([functional.normalize(clip.encode_images(picture[None]).float(), dim=-1) for picture in pictures])
+    return torch.cat([functional.normalize(model.encode_images(picture[None]).float(), dim=-1) for picture in pictures])
 
 
 @torch.no_grad()
@@ -351,16 +360,6 @@ def _fill(module: "CLIP", states: Mapping[str, Tensor], part: str, device: torch
     fill(module, states, part, device, torch.float32)
     length = module.context_length
     module.attn_mask = torch.full((length, length), float("-inf"), device=device).triu_(1)
-
-
-def _fingerprint(states: Mapping[str, Tensor]) -> str:
-    """Of names, shapes and the first numbers of every weight, in fp16: the same for a file in full and in half precision."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(states.items()):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        if tensor.is_floating_point() and name != "logit_scale":
-            digest.update(tensor.flatten()[:64].half().cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 _RENAMED = (

@@ -31,7 +31,8 @@ class Denoiser(Protocol):
         Args:
             noisy: ``sqrt(abar_t) z + sqrt(1 - abar_t) e`` [B, 4, h, w].
             timesteps: [B], 0..999, int64 or the float positions that samplers take.
-            image_latent: the image condition [B, 4, h, w], unscaled (as the editor encodes it); zeros are the null image.
+            image_latent: the image condition [B, C, h, w] as the editor makes it: the picture's latent, unscaled, and in a model that reads a mask the
+                mask's after it (C is ``description.condition_channels``). Zeros are the null image, and the null mask with it.
             context: text states [B, L, D].
             injection: learned keys and values, used in every row at every site.
 
@@ -87,7 +88,7 @@ class DiffusersDenoiser:
     """A diffusers UNet as a :class:`Denoiser`. Freezes the UNet and keeps no second copy of it.
 
     Args:
-        unet: an 8-channel ``UNet2DConditionModel`` of the pocket, SD1.5 or SD2.1 family, on its device, in fp32, fp16 or bf16.
+        unet: an 8- or 12-channel ``UNet2DConditionModel`` of the pocket, SD1.5 or SD2.1 family, on its device, in fp32, fp16 or bf16.
         description: its description.
         alphas_cumprod: abar [1000].
 
@@ -96,8 +97,8 @@ class DiffusersDenoiser:
     """
 
     def __init__(self, unet: UNet2DConditionModel, description: ModelDescription, alphas_cumprod: Tensor) -> None:
-        if description.family.name in ("sdxl", "cosxl"):
-            raise ModelError(sdxl_message(description))
+        if description.family.comfyui_only:
+            raise ModelError(comfyui_only_message(description))
         self.unet = unet.eval().requires_grad_(False)
         self.description = description
         self.device = next(unet.parameters()).device
@@ -133,16 +134,23 @@ class DiffusersDenoiser:
         return {name: (attn.to_k(states).float(), attn.to_v(states).float()) for name, attn in self._sites.items()}  # type: ignore[operator]
 
     def _check(self, noisy: Tensor, image_latent: Tensor, context: Tensor) -> None:
-        if noisy.ndim != 4 or noisy.shape[1] != 4 or image_latent.shape != noisy.shape:
+        if noisy.ndim != 4 or noisy.shape[1] != 4 or image_latent.shape[:1] + image_latent.shape[2:] != noisy.shape[:1] + noisy.shape[2:]:
             raise ModelError(f"Latents: noisy {tuple(noisy.shape)} and image {tuple(image_latent.shape)} must have the same shape [batch, 4, height, width].")
+        needed, given = self.description.condition_channels, image_latent.shape[1]
+        if given != needed:
+            takes = "reads a mask as well: give it the latents of picture and mask" if needed > 4 else "reads no mask: give it the picture's latent alone"
+            raise ModelError(
+                f"{self.description.title}: its image condition has {needed} channels, {given} were given. It {takes}, as DiffusersEditor.condition makes it."
+            )
         width = self.description.family.context_width
         if context.ndim != 3 or context.shape[0] != noisy.shape[0] or context.shape[2] != width:
             raise ModelError(f"Text states: shape {tuple(context.shape)} does not fit; [{noisy.shape[0]}, tokens, {width}] is needed.")
 
 
-def sdxl_message(description: ModelDescription) -> str:
-    """Why a model of the SDXL kind does not run outside ComfyUI."""
+def comfyui_only_message(description: ModelDescription) -> str:
+    """Why a model of the SDXL or SD3 kind does not run outside ComfyUI."""
+    nodes = "Load InstructPix2Pix, Learn Instruction and Apply Instruction" if description.sites else "Load InstructPix2Pix and Edit Guider"
     return (
-        f"{description.title}: {description.family.title} runs in ComfyUI only: use the nodes Load InstructPix2Pix, Learn Instruction and Apply Instruction. "
+        f"{description.title}: {description.family.title} runs in ComfyUI only: use the nodes {nodes}. "
         "Outside ComfyUI the pocket editor, SD1.5 and SD2.1 models run."
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from ..regions.conditions import mask_picture
 from .denoiser import DiffusersDenoiser
 from .families import ModelDescription
 
@@ -70,7 +71,7 @@ class DiffusersEditor:
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
-        """The image condition: the mode of the VAE's latent, unscaled.
+        """The pictures' latents: the VAE's mode, unscaled.
 
         Raises:
             ModelError: not [B, H, W, 3], or a side that is no multiple of the stride.
@@ -87,6 +88,28 @@ class DiffusersEditor:
             return encoded.latent_dist.mode().float()
         # A tiny autoencoder writes latents that are scaled already.
         return encoded.latents.float() / self.description.family.scaling_factor
+
+    def condition(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
+        """The image condition as the denoiser takes it: the pictures' latents and, in a model that reads a mask, the masks' after them.
+
+        Args:
+            images: the pictures.
+            masks: where the edit may act, [h, w] or [b, h, w] in 0..1, of the pictures' aspect ratio. None is white: everywhere.
+
+        Returns:
+            [B, C, h, w], C as ``description.condition_channels``.
+
+        Raises:
+            ModelError: as :meth:`encode_images`; also for a mask where the model reads none.
+            RegionError: a mask that is black all over, or that does not fit.
+        """
+        latents = self.encode_images(images)
+        if masks is not None:
+            self.description.require_mask()
+        if not self.description.reads_mask:
+            return latents
+        mask_latents = self.encode_images(mask_picture(masks, images))
+        return torch.cat([latents, mask_latents.expand(len(images), -1, -1, -1)], dim=1)
 
     def scale(self, latents: Tensor) -> Tensor:
         """The target latent that the denoiser works on, from an unscaled one."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from . import sd3
 from .attention import Shapes, Site, is_native, sites_of_unet
 
 
@@ -16,12 +17,12 @@ class Family:
     """A family of InstructPix2Pix models that share one layout, so that an instruction learned on one acts in the others."""
 
     name: str
-    """``"pocket"``, ``"sd15"``, ``"sd21"``, ``"sdxl"`` or ``"cosxl"``."""
+    """``"pocket"``, ``"sd15"``, ``"sd21"``, ``"sdxl"``, ``"cosxl"`` or ``"sd3"``."""
     title: str
     context_width: int
     """Channels of the text states."""
     prediction: str
-    """What the UNet predicts: ``"epsilon"``, ``"v_prediction"`` or ``"edm_v"``."""
+    """What the model predicts: ``"epsilon"``, ``"v_prediction"``, ``"edm_v"`` or ``"flow"``."""
     scaling_factor: float
     """Factor of the target latent."""
     scaled_image_latent: bool = False
@@ -31,18 +32,21 @@ class Family:
     head_width: int | None = None
     default_text_scale: float = 7.5
     """s_T of Eq. 3."""
+    latent_channels: int = 4
+    """Channels of a picture's latent."""
+    comfyui_only: bool = False
+    """Whether the diffusers engine cannot run it."""
 
 
 POCKET = Family("pocket", "pocket editor", 128, "epsilon", 1.0, heads=4, default_text_scale=2.0)
 SD15 = Family("sd15", "InstructPix2Pix (Stable Diffusion 1.5)", 768, "epsilon", 0.18215, heads=8)
 SD21 = Family("sd21", "InstructPix2Pix (Stable Diffusion 2.1)", 1024, "epsilon", 0.18215, head_width=64)
-SDXL = Family("sdxl", "InstructPix2Pix (SDXL)", 2048, "epsilon", 0.13025, head_width=64)
-COSXL = Family("cosxl", "CosXL-Edit", 2048, "edm_v", 0.13025, scaled_image_latent=True, head_width=64)
+SDXL = Family("sdxl", "InstructPix2Pix (SDXL)", 2048, "epsilon", 0.13025, head_width=64, comfyui_only=True)
+COSXL = Family("cosxl", "CosXL-Edit", 2048, "edm_v", 0.13025, scaled_image_latent=True, head_width=64, comfyui_only=True)
+# UltraEdit leaves out the shift of Stable Diffusion 3's latents.
+SD3 = Family("sd3", "UltraEdit (Stable Diffusion 3)", 4096, "flow", 1.5305, latent_channels=16, comfyui_only=True)
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (POCKET, SD15, SD21, SDXL, COSXL)}
-
-IN_CHANNELS = 8
-"""Noisy latent and image latent, four channels each."""
+FAMILIES: Mapping[str, Family] = {family.name: family for family in (POCKET, SD15, SD21, SDXL, COSXL, SD3)}
 
 ReadRows = Callable[[str, int], Tensor]
 """``read(key, rows)`` -> the first rows of a 2-D tensor, in any floating dtype, on any device."""
@@ -50,35 +54,77 @@ ReadRows = Callable[[str, int], Tensor]
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What is known about a model without running it."""
+    """What is known about a model without running it.
+
+    A model that reads a mask is of the family of its sister that does not: their sites are alike, so an instruction learned on one acts in the other.
+    """
 
     family: Family
     sites: tuple[Site, ...]
+    """Empty for Stable Diffusion 3, whose layers attend to words and picture at once."""
     in_channels: int
+    """Of the noisy latent, the picture's latent and, in a model that reads a mask, the mask's: so many latents one after another."""
     fingerprint: str
     """See :func:`fingerprint_of`."""
     title: str
 
+    @property
+    def condition_channels(self) -> int:
+        """Channels of the image condition: what comes after the noisy latent."""
+        return self.in_channels - self.family.latent_channels
+
+    @property
+    def reads_mask(self) -> bool:
+        """Whether the model takes a mask (UltraEdit)."""
+        return self.in_channels == 3 * self.family.latent_channels
+
+    def require_mask(self) -> None:
+        """See that the model can be given a mask.
+
+        Raises:
+            ModelError: it takes none.
+        """
+        if not self.reads_mask:
+            raise ModelError(
+                f"{self.title}: this model reads no mask ({self.in_channels} input channels, {3 * self.family.latent_channels} in one that does). "
+                "Leave the mask away and keep the edit in its place with Region Edit, or load a model that reads masks."
+            )
+
+    def require_sites(self) -> None:
+        """See that instructions can act in the model.
+
+        Raises:
+            ModelError: it has no cross-attention layers.
+        """
+        if not self.sites:
+            raise ModelError(
+                f"{self.title}: {self.family.title} has no cross-attention layers, so instructions can neither be learned on it nor act in it. "
+                "Edit with words, or use a model of the pocket, SD1.5, SD2.1 or SDXL family."
+            )
+
 
 def detect_family(shapes: Shapes, edm: bool = False, prediction: str | None = None, title: str = "UNet") -> Family:
-    """Tell the family from a UNet's shapes.
+    """Tell the family from the shapes of a UNet, or of UltraEdit's transformer.
 
     Args:
-        shapes: the UNet's tensors in either dialect, without a checkpoint's prefix.
+        shapes: the model's tensors in either dialect, without a checkpoint's prefix.
         edm: the checkpoint carries ``edm_vpred.sigma_max``, which sets CosXL apart from an ordinary SDXL model.
         prediction: ``"epsilon"`` or ``"v_prediction"`` where that is known (a scheduler's config); shapes do not show it.
         title: the file's name, for messages.
 
     Raises:
-        ModelError: it is no 8-channel InstructPix2Pix UNet of a known family.
+        ModelError: it is no editing model of a known family.
     """
+    if sd3.is_transformer(shapes):
+        _check_channels(sd3.in_channels(shapes), SD3, title)
+        return SD3
     first = shapes.get("input_blocks.0.0.weight") or shapes.get("conv_in.weight")
     if first is None or len(first) != 4:
         raise ModelError(
             f"{title}: no Stable Diffusion UNet was found in it (neither conv_in.weight nor input_blocks.0.0.weight). "
             "Choose an InstructPix2Pix checkpoint or a diffusers folder with a unet inside."
         )
-    _check_channels(first[1], title)
+    _check_channels(first[1], SD15, title)
     sites = sites_of_unet(shapes)
     widths = {site.context_width for site in sites}
     by_width = {family.context_width: family for family in (POCKET, SD15, SD21, SDXL)}
@@ -100,21 +146,20 @@ def detect_family(shapes: Shapes, edm: bool = False, prediction: str | None = No
     return replace(family, prediction=prediction) if prediction else family
 
 
-def _check_channels(channels: int, title: str) -> None:
-    if channels == IN_CHANNELS:
+def _check_channels(channels: int, family: Family, title: str) -> None:
+    latent = family.latent_channels
+    if channels in (2 * latent, 3 * latent):
         return
-    needed = f"{channels} input channels, {IN_CHANNELS} needed (4 noise + 4 image)"
-    if channels == 4:
+    needed = f"{channels} input channels; {2 * latent} ({latent} noise + {latent} image) or {3 * latent} (+ {latent} mask) are needed"
+    if channels == latent:
+        known = "timbrooks/instruct-pix2pix" if family is not SD3 else "BleachNick/SD3_UltraEdit_w_mask"
         raise ModelError(
-            f"{title}: this is not an InstructPix2Pix model: {needed}. It is a plain text-to-image model; "
-            "choose an InstructPix2Pix one such as timbrooks/instruct-pix2pix."
+            f"{title}: this is not an InstructPix2Pix model: {needed}. It is a plain text-to-image model; choose an InstructPix2Pix one such as {known}."
         )
-    if channels == 9:
-        raise ModelError(f"{title}: this is an inpainting model, not an InstructPix2Pix model: {needed}.")
-    if channels == 12:
+    if channels == 2 * latent + 1:
         raise ModelError(
-            f"{title}: this is a mask-conditioned editing model (12 input channels: 4 noise + 4 image + 4 mask), which this loader does not support yet. "
-            f"Choose a model with {IN_CHANNELS} input channels."
+            f"{title}: this is an inpainting model, not an InstructPix2Pix model: {needed}. It fills holes and follows no instructions; "
+            "use it with ComfyUI's own inpainting nodes, or choose an editing model."
         )
     raise ModelError(f"{title}: unknown kind of model: {needed}.")
 
@@ -147,7 +192,7 @@ def fingerprint_of(sites: tuple[Site, ...], read: ReadRows, native: bool) -> str
 def describe_unet(
     shapes: Shapes, read: ReadRows, edm: bool = False, prediction: str | None = None, title: str = "UNet", heads: int | None = None
 ) -> ModelDescription:
-    """Describe a UNet in either dialect, from a file or from a live model.
+    """Describe a model in either dialect, from a file or from a live model.
 
     Args:
         shapes, edm, prediction, title: as in :func:`detect_family`.
@@ -158,6 +203,8 @@ def describe_unet(
         ModelError: as :func:`detect_family`.
     """
     family = detect_family(shapes, edm, prediction, title)
+    if family is SD3:
+        return ModelDescription(family, (), sd3.in_channels(shapes), sd3.fingerprint_of(shapes, read), title)
     sites = sites_of_unet(shapes, family.head_width, heads or family.heads)
     in_channels = (shapes.get("input_blocks.0.0.weight") or shapes["conv_in.weight"])[1]
     return ModelDescription(family, sites, in_channels, fingerprint_of(sites, read, is_native(shapes)), title)

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import ModelError
-from .families import Family
+from .builtin import part_folder
+from .families import ModelDescription
 from .weights import Weights, fill, folder_weights, read_json
+from .widening import widened_tensors
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -113,19 +115,24 @@ class Parts:
         return module.eval().requires_grad_(False)
 
 
-def single_file_parts(parts: Parts, weights: Weights, family: Family) -> tuple[UNet2DConditionModel, AutoencoderKL | AutoencoderTiny, CLIPTextModel]:
+def single_file_parts(
+    parts: Parts, weights: Weights, description: ModelDescription
+) -> tuple[UNet2DConditionModel, AutoencoderKL | AutoencoderTiny, CLIPTextModel]:
     """UNet, VAE and text encoder of an SD1.5 or SD2.1 single-file checkpoint.
 
     Raises:
-        ModelError: the VAE or the text encoder is not in the file, or a weight is missing or of another shape.
+        ModelError: a family whose single files only ComfyUI reads, the VAE or the text encoder is not in the file, or a weight is missing or of another shape.
     """
     from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
+    family = description.family
+    if family.name not in TEXT_PREFIX:
+        raise ModelError(f"{parts.title}: single files of the {family.name} family are read in ComfyUI only. Give the model as a diffusers folder.")
     prefix = TEXT_PREFIX[family.name]
     for needed, what in ((VAE_PREFIX, "VAE"), (prefix, "text encoder")):
         if not weights.under(needed).shapes:
             raise ModelError(f"{parts.title}: it holds no {what} (no tensors under {needed}). Use a full checkpoint or a diffusers folder, not the UNet alone.")
-    unet_config = UNET_CONFIG[family.name]
+    unet_config = {**UNET_CONFIG[family.name], "in_channels": description.in_channels}
     # One part after another, so that no more than one part's mapped tensors are looked at while its weights are made.
     unet = parts.unet(unet_config, convert_ldm_unet_checkpoint(_under(weights, UNET_PREFIX), unet_config))
     vae = parts.vae(VAE_CONFIG, convert_ldm_vae_checkpoint(_under(weights, VAE_PREFIX), VAE_CONFIG))
@@ -163,17 +170,23 @@ def _open_clip_weights(weights: dict[str, torch.Tensor], prefix: str, width: int
     return named
 
 
-def folder_parts(parts: Parts, folder: Path, unet_weights: Weights) -> tuple[UNet2DConditionModel, AutoencoderKL | AutoencoderTiny, CLIPTextModel]:
-    """UNet, VAE and text encoder of a diffusers folder.
+def folder_parts(
+    parts: Parts, folder: Path, unet_weights: Weights, in_channels: int | None = None
+) -> tuple[UNet2DConditionModel, AutoencoderKL | AutoencoderTiny, CLIPTextModel]:
+    """UNet, VAE and text encoder of a diffusers folder; the UNet widened to ``in_channels`` where they are given.
 
     Raises:
         ModelError: a part is missing, or does not fit its configuration.
     """
-    unet = parts.unet(read_json(folder / "unet" / "config.json"), dict(unet_weights.tensors()))
-    vae_config = read_json(folder / "vae" / "config.json")
-    vae = parts.vae(vae_config, _current_vae_names(dict(folder_weights(folder / "vae", ("diffusion_pytorch_model",)).tensors())))
-    text_config = read_json(folder / "text_encoder" / "config.json")
-    text = parts.text_encoder(text_config, dict(folder_weights(folder / "text_encoder", ("model",)).tensors()))
+    unet_config, unet_tensors = read_json(folder / "unet" / "config.json"), dict(unet_weights.tensors())
+    if in_channels is not None:
+        unet_config, unet_tensors = {**unet_config, "in_channels": in_channels}, widened_tensors(unet_tensors, in_channels)
+    unet = parts.unet(unet_config, unet_tensors)
+    vae_folder, text_folder = part_folder(folder, "vae"), part_folder(folder, "text_encoder")
+    vae_config = read_json(vae_folder / "config.json")
+    vae = parts.vae(vae_config, _current_vae_names(dict(folder_weights(vae_folder, ("diffusion_pytorch_model",)).tensors())))
+    text_config = read_json(text_folder / "config.json")
+    text = parts.text_encoder(text_config, dict(folder_weights(text_folder, ("model",)).tensors()))
     return unet, vae, text
 
 

@@ -7,17 +7,16 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from .denoiser import DiffusersDenoiser, sdxl_message
+from .builtin import POCKET_FOLDER, POCKET_REGION_FOLDER, TITLES, part_files, part_folder
+from .denoiser import DiffusersDenoiser, comfyui_only_message
 from .editor import DiffusersEditor
 from .families import ModelDescription, describe_unet
 from .layouts import UNET_PREFIX, Parts, folder_parts, single_file_parts
 from .tokenizer import clip_tokenizer, tokenizer_from_folder
 from .weights import Weights, folder_weights, read_header, read_json
+from .widening import widened_shapes
 
-__all__ = ["POCKET_FOLDER", "DiffusersEditor", "describe", "load_editor"]
-
-POCKET_FOLDER = Path(__file__).parent / "pocket"
-"""The built-in editor, a diffusers folder."""
+__all__ = ["POCKET_FOLDER", "POCKET_REGION_FOLDER", "DiffusersEditor", "describe", "load_editor"]
 
 _SCHEDULER: dict[str, Any] = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -26,8 +25,8 @@ def describe(path: str | Path | None = None) -> ModelDescription:
     """Say what a model is from its headers and a few rows of its weights; nothing else is read.
 
     Args:
-        path: a diffusers folder, a ``.safetensors`` checkpoint (SD1.5, SD2.1, SDXL or CosXL layout, 8 input channels), or ``None`` for the pocket
-            editor.
+        path: a diffusers folder, a ``.safetensors`` checkpoint (SD1.5, SD2.1, SDXL or CosXL layout with 8 input channels, or 12 where it reads a mask;
+            UltraEdit's SD3 with 32 or 48), ``POCKET_REGION_FOLDER``, or ``None`` for the pocket editor.
 
     Raises:
         ModelError: there is no such model, it is damaged, or it is not an InstructPix2Pix model of a known family.
@@ -40,6 +39,7 @@ def load_editor(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     tokenizer: str | Path | None = None,
+    in_channels: int | None = None,
 ) -> DiffusersEditor:
     """Load a model on the diffusers engine, frozen. No network is used and only ``.safetensors`` files are read.
 
@@ -49,20 +49,22 @@ def load_editor(
         dtype: fp32, fp16 or bf16, of all weights.
         tokenizer: a folder with ``vocab.json`` and ``merges.txt``. By default a folder's own, or beside a single file a folder ``tokenizer``, or
             CLIP's standard one.
+        in_channels: widen the input of a folder's UNet to so many channels, 8 or 12; see :mod:`.widening`. So a plain text-to-image model becomes one that
+            can be tuned into an editor, and an editor one that can be taught to read masks.
 
     Raises:
-        ModelError: as :func:`describe`; also for SDXL and CosXL, which run in ComfyUI only, and where a part of the model is missing.
+        ModelError: as :func:`describe`; also for SDXL, CosXL and SD3, which run in ComfyUI only, and where a part of the model is missing.
     """
     source = _resolve(path)
-    description, weights = _describe(source)
-    if description.family.name in ("sdxl", "cosxl"):
-        raise ModelError(sdxl_message(description))
+    description, weights = _describe(source, in_channels)
+    if description.family.comfyui_only:
+        raise ModelError(comfyui_only_message(description))
     parts = Parts(description.title, torch.device(device), dtype)
     if source.is_dir():
-        unet, vae, text = folder_parts(parts, source, weights)
-        words = tokenizer_from_folder(Path(tokenizer) if tokenizer else source / "tokenizer")
+        unet, vae, text = folder_parts(parts, source, weights, in_channels)
+        words = tokenizer_from_folder(Path(tokenizer) if tokenizer else part_folder(source, "tokenizer"))
     else:
-        unet, vae, text = single_file_parts(parts, weights, description.family)
+        unet, vae, text = single_file_parts(parts, weights, description)
         beside = Path(tokenizer) if tokenizer else source.parent / "tokenizer"
         found = tokenizer is not None or beside.is_dir()
         words = tokenizer_from_folder(beside) if found else clip_tokenizer("!" if description.family.name == "sd21" else "<|endoftext|>")
@@ -73,23 +75,32 @@ def _resolve(path: str | Path | None) -> Path:
     source = POCKET_FOLDER if path is None else Path(path)
     if not source.exists():
         raise ModelError(f"{source.name}: there is no such file or folder ({source}). Check the path.")
-    if source.is_dir() and not (source / "unet").is_dir():
+    if source.is_dir() and not _is_model(source):
         raise ModelError(f"{source.name}: this folder is not a diffusers model: it has no folder 'unet' in it. Choose the model's top folder.")
     return source
 
 
-def _describe(source: Path) -> tuple[ModelDescription, Weights]:
-    """The description, and the weights it came from: those of the UNet for a folder, of the whole file otherwise."""
+def _is_model(folder: Path) -> bool:
+    return any((folder / part).is_dir() for part in ("unet", "transformer"))
+
+
+def _describe(source: Path, in_channels: int | None = None) -> tuple[ModelDescription, Weights]:
+    """The description, and the weights it came from: those of the UNet (SD3: of the transformer) for a folder, of the whole file otherwise."""
     if source.is_dir():
-        weights = folder_weights(source / "unet", ("diffusion_pytorch_model",))
-        scheduler = source / "scheduler" / "scheduler_config.json"
+        part = source / ("unet" if (source / "unet").is_dir() else "transformer")
+        stems = ("diffusion_pytorch_model",)
+        weights = folder_weights(part, stems, part_files(source, part.name, stems))
+        scheduler = part_folder(source, "scheduler") / "scheduler_config.json"
         prediction = str(read_json(scheduler).get("prediction_type", "epsilon")) if scheduler.is_file() else None
-        config = read_json(source / "unet" / "config.json")
+        config = read_json(part / "config.json")
         # diffusers' attention_head_dim is the number of heads (a misnomer that it keeps for old files).
         heads = config.get("num_attention_heads") or config.get("attention_head_dim")
-        title = "pocket editor" if source == POCKET_FOLDER else source.resolve().name
+        title = TITLES.get(source) or source.resolve().name
         heads = heads if isinstance(heads, int) else None
-        return describe_unet(weights.shapes, weights.rows, prediction=prediction, title=title, heads=heads), weights
+        shapes = weights.shapes if in_channels is None else widened_shapes(weights.shapes, in_channels, title)
+        return describe_unet(shapes, weights.rows, prediction=prediction, title=title, heads=heads), weights
+    if in_channels is not None:
+        raise ModelError(f"{source.name}: only a diffusers folder can be widened and tuned, not a single file. Convert it to a folder first.")
     weights = Weights([read_header(source)])
     unet = weights.under(UNET_PREFIX)
     # A file with the UNet alone has no prefix.
@@ -103,7 +114,7 @@ def _alphas_cumprod(source: Path) -> Tensor:
     """abar [1000] of the model's own noise schedule."""
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-    path = source / "scheduler" / "scheduler_config.json"
+    path = part_folder(source, "scheduler") / "scheduler_config.json"
     config = read_json(path) if source.is_dir() and path.is_file() else _SCHEDULER
     known = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
     try:

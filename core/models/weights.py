@@ -1,5 +1,6 @@
 """Safetensors files, checked before anything is read from them."""
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -43,7 +44,7 @@ class Weights:
     """The tensors of one model part, in one file or several, read one at a time.
 
     Args:
-        files: headers from :func:`read_header`; their tensor names are distinct.
+        files: headers from :func:`read_header`; where a tensor is in several, the last one counts.
         prefix: only tensors whose name starts so are seen, without it.
     """
 
@@ -138,27 +139,39 @@ def _check_entry(path: Path, name: str, entry: Any, held: int) -> tuple[int, ...
     return shape
 
 
-def folder_weights(folder: Path, stems: tuple[str, ...]) -> Weights:
-    """The weights in one folder of a diffusers model, whole or in shards.
+def weight_files(folder: Path, stems: tuple[str, ...]) -> list[Path]:
+    """The weights in one folder of a diffusers model: one file, its shards in order, or nothing.
 
     Args:
         folder: e.g. ``.../unet``.
         stems: file names without suffix, e.g. ``("diffusion_pytorch_model",)``. The full-precision variant is preferred to ``.fp16``.
 
     Raises:
-        ModelError: there is no ``.safetensors`` file, or it is not sound.
+        ModelError: a shard is missing.
     """
     for stem in stems:
         for variant in ("", ".fp16", ".bf16"):
             whole = folder / f"{stem}{variant}.safetensors"
             if whole.is_file():
-                return Weights([read_header(whole)])
+                return [whole]
             shards = sorted(folder.glob(f"{stem}{variant}-?????-of-?????.safetensors")) or sorted(folder.glob(f"{stem}-?????-of-?????{variant}.safetensors"))
             if shards:
                 expected = int(shards[0].name.split("-of-")[1][:5])
                 if len(shards) != expected:
                     raise ModelError(f"{folder.name}: {len(shards)} of {expected} parts of {stem} are there. Download the missing ones.")
-                return Weights([read_header(shard) for shard in shards])
+                return shards
+    return []
+
+
+def folder_weights(folder: Path, stems: tuple[str, ...], files: list[Path] | None = None) -> Weights:
+    """The weights of :func:`weight_files`, or of ``files`` where they were looked up already.
+
+    Raises:
+        ModelError: there is no ``.safetensors`` file, or it is not sound.
+    """
+    files = weight_files(folder, stems) if files is None else files
+    if files:
+        return Weights([read_header(file) for file in files])
     pickled = next((path for path in sorted(folder.glob("*")) if path.suffix.lower() in PICKLE_SUFFIXES), None)
     if pickled is not None:
         refuse_pickle(pickled)
@@ -209,3 +222,13 @@ def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], part: str, devi
         if buffer.is_meta:  # the only ones left out of a state dict: CLIP's position_ids
             owner, _, leaf = name.rpartition(".")
             module.get_submodule(owner).register_buffer(leaf, torch.arange(buffer.numel(), device=device).view(buffer.shape), persistent=False)
+
+
+def fingerprint(states: Mapping[str, Tensor]) -> str:
+    """Of names, shapes and the first numbers of every weight, in fp16: the same for a file in full and in half precision."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(states.items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        if tensor.is_floating_point() and name != "logit_scale":
+            digest.update(tensor.flatten()[:64].half().cpu().numpy().tobytes())
+    return digest.hexdigest()

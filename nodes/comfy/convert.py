@@ -18,7 +18,9 @@ def unet_keys(states: States) -> States:
 
 
 def text_keys(states: States) -> States:
-    """A CLIP text tower's tensors as ComfyUI names them: all below ``text_model.``, without the index of positions."""
+    """A text tower's tensors as ComfyUI names them: CLIP's all below ``text_model.``, without the index of positions; T5's as they are."""
+    if any(key.startswith("encoder.block.") for key in states):
+        return states
     named = {key if key.startswith(("text_model.", "text_projection")) else f"text_model.{key}": value for key, value in states.items()}
     return {key: value for key, value in named.items() if not key.endswith(".position_ids")}
 

@@ -7,8 +7,8 @@ from comfy.model_base import BaseModel, ModelType
 from comfy.model_patcher import ModelPatcher, get_key_weight
 from torch import Tensor
 
+from ...core.models.builtin import TITLES
 from ...core.models.families import ModelDescription, describe_unet
-from .supported import POCKET_FOLDER
 
 _UNET = "diffusion_model."
 _PREDICTION = {ModelType.EPS: "epsilon", ModelType.V_PREDICTION: "v_prediction"}
@@ -21,7 +21,7 @@ def describe(model: ModelPatcher) -> ModelDescription:
     """Describe a MODEL by its own weights, whatever LoRA or other patches it carries.
 
     Raises:
-        ModelError: it is no InstructPix2Pix model of a known family.
+        ModelError: it is no editing model of a known family.
     """
     base = model.model
     found = _known.get(base)
@@ -39,7 +39,7 @@ def title_of(model: ModelPatcher) -> str:
     arguments = model.cached_patcher_init[1] if model.cached_patcher_init else ()
     if arguments and isinstance(arguments[0], str):
         path = Path(arguments[0])
-        return "pocket editor" if path == POCKET_FOLDER else path.stem
+        return TITLES.get(path, path.stem)
     return type(model.model).__name__
 
 

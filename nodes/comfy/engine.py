@@ -35,11 +35,12 @@ class ComfyDenoiser:
         checkpointing: recompute activations in the backward pass: about a third slower, a fraction of the memory.
 
     Raises:
-        ModelError: no InstructPix2Pix model of a known family.
+        ModelError: no InstructPix2Pix model of a known family, or one without cross-attention layers.
     """
 
     def __init__(self, model: ModelPatcher, pooled: tuple[Tensor | None, Tensor | None] = (None, None), checkpointing: bool = False) -> None:
         self.description = describe(model)
+        self.description.require_sites()
         self.patcher = model.clone(disable_dynamic=True) if model.is_dynamic() else model.clone()
         self.device = torch.device(model.load_device)
         self.checkpointing = checkpointing

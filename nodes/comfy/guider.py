@@ -9,6 +9,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...core.editing.guidance import dual_guidance
+from .conditioned import MASK_LATENT
 from .patch import Conditioning
 
 
@@ -34,6 +35,6 @@ class EditGuider(comfy.samplers.CFGGuider):
         return dual_guidance(none, image, full, self.image_scale, self.text_scale)
 
 
-def with_picture(conditioning: Conditioning, latent: Tensor) -> Conditioning:
-    """A conditioning whose entries carry the image condition [B, 4, h, w]."""
-    return node_helpers.conditioning_set_values(conditioning, {"concat_latent_image": latent})
+def with_picture(conditioning: Conditioning, latent: Tensor, mask_latent: Tensor | None = None) -> Conditioning:
+    """A conditioning whose entries carry the picture's latent [B, C, h, w] and, for a model that reads one, the mask's [B or 1, C, h, w]."""
+    return node_helpers.conditioning_set_values(conditioning, {"concat_latent_image": latent, MASK_LATENT: mask_latent})

@@ -1,25 +1,56 @@
-"""Pictures through a VAE."""
+"""Pictures and masks through a VAE."""
 
 import comfy.sd
+import torch
 from torch import Tensor
 
 from ...core.errors import ModelError
+from ...core.models.families import ModelDescription
+from ...core.regions.conditions import mask_picture
 
-LATENT_CHANNELS = 4
 
+def encode_image(vae: comfy.sd.VAE, image: Tensor, channels: int = 4) -> Tensor:
+    """The latents of pictures [B, H, W, 3]: the VAE's mode, unscaled, [B, C, h, w]. Sides are cropped to multiples of 8.
 
-def encode_image(vae: comfy.sd.VAE, image: Tensor) -> Tensor:
-    """The image condition of pictures [B, H, W, 3]: the latent's mode, unscaled, [B, 4, h, w]. Sides are cropped to multiples of 8.
+    Args:
+        channels: C, which the model needs.
 
     Raises:
         ModelError: the VAE belongs to another kind of model.
     """
     latent = vae.encode(image[..., :3])
-    if latent.ndim != 4 or latent.shape[1] != LATENT_CHANNELS:
-        raise ModelError(
-            f"VAE: its latents are {tuple(latent.shape[1:])}, an InstructPix2Pix model needs {LATENT_CHANNELS} channels. Connect the VAE of the model itself."
-        )
+    if latent.ndim != 4 or latent.shape[1] != channels:
+        raise ModelError(f"VAE: its latents are {tuple(latent.shape[1:])}, the model needs {channels} channels. Connect the VAE of the model itself.")
     return latent
+
+
+def encode_both(model: ModelDescription, vae: comfy.sd.VAE, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """The latents of pictures and, for a model that reads a mask, of their masks.
+
+    Args:
+        model: what they are for.
+        image: the pictures [B, H, W, 3].
+        mask: where the edit may act, [B or 1, H, W] in 0..1; None is white, everywhere.
+
+    Returns:
+        Two of [B, C, h, w], the second [1, C, h, w] where one mask stands for all, and None where the model reads none.
+
+    Raises:
+        ModelError: a mask for a model that reads none, or the VAE of another kind of model.
+        RegionError: a mask that is black all over, or that does not fit.
+    """
+    if mask is not None:
+        model.require_mask()
+    channels = model.family.latent_channels
+    # The mask first: what is wrong with it is told before the picture is encoded.
+    white = mask_picture(mask, image) if model.reads_mask else None
+    return encode_image(vae, image, channels), None if white is None else encode_image(vae, white, channels)
+
+
+def encode_condition(model: ModelDescription, vae: comfy.sd.VAE, image: Tensor) -> Tensor:
+    """The image condition of pictures as one tensor, free-form where the model reads a mask: what core's denoisers take."""
+    latent, mask_latent = encode_both(model, vae, image)
+    return latent if mask_latent is None else torch.cat([latent, mask_latent.expand(len(latent), -1, -1, -1)], dim=1)
 
 
 def decode_image(vae: comfy.sd.VAE, latent: Tensor) -> Tensor:

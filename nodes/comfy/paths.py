@@ -6,12 +6,13 @@ from pathlib import Path
 
 import folder_paths
 
-from ...core.errors import InstructionError, PairError
+from ...core.errors import EvaluationError, InstructionError, PairError
 from ...core.instruction.file import resolve_inside
 from . import examples, model_folders
 from .model_folders import SUFFIX
 
 INSTRUCTIONS = "instructions"
+STUDIES = "instructbrush_studies"
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 _DEPTH = 3
 
@@ -59,6 +60,23 @@ def new_instruction_path(name: str) -> Path:
         InstructionError: the name is empty or leaves the folder.
     """
     return resolve_inside(output_instructions(), name, SUFFIX)
+
+
+def study_folder(name: str) -> Path:
+    """Where the study of preference of this name is kept: ``output/instructbrush_studies/<name>``.
+
+    Raises:
+        EvaluationError: the name is empty or leaves the folder.
+    """
+    try:
+        return resolve_inside(output_studies(), name)
+    except InstructionError as error:
+        raise EvaluationError(f"Study: {error}") from error
+
+
+def output_studies() -> Path:
+    """Where Judge Preference writes."""
+    return Path(folder_paths.get_output_directory()) / STUDIES
 
 
 def free_path(path: Path) -> Path:

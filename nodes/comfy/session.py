@@ -24,8 +24,9 @@ from ...core.learning.settings import LearningSettings
 from ...core.learning.trainer import Trainer
 from ...core.pictures import thumbnail, to_image
 from . import paths
+from .describe import describe
 from .engine import ComfyDenoiser
-from .latents import decode_image, encode_image
+from .latents import decode_image, encode_condition, encode_image
 from .progress import Interrupted, LearningProgress, check_interrupted, data_url
 from .text import count_tokens, encode_window
 
@@ -63,13 +64,15 @@ class LearningSession:
         checkpointing: bool = False,
         direction: Direction | None = None,
     ) -> None:
+        describe(model).require_sites()  # before its text encoders are loaded for nothing
         (context, pooled), (null, null_pooled) = encode_window(clip, init_text), encode_window(clip, "")
         # Whatever was made in inference mode is copied out of it: autograd refuses such tensors.
         with torch.inference_mode(False):
             pooled, null_pooled = (states if states is None else states.clone() for states in (pooled, null_pooled))
             self.denoiser = ComfyDenoiser(model, (pooled, null_pooled), checkpointing)
             self.context, self.null_context = (states.clone().to(self.denoiser.device) for states in (context, null))
-        family = self.denoiser.description.family
+        description = self.denoiser.description
+        family = description.family
         if context.shape[1] != family.context_width:
             raise ModelError(
                 f"Learn Instruction: CLIP gives text states {context.shape[1]} wide, the {family.title} needs {family.context_width}. "
@@ -79,8 +82,12 @@ class LearningSession:
         self.settings, self.init_text, self.direction = settings, init_text, direction
         self.phrase_tokens = count_tokens(clip, init_text)
         self.scale = family.scaling_factor
-        encoded = PairLatents.encode(pairs, lambda image: encode_image(vae, image), lambda latent: latent * self.scale)
-        self._watched_latent = self._trainable([encode_image(vae, watched.before[None])[0]])[0]
+
+        def condition(image: Tensor) -> Tensor:
+            return encode_condition(description, vae, image)
+
+        encoded = PairLatents.encode(pairs, lambda image: encode_image(vae, image), lambda latent: latent * self.scale, condition)
+        self._watched_latent = self._trainable([condition(watched.before[None])[0]])[0]
         self.latents = PairLatents(self._trainable(encoded.before), self._trainable(encoded.after), encoded.digest)
 
     def run(self, node: str, preview_every: int = 0, resume: bool = True) -> tuple[Instruction, dict[str, Any]]:

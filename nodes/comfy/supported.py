@@ -1,17 +1,16 @@
-"""Two kinds of model that ComfyUI's detection does not know: the pocket editor, and SD2.1 with 8 input channels.
+"""Kinds of model that ComfyUI's detection does not know: the pocket editor, SD2.1 with 8 input channels, and UltraEdit's, which read a mask or run on SD3.
 
 They are entered in the list that ComfyUI goes through when it looks at a checkpoint, so that its own loaders read them as well.
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
 from comfy import latent_formats, model_base, sd1_clip, supported_models, supported_models_base
 
-POCKET_FOLDER = Path(__file__).parents[2] / "core" / "models" / "pocket"
-"""The built-in model, a diffusers folder."""
+from ...core.models.builtin import POCKET_FOLDER
+from .conditioned import InstructPix2Pix, RegionInstructPix2Pix, RegionSDXL, RegionUltraEdit, UltraEdit
 
 
 class PocketTokenizer(sd1_clip.SDTokenizer):
@@ -64,14 +63,6 @@ class PocketClip(sd1_clip.SD1ClipModel):
         super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=PocketText)  # type: ignore[arg-type]
 
 
-class InstructPix2Pix(model_base.IP2P, model_base.BaseModel):
-    """A UNet that takes the unscaled image latent after the noisy one; no image is the zero latent."""
-
-    def process_ip2p_image_in(self, image: torch.Tensor) -> torch.Tensor:
-        """The image condition as the UNet takes it: unchanged."""
-        return image
-
-
 class Pocket(supported_models.SD15):
     """The built-in editor. Everything but its sizes is Stable Diffusion 1.5's; a ControlNet of its shape is recognised too."""
 
@@ -110,10 +101,83 @@ class SD21InstructPix2Pix(supported_models.SD20):
         return InstructPix2Pix(self, model_type=self.model_type(state_dict, prefix), device=device)
 
 
+class PocketRegion(Pocket):
+    """The built-in editor's sister that reads a mask."""
+
+    unet_config = {**Pocket.unet_config, "in_channels": 12}
+
+    def get_model(self, state_dict: dict[str, torch.Tensor], prefix: str = "", device: Any = None) -> model_base.BaseModel:
+        """Build the (still empty) model."""
+        return RegionInstructPix2Pix(self, device=device)
+
+
+class SD15Region(supported_models.SD15_instructpix2pix):
+    """SD1.5 with 12 input channels (UltraEdit)."""
+
+    unet_config = {**supported_models.SD15_instructpix2pix.unet_config, "in_channels": 12}
+
+    def get_model(self, state_dict: dict[str, torch.Tensor], prefix: str = "", device: Any = None) -> model_base.BaseModel:
+        """Build the (still empty) model."""
+        return RegionInstructPix2Pix(self, device=device)
+
+
+class SD21Region(SD21InstructPix2Pix):
+    """SD2.1 with 12 input channels."""
+
+    unet_config = {**SD21InstructPix2Pix.unet_config, "in_channels": 12}
+
+    def get_model(self, state_dict: dict[str, torch.Tensor], prefix: str = "", device: Any = None) -> model_base.BaseModel:
+        """Build the (still empty) model."""
+        return RegionInstructPix2Pix(self, model_type=self.model_type(state_dict, prefix), device=device)
+
+
+class SDXLRegion(supported_models.SDXL_instructpix2pix):
+    """SDXL with 12 input channels."""
+
+    unet_config = {**supported_models.SDXL_instructpix2pix.unet_config, "in_channels": 12}
+
+    def get_model(self, state_dict: dict[str, torch.Tensor], prefix: str = "", device: Any = None) -> model_base.BaseModel:
+        """Build the (still empty) model."""
+        return RegionSDXL(self, model_type=self.model_type(state_dict, prefix), device=device)
+
+
+class UnshiftedSD3(latent_formats.SD3):
+    """Stable Diffusion 3's latents, scaled but not shifted: so UltraEdit trained and decodes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift_factor = 0.0
+
+
+class UltraEditSD3(supported_models.SD3):
+    """UltraEdit's Stable Diffusion 3, free-form."""
+
+    unet_config = {**supported_models.SD3.unet_config, "in_channels": 32}
+    latent_format = UnshiftedSD3
+
+    def get_model(self, state_dict: dict[str, torch.Tensor], prefix: str = "", device: Any = None) -> model_base.BaseModel:
+        """Build the (still empty) model."""
+        return UltraEdit(self, device=device)
+
+
+class UltraEditSD3Region(UltraEditSD3):
+    """UltraEdit's Stable Diffusion 3 that reads a mask."""
+
+    unet_config = {**supported_models.SD3.unet_config, "in_channels": 48}
+
+    def get_model(self, state_dict: dict[str, torch.Tensor], prefix: str = "", device: Any = None) -> model_base.BaseModel:
+        """Build the (still empty) model."""
+        return RegionUltraEdit(self, device=device)
+
+
+_MODELS = (SD21InstructPix2Pix, Pocket, PocketRegion, SD15Region, SD21Region, SDXLRegion, UltraEditSD3, UltraEditSD3Region)
+"""Each before those it must come after in ComfyUI's list: the first that matches there is taken."""
+
+
 def register() -> None:
-    """Enter both in ComfyUI's list, before the models they would be mistaken for. Doing it again changes nothing."""
+    """Enter them all in ComfyUI's list, before the models they would be mistaken for. Doing it again changes nothing."""
     known = {model.__name__ for model in supported_models.models}
-    for model in (SD21InstructPix2Pix, Pocket):
+    for model in _MODELS:
         if model.__name__ not in known:
             supported_models.models.insert(0, model)
 

@@ -91,3 +91,31 @@ def learning(graph: Any, comfy: Any, parts: Parts, **changes: Any) -> Any:
 def images_of(comfy: Any, graph: Any, parts: Parts, latent: Any) -> torch.Tensor:
     """Stock VAE Decode of a LATENT, run."""
     return comfy.values(graph, graph.node("VAEDecode", samples=latent, vae=parts.vae).out(0))[0]
+
+
+def half(height: int = 64, width: int = 64) -> torch.Tensor:
+    """A mask [1, height, width] whose left half is white."""
+    mask = torch.zeros(1, height, width)
+    mask[:, :, : width // 2] = 1
+    return mask
+
+
+def edit_guider(comfy: Any, graph: Any, parts: Parts, **changes: Any) -> Any:
+    """Edit Guider with everything it can be given; the node."""
+    settings = {"words": "make it night", "text_scale": 3.0, "image_scale": 1.4, "strength": 1.0, **changes}
+    settings = {name: comfy.give(graph, value) if name in ("mask", "instruction") else value for name, value in settings.items()}
+    return graph.node("InstructBrushEditGuider", model=parts.model, clip=parts.clip, vae=parts.vae, image=comfy.give(graph, picture()), **settings)
+
+
+def predicted(guider: Any, x: torch.Tensor, sigma: float) -> torch.Tensor:
+    """The guider's own prediction of the clean latent for a state of the sampler."""
+    found = []
+
+    class OneStep:
+        def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
+            found.append(model_wrap(x, torch.tensor([sigma]), **extra_args))
+            return noise
+
+    with torch.inference_mode():
+        guider.sample(torch.zeros_like(x), torch.zeros_like(x), OneStep(), torch.tensor([sigma, 0.0]), seed=0)
+    return found[0]

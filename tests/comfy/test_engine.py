@@ -8,6 +8,7 @@ from instructbrush.tests.unit import seeded
 SMALL = {"sample_size": 8, "in_channels": 8, "out_channels": 4}
 FAMILIES = {
     "sd15": ({**seeded.SD15, "block_out_channels": [32, 32, 64, 64]}, "SD15_instructpix2pix", ()),
+    "sd15-mask": ({**seeded.SD15, "block_out_channels": [32, 32, 64, 64], "in_channels": 12}, "SD15Region", ()),
     "sd21": ({**seeded.SD21, "block_out_channels": [64, 64, 64, 64], "attention_head_dim": [1, 1, 1, 1]}, "SD21InstructPix2Pix", ()),
     "sd21-v": ({**seeded.SD21, "block_out_channels": [64, 64, 64, 64], "attention_head_dim": [1, 1, 1, 1]}, "SD21InstructPix2Pix", ("v_pred",)),
     "sdxl": ({**seeded.SDXL, "block_out_channels": [64, 64, 64], "attention_head_dim": [1, 1, 1]}, "SDXL_instructpix2pix", ()),
@@ -42,7 +43,7 @@ def engine(request, comfy):
 
 def draw(engine, rows=3):
     generator = torch.Generator().manual_seed(1)
-    noisy, image = (torch.randn(rows, 4, 8, 8, generator=generator) for _ in range(2))
+    noisy, image = (torch.randn(rows, channels, 8, 8, generator=generator) for channels in (4, engine.description.condition_channels))
     context = torch.randn(rows, 77, engine.description.family.context_width, generator=generator)
     return noisy, torch.tensor([3, 480, 990][:rows]), image, context
 
@@ -50,7 +51,7 @@ def draw(engine, rows=3):
 def test_the_family_is_told(engine):
     name, denoiser = engine
     family = denoiser.description.family
-    assert family.name == name.removesuffix("-v")
+    assert family.name == name.removesuffix("-v").removesuffix("-mask")
     assert family.prediction == {"sd21-v": "v_prediction", "cosxl": "edm_v"}.get(name, "epsilon")
     assert len(denoiser.description.sites) == (70 if "xl" in name else 16)
     schedule = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2

@@ -157,11 +157,12 @@ def test_what_cannot_be_loaded_is_told(comfy):
     (diffusers / "empty" / "unet").mkdir(parents=True)
     (diffusers / "empty" / "model_index.json").write_text("{}")
     assert unloadable(comfy, "checkpoints/plain.safetensors") == (
-        "plain.safetensors: this is not an InstructPix2Pix model: 4 input channels, 8 needed (4 noise + 4 image). It is a plain text-to-image model; "
-        "choose an InstructPix2Pix one such as timbrooks/instruct-pix2pix."
+        "plain.safetensors: this is not an InstructPix2Pix model: 4 input channels; 8 (4 noise + 4 image) or 12 (+ 4 mask) are needed. "
+        "It is a plain text-to-image model; choose an InstructPix2Pix one such as timbrooks/instruct-pix2pix."
     )
     assert unloadable(comfy, "checkpoints/inpainting.safetensors") == (
-        "inpainting.safetensors: this is an inpainting model, not an InstructPix2Pix model: 9 input channels, 8 needed (4 noise + 4 image)."
+        "inpainting.safetensors: this is an inpainting model, not an InstructPix2Pix model: 9 input channels; 8 (4 noise + 4 image) or 12 (+ 4 mask) are "
+        "needed. It fills holes and follows no instructions; use it with ComfyUI's own inpainting nodes, or choose an editing model."
     )
     assert unloadable(comfy, "checkpoints/broken.safetensors").startswith("broken.safetensors cannot be read (")
     assert unloadable(comfy, "checkpoints/other.safetensors") == (
@@ -169,7 +170,7 @@ def test_what_cannot_be_loaded_is_told(comfy):
         "Choose an InstructPix2Pix checkpoint or a diffusers folder with a unet inside."
     )
     assert unloadable(comfy, "diffusers/empty") == (
-        "empty: no weights (.safetensors) were found in its folder unet. Download the whole model, with its safetensors files in one piece."
+        "empty: no weights (.safetensors) were found in its folder unet. Download the whole model, with its safetensors files."
     )
     assert "Model 'checkpoints/../secret.safetensors' was not found. Refresh the list (key R) and choose one of it." in unloadable(
         comfy, "checkpoints/../secret.safetensors"

@@ -27,7 +27,16 @@ NODES = {
     "InstructBrushCompose": "Compose Instructions",
     "InstructBrushAddWords": "Add Words to Instruction",
     "InstructBrushInspect": "Inspect Instruction",
+    "InstructBrushLoadRegionFinder": "Load Region Finder",
+    "InstructBrushFindRegion": "Find Region",
+    "InstructBrushCleanRegion": "Clean Region",
+    "InstructBrushSoftRegion": "Soft Region",
+    "InstructBrushCombineRegions": "Combine Regions",
+    "InstructBrushPasteBack": "Paste Back",
+    "InstructBrushRegionEdit": "Region Edit",
+    "InstructBrushRegionConditioning": "Region Conditioning",
     "InstructBrushEvaluate": "Evaluate Edit",
+    "InstructBrushPreference": "Judge Preference",
 }
 
 
@@ -40,8 +49,7 @@ def test_every_node_explains_itself(comfy, name):
     node = comfy.nodes[name]
     schema = node.GET_SCHEMA()
     assert schema.display_name == NODES[name] and schema.description and schema.search_aliases
-    rooms = {"InstructBrush/loading", "InstructBrush/learning", "InstructBrush/instruction", "InstructBrush/editing", "InstructBrush/evaluation"}
-    assert schema.category in rooms
+    assert schema.category in {f"InstructBrush/{room}" for room in ("loading", "learning", "instruction", "editing", "regions", "evaluation")}
     for socket in (*schema.inputs, *schema.outputs):
         assert socket.tooltip and len(socket.tooltip) < 400, socket.id
     for socket in schema.outputs:

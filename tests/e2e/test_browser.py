@@ -28,6 +28,15 @@ NODES = {
     "Add Words to Instruction",
     "Inspect Instruction",
     "Evaluate Edit",
+    "Judge Preference",
+    "Load Region Finder",
+    "Find Region",
+    "Clean Region",
+    "Soft Region",
+    "Region Edit",
+    "Combine Regions",
+    "Paste Back",
+    "Region Conditioning",
 }
 MODULES = "/extensions/instructbrush/js"
 

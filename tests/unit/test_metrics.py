@@ -8,15 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from instructbrush.core.errors import EvaluationError
+from instructbrush.core.evaluation.items import resized
 from instructbrush.core.evaluation.metrics import (
+    caption_similarity,
     direction_distance,
     direction_similarity,
     image_similarity,
+    l1_distance,
+    l2_distance,
     psnr,
     quantised,
     ssim,
@@ -64,7 +69,7 @@ def test_ssim_equals_scikit_image_in_wangs_form() -> None:
 )
 def test_what_cannot_be_compared_is_refused(shapes: tuple[tuple[int, ...], tuple[int, ...]], message: str) -> None:
     first, second = (torch.zeros(shape) for shape in shapes)
-    for metric in (psnr, ssim):
+    for metric in (psnr, ssim, l1_distance, l2_distance):
         with pytest.raises(EvaluationError, match=message):
             metric(first, second)
 
@@ -94,6 +99,33 @@ def test_instructpix2pix_metrics_of_a_hand_worked_example() -> None:
     before, after = torch.tensor([[0.0, 1.0]] * 2), torch.tensor([[0.0, 2.0]] * 2)
     # (-0.4, 0.8) against (0, 1): cos = 0.8 / sqrt(0.8)
     assert direction_similarity(inputs, outputs, before, after).tolist() == pytest.approx([0.8 / math.sqrt(0.8), 0.0], abs=1e-6)
+
+
+def test_magicbrushs_distances_of_a_hand_worked_example() -> None:
+    truth = torch.zeros(2, 16, 16, 3)
+    made = truth.clone()
+    made[0, :8] = 0.5  # half of the pixels by a half
+    made[1, ..., 2] = 0.3  # one channel of three
+    assert l1_distance(made, truth).tolist() == pytest.approx([0.25, 0.1], abs=1e-6)
+    assert l2_distance(made, truth).tolist() == pytest.approx([0.125, 0.03], abs=1e-6), "squares without a root"
+    made, truth = two_batches()
+    criteria = (torch.nn.L1Loss(), l1_distance), (torch.nn.MSELoss(), l2_distance)
+    for criterion, metric in criteria:
+        expected = [float(criterion(m, t)) for m, t in zip(made, truth, strict=True)]
+        assert metric(made, truth).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_pictures_are_scaled_to_the_truths_size_as_pil_does_it() -> None:
+    made = quantised(two_batches(1)[0])[0]
+    with_pil = Image.fromarray((made * 255).round().to(torch.uint8).numpy()).resize((80, 50))
+    found = resized(made, torch.zeros(50, 80, 3))
+    assert torch.equal((found * 255).round().to(torch.uint8), torch.from_numpy(np.array(with_pil)))
+    assert resized(made, torch.zeros_like(made)) is made
+
+
+def test_agreement_with_a_caption_is_a_cosine() -> None:
+    captions, outputs = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[3.0, 4.0], [0.0, -5.0]])
+    assert caption_similarity(captions, outputs).tolist() == pytest.approx([0.6, -1.0], abs=1e-6)
 
 
 def test_quantised_is_what_a_file_keeps() -> None:

@@ -25,22 +25,23 @@ def room(tmp_path: Path) -> Iterator[Path]:
 
 def outcome(editor: DiffusersEditor) -> dict[str, Tensor]:
     draw = torch.Generator().manual_seed(0)
-    noisy, image = (torch.randn(1, 4, 8, 8, generator=draw) for _ in range(2))
+    noisy, image = (torch.randn(1, channels, 8, 8, generator=draw) for channels in (4, editor.description.condition_channels))
     with torch.no_grad():
         context = editor.encode_text(["turn the hat teal"])
         return {
             "text": context,
             "prediction": editor.denoiser.predict(noisy, torch.tensor([500]), image, context),
             "latent": editor.encode_images(torch.rand(1, 32, 32, 3, generator=draw)),
-            "picture": editor.decode(image[..., :4, :4]),
+            "picture": editor.decode(image[:, :4, :4, :4]),
         }
 
 
 @pytest.mark.slow
-def test_full_size_sd15_is_the_same_from_a_single_file_and_a_folder(room: Path) -> None:
-    single = room / "model.safetensors"
-    save_file(seeded.checkpoint(SEED), single)
-    folder = seeded.write_folder(room / "model", SEED, seeded.SD15, seeded.VAE, seeded.CLIP_L, torch.float16)
+@pytest.mark.parametrize("channels", [8, 12])
+def test_full_size_sd15_is_the_same_from_a_single_file_and_a_folder(room: Path, channels: int) -> None:
+    single, unet = room / "model.safetensors", {**seeded.SD15, "in_channels": channels}
+    save_file(seeded.checkpoint(SEED, unet), single)
+    folder = seeded.write_folder(room / "model", SEED, unet, seeded.VAE, seeded.CLIP_L, torch.float16)
     seeded.write_tokenizer(folder / "tokenizer")
     assert single.stat().st_size > 2_000_000_000
 
@@ -52,7 +53,7 @@ def test_full_size_sd15_is_the_same_from_a_single_file_and_a_folder(room: Path) 
         del editor
         gc.collect()  # one model at a time: 4 GB each in fp32
     file, other = descriptions
-    assert len(file.sites) == 16 and file.sites == other.sites
+    assert len(file.sites) == 16 and file.sites == other.sites and file.in_channels == other.in_channels == channels
     assert file.family == other.family and file.family.name == "sd15"
     assert file.fingerprint == other.fingerprint
     for name, tensor in results[0].items():

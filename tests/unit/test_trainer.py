@@ -195,7 +195,7 @@ def test_bad_settings_and_runs_are_named(editor: DiffusersEditor, latents: PairL
     trainer = make_trainer(editor, latents)
     trainer.step()
     save_checkpoint(trainer, tmp_path / "run")
-    with pytest.raises(LearningError, match=r"belongs to another run: model, pairs, init text and settings must all be the same"):
+    with pytest.raises(LearningError, match=r"belongs to another run: model, pairs, words and settings must all be the same"):
         load_checkpoint(make_trainer(editor, latents, replace(SMALL, seed=1)), tmp_path / "run")
     (tmp_path / "run").write_bytes(b"nothing")
     with pytest.raises(LearningError, match=r"cannot be read: .*Start afresh"):

@@ -28,14 +28,14 @@ def make_vae(width: int = VAE_WIDTH) -> AutoencoderTiny:
     )
 
 
-def make_unet(channels: tuple[int, ...] = CHANNELS, layers: int = LAYERS) -> UNet2DConditionModel:
-    """Build the InstructPix2Pix UNet: 8 input channels (noisy latent, picture latent), cross-attention at 16, 8 and 4 px.
+def make_unet(channels: tuple[int, ...] = CHANNELS, layers: int = LAYERS, in_channels: int = 8) -> UNet2DConditionModel:
+    """Build the InstructPix2Pix UNet: 8 input channels (noisy latent, picture latent) or 12 (and mask latent), cross-attention at 16, 8 and 4 px.
 
     Multiples of the first width and 32 groups are what ComfyUI's own UNet can express.
     """
     return UNet2DConditionModel(
         sample_size=16,
-        in_channels=8,
+        in_channels=in_channels,
         out_channels=4,
         block_out_channels=channels,
         layers_per_block=layers,
@@ -45,6 +45,11 @@ def make_unet(channels: tuple[int, ...] = CHANNELS, layers: int = LAYERS) -> UNe
         attention_head_dim=4,
         norm_num_groups=32,
     )
+
+
+def tuned(name: str) -> bool:
+    """Whether the region editor's training changes a parameter: not the middle block, and no key or value of cross-attention."""
+    return not (name.startswith(("mid_block.", "time_embedding.")) or ".attn2.to_k." in name or ".attn2.to_v." in name)
 
 
 def make_clip(vocabulary: int, bos: int, eos: int) -> CLIPModel:

@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPVisionModelWithProjection
 
-from .architecture import make_scheduler, make_unet, make_vae
+from .architecture import make_scheduler, make_unet, make_vae, tuned
 from .running import WORK, load_average
 from .train_clip import Trainee, Vision, clip_model
 from .train_vae import identity_start
 
 TARGET = Path(__file__).resolve().parents[2] / "core" / "models" / "pocket"
+REGION_TARGET = TARGET.with_name("pocket_region")
 MODEL_INDEX = {
     "_class_name": "StableDiffusionInstructPix2PixPipeline",
     "_diffusers_version": "0.30.0",
@@ -34,7 +35,7 @@ MODEL_INDEX = {
 }
 
 
-def _halve(path: Path, extra: dict[str, torch.Tensor] | None = None) -> None:
+def halve(path: Path, extra: dict[str, torch.Tensor] | None = None) -> None:
     """Rewrite a safetensors file in fp16, with `extra` tensors; position indices are not weights and go."""
     tensors = load_file(path)
     if path.parent.name == "text_encoder":  # the names that Stable Diffusion's own files have; transformers 5 would drop the prefix
@@ -70,10 +71,10 @@ def _write(folder: Path) -> dict[str, int]:
     make_scheduler().save_pretrained(folder / "scheduler")
     CLIPImageProcessor(size={"shortest_edge": 128}, crop_size={"height": 128, "width": 128}).save_pretrained(folder / "feature_extractor")
     shutil.copytree(WORK / "tokenizer", folder / "tokenizer")
-    _halve(folder / "unet" / "diffusion_pytorch_model.safetensors")
-    _halve(folder / "vae" / "diffusion_pytorch_model.safetensors")
-    _halve(folder / "image_encoder" / "model.safetensors")
-    _halve(folder / "text_encoder" / "model.safetensors", {"text_projection.weight": clip.text_projection.weight.detach()})
+    halve(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    halve(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    halve(folder / "image_encoder" / "model.safetensors")
+    halve(folder / "text_encoder" / "model.safetensors", {"text_projection.weight": clip.text_projection.weight.detach()})
     (folder / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
     return steps
 
@@ -89,6 +90,24 @@ def export(target: Path = TARGET) -> dict[str, int]:
             path.chmod(0o644)
             os.replace(path, place)
     return steps
+
+
+def export_region(target: Path = REGION_TARGET) -> int:
+    """Write the region editor's UNet: its configuration, and the tensors that are not the editor's own, in fp16. Returns their bytes."""
+    base, wide = make_unet(), make_unet(in_channels=12)
+    load_average("unet", base)
+    for name, parameter in wide.named_parameters():
+        parameter.requires_grad_(tuned(name))
+    load_average("region", wide)
+    known = base.state_dict()
+    own = {name: t.half().contiguous() for name, t in wide.state_dict().items() if name not in known or not torch.equal(t, known[name])}
+    folder = target / "unet"
+    folder.mkdir(parents=True, exist_ok=True)
+    wide.save_config(folder)
+    file = folder / "diffusion_pytorch_model.safetensors"
+    save_file(own, file.with_suffix(".tmp"), metadata={"format": "pt"})
+    os.replace(file.with_suffix(".tmp"), file)
+    return file.stat().st_size
 
 
 if __name__ == "__main__":

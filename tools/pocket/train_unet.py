@@ -49,15 +49,15 @@ class Texts:
 class Noise:
     """The noise schedule, the loss's weights and the density that timesteps are drawn from.
 
-    Errors at high noise show as colour drift over the whole picture, so the weight is min(SNR, 5) / SNR x sqrt(1 + 1 / SNR), which
+    Errors at high noise show as colour drift over the whole picture, so the weight is min(SNR, limit) / SNR x sqrt(1 + 1 / SNR), which
     grows towards t = 999. Half of the timesteps are drawn in proportion to it and the weights divided accordingly: the same
     expected loss with less noise in its gradient.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, limit: float = 5.0) -> None:
         self.alphas = alphas_cumprod().to(device)
         snr = self.alphas / (1 - self.alphas)
-        weight = snr.clamp(max=5) / snr * (1 + 1 / snr).sqrt()
+        weight = snr.clamp(max=limit) / snr * (1 + 1 / snr).sqrt()
         weight = weight / weight.mean()
         self.density = 0.5 + 0.5 * weight
         self.weights = weight / self.density
@@ -124,7 +124,7 @@ class Pairs:
         return before, after, self.table[self.rows[index]].float()
 
 
-def _exact_output(unet: UNet2DConditionModel, device: str) -> None:
+def exact_output(unet: UNet2DConditionModel, device: str) -> None:
     """Keep the last convolution in fp32 under autocast: its rounding would be the prediction's."""
     plain = unet.conv_out.forward
 
@@ -152,7 +152,7 @@ def main() -> None:
     pairs, null, unseen = Pairs(texts), texts.states([""])[0].float(), _unseen(texts, 60, device)
     unet = make_unet().to(device)
     unet.set_attn_processor(AttnProcessor())  # on CPU its backward pass is faster than SDPA's
-    _exact_output(unet, device)
+    exact_output(unet, device)
     run = Run("unet", unet, options, decay=0.9993)
     began, done, exported = time.monotonic(), run.step, time.monotonic()
     while run.share < 1:

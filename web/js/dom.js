@@ -1,4 +1,4 @@
-// Small helpers shared by the panels: elements without innerHTML, and the node behind an execution id.
+// Small helpers shared by the panels: elements without innerHTML, the node behind an execution id, and what its run gave.
 import { app } from "../../../scripts/app.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -42,6 +42,15 @@ export function addPanel(node, name, root, height) {
   const [width, tall] = node.computeSize();
   node.setSize([Math.max(width, node.size[0]), Math.max(tall, node.size[1])]);
   return widget;
+}
+
+/** Calls `show` with what the node's run gave to the front end, also when ComfyUI answers from its cache. */
+export function onResult(node, show) {
+  const before = node.onExecuted;
+  node.onExecuted = function (output) {
+    before?.call(this, output);
+    show(output ?? {});
+  };
 }
 
 /** The style sheet, once. */

@@ -2,17 +2,17 @@
 // Everything else the nodes show (previews, progress, help pages, translations) is ComfyUI's own.
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { addPanel, element, loadStyle, nodeOf } from "./dom.js";
+import { addPanel, element, loadStyle, nodeOf, onResult } from "./dom.js";
 import { LearningPanel } from "./learning_panel.js";
 
 const LEARNING = ["InstructBrushLearn", "InstructBrushLearnText"];
 const REMARKED = [
   "InstructBrushSave", "InstructBrushLoad", "InstructBrushUniquePhrases", "InstructBrushCaptionInit", "InstructBrushAddWords", "InstructBrushInspect",
-  "InstructBrushEvaluate",
+  "InstructBrushEvaluate", "InstructBrushFindRegion", "InstructBrushCleanRegion",
 ];
 
 /** Those of them whose text is a table. */
-const TABLED = ["InstructBrushInspect", "InstructBrushUniquePhrases", "InstructBrushEvaluate"];
+const TABLED = ["InstructBrushInspect", "InstructBrushUniquePhrases", "InstructBrushEvaluate", "InstructBrushFindRegion"];
 
 /** Widgets of the learning nodes that count only when the preset is "custom". */
 const OWN_SETTINGS = [
@@ -22,15 +22,6 @@ const OWN_SETTINGS = [
 
 /** node -> its panel; nodes that were deleted take their panels with them. */
 const panels = new WeakMap();
-
-/** Calls `show` with what the node's run gave to the front end, also when ComfyUI answers from its cache. */
-function onResult(node, show) {
-  const before = node.onExecuted;
-  node.onExecuted = function (output) {
-    before?.call(this, output);
-    show(output ?? {});
-  };
-}
 
 /** Greys out what the chosen preset decides. */
 function followPreset(node) {

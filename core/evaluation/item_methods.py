@@ -1,0 +1,119 @@
+"""What edits the items of a benchmark without training pairs: the instruction in words, or one learned before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import Tensor
+from torch.nn import functional
+
+from ..editing.injection import Injection
+from ..editing.region import Region
+from ..editing.sampler import edit_latents
+from ..errors import EvaluationError
+from .items import Item, Turn, prepared
+from .methods import Workbench
+from .metrics import quantised
+
+_SEED = 1_000_003
+"""Keeps the noise of pictures apart from seed to seed."""
+
+
+@dataclass(frozen=True)
+class ItemBench:
+    """The models of a run on items, loaded once in every process, and how they are used."""
+
+    bench: Workbench
+    side: int | None
+    """Pixels of the longer side that is edited; see :func:`~.items.prepared`."""
+    learned: Injection | None = None
+    """The instruction of ``--instruction``."""
+    _texts: dict[str, Tensor] = field(default_factory=dict)
+
+    def text(self, words: str) -> Tensor:
+        """Text states of some words, [L, D]; those of the last few are kept."""
+        if words not in self._texts:
+            while len(self._texts) >= 8:
+                self._texts.pop(next(iter(self._texts)))
+            self._texts[words] = self.bench.editor.encode_text([words])[0]
+        return self._texts[words]
+
+    @cached_property
+    def null(self) -> Tensor:
+        """Text states of "", [L, D]."""
+        return self.bench.editor.encode_text([""])[0]
+
+    def sample(self, picture: Tensor, context: Tensor, injection: Injection | None, seed: int, mask: Tensor | None = None) -> Tensor:
+        """Edit one prepared picture [H, W, 3], kept to a mask [H, W] where one is given; 8-bit values in 0..1 come back."""
+        editor = self.bench.editor
+        region, given = None, None
+        if mask is not None:
+            source = editor.scale(editor.encode_images(picture[None]))
+            region = Region(functional.interpolate(mask[None, None], source.shape[2:], mode="bilinear", antialias=True), source)
+            given = mask if editor.description.reads_mask and mask.any() else None
+        latents = edit_latents(
+            editor.denoiser,
+            editor.condition(picture[None], given),
+            context,
+            self.null,
+            injection,
+            steps=self.bench.sampling_steps,
+            text_scale=self.bench.scale,
+            image_scale=self.bench.image_scale,
+            seed=seed,
+            region=region,
+        )
+        return quantised(editor.decode(latents))[0]
+
+    def edit(self, item: Item, method: ItemMethod, seed: int) -> tuple[Tensor, ...]:
+        """What a method makes of an item, in the order of :meth:`~.items.Item.turn_of`.
+
+        The noise depends on seed and turn alone, so a turn from the data's own source and the same turn from an earlier output differ by their
+        input only.
+        """
+        noise = [_SEED * (seed + 1) + number for number in range(len(item.turns))]
+        alone = [method.edit(self, turn, prepared(turn.source, self.side), noise[number]) for number, turn in enumerate(item.turns)]
+        chain = alone[:1]
+        for number, turn in enumerate(item.turns[1:], start=1):
+            chain.append(method.edit(self, turn, prepared(chain[-1], self.side), noise[number]))
+        return (*alone, *chain[1:])
+
+
+@dataclass(frozen=True)
+class ItemMethod:
+    """A row of the tables."""
+
+    name: str
+    title: str
+    """What the papers call it."""
+    text: str
+    """One line for a reader of the report."""
+    edit: Callable[[ItemBench, Turn, Tensor, int], Tensor]
+    """From a turn, the prepared picture it begins from and the noise's seed; the turn's mask is of its source's own size."""
+
+
+def _words(bench: ItemBench, turn: Turn, picture: Tensor, seed: int) -> Tensor:
+    return bench.sample(picture, bench.text(turn.words), None, seed)
+
+
+def _region(bench: ItemBench, turn: Turn, picture: Tensor, seed: int) -> Tensor:
+    mask = None if turn.mask is None else prepared(turn.mask[..., None].expand(-1, -1, 3), bench.side)[..., 0]
+    return bench.sample(picture, bench.text(turn.words), None, seed, mask)
+
+
+def _instruction(bench: ItemBench, turn: Turn, picture: Tensor, seed: int) -> Tensor:
+    if bench.learned is None:
+        raise EvaluationError("Benchmark: the method 'instruction' needs a learned instruction. Add --instruction FILE.")
+    return bench.sample(picture, bench.null, bench.learned, seed)
+
+
+_ALL = (
+    ItemMethod("words", "IP2P", "the editor with the benchmark's words", _words),
+    ItemMethod("region", "IP2P in the region", "the same, kept to the data's own mask (Region Edit); free where there is none", _region),
+    ItemMethod("instruction", "Instruction", "the editor with a learned instruction, the same for every item", _instruction),
+)
+
+ITEM_METHODS: Mapping[str, ItemMethod] = {method.name: method for method in _ALL}
+"""Every method by name."""

@@ -1,0 +1,134 @@
+"""Tables of benchmarks of items in the papers' layout, beside the papers' figures."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .item_methods import ITEM_METHODS
+from .items import Score
+from .metrics import mean
+from .tables import Figure, Row, interval, side_by_side
+
+DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Part:
+    """A block of a table's rows: which pictures of a score it averages."""
+
+    title: str
+    pictures: Callable[[Score], Sequence[int]]
+
+
+@dataclass(frozen=True)
+class ItemBenchmark:
+    """What is printed of a benchmark."""
+
+    name: str
+    title: str
+    """Of its table."""
+    metrics: Mapping[str, str]
+    """Field of :class:`~.items.Score` -> column."""
+    parts: Mapping[str, Part]
+    paper: Mapping[tuple[str, str], tuple[float, ...]]
+    """(part, method) -> published figures, in the order of ``metrics``."""
+    published: str
+    """Where they come from."""
+    about: str
+    """One sentence on those figures for the report."""
+
+
+MAGICBRUSH = ItemBenchmark(
+    name="MagicBrush",
+    title="Results on MagicBrush",
+    metrics={"l1": "L1 ↓", "l2": "L2 ↓", "clip_i": "CLIP-I ↑", "dino": "DINO ↑", "clip_t": "CLIP-T ↑"},
+    parts={
+        # All turns count alike, whatever session they are of; a session's end counts once, that of a single turn too.
+        "single": Part("Single-turn", lambda score: range(score.turns)),
+        "multi": Part("Multi-turn", lambda score: [len(score.l1) - 1]),
+    },
+    paper={
+        ("single", "words"): (0.1122, 0.0371, 0.8524, 0.7428, 0.2764),
+        ("multi", "words"): (0.1584, 0.0598, 0.7924, 0.6177, 0.2726),
+    },
+    published="MagicBrush test, as published",
+    about="The paper's figures are InstructPix2Pix's on the test split (MagicBrush, Table 2), with CLIP ViT-B/32 and DINO ViT-S/16.",
+)
+EMU_EDIT = ItemBenchmark(
+    name="Emu Edit Test",
+    title="Results on Emu Edit Test",
+    metrics={"clip_dir": "CLIPdir ↑", "clip_t": "CLIPout ↑", "l1": "L1 ↓", "clip_i": "CLIPim ↑", "dino": "DINO ↑"},
+    parts={
+        "captioned": Part("Sound captions", lambda score: range(score.turns) if score.clip_dir[0] is not None else ()),
+        "all": Part("All rows", lambda score: range(score.turns)),
+    },
+    paper={("all", "words"): (0.078, 0.219, 0.121, 0.834, 0.762)},
+    published="Emu Edit Test, as published",
+    about="The paper's figures are InstructPix2Pix's (Emu Edit, quantitative comparison); it names neither its CLIP nor its DINO. "
+    "UltraEdit measures the rows with sound captions alone, with CLIP ViT-B/32 and DINO ViT-S/16.",
+)
+
+
+def value_of(score: Score, metric: str, pictures: Sequence[int]) -> list[float]:
+    """A metric of some pictures, without those it was not measured for."""
+    values = getattr(score, metric)
+    return [] if values is None else [values[index] for index in pictures if values[index] is not None]
+
+
+def figures(scores: Sequence[Score], benchmark: ItemBenchmark, method: str, part: str) -> Row | None:
+    """The row of a method: for every seed the mean over pictures, then their mean and its interval; None where there is no picture."""
+    chosen = [(score, benchmark.parts[part].pictures(score)) for score in scores if score.method == method]
+    if not any(pictures for _, pictures in chosen):
+        return None
+    seeds = sorted({score.seed for score, _ in chosen})
+    return {
+        metric: interval([mean([value for score, pictures in chosen if score.seed == seed for value in value_of(score, metric, pictures)]) for seed in seeds])
+        for metric in benchmark.metrics
+    }
+
+
+def lines_of(scores: Sequence[Score], benchmark: ItemBenchmark) -> list[list[str]]:
+    """Cells of the table's rows: part, method, figures, and the paper's."""
+    lines = []
+    for part, block in benchmark.parts.items():
+        title = block.title
+        for method in dict.fromkeys(score.method for score in scores):
+            row = figures(scores, benchmark, method, part)
+            if row is None:
+                continue
+            published = benchmark.paper.get((part, method), (math.nan,) * len(benchmark.metrics))
+            measured = [row[metric].show(DIGITS) for metric in benchmark.metrics]
+            # As many digits as the paper prints.
+            paper = ["-" if math.isnan(value) else str(value) for value in published]
+            lines.append([title, ITEM_METHODS[method].title, *measured, *paper])
+            title = ""
+    return lines
+
+
+def text_table(scores: Sequence[Score], benchmark: ItemBenchmark, remarks: Sequence[str] = ()) -> str:
+    """The table as text and what must be known about it."""
+    items, seeds = len({score.item for score in scores}), len({score.seed for score in scores})
+    note = f"Means over {items} item{'s' * (items > 1)}, {seeds} seed{'s' * (seeds > 1)}"
+    notes = [note + (", ± 95 % interval over seeds." if seeds > 1 else "."), *remarks]
+    if any(score.dino is None for score in scores):
+        notes.append("DINO was not measured: no model was given (--dino).")
+    table = side_by_side(benchmark.title, benchmark.name, benchmark.published, list(benchmark.metrics.values()), lines_of(scores, benchmark))
+    return "\n".join([table, "", *notes])
+
+
+def summary(scores: Sequence[Score], benchmark: ItemBenchmark) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Part -> method -> metric -> mean, None where it was not measured; with several seeds also ``l1_ci95`` and so on."""
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    for part in benchmark.parts:
+        found[part] = {}
+        for method in dict.fromkeys(score.method for score in scores):
+            row = figures(scores, benchmark, method, part)
+            if row is not None:
+                found[part][method] = _plain(row)
+    return found
+
+
+def _plain(row: Mapping[str, Figure]) -> dict[str, float | None]:
+    plain: dict[str, float | None] = {metric: None if math.isnan(figure.mean) else round(figure.mean, 6) for metric, figure in row.items()}
+    widths = {f"{metric}_ci95": figure.half_width for metric, figure in row.items()}
+    return plain | {name: round(width, 6) for name, width in widths.items() if width is not None and not math.isnan(width)}

@@ -1,0 +1,125 @@
+"""One item of a benchmark without training pairs: a picture and an instruction, or a session of several, and how a method did on it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..pictures import fit_to_multiple, from_image, to_image
+
+_GRAIN = 64
+"""InstructPix2Pix and MagicBrush scale pictures to multiples of this."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One instruction for one picture, and what judges the result."""
+
+    words: str
+    source: Tensor
+    """[H, W, 3] in 0..1, in the data's own size."""
+    truth: Tensor | None = None
+    """What the edit should make of it, [H, W, 3]; None where the source is what outputs are compared with."""
+    mask: Tensor | None = None
+    """[H, W] of the source's size, 1 = edit here."""
+    caption: str | None = None
+    """What the picture shows after the edit; None leaves metrics with words out."""
+    caption_before: str | None = None
+    """What the source shows."""
+
+    @property
+    def reference(self) -> Tensor:
+        """What outputs are compared with."""
+        return self.source if self.truth is None else self.truth
+
+
+@dataclass(frozen=True)
+class Item:
+    """One or several turns on a picture; the source of each but the first is the truth of the one before."""
+
+    name: str
+    scope: str
+    turns: tuple[Turn, ...]
+
+    def turn_of(self, picture: int) -> int:
+        """Index of the turn that a method's picture answers. Pictures are, in order: every turn from the data's own source, then every turn but the first
+        from what the method made of the turn before. So the last is always the end of the session."""
+        return picture if picture < len(self.turns) else picture - len(self.turns) + 1
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one method reached on one item with one seed. Figures are in the order of :meth:`Item.turn_of`."""
+
+    item: str
+    scope: str
+    """The kind of edit, or how many turns the session has."""
+    method: str
+    seed: int
+    turns: int
+    l1: tuple[float, ...]
+    l2: tuple[float, ...]
+    clip_i: tuple[float, ...]
+    dino: tuple[float, ...] | None
+    """None where no DINO was given."""
+    clip_t: tuple[float | None, ...]
+    """cos(E(out), E(caption)); None without a caption."""
+    clip_dir: tuple[float | None, ...]
+    """cos(E(out) - E(in), E(caption) - E(caption before)); None without both captions."""
+    seconds: float = 0.0
+    """Wall time of editing."""
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """(method, item, seed)."""
+        return self.method, self.item, self.seed
+
+
+def prepared(picture: Tensor, side: int | None) -> Tensor:
+    """A picture as the editor gets it, by the rule of InstructPix2Pix's and MagicBrush's scripts: the longer side about ``side``, both sides
+    multiples of 64, what does not fit cropped evenly.
+
+    Args:
+        picture: [H, W, 3] in 0..1.
+        side: pixels; None only scales both sides to multiples of 8.
+
+    Returns:
+        The same tensor where nothing is to be done.
+    """
+    if side is None:
+        return fit_to_multiple(picture)
+    height, width = picture.shape[:2]
+    short, long = min(height, width), max(height, width)
+    # In whole numbers, so that 511.9999 never becomes 448.
+    new_short = -(-short * side // (_GRAIN * long)) * _GRAIN
+    new_long = long * new_short // (short * _GRAIN) * _GRAIN
+    new_width, new_height = (new_long, new_short) if width == long else (new_short, new_long)
+    if (width, height) == (new_width, new_height):
+        return picture
+    return from_image(ImageOps.fit(to_image(picture), (new_width, new_height), Image.Resampling.LANCZOS))
+
+
+def resized(picture: Tensor, like: Tensor) -> Tensor:
+    """An 8-bit picture [H, W, 3] at the size of another by bicubic scaling, as MagicBrush's evaluation does it before it compares pixels."""
+    if picture.shape == like.shape:
+        return picture
+    return from_image(to_image(picture).resize((like.shape[1], like.shape[0]), Image.Resampling.BICUBIC))
+
+
+def mask_from_image(image: Image.Image) -> Tensor | None:
+    """A mask [H, W] of 0 and 1, 1 = edit here, from a picture of one: white on black, or a picture whose transparent part was erased to be edited.
+
+    Returns:
+        None where colours without transparency say nothing about a region.
+    """
+    if image.has_transparency_data:
+        alpha: Any = np.asarray(image.convert("RGBA"))[..., 3]
+        if alpha.min() < 255:
+            return torch.from_numpy((alpha < 128).astype(np.float32))
+    colours: Any = np.asarray(image.convert("RGB"), dtype=np.int16)
+    if np.abs(colours - colours.mean(-1, keepdims=True)).max() > 8:
+        return None
+    return torch.from_numpy((colours[..., 0] >= 128).astype(np.float32))

@@ -1,0 +1,170 @@
+"""Reading MagicBrush (Zhang et al. 2023): sessions of one to three turns on a photograph, each with instruction, mask and true result.
+
+Two layouts, as the authors give them away::
+
+    {split}-00000-of-00004-....parquet      in the folder or its data/: img_id, turn_index, source_img, mask_img, instruction, target_img (train, dev)
+    images/{img_id}/{img_id}-{input,output1,mask1,output2,...}.png with edit_sessions.json or edit_turns.json (the test split, and dev)
+
+CLIP-T needs words for the true results: ``local_descriptions.json`` of the second layout, or any file of its form, ``{img_id: {"{img_id}-output1.png":
+"..."}}``.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import EvaluationError
+from .stored import ItemSet, PictureFile, Stored, StoredItem, StoredTurn, check_header, shards, table_rows
+
+Captions = Mapping[str, Mapping[str, str]]
+"""img_id -> file name of a true result -> what it shows."""
+
+_LOCAL = ("local_descriptions.json", "local_captions.json")
+
+
+def read_magicbrush(path: str | Path, split: str = "dev", captions: str | Path | None = None) -> ItemSet:
+    """MagicBrush's sessions, checked for complete turns and for pictures that are missing or do not fit.
+
+    Args:
+        path: the folder of either layout, one that holds it under the split's name, or a parquet file.
+        split: which part of parquet files.
+        captions: words for CLIP-T; None takes local_descriptions.json where it lies beside edit_sessions.json.
+
+    Raises:
+        DataError: a column or picture is missing, a damaged file.
+        EvaluationError: nothing there, a turn is missing, turns in the wrong order, a mask of another size.
+    """
+    root = Path(path)
+    if not root.exists():
+        raise EvaluationError(f"MagicBrush: '{path}' does not exist. Unpack the test archive, or download the parquet files, and give their folder.")
+    home = next((folder for folder in (root, root / split) if (folder / "images").is_dir()), None)
+    beside = next((home / name for name in _LOCAL if (home / name).is_file()), None) if home else None
+    chosen = Path(captions) if captions else beside
+    words = _captions(chosen) if chosen else {}
+    items = _from_folder(home, words) if home else _from_tables(root, split, words)
+    turns = [turn for item in items for turn in item.turns]
+    named = sum(turn.caption is not None for turn in turns)
+    remarks = [f"{len(items)} sessions with {len(turns)} turns."]
+    if not named:
+        remarks.append("CLIP-T was not measured: there are no local descriptions (--captions).")
+    elif named < len(turns):
+        remarks.append(f"CLIP-T leaves out {len(turns) - named} turns without a local description.")
+    return ItemSet(tuple(items), tuple(remarks))
+
+
+def _from_folder(home: Path, captions: Captions) -> list[StoredItem]:
+    items = []
+    for name, entries in _sessions(home).items():
+        folder, turns, last = home / "images" / _safe(name, "img_id"), [], f"{name}-input.png"
+        for number, entry in enumerate(entries, start=1):
+            where = f"MagicBrush, session {name}, turn {number}"
+            fields = {field: entry.get(field) if isinstance(entry, dict) else None for field in ("input", "output", "mask", "instruction")}
+            missing = next((field for field, value in fields.items() if not isinstance(value, str) or not value.strip()), None)
+            if missing is not None:
+                raise EvaluationError(f"{where}: '{missing}' is missing. Unpack the benchmark again.")
+            if fields["input"] != last:
+                raise EvaluationError(
+                    f"{where} begins from '{fields['input']}', it must begin from '{last}': turns are in the wrong order. Unpack the benchmark again."
+                )
+            last = str(fields["output"])
+            files = [PictureFile(folder / _safe(str(fields[field]), field)) for field in ("input", "output", "mask")]
+            sizes = [check_header(file.open(), file.name) for file in files]
+            _check_mask(where, sizes[2], sizes[0])
+            turns.append(StoredTurn(str(fields["instruction"]).strip(), *files, caption=captions.get(name, {}).get(last)))
+        if not turns:
+            raise EvaluationError(f"MagicBrush, session {name}: it has no turns. Unpack the benchmark again.")
+        items.append(_item(name, turns))
+    if not items:
+        raise EvaluationError(f"MagicBrush: '{home}' lists no sessions. Unpack the benchmark again.")
+    return items
+
+
+def _sessions(home: Path) -> dict[str, list[Any]]:
+    """img_id -> its turns in order."""
+    path = home / "edit_sessions.json"
+    if path.is_file():
+        sessions = _json(path)
+        if not isinstance(sessions, dict) or not all(isinstance(turns, list) for turns in sessions.values()):
+            raise EvaluationError(f"'{path.name}' must be a table from img_id to a list of turns. Unpack the benchmark again.")
+        return {str(name): turns for name, turns in sessions.items()}
+    path = home / "edit_turns.json"
+    if not path.is_file():
+        raise EvaluationError(
+            f"MagicBrush: there is neither edit_sessions.json nor edit_turns.json in '{home}'. Give the folder that holds them beside images/."
+        )
+    turns = _json(path)
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) and isinstance(turn.get("input"), str) for turn in turns):
+        raise EvaluationError(f"'{path.name}' must be a list of turns, each with input, mask, output and instruction. Unpack the benchmark again.")
+    found: dict[str, list[Any]] = {}
+    for turn in turns:
+        found.setdefault(turn["input"].split("-")[0], []).append(turn)
+    return found
+
+
+def _from_tables(root: Path, split: str, captions: Captions) -> list[StoredItem]:
+    sessions: dict[str, dict[int, StoredTurn]] = {}
+    for file in shards(root, split):
+        for row in table_rows(file, ("img_id", "turn_index", "instruction"), ("source_img", "target_img"), maybe=("mask_img",)):
+            (source, size), (target, _) = row["source_img"], row["target_img"]
+            name = _safe(str(row["img_id"]), "img_id")
+            where = f"MagicBrush, {file.name} row {source.row} (session {name}, turn {row['turn_index']})"
+            if type(row["turn_index"]) is not int or row["turn_index"] < 1:
+                raise EvaluationError(f"{where}: turns are counted from 1. Download the file again.")
+            if not isinstance(row["instruction"], str) or not row["instruction"].strip():
+                raise EvaluationError(f"{where}: the instruction is empty. Download the file again.")
+            mask: Stored | None = None
+            if row["mask_img"] is not None:
+                mask, mask_size = row["mask_img"]
+                _check_mask(where, mask_size, size)
+            caption = captions.get(name, {}).get(f"{name}-output{row['turn_index']}.png")
+            session = sessions.setdefault(name, {})
+            if row["turn_index"] in session:
+                raise EvaluationError(f"{where} is there twice. Give the files of one download only.")
+            session[row["turn_index"]] = StoredTurn(row["instruction"].strip(), source, target, mask, caption=caption)
+    if not sessions:
+        raise EvaluationError(f"MagicBrush: '{root}' holds no rows. Download the files again.")
+    for name, session in sessions.items():
+        gap = next((number for number in range(1, len(session) + 1) if number not in session), None)
+        if gap is not None:
+            there = ", ".join(map(str, sorted(session)))
+            raise EvaluationError(f"MagicBrush, session {name}: turn {gap} is missing (there are {there}). Give all files of the split.")
+    return [_item(name, [session[number] for number in sorted(session)]) for name, session in sessions.items()]
+
+
+def _item(name: str, turns: list[StoredTurn]) -> StoredItem:
+    return StoredItem(name, f"{len(turns)} turn{'s' * (len(turns) > 1)}", tuple(turns))
+
+
+def _captions(path: Path) -> Captions:
+    if not path.is_file():
+        raise EvaluationError(f"Captions '{path}' do not exist. Give MagicBrush's local_descriptions.json.")
+    found = _json(path)
+    sound = isinstance(found, dict) and all(isinstance(texts, dict) and all(isinstance(text, str) for text in texts.values()) for texts in found.values())
+    if not sound:
+        raise EvaluationError(f'\'{path.name}\' must be {{img_id: {{"img_id-output1.png": "what it shows"}}}}, as local_descriptions.json is.')
+    return found
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"'{path.name}' cannot be read ({error}). Unpack the benchmark again.") from error
+
+
+def _check_mask(where: str, mask: tuple[int, int], source: tuple[int, int]) -> None:
+    if mask != source:
+        raise EvaluationError(
+            f"{where}: the mask is {mask[0]} x {mask[1]}, its picture {source[0]} x {source[1]}. Both must have one size: unpack or download it again."
+        )
+
+
+def _safe(name: str, field: str) -> str:
+    """Names become folders and files here: none may lead elsewhere."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise EvaluationError(
+            f"MagicBrush: {field} '{name[:80]}' is no plain name of letters, digits, '.', '-' and '_'. Unpack or download the benchmark again."
+        )
+    return name

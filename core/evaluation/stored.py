@@ -1,0 +1,213 @@
+"""Where a benchmark keeps its pictures: files of their own, or cells of parquet tables. Small and picklable; read when a worker needs them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from ..errors import DataError, EvaluationError, PairError
+from ..learning.pairs import MIN_SIDE, decode_picture
+from ..tables import check_columns, open_table, picture_bytes, row_batches
+from .items import Item, Turn, mask_from_image
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture in a parquet table: a struct of ``bytes`` and ``path``, as the datasets library writes it."""
+
+    file: Path
+    group: int
+    """Row group."""
+    place: int
+    """Row within the group."""
+    row: int
+    """Row within the file, for messages."""
+    column: str
+
+    @property
+    def name(self) -> str:
+        """Such as "dev-00000-of-00004.parquet row 12 source_img"."""
+        return f"{self.file.name} row {self.row} {self.column}"
+
+    def open(self) -> BytesIO:
+        """The picture's bytes.
+
+        Raises:
+            DataError: the table cannot be read there, or the cell is empty.
+            EvaluationError: the row is gone.
+        """
+        with open_table(self.file) as table:
+            # Row by row: a group of a hundred rows holds a gigabyte of pictures.
+            for place, row in enumerate(row_batches(table, self.file, [self.column], 1, self.group)):
+                if place == self.place:
+                    return BytesIO(picture_bytes(row[0][self.column], self.name))
+        raise EvaluationError(f"'{self.file.name}' has no row {self.row} any more. It was changed during the run: start again with another --out folder.")
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture in a file of its own."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    def open(self) -> BytesIO:
+        """The file's bytes.
+
+        Raises:
+            EvaluationError: it is missing or empty.
+        """
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise EvaluationError(f"Picture '{self.path.name}' is missing in {self.path.parent}. Unpack the benchmark again.") from error
+        if not content:
+            raise EvaluationError(f"Picture '{self.path.name}' is empty (0 bytes). Unpack the benchmark again.")
+        return BytesIO(content)
+
+
+Stored = Cell | PictureFile
+
+
+@dataclass(frozen=True)
+class StoredTurn:
+    """A :class:`~.items.Turn` whose pictures were not read yet."""
+
+    words: str
+    source: Stored
+    truth: Stored | None = None
+    mask: Stored | None = None
+    caption: str | None = None
+    caption_before: str | None = None
+
+
+@dataclass(frozen=True)
+class StoredItem:
+    """An item, read when it is needed (a ``Source`` of :mod:`.runner`)."""
+
+    name: str
+    scope: str
+    turns: tuple[StoredTurn, ...]
+
+    @property
+    def words(self) -> str:
+        """The instructions of all turns."""
+        return " → ".join(turn.words for turn in self.turns)
+
+    def load(self) -> Item:
+        """Every picture upright, on white where it was transparent, 8 bit, RGB, in its own size.
+
+        Raises:
+            EvaluationError: a picture is missing or cannot be read, or a mask does not fit its source.
+        """
+        turns = []
+        for turn in self.turns:
+            try:
+                source = decode_picture(turn.source.open(), turn.source.name)
+                truth = decode_picture(turn.truth.open(), turn.truth.name) if turn.truth else None
+            except (PairError, DataError, EvaluationError) as error:
+                raise EvaluationError(f"Item '{self.name}': {error}") from error
+            mask = _read_mask(self.name, turn.mask, source) if turn.mask else None
+            turns.append(Turn(turn.words, source, truth, mask, turn.caption, turn.caption_before))
+        return Item(self.name, self.scope, tuple(turns))
+
+
+@dataclass(frozen=True)
+class ItemSet:
+    """A benchmark's items and what a reader of its tables must know about them."""
+
+    items: tuple[StoredItem, ...]
+    remarks: tuple[str, ...] = ()
+
+
+def _read_mask(item: str, mask: Stored, source: Tensor) -> Tensor:
+    try:
+        with Image.open(mask.open()) as image:
+            found = mask_from_image(image)
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, DataError, EvaluationError) as error:
+        raise EvaluationError(f"Item '{item}': mask '{mask.name}' cannot be read ({error}). Unpack or download the benchmark again.") from error
+    if found is None:
+        raise EvaluationError(
+            f"Item '{item}': mask '{mask.name}' is a coloured picture without transparency, so it marks no region. "
+            "A mask is white where the edit belongs, or the picture with that part erased."
+        )
+    if found.shape != source.shape[:2]:
+        raise EvaluationError(
+            f"Item '{item}': mask '{mask.name}' is {found.shape[1]} x {found.shape[0]}, its picture {source.shape[1]} x {source.shape[0]}. "
+            "Both must have one size."
+        )
+    return found
+
+
+def check_header(content: BytesIO, name: str) -> tuple[int, int]:
+    """(width, height) of a picture from its header alone, so that a benchmark's thousands are checked before anything runs.
+
+    Raises:
+        EvaluationError: no picture, or one too small to be measured.
+    """
+    try:
+        with Image.open(content) as image:
+            size = image.size
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise EvaluationError(f"Picture '{name}' cannot be read ({error}). Unpack or download the benchmark again.") from error
+    if min(size) < MIN_SIDE:
+        raise EvaluationError(f"Picture '{name}' is {size[0]} x {size[1]}: each side needs at least {MIN_SIDE} pixels.")
+    return size
+
+
+def shards(path: Path, split: str) -> list[Path]:
+    """The parquet files of a split, in order: one file, or those of a folder or of its ``data`` folder whose name begins with the split's.
+
+    Raises:
+        EvaluationError: there are none, or one of "...-00001-of-00004.parquet" is missing.
+    """
+    if path.is_file():
+        return [path]
+    everything = sorted(path.glob("*.parquet")) or sorted((path / "data").glob("*.parquet"))
+    found = [file for file in everything if file.name.startswith((f"{split}-", f"{split}."))]
+    if not found:
+        there = f"its .parquet files are {', '.join(sorted({file.name.split('-')[0] for file in everything}))}" if everything else "it holds no .parquet files"
+        raise EvaluationError(f"'{path}' has no part '{split}': {there}. Give the folder as it was downloaded, and --split.")
+    for file in found:
+        _, _, count = file.stem.partition("-of-")
+        wanted = int(digits) if (digits := count.split("-")[0]).isdigit() else len(found)
+        if wanted != len(found):
+            raise EvaluationError(f"'{path.name}' holds {len(found)} of the {wanted} files of '{split}'. Download the missing ones.")
+    return found
+
+
+def table_rows(file: Path, texts: Sequence[str], pictures: Sequence[str], maybe: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """Every row of a parquet file: the columns ``texts`` as values, ``pictures`` as a checked :class:`Cell` and its size ``(cell, (w, h))``.
+
+    Args:
+        file: read a few rows at a time.
+        texts: names of columns that must be there.
+        pictures: likewise, of pictures.
+        maybe: pictures whose cells may be null; the value is then None.
+
+    Raises:
+        DataError: a column is missing, the file is damaged, a picture is missing.
+        EvaluationError: a picture cannot be read, or is too small.
+    """
+    with open_table(file) as table:
+        check_columns(table, file, (*texts, *pictures, *maybe))
+        number = 0
+        for group in range(table.num_row_groups):
+            for place, row in enumerate(row for batch in row_batches(table, file, [*texts, *pictures, *maybe], 8, group) for row in batch):
+                found: dict[str, Any] = {name: row[name] for name in texts}
+                for column in (*pictures, *maybe):
+                    cell = Cell(file, group, place, number, column)
+                    if column in maybe and row[column] is None:
+                        found[column] = None
+                    else:
+                        found[column] = cell, check_header(BytesIO(picture_bytes(row[column], cell.name)), cell.name)
+                yield found
+                number += 1

@@ -1,0 +1,121 @@
+"""A run from the command line: its options, and the folder with its log, checkpoint, pictures and what it leaves."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..errors import LearningError
+from ..learning.checkpoint import load_checkpoint, save_checkpoint
+from .trainer import FineTuning, FineTuningSettings
+
+PRECISIONS = ("no", "fp16", "bf16")
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options that every kind of fine-tuning has."""
+    usual = FineTuningSettings()
+    parser.add_argument("--data", required=True, nargs="+", metavar="DIR", help="UltraEdit's .parquet files, or folders with pairs.json")
+    parser.add_argument("--out", required=True, help="folder of the run: model/, checkpoint.safetensors, log.jsonl, pictures/. All machines must see it")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--steps", type=int, default=usual.steps, help=f"in all (default {usual.steps})")
+    parser.add_argument("--batch", type=int, default=usual.batch, help=f"samples that a process handles at once (default {usual.batch})")
+    parser.add_argument("--accumulate", type=int, default=usual.accumulation, help=f"batches of a step (default {usual.accumulation})")
+    parser.add_argument("--rate", type=float, default=usual.learning_rate, help=f"learning rate (default {usual.learning_rate})")
+    parser.add_argument("--warmup", type=int, default=usual.warmup, help=f"steps over which the rate rises (default {usual.warmup})")
+    parser.add_argument("--average", type=float, default=usual.average_decay, help=f"decay of the weights' moving average (default {usual.average_decay})")
+    parser.add_argument("--resolution", type=int, default=256, help="pixels of a side; pictures are scaled and cropped (default 256)")
+    parser.add_argument("--flip", type=float, default=0.5, help="chance that left and right change places (default 0.5)")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of the computation; weights are kept in fp32 (default: accelerate's, else no)")
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing: less memory, a third more time")
+    parser.add_argument("--seed", type=int, default=usual.seed)
+    parser.add_argument("--threads", type=int, default=usual.threads, help=f"that decode pictures, in each process (default {usual.threads})")
+    parser.add_argument("--save-every", type=int, default=1000, help="steps between checkpoints (default 1000)")
+    parser.add_argument("--log-every", type=int, default=50, help="steps between lines of log.jsonl (default 50)")
+    parser.add_argument("--pictures-every", type=int, default=1000, help="steps between pictures of what the model does; 0 draws none (default 1000)")
+    parser.add_argument("--validation", metavar="DIR", help="unseen data to show in them (default: the pairs that --data begins with)")
+
+
+def settings_of(options: argparse.Namespace) -> FineTuningSettings:
+    """The options as settings, checked together with the run's folder before anything is loaded.
+
+    Raises:
+        LearningError: an option that makes no sense, a run that is there already, or none to resume.
+    """
+    for name in ("resolution", "save_every", "log_every"):
+        if getattr(options, name) < 1:
+            raise LearningError(f"Fine-tuning: --{name.replace('_', '-')} is {getattr(options, name)}; it must be 1 or more.")
+    if not 0 <= options.flip <= 1:
+        raise LearningError(f"Fine-tuning: --flip is {options.flip}; it is a chance, 0 to 1.")
+    if _checkpoint(options).exists() != options.resume:
+        what = "is no checkpoint to go on from: leave --resume away" if options.resume else "is a run already: add --resume to go on, or choose another --out"
+        raise LearningError(f"Fine-tuning: in '{options.out}' there {what}.")
+    return FineTuningSettings(
+        steps=options.steps,
+        batch=options.batch,
+        accumulation=options.accumulate,
+        learning_rate=options.rate,
+        warmup=options.warmup,
+        average_decay=options.average,
+        seed=options.seed,
+        threads=options.threads,
+    )
+
+
+def carry_out(run: FineTuning, options: argparse.Namespace, show: Callable[[Path], None] | None, keep: Callable[[Path], object]) -> None:
+    """Train to the end, with log, checkpoints and pictures on the way; everything that is written, the main process writes.
+
+    Args:
+        run: one that was just made; with ``--resume`` it goes on from its checkpoint.
+        options: of :func:`add_run_options`.
+        show: draws what the model does now into a file; called with the averaged weights in place. None draws nothing.
+        keep: writes the result into a folder; called likewise, at the end.
+
+    Raises:
+        LearningError: the checkpoint belongs to another run, or the loss is not finite.
+    """
+    out, checkpoint, log = Path(options.out), _checkpoint(options), Path(options.out) / "log.jsonl"
+    main, steps = run.accelerator.is_main_process, run.settings.steps
+    if options.resume:
+        load_checkpoint(run, checkpoint)
+    if main:
+        out.mkdir(parents=True, exist_ok=True)
+        # What came after the checkpoint is done again.
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
+        log.write_text("".join(line for line in lines if json.loads(line)["step"] <= run.steps_done), encoding="utf-8")
+        print(f"instructbrush: {len(run.stream)} pairs, {run.samples_of_step} a step, from step {run.steps_done}", file=sys.stderr)
+    began = time.monotonic()
+    with tqdm(total=steps, initial=run.steps_done, desc="tuning", unit="step", disable=not main) as bar:
+
+        def after_step() -> None:
+            bar.update()
+            done, last = run.steps_done, run.steps_done == steps
+            if done % options.log_every == 0 or last:
+                loss = run.mean_loss()
+                if main:
+                    line = {"step": done, "loss": loss, "rate": run.settings.rate_at(done - 1), "seconds": round(time.monotonic() - began, 1)}
+                    with log.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(line) + "\n")
+                    bar.set_postfix(loss=f"{loss:.4f}")
+            if main and (done % options.save_every == 0 or last):
+                save_checkpoint(run, checkpoint)
+            if main and show is not None and options.pictures_every and (done % options.pictures_every == 0 or last):
+                with run.averaged():
+                    show(out / "pictures" / f"{done:06d}.png")
+
+        run.run(after_step)
+    if main:
+        with run.averaged():
+            keep(out / "model")
+        print(f"{out / 'model'}: {run.steps_done} steps")
+    run.accelerator.end_training()
+
+
+def _checkpoint(options: argparse.Namespace) -> Path:
+    return Path(options.out) / "checkpoint.safetensors"

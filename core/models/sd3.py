@@ -1,0 +1,46 @@
+"""UltraEdit's Stable Diffusion 3: a transformer with more input channels, told from the shapes of its tensors.
+
+Its layers attend to words and picture at once, so there is no cross-attention for an instruction to act in.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .attention import Shapes
+
+_NATIVE, _DIFFUSERS = "joint_blocks.{}.x_block.attn.qkv.weight", "transformer_blocks.{}.attn.to_q.weight"
+
+
+def is_transformer(shapes: Shapes) -> bool:
+    """Whether these are the tensors of a Stable Diffusion 3 transformer, in ComfyUI's or in diffusers' dialect."""
+    native = "joint_blocks.0.context_block.attn.qkv.weight" in shapes and "x_embedder.proj.weight" in shapes
+    return native or ("transformer_blocks.0.attn.add_q_proj.weight" in shapes and "pos_embed.proj.weight" in shapes)
+
+
+def in_channels(shapes: Shapes) -> int:
+    """Input channels of such a transformer."""
+    return (shapes.get("x_embedder.proj.weight") or shapes["pos_embed.proj.weight"])[1]
+
+
+def fingerprint_of(shapes: Shapes, read: Callable[[str, int], Tensor]) -> str:
+    """A short identity: sha256, hex, over the first 4 rows of the picture's queries in every layer, rounded to fp16 and then to bf16.
+
+    The same in either dialect and for the storage types that :func:`~.families.fingerprint_of` names.
+
+    Args:
+        shapes: the transformer's tensors.
+        read: gives the first rows of a tensor by its key in the model's own dialect.
+    """
+    template = _NATIVE if _NATIVE.format(0) in shapes else _DIFFUSERS
+    layer = re.compile(re.escape(template).replace(r"\{\}", r"(\d+)"))
+    digest = hashlib.sha256()
+    for number in sorted(int(found[1]) for found in map(layer.fullmatch, shapes) if found):
+        key = template.format(number)
+        digest.update(f"{number} {shapes[key][1]}\n".encode())
+        rounded = read(key, 4).detach().to("cpu", torch.float16).to(torch.bfloat16).contiguous()
+        digest.update(rounded.view(torch.int16).numpy().astype("<i2").tobytes())
+    return digest.hexdigest()

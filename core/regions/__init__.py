@@ -1,0 +1,1 @@
+"""Where an edit may act: masks and boxes."""

@@ -1,0 +1,272 @@
+"""Masks of regions: made of boxes, softened (UltraEdit, Eq. 2), fitted to pictures, and used to paste untouched pixels back.
+
+A mask is fp32 [H, W] or [B, H, W] in 0..1: 1 is edited, 0 stays as it is.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import RegionError
+
+_ROUNDING = 1e-3
+_VAE_STRIDE = 8
+
+Bits = np.ndarray[Any, np.dtype[np.bool_]]
+"""A mask of yes and no, [H, W]."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels, half-open: ``left`` and ``top`` are in it, ``right`` and ``bottom`` are not."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def __str__(self) -> str:
+        return f"({self.left:g}, {self.top:g}, {self.right:g}, {self.bottom:g})"
+
+
+def check_boxes(boxes: Sequence[Box], width: int, height: int) -> None:
+    """See that boxes can be used on a picture.
+
+    Raises:
+        RegionError: a box is not finite, is empty, or leaves the picture; its number counts from 1.
+    """
+    for number, box in enumerate(boxes, 1):
+        where = f"Box {number} {box} (left, top, right, bottom) in a picture of {width} x {height}"
+        if not all(map(math.isfinite, (box.left, box.top, box.right, box.bottom))):
+            raise RegionError(f"{where} is not finite. Give it four numbers in pixels.")
+        if box.left >= box.right or box.top >= box.bottom:
+            raise RegionError(f"{where} is empty. Its right must lie beyond its left, and its bottom beyond its top.")
+        if box.left < 0 or box.top < 0 or box.right > width or box.bottom > height:
+            raise RegionError(f"{where} leaves the picture. Give pixels of this picture: left and top from 0, right to {width}, bottom to {height}.")
+
+
+def clip_boxes(boxes: Sequence[Box], width: int, height: int, slack: float = 0.05) -> list[Box]:
+    """Cut off what detectors let stand over a picture's border.
+
+    Args:
+        slack: how far a box may stand over, as a fraction of the picture's side. One that stands over further, or does not touch the picture, belongs to
+            another one: it is left as it is, for :func:`check_boxes` to refuse.
+    """
+    clipped = []
+    for box in boxes:
+        inside = Box(max(box.left, 0), max(box.top, 0), min(box.right, width), min(box.bottom, height))
+        over = max(inside.left - box.left, box.right - inside.right) / width, max(inside.top - box.top, box.bottom - inside.bottom) / height
+        touches = inside.left < inside.right and inside.top < inside.bottom
+        clipped.append(inside if touches and max(over) <= slack else box)
+    return clipped
+
+
+def box_mask(boxes: Sequence[Box], height: int, width: int) -> Tensor:
+    """The union of boxes as a mask [H, W]: 1 on every pixel that a box touches.
+
+    Raises:
+        RegionError: see :func:`check_boxes`.
+    """
+    check_boxes(boxes, width, height)
+    mask = torch.zeros(height, width)
+    for box in boxes:
+        mask[math.floor(box.top) : math.ceil(box.bottom), math.floor(box.left) : math.ceil(box.right)] = 1
+    return mask
+
+
+def check_mask(mask: Tensor, name: str = "Mask") -> Tensor:
+    """A mask as fp32 within 0..1, the same tensor where it is that already.
+
+    Args:
+        mask: [H, W] or [B, H, W]; a rounding error beyond 0..1 is cut off.
+        name: what errors call it.
+
+    Raises:
+        RegionError: another shape, no mask at all, values that are not finite or not within 0..1.
+    """
+    if mask.ndim not in (2, 3):
+        raise RegionError(f"{name}: its shape is {tuple(mask.shape)}, a mask has [height, width] or [batch, height, width].")
+    if not mask.numel():
+        raise RegionError(f"{name}: there is none in it (its shape is {tuple(mask.shape)}). Perhaps nothing was found: connect a mask that holds a region.")
+    mask = mask.float()
+    low, high = mask.min().item(), mask.max().item()
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise RegionError(f"{name} holds values that are not finite. Look at what makes it: a mask runs from 0 (stays) to 1 (is edited).")
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise RegionError(f"{name} holds values from {low:g} to {high:g}. Scale them: a mask runs from 0 (stays) to 1 (is edited).")
+    return mask if low >= 0 and high <= 1 else mask.clamp(0, 1)
+
+
+def bounding_box_mask(fine: Tensor, each_fragment: bool = False, threshold: float = 0.5) -> Tensor:
+    """The box mask M_b of a fine mask's own extent, for when no boxes are at hand; empty where the fine mask is.
+
+    Args:
+        fine: [H, W] or [B, H, W].
+        each_fragment: a box around each fragment instead of one around all.
+        threshold: a pixel belongs to the fine mask if its value is above this.
+    """
+    if fine.ndim == 3:
+        return torch.stack([bounding_box_mask(each, each_fragment, threshold) for each in fine])
+    from scipy import ndimage
+    from skimage import measure
+
+    found = check_mask(fine).cpu().numpy() > threshold
+    boxes = np.zeros(found.shape, dtype=np.float32)
+    for extent in ndimage.find_objects(measure.label(found, connectivity=2) if each_fragment else found.astype(int)):
+        boxes[extent] = 1
+    return torch.from_numpy(boxes).to(fine.device)
+
+
+def soft_mask(fine: Tensor, box: Tensor, s: float) -> Tensor:
+    """Eq. 2: M_s, which is ``s`` on M_b without M_f and M_f elsewhere.
+
+    Where the fine mask is neither 0 nor 1 (a feathered edge), the larger of it and ``s`` counts inside the box, so that it falls off to ``s`` and not below.
+
+    Args:
+        fine: M_f, [H, W] or [B, H, W].
+        box: M_b, of the same size; one for all or one for each.
+        s: 0..1, how much of the source is mixed in between both masks; the paper uses .2 to .8.
+
+    Raises:
+        RegionError: ``s`` out of range, or masks of different sizes or counts.
+    """
+    if not 0 <= s <= 1:
+        raise RegionError(f"Soft mask: s is {s}, it must lie between 0 and 1. UltraEdit uses 0.2 to 0.8.")
+    fine, box = check_mask(fine, "Fine mask"), check_mask(box, "Box mask").to(fine.device)
+    if fine.shape[-2:] != box.shape[-2:]:
+        raise RegionError(f"Soft mask: the fine mask is {_size(fine)}, the box mask {_size(box)}. Make both as large as the picture.")
+    counts = [len(each) if each.ndim == 3 else 1 for each in (fine, box)]
+    if counts[0] != counts[1] and 1 not in counts:
+        raise RegionError(f"Soft mask: {counts[0]} fine masks and {counts[1]} box masks. Give a box mask for each fine mask, or one for all.")
+    return torch.maximum(fine, s * box)
+
+
+def combine_masks(masks: Sequence[Tensor]) -> Tensor:
+    """The union of masks of one size: the largest value counts. A single mask counts for a whole batch.
+
+    Raises:
+        RegionError: no masks, or different sizes or counts.
+    """
+    if not masks:
+        raise RegionError("Union of masks: there are none. Give at least one.")
+    united = check_mask(masks[0], "Mask 1")
+    for number, mask in enumerate(masks[1:], 2):
+        mask = check_mask(mask, f"Mask {number}").to(united.device)
+        if mask.shape[-2:] != united.shape[-2:]:
+            raise RegionError(f"Union of masks: mask 1 is {_size(united)}, mask {number} is {_size(mask)}. Make all as large as the picture.")
+        counts = [len(each) if each.ndim == 3 else 1 for each in (united, mask)]
+        if counts[0] != counts[1] and 1 not in counts:
+            raise RegionError(f"Union of masks: mask {number} is a batch of {counts[1]}, those before it of {counts[0]}. Give as many of each, or one.")
+        united = torch.maximum(united, mask)
+    return united
+
+
+def fit_mask(mask: Tensor, height: int, width: int, batch: int) -> Tensor:
+    """A mask at a picture's size, as many as there are pictures.
+
+    Args:
+        mask: [h, w] or [b, h, w], of the same shape but for rounding: it is scaled, never stretched.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        batch: number of pictures; a single mask is repeated.
+
+    Returns:
+        [batch, height, width], the same values where nothing had to be done.
+
+    Raises:
+        RegionError: another aspect ratio, or another number of masks.
+    """
+    mask = check_mask(mask)
+    mask = mask[None] if mask.ndim == 2 else mask
+    if len(mask) not in (1, batch):
+        raise RegionError(f"Mask: {len(mask)} masks do not fit {batch} pictures. Give one for each picture, or one for all.")
+    rows, columns = mask.shape[-2:]
+    if (rows, columns) != (height, width):
+        # Sizes that come of each other by scaling and rounding differ by less than a pixel of the smaller one.
+        if abs(columns * height - width * rows) >= max(rows, columns, height, width):
+            raise RegionError(
+                f"Mask: it is {columns} x {rows}, the picture {width} x {height}, which is another aspect ratio. Make the mask for this picture, or crop it as "
+                "the picture was cropped."
+            )
+        mask = functional.interpolate(mask[:, None], (height, width), mode="bilinear", antialias=True)[:, 0].clamp(0, 1)
+    return mask if len(mask) == batch else mask.expand(batch, -1, -1)
+
+
+def vae_crop(height: int, width: int) -> tuple[int, int, int, int]:
+    """What ComfyUI's VAEs and InstructPixToPixConditioning leave of a picture: its middle, with sides that are multiples of 8.
+
+    Returns:
+        top, left, height, width in pixels.
+    """
+    top, left = height % _VAE_STRIDE // 2, width % _VAE_STRIDE // 2
+    return top, left, height - height % _VAE_STRIDE, width - width % _VAE_STRIDE
+
+
+def paste_back(edited: Tensor, original: Tensor, mask: Tensor, feather: int = 0) -> Tensor:
+    """Edited pictures with the original's own pixels outside the mask.
+
+    Where the mask is 0 the result is the original and where it is 1 the edit, both bit for bit; between them it is their mixture. Edits that lost an edge
+    of less than 8 pixels in the VAE go back to where they were cut from (see :func:`vae_crop`), and the lost edge stays the original.
+
+    Args:
+        edited: [B, h, w, 3].
+        original: [B, H, W, 3], or one for all.
+        mask: [B, H, W] or [H, W] in 0..1, as large as the original or as the edit.
+        feather: pixels over which the mask rises from its border inwards. Outside nothing changes, whatever it is.
+
+    Raises:
+        RegionError: sizes or counts that do not fit.
+    """
+    for name, pictures in (("edited", edited), ("original", original)):
+        if pictures.ndim != 4 or pictures.shape[-1] != 3:
+            raise RegionError(f"Paste back: the {name} pictures have the shape {tuple(pictures.shape)}, they must have [batch, height, width, 3].")
+    if feather < 0:
+        raise RegionError(f"Paste back: feather is {feather}, it must be 0 or more pixels.")
+    (batch, rows, columns, _), (height, width) = edited.shape, original.shape[1:3]
+    if len(original) not in (1, batch):
+        raise RegionError(f"Paste back: {batch} edited pictures but {len(original)} originals. Give the original of each, or one for all.")
+    top, left, cropped_height, cropped_width = vae_crop(height, width)
+    if (rows, columns) == (height, width):
+        top, left = 0, 0
+    elif (rows, columns) != (cropped_height, cropped_width):
+        raise RegionError(
+            f"Paste back: the edited picture is {columns} x {rows}, the original {width} x {height}. They must be of one size (sides cropped to multiples of 8 "
+            "are put back): scale one to the other first."
+        )
+    inside = (slice(None), slice(top, top + rows), slice(left, left + columns))
+    mask = mask.to(original.device)
+    of_edit = tuple(mask.shape[-2:]) == (rows, columns)
+    # Where the edit has no pixels the mask is 0, so that feathering begins there.
+    weight = torch.zeros(batch, height, width, device=mask.device)
+    weight[inside] = fit_mask(mask, rows, columns, batch) if of_edit else fit_mask(mask, height, width, batch)[inside]
+    weight = _feathered_inwards(weight, feather)[inside][..., None]
+    pasted = original.float().repeat(batch // len(original), 1, 1, 1)
+    window = pasted[inside]
+    # By where: nothing of an edit, not even what is not finite, reaches the outside.
+    window.copy_(torch.where(weight > 0, torch.lerp(window, edited.to(window), weight), window))
+    return pasted
+
+
+def depths(found: Bits) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Distance in pixels of every pixel to the nearest that is not in a mask: 0 outside, 1 along its edge, infinite if it fills the picture. The picture's
+    border is no edge."""
+    from scipy import ndimage
+
+    return np.full(found.shape, np.inf) if found.all() else np.asarray(ndimage.distance_transform_edt(found))
+
+
+def _feathered_inwards(masks: Tensor, feather: int) -> Tensor:
+    if not feather:
+        return masks
+    rises = [torch.from_numpy(depths((each > 0).cpu().numpy()) / (feather + 1)).to(each).clamp(max=1) for each in masks]
+    return masks * torch.stack(rises)
+
+
+def _size(mask: Tensor) -> str:
+    return f"{mask.shape[-1]} x {mask.shape[-2]}"

@@ -1,0 +1,145 @@
+"""A study as a judge meets it: pictures, clicks and keys, a page that is reloaded in between, and ratings at the end, in both renderers."""
+
+import json
+
+import pytest
+
+BUILD = """(study) => {
+    app.graph.clear();
+    const add = (type, values, x) => {
+        const node = LiteGraph.createNode(type);
+        node.pos = [x, 100];
+        app.graph.add(node);
+        for (const [key, value] of Object.entries(values)) node.widgets.find((widget) => widget.name === key).value = value;
+        return node;
+    };
+    const pictures = ["0x3355aa", "0xaa5533", "0x777777"].map((color, i) =>
+        add("EmptyImage", { width: 64, height: 64, batch_size: i < 2 ? 3 : 1, color: Number(color) }, -300));
+    const judge = add("InstructBrushPreference", { study, first_name: "words", second_name: "learned", instructions: "one\\ntwo\\nthree" }, 100);
+    ["first", "second", "source"].forEach((name, i) => pictures[i].connect(0, judge, judge.inputs.findIndex((input) => input.name === name)));
+    app.canvas.ds.scale = 0.9;
+    app.canvas.ds.offset = [60, 0];
+    app.canvas.setDirty(true, true);
+    return judge.id;
+}"""
+
+
+def judge_of(page):
+    return page.evaluate("() => app.graph.nodes.find((node) => node.comfyClass === 'InstructBrushPreference').id")
+
+
+def words(page):
+    return page.locator(".ib-preference .ib-words").text_content()
+
+
+def button(page, text):
+    return page.locator(".ib-choices button", has_text=text)
+
+
+def wait_for(page, text):
+    page.wait_for_function("(text) => document.querySelector('.ib-preference .ib-words').textContent.includes(text)", arg=text, timeout=60_000)
+
+
+def ready(page):
+    page.wait_for_function("() => !document.querySelector('.ib-choices button').disabled", timeout=60_000)
+
+
+def log_of(server, study):
+    return [json.loads(line) for line in (server.base / "output" / "instructbrush_studies" / study / "study.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
+def test_a_study_is_judged_with_a_reload_in_between(vue, server, open_page, shots):
+    study = f"browser_{'vue' if vue else 'classic'}"
+    page = open_page(vue=vue)
+    page.evaluate(BUILD, study)
+    assert words(page) == "Run the graph to begin" and button(page, "First").is_disabled()
+    page.evaluate("() => app.queuePrompt(0)")
+    wait_for(page, f"{study} · 0 of 3")
+    ready(page)
+    page.screenshot(path=shots / f"preference_{'vue' if vue else 'classic'}.png")
+    # The judge sees three pictures and the instruction, and nothing that names a method.
+    assert page.locator(".ib-preference img:visible").count() == 3
+    assert page.locator(".ib-instruction").text_content() in ("one", "two", "three")
+    assert page.locator(".ib-preference").inner_html().count("learned") == 0
+    assert page.evaluate("() => [...document.querySelectorAll('.ib-preference img')].every((image) => image.naturalWidth === 64)")
+    # The hidden widget takes no place among the others.
+    assert page.evaluate("(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'judgements').hidden", judge_of(page)) is True
+
+    button(page, "First").click()
+    wait_for(page, "1 of 3")
+    ready(page)
+    page.keyboard.press("2")
+    wait_for(page, "2 of 3")
+    ready(page)
+    page.keyboard.press("0")
+    wait_for(page, "1 of 3")
+    # Nothing was run since the beginning: what was judged waits in the workflow and in the user's data.
+    assert len(log_of(server, study)) == 1
+    key = log_of(server, study)[0]["key"]
+    kept = f"/userdata/instructbrush%2Fpreference-{key}.json"
+    page.wait_for_function("async (kept) => { const r = await fetch('/api' + kept); return r.ok && (await r.json()).events.length === 3 }", arg=kept)
+
+    # A new page knows nothing of it, until it asks for the study; the pictures are not made again.
+    page.close()
+    page = open_page(vue=vue)
+    page.evaluate(BUILD, study)
+    button(page, "Continue a stored study").click()
+    wait_for(page, f"{study} · 1 of 3")
+    ready(page)
+    page.locator(".ib-preference").focus()
+    page.keyboard.press("3")
+    wait_for(page, "2 of 3")
+    ready(page)
+    button(page, "Tie").click()
+    # The end is stored and rated by itself.
+    page.wait_for_selector(".ib-ratings tr", timeout=60_000)
+    page.screenshot(path=shots / f"preference_rated_{'vue' if vue else 'classic'}.png")
+    table = page.locator(".ib-ratings").inner_text()
+    assert "words" in table and "learned" in table and "±" in table and words(page) == f"{study} · 3 of 3"
+    events = log_of(server, study)[1:]
+    assert [event.get("choice", "undo") for event in events] == ["left", "tie", "undo", "right", "tie"]
+    assert page.evaluate("(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'judgements').value", judge_of(page)) == ""
+    page.wait_for_function("async (kept) => (await fetch('/api' + kept)).status === 404", arg=kept)
+
+    # The last one can still be taken back, and judging it again gives new ratings.
+    button(page, "Undo").click()
+    wait_for(page, "2 of 3")
+    assert page.locator(".ib-ratings tr").count() == 0
+    ready(page)
+    page.keyboard.press("1")
+    page.wait_for_selector(".ib-ratings tr", timeout=60_000)
+    assert log_of(server, study)[-1]["choice"] == "left" and len(log_of(server, study)) == 8
+
+
+def test_judgements_wait_in_the_workflow(open_page):
+    """A workflow that is saved between two runs carries what was judged, and no event counts twice."""
+    page = open_page()
+    found = page.evaluate(
+        """async () => {
+            const { standing, united, eventsOf } = await import("/extensions/instructbrush/js/preference.js");
+            const a = { id: "a", number: 0, choice: "left" };
+            const b = { id: "b", number: 1, choice: "tie" };
+            const again = { id: "c", number: 1, choice: "right" };
+            return {
+                plain: standing([a], [b]).map((each) => each.id),
+                late: standing([a, b], [again]).map((each) => each.id),
+                undone: standing([a], [b, { id: "u", undo: "b" }, again]).map((each) => each.id),
+                stored: standing([a], [{ id: "u", undo: "a" }]).length,
+                united: united([a, b], [b, again]).map((each) => each.id),
+                other: eventsOf(JSON.stringify({ key: "x", events: [a] }), "y").length,
+                own: eventsOf(JSON.stringify({ key: "x", events: [a] }), "x").length,
+                none: [eventsOf("", "x"), eventsOf("{", "x"), eventsOf("null", "x")].map((list) => list.length),
+            };
+        }"""
+    )
+    assert found == {
+        "plain": ["a", "b"],
+        "late": ["a", "b"],
+        "undone": ["a", "c"],
+        "stored": 0,
+        "united": ["a", "b", "c"],
+        "other": 0,
+        "own": 1,
+        "none": [0, 0, 0],
+    }

@@ -1,0 +1,176 @@
+"""What fine-tuning reads, and in which order."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_edits
+import torch
+from tiny_benchmarks import png
+
+from instructbrush.core.errors import DataError, PairError
+from instructbrush.core.finetuning import stream as streams
+from instructbrush.core.finetuning.data import Row, TableBlock, Triplet, find_blocks
+from instructbrush.core.finetuning.stream import EditStream
+
+
+def all_rows(place: Path) -> list[Row]:
+    return [row for block in find_blocks([place]) for row in block.rows()]
+
+
+def as_tensor(picture: Any) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32) / 255)
+
+
+def test_tables_and_folders_hold_the_same_pairs(tmp_path: Path) -> None:
+    tables = all_rows(tiny_edits.write_tables(tmp_path / "tables"))
+    assert [row.words for row in tables] == [f"invert part {number}" for number in range(10)]
+    assert tables[8].name == "train-00001-of-00002.parquet row 1"
+    for number, row in enumerate(tables):
+        before, after, mask = (as_tensor(picture) for picture in tiny_edits.pictures(number))
+        read = row.read()
+        assert torch.equal(read.before, before) and torch.equal(read.after, after)
+        assert torch.equal(read.mask, torch.ones(64, 64) if number % 3 == 2 else mask[..., 0])
+    folder = all_rows(tiny_edits.write_folder(tmp_path / "folder"))
+    assert [row.mask is None for row in folder] == [True, False, False]
+    for ours, theirs in zip(folder[1:], tables[1:3], strict=True):
+        assert torch.equal(ours.read().before, theirs.read().before) and ours.words == theirs.words
+    assert torch.equal(folder[1].read().mask, tables[1].read().mask)
+
+
+def test_tables_without_masks_are_free_form(tmp_path: Path) -> None:
+    content = tiny_edits.rows(3)
+    for row in content:
+        del row["mask_image"]
+    assert all((row.read().mask == 1).all() for row in all_rows(tiny_edits.write_table(tmp_path / "free.parquet", content)))
+
+
+class TestOrder:
+    @pytest.fixture
+    def stream(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EditStream:
+        monkeypatch.setattr(streams, "WINDOW", 5)
+        return EditStream(find_blocks([tiny_edits.write_tables(tmp_path, 17)]), 64, seed=3)
+
+    def test_every_epoch_is_everything_in_another_order(self, stream: EditStream) -> None:
+        epochs = [[stream.row(index).name for index in range(start, start + len(stream))] for start in (0, 17, 34)]
+        assert len(stream) == 17 and all(len(set(epoch)) == 17 for epoch in epochs)
+        assert len({tuple(epoch) for epoch in epochs}) == 3
+        assert [stream.row(index).name for index in range(17)] == epochs[0]
+
+    def test_a_place_means_the_same_for_any_number_of_processes_and_wherever_reading_begins(self, stream: EditStream) -> None:
+        def drawn(start: int, size: int, process: int = 0, processes: int = 1, batches: int = 4) -> list[Any]:
+            found = stream.batches(start, size, process, processes)
+            samples = [sample for _, batch in zip(range(batches), found, strict=False) for sample in batch]
+            found.close()
+            return samples
+
+        whole = drawn(0, 4, batches=6)
+        assert [sample.index for sample in whole] == list(range(24))
+        shares = [drawn(0, 2, process, 2, batches=6) for process in range(2)]
+        assert [sample.index for sample in shares[1]] == list(range(1, 24, 2))
+        again = [sample for pair in zip(*shares, strict=True) for sample in pair]
+        for one, other in [*zip(whole, again, strict=True), *zip(whole[12:], drawn(12, 4, batches=3), strict=True)]:
+            assert one.words == other.words and one.index == other.index
+            assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("before", "after", "mask"))
+
+    def test_processes_share_the_blocks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        blocks = find_blocks([tiny_edits.write_table(tmp_path / "all.parquet", tiny_edits.rows(16), group=4)])
+        stream = EditStream(blocks, 64)
+        read: list[int] = []
+        rows_of = TableBlock.rows
+        monkeypatch.setattr(TableBlock, "rows", lambda block: read.append(block.group) or rows_of(block))
+        for index in range(1, 16, 4):
+            stream.row(index)
+        assert len(read) == 1
+
+    def test_masks_are_left_out_by_the_share_that_was_asked_for(self, tmp_path: Path) -> None:
+        blocks = find_blocks([tiny_edits.write_tables(tmp_path)])
+        for share, white in ((0.0, 3), (1.0, 10)):
+            stream = EditStream(blocks, 64, free_share=share)
+            assert sum(bool((stream.sample(index, stream.row(index)).mask == 1).all()) for index in range(10)) == white
+
+
+class TestFraming:
+    def test_pictures_and_mask_stay_in_place(self) -> None:
+        grid = torch.rand(40, 70, generator=torch.Generator().manual_seed(0))
+        triplet = Triplet(grid[..., None].repeat(1, 1, 3), 1 - grid[..., None].repeat(1, 1, 3), grid, "x")
+        places = set()
+        for seed in range(12):
+            framed = triplet.framed(32, np.random.default_rng(seed), flip=0.5)
+            assert framed.before.shape == framed.after.shape == (32, 32, 3) and framed.mask.shape == (32, 32)
+            torch.testing.assert_close(framed.before, framed.mask[..., None].expand(-1, -1, 3))
+            torch.testing.assert_close(framed.after, 1 - framed.before, rtol=0, atol=1e-5)
+            places.add(float(framed.mask[0, 0]))
+        assert len(places) > 4
+        assert torch.equal(triplet.framed(32).mask, triplet.framed(32).mask)
+
+    def test_some_of_the_region_is_in_every_crop(self) -> None:
+        mask = torch.zeros(32, 320)
+        mask[4:9, 300:304] = 1
+        triplet = Triplet(torch.rand(32, 320, 3), torch.rand(32, 320, 3), mask, "x")
+        assert all(triplet.framed(32, np.random.default_rng(seed)).mask.max() > 0.9 for seed in range(20))
+
+    def test_a_square_of_the_right_size_is_left_as_it_is(self) -> None:
+        triplet = Triplet(torch.rand(16, 16, 3), torch.rand(16, 16, 3), torch.rand(16, 16), "x")
+        assert torch.equal(triplet.framed(16).before, triplet.before)
+        assert torch.equal(triplet.framed(16, np.random.default_rng(0), flip=1.0).mask, triplet.mask.flip(1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda row: row.pop("edit_prompt"), "^'t.parquet' has no column 'edit_prompt'; its columns are source_image"),
+        (lambda row: row.pop("edited_image"), "^'t.parquet' has no column 'edited_image'"),
+        (lambda row: row.update(edit_prompt=" "), "^Pair 't.parquet row 0' has no words. Say what the edit is"),
+        (lambda row: row.update(edit_prompt=None), "^Pair 't.parquet row 0' has no words"),
+        (lambda row: row.update(source_image=None), "^Picture 't.parquet row 0 source_image' is missing: the cell holds no bytes"),
+        (lambda row: row["edited_image"].update(bytes=row["edited_image"]["bytes"][:80]), "^Picture 't.parquet row 0 edited_image' cannot be read"),
+        (lambda row: row.update(edited_image=png(tiny_edits.pictures(0, 32)[1])), "row 0': before is 64 x 64, after is 64 x 32. Both pictures"),
+        (lambda row: row.update(mask_image=png(tiny_edits.pictures(0, 32, 32)[2])), "the mask is 32 x 32, the pictures are 64 x 64. All three"),
+        (lambda row: row.update(mask_image=row["source_image"]), "^Pair 't.parquet row 0': the mask is a coloured picture. A mask is white where"),
+        (lambda row: row.update(mask_image=png(tiny_edits.pictures(0)[2].point(lambda _: 0))), "the mask is black all over. Paint white where the edit acts"),
+    ],
+)
+def test_malformed_rows_are_named(tmp_path: Path, change: Callable[[dict[str, Any]], Any], message: str) -> None:
+    row = tiny_edits.rows(1)[0]
+    change(row)
+    path = tiny_edits.write_table(tmp_path / "t.parquet", [row])
+    with pytest.raises((DataError, PairError), match=message):
+        all_rows(path)[0].read()
+    if "column" not in message:
+        stream = EditStream(find_blocks([path]), 64)
+        with pytest.raises((DataError, PairError), match=message):
+            next(stream.batches(0, 1))
+
+
+def test_malformed_places_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PairError, match="nowhere' does not exist. Give a folder with .parquet files or with pairs.json."):
+        find_blocks([tmp_path / "nowhere"])
+    with pytest.raises(PairError, match="holds neither .parquet files nor pairs.json. Fine-tuning needs words: write pairs.json"):
+        find_blocks([tmp_path])
+    folder = tiny_edits.write_folder(tmp_path / "folder")
+    entries = json.loads((folder / "pairs.json").read_text())
+    (folder / "pairs.json").write_text(json.dumps([{**entries[0], "words": ""}]))
+    with pytest.raises(PairError, match="^Pair '0 of folder' has no words"):
+        all_rows(folder)[0].read()
+    (folder / "pairs.json").write_text(json.dumps([{**entries[0], "mask": "../up.png"}]))
+    with pytest.raises(PairError, match="'../up.png' is outside the folder"):
+        find_blocks([folder])
+    (folder / "pairs.json").write_text("[]")
+    with pytest.raises(PairError, match="there are no pairs"):
+        find_blocks([folder])
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="'cut.parquet' cannot be read as parquet"):
+        find_blocks([tmp_path / "cut.parquet"])
+
+
+def test_the_digest_tells_data_from_other_data(tmp_path: Path) -> None:
+    tiny_edits.write_tables(tmp_path / "a"), tiny_edits.write_tables(tmp_path / "b"), tiny_edits.write_tables(tmp_path / "c", 8)
+    first, moved, other = (EditStream(find_blocks([tmp_path / name]), 64).digest for name in "abc")
+    assert first == moved != other
+    block = find_blocks([tmp_path / "a"])[0]
+    assert isinstance(block, TableBlock) and EditStream([replace(block, count=1)], 64).digest != EditStream([block], 64).digest
