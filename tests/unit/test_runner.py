@@ -72,6 +72,7 @@ def test_a_run_keeps_every_outcome_and_picture(whole: tuple[list[Outcome], Path]
     assert ResultFolder(folder).finished() == {outcome.key: outcome for outcome in outcomes}
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_and_gives_the_same(whole: tuple[list[Outcome], Path], tmp_path: Path) -> None:
     def stop(outcome: Outcome, done: int, total: int) -> None:
         if done == 4:
