@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
@@ -55,9 +56,12 @@ def make_finder() -> CLIPSegForImageSegmentation:
         reduce_dim=64,
         decoder_num_attention_heads=4,
         decoder_intermediate_size=256,
-        use_complex_transposed_convolution=True,
+        use_complex_transposed_convolution=False,
     )
     model = CLIPSegForImageSegmentation(config)
+    # It begins unsure and mostly empty: from large logits it would run into answering nothing at all and stay there.
+    nn.init.normal_(model.decoder.transposed_convolution.weight, std=0.02)
+    nn.init.constant_(model.decoder.transposed_convolution.bias, -2.0)
     trainee = Trainee(clip_model())
     load_average("clip", trainee)
     model.clip.text_model.load_state_dict(trainee.clip.text_model.state_dict())
