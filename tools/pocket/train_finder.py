@@ -31,8 +31,10 @@ from .train_clip import DEVIATION, MEAN, Trainee, clip_model
 from .words import tokenizer
 
 FINDER_TARGET = TARGET.with_name("pocket_finder")
-ABSENT = 0.15
+ABSENT = 0.25
 """Share of phrases that name nothing in the picture: their mask is empty."""
+CROWD = (0.25, 0.45, 0.3)
+"""Shares of scenes with one, two and three things: where there is only one, whatever stands out is right."""
 
 
 def make_finder() -> CLIPSegForImageSegmentation:
@@ -123,7 +125,7 @@ def draw(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, list[str],
     """Pictures [n, 3, 128, 128] as CLIP reads them, phrases, and masks [n, 128, 128] in 0..1."""
     pictures, phrases, masks = [], [], []
     for _ in range(count):
-        scene = sample_scene(rng, dressed=0.25)
+        scene = sample_scene(rng, int(rng.choice(3, p=CROWD)) + 1, dressed=0.25)
         if rng.random() < 0.25:
             thing = int(rng.integers(len(scene.things)))
             scene = scene.with_thing(thing, hat=rng.random(3).astype(np.float32))
