@@ -4,7 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .algebra import AddWordsToInstruction, BlendInstructions, ComposeInstructions, InspectInstruction, ScaleInstruction
 from .beginnings import CaptionInit, LoadOpenClip, UniquePhrasesNode
-from .comfy import finders, lpips, open_clip, paths, supported
+from .comfy import finders, lpips, mllms, open_clip, paths, supported
 from .editing import ApplyInstruction, EditGuiderNode, FixedNoiseNode
 from .evaluation import EvaluateEdit
 from .finding import FindRegion, LoadRegionFinder
@@ -12,6 +12,7 @@ from .instruction import LoadInstruction, SaveInstruction
 from .learning import LearnInstruction, LearnTextInstruction
 from .loading import LoadEditPairs, LoadInstructPix2Pix, MakeEditPairs
 from .preference import JudgePreference
+from .reasoning import EncodeInstruction, ExplainInstruction, LoadConnector, LoadMllm
 from .region_editing import RegionConditioning, RegionEdit
 from .regions import CleanRegion, CombineRegions, PasteBack, SoftRegion
 
@@ -25,6 +26,7 @@ class InstructBrushExtension(ComfyExtension):
         open_clip.register()
         lpips.register()
         finders.register()
+        mllms.register()
         supported.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
@@ -56,6 +58,10 @@ class InstructBrushExtension(ComfyExtension):
             PasteBack,
             RegionEdit,
             RegionConditioning,
+            LoadMllm,
+            ExplainInstruction,
+            LoadConnector,
+            EncodeInstruction,
             EvaluateEdit,
             JudgePreference,
         ]

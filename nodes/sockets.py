@@ -19,6 +19,12 @@ OpenClip = io.Custom("INSTRUCTBRUSH_OPEN_CLIP")
 RegionFinder = io.Custom("INSTRUCTBRUSH_REGION_FINDER")
 """Carries core's ``RegionFinder``: finds objects by words."""
 
+MllmSocket = io.Custom("INSTRUCTBRUSH_MLLM")
+"""Carries core's ``Mllm``: reads a picture together with words."""
+
+ConnectorSocket = io.Custom("INSTRUCTBRUSH_CONNECTOR")
+"""Carries core's ``Connector``: from an MLLM's states to an editor's text states."""
+
 
 @dataclass(frozen=True)
 class ShownInstruction(Instruction):

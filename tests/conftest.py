@@ -34,17 +34,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def no_network() -> Iterator[None]:
     """Any connection that leaves this machine fails the test that made it."""
-    connect, connect_ex, getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+    getaddrinfo = socket.getaddrinfo
 
     def check(host: object) -> None:
         if isinstance(host, str) and host not in LOOPBACK:
             raise PermissionError(f"a test tried to reach {host}: tests use no network")
 
     def guarded(original: Callable[..., object]) -> Callable[..., object]:
-        def call(self: socket.socket, address: object) -> object:
+        def call(self: socket.socket, *arguments: object) -> object:
+            address = arguments[-1]
             if isinstance(address, tuple):  # a plain string is a socket file
                 check(address[0])
-            return original(self, address)
+            return original(self, *arguments)
 
         return call
 
@@ -53,8 +54,8 @@ def no_network() -> Iterator[None]:
         return getaddrinfo(host, *rest, **named)
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(socket.socket, "connect", guarded(connect))
-    patch.setattr(socket.socket, "connect_ex", guarded(connect_ex))
+    for name in ("connect", "connect_ex", "sendto"):
+        patch.setattr(socket.socket, name, guarded(getattr(socket.socket, name)))
     patch.setattr(socket, "getaddrinfo", resolve)
     yield
     patch.undo()

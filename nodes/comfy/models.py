@@ -13,13 +13,14 @@ from comfy import supported_models_base
 from safetensors import SafetensorError, safe_open
 
 from ...core.errors import ModelError
-from ...core.models.builtin import POCKET_FOLDER, POCKET_REGION_FOLDER, part_files, part_folder
+from ...core.models.builtin import POCKET_FOLDER, POCKET_REASON_FOLDER, POCKET_REGION_FOLDER, part_files, part_folder
 from ...core.models.families import Family, detect_family
 from . import convert
 from .supported import PocketClip, PocketTokenizers, register
 
 POCKET_NAME = "pocket editor (built in)"
 POCKET_REGION_NAME = "pocket region editor (built in)"
+POCKET_REASON_NAME = "pocket reasoning editor (built in)"
 _CHECKPOINT_PREFIX = "model.diffusion_model."
 
 Loaded = tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]
@@ -27,7 +28,7 @@ Loaded = tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]
 
 def model_names() -> list[str]:
     """What Load InstructPix2Pix offers: the built-in editors, ``checkpoints/…`` and ``diffusers/…``."""
-    built_in = [POCKET_NAME, *([POCKET_REGION_NAME] if POCKET_REGION_FOLDER.is_dir() else [])]
+    built_in = [name for name, folder in _built_in().items() if folder.is_dir()]
     files = [f"checkpoints/{name}" for name in folder_paths.get_filename_list("checkpoints") if name.endswith(".safetensors")]
     return [*built_in, *files, *(f"diffusers/{name}" for name in _diffusers_folders())]
 
@@ -42,8 +43,8 @@ def load_model(name: str) -> Loaded:
         ModelError: no such model, an unreadable or incomplete one, or not an editing model.
     """
     register()
-    if name in (POCKET_NAME, POCKET_REGION_NAME):
-        return load_folder(POCKET_FOLDER if name == POCKET_NAME else POCKET_REGION_FOLDER)
+    if name in _built_in():
+        return load_folder(_built_in()[name])
     kind, _, rest = name.partition("/")
     if kind == "checkpoints":
         path = folder_paths.get_full_path("checkpoints", rest)
@@ -122,6 +123,11 @@ def load_folder_vae(files: list[Path]) -> comfy.sd.VAE:
     if vae.first_stage_model is None:
         raise ModelError(f"{files[0].parent.parent.name}: its vae is of no known kind. Choose a folder with an AutoencoderKL.")
     return vae
+
+
+def _built_in() -> dict[str, Path]:
+    """Name -> folder of the models that come with the pack, whether they are there or not."""
+    return {POCKET_NAME: POCKET_FOLDER, POCKET_REGION_NAME: POCKET_REGION_FOLDER, POCKET_REASON_NAME: POCKET_REASON_FOLDER}
 
 
 def _diffusers_folders() -> dict[str, Path]:

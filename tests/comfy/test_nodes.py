@@ -35,6 +35,10 @@ NODES = {
     "InstructBrushPasteBack": "Paste Back",
     "InstructBrushRegionEdit": "Region Edit",
     "InstructBrushRegionConditioning": "Region Conditioning",
+    "InstructBrushLoadMllm": "Load MLLM",
+    "InstructBrushExplain": "Explain Instruction (MLLM)",
+    "InstructBrushLoadConnector": "Load Connector",
+    "InstructBrushEncodeInstruction": "Encode Instruction (MLLM)",
     "InstructBrushEvaluate": "Evaluate Edit",
     "InstructBrushPreference": "Judge Preference",
 }
@@ -49,7 +53,7 @@ def test_every_node_explains_itself(comfy, name):
     node = comfy.nodes[name]
     schema = node.GET_SCHEMA()
     assert schema.display_name == NODES[name] and schema.description and schema.search_aliases
-    assert schema.category in {f"InstructBrush/{room}" for room in ("loading", "learning", "instruction", "editing", "regions", "evaluation")}
+    assert schema.category in {f"InstructBrush/{room}" for room in ("loading", "learning", "instruction", "editing", "regions", "reasoning", "evaluation")}
     for socket in (*schema.inputs, *schema.outputs):
         assert socket.tooltip and len(socket.tooltip) < 400, socket.id
     for socket in schema.outputs:

@@ -1,0 +1,297 @@
+"""The connector: states of a vision-language model into the text states that an editor takes, added to those of the words.
+
+LayerNorm and a linear layer bring the MLLM's states to the width of the text encoder; learned queries, one for each row of the text window, read them
+through pre-norm decoder layers; LayerNorm and a linear layer that starts at zero give what is added to the text states. So an untrained connector leaves
+the editor exactly as it was. The empty instruction, Eq. 3's null branch, never passes through it.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import ModelError
+from ..instruction.file import write_tensors
+from ..models.families import Family
+from ..models.weights import fill, fingerprint, read_header
+from .mllm import STATES_TASK
+
+FORMAT_VERSION = 1
+_VERSION_KEY = "instructbrush.connector"
+_INFO_KEY = "instructbrush.info"
+_MOST_BYTES = 8 * 2**30
+_LIMITS = {"text_width": 65536, "mllm_width": 65536, "queries": 4096, "layers": 64, "heads": 1024, "feedforward": 2**18}
+_SHAPES = {"pocket": {"queries": 32, "layers": 3, "heads": 4, "feedforward": 512}, "sd21": {"heads": 16, "feedforward": 4096}}
+"""What families other than Stable Diffusion 1.5 have of their own."""
+_TOLD_BY = re.compile(r"(?:^|\.)(embeddings\.position_embedding\.weight|final_layer_norm\.(?:weight|bias))$")
+
+
+@dataclass(frozen=True)
+class ConnectorConfig:
+    """What a connector is, and what it was trained with. The defaults are for Stable Diffusion 1.5.
+
+    Attributes:
+        family: of the editor.
+        text_width: W, channels of the text states.
+        mllm_width: D, channels of the MLLM's states.
+        queries: rows of the text window.
+        layers, heads, feedforward: of the decoder.
+        text_fingerprint: :func:`text_fingerprint` of the text encoder, or empty.
+        mllm_name, mllm_fingerprint: of the MLLM, or empty.
+        task: that came before the words when the MLLM's states were taken.
+    """
+
+    family: str
+    text_width: int
+    mllm_width: int
+    queries: int = 77
+    layers: int = 6
+    heads: int = 12
+    feedforward: int = 3072
+    text_fingerprint: str = ""
+    mllm_name: str = ""
+    mllm_fingerprint: str = ""
+    task: str = STATES_TASK
+
+    def __post_init__(self) -> None:
+        for name, most in _LIMITS.items():
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= most:
+                raise ModelError(f"Connector: {name} is {value!r}; a whole number from 1 to {most} is needed.")
+        if self.text_width % self.heads:
+            raise ModelError(f"Connector: {self.heads} heads do not divide a width of {self.text_width}. Choose another number of heads.")
+        for field in ("family", "text_fingerprint", "mllm_name", "mllm_fingerprint", "task"):
+            if not isinstance(getattr(self, field), str):
+                raise ModelError(f"Connector: {field} is {getattr(self, field)!r}; a text is needed.")
+
+
+class Connector(nn.Module):
+    """See the module. Weights are random until they are loaded, but for the last layer, which is zero."""
+
+    def __init__(self, config: ConnectorConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.text_width
+        self.norm_in = nn.LayerNorm(config.mllm_width)
+        self.project_in = nn.Linear(config.mllm_width, width)
+        # All weights are in parts of the connector: what keeps the books of memory holds those, and not the connector itself.
+        self.queries = nn.Embedding(config.queries, width)
+        self.layers = nn.ModuleList(_Layer(width, config.heads, config.feedforward) for _ in range(config.layers))
+        self.norm_out = nn.LayerNorm(width)
+        self.project_out = nn.Linear(width, width)
+        nn.init.normal_(self.queries.weight, std=0.02)
+        nn.init.zeros_(self.project_out.weight)
+        nn.init.zeros_(self.project_out.bias)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is now."""
+        return self.queries.weight.device
+
+    def forward(self, text_states: Tensor, mllm_states: Tensor, mask: Tensor) -> Tensor:
+        """Text states that know the picture. Differentiable.
+
+        Args:
+            text_states: of the instruction [B, L, W], L at least the queries. Rows after those (further windows of long texts) stay as they are.
+            mllm_states: [B, S, D].
+            mask: bool [B, S], true where ``mllm_states`` count; at least one in every row.
+
+        Returns:
+            [B, L, W], of the text states' dtype.
+        """
+        memory = self.project_in(self.norm_in(mllm_states.to(self.queries.weight.dtype)))
+        attended = mask[:, None, None, :]
+        rows = self.queries.weight.expand(len(memory), -1, -1)
+        for layer in self.layers:
+            rows = layer(rows, memory, attended)
+        change = self.project_out(self.norm_out(rows))
+        count = self.config.queries
+        changed = (text_states[:, :count].float() + change.float()).to(text_states.dtype)
+        return changed if text_states.shape[1] == count else torch.cat([changed, text_states[:, count:]], dim=1)
+
+    @torch.no_grad()
+    def encode(self, text_states: Tensor, mllm_states: Tensor, mask: Tensor) -> Tensor:
+        """As :meth:`forward`, for use: checked, on the connector's device, and back on the text states' device.
+
+        Args:
+            text_states: [B, L, W], or [1, L, W] for the same words to every picture.
+            mllm_states, mask: as :meth:`forward`.
+
+        Raises:
+            ModelError: shapes that do not fit each other or the connector.
+        """
+        config = self.config
+        if text_states.ndim != 3 or text_states.shape[2] != config.text_width or text_states.shape[1] < config.queries:
+            raise ModelError(
+                f"Connector: text states of shape {list(text_states.shape)} do not fit; [batch, {config.queries} or more, {config.text_width}] is needed. "
+                f"Use the text encoder of the model it was trained with ({config.family})."
+            )
+        if mllm_states.ndim != 3 or mllm_states.shape[2] != config.mllm_width:
+            raise ModelError(
+                f"Connector: MLLM states of shape {list(mllm_states.shape)} do not fit; [batch, positions, {config.mllm_width}] is needed. "
+                f"Use the MLLM it was trained with ({config.mllm_name or 'not named'})."
+            )
+        if mask.shape != mllm_states.shape[:2] or not mask.any(1).all():
+            raise ModelError(f"Connector: a mask of shape {list(mask.shape)} does not fit {list(mllm_states.shape)}, or leaves nothing to read of a picture.")
+        if len(text_states) not in (1, len(mllm_states)):
+            raise ModelError(f"Connector: {len(text_states)} texts and {len(mllm_states)} pictures do not make pairs. Give one text, or one for each picture.")
+        text = text_states.expand(len(mllm_states), -1, -1).to(self.device)
+        return self(text, mllm_states.to(self.device), mask.to(self.device).bool()).to(text_states.device)
+
+    def check_fits(self, mllm_width: int, mllm_name: str, mllm_fingerprint: str, text_width: int, text_fingerprint: str) -> list[str]:
+        """Whether the connector can be used between an MLLM and a text encoder.
+
+        Returns:
+            Remarks worth showing (another MLLM or text encoder of the same widths); empty when they are those it was trained with.
+
+        Raises:
+            ModelError: a width differs.
+        """
+        config = self.config
+        if mllm_width != config.mllm_width:
+            raise ModelError(
+                f"Encode Instruction: '{mllm_name}' has states {mllm_width} wide, the connector was trained with {config.mllm_name or 'an MLLM'} "
+                f"({config.mllm_width}). Load that MLLM, or a connector for this one."
+            )
+        if text_width != config.text_width:
+            raise ModelError(
+                f"Encode Instruction: CLIP gives text states {text_width} wide, the connector was trained for {config.text_width} ({config.family}). "
+                "Connect the CLIP of the model that the connector belongs to."
+            )
+        known = ((config.mllm_fingerprint, mllm_fingerprint, f"another MLLM ({config.mllm_name})"), (config.text_fingerprint, text_fingerprint, "another CLIP"))
+        return [
+            f"The connector was trained with {other} than the one that is connected; results may be worse."
+            for own, given, other in known
+            if own and given != own
+        ]
+
+
+class _Attention(nn.Module):
+    """Multi-head attention of rows to memory."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q, self.to_k, self.to_v, self.to_out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, rows: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        q, k, v = (
+            layer(states).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer, states in ((self.to_q, rows), (self.to_k, memory), (self.to_v, memory))
+        )
+        return self.to_out(functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
+
+
+class _Layer(nn.Module):
+    """A pre-norm decoder layer."""
+
+    def __init__(self, width: int, heads: int, feedforward: int) -> None:
+        super().__init__()
+        self.norm_self, self.norm_cross, self.norm_feedforward = (nn.LayerNorm(width) for _ in range(3))
+        self.self_attention, self.cross_attention = _Attention(width, heads), _Attention(width, heads)
+        self.feedforward = nn.Sequential(nn.Linear(width, feedforward), nn.GELU(), nn.Linear(feedforward, width))
+
+    def forward(self, rows: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        normed = self.norm_self(rows)
+        rows = rows + self.self_attention(normed, normed)
+        rows = rows + self.cross_attention(self.norm_cross(rows), memory, mask)
+        return rows + self.feedforward(self.norm_feedforward(rows))
+
+
+def config_for(family: Family, mllm_width: int, **known: Any) -> ConnectorConfig:
+    """The usual connector for an editor of a family: 77 queries, 6 layers of 12 heads for Stable Diffusion 1.5, in proportion for others."""
+    return ConnectorConfig(family.name, family.context_width, mllm_width, **{**_SHAPES.get(family.name, {}), **known})
+
+
+def new_connector(config: ConnectorConfig, seed: int = 0) -> Connector:
+    """An untrained connector, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Connector(config)
+
+
+def text_fingerprint(states: Mapping[str, Tensor]) -> str:
+    """Of a CLIP text encoder's weights in whatever wrapping: diffusers' or ComfyUI's names, full or half precision. Empty where it is no CLIP."""
+    told: dict[str, Tensor] = {}
+    for name, tensor in sorted(states.items()):
+        match = _TOLD_BY.search(name)
+        if match:
+            told.setdefault(match.group(1), tensor)
+    return fingerprint(told) if told else ""
+
+
+def save_connector(connector: Connector, path: str | Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Write a connector file, atomically, over an older one.
+
+    Raises:
+        ModelError: the name does not end in ``.safetensors``.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ModelError(f"Connector: '{path.name}' must end in .safetensors.")
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in connector.state_dict().items()}
+    write_tensors(tensors, path, {_VERSION_KEY: str(FORMAT_VERSION), _INFO_KEY: json.dumps(dataclasses.asdict(connector.config))})
+    return path
+
+
+def read_connector_config(path: str | Path) -> ConnectorConfig:
+    """What a connector file says of itself; its tensors' names, shapes and sizes are checked, none is read.
+
+    Raises:
+        ModelError: missing, damaged, cut short, no connector, of a newer format, or holding other tensors than its header promises.
+    """
+    path = Path(path)
+    header = read_header(path)
+    if path.stat().st_size > _MOST_BYTES:
+        raise ModelError(f"{path.name}: {path.stat().st_size / 2**30:.0f} GB is too large for a connector.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path.name}: it cannot be read ({error}). Copy it again.") from error
+    version = metadata.get(_VERSION_KEY)
+    if version is None or _INFO_KEY not in metadata:
+        raise ModelError(f"{path.name} is a safetensors file but no connector. Choose one that 'python -m instructbrush reason train' wrote.")
+    if not version.isdecimal() or int(version) > FORMAT_VERSION:
+        raise ModelError(f"{path.name}: its format is {version[:20]}, this version reads up to {FORMAT_VERSION}. Update InstructBrush.")
+    try:
+        told = json.loads(metadata[_INFO_KEY])
+        known = {field.name for field in dataclasses.fields(ConnectorConfig)}
+        config = ConnectorConfig(**{name: value for name, value in told.items() if name in known})
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{path.name}: its header is damaged ({error}). Copy it again.") from error
+    with torch.device("meta"):
+        wanted = {name: tuple(tensor.shape) for name, tensor in Connector(config).state_dict().items()}
+    foreign = sorted(set(wanted) ^ set(header.shapes))
+    if foreign:
+        raise ModelError(f"{path.name}: unexpected or missing tensor '{foreign[0][:80]}'. The file was not written by InstructBrush.")
+    for name, shape in wanted.items():
+        if header.shapes[name] != shape:
+            raise ModelError(f"{path.name}: tensor '{name}' is {list(header.shapes[name])}, its header promises {list(shape)}. The file is damaged.")
+    return config
+
+
+def load_connector(path: str | Path, device: torch.device | str = "cpu") -> Connector:
+    """Read a connector file, frozen and in fp32.
+
+    Raises:
+        ModelError: as :func:`read_connector_config`; also for values that are not finite.
+    """
+    path = Path(path)
+    config = read_connector_config(path)
+    with torch.device("meta"):
+        connector = Connector(config)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    bad = next((name for name, tensor in tensors.items() if not tensor.is_floating_point() or not tensor.isfinite().all()), None)
+    if bad is not None:
+        raise ModelError(f"{path.name}: tensor '{bad}' holds values that are not finite numbers. The file is damaged.")
+    fill(connector, tensors, path.name, torch.device(device), torch.float32)
+    return connector.eval().requires_grad_(False)

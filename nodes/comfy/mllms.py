@@ -1,0 +1,178 @@
+"""Vision-language models and connectors in a ComfyUI installation: where they lie, when they are on the device, and what they give as CONDITIONING."""
+
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import comfy.model_management
+import comfy.sd
+import folder_paths
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...core.errors import InstructionError, ModelError
+from ...core.instruction.file import resolve_inside
+from ...core.learning.vocabulary import Progress
+from ...core.models.builtin import POCKET_CONNECTOR_FILE, POCKET_READER_FOLDER
+from ...core.reasoning.connector import Connector, load_connector, text_fingerprint
+from ...core.reasoning.mllm import PUBLIC, Mllm, check_folder, load_mllm, stored_dtype
+from ...core.reasoning.states import StateStore, kept_states
+from . import model_folders
+from .patch import Conditioning
+
+POCKET_TITLE = "pocket reader (built in)"
+POCKET_CONNECTOR_TITLE = "pocket connector (built in)"
+MISSING_CONNECTOR = "none in models/connectors yet"
+
+MLLMS = "mllm"
+CONNECTORS = "connectors"
+_KINDS = (MLLMS, "LLM")
+"""Folders of models; the second is one that other packs use as well."""
+
+PRECISIONS: dict[str, tuple[torch.dtype | None, int | None]] = {
+    "auto": (None, None),
+    "bf16": (torch.bfloat16, None),
+    "fp16": (torch.float16, None),
+    "fp32": (torch.float32, None),
+    "8 bit (bitsandbytes)": (None, 8),
+    "4 bit (bitsandbytes)": (None, 4),
+}
+"""What Load MLLM offers -> dtype and bits."""
+
+_patchers: "WeakKeyDictionary[Mllm | Connector, ModelPatcher]" = WeakKeyDictionary()
+"""A patcher knows the networks inside and not the model around them, so that both go when the model does."""
+_stores: dict[Path, StateStore] = {}
+
+
+def register() -> None:
+    """Make ``models/mllm``, ``models/LLM`` and ``models/connectors`` model folders."""
+    for kind in _KINDS:
+        model_folders.register_folders(kind)
+    model_folders.register(CONNECTORS)
+
+
+def names() -> list[str]:
+    """The built-in reader where there is one, ``mllm/…`` and ``LLM/…``: what lies there, or the public model that may be put there."""
+    built_in = [POCKET_TITLE] if POCKET_READER_FOLDER.is_dir() else []
+    found = [f"{kind}/{name}" for kind in _KINDS for name in model_folders.transformers_folders(kind)]
+    return [*built_in, *(found or [f"{MLLMS}/{PUBLIC.split('/')[1]}"])]
+
+
+def folder_of(name: str) -> Path:
+    """The folder of one of :func:`names`.
+
+    Raises:
+        ModelError: it is missing, incomplete or of another kind.
+    """
+    kind, _, rest = name.partition("/")
+    if name == POCKET_TITLE:
+        folder = POCKET_READER_FOLDER
+    elif kind in _KINDS:
+        # A name that is not listed may be anything: it is only looked for below the folder.
+        folder = model_folders.transformers_folders(kind).get(rest) or model_folders.folders_of(kind)[0] / Path(rest).name
+    else:
+        folder = model_folders.folders_of(MLLMS)[0] / Path(name).name
+    check_folder(folder)
+    return folder
+
+
+def load(name: str, precision: str) -> Mllm:
+    """Load one of :func:`names` in one of ``PRECISIONS``. Its weights are read when they are first needed.
+
+    Raises:
+        ModelError: as :func:`folder_of`, the files cannot be used, or bitsandbytes is missing.
+    """
+    folder, (dtype, bits) = folder_of(name), PRECISIONS[precision]
+    device = comfy.model_management.get_torch_device()
+    if dtype is None:
+        dtype = torch.float32 if device.type == "cpu" else stored_dtype(folder)
+    # bitsandbytes' weights stay where they were quantised.
+    place = device if bits else comfy.model_management.text_encoder_offload_device()
+    with torch.inference_mode(False):
+        return load_mllm(folder, place, dtype, bits, lazily=True)
+
+
+def prepare(model: Mllm | Connector) -> None:
+    """Bring a model to the device, as ComfyUI brings its models: others make room, and it makes room for others later."""
+    with torch.inference_mode(False):
+        patcher = _patchers.get(model)
+        if patcher is None:
+            device, offload = comfy.model_management.get_torch_device(), comfy.model_management.text_encoder_offload_device()
+            if isinstance(model, Connector):
+                module = torch.nn.ModuleDict(dict(model.named_children()))
+            else:
+                if model.bits:  # quantised on the device, which must have room for it, and left there
+                    comfy.model_management.unload_all_models()
+                    offload = device
+                module = model.module
+            patcher = _patchers[model] = ModelPatcher(module, device, offload)
+        comfy.model_management.load_models_gpu([patcher], force_full_load=True)
+
+
+def connector_names() -> list[str]:
+    """The built-in connector where there is one, then the files in ``models/connectors``."""
+    built_in = [POCKET_CONNECTOR_TITLE] if POCKET_CONNECTOR_FILE.is_file() else []
+    return [*built_in, *(name.replace("\\", "/") for name in folder_paths.get_filename_list(CONNECTORS))] or [MISSING_CONNECTOR]
+
+
+def connector_file(name: str) -> Path:
+    """The file of one of :func:`connector_names`.
+
+    Raises:
+        ModelError: there is none of that name, or the name leaves its folder.
+    """
+    if name == POCKET_CONNECTOR_TITLE and POCKET_CONNECTOR_FILE.is_file():
+        return POCKET_CONNECTOR_FILE
+    folders = model_folders.folders_of(CONNECTORS)
+    for folder in folders:
+        try:
+            path = resolve_inside(folder, name, model_folders.SUFFIX)
+        except InstructionError as error:
+            raise ModelError(f"Connector: {error}") from error
+        if path.is_file():
+            return path
+    raise ModelError(
+        f"Connector '{name}' was not found. Put a connector (.safetensors) that 'python -m instructbrush reason train' wrote into {folders[0]} and refresh "
+        "the list (key R)."
+    )
+
+
+def load_connector_named(name: str) -> Connector:
+    """Load one of :func:`connector_names`, to where ComfyUI keeps models that are not in use.
+
+    Raises:
+        ModelError: as :func:`connector_file`, or the file cannot be used.
+    """
+    with torch.inference_mode(False):
+        return load_connector(connector_file(name), comfy.model_management.text_encoder_offload_device())
+
+
+def states(mllm: Mllm, images: Tensor, words: str, task: str, progress: Progress | None = None) -> tuple[Tensor, Tensor]:
+    """The MLLM's states of pictures [B, H, W, 3] with the same words, [B, L, D] and [B, L]; kept in the user's folder, by content.
+
+    Raises:
+        ModelError: a picture or the words do not fit.
+    """
+    return kept_states(mllm, list(images), [words] * len(images), store(), task, ready=lambda: prepare(mllm), progress=progress)
+
+
+def store() -> StateStore:
+    """What is kept, in ComfyUI's folder for what is the server's own business, which no address reaches."""
+    folder = Path(folder_paths.get_system_user_directory("instructbrush")) / "states"
+    return _stores.setdefault(folder, StateStore(folder))
+
+
+def check_fits(connector: Connector, mllm: Mllm, clip: comfy.sd.CLIP, conditioning: Conditioning) -> list[str]:
+    """See :meth:`~...core.reasoning.connector.Connector.check_fits`."""
+    own = text_fingerprint(clip.cond_stage_model.state_dict()) if connector.config.text_fingerprint else ""
+    return connector.check_fits(mllm.width, mllm.name, mllm.fingerprint, conditioning[0][0].shape[-1], own)
+
+
+def encode(connector: Connector, conditioning: Conditioning, hidden: Tensor, mask: Tensor) -> Conditioning:
+    """A CONDITIONING of words, as one that knows the pictures: a row of text states for each of them in every entry.
+
+    Raises:
+        ModelError: see :meth:`~...core.reasoning.connector.Connector.encode`.
+    """
+    prepare(connector)
+    return [[connector.encode(text, hidden, mask), options] for text, options in conditioning]

@@ -1,0 +1,197 @@
+"""Nodes for instructions that need a thought."""
+
+import logging
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..core.errors import InstructBrushError
+from ..core.reasoning.connector import Connector
+from ..core.reasoning.explain import MOST_TOKENS, explain
+from ..core.reasoning.mllm import Mllm
+from .comfy import mllms, paths, text
+from .comfy.open_clip import progress_of
+from .sockets import ConnectorSocket, MllmSocket
+
+
+class LoadMllm(io.ComfyNode):
+    """A model that reads pictures together with words."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        names = mllms.names()
+        return io.Schema(
+            node_id="InstructBrushLoadMllm",
+            display_name="Load MLLM",
+            category="InstructBrush/loading",
+            description="Loads a vision-language model such as LLaVA-1.5 or Qwen2-VL, which reads a picture together with words, from a folder in models/mllm "
+            "or models/LLM. ComfyUI brings it to the device when it is needed and makes it leave room for the editor afterwards.",
+            search_aliases=["llava", "qwen vl", "vision language model", "vlm", "multimodal", "reasonpix2pix", "pocket reader"],
+            inputs=[
+                io.Combo.Input(
+                    "mllm_name",
+                    options=names,
+                    default=names[0],
+                    tooltip="The built-in reader knows the pocket editor's drawings. For photographs put the folder of a model, as transformers has it, into "
+                    "models/mllm: llava-hf/llava-1.5-7b-hf, a Qwen2-VL or another. Key R reads the list again.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=list(mllms.PRECISIONS),
+                    default="auto",
+                    tooltip="Of its weights. auto takes what they are stored in, and fp32 on the CPU. 8 and 4 bit need the package bitsandbytes and a GPU; "
+                    "such a model stays on the GPU until it is dropped.",
+                ),
+            ],
+            outputs=[MllmSocket.Output(display_name="MLLM", tooltip="The model, for Explain Instruction and Encode Instruction.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, mllm_name: str) -> bool | str:
+        try:
+            mllms.folder_of(mllm_name)
+        except InstructBrushError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, mllm_name: str, precision: str) -> str:
+        return f"{mllm_name} {precision} {paths.folder_state(mllms.folder_of(mllm_name))}"
+
+    @classmethod
+    def execute(cls, mllm_name: str, precision: str) -> io.NodeOutput:
+        return io.NodeOutput(mllms.load(mllm_name, precision))
+
+
+class ExplainInstruction(io.ComfyNode):
+    """An explicit instruction for what somebody wishes."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstructBrushExplain",
+            display_name="Explain Instruction (MLLM)",
+            category="InstructBrush/reasoning",
+            description="Turns a wish that names no edit, such as 'she prefers a face mask to sunglasses', into an instruction for this picture that every "
+            "editing model follows. Needs no training. Of several pictures the first decides.",
+            search_aliases=["rewrite instruction", "implicit instruction", "reasoning edit", "llava prompt", "reasonpix2pix", "wish to instruction"],
+            has_intermediate_output=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                MllmSocket.Input("mllm", tooltip="Who looks at the picture, from Load MLLM."),
+                io.Image.Input(
+                    "image", tooltip="The picture to edit. Of a batch the first picture decides; a list of pictures is explained one by one, to a list."
+                ),
+                io.String.Input(
+                    "wish", default="", multiline=True, placeholder="it should look as if hours had passed", tooltip="What you would like, in your own words."
+                ),
+                io.Int.Input(
+                    "max_tokens", optional=True, default=MOST_TOKENS, min=8, max=4096, tooltip="Where an answer ends at the latest, in tokens.", advanced=True
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="instruction",
+                    tooltip="What to do, in one line, for CLIP Text Encode, Edit Guider and others. Your own words if all fails.",
+                ),
+                io.String.Output(display_name="reason", tooltip="Why, in the model's words. Empty if your own words are used."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, mllm: Mllm, image: torch.Tensor, wish: str, max_tokens: int = MOST_TOKENS) -> io.NodeOutput:
+        if wish.strip():
+            mllms.prepare(mllm)
+        found = explain(mllm, image[0, ..., :3], wish, max_tokens, progress_of(cls.hidden.unique_id))
+        if found.fallback:
+            logging.warning("InstructBrush: %s", found.warning)
+        shown = f"{found.instruction}\n\n{f'Warning: {found.warning}' if found.fallback else found.reason}"
+        return io.NodeOutput(found.instruction, found.reason, ui={"text": [shown]})
+
+
+class LoadConnector(io.ComfyNode):
+    """What brings an MLLM's states to an editor."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        names = mllms.connector_names()
+        return io.Schema(
+            node_id="InstructBrushLoadConnector",
+            display_name="Load Connector",
+            category="InstructBrush/loading",
+            description="Loads a trained connector from models/connectors: the part of ReasonPix2Pix that brings what a vision-language model has read to an "
+            "editing model. It belongs to one MLLM and to the editing model that was tuned with it.",
+            search_aliases=["reasonpix2pix", "mllm connector", "mllm adapter", "pocket connector", "llava connector"],
+            inputs=[
+                io.Combo.Input(
+                    "connector_name",
+                    options=names,
+                    default=names[0],
+                    tooltip="The built-in connector belongs to the pocket reader and the pocket reasoning editor. Others are .safetensors files in "
+                    "models/connectors. Key R reads the list again.",
+                )
+            ],
+            outputs=[ConnectorSocket.Output(display_name="CONNECTOR", tooltip="The connector, for Encode Instruction.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, connector_name: str) -> bool | str:
+        try:
+            mllms.connector_file(connector_name)
+        except InstructBrushError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, connector_name: str) -> str:
+        return paths.file_state(mllms.connector_file(connector_name))
+
+    @classmethod
+    def execute(cls, connector_name: str) -> io.NodeOutput:
+        return io.NodeOutput(mllms.load_connector_named(connector_name))
+
+
+class EncodeInstruction(io.ComfyNode):
+    """Words that are read together with the picture, as a conditioning."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstructBrushEncodeInstruction",
+            display_name="Encode Instruction (MLLM)",
+            category="InstructBrush/reasoning",
+            description="Encodes words as CLIP Text Encode does, and adds what a vision-language model makes of them and the picture (ReasonPix2Pix). For the "
+            "positive conditioning of the editing model that was tuned with the connector; the empty conditionings stay plain. What was encoded once is kept.",
+            search_aliases=["reasonpix2pix", "mllm encode", "llava conditioning", "reasoning instruction", "implicit instruction", "clip text encode mllm"],
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                MllmSocket.Input("mllm", tooltip="The MLLM that the connector was trained with, from Load MLLM."),
+                ConnectorSocket.Input("connector", tooltip="From Load Connector."),
+                io.Clip.Input("clip", tooltip="The text encoder of the editing model."),
+                io.Image.Input("image", tooltip="The picture to edit, or several: each gets text states of its own, in the batch's order."),
+                io.String.Input(
+                    "words",
+                    default="",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    placeholder="it should look as if hours had passed",
+                    tooltip="What to do, said plainly or not. Without words this is CLIP Text Encode of nothing.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="CONDITIONING", tooltip="For Edit Guider's conditioning, InstructPixToPixConditioning, Apply Instruction or a sampler."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, mllm: Mllm, connector: Connector, clip: Any, image: torch.Tensor, words: str) -> io.NodeOutput:
+        conditioning = text.encode(clip, words)
+        for remark in mllms.check_fits(connector, mllm, clip, conditioning):
+            logging.warning("InstructBrush: %s", remark)
+        if not words.strip():
+            return io.NodeOutput(conditioning)
+        hidden, mask = mllms.states(mllm, image[..., :3], words, connector.config.task, progress_of(cls.hidden.unique_id))
+        return io.NodeOutput(mllms.encode(connector, conditioning, hidden, mask))

@@ -1,0 +1,117 @@
+"""Reason stage 2: draw the pairs that connector and editor are tuned on, encode them, and keep the frozen reader's states of every chat.
+
+    python -m tools.pocket.cache_reason --shards 32
+
+Of every picture there is an indirect wish, the direct instruction that fulfils it, and other direct instructions with other results. The states of a
+picture come before those of words, which cannot change them, so they are kept once for all its chats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from instructbrush.core.models.editor import DiffusersEditor
+from instructbrush.core.models.loading import load_editor
+from instructbrush.core.reasoning.mllm import Mllm, load_mllm
+
+from .cache_latents import VALIDATION
+from .deeds import drawn
+from .effects import TONE, sample_edit, tone_edit
+from .photos import Photos
+from .reader import IMAGE_TOKENS
+from .running import WORK
+from .train_reader import READER_TARGET
+from .wishes import holds_unseen, sample_wish
+
+PICTURES, BATCH = 250, 10
+OTHERS = 2
+"""Direct instructions of each picture beside the one that fulfils its wish."""
+PHOTO_SHARE = 0.06
+START = 1 + IMAGE_TOKENS
+"""Positions of a chat before its words."""
+Chat = tuple[str, str, int]
+"""Words, kind of edit and which result they ask for."""
+
+
+def draw(rng: np.random.Generator, photos: Photos, held_out: bool = False) -> tuple[list[np.ndarray], list[Chat], bool]:
+    """Pictures (before, then 1 + OTHERS results), chats about the first, the wish first, and whether that wish is an indirect one."""
+    if rng.random() < PHOTO_SHARE and not held_out:
+        before = photos.crop(rng)
+        pictures, chats = [before], []
+        for number, kind in enumerate(rng.permutation(TONE)[: 1 + OTHERS], 1):
+            words, change, _ = tone_edit(str(kind), rng)
+            pictures.append(np.clip(change(before), 0, 1).astype(np.float32))
+            chats.append((words, str(kind), number))
+        return pictures, chats, False
+    wish = sample_wish(rng, held_out=held_out)
+    kind = wish.meaning[0] if wish.meaning else ""
+    pictures, chats = [wish.before, wish.after], [(wish.words, kind, 1), (wish.instruction, kind, 1)]
+    while len(pictures) < 2 + OTHERS:
+        made = sample_edit(wish.scene, rng)
+        if not holds_unseen(made.scene) or held_out:
+            chats.append((made.words, made.kind, len(pictures)))
+            pictures.append(drawn(made.scene, wish.light, *made.filters))
+    return pictures, chats, True
+
+
+def shard_path(index: int) -> Path:
+    """Where shard `index` is kept."""
+    return WORK / "reason" / f"{index:04d}.pt"
+
+
+def make_shard(index: int, editor: DiffusersEditor, reader: Mllm, photos: Photos) -> None:
+    """Draw, encode and write one shard.
+
+    `latents` [PICTURES, 2 + OTHERS, 4, 16, 16], `starts` [PICTURES, START, D] and, for every chat in turn, `states` (fp16 [positions, D]), `words`, `kinds`
+    and `rows` (picture, result, whether it is an indirect wish). The validation shard has held-out wordings and combinations.
+    """
+    rng = np.random.default_rng((43, index))
+    latents, starts, states, words, kinds, rows = [], [], [], [], [], []
+    for first in range(0, PICTURES, BATCH):
+        groups = [draw(rng, photos, index == VALIDATION) for _ in range(BATCH)]
+        sides = torch.from_numpy(np.stack([picture for pictures, _, _ in groups for picture in pictures]))
+        latents.append(editor.encode_images(sides).half().cpu().unflatten(0, (BATCH, -1)))
+        chats = [(number, indirect and place == 0, chat) for number, (_, several, indirect) in enumerate(groups) for place, chat in enumerate(several)]
+        hidden, mask = reader.states([torch.from_numpy(groups[number][0][0]) for number, _, _ in chats], [chat[0] for _, _, chat in chats])
+        for place, (number, indirect, (text, kind, result)) in enumerate(chats):
+            if not rows or rows[-1][0] != first + number:
+                starts.append(hidden[place, :START].half().cpu())
+            states.append(hidden[place, START : int(mask[place].sum())].half().cpu().clone())
+            words.append(text)
+            kinds.append(kind)
+            rows.append((first + number, result, int(indirect)))
+    path = shard_path(index)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shard = {"latents": torch.cat(latents), "starts": torch.stack(starts), "states": states, "words": words, "kinds": kinds, "rows": rows}
+    torch.save({**shard, "reader": reader.fingerprint}, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
+
+
+def load_shard(index: int, reader: str) -> dict:
+    """Read one shard. Raises ValueError where it is of another reader than the one of that fingerprint."""
+    shard = torch.load(shard_path(index), weights_only=True)
+    if shard["reader"] != reader:
+        raise ValueError(f"{shard_path(index)}: these are another reader's states. Delete {shard_path(index).parent} and run cache_reason again.")
+    return shard
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", type=int, default=32)
+    parser.add_argument("--start", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    pocket, mllm = load_editor(device=options.device), load_mllm(READER_TARGET, options.device)
+    real = Photos(WORK / "photos")
+    for number in [VALIDATION, *range(options.start, options.start + options.shards)]:
+        if not shard_path(number).exists():
+            began = time.monotonic()
+            make_shard(number, pocket, mllm, real)
+            print(f"shard {number}: {time.monotonic() - began:.0f} s", flush=True)

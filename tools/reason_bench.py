@@ -1,0 +1,258 @@
+"""PocketReason (`make bench-reason`): 200 unseen items of the pocket world, each with a direct and an indirect instruction. The last line it prints is one
+JSON object.
+
+    .venv/bin/python tools/reason_bench.py [--items N] [--dino FOLDER] [--out FOLDER]
+
+Half of the wishes are picture-dependent: the same words ask for different edits in different scenes. Half of each have wordings that training never saw,
+and shape and colour pairs that it never drew may occur among them. Rows: the pocket editor as it is, the editor after the reader explained the
+instruction, the tuned editor with the reader's states of picture and words, and the same where the reader is shown a grey picture instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from instructbrush.core.editing.sampler import edit_latents
+from instructbrush.core.errors import InstructBrushError
+from instructbrush.core.evaluation.metrics import caption_similarity, image_similarity, l1_distance, l2_distance, quantised
+from instructbrush.core.models.builtin import POCKET_CONNECTOR_FILE, POCKET_READER_FOLDER, POCKET_REASON_FOLDER
+from instructbrush.core.models.clip import image_features, pocket_clip, text_features
+from instructbrush.core.models.dino import DinoModel
+from instructbrush.core.models.editor import DiffusersEditor
+from instructbrush.core.models.loading import load_editor
+from instructbrush.core.reasoning.connector import Connector, load_connector
+from instructbrush.core.reasoning.explain import explain
+from instructbrush.core.reasoning.mllm import Mllm, load_mllm
+from instructbrush.tools.pocket.wish_kinds import DEPENDENT, INDEPENDENT
+from instructbrush.tools.pocket.wishes import Wish, sample_wish
+from instructbrush.tools.region_bench import grid
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SEED, STEPS, BATCH = 5_050, 20, 20
+NOISE_SEED = 1000
+"""An item's noise is the same in every row."""
+GREY = 0.5
+"""What the reader sees in the last row."""
+TITLES = {"base": "Editor", "explain": "Explain + editor", "encode": "Encode (tuned)", "encode_blind": "Encode, no picture"}
+METRICS = ("l1", "l2", "clip_i", "dino", "clip_t")
+HEADER = ("L1 ↓", "L2 ↓", "CLIP-I ↑", "DINO ↑", "CLIP-T ↑")
+PUBLISHED = {
+    "InstructPix2Pix": (0.1265, 0.0423, 0.8042, 0.7256, 0.2465, 0.2984, 0.1385, 0.6034, 0.5142, 0.1629),
+    "ReasonPix2Pix": (0.0646, 0.0203, 0.9246, 0.8920, 0.2553, 0.1347, 0.0476, 0.7824, 0.7216, 0.2350),
+}
+"""Table 3 of the paper, on its own test set of photographs."""
+
+
+@dataclass(frozen=True)
+class Items:
+    """The items: wishes, their pictures before and after as 8 bit keeps them [n, 128, 128, 3], and which have held-out wordings."""
+
+    wishes: list[Wish]
+    held_out: list[bool]
+
+    @property
+    def before(self) -> Tensor:
+        """What is edited."""
+        return quantised(torch.from_numpy(np.stack([wish.before for wish in self.wishes])))
+
+    @property
+    def after(self) -> Tensor:
+        """What the edit should come to."""
+        return quantised(torch.from_numpy(np.stack([wish.after for wish in self.wishes])))
+
+    @property
+    def direct(self) -> list[str]:
+        """Explicit instructions."""
+        return [wish.instruction for wish in self.wishes]
+
+    @property
+    def indirect(self) -> list[str]:
+        """Wishes."""
+        return [wish.words for wish in self.wishes]
+
+
+def unseen_items(count: int) -> Items:
+    """``count`` items, picture-dependent and others in turn, every kind in turn; two in four have wordings held out from training."""
+    rng = np.random.default_rng(SEED)
+    held_out = [index % 4 > 1 for index in range(count)]
+    kinds = [list(DEPENDENT if index % 2 == 0 else INDEPENDENT) for index in range(count)]
+    return Items([sample_wish(rng, kinds[i][i // 2 % len(kinds[i])], held_out[i]) for i in range(count)], held_out)
+
+
+class Editing:
+    """Samples edits of the items' pictures."""
+
+    def __init__(self, editor: DiffusersEditor, before: Tensor) -> None:
+        self.editor, self.before = editor, before
+        self.null = editor.encode_text([""])[0]
+
+    def edit(self, context: Tensor, rows: Sequence[int]) -> Tensor:
+        """Edited pictures, as 8 bit keeps them.
+
+        Args:
+            context: text states of some items' instructions [n, L, D].
+            rows: which items they are.
+        """
+        text_scale, made = self.editor.description.family.default_text_scale, []
+        # The noise of a batch is that of its first item and on: runs of items that follow one another share a batch.
+        starts = [place for place in range(len(rows)) if place == 0 or rows[place] != rows[place - 1] + 1]
+        for first, last in zip(starts, [*starts[1:], len(rows)], strict=True):
+            for place in range(first, last, BATCH):
+                part = slice(place, min(place + BATCH, last))
+                condition = self.editor.condition(self.before[list(rows[part])])
+                latents = edit_latents(
+                    self.editor.denoiser, condition, context[part], self.null, steps=STEPS, text_scale=text_scale, seed=NOISE_SEED + rows[place]
+                )
+                made.append(quantised(self.editor.decode(latents)))
+        return torch.cat(made)
+
+
+def by_words(editing: Editing, *texts: Sequence[str]) -> list[Tensor]:
+    """Edits by each list of instructions, one for every item; what several lists have in common is sampled once."""
+    done: list[list[str]] = []
+    made: list[Tensor] = []
+    for words in texts:
+        pictures = torch.empty_like(editing.before)
+        missing = []
+        for row, text in enumerate(words):
+            known = next((number for number, earlier in enumerate(done) if earlier[row] == text), None)
+            if known is None:
+                missing.append(row)
+            else:
+                pictures[row] = made[known][row]
+        if missing:
+            pictures[missing] = editing.edit(editing.editor.encode_text([words[row] for row in missing]), missing)
+        done.append(list(words))
+        made.append(pictures)
+    return made
+
+
+@torch.no_grad()
+def by_states(editing: Editing, connector: Connector, reader: Mllm, shown: Tensor, words: Sequence[str]) -> Tensor:
+    """Edits by Encode Instruction, the reader being shown other pictures than the editor where ``shown`` says so."""
+    text, contexts = editing.editor.encode_text(words), []
+    for start in range(0, len(words), BATCH):
+        part = slice(start, start + BATCH)
+        states, mask = reader.states(list(shown[part]), words[part], connector.config.task)
+        contexts.append(connector.encode(text[part], states, mask))
+    return editing.edit(torch.cat(contexts), range(len(words)))
+
+
+class Judge:
+    """Table 3's metrics of each item."""
+
+    def __init__(self, items: Items, dino: DinoModel | None) -> None:
+        self.after, self.dino, self.clip = items.after, dino, pocket_clip()
+        self.captions = text_features(self.clip, [wish.caption for wish in items.wishes])
+        self.seen = image_features(self.clip, self.after)
+        self.shape = None if dino is None else image_features(dino, self.after)
+
+    def scores(self, pictures: Tensor) -> dict[str, Tensor]:
+        """Metric -> value of each item [n]."""
+        features = image_features(self.clip, pictures)
+        found = {"l1": l1_distance(pictures, self.after), "l2": l2_distance(pictures, self.after)}
+        found |= {"clip_i": image_similarity(self.seen, features), "clip_t": caption_similarity(self.captions, features)}
+        if self.dino is not None and self.shape is not None:
+            found["dino"] = image_similarity(self.shape, image_features(self.dino, pictures))
+        return found
+
+
+Scores = Mapping[str, Mapping[str, Mapping[str, Tensor]]]
+"""Method -> "direct" or "indirect" -> metric -> value of each item [n]."""
+
+
+def measure(items: Items, dino: DinoModel | None, out: Path) -> tuple[Scores, list[str]]:
+    """Run every row; leaves a grid of pictures. Also returns what Explain made of the wishes."""
+    reader, connector = load_mllm(POCKET_READER_FOLDER), load_connector(POCKET_CONNECTOR_FILE)
+    plain, tuned = Editing(load_editor(), items.before), Editing(load_editor(POCKET_REASON_FOLDER), items.before)
+    kinds = {"direct": items.direct, "indirect": items.indirect}
+    explained = {kind: [explain(reader, picture, text).instruction for picture, text in zip(items.before, words, strict=True)] for kind, words in kinds.items()}
+    made = by_words(plain, items.direct, items.indirect, explained["direct"], explained["indirect"])
+    pictures: dict[str, dict[str, Tensor]] = {
+        "base": dict(zip(kinds, made[:2], strict=True)),
+        "explain": dict(zip(kinds, made[2:], strict=True)),
+    }
+    for method, shown in (("encode", items.before), ("encode_blind", torch.full_like(items.before, GREY))):
+        pictures[method] = {kind: by_states(tuned, connector, reader, shown, words) for kind, words in kinds.items()}
+    judge = Judge(items, dino)
+    rows = range(0, len(items.wishes), max(1, len(items.wishes) // 16))
+    columns = (items.before, items.after, *(pictures[method]["indirect"] for method in TITLES))
+    grid([[column[row] for column in columns] for row in rows], out / "grid.png")
+    return {method: {kind: judge.scores(each) for kind, each in both.items()} for method, both in pictures.items()}, explained["indirect"]
+
+
+def table(scores: Scores) -> list[str]:
+    """Table 3's layout, with the paper's own figures below."""
+
+    def line(title: str, values: Sequence[float | None]) -> str:
+        return f"{title:20}" + "".join(f"{'-' if value is None else format(value, '.4f'):>10}" for value in values)
+
+    lines = [f"{'':20}{'Direct instruction':^50}{'Reasoning instruction':^50}", f"{'Method':20}" + "".join(f"{name:>10}" for name in HEADER * 2)]
+    for method, title in TITLES.items():
+        both = (scores[method][kind] for kind in ("direct", "indirect"))
+        lines.append(line(title, [float(found[metric].mean()) if metric in found else None for found in both for metric in METRICS]))
+    lines.append("As published, on photographs:")
+    return [*lines, *(line(title, values) for title, values in PUBLISHED.items())]
+
+
+def parts(items: Items, scores: Scores) -> list[str]:
+    """L1 on reasoning instructions, part by part."""
+    dependent = torch.tensor([wish.picture_dependent for wish in items.wishes])
+    held_out = torch.tensor(items.held_out)
+    groups = {"picture decides": dependent, "words decide": ~dependent, "known wordings": ~held_out, "held-out wordings": held_out}
+    lines = [f"{'L1, reasoning':20}" + "".join(f"{name:>20}" for name in groups)]
+    untouched = l1_distance(items.before, items.after)
+    rows = {title: scores[method]["indirect"]["l1"] for method, title in TITLES.items()} | {"input, unedited": untouched}
+    return lines + [f"{title:20}" + "".join(f"{float(values[rows_of].mean()):20.4f}" for rows_of in groups.values()) for title, values in rows.items()]
+
+
+def summary(items: Items, scores: Scores) -> dict[str, dict[str, float]]:
+    """What is compared from one version to the next."""
+    dependent = torch.tensor([wish.picture_dependent for wish in items.wishes])
+    return {
+        method: {
+            "direct_l1": round(float(both["direct"]["l1"].mean()), 5),
+            "indirect_l1": round(float(both["indirect"]["l1"].mean()), 5),
+            "picture_dependent_l1": round(float(both["indirect"]["l1"][dependent].mean()), 5),
+        }
+        for method, both in scores.items()
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=200)
+    parser.add_argument("--dino", type=Path, help="folder of a DINO in transformers' layout; without it that column stays empty")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "output" / "reason_bench")
+    options = parser.parse_args(arguments)
+    if options.items < 4:
+        parser.error("--items must be 4 or more, so that every part has one")
+    items = unseen_items(options.items)
+    try:
+        scores, explained = measure(items, DinoModel(options.dino) if options.dino else None, options.out)
+    except InstructBrushError as error:
+        print(f"reason_bench: {error}", file=sys.stderr)
+        return 1
+    dependent = [wish.picture_dependent for wish in items.wishes]
+    right = [said == wish.instruction for said, wish in zip(explained, items.wishes, strict=True)]
+    seen = [each for each, decides in zip(right, dependent, strict=True) if decides]
+    print(f"PocketReason: {len(right)} unseen items, {sum(dependent)} of them picture-dependent\n")
+    print("\n".join([*table(scores), "", *parts(items, scores), ""]))
+    print(f"The reader explains {sum(right) / len(right):.1%} of the wishes exactly, {sum(seen) / len(seen):.1%} of the picture-dependent ones.")
+    print(f"Pictures: {options.out / 'grid.png'} (before, as it should be, {', '.join(TITLES.values())})\n")
+    print(json.dumps({"methods": summary(items, scores)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
