@@ -75,9 +75,9 @@ def unseen_items(count: int) -> Items:
         after.append(pictures[1])
         fine.append(ndimage.binary_dilation(ndimage.binary_fill_holes(region), iterations=MARGIN).astype(np.float32))
         words.append(made.words)
-    stacked = [torch.from_numpy(np.stack(side)) for side in (before, after, fine)]
-    wider = functional.max_pool2d(stacked[2][:, None], 2 * BOX_MARGIN + 1, 1, BOX_MARGIN)[:, 0]
-    return Items(*stacked, bounding_box_mask(wider), words)
+    pictures, truth, masks = (torch.from_numpy(np.stack(side)) for side in (before, after, fine))
+    wider = functional.max_pool2d(masks[:, None], 2 * BOX_MARGIN + 1, 1, BOX_MARGIN)[:, 0]
+    return Items(pictures, truth, masks, bounding_box_mask(wider), words)
 
 
 class Editing:

@@ -76,6 +76,7 @@ def learning(graph: Any, comfy: Any, parts: Parts, **changes: Any) -> Any:
         "segment_mode": "shared",
         "steps": 6,
         "learning_rate": 0.03,
+        "final_learning_rate": 0.003,
         "objective": "plain",
         "seed": 0,
         "preview_every": 0,

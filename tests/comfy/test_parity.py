@@ -178,7 +178,9 @@ def test_parity_learning_through_the_node_is_learning_with_the_trainer(comfy):
     ours = comfy.values(graph, learning(graph, comfy, parts).out(0))[0]
     editor = comfy.pack("core.models.loading").load_editor()
     objectives = comfy.pack("core.learning.objective")
-    settings = comfy.pack("core.learning.settings").LearningSettings(tokens=4, segments=2, steps=6, text_scale=2.0)
+    settings = comfy.pack("core.learning.settings").LearningSettings(
+        tokens=4, segments=2, steps=6, learning_rate=0.03, final_learning_rate=0.003, text_scale=2.0
+    )
     latents = objectives.PairLatents.encode(pairs(comfy), editor.encode_images, editor.scale)
     context, null = editor.encode_text(["make it warm", ""])
     trainer = comfy.pack("core.learning.trainer").Trainer(editor.denoiser, latents, context, null, settings, "make it warm")

@@ -29,6 +29,14 @@ NODES = {
     "Inspect Instruction",
     "Evaluate Edit",
     "Judge Preference",
+    "Load Region Finder",
+    "Find Region",
+    "Clean Region",
+    "Soft Region",
+    "Region Edit",
+    "Combine Regions",
+    "Paste Back",
+    "Region Conditioning",
 }
 MODULES = "/extensions/instructbrush/js"
 

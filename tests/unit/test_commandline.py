@@ -114,6 +114,7 @@ def test_twins_of_one_name_and_existing_results_are_refused(folders: Path, capsy
     assert "is 70 x 50: sides must be multiples of 8. Add --size" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_interrupted_learning_goes_on_where_it_stopped(folders: Path) -> None:
     file = folders / "dark.safetensors"
     command = [sys.executable, "-m", "instructbrush", "learn", "--pairs", folders / "pairs", "--out", file, "--steps", "2000"]

@@ -23,6 +23,8 @@ from instructbrush.core.evaluation.runner import run
 from instructbrush.core.models.clip import pocket_clip
 from instructbrush.core.pictures import from_image
 
+pytestmark = pytest.mark.slow  # edits or trains for real
+
 REMARK = "2 rows have a placeholder or nothing for a caption, 1 the same caption before and after: CLIP-dir and CLIP-out are measured on the other rows alone."
 
 

@@ -28,6 +28,8 @@ from instructbrush.core.learning.checkpoint import load_checkpoint, save_checkpo
 from instructbrush.core.models.editor import DiffusersEditor
 from instructbrush.core.models.loading import load_editor
 
+pytestmark = pytest.mark.slow  # edits or trains for real
+
 SMALL = FineTuningSettings(steps=4, batch=2, accumulation=2, learning_rate=3e-4, warmup=2, average_decay=0.9)
 
 

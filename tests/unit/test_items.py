@@ -41,6 +41,8 @@ from instructbrush.core.models.dino import DinoModel
 from instructbrush.core.models.editor import DiffusersEditor
 from instructbrush.core.pictures import from_image
 
+pytestmark = pytest.mark.slow  # edits or trains for real
+
 TINY = ItemSettings(sampling_steps=2, side=64)
 
 

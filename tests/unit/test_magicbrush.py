@@ -29,6 +29,8 @@ from instructbrush.core.evaluation.items import mask_from_image
 from instructbrush.core.evaluation.magicbrush import read_magicbrush
 from instructbrush.core.pictures import from_image
 
+pytestmark = pytest.mark.slow  # edits or trains for real
+
 
 @pytest.mark.parametrize("layout", ["folder", "turns", "parquet", "one file", "inside"])
 def test_every_layout_gives_the_same_sessions(tmp_path: Path, layout: str) -> None:

@@ -22,6 +22,8 @@ from instructbrush.core.models.families import FAMILIES, describe_unet, detect_f
 from instructbrush.core.models.loading import DiffusersEditor, describe, load_editor
 from instructbrush.core.regions.conditions import mask_picture
 
+pytestmark = pytest.mark.slow  # edits or trains for real
+
 PREFIX = "model.diffusion_model."
 REGION = {**seeded.SMALL_SD15, "in_channels": 12}
 

@@ -145,6 +145,7 @@ def night():
     return make_pairs(torch.from_numpy(before), torch.from_numpy(after))
 
 
+@pytest.mark.slow
 def test_the_pocket_clip_finds_words_for_an_edit_it_never_saw(pocket_model, night, tmp_path):
     seen = []
     found = unique_phrases(pocket_model, night, cache=tmp_path, progress=lambda done, total: seen.append((done, total)))

@@ -72,6 +72,7 @@ def test_a_run_keeps_every_outcome_and_picture(whole: tuple[list[Outcome], Path]
     assert ResultFolder(folder).finished() == {outcome.key: outcome for outcome in outcomes}
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_and_gives_the_same(whole: tuple[list[Outcome], Path], tmp_path: Path) -> None:
     def stop(outcome: Outcome, done: int, total: int) -> None:
         if done == 4:
@@ -108,6 +109,7 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
+@pytest.mark.slow
 def test_settings_of_learning_may_be_changed_by_name(whole: tuple[list[Outcome], Path], tmp_path: Path) -> None:
     changed = replace(TINY, methods=("instructbrush",), changes=("attention.tokens=4", "attention.objective=guided", "text.clip_norm=null"))
     outcomes = execute(tmp_path, changed)
@@ -232,7 +234,7 @@ def test_every_method_learns_with_what_its_name_says(task: Task, monkeypatch: py
     full, shots, text = seen["instructbrush"]
     assert (full.space, full.segments, full.direction_weight, shots, text) == ("attention", 5, 0.0, 10, "turn it into snow")
     visii = seen["visii"][0]
-    assert (visii.space, visii.objective, seen["visii"][2]) == ("text", "guided", "red blue") and visii.direction_weight > 0 and visii.segments == 1
+    assert (visii.space, visii.objective, seen["visii"][2]) == ("text", "plain", "red blue") and visii.direction_weight > 0 and visii.segments == 1
     rates = {"learning_rate": visii.learning_rate, "final_learning_rate": visii.final_learning_rate}
     assert seen["no_attention"] == (replace(full, space="text", **rates), 10, "turn it into snow")
     assert seen["no_time"] == (replace(full, segments=1, batch=5 * full.batch, parametrisation="separate"), 10, "turn it into snow")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -68,20 +69,32 @@ def load_shards() -> tuple[torch.Tensor, list[str], list[str]]:
     return torch.cat(latents), words, kinds
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", type=int, default=50)
+def cache(description: str, shards: int, path_of: Callable[[int], Path], make: Callable[[int, AutoencoderTiny, Photos, str], None]) -> None:
+    """Make the shards that are missing, as the command line says.
+
+    Args:
+        description: of the command.
+        shards: how many by default; the validation shard comes before them.
+        path_of: where a shard is kept.
+        make: draws, encodes and writes one shard.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--shards", type=int, default=shards)
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model = make_vae()
-    load_average("vae", model)
-    model.to(options.device, memory_format=torch.channels_last).requires_grad_(False)
-    real = Photos(WORK / "photos")
+    vae = make_vae()
+    load_average("vae", vae)
+    vae.to(options.device, memory_format=torch.channels_last).requires_grad_(False)
+    photos = Photos(WORK / "photos")
     for number in [VALIDATION, *range(options.start, options.start + options.shards)]:
-        if not shard_path(number).exists():
+        if not path_of(number).exists():
             began = time.monotonic()
-            make_shard(number, model, real, options.device)
+            make(number, vae, photos, options.device)
             print(f"shard {number}: {time.monotonic() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    cache(__doc__ or "", 50, shard_path, make_shard)

@@ -5,19 +5,16 @@
 
 from __future__ import annotations
 
-import argparse
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 
-from .architecture import make_vae
-from .cache_latents import VALIDATION, encode
+from .cache_latents import VALIDATION, cache, encode
 from .photos import Photos
 from .regions import sample_region_pair
-from .running import WORK, load_average
+from .running import WORK
 
 PAIRS, BATCH = 1000, 10
 
@@ -51,19 +48,4 @@ def load_shards() -> tuple[torch.Tensor, list[str]]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", type=int, default=16)
-    parser.add_argument("--start", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    model = make_vae()
-    load_average("vae", model)
-    model.to(options.device, memory_format=torch.channels_last).requires_grad_(False)
-    real = Photos(WORK / "photos")
-    for number in [VALIDATION, *range(options.start, options.start + options.shards)]:
-        if not shard_path(number).exists():
-            began = time.monotonic()
-            make_shard(number, model, real, options.device)
-            print(f"shard {number}: {time.monotonic() - began:.0f} s", flush=True)
+    cache(__doc__ or "", 16, shard_path, make_shard)
