@@ -6,12 +6,12 @@ An engine calls :meth:`Injection.begin` once a model call, runs the model on the
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..errors import InstructionError
 from ..instruction.artefact import Blend, Instruction, Part, parts_of
@@ -20,43 +20,60 @@ from .schedule import TRAIN_TIMESTEPS, segment_of
 
 @dataclass(frozen=True)
 class InjectedPart:
-    """One instruction of an injection: learned tensors on the model's device."""
+    """One instruction of an injection: learned tensors on the model's device. Make it with :meth:`attention` or :meth:`text`."""
 
     context: Tensor
-    """Text states of the init phrase, [L, D]."""
+    """Text states of the init phrase, [L, D]; zeros in the learned rows, of which nothing acts."""
     start: int
     """First row that was learned: 1 leaves the start-of-text row alone, 0 includes it."""
-    keys: Mapping[str, Tensor] = field(default_factory=dict)
-    """Site name -> learned keys [j, m, width]; empty in the space of text."""
-    values: Mapping[str, Tensor] = field(default_factory=dict)
-    """Site name -> learned values [j, m, width]; empty in the space of text."""
-    rows: Tensor | None = None
-    """Learned text states [j, m, D]; None in the space of attention."""
+    learned: Tensor
+    """[j, m, width]: text states, or keys and values of all sites side by side."""
+    columns: Mapping[tuple[str, str], slice]
+    """("keys" or "values", site) -> columns of :attr:`learned`; empty in the space of text."""
     weight: float = 1.0
+
+    @classmethod
+    def attention(cls, context: Tensor, start: int, keys: Mapping[str, Tensor], values: Mapping[str, Tensor], weight: float = 1.0) -> "InjectedPart":
+        """Of learned keys and values.
+
+        Args:
+            context: text states of the init phrase [L, D].
+            start: first learned row.
+            keys, values: site -> [j, m, width].
+            weight: in a blend.
+        """
+        tensors = {(kind, site): tensor for kind, tensors in (("keys", keys), ("values", values)) for site, tensor in tensors.items()}
+        stops = list(accumulate(tensor.shape[2] for tensor in tensors.values()))
+        columns = {name: slice(first, last) for name, first, last in zip(tensors, [0, *stops], stops, strict=False)}
+        return cls._of(context, start, torch.cat(list(tensors.values()), dim=2), columns, weight)
+
+    @classmethod
+    def text(cls, context: Tensor, start: int, rows: Tensor, weight: float = 1.0) -> "InjectedPart":
+        """Of learned text states [j, m, D]; the rest as :meth:`attention`."""
+        return cls._of(context, start, rows, {}, weight)
+
+    @classmethod
+    def _of(cls, context: Tensor, start: int, learned: Tensor, columns: Mapping[tuple[str, str], slice], weight: float) -> "InjectedPart":
+        rest = context.clone()
+        rest[start : start + learned.shape[1]] = 0
+        return cls(rest, start, learned, columns, weight)
 
     def to(self, device: torch.device | str) -> "InjectedPart":
         """The same on another device."""
-        keys, values = ({name: tensor.to(device) for name, tensor in tensors.items()} for tensors in (self.keys, self.values))
-        return InjectedPart(self.context.to(device), self.start, keys, values, None if self.rows is None else self.rows.to(device), self.weight)
+        return replace(self, context=self.context.to(device), learned=self.learned.to(device))
 
     @property
     def segments(self) -> int:
         """j."""
-        return (next(iter(self.keys.values())) if self.rows is None else self.rows).shape[0]
+        return self.learned.shape[0]
 
-    def states(self, segment: Tensor, dtype: torch.dtype) -> Tensor:
+    def states(self, segment: Tensor) -> Tensor:
         """The text states that this part's keys and values are projected from, [B, L, D], for samples in the given segments [B]."""
-        context = self.context.to(dtype).expand(segment.shape[0], -1, -1)
-        return context if self.rows is None else self.put(context, self.rows, segment)
-
-    def learned(self, kind: str, site: str, projected: Tensor, segment: Tensor) -> Tensor:
-        """K_i or V_i at a site from the projection of :meth:`states`, [B, L, width]."""
-        return projected if self.rows is not None else self.put(projected, getattr(self, kind)[site], segment)
-
-    def put(self, whole: Tensor, learned: Tensor, segment: Tensor) -> Tensor:
-        """``whole`` [B, L, width] with the learned rows [j, m, width] of every sample's segment in their place."""
-        rows = learned[segment].to(whole.dtype)
-        return torch.cat([whole[:, : self.start], rows, whole[:, self.start + rows.shape[1] :]], dim=1)
+        context = self.context.expand(segment.shape[0], -1, -1)
+        if self.columns:
+            return context
+        rows = self.learned[segment]
+        return torch.cat([context[:, : self.start], rows, context[:, self.start + rows.shape[1] :]], dim=1)
 
 
 @dataclass(frozen=True)
@@ -68,7 +85,9 @@ class Injection:
         K_i = [K_init[:start], gamma[segment], K_init[start + m:]]
         K'  = K_cond + s[segment] sum_i weight_i (K_i - K_cond)        for end_timestep <= t < start_timestep, K_cond elsewhere
 
-    and the same for the values. In the space of text the rows are learned before the projection instead, which is linear: the same formula.
+    and the same for the values. The projections are linear and without bias, so the sum is taken over text states, before them, with zeros in the learned
+    rows; ``s weight gamma`` is added there afterwards. So a model call projects as many rows as without an instruction, whatever is blended, and a site
+    has one addition to do. In the space of text the rows are learned before the projection instead: the same formula.
     """
 
     parts: tuple[InjectedPart, ...]
@@ -77,14 +96,14 @@ class Injection:
     start_timestep: int = TRAIN_TIMESTEPS
     end_timestep: int = 0
     whole: bool = True
-    """One part at strength 1 over the whole range: the conditioning's own words play no part and need not be projected."""
+    """One part at strength 1 over the whole range: the conditioning's own words play no part."""
     is_identity: bool = False
     """Nothing would change: the engine must leave the model call untouched, bit for bit."""
 
     @property
     def is_text(self) -> bool:
         """All of it is text states: it acts in the conditioning alone, without the attention layers' help."""
-        return all(part.rows is not None for part in self.parts)
+        return not any(part.columns for part in self.parts)
 
     @property
     def device(self) -> torch.device:
@@ -116,18 +135,18 @@ class InjectedCall(Protocol):
     """One model call with an injection. What does not depend on the site is computed once."""
 
     context: Tensor
-    """What the engine projects instead of the conditioning's states, [B, rows, D]."""
+    """What the engine projects instead of the conditioning's states, [B, rows, D]. Conditionings of another length than the init phrase's are both
+    repeated to their common multiple, which leaves attention unchanged."""
 
     def keys_values(self, site: str, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """K' and V' at one site.
 
         Args:
             site: name of the cross-attention layer.
-            keys, values: projections of :attr:`context`, [B, rows, width].
+            keys, values: projections of :attr:`context`, [B, rows, width]; they are left as they are.
 
         Returns:
-            Keys and values [B, L', width] in the dtype of the projections. Conditionings of another length than the init phrase's are both
-            repeated to their common multiple, which leaves attention unchanged.
+            Keys and values of the same shape and dtype.
         """
         ...
 
@@ -136,36 +155,42 @@ class _OneInjection:
     """The same injection in every row of a call."""
 
     def __init__(self, injection: Injection, context: Tensor, timesteps: Tensor) -> None:
-        self.parts, self.whole, self.is_text = injection.parts, injection.whole, injection.is_text
-        self.segments = [segment_of(timesteps, part.segments) for part in self.parts]
-        states = [part.states(segment, context.dtype) for part, segment in zip(self.parts, self.segments, strict=True)]
-        if self.whole:
-            self.context = states[0]
-            return
-        self.strength = injection.strength_at(timesteps)
-        self.lengths = [context.shape[1], *(each.shape[1] for each in states)]
-        # The projections are linear and without bias, so text states may be mixed before them.
-        self.context = self._mixed([context, *states]) if self.is_text else torch.cat([context, *states], dim=1)
+        strength = injection.strength_at(timesteps)
+        # Sums in fp32, whatever the model computes in.
+        shares: list[Tensor] = []
+        states: list[Tensor] = []
+        self._added: list[tuple[InjectedPart, Tensor]] = []
+        for part in injection.parts:
+            segment, share = segment_of(timesteps, part.segments), part.weight * strength
+            shares.append(share)
+            states.append(part.states(segment))
+            if part.columns:
+                self._added.append((part, share * part.learned[segment]))
+        if not injection.whole:
+            shares.append(1 - sum(shares))
+            states.append(context)
+        terms = (share * each for share, each in zip(shares, _of_one_length(states), strict=True))
+        self.context = sum(terms, strength.new_zeros(())).to(context.dtype)
+
+    @property
+    def acts_at_sites(self) -> bool:
+        """Whether there are learned keys and values, and not text states alone."""
+        return bool(self._added)
 
     def keys_values(self, site: str, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        if self.is_text:
+        if not self._added:
             return keys, values
-        return self._at("keys", site, keys), self._at("values", site, values)
+        keys, values = keys.clone(), values.clone()
+        self.add("keys", site, keys)
+        self.add("values", site, values)
+        return keys, values
 
-    def _at(self, kind: str, site: str, projected: Tensor) -> Tensor:
-        if self.whole:
-            return self.parts[0].learned(kind, site, projected, self.segments[0])
-        own, *inits = projected.split(self.lengths, dim=1)
-        each = zip(self.parts, inits, self.segments, strict=True)
-        return self._mixed([own, *(part.learned(kind, site, init, segment) for part, init, segment in each)])
-
-    def _mixed(self, rows: list[Tensor]) -> Tensor:
-        """``own + s sum_i weight_i (rows_i - own)``."""
-        own, *learned = _of_one_length(rows)
-        strength = self.strength.to(own.dtype)
-        if len(learned) == 1:
-            return torch.lerp(own, learned[0], strength * self.parts[0].weight)
-        return own + strength * sum((part.weight * (each - own) for part, each in zip(self.parts, learned, strict=True)), torch.zeros_like(own))
+    def add(self, kind: str, site: str, projected: Tensor) -> None:
+        """Add the learned rows to the projections of :attr:`context`, or of that repeated, in place."""
+        for part, learned in self._added:
+            rows = learned[..., part.columns[kind, site]]
+            for first in range(part.start, projected.shape[1], part.context.shape[0]):
+                projected[:, first : first + rows.shape[1]].add_(rows)
 
 
 def _of_one_length(rows: Sequence[Tensor]) -> list[Tensor]:
@@ -176,8 +201,6 @@ def _of_one_length(rows: Sequence[Tensor]) -> list[Tensor]:
 
 class RowInjections:
     """Several injections in one model call, each on rows of its own, so that instructed and plain branches run as one batch.
-
-    Contexts of differing length are padded for the projections and cut again before anything attends to them.
 
     Args:
         parts: one for each of equally large groups of rows; None leaves its rows to the model.
@@ -195,34 +218,21 @@ class RowInjections:
 
 class _RowGroups:
     def __init__(self, parts: Sequence[Injection | None], context: Tensor, timesteps: Tensor) -> None:
-        contexts = context.chunk(len(parts))
-        groups = zip(parts, contexts, timesteps.chunk(len(parts)), strict=True)
-        self.calls = [None if part is None else _OneInjection(part, rows, t) for part, rows, t in groups]
-        contexts = [rows if call is None else call.context for call, rows in zip(self.calls, contexts, strict=True)]
-        self.lengths = [rows.shape[1] for rows in contexts]
-        # Where every group has its own part or none and nothing is mixed, the learned rows can be written over a copy.
-        self.plain = len(set(self.lengths)) == 1 and all(part is None or part.whole for part in parts)
-        longest = max(self.lengths)
-        self.context = torch.cat([functional.pad(rows, (0, 0, 0, longest - rows.shape[1])) for rows in contexts])
+        contexts, count = context.chunk(len(parts)), len(parts)
+        groups = zip(parts, contexts, timesteps.chunk(count), strict=True)
+        calls = [None if part is None else _OneInjection(part, rows, t) for part, rows, t in groups]
+        self.context = torch.cat(_of_one_length([rows if call is None else call.context for call, rows in zip(calls, contexts, strict=True)]))
+        size = len(context) // count
+        self._calls = [(slice(i * size, (i + 1) * size), call) for i, call in enumerate(calls) if call is not None and call.acts_at_sites]
 
     def keys_values(self, site: str, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        if self.plain:
-            return self._written("keys", site, keys), self._written("values", site, values)
-        count = len(self.calls)
-        pairs = []
-        for call, length, k, v in zip(self.calls, self.lengths, keys.chunk(count), values.chunk(count), strict=True):
-            k, v = k[:, :length], v[:, :length]
-            pairs.append((k, v) if call is None else call.keys_values(site, k, v))
-        return torch.cat(_of_one_length([k for k, _ in pairs])), torch.cat(_of_one_length([v for _, v in pairs]))
-
-    def _written(self, kind: str, site: str, projected: Tensor) -> Tensor:
-        result, group = projected.clone(), projected.shape[0] // len(self.calls)
-        for index, call in enumerate(self.calls):
-            if call is not None and not call.is_text:
-                part = call.parts[0]
-                rows = getattr(part, kind)[site][call.segments[0]]
-                result[index * group : (index + 1) * group, part.start : part.start + rows.shape[1]] = rows
-        return result
+        if not self._calls:
+            return keys, values
+        keys, values = keys.clone(), values.clone()
+        for rows, call in self._calls:
+            call.add("keys", site, keys[rows])
+            call.add("values", site, values[rows])
+        return keys, values
 
 
 def inject(
@@ -268,7 +278,9 @@ def inject(
 
 def _prepared(part: Part) -> InjectedPart:
     learned = part.instruction
-    return InjectedPart(learned.context, learned.start, learned.keys, learned.values, learned.rows, part.weight)
+    if learned.rows is not None:
+        return InjectedPart.text(learned.context, learned.start, learned.rows, part.weight)
+    return InjectedPart.attention(learned.context, learned.start, learned.keys, learned.values, part.weight)
 
 
 def _factors(parts: Sequence[Part], segment_strengths: Sequence[float] | None) -> list[float]:

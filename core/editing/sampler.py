@@ -27,7 +27,6 @@ def edit_latents(
     seed: int = 0,
     fixed_noise: bool = False,
     region: Region | None = None,
-    mask_latent: Tensor | None = None,
     callback: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Sample the edit of each picture by Eq. 3.
@@ -44,7 +43,6 @@ def edit_latents(
         fixed_noise: begin with the noise that the last timestep was learned with and add at every step that of the timestep it goes to, the same for
             every picture; ``seed`` is then the one that the instruction was learned with.
         region: where the edit may act (Eq. 1 of UltraEdit); outside, the result is the source.
-        mask_latent: in a model that reads a mask, the latents of masks [1 or B, 4, h, w], where ``image_latent`` holds the pictures' alone.
         callback: called with (steps done, steps in all).
 
     Returns:
@@ -54,8 +52,6 @@ def edit_latents(
     from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
 
     batch, device = image_latent.shape[0], denoiser.device
-    if mask_latent is not None:
-        image_latent = torch.cat([image_latent, mask_latent.to(image_latent).expand(batch, -1, -1, -1)], dim=1)
     scheduler: Any = EulerAncestralDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)
     scheduler.set_timesteps(steps, device=device)
     scheduler.set_begin_index(0)  # else it looks the index up on the device, and waits

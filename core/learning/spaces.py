@@ -75,7 +75,7 @@ class AttentionSpace(_Segmented):
         super().__init__(initial, settings)
 
     def part(self) -> InjectedPart:
-        return InjectedPart(self.context, self.start, self._kind("keys."), self._kind("values."))
+        return InjectedPart.attention(self.context, self.start, self._kind("keys."), self._kind("values."))
 
     def _kind(self, prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): self.gamma(name) for name in self._initial if name.startswith(prefix)}
@@ -89,4 +89,4 @@ class TextSpace(_Segmented):
         super().__init__({"rows": context[start : start + tokens].float().clone()}, settings)
 
     def part(self) -> InjectedPart:
-        return InjectedPart(self.context, self.start, rows=self.gamma("rows"))
+        return InjectedPart.text(self.context, self.start, self.gamma("rows"))

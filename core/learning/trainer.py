@@ -131,7 +131,7 @@ class Trainer:
         # A mean over each segment's samples: a segment's gradient is then what it would be if the segment were trained alone.
         losses = self.settings.noise_weight * losses.view(len(self._trained), self.settings.batch).mean(1)
         if self._direction is not None:
-            states = injection.parts[0].states(torch.tensor(self._trained, device=self.denoiser.device), torch.float32)
+            states = injection.parts[0].states(torch.tensor(self._trained, device=self.denoiser.device)).float()
             losses = losses + self.settings.direction_weight * self._direction.loss(states, self.settings.clamp_direction)
         self.optimiser.zero_grad(set_to_none=True)
         losses.sum().backward()

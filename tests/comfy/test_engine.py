@@ -84,7 +84,7 @@ def test_an_instruction_of_the_models_own_keys_changes_nothing(comfy, engine):
         projected = denoiser.project(context[0])
         keys = {name: k[1:9].repeat(5, 1, 1).requires_grad_() for name, (k, _) in projected.items()}
         values = {name: v[1:9].repeat(5, 1, 1).requires_grad_() for name, (_, v) in projected.items()}
-        same = denoiser.predict(noisy, timesteps, image, context, made.Injection((made.InjectedPart(context[0], 1, keys, values),), torch.ones(5)))
+        same = denoiser.predict(noisy, timesteps, image, context, made.Injection((made.InjectedPart.attention(context[0], 1, keys, values),), torch.ones(5)))
         with torch.no_grad():
             words = denoiser.predict(noisy, timesteps, image, context)
         assert torch.allclose(same, words, atol=1e-4 * words.abs().max().item())

@@ -16,6 +16,8 @@ WORKFLOWS = (
     "find_words_learn_and_measure",
     "learn_in_clip_space_and_add_words",
     "mix_two_instructions",
+    "edit_only_what_words_find",
+    "edit_by_words_with_a_mask_model",
     "explain_a_wish_then_edit",
     "encode_a_wish_with_the_picture",
 )
@@ -129,6 +131,41 @@ def test_mixing_workflow(server, prompts):
         alone.append(pictures(server, server.run(single), node_id(prompt, "SaveImage", "Blended"))[0])
     for each, others in ((blended, (before, *alone, composed)), (composed, (before, *alone))):
         assert min(np.abs(each - other).mean() for other in others) > 0.002
+
+
+def test_found_region_workflow(server, prompts):
+    """What the words find is edited as learned; every other pixel is the picture's own. Other words, another place."""
+    prompt = prompts["edit_only_what_words_find"]
+    edited, before, where = in_regions(server, prompt)
+    changed = [np.abs(a - b)[mask > 0.5].mean() for a, b, mask in zip(edited, before, where, strict=True)]
+    assert min(changed) > 0.05
+    for a, b, mask in zip(edited, before, where, strict=True):
+        assert 0.005 < (mask > 0.5).mean() < 0.5 and np.array_equal(a[mask == 0], b[mask == 0])
+    find = node_id(prompt, "InstructBrushFindRegion")
+    other = {**prompt, find: {**prompt[find], "inputs": {**prompt[find]["inputs"], "words": "background"}}}
+    elsewhere = in_regions(server, other)[2]
+    assert all((a * b).mean() < 0.5 * a.mean() for a, b in zip(where, elsewhere, strict=True))
+
+
+def test_mask_model_workflow(server, prompts):
+    """The model that reads the mask follows the words inside it."""
+    prompt = prompts["edit_by_words_with_a_mask_model"]
+    edited, before, where = in_regions(server, prompt)
+    for a, b, mask in zip(edited, before, where, strict=True):
+        assert np.array_equal(a[mask == 0], b[mask == 0])
+    assert max(np.abs(a - b)[mask > 0.5].mean() for a, b, mask in zip(edited, before, where, strict=True)) > 0.03
+    moved = node_id(prompt, "MaskComposite")
+    other = {**prompt, moved: {**prompt[moved], "inputs": {**prompt[moved]["inputs"], "x": 50}}}
+    assert np.abs(in_regions(server, other)[0][0] - edited[0]).mean() > 0.005
+
+
+def in_regions(server, prompt):
+    """Edited pictures, those before, and masks [H, W] of a workflow that edits in a region."""
+    result = server.run(prompt)
+    where = node_id(prompt, "PreviewImage", "Where")
+    edited = pictures(server, result, node_id(prompt, "SaveImage"))
+    before = pictures(server, result, node_id(prompt, "PreviewImage", "Before"))
+    return edited, before, [picture[..., 0] for picture in pictures(server, result, where)]
 
 
 def three_rows(server, result, prompt):

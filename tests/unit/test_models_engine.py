@@ -109,7 +109,7 @@ def test_only_the_learned_tensors_get_gradients(model: DiffusersEditor, checkpoi
     noisy, times, image, context = inputs(model)
     learned = instruction_of(model, "a hat")
     keys, values = ({name: tensor.clone().requires_grad_() for name, tensor in side.items()} for side in (learned.keys, learned.values))
-    injection = Injection((InjectedPart(learned.context, 1, keys, values),), torch.ones(5))
+    injection = Injection((InjectedPart.attention(learned.context, 1, keys, values),), torch.ones(5))
     unet = model.denoiser.unet
     if checkpointing:
         unet.enable_gradient_checkpointing()
@@ -133,7 +133,7 @@ def test_gradients_are_the_slope_of_the_prediction(small: DiffusersEditor) -> No
     draw = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(4))
 
     def mean(value: Tensor) -> Tensor:
-        injection = Injection((InjectedPart(learned.context, 1, learned.keys, {**learned.values, site: value}),), torch.ones(5))
+        injection = Injection((InjectedPart.attention(learned.context, 1, learned.keys, {**learned.values, site: value}),), torch.ones(5))
         return small.denoiser.predict(noisy, times, image, context, injection).square().mean()
 
     mean(tensor).backward()
@@ -182,7 +182,7 @@ def test_learned_tensors_stay_fp32_in_a_half_precision_model(folder: Path, small
     noisy, times, image, context = inputs(small)
     learned = instruction_of(small, "a hat", learned=True)
     keys = {name: tensor.clone().requires_grad_() for name, tensor in learned.keys.items()}
-    result = half.denoiser.predict(noisy, times, image, context, Injection((InjectedPart(learned.context, 1, keys, learned.values),), torch.ones(5)))
+    result = half.denoiser.predict(noisy, times, image, context, Injection((InjectedPart.attention(learned.context, 1, keys, learned.values),), torch.ones(5)))
     result.square().mean().backward()
     assert result.dtype == torch.float32
     assert all(tensor.grad.dtype == torch.float32 and tensor.grad.isfinite().all() for tensor in keys.values())

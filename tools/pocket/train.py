@@ -17,6 +17,9 @@ def main() -> None:
     parser.add_argument("--clip-seconds", type=float, default=500)
     parser.add_argument("--shards", type=int, default=50)
     parser.add_argument("--unet-seconds", type=float, default=10500)
+    parser.add_argument("--region-shards", type=int, default=14)
+    parser.add_argument("--region-seconds", type=float, default=2400)
+    parser.add_argument("--finder-seconds", type=float, default=1200)
     parser.add_argument("--photos-from", nargs="+", help="folders with the photographs' originals, see tools/pocket/photos.py")
     options = parser.parse_args()
     common = ["--device", options.device, "--threads", str(options.threads)]
@@ -27,6 +30,10 @@ def main() -> None:
         ["train_decoder", "--seconds", str(options.decoder_seconds), *common],
         ["train_clip", "--vision", "--seconds", str(options.clip_seconds), *common],
         ["train_unet", "--seconds", str(options.unet_seconds), *common],
+        ["export"],
+        ["cache_regions", "--shards", str(options.region_shards), *common],
+        ["train_region", "--seconds", str(options.region_seconds), *common],
+        ["train_finder", "--seconds", str(options.finder_seconds), *common],
         ["evaluate"],
     ]
     if options.photos_from:

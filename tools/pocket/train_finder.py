@@ -1,6 +1,7 @@
 """The pocket finder: a small CLIPSeg that finds what words name in a scene, trained from scratch beside the editor's frozen text tower.
 
-    python -m tools.pocket.train_finder --seconds 1200
+    python -m tools.pocket.train_sight --tower finder --seconds 600
+    python -m tools.pocket.train_finder --seconds 900
 
 Everything is transformers' own class, so stock loaders read the folder that it writes. Held-out shapes are never drawn for it.
 """
@@ -20,10 +21,11 @@ from torch.nn import functional
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from .architecture import CONTEXT, WIDTH
-from .drawing import COLOUR_NAMES, SHAPES, SIZE, YY, box, disc, shape_distance
+from .drawing import COLOUR_NAMES, SHAPES, SIZE, YY, box, disc
 from .export import TARGET, halve
 from .running import WORK, Run, arguments, load_average
 from .scenes import Scene, nearest_name, render, sample_scene
+from .sight import load_sight, silhouettes
 from .train_clip import DEVIATION, MEAN, Trainee, clip_model
 from .words import tokenizer
 
@@ -64,16 +66,6 @@ def make_finder() -> CLIPSegForImageSegmentation:
     for part in (model.clip.text_model, model.clip.text_projection):
         part.requires_grad_(False)
     return model
-
-
-def silhouettes(scene: Scene) -> list[np.ndarray]:
-    """What is seen of every thing, bool [128, 128]: later things cover earlier ones. Borders belong to the thing, hats do not."""
-    seen: list[np.ndarray] = []
-    for thing in scene.things:
-        own = shape_distance(thing.shape, thing.x, thing.y, thing.r) <= (5 if thing.border is not None else 0)
-        seen = [other & ~own for other in seen]
-        seen.append(own)
-    return seen
 
 
 def _parts(scene: Scene, things: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -188,9 +180,11 @@ def export_finder(target: Path = FINDER_TARGET) -> None:
 
 def main() -> None:
     """Train until the budget ends."""
-    options = arguments(__doc__ or "", seconds=1200, batch=32, rate=1e-3)
+    options = arguments(__doc__ or "", seconds=900, batch=32, rate=1e-3)
     device = options.device
-    model = make_finder().to(device)
+    model = make_finder()
+    load_sight(model.clip.vision_model, "finder")
+    model.to(device)
     run = Run("finder", model, options, decay=0.998)
     began, done = time.monotonic(), run.step
     while run.share < 1:
