@@ -17,8 +17,8 @@ WORK = Path(os.environ.get("POCKET_WORK", ".pocket"))
 """Checkpoints, caches, logs and picture grids; ignored by git."""
 
 
-def arguments(description: str, seconds: float, batch: int, rate: float, **choices: tuple[str, ...]) -> argparse.Namespace:
-    """Parse the options of a training stage; `choices` are options of its own, each with what it may be."""
+def arguments(description: str, seconds: float, batch: int, rate: float) -> argparse.Namespace:
+    """Parse the options of a training stage."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seconds", type=float, default=seconds, help="training time; the schedule ends with it")
     parser.add_argument("--steps", type=int, default=0, help="train this many steps instead")
@@ -29,8 +29,6 @@ def arguments(description: str, seconds: float, batch: int, rate: float, **choic
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=0, help="processes that draw pictures, in the stages that draw while they train")
     parser.add_argument("--fresh", action="store_true", help="ignore a checkpoint and start again")
-    for name, several in choices.items():
-        parser.add_argument(f"--{name}", choices=several, required=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)

@@ -1,6 +1,6 @@
 """The pocket finder: a small CLIPSeg that finds what words name in a scene, trained from scratch beside the editor's frozen text tower.
 
-    python -m tools.pocket.train_sight --tower finder --seconds 600
+    python -m tools.pocket.train_sight --seconds 1500
     python -m tools.pocket.train_finder --seconds 900
 
 Everything is transformers' own class, so stock loaders read the folder that it writes. Held-out shapes are never drawn for it.
@@ -25,12 +25,11 @@ from .drawing import COLOUR_NAMES, SHAPES, SIZE, YY, box, disc
 from .export import TARGET, halve
 from .running import WORK, Run, arguments, load_average
 from .scenes import Scene, nearest_name, render, sample_scene
-from .sight import load_sight, silhouettes
+from .sight import load_tower, seeing, silhouettes
 from .train_clip import DEVIATION, MEAN, Trainee, clip_model
 from .words import tokenizer
 
 FINDER_TARGET = TARGET.with_name("pocket_finder")
-PATCH, LAYERS = 8, 4
 ABSENT = 0.15
 """Share of phrases that name nothing in the picture: their mask is empty."""
 
@@ -50,9 +49,9 @@ def make_finder() -> CLIPSegForImageSegmentation:
             "eos_token_id": words.eos_token_id,
             "pad_token_id": words.eos_token_id,
         },
-        vision_config={**shared, "intermediate_size": 4 * WIDTH, "num_hidden_layers": LAYERS, "image_size": SIZE, "patch_size": PATCH},
+        vision_config=load_tower().config.to_dict(),
         projection_dim=WIDTH,
-        extract_layers=[1, 2, 3],
+        extract_layers=[0, 1, 2],
         reduce_dim=64,
         decoder_num_attention_heads=4,
         decoder_intermediate_size=256,
@@ -117,7 +116,7 @@ def sample_phrase(rng: np.random.Generator, scene: Scene) -> tuple[str, np.ndarr
 
 
 def draw(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, list[str], torch.Tensor]:
-    """Pictures [n, 3, 128, 128] as CLIP reads them, phrases, and masks [n, 64, 64] in 0..1."""
+    """Pictures [n, 3, 128, 128] as CLIP reads them, phrases, and masks [n, 128, 128] in 0..1."""
     pictures, phrases, masks = [], [], []
     for _ in range(count):
         scene = sample_scene(rng, dressed=0.25)
@@ -129,7 +128,7 @@ def draw(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, list[str],
         phrases.append(phrase.strip())
         masks.append(mask)
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
-    return (pixels - MEAN) / DEVIATION, phrases, functional.avg_pool2d(torch.from_numpy(np.stack(masks)).float()[:, None], 2)[:, 0]
+    return (pixels - MEAN) / DEVIATION, phrases, torch.from_numpy(np.stack(masks)).float()
 
 
 def tokens(phrases: list[str]) -> torch.Tensor:
@@ -183,7 +182,7 @@ def main() -> None:
     options = arguments(__doc__ or "", seconds=900, batch=32, rate=1e-3)
     device = options.device
     model = make_finder()
-    load_sight(model.clip.vision_model, "finder")
+    model.clip.vision_model.load_state_dict(seeing())
     model.to(device)
     run = Run("finder", model, options, decay=0.998)
     began, done = time.monotonic(), run.step

@@ -1,6 +1,6 @@
 """Reason stage 1: the pocket reader, trained from scratch on questions, captions, direct instructions and indirect wishes about drawn scenes.
 
-    python -m tools.pocket.train_sight --tower reader --seconds 600
+    python -m tools.pocket.train_sight --seconds 1500
     python -m tools.pocket.train_reader --seconds 5400 --workers 2
 
 Pictures are drawn while it trains. Its vision tower begins as the editor's own image encoder, taught to see by train_sight; loss is counted on answers only.
@@ -40,10 +40,11 @@ from .reader import (
     make_reader,
     pack,
     reader_tokenizer,
+    start_vision,
 )
 from .running import Run, arguments, load_average
 from .scenes import Scene, render, sample_scene
-from .sight import load_sight
+from .sight import seeing
 from .talk import sample_question
 from .wishes import PLAIN_REASON, Wish, answer, holds_unseen, sample_wish
 
@@ -204,7 +205,7 @@ def main() -> None:
     device = options.device
     tokenizer = reader_tokenizer()
     model = make_reader(tokenizer)
-    load_sight(model.model.vision_tower, "reader")
+    start_vision(model, seeing())
     model.to(device)
     model.set_attn_implementation("eager" if device == "cpu" else "sdpa")  # on CPU its backward pass is faster than SDPA's
     run = Run("reader", model, options, decay=0.998)

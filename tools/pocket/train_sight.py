@@ -1,55 +1,59 @@
-"""A vision tower learns to see before it is asked about what it sees (see sight.py). A finder whose tower had to learn that together with the words
-answered every phrase with an empty mask after 600 steps, and a reader knew every wish and colour after 3,500 but hardly a shape.
+"""A vision tower learns to see before it is asked about what it sees (see sight.py). Finder and reader begin with it: a finder whose tower had to learn
+that together with the words answered every phrase with an empty mask after 600 steps, and a reader knew every wish and colour after 3,500 but hardly a shape.
 
-    python -m tools.pocket.train_sight --tower finder|reader --seconds 600
+    python -m tools.pocket.train_sight --seconds 1500
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
-from .reader import make_reader, reader_tokenizer, start_vision
 from .running import Run, arguments
-from .sight import Sight, draw
-from .train_finder import make_finder
+from .sight import Batch, Sight, draw, load_tower
 
 
-def _reader_tower() -> nn.Module:
-    model = make_reader(reader_tokenizer())
-    start_vision(model)
-    return model.model.vision_tower
+class Steps(Dataset[Batch]):
+    """The batch of every step, drawn from (seed, step) alone, whatever process draws it."""
 
+    def __init__(self, seed: int, batch: int, side: int) -> None:
+        self.seed, self.batch, self.side = seed, batch, side
 
-TOWERS: dict[str, Callable[[], nn.Module]] = {"finder": lambda: make_finder().clip.vision_model, "reader": _reader_tower}
-"""Name -> the tower, as its own stage begins with."""
+    def __len__(self) -> int:
+        return 2**40
+
+    def __getitem__(self, step: int) -> Batch:
+        """Draw the batch of a step."""
+        return draw(np.random.default_rng((self.seed, step)), self.batch, self.side)
 
 
 @torch.no_grad()
 def validate(model: Sight, device: str) -> dict[str, float]:
-    """Shares of patches with a thing whose shape, colour and worn things are told right."""
-    pixels, shape, colour, worn = (each.to(device) for each in draw(np.random.default_rng(99_983), 100, model.side))
+    """Shares of patches with a thing whose shape, colour and worn things are told right, and of cells on the right side of an outline."""
+    pixels, shape, colour, worn, outline = (each.to(device) for each in draw(np.random.default_rng(99_983), 200, model.side))
     there = shape > 0
     told = model(pixels)
     right = (told[0].argmax(-1) == shape, told[1].argmax(-1) == colour, ((told[2] > 0) == (worn > 0.5)).all(-1))
-    return {name: round(float(each[there].float().mean()), 3) for name, each in zip(("shape", "colour", "worn"), right, strict=True)}
+    figures = {name: float(each[there].float().mean()) for name, each in zip(("shape", "colour", "worn"), right, strict=True)}
+    figures["outline"] = float(((told[3] > 0) == (outline > 0.5)).float().mean())
+    return {name: round(value, 3) for name, value in figures.items()}
 
 
 def main() -> None:
     """Train until the budget ends."""
-    options = arguments(__doc__ or "", seconds=600, batch=32, rate=1e-3, tower=tuple(TOWERS))
+    options = arguments(__doc__ or "", seconds=1500, batch=64, rate=1.5e-3)
     device = options.device
-    model = Sight(TOWERS[options.tower]()).to(device).requires_grad_(True)
-    run = Run(f"sight_{options.tower}", model, options, decay=0.998)
-    began, done = time.monotonic(), run.step
+    model = Sight(load_tower()).to(device).requires_grad_(True)
+    run = Run("sight", model, options, decay=0.998)
+    loader = DataLoader(Steps(options.seed, options.batch, model.side), batch_size=None, sampler=range(run.step, 2**40), num_workers=options.workers)
+    began, done, batches = time.monotonic(), run.step, iter(loader)
     while run.share < 1:
-        batch = [each.to(device) for each in draw(run.randomness(), options.batch, model.side)]
+        batch = [each.to(device) for each in next(batches)]
         with torch.autocast(device, torch.bfloat16):
-            loss = model.loss(*batch)
+            loss = model.loss((batch[0], batch[1], batch[2], batch[3], batch[4]))
         run.apply(loss, warmup=200, floor=0.02)
         if run.step % 500 == 0:
             run.swap()
