@@ -2,7 +2,7 @@
 
     .venv/bin/python tools/region_bench.py [--items N] [--out FOLDER]
 
-By words: the pocket editor free-form, with Region Edit (soft and hard mask), and the pocket region editor, which reads the mask itself. Figures of the
+By words: the pocket editor free-form, with Region Edit (soft and hard mask), and the pocket region editor, which reads the hard mask itself. Figures of the
 outside are means over what lies outside the soft mask, those of the inside over what the mask lets change. Times are taken in turn in one run.
 """
 
@@ -155,8 +155,8 @@ def measure(items: Items, out: Path) -> dict[str, float]:
     # A latent pixel is outside where no pixel of its patch is inside.
     outside_latent = 1 - functional.max_pool2d(items.soft[:, None], 8).ceil()
     inside = (items.soft > 0).float()
-    latents = {"free": plain.latents(), "soft": plain.latents(items.soft), "hard": plain.latents(items.fine), "reads": reading.latents(condition=items.soft)}
-    latents["reads_soft"] = reading.latents(items.soft, condition=items.soft)
+    latents = {"free": plain.latents(), "soft": plain.latents(items.soft), "hard": plain.latents(items.fine), "reads": reading.latents(condition=items.fine)}
+    latents["reads_soft"] = reading.latents(items.soft, condition=items.fine)
     pictures = {name: plain.decode(each) for name, each in latents.items()}
     # What the autoencoder changes by itself is no edit's doing.
     unedited = plain.decode(plain.source)

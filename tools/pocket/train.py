@@ -19,7 +19,8 @@ def main() -> None:
     parser.add_argument("--unet-seconds", type=float, default=10500)
     parser.add_argument("--region-shards", type=int, default=14)
     parser.add_argument("--region-seconds", type=float, default=2400)
-    parser.add_argument("--finder-seconds", type=float, default=1200)
+    parser.add_argument("--sight-seconds", type=float, default=1200)
+    parser.add_argument("--finder-seconds", type=float, default=900)
     parser.add_argument("--photos-from", nargs="+", help="folders with the photographs' originals, see tools/pocket/photos.py")
     options = parser.parse_args()
     common = ["--device", options.device, "--threads", str(options.threads)]
@@ -33,6 +34,7 @@ def main() -> None:
         ["export"],
         ["cache_regions", "--shards", str(options.region_shards), *common],
         ["train_region", "--seconds", str(options.region_seconds), *common],
+        ["train_sight", "--seconds", str(options.sight_seconds), *common],
         ["train_finder", "--seconds", str(options.finder_seconds), *common],
         ["evaluate"],
     ]
