@@ -283,8 +283,8 @@ def mask_model() -> Graph:
     graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110), model_name="pocket region editor (built in)")
     graph.add("new", "InstructBrushLoadPairs", (0, 170), (300, 360), title="Pictures to edit", folder=f"{NEW.name} (example)")
     graph.add("black", "SolidMask", (0, 590), (300, 110), title="Nothing", value=0.0, width=128, height=128)
-    graph.add("white", "SolidMask", (0, 760), (300, 110), title="A box", value=1.0, width=72, height=72)
-    graph.add("mask", "MaskComposite", (350, 590), (300, 130), title="Where", wired="destination=black.MASK source=white.MASK", x=6, y=40, operation="add")
+    graph.add("white", "SolidMask", (0, 760), (300, 110), title="A box", value=1.0, width=76, height=96)
+    graph.add("mask", "MaskComposite", (350, 590), (300, 130), title="Where", wired="destination=black.MASK source=white.MASK", x=2, y=24, operation="add")
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=new.before mask=mask.MASK"
     graph.add("guider", "InstructBrushEditGuider", (350, 0), (300, 370), wired=wires, words="make it orange")
     sampling(graph, (700, 0), "guider.GUIDER", "guider.LATENT")

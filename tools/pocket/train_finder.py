@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
@@ -30,8 +31,10 @@ from .train_clip import DEVIATION, MEAN, Trainee, clip_model
 from .words import tokenizer
 
 FINDER_TARGET = TARGET.with_name("pocket_finder")
-ABSENT = 0.15
+ABSENT = 0.25
 """Share of phrases that name nothing in the picture: their mask is empty."""
+CROWD = (0.25, 0.45, 0.3)
+"""Shares of scenes with one, two and three things: where there is only one, whatever stands out is right."""
 
 
 def make_finder() -> CLIPSegForImageSegmentation:
@@ -55,9 +58,12 @@ def make_finder() -> CLIPSegForImageSegmentation:
         reduce_dim=64,
         decoder_num_attention_heads=4,
         decoder_intermediate_size=256,
-        use_complex_transposed_convolution=True,
+        use_complex_transposed_convolution=False,
     )
     model = CLIPSegForImageSegmentation(config)
+    # It begins unsure and mostly empty: from large logits it would run into answering nothing at all and stay there.
+    nn.init.normal_(model.decoder.transposed_convolution.weight, std=0.02)
+    nn.init.constant_(model.decoder.transposed_convolution.bias, -2.0)
     trainee = Trainee(clip_model())
     load_average("clip", trainee)
     model.clip.text_model.load_state_dict(trainee.clip.text_model.state_dict())
@@ -119,7 +125,7 @@ def draw(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, list[str],
     """Pictures [n, 3, 128, 128] as CLIP reads them, phrases, and masks [n, 128, 128] in 0..1."""
     pictures, phrases, masks = [], [], []
     for _ in range(count):
-        scene = sample_scene(rng, dressed=0.25)
+        scene = sample_scene(rng, int(rng.choice(3, p=CROWD)) + 1, dressed=0.25)
         if rng.random() < 0.25:
             thing = int(rng.integers(len(scene.things)))
             scene = scene.with_thing(thing, hat=rng.random(3).astype(np.float32))
