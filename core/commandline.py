@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -28,6 +29,7 @@ from .learning.trainer import Trainer
 from .models.clip import OpenClipModel, load_clip, pocket_clip
 from .models.loading import DiffusersEditor, load_editor
 from .pictures import fit_to_multiple, thumbnail, to_image
+from .reasoning import command as reasoning
 
 _CHECKPOINT_EVERY = 100
 
@@ -171,8 +173,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="instructbrush", description="Learn edits from before/after pairs and apply them to pictures.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def command(name: str, function: object, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+    def command(name: str, function: object, text: str, group: Any = commands) -> argparse.ArgumentParser:
+        sub = group.add_parser(name, help=text, description=text)
         sub.set_defaults(command=function)
         return sub
 
@@ -223,12 +225,18 @@ def _parser() -> argparse.ArgumentParser:
     picture_options(editing)
     editing.add_argument("--words", required=True)
 
-    benching = command("bench", evaluation.bench, "Compare methods on TOP-Bench, MagicBrush, Emu Edit Test or direct and reasoning instructions: learn where there are pairs, edit, measure.")
+    benching = command("bench", evaluation.bench, "Compare methods on TOP-Bench, MagicBrush, Emu Edit Test or reasoning: learn where there are pairs, edit, measure.")
     model_options(benching, seed=False)
     evaluation.add_options(benching)
 
     tuning = command("train-region", finetuning.train_region, "Tune a model into one that reads masks, on UltraEdit's data or one's own (needs accelerate).")
     finetuning.add_options(tuning)
+
+    thinking = command("reason", None, "Instructions that need a thought: what is done with a vision-language model.").add_subparsers(
+        required=True, metavar="what"
+    )
+    joining = command("train", reasoning.train, "Tune a model together with a connector to a vision-language model (needs accelerate).", thinking)
+    reasoning.add_options(joining)
 
     inspecting = command("inspect", inspect, "Show what an instruction file says of itself.")
     inspecting.add_argument("file")

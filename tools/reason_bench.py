@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,9 @@ from torch import Tensor
 
 from instructbrush.core.editing.sampler import edit_latents
 from instructbrush.core.errors import InstructBrushError
+from instructbrush.core.evaluation.item_methods import GREY, ITEM_METHODS
+from instructbrush.core.evaluation.item_tables import REASON, text_table
+from instructbrush.core.evaluation.items import Score
 from instructbrush.core.evaluation.metrics import caption_similarity, image_similarity, l1_distance, l2_distance, quantised
 from instructbrush.core.models.builtin import POCKET_CONNECTOR_FILE, POCKET_READER_FOLDER, POCKET_REASON_FOLDER
 from instructbrush.core.models.clip import image_features, pocket_clip, text_features
@@ -40,16 +43,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SEED, STEPS, BATCH = 5_050, 20, 20
 NOISE_SEED = 1000
 """An item's noise is the same in every row."""
-GREY = 0.5
-"""What the reader sees in the last row."""
-TITLES = {"base": "Editor", "explain": "Explain + editor", "encode": "Encode (tuned)", "encode_blind": "Encode, no picture"}
-METRICS = ("l1", "l2", "clip_i", "dino", "clip_t")
-HEADER = ("L1 ↓", "L2 ↓", "CLIP-I ↑", "DINO ↑", "CLIP-T ↑")
-PUBLISHED = {
-    "InstructPix2Pix": (0.1265, 0.0423, 0.8042, 0.7256, 0.2465, 0.2984, 0.1385, 0.6034, 0.5142, 0.1629),
-    "ReasonPix2Pix": (0.0646, 0.0203, 0.9246, 0.8920, 0.2553, 0.1347, 0.0476, 0.7824, 0.7216, 0.2350),
-}
-"""Table 3 of the paper, on its own test set of photographs."""
+METHODS = {"base": "words", "explain": "explain", "encode": "encode", "encode_blind": "encode_blind"}
+"""Rows, and what the benchmark runner calls them."""
+TITLES = {row: ITEM_METHODS[method].title for row, method in METHODS.items()}
+BENCHMARK = replace(REASON, name="PocketReason", published="Photographs, as published")
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ def by_words(editing: Editing, *texts: Sequence[str]) -> list[Tensor]:
     made: list[Tensor] = []
     for words in texts:
         pictures = torch.empty_like(editing.before)
-        missing = []
+        missing: list[int] = []
         for row, text in enumerate(words):
             known = next((number for number, earlier in enumerate(done) if earlier[row] == text), None)
             if known is None:
@@ -190,18 +187,15 @@ def measure(items: Items, dino: DinoModel | None, out: Path) -> tuple[Scores, li
     return {method: {kind: judge.scores(each) for kind, each in both.items()} for method, both in pictures.items()}, explained["indirect"]
 
 
-def table(scores: Scores) -> list[str]:
-    """Table 3's layout, with the paper's own figures below."""
-
-    def line(title: str, values: Sequence[float | None]) -> str:
-        return f"{title:20}" + "".join(f"{'-' if value is None else format(value, '.4f'):>10}" for value in values)
-
-    lines = [f"{'':20}{'Direct instruction':^50}{'Reasoning instruction':^50}", f"{'Method':20}" + "".join(f"{name:>10}" for name in HEADER * 2)]
-    for method, title in TITLES.items():
-        both = (scores[method][kind] for kind in ("direct", "indirect"))
-        lines.append(line(title, [float(found[metric].mean()) if metric in found else None for found in both for metric in METRICS]))
-    lines.append("As published, on photographs:")
-    return [*lines, *(line(title, values) for title, values in PUBLISHED.items())]
+def records(scores: Scores) -> list[Score]:
+    """Every item's figures as the benchmark runner keeps them, so that its tables print them."""
+    kept = []
+    for row, both in scores.items():
+        for scope, found in zip(REASON.parts, both.values(), strict=True):
+            for item in range(len(found["l1"])):
+                values = {name: (float(each[item]),) for name, each in found.items()}
+                kept.append(Score(f"{item}-{scope}", scope, METHODS[row], 0, 1, clip_dir=(None,), **{"dino": None, **values}))
+    return kept
 
 
 def parts(items: Items, scores: Scores) -> list[str]:
@@ -247,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     right = [said == wish.instruction for said, wish in zip(explained, items.wishes, strict=True)]
     seen = [each for each, decides in zip(right, dependent, strict=True) if decides]
     print(f"PocketReason: {len(right)} unseen items, {sum(dependent)} of them picture-dependent\n")
-    print("\n".join([*table(scores), "", *parts(items, scores), ""]))
+    print("\n".join([text_table(records(scores), BENCHMARK), "", *parts(items, scores), ""]))
     print(f"The reader explains {sum(right) / len(right):.1%} of the wishes exactly, {sum(seen) / len(seen):.1%} of the picture-dependent ones.")
     print(f"Pictures: {options.out / 'grid.png'} (before, as it should be, {', '.join(TITLES.values())})\n")
     print(json.dumps({"methods": summary(items, scores)}))

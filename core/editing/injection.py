@@ -156,6 +156,7 @@ class _OneInjection:
 
     def __init__(self, injection: Injection, context: Tensor, timesteps: Tensor) -> None:
         strength = injection.strength_at(timesteps)
+        nothing = strength.new_zeros(())
         # Sums in fp32, whatever the model computes in.
         shares: list[Tensor] = []
         states: list[Tensor] = []
@@ -167,10 +168,10 @@ class _OneInjection:
             if part.columns:
                 self._added.append((part, share * part.learned[segment]))
         if not injection.whole:
-            shares.append(1 - sum(shares))
+            shares.append(1 - sum(shares, nothing))
             states.append(context)
         terms = (share * each for share, each in zip(shares, _of_one_length(states), strict=True))
-        self.context = sum(terms, strength.new_zeros(())).to(context.dtype)
+        self.context = sum(terms, nothing).to(context.dtype)
 
     @property
     def acts_at_sites(self) -> bool:

@@ -1,4 +1,4 @@
-"""``python -m instructbrush bench``: TOP-Bench or one of one's own, MagicBrush and Emu Edit Test, from the command line."""
+"""``python -m instructbrush bench``: TOP-Bench or one of one's own, MagicBrush, Emu Edit Test and reasoning instructions, from the command line."""
 
 import argparse
 import json
@@ -15,10 +15,12 @@ from .effects import EffectSource
 from .emu_edit import read_emu_edit
 from .item_methods import ITEM_METHODS
 from .item_runner import ItemSettings
-from .item_tables import EMU_EDIT, MAGICBRUSH, text_table
+from .item_studies import begin_studies
+from .item_tables import EMU_EDIT, MAGICBRUSH, REASON, text_table
 from .magicbrush import read_magicbrush
 from .methods import DEFAULT_METHODS, METHODS
 from .metrics import mean
+from .reason import read_reason
 from .report import write_report
 from .results import ItemFolder, Outcome, ResultFolder
 from .runner import RunSettings, run
@@ -26,14 +28,17 @@ from .stored import StoredItem
 from .tables import text_tables
 from .top_bench import SIDE, TABLE_3, read_top_bench
 
-_OUT = {"top-bench": "output/bench", "magicbrush": "output/magicbrush", "emu-edit": "output/emu-edit"}
+_OUT = {"top-bench": "output/bench", "magicbrush": "output/magicbrush", "emu-edit": "output/emu-edit", "reason": "output/reason"}
 """Benchmark -> where its results go."""
 _FOREIGN = {
-    "top-bench": ("split", "dino", "captions", "instruction"),
-    "magicbrush": ("lpips", "steps", "set"),
-    "emu-edit": ("lpips", "steps", "set", "captions"),
+    "top-bench": ("split", "dino", "captions", "instruction", "mllm", "connector", "tuned_model", "study"),
+    "magicbrush": ("lpips", "steps", "set", "study"),
+    "emu-edit": ("lpips", "steps", "set", "captions", "study"),
+    "reason": ("lpips", "steps", "set", "captions"),
 }
 """Benchmark -> options that belong to another."""
+_ITEM_DEFAULTS = {"reason": ("words", "explain", "encode", "encode_blind")}
+"""Benchmark of items -> methods it is about; of others the words alone."""
 _LISTED = 40
 """Names that an error lists; MagicBrush has hundreds."""
 
@@ -45,17 +50,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         help="TOP-Bench's folder: one folder for each effect, with 10 training and 5 test pairs. MagicBrush's folder with images/ and edit_sessions.json, "
-        "or with .parquet files; Emu Edit Test's with .parquet files",
+        "or with .parquet files; Emu Edit Test's with .parquet files; reasoning instructions: a folder with reason.json or .parquet files",
     )
     parser.add_argument("--size", type=int, default=SIDE, help=f"pictures are scaled and cropped to this many pixels; 0 keeps them (default {SIDE})")
     parser.add_argument("--clip", help="CLIP that judges and begins, such as ViT-L-14/openai (default: the pocket editor's)")
     parser.add_argument("--clip-folder", help="folder of its .safetensors")
     parser.add_argument("--lpips", help="AlexNet's ImageNet weights for LPIPS (.safetensors; tools/get_backbone.py brings them); else that column stays empty")
-    items = parser.add_argument_group("MagicBrush and Emu Edit Test")
-    items.add_argument("--split", help="which .parquet files (default: dev of MagicBrush, test of Emu Edit Test)")
+    items = parser.add_argument_group("MagicBrush, Emu Edit Test and reasoning instructions")
+    items.add_argument("--split", help="which .parquet files (default: dev of MagicBrush, test of others)")
     items.add_argument("--dino", help="folder of a DINO in transformers' layout, such as facebook/dino-vits16; else that column stays empty")
     items.add_argument("--captions", help="MagicBrush's local_descriptions.json for CLIP-T (default: the one beside edit_sessions.json)")
     items.add_argument("--instruction", help="file of a learned instruction, for the method of that name")
+    items.add_argument("--mllm", help="folder of a vision-language model in transformers' layout, for explain and encode (default: the pocket reader)")
+    items.add_argument("--connector", help="file of a connector, for encode (default: the pocket reader's)")
+    items.add_argument("--tuned-model", help="the editor that was tuned with the connector, for encode (default: the pocket reasoning editor)")
+    items.add_argument(
+        "--study",
+        metavar="FOLDER",
+        help="reasoning instructions: also begin studies of preference between the methods, FOLDER/direct and FOLDER/reasoning. In ComfyUI's "
+        "output/instructbrush_studies Judge Preference goes on with them; once they are judged the same command prints the ratings",
+    )
+    items.add_argument("--study-items", type=int, default=100, metavar="N", help="so many items are drawn for each study (default 100)")
     run_options(parser, ", ".join(_OUT.values()), tuple(dict.fromkeys((*METHODS, *ITEM_METHODS))))
     parser.set_defaults(methods=None, out=None)
 
@@ -85,7 +100,7 @@ def bench(options: argparse.Namespace) -> None:
     """
     foreign = next((name for name in _FOREIGN[options.benchmark] if getattr(options, name)), None)
     if foreign is not None:
-        raise EvaluationError(f"--{foreign} does nothing with --benchmark {options.benchmark}. Leave it out.")
+        raise EvaluationError(f"--{foreign.replace('_', '-')} does nothing with --benchmark {options.benchmark}. Leave it out.")
     options.out = options.out or _OUT[options.benchmark]
     if options.benchmark != "top-bench":
         _bench_items(options)
@@ -137,14 +152,18 @@ def run_and_report(options: argparse.Namespace, sources: Sequence[EffectSource],
 
 
 def _bench_items(options: argparse.Namespace) -> None:
-    """MagicBrush or Emu Edit Test."""
+    """MagicBrush, Emu Edit Test or reasoning instructions."""
+    if options.study_items < 1:
+        raise EvaluationError(f"--study-items is {options.study_items}, it must be at least 1.")
     if options.benchmark == "magicbrush":
         benchmark, found = MAGICBRUSH, read_magicbrush(options.data, options.split or "dev", options.captions)
+    elif options.benchmark == "reason":
+        benchmark, found = REASON, read_reason(options.data, options.split or "test")
     else:
         benchmark, found = EMU_EDIT, read_emu_edit(options.data, options.split or "test")
     chosen = _chosen(found.items, options.effects)
     settings = ItemSettings(
-        methods=tuple(dict.fromkeys(options.methods or ("words",))),
+        methods=tuple(dict.fromkeys(options.methods or _ITEM_DEFAULTS.get(options.benchmark, ("words",)))),
         seeds=options.seeds,
         sampling_steps=options.sampling_steps,
         text_scale=options.text_scale,
@@ -156,6 +175,10 @@ def _bench_items(options: argparse.Namespace) -> None:
         clip_folder=options.clip_folder,
         dino=options.dino,
         instruction=options.instruction,
+        mllm=options.mllm,
+        connector=options.connector,
+        tuned_model=options.tuned_model,
+        cache=str(Path(options.out).resolve().with_name("mllm")),
     )
     folder = ItemFolder(options.out)
     data = f"{Path(options.data).resolve()}, words {_digest(found.items)}"
@@ -165,6 +188,10 @@ def _bench_items(options: argparse.Namespace) -> None:
     page = item_report.write_report(folder, scores, chosen, benchmark, settings.side, about, found.remarks)
     print(text_table(scores, benchmark, found.remarks))
     print(f"\n{page}: report with all pictures; results.json, results.csv and grid.png beside it")
+    if options.study:
+        for study in begin_studies(folder, scores, chosen, benchmark, Path(options.study), options.study_items):
+            judged = study.report() if study.judgements else f"{len(study.comparisons)} comparisons to be judged in Judge Preference."
+            print(f"\n{study.folder}:\n{judged}")
 
 
 def _digest(items: Sequence[StoredItem]) -> str:

@@ -1,4 +1,4 @@
-"""What edits the items of a benchmark without training pairs: the instruction in words, or one learned before."""
+"""What edits the items of a benchmark without training pairs: the instruction in words, what a vision-language model makes of it, or one learned before."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -13,12 +14,16 @@ from ..editing.injection import Injection
 from ..editing.region import Region
 from ..editing.sampler import edit_latents
 from ..errors import EvaluationError
+from ..reasoning.connector import Connector
+from .item_reading import Reading
 from .items import Item, Turn, prepared
 from .methods import Workbench
 from .metrics import quantised
 
 _SEED = 1_000_003
 """Keeps the noise of pictures apart from seed to seed."""
+GREY = 0.5
+"""What a vision-language model is shown instead of the picture."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,10 @@ class ItemBench:
     """Pixels of the longer side that is edited; see :func:`~.items.prepared`."""
     learned: Injection | None = None
     """The instruction of ``--instruction``."""
+    reading: Reading | None = None
+    """The vision-language model of ``--mllm``."""
+    encoding: Encoding | None = None
+    """What edits by the states of that model."""
     _texts: dict[str, Tensor] = field(default_factory=dict)
 
     def text(self, words: str) -> Tensor:
@@ -82,6 +91,21 @@ class ItemBench:
 
 
 @dataclass(frozen=True)
+class Encoding:
+    """What edits by picture and words together (ReasonPix2Pix)."""
+
+    reading: Reading
+    connector: Connector
+    tuned: ItemBench
+    """The editor that was tuned with the connector."""
+
+    def sample(self, words: str, picture: Tensor, shown: Tensor, seed: int) -> Tensor:
+        """Edit a prepared picture [H, W, 3]; ``shown`` is what the vision-language model sees."""
+        states, mask = self.reading.states(shown, words, self.connector.config.task)
+        return self.tuned.sample(picture, self.connector.encode(self.tuned.text(words)[None], states, mask)[0], None, seed)
+
+
+@dataclass(frozen=True)
 class ItemMethod:
     """A row of the tables."""
 
@@ -92,6 +116,10 @@ class ItemMethod:
     """One line for a reader of the report."""
     edit: Callable[[ItemBench, Turn, Tensor, int], Tensor]
     """From a turn, the prepared picture it begins from and the noise's seed; the turn's mask is of its source's own size."""
+    reads: bool = False
+    """Whether it takes the vision-language model."""
+    encodes: bool = False
+    """Whether it also takes the connector and the tuned editor."""
 
 
 def _words(bench: ItemBench, turn: Turn, picture: Tensor, seed: int) -> Tensor:
@@ -109,10 +137,33 @@ def _instruction(bench: ItemBench, turn: Turn, picture: Tensor, seed: int) -> Te
     return bench.sample(picture, bench.null, bench.learned, seed)
 
 
+def _explain(bench: ItemBench, turn: Turn, picture: Tensor, seed: int) -> Tensor:
+    if bench.reading is None:
+        raise EvaluationError("Benchmark: the method 'explain' needs a vision-language model. Add --mllm FOLDER.")
+    return bench.sample(picture, bench.text(bench.reading.explained(picture, turn.words).instruction), None, seed)
+
+
+def _encode(bench: ItemBench, turn: Turn, picture: Tensor, seed: int) -> Tensor:
+    return _encoding(bench).sample(turn.words, picture, picture, seed)
+
+
+def _encode_blind(bench: ItemBench, turn: Turn, picture: Tensor, seed: int) -> Tensor:
+    return _encoding(bench).sample(turn.words, picture, torch.full_like(picture, GREY), seed)
+
+
+def _encoding(bench: ItemBench) -> Encoding:
+    if bench.encoding is None:
+        raise EvaluationError("Benchmark: the method 'encode' needs a connector and the editor that was tuned with it. Add --connector and --tuned-model.")
+    return bench.encoding
+
+
 _ALL = (
     ItemMethod("words", "IP2P", "the editor with the benchmark's words", _words),
     ItemMethod("region", "IP2P in the region", "the same, kept to the data's own mask (Region Edit); free where there is none", _region),
     ItemMethod("instruction", "Instruction", "the editor with a learned instruction, the same for every item", _instruction),
+    ItemMethod("explain", "Explain + IP2P", "the editor with what a vision-language model makes of picture and words", _explain, reads=True),
+    ItemMethod("encode", "Encode", "the tuned editor with a vision-language model's states of picture and words", _encode, reads=True, encodes=True),
+    ItemMethod("encode_blind", "Encode w/o picture", "the same, but the model is shown plain grey", _encode_blind, reads=True, encodes=True),
 )
 
 ITEM_METHODS: Mapping[str, ItemMethod] = {method.name: method for method in _ALL}

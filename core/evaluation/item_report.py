@@ -85,11 +85,12 @@ def html_text(
 ) -> str:
     """The report as one page that refers to the pictures beside it."""
     heads = list(benchmark.metrics.values())
-    # The paper's columns are grey.
-    style = STYLE.replace("nth-child(n+7)", f"nth-child(n+{3 + len(heads)})")
+    # The paper's columns are grey; where it has rows instead, none is.
+    style = STYLE.replace("nth-child(n+7)", f"nth-child(n+{3 + len(heads) * (2 if benchmark.across else 1)})")
+    left, right = (f"{part} " for part in benchmark.parts) if benchmark.across else ("", "paper ")
     parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(benchmark.name)}</title><style>{style}</style><h1>{escape(benchmark.name)}</h1>"]
     parts.append("<p>" + " · ".join(f"{escape(str(key))}: {escape(str(value))}" for key, value in about.items()) + "</p>")
-    top = "".join(f"<th>{head}</th>" for head in ("Datasets", "Method", *heads, *[f"paper {head}" for head in heads]))
+    top = "".join(f"<th>{head}</th>" for head in ("Datasets", "Method", *[side + head for side in (left, right) for head in heads]))
     rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines_of(scores, benchmark))
     parts.append(f"<h2>{escape(benchmark.title)}</h2><table><tr>{top}</tr>{rows}</table>")
     parts.append("<p><small>" + "<br>".join(escape(remark) for remark in (*remarks, benchmark.about)) + "</small></p><h2>Items</h2>")

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -14,10 +14,14 @@ from torch import Tensor
 from ..editing.injection import inject
 from ..errors import EvaluationError
 from ..instruction.file import load_instruction
+from ..models.builtin import POCKET_CONNECTOR_FILE, POCKET_READER_FOLDER, POCKET_REASON_FOLDER
 from ..models.clip import OpenClipModel, image_features, load_clip, text_features
 from ..models.dino import DinoModel
 from ..models.loading import load_editor
-from .item_methods import ITEM_METHODS, ItemBench
+from ..reasoning.connector import load_connector, text_fingerprint
+from ..reasoning.mllm import load_mllm
+from .item_methods import ITEM_METHODS, Encoding, ItemBench
+from .item_reading import Reading
 from .items import Item, Score, resized
 from .methods import Workbench
 from .metrics import caption_similarity, direction_similarity, image_similarity, l1_distance, l2_distance
@@ -54,6 +58,14 @@ class ItemSettings:
     """Folder of a DINO; None leaves it out."""
     instruction: str | None = None
     """File of a learned instruction, for the method of that name."""
+    mllm: str | None = None
+    """Folder of a vision-language model, for methods that explain or encode; None is the pocket reader."""
+    connector: str | None = None
+    """File of the connector between it and the tuned editor; None is the pocket one."""
+    tuned_model: str | None = None
+    """The editor that was tuned with the connector; None is the pocket one."""
+    cache: str | None = None
+    """Folder for what the vision-language model said and read; None keeps it in memory alone."""
 
     def __post_init__(self) -> None:
         unknown = next((name for name in self.methods if name not in ITEM_METHODS), None)
@@ -63,6 +75,9 @@ class ItemSettings:
             )
         if "instruction" in self.methods and not self.instruction:
             raise EvaluationError("Benchmark: the method 'instruction' needs a learned instruction. Add --instruction FILE.")
+        encoding = next((name for name in self.methods if ITEM_METHODS[name].encodes), None)
+        if encoding and self.model and not self.tuned_model:
+            raise EvaluationError(f"Benchmark: the method '{encoding}' needs the editor that was tuned with the connector. Add --tuned-model.")
         for name, least in (("seeds", 1), ("sampling_steps", 1), ("side", 64)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -76,7 +91,10 @@ class ItemSettings:
             "model": editor.description.fingerprint[:16],
             "clip": f"{clip.name} {clip.fingerprint[:16]}",
             "dino": f"{judge.dino.name} {judge.dino.fingerprint[:16]}" if judge.dino else None,
-            "instruction": sha256(Path(self.instruction).read_bytes()).hexdigest()[:16] if self.instruction else None,
+            "instruction": _file_digest(self.instruction) if self.instruction else None,
+            "mllm": f"{bench.reading.mllm.fingerprint[:16]} {bench.reading.mllm.dtype}" if bench.reading else None,
+            "connector": _file_digest(self.connector or POCKET_CONNECTOR_FILE) if bench.encoding else None,
+            "tuned_model": bench.encoding.tuned.bench.editor.description.fingerprint[:16] if bench.encoding else None,
             "text_scale": bench.bench.scale,
             "sampling_steps": self.sampling_steps,
             "image_scale": self.image_scale,
@@ -106,7 +124,27 @@ def _models(settings: ItemSettings) -> "tuple[ItemBench, _Judge]":
             logger.warning(remark)
         learned = inject(instruction, device=editor.denoiser.device)
     bench = Workbench(editor, clip, sampling_steps=settings.sampling_steps, text_scale=settings.text_scale, image_scale=settings.image_scale)
-    return ItemBench(bench, settings.side, learned), _Judge(clip, dino)
+    reading = encoding = None
+    if any(ITEM_METHODS[name].reads for name in settings.methods):
+        mllm = load_mllm(settings.mllm or POCKET_READER_FOLDER, settings.device, lazily=True)
+        reading = Reading(mllm, Path(settings.cache) if settings.cache else None)
+    if reading is not None and any(ITEM_METHODS[name].encodes for name in settings.methods):
+        encoding = _load_encoding(settings, reading, bench)
+    return ItemBench(bench, settings.side, learned, reading, encoding), _Judge(clip, dino)
+
+
+def _load_encoding(settings: ItemSettings, reading: Reading, bench: Workbench) -> Encoding:
+    """The connector and the tuned editor, which is used as the other one is."""
+    connector = load_connector(settings.connector or POCKET_CONNECTOR_FILE, settings.device)
+    tuned, mllm = load_editor(settings.tuned_model or POCKET_REASON_FOLDER, settings.device), reading.mllm
+    text = text_fingerprint(tuned.text_encoder.state_dict())
+    for remark in connector.check_fits(mllm.width, mllm.name, mllm.fingerprint, tuned.description.family.context_width, text):
+        logger.warning(remark)
+    return Encoding(reading, connector, ItemBench(replace(bench, editor=tuned), settings.side))
+
+
+def _file_digest(path: str | Path) -> str:
+    return sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,19 @@ class ItemBenchmark:
     """Field of :class:`~.items.Score` -> column."""
     parts: Mapping[str, Part]
     paper: Mapping[tuple[str, str], tuple[float, ...]]
-    """(part, method) -> published figures, in the order of ``metrics``."""
+    """(part, method) -> published figures, in the order of ``metrics``; where parts stand side by side the paper's own name of the method."""
     published: str
     """Where they come from."""
     about: str
     """One sentence on those figures for the report."""
+    across: bool = False
+    """Whether the two parts stand side by side and the paper's rows below; otherwise parts stand below each other and the paper's figures beside them."""
+
+    @property
+    def halves(self) -> tuple[str, str]:
+        """What stands left and right in the table."""
+        left, right = (part.title for part in self.parts.values()) if self.across else (self.name, self.published)
+        return left, right
 
 
 MAGICBRUSH = ItemBenchmark(
@@ -67,6 +75,32 @@ EMU_EDIT = ItemBenchmark(
     about="The paper's figures are InstructPix2Pix's (Emu Edit, quantitative comparison); it names neither its CLIP nor its DINO. "
     "UltraEdit measures the rows with sound captions alone, with CLIP ViT-B/32 and DINO ViT-S/16.",
 )
+REASON = ItemBenchmark(
+    name="Reasoning",
+    title="Results on direct and reasoning instructions",
+    metrics=MAGICBRUSH.metrics,
+    parts={
+        "direct": Part("Direct instruction", lambda score: range(score.turns) if score.scope == "direct" else ()),
+        "reasoning": Part("Reasoning instruction", lambda score: range(score.turns) if score.scope == "reasoning" else ()),
+    },
+    paper={
+        ("direct", "Null-text"): (0.0931, 0.0354, 0.8542, 0.8036, 0.2479),
+        ("direct", "InstructPix2Pix"): (0.1265, 0.0423, 0.8042, 0.7256, 0.2465),
+        ("direct", "MagicBrush"): (0.0706, 0.0247, 0.9127, 0.8745, 0.2568),
+        ("direct", "EDICT"): (0.1149, 0.0385, 0.8137, 0.7485, 0.2490),
+        ("direct", "InstructDiffusion"): (0.0824, 0.0295, 0.8873, 0.8461, 0.2506),
+        ("direct", "ReasonPix2Pix"): (0.0646, 0.0203, 0.9246, 0.8920, 0.2553),
+        ("reasoning", "Null-text"): (0.2637, 0.1165, 0.6326, 0.5249, 0.1706),
+        ("reasoning", "InstructPix2Pix"): (0.2984, 0.1385, 0.6034, 0.5142, 0.1629),
+        ("reasoning", "MagicBrush"): (0.2239, 0.0938, 0.6755, 0.6125, 0.1941),
+        ("reasoning", "EDICT"): (0.2753, 0.1296, 0.6282, 0.5526, 0.1703),
+        ("reasoning", "InstructDiffusion"): (0.2145, 0.0863, 0.6904, 0.6375, 0.2046),
+        ("reasoning", "ReasonPix2Pix"): (0.1347, 0.0476, 0.7824, 0.7216, 0.2350),
+    },
+    published="As published",
+    about="The paper's figures are those of ReasonPix2Pix, Table 3, on photographs of its own that are unpublished; it names neither its CLIP nor its DINO.",
+    across=True,
+)
 
 
 def value_of(score: Score, metric: str, pictures: Sequence[int]) -> list[float]:
@@ -88,7 +122,9 @@ def figures(scores: Sequence[Score], benchmark: ItemBenchmark, method: str, part
 
 
 def lines_of(scores: Sequence[Score], benchmark: ItemBenchmark) -> list[list[str]]:
-    """Cells of the table's rows: part, method, figures, and the paper's."""
+    """Cells of the table's rows: part, method, figures, and the paper's; of parts side by side: whose figures, method, figures of both parts."""
+    if benchmark.across:
+        return _lines_across(scores, benchmark)
     lines = []
     for part, block in benchmark.parts.items():
         title = block.title
@@ -105,14 +141,28 @@ def lines_of(scores: Sequence[Score], benchmark: ItemBenchmark) -> list[list[str
     return lines
 
 
+def _lines_across(scores: Sequence[Score], benchmark: ItemBenchmark) -> list[list[str]]:
+    lines, nothing = [], dict.fromkeys(benchmark.metrics, Figure(math.nan))
+    for method in dict.fromkeys(score.method for score in scores):
+        rows = [figures(scores, benchmark, method, part) or nothing for part in benchmark.parts]
+        own = benchmark.name if not lines else ""
+        lines.append([own, ITEM_METHODS[method].title, *(row[metric].show(DIGITS) for row in rows for metric in benchmark.metrics)])
+    theirs = benchmark.published
+    for name in dict.fromkeys(name for _, name in benchmark.paper):
+        lines.append([theirs, name, *(f"{value:.{DIGITS}f}" for part in benchmark.parts for value in benchmark.paper[part, name])])
+        theirs = ""
+    return lines
+
+
 def text_table(scores: Sequence[Score], benchmark: ItemBenchmark, remarks: Sequence[str] = ()) -> str:
     """The table as text and what must be known about it."""
-    items, seeds = len({score.item for score in scores}), len({score.seed for score in scores})
+    items = max(len({score.item for score in scores if part.pictures(score)}) for part in benchmark.parts.values())
+    seeds = len({score.seed for score in scores})
     note = f"Means over {items} item{'s' * (items > 1)}, {seeds} seed{'s' * (seeds > 1)}"
     notes = [note + (", ± 95 % interval over seeds." if seeds > 1 else "."), *remarks]
     if any(score.dino is None for score in scores):
         notes.append("DINO was not measured: no model was given (--dino).")
-    table = side_by_side(benchmark.title, benchmark.name, benchmark.published, list(benchmark.metrics.values()), lines_of(scores, benchmark))
+    table = side_by_side(benchmark.title, *benchmark.halves, list(benchmark.metrics.values()), lines_of(scores, benchmark))
     return "\n".join([table, "", *notes])
 
 

@@ -9,14 +9,13 @@ CLIP-T needs words for the true results: ``local_descriptions.json`` of the seco
 "..."}}``.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import EvaluationError
-from .stored import ItemSet, PictureFile, Stored, StoredItem, StoredTurn, check_header, shards, table_rows
+from .stored import ItemSet, PictureFile, Stored, StoredItem, StoredTurn, check_header, read_listing, shards, table_rows
 
 Captions = Mapping[str, Mapping[str, str]]
 """img_id -> file name of a true result -> what it shows."""
@@ -85,7 +84,7 @@ def _sessions(home: Path) -> dict[str, list[Any]]:
     """img_id -> its turns in order."""
     path = home / "edit_sessions.json"
     if path.is_file():
-        sessions = _json(path)
+        sessions = read_listing(path)
         if not isinstance(sessions, dict) or not all(isinstance(turns, list) for turns in sessions.values()):
             raise EvaluationError(f"'{path.name}' must be a table from img_id to a list of turns. Unpack the benchmark again.")
         return {str(name): turns for name, turns in sessions.items()}
@@ -94,7 +93,7 @@ def _sessions(home: Path) -> dict[str, list[Any]]:
         raise EvaluationError(
             f"MagicBrush: there is neither edit_sessions.json nor edit_turns.json in '{home}'. Give the folder that holds them beside images/."
         )
-    turns = _json(path)
+    turns = read_listing(path)
     if not isinstance(turns, list) or not all(isinstance(turn, dict) and isinstance(turn.get("input"), str) for turn in turns):
         raise EvaluationError(f"'{path.name}' must be a list of turns, each with input, mask, output and instruction. Unpack the benchmark again.")
     found: dict[str, list[Any]] = {}
@@ -140,18 +139,11 @@ def _item(name: str, turns: list[StoredTurn]) -> StoredItem:
 def _captions(path: Path) -> Captions:
     if not path.is_file():
         raise EvaluationError(f"Captions '{path}' do not exist. Give MagicBrush's local_descriptions.json.")
-    found = _json(path)
+    found = read_listing(path)
     sound = isinstance(found, dict) and all(isinstance(texts, dict) and all(isinstance(text, str) for text in texts.values()) for texts in found.values())
     if not sound:
         raise EvaluationError(f'\'{path.name}\' must be {{img_id: {{"img_id-output1.png": "what it shows"}}}}, as local_descriptions.json is.')
     return found
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"'{path.name}' cannot be read ({error}). Unpack the benchmark again.") from error
 
 
 def _check_mask(where: str, mask: tuple[int, int], source: tuple[int, int]) -> None:

@@ -53,6 +53,8 @@ class ResultFolder:
     """What is kept of each method: a dataclass of plain values with a ``key`` (method, effect, seed)."""
     home: ClassVar[str] = "effects"
     """The folder within."""
+    later: ClassVar[tuple[str, ...]] = ()
+    """Entries of a run's description that only some methods depend on: None while none of them was run, and so they may come later."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -73,6 +75,9 @@ class ResultFolder:
                 found = json.loads(file.read_text("utf-8"))
             except ValueError:
                 found = {}
+            for name in self.later:
+                if wanted.get(name) is None or found.get(name) is None:
+                    wanted[name] = found[name] = wanted.get(name) or found.get(name)
             if found != wanted:
                 other = next(name for name in (*wanted, *found) if wanted.get(name) != found.get(name))
                 raise EvaluationError(
@@ -130,6 +135,7 @@ class ItemFolder(ResultFolder):
 
     record = Score
     home = "items"
+    later = ("instruction", "mllm", "connector", "tuned_model")
 
     def write_item(self, item: Item, side: int | None) -> None:
         """Keep the item's own pictures for the report, at the size they are edited in: each turn's source, and its truth where there is one."""

@@ -1,5 +1,6 @@
 """Where a benchmark keeps its pictures: files of their own, or cells of parquet tables. Small and picklable; read when a worker needs them."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -161,6 +162,18 @@ def check_header(content: BytesIO, name: str) -> tuple[int, int]:
     if min(size) < MIN_SIDE:
         raise EvaluationError(f"Picture '{name}' is {size[0]} x {size[1]}: each side needs at least {MIN_SIDE} pixels.")
     return size
+
+
+def read_listing(path: Path) -> Any:
+    """What a benchmark's JSON file holds.
+
+    Raises:
+        EvaluationError: it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise EvaluationError(f"'{path.name}' cannot be read ({error}). Unpack the benchmark again.") from error
 
 
 def shards(path: Path, split: str) -> list[Path]:

@@ -148,12 +148,12 @@ def lines_of(table: Table, outcomes: Sequence[Outcome], benchmark: str) -> list[
     return lines
 
 
-def side_by_side(title: str, measured: str, published: str, heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table as text, what was measured left of the bar and what a paper prints right of it.
+def side_by_side(title: str, left: str, right: str, heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table as text, its two halves beside a bar: what was measured left of it and what a paper prints right of it, or two parts of a benchmark.
 
     Args:
         title: above it.
-        measured, published: names of the two halves.
+        left, right: names of the two halves.
         heads: of the figures, the same in both halves.
         lines: cells, as :func:`lines_of` gives them.
     """
@@ -166,7 +166,7 @@ def side_by_side(title: str, measured: str, published: str, heads: Sequence[str]
         return "  ".join(aligned[:cut]) + "  |  " + "  ".join(aligned[cut:])
 
     here = len("  ".join(" " * width for width in widths[:cut]))
-    return "\n".join([title, f"{measured:>{here}}  |  {published}", show(top), *map(show, lines)])
+    return "\n".join([title, f"{left:>{here}}  |  {right}", show(top), *map(show, lines)])
 
 
 def text_tables(outcomes: Sequence[Outcome], benchmark: str) -> str:

@@ -1,5 +1,9 @@
-"""Pairs with words, and masks where there are any: rows of parquet tables as UltraEdit's, or a folder with ``pairs.json``. Pictures are read when needed."""
+"""Pairs with words, and masks and indirect instructions where there are any: rows of parquet tables as UltraEdit's, or a folder with ``pairs.json``.
 
+Pictures are read when needed.
+"""
+
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -11,11 +15,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import PairError
-from ..learning.pairs import check_pair, decode_picture, read_manifest
+from ..learning.pairs import check_pair, decode_picture, indirect_texts, read_manifest
 from ..tables import check_columns, open_table, picture_bytes, row_batches
 
 BEFORE, AFTER, WORDS, MASK = "source_image", "edited_image", "edit_prompt", "mask_image"
 """Columns of UltraEdit's tables. The last is missing, or null in a row, where the edit is free-form."""
+REASONING = "reasoning"
+"""A further column, where there are indirect instructions: a text or a list of texts."""
 
 _GREY = 8 / 255
 """How far the colours of a mask's pixel may lie apart: JPEG's rounding."""
@@ -36,6 +42,17 @@ class Picture:
             PairError: it cannot be read.
         """
         return decode_picture(BytesIO(self.content) if isinstance(self.content, bytes) else self.content, self.name)
+
+    def stored(self) -> bytes:
+        """The bytes that it is stored as.
+
+        Raises:
+            PairError: the file cannot be read.
+        """
+        try:
+            return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
+        except OSError as error:
+            raise PairError(f"Picture '{self.name}' cannot be read ({error}). Put it back.") from error
 
 
 @dataclass(frozen=True)
@@ -91,6 +108,8 @@ class Row:
     before: Picture
     after: Picture
     mask: Picture | None
+    reasoning: tuple[str, ...] = ()
+    """Indirect instructions that ask for the same edit."""
 
     def read(self) -> Triplet:
         """Decode and check.
@@ -138,6 +157,7 @@ class TableBlock:
 
         Raises:
             DataError: the file is damaged, or a picture is missing.
+            PairError: indirect instructions that are none.
         """
         with open_table(self.file) as table:
             cells = [row for batch in row_batches(table, self.file, self.columns, 64, self.group) for row in batch]
@@ -149,7 +169,7 @@ class TableBlock:
                 for column in (BEFORE, AFTER, MASK)
                 if column in (BEFORE, AFTER) or row.get(column) is not None
             }
-            rows.append(Row(name, row[WORDS] or "", pictures[BEFORE], pictures[AFTER], pictures.get(MASK)))
+            rows.append(Row(name, row[WORDS] or "", pictures[BEFORE], pictures[AFTER], pictures.get(MASK), indirect_texts(row.get(REASONING), name)))
         return rows
 
 
@@ -167,7 +187,7 @@ class FolderBlock:
     @property
     def name(self) -> str:
         """Which pairs they are."""
-        return repr([(row.name, row.words, row.before.name, row.after.name, row.mask and row.mask.name) for row in self.pairs])
+        return repr([(row.name, row.words, row.before.name, row.after.name, row.mask and row.mask.name, *row.reasoning) for row in self.pairs])
 
     def rows(self) -> list[Row]:
         """The pairs."""
@@ -207,10 +227,28 @@ def find_blocks(places: Sequence[Path]) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
+def digest_of(blocks: Sequence[Block]) -> str:
+    """Hex digits that say which pairs they are."""
+    return hashlib.sha256(repr([block.name for block in blocks]).encode()).hexdigest()
+
+
+def first_rows(blocks: Sequence[Block], number: int) -> list[Row]:
+    """The pairs that the data begins with: always the same ones, to look at.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    found: list[Row] = []
+    for block in blocks:
+        if len(found) < number:
+            found += block.rows()[: number - len(found)]
+    return found
+
+
 def _table_blocks(file: Path) -> list[TableBlock]:
     with open_table(file) as table:
         check_columns(table, file, (BEFORE, AFTER, WORDS))
-        columns = (BEFORE, AFTER, WORDS, MASK) if MASK in table.schema_arrow.names else (BEFORE, AFTER, WORDS)
+        columns = (BEFORE, AFTER, WORDS, *(name for name in (MASK, REASONING) if name in table.schema_arrow.names))
         counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
     return [TableBlock(file, group, sum(counts[:group]), count, columns) for group, count in enumerate(counts)]
 
@@ -221,7 +259,7 @@ def _folder_block(folder: Path) -> FolderBlock:
 
     return FolderBlock(
         tuple(
-            Row(f"{number} of {folder.name}", pair.words, picture(pair.before), picture(pair.after), picture(pair.mask) if pair.mask else None)
+            Row(f"{number} of {folder.name}", pair.words, picture(pair.before), picture(pair.after), picture(pair.mask) if pair.mask else None, pair.reasoning)
             for number, pair in enumerate(read_manifest(folder))
         )
     )

@@ -98,19 +98,24 @@ class EditInputs:
         self._editor, self._seed, self._dropout = editor, seed, dropout
         self._null = editor.encode_text([""])
 
-    @torch.no_grad()
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """The arguments of :meth:`DenoisingError.forward`."""
+        return self.drawn(samples)[0]
+
+    @torch.no_grad()
+    def drawn(self, samples: Sequence[Sample]) -> tuple[dict[str, Tensor], Draws]:
+        """The arguments, and what was drawn for them."""
         editor, abar = self._editor, self._editor.denoiser.alphas_cumprod
         latents = editor.scale(editor.encode_images(torch.stack([sample.after for sample in samples])))
         masks = torch.stack([sample.mask for sample in samples]) if editor.description.reads_mask else None
         condition = editor.condition(torch.stack([sample.before for sample in samples]), masks)
         draws = draw([sample.index for sample in samples], latents.shape[1:], self._seed, self._dropout, latents.device)
         context = torch.where(draws.without_text[:, None, None], self._null, editor.encode_text([sample.words for sample in samples]))
-        return {
+        arguments = {
             "noisy": add_noise(latents, draws.noise, draws.timesteps, abar),
             "timesteps": draws.timesteps,
             "condition": torch.where(draws.without_image[:, None, None, None], 0.0, condition),
             "context": context,
             "target": target_of(latents, draws, abar, editor.description.family.prediction),
         }
+        return arguments, draws

@@ -1,4 +1,4 @@
-"""A run from the command line: its options, and the folder with its log, checkpoint, pictures and what it leaves."""
+"""A run from the command line: its options, the model it tunes, and the folder with its log, checkpoint, pictures and what it leaves."""
 
 from __future__ import annotations
 
@@ -6,21 +6,39 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from ..editing.sampler import edit_latents
 from ..errors import LearningError
 from ..learning.checkpoint import load_checkpoint, save_checkpoint
+from ..models.builtin import POCKET_FOLDER
+from ..models.editor import DiffusersEditor
+from ..models.loading import load_editor
+from ..pictures import to_image
+from .data import Triplet
 from .trainer import FineTuning, FineTuningSettings
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
 PRECISIONS = ("no", "fp16", "bf16")
+SHOWN = 4
+"""Pairs in the pictures that show how far a run is."""
+_FROZEN = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Precision of the computation -> that of VAE and text encoder."""
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """The options that every kind of fine-tuning has."""
     usual = FineTuningSettings()
+    parser.add_argument("--model", required=True, help="diffusers folder of an InstructPix2Pix model or of plain Stable Diffusion 1.5 or 2.1, or 'pocket'")
     parser.add_argument("--data", required=True, nargs="+", metavar="DIR", help="UltraEdit's .parquet files, or folders with pairs.json")
     parser.add_argument("--out", required=True, help="folder of the run: model/, checkpoint.safetensors, log.jsonl, pictures/. All machines must see it")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
@@ -31,7 +49,6 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--warmup", type=int, default=usual.warmup, help=f"steps over which the rate rises (default {usual.warmup})")
     parser.add_argument("--average", type=float, default=usual.average_decay, help=f"decay of the weights' moving average (default {usual.average_decay})")
     parser.add_argument("--resolution", type=int, default=256, help="pixels of a side; pictures are scaled and cropped (default 256)")
-    parser.add_argument("--flip", type=float, default=0.5, help="chance that left and right change places (default 0.5)")
     parser.add_argument("--precision", choices=PRECISIONS, help="of the computation; weights are kept in fp32 (default: accelerate's, else no)")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing: less memory, a third more time")
     parser.add_argument("--seed", type=int, default=usual.seed)
@@ -51,8 +68,6 @@ def settings_of(options: argparse.Namespace) -> FineTuningSettings:
     for name in ("resolution", "save_every", "log_every"):
         if getattr(options, name) < 1:
             raise LearningError(f"Fine-tuning: --{name.replace('_', '-')} is {getattr(options, name)}; it must be 1 or more.")
-    if not 0 <= options.flip <= 1:
-        raise LearningError(f"Fine-tuning: --flip is {options.flip}; it is a chance, 0 to 1.")
     if _checkpoint(options).exists() != options.resume:
         what = "is no checkpoint to go on from: leave --resume away" if options.resume else "is a run already: add --resume to go on, or choose another --out"
         raise LearningError(f"Fine-tuning: in '{options.out}' there {what}.")
@@ -66,6 +81,53 @@ def settings_of(options: argparse.Namespace) -> FineTuningSettings:
         seed=options.seed,
         threads=options.threads,
     )
+
+
+def load_tunable(options: argparse.Namespace, device: torch.device, in_channels: int) -> tuple[DiffusersEditor, Path]:
+    """The model to tune as it is on disk, its input widened to ``in_channels``, and the folder it came from.
+
+    Raises:
+        LearningError: a resolution that it cannot take.
+        ModelError: it cannot be used.
+    """
+    source = POCKET_FOLDER if options.model == "pocket" else Path(options.model)
+    editor = load_editor(source, device, in_channels=in_channels)
+    if options.resolution % editor.stride:
+        raise LearningError(f"Fine-tuning: --resolution {options.resolution} is no multiple of {editor.stride}, the pixels of a latent.")
+    return editor, source
+
+
+def make_ready(editor: DiffusersEditor, accelerator: Accelerator, checkpointing: bool) -> UNet2DConditionModel:
+    """Bring an editor's frozen parts to the precision of the computation. Returns the UNet, which gets gradients from now on."""
+    for frozen in (editor.vae, editor.text_encoder):
+        torch.nn.Module.to(frozen, dtype=_FROZEN.get(accelerator.mixed_precision, torch.bfloat16))  # diffusers' own warns of nothing
+    unet = editor.denoiser.unet.requires_grad_(True)
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
+    return unet
+
+
+def save_sheet(editor: DiffusersEditor, pairs: Sequence[Triplet], path: Path, context: Tensor | None = None) -> None:
+    """One picture of what the model does now: a row for each pair, with source, mask (where the model reads one), result and how it should be.
+
+    Args:
+        editor: the model.
+        pairs: framed alike.
+        path: of the picture.
+        context: text states of each pair, where they are others than those of its words alone.
+    """
+    reads_mask, unet = editor.description.reads_mask, editor.denoiser.unet.eval()
+    before, masks = torch.stack([pair.before for pair in pairs]), torch.stack([pair.mask for pair in pairs])
+    condition = editor.condition(before, masks if reads_mask else None)
+    context, null = editor.encode_text([pair.words for pair in pairs]) if context is None else context, editor.encode_text([""])[0]
+    results = editor.decode(edit_latents(editor.denoiser, condition, context, null, text_scale=editor.description.family.default_text_scale)).cpu()
+    unet.train()
+    rows = []
+    for pair, result in zip(pairs, results, strict=True):
+        mask = [pair.mask[..., None].expand(-1, -1, 3)] if reads_mask else []
+        rows.append(torch.cat([pair.before, *mask, result, pair.after], dim=1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    to_image(torch.cat(rows)).save(path)
 
 
 def carry_out(run: FineTuning, options: argparse.Namespace, show: Callable[[Path], None] | None, keep: Callable[[Path], object]) -> None:

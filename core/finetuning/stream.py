@@ -1,6 +1,5 @@
 """The endless order in which pairs are trained on: decided by seed and place alone, so any number of processes can share it and go on anywhere in it."""
 
-import hashlib
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .data import Block, Row, Triplet
+from .data import Block, Row, Triplet, digest_of, first_rows
 
 WINDOW = 1024
 """Rows that are shuffled among each other, at least; a window is held in memory as it is stored."""
@@ -54,7 +53,7 @@ class EditStream:
         self._epoch: tuple[int, list[np.ndarray], list[int]] = (-1, [], [])
         self._window: tuple[tuple[int, int], np.ndarray] = ((-1, -1), np.empty((0, 2), np.int64))
         self._held: dict[int, list[Row]] = {}
-        self.digest = hashlib.sha256(repr([block.name for block in self._blocks]).encode()).hexdigest()
+        self.digest = digest_of(self._blocks)
         """Which pairs they are."""
 
     def __len__(self) -> int:
@@ -121,11 +120,7 @@ class EditStream:
 
     def first(self, number: int) -> list[Triplet]:
         """The pairs that the data begins with, framed in the middle: always the same ones, to look at."""
-        found: list[Triplet] = []
-        for block in self._blocks:
-            if len(found) < number:
-                found += [row.read().framed(self._side) for row in block.rows()[: number - len(found)]]
-        return found
+        return [row.read().framed(self._side) for row in first_rows(self._blocks, number)]
 
     def batches(self, start: int, size: int, process: int = 0, processes: int = 1, threads: int = 4) -> Iterator[list[Sample]]:
         """Batches of one process, made by threads while earlier ones are used: of each ``size * processes`` samples in a row every n-th.

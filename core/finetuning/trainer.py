@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _ANY_TIME = ("steps", "batch", "accumulation", "threads")
 """Settings that may differ when a run goes on; the samples of a step, batch x accumulation x processes, may not."""
+_PATIENCE = timedelta(hours=12)
+"""How long a process waits for the others, which may have hours of preparation left."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,12 @@ def make_accelerator(precision: str | None, accumulation: int) -> Accelerator:
         LearningError: accelerate is missing, or the device cannot compute in that precision.
     """
     try:
-        from accelerate import Accelerator
+        from accelerate import Accelerator, InitProcessGroupKwargs
     except ImportError as error:
         raise LearningError("Fine-tuning: accelerate is not installed. Run: pip install accelerate") from error
     try:
-        accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=accumulation)
+        waiting = InitProcessGroupKwargs(timeout=_PATIENCE)
+        accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=accumulation, kwargs_handlers=[waiting])
     except ValueError as error:
         raise LearningError(f"Fine-tuning: this machine cannot train so: {error} Choose another --precision.") from error
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":  # accelerate would train in fp32 without a word
@@ -87,7 +91,7 @@ class FineTuning:
     Args:
         accelerator: of :func:`make_accelerator`.
         objective: on the accelerator's device; gives the error of each sample [B]. Its parameters with ``requires_grad`` are trained.
-        inputs: makes the objective's arguments from samples.
+        inputs: makes the objective's arguments from samples of the stream.
         stream: the samples.
         settings: how to tune.
         model: what tells the model from others, for :meth:`digest`.
@@ -97,7 +101,7 @@ class FineTuning:
         self,
         accelerator: Accelerator,
         objective: nn.Module,
-        inputs: Callable[[Sequence[Sample]], dict[str, Tensor]],
+        inputs: Callable[[Sequence[Any]], dict[str, Tensor]],
         stream: EditStream,
         settings: FineTuningSettings,
         model: str,

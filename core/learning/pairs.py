@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -178,10 +178,25 @@ class ListedPair:
     """What the edit is, "" where the list does not say; learning an instruction takes no words, fine-tuning does."""
     mask: Path | None
     """A picture, white where the edit acts."""
+    reasoning: tuple[str, ...] = ()
+    """Indirect instructions that ask for the same edit, where there are any."""
+
+
+def indirect_texts(value: Any, name: str) -> tuple[str, ...]:
+    """The indirect instructions of a pair as a table or list has them: a text, a list of texts, or nothing. Blank ones are left out.
+
+    Raises:
+        PairError: something else; ``name`` is the pair's.
+    """
+    texts = value if isinstance(value, list) else [value]
+    if not all(text is None or isinstance(text, str) for text in texts):
+        raise PairError(f"Pair '{name}': its reasoning is {str(value)[:60]}; a text or a list of texts is needed.")
+    return tuple(text.strip() for text in texts if text and text.strip())
 
 
 def read_manifest(folder: Path) -> list[ListedPair]:
-    """The entries of a folder's ``pairs.json``: ``{"before": file, "after": file}`` each, and where they are given ``"words"`` and ``"mask": file``.
+    """The entries of a folder's ``pairs.json``: ``{"before": file, "after": file}`` each, and where they are given ``"words"``, ``"mask": file`` and
+    ``"reasoning"``, a text or a list of texts.
 
     Raises:
         PairError: it is malformed, or a file is missing or outside the folder.
@@ -198,10 +213,13 @@ def read_manifest(folder: Path) -> list[ListedPair]:
     try:
         content = json.loads((folder / "pairs.json").read_text("utf-8"))
         entries = content["pairs"] if isinstance(content, dict) else content
-        named = [(str(entry["before"]), str(entry["after"]), str(entry.get("words") or ""), entry.get("mask")) for entry in entries]
+        named = [(str(entry["before"]), str(entry["after"]), str(entry.get("words") or ""), entry.get("mask"), entry.get("reasoning")) for entry in entries]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PairError(f'pairs.json of \'{folder.name}\' must be a list of {{"before": file, "after": file}} ({error}).') from error
-    return [ListedPair(inside(before), inside(after), words, inside(str(mask)) if mask else None) for before, after, words, mask in named]
+    return [
+        ListedPair(inside(before), inside(after), words, inside(str(mask)) if mask else None, indirect_texts(reasoning, f"{number} of {folder.name}"))
+        for number, (before, after, words, mask, reasoning) in enumerate(named)
+    ]
 
 
 def _pictures(folder: Path) -> dict[str, Path]:

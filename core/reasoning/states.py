@@ -54,6 +54,10 @@ class StateStore:
             self._remember(key, found)
         return found
 
+    def has(self, key: str) -> bool:
+        """Whether there is something under a key, damaged or not; nothing is read."""
+        return key in self._recent or (self.folder is not None and self._file(self.folder, key).is_file())
+
     def put(self, key: str, states: Tensor) -> None:
         """Keep states [L, D]. Where the folder cannot be written to, a warning says so."""
         states = states.detach().cpu().contiguous()

@@ -1,8 +1,6 @@
 """Fine-tuning on the built-in editor: the loss, exact continuation, several processes, and the model it leaves."""
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,9 +11,11 @@ import pytest
 import seeded
 import tiny_edits
 import torch
+import tuning
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
+from tuning import assert_equal, weights
 
 from instructbrush.core.commandline import main
 from instructbrush.core.editing.sampler import edit_latents
@@ -35,12 +35,7 @@ SMALL = FineTuningSettings(steps=4, batch=2, accumulation=2, learning_rate=3e-4,
 
 @pytest.fixture(autouse=True)
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """accelerate settles device and precision once in a process; every test begins anew."""
-    from accelerate.state import AcceleratorState
-
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    yield
-    AcceleratorState._reset_state(True)
+    yield from tuning.on_the_cpu(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +61,6 @@ def start(data: Path) -> Callable[..., FineTuning]:
         return FineTuning(accelerator, DenoisingError(unet), EditInputs(editor, settings.seed, settings.dropout), stream, settings, "pocket")
 
     return make
-
-
-def weights(run: FineTuning) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in run.state().items()}
-
-
-def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    assert one.keys() == other.keys()
-    assert [name for name, tensor in one.items() if not torch.equal(tensor, other[name])] == []
 
 
 class TestBeginning:
@@ -305,14 +291,7 @@ class TestCommand:
 def test_two_processes_do_what_one_does_with_twice_the_batch(data: Path, tmp_path: Path) -> None:
     shared = ("--steps", 2, "--pictures-every", 0, "--average", 0)
     assert main(command(data, tmp_path / "one", *shared)) == 0
-    arguments = command(data, tmp_path / "two", *shared, "--batch", 1)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "instructbrush", *arguments]
-    done = subprocess.run(launch, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-3000:]
+    tuning.run_in_two_processes(command(data, tmp_path / "two", *shared, "--batch", 1))
     one, two = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("one", "two"))
     assert int(two["steps_done"]) == 2
-    for name, tensor in one.items():
-        if name.startswith("optimiser.exp_avg."):  # the mean of the gradients
-            torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-4 * float(tensor.abs().max()), msg=name)
-        if name.startswith("parameter."):
-            assert (two[name] - tensor).norm() <= 1e-4 * tensor.norm(), name
+    tuning.assert_same_gradients(one, two)

@@ -49,6 +49,30 @@ def test_tables_without_masks_are_free_form(tmp_path: Path) -> None:
     assert all((row.read().mask == 1).all() for row in all_rows(tiny_edits.write_table(tmp_path / "free.parquet", content)))
 
 
+def test_indirect_instructions_are_texts_or_lists_of_texts(tmp_path: Path) -> None:
+    content = tiny_edits.with_reasoning(tiny_edits.rows(4))
+    found = [tiny_edits.INDIRECT[number % 3] for number in range(4)]
+    tables = all_rows(tiny_edits.write_table(tmp_path / "lists.parquet", content))
+    assert [row.reasoning for row in tables] == found and [row.words for row in tables] == [row["edit_prompt"] for row in content]
+    for row in content:
+        row["reasoning"] = next(iter(row["reasoning"]), None)
+    assert [row.reasoning for row in all_rows(tiny_edits.write_table(tmp_path / "texts.parquet", content))] == [texts[:1] for texts in found]
+    folder = tiny_edits.write_folder(tmp_path / "folder", 4)
+    listed = json.loads((folder / "pairs.json").read_text())
+    for number, given in enumerate(["make it night ", ["it is late", " ", None], None, ""]):
+        listed[number]["reasoning"] = given
+    (folder / "pairs.json").write_text(json.dumps(listed))
+    assert [row.reasoning for row in all_rows(folder)] == [("make it night",), ("it is late",), (), ()]
+    listed[1]["reasoning"] = {"text": "it is late"}
+    (folder / "pairs.json").write_text(json.dumps(listed))
+    with pytest.raises(PairError, match="^Pair '1 of folder': its reasoning is {'text': 'it is late'}; a text or a list of texts is needed."):
+        find_blocks([folder])
+    for row in content:
+        row["reasoning"] = 7
+    with pytest.raises(PairError, match="^Pair 'numbers.parquet row 0': its reasoning is 7; a text"):
+        all_rows(tiny_edits.write_table(tmp_path / "numbers.parquet", content))
+
+
 class TestOrder:
     @pytest.fixture
     def stream(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EditStream:

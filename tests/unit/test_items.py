@@ -153,7 +153,7 @@ def test_settings_of_items_are_checked() -> None:
     ]:
         with pytest.raises(EvaluationError, match=message):
             ItemSettings(**change)
-    assert set(ITEM_METHODS) == {"words", "region", "instruction"}
+    assert set(ITEM_METHODS) == {"words", "region", "instruction", "explain", "encode", "encode_blind"}
 
 
 def test_a_region_keeps_the_picture_outside(editor: DiffusersEditor) -> None:
@@ -224,7 +224,7 @@ def test_magicbrush_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     for more, message in [
         (["--lpips", "x"], "--lpips does nothing with --benchmark magicbrush. Leave it out."),
         (["--effects", "7"], "Effect '7' does not exist here. Choose from 139, 2047, 30."),
-        (["--methods", "visii"], "there are no pairs to learn from. Choose from words, region, instruction."),
+        (["--methods", "visii"], "there are no pairs to learn from. Choose from words, region, instruction, explain, encode, encode_blind."),
         (["--dino", str(tmp_path)], "DINO: there is no config.json in"),
     ]:
         assert main(command(data, out, *more)) == 1 and message in capsys.readouterr().err

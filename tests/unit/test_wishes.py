@@ -16,6 +16,7 @@ from instructbrush.core.reasoning.mllm import load_mllm
 from instructbrush.tools.pocket import cache_reason, train_reader
 from instructbrush.tools.pocket import reader as pocket_reader
 from instructbrush.tools.pocket.deeds import TONES, understood
+from instructbrush.tools.pocket.sight import load_tower
 from instructbrush.tools.pocket.talk import sample_question
 from instructbrush.tools.pocket.wish_kinds import DEPENDENT, INDEPENDENT, MAKERS
 from instructbrush.tools.pocket.wish_words import WORDS, every_wording, wordings
@@ -232,10 +233,10 @@ def test_answers_are_what_a_chat_alone_would_give(tokenizer):
     assert together == alone
 
 
-def test_the_reader_is_small_and_its_tower_begins_as_the_image_encoder(tokenizer):
+def test_the_reader_is_small_and_its_tower_begins_as_one_that_sees(tokenizer):
     model = pocket_reader.make_reader(tokenizer)
     before = {name: tensor.clone() for name, tensor in model.model.vision_tower.state_dict().items()}
-    pocket_reader.start_vision(model)
+    pocket_reader.start_vision(model, load_tower().state_dict())
     after = model.model.vision_tower.state_dict()
     assert sum(parameter.numel() for parameter in model.parameters()) < 3.5e6
     changed = [name for name in before if not torch.equal(before[name], after[name])]

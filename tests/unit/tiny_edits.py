@@ -43,6 +43,15 @@ def rows(count: int, first: int = 0) -> list[dict[str, Any]]:
     return found
 
 
+INDIRECT = (("one corner looks wrong", "it should be the other way round"), ("something is not as it was",), ())
+"""Indirect instructions of rows 0, 1 and 2, and so on in turn."""
+
+
+def with_reasoning(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the column of indirect instructions."""
+    return [{**row, "reasoning": list(INDIRECT[number % 3])} for number, row in enumerate(content)]
+
+
 def write_table(path: Path, content: list[dict[str, Any]], group: int = 2) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(content), path, row_group_size=group)

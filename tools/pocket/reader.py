@@ -17,7 +17,6 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -26,7 +25,6 @@ from transformers import (
 )
 
 from .drawing import SIZE
-from .export import TARGET
 from .running import WORK
 from .talk import sample_question
 from .train_clip import DEVIATION, MEAN
@@ -156,13 +154,11 @@ def make_reader(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenera
     return model
 
 
-def start_vision(model: LlavaForConditionalGeneration, folder: Path = TARGET) -> None:
-    """Let the vision tower begin as the pocket editor's own image encoder, which has its shape."""
-    encoder = CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder", torch_dtype=torch.float32)
-    known = {name.removeprefix("vision_model."): tensor for name, tensor in encoder.state_dict().items() if not name.startswith("visual_projection")}
+def start_vision(model: LlavaForConditionalGeneration, states: dict[str, torch.Tensor]) -> None:
+    """Give the vision tower the weights of a CLIP tower of its shape, by their names there."""
     tower = model.model.vision_tower
     prefix = "vision_model." if any(name.startswith("vision_model.") for name in tower.state_dict()) else ""
-    tower.load_state_dict({prefix + name: tensor for name, tensor in known.items()})
+    tower.load_state_dict({prefix + name: tensor for name, tensor in states.items()})
 
 
 def pixel_values(pictures: np.ndarray) -> torch.Tensor:

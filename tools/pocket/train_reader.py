@@ -1,8 +1,9 @@
 """Reason stage 1: the pocket reader, trained from scratch on questions, captions, direct instructions and indirect wishes about drawn scenes.
 
+    python -m tools.pocket.train_sight --seconds 1500
     python -m tools.pocket.train_reader --seconds 5400 --workers 2
 
-Pictures are drawn while it trains. Its vision tower begins as the editor's own image encoder; loss is counted on answers only.
+Pictures are drawn while it trains. Its vision tower begins as the editor's own image encoder, taught to see by train_sight; loss is counted on answers only.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from .reader import (
 )
 from .running import Run, arguments, load_average
 from .scenes import Scene, render, sample_scene
+from .sight import seeing
 from .talk import sample_question
 from .wishes import PLAIN_REASON, Wish, answer, holds_unseen, sample_wish
 
@@ -203,7 +205,7 @@ def main() -> None:
     device = options.device
     tokenizer = reader_tokenizer()
     model = make_reader(tokenizer)
-    start_vision(model)
+    start_vision(model, seeing())
     model.to(device)
     model.set_attn_implementation("eager" if device == "cpu" else "sdpa")  # on CPU its backward pass is faster than SDPA's
     run = Run("reader", model, options, decay=0.998)
