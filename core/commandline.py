@@ -225,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     picture_options(editing)
     editing.add_argument("--words", required=True)
 
-    benching = command("bench", evaluation.bench, "Compare methods on TOP-Bench, MagicBrush, Emu Edit Test or reasoning: learn where there are pairs, edit, measure.")
+    benching = command("bench", evaluation.bench, "Compare methods on TOP-Bench, MagicBrush, Emu Edit Test or reasoning: learn from pairs, edit, measure.")
     model_options(benching, seed=False)
     evaluation.add_options(benching)
 
