@@ -254,7 +254,7 @@ def found_region() -> Graph:
     graph.add("instruction", "InstructBrushLoad", (0, 340), (300, 240), name=f"{SECOND}.safetensors")
     graph.add("new", "InstructBrushLoadPairs", (0, 640), (300, 360), title="Pictures to edit", folder=f"{NEW.name} (example)")
     graph.add("find", "InstructBrushFindRegion", (350, 0), (340, 320), wired="finder=finder.REGION_FINDER image=new.before", words="diamond, flower")
-    graph.add("clean", "InstructBrushCleanRegion", (350, 390), (340, 420), wired="mask=find.mask", grow=2)
+    graph.add("clean", "InstructBrushCleanRegion", (350, 390), (340, 420), wired="mask=find.mask", shape="hull", grow=2)
     graph.add("soft", "InstructBrushSoftRegion", (350, 880), (340, 160), wired="mask=clean.MASK boxes=find.bboxes")
     graph.add("latent", "VAEEncode", (740, 0), (300, 60), wired="pixels=new.before vae=model.VAE")
     graph.add("region", "InstructBrushRegionEdit", (740, 120), (300, 110), wired="model=model.MODEL latent=latent.LATENT mask=soft.MASK")

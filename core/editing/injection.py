@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..errors import InstructionError
 from ..instruction.artefact import Blend, Instruction, Part, parts_of
@@ -67,12 +68,17 @@ class InjectedPart:
         """j."""
         return self.learned.shape[0]
 
+    def rows(self, segment: Tensor) -> Tensor:
+        """The learned rows of every sample's segment, [B, m, width]."""
+        # As an embedding, whose gradient is summed in a fixed order: that of indexing may differ from run to run.
+        return functional.embedding(segment, self.learned.flatten(1)).unflatten(1, self.learned.shape[1:])
+
     def states(self, segment: Tensor) -> Tensor:
         """The text states that this part's keys and values are projected from, [B, L, D], for samples in the given segments [B]."""
         context = self.context.expand(segment.shape[0], -1, -1)
         if self.columns:
             return context
-        rows = self.learned[segment]
+        rows = self.rows(segment)
         return torch.cat([context[:, : self.start], rows, context[:, self.start + rows.shape[1] :]], dim=1)
 
 
@@ -166,7 +172,7 @@ class _OneInjection:
             shares.append(share)
             states.append(part.states(segment))
             if part.columns:
-                self._added.append((part, share * part.learned[segment]))
+                self._added.append((part, share * part.rows(segment)))
         if not injection.whole:
             shares.append(1 - sum(shares, nothing))
             states.append(context)
