@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from instructbrush.core.editing.injection import Injection, RowInjections, inject
+from instructbrush.core.editing.injection import InjectedPart, Injection, RowInjections, inject
 from instructbrush.core.errors import InstructionError
 from instructbrush.core.instruction.artefact import Blend, Instruction, InstructionInfo, Part
 
@@ -195,3 +195,15 @@ def test_segments_of_a_blend_must_agree_to_be_weighted_apart() -> None:
     with pytest.raises(InstructionError, match=r"the blended instructions have \[2, 5\] segments, so their segments are not the same\. Give one value"):
         inject(blend, 1.0, [1, 1, 1, 1, 0])
     assert inject(blend, 1.0, [0.5]).strengths.tolist() == [0.5]
+
+
+def test_gradients_are_the_same_every_time() -> None:
+    """To the bit, also where many samples share a segment and threads share the work: a resumed run repeats what it would have done."""
+    keys = torch.zeros(1, TOKENS, 8000, requires_grad=True)
+    part = InjectedPart.attention(torch.zeros(LENGTH, WIDTH), 1, {"down.attn2": keys}, {})
+    draw, first = torch.randn(16, TOKENS, 8000), None
+    for _ in range(20):
+        keys.grad = None
+        part.rows(torch.zeros(16, dtype=torch.long)).backward(draw)
+        first = keys.grad if first is None else first
+        assert torch.equal(keys.grad, first)
