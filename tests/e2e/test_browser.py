@@ -37,6 +37,10 @@ NODES = {
     "Combine Regions",
     "Paste Back",
     "Region Conditioning",
+    "Load MLLM",
+    "Explain Instruction (MLLM)",
+    "Load Connector",
+    "Encode Instruction (MLLM)",
 }
 MODULES = "/extensions/instructbrush/js"
 

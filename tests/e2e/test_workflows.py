@@ -138,8 +138,10 @@ def test_found_region_workflow(server, prompts):
     assert min(changed) > 0.05
     for a, b, mask in zip(edited, before, where, strict=True):
         assert 0.005 < (mask > 0.5).mean() < 0.5 and np.array_equal(a[mask == 0], b[mask == 0])
-    find = node_id(prompt, "InstructBrushFindRegion")
-    other = {**prompt, find: {**prompt[find], "inputs": {**prompt[find]["inputs"], "words": "background"}}}
+    other = dict(prompt)
+    for kind, changes in (("Find", {"words": "background"}), ("Clean", {"shape": "fine", "max_area": 1.0}), ("Soft", {"s": 0.0})):
+        node = node_id(prompt, f"InstructBrush{kind}Region")
+        other[node] = {**prompt[node], "inputs": {**prompt[node]["inputs"], **changes}}
     elsewhere = in_regions(server, other)[2]
     assert all((a * b).mean() < 0.5 * a.mean() for a, b in zip(where, elsewhere, strict=True))
 
