@@ -92,3 +92,9 @@ def test_registry_fields(pyproject):
         assert re.search(rf'^{field} = "[^"]+"', comfy, re.MULTILINE), field
     assert 'name = "instructbrush"' in pyproject
     assert "Apache License" in (REPOSITORY / "LICENSE").read_text(encoding="utf-8")
+
+
+def test_shipped_configurations_name_no_place_of_the_machine_they_were_made_on(repository: Path) -> None:
+    files = sorted((repository / "core" / "models").rglob("*.json"))
+    named = [str(file) for file in files if re.search(r': "(/|[A-Za-z]:\\)', file.read_text(encoding="utf-8"))]
+    assert len(files) > 10 and not named

@@ -40,6 +40,10 @@ CROWD = (0.25, 0.45, 0.3)
 def make_finder() -> CLIPSegForImageSegmentation:
     """Build the model; its text tower is the editor's."""
     words, text = tokenizer(), clip_model().config.text_config
+    # Its shape alone: the rest of a loaded configuration says where on this machine it was read from.
+    shape = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size", "hidden_act")
+    tower = load_tower().config.to_dict()
+    tower = {name: tower[name] for name in shape}
     shared = {"hidden_size": WIDTH, "num_attention_heads": 4, "hidden_act": "quick_gelu"}
     config = CLIPSegConfig(
         text_config={
@@ -52,7 +56,7 @@ def make_finder() -> CLIPSegForImageSegmentation:
             "eos_token_id": words.eos_token_id,
             "pad_token_id": words.eos_token_id,
         },
-        vision_config=load_tower().config.to_dict(),
+        vision_config=tower,
         projection_dim=WIDTH,
         extract_layers=[0, 1, 2],
         reduce_dim=64,
