@@ -1,5 +1,5 @@
 # Only python3 (3.10 or newer) is needed to begin with. COMFYUI=/path uses an existing ComfyUI.
-.PHONY: setup demo test test-unit test-comfy test-e2e serve lint bench bench-regions bench-speed
+.PHONY: setup demo test test-unit test-comfy test-e2e serve lint bench bench-regions bench-reason bench-speed
 .DEFAULT_GOAL := setup
 
 PYTHON ?= python3
@@ -36,6 +36,10 @@ bench: setup
 # Edits in regions: 60 unseen local edits, free-form against Region Edit and against the model that reads masks.
 bench-regions: setup
 	$(ENV)/python tools/region_bench.py $(ARGS)
+
+# Instructions that need a thought: 200 unseen items, direct and indirect, with and without the picture.
+bench-reason: setup
+	$(ENV)/python tools/reason_bench.py $(ARGS)
 
 # What the pack costs in time, as ratios.
 bench-speed: setup

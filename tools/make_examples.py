@@ -4,7 +4,7 @@
     .venv/bin/python tools/make_examples.py learn      # also the instructions; again whenever the pocket editor changes
 
 The effects are ones that no words name exactly and that the pocket editor never saw: dark blue on the left and warm light from the
-right; a duotone of plum and mint.
+right; a duotone of plum and mint. Two more pictures are scenes in which the same wish asks for different edits, with what it asks for.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from PIL import Image
 
 from instructbrush.tools.get_comfyui import REPOSITORY
 from instructbrush.tools.pocket.heldout import EFFECTS
+from instructbrush.tools.pocket.wishes import Wish, sample_wish
 
 EXAMPLES = REPOSITORY / "example_workflows"
 INSTRUCTIONS = {"light_from_the_right": "ramp", "plum_and_mint": "duotone_plum_mint"}
@@ -26,13 +28,32 @@ INSTRUCTIONS = {"light_from_the_right": "ramp", "plum_and_mint": "duotone_plum_m
 PAIRS = EXAMPLES / "pairs" / "light_from_the_right"
 NEW = EXAMPLES / "pairs" / "light_from_the_right_new"
 LEARNED = EXAMPLES / "models" / "instructions"
+WISH = "it should look as if hours had passed"
+WISHED = EXAMPLES / "pairs" / "hours_passed"
+MEANINGS = ("make it sunset", "make it night")
+"""What the wish asks for in the first picture, where the sun is up, and in the second, where there is none."""
 
 
 def draw(folder: Path, effect: str, count: int, seed: int) -> None:
-    """Write `count` pairs of the effect as {i}_0.png and {i}_1.png."""
+    """Write `count` pairs of the effect."""
+    save(folder, *EFFECTS[effect].pairs(count, seed))
+
+
+def draw_wishes(folder: Path, kind: str, meanings: Sequence[str], seed: int) -> None:
+    """Write a pair for each of the edits that a kind of wish may ask for: a scene in which it does, and what it should become."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, Wish] = {}
+    while not found.keys() >= set(meanings):
+        wish = sample_wish(rng, kind)
+        found.setdefault(wish.instruction, wish)
+    save(folder, [found[meaning].before for meaning in meanings], [found[meaning].after for meaning in meanings])
+
+
+def save(folder: Path, *sides: Iterable[np.ndarray]) -> None:
+    """Write pictures before and after as {i}_0.png and {i}_1.png."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for side, pictures in enumerate(EFFECTS[effect].pairs(count, seed)):
+    for side, pictures in enumerate(sides):
         for index, picture in enumerate(pictures):
             pixels = (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"{index}_{side}.png", optimize=True)
@@ -55,5 +76,6 @@ def learn() -> None:
 if __name__ == "__main__":
     draw(PAIRS, INSTRUCTIONS[PAIRS.name], 4, seed=2)
     draw(NEW, INSTRUCTIONS[PAIRS.name], 2, seed=5)
+    draw_wishes(WISHED, WISHED.name, MEANINGS, seed=7)
     if "learn" in sys.argv[1:]:
         learn()

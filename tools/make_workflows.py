@@ -22,7 +22,7 @@ from playwright.sync_api import Page, sync_playwright
 from instructbrush.tools.browser import launch, open_front_end
 from instructbrush.tools.comfy_server import ComfyServer
 from instructbrush.tools.get_comfyui import REPOSITORY
-from instructbrush.tools.make_examples import INSTRUCTIONS, NEW, PAIRS
+from instructbrush.tools.make_examples import INSTRUCTIONS, NEW, PAIRS, WISH, WISHED
 
 EXAMPLES = REPOSITORY / "example_workflows"
 PIXELS = 256
@@ -304,6 +304,59 @@ def mask_model() -> Graph:
     return graph
 
 
+def explained_wish() -> Graph:
+    """A wish, what it means for each picture, and the edit by those words."""
+    graph = Graph("explain_a_wish_then_edit", ("picture", "result", "truth"))
+    graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110), model_name="pocket editor (built in)")
+    graph.add("reader", "InstructBrushLoadMllm", (0, 170), (300, 110), mllm_name="pocket reader (built in)")
+    graph.add("pictures", "InstructBrushLoadPairs", (0, 340), (300, 360), title="Pictures, and what is wished for", folder=f"{WISHED.name} (example)")
+    graph.add("explain", "InstructBrushExplain", (350, 0), (360, 300), wired="mllm=reader.MLLM image=pictures.before", wish=WISH)
+    graph.add("said", "PreviewAny", (350, 360), (360, 160), title="What it means here", wired="source=explain.instruction")
+    graph.add("why", "PreviewAny", (350, 580), (360, 160), title="Why", wired="source=explain.reason")
+    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=pictures.before words=explain.instruction"
+    graph.add("guider", "InstructBrushEditGuider", (760, 0), (320, 360), wired=wires)
+    sampling(graph, (1130, 0), "guider.GUIDER", "guider.LATENT")
+    graph.add("result", "SaveImage", (1470, 0), (330, 330), title="Edited", wired="images=decode.IMAGE", filename_prefix="explained_wish")
+    graph.add("picture", "PreviewImage", (1470, 390), (330, 300), title="Before", wired="images=pictures.before")
+    graph.add("truth", "PreviewImage", (1470, 750), (330, 300), title="As it is wished for", wired="images=pictures.after")
+    graph.note(
+        "## A wish that names no edit\n\nWhat *hours passed* means depends on the picture. **Explain Instruction** asks a vision-language model, which "
+        "looks at it and says which edit fulfils the wish, and why; the **Edit Guider** then edits by these words. No model was trained for this: every "
+        "editing model follows the result. **Load Edit Pairs** gives a list of pictures, so each gets words of its own.\n\nThe pocket reader knows the pocket "
+        "editor's drawings alone. For photographs put LLaVA-1.5 or a Qwen2-VL into `models/mllm`, choose it in **Load MLLM**, choose an InstructPix2Pix "
+        "checkpoint, and take your picture from **Load Image**.",
+        (760, 430),
+        (320, 420),
+    )
+    return graph
+
+
+def encoded_wish() -> Graph:
+    """The same words for two pictures, read together with each."""
+    graph = Graph("encode_a_wish_with_the_picture", ("picture", "result", "truth"))
+    graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110), model_name="pocket reasoning editor (built in)")
+    graph.add("reader", "InstructBrushLoadMllm", (0, 170), (300, 110), mllm_name="pocket reader (built in)")
+    graph.add("connector", "InstructBrushLoadConnector", (0, 340), (300, 80), connector_name="pocket connector (built in)")
+    graph.add("pictures", "InstructBrushLoadPairs", (0, 480), (300, 360), title="Pictures, and what is wished for", folder=f"{WISHED.name} (example)")
+    wires = "mllm=reader.MLLM connector=connector.CONNECTOR clip=model.CLIP image=pictures.before"
+    graph.add("encode", "InstructBrushEncodeInstruction", (350, 0), (360, 240), wired=wires, words=WISH)
+    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=pictures.before conditioning=encode.CONDITIONING"
+    graph.add("guider", "InstructBrushEditGuider", (350, 300), (360, 380), wired=wires)
+    sampling(graph, (760, 0), "guider.GUIDER", "guider.LATENT")
+    graph.add("result", "SaveImage", (1100, 0), (330, 330), title="Edited", wired="images=decode.IMAGE", filename_prefix="encoded_wish")
+    graph.add("picture", "PreviewImage", (1100, 390), (330, 300), title="Before", wired="images=pictures.before")
+    graph.add("truth", "PreviewImage", (1100, 750), (330, 300), title="As it is wished for", wired="images=pictures.after")
+    graph.note(
+        "## Words that are read together with the picture\n\nThe same words ask for a sunset where the sun is up and for the night where it is not. "
+        "**Encode Instruction** lets a vision-language model read words and picture, and a **connector** brings what it has read to an editing model that was "
+        "tuned with it (ReasonPix2Pix). Each picture gets text states of its own; the second run finds them kept.\n\nModel, reader and connector "
+        "belong together. `python -m instructbrush reason train` makes a connector and a tuned model for your own.",
+        (350, 740),
+        (700, 200),
+    )
+    return graph
+
+
 def build(page: Page, graph: Graph) -> dict[str, Any]:
     """The workflow as the front end saves it. Node ids follow the order of `graph.nodes`."""
     for node in graph.nodes.values():
@@ -330,7 +383,7 @@ def main() -> None:
     """Write every workflow."""
     with tempfile.TemporaryDirectory() as folder, ComfyServer(Path(folder), arguments=["--cpu"]) as server, sync_playwright() as playwright:
         page = open_front_end(launch(playwright), server)
-        for graph in (learning(), chain(), phrases(), clip_space(), algebra(), found_region(), mask_model()):
+        for graph in (learning(), chain(), phrases(), clip_space(), algebra(), found_region(), mask_model(), explained_wish(), encoded_wish()):
             workflow = build(page, graph)
             path = EXAMPLES / f"{graph.title}.json"
             path.write_text(json.dumps(workflow, indent=1) + "\n", encoding="utf-8")

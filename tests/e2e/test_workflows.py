@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from instructbrush.tools.browser import READY
+from instructbrush.tools.make_examples import MEANINGS
 
 WORKFLOWS = (
     "learn_from_pairs",
@@ -17,6 +18,8 @@ WORKFLOWS = (
     "mix_two_instructions",
     "edit_only_what_words_find",
     "edit_by_words_with_a_mask_model",
+    "explain_a_wish_then_edit",
+    "encode_a_wish_with_the_picture",
 )
 
 
@@ -165,6 +168,45 @@ def in_regions(server, prompt):
     edited = pictures(server, result, node_id(prompt, "SaveImage"))
     before = pictures(server, result, node_id(prompt, "PreviewImage", "Before"))
     return edited, before, [picture[..., 0] for picture in pictures(server, result, where)]
+
+
+def three_rows(server, result, prompt):
+    """Before, edited, and as the wish means it, of the workflows with one wish and two pictures."""
+    before = pictures(server, result, node_id(prompt, "PreviewImage", "Before"))
+    truth = pictures(server, result, node_id(prompt, "PreviewImage", "As it is wished for"))
+    edited = pictures(server, result, node_id(prompt, "SaveImage"))
+    assert len(before) == len(edited) == len(truth) == 2
+    return before, edited, truth
+
+
+def gains(before, edited, truth):
+    """How much nearer to the truth than the input each edit is, in dB."""
+    return [psnr(made, wanted) - psnr(given, wanted) for given, made, wanted in zip(before, edited, truth, strict=True)]
+
+
+def test_explained_wish_workflow(server, prompts):
+    """The wish means something else in each picture, the node shows what, and the edits follow it."""
+    prompt = prompts["explain_a_wish_then_edit"]
+    result = server.run(prompt)
+    said = result.outputs[node_id(prompt, "PreviewAny", "What it means here")]["text"]
+    assert tuple(said) == MEANINGS
+    why = result.outputs[node_id(prompt, "PreviewAny", "Why")]["text"]
+    shown = result.outputs[node_id(prompt, "InstructBrushExplain")]["text"]
+    assert all(why) and shown == [f"{instruction}\n\n{reason}" for instruction, reason in zip(said, why, strict=True)]
+    assert min(gains(*three_rows(server, result, prompt))) > 3
+
+
+def test_encoded_wish_workflow(server, prompts):
+    """One wish, two pictures, two edits, each as the picture wants it; the tuned editor alone does not know what the words mean."""
+    prompt = prompts["encode_a_wish_with_the_picture"]
+    before, edited, truth = three_rows(server, server.run(prompt), prompt)
+    assert min(gains(before, edited, truth)) > 3
+    guider = node_id(prompt, "InstructBrushEditGuider")
+    inputs = {name: value for name, value in prompt[guider]["inputs"].items() if name != "conditioning"}
+    words = prompt[node_id(prompt, "InstructBrushEncodeInstruction")]["inputs"]["words"]
+    plain = {**prompt, guider: {**prompt[guider], "inputs": {**inputs, "words": words}}}
+    unread = three_rows(server, server.run(plain), plain)
+    assert np.mean(gains(before, edited, truth)) > np.mean(gains(*unread)) + 1
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)

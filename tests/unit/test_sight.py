@@ -5,7 +5,7 @@ import torch
 
 from instructbrush.tools.pocket.drawing import COLOUR_NAMES, COLOURS, SHAPES, SIZE
 from instructbrush.tools.pocket.scenes import Scene, Thing, sample_scene
-from instructbrush.tools.pocket.sight import CELLS, WORN, Sight, draw, load_tower, seen, silhouettes
+from instructbrush.tools.pocket.sight import CELLS, SIZES, WORN, Sight, compared, draw, load_tower, seen, silhouettes
 from instructbrush.tools.pocket.train_finder import sample_phrase
 
 SIDE = 8
@@ -22,7 +22,7 @@ def thing(shape: str, colour: str, x: float, y: float, r: float = 20, **worn: ob
 
 
 def test_patches_know_the_thing_that_covers_them() -> None:
-    shape, colour, worn, outline = seen(scene(thing("square", "red", 32, 32), thing("star", "blue", 96, 96, eyes=True)), SIDE)
+    shape, colour, worn, outline, *_ = seen(scene(thing("square", "red", 32, 32), thing("star", "blue", 96, 96, eyes=True)), SIDE)
     assert shape[2, 2] == SHAPES.index("square") + 1 and colour[2, 2] == COLOUR_NAMES.index("red") + 1 and not worn[2, 2].any()
     assert shape[6, 6] == SHAPES.index("star") + 1 and [name for name, on in zip(WORN, worn[6, 6], strict=True) if on] == ["eyes"]
     assert shape[2, 6] == colour[2, 6] == 0 and not outline[2, 6].any() and outline[2, 2].all()
@@ -38,13 +38,24 @@ def test_later_things_cover_earlier_ones() -> None:
 
 def test_the_mirrored_half_of_a_batch_is_told_as_mirrored() -> None:
     """Outlines and names of the second half are those of the first, seen in a mirror."""
-    pixels, shape, colour, worn, outline = draw(np.random.default_rng(3), 6, SIDE)
+    pixels, shape, colour, worn, outline, *others = draw(np.random.default_rng(3), 6, SIDE)
     assert torch.equal(pixels[3:], pixels[:3].flip(-1))
-    for told in (shape, colour, worn):
+    for told in (shape, colour, worn, *others):
         told = told.unflatten(1, (SIDE, SIDE))
         assert torch.equal(told[3:], told[:3].flip(2))
     cells = outline.view(6, SIDE, SIDE, CELLS, CELLS).permute(0, 1, 3, 2, 4).reshape(6, SIDE * CELLS, SIDE * CELLS)
     assert torch.equal(cells[3:], cells[:3].flip(-1)) and not torch.equal(cells[3:], cells[:3])
+
+
+def test_things_are_compared_with_the_others() -> None:
+    two = scene(thing("square", "red", 32, 32, 12), thing("star", "blue", 90, 90, 24, dots=np.asarray(COLOURS["green"], np.float32)))
+    size, pattern, odd = seen(two, SIDE)[4:]
+    assert SIZES[size[2, 2]] == "smallest" and SIZES[size[5, 5]] == "biggest" and size[2, 6] == 0 and not odd.any()
+    assert pattern[5, 5] == COLOUR_NAMES.index("green") + 1 and pattern[2, 2] == 0
+    three = [thing("square", "red", 24, 24, 14), thing("square", "blue", 100, 24, 14), thing("square", "red", 64, 96, 14)]
+    assert compared(scene(*three)) == [(0, False, False), (0, True, False), (0, False, False)]
+    assert compared(scene(*three[:2], thing("star", "red", 64, 96, 20)))[2] == (3, False, True)
+    assert compared(scene(three[0])) == [(0, False, False)]
 
 
 def test_all_that_is_told_counts() -> None:
@@ -54,7 +65,7 @@ def test_all_that_is_told_counts() -> None:
     batch = draw(np.random.default_rng(4), 4, SIDE)
     loss = model.loss(batch)
     loss.backward()
-    assert all(part.abs().sum() > 0 for part in model.heads.weight.grad.split(model.sizes))
+    assert all(part.abs().sum() > 0 for part in model.heads.weight.grad.split(model.heads.sizes))
     assert model.tower.embeddings.patch_embedding.weight.grad.abs().sum() > 0
     with torch.no_grad():
         model.heads.weight.sub_(0.2 * model.heads.weight.grad / model.heads.weight.grad.norm())

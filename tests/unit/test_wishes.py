@@ -16,7 +16,7 @@ from instructbrush.core.reasoning.mllm import load_mllm
 from instructbrush.tools.pocket import cache_reason, train_reader
 from instructbrush.tools.pocket import reader as pocket_reader
 from instructbrush.tools.pocket.deeds import TONES, understood
-from instructbrush.tools.pocket.sight import load_tower
+from instructbrush.tools.pocket.sight import Sight, load_tower, patch_states
 from instructbrush.tools.pocket.talk import sample_question
 from instructbrush.tools.pocket.wish_kinds import DEPENDENT, INDEPENDENT, MAKERS
 from instructbrush.tools.pocket.wish_words import WORDS, every_wording, wordings
@@ -217,6 +217,8 @@ def test_chats_packed_beside_one_another_are_as_if_each_were_alone(tokenizer):
         alone = [pocket_reader.pack(tokenizer, wish.before[None], [[chat]]) for chat in chats]
         together = pocket_reader.pack(tokenizer, wish.before[None].repeat(2, 0), [chats, chats[:1]])
         losses = [float(pocket_reader.answer_loss(model, batch)) for batch in [*alone, together]]
+        projected = model.model.multi_modal_projector(patch_states(model.model.vision_tower, together.pixels))
+        assert float(pocket_reader.answer_loss(model, together, projected)) == pytest.approx(losses[3], rel=1e-5)
     counts = [int((batch.labels >= 0).sum()) for batch in alone]
     expected = sum(loss * count for loss, count in zip([*losses[:3], losses[0]], [*counts, counts[0]], strict=True)) / (sum(counts) + counts[0])
     assert losses[3] == pytest.approx(expected, rel=1e-4)
@@ -241,3 +243,19 @@ def test_the_reader_is_small_and_its_tower_begins_as_one_that_sees(tokenizer):
     assert sum(parameter.numel() for parameter in model.parameters()) < 3.5e6
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     assert any("patch_embedding" in name for name in changed)
+
+
+def test_patches_become_the_words_for_what_is_there(tokenizer):
+    """A step down the loss tells more of the patches by the words of the language model itself; a blank picture is background everywhere."""
+    torch.manual_seed(2)
+    pupil = train_reader.Pupil(tokenizer, Sight(load_tower()))
+    pictures, chats, told = train_reader.draw(np.random.default_rng(15), 8)
+    assert len(set(pupil.names.tolist())) == len(pupil.names) and told[0].shape == (8, pocket_reader.IMAGE_TOKENS) and bool((told[0] > 0).any())
+    batch = pocket_reader.pack(tokenizer, pictures, chats)
+    loss = pupil.loss(batch, told)
+    loss.backward()
+    projector = pupil.reader.model.multi_modal_projector.linear_2.weight
+    apart = loss.item() - pocket_reader.answer_loss(pupil.reader, batch).item()
+    with torch.no_grad():
+        projector.sub_(0.1 * projector.grad / projector.grad.norm())
+        assert pupil.loss(batch, told).item() - pocket_reader.answer_loss(pupil.reader, batch).item() < apart

@@ -221,11 +221,14 @@ def pack(tokenizer: PreTrainedTokenizerFast, pictures: np.ndarray, chats: list[l
     return Packed(pixel_values(pictures), *columns)
 
 
-def answer_loss(model: LlavaForConditionalGeneration, batch: Packed) -> torch.Tensor:
-    """Cross-entropy of the answers' tokens, each counted alike."""
-    hidden = model.model(
-        input_ids=batch.ids, pixel_values=batch.pixels, attention_mask=batch.mask(), position_ids=batch.positions, use_cache=False
-    ).last_hidden_state
+def answer_loss(model: LlavaForConditionalGeneration, batch: Packed, projected: torch.Tensor | None = None) -> torch.Tensor:
+    """Cross-entropy of the answers' tokens, each counted alike; `projected` [n, 64, width] saves looking at the pictures again."""
+    if projected is None:
+        seen = {"input_ids": batch.ids, "pixel_values": batch.pixels}
+    else:
+        words = model.get_input_embeddings()(batch.ids)
+        seen = {"inputs_embeds": torch.cat([words[:, :1], projected.to(words.dtype), words[:, 1 + IMAGE_TOKENS :]], 1)}
+    hidden = model.model(**seen, attention_mask=batch.mask(), position_ids=batch.positions, use_cache=False).last_hidden_state
     labels = batch.labels[:, 1:]
     said = labels >= 0
     return torch.nn.functional.cross_entropy(model.lm_head(hidden[:, :-1][said]).float(), labels[said])

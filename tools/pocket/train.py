@@ -21,6 +21,9 @@ def main() -> None:
     parser.add_argument("--region-seconds", type=float, default=2400)
     parser.add_argument("--sight-seconds", type=float, default=1200)
     parser.add_argument("--finder-seconds", type=float, default=900)
+    parser.add_argument("--reader-seconds", type=float, default=5400)
+    parser.add_argument("--reason-shards", type=int, default=32)
+    parser.add_argument("--reason-seconds", type=float, default=5400)
     parser.add_argument("--photos-from", nargs="+", help="folders with the photographs' originals, see tools/pocket/photos.py")
     options = parser.parse_args()
     common = ["--device", options.device, "--threads", str(options.threads)]
@@ -36,6 +39,9 @@ def main() -> None:
         ["train_region", "--seconds", str(options.region_seconds), *common],
         ["train_sight", "--seconds", str(options.sight_seconds), *common],
         ["train_finder", "--seconds", str(options.finder_seconds), *common],
+        ["train_reader", "--seconds", str(options.reader_seconds), *common],
+        ["cache_reason", "--shards", str(options.reason_shards), *common],
+        ["train_reason", "--seconds", str(options.reason_seconds), *common],
         ["evaluate"],
     ]
     if options.photos_from:

@@ -26,7 +26,7 @@ from .drawing import COLOUR_NAMES, SHAPES, SIZE, YY, box, disc
 from .export import TARGET, halve
 from .running import WORK, Run, arguments, load_average
 from .scenes import Scene, nearest_name, render, sample_scene
-from .sight import load_tower, seeing, silhouettes
+from .sight import load_tower, silhouettes, taught
 from .train_clip import DEVIATION, MEAN, Trainee, clip_model
 from .words import tokenizer
 
@@ -192,7 +192,7 @@ def main() -> None:
     options = arguments(__doc__ or "", seconds=900, batch=32, rate=1e-3)
     device = options.device
     model = make_finder()
-    model.clip.vision_model.load_state_dict(seeing())
+    model.clip.vision_model.load_state_dict(taught().tower.state_dict())
     model.to(device)
     run = Run("finder", model, options, decay=0.998)
     began, done = time.monotonic(), run.step

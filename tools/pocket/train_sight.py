@@ -32,12 +32,14 @@ class Steps(Dataset[Batch]):
 
 @torch.no_grad()
 def validate(model: Sight, device: str) -> dict[str, float]:
-    """Shares of patches with a thing whose shape, colour and worn things are told right, and of cells on the right side of an outline."""
-    pixels, shape, colour, worn, outline = (each.to(device) for each in draw(np.random.default_rng(99_983), 200, model.side))
+    """Shares of patches with a thing of which each is told right, and of cells on the right side of an outline."""
+    pixels, shape, colour, worn, outline, size, pattern, odd = (each.to(device) for each in draw(np.random.default_rng(99_983), 200, model.side))
     there = shape > 0
     told = model(pixels)
-    right = (told[0].argmax(-1) == shape, told[1].argmax(-1) == colour, ((told[2] > 0) == (worn > 0.5)).all(-1))
-    figures = {name: float(each[there].float().mean()) for name, each in zip(("shape", "colour", "worn"), right, strict=True)}
+    named = {"shape": (told[0], shape), "colour": (told[1], colour), "size": (told[4], size), "pattern": (told[5], pattern)}
+    right = {name: logits.argmax(-1) == truth for name, (logits, truth) in named.items()}
+    right |= {name: ((logits > 0) == (truth > 0.5)).all(-1) for name, (logits, truth) in {"worn": (told[2], worn), "odd": (told[6], odd)}.items()}
+    figures = {name: float(each[there].float().mean()) for name, each in right.items()}
     figures["outline"] = float(((told[3] > 0) == (outline > 0.5)).float().mean())
     return {name: round(value, 3) for name, value in figures.items()}
 
@@ -53,7 +55,7 @@ def main() -> None:
     while run.share < 1:
         batch = [each.to(device) for each in next(batches)]
         with torch.autocast(device, torch.bfloat16):
-            loss = model.loss((batch[0], batch[1], batch[2], batch[3], batch[4]))
+            loss = model.loss(tuple(batch))
         run.apply(loss, warmup=200, floor=0.02)
         if run.step % 500 == 0:
             run.swap()
