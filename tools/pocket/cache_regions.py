@@ -1,6 +1,6 @@
 """Region stage 1: draw and encode the region editor's training pairs, in shards as cache_latents makes them.
 
-python -m tools.pocket.cache_regions --shards 16
+    python -m tools.pocket.cache_regions --shards 16
 """
 
 from __future__ import annotations
