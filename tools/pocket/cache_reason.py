@@ -1,9 +1,11 @@
 """Reason stage 2: draw the pairs that connector and editor are tuned on, encode them, and keep the frozen reader's states of every chat.
 
     python -m tools.pocket.cache_reason --shards 32
+    python -m tools.pocket.cache_reason --shards 30 --wishes
 
 Of every picture there is an indirect wish, the direct instruction that fulfils it, and other direct instructions with other results. The states of a
-picture come before those of words, which cannot change them, so they are kept once for all its chats.
+picture come before those of words, which cannot change them, so they are kept once for all its chats. Of more pictures there are a wish's states alone, and
+which instruction fulfils it: what the connector learns first.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ from .effects import TONE, sample_edit, tone_edit
 from .photos import Photos
 from .reader import IMAGE_TOKENS
 from .running import WORK
-from .train_reader import READER_TARGET
+from .train_reader import READER_TARGET, said_otherwise
 from .wishes import holds_unseen, sample_wish
 
 PICTURES, BATCH = 250, 10
+WISHES, WISH_BATCH = 1000, 25
+"""In a shard of wishes alone, and read together."""
 OTHERS = 2
 """Direct instructions of each picture beside the one that fulfils its wish."""
 PHOTO_SHARE = 0.06
@@ -85,18 +89,40 @@ def make_shard(index: int, editor: DiffusersEditor, reader: Mllm, photos: Photos
             words.append(text)
             kinds.append(kind)
             rows.append((first + number, result, int(indirect)))
-    path = shard_path(index)
-    path.parent.mkdir(parents=True, exist_ok=True)
     shard = {"latents": torch.cat(latents), "starts": torch.stack(starts), "states": states, "words": words, "kinds": kinds, "rows": rows}
-    torch.save({**shard, "reader": reader.fingerprint}, path.with_suffix(".tmp"))
+    _write(shard_path(index), {**shard, "reader": reader.fingerprint})
+
+
+def wishes_path(index: int) -> Path:
+    """Where the wishes of shard `index` are kept."""
+    return WORK / "reason" / f"wishes_{index:04d}.pt"
+
+
+def make_wishes(index: int, reader: Mllm) -> None:
+    """Draw and read wishes: `states` (fp16 [positions, D]), their `words` and the instruction that is `meant`."""
+    rng = np.random.default_rng((44, index))
+    states, words, meant = [], [], []
+    for _ in range(0, WISHES, WISH_BATCH):
+        wishes = [sample_wish(rng) for _ in range(WISH_BATCH)]
+        texts = [said_otherwise(rng, wish.words) for wish in wishes]
+        hidden, mask = reader.states([torch.from_numpy(wish.before) for wish in wishes], texts)
+        states += [hidden[row, : int(mask[row].sum())].half().cpu().clone() for row in range(WISH_BATCH)]
+        words += texts
+        meant += [wish.instruction for wish in wishes]
+    _write(wishes_path(index), {"states": states, "words": words, "meant": meant, "reader": reader.fingerprint})
+
+
+def _write(path: Path, shard: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(shard, path.with_suffix(".tmp"))
     path.with_suffix(".tmp").replace(path)
 
 
-def load_shard(index: int, reader: str) -> dict:
+def load_shard(path: Path, reader: str) -> dict:
     """Read one shard. Raises ValueError where it is of another reader than the one of that fingerprint."""
-    shard = torch.load(shard_path(index), weights_only=True)
+    shard = torch.load(path, weights_only=True)
     if shard["reader"] != reader:
-        raise ValueError(f"{shard_path(index)}: these are another reader's states. Delete {shard_path(index).parent} and run cache_reason again.")
+        raise ValueError(f"{path}: these are another reader's states. Delete {path.parent} and run cache_reason again.")
     return shard
 
 
@@ -106,12 +132,17 @@ if __name__ == "__main__":
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--wishes", action="store_true", help="wishes alone, for what the connector learns first")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     pocket, mllm = load_editor(device=options.device), load_mllm(READER_TARGET, options.device)
     real = Photos(WORK / "photos")
-    for number in [VALIDATION, *range(options.start, options.start + options.shards)]:
-        if not shard_path(number).exists():
+    wanted = range(options.start, options.start + options.shards)
+    for number in wanted if options.wishes else [VALIDATION, *wanted]:
+        if not (wishes_path if options.wishes else shard_path)(number).exists():
             began = time.monotonic()
-            make_shard(number, pocket, mllm, real)
+            if options.wishes:
+                make_wishes(number, mllm)
+            else:
+                make_shard(number, pocket, mllm, real)
             print(f"shard {number}: {time.monotonic() - began:.0f} s", flush=True)

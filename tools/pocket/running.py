@@ -46,17 +46,10 @@ class Run:
         options: argparse.Namespace,
         decay: float = 0.999,
         betas: tuple[float, float] = (0.9, 0.99),
-        faster: dict[str, float] | None = None,
     ) -> None:
         self.name, self.model, self.options, self.decay = name, model, options, decay
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        groups: dict[float, list[torch.nn.Parameter]] = {}  # what has another rate: start of the parameters' names -> times the rate
-        for parameter_name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                factor = next((times for start, times in (faster or {}).items() if parameter_name.startswith(start)), 1.0)
-                groups.setdefault(factor, []).append(parameter)
-        self.factors = list(groups)
-        self.optimizer = torch.optim.AdamW([{"params": group} for group in groups.values()], lr=options.rate, betas=betas, weight_decay=0.01, fused=True)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=options.rate, betas=betas, weight_decay=0.01, fused=True)
         self.average = [p.detach().clone() for p in self.parameters]
         self.step, self.spent, self.mean_loss = 0, 0.0, math.nan
         self.path = WORK / f"{name}.pt"
@@ -79,8 +72,8 @@ class Run:
     def apply(self, loss: torch.Tensor, warmup: int = 100, floor: float = 0.02) -> None:
         """One optimizer step at the scheduled rate (warm-up, then cosine down to `floor`), clipped to norm 1; update the average."""
         rate = self.options.rate * min(1, (self.step + 1) / warmup) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, self.share))))
-        for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
-            group["lr"] = rate * factor
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)

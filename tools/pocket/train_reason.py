@@ -2,13 +2,16 @@
 
     python -m tools.pocket.train_reason --seconds 5400
 
-InstructPix2Pix's loss and dropout; the reader itself is not needed any more, its states are in the cache. Keys and values of every cross-attention layer
+First the connector alone learns to make of a wish the text states of the instruction that fulfils it, which the editor knows already: with the editor's loss
+alone 400 steps hardly brought it anywhere. Then both learn with InstructPix2Pix's loss and dropout. The reader itself is not needed any more, its states are
+in the cache. Keys and values of every cross-attention layer
 stay as they are, so an instruction learned on the editor acts in the tuned one; middle block and time embedding stay too, so that what is shipped, the
 difference between both, is small.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
 from pathlib import Path
@@ -28,7 +31,7 @@ from instructbrush.core.reasoning.states import padded
 
 from .architecture import tuned
 from .cache_latents import VALIDATION
-from .cache_reason import load_shard, shard_path
+from .cache_reason import load_shard, shard_path, wishes_path
 from .export import TARGET
 from .running import Run, arguments, load_average
 from .train_reader import READER_TARGET
@@ -39,11 +42,17 @@ INDIRECT_SHARE = 0.5
 """Share of pairs that are shown with an indirect wish."""
 SNR_LIMIT = 20.0
 """As the region editor's: marks and corners are decided where there is little noise."""
-FASTER = 4.0
-"""The connector begins at nothing, the editor does not: its rate is so many times the editor's."""
 
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-"""Latents before and after [n, 4, 16, 16], text states [n, 32, 128], the reader's states [n, L, D] and their mask [n, L]."""
+LEAD_SHARE, LEAD_BATCH, LEAD_RATE = 0.4, 64, 1e-3
+"""Of the time, for the connector alone; chats in its steps, a quarter of them direct instructions, and its rate."""
+MEANT_WEIGHT = 0.05
+"""Of the connector's own loss beside the editor's."""
+
+Meaning = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+"""Text states [n, 32, 128], the reader's states [n, L, D] and their mask [n, L], and the text states of what is meant [n, 32, 128]: of a wish those of the
+direct instruction that fulfils it, of a direct instruction its own."""
+Batch = tuple[torch.Tensor, torch.Tensor, Meaning]
+"""Latents before and after [n, 4, 16, 16], and what is said of them."""
 
 
 class Reasoning(nn.Module):
@@ -57,7 +66,7 @@ class Reasoning(nn.Module):
 
     def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, batch: Batch, null: torch.Tensor, without: torch.Tensor) -> torch.Tensor:
         """Predict the noise [n, 4, 16, 16]; where `without` [n] is true with the empty instruction, which never passes through the connector."""
-        before, _, text, states, mask = batch
+        before, _, (text, states, mask, _) = batch
         context = torch.where(without[:, None, None], null, self.connector(text, states, mask))
         return self.unet(torch.cat([noisy, before], 1), timesteps, context).sample
 
@@ -74,13 +83,37 @@ def make_reasoning(editor: DiffusersEditor, reader: Mllm) -> Reasoning:
     return Reasoning(new_connector(config), editor.denoiser.unet)
 
 
+def text_table(editor: DiffusersEditor, texts: list[str]) -> tuple[torch.Tensor, dict[str, int]]:
+    """The states of every different text, fp16 [n, 32, 128], and its row there."""
+    distinct = list(dict.fromkeys(texts))
+    table = torch.cat([editor.encode_text(distinct[i : i + 256]).half() for i in range(0, len(distinct), 256)])
+    return table, {text: row for row, text in enumerate(distinct)}
+
+
+class Wishes:
+    """The cached wishes of some shards, and the text states of their words and of what they mean."""
+
+    def __init__(self, editor: DiffusersEditor, shards: list[dict]) -> None:
+        self.states = [states for shard in shards for states in shard["states"]]
+        words, meant = ([text for shard in shards for text in shard[each]] for each in ("words", "meant"))
+        self.table, number = text_table(editor, words + meant)
+        self.rows = [(number[text], number[other]) for text, other in zip(words, meant, strict=True)]
+
+    def draw(self, rng: np.random.Generator, count: int, device: str) -> Meaning:
+        """Draw wishes."""
+        chosen = rng.integers(len(self.rows), size=count)
+        text, meant = (self.table[[self.rows[row][side] for row in chosen]].float().to(device) for side in (0, 1))
+        states, mask = padded([self.states[row] for row in chosen])
+        return text, states.to(device), mask.to(device), meant
+
+
 class ReasonPairs:
     """The cached chats of some shards, and the text states of their words."""
 
     def __init__(self, editor: DiffusersEditor, reader: str, shards: list[int]) -> None:
         latents, starts, words, self.states, self.rows = [], [], [], [], []
         for index in shards:
-            shard = load_shard(index, reader)
+            shard = load_shard(shard_path(index), reader)
             first = sum(map(len, latents))
             latents.append(shard["latents"])
             starts.append(shard["starts"])
@@ -89,24 +122,30 @@ class ReasonPairs:
             words += [(text, bool(indirect)) for text, (_, _, indirect) in zip(shard["words"], shard["rows"], strict=True)]
         self.latents, self.starts = torch.cat(latents), torch.cat(starts)
         self.indirect, self.direct = ([row for row, (_, each) in enumerate(words) if each == kind] for kind in (True, False))
-        distinct = list(dict.fromkeys(text for text, _ in words))
-        self.table = torch.cat([editor.encode_text(distinct[i : i + 256]).half() for i in range(0, len(distinct), 256)])
-        number = {text: row for row, text in enumerate(distinct)}
+        self.table, number = text_table(editor, [text for text, _ in words])
         self.text = [number[text] for text, _ in words]
+        # What fulfils a wish comes right after it.
+        self.meant = [self.text[row + wish] for row, (_, wish) in enumerate(words)]
 
     def take(self, chats: list[int], device: str) -> Batch:
         """Some chats as a batch, fp32."""
         pictures, results = zip(*(self.rows[chat] for chat in chats), strict=True)
         before, after = self.latents[list(pictures), 0], self.latents[list(pictures), list(results)]
         states, mask = padded([torch.cat([self.starts[picture], self.states[chat]]) for picture, chat in zip(pictures, chats, strict=True)])
-        text = self.table[[self.text[chat] for chat in chats]]
-        return before.float().to(device), after.float().to(device), text.float().to(device), states.to(device), mask.to(device)
+        text, meant = (self.table[[rows[chat] for chat in chats]].float().to(device) for rows in (self.text, self.meant))
+        return before.float().to(device), after.float().to(device), (text, states.to(device), mask.to(device), meant)
 
     def draw(self, rng: np.random.Generator, count: int, device: str) -> Batch:
         """Draw chats, INDIRECT_SHARE of them indirect."""
         wishes = round(INDIRECT_SHARE * count)
         chats = [*rng.choice(self.indirect, wishes), *rng.choice(self.direct, count - wishes)]
         return self.take([int(chat) for chat in chats], device)
+
+
+def meant_error(connector: Connector, meaning: Meaning) -> torch.Tensor:
+    """Mean squared error of the text states that a connector makes."""
+    text, states, mask, meant = meaning
+    return (connector(text, states, mask).float() - meant).square().mean()
 
 
 @torch.no_grad()
@@ -123,12 +162,38 @@ def validate(model: Reasoning, noise: Noise, null: torch.Tensor, batches: dict[s
             steps = torch.full((len(after),), timestep, device=after.device)
             noisy = noise.add(after, epsilon, steps)
             if name == "base":
-                predicted = model.unet(torch.cat([noisy, batch[0]], 1), steps, batch[2]).sample
+                predicted = model.unet(torch.cat([noisy, batch[0]], 1), steps, batch[2][0]).sample
             else:
                 predicted = model(noisy, steps, batch, null, torch.zeros(len(after), dtype=torch.bool, device=after.device))
             total += float((predicted - epsilon).square().mean()) / 4
         errors[name] = round(total, 5)
+    errors["meant"] = round(float(meant_error(model.connector, batches["indirect"][2])), 5)
     return errors
+
+
+def lead(connector: Connector, wishes: Wishes, pairs: ReasonPairs, watched: dict[str, Batch], options: argparse.Namespace) -> None:
+    """Teach the connector what wishes mean and that direct instructions mean themselves, unless that was done before."""
+    run = Run("connector", connector, options, decay=0.998)
+    direct = LEAD_BATCH // 4
+    while run.share < 1:
+        rng = run.randomness()
+        own = pairs.take([int(chat) for chat in rng.choice(pairs.direct, direct)], options.device)[2]
+        with torch.autocast(options.device, torch.bfloat16):
+            loss = 0.75 * meant_error(connector, wishes.draw(rng, LEAD_BATCH - direct, options.device)) + 0.25 * meant_error(connector, own)
+        run.apply(loss, warmup=100, floor=0.03)
+        if run.step % 200 == 0:
+            run.swap()
+            with torch.no_grad():
+                run.log(**{name: round(float(meant_error(connector, batch[2])), 5) for name, batch in watched.items()})
+            run.swap()
+            run.save()
+    run.save()
+    load_average("connector", connector)
+
+
+def part_of(options: argparse.Namespace, share: float, **changes: float) -> argparse.Namespace:
+    """Options for a share of the training."""
+    return argparse.Namespace(**{**vars(options), "seconds": share * options.seconds, "steps": round(share * options.steps), **changes})
 
 
 def export_reason(target: Path = REASON_TARGET) -> int:
@@ -153,16 +218,18 @@ def main() -> None:
     options = arguments(__doc__ or "", seconds=5400, batch=32, rate=3e-4)
     device = options.device
     editor, reader = load_editor(device=device), load_mllm(READER_TARGET, lazily=True)
-    shards = sorted(int(path.stem) for path in shard_path(0).parent.glob("*.pt") if path != shard_path(VALIDATION))
+    shards = sorted(int(path.stem) for path in shard_path(0).parent.glob("[0-9]*.pt") if path != shard_path(VALIDATION))
     pairs, unseen = ReasonPairs(editor, reader.fingerprint, shards), ReasonPairs(editor, reader.fingerprint, [VALIDATION])
     null, noise = editor.encode_text([""])[0], Noise(device, SNR_LIMIT)
     print(f"{len(pairs.rows)} chats, {len(pairs.indirect)} of them indirect, {len(pairs.table)} distinct texts", flush=True)
     watched = {"direct": unseen.take(unseen.direct[:100], device), "indirect": unseen.take(unseen.indirect[:100], device)}
-    watched["base"] = watched["indirect"]
     model = make_reasoning(editor, reader).to(device)
     model.unet.set_attn_processor(AttnProcessor())
     exact_output(model.unet, device)
-    run = Run("reason", model, options, decay=0.999, faster={"connector.": FASTER})
+    wishes = Wishes(editor, [load_shard(path, reader.fingerprint) for path in sorted(wishes_path(0).parent.glob("wishes_*.pt"))])
+    lead(model.connector, wishes, pairs, watched, part_of(options, LEAD_SHARE, rate=LEAD_RATE))
+    del wishes
+    run = Run("reason", model, part_of(options, 1 - LEAD_SHARE), decay=0.999)
     began, done = time.monotonic(), run.step
     while run.share < 1:
         rng = run.randomness()
@@ -173,11 +240,12 @@ def main() -> None:
         with torch.autocast(device, torch.bfloat16):
             predicted = model(noise.add(batch[1], epsilon, timesteps), timesteps, batch, null, draw < 0.10)
         error = squared_error(predicted.float() - epsilon, noise.coarse[timesteps])
-        run.apply((error * noise.weights[timesteps]).mean(), warmup=100, floor=0.03)
+        loss = (error * noise.weights[timesteps]).mean() + MEANT_WEIGHT * meant_error(model.connector, batch[2])
+        run.apply(loss, warmup=100, floor=0.03)
         if run.step % 200 == 0:
             run.swap()
             model.eval()
-            errors = validate(model, noise, null, watched)
+            errors = validate(model, noise, null, {**watched, "base": watched["indirect"]})
             model.train()
             run.swap()
             run.log(rate=round((run.step - done) * options.batch / (time.monotonic() - began), 1), **errors)
