@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 from instructbrush.core.models.loading import load_editor
 from instructbrush.core.reasoning.connector import config_for, new_connector
@@ -38,6 +39,13 @@ def parts(tmp_path_factory, photos):
             cache_reason.load_shard(cache_reason.shard_path(0), "another")
         whole = torch.load(cache_reason.shard_path(0), weights_only=True)
     return editor, reader, pairs, shard, whole
+
+
+def test_what_is_shipped_is_small_and_leaves_keys_and_values_alone():
+    folders = (READER_TARGET, train_reason.REASON_TARGET)
+    assert sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file()) <= 20e6
+    with safe_open(train_reason.REASON_TARGET / "unet" / "diffusion_pytorch_model.safetensors", "pt") as file:
+        assert not [name for name in file.keys() if ".attn2.to_k." in name or ".attn2.to_v." in name]  # noqa: SIM118
 
 
 def test_a_wish_means_the_instruction_that_fulfils_it_and_an_instruction_itself(parts):

@@ -1,7 +1,7 @@
 """Reason stage 2: draw the pairs that connector and editor are tuned on, encode them, and keep the frozen reader's states of every chat.
 
     python -m tools.pocket.cache_reason --shards 32
-    python -m tools.pocket.cache_reason --shards 30 --wishes
+    python -m tools.pocket.cache_reason --shards 48 --wishes
 
 Of every picture there is an indirect wish, the direct instruction that fulfils it, and other direct instructions with other results. The states of a
 picture come before those of words, which cannot change them, so they are kept once for all its chats. Of more pictures there are a wish's states alone, and

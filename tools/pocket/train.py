@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--finder-seconds", type=float, default=900)
     parser.add_argument("--reader-seconds", type=float, default=5400)
     parser.add_argument("--reason-shards", type=int, default=32)
+    parser.add_argument("--wish-shards", type=int, default=48)
     parser.add_argument("--reason-seconds", type=float, default=5400)
     parser.add_argument("--photos-from", nargs="+", help="folders with the photographs' originals, see tools/pocket/photos.py")
     options = parser.parse_args()
@@ -41,6 +42,7 @@ def main() -> None:
         ["train_finder", "--seconds", str(options.finder_seconds), *common],
         ["train_reader", "--seconds", str(options.reader_seconds), *common],
         ["cache_reason", "--shards", str(options.reason_shards), *common],
+        ["cache_reason", "--shards", str(options.wish_shards), "--wishes", *common],
         ["train_reason", "--seconds", str(options.reason_seconds), *common],
         ["evaluate"],
     ]

@@ -1,7 +1,7 @@
 """Reason stage 1: the pocket reader, trained from scratch on questions, captions, direct instructions and indirect wishes about drawn scenes.
 
     python -m tools.pocket.train_sight --seconds 1500
-    python -m tools.pocket.train_reader --seconds 5400 --workers 2
+    python -m tools.pocket.train_reader --seconds 5400
 
 Pictures are drawn while it trains. Its vision tower begins as the editor's own image encoder, taught to see by train_sight. Beside the answers' loss it goes
 on telling what is in every patch, and every patch, once projected, has to be the words for what is there: without that the reader learned all it could say
@@ -128,8 +128,8 @@ class Pupil(nn.Module):
         # The words mean what the language model makes of them; it is the patches that shall become words.
         called = (projected @ self.reader.get_input_embeddings().weight[self.names].detach().T).float()
         shapes, colours = called[..., : 1 + len(SHAPES)], torch.cat([called[..., :1], called[..., 1 + len(SHAPES) :]], -1)
-        seen = sight_error(self.heads(states), told) + named_error(shapes, colours, *told[:2])
-        return answer_loss(self.reader, batch, projected) + SIGHT_WEIGHT * seen
+        sight = sight_error(self.heads(states), told) + named_error(shapes, colours, *told[:2])
+        return answer_loss(self.reader, batch, projected) + SIGHT_WEIGHT * sight
 
 
 class Steps(Dataset[tuple[Packed, Told]]):

@@ -4,9 +4,8 @@
 
 First the connector alone learns to make of a wish the text states of the instruction that fulfils it, which the editor knows already: with the editor's loss
 alone 400 steps hardly brought it anywhere. Then both learn with InstructPix2Pix's loss and dropout. The reader itself is not needed any more, its states are
-in the cache. Keys and values of every cross-attention layer
-stay as they are, so an instruction learned on the editor acts in the tuned one; middle block and time embedding stay too, so that what is shipped, the
-difference between both, is small.
+in the cache. Keys and values of every cross-attention layer stay as they are, so an instruction learned on the editor acts in the tuned one; middle block and
+time embedding stay too, so that what is shipped, the difference between both, is small.
 """
 
 from __future__ import annotations
@@ -42,7 +41,6 @@ INDIRECT_SHARE = 0.5
 """Share of pairs that are shown with an indirect wish."""
 SNR_LIMIT = 20.0
 """As the region editor's: marks and corners are decided where there is little noise."""
-
 LEAD_SHARE, LEAD_BATCH, LEAD_RATE = 0.4, 64, 1e-3
 """Of the time, for the connector alone; chats in its steps, a quarter of them direct instructions, and its rate."""
 MEANT_WEIGHT = 0.05
