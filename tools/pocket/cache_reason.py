@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -135,14 +136,13 @@ if __name__ == "__main__":
     parser.add_argument("--wishes", action="store_true", help="wishes alone, for what the connector learns first")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    pocket, mllm = load_editor(device=options.device), load_mllm(READER_TARGET, options.device)
-    real = Photos(WORK / "photos")
-    wanted = range(options.start, options.start + options.shards)
-    for number in wanted if options.wishes else [VALIDATION, *wanted]:
-        if not (wishes_path if options.wishes else shard_path)(number).exists():
-            began = time.monotonic()
-            if options.wishes:
-                make_wishes(number, mllm)
-            else:
-                make_shard(number, pocket, mllm, real)
-            print(f"shard {number}: {time.monotonic() - began:.0f} s", flush=True)
+    mllm, wanted = load_mllm(READER_TARGET, options.device), range(options.start, options.start + options.shards)
+    if options.wishes:
+        missing, make = [number for number in wanted if not wishes_path(number).exists()], partial(make_wishes, reader=mllm)
+    else:
+        missing = [number for number in [VALIDATION, *wanted] if not shard_path(number).exists()]
+        make = partial(make_shard, editor=load_editor(device=options.device), reader=mllm, photos=Photos(WORK / "photos"))
+    for number in missing:
+        began = time.monotonic()
+        make(number)
+        print(f"shard {number}: {time.monotonic() - began:.0f} s", flush=True)
