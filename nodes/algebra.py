@@ -19,7 +19,6 @@ from .comfy.engine import ComfyDenoiser
 from .sockets import InstructionSocket, picture_of, shown
 
 _BLENDED = 4
-_LEAST_LATENT = (1, 4, 8, 8)
 
 
 class ScaleInstruction(io.ComfyNode):
@@ -195,8 +194,7 @@ class InspectInstruction(io.ComfyNode):
         remarks = instruction.check_fits(describe(model)) if model is not None else []
         known = None if clip is None else _word_states(clip, words)
         denoiser = None if model is None else _denoiser(model)
-        # As learning does, so that the model's weights stay fit for gradients.
-        with torch.inference_mode(False), nullcontext() if denoiser is None else denoiser.loaded(_LEAST_LATENT):
+        with torch.inference_mode(False), nullcontext() if denoiser is None else denoiser.projecting():
             project: Project | None = None if denoiser is None else denoiser.project
             told = "\n".join([*remarks, report(instruction, project, known)])
             bars = draw_norms(instruction, project)

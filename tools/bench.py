@@ -75,7 +75,7 @@ def bench_learning(rounds: int) -> dict[str, float]:
         return Trainer(denoiser, latents, context, null, settings, PHRASE, only_segments=None if segment is None else (segment,))
 
     model, _, _ = load_model(POCKET_NAME)
-    with torch.inference_mode(False), torch.enable_grad(), ComfyDenoiser(model).loaded((5, 4, SIDE, SIDE)) as native:
+    with torch.inference_mode(False), torch.enable_grad(), ComfyDenoiser(model).loaded() as native:
         batched, guided, on_comfyui = trainer(editor.denoiser), trainer(editor.denoiser, objective="guided"), trainer(native)
         in_turn = [trainer(editor.denoiser, segment) for segment in range(POCKET.segments)]
         return side_by_side(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...core.models.builtin import TITLES
 from ...core.models.families import ModelDescription, describe_unet
+from .plain_weights import dequantised
 
 _UNET = "diffusion_model."
 _PREDICTION = {ModelType.EPS: "epsilon", ModelType.V_PREDICTION: "v_prediction"}
@@ -48,8 +49,8 @@ def _own_weight(model: ModelPatcher, key: str) -> Tensor:
     for backup in (model.hook_backup, model.backup):
         if key in backup:
             kept = backup[key]
-            return kept[0]  # the weight comes first in both
-    return get_key_weight(model.model, key)[0]
+            return dequantised(kept[0])  # the weight comes first in both
+    return dequantised(get_key_weight(model.model, key)[0])
 
 
 def _heads(base: BaseModel) -> int | None:

@@ -1,14 +1,12 @@
 """ComfyUI's MODEL as a :class:`~...core.models.denoiser.Denoiser`: the same weights, patches and LoRA that sampling uses, with gradients.
 
-Nodes run in inference mode, whose tensors autograd refuses. Everything here is meant to run inside ``torch.inference_mode(False)``; what was
-loaded in inference mode is given ordinary tensors over the same memory, so the model is never held twice.
+Nodes run in inference mode, whose tensors autograd refuses. Everything here is meant to run inside ``torch.inference_mode(False)``.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import comfy.model_management
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock, attention_pytorch
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
@@ -21,9 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from ...core.editing.injection import Injection
 from .describe import describe
 from .patch import inject_call
-
-_TRAINING_MEMORY = 12
-"""Activations kept for the backward pass, in units of what ComfyUI reckons for inference."""
+from .plain_weights import plain, plain_weights, same_network
 
 
 class ComfyDenoiser:
@@ -41,41 +37,35 @@ class ComfyDenoiser:
     def __init__(self, model: ModelPatcher, pooled: tuple[Tensor | None, Tensor | None] = (None, None), checkpointing: bool = False) -> None:
         self.description = describe(model)
         self.description.require_sites()
-        self.patcher = model.clone(disable_dynamic=True) if model.is_dynamic() else model.clone()
+        self.patcher = same_network(model)
         self.device = torch.device(model.load_device)
         self.checkpointing = checkpointing
         self._pooled = pooled
         # EDM models take any sigma; timesteps are then positions in Stable Diffusion's schedule.
         edm = self.description.family.prediction == "edm_v"
         table: Any = ModelSamplingDiscrete() if edm else self.patcher.get_model_object("model_sampling")
-        self._sigmas = _normal(table.sigmas).to(self.device, torch.float32)
+        self._sigmas = plain(table.sigmas).to(self.device, torch.float32)
         self.alphas_cumprod = 1 / (self._sigmas.square() + 1)
 
     @contextmanager
-    def loaded(self, latent_shape: tuple[int, ...]) -> Iterator["ComfyDenoiser"]:
-        """The model on its device, ready for gradients.
+    def loaded(self) -> Iterator["ComfyDenoiser"]:
+        """The model on its device, ready for gradients."""
+        with plain_weights(self.patcher):
+            self.patcher.pre_run()
+            undo = _checkpoint_blocks(self.unet) if self.checkpointing else []
+            try:
+                yield self
+            finally:
+                for block in undo:
+                    del block.forward
+                self.patcher.cleanup()
 
-        Args:
-            latent_shape: [B, 4, h, w] of the largest call, by which ComfyUI makes room.
-        """
-        self.reload(latent_shape)
-        self.patcher.pre_run()
-        undo = _checkpoint_blocks(self.unet) if self.checkpointing else []
-        try:
+    @contextmanager
+    def projecting(self) -> Iterator["ComfyDenoiser"]:
+        """Only as much of the model on its device as :meth:`project` needs."""
+        layers = {f"diffusion_model.{site.native_name}.{name}" for site in self.description.sites for name in ("to_k", "to_v")}
+        with plain_weights(self.patcher, layers.__contains__):
             yield self
-        finally:
-            for block in undo:
-                del block.forward
-            self.patcher.cleanup()
-
-    def reload(self, latent_shape: tuple[int, ...]) -> None:
-        """Bring the weights back to the device, after something else (a VAE) may have taken their place."""
-        memory = self.patcher.model.memory_required(list(latent_shape)) * (1 if self.checkpointing else _TRAINING_MEMORY)
-        comfy.model_management.load_models_gpu([self.patcher], memory_required=memory, force_full_load=True)
-        for module in self.unet.modules():
-            for name, parameter in module._parameters.items():
-                if parameter is not None and parameter.is_inference() and type(parameter.data) is Tensor:
-                    module._parameters[name] = torch.nn.Parameter(_normal(parameter), requires_grad=False)
 
     @property
     def unet(self) -> Any:
@@ -125,13 +115,6 @@ class ComfyDenoiser:
         return {"y": adm.expand(noisy.shape[0], -1)}
 
 
-def _normal(tensor: Tensor) -> Tensor:
-    """An ordinary tensor over the memory of one that was made in inference mode."""
-    if not tensor.is_inference():
-        return tensor.detach()
-    return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
-
-
 def _checkpoint_blocks(unet: torch.nn.Module) -> list[torch.nn.Module]:
     """Make every residual and transformer block recompute itself in the backward pass. Returns the blocks, whose ``forward`` is to be deleted."""
     blocks: list[torch.nn.Module] = [module for module in unet.modules() if isinstance(module, (BasicTransformerBlock, ResBlock))]
@@ -145,6 +128,6 @@ def _recomputed(forward: Any) -> Any:
         if "transformer_options" in named:
             # ComfyUI writes the current block's name into this dict as it goes: recomputation needs it as it is now.
             named["transformer_options"] = named["transformer_options"].copy()
-        return checkpoint(forward, *inputs, use_reentrant=False, **named)
+        return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **named)
 
     return run

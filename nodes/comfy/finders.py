@@ -1,24 +1,19 @@
 """Models that find regions by words in a ComfyUI installation: where their folders lie, and when they are on the device."""
 
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import comfy.model_management
 import torch
-from comfy.model_patcher import ModelPatcher
 
 from ...core.models.builtin import POCKET_FINDER_FOLDER
 from ...core.regions.finder import RegionFinder, load_finder
 from ...core.regions.finder_models import CLIPSEG, GROUNDING_DINO, SAM, FolderKind, check_folder
-from . import model_folders
+from . import held, model_folders
 
 POCKET_TITLE = "pocket finder (built in)"
 
 _DINO, _SAM, _CLIPSEG = "grounding_dino", "sam", "clipseg"
 _KINDS: dict[str, FolderKind] = {_DINO: GROUNDING_DINO, _CLIPSEG: CLIPSEG, _SAM: SAM}
-
-_patchers: "WeakKeyDictionary[RegionFinder, ModelPatcher]" = WeakKeyDictionary()
-"""A patcher knows the networks and not the finder around them, so that both go when the finder does."""
 
 
 def register() -> None:
@@ -66,13 +61,8 @@ def load(finder_name: str, sam_name: str) -> RegionFinder:
 
 
 def prepare(finder: RegionFinder) -> None:
-    """Bring a finder to the device, as ComfyUI brings its models: others make room, and it makes room for others later."""
-    with torch.inference_mode(False):
-        patcher = _patchers.get(finder)
-        if patcher is None:
-            device = comfy.model_management.get_torch_device()
-            patcher = _patchers[finder] = ModelPatcher(finder.module, device, comfy.model_management.text_encoder_offload_device())
-        comfy.model_management.load_models_gpu([patcher], force_full_load=True)
+    """Bring a finder to the device."""
+    held.bring(finder, finder.module)
 
 
 def _names(kind: str) -> list[str]:

@@ -1,13 +1,11 @@
 """Vision-language models and connectors in a ComfyUI installation: where they lie, when they are on the device, and what they give as CONDITIONING."""
 
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import comfy.model_management
 import comfy.sd
 import folder_paths
 import torch
-from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...core.errors import InstructionError, ModelError
@@ -17,7 +15,7 @@ from ...core.models.builtin import POCKET_CONNECTOR_FILE, POCKET_READER_FOLDER
 from ...core.reasoning.connector import Connector, load_connector, text_fingerprint
 from ...core.reasoning.mllm import PUBLIC, Mllm, check_folder, load_mllm, stored_dtype
 from ...core.reasoning.states import StateStore, kept_states
-from . import model_folders
+from . import held, model_folders
 from .patch import Conditioning
 
 POCKET_TITLE = "pocket reader (built in)"
@@ -39,8 +37,6 @@ PRECISIONS: dict[str, tuple[torch.dtype | None, int | None]] = {
 }
 """What Load MLLM offers -> dtype and bits."""
 
-_patchers: "WeakKeyDictionary[Mllm | Connector, ModelPatcher]" = WeakKeyDictionary()
-"""A patcher knows the networks inside and not the model around them, so that both go when the model does."""
 _stores: dict[Path, StateStore] = {}
 
 
@@ -93,20 +89,15 @@ def load(name: str, precision: str) -> Mllm:
 
 
 def prepare(model: Mllm | Connector) -> None:
-    """Bring a model to the device, as ComfyUI brings its models: others make room, and it makes room for others later."""
-    with torch.inference_mode(False):
-        patcher = _patchers.get(model)
-        if patcher is None:
-            device, offload = comfy.model_management.get_torch_device(), comfy.model_management.text_encoder_offload_device()
-            if isinstance(model, Connector):
-                module = torch.nn.ModuleDict(dict(model.named_children()))
-            else:
-                if model.bits:  # quantised on the device, which must have room for it, and left there
-                    comfy.model_management.unload_all_models()
-                    offload = device
-                module = model.module
-            patcher = _patchers[model] = ModelPatcher(module, device, offload)
-        comfy.model_management.load_models_gpu([patcher], force_full_load=True)
+    """Bring a model to the device."""
+    if isinstance(model, Connector):
+        held.bring(model, torch.nn.ModuleDict(dict(model.named_children())))
+    elif not model.bits:
+        held.bring(model, model.module)
+    else:  # quantised on the device, which must have room for it, and left there
+        if not model.loaded:
+            comfy.model_management.unload_all_models()
+        held.bring(model, model.module, stays=True)
 
 
 def connector_names() -> list[str]:

@@ -1,25 +1,20 @@
 """CLIPs in a ComfyUI installation: where their files lie, and when they are on the device."""
 
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import comfy.model_management
 import comfy.utils
 import folder_paths
 import torch
-from comfy.model_patcher import ModelPatcher
 
 from ...core.errors import ModelError
 from ...core.learning.vocabulary import Progress
 from ...core.models.clip import KNOWN_NAMES, OpenClipModel, clip_file, clip_names, load_clip
-from . import model_folders
+from . import held, model_folders
 from .progress import check_interrupted
 
 FOLDER = "open_clip"
 POCKET_TITLE = "pocket CLIP (built in)"
-
-_patchers: "WeakKeyDictionary[OpenClipModel, ModelPatcher]" = WeakKeyDictionary()
-"""A patcher knows the weights and not the model around them, so that both go when the model does."""
 
 
 def register() -> None:
@@ -62,18 +57,8 @@ def load(name: str) -> OpenClipModel:
 
 
 def prepare(clip: OpenClipModel) -> None:
-    """Bring a CLIP to the device, as ComfyUI brings its models: others make room, and it makes room for others later."""
-    with torch.inference_mode(False):
-        patcher = _patchers.get(clip)
-        if patcher is None:
-            device = comfy.model_management.get_torch_device()
-            patcher = _patchers[clip] = ModelPatcher(clip.module, device, comfy.model_management.text_encoder_offload_device())
-        comfy.model_management.load_models_gpu([patcher], force_full_load=True)
-        for module in clip.module.modules():
-            for name, parameter in module._parameters.items():
-                # Moved by a node in inference mode, whose tensors autograd refuses.
-                if parameter is not None and parameter.is_inference():
-                    module._parameters[name] = torch.nn.Parameter(parameter.detach().clone(), requires_grad=False)
+    """Bring a CLIP to the device."""
+    held.bring(clip, clip.module)
 
 
 def cache_folder() -> Path:

@@ -105,7 +105,7 @@ class LearningSession:
             LearningError: what was learned is not worth keeping (not finite, nothing moved).
             Interrupted: the user cancelled; what was learned lies in ``output/instructions/unfinished``.
         """
-        with torch.inference_mode(False), self.denoiser.loaded(self._largest()):
+        with torch.inference_mode(False), self.denoiser.loaded():
             trainer = Trainer(self.denoiser, self.latents, self.context, self.null_context, self.settings, self.init_text, self.phrase_tokens, self.direction)
             name = trainer.digest()[:12]
             checkpoint, partial = paths.unfinished() / f"{name}.checkpoint", paths.unfinished() / f"{name}{paths.SUFFIX}"
@@ -174,7 +174,6 @@ class LearningSession:
             seed=self.settings.seed,
         )
         edited = decode_image(self.vae, latent / self.scale)[0]
-        self.denoiser.reload(self._largest())
         strip = Image.new("RGB", (3 * _PREVIEW_SIDE, _PREVIEW_SIDE))
         for place, picture in enumerate((self.watched.before, edited, self.watched.after)):
             image = to_image(picture)
@@ -186,8 +185,3 @@ class LearningSession:
     def _trainable(self, latents: Any) -> list[Tensor]:
         with torch.inference_mode(False):
             return [latent.clone().to(self.denoiser.device, torch.float32) for latent in latents]
-
-    def _largest(self) -> tuple[int, ...]:
-        """Shape of the largest call: every sample of every segment, and for guidance two more branches."""
-        rows = self.settings.segments * self.settings.batch * (3 if self.settings.objective == "guided" else 1)
-        return (rows, *max((tuple(latent.shape) for latent in self.latents.after), key=math.prod))

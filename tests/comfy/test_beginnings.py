@@ -123,7 +123,7 @@ def test_the_clip_is_held_by_comfyui_and_can_be_learned_with_after_inference_mod
     assert any(each.model is not None and each.model.model is clip.module for each in management.current_loaded_models)
     with torch.inference_mode():
         rooms.prepare(clip)
-    held = weakref.ref(rooms._patchers[clip])
+    held = weakref.ref(comfy.pack("nodes.comfy.held")._patchers[clip])
     assert sum(each.model is not None and each.model.model is clip.module for each in management.current_loaded_models) == 1
     del clip
     comfy.forget()

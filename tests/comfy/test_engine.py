@@ -61,7 +61,7 @@ def test_the_family_is_told(engine):
 def test_whatever_is_predicted_the_noise_is_given(engine):
     name, denoiser = engine
     noisy, timesteps, image, context = draw(denoiser)
-    with denoiser.loaded((3, 4, 8, 8)), torch.no_grad():
+    with denoiser.loaded(), torch.no_grad():
         given = denoiser.predict(noisy, timesteps, image, context)
         abar = denoiser.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         sigma = ((1 - abar) / abar).sqrt()
@@ -80,7 +80,7 @@ def test_an_instruction_of_the_models_own_keys_changes_nothing(comfy, engine):
     noisy, timesteps, image, context = draw(denoiser)
     context = context[:1].expand(3, -1, -1)
     made = comfy.pack("core.editing.injection")
-    with denoiser.loaded((3, 4, 8, 8)):
+    with denoiser.loaded():
         projected = denoiser.project(context[0])
         keys = {name: k[1:9].repeat(5, 1, 1).requires_grad_() for name, (k, _) in projected.items()}
         values = {name: v[1:9].repeat(5, 1, 1).requires_grad_() for name, (_, v) in projected.items()}
@@ -115,7 +115,7 @@ def test_gradients_are_finite_on_half_precision_weights(comfy, dtype):
     noisy, timesteps, image, context = draw(denoiser, 2)
     trainers, objectives = comfy.pack("core.learning.trainer"), comfy.pack("core.learning.objective")
     settings = comfy.pack("core.learning.settings").LearningSettings(tokens=4, segments=2, steps=2)
-    with denoiser.loaded((2, 4, 8, 8)):
+    with denoiser.loaded():
         trainer = trainers.Trainer(denoiser, objectives.PairLatents([image[0]], [noisy[0]]), context[0], context[1], settings)
         trainer.run()
     learned = trainer.instruction()

@@ -126,7 +126,7 @@ def test_the_finder_is_held_by_comfyui_and_goes_with_it(comfy):
         rooms.prepare(finder)
         rooms.prepare(finder)
     assert sum(each.model is not None and each.model.model is finder.module for each in management.current_loaded_models) == 1
-    held = weakref.ref(rooms._patchers[finder])
+    held = weakref.ref(comfy.pack("nodes.comfy.held")._patchers[finder])
     management.unload_all_models()
     graph = comfy.graph()
     assert comfy.values(graph, find(comfy, graph, picture(1, 1, 48, 80), comfy.give(graph, finder)).out(0))[0].any()

@@ -129,7 +129,7 @@ class TestTwelveChannels:
         generator = torch.Generator().manual_seed(2)
         noisy, condition = (torch.randn(2, channels, 9, 12, generator=generator) for channels in (4, 8))
         context, timesteps = editor.encode_text(["make it night", ""]), torch.tensor([10, 900])
-        with ours.loaded((2, 4, 9, 12)), torch.no_grad():
+        with ours.loaded(), torch.no_grad():
             found = ours.predict(noisy, timesteps, condition, context)
         assert torch.allclose(found, editor.denoiser.predict(noisy, timesteps, condition, context), atol=1e-4)
 

@@ -86,7 +86,7 @@ def test_parity_guidance_is_equation_3(comfy):
     timestep = model.model.model_sampling.timestep(sigma)
     noisy = x / (sigma**2 + 1).sqrt()
     injection = comfy.pack("core.editing.injection").inject(learned)
-    with denoiser.loaded((1, 4, 8, 8)), torch.no_grad():
+    with denoiser.loaded(), torch.no_grad():
         # Asked for the noise level itself rather than for its nearest timestep.
         denoiser._sigmas[timestep] = sigma
         full = denoiser.predict(noisy, timestep, image, words, injection)
@@ -142,7 +142,7 @@ def test_parity_both_engines_give_the_same_loss_and_gradients(comfy, objective, 
         "diffusers": comfy.pack("core.models.loading").load_editor().denoiser,
     }
     found = {}
-    with engines["comfy"].loaded((9, 4, 8, 8)):
+    with engines["comfy"].loaded():
         for name, engine in engines.items():
             trainer = trainers.Trainer(engine, latents, states[0].clone(), states[1].clone(), settings)
             noise = [torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(index)) for index in range(3)]
@@ -212,7 +212,7 @@ def test_parity_pocket_editor_is_its_diffusers_self(comfy):
     timesteps = torch.tensor([10, 900])
     expected = editor.denoiser.predict(noisy, timesteps, picture_latent, context)
     denoiser = comfy.pack("nodes.comfy.engine").ComfyDenoiser(model)
-    with denoiser.loaded((2, 4, 9, 12)), torch.no_grad():
+    with denoiser.loaded(), torch.no_grad():
         assert torch.allclose(denoiser.predict(noisy, timesteps, picture_latent, context), expected, atol=1e-4)
         for name, (keys, values) in denoiser.project(context[0]).items():
             known = editor.denoiser.project(context[0])[name]

@@ -209,7 +209,7 @@ def test_the_model_is_held_by_comfyui_and_goes_with_it(comfy, forgetful):
             rooms.prepare(made)
     assert not any(parameter.is_inference() or parameter.requires_grad for parameter in (*mllm.module.parameters(), *made.parameters()))
     assert sum(each.model is not None and each.model.model is mllm.module for each in management.current_loaded_models) == 1
-    held = [weakref.ref(rooms._patchers[each]) for each in (mllm, made)] + [weakref.ref(next(mllm.module.parameters()))]
+    held = [weakref.ref(comfy.pack("nodes.comfy.held")._patchers[each]) for each in (mllm, made)] + [weakref.ref(next(mllm.module.parameters()))]
     management.unload_all_models()
     graph = comfy.graph()
     parts = Parts(graph)
