@@ -149,10 +149,10 @@ class InjectedCall(Protocol):
 
         Args:
             site: name of the cross-attention layer.
-            keys, values: projections of :attr:`context`, [B, rows, width]; they are left as they are.
+            keys, values: projections of :attr:`context`, [B, rows, width], made for this call: the learned rows are added to them in place.
 
         Returns:
-            Keys and values of the same shape and dtype.
+            The same keys and values.
         """
         ...
 
@@ -161,23 +161,21 @@ class _OneInjection:
     """The same injection in every row of a call."""
 
     def __init__(self, injection: Injection, context: Tensor, timesteps: Tensor) -> None:
-        strength = injection.strength_at(timesteps)
-        nothing = strength.new_zeros(())
+        strength = None if injection.whole else injection.strength_at(timesteps)
         # Sums in fp32, whatever the model computes in.
-        shares: list[Tensor] = []
-        states: list[Tensor] = []
+        terms: list[tuple[Tensor, Tensor | None]] = []
         self._added: list[tuple[InjectedPart, Tensor]] = []
         for part in injection.parts:
-            segment, share = segment_of(timesteps, part.segments), part.weight * strength
-            shares.append(share)
-            states.append(part.states(segment))
+            segment, share = segment_of(timesteps, part.segments), None if strength is None else part.weight * strength
+            terms.append((part.states(segment), share))
             if part.columns:
-                self._added.append((part, share * part.rows(segment)))
-        if not injection.whole:
-            shares.append(1 - sum(shares, nothing))
-            states.append(context)
-        terms = (share * each for share, each in zip(shares, _of_one_length(states), strict=True))
-        self.context = sum(terms, nothing).to(context.dtype)
+                # In the model's dtype once, and not at every site.
+                self._added.append((part, _times(part.rows(segment), share).to(context.dtype)))
+        if strength is not None:
+            shares = [share for _, share in terms if share is not None]
+            terms.append((context, 1 - sum(shares, strength.new_zeros(()))))
+        states = [_times(each, share) for each, (_, share) in zip(_of_one_length([each for each, _ in terms]), terms, strict=True)]
+        self.context = (states[0] if len(states) == 1 else sum(states[1:], states[0])).to(context.dtype)
 
     @property
     def acts_at_sites(self) -> bool:
@@ -185,9 +183,6 @@ class _OneInjection:
         return bool(self._added)
 
     def keys_values(self, site: str, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        if not self._added:
-            return keys, values
-        keys, values = keys.clone(), values.clone()
         self.add("keys", site, keys)
         self.add("values", site, values)
         return keys, values
@@ -198,6 +193,10 @@ class _OneInjection:
             rows = learned[..., part.columns[kind, site]]
             for first in range(part.start, projected.shape[1], part.context.shape[0]):
                 projected[:, first : first + rows.shape[1]].add_(rows)
+
+
+def _times(rows: Tensor, share: Tensor | None) -> Tensor:
+    return rows if share is None else share * rows
 
 
 def _of_one_length(rows: Sequence[Tensor]) -> list[Tensor]:
@@ -233,9 +232,6 @@ class _RowGroups:
         self._calls = [(slice(i * size, (i + 1) * size), call) for i, call in enumerate(calls) if call is not None and call.acts_at_sites]
 
     def keys_values(self, site: str, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        if not self._calls:
-            return keys, values
-        keys, values = keys.clone(), values.clone()
         for rows, call in self._calls:
             call.add("keys", site, keys[rows])
             call.add("values", site, values[rows])

@@ -1,6 +1,7 @@
 """Editing pictures without ComfyUI: dual-guided Euler ancestral sampling."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Generator, Tensor
 
 from ..models.denoiser import Denoiser
 from .guidance import dual_guidance
-from .injection import Injection
+from .injection import Injection, RowInjections
 from .region import Region, blend, blended_states
 from .schedule import TRAIN_TIMESTEPS, fixed_generator
 
@@ -24,12 +25,12 @@ def edit_latents(
     steps: int = 20,
     text_scale: float = 7.5,
     image_scale: float = 1.5,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     fixed_noise: bool = False,
     region: Region | None = None,
     callback: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Sample the edit of each picture by Eq. 3.
+    """Sample the edit of each picture by Eq. 3, with one model call a step for all pictures and branches. Nothing here waits for the device.
 
     Args:
         denoiser: the model.
@@ -39,7 +40,7 @@ def edit_latents(
         injection: learned keys and values for the instructed branch alone; both null branches keep the model's own.
         steps: sampling steps.
         text_scale, image_scale: s_T and s_I.
-        seed: every picture of the batch gets the noise it would get alone with ``seed + its index``.
+        seed: of every picture's noise; of a single one, picture i gets ``seed + i``. A picture gets the noise that it would get alone.
         fixed_noise: begin with the noise that the last timestep was learned with and add at every step that of the timestep it goes to, the same for
             every picture; ``seed`` is then the one that the instruction was learned with.
         region: where the edit may act (Eq. 1 of UltraEdit); outside, the result is the source.
@@ -48,41 +49,61 @@ def edit_latents(
     Returns:
         Scaled latents [B, 4, h, w], ready for the decoder.
     """
-    # Imported here: diffusers takes a second, and ComfyUI imports this module when it starts.
-    from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
-
     batch, device = image_latent.shape[0], denoiser.device
-    scheduler: Any = EulerAncestralDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)
-    scheduler.set_timesteps(steps, device=device)
-    scheduler.set_begin_index(0)  # else it looks the index up on the device, and waits
-    if fixed_noise:
-        generators = [fixed_generator(TRAIN_TIMESTEPS - 1, seed) for _ in range(batch)]
-        coming = [round(t) for t in scheduler.timesteps.tolist()[1:]] + [0]  # the last step adds none
-    else:
-        generators = [Generator().manual_seed(seed + index) for index in range(batch)]
-    noise = _noise((denoiser.description.family.latent_channels, *image_latent.shape[2:]), generators, device)
-    latents = noise * scheduler.init_noise_sigma
+    seeds = [seed + index for index in range(batch)] if isinstance(seed, int) else list(seed)
+    timesteps, sigmas = _schedule(steps)
+    coming = [round(t) for t in timesteps] if fixed_noise else []
+    generators = [fixed_generator(TRAIN_TIMESTEPS - 1, seeds[0])] * batch if fixed_noise else [Generator().manual_seed(each) for each in seeds]
+    shape = (denoiser.description.family.latent_channels, *image_latent.shape[2:])
+    noise = _draw(shape, generators, device)
+    latents = noise * sigmas[0]
     blended = set() if region is None else set(blended_states(steps, region.every))
-    image_latent = image_latent.to(device)
-    context = context.to(device).expand(batch, -1, -1) if context.ndim == 2 else context.to(device)
-    null = null_context.to(device).expand(2 * batch, -1, -1)
-    both_images = torch.cat([image_latent, torch.zeros_like(image_latent)])
-    for index, timestep in enumerate(scheduler.timesteps):
-        noisy = scheduler.scale_model_input(latents, timestep)
-        times = timestep.expand(batch)
-        full = denoiser.predict(noisy, times, image_latent, context, injection)
-        image, none = denoiser.predict(noisy.repeat(2, 1, 1, 1), times.repeat(2), both_images, null).chunk(2)
+    source, mask = (None, None) if region is None else (region.source.to(device), region.mask.to(device))
+    # The branches of Eq. 3 one after another: picture and instruction, picture alone, neither.
+    image_latent, null = image_latent.to(device), null_context.to(device).expand(2 * batch, -1, -1)
+    images = torch.cat([image_latent, image_latent, torch.zeros_like(image_latent)])
+    contexts = torch.cat([context.to(device).expand(batch, -1, -1), null])
+    injections = None if injection is None or injection.is_identity else RowInjections([injection, None, None])
+    times = torch.tensor(timesteps, device=device)
+    for index, sigma in enumerate(sigmas[:-1]):
+        noisy = latents / math.sqrt(sigma**2 + 1)
+        full, image, none = denoiser.predict(noisy.repeat(3, 1, 1, 1), times[index].expand(3 * batch), images, contexts, injections).chunk(3)
         guided = dual_guidance(none, image, full, image_scale, text_scale)
-        if fixed_noise:
-            generators = [fixed_generator(coming[index], seed) for _ in range(batch)]
-        latents = scheduler.step(guided, timestep, latents, generator=generators).prev_sample
-        if region is not None and index + 1 in blended:
-            source = region.source.to(device)
-            latents = blend(region.mask.to(device), source + scheduler.sigmas[index + 1] * noise, latents)
+        down, up = _ancestral(sigma, sigmas[index + 1])
+        latents = torch.add(latents, guided, alpha=down - sigma)
+        if up:
+            if fixed_noise:
+                generators = [fixed_generator(coming[index + 1], seeds[0])] * batch
+            latents = torch.add(latents, _draw(shape, generators, device), alpha=up)
+        if source is not None and mask is not None and index + 1 in blended:
+            latents = blend(mask, source + sigmas[index + 1] * noise, latents)
         if callback is not None:
             callback(index + 1, steps)
     return latents
 
 
-def _noise(shape: tuple[int, ...], generators: list[Generator], device: torch.device) -> Tensor:
-    return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
+def _schedule(steps: int) -> tuple[list[float], list[float]]:
+    """Timesteps, one for each step, and noise levels, one more: the last is 0."""
+    # Imported here: diffusers takes a second, and ComfyUI imports this module when it starts.
+    from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
+
+    scheduler: Any = EulerAncestralDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=TRAIN_TIMESTEPS)
+    scheduler.set_timesteps(steps)
+    return scheduler.timesteps.tolist(), scheduler.sigmas.tolist()
+
+
+def _ancestral(sigma: float, coming: float) -> tuple[float, float]:
+    """Where a step of Euler ancestral goes without noise, and how much noise it then adds."""
+    up = math.sqrt(coming**2 * (sigma**2 - coming**2) / sigma**2)
+    return math.sqrt(coming**2 - up**2), up
+
+
+def _draw(shape: tuple[int, ...], generators: Sequence[Generator], device: torch.device) -> Tensor:
+    """Noise on the device, a row from every generator; one that stands in several rows gives them the same."""
+    drawn = {generator: torch.randn(shape, generator=generator) for generator in dict.fromkeys(generators)}
+    return to_device(torch.stack([drawn[generator] for generator in generators]), device)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A small tensor from the CPU to the device, without waiting for what the device does."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -14,7 +14,7 @@ from .families import ModelDescription
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    from ..editing.injection import InjectedCall, Injection
+    from ..editing.injection import InjectedCall, Injection, RowInjections
 
 
 class Denoiser(Protocol):
@@ -25,7 +25,9 @@ class Denoiser(Protocol):
     alphas_cumprod: Tensor
     """abar, [1000] fp32 on ``device``."""
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, image_latent: Tensor, context: Tensor, injection: Injection | None = None) -> Tensor:
+    def predict(
+        self, noisy: Tensor, timesteps: Tensor, image_latent: Tensor, context: Tensor, injection: Injection | RowInjections | None = None
+    ) -> Tensor:
         """The noise that the model sees in a latent.
 
         Args:
@@ -34,7 +36,7 @@ class Denoiser(Protocol):
             image_latent: the image condition [B, C, h, w] as the editor makes it: the picture's latent, unscaled, and in a model that reads a mask the
                 mask's after it (C is ``description.condition_channels``). Zeros are the null image, and the null mask with it.
             context: text states [B, L, D].
-            injection: learned keys and values, used in every row at every site.
+            injection: learned keys and values, used in every row at every site; or those of equally large groups of rows.
 
         Returns:
             eps, fp32 [B, 4, h, w], whatever the model itself predicts. Differentiable in the injection's tensors; the model's weights never get
@@ -109,19 +111,21 @@ class DiffusersDenoiser:
             {name: _Attention(site if (site := name.removesuffix(".processor")) in self._sites else None) for name in unet.attn_processors}  # type: ignore[arg-type]
         )
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, image_latent: Tensor, context: Tensor, injection: Injection | None = None) -> Tensor:
+    def predict(
+        self, noisy: Tensor, timesteps: Tensor, image_latent: Tensor, context: Tensor, injection: Injection | RowInjections | None = None
+    ) -> Tensor:
         """See :meth:`Denoiser.predict`.
 
         Raises:
             ModelError: latents or text states of a shape the model cannot take.
         """
         self._check(noisy, image_latent, context)
-        call = None
+        context, call = context.to(self.dtype), None
         if injection is not None and not injection.is_identity:
             begun = injection.begin(context, timesteps)
             context, call = begun.context, {"instruction": begun}
         sample = torch.cat([noisy, image_latent], dim=1).to(self.dtype)
-        output = self.unet(sample, timesteps, context.to(self.dtype), cross_attention_kwargs=call, return_dict=False)[0].float()
+        output = self.unet(sample, timesteps, context, cross_attention_kwargs=call, return_dict=False)[0].float()
         if self.description.family.prediction == "epsilon":
             return output
         abar = self.alphas_cumprod[timesteps.round().long()].view(-1, 1, 1, 1)

@@ -16,7 +16,7 @@ from comfy.patcher_extension import copy_nested_dicts, merge_nested_dicts
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ...core.editing.injection import Injection
+from ...core.editing.injection import Injection, RowInjections
 from .describe import describe
 from .patch import inject_call
 from .plain_weights import plain, plain_weights, same_network
@@ -41,6 +41,7 @@ class ComfyDenoiser:
         self.device = torch.device(model.load_device)
         self.checkpointing = checkpointing
         self._pooled = pooled
+        self._known_pooled: dict[tuple[bool, int, int], Tensor] = {}
         # EDM models take any sigma; timesteps are then positions in Stable Diffusion's schedule.
         edm = self.description.family.prediction == "edm_v"
         table: Any = ModelSamplingDiscrete() if edm else self.patcher.get_model_object("model_sampling")
@@ -72,7 +73,9 @@ class ComfyDenoiser:
         """The UNet itself."""
         return self.patcher.model.diffusion_model
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, image_latent: Tensor, context: Tensor, injection: Injection | None = None) -> Tensor:
+    def predict(
+        self, noisy: Tensor, timesteps: Tensor, image_latent: Tensor, context: Tensor, injection: Injection | RowInjections | None = None
+    ) -> Tensor:
         """See :meth:`Denoiser.predict`.
 
         ComfyUI's models take ``x = z + sigma e`` and answer with the clean latent ``z``; so ``x = noisy / sqrt(abar)`` and ``e = (x - z) / sigma``,
@@ -81,13 +84,14 @@ class ComfyDenoiser:
         base = self.patcher.model
         timesteps = timesteps.round().long()  # samplers use the places between, too
         options = self._transformer_options(timesteps)
+        context = context.to(base.get_dtype_inference())
         if injection is not None and not injection.is_identity:
             context, options = inject_call(injection, self.description.sites, timesteps, context, options)
         sigma = self._sigmas[timesteps]
         wide = sigma.view(-1, 1, 1, 1)
         x = noisy * (wide.square() + 1).sqrt()
         image = base.process_ip2p_image_in(image_latent)
-        denoised = base.apply_model(x, sigma, c_concat=image, c_crossattn=context, transformer_options=options, **self._extra(noisy, injection is not None))
+        denoised = base.apply_model(x, sigma, c_concat=image, c_crossattn=context, transformer_options=options, **self._extra(noisy, injection))
         return (x - denoised).float() / wide
 
     @torch.no_grad()
@@ -106,13 +110,20 @@ class ComfyDenoiser:
         options["optimized_attention_override"] = lambda _, *inputs, **named: attention_pytorch(*inputs, **named)
         return options
 
-    def _extra(self, noisy: Tensor, instructed: bool) -> dict[str, Tensor]:
-        pooled = self._pooled[0 if instructed else 1]
-        if pooled is None or not self.patcher.model.adm_channels:
+    def _extra(self, noisy: Tensor, injection: Injection | RowInjections | None) -> dict[str, Tensor]:
+        if self._pooled[0] is None or not self.patcher.model.adm_channels:
             return {}
-        height, width = noisy.shape[-2] * 8, noisy.shape[-1] * 8
-        adm = self.patcher.model.encode_adm(pooled_output=pooled.to(self.device), width=width, height=height, device=self.device)
-        return {"y": adm.expand(noisy.shape[0], -1)}
+        groups = injection.parts if isinstance(injection, RowInjections) else [injection]
+        rows, (height, width) = noisy.shape[0] // len(groups), noisy.shape[2:]
+        return {"y": torch.cat([self._pooled_states(part is not None, height * 8, width * 8).expand(rows, -1) for part in groups])}
+
+    def _pooled_states(self, instructed: bool, height: int, width: int) -> Tensor:
+        """What SDXL is told beside the text states, [1, adm]: pooled states and picture size."""
+        key = (instructed, height, width)
+        if key not in self._known_pooled:
+            pooled: Any = self._pooled[0 if instructed else 1]
+            self._known_pooled[key] = self.patcher.model.encode_adm(pooled_output=pooled.to(self.device), width=width, height=height, device=self.device)
+        return self._known_pooled[key]
 
 
 def _checkpoint_blocks(unet: torch.nn.Module) -> list[torch.nn.Module]:

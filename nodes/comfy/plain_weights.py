@@ -110,7 +110,7 @@ def _weight(patcher: ModelPatcher, key: str, dtype: torch.dtype | None) -> Tenso
     own: Any = get_key_weight(patcher.model, key)[0]
     if own.is_meta:  # the file had none, and ComfyUI's dynamic VRAM makes zeros of it when it is first used
         own = torch.zeros(own.shape, dtype=own.dtype)
-    weight = patcher.patch_weight_to_device(key, device_to=device, return_weight=True) if key in patcher.patches else own
+    weight: Any = patcher.patch_weight_to_device(key, device_to=device, return_weight=True) if key in patcher.patches else own
     weight = dequantised(weight).to(device, dtype if weight.is_floating_point() else None)
     for function in patcher.weight_wrapper_patches.get(key, []):
         weight = function(weight)

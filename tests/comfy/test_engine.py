@@ -67,7 +67,7 @@ def test_whatever_is_predicted_the_noise_is_given(engine):
         sigma = ((1 - abar) / abar).sqrt()
         times = sigma.flatten().log() / 4 if name == "cosxl" else timesteps.float()
         condition = image * 0.13025 if name == "cosxl" else image
-        extra = denoiser._extra(noisy, False)
+        extra = denoiser._extra(noisy, None)
         raw = denoiser.unet(torch.cat([noisy, condition], 1), times, context=context, **extra)
         expected = raw if denoiser.description.family.prediction == "epsilon" else abar.sqrt() * raw + (1 - abar).sqrt() * noisy
         assert given.dtype == torch.float32 and torch.allclose(given, expected, atol=2e-4 * expected.abs().max().item())

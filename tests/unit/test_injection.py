@@ -33,7 +33,7 @@ def test_whole_injection_replaces_the_learned_rows_and_no_other(start: int) -> N
     unlearned = [row for row in range(LENGTH) if not start <= row < start + TOKENS]
     assert torch.equal(call.context[:, unlearned], instruction.context[unlearned].expand(2, -1, -1))
     frozen = project(call.context, 8)
-    keys, values = call.keys_values("down.attn2", frozen, frozen)
+    keys, values = call.keys_values("down.attn2", frozen.clone(), frozen.clone())
     for row, segment in enumerate((0, 4)):
         assert torch.equal(keys[row, start : start + TOKENS], instruction.keys["down.attn2"][segment])
         assert torch.equal(values[row, start : start + TOKENS], instruction.values["down.attn2"][segment])
@@ -121,7 +121,7 @@ def test_values_stay_in_the_models_dtype() -> None:
     injection = inject(make_instruction())
     call = injection.begin(torch.randn(1, LENGTH, WIDTH), torch.tensor([5]))
     frozen = project(call.context, 8).to(torch.bfloat16)
-    keys, values = call.keys_values("down.attn2", frozen, frozen)
+    keys, values = call.keys_values("down.attn2", frozen, frozen.clone())
     assert keys.dtype == values.dtype == torch.bfloat16
 
 

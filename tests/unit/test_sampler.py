@@ -73,6 +73,21 @@ def test_a_batch_gets_what_each_picture_gets_alone(editor: DiffusersEditor, pict
         torch.testing.assert_close(together[index], alone[0], rtol=1e-4, atol=1e-4)
 
 
+def test_every_picture_may_have_a_seed_of_its_own(editor: DiffusersEditor, picture: torch.Tensor) -> None:
+    context, null = editor.encode_text(["make it night", ""])
+    latents = editor.encode_images(torch.stack([picture, picture.flip(0)]))
+    together = edit_latents(editor.denoiser, latents, context, null, steps=3, seed=[5, 5])
+    torch.testing.assert_close(together[1:], edit_latents(editor.denoiser, latents[1:], context, null, steps=3, seed=5), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("instructed", [False, True])
+def test_a_step_is_one_model_call(editor: DiffusersEditor, picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch, instructed: bool) -> None:
+    rows, forward = [], editor.denoiser.unet.forward
+    monkeypatch.setattr(editor.denoiser.unet, "forward", lambda sample, *rest, **named: rows.append(len(sample)) or forward(sample, *rest, **named))
+    edited(editor, picture, "make it night", injection=inject(words_instruction(editor, "make it night")) if instructed else None)
+    assert rows == [3, 3, 3, 3]
+
+
 def test_image_scale_below_1_keeps_all_three_branches(editor: DiffusersEditor, picture: torch.Tensor) -> None:
     """diffusers' pipeline silently drops guidance there; Eq. 3 does not."""
     low = edited(editor, picture, "make it night", image_scale=0.5)
