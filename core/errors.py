@@ -21,6 +21,10 @@ class LearningError(InstructBrushError):
     """Learning cannot start, cannot resume, or produced something that must not be kept."""
 
 
+class WorthlessError(LearningError):
+    """What was learned so far is not worth keeping, nor worth going on with: it is not finite, or nothing moved."""
+
+
 class DataError(InstructBrushError):
     """A data set's tables cannot be read: damaged, without a column or a picture, or what reads them is missing."""
 

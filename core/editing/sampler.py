@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ..models.denoiser import Denoiser
+from ..models.denoiser import Denoiser, to_device
 from .guidance import dual_guidance
 from .injection import Injection, RowInjections
 from .region import Region, blend, blended_states
@@ -102,8 +102,3 @@ def _draw(shape: tuple[int, ...], generators: Sequence[Generator], device: torch
     """Noise on the device, a row from every generator; one that stands in several rows gives them the same."""
     drawn = {generator: torch.randn(shape, generator=generator) for generator in dict.fromkeys(generators)}
     return to_device(torch.stack([drawn[generator] for generator in generators]), device)
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A small tensor from the CPU to the device, without waiting for what the device does."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -76,7 +76,8 @@ def load_optimiser_state(optimiser: torch.optim.Optimizer, parameters: Mapping[s
     for key, value in state.items():
         if key.startswith("optimiser."):
             _, entry, name = key.split(".", 2)
-            # AdamW keeps its step counter on the CPU.
-            entries[name][entry] = value.clone().to("cpu" if entry == "step" else parameters[name].device)
+            # AdamW keeps its step counter on the CPU, unless its steps can be recorded.
+            here = entry == "step" and not optimiser.defaults["capturable"]
+            entries[name][entry] = value.clone().to("cpu" if here else parameters[name].device)
     for name, parameter in parameters.items():
         optimiser.state[parameter] = entries[name]

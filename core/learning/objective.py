@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from ..editing.injection import Injection
 from ..editing.schedule import add_noise
 from ..errors import PairError
 from ..models.clip import ClipModel, image_features
-from ..models.denoiser import Denoiser
+from ..models.denoiser import Denoiser, to_device
 from .pairs import EditPairs
 from .settings import LearningSettings
 
@@ -59,16 +60,21 @@ class PairLatents:
         return cls(before, after, digest.hexdigest())
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Training samples: index i of each field belongs together."""
+class Samples(NamedTuple):
+    """Training samples of one size, on the denoiser's device: row i of each field belongs together."""
 
-    pairs: list[int]
-    """Which pair."""
+    before: Tensor
+    """Image conditions [n, C, h, w]."""
+    after: Tensor
+    """Targets [n, 4, h, w]."""
+    noise: Tensor
+    """[n, 4, h, w]."""
     timesteps: Tensor
     """int64 [n]."""
-    noise: list[Tensor]
-    """n x [4, h, w]."""
+
+    def chunks(self, rows: int) -> "list[Samples]":
+        """The same, at most so many rows at once."""
+        return [Samples(*parts) for parts in zip(*(tensor.split(rows) for tensor in self), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -118,56 +124,45 @@ def snr_weights(alphas_cumprod: Tensor) -> Tensor:
     return weights / weights.mean()
 
 
-def sample_losses(
-    denoiser: Denoiser,
-    latents: PairLatents,
-    samples: Samples,
-    context: Tensor,
-    null_context: Tensor,
-    injection: Injection,
-    settings: LearningSettings,
+def collect(latents: PairLatents, drawn: Sequence[tuple[int, int, Tensor]], device: torch.device) -> list[Samples]:
+    """Drawn (pair, timestep, noise on the CPU) as samples on the device, a batch for every size of picture."""
+    groups: dict[tuple[int, ...], list[tuple[int, int, Tensor]]] = {}
+    for each in drawn:
+        groups.setdefault(tuple(latents.after[each[0]].shape), []).append(each)
+    return [
+        Samples(
+            torch.stack([latents.before[pair] for pair, _, _ in group]),
+            torch.stack([latents.after[pair] for pair, _, _ in group]),
+            to_device(torch.stack([noise for _, _, noise in group]), device),
+            to_device(torch.tensor([timestep for _, timestep, _ in group]), device),
+        )
+        for _, group in sorted(groups.items())
+    ]
+
+
+def noise_errors(
+    denoiser: Denoiser, samples: Samples, context: Tensor, null_context: Tensor, injection: Injection, settings: LearningSettings
 ) -> Tensor:
     """The loss of every sample, [n] fp32, differentiable in the injection's tensors.
 
     ``plain`` (Eq. 5): ``mean (e(z_t, I, T) - e)^2``. ``guided``: the same with ``e`` replaced by Eq. 3's combination of three branches, of which
-    only the instructed one needs a gradient. Samples of one size run as one batch; losses of other samples never mix, so a batch of
-    one sample a segment equals training the segments in turn.
+    only the instructed one needs a gradient. Losses of other samples never mix, so a batch of one sample a segment equals training the segments in turn.
 
     Args:
         denoiser: the frozen model.
-        latents: all pairs.
         samples: what to train on.
         context, null_context: text states of the init phrase and of "", [L, D].
         injection: the current keys and values.
         settings: objective, scales and weighting.
     """
-    losses: dict[int, Tensor] = {}
-    for members in _by_shape(latents, samples):
-        timesteps = samples.timesteps[members].to(denoiser.device)
-        before = torch.stack([latents.before[samples.pairs[i]] for i in members])
-        after = torch.stack([latents.after[samples.pairs[i]] for i in members])
-        noise = torch.stack([samples.noise[i] for i in members]).to(denoiser.device)
-        noisy = add_noise(after, noise, timesteps, denoiser.alphas_cumprod)
-        predicted = denoiser.predict(noisy, timesteps, before, context.expand(len(members), -1, -1), injection)
-        if settings.objective == "guided":
-            with torch.no_grad():
-                both = denoiser.predict(
-                    noisy.repeat(2, 1, 1, 1),
-                    timesteps.repeat(2),
-                    torch.cat([before, torch.zeros_like(before)]),
-                    null_context.expand(2 * len(members), -1, -1),
-                )
-                image, none = both.chunk(2)
-            predicted = dual_guidance(none, image, predicted, settings.image_scale, settings.text_scale)
-        error = (predicted - noise).square().mean(dim=(1, 2, 3))
-        if settings.weighting == "min_snr":
-            error = error * snr_weights(denoiser.alphas_cumprod)[timesteps]
-        losses.update(zip(members, error, strict=True))
-    return torch.stack([losses[i] for i in range(len(samples.pairs))])
-
-
-def _by_shape(latents: PairLatents, samples: Samples) -> list[list[int]]:
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, pair in enumerate(samples.pairs):
-        groups.setdefault(tuple(latents.after[pair].shape), []).append(index)
-    return list(groups.values())
+    before, after, noise, timesteps = samples
+    count = len(timesteps)
+    noisy = add_noise(after, noise, timesteps, denoiser.alphas_cumprod)
+    predicted = denoiser.predict(noisy, timesteps, before, context.expand(count, -1, -1), injection)
+    if settings.objective == "guided":
+        with torch.no_grad():
+            images, null = torch.cat([before, torch.zeros_like(before)]), null_context.expand(2 * count, -1, -1)
+            image, none = denoiser.predict(noisy.repeat(2, 1, 1, 1), timesteps.repeat(2), images, null).chunk(2)
+        predicted = dual_guidance(none, image, predicted, settings.image_scale, settings.text_scale)
+    error = (predicted - noise).square().mean(dim=(1, 2, 3))
+    return error * snr_weights(denoiser.alphas_cumprod)[timesteps] if settings.weighting == "min_snr" else error

@@ -1,7 +1,10 @@
 """Learning an instruction in timestep segments: keys and values of every cross-attention layer (InstructBrush, section 4), or text states (Visii)."""
 
 import hashlib
-from collections.abc import Callable
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timezone
 
@@ -10,13 +13,17 @@ from torch import Generator, Tensor
 
 from ..editing.injection import Injection
 from ..editing.schedule import fixed_noise, segment_bounds
-from ..errors import LearningError
+from ..errors import LearningError, WorthlessError
 from ..instruction.artefact import Instruction, InstructionInfo
 from ..models.denoiser import Denoiser
 from .checkpoint import load_optimiser_state, optimiser_state
-from .objective import Direction, PairLatents, Samples, sample_losses
+from .memory import MemoryPlan, free_memory, is_out_of_memory, largest_side, plan_memory
+from .objective import Direction, PairLatents, Samples, collect, noise_errors
+from .replay import Replay
 from .settings import LearningSettings
 from .spaces import AttentionSpace, Space, TextSpace
+
+logger = logging.getLogger(__name__)
 
 _EMPTY_PHRASE_TOKENS = 10
 _CURVE_POINTS = 100
@@ -52,6 +59,16 @@ class SegmentStream:
             return pair, timestep, fixed_noise(latents.after[pair].shape, timestep, self._seed)
         pair = int(torch.randint(len(latents.after), (1,), generator=self.generator))
         return pair, timestep, torch.randn(latents.after[pair].shape, generator=self.generator)
+
+
+    def mark(self) -> tuple[Tensor, Tensor, int]:
+        """Where the stream is, for :meth:`rewind`."""
+        return self.generator.get_state(), self.order, self.position
+
+    def rewind(self, mark: tuple[Tensor, Tensor, int]) -> None:
+        """Go back to a mark: what comes next is what came then."""
+        self.generator.set_state(mark[0])
+        self.order, self.position = mark[1:]
 
 
 class Trainer:
@@ -104,6 +121,7 @@ class Trainer:
             )
         self._direction = direction.to(denoiser.device) if direction is not None and settings.direction_weight else None
         self._trained = only_segments or tuple(range(settings.segments))
+        self._segments = torch.tensor(self._trained, device=denoiser.device)
         self._streams = {segment: SegmentStream(segment, settings) for segment in self._trained}
         self.space: Space = (
             TextSpace(self.context, self.start, self.tokens, settings)
@@ -111,7 +129,12 @@ class Trainer:
             else AttentionSpace(denoiser, self.context, self.start, self.tokens, settings)
         )
         self.parameters = self.space.parameters
-        self.optimiser = torch.optim.AdamW(list(self.parameters.values()), lr=settings.learning_rate, weight_decay=0.0)
+        on_gpu = denoiser.device.type == "cuda"
+        # On a GPU the rate is a tensor, so that a recorded step can be given another one.
+        self._rate: float | Tensor = torch.tensor(settings.learning_rate, device=denoiser.device) if on_gpu else settings.learning_rate
+        self.optimiser = torch.optim.AdamW(list(self.parameters.values()), lr=self._rate, weight_decay=0.0, fused=on_gpu or None, capturable=on_gpu)
+        self.plan: MemoryPlan | None = None
+        self._update = Replay(self._step, self._changed, lambda: [tensor.grad for tensor in self.parameters.values() if tensor.grad is not None])
         self.steps_done = 0
         self._losses: list[float] = []
         self._pending: list[Tensor] = []
@@ -121,27 +144,99 @@ class Trainer:
         return Injection((self.space.part(),), torch.ones(self.settings.segments, device=self.denoiser.device))
 
     def step(self) -> None:
-        """One optimiser step, all segments in one batch. Nothing here waits for the device."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.settings.rate_at(self.steps_done)
-        drawn = [self._streams[segment].draw(self.latents) for segment in self._trained for _ in range(self.settings.batch)]
-        samples = Samples([pair for pair, _, _ in drawn], torch.tensor([time for _, time, _ in drawn]), [noise for _, _, noise in drawn])
-        injection = self.injection()
-        losses = sample_losses(self.denoiser, self.latents, samples, self.context, self.null_context, injection, self.settings)
-        # A mean over each segment's samples: a segment's gradient is then what it would be if the segment were trained alone.
-        losses = self.settings.noise_weight * losses.view(len(self._trained), self.settings.batch).mean(1)
-        if self._direction is not None:
-            states = injection.parts[0].states(torch.tensor(self._trained, device=self.denoiser.device)).float()
-            losses = losses + self.settings.direction_weight * self._direction.loss(states, self.settings.clamp_direction)
+        """One optimiser step, all segments together. Nothing here waits for the device.
+
+        Raises:
+            LearningError: a single sample with recomputed activations does not fit into the device's memory.
+        """
+        rate = self.settings.rate_at(self.steps_done)
+        if isinstance(self._rate, Tensor):
+            self._rate.fill_(rate)
+        else:
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+        with self._all_or_nothing():
+            drawn = [self._streams[segment].draw(self.latents) for segment in self._trained for _ in range(self.settings.batch)]
+            inputs = [tensor for samples in collect(self.latents, drawn, self.denoiser.device) for tensor in samples]
+            loss = self._fitting(inputs)
+        self.steps_done += 1
+        self._pending.append(loss)
+        if len(self._pending) >= _FLUSH_EVERY:
+            self._flush()
+
+    def _fitting(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The step on its inputs, by a plan that fits into memory."""
+        if self.plan is None:
+            self._follow(self._first_plan())
+        while True:
+            try:
+                return self._update(inputs)
+            except RuntimeError as error:
+                smaller = self.plan.smaller() if self.plan is not None and is_out_of_memory(error) else None
+                if smaller is None:
+                    if is_out_of_memory(error):
+                        raise LearningError(self._too_large()) from error
+                    raise
+            # Here the failed step's tensors are gone.
+            self._follow(smaller)
+            torch.cuda.empty_cache()
+            logger.info("InstructBrush: memory ran out; learning goes on with %s", smaller)
+
+    def _first_plan(self) -> MemoryPlan:
+        rows = len(self._trained) * self.settings.batch
+        free = free_memory(self.denoiser.device)
+        return plan_memory(self._family, self._pixels, rows, self.denoiser.dtype.itemsize, free, self.denoiser.checkpointing)
+
+    def _follow(self, plan: MemoryPlan) -> None:
+        self.plan, self.denoiser.checkpointing = plan, plan.checkpointing
+        self._update.forget()
+
+    def _too_large(self) -> str:
+        free = free_memory(self.denoiser.device) or 0
+        fits = largest_side(self._family, self.denoiser.dtype.itemsize, free)
+        return f"Learning: these pictures are too large for the device's memory ({free / 2**30:.1f} GiB free). Use pictures of at most {fits} x {fits} pixels."
+
+    @property
+    def _family(self) -> str:
+        return self.denoiser.description.family.name
+
+    @property
+    def _pixels(self) -> int:
+        return max(math.prod(latent.shape[-2:]) for latent in self.latents.after)
+
+    def _step(self, inputs: Sequence[Tensor]) -> Tensor:
+        """One step on samples; returns the mean loss of the segments."""
+        assert self.plan is not None
         self.optimiser.zero_grad(set_to_none=True)
-        losses.sum().backward()
+        # A mean over each segment's samples: a segment's gradient is then what it would be if the segment were trained alone.
+        weight = self.settings.noise_weight / self.settings.batch
+        total = torch.zeros((), device=self.denoiser.device)
+        for first in range(0, len(inputs), len(Samples._fields)):
+            for samples in Samples(*inputs[first : first + len(Samples._fields)]).chunks(self.plan.rows):
+                errors = noise_errors(self.denoiser, samples, self.context, self.null_context, self.injection(), self.settings)
+                total += _backward(weight * errors.sum())
+        if self._direction is not None:
+            states = self.injection().parts[0].states(self._segments).float()
+            total += _backward(self.settings.direction_weight * self._direction.loss(states, self.settings.clamp_direction).sum())
         if self.settings.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.clip_norm)
         self.optimiser.step()
-        self.steps_done += 1
-        self._pending.append(losses.detach().mean())
-        if len(self._pending) >= _FLUSH_EVERY:
-            self._flush()
+        return total / len(self._trained)
+
+    def _changed(self) -> list[Tensor]:
+        state = [value for tensor in self.parameters.values() for value in self.optimiser.state[tensor].values() if isinstance(value, Tensor)]
+        return [*self.parameters.values(), *state]
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """A step that is interrupted in its midst was not begun: what it drew is drawn again."""
+        marks = {segment: stream.mark() for segment, stream in self._streams.items()}
+        try:
+            yield
+        except BaseException:
+            for segment, stream in self._streams.items():
+                stream.rewind(marks[segment])
+            raise
 
     def run(self, callback: Callable[[int, int], None] | None = None) -> None:
         """Step until ``settings.steps`` are done.
@@ -150,11 +245,14 @@ class Trainer:
             callback: called after every step with (steps done, steps in all); an exception in it stops learning between two steps, and the
                 trainer stays valid: it can be saved, continued or made into an instruction.
         """
-        with torch.enable_grad():
-            while self.steps_done < self.settings.steps:
-                self.step()
-                if callback is not None:
-                    callback(self.steps_done, self.settings.steps)
+        try:
+            with torch.enable_grad():
+                while self.steps_done < self.settings.steps:
+                    self.step()
+                    if callback is not None:
+                        callback(self.steps_done, self.settings.steps)
+        finally:
+            self._update.forget()
 
     @property
     def losses(self) -> list[float]:
@@ -171,19 +269,19 @@ class Trainer:
         """What was learned so far.
 
         Raises:
-            LearningError: no step was done, the loss or a tensor is not finite, or nothing moved.
+            WorthlessError: no step was done, the loss or a tensor is not finite, or nothing moved.
         """
         losses = self.losses
         if not losses:
-            raise LearningError("Learning: no step was done, there is nothing to keep. Let it run for at least one step.")
+            raise WorthlessError("Learning: no step was done, there is nothing to keep. Let it run for at least one step.")
         learned, began = self.space.learned(), self.space.beginning()
         if not all(torch.isfinite(tensor).all() for tensor in (*learned.values(), torch.tensor(losses))):
             first = next((step for step, loss in enumerate(losses) if not loss < float("inf")), len(losses) - 1)
-            raise LearningError(
+            raise WorthlessError(
                 f"Learning: the loss was not finite at step {first + 1}. Nothing is kept: lower the learning rate ({self.settings.learning_rate})."
             )
         if all(torch.equal(now[segment], began[name]) for name, now in learned.items() for segment in self._trained):
-            raise LearningError(f"Learning: nothing changed in {self.steps_done} steps. Raise the learning rate ({self.settings.learning_rate}) or the steps.")
+            raise WorthlessError(f"Learning: nothing changed in {self.steps_done} steps. Raise the learning rate ({self.settings.learning_rate}) or the steps.")
         last = losses[-max(len(losses) // 10, 1) :]
         info = InstructionInfo(
             family=self.denoiser.description.family.name,
@@ -239,6 +337,7 @@ class Trainer:
                 for name, tensor in self.parameters.items():
                     tensor.copy_(state[f"parameter.{name}"])
             load_optimiser_state(self.optimiser, self.parameters, state)
+            self._update.forget()
             for segment, stream in self._streams.items():
                 stream.generator.set_state(state[f"stream.{segment}.generator"].cpu())
                 stream.order = state[f"stream.{segment}.order"].cpu()
@@ -247,6 +346,11 @@ class Trainer:
             self._losses, self._pending = state["losses"].tolist(), []
         except (KeyError, RuntimeError) as error:
             raise LearningError(f"Learning cannot continue: the saved run has another shape ({error}). Start afresh.") from error
+
+
+def _backward(loss: Tensor) -> Tensor:
+    loss.backward()
+    return loss.detach()
 
 
 def curve(losses: list[float], points: int = _CURVE_POINTS) -> list[float]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import ModelError
 from .families import ModelDescription
@@ -22,8 +23,18 @@ class Denoiser(Protocol):
 
     description: ModelDescription
     device: torch.device
+    dtype: torch.dtype
+    """What it computes in."""
     alphas_cumprod: Tensor
     """abar, [1000] fp32 on ``device``."""
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether blocks recompute their activations in the backward pass; set as memory asks for it."""
+        ...
+
+    @checkpointing.setter
+    def checkpointing(self, wanted: bool) -> None: ...
 
     def predict(
         self, noisy: Tensor, timesteps: Tensor, image_latent: Tensor, context: Tensor, injection: Injection | RowInjections | None = None
@@ -54,6 +65,11 @@ class Denoiser(Protocol):
             Site name -> (``to_k context``, ``to_v context``), each fp32 [L, width], without gradients.
         """
         ...
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A small tensor from the CPU to the device, without waiting for what the device does."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class _Attention:
@@ -105,11 +121,27 @@ class DiffusersDenoiser:
         self.description = description
         self.device = next(unet.parameters()).device
         self.dtype = next(unet.parameters()).dtype
+        if self.device.type == "cuda":
+            network: torch.nn.Module = unet
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the order that the tensor cores read
         self.alphas_cumprod = alphas_cumprod.to(self.device, torch.float32)
         self._sites = {site.name: unet.get_submodule(site.name) for site in description.sites}
         unet.set_attn_processor(
             {name: _Attention(site if (site := name.removesuffix(".processor")) in self._sites else None) for name in unet.attn_processors}  # type: ignore[arg-type]
         )
+
+    @property
+    def checkpointing(self) -> bool:
+        """See :attr:`Denoiser.checkpointing`."""
+        return self.unet.is_gradient_checkpointing
+
+    @checkpointing.setter
+    def checkpointing(self, wanted: bool) -> None:
+        if wanted and not self.checkpointing:
+            # Nothing in the model draws random numbers, and a CUDA graph cannot be made of what keeps their state.
+            self.unet.enable_gradient_checkpointing(lambda module, *inputs: checkpoint(module, *inputs, use_reentrant=False, preserve_rng_state=False))
+        elif self.checkpointing and not wanted:
+            self.unet.disable_gradient_checkpointing()
 
     def predict(
         self, noisy: Tensor, timesteps: Tensor, image_latent: Tensor, context: Tensor, injection: Injection | RowInjections | None = None

@@ -39,6 +39,7 @@ class ComfyDenoiser:
         self.description.require_sites()
         self.patcher = same_network(model)
         self.device = torch.device(model.load_device)
+        self.dtype = model.model.get_dtype_inference()
         self.checkpointing = checkpointing
         self._pooled = pooled
         self._known_pooled: dict[tuple[bool, int, int], Tensor] = {}
@@ -53,11 +54,13 @@ class ComfyDenoiser:
         """The model on its device, ready for gradients."""
         with plain_weights(self.patcher):
             self.patcher.pre_run()
-            undo = _checkpoint_blocks(self.unet) if self.checkpointing else []
+            blocks = [module for module in self.unet.modules() if isinstance(module, (BasicTransformerBlock, ResBlock))]
+            for block in blocks:
+                block.forward = self._recomputed(block.forward)
             try:
                 yield self
             finally:
-                for block in undo:
+                for block in blocks:
                     del block.forward
                 self.patcher.cleanup()
 
@@ -84,7 +87,7 @@ class ComfyDenoiser:
         base = self.patcher.model
         timesteps = timesteps.round().long()  # samplers use the places between, too
         options = self._transformer_options(timesteps)
-        context = context.to(base.get_dtype_inference())
+        context = context.to(self.dtype)
         if injection is not None and not injection.is_identity:
             context, options = inject_call(injection, self.description.sites, timesteps, context, options)
         sigma = self._sigmas[timesteps]
@@ -97,7 +100,7 @@ class ComfyDenoiser:
     @torch.no_grad()
     def project(self, context: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """See :meth:`Denoiser.project`."""
-        states = context.to(self.device, self.patcher.model.get_dtype_inference())
+        states = context.to(self.device, self.dtype)
         layers: dict[str, Any] = {site.name: self.unet.get_submodule(site.native_name) for site in self.description.sites}
         return {name: (layer.to_k(states).float(), layer.to_v(states).float()) for name, layer in layers.items()}
 
@@ -125,20 +128,15 @@ class ComfyDenoiser:
             self._known_pooled[key] = self.patcher.model.encode_adm(pooled_output=pooled.to(self.device), width=width, height=height, device=self.device)
         return self._known_pooled[key]
 
+    def _recomputed(self, forward: Any) -> Any:
+        """A block's forward that runs again in the backward pass, where memory asks for it."""
 
-def _checkpoint_blocks(unet: torch.nn.Module) -> list[torch.nn.Module]:
-    """Make every residual and transformer block recompute itself in the backward pass. Returns the blocks, whose ``forward`` is to be deleted."""
-    blocks: list[torch.nn.Module] = [module for module in unet.modules() if isinstance(module, (BasicTransformerBlock, ResBlock))]
-    for block in blocks:
-        block.forward = _recomputed(block.forward)
-    return blocks
+        def run(*inputs: Any, **named: Any) -> Any:
+            if not self.checkpointing or not torch.is_grad_enabled():
+                return forward(*inputs, **named)
+            if "transformer_options" in named:
+                # ComfyUI writes the current block's name into this dict as it goes: recomputation needs it as it is now.
+                named["transformer_options"] = named["transformer_options"].copy()
+            return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **named)
 
-
-def _recomputed(forward: Any) -> Any:
-    def run(*inputs: Any, **named: Any) -> Any:
-        if "transformer_options" in named:
-            # ComfyUI writes the current block's name into this dict as it goes: recomputation needs it as it is now.
-            named["transformer_options"] = named["transformer_options"].copy()
-        return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **named)
-
-    return run
+        return run

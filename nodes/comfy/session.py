@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...core.editing.sampler import edit_latents
-from ...core.errors import LearningError, ModelError
+from ...core.errors import LearningError, ModelError, WorthlessError
 from ...core.instruction.artefact import Instruction
 from ...core.instruction.file import save_instruction
 from ...core.learning.checkpoint import load_checkpoint, save_checkpoint
@@ -143,20 +143,21 @@ class LearningSession:
 
     @contextmanager
     def _kept(self, trainer: Trainer, checkpoint: Path, partial: Path, progress: LearningProgress) -> Iterator[None]:
-        """Keep what was learned when the user cancels; drop what must not be gone on with."""
+        """Keep what was learned when the user cancels or memory runs out; drop what must not be gone on with."""
         try:
             yield
-        except Interrupted:
+        except WorthlessError:
+            checkpoint.unlink(missing_ok=True)
+            raise
+        except (Interrupted, LearningError) as error:
             if trainer.steps_done:
                 save_checkpoint(trainer, checkpoint)
                 save_instruction(trainer.instruction(partial.stem), partial, overwrite=True, thumbnail=thumbnail(self.pairs))
                 where = f"{paths.INSTRUCTIONS}/unfinished/{partial.name}"
-                state = f"cancelled at step {trainer.steps_done}, kept as output/{where}; run it again with the same settings to go on"
+                why = "cancelled" if isinstance(error, Interrupted) else "stopped"
+                state = f"{why} at step {trainer.steps_done}, kept as output/{where}; run it again with the same settings to go on"
                 logging.warning("InstructBrush: %s", state)
                 progress.show(trainer.steps_done, trainer.losses, state=state)
-            raise
-        except LearningError:
-            checkpoint.unlink(missing_ok=True)
             raise
 
     @torch.no_grad()

@@ -146,8 +146,8 @@ def test_parity_both_engines_give_the_same_loss_and_gradients(comfy, objective, 
         for name, engine in engines.items():
             trainer = trainers.Trainer(engine, latents, states[0].clone(), states[1].clone(), settings)
             noise = [torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(index)) for index in range(3)]
-            samples = objectives.Samples([0, 1, 1], torch.tensor([37, 512, 940]), noise)
-            losses = objectives.sample_losses(engine, latents, samples, trainer.context, trainer.null_context, trainer.injection(), settings)
+            (samples,) = objectives.collect(latents, list(zip((0, 1, 1), (37, 512, 940), noise, strict=True)), engine.device)
+            losses = objectives.noise_errors(engine, samples, trainer.context, trainer.null_context, trainer.injection(), settings)
             losses.sum().backward()
             found[name] = (losses.detach(), {key: tensor.grad for key, tensor in trainer.parameters.items()})
     ours, theirs = found["comfy"], found["diffusers"]

@@ -11,7 +11,7 @@ from instructbrush.core.editing.injection import inject
 from instructbrush.core.editing.schedule import add_noise, segment_of
 from instructbrush.core.errors import LearningError
 from instructbrush.core.learning.checkpoint import load_checkpoint, save_checkpoint
-from instructbrush.core.learning.objective import PairLatents, Samples, sample_losses, snr_weights
+from instructbrush.core.learning.objective import PairLatents, collect, noise_errors, snr_weights
 from instructbrush.core.learning.settings import PAPER, POCKET, POCKET_TEXT, LearningSettings
 from instructbrush.core.learning.trainer import SegmentStream, Trainer, curve
 from instructbrush.core.models.loading import DiffusersEditor
@@ -105,15 +105,38 @@ def test_the_model_gets_no_gradients_and_every_site_does(editor: DiffusersEditor
     assert all(tensor.grad is not None and tensor.grad.abs().sum() > 0 for tensor in trainer.parameters.values())
 
 
+@pytest.mark.parametrize("noise", ["fresh", "fixed"])
+def test_a_step_that_is_broken_off_was_not_begun(editor: DiffusersEditor, latents: PairLatents, noise: str, tmp_path: Path) -> None:
+    """ComfyUI raises its interruption in the midst of a model call."""
+    settings = replace(SMALL, noise=noise)
+    whole = make_trainer(editor, latents, settings)
+    whole.run()
+    stopped = make_trainer(editor, latents, settings)
+    stopped.step()
+    predict = editor.denoiser.predict
+    editor.denoiser.predict = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            stopped.step()
+    finally:
+        del editor.denoiser.predict
+    assert editor.denoiser.predict == predict and stopped.steps_done == 1
+    save_checkpoint(stopped, tmp_path / "run.checkpoint")
+    resumed = make_trainer(editor, latents, settings)
+    load_checkpoint(resumed, tmp_path / "run.checkpoint")
+    resumed.run()
+    assert all(torch.equal(tensor, learned(resumed)[name]) for name, tensor in learned(whole).items())
+
+
 @pytest.mark.parametrize("objective", ["plain", "guided"])
 @pytest.mark.parametrize("weighting", ["none", "min_snr"])
 def test_losses_equal_eq_5_written_by_hand(editor: DiffusersEditor, latents: PairLatents, objective: str, weighting: str) -> None:
     settings = replace(SMALL, objective=objective, weighting=weighting, text_scale=3.0, image_scale=1.2)
     trainer = make_trainer(editor, latents, settings)
     times = torch.tensor([5, 700])
-    samples = Samples([0, 2], times, list(torch.randn(2, 4, 8, 8)))
+    (samples,) = collect(latents, [(0, 5, torch.randn(4, 8, 8)), (2, 700, torch.randn(4, 8, 8))], torch.device("cpu"))
     with torch.no_grad():
-        got = sample_losses(editor.denoiser, latents, samples, trainer.context, trainer.null_context, trainer.injection(), settings)
+        got = noise_errors(editor.denoiser, samples, trainer.context, trainer.null_context, trainer.injection(), settings)
         for index, (pair, time) in enumerate(zip((0, 2), times, strict=True)):
             before, noise = latents.before[pair][None], samples.noise[index][None]
             noisy = add_noise(latents.after[pair][None], noise, time[None], editor.denoiser.alphas_cumprod)
