@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from .editing.folder import edit_pictures
 from .editing.injection import Injection, inject
 from .editing.sampler import edit_latents
 from .errors import InstructBrushError, PairError
@@ -22,16 +22,18 @@ from .instruction.inspect import facts
 from .learning.captions import caption_pictures
 from .learning.checkpoint import load_checkpoint, save_checkpoint
 from .learning.objective import Direction, PairLatents
-from .learning.pairs import PICTURES, load_pairs, read_picture
+from .learning.pairs import PICTURES, load_pairs
 from .learning.phrases import unique_phrases
 from .learning.settings import preset_for
 from .learning.trainer import Trainer
 from .models.clip import OpenClipModel, load_clip, pocket_clip
-from .models.loading import DiffusersEditor, load_editor
-from .pictures import fit_to_multiple, thumbnail, to_image
+from .models.loading import DiffusersEditor, describe, load_editor
+from .pictures import thumbnail
 from .reasoning import command as reasoning
 
 _CHECKPOINT_EVERY = 100
+_BATCH = 8 if torch.cuda.is_available() else 2
+_PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +55,7 @@ def learn(options: argparse.Namespace) -> None:
     out = Path(options.out)
     if out.exists() and not options.overwrite:
         raise InstructBrushError(f"'{out}' exists already. Choose another name, or add --overwrite.")
-    editor = load_editor(options.model, options.device)
+    editor = _editor(options)
     preset = preset_for(editor.description.family.name, options.space)
     given = {"steps": options.steps, "objective": options.objective, "learning_rate": options.learning_rate}
     settings = replace(preset, seed=options.seed, **{name: value for name, value in given.items() if value is not None})
@@ -112,7 +114,7 @@ def _needed(clip: OpenClipModel | None) -> OpenClipModel:
 def apply(options: argparse.Namespace) -> None:
     """Apply an instruction to every picture of a folder."""
     instruction = load_instruction(options.instruction)
-    editor = load_editor(options.model, options.device)
+    editor = _editor(options)
     for remark in instruction.check_fits(editor.description):
         print(f"instructbrush: {remark}", file=sys.stderr)
     injection = inject(instruction, options.strength, end_timestep=options.end, device=editor.denoiser.device)
@@ -121,7 +123,7 @@ def apply(options: argparse.Namespace) -> None:
 
 def edit(options: argparse.Namespace) -> None:
     """Edit every picture of a folder by words."""
-    editor = load_editor(options.model, options.device)
+    editor = _editor(options)
     _edit_folder(options, editor, editor.encode_text([options.words])[0], None)
 
 
@@ -150,23 +152,40 @@ def _edit_folder(options: argparse.Namespace, editor: DiffusersEditor, context: 
     text_scale = editor.description.family.default_text_scale if options.text_scale is None else options.text_scale
     null = editor.encode_text([""])[0]
     out.mkdir(parents=True, exist_ok=True)
-    for path in tqdm(pictures, desc="editing", unit="picture"):
-        picture = read_picture(path)
-        latent = editor.condition(fit_to_multiple(picture)[None])
-        result = edit_latents(
+
+    def edited(batch: Tensor) -> Tensor:
+        latents = edit_latents(
             editor.denoiser,
-            latent,
+            editor.condition(batch),
             context,
             null,
             injection,
             steps=options.steps,
             text_scale=text_scale,
             image_scale=options.image_scale,
-            seed=options.seed,
+            seed=[options.seed] * len(batch),
         )
-        edited = to_image(editor.decode(result)[0])
-        edited.resize((picture.shape[1], picture.shape[0]), Image.Resampling.LANCZOS).save(out / f"{path.stem}.png")
+        return editor.decode(latents)
+
+    with tqdm(total=len(pictures), desc="editing", unit="picture") as bar:
+        edit_pictures(pictures, out, edited, options.batch, bar.update)
     print(f"{out}: {len(pictures)} pictures")
+
+
+def _editor(options: argparse.Namespace) -> DiffusersEditor:
+    """The model that was named, in half precision where a GPU computes with a full-size one, unless told otherwise."""
+    precision = options.precision
+    if precision == "auto":
+        full_size = describe(options.model).family.name != "pocket"
+        precision = "fp16" if full_size and torch.device(options.device).type == "cuda" else "fp32"
+    return load_editor(options.model, options.device, _PRECISIONS[precision])
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -183,6 +202,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
         if seed:
             sub.add_argument("--seed", type=int, default=0)
+            sub.add_argument(
+                "--precision", choices=("auto", *_PRECISIONS), default="auto", help="auto: fp16 for a full-size model on a GPU, fp32 otherwise"
+            )
 
     def picture_options(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--images", required=True, help="folder of pictures")
@@ -190,6 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--text-scale", type=float, help="s_T (default 7.5, pocket editor 2)")
         sub.add_argument("--image-scale", type=float, default=1.5, help="s_I")
         sub.add_argument("--steps", type=int, default=20)
+        sub.add_argument("--batch", type=_positive, default=_BATCH, help=f"pictures of one size at once (default {_BATCH}); fewer where memory runs out")
 
     learning = command("learn", learn, "Learn an instruction from a folder of before/after pairs.")
     model_options(learning)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ..models.denoiser import Denoiser, to_device
+from ..devices import to_device
+from ..models.denoiser import Denoiser
 from .guidance import dual_guidance
 from .injection import Injection, RowInjections
 from .region import Region, blend, blended_states

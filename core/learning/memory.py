@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-import torch
-
 _ACTIVATIONS = {"pocket": 14_000, "sd15": 183_000, "sd21": 172_000, "sdxl": 337_000, "cosxl": 337_000}
 """Bytes that the backward pass keeps for one latent pixel of one sample, in half precision."""
 _RECOMPUTED = 0.3
@@ -54,19 +52,6 @@ def largest_side(family: str, itemsize: int, free: int) -> int:
     while _needed(family, ((side + 64) // 8) ** 2, MemoryPlan(1, True), itemsize) <= free:
         side += 64
     return side
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that can be allocated on a GPU, those that torch keeps for itself included; None elsewhere."""
-    if device.type != "cuda":
-        return None
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device ran out of memory."""
-    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "out of memory" in str(error).lower())
 
 
 def _needed(family: str, pixels: int, plan: MemoryPlan, itemsize: int) -> float:

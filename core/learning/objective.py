@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..devices import to_device
 from ..editing.guidance import dual_guidance
 from ..editing.injection import Injection
 from ..editing.schedule import add_noise
 from ..errors import PairError
 from ..models.clip import ClipModel, image_features
-from ..models.denoiser import Denoiser, to_device
+from ..models.denoiser import Denoiser
 from .pairs import EditPairs
 from .settings import LearningSettings
 

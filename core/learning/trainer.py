@@ -11,13 +11,14 @@ from datetime import datetime, timezone
 import torch
 from torch import Generator, Tensor
 
+from ..devices import free_memory, is_out_of_memory
 from ..editing.injection import Injection
 from ..editing.schedule import fixed_noise, segment_bounds
 from ..errors import LearningError, WorthlessError
 from ..instruction.artefact import Instruction, InstructionInfo
 from ..models.denoiser import Denoiser
 from .checkpoint import load_optimiser_state, optimiser_state
-from .memory import MemoryPlan, free_memory, is_out_of_memory, largest_side, plan_memory
+from .memory import MemoryPlan, largest_side, plan_memory
 from .objective import Direction, PairLatents, Samples, collect, noise_errors
 from .replay import Replay
 from .settings import LearningSettings

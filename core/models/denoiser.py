@@ -67,11 +67,6 @@ class Denoiser(Protocol):
         ...
 
 
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A small tensor from the CPU to the device, without waiting for what the device does."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
 class _Attention:
     """diffusers' attention with one place more: between the projections and the product, a site asks the injection for its keys and values.
 
