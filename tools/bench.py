@@ -1,8 +1,10 @@
-"""What the pack costs, each figure as a ratio of two things measured in turn in one run, on the pocket editor.
+"""What the pack costs, each figure as a ratio of two things measured in turn in one run.
 
-.venv/bin/python tools/bench.py [--rounds N]
+.venv/bin/python tools/bench.py [--rounds N]          on the pocket editor
+.venv/bin/python tools/bench.py --full-size           on a UNet of Stable Diffusion 1.5's size made from a seed; a small one of its kind without a GPU
 
-Sampling: 20 Euler ancestral steps of Edit Guider with a learned instruction (at full and at half strength) against the same words.
+Sampling in ComfyUI: 20 Euler ancestral steps of Edit Guider with a learned instruction (at full and at half strength) against the same words.
+Sampling outside it: the same by core's sampler, against diffusers' own pipeline.
 Learning: one step of all segments in one batch against one step of each in turn, and ComfyUI's MODEL against the diffusers UNet.
 """
 
@@ -10,64 +12,43 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import statistics
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from instructbrush.core.editing.injection import inject
+from instructbrush.core.editing.injection import Injection, inject
+from instructbrush.core.editing.sampler import edit_latents
+from instructbrush.core.instruction.artefact import Instruction
 from instructbrush.core.learning.objective import PairLatents
 from instructbrush.core.learning.settings import POCKET
 from instructbrush.core.learning.trainer import Trainer
+from instructbrush.core.models.builtin import POCKET_FOLDER
+from instructbrush.core.models.editor import DiffusersEditor
 from instructbrush.core.models.loading import load_editor
-from instructbrush.tools.get_comfyui import comfyui_root
+from instructbrush.tools.timing import device, resident_mib, side_by_side, start_comfyui
 
 SIDE = 16
 PHRASE = "make it night"
+STEPS = 20
+SCALES = {"text_scale": 2.0, "image_scale": 1.5}
 
 
-def side_by_side(rounds: int, **jobs: Callable[[], object]) -> dict[str, float]:
-    """Median seconds of each job, run in turn so that a busy machine slows all alike; one round of warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for round_ in range(rounds + 1):
-        for name, job in jobs.items():
-            started = time.perf_counter()
-            job()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if round_:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def start_comfyui() -> None:
-    """Make ComfyUI's modules importable, on the CPU where there is no GPU."""
-    sys.path.insert(0, str(comfyui_root()))
-    # ComfyUI reads the command line when it is imported.
-    sys.argv = sys.argv[:1]
-    from comfy.cli_args import args
-
-    args.cpu = not torch.cuda.is_available()
-
-
-def random_latents(pairs: int = 4) -> PairLatents:
+def random_latents(pairs: int = 4, side: int = SIDE) -> PairLatents:
     """Pairs of unit latents: what they show does not matter for time."""
     generator = torch.Generator().manual_seed(0)
-    before, after = (list(torch.randn(pairs, 4, SIDE, SIDE, generator=generator)) for _ in range(2))
+    before, after = (list(torch.randn(pairs, 4, side, side, generator=generator).to(device())) for _ in range(2))
     return PairLatents(before, after)
 
 
-def bench_learning(rounds: int) -> dict[str, float]:
+def bench_learning(editor: DiffusersEditor, rounds: int) -> dict[str, float]:
     """Seconds of a learning step: batched and in turn on diffusers, batched on ComfyUI; plain and guided."""
     from instructbrush.nodes.comfy.engine import ComfyDenoiser
     from instructbrush.nodes.comfy.models import POCKET_NAME, load_model
 
-    editor, latents = load_editor(), random_latents()
+    latents = random_latents()
     context, null = editor.encode_text([PHRASE, ""])
 
     def trainer(denoiser: Any, segment: int | None = None, **changes: Any) -> Trainer:
@@ -80,6 +61,7 @@ def bench_learning(rounds: int) -> dict[str, float]:
         in_turn = [trainer(editor.denoiser, segment) for segment in range(POCKET.segments)]
         return side_by_side(
             rounds,
+            4,  # a step is recorded in the third round, on a GPU
             batched=batched.step,
             sequential=lambda: [each.step() for each in in_turn],
             guided=guided.step,
@@ -87,8 +69,16 @@ def bench_learning(rounds: int) -> dict[str, float]:
         )
 
 
-def bench_sampling(rounds: int, steps: int = 20, batch: int = 1) -> dict[str, float]:
-    """Seconds of a whole edit by words and by an instruction."""
+def learned_instruction(editor: DiffusersEditor) -> Instruction:
+    """An instruction of one step."""
+    context, null = editor.encode_text([PHRASE, ""])
+    trainer = Trainer(editor.denoiser, random_latents(), context, null, replace(POCKET, steps=1), PHRASE)
+    trainer.run()
+    return trainer.instruction()
+
+
+def bench_sampling(instruction: Instruction, rounds: int) -> dict[str, float]:
+    """Seconds of a whole edit in ComfyUI, by words and by an instruction."""
     import comfy.samplers
 
     from instructbrush.nodes.comfy import text
@@ -97,49 +87,90 @@ def bench_sampling(rounds: int, steps: int = 20, batch: int = 1) -> dict[str, fl
     from instructbrush.nodes.comfy.models import POCKET_NAME, load_model
     from instructbrush.nodes.comfy.patch import attend, mark
 
-    editor = load_editor()
-    context, null = editor.encode_text([PHRASE, ""])
-    trainer = Trainer(editor.denoiser, random_latents(), context, null, replace(POCKET, steps=1), PHRASE)
-    trainer.run()
-    instruction = trainer.instruction()
     with torch.inference_mode():
         model, clip, _ = load_model(POCKET_NAME)
-        picture = torch.randn(batch, 4, SIDE, SIDE)
+        picture = torch.randn(1, 4, SIDE, SIDE)
         words, none = text.encode(clip, PHRASE), text.encode(clip, "")
         sampler = comfy.samplers.sampler_object("euler_ancestral")
-        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps)
+        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS)
 
         def edit(strength: float | None) -> Callable[[], object]:
             patched, full = model, words
             if strength is not None:
                 patched, full = attend(model), mark(words, inject(instruction, strength), describe(model))
-            guider = EditGuider(patched, 2.0, 1.5)
+            guider = EditGuider(patched, SCALES["text_scale"], SCALES["image_scale"])
             guider.set_branches(with_picture(full, picture), with_picture(none, picture), none)
             return lambda: guider.sample(torch.randn_like(picture), torch.zeros_like(picture), sampler, sigmas, disable_pbar=True)
 
         return side_by_side(rounds, words=edit(None), instruction=edit(1.0), half_strength=edit(0.5))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print; the last line is one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args(arguments)
-    start_comfyui()
-    sampling, learning = bench_sampling(options.rounds), bench_learning(options.rounds)
+def bench_pipeline(editor: DiffusersEditor, instruction: Instruction, rounds: int) -> tuple[dict[str, float], float]:
+    """Seconds of a whole edit outside ComfyUI, by core and by diffusers' pipeline; and how alike the two pictures are, PSNR in dB."""
+    from diffusers import StableDiffusionInstructPix2PixPipeline
+
+    pipeline: Any = StableDiffusionInstructPix2PixPipeline.from_pretrained(POCKET_FOLDER, safety_checker=None).to(device())
+    pipeline.set_progress_bar_config(disable=True)
+    context, null = editor.encode_text([PHRASE, ""])
+    picture = torch.randn(1, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(1)).to(device())
+    injection = inject(instruction, device=editor.device)
+
+    def ours(injection: Injection | None) -> Tensor:
+        return edit_latents(editor.denoiser, picture, context, null, injection, steps=STEPS, **SCALES)
+
+    def theirs() -> Tensor:
+        return pipeline(
+            prompt_embeds=context[None],
+            negative_prompt_embeds=null[None],
+            image=picture,
+            num_inference_steps=STEPS,
+            guidance_scale=SCALES["text_scale"],
+            image_guidance_scale=SCALES["image_scale"],
+            generator=torch.Generator().manual_seed(0),
+            output_type="latent",
+        ).images
+
+    error = (editor.decode(ours(None)) - editor.decode(theirs())).square().mean()
+    seconds = side_by_side(rounds, words=lambda: ours(None), instruction=lambda: ours(injection), pipeline=theirs)
+    return seconds, float(-10 * error.clamp(min=1e-12).log10())
+
+
+def pocket(rounds: int) -> dict[str, Any]:
+    """All ratios on the pocket editor, after a table of times."""
+    editor = load_editor(device=device())
+    instruction = learned_instruction(editor)
+    sampling = bench_sampling(instruction, rounds)
+    outside, psnr = bench_pipeline(editor, instruction, rounds)
+    learning = bench_learning(editor, rounds)
+    for kind, seconds in (("sampling in ComfyUI", sampling), ("sampling outside", outside), ("learning step", learning)):
+        for name, value in seconds.items():
+            print(f"{f'{kind}, {name}':<36} {value * 1000:9.1f} ms")
     ratios = {
         "sampling_instruction_to_words": sampling["instruction"] / sampling["words"],
         "sampling_half_strength_to_words": sampling["half_strength"] / sampling["words"],
+        "core_words_to_pipeline": outside["words"] / outside["pipeline"],
+        "core_instruction_to_words": outside["instruction"] / outside["words"],
         "learning_sequential_to_batched": learning["sequential"] / learning["batched"],
         "learning_guided_to_plain": learning["guided"] / learning["batched"],
         "learning_comfyui_to_diffusers": learning["comfyui"] / learning["batched"],
     }
-    for name, seconds in {**{f"sampling, {k}": v for k, v in sampling.items()}, **{f"learning step, {k}": v for k, v in learning.items()}}.items():
-        print(f"{name:<28} {seconds * 1000:9.1f} ms")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    figures = {**{name: round(value, 3) for name, value in ratios.items()}, "peak_memory_mib": round(peak)}
-    if torch.cuda.is_available():
-        figures["peak_gpu_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
+    return {**{name: round(value, 3) for name, value in ratios.items()}, "core_and_pipeline_psnr": round(psnr, 1)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print; the last line is one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--full-size", action="store_true", help="on a UNet of Stable Diffusion 1.5's size, made from a seed")
+    options = parser.parse_args(arguments)
+    start_comfyui()
+    if options.full_size:
+        from instructbrush.tools.full_size import measure
+
+        figures = measure(options.rounds)
+    else:
+        figures = pocket(options.rounds)
+    figures["peak_memory_mib"] = resident_mib()
     print(json.dumps(figures))
 
 

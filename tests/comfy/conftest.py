@@ -1,4 +1,7 @@
-"""A real ComfyUI in this process: its own nodes, validation and executor, on the CPU, with this pack loaded as ComfyUI loads it.
+"""A real ComfyUI in this process: its own nodes, validation and executor, with this pack loaded as ComfyUI loads it.
+
+On the CPU; on the GPU with INSTRUCTBRUSH_TEST_DEVICE=cuda. There ComfyUI computes in single precision and with deterministic algorithms, so the same tests hold
+with the same tolerances: what they promise to the bit is kept on a GPU with --deterministic alone.
 
     graph = comfy.graph()
     model = graph.node("InstructBrushLoadModel", model="...")
@@ -12,6 +15,7 @@ Every run is cached as ComfyUI caches; `comfy.forget()` empties it. The pack is 
 import asyncio
 import importlib
 import logging
+import os
 import sys
 import uuid
 from collections.abc import Iterator
@@ -21,8 +25,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from instructbrush.tools.get_comfyui import comfyui_root, make_base_directory
+
+DEVICE = torch.device(os.environ.get("INSTRUCTBRUSH_TEST_DEVICE", "cpu"))
+if DEVICE.type == "cuda":
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 @dataclass
@@ -76,7 +86,7 @@ class Take:
 
 
 class Comfy:
-    """The running ComfyUI. `nodes`: id -> class; `base`: its base directory; `folder_paths`, `execution`: its modules."""
+    """The running ComfyUI. `nodes`: id -> class; `base`: its base directory; `folder_paths`, `execution`: its modules; `device`: where models run."""
 
     def __init__(self, base: Path) -> None:
         self.base = make_base_directory(base)
@@ -85,7 +95,10 @@ class Comfy:
         sys.path.insert(0, str(root))
         from comfy.cli_args import args
 
-        args.cpu, args.base_directory, args.disable_api_nodes = True, str(self.base), True
+        args.base_directory, args.disable_api_nodes = str(self.base), True
+        args.cpu = DEVICE.type == "cpu"
+        args.deterministic = args.force_fp32 = args.fp32_vae = args.fp32_text_enc = not args.cpu
+        import comfy.model_management
         import comfy.utils
         import execution
         import folder_paths
@@ -93,6 +106,7 @@ class Comfy:
         import server
 
         logging.getLogger().setLevel(logging.WARNING)
+        self.device = comfy.model_management.get_torch_device()
         self.execution, self.folder_paths, self.nodes = execution, folder_paths, nodes.NODE_CLASS_MAPPINGS
         self.events: list[tuple[str, Any]] = []
         self.server = server.PromptServer(asyncio.new_event_loop())

@@ -113,7 +113,7 @@ def predicted(guider: Any, x: torch.Tensor, sigma: float) -> torch.Tensor:
 
     class OneStep:
         def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
-            found.append(model_wrap(x, torch.tensor([sigma]), **extra_args))
+            found.append(model_wrap(x.to(noise.device), torch.tensor([sigma], device=noise.device), **extra_args).cpu())
             return noise
 
     with torch.inference_mode():

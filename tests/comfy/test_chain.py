@@ -145,8 +145,8 @@ class Adapter:
     def __call__(self, q, k, v, extra_options):
         from comfy.ldm.modules.attention import optimized_attention
 
-        self.keys.append(k.clone())
-        own = torch.randn(1, 4, k.shape[-1], generator=torch.Generator().manual_seed(7)).expand(k.shape[0], -1, -1)
+        self.keys.append(k.cpu().clone())
+        own = torch.randn(1, 4, k.shape[-1], generator=torch.Generator().manual_seed(7)).expand(k.shape[0], -1, -1).to(k)
         out = optimized_attention(q, k, v, extra_options["n_heads"])
         return out + self.weight * optimized_attention(q, own, own, extra_options["n_heads"])
 

@@ -30,8 +30,7 @@ def build(comfy, name):
     model_config.set_inference_dtype(torch.float32, None)
     model = model_config.get_model(states, "model.diffusion_model.")
     model.load_model_weights(states, "model.diffusion_model.")
-    device = torch.device("cpu")
-    return model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
+    return model_patcher.ModelPatcher(model, load_device=comfy.device, offload_device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -45,7 +44,7 @@ def draw(engine, rows=3):
     generator = torch.Generator().manual_seed(1)
     noisy, image = (torch.randn(rows, channels, 8, 8, generator=generator) for channels in (4, engine.description.condition_channels))
     context = torch.randn(rows, 77, engine.description.family.context_width, generator=generator)
-    return noisy, torch.tensor([3, 480, 990][:rows]), image, context
+    return tuple(tensor.to(engine.device) for tensor in (noisy, torch.tensor([3, 480, 990][:rows]), image, context))
 
 
 def test_the_family_is_told(engine):
@@ -55,7 +54,7 @@ def test_the_family_is_told(engine):
     assert family.prediction == {"sd21-v": "v_prediction", "cosxl": "edm_v"}.get(name, "epsilon")
     assert len(denoiser.description.sites) == (70 if "xl" in name else 16)
     schedule = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    assert torch.allclose(denoiser.alphas_cumprod, torch.cumprod(1 - schedule, 0).float(), atol=1e-5)
+    assert torch.allclose(denoiser.alphas_cumprod.cpu(), torch.cumprod(1 - schedule, 0).float(), atol=1e-5)
 
 
 def test_whatever_is_predicted_the_noise_is_given(engine):
@@ -84,7 +83,8 @@ def test_an_instruction_of_the_models_own_keys_changes_nothing(comfy, engine):
         projected = denoiser.project(context[0])
         keys = {name: k[1:9].repeat(5, 1, 1).requires_grad_() for name, (k, _) in projected.items()}
         values = {name: v[1:9].repeat(5, 1, 1).requires_grad_() for name, (_, v) in projected.items()}
-        same = denoiser.predict(noisy, timesteps, image, context, made.Injection((made.InjectedPart.attention(context[0], 1, keys, values),), torch.ones(5)))
+        injection = made.Injection((made.InjectedPart.attention(context[0], 1, keys, values),), torch.ones(5, device=denoiser.device))
+        same = denoiser.predict(noisy, timesteps, image, context, injection)
         with torch.no_grad():
             words = denoiser.predict(noisy, timesteps, image, context)
         assert torch.allclose(same, words, atol=1e-4 * words.abs().max().item())

@@ -130,7 +130,7 @@ class TestTwelveChannels:
         noisy, condition = (torch.randn(2, channels, 9, 12, generator=generator) for channels in (4, 8))
         context, timesteps = editor.encode_text(["make it night", ""]), torch.tensor([10, 900])
         with ours.loaded(), torch.no_grad():
-            found = ours.predict(noisy, timesteps, condition, context)
+            found = ours.predict(*(each.to(comfy.device) for each in (noisy, timesteps, condition, context))).cpu()
         assert torch.allclose(found, editor.denoiser.predict(noisy, timesteps, condition, context), atol=1e-4)
 
     @pytest.mark.parametrize("mask", [None, half(), half(128, 128)], ids=["free-form", "half", "scaled"])

@@ -74,7 +74,7 @@ def test_parity_guidance_is_equation_3(comfy):
 
     class OneStep:
         def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
-            predictions.append(model_wrap(x, sigma, **extra_args))
+            predictions.append(model_wrap(x.to(noise.device), sigma.to(noise.device), **extra_args).cpu())
             return noise
 
     with torch.inference_mode():
@@ -83,17 +83,18 @@ def test_parity_guidance_is_equation_3(comfy):
     denoiser = comfy.pack("nodes.comfy.engine").ComfyDenoiser(model)
     text = comfy.pack("nodes.comfy.text")
     words, empty = (text.encode(clip, phrase)[0][0] for phrase in ("make it night", ""))
-    timestep = model.model.model_sampling.timestep(sigma)
+    timestep = model.model.model_sampling.timestep(sigma).to(comfy.device)
     noisy = x / (sigma**2 + 1).sqrt()
-    injection = comfy.pack("core.editing.injection").inject(learned)
+    injection = comfy.pack("core.editing.injection").inject(learned, device=comfy.device)
+    noisy, image, words, empty = (each.to(comfy.device) for each in (noisy, image, words, empty))
     with denoiser.loaded(), torch.no_grad():
         # Asked for the noise level itself rather than for its nearest timestep.
-        denoiser._sigmas[timestep] = sigma
+        denoiser._sigmas[timestep] = sigma.to(comfy.device)
         full = denoiser.predict(noisy, timestep, image, words, injection)
         picture_alone = denoiser.predict(noisy, timestep, image, empty)
         neither = denoiser.predict(noisy, timestep, torch.zeros_like(image), empty)
     by_hand = neither + 1.4 * (picture_alone - neither) + 3.0 * (full - picture_alone)
-    assert torch.allclose((x - predictions[0]) / sigma, by_hand, atol=1e-4)
+    assert torch.allclose((x - predictions[0]) / sigma, by_hand.cpu(), atol=1e-4)
 
 
 @pytest.mark.parametrize("with_learned", [False, True])
@@ -136,10 +137,10 @@ def test_parity_both_engines_give_the_same_loss_and_gradients(comfy, objective, 
     objectives, trainers = comfy.pack("core.learning.objective"), comfy.pack("core.learning.trainer")
     settings = comfy.pack("core.learning.settings").LearningSettings(tokens=6, segments=3, steps=2, objective=objective)
     generator = torch.Generator().manual_seed(0)
-    latents = objectives.PairLatents(*([torch.randn(4, 8, 8, generator=generator) for _ in range(2)] for _ in range(2)))
+    latents = objectives.PairLatents(*([torch.randn(4, 8, 8, generator=generator).to(comfy.device) for _ in range(2)] for _ in range(2)))
     engines = {
         "comfy": comfy.pack("nodes.comfy.engine").ComfyDenoiser(model, checkpointing=checkpointing),
-        "diffusers": comfy.pack("core.models.loading").load_editor().denoiser,
+        "diffusers": comfy.pack("core.models.loading").load_editor(device=comfy.device).denoiser,
     }
     found = {}
     with engines["comfy"].loaded():
@@ -213,7 +214,8 @@ def test_parity_pocket_editor_is_its_diffusers_self(comfy):
     expected = editor.denoiser.predict(noisy, timesteps, picture_latent, context)
     denoiser = comfy.pack("nodes.comfy.engine").ComfyDenoiser(model)
     with denoiser.loaded(), torch.no_grad():
-        assert torch.allclose(denoiser.predict(noisy, timesteps, picture_latent, context), expected, atol=1e-4)
+        given = (each.to(comfy.device) for each in (noisy, timesteps, picture_latent, context))
+        assert torch.allclose(denoiser.predict(*given).cpu(), expected, atol=1e-4)
         for name, (keys, values) in denoiser.project(context[0]).items():
             known = editor.denoiser.project(context[0])[name]
-            assert torch.allclose(keys, known[0], atol=1e-5) and torch.allclose(values, known[1], atol=1e-5)
+            assert torch.allclose(keys.cpu(), known[0], atol=1e-5) and torch.allclose(values.cpu(), known[1], atol=1e-5)

@@ -57,7 +57,8 @@ def by_hand(comfy, image, mask, every):
                 clean = model_wrap(state, now.expand(len(state)), **extra_args)
                 state = state + (state - clean) / now * (then - now)
                 if (len(sigmas) - 2 - index) % every == 0:
-                    state = (1 - small) * (latent_image + then * noise) + small * state
+                    inside = small.to(state.device)
+                    state = (1 - inside) * (latent_image + then * noise) + inside * state
             return state
 
     guider = CFGGuider(model)

@@ -106,6 +106,7 @@ def test_learning_sees_the_lora_that_sampling_sees(comfy, parts, loaded_before):
     given = {"c_concat": x, "c_crossattn": torch.randn(2, 32, 128, generator=torch.Generator().manual_seed(2))}
     with torch.inference_mode():
         management.load_models_gpu([model])
+        x, sigma, given = x.to(comfy.device), sigma.to(comfy.device), {name: tensor.to(comfy.device) for name, tensor in given.items()}
         sampled = model.model.apply_model(x, sigma, **given)
         management.load_models_gpu([parts[0]])
         without = parts[0].model.apply_model(x, sigma, **given)
@@ -163,10 +164,26 @@ def test_a_model_is_given_back_as_it_was(comfy, parts, fails):
 
 
 def test_weights_of_the_right_dtype_are_not_copied(comfy, monkeypatch, parts):
+    if comfy.device.type == "cuda":
+        pytest.skip("on a GPU they are copied there")
     model = build(comfy, monkeypatch, torch.float32, torch.float32, lazily=False)
     places = {name: tensor.data_ptr() for name, tensor in model.model.state_dict().items()}
     with comfy.pack("nodes.comfy.engine").ComfyDenoiser(model).loaded():
         assert {name: tensor.data_ptr() for name, tensor in model.model.state_dict().items()} == places
+
+
+def test_a_gpu_holds_one_copy_and_gives_it_back(comfy, monkeypatch, parts):
+    if comfy.device.type != "cuda":
+        pytest.skip("there is no GPU")
+    from comfy import model_management as management
+
+    model = build(comfy, monkeypatch, torch.float16, torch.float32, lazily=False)
+    with torch.inference_mode():
+        management.load_models_gpu([model])
+    with comfy.pack("nodes.comfy.engine").ComfyDenoiser(model).loaded():
+        size = sum(parameter.nbytes for parameter in model.model.parameters())
+        assert torch.cuda.memory_allocated() < 1.2 * size + 2**20
+    assert torch.cuda.memory_allocated() < 0.2 * size + 2**20
 
 
 def test_what_a_run_held_goes_with_it(comfy, parts):
