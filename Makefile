@@ -1,5 +1,5 @@
 # Only python3 (3.10 or newer) is needed to begin with. COMFYUI=/path uses an existing ComfyUI.
-.PHONY: setup demo test test-unit test-comfy test-e2e serve lint bench bench-regions bench-reason bench-speed
+.PHONY: setup demo test serve lint bench bench-regions bench-reason bench-speed gpu-check
 .DEFAULT_GOAL := setup
 
 PYTHON ?= python3
@@ -44,3 +44,7 @@ bench-reason: setup
 # What the pack costs in time, as ratios.
 bench-speed: setup
 	$(ENV)/python tools/bench.py $(ARGS)
+
+# On a machine with a GPU: tests, a real server under every option that concerns weights, the benchmark at full size. make gpu-check ARGS="flags" runs a part.
+gpu-check: setup
+	$(ENV)/python tools/gpu_check.py $(ARGS)

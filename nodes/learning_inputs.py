@@ -54,7 +54,7 @@ def running() -> list[io.Input]:
             "gradient_checkpointing",
             optional=True,
             default=False,
-            tooltip="Recompute instead of keeping: about a third slower, a fraction of the memory. Switch it on when memory runs out.",
+            tooltip="Recompute instead of keeping: about a third slower, a third of the memory. A run that would not fit switches it on by itself.",
             advanced=True,
         ),
         io.Boolean.Input(

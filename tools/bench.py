@@ -33,7 +33,7 @@ from instructbrush.tools.timing import device, resident_mib, side_by_side, start
 SIDE = 16
 PHRASE = "make it night"
 STEPS = 20
-SCALES = {"text_scale": 2.0, "image_scale": 1.5}
+SCALES: dict[str, Any] = {"text_scale": 2.0, "image_scale": 1.5}
 
 
 def random_latents(pairs: int = 4, side: int = SIDE) -> PairLatents:
@@ -107,7 +107,7 @@ def bench_sampling(instruction: Instruction, rounds: int) -> dict[str, float]:
 
 def bench_pipeline(editor: DiffusersEditor, instruction: Instruction, rounds: int) -> tuple[dict[str, float], float]:
     """Seconds of a whole edit outside ComfyUI, by core and by diffusers' pipeline; and how alike the two pictures are, PSNR in dB."""
-    from diffusers import StableDiffusionInstructPix2PixPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import StableDiffusionInstructPix2PixPipeline
 
     pipeline: Any = StableDiffusionInstructPix2PixPipeline.from_pretrained(POCKET_FOLDER, safety_checker=None).to(device())
     pipeline.set_progress_bar_config(disable=True)

@@ -31,7 +31,7 @@ UNET: dict[str, Any] = {
     "attention_head_dim": 8,
 }
 SMALL = {**UNET, "block_out_channels": [64, 64, 128, 128]}
-SCALES = {"text_scale": 7.5, "image_scale": 1.5}
+SCALES: dict[str, Any] = {"text_scale": 7.5, "image_scale": 1.5}
 STEPS = 20
 WINDOW = 77
 PAIRS = 10
@@ -53,7 +53,7 @@ def measure(rounds: int) -> dict[str, Any]:
 
 class _Bench:
     def __init__(self, rounds: int) -> None:
-        from diffusers import UNet2DConditionModel
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
         self.rounds, self.gpu = rounds, device().type == "cuda"
         self.dtype = torch.float16 if self.gpu else torch.float32
@@ -102,8 +102,8 @@ class _Bench:
         trainer = self.trainer(denoiser, side, replace(PAPER, tokens=10, steps=10**6, **changes))
         trainer._update.enabled = recorded
 
-        def steps(count: int) -> Callable[[], None]:
-            return lambda: [trainer.step() for _ in range(count)] and None
+        def steps(count: int) -> Callable[[], object]:
+            return lambda: [trainer.step() for _ in range(count)]
 
         with torch.enable_grad():
             peak = peak_gib(steps(5))
@@ -206,7 +206,9 @@ class _Bench:
 
     def applying(self) -> None:
         """Whole edits outside ComfyUI: words, instruction, diffusers' pipeline."""
-        from diffusers import AutoencoderTiny, EulerAncestralDiscreteScheduler, StableDiffusionInstructPix2PixPipeline
+        from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import StableDiffusionInstructPix2PixPipeline
+        from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
 
         make: Any = StableDiffusionInstructPix2PixPipeline
         scheduler: Any = EulerAncestralDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")

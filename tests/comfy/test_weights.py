@@ -129,6 +129,19 @@ def test_a_model_in_fp8_with_a_lora_can_be_learned_on(comfy, monkeypatch, parts)
     assert all(tensor.isfinite().all() and not torch.equal(tensor[0], tensor[1]) for tensor in patched.keys.values())
 
 
+def test_a_model_that_comfyui_makes_fp8_of_is_still_itself(comfy, monkeypatch, parts):
+    """--fp8_e4m3fn-unet: what was learned on it fits the model as it is, and the other way round."""
+    models, description = comfy.pack("nodes.comfy.models"), comfy.pack("nodes.comfy.describe").describe
+    from comfy import cli_args
+
+    monkeypatch.setattr(cli_args.args, "fp8_e4m3fn_unet", True)
+    with torch.inference_mode():
+        model = models.load_folder_unet(str(comfy.pack("core.models.builtin").POCKET_FOLDER))
+    assert {parameter.dtype for parameter in model.model.diffusion_model.parameters()} == {torch.float8_e4m3fn}
+    assert description(model) == description(parts[0])
+    assert learned(comfy, model, parts).check_fits(description(parts[0])) == []
+
+
 def test_an_offloaded_model_can_be_learned_on(comfy, monkeypatch, parts):
     """As with --lowvram: weights stay away and are cast and patched in every call."""
     from comfy import model_management as management
