@@ -98,6 +98,34 @@ def test_a_cancelled_run_goes_on_exactly(comfy, objective, mode):
     assert unfinished(comfy) == []
 
 
+def test_a_run_that_memory_ends_is_kept_and_goes_on(comfy, monkeypatch):
+    """Memory that was there for three steps, and was then taken by somebody else for good."""
+    settings = {"steps": 5, "seed": 12}
+    whole = learned(comfy, **settings, resume=False)
+    comfy.forget()
+    denoiser = comfy.pack("nodes.comfy.engine").ComfyDenoiser
+    trainers = comfy.pack("core.learning.trainer")
+    predict, step, done = denoiser.predict, trainers.Trainer.step, []
+
+    def count(trainer):
+        step(trainer)
+        done.append(trainer.steps_done)
+
+    def full(self, *inputs):
+        if len(done) >= 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return predict(self, *inputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainers.Trainer, "step", count)
+        patch.setattr(denoiser, "predict", full)
+        graph = comfy.graph()
+        run = comfy.attempt(graph, learning(graph, comfy, Parts(graph), **settings).out(0))
+    assert run.error["exception_message"].startswith("Learning: these pictures are too large for the device's memory")
+    assert run.data("instructbrush.learn")[-1]["state"].startswith("stopped at step 3, kept as output/instructions/unfinished/")
+    assert same(whole, learned(comfy, **settings)) and unfinished(comfy) == []
+
+
 def test_gradient_checkpointing_learns_the_same(comfy):
     first, second = learned(comfy), learned(comfy, gradient_checkpointing=True)
     for site in first.keys:
