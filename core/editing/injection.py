@@ -7,7 +7,6 @@ An engine calls :meth:`Injection.begin` once a model call, runs the model on the
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -29,8 +28,8 @@ class InjectedPart:
     """First row that was learned: 1 leaves the start-of-text row alone, 0 includes it."""
     learned: Tensor
     """[j, m, width]: text states, or keys and values of all sites side by side."""
-    columns: Mapping[tuple[str, str], slice]
-    """("keys" or "values", site) -> columns of :attr:`learned`; empty in the space of text."""
+    columns: Mapping[tuple[str, str], int]
+    """("keys" or "values", site) -> how many columns of :attr:`learned` are its own, in their order; empty in the space of text."""
     weight: float = 1.0
 
     @classmethod
@@ -44,8 +43,7 @@ class InjectedPart:
             weight: in a blend.
         """
         tensors = {(kind, site): tensor for kind, tensors in (("keys", keys), ("values", values)) for site, tensor in tensors.items()}
-        stops = list(accumulate(tensor.shape[2] for tensor in tensors.values()))
-        columns = {name: slice(first, last) for name, first, last in zip(tensors, [0, *stops], stops, strict=False)}
+        columns = {name: tensor.shape[2] for name, tensor in tensors.items()}
         return cls._of(context, start, torch.cat(list(tensors.values()), dim=2), columns, weight)
 
     @classmethod
@@ -54,7 +52,7 @@ class InjectedPart:
         return cls._of(context, start, rows, {}, weight)
 
     @classmethod
-    def _of(cls, context: Tensor, start: int, learned: Tensor, columns: Mapping[tuple[str, str], slice], weight: float) -> "InjectedPart":
+    def _of(cls, context: Tensor, start: int, learned: Tensor, columns: Mapping[tuple[str, str], int], weight: float) -> "InjectedPart":
         rest = context.clone()
         rest[start : start + learned.shape[1]] = 0
         return cls(rest, start, learned, columns, weight)
@@ -164,13 +162,14 @@ class _OneInjection:
         strength = None if injection.whole else injection.strength_at(timesteps)
         # Sums in fp32, whatever the model computes in.
         terms: list[tuple[Tensor, Tensor | None]] = []
-        self._added: list[tuple[InjectedPart, Tensor]] = []
+        self._added: list[tuple[InjectedPart, dict[tuple[str, str], Tensor]]] = []
         for part in injection.parts:
             segment, share = segment_of(timesteps, part.segments), None if strength is None else part.weight * strength
             terms.append((part.states(segment), share))
             if part.columns:
-                # In the model's dtype once, and not at every site.
-                self._added.append((part, _times(part.rows(segment), share).to(context.dtype)))
+                # In the model's dtype and cut into sites once, not at every site.
+                learned = _times(part.rows(segment), share).to(context.dtype)
+                self._added.append((part, dict(zip(part.columns, learned.split(list(part.columns.values()), dim=-1), strict=True))))
         if strength is not None:
             shares = [share for _, share in terms if share is not None]
             terms.append((context, 1 - sum(shares, strength.new_zeros(()))))
@@ -190,9 +189,9 @@ class _OneInjection:
     def add(self, kind: str, site: str, projected: Tensor) -> None:
         """Add the learned rows to the projections of :attr:`context`, or of that repeated, in place."""
         for part, learned in self._added:
-            rows = learned[..., part.columns[kind, site]]
+            rows = learned[kind, site]
             for first in range(part.start, projected.shape[1], part.context.shape[0]):
-                projected[:, first : first + rows.shape[1]].add_(rows)
+                projected.narrow(1, first, rows.shape[1]).add_(rows)
 
 
 def _times(rows: Tensor, share: Tensor | None) -> Tensor:
@@ -229,12 +228,13 @@ class _RowGroups:
         calls = [None if part is None else _OneInjection(part, rows, t) for part, rows, t in groups]
         self.context = torch.cat(_of_one_length([rows if call is None else call.context for call, rows in zip(calls, contexts, strict=True)]))
         size = len(context) // count
-        self._calls = [(slice(i * size, (i + 1) * size), call) for i, call in enumerate(calls) if call is not None and call.acts_at_sites]
+        self._size = size
+        self._calls = [(i * size, call) for i, call in enumerate(calls) if call is not None and call.acts_at_sites]
 
     def keys_values(self, site: str, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        for rows, call in self._calls:
-            call.add("keys", site, keys[rows])
-            call.add("values", site, values[rows])
+        for first, call in self._calls:
+            call.add("keys", site, keys.narrow(0, first, self._size))
+            call.add("values", site, values.narrow(0, first, self._size))
         return keys, values
 
 

@@ -142,6 +142,12 @@ def carry_out(run: FineTuning, options: argparse.Namespace, show: Callable[[Path
     Raises:
         LearningError: the checkpoint belongs to another run, or the loss is not finite.
     """
+    with run.together():
+        _carry_out(run, options, show, keep)
+
+
+def _carry_out(run: FineTuning, options: argparse.Namespace, show: Callable[[Path], None] | None, keep: Callable[[Path], object]) -> None:
+    """See :func:`carry_out`."""
     out, checkpoint, log = Path(options.out), _checkpoint(options), Path(options.out) / "log.jsonl"
     main, steps = run.accelerator.is_main_process, run.settings.steps
     if options.resume:
@@ -176,7 +182,6 @@ def carry_out(run: FineTuning, options: argparse.Namespace, show: Callable[[Path
         with run.averaged():
             keep(out / "model")
         print(f"{out / 'model'}: {run.steps_done} steps")
-    run.accelerator.end_training()
 
 
 def _checkpoint(options: argparse.Namespace) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import LearningError
 from ..learning.checkpoint import load_optimiser_state, optimiser_state
@@ -75,6 +77,10 @@ def make_accelerator(precision: str | None, accumulation: int) -> Accelerator:
         from accelerate import Accelerator, InitProcessGroupKwargs
     except ImportError as error:
         raise LearningError("Fine-tuning: accelerate is not installed. Run: pip install accelerate") from error
+    if torch.distributed.is_available():
+        # The group of all processes is a default argument in there: imported while there is one, as DDP does, it keeps that group, and gloo's threads with it,
+        # until the interpreter is gone, and nothing ends them before.
+        importlib.import_module("torch.distributed.nn.functional")
     try:
         waiting = InitProcessGroupKwargs(timeout=_PATIENCE)
         accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=accumulation, kwargs_handlers=[waiting])
@@ -160,6 +166,24 @@ class FineTuning:
         batches, self._batches = self._batches, None
         if batches is not None:
             batches.close()  # type: ignore[attr-defined]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Within it the processes train together; then they part, and the run cannot go on. One that fails waits for nobody: the others may never come."""
+        wrapper, finished = self._objective, False
+        try:
+            yield
+            self.accelerator.wait_for_everyone()
+            finished = True
+        finally:
+            # Whoever lets go of the group last waits for gloo's threads, and these may wait for the interpreter's lock, to free a tensor. DDP's reducer waits
+            # with the lock held, for ever; the group's own object gives it up before. So the reducer goes first, and by name, as a traceback may keep the
+            # wrapper. NCCL waits for all that is under way, so a process that failed leaves its group alone.
+            if isinstance(wrapper, DistributedDataParallel):
+                for name in ("reducer", "logger", "process_group"):
+                    vars(wrapper).pop(name, None)
+            if finished or self.accelerator.state.backend == "gloo":
+                self.accelerator.end_training()
 
     def mean_loss(self) -> float:
         """Mean over all samples since it was last asked for; every process must ask.

@@ -1,7 +1,9 @@
 """Fine-tuning on the built-in editor: the loss, exact continuation, several processes, and the model it leaves."""
 
+import importlib
 import json
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ import tuning
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from tuning import assert_equal, weights
 
 from instructbrush.core.commandline import main
@@ -295,3 +298,33 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(data: Path, tmp_pat
     one, two = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("one", "two"))
     assert int(two["steps_done"]) == 2
     tuning.assert_same_gradients(one, two)
+
+
+@pytest.fixture
+def together(start: Callable[..., FineTuning], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FineTuning]:
+    """A run of several processes, as far as one can have it: it is wrapped, in a group of one."""
+    monkeypatch.delitem(sys.modules, "torch.distributed.nn.functional", raising=False)
+    run = start()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    vars(run.accelerator.state)["backend"] = "gloo"
+    importlib.import_module("torch.distributed.nn.functional")  # as DDP does in a new process
+    run._objective = DistributedDataParallel(run._objective)
+    yield run
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_processes_part_in_an_order_that_cannot_hang(together: FineTuning, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    gone: list[str] = []
+    weakref.finalize(together._objective.reducer, gone.append, "reducer")
+    weakref.finalize(torch.distributed.group.WORLD, gone.append, "group")
+    if fails:
+        monkeypatch.setattr(DenoisingError, "forward", lambda *_, **__: [].pop())
+        with pytest.raises(IndexError) as failure, together.together():
+            together.step()
+        assert any(frame.name == "forward" for frame in failure.traceback), "it holds the wrapper"
+    else:
+        with together.together():
+            together.step()
+    assert gone == ["reducer", "group"]

@@ -1,10 +1,12 @@
 """What tests of fine-tuning share: accelerate on the CPU, several processes, and comparing runs."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 
+import psutil
 import pytest
 import torch
 from torch import Tensor
@@ -32,8 +34,17 @@ def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 def run_in_two_processes(arguments: Sequence[str]) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "instructbrush", *arguments]
-    done = subprocess.run(launch, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-3000:]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+    with subprocess.Popen(launch, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as launcher:
+        try:
+            _, told = launcher.communicate(timeout=280)
+        except subprocess.TimeoutExpired:
+            first = psutil.Process(launcher.pid)
+            for process in (*first.children(recursive=True), first):
+                process.send_signal(signal.SIGABRT)  # at which it says where its threads are
+            _, told = launcher.communicate()
+            pytest.fail(f"two processes hang:\n{told[-20000:]}")
+    assert launcher.returncode == 0, told[-3000:]
 
 
 def assert_same_gradients(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
