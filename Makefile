@@ -15,13 +15,12 @@ demo: setup
 serve: setup
 	$(ENV)/python tools/serve.py $(ARGS)
 
-# Processes of their own: unit tests must not see ComfyUI, in-process tests load it, end-to-end tests start it. Unit tests run on two cores with a
-# thread each; two processes of several threads would get into each other's way.
+# Processes of their own: unit tests must not see ComfyUI, in-process tests load it, end-to-end tests start it. Two processes of a thread each on two cores:
+# processes of several threads would get into each other's way.
 test: setup
 	@$(PYTHON) tools/get_browser.py
-	OMP_NUM_THREADS=1 $(PYTEST) tests/unit -m "not slow" -n 2
-	$(PYTEST) tests/unit -m slow
-	$(PYTEST) tests/comfy
+	OMP_NUM_THREADS=1 $(PYTEST) tests/unit -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(PYTEST) tests/comfy -n 2 --dist loadfile
 	$(PYTEST) tests/e2e
 
 lint: setup

@@ -28,7 +28,7 @@ from instructbrush.core.learning.trainer import Trainer
 from instructbrush.core.models.builtin import POCKET_FOLDER
 from instructbrush.core.models.editor import DiffusersEditor
 from instructbrush.core.models.loading import load_editor
-from instructbrush.tools.timing import device, resident_mib, side_by_side, start_comfyui
+from instructbrush.tools.timing import Times, device, resident_mib, side_by_side, start_comfyui
 
 SIDE = 16
 PHRASE = "make it night"
@@ -43,7 +43,7 @@ def random_latents(pairs: int = 4, side: int = SIDE) -> PairLatents:
     return PairLatents(before, after)
 
 
-def bench_learning(editor: DiffusersEditor, rounds: int) -> dict[str, float]:
+def bench_learning(editor: DiffusersEditor, rounds: int) -> Times:
     """Seconds of a learning step: batched and in turn on diffusers, batched on ComfyUI; plain and guided."""
     from instructbrush.nodes.comfy.engine import ComfyDenoiser
     from instructbrush.nodes.comfy.models import POCKET_NAME, load_model
@@ -77,7 +77,7 @@ def learned_instruction(editor: DiffusersEditor) -> Instruction:
     return trainer.instruction()
 
 
-def bench_sampling(instruction: Instruction, rounds: int) -> dict[str, float]:
+def bench_sampling(instruction: Instruction, rounds: int) -> Times:
     """Seconds of a whole edit in ComfyUI, by words and by an instruction."""
     import comfy.samplers
 
@@ -105,7 +105,7 @@ def bench_sampling(instruction: Instruction, rounds: int) -> dict[str, float]:
         return side_by_side(rounds, words=edit(None), instruction=edit(1.0), half_strength=edit(0.5))
 
 
-def bench_pipeline(editor: DiffusersEditor, instruction: Instruction, rounds: int) -> tuple[dict[str, float], float]:
+def bench_pipeline(editor: DiffusersEditor, instruction: Instruction, rounds: int) -> tuple[Times, float]:
     """Seconds of a whole edit outside ComfyUI, by core and by diffusers' pipeline; and how alike the two pictures are, PSNR in dB."""
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import StableDiffusionInstructPix2PixPipeline
 
@@ -142,17 +142,17 @@ def pocket(rounds: int) -> dict[str, Any]:
     sampling = bench_sampling(instruction, rounds)
     outside, psnr = bench_pipeline(editor, instruction, rounds)
     learning = bench_learning(editor, rounds)
-    for kind, seconds in (("sampling in ComfyUI", sampling), ("sampling outside", outside), ("learning step", learning)):
-        for name, value in seconds.items():
-            print(f"{f'{kind}, {name}':<36} {value * 1000:9.1f} ms")
+    for kind, times in (("sampling in ComfyUI", sampling), ("sampling outside", outside), ("learning step", learning)):
+        for name in times.seconds:
+            print(f"{f'{kind}, {name}':<36} {times[name] * 1000:9.1f} ms")
     ratios = {
-        "sampling_instruction_to_words": sampling["instruction"] / sampling["words"],
-        "sampling_half_strength_to_words": sampling["half_strength"] / sampling["words"],
-        "core_words_to_pipeline": outside["words"] / outside["pipeline"],
-        "core_instruction_to_words": outside["instruction"] / outside["words"],
-        "learning_sequential_to_batched": learning["sequential"] / learning["batched"],
-        "learning_guided_to_plain": learning["guided"] / learning["batched"],
-        "learning_comfyui_to_diffusers": learning["comfyui"] / learning["batched"],
+        "sampling_instruction_to_words": sampling.ratio("instruction", "words"),
+        "sampling_half_strength_to_words": sampling.ratio("half_strength", "words"),
+        "core_words_to_pipeline": outside.ratio("words", "pipeline"),
+        "core_instruction_to_words": outside.ratio("instruction", "words"),
+        "learning_sequential_to_batched": learning.ratio("sequential", "batched"),
+        "learning_guided_to_plain": learning.ratio("guided", "batched"),
+        "learning_comfyui_to_diffusers": learning.ratio("comfyui", "batched"),
     }
     return {**{name: round(value, 3) for name, value in ratios.items()}, "core_and_pipeline_psnr": round(psnr, 1)}
 

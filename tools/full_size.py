@@ -19,7 +19,7 @@ from instructbrush.core.learning.settings import PAPER, LearningSettings
 from instructbrush.core.learning.trainer import Trainer
 from instructbrush.core.models.denoiser import Denoiser, DiffusersDenoiser
 from instructbrush.core.models.families import describe_unet
-from instructbrush.tools.timing import device, peak_gib, side_by_side, synchronise
+from instructbrush.tools.timing import device, peak_gib, side_by_side
 
 UNET: dict[str, Any] = {
     "sample_size": 64,
@@ -234,7 +234,7 @@ class _Bench:
                 output_type="latent",
             ).images
 
-        seconds = side_by_side(
+        times = side_by_side(
             self.rounds,
             2,
             words=lambda: ours(None),
@@ -242,10 +242,10 @@ class _Bench:
             pipeline=theirs,
             four=lambda: ours(injection, picture.expand(4, -1, -1, -1)),
         )
-        for name, value in seconds.items():
-            self.show(f"{STEPS} steps, {name.replace('four', 'instruction, four pictures at once')}", value * 1000, "ms", f"apply_{name}_ms")
-        self.show("  words, of the pipeline", seconds["words"] / seconds["pipeline"], "", "core_words_to_pipeline")
-        self.show("  instruction, of words", seconds["instruction"] / seconds["words"], "", "core_instruction_to_words")
+        for name in times.seconds:
+            self.show(f"{STEPS} steps, {name.replace('four', 'instruction, four pictures at once')}", times[name] * 1000, "ms", f"apply_{name}_ms")
+        self.show("  words, of the pipeline", times.ratio("words", "pipeline"), "", "core_words_to_pipeline")
+        self.show("  instruction, of words", times.ratio("instruction", "words"), "", "core_instruction_to_words")
 
     def applying_in_comfyui(self) -> None:
         """Whole edits by Edit Guider: words, instruction, half strength."""
@@ -271,9 +271,8 @@ class _Bench:
                 guider.set_branches(with_picture(full, picture), with_picture(none, picture), none)
                 return lambda: guider.sample(torch.randn_like(picture), torch.zeros_like(picture), sampler, sigmas, disable_pbar=True)
 
-            seconds = side_by_side(self.rounds, 2, words=edit(None), instruction=edit(1.0), half_strength=edit(0.5))
-        synchronise()
-        for name, value in seconds.items():
-            self.show(f"{STEPS} steps in ComfyUI, {name.replace('_', ' ')}", value * 1000, "ms", f"comfyui_{name}_ms")
-        self.show("  instruction, of words", seconds["instruction"] / seconds["words"], "", "comfyui_instruction_to_words")
-        self.show("  half strength, of words", seconds["half_strength"] / seconds["words"], "", "comfyui_half_strength_to_words")
+            times = side_by_side(self.rounds, 2, words=edit(None), instruction=edit(1.0), half_strength=edit(0.5))
+        for name in times.seconds:
+            self.show(f"{STEPS} steps in ComfyUI, {name.replace('_', ' ')}", times[name] * 1000, "ms", f"comfyui_{name}_ms")
+        self.show("  instruction, of words", times.ratio("instruction", "words"), "", "comfyui_instruction_to_words")
+        self.show("  half strength, of words", times.ratio("half_strength", "words"), "", "comfyui_half_strength_to_words")

@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,18 +26,33 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def side_by_side(rounds: int, warm_up: int = 1, **jobs: Callable[[], object]) -> dict[str, float]:
-    """Median seconds of each job, run in turn so that a busy machine slows all alike, after some rounds that are not counted."""
+@dataclass(frozen=True)
+class Times:
+    """Seconds that jobs took, round by round."""
+
+    seconds: dict[str, list[float]]
+
+    def __getitem__(self, job: str) -> float:
+        """The median of a job."""
+        return statistics.median(self.seconds[job])
+
+    def ratio(self, job: str, other: str) -> float:
+        """The median over the rounds of how much longer a job took than another in the same round: a machine that grows slower slows both."""
+        return statistics.median(one / two for one, two in zip(self.seconds[job], self.seconds[other], strict=True))
+
+
+def side_by_side(rounds: int, warm_up: int = 1, **jobs: Callable[[], object]) -> Times:
+    """Run jobs in turn, forwards and backwards by turns, after some rounds that are not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for round_ in range(rounds + warm_up):
-        for name, job in jobs.items():
+        for name, job in jobs.items() if round_ % 2 else reversed(jobs.items()):
             synchronise()
             started = time.perf_counter()
             job()
             synchronise()
             if round_ >= warm_up:
                 seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return Times(seconds)
 
 
 def peak_gib(job: Callable[[], Any]) -> float | None:
