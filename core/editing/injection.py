@@ -182,16 +182,16 @@ class _OneInjection:
         return bool(self._added)
 
     def keys_values(self, site: str, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        self.add("keys", site, keys)
-        self.add("values", site, values)
+        self.add(site, keys, values)
         return keys, values
 
-    def add(self, kind: str, site: str, projected: Tensor) -> None:
-        """Add the learned rows to the projections of :attr:`context`, or of that repeated, in place."""
+    def add(self, site: str, keys: Tensor, values: Tensor, samples: slice = slice(None)) -> None:
+        """Add the learned rows to the projections of :attr:`context`, or of that repeated, in place, in some samples of a batch."""
         for part, learned in self._added:
-            rows = learned[kind, site]
-            for first in range(part.start, projected.shape[1], part.context.shape[0]):
-                projected.narrow(1, first, rows.shape[1]).add_(rows)
+            tokens = part.learned.shape[1]
+            for first in range(part.start, keys.shape[1], part.context.shape[0]):
+                keys[samples, first : first + tokens].add_(learned["keys", site])
+                values[samples, first : first + tokens].add_(learned["values", site])
 
 
 def _times(rows: Tensor, share: Tensor | None) -> Tensor:
@@ -228,13 +228,11 @@ class _RowGroups:
         calls = [None if part is None else _OneInjection(part, rows, t) for part, rows, t in groups]
         self.context = torch.cat(_of_one_length([rows if call is None else call.context for call, rows in zip(calls, contexts, strict=True)]))
         size = len(context) // count
-        self._size = size
-        self._calls = [(i * size, call) for i, call in enumerate(calls) if call is not None and call.acts_at_sites]
+        self._calls = [(slice(i * size, (i + 1) * size), call) for i, call in enumerate(calls) if call is not None and call.acts_at_sites]
 
     def keys_values(self, site: str, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        for first, call in self._calls:
-            call.add("keys", site, keys.narrow(0, first, self._size))
-            call.add("values", site, values.narrow(0, first, self._size))
+        for samples, call in self._calls:
+            call.add(site, keys, values, samples)
         return keys, values
 
 
