@@ -22,7 +22,7 @@ from .instruction.inspect import facts
 from .learning.captions import caption_pictures
 from .learning.checkpoint import load_checkpoint, save_checkpoint
 from .learning.objective import Direction, PairLatents
-from .learning.pairs import PICTURES, load_pairs
+from .learning.pairs import PICTURES, load_pairs, read_picture
 from .learning.phrases import unique_phrases
 from .learning.settings import preset_for
 from .learning.trainer import Trainer
@@ -168,7 +168,7 @@ def _edit_folder(options: argparse.Namespace, editor: DiffusersEditor, context: 
         return editor.decode(latents)
 
     with tqdm(total=len(pictures), desc="editing", unit="picture") as bar:
-        edit_pictures(pictures, out, edited, options.batch, bar.update)
+        edit_pictures(pictures, out, read_picture, edited, options.batch, bar.update)
     print(f"{out}: {len(pictures)} pictures")
 
 

@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 
 from ..devices import is_out_of_memory
-from ..learning.pairs import read_picture
 from ..pictures import fit_to_multiple, to_image
 
 _READ_AHEAD = 2
@@ -25,22 +24,22 @@ class _Picture(NamedTuple):
     """[H, W, 3], sides as the model takes them."""
 
 
-def edit_pictures(paths: Sequence[Path], out: Path, edit: Callable[[Tensor], Tensor], batch: int, done: Callable[[int], object]) -> None:
-    """Edit pictures and write the results as PNG, under the same names and in the same sizes.
+def edit_pictures(
+    paths: Sequence[Path], out: Path, read: Callable[[Path], Tensor], edit: Callable[[Tensor], Tensor], batch: int, done: Callable[[int], object]
+) -> None:
+    """Edit pictures and write the results as PNG, under the same names and in the same sizes. What ``read`` raises ends it.
 
     Args:
         paths: of the pictures.
         out: folder for the results; it must be there.
+        read: path -> picture [H, W, 3] in 0..1; called on other threads.
         edit: pictures [B, H, W, 3] in 0..1 -> edited ones; a picture's result must not depend on the others of its batch.
         batch: the largest B; where memory runs out, fewer go at once.
         done: told how many were edited since it was last told.
-
-    Raises:
-        PairError: a picture cannot be read.
     """
     with ThreadPoolExecutor(2) as threads:
         written: list[Future[None]] = []
-        for group in _batches(_read(paths, threads, _READ_AHEAD * batch), batch):
+        for group in _batches(_read(paths, read, threads, _READ_AHEAD * batch), batch):
             for picture, edited in zip(group, _edit_fitting(edit, [picture.fitted for picture in group]), strict=True):
                 written.append(threads.submit(_write, edited, picture.size, out / f"{picture.path.stem}.png"))
             done(len(group))
@@ -48,19 +47,19 @@ def edit_pictures(paths: Sequence[Path], out: Path, edit: Callable[[Tensor], Ten
             each.result()
 
 
-def _read(paths: Sequence[Path], threads: ThreadPoolExecutor, ahead: int) -> Iterator[_Picture]:
+def _read(paths: Sequence[Path], read: Callable[[Path], Tensor], threads: ThreadPoolExecutor, ahead: int) -> Iterator[_Picture]:
     """The pictures in order, a few read ahead."""
     coming: list[Future[_Picture]] = []
     for path in paths:
-        coming.append(threads.submit(_open, path))
+        coming.append(threads.submit(_open, path, read))
         if len(coming) > ahead:
             yield coming.pop(0).result()
     for each in coming:
         yield each.result()
 
 
-def _open(path: Path) -> _Picture:
-    picture = read_picture(path)
+def _open(path: Path, read: Callable[[Path], Tensor]) -> _Picture:
+    picture = read(path)
     return _Picture(path, (picture.shape[1], picture.shape[0]), fit_to_multiple(picture))
 
 

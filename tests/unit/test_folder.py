@@ -11,6 +11,7 @@ from torch import Tensor
 
 from instructbrush.core.editing.folder import edit_pictures
 from instructbrush.core.errors import PairError
+from instructbrush.core.learning.pairs import read_picture
 
 SIZES = [(40, 32), (40, 32), (24, 24), (40, 32), (35, 17), (24, 24), (40, 32)]
 
@@ -38,7 +39,7 @@ def inverted(paths: list[Path], out: Path, batch: int, room: int = 100) -> tuple
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return 1 - given
 
-    edit_pictures(paths, out, edit, batch, told.append)
+    edit_pictures(paths, out, read_picture, edit, batch, told.append)
     return sizes, told
 
 
