@@ -1,4 +1,4 @@
-"""Learning steps recorded as CUDA graphs: the same instruction as eager steps give, for pictures of one size and of several, and eager steps where recording fails."""
+"""Learning steps recorded as CUDA graphs give what eager ones give, for pictures of one size and of several; where recording fails, steps stay eager."""
 
 import pytest
 import torch
