@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,11 +28,11 @@ from instructbrush.core.learning.trainer import Trainer
 from instructbrush.core.models.builtin import POCKET_FOLDER
 from instructbrush.core.models.editor import DiffusersEditor
 from instructbrush.core.models.loading import load_editor
+from instructbrush.tools.edits import STEPS, pipeline_edit, time_edit_guider
 from instructbrush.tools.timing import Times, device, resident_mib, side_by_side, start_comfyui
 
 SIDE = 16
 PHRASE = "make it night"
-STEPS = 20
 SCALES: dict[str, Any] = {"text_scale": 2.0, "image_scale": 1.5}
 
 
@@ -79,30 +79,13 @@ def learned_instruction(editor: DiffusersEditor) -> Instruction:
 
 def bench_sampling(instruction: Instruction, rounds: int) -> Times:
     """Seconds of a whole edit in ComfyUI, by words and by an instruction."""
-    import comfy.samplers
-
     from instructbrush.nodes.comfy import text
-    from instructbrush.nodes.comfy.describe import describe
-    from instructbrush.nodes.comfy.guider import EditGuider, with_picture
     from instructbrush.nodes.comfy.models import POCKET_NAME, load_model
-    from instructbrush.nodes.comfy.patch import attend, mark
 
     with torch.inference_mode():
         model, clip, _ = load_model(POCKET_NAME)
         picture = torch.randn(1, 4, SIDE, SIDE)
-        words, none = text.encode(clip, PHRASE), text.encode(clip, "")
-        sampler = comfy.samplers.sampler_object("euler_ancestral")
-        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS)
-
-        def edit(strength: float | None) -> Callable[[], object]:
-            patched, full = model, words
-            if strength is not None:
-                patched, full = attend(model), mark(words, inject(instruction, strength), describe(model))
-            guider = EditGuider(patched, SCALES["text_scale"], SCALES["image_scale"])
-            guider.set_branches(with_picture(full, picture), with_picture(none, picture), none)
-            return lambda: guider.sample(torch.randn_like(picture), torch.zeros_like(picture), sampler, sigmas, disable_pbar=True)
-
-        return side_by_side(rounds, words=edit(None), instruction=edit(1.0), half_strength=edit(0.5))
+        return time_edit_guider(model, text.encode(clip, PHRASE), text.encode(clip, ""), picture, instruction, SCALES, rounds)
 
 
 def bench_pipeline(editor: DiffusersEditor, instruction: Instruction, rounds: int) -> tuple[Times, float]:
@@ -119,16 +102,7 @@ def bench_pipeline(editor: DiffusersEditor, instruction: Instruction, rounds: in
         return edit_latents(editor.denoiser, picture, context, null, injection, steps=STEPS, **SCALES)
 
     def theirs() -> Tensor:
-        return pipeline(
-            prompt_embeds=context[None],
-            negative_prompt_embeds=null[None],
-            image=picture,
-            num_inference_steps=STEPS,
-            guidance_scale=SCALES["text_scale"],
-            image_guidance_scale=SCALES["image_scale"],
-            generator=torch.Generator().manual_seed(0),
-            output_type="latent",
-        ).images
+        return pipeline_edit(pipeline, context, null, picture, SCALES)
 
     error = (editor.decode(ours(None)) - editor.decode(theirs())).square().mean()
     seconds = side_by_side(rounds, words=lambda: ours(None), instruction=lambda: ours(injection), pipeline=theirs)

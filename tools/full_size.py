@@ -19,6 +19,7 @@ from instructbrush.core.learning.settings import PAPER, LearningSettings
 from instructbrush.core.learning.trainer import Trainer
 from instructbrush.core.models.denoiser import Denoiser, DiffusersDenoiser
 from instructbrush.core.models.families import describe_unet
+from instructbrush.tools.edits import STEPS, pipeline_edit, time_edit_guider
 from instructbrush.tools.timing import device, peak_gib, side_by_side
 
 UNET: dict[str, Any] = {
@@ -32,7 +33,6 @@ UNET: dict[str, Any] = {
 }
 SMALL = {**UNET, "block_out_channels": [64, 64, 128, 128]}
 SCALES: dict[str, Any] = {"text_scale": 7.5, "image_scale": 1.5}
-STEPS = 20
 WINDOW = 77
 PAIRS = 10
 SAMPLES = 5000
@@ -223,16 +223,7 @@ class _Bench:
             return edit_latents(self.denoiser, images, self.context, self.null, chosen, steps=STEPS, **SCALES)
 
         def theirs() -> Tensor:
-            return pipeline(
-                prompt_embeds=self.context[None].to(self.dtype),
-                negative_prompt_embeds=self.null[None].to(self.dtype),
-                image=picture.to(self.dtype),
-                num_inference_steps=STEPS,
-                guidance_scale=SCALES["text_scale"],
-                image_guidance_scale=SCALES["image_scale"],
-                generator=torch.Generator().manual_seed(0),
-                output_type="latent",
-            ).images
+            return pipeline_edit(pipeline, self.context.to(self.dtype), self.null.to(self.dtype), picture.to(self.dtype), SCALES)
 
         times = side_by_side(
             self.rounds,
@@ -249,29 +240,9 @@ class _Bench:
 
     def applying_in_comfyui(self) -> None:
         """Whole edits by Edit Guider: words, instruction, half strength."""
-        import comfy.samplers
-
-        from instructbrush.nodes.comfy.describe import describe
-        from instructbrush.nodes.comfy.guider import EditGuider, with_picture
-        from instructbrush.nodes.comfy.patch import attend, mark
-
-        instruction = self.instruction()
-        with torch.inference_mode():
-            model = self.comfy_model()
-            picture = self.draw(1, 4, self.sides[0], self.sides[0]).cpu()
-            words, none = ([[states[None].cpu(), {}]] for states in (self.context, self.null))
-            sampler = comfy.samplers.sampler_object("euler_ancestral")
-            sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS)
-
-            def edit(strength: float | None) -> Callable[[], object]:
-                patched, full = model, words
-                if strength is not None:
-                    patched, full = attend(model), mark(words, inject(instruction, strength), describe(model))
-                guider = EditGuider(patched, SCALES["text_scale"], SCALES["image_scale"])
-                guider.set_branches(with_picture(full, picture), with_picture(none, picture), none)
-                return lambda: guider.sample(torch.randn_like(picture), torch.zeros_like(picture), sampler, sigmas, disable_pbar=True)
-
-            times = side_by_side(self.rounds, 2, words=edit(None), instruction=edit(1.0), half_strength=edit(0.5))
+        picture = self.draw(1, 4, self.sides[0], self.sides[0]).cpu()
+        words, none = ([[states[None].cpu(), {}]] for states in (self.context, self.null))
+        times = time_edit_guider(self.comfy_model(), words, none, picture, self.instruction(), SCALES, self.rounds)
         for name in times.seconds:
             self.show(f"{STEPS} steps in ComfyUI, {name.replace('_', ' ')}", times[name] * 1000, "ms", f"comfyui_{name}_ms")
         self.show("  instruction, of words", times.ratio("instruction", "words"), "", "comfyui_instruction_to_words")
