@@ -2,11 +2,14 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..devices import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -18,12 +21,15 @@ _TOLERANCE = 0.05
 
 Step = Callable[[Sequence[Tensor]], Tensor]
 
+_failed = False
+"""Whether a recording failed in this process."""
+
 
 class Replay:
     """Runs a step eagerly on the CPU; on a GPU it records the step for every combination of shapes that comes again, and replays it.
 
-    The first replay of a recording is compared with the eager step. Where they differ, or where recording fails, all goes on eagerly: a model may be patched in
-    ways that no recording follows.
+    A step that waits for the device is not recorded, and the first replay of a recording is compared with the eager step. Where they differ, or where recording
+    fails, all goes on eagerly, for the rest of the process: a model may be patched in ways that no recording follows.
 
     Args:
         step: from inputs on the device to a scalar on it; changes only what ``changed`` lists.
@@ -37,7 +43,7 @@ class Replay:
         self._recordings: dict[tuple[torch.Size, ...], _Recording] = {}
         self._stream: torch.cuda.Stream | None = None
         self._pool: Any = None
-        self.enabled = True
+        self.enabled = can_record()
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
         """One step."""
@@ -55,40 +61,57 @@ class Replay:
             return self._aside(inputs)
         return self._record(shapes, inputs)
 
-    def forget(self) -> None:
-        """Drop the recordings, and the memory they hold: what they refer to is about to change or to go."""
+    def forget(self) -> bool:
+        """Drop the recordings, and the memory they hold: what they refer to is about to change or to go. Returns whether there were any."""
+        held = bool(self._recordings)
         self._recordings.clear()
         self._seen.clear()
+        return held
 
     def _aside(self, inputs: Sequence[Tensor]) -> Tensor:
         """An eager step on the stream that recordings are made on: autograd's nodes remember where they were made."""
         current = torch.cuda.current_stream(inputs[0].device)
         assert self._stream is not None
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            loss = self._step(inputs)
-        current.wait_stream(self._stream)
-        return loss
+        try:
+            with torch.cuda.stream(self._stream):
+                return self._step(inputs)
+        finally:
+            current.wait_stream(self._stream)
 
     def _record(self, shapes: tuple[torch.Size, ...], inputs: Sequence[Tensor]) -> Tensor:
-        before = [tensor.clone() for tensor in self._changed()]
-        loss = self._aside(inputs)
-        expected = [gradient.clone() for gradient in self._gradients()]
-        after = [tensor.clone() for tensor in self._changed()]
+        before = _copies(self._changed())
         try:
+            with _refusing_to_wait():
+                loss = self._aside(inputs)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            self._give_up(error)
             _restore(self._changed(), before)
+            return self._aside(inputs)
+        expected, after = _copies(self._gradients()), _copies(self._changed())
+        _restore(self._changed(), before)
+        outer = torch.cuda.current_stream(inputs[0].device)
+        try:
             recording = _Recording(self._step, inputs, self._stream, self._pool)
             found = recording.replay(inputs)
             if not _alike([found, *self._gradients()], [loss, *expected]):
                 raise RuntimeError("its first step is another one")
         except RuntimeError as error:
-            logger.warning("InstructBrush: this model's steps cannot be recorded (%s); learning goes on without, only slower.", error)
-            self.enabled = False
-            self.forget()
+            self._give_up(error)
+            _end_capture(outer, self._pool)
             _restore(self._changed(), after)
             return loss
         self._recordings[shapes] = recording
         return found
+
+    def _give_up(self, error: RuntimeError) -> None:
+        global _failed
+        _failed = True
+        self.enabled = False
+        self.forget()
+        logger.warning("InstructBrush: this model's steps cannot be recorded (%s); learning goes on without, only slower.", error)
 
 
 class _Recording:
@@ -106,6 +129,39 @@ class _Recording:
             kept.copy_(given)
         self._graph.replay()
         return self._loss.clone()
+
+
+def can_record() -> bool:
+    """Whether steps may be recorded at all: with torch's own allocator alone, as a capture that fails under ``cudaMallocAsync`` ends the process; and only
+    as long as none has failed, since not everything that it leaves behind can be put right."""
+    return not _failed and torch.cuda.is_available() and torch.cuda.get_allocator_backend() == "native"
+
+
+@contextmanager
+def _refusing_to_wait() -> Iterator[None]:
+    """Within it, what would wait for the device raises: captured, it would break the capture."""
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+def _end_capture(outer: torch.cuda.Stream, pool: Any) -> None:
+    """Put right what a broken capture leaves: the current stream, the allocator, the generator of random numbers."""
+    torch.cuda.set_stream(outer)
+    with suppress(RuntimeError):
+        torch._C._cuda_endAllocateToPool(outer.device_index, pool)
+    generator = torch.cuda.default_generators[outer.device_index]
+    with suppress(RuntimeError):
+        generator.graphsafe_set_state(generator.clone_state())
+
+
+@torch.no_grad()
+def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    # Without gradients: a copy that remembers its source would keep autograd's node of it, and with it the stream on which it was made.
+    return [tensor.detach().clone() for tensor in tensors]
 
 
 @torch.no_grad()

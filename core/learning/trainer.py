@@ -135,6 +135,8 @@ class Trainer:
         self._rate: float | Tensor = torch.tensor(settings.learning_rate, device=denoiser.device) if on_gpu else settings.learning_rate
         self.optimiser = torch.optim.AdamW(list(self.parameters.values()), lr=self._rate, weight_decay=0.0, fused=on_gpu or None, capturable=on_gpu)
         self.plan: MemoryPlan | None = None
+        # Half precision has no numbers for the gradients of a mean over many pixels. A power of two, which changes no digit; and far from what would overflow.
+        self._loss_scale = 2.0 ** round(math.log2(max(self._pixels / 4, 1))) if denoiser.dtype == torch.float16 else 1.0
         self._update = Replay(self._step, self._changed, lambda: [tensor.grad for tensor in self.parameters.values() if tensor.grad is not None])
         self.steps_done = 0
         self._losses: list[float] = []
@@ -173,11 +175,12 @@ class Trainer:
             try:
                 return self._update(inputs)
             except RuntimeError as error:
-                smaller = self.plan.smaller() if self.plan is not None and is_out_of_memory(error) else None
-                if smaller is None:
-                    if is_out_of_memory(error):
-                        raise LearningError(self._too_large()) from error
+                if not is_out_of_memory(error):
                     raise
+                # Recordings of other sizes hold memory, too: without them the same plan may fit.
+                smaller = self.plan if self._update.forget() else self.plan.smaller() if self.plan is not None else None
+                if smaller is None:
+                    raise LearningError(self._too_large()) from error
             # Here the failed step's tensors are gone.
             self._follow(smaller)
             torch.cuda.empty_cache()
@@ -210,7 +213,7 @@ class Trainer:
         assert self.plan is not None
         self.optimiser.zero_grad(set_to_none=True)
         # A mean over each segment's samples: a segment's gradient is then what it would be if the segment were trained alone.
-        weight = self.settings.noise_weight / self.settings.batch
+        weight = self._loss_scale * self.settings.noise_weight / self.settings.batch
         total = torch.zeros((), device=self.denoiser.device)
         for first in range(0, len(inputs), len(Samples._fields)):
             for samples in Samples(*inputs[first : first + len(Samples._fields)]).chunks(self.plan.rows):
@@ -218,11 +221,16 @@ class Trainer:
                 total += _backward(weight * errors.sum())
         if self._direction is not None:
             states = self.injection().parts[0].states(self._segments).float()
-            total += _backward(self.settings.direction_weight * self._direction.loss(states, self.settings.clamp_direction).sum())
+            weight = self._loss_scale * self.settings.direction_weight
+            total += _backward(weight * self._direction.loss(states, self.settings.clamp_direction).sum())
+        if self._loss_scale != 1:
+            for tensor in self.parameters.values():
+                if tensor.grad is not None:
+                    tensor.grad.mul_(1 / self._loss_scale)
         if self.settings.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.clip_norm)
         self.optimiser.step()
-        return total / len(self._trained)
+        return total / (len(self._trained) * self._loss_scale)
 
     def _changed(self) -> list[Tensor]:
         state = [value for tensor in self.parameters.values() for value in self.optimiser.state[tensor].values() if isinstance(value, Tensor)]

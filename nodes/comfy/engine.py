@@ -125,7 +125,8 @@ class ComfyDenoiser:
         key = (instructed, height, width)
         if key not in self._known_pooled:
             pooled: Any = self._pooled[0 if instructed else 1]
-            self._known_pooled[key] = self.patcher.model.encode_adm(pooled_output=pooled.to(self.device), width=width, height=height, device=self.device)
+            adm = self.patcher.model.encode_adm(pooled_output=pooled.to(self.device), width=width, height=height, device=self.device)
+            self._known_pooled[key] = adm.to(self.device)
         return self._known_pooled[key]
 
     def _recomputed(self, forward: Any) -> Any:

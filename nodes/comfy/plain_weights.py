@@ -91,8 +91,9 @@ def _lay_over(patcher: ModelPatcher, path: str, module: torch.nn.Module, undo: E
     casts = hasattr(module, "comfy_cast_weights")
     for name, own in list(module._parameters.items()):
         if own is not None:
-            dtype = patcher.model.get_dtype_inference() if casts else getattr(module, f"{name}_comfy_model_dtype", None)
-            module._parameters[name] = torch.nn.Parameter(_weight(patcher, f"{path}.{name}" if path else name, dtype), requires_grad=False)
+            kept = getattr(module, f"{name}_comfy_model_dtype", None)
+            computed = patcher.model.get_dtype_inference() if casts else kept
+            module._parameters[name] = torch.nn.Parameter(_weight(patcher, f"{path}.{name}" if path else name, kept, computed), requires_grad=False)
             undo.callback(module._parameters.__setitem__, name, own)
     for name, own in list(module._buffers.items()):
         if own is not None:
@@ -105,13 +106,18 @@ def _lay_over(patcher: ModelPatcher, path: str, module: torch.nn.Module, undo: E
 
 
 @torch.no_grad()
-def _weight(patcher: ModelPatcher, key: str, dtype: torch.dtype | None) -> Tensor:
+def _weight(patcher: ModelPatcher, key: str, kept: torch.dtype | None, computed: torch.dtype | None) -> Tensor:
     device = patcher.load_device
     own: Any = get_key_weight(patcher.model, key)[0]
     if own.is_meta:  # the file had none, and ComfyUI's dynamic VRAM makes zeros of it when it is first used
         own = torch.zeros(own.shape, dtype=own.dtype)
     weight: Any = patcher.patch_weight_to_device(key, device_to=device, return_weight=True) if key in patcher.patches else own
-    weight = dequantised(weight).to(device, dtype if weight.is_floating_point() else None)
+    weight = dequantised(weight)
+    if weight.is_floating_point():
+        if kept is not None and kept.itemsize == 1:  # dynamic VRAM has the file's weight there, and makes fp8 of it in every call
+            weight = weight.to(kept)
+        weight = weight.to(device, computed)
+    weight = weight.to(device)
     for function in patcher.weight_wrapper_patches.get(key, []):
         weight = function(weight)
     if weight.ndim == 4 and device.type == "cuda" and own.device != device:  # a copy anyway: in the order that the tensor cores read

@@ -136,9 +136,9 @@ def test_the_model_keeps_no_gradients_and_samples_as_before(comfy):
     graph = comfy.graph()
     parts = Parts(graph)
     model = comfy.values(graph, parts.model)[0]
-    before = {name: value.clone() for name, value in model.model.state_dict().items()}
+    before = {name: value.cpu().clone() for name, value in model.model.state_dict().items()}
     comfy.run(graph, learning(graph, comfy, parts, seed=5).out(0))
-    assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
+    assert all(torch.equal(value.cpu(), before[name]) for name, value in model.model.state_dict().items())
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.model.parameters())
 
 

@@ -89,9 +89,9 @@ def test_a_full_size_sd15_model_loads_as_file_and_as_folder(comfy):
                 from comfy import model_management
 
                 model_management.load_models_gpu([model])
-                options = {"c_concat": latent, "c_crossattn": states}
-                noise = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
-                results.append((described, states, latent, model.model.apply_model(noise, torch.tensor([2.0]), **options)))
+                options = {"c_concat": latent.to(comfy.device), "c_crossattn": states.to(comfy.device)}
+                noise, sigma = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0)).to(comfy.device), torch.tensor([2.0], device=comfy.device)
+                results.append((described, states, latent, model.model.apply_model(noise, sigma, **options).cpu()))
             del model, clip, vae
             comfy.forget()
             model_management.unload_all_models()

@@ -114,7 +114,7 @@ def test_learning_sees_the_lora_that_sampling_sees(comfy, parts, loaded_before):
             management.load_models_gpu([model])
     denoiser = comfy.pack("nodes.comfy.engine").ComfyDenoiser(model)
     with denoiser.loaded():
-        assert torch.allclose(denoiser.patcher.model.apply_model(x, sigma, **given), sampled, atol=1e-5)
+        assert torch.allclose(denoiser.patcher.model.apply_model(x, sigma, **given), sampled, atol=1e-4)
     with torch.inference_mode():
         management.load_models_gpu([parts[0]])
         assert torch.equal(parts[0].model.apply_model(x, sigma, **given), without)
@@ -190,13 +190,16 @@ def test_a_gpu_holds_one_copy_and_gives_it_back(comfy, monkeypatch, parts):
         pytest.skip("there is no GPU")
     from comfy import model_management as management
 
+    management.unload_all_models()
+    gc.collect()
+    before = torch.cuda.memory_allocated()
     model = build(comfy, monkeypatch, torch.float16, torch.float32, lazily=False)
     with torch.inference_mode():
         management.load_models_gpu([model])
     with comfy.pack("nodes.comfy.engine").ComfyDenoiser(model).loaded():
         size = sum(parameter.nbytes for parameter in model.model.parameters())
-        assert torch.cuda.memory_allocated() < 1.2 * size + 2**20
-    assert torch.cuda.memory_allocated() < 0.2 * size + 2**20
+        assert torch.cuda.memory_allocated() - before < 1.2 * size + 2**20
+    assert torch.cuda.memory_allocated() - before < 0.2 * size + 2**20
 
 
 def test_what_a_run_held_goes_with_it(comfy, parts):

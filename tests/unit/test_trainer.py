@@ -105,6 +105,31 @@ def test_the_model_gets_no_gradients_and_every_site_does(editor: DiffusersEditor
     assert all(tensor.grad is not None and tensor.grad.abs().sum() > 0 for tensor in trainer.parameters.values())
 
 
+class InHalfPrecision:
+    """A denoiser that says so of itself, and computes as before."""
+
+    dtype = torch.float16
+
+    def __init__(self, denoiser: object) -> None:
+        self._denoiser = denoiser
+        self.checkpointing = False
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._denoiser, name)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1e-3])
+def test_the_scale_of_the_loss_in_half_precision_changes_nothing_else(editor: DiffusersEditor, latents: PairLatents, clip_norm: float | None) -> None:
+    settings = replace(SMALL, clip_norm=clip_norm)
+    context, null = editor.encode_text(["make it snow", ""])
+    plain, scaled = (Trainer(each, latents, context, null, settings) for each in (editor.denoiser, InHalfPrecision(editor.denoiser)))
+    plain.run()
+    scaled.run()
+    assert plain._loss_scale == 1 and scaled._loss_scale == 16
+    assert scaled.losses == pytest.approx(plain.losses, rel=1e-6)
+    assert all(torch.equal(tensor, scaled.parameters[name]) for name, tensor in plain.parameters.items())
+
+
 @pytest.mark.parametrize("noise", ["fresh", "fixed"])
 def test_a_step_that_is_broken_off_was_not_begun(editor: DiffusersEditor, latents: PairLatents, noise: str, tmp_path: Path) -> None:
     """ComfyUI raises its interruption in the midst of a model call."""
