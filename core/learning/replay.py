@@ -29,7 +29,7 @@ class Replay:
     """Runs a step eagerly on the CPU; on a GPU it records the step for every combination of shapes that comes again, and replays it.
 
     A step that waits for the device is not recorded, and the first replay of a recording is compared with the eager step. Where they differ, or where recording
-    fails, all goes on eagerly, for the rest of the process: a model may be patched in ways that no recording follows.
+    fails, all goes on eagerly: a model may be patched in ways that no recording follows.
 
     Args:
         step: from inputs on the device to a scalar on it; changes only what ``changed`` lists.
@@ -99,6 +99,8 @@ class Replay:
             if not _alike([found, *self._gradients()], [loss, *expected]):
                 raise RuntimeError("its first step is another one")
         except RuntimeError as error:
+            global _failed
+            _failed = True
             self._give_up(error)
             _end_capture(outer, self._pool)
             _restore(self._changed(), after)
@@ -107,8 +109,6 @@ class Replay:
         return found
 
     def _give_up(self, error: RuntimeError) -> None:
-        global _failed
-        _failed = True
         self.enabled = False
         self.forget()
         logger.warning("InstructBrush: this model's steps cannot be recorded (%s); learning goes on without, only slower.", error)
