@@ -102,8 +102,9 @@ class LearningSession:
             The instruction, and the whole of what the panel showed.
 
         Raises:
-            LearningError: what was learned is not worth keeping (not finite, nothing moved).
-            Interrupted: the user cancelled; what was learned lies in ``output/instructions/unfinished``.
+            WorthlessError: what was learned is not worth keeping (not finite, nothing moved).
+            LearningError: the pictures are too large for the device's memory.
+            Interrupted: the user cancelled. In both cases what was learned lies in ``output/instructions/unfinished``.
         """
         with torch.inference_mode(False), self.denoiser.loaded():
             trainer = Trainer(self.denoiser, self.latents, self.context, self.null_context, self.settings, self.init_text, self.phrase_tokens, self.direction)
