@@ -4,7 +4,7 @@ Nodes run in inference mode, whose tensors autograd refuses. Everything here is 
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from ...core.editing.injection import Injection, RowInjections
 from .describe import describe
 from .patch import inject_call
-from .plain_weights import plain, plain_weights, same_network
+from .plain_weights import plain, plain_weights, same_network, set_for_now
 
 
 class ComfyDenoiser:
@@ -52,17 +52,13 @@ class ComfyDenoiser:
     @contextmanager
     def loaded(self) -> Iterator["ComfyDenoiser"]:
         """The model on its device, ready for gradients."""
-        with plain_weights(self.patcher):
+        with plain_weights(self.patcher), ExitStack() as undo:
             self.patcher.pre_run()
-            blocks = [module for module in self.unet.modules() if isinstance(module, (BasicTransformerBlock, ResBlock))]
-            for block in blocks:
-                block.forward = self._recomputed(block.forward)
-            try:
-                yield self
-            finally:
-                for block in blocks:
-                    del block.forward
-                self.patcher.cleanup()
+            undo.callback(self.patcher.cleanup)
+            for module in self.unet.modules():
+                if isinstance(module, (BasicTransformerBlock, ResBlock)):
+                    set_for_now(module, "forward", self._recomputed(module.forward), undo)
+            yield self
 
     @contextmanager
     def projecting(self) -> Iterator["ComfyDenoiser"]:

@@ -102,7 +102,7 @@ def _lay_over(patcher: ModelPatcher, path: str, module: torch.nn.Module, undo: E
     if casts:
         # The layers need not cast any more; quantised ones shall take the weight as it is.
         for name, value in (("comfy_cast_weights", False), ("comfy_force_cast_weights", True), ("weight_function", []), ("bias_function", [])):
-            _set(module, name, value, undo)
+            set_for_now(module, name, value, undo)
 
 
 @torch.no_grad()
@@ -125,7 +125,8 @@ def _weight(patcher: ModelPatcher, key: str, kept: torch.dtype | None, computed:
     return weight
 
 
-def _set(module: torch.nn.Module, name: str, value: Any, undo: ExitStack) -> None:
+def set_for_now(module: torch.nn.Module, name: str, value: Any, undo: ExitStack) -> None:
+    """Set an attribute of a module until ``undo`` closes; what another pack had set is back then."""
     if name in vars(module):
         undo.callback(setattr, module, name, vars(module)[name])
     else:
