@@ -1,4 +1,4 @@
-"""What devices have: memory, and the precision that suits them."""
+"""Devices: their free memory, the lack of it, and copies that do not wait."""
 
 import torch
 from torch import Tensor

@@ -102,6 +102,8 @@ def make_ready(editor: DiffusersEditor, accelerator: Accelerator, checkpointing:
     for frozen in (editor.vae, editor.text_encoder):
         torch.nn.Module.to(frozen, dtype=_FROZEN.get(accelerator.mixed_precision, torch.bfloat16))  # diffusers' own warns of nothing
     unet = editor.denoiser.unet.requires_grad_(True)
+    network: torch.nn.Module = unet
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # a file holds no other order
     if checkpointing:
         unet.enable_gradient_checkpointing()
     return unet

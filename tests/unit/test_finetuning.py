@@ -25,6 +25,7 @@ from instructbrush.core.editing.sampler import edit_latents
 from instructbrush.core.errors import LearningError, ModelError
 from instructbrush.core.finetuning.data import find_blocks
 from instructbrush.core.finetuning.objective import DenoisingError, EditInputs, draw, target_of
+from instructbrush.core.finetuning.session import make_ready
 from instructbrush.core.finetuning.stream import EditStream
 from instructbrush.core.finetuning.trainer import FineTuning, FineTuningSettings, make_accelerator
 from instructbrush.core.learning.checkpoint import load_checkpoint, save_checkpoint
@@ -298,6 +299,18 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(data: Path, tmp_pat
     one, two = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("one", "two"))
     assert int(two["steps_done"]) == 2
     tuning.assert_same_gradients(one, two)
+
+
+def test_a_model_is_tuned_in_the_order_that_files_hold(tmp_path: Path) -> None:
+    """On a GPU the denoiser has its convolutions in another one."""
+    editor = load_editor()
+    network: torch.nn.Module = editor.denoiser.unet
+    network.to(memory_format=torch.channels_last)
+    assert not network.conv_in.weight.is_contiguous()
+    unet = make_ready(editor, make_accelerator("no", 1), False)
+    assert all(parameter.is_contiguous() for parameter in unet.parameters())
+    unet.save_pretrained(tmp_path, safe_serialization=True)
+    assert torch.equal(load_file(tmp_path / "diffusion_pytorch_model.safetensors")["conv_in.weight"], unet.conv_in.weight)
 
 
 @pytest.fixture
