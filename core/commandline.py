@@ -7,39 +7,36 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from .editing.folder import edit_pictures
-from .editing.injection import Injection, inject
-from .editing.sampler import edit_latents
+from .devices import named_device
+from .editing import command as editing
 from .errors import InstructBrushError, PairError
 from .evaluation import command as evaluation
 from .finetuning import command as finetuning
-from .instruction.file import load_instruction, read_header, save_instruction
+from .instruction.file import read_header, save_instruction
 from .instruction.inspect import facts
 from .learning.captions import caption_pictures
 from .learning.checkpoint import load_checkpoint, save_checkpoint
 from .learning.objective import Direction, PairLatents
-from .learning.pairs import PICTURES, load_pairs, read_picture
+from .learning.pairs import load_pairs, thumbnail
 from .learning.phrases import unique_phrases
 from .learning.settings import preset_for
 from .learning.trainer import Trainer
 from .models.clip import OpenClipModel, load_clip, pocket_clip
-from .models.loading import DiffusersEditor, describe, load_editor
-from .pictures import thumbnail
+from .models.editor import DiffusersEditor
+from .options import add_model_options, named_editor
 from .reasoning import command as reasoning
 
 _CHECKPOINT_EVERY = 100
-_BATCH = 8 if torch.cuda.is_available() else 2
-_PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 an error a user can mend (one line on stderr), 130 interrupted."""
     options = _parser().parse_args(arguments)
     try:
+        if "device" in options:
+            options.device = str(named_device(options.device))
         options.command(options)
     except InstructBrushError as error:
         print(f"instructbrush: {error}", file=sys.stderr)
@@ -55,7 +52,7 @@ def learn(options: argparse.Namespace) -> None:
     out = Path(options.out)
     if out.exists() and not options.overwrite:
         raise InstructBrushError(f"'{out}' exists already. Choose another name, or add --overwrite.")
-    editor = _editor(options)
+    editor = named_editor(options)
     preset = preset_for(editor.description.family.name, options.space)
     given = {"steps": options.steps, "objective": options.objective, "learning_rate": options.learning_rate}
     settings = replace(preset, seed=options.seed, **{name: value for name, value in given.items() if value is not None})
@@ -111,22 +108,6 @@ def _needed(clip: OpenClipModel | None) -> OpenClipModel:
     return clip
 
 
-def apply(options: argparse.Namespace) -> None:
-    """Apply an instruction to every picture of a folder."""
-    instruction = load_instruction(options.instruction)
-    editor = _editor(options)
-    for remark in instruction.check_fits(editor.description):
-        print(f"instructbrush: {remark}", file=sys.stderr)
-    injection = inject(instruction, options.strength, end_timestep=options.end, device=editor.denoiser.device)
-    _edit_folder(options, editor, editor.encode_text([""])[0], injection)
-
-
-def edit(options: argparse.Namespace) -> None:
-    """Edit every picture of a folder by words."""
-    editor = _editor(options)
-    _edit_folder(options, editor, editor.encode_text([options.words])[0], None)
-
-
 def inspect(options: argparse.Namespace) -> None:
     """Print what an instruction file says of itself; of a blend, every part."""
     for number, part in enumerate(read_header(options.file)):
@@ -134,58 +115,6 @@ def inspect(options: argparse.Namespace) -> None:
             print()
         for name, value in facts(part.info, part.weight).items():
             print(f"{name:>10}: {value}")
-
-
-def _edit_folder(options: argparse.Namespace, editor: DiffusersEditor, context: Tensor, injection: Injection | None) -> None:
-    source, out = Path(options.images), Path(options.out)
-    if not source.is_dir():
-        raise InstructBrushError(f"Images folder '{source}' does not exist. Give a folder of pictures.")
-    pictures = sorted(path for path in source.iterdir() if path.suffix.lower() in PICTURES and not path.name.startswith("."))
-    if not pictures:
-        raise InstructBrushError(f"Images folder '{source}' holds no pictures ({', '.join(sorted(PICTURES))}).")
-    names = [path.stem for path in pictures]
-    doubled = next((name for name in names if names.count(name) > 1), None)
-    if doubled is not None:
-        raise InstructBrushError(f"Images folder '{source}' holds two pictures named '{doubled}': their results would overwrite each other. Rename one.")
-    if out.resolve() == source.resolve():
-        raise InstructBrushError(f"Results would be written among the inputs in '{out}'. Give another --out folder.")
-    text_scale = editor.description.family.default_text_scale if options.text_scale is None else options.text_scale
-    null = editor.encode_text([""])[0]
-    out.mkdir(parents=True, exist_ok=True)
-
-    def edited(batch: Tensor) -> Tensor:
-        latents = edit_latents(
-            editor.denoiser,
-            editor.condition(batch),
-            context,
-            null,
-            injection,
-            steps=options.steps,
-            text_scale=text_scale,
-            image_scale=options.image_scale,
-            seed=[options.seed] * len(batch),
-        )
-        return editor.decode(latents)
-
-    with tqdm(total=len(pictures), desc="editing", unit="picture") as bar:
-        edit_pictures(pictures, out, read_picture, edited, options.batch, bar.update)
-    print(f"{out}: {len(pictures)} pictures")
-
-
-def _editor(options: argparse.Namespace) -> DiffusersEditor:
-    """The model that was named, in half precision where a GPU computes with a full-size one, unless told otherwise."""
-    precision = options.precision
-    if precision == "auto":
-        full_size = describe(options.model).family.name != "pocket"
-        precision = "fp16" if full_size and torch.device(options.device).type == "cuda" else "fp32"
-    return load_editor(options.model, options.device, _PRECISIONS[precision])
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
-    return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -197,25 +126,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=function)
         return sub
 
-    def model_options(sub: argparse.ArgumentParser, seed: bool = True) -> None:
-        sub.add_argument("--model", help="diffusers folder or .safetensors checkpoint (default: the built-in pocket editor)")
-        sub.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-        if seed:
-            sub.add_argument("--seed", type=int, default=0)
-            sub.add_argument(
-                "--precision", choices=("auto", *_PRECISIONS), default="auto", help="auto: fp16 for a full-size model on a GPU, fp32 otherwise"
-            )
-
-    def picture_options(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--images", required=True, help="folder of pictures")
-        sub.add_argument("--out", required=True, help="folder for the results (PNG, same names and sizes)")
-        sub.add_argument("--text-scale", type=float, help="s_T (default 7.5, pocket editor 2)")
-        sub.add_argument("--image-scale", type=float, default=1.5, help="s_I")
-        sub.add_argument("--steps", type=int, default=20)
-        sub.add_argument("--batch", type=_positive, default=_BATCH, help=f"pictures of one size at once (default {_BATCH}); fewer where memory runs out")
-
     learning = command("learn", learn, "Learn an instruction from a folder of before/after pairs.")
-    model_options(learning)
+    add_model_options(learning)
     learning.add_argument("--pairs", required=True, help="folder: {i}_0/{i}_1 pictures, before/ and after/, or pairs.json")
     learning.add_argument("--out", required=True, help="instruction file to write (.safetensors)")
     learning.add_argument("--init", default="", help="words that come close to the edit")
@@ -236,20 +148,13 @@ def _parser() -> argparse.ArgumentParser:
     learning.add_argument("--size", type=int, help="scale and crop every picture to a square of this many pixels")
     learning.add_argument("--overwrite", action="store_true")
 
-    applying = command("apply", apply, "Apply an instruction to a folder of pictures.")
-    model_options(applying)
-    picture_options(applying)
-    applying.add_argument("--instruction", required=True, help="instruction file")
-    applying.add_argument("--strength", type=float, default=1.0)
-    applying.add_argument("--end", type=int, default=0, help="T of the paper's Fig. 3: the instruction acts for timesteps T and above")
-
-    editing = command("edit", edit, "Edit a folder of pictures by words.")
-    model_options(editing)
-    picture_options(editing)
-    editing.add_argument("--words", required=True)
+    editing.add_options(
+        command("apply", editing.apply, "Apply an instruction to a folder of pictures."),
+        command("edit", editing.edit, "Edit a folder of pictures by words."),
+    )
 
     benching = command("bench", evaluation.bench, "Compare methods on TOP-Bench, MagicBrush, Emu Edit Test or reasoning: learn from pairs, edit, measure.")
-    model_options(benching, seed=False)
+    add_model_options(benching, seed=False)
     evaluation.add_options(benching)
 
     tuning = command("train-region", finetuning.train_region, "Tune a model into one that reads masks, on UltraEdit's data or one's own (needs accelerate).")

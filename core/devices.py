@@ -1,7 +1,11 @@
 """Devices: their free memory, the lack of it, and copies that do not wait."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from .errors import DeviceError
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -20,3 +24,31 @@ def is_out_of_memory(error: BaseException) -> bool:
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A small tensor from the CPU to the device, without waiting for what the device does."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def named_device(name: str) -> torch.device:
+    """A device by its name, as a user writes it; ``auto`` is a GPU where there is one.
+
+    Raises:
+        DeviceError: torch knows no such device, or this machine has none.
+    """
+    present = [f"{kind}:{number}" for kind in ("cuda", "xpu") if _backend(kind) for number in range(_backend(kind).device_count())]
+    present += ["mps"] if torch.backends.mps.is_available() else []
+    if name == "auto":
+        return torch.device(present[0].removesuffix(":0") if present else "cpu")
+    try:
+        device = torch.device({"gpu": "cuda"}.get(name, name))
+    except RuntimeError as error:
+        raise DeviceError(f"Device '{name[:40]}' is none that torch knows. This machine has {_listed(present)}; 'auto' chooses one.") from error
+    if device.type == "cpu" or str(device) in present or f"{device}:0" in present:
+        return device
+    raise DeviceError(f"Device '{name}' is not there, or this torch was not built for it. This machine has {_listed(present)}; 'auto' chooses one.")
+
+
+def _backend(kind: str) -> Any:
+    backend = getattr(torch, kind, None)
+    return backend if backend is not None and backend.is_available() else None
+
+
+def _listed(present: list[str]) -> str:
+    return ", ".join(["cpu", *present])

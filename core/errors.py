@@ -35,3 +35,11 @@ class EvaluationError(InstructBrushError):
 
 class RegionError(InstructBrushError):
     """A region cannot be used: a mask or a box is malformed, refused, or does not fit the picture."""
+
+
+class StorageError(InstructBrushError):
+    """A file cannot be written: no space, no permission, or its folder is gone."""
+
+
+class DeviceError(InstructBrushError):
+    """A device was named that this machine, or this torch, does not have."""

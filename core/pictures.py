@@ -1,14 +1,14 @@
 """Pictures as tensors and as files: [H, W, 3] fp32 in 0..1 here, PIL images there."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from .learning.pairs import EditPairs
-
-_THUMBNAIL_SIDE = 128
+from .files import replacing
 
 
 def to_image(picture: Tensor) -> Image.Image:
@@ -30,10 +30,11 @@ def fit_to_multiple(picture: Tensor, multiple: int = 8) -> Tensor:
     return functional.interpolate(channels_first, (height, width), mode="bicubic", antialias=True)[0].permute(1, 2, 0).clamp(0, 1)
 
 
-def thumbnail(pairs: EditPairs) -> Image.Image:
-    """Before and after of the first pair, side by side."""
-    halves = [to_image(picture).resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE)) for picture in (pairs[0].before, pairs[0].after)]
-    both = Image.new("RGB", (2 * _THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
-    for index, half in enumerate(halves):
-        both.paste(half, (index * _THUMBNAIL_SIDE, 0))
-    return both
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write an image as PNG.
+
+    Raises:
+        StorageError: as :func:`.files.replacing`.
+    """
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")

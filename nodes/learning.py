@@ -7,10 +7,9 @@ import torch
 from comfy_api.latest import io
 
 from ..core.learning.objective import Direction
-from ..core.learning.pairs import EditPairs
+from ..core.learning.pairs import EditPairs, thumbnail
 from ..core.learning.settings import POCKET, POCKET_TEXT, PRESETS, LearningSettings, preset_for
 from ..core.models.clip import OpenClipModel
-from ..core.pictures import thumbnail
 from . import learning_inputs as inputs
 from .comfy import open_clip as clips
 from .comfy.describe import describe

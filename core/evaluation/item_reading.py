@@ -8,10 +8,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..files import write_text
 from ..reasoning.explain import STRICT_TASK, TASK, Explanation, explain
 from ..reasoning.mllm import Mllm
 from ..reasoning.states import StateStore, kept_states, state_key
-from .results import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Reading:
                 logger.warning(found.warning)
             if self.cache is not None:
                 self.cache.mkdir(parents=True, exist_ok=True)
-                write_text(self.cache / f"{key}.json", json.dumps(asdict(found)))
+                write_text(json.dumps(asdict(found)), self.cache / f"{key}.json")
         self._answers[key] = found
         return found
 

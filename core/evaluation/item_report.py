@@ -11,12 +11,14 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from ..files import write_text
+from ..pictures import save_image
 from .item_methods import ITEM_METHODS
 from .item_tables import DIGITS, ItemBenchmark, lines_of, summary, value_of
 from .items import Score
 from .metrics import mean
 from .report import STYLE, picture_row
-from .results import ItemFolder, save_image, write_text
+from .results import ItemFolder
 from .stored import StoredItem
 
 _GRID_ITEMS = 24
@@ -54,11 +56,11 @@ def write_report(
         "parts": summary(scores, benchmark),
         "outcomes": [asdict(score) for score in scores],
     }
-    write_text(folder.path / "results.json", json.dumps(content, indent=1))
-    write_text(folder.path / "results.csv", csv_text(scores, benchmark).rstrip("\n"))
+    write_text(json.dumps(content, indent=1), folder.path / "results.json")
+    write_text(csv_text(scores, benchmark), folder.path / "results.csv")
     save_image(grid(folder, scores, sources[:_GRID_ITEMS]), folder.path / "grid.png")
     page = folder.path / "report.html"
-    write_text(page, html_text(folder, scores, sources, benchmark, about, remarks))
+    write_text(html_text(folder, scores, sources, benchmark, about, remarks), page)
     return page
 
 

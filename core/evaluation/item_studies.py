@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..learning.pairs import read_picture
+from ..picture_files import read_picture
 from .item_tables import ItemBenchmark
 from .items import Score
 from .preference import Study

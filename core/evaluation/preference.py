@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EvaluationError
-from .results import save_png, write_text
+from ..files import write_text
+from ..pictures import save_image, to_image
 from .study import FILE, FORMAT, Judgement, Progress, StudyItem, damaged, describe, listed, parse, read_header, shuffled
 
 DRAW_PROBABILITY = 0.10
@@ -91,7 +92,7 @@ class Study:
             folder.mkdir(parents=True, exist_ok=True)
             study._write_pictures(items)
             # Last, and by a rename: a study that is there has all its pictures.
-            write_text(folder / FILE, json.dumps(header))
+            write_text(json.dumps(header) + "\n", folder / FILE)
             return study
         study._write_pictures(items)
         return study
@@ -245,7 +246,7 @@ class Study:
             for method, picture in [*shown, *item.results.items()]:
                 path = self.folder / self._picture(item.id, method)
                 if not path.is_file():
-                    save_png(picture, path)
+                    save_image(to_image(picture), path)
 
     def _compare(self, methods: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> None:
         """Refuse to go on with other pictures than the study began with."""

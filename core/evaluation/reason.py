@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EvaluationError, InstructionError
-from ..instruction.file import resolve_inside
+from ..names import resolve_inside
 from ..tables import open_table
 from .stored import ItemSet, PictureFile, Stored, StoredItem, StoredTurn, check_header, read_listing, shards, table_rows
 

@@ -12,9 +12,11 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from ..files import write_text
+from ..pictures import save_image
 from .effects import TEST_PAIRS, TRAIN_PAIRS, EffectSource
 from .methods import METHODS
-from .results import Outcome, ResultFolder, save_image, write_text
+from .results import Outcome, ResultFolder
 from .tables import DIGITS, HEADS, METRICS, TABLES, lines_of, summary, value_of
 
 _CELL, _GAP, _LABEL = 96, 3, 130
@@ -43,11 +45,11 @@ def write_report(folder: ResultFolder, outcomes: Sequence[Outcome], sources: Seq
             folder.write_effect(source.load())
     tables = {part: summary(outcomes, part) for part in ("all", "global", "local")}
     content = {"benchmark": benchmark, "about": dict(about), "methods": tables["all"], "parts": tables, "outcomes": [asdict(outcome) for outcome in outcomes]}
-    write_text(folder.path / "results.json", json.dumps(content, indent=1))
-    write_text(folder.path / "results.csv", csv_text(outcomes).rstrip("\n"))
+    write_text(json.dumps(content, indent=1), folder.path / "results.json")
+    write_text(csv_text(outcomes), folder.path / "results.csv")
     save_image(grid(folder, outcomes, sources), folder.path / "grid.png")
     page = folder.path / "report.html"
-    write_text(page, html_text(folder, outcomes, sources, benchmark, about))
+    write_text(html_text(folder, outcomes, sources, benchmark, about), page)
     return page
 
 

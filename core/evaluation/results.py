@@ -1,17 +1,16 @@
 """Results on disk: a JSON file and pictures for every method, effect and seed, so that a run that was stopped goes on where it was."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-from PIL import Image
 from torch import Tensor
 
 from ..errors import EvaluationError
-from ..pictures import to_image
+from ..files import write_text
+from ..pictures import save_image, to_image
 from .effects import Effect
 from .items import Item, Score, prepared
 
@@ -87,7 +86,7 @@ class ResultFolder:
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise EvaluationError(f"'{self.path}' holds other files and no benchmark's results. Give another --out folder.")
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps(wanted, indent=1))
+        write_text(json.dumps(wanted, indent=1), file)
 
     def finished(self) -> dict[tuple[str, str, int], Any]:
         """Every outcome that is there. A file that cannot be read counts as missing."""
@@ -111,8 +110,8 @@ class ResultFolder:
         folder = self.path / self.home / effect
         folder.mkdir(parents=True, exist_ok=True)
         for index, picture in enumerate(pictures):
-            save_png(picture, self.picture(effect, method, seed, index))
-        write_text(folder / f"{method}-{seed}.json", json.dumps(asdict(outcome), indent=1))
+            save_image(to_image(picture), self.picture(effect, method, seed, index))
+        write_text(json.dumps(asdict(outcome), indent=1), folder / f"{method}-{seed}.json")
 
     def write_effect(self, effect: Effect) -> None:
         """Keep the effect's own pictures for the report: training pairs, test inputs and truth."""
@@ -123,7 +122,7 @@ class ResultFolder:
                 for side, picture in enumerate((pair.before, pair.after)):
                     path = folder / f"{kind}-{index}_{side}.png"
                     if not path.exists():
-                        save_png(picture, path)
+                        save_image(to_image(picture), path)
 
     def picture(self, effect: str, method: str, seed: int, index: int) -> Path:
         """Where a method's picture is kept."""
@@ -144,7 +143,7 @@ class ItemFolder(ResultFolder):
                 path = self.own(item.name, kind, index)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if picture is not None and not path.exists():
-                    save_png(prepared(picture, side), path)
+                    save_image(to_image(prepared(picture, side)), path)
 
     def own(self, item: str, kind: str, turn: int) -> Path:
         """Where an item's own ``source`` or ``truth`` is kept."""
@@ -162,22 +161,3 @@ def complete(finished: Mapping[tuple[str, str, int], Any], keys: Iterable[tuple[
         if (method, effect, seed) not in finished:
             raise EvaluationError(f"The result of '{method}' on '{effect}' with seed {seed} is missing. Start the run again to complete it.")
     return [finished[key] for key in wanted]
-
-
-def save_png(picture: Tensor, path: Path) -> None:
-    """Write a picture, by one rename at the end."""
-    save_image(to_image(picture), path)
-
-
-def save_image(image: Image.Image, path: Path) -> None:
-    """Write an image as PNG, by one rename at the end."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    image.save(partial, format="PNG")
-    os.replace(partial, path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, by one rename at the end."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, path)

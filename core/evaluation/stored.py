@@ -11,7 +11,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import DataError, EvaluationError, PairError
-from ..learning.pairs import MIN_SIDE, decode_picture
+from ..learning.pairs import MIN_SIDE
+from ..picture_files import decode_picture
 from ..tables import check_columns, open_table, picture_bytes, row_batches
 from .items import Item, Turn, mask_from_image
 

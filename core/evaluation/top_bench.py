@@ -15,7 +15,8 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import EvaluationError, PairError
-from ..learning.pairs import EditPairs, check_pair, find_pairs, read_picture
+from ..learning.pairs import EditPairs, check_pair, find_pairs
+from ..picture_files import read_picture
 from .effects import TEST_PAIRS, TRAIN_PAIRS, Effect, Scope
 
 Files = tuple[tuple[str, Path, Path], ...]

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import PairError
-from ..learning.pairs import check_pair, decode_picture, indirect_texts, read_manifest
+from ..learning.pairs import check_pair, indirect_texts, read_manifest
+from ..picture_files import decode_picture
 from ..tables import check_columns, open_table, picture_bytes, row_batches
 
 BEFORE, AFTER, WORDS, MASK = "source_image", "edited_image", "edit_prompt", "mask_image"

@@ -5,8 +5,6 @@ import dataclasses
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +13,10 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import InstructionError
+from ..files import write_tensors
 from .artefact import Blend, Instruction, InstructionInfo, Part, parts_of
 
 FORMAT_VERSION = 2
@@ -83,25 +81,6 @@ def save_instruction(
     return path
 
 
-def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file atomically: into a temporary file beside it, flushed to disk, then renamed over it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".part")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        # mkstemp makes files for the owner alone; models are shared.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def read_header(path: str | Path) -> tuple[PartHeader, ...]:
     """What a file says of its instructions, one or the parts of a blend, without reading their tensors.
 
@@ -143,23 +122,6 @@ def load_instruction(path: str | Path) -> Instruction | Blend:
         raise InstructionError(f"Instruction file '{path.name}' cannot be read: {error}. Copy or download it again.") from error
     parts = tuple(Part(header.weight, _instruction(header, prefix, tensors)) for header, prefix in zip(headers, prefixes, strict=True))
     return parts[0].instruction if len(parts) == 1 and parts[0].weight == 1 else Blend(parts)
-
-
-def resolve_inside(folder: str | Path, name: str, suffix: str = "") -> Path:
-    """The path of ``name`` inside ``folder``; sub-folders are welcome, leaving the folder is not.
-
-    Raises:
-        InstructionError: the name is empty, absolute, or climbs out.
-    """
-    folder = Path(folder).resolve()
-    parts = name.strip().removesuffix(suffix).split("/")
-    if any(part.strip(" .") == "" for part in parts) or any(character in name for character in "\0:\\"):
-        raise InstructionError(f"Name {name!r} cannot be used. Use a plain name such as 'snow' or 'weather/snow'.")
-    target = (folder / f"{'/'.join(parts)}{suffix}").resolve()
-    # A symbolic link inside the folder may still lead out of it.
-    if not target.is_relative_to(folder):
-        raise InstructionError(f"Name {name!r} leaves the folder {folder.name}. Use a plain name such as 'snow' or 'weather/snow'.")
-    return target
 
 
 def _is_old(instruction: Instruction | Blend) -> bool:

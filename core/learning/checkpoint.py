@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import LearningError
-from ..instruction.file import write_tensors
+from ..files import write_tensors
 
 _DIGEST_KEY = "instructbrush.run"
 

@@ -141,9 +141,7 @@ def collect(latents: PairLatents, drawn: Sequence[tuple[int, int, Tensor]], devi
     ]
 
 
-def noise_errors(
-    denoiser: Denoiser, samples: Samples, context: Tensor, null_context: Tensor, injection: Injection, settings: LearningSettings
-) -> Tensor:
+def noise_errors(denoiser: Denoiser, samples: Samples, context: Tensor, null_context: Tensor, injection: Injection, settings: LearningSettings) -> Tensor:
     """The loss of every sample, [n] fp32, differentiable in the injection's tensors.
 
     ``plain`` (Eq. 5): ``mean (e(z_t, I, T) - e)^2``. ``guided``: the same with ``e`` replaced by Eq. 3's combination of three branches, of which

@@ -61,7 +61,6 @@ class SegmentStream:
         pair = int(torch.randint(len(latents.after), (1,), generator=self.generator))
         return pair, timestep, torch.randn(latents.after[pair].shape, generator=self.generator)
 
-
     def mark(self) -> tuple[Tensor, Tensor, int]:
         """Where the stream is, for :meth:`rewind`."""
         return self.generator.get_state(), self.order, self.position

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LearningError, ModelError
-from ..instruction.file import write_tensors
+from ..files import write_tensors
 from ..models.clip import POCKET_NAME, ClipModel, text_features
 
 Progress = Callable[[int, int], None]

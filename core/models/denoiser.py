@@ -36,9 +36,7 @@ class Denoiser(Protocol):
     @checkpointing.setter
     def checkpointing(self, wanted: bool) -> None: ...
 
-    def predict(
-        self, noisy: Tensor, timesteps: Tensor, image_latent: Tensor, context: Tensor, injection: Injection | RowInjections | None = None
-    ) -> Tensor:
+    def predict(self, noisy: Tensor, timesteps: Tensor, image_latent: Tensor, context: Tensor, injection: Injection | RowInjections | None = None) -> Tensor:
         """The noise that the model sees in a latent.
 
         Args:
@@ -138,9 +136,7 @@ class DiffusersDenoiser:
         elif self.checkpointing and not wanted:
             self.unet.disable_gradient_checkpointing()
 
-    def predict(
-        self, noisy: Tensor, timesteps: Tensor, image_latent: Tensor, context: Tensor, injection: Injection | RowInjections | None = None
-    ) -> Tensor:
+    def predict(self, noisy: Tensor, timesteps: Tensor, image_latent: Tensor, context: Tensor, injection: Injection | RowInjections | None = None) -> Tensor:
         """See :meth:`Denoiser.predict`.
 
         Raises:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import ModelError
-from ..instruction.file import write_tensors
+from ..files import write_tensors
 from ..models.families import Family
 from ..models.weights import fill, fingerprint, read_header
 from .mllm import STATES_TASK

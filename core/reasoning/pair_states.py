@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import LearningError, ModelError
-from ..evaluation.results import write_text
+from ..files import write_text
 from ..finetuning.data import Block, Row, digest_of
 from .mllm import Mllm
 from .states import VERSION, StateStore, kept_states, state_key
@@ -101,7 +101,7 @@ class PairStates:
     def write(self) -> None:
         """Write the list, by one rename at the end."""
         content = {"version": VERSION, "reader": dataclasses.asdict(self.reader), "data": self.data, "keys": dict(self.keys)}
-        write_text(self.folder / INDEX, json.dumps(content))
+        write_text(json.dumps(content), self.folder / INDEX)
 
     @classmethod
     def read(cls, folder: Path) -> PairStates | None:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..instruction.file import write_tensors
+from ..files import write_tensors
 from ..pictures import to_image
 from .mllm import STATES_TASK, Mllm, Progress
 

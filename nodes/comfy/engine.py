@@ -72,9 +72,7 @@ class ComfyDenoiser:
         """The UNet itself."""
         return self.patcher.model.diffusion_model
 
-    def predict(
-        self, noisy: Tensor, timesteps: Tensor, image_latent: Tensor, context: Tensor, injection: Injection | RowInjections | None = None
-    ) -> Tensor:
+    def predict(self, noisy: Tensor, timesteps: Tensor, image_latent: Tensor, context: Tensor, injection: Injection | RowInjections | None = None) -> Tensor:
         """See :meth:`Denoiser.predict`.
 
         ComfyUI's models take ``x = z + sigma e`` and answer with the clean latent ``z``; so ``x = noisy / sqrt(abar)`` and ``e = (x - z) / sigma``,

@@ -8,10 +8,10 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ...core.errors import InstructionError, ModelError
-from ...core.instruction.file import resolve_inside
+from ...core.errors import ModelError
 from ...core.learning.vocabulary import Progress
 from ...core.models.builtin import POCKET_CONNECTOR_FILE, POCKET_READER_FOLDER
+from ...core.names import resolve_inside
 from ...core.reasoning.connector import Connector, load_connector, text_fingerprint
 from ...core.reasoning.mllm import PUBLIC, Mllm, check_folder, load_mllm, stored_dtype
 from ...core.reasoning.states import StateStore, kept_states
@@ -116,10 +116,7 @@ def connector_file(name: str) -> Path:
         return POCKET_CONNECTOR_FILE
     folders = model_folders.folders_of(CONNECTORS)
     for folder in folders:
-        try:
-            path = resolve_inside(folder, name, model_folders.SUFFIX)
-        except InstructionError as error:
-            raise ModelError(f"Connector: {error}") from error
+        path = resolve_inside(folder, name, model_folders.SUFFIX, error=ModelError)
         if path.is_file():
             return path
     raise ModelError(

@@ -7,7 +7,7 @@ from pathlib import Path
 import folder_paths
 
 from ...core.errors import EvaluationError, InstructionError, PairError
-from ...core.instruction.file import resolve_inside
+from ...core.names import resolve_inside
 from . import examples, model_folders
 from .model_folders import SUFFIX
 
@@ -59,7 +59,7 @@ def new_instruction_path(name: str) -> Path:
     Raises:
         InstructionError: the name is empty or leaves the folder.
     """
-    return resolve_inside(output_instructions(), name, SUFFIX)
+    return resolve_inside(output_instructions(), name, SUFFIX, new=True)
 
 
 def study_folder(name: str) -> Path:
@@ -68,10 +68,7 @@ def study_folder(name: str) -> Path:
     Raises:
         EvaluationError: the name is empty or leaves the folder.
     """
-    try:
-        return resolve_inside(output_studies(), name)
-    except InstructionError as error:
-        raise EvaluationError(f"Study: {error}") from error
+    return resolve_inside(output_studies(), name, new=True, error=EvaluationError)
 
 
 def output_studies() -> Path:

@@ -19,10 +19,10 @@ from ...core.instruction.artefact import Instruction
 from ...core.instruction.file import save_instruction
 from ...core.learning.checkpoint import load_checkpoint, save_checkpoint
 from ...core.learning.objective import Direction, PairLatents
-from ...core.learning.pairs import EditPair, EditPairs
+from ...core.learning.pairs import EditPair, EditPairs, thumbnail
 from ...core.learning.settings import LearningSettings
 from ...core.learning.trainer import Trainer
-from ...core.pictures import thumbnail, to_image
+from ...core.pictures import to_image
 from . import paths
 from .describe import describe
 from .engine import ComfyDenoiser

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from instructbrush.core.errors import InstructionError
 from instructbrush.core.instruction.artefact import Blend, Instruction, InstructionInfo, Part
-from instructbrush.core.instruction.file import load_instruction, read_header, read_thumbnail, resolve_inside, save_instruction
+from instructbrush.core.instruction.file import load_instruction, read_header, read_thumbnail, save_instruction
 
 
 def make_instruction(seed: int = 0, width: int = 8) -> Instruction:
@@ -231,24 +231,6 @@ def test_values_that_are_not_finite_are_refused() -> None:
     broken = {"a.attn2": torch.full((5, 3, 8), float("nan"))}
     with pytest.raises(InstructionError, match=r"keys\.a\.attn2 holds values that are not finite"):
         replace(instruction, keys=broken)
-
-
-@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "", "  ", "C:\\x", "a\0b", ".."])
-def test_names_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InstructionError, match=r"cannot be used\. Use a plain name"):
-        resolve_inside(tmp_path, name, ".safetensors")
-
-
-def test_links_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
-    (tmp_path / "inside").mkdir()
-    (tmp_path / "inside" / "link").symlink_to(tmp_path)
-    with pytest.raises(InstructionError, match=r"leaves the folder inside"):
-        resolve_inside(tmp_path / "inside", "link/x", ".safetensors")
-
-
-def test_names_may_have_sub_folders_and_dots(tmp_path: Path) -> None:
-    assert resolve_inside(tmp_path, "weather/snow v1.5", ".safetensors") == tmp_path.resolve() / "weather" / "snow v1.5.safetensors"
-    assert resolve_inside(tmp_path, "snow.safetensors", ".safetensors").name == "snow.safetensors"
 
 
 _WRITER = """

@@ -220,7 +220,7 @@ def test_magicbrush_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert [row.split(",")[4] for row in rows[1:]] == ["turn 1", "turn 1", "turn 2", "turn 2 after 1"]
     with Image.open(out / "grid.png") as grid:
         assert grid.height > 3 * 128
-    assert not list(out.rglob("*.partial"))
+    assert not list(out.rglob("*.part"))
     for more, message in [
         (["--lpips", "x"], "--lpips does nothing with --benchmark magicbrush. Leave it out."),
         (["--effects", "7"], "Effect '7' does not exist here. Choose from 139, 2047, 30."),

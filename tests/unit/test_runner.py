@@ -68,7 +68,7 @@ def test_a_run_keeps_every_outcome_and_picture(whole: tuple[list[Outcome], Path]
         assert len(outcome.psnr) == len(outcome.ssim) == len(outcome.image_similarity) == 5 and outcome.lpips is None
         assert all(5 < value < 60 for value in outcome.psnr) and 0 <= outcome.direction <= 2
         assert all((ResultFolder(folder).picture(outcome.effect, outcome.method, 0, index)).is_file() for index in range(5))
-    assert not list(folder.rglob("*.partial"))
+    assert not list(folder.rglob("*.part"))
     assert ResultFolder(folder).finished() == {outcome.key: outcome for outcome in outcomes}
 
 

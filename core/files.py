@@ -1,0 +1,147 @@
+"""Files that are written whole or not at all: a crash, a full disk or a cancelled run leaves the older file as it was."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import StorageError
+
+_SUFFIX = ".part"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new file beside ``path``, for the block to write. It takes the place of ``path`` when the block ends, and is removed when it raises.
+
+    What an earlier process left there when it was killed is removed as well.
+
+    Raises:
+        StorageError: the folder cannot be made, or the file cannot be written: no space, no permission, a folder that is gone.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Short, so that every name that fits can be written; and told by the name, so that what a killed process left is found.
+        prefix = f".{hashlib.sha256(path.name.encode()).hexdigest()[:12]}."
+        _remove_abandoned(path.parent, prefix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=_SUFFIX)
+    except OSError as error:
+        raise not_written(path, error) from error
+    temporary = Path(name)
+    try:
+        _lock(handle)
+        yield temporary
+        with contextlib.suppress(OSError), temporary.open("rb") as written:  # some shared folders know no fsync
+            os.fsync(written.fileno())
+        with contextlib.suppress(OSError):  # and some no permissions
+            temporary.chmod(0o666 & ~_umask())  # mkstemp makes files for the owner alone; models are shared
+        # Windows renames no file that is open.
+        os.close(handle)
+        handle = -1
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise not_written(path, error) from error
+    finally:
+        if handle >= 0:
+            os.close(handle)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        StorageError: as :func:`replacing`.
+    """
+    with replacing(path) as temporary:
+        save_file(dict(tensors), temporary, dict(metadata))
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file, in UTF-8 with line feeds.
+
+    Raises:
+        StorageError: as :func:`replacing`.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def check_target(path: Path, size: int = 0) -> None:
+    """See, before any work is done, that a file can be written: its folder, which is made, takes files and has room for ``size`` bytes.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+        free = shutil.disk_usage(path.parent).free
+    except OSError as error:
+        raise not_written(path, error) from error
+    if path.is_dir():
+        raise StorageError(f"'{path.name}' cannot be written to {path.parent}: a folder has this name. Choose another name.")
+    if free < size:
+        raise StorageError(
+            f"'{path.name}' needs about {_megabytes(size)} in {path.parent}, where {_megabytes(free)} are free. Free some space, or choose another disk."
+        )
+
+
+def not_written(path: Path, error: Exception) -> StorageError:
+    """The error that tells a user why ``path`` was not written."""
+    number = getattr(error, "errno", None)
+    text = getattr(error, "strerror", None) or str(error)
+    # safetensors' own error has no number, but its text is the system's.
+    if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in text or "No space left" in text:
+        return StorageError(f"'{path.name}' cannot be written to {path.parent}: no space is left there. Free some space, or choose another disk.")
+    if number == errno.ENAMETOOLONG:
+        return StorageError(f"'{path.name[:40]}…' cannot be written: its name is too long. Choose a shorter name.")
+    return StorageError(f"'{path.name}' cannot be written to {path.parent}: {text}. Check that the folder is there and may be written to.")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def _remove_abandoned(folder: Path, prefix: str) -> None:
+    """Remove unfinished files that no process writes any more: a writer keeps its file open and locked."""
+    for path in folder.glob(f"{prefix}*{_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDWR)
+            try:
+                free = _lock(handle)
+            finally:
+                os.close(handle)
+            if free:
+                path.unlink()  # Windows refuses this while a writer has it open
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file against :func:`_remove_abandoned` of other processes until it is closed; False where another process has it."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return False
+    return True

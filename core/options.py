@@ -1,0 +1,36 @@
+"""Options of the command line that several commands have: the model, where it runs and how precisely."""
+
+import argparse
+
+import torch
+
+from .models.editor import DiffusersEditor
+from .models.loading import describe, load_editor
+
+_PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def add_model_options(parser: argparse.ArgumentParser, seed: bool = True) -> None:
+    """Which model, on which device; with a seed and a precision where asked for."""
+    parser.add_argument("--model", help="diffusers folder or .safetensors checkpoint (default: the built-in pocket editor)")
+    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, mps, xpu")
+    if seed:
+        parser.add_argument("--seed", type=int, default=0)
+        parser.add_argument("--precision", choices=("auto", *_PRECISIONS), default="auto", help="auto: fp16 for a full-size model on a GPU, fp32 otherwise")
+
+
+def named_editor(options: argparse.Namespace) -> DiffusersEditor:
+    """The model that was named, in half precision where a GPU computes with a full-size one, unless told otherwise."""
+    precision = options.precision
+    if precision == "auto":
+        full_size = describe(options.model).family.name != "pocket"
+        precision = "fp16" if full_size and torch.device(options.device).type == "cuda" else "fp32"
+    return load_editor(options.model, options.device, _PRECISIONS[precision])
+
+
+def positive(text: str) -> int:
+    """A number of things, of which at least one is needed."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
