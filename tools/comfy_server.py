@@ -38,7 +38,14 @@ OFFLINE = {
 
 
 class ServerError(RuntimeError):
-    """The server did not start, refused a prompt, or a node failed. The message carries ComfyUI's own words."""
+    """The server did not start, refused a prompt, or a node failed. The message carries ComfyUI's own words.
+
+    kinds: what ComfyUI calls what went wrong: the exception's type, or those of the validation errors.
+    """
+
+    def __init__(self, message: str, kinds: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.kinds = tuple(kinds)
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,17 @@ class ComfyServer:
             process.kill()
             process.wait()
 
+    @property
+    def pid(self) -> int:
+        """The server's process.
+
+        Raises:
+            ServerError: it does not run.
+        """
+        if self._process is None:
+            raise ServerError("The server does not run.")
+        return self._process.pid
+
     def tail(self, lines: int = 40) -> str:
         """The last lines of the server's log."""
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
@@ -147,7 +165,8 @@ class ComfyServer:
         try:
             answer = self.post("/prompt", {"prompt": prompt, "client_id": self.client})
             if answer["node_errors"]:  # ComfyUI runs the outputs that are valid and drops the others
-                raise ServerError(refusal(json.dumps({"error": {"message": "Part of the prompt is invalid"}, **answer})))
+                body = json.dumps({"error": {"message": "Part of the prompt is invalid"}, **answer})
+                raise ServerError(refusal(body), refusal_kinds(body))
             messages = self._listen(wire, answer["prompt_id"], time.monotonic() + seconds, on_message)
         finally:
             wire.close()
@@ -155,7 +174,8 @@ class ComfyServer:
             for message in messages:
                 if message["type"] == kind:
                     data = message["data"]
-                    raise ServerError(f"{data['node_type']} ({data['node_id']}): {data.get('exception_message', 'interrupted').strip()}")
+                    told = data.get("exception_message", "interrupted").strip()
+                    raise ServerError(f"{data['node_type']} ({data['node_id']}): {told}", [data.get("exception_type", kind)])
         history = self._history(answer["prompt_id"])
         return PromptResult(answer["prompt_id"], history["outputs"], messages)
 
@@ -197,7 +217,8 @@ class ComfyServer:
             with opener.open(request, timeout=60) as answer:
                 return answer.read()
         except urllib.error.HTTPError as error:
-            raise ServerError(f"{path}: HTTP {error.code}: {refusal(error.read().decode(errors='replace'))}") from error
+            body = error.read().decode(errors="replace")
+            raise ServerError(f"{path}: HTTP {error.code}: {refusal(body)}", refusal_kinds(body)) from error
 
 
 def refusal(body: str) -> str:
@@ -210,3 +231,11 @@ def refusal(body: str) -> str:
     except (ValueError, KeyError, TypeError, AttributeError):
         return body
     return "\n".join(lines)
+
+
+def refusal_kinds(body: str) -> list[str]:
+    """The types of the errors in ComfyUI's answer to a bad prompt; nothing for any other body."""
+    try:
+        return [error["type"] for report in json.loads(body)["node_errors"].values() for error in report["errors"]]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []

@@ -1,0 +1,56 @@
+"""`make torture`: what must never happen, tried many times. About 25 minutes on two cores.
+
+    make torture                             everything
+    make torture ARGS="kills disk"           some of: files, kills, disk, server
+    make torture ARGS="--short --seed 3"     a twentieth of it, from another seed
+
+files: damaged files into every reader. kills: kill -9 at random moments of learning, saving, benchmarking and fine-tuning. disk: a disk that fills up at
+every write. server: a real server with 100 runs in a row, 1,000 names, two clients at once, and memory that runs out in the middle of learning.
+
+A line for each part says what was tried, what went well and what was refused by a sentence; escaped (another exception, a hang, something written where
+it does not belong) and lost (work that was done and is gone, or another result than without the trouble) must be 0. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
+
+PARTS = {"files": 200_000, "kills": 50, "disk": 100, "server": 100}
+"""Name -> trials. The longest comes first; two run side by side, on a thread each."""
+_SHORT = 20
+_AT_ONCE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the chosen parts; returns 0 when nothing escaped and nothing was lost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help=f"some of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--short", action="store_true", help=f"one {_SHORT}th of the trials")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    began = time.monotonic()
+    with ProcessPoolExecutor(_AT_ONCE, multiprocessing.get_context("spawn")) as pool:
+        counts = {part: PARTS[part] // (_SHORT if options.short else 1) for part in options.parts or PARTS}
+        running = {part: pool.submit(_run, part, count, options.seed) for part, count in counts.items()}
+        results = {part: future.result() for part, future in running.items()}
+    for part, result in results.items():
+        print(f"{part:<8} {', '.join(f'{name} {value}' for name, value in result.items())}")
+    print(json.dumps({**results, "seconds": round(time.monotonic() - began)}))
+    return int(any(result.get("escaped", 0) or result.get("lost", 0) for result in results.values()))
+
+
+def _run(part: str, count: int, seed: int) -> dict[str, int]:
+    return import_module(f"instructbrush.tools.torture.{part}").run(count, seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
