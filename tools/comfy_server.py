@@ -217,8 +217,8 @@ class ComfyServer:
             with opener.open(request, timeout=60) as answer:
                 return answer.read()
         except urllib.error.HTTPError as error:
-            body = error.read().decode(errors="replace")
-            raise ServerError(f"{path}: HTTP {error.code}: {refusal(body)}", refusal_kinds(body)) from error
+            told = error.read().decode(errors="replace")
+            raise ServerError(f"{path}: HTTP {error.code}: {refusal(told)}", refusal_kinds(told)) from error
 
 
 def refusal(body: str) -> str:
