@@ -1,5 +1,5 @@
 # Only python3 (3.10 or newer) is needed to begin with. COMFYUI=/path uses an existing ComfyUI.
-.PHONY: setup demo test serve lint bench bench-regions bench-reason bench-speed gpu-check
+.PHONY: setup demo test serve lint torture test-newest bench bench-regions bench-reason bench-speed gpu-check
 .DEFAULT_GOAL := setup
 
 PYTHON ?= python3
@@ -23,9 +23,20 @@ test: setup
 	OMP_NUM_THREADS=1 $(PYTEST) tests/comfy -n 2 --dist loadfile
 	$(PYTEST) tests/e2e
 
+# The same on the newest ComfyUI, from its repository: what will break is seen here before users see it.
+NEWEST := .comfyui/newest
+COMFYUI_SOURCE ?= https://github.com/comfyanonymous/ComfyUI
+test-newest:
+	git -C $(NEWEST) pull -q --ff-only || git clone -q --depth 1 $(COMFYUI_SOURCE) $(NEWEST)
+	COMFYUI=$(abspath $(NEWEST)) $(MAKE) test
+
 lint: setup
 	$(ENV)/ruff check .
 	$(ENV)/pyright
+
+# What must never happen, tried many times: damaged files, kills, full disks, a server under load. make torture ARGS="kills --short" is a part of it, in small.
+torture: setup
+	$(ENV)/python -m instructbrush.tools.torture $(ARGS)
 
 # PocketBench: every method on 25 unseen effects. make bench SEEDS=3 adds 95 % intervals; a stopped run goes on when it is started again.
 SEEDS ?= 1
