@@ -1,21 +1,25 @@
 """Nodes that keep instructions on disk."""
 
 import json
+import math
+import logging
 from dataclasses import replace
 
 from comfy_api.latest import io, ui
 
-from ..core.errors import InstructionError
 from ..core.instruction.artefact import Blend, Instruction, parts_of
 from ..core.instruction.file import load_instruction, read_thumbnail, save_instruction
 from ..core.pictures import from_image
 from .comfy import metadata, paths
+from .node import Node
 from .sockets import InstructionSocket, picture_of, shown
+
+logger = logging.getLogger(__name__)
 
 _NUMBER, _REFUSE, _OVERWRITE = "add a number", "refuse", "overwrite"
 
 
-class SaveInstruction(io.ComfyNode):
+class SaveInstruction(Node):
     """An instruction into a file."""
 
     @classmethod
@@ -58,8 +62,10 @@ class SaveInstruction(io.ComfyNode):
         return io.NodeOutput(titled, str(path), ui={**preview, "text": [f"Saved to {path}"]})
 
 
-class LoadInstruction(io.ComfyNode):
+class LoadInstruction(Node):
     """An instruction from a file."""
+
+    names = ("name",)
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -75,21 +81,23 @@ class LoadInstruction(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name: str) -> bool | str:
-        try:
-            paths.instruction_path(name)
-        except InstructionError as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, input_types: dict[str, str], name: str | None = None) -> bool | str:
+        return cls.validate_names(input_types, paths.instruction_path, name)
 
     @classmethod
-    def fingerprint_inputs(cls, name: str) -> str:
-        return paths.file_state(paths.instruction_path(name))
+    def fingerprint_inputs(cls, name: str | None = None) -> str | float:
+        # A file that comes by wire may have changed since: it is read again.
+        return math.nan if name is None else paths.file_state(paths.instruction_path(name))
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
         path = paths.instruction_path(name)
-        picture = read_thumbnail(path)
+        try:
+            picture = read_thumbnail(path)
+        except InstructionError as error:
+            # A damaged picture keeps nobody from a sound instruction; one that is not sound says so below.
+            logger.warning(error)
+            picture = None
         loaded = shown(load_instruction(path), picture)
         remarks = [_remark(part.instruction, part.weight) for part in parts_of(loaded)]
         preview = ui.PreviewImage(from_image(picture)[None]).as_dict() if picture else {}

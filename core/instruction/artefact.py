@@ -71,6 +71,8 @@ class Instruction:
             raise InstructionError(
                 f"Instruction: {self.info.tokens} learned rows from row {self.start} do not fit a context of shape {tuple(self.context.shape)}."
             )
+        if not torch.isfinite(self.context).all():
+            raise InstructionError("Instruction: its context holds values that are not finite. The model that gave it may be damaged; load it again.")
         for name, tensor in self.learned().items():
             width = self.context.shape[1] if self.rows is not None else tensor.shape[-1]
             if tensor.ndim != 3 or tuple(tensor.shape) != (self.info.segments, self.info.tokens, width):

@@ -4,19 +4,20 @@ import base64
 import dataclasses
 import io
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import InstructionError
 from ..files import write_tensors
+from ..json_text import parse_json, read_record
+from ..tensor_files import TensorEntry, TensorHeader, read_tensor_header
 from .artefact import Blend, Instruction, InstructionInfo, Part, parts_of
 
 FORMAT_VERSION = 2
@@ -27,6 +28,30 @@ _MAX_HEADER_BYTES = 64 * 2**20
 _MAX_FILE_BYTES = 2**30
 _MAX_TENSORS = 4096
 _MAX_PARTS = 16
+_MAX_THUMBNAIL_LETTERS = 8 * 2**20
+_MAX_THUMBNAIL_PIXELS = 4 * 2**20
+_MOST_LETTERS = 100_000
+_MOST_LOSSES = 10_000
+_MOST_SETTINGS = 1000
+_MOST_COUNT = 2**53
+
+
+@dataclass(frozen=True)
+class _PartEntry:
+    """A part as the header has it."""
+
+    weight: float
+    start: int
+    info: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _UsedSettings:
+    """The learning settings that are used after learning."""
+
+    seed: int = 0
+    noise: str = ""
+    include_bos: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,9 +116,31 @@ def read_header(path: str | Path) -> tuple[PartHeader, ...]:
 
 
 def read_thumbnail(path: str | Path) -> Image.Image | None:
-    """The before/after picture in the header, or None."""
-    encoded = _checked_header(Path(path))[0].get("modelspec.thumbnail", "").partition("base64,")[2]
-    return Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB") if encoded else None
+    """The before/after picture in the header, or None.
+
+    Raises:
+        InstructionError: as :func:`read_header`; also for a picture that is damaged or too large to be shown, of an instruction that is sound.
+    """
+    path = Path(path)
+    encoded = _checked_header(path).metadata.get("modelspec.thumbnail", "").partition("base64,")[2]
+    if not encoded:
+        return None
+    try:
+        return _decoded(encoded)
+    except Exception as error:  # Pillow's decoders fail in many ways.
+        reason = "it is no sound JPEG, PNG or WebP" if isinstance(error, UnidentifiedImageError) else str(error)[:200]
+        raise InstructionError(
+            f"Instruction file '{path.name}': its thumbnail cannot be shown ({reason}). Save the instruction again for a new one."
+        ) from error
+
+
+def _decoded(encoded: str) -> Image.Image:
+    if len(encoded) > _MAX_THUMBNAIL_LETTERS:
+        raise ValueError(f"it takes {len(encoded) / 2**20:.0f} MB")
+    with Image.open(io.BytesIO(base64.b64decode(encoded)), formats=("JPEG", "PNG", "WEBP")) as image:
+        if image.width * image.height > _MAX_THUMBNAIL_PIXELS:
+            raise ValueError(f"it is {image.width} x {image.height}")
+        return image.convert("RGB")
 
 
 def load_instruction(path: str | Path) -> Instruction | Blend:
@@ -118,7 +165,7 @@ def load_instruction(path: str | Path) -> Instruction | Blend:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in entries}
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise InstructionError(f"Instruction file '{path.name}' cannot be read: {error}. Copy or download it again.") from error
     parts = tuple(Part(header.weight, _instruction(header, prefix, tensors)) for header, prefix in zip(headers, prefixes, strict=True))
     return parts[0].instruction if len(parts) == 1 and parts[0].weight == 1 else Blend(parts)
@@ -164,81 +211,70 @@ def _metadata(instruction: Instruction | Blend, old: bool, name: str, thumbnail:
     return metadata
 
 
-def _checked_header(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
-    """The safetensors header, as its metadata and an entry for each tensor, after its sizes were compared with the file's: nothing is allocated on
-    a header's word."""
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > size - 8:
-                raise InstructionError(f"Instruction file '{path.name}' is truncated or no safetensors file. Copy or download it again.")
-            if length > _MAX_HEADER_BYTES or size > _MAX_FILE_BYTES:
-                raise InstructionError(f"Instruction file '{path.name}' is {size / 2**20:.0f} MB with a header of {length / 2**20:.0f} MB: too large for one.")
-            header = json.loads(file.read(length))
-    except OSError as error:
-        raise InstructionError(f"Instruction file '{path}' cannot be opened: {error.strerror}. Check its name and folder.") from error
-    except (ValueError, RecursionError) as error:
-        raise InstructionError(f"Instruction file '{path.name}' is no safetensors file. Choose a file that Save Instruction wrote.") from error
-    if not isinstance(header, dict) or len(header) > _MAX_TENSORS:
-        raise InstructionError(f"Instruction file '{path.name}' is no instruction: it holds too many tensors. Choose a file that Save Instruction wrote.")
-    try:
-        metadata = header.pop("__metadata__", {})
-        if not all(isinstance(text, str) for text in metadata.values()):
-            raise TypeError("metadata that is no text")
-        ends = [int(entry["data_offsets"][1]) for entry in header.values()]
-        for entry in header.values():
-            entry["shape"] = [int(side) for side in entry["shape"]]
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise InstructionError(f"Instruction file '{path.name}': its header is damaged ({error}). Copy or download it again.") from error
-    if max(ends, default=0) != size - 8 - length:
-        raise InstructionError(f"Instruction file '{path.name}' is truncated: its header promises other sizes. Copy or download it again.")
-    return metadata, header
+def _checked_header(path: Path) -> TensorHeader:
+    what = f"Instruction file '{path.name}'"
+    header = read_tensor_header(path, what, InstructionError, _MAX_HEADER_BYTES)
+    held = max((entry.end for entry in header.tensors.values()), default=0)
+    if held > _MAX_FILE_BYTES or len(header.tensors) > _MAX_TENSORS:
+        raise InstructionError(
+            f"{what} is no instruction: it holds {len(header.tensors)} tensors of {held / 2**20:.0f} MB, too many for one. "
+            "Choose a file that Save Instruction wrote."
+        )
+    return header
 
 
-def _read(path: Path) -> tuple[tuple[PartHeader, ...], list[str], dict[str, dict[str, Any]]]:
+def _read(path: Path) -> tuple[tuple[PartHeader, ...], list[str], Mapping[str, TensorEntry]]:
     """The parts' headers, the prefix of each one's tensors, and the entries of all tensors."""
-    metadata, entries = _checked_header(path)
-    if _VERSION_KEY not in metadata or _INFO_KEY not in metadata:
+    header = _checked_header(path)
+    version, told = (header.metadata.get(key) for key in (_VERSION_KEY, _INFO_KEY))
+    if version is None or told is None:
         raise InstructionError(f"'{path.name}' is a safetensors file but no instruction. Choose a file that Save Instruction wrote.")
-    version = metadata[_VERSION_KEY]
-    if not version.isdecimal() or int(version) > FORMAT_VERSION:
-        raise InstructionError(f"Instruction file '{path.name}' has format {version}, this version reads up to {FORMAT_VERSION}. Update InstructBrush.")
+    if version not in map(str, range(1, FORMAT_VERSION + 1)):
+        raise InstructionError(f"Instruction file '{path.name}' has format {version[:20]}, this version reads up to {FORMAT_VERSION}. Update InstructBrush.")
     try:
-        told = json.loads(metadata[_INFO_KEY])
-        if int(version) == 1:
-            info = _info(told)
+        content = parse_json(told)
+        if version == "1":
+            info = _info(content)
             if info.space != "attention":
                 raise ValueError(f"format 1 does not know the space of {info.space}")
-            return (PartHeader(1.0, info, _start_of(info)),), [""], entries
-        parts = told["parts"]
+            return (PartHeader(1.0, info, _start_of(info)),), [""], header.tensors
+        parts = content.get("parts") if isinstance(content, dict) else None
         if not isinstance(parts, list) or not 1 <= len(parts) <= _MAX_PARTS:
             raise ValueError(f"not 1 to {_MAX_PARTS} parts")
         headers = tuple(_part_header(part) for part in parts)
-    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+    except ValueError as error:
         raise InstructionError(f"Instruction file '{path.name}': its header is damaged ({error}). Copy or download it again.") from error
-    return headers, [f"{index}." for index in range(len(headers))], entries
+    return headers, [f"{index}." for index in range(len(headers))], header.tensors
 
 
-def _part_header(part: dict[str, Any]) -> PartHeader:
-    weight, start = float(part["weight"]), part["start"]
-    if not math.isfinite(weight) or start not in (0, 1):
-        raise ValueError("weight or first row out of range")
-    return PartHeader(weight, _info(part["info"]), int(start))
+def _part_header(part: Any) -> PartHeader:
+    told = read_record(_PartEntry, part)
+    if told.start not in (0, 1):
+        raise ValueError("its first row is neither 0 nor 1")
+    return PartHeader(told.weight, _info(told.info), told.start)
 
 
-def _info(values: dict[str, Any]) -> InstructionInfo:
-    known = {field.name for field in dataclasses.fields(InstructionInfo)}
-    entries: dict[str, Any] = {key: tuple(value) if key == "losses" else value for key, value in values.items() if key in known}
-    info = InstructionInfo(**entries)
-    if not (1 <= int(info.segments) <= 1000 and 1 <= int(info.tokens) <= 4096 and isinstance(info.settings, dict)):
+def _info(values: Any) -> InstructionInfo:
+    info = read_record(InstructionInfo, values)
+    if not (1 <= info.segments <= 1000 and 1 <= info.tokens <= 4096):
         raise ValueError("segments or tokens out of range")
-    if info.space not in ("attention", "text"):
-        raise ValueError(f"unknown space {info.space!r}")
+    if min(info.pairs, info.steps) < 0 or max(info.pairs, info.steps) > _MOST_COUNT:
+        raise ValueError("pairs or steps out of range")
+    if len(info.losses) > _MOST_LOSSES:
+        raise ValueError(f"{len(info.losses)} losses, at most {_MOST_LOSSES} are expected")
+    for name in ("family", "fingerprint", "init_text", "title", "created", "model_title"):
+        if len(getattr(info, name)) > _MOST_LETTERS:
+            raise ValueError(f"{name} has more than {_MOST_LETTERS} characters")
+    if len(info.settings) > _MOST_SETTINGS:
+        raise ValueError(f"{len(info.settings)} settings, at most {_MOST_SETTINGS} are expected")
+    read_record(_UsedSettings, info.settings)
+    for name, value in info.settings.items():
+        if not isinstance(value, str | int | float | None) or len(f"{name}{value}") > _MOST_LETTERS:
+            raise ValueError(f"setting {name[:40]} is no plain value")
     return info
 
 
-def _tensor_names(header: PartHeader, prefix: str, entries: Mapping[str, Any]) -> set[str]:
+def _tensor_names(header: PartHeader, prefix: str, entries: Mapping[str, TensorEntry]) -> set[str]:
     """The tensors a part should have: those of every site that has keys."""
     if header.info.space == "text":
         return {f"{prefix}context", f"{prefix}rows"}
@@ -246,13 +282,13 @@ def _tensor_names(header: PartHeader, prefix: str, entries: Mapping[str, Any]) -
     return {f"{prefix}context", *(f"{prefix}{kind}.{site}" for kind in ("keys", "values") for site in sites)}
 
 
-def _check_entry(name: str, entry: Mapping[str, Any], info: InstructionInfo, path: Path) -> None:
+def _check_entry(name: str, entry: TensorEntry, info: InstructionInfo, path: Path) -> None:
     is_context = name.rpartition(".")[2] == "context"
-    shape, begin = entry["shape"], [] if is_context else [info.segments, info.tokens]
-    if entry.get("dtype") != "F32" or shape[: len(begin)] != begin or len(shape) != (2 if is_context else 3):
+    begin = () if is_context else (info.segments, info.tokens)
+    if entry.dtype != "F32" or entry.shape[: len(begin)] != begin or len(entry.shape) != (2 if is_context else 3):
         expected = "[rows, width]" if is_context else f"[{info.segments}, {info.tokens}, width]"
         raise InstructionError(
-            f"Instruction file '{path.name}': tensor '{name}' is {entry.get('dtype')} {shape}, expected F32 "
+            f"Instruction file '{path.name}': tensor '{name}' is {entry.dtype} {list(entry.shape)}, expected F32 "
             f"{expected}. The file is damaged or was changed; save it again."
         )
 

@@ -1,0 +1,109 @@
+"""JSON that came from a file, and so may be damaged: whatever is wrong with it is a ``ValueError``."""
+
+import dataclasses
+import json
+import math
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+_INTEGERS = range(-(2**63), 2**64)
+_MOST_TEXT = 1_000_000
+"""Characters of one text of a record."""
+
+Record = TypeVar("Record")
+
+
+def parse_json(text: str | bytes, *, finite: bool = True, unique: bool = False) -> Any:
+    """What a JSON text holds.
+
+    Args:
+        text: bytes are UTF-8, with or without a byte order mark.
+        finite: refuse NaN, Infinity and numbers that are too large for a float.
+        unique: refuse a table that has a key twice; otherwise the last one counts.
+
+    Raises:
+        ValueError: no JSON, no UTF-8, nested too deeply, a number of thousands of digits, half a character, or what ``finite`` and ``unique`` refuse.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8-sig")
+    hooks: dict[str, Any] = {"parse_float": _finite, "parse_constant": _finite} if finite else {}
+    if unique:
+        hooks["object_pairs_hook"] = _unique
+    try:
+        content = json.loads(text, **hooks)
+        if "\\ud" in text.lower():
+            # Half a character cannot be encoded: no file could be named so, and no text shown.
+            json.dumps(content, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    return content
+
+
+def read_record(kind: type[Record], content: Any, *, finite: bool = True) -> Record:
+    """A dataclass of plain values from a JSON table. Fields with a default may be missing; keys that are no field are passed over.
+
+    Args:
+        kind: its fields are texts, numbers, ``Literal``, tuples of them, ``Mapping[str, Any]``, or None as well.
+        content: what :func:`parse_json` gave.
+        finite: refuse floats that are not.
+
+    Raises:
+        ValueError: a field is missing or of another type. What ``kind`` itself raises passes through.
+    """
+    if not isinstance(content, dict):
+        raise ValueError("it is no table")
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if field.name in content:
+            values[field.name] = _value(content[field.name], hints[field.name], field.name, finite)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{field.name} is missing")
+    return kind(**values)
+
+
+def _value(value: Any, hint: Any, name: str, finite: bool) -> Any:
+    """A value as its field's type says."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _value(value, next(each for each in arguments if each is not type(None)), name, finite)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_value(each, arguments[0], name, finite) for each in value)
+    whole = type(value) is int and value in _INTEGERS
+    if hint is float and (whole or (isinstance(value, float) and (not finite or math.isfinite(value)))):
+        return float(value)
+    fits = (
+        (origin is Literal and any(type(value) is type(each) and value == each for each in arguments))
+        or (origin is Mapping and isinstance(value, dict))
+        or (hint is int and whole)
+        or (hint is bool and isinstance(value, bool))
+        or (hint is str and isinstance(value, str) and len(value) <= _MOST_TEXT)
+    )
+    if not fits:
+        raise ValueError(f"{name} is {_shown(value)}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "a table"
+    # A whole number of thousands of digits cannot be shown.
+    shown = "a number out of range" if isinstance(value, int) and value not in _INTEGERS else repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}…"
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("a key is there twice")
+    return table
