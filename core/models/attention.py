@@ -14,8 +14,8 @@ from ..errors import ModelError
 Shapes = Mapping[str, tuple[int, ...]]
 
 _SITE_KEY = ".attn2.to_k.weight"
-_DIFFUSERS = re.compile(r"^(?:(down|up)_blocks\.(\d+)|mid_block)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.attn2\.to_k\.weight$")
-_NATIVE = re.compile(r"^(?:(input|output)_blocks\.(\d+)|middle_block)\.1\.transformer_blocks\.(\d+)\.attn2\.to_k\.weight$")
+_DIFFUSERS = re.compile(r"^(?:(down|up)_blocks\.(\d{1,3})|mid_block)\.attentions\.(\d{1,3})\.transformer_blocks\.(\d{1,3})\.attn2\.to_k\.weight$")
+_NATIVE = re.compile(r"^(?:(input|output)_blocks\.(\d{1,3})|middle_block)\.1\.transformer_blocks\.(\d{1,3})\.attn2\.to_k\.weight$")
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _site_of_key(key: str, numbering: _Numbering) -> tuple[str, tuple[str, int, 
 def _diffusers_numbering(shapes: Shapes) -> _Numbering:
     layers: dict[str, dict[int, int]] = {"down": {}, "up": {}}
     for key in shapes:
-        if found := re.match(r"^(down|up)_blocks\.(\d+)\.resnets\.(\d+)\.", key):
+        if found := re.match(r"^(down|up)_blocks\.(\d{1,3})\.resnets\.(\d{1,3})\.", key):
             way, level, layer = found.group(1), int(found.group(2)), int(found.group(3))
             layers[way][level] = max(layers[way].get(level, 0), layer + 1)
     down: dict[int, tuple[int, int]] = {}
@@ -127,7 +127,7 @@ def _diffusers_numbering(shapes: Shapes) -> _Numbering:
 def _native_numbering(shapes: Shapes) -> _Numbering:
     numbers: dict[str, set[int]] = {"input": set(), "output": set()}
     for key in shapes:
-        if found := re.match(r"^(input|output)_blocks\.(\d+)\.", key):
+        if found := re.match(r"^(input|output)_blocks\.(\d{1,3})\.", key):
             numbers[found.group(1)].add(int(found.group(2)))
     down: dict[int, tuple[int, int]] = {}
     level = layer = 0

@@ -271,7 +271,10 @@ def open_clip_model(name: str, pretrained_file: Path, device: torch.device | str
         raise ModelError(f"CLIP '{name}': the picture encoder of {architecture} is of a kind that is not supported. Choose another such as {KNOWN_NAMES[0]}.")
     named = dict(weights.tensors())
     if "text_model.embeddings.token_embedding.weight" in named:
-        named = _open_clip_names(named)
+        try:
+            named = _open_clip_names(named)
+        except RuntimeError as error:
+            raise ModelError(f"{pretrained_file.name}: its weights do not fit each other ({error}). The file is damaged or of another kind.") from error
     _fill(module, named, f"{pretrained_file.name} as {architecture}", torch.device(device))
     known = {key: chosen[key] for key in ("mean", "std", "interpolation", "resize_mode") if chosen.get(key)}
     tokenizer = SimpleTokenizer(context_length=int(module.context_length))

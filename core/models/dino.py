@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import ModelError
 from .clip import Preprocessing
-from .weights import fingerprint, folder_weights, read_json
+from .folders import model_folder, model_title
+from .weights import fingerprint, folder_weights, read_config
 
 HINT = (
     "Give the folder of a DINO or DINOv2 in the layout of transformers, with config.json and model.safetensors: the papers use facebook/dino-vits16. "
@@ -35,15 +35,15 @@ class DinoModel:
     """
 
     def __init__(self, folder: str | Path, device: torch.device | str = "cpu") -> None:
-        folder = Path(folder)
+        folder = model_folder(folder)
         if not (folder / "config.json").is_file():
             raise ModelError(f"DINO: there is no config.json in '{folder}'. {HINT}")
-        config = read_json(folder / "config.json")
+        config = read_config(folder / "config.json")
         kind = config.get("model_type")
-        if kind not in _KINDS:
-            raise ModelError(f"DINO: '{folder.name}' holds a model of type '{kind}', one of {', '.join(_KINDS)} is needed. {HINT}")
+        if not isinstance(kind, str) or kind not in _KINDS:
+            raise ModelError(f"DINO: '{model_title(folder)}' holds a model of type '{kind}', one of {', '.join(_KINDS)} is needed. {HINT}")
         folder_weights(folder, ("model",))  # says what is missing, pickled or cut short
-        self.name = folder.resolve().name
+        self.name = model_title(folder)
         self.device = torch.device(device)
         self._network = _load(folder, kind).eval().requires_grad_(False).float().to(self.device)
         side = int(self._network.config.image_size) if kind == "vit" else _SIDE
@@ -69,9 +69,10 @@ def _load(folder: Path, kind: str) -> Any:
         network, report = AutoModel.from_pretrained(
             str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise ModelError(f"DINO: '{folder.name}' cannot be loaded ({str(error).strip().splitlines()[0]}). {HINT}") from error
+    except Exception as error:  # A foreign configuration can make transformers fail in any way.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"DINO: '{model_title(folder)}' cannot be loaded ({reason[:300]}). {HINT}") from error
     missing = sorted(report["missing_keys"])
     if missing:
-        raise ModelError(f"DINO: the weight {missing[0]} is missing in '{folder.name}' ({len(missing)} in all). {HINT}")
+        raise ModelError(f"DINO: the weight {missing[0]} is missing in '{model_title(folder)}' ({len(missing)} in all). {HINT}")
     return network

@@ -14,7 +14,7 @@ import torch
 from ..errors import ModelError
 from .builtin import part_folder
 from .families import ModelDescription
-from .weights import Weights, fill, folder_weights, read_json
+from .weights import Weights, fill, folder_weights, read_config
 from .widening import widened_tensors
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ class Parts:
         try:
             with torch.device("meta"):
                 module = build(config)
-        except (TypeError, ValueError, KeyError, NotImplementedError) as error:
-            raise ModelError(f"{self.title}: the configuration of its {part} cannot be used ({error}).") from error
+        except Exception as error:  # A foreign configuration can make a network's constructor fail in any way.
+            raise ModelError(f"{self.title}: the configuration of its {part} cannot be used ({str(error)[:300] or type(error).__name__}).") from error
         fill(module, weights, f"{self.title}, {part}", self.device, self.dtype)
         return module.eval().requires_grad_(False)
 
@@ -178,14 +178,14 @@ def folder_parts(
     Raises:
         ModelError: a part is missing, or does not fit its configuration.
     """
-    unet_config, unet_tensors = read_json(folder / "unet" / "config.json"), dict(unet_weights.tensors())
+    unet_config, unet_tensors = read_config(folder / "unet" / "config.json"), dict(unet_weights.tensors())
     if in_channels is not None:
         unet_config, unet_tensors = {**unet_config, "in_channels": in_channels}, widened_tensors(unet_tensors, in_channels)
     unet = parts.unet(unet_config, unet_tensors)
     vae_folder, text_folder = part_folder(folder, "vae"), part_folder(folder, "text_encoder")
-    vae_config = read_json(vae_folder / "config.json")
+    vae_config = read_config(vae_folder / "config.json")
     vae = parts.vae(vae_config, _current_vae_names(dict(folder_weights(vae_folder, ("diffusion_pytorch_model",)).tensors())))
-    text_config = read_json(text_folder / "config.json")
+    text_config = read_config(text_folder / "config.json")
     text = parts.text_encoder(text_config, dict(folder_weights(text_folder, ("model",)).tensors()))
     return unet, vae, text
 

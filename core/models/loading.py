@@ -11,14 +11,18 @@ from .builtin import POCKET_FOLDER, POCKET_REGION_FOLDER, TITLES, part_files, pa
 from .denoiser import DiffusersDenoiser, comfyui_only_message
 from .editor import DiffusersEditor
 from .families import ModelDescription, describe_unet
+from .folders import model_folder, model_title
 from .layouts import UNET_PREFIX, Parts, folder_parts, single_file_parts
 from .tokenizer import clip_tokenizer, tokenizer_from_folder
-from .weights import Weights, folder_weights, read_header, read_json
+from .weights import Weights, folder_weights, read_config, read_header, read_json
 from .widening import widened_shapes
 
 __all__ = ["POCKET_FOLDER", "POCKET_REGION_FOLDER", "DiffusersEditor", "describe", "load_editor"]
 
 _SCHEDULER: dict[str, Any] = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+_SCALES = ("scaled_fp8", ".scale_weight", ".weight_scale", ".absmax")
+_MOST_HEADS = 1024
 
 
 def describe(path: str | Path | None = None) -> ModelDescription:
@@ -59,6 +63,12 @@ def load_editor(
     description, weights = _describe(source, in_channels)
     if description.family.comfyui_only:
         raise ModelError(comfyui_only_message(description))
+    scaled = next((name for name in weights.shapes if name.endswith(_SCALES)), None)
+    if scaled is not None:
+        raise ModelError(
+            f"{description.title}: its weights are quantised with scales of their own ({scaled[:80]}), which are read in ComfyUI only. "
+            "Take the model in fp16, bf16 or fp32."
+        )
     parts = Parts(description.title, torch.device(device), dtype)
     if source.is_dir():
         unet, vae, text = folder_parts(parts, source, weights, in_channels)
@@ -72,8 +82,12 @@ def load_editor(
 
 
 def _resolve(path: str | Path | None) -> Path:
-    source = POCKET_FOLDER if path is None else Path(path)
-    if not source.exists():
+    source = POCKET_FOLDER if path is None else model_folder(path)
+    try:
+        there = source.exists()
+    except OSError as error:
+        raise ModelError(f"{source.name[:80]}: it cannot be opened ({error.strerror}). Check the path, and that it may be read.") from error
+    if not there:
         raise ModelError(f"{source.name}: there is no such file or folder ({source}). Check the path.")
     if source.is_dir() and not _is_model(source):
         raise ModelError(f"{source.name}: this folder is not a diffusers model: it has no folder 'unet' in it. Choose the model's top folder.")
@@ -92,11 +106,12 @@ def _describe(source: Path, in_channels: int | None = None) -> tuple[ModelDescri
         weights = folder_weights(part, stems, part_files(source, part.name, stems))
         scheduler = part_folder(source, "scheduler") / "scheduler_config.json"
         prediction = str(read_json(scheduler).get("prediction_type", "epsilon")) if scheduler.is_file() else None
-        config = read_json(part / "config.json")
+        config, title = read_config(part / "config.json"), TITLES.get(source) or model_title(source)
+        if "quantization_config" in config:
+            raise ModelError(f"{title}: its {part.name} is quantised in its folder, which is not read. Take the model in fp16, bf16 or fp32.")
         # diffusers' attention_head_dim is the number of heads (a misnomer that it keeps for old files).
         heads = config.get("num_attention_heads") or config.get("attention_head_dim")
-        title = TITLES.get(source) or source.resolve().name
-        heads = heads if isinstance(heads, int) else None
+        heads = heads if type(heads) is int and 1 <= heads <= _MOST_HEADS else None
         shapes = weights.shapes if in_channels is None else widened_shapes(weights.shapes, in_channels, title)
         return describe_unet(shapes, weights.rows, prediction=prediction, title=title, heads=heads), weights
     if in_channels is not None:
@@ -117,10 +132,13 @@ def _alphas_cumprod(source: Path) -> Tensor:
     path = part_folder(source, "scheduler") / "scheduler_config.json"
     config = read_json(path) if source.is_dir() and path.is_file() else _SCHEDULER
     known = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+    steps = config.get("num_train_timesteps", 1000)
+    if steps != 1000:
+        raise ModelError(f"{source.name}: its noise schedule has {str(steps)[:20]} steps, 1000 are needed.")
     try:
         abar = DDPMScheduler(**{key: config[key] for key in known if key in config}).alphas_cumprod
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise ModelError(f"{source.name}: its scheduler_config.json cannot be used ({error}).") from error
-    if abar.shape != (1000,):
-        raise ModelError(f"{source.name}: its noise schedule has {abar.shape[0]} steps, 1000 are needed.")
+    except Exception as error:  # A foreign configuration can make diffusers fail in any way.
+        raise ModelError(f"{source.name}: its scheduler_config.json cannot be used ({str(error)[:300]}).") from error
+    if abar.shape != (1000,) or not bool(((abar >= 0) & (abar <= 1)).all()):
+        raise ModelError(f"{source.name}: its scheduler_config.json does not give a noise schedule of 1000 steps. Download it again.")
     return abar

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..errors import ModelError
 from .attention import Shapes
 
 _NATIVE, _DIFFUSERS = "joint_blocks.{}.x_block.attn.qkv.weight", "transformer_blocks.{}.attn.to_q.weight"
@@ -22,8 +23,15 @@ def is_transformer(shapes: Shapes) -> bool:
 
 
 def in_channels(shapes: Shapes) -> int:
-    """Input channels of such a transformer."""
-    return (shapes.get("x_embedder.proj.weight") or shapes["pos_embed.proj.weight"])[1]
+    """Input channels of such a transformer.
+
+    Raises:
+        ModelError: its first weight is none of a convolution.
+    """
+    name = next(name for name in ("x_embedder.proj.weight", "pos_embed.proj.weight") if name in shapes)
+    if len(shapes[name]) != 4:
+        raise ModelError(f"Transformer: {name} has shape {list(shapes[name])}, four sides are needed. The file is damaged or of another kind.")
+    return shapes[name][1]
 
 
 def fingerprint_of(shapes: Shapes, read: Callable[[str, int], Tensor]) -> str:
@@ -34,12 +42,17 @@ def fingerprint_of(shapes: Shapes, read: Callable[[str, int], Tensor]) -> str:
     Args:
         shapes: the transformer's tensors.
         read: gives the first rows of a tensor by its key in the model's own dialect.
+
+    Raises:
+        ModelError: the queries of a layer are no matrix.
     """
     template = _NATIVE if _NATIVE.format(0) in shapes else _DIFFUSERS
-    layer = re.compile(re.escape(template).replace(r"\{\}", r"(\d+)"))
+    layer = re.compile(re.escape(template).replace(r"\{\}", r"(\d{1,3})"))
     digest = hashlib.sha256()
     for number in sorted(int(found[1]) for found in map(layer.fullmatch, shapes) if found):
         key = template.format(number)
+        if len(shapes[key]) != 2:
+            raise ModelError(f"Transformer: {key} has shape {list(shapes[key])}, a matrix is needed. The file is damaged or of another kind.")
         digest.update(f"{number} {shapes[key][1]}\n".encode())
         rounded = read(key, 4).detach().to("cpu", torch.float16).to(torch.bfloat16).contiguous()
         digest.update(rounded.view(torch.int16).numpy().astype("<i2").tobytes())

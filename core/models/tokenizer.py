@@ -28,8 +28,8 @@ def tokenizer_from_folder(folder: Path) -> "CLIPTokenizer":
         raise ModelError(f"Tokenizer: neither vocab.json and merges.txt nor tokenizer.json are in {folder}.")
     try:
         return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"Tokenizer: the files in {folder} cannot be read ({error}).") from error
+    except Exception as error:  # Damaged files can make transformers and its tokenizers fail in any way.
+        raise ModelError(f"Tokenizer: the files in {folder} cannot be read ({str(error)[:300]}). Get them again.") from error
 
 
 def clip_tokenizer(pad_token: str = "<|endoftext|>") -> "CLIPTokenizer":

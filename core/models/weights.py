@@ -1,8 +1,9 @@
 """Safetensors files, checked before anything is read from them."""
 
+import contextlib
 import hashlib
-import json
-import math
+import io
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +13,15 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from ..json_text import parse_json
+from ..names import resolve_inside
+from ..tensor_files import MOST_HEADER_BYTES, read_tensor_header
 
-MAX_HEADER_BYTES = 100_000_000
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
-_DTYPE_BYTES = {
-    name: size
-    for size, names in {
-        1: ("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"),
-        2: ("U16", "I16", "F16", "BF16"),
-        4: ("U32", "I32", "F32"),
-        8: ("U64", "I64", "F64"),
-    }.items()
-    for name in names
-}
+_MOST_JSON_BYTES = 50_000_000
+"""Vocabularies of tokenizers are among them, of 10 to 35 MB."""
+_MOST_LAYERS = 10_000
 _HOW_TO_CONVERT = (
     "Pickled checkpoints can run code when they are opened. Convert it once where you trust it: load it in ComfyUI and save it with "
     "Save Checkpoint, or take the .safetensors version of the model."
@@ -38,6 +34,9 @@ class WeightsFile:
 
     path: Path
     shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
+    """As safetensors writes them: "F32"."""
+    metadata: Mapping[str, str]
 
 
 class Weights:
@@ -53,6 +52,7 @@ class Weights:
         self._prefix = prefix
         self._place = {name.removeprefix(prefix): file for file in files for name in file.shapes if name.startswith(prefix)}
         self.shapes: dict[str, tuple[int, ...]] = {name: file.shapes[prefix + name] for name, file in self._place.items()}
+        self.dtypes: dict[str, str] = {name: file.dtypes[prefix + name] for name, file in self._place.items()}
 
     def under(self, prefix: str) -> "Weights":
         """Only the tensors below a further prefix."""
@@ -62,24 +62,38 @@ class Weights:
         """The first rows of a tensor; nothing else is read.
 
         Raises:
-            ModelError: there is no such tensor.
+            ModelError: there is no such tensor, it has no rows, or its file has changed.
         """
-        from safetensors import safe_open
-
         if name not in self._place:
             raise ModelError(f"{self._files[0].path.name}: the weight {self._prefix}{name} is missing. The file is incomplete or of another kind.")
-        with safe_open(self._place[name].path, framework="pt") as file:
+        if not self.shapes[name]:
+            raise ModelError(f"{self._place[name].path.name}: the weight {self._prefix}{name} is a single number. The file is of another kind.")
+        with _opened(self._place[name].path) as file:
             return file.get_slice(self._prefix + name)[:count]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor with its name, as stored, mapped from the file and not copied."""
-        from safetensors import safe_open
+        """Every tensor with its name, as stored, mapped from the file and not copied.
 
+        Raises:
+            ModelError: a file has changed.
+        """
         for file in self._files:
             names = [name for name, owner in self._place.items() if owner is file]
-            with safe_open(file.path, framework="pt") as opened:
+            with _opened(file.path) as opened:
                 for name in names:
                     yield name, opened.get_tensor(self._prefix + name)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A file whose header was read, open in safetensors."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path.name}: it cannot be read ({error}). Download or copy it again.") from error
 
 
 def refuse_pickle(path: Path) -> None:
@@ -96,47 +110,30 @@ def read_header(path: Path) -> WeightsFile:
     """Read and check the header of a safetensors file, nothing else.
 
     Raises:
-        ModelError: the file is missing, a pickle, not safetensors, cut short, or promises more than it holds.
+        ModelError: the file is missing, a pickle, GGUF, not safetensors, cut short, damaged, or promises more than it holds.
     """
     refuse_pickle(path)
-    if not path.is_file():
+    _refuse_other_kinds(path)
+    header = read_tensor_header(path, path.name, ModelError)
+    shapes = {name: entry.shape for name, entry in header.tensors.items()}
+    return WeightsFile(path, shapes, {name: entry.dtype for name, entry in header.tensors.items()}, header.metadata)
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Raise for what is there under a name or with a beginning that says it is something else, or not there at all."""
+    try:
+        with path.open("rb") if path.is_file() else io.BytesIO() as file:
+            start = file.read(8)
+        missing = not path.exists()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path.name}: it cannot be opened in {path.parent} ({error}). Check its name and folder, and that it may be read.") from error
+    if missing:
         raise ModelError(f"{path.name}: no such file in {path.parent}. Check the path.")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if start[:2] == b"PK" or start[:1] == b"\x80":
-            raise ModelError(f"{path.name}: this is a pickled checkpoint under another name. {_HOW_TO_CONVERT}")
-        if len(start) < 8 or (MAX_HEADER_BYTES >= length > size - 8):
-            raise ModelError(f"{path.name}: the file is cut short ({size} bytes, its header alone needs {length + 8}). Download or copy it again.")
-        if length > MAX_HEADER_BYTES:
-            raise ModelError(f"{path.name}: not a safetensors file (its header would be {length} bytes, at most {MAX_HEADER_BYTES} are accepted).")
-        raw = file.read(length)
-    try:
-        header = json.loads(raw)
-    except ValueError as error:
-        raise ModelError(f"{path.name}: not a safetensors file (its header is not JSON).") from error
-    if not isinstance(header, dict):
-        raise ModelError(f"{path.name}: not a safetensors file (its header is not a table of tensors).")
-    held = size - 8 - length
-    return WeightsFile(path, {name: _check_entry(path, name, entry, held) for name, entry in header.items() if name != "__metadata__"})
-
-
-def _check_entry(path: Path, name: str, entry: Any, held: int) -> tuple[int, ...]:
-    try:
-        shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
-        itemsize = _DTYPE_BYTES[entry["dtype"]]
-        whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
-        sound = whole and end - begin == math.prod(shape) * itemsize
-    except (KeyError, TypeError, ValueError):
-        sound, shape, end = False, (), 0
-    if not sound:
-        raise ModelError(f"{path.name}: its header describes tensor '{name[:80]}' wrongly, so it is damaged. Download or copy it again.")
-    if end > held:
-        raise ModelError(
-            f"{path.name}: the file is cut short: tensor '{name[:80]}' ends at byte {end} of its data, the file holds {held}. Download or copy it again."
-        )
-    return shape
+    if start.startswith(b"GGUF") or path.suffix.lower() == ".gguf":
+        raise ModelError(f"{path.name}: GGUF files are not read, only .safetensors. Take the model in fp16, bf16 or fp32.")
+    # A sound file may begin with \x80 too: it is the low byte of its header's length.
+    if start.startswith(b"PK\x03\x04") or (start.startswith(b"\x80") and int.from_bytes(start, "little") > MOST_HEADER_BYTES):
+        raise ModelError(f"{path.name}: this is a pickled checkpoint under another name. {_HOW_TO_CONVERT}")
 
 
 def weight_files(folder: Path, stems: tuple[str, ...]) -> list[Path]:
@@ -154,13 +151,32 @@ def weight_files(folder: Path, stems: tuple[str, ...]) -> list[Path]:
             whole = folder / f"{stem}{variant}.safetensors"
             if whole.is_file():
                 return [whole]
-            shards = sorted(folder.glob(f"{stem}{variant}-?????-of-?????.safetensors")) or sorted(folder.glob(f"{stem}-?????-of-?????{variant}.safetensors"))
+            numbered = "-" + "[0-9]" * 5 + "-of-" + "[0-9]" * 5
+            shards = sorted(folder.glob(f"{stem}{variant}{numbered}.safetensors")) or sorted(folder.glob(f"{stem}{numbered}{variant}.safetensors"))
+            shards = shards or _indexed(folder, f"{stem}.safetensors.index{variant}.json")
             if shards:
-                expected = int(shards[0].name.split("-of-")[1][:5])
-                if len(shards) != expected:
-                    raise ModelError(f"{folder.name}: {len(shards)} of {expected} parts of {stem} are there. Download the missing ones.")
+                _check_shards(folder, shards, stem)
                 return shards
     return []
+
+
+def _indexed(folder: Path, name: str) -> list[Path]:
+    """The shards that an index of a folder names."""
+    if not (folder / name).is_file():
+        return []
+    places = read_json(folder / name).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(each, str) for each in places.values()):
+        raise ModelError(f"{folder.name}/{name}: it does not say which file holds which weight. Download it again.")
+    return sorted(resolve_inside(folder, each, error=ModelError) for each in set(places.values()))
+
+
+def _check_shards(folder: Path, shards: list[Path], stem: str) -> None:
+    absent = next((path for path in shards if not path.is_file()), None)
+    if absent is not None:
+        raise ModelError(f"{folder.name}: {absent.name} is missing, which its index names as a part of {stem}. Download the missing parts.")
+    told = re.search(r"-of-(\d{5})", shards[0].name)
+    if told and len(shards) != int(told[1]):
+        raise ModelError(f"{folder.name}: {len(shards)} of {int(told[1])} parts of {stem} are there. Download the missing ones.")
 
 
 def folder_weights(folder: Path, stems: tuple[str, ...], files: list[Path] | None = None) -> Weights:
@@ -172,9 +188,10 @@ def folder_weights(folder: Path, stems: tuple[str, ...], files: list[Path] | Non
     files = weight_files(folder, stems) if files is None else files
     if files:
         return Weights([read_header(file) for file in files])
-    pickled = next((path for path in sorted(folder.glob("*")) if path.suffix.lower() in PICKLE_SUFFIXES), None)
-    if pickled is not None:
-        refuse_pickle(pickled)
+    other = next((path for path in sorted(folder.glob("*")) if path.suffix.lower() in (*PICKLE_SUFFIXES, ".gguf")), None)
+    if other is not None:
+        refuse_pickle(other)
+        _refuse_other_kinds(other)
     raise ModelError(f"{folder.name}: there is no {stems[0]}.safetensors in {folder}. The model's folder is incomplete.")
 
 
@@ -182,18 +199,41 @@ def read_json(path: Path) -> dict[str, Any]:
     """A small JSON table such as a model's ``config.json``.
 
     Raises:
-        ModelError: it is missing, larger than 10 MB or not a JSON table.
+        ModelError: it is missing, larger than 50 MB or not a JSON table.
     """
-    if not path.is_file():
-        raise ModelError(f"{path.parent.name}/{path.name}: missing in {path.parent.parent}. A diffusers folder needs it.")
-    if path.stat().st_size > 10_000_000:
-        raise ModelError(f"{path.parent.name}/{path.name}: {path.stat().st_size} bytes is too large for a configuration.")
+    what = f"{path.parent.name}/{path.name}"
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        if not path.is_file():
+            raise ModelError(f"{what}: missing in {path.parent.parent}. A diffusers folder needs it.")
+        if path.stat().st_size > _MOST_JSON_BYTES:
+            raise ModelError(f"{what}: {path.stat().st_size} bytes is too large for a configuration.")
+        table = parse_json(path.read_bytes(), finite=False)
+    except OSError as error:
+        raise ModelError(f"{what}: it cannot be opened ({error.strerror}). Check that it may be read.") from error
     except ValueError as error:
-        raise ModelError(f"{path.parent.name}/{path.name}: not a JSON file ({error}).") from error
+        raise ModelError(f"{what}: not a JSON file ({str(error)[:200]}).") from error
     if not isinstance(table, dict):
-        raise ModelError(f"{path.parent.name}/{path.name}: not a table of settings.")
+        raise ModelError(f"{what}: not a table of settings.")
+    return table
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """As :func:`read_json`, for a network's ``config.json``.
+
+    Raises:
+        ModelError: also for more layers than any network has, which would be built for hours.
+    """
+    table = read_json(path)
+    pending: list[Any] = [table]
+    while pending:
+        inner = pending.pop()
+        if isinstance(inner, list) and len(inner) <= _MOST_LAYERS:
+            pending += inner
+        elif isinstance(inner, dict):
+            pending += inner.values()
+            for name, value in inner.items():
+                if ("layers" in name or "depth" in name) and isinstance(value, int) and value > _MOST_LAYERS:
+                    raise ModelError(f"{path.parent.name}/{path.name}: {name} is above {_MOST_LAYERS}. The file is damaged; download it again.")
     return table
 
 

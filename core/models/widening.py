@@ -22,7 +22,7 @@ def widened_shapes(shapes: Shapes, channels: int, title: str) -> Shapes:
     Raises:
         ModelError: the UNet has more channels already, or a number that is none of 4, 8 and 12.
     """
-    if _INPUT not in shapes:
+    if len(shapes.get(_INPUT, ())) != 4:
         return shapes
     rows, present, *kernel = shapes[_INPUT]
     if present > channels or present not in _NARROW:

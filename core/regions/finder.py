@@ -16,6 +16,7 @@ from torch.nn import Module, ModuleDict, functional
 
 from ..errors import ModelError, RegionError
 from ..models.builtin import POCKET_FINDER_FOLDER
+from ..models.folders import model_title
 from .finder_models import CLIPSEG, GROUNDING_DINO, SAM, load_folder
 from .masks import Box
 
@@ -109,7 +110,7 @@ class GroundedSam:
     def __init__(self, dino_folder: Path, sam_folder: Path, device: torch.device | str = "cpu") -> None:
         self._dino, self._words = load_folder(dino_folder, GROUNDING_DINO)
         self._sam, self._prompts = load_folder(sam_folder, SAM)
-        self.name = f"{dino_folder.name} + {sam_folder.name}"
+        self.name = f"{model_title(dino_folder)} + {model_title(sam_folder)}"
         # transformers' models let nobody set their device; around them ComfyUI can keep its books.
         self.module: Module = ModuleDict({"dino": self._dino, "sam": self._sam}).eval().to(device)
 
@@ -196,7 +197,7 @@ class ClipSegFinder:
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu", name: str | None = None, thresholds: tuple[float, float] = (0.4, 0.4)) -> None:
         self._clipseg, self._processor = load_folder(folder, CLIPSEG)
-        self.name, self.thresholds = name or folder.name, thresholds
+        self.name, self.thresholds = name or model_title(folder), thresholds
         self.module: Module = ModuleDict({"clipseg": self._clipseg}).eval().to(device)
 
     @property

@@ -8,7 +8,8 @@ from typing import Any
 from torch.nn import Module
 
 from ..errors import ModelError
-from ..models.weights import folder_weights, read_json
+from ..models.folders import model_folder, model_title
+from ..models.weights import folder_weights, read_config
 
 _BERT_FILES = (("tokenizer.json",), ("vocab.txt",))
 _CLIP_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
@@ -75,22 +76,23 @@ def load_folder(folder: Path, kind: FolderKind) -> tuple[Any, Any]:
     """
     import transformers
 
-    model_type = check_folder(folder, kind)
-    network, processor = (getattr(transformers, name, None) for name in kind.classes[model_type])
+    folder = model_folder(folder)
+    model_type, name = check_folder(folder, kind), model_title(folder)
+    network, processor = (getattr(transformers, each, None) for each in kind.classes[model_type])
     if network is None or processor is None:
-        raise ModelError(f"{kind.title} '{folder.name}': transformers {transformers.__version__} is too old for its kind, {model_type}. Update transformers.")
+        raise ModelError(f"{kind.title} '{name}': transformers {transformers.__version__} is too old for its kind, {model_type}. Update transformers.")
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         model, report = network.from_pretrained(str(folder), use_safetensors=True, output_loading_info=True, **options, **kind.settings)
         prepared = processor.from_pretrained(str(folder), **options)
     except Exception as error:  # A foreign configuration can make transformers fail in any way.
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ModelError(f"{kind.title} '{folder.name}': transformers cannot load {folder} ({reason[:300]}). Get its files again: {kind.files}.") from error
+        raise ModelError(f"{kind.title} '{name}': transformers cannot load {folder} ({reason[:300]}). Get its files again: {kind.files}.") from error
     # transformers itself would go on with random numbers in their place.
     absent = sorted(report["missing_keys"])
     if absent:
         raise ModelError(
-            f"{kind.title} '{folder.name}': {len(absent)} weights such as {absent[0]} are missing in {folder}. The file is incomplete or belongs to another "
+            f"{kind.title} '{name}': {len(absent)} weights such as {absent[0]} are missing in {folder}. The file is incomplete or belongs to another "
             "config.json."
         )
     frozen: Module = model.float().eval().requires_grad_(False)
@@ -106,15 +108,16 @@ def check_folder(folder: Path, kind: FolderKind) -> str:
     Raises:
         ModelError: as :func:`load_folder`.
     """
-    here = f"{kind.title} '{folder.name}'"
+    folder = model_folder(folder)
+    here = f"{kind.title} '{model_title(folder)}'"
     advice = f"Put {kind.public}, or another model of its kind, into {folder}: {kind.files}. Nothing is downloaded by itself."
     if not folder.is_dir():
         raise ModelError(f"{here}: there is no folder {folder}. {advice}")
     if not (folder / "config.json").is_file():
         raise ModelError(f"{here}: config.json is missing. {advice}")
-    config = read_json(folder / "config.json")
+    config = read_config(folder / "config.json")
     model_type = config.get("model_type")
-    if model_type not in kind.classes:
+    if not isinstance(model_type, str) or model_type not in kind.classes:
         raise ModelError(f"{here}: its config.json says '{model_type}', which is no {kind.title} ({', '.join(kind.classes)}). {advice}")
     if any(config.get(key) for key in ("backbone", "use_timm_backbone", "use_pretrained_backbone")):
         raise ModelError(f"{here}: its config.json takes a part of the network from elsewhere (backbone), which is not done. {advice}")
@@ -123,4 +126,4 @@ def check_folder(folder: Path, kind: FolderKind) -> str:
             raise ModelError(f"{here}: {' or '.join(' and '.join(names) for names in sets)} is missing. {advice}")
     # Raises for weights that are missing, pickled, cut short or unsound.
     folder_weights(folder, ("model",))
-    return str(model_type)
+    return model_type
