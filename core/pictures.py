@@ -1,10 +1,11 @@
 """Pictures as tensors and as files: [H, W, 3] fp32 in 0..1 here, PIL images there."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,7 +19,16 @@ def to_image(picture: Tensor) -> Image.Image:
 
 def from_image(image: Image.Image) -> Tensor:
     """A PIL image as [H, W, 3] in 0..1."""
-    return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255)
+    return torch.from_numpy(np.array(image if image.mode == "RGB" else image.convert("RGB"))).float().div_(255)
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """An RGBA image as RGB on white; the same image when it is RGB."""
+    if image.mode == "RGB":
+        return image
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image.getchannel("A"))
+    return white
 
 
 def fit_to_multiple(picture: Tensor, multiple: int = 8) -> Tensor:
@@ -30,11 +40,14 @@ def fit_to_multiple(picture: Tensor, multiple: int = 8) -> Tensor:
     return functional.interpolate(channels_first, (height, width), mode="bicubic", antialias=True)[0].permute(1, 2, 0).clamp(0, 1)
 
 
-def save_image(image: Image.Image, path: Path) -> None:
-    """Write an image as PNG.
+def save_image(image: Image.Image, path: Path, texts: Mapping[str, str] | None = None) -> None:
+    """Write an image as PNG, with texts in its header where there are any.
 
     Raises:
         StorageError: as :func:`.files.replacing`.
     """
+    header = PngImagePlugin.PngInfo()
+    for key, text in (texts or {}).items():
+        header.add_text(key, text)
     with replacing(path) as temporary:
-        image.save(temporary, format="PNG")
+        image.save(temporary, format="PNG", pnginfo=header)
