@@ -1,6 +1,7 @@
 """From a wish to an instruction: a vision-language model looks at the picture and says which edit fulfils the wish."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -30,6 +31,11 @@ STRICT_TASK = (
 )
 
 _MOST_REASON = 1000
+_MOST_ANSWER = 1_000_000
+_MOST_TRIES = 100
+_THOUGHT = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
+"""Control characters other than those that end lines, and halves of characters."""
 
 
 class Answers(Protocol):
@@ -94,35 +100,72 @@ def explain(mllm: Answers, picture: Tensor, wish: str, max_new_tokens: int = MOS
 
 
 def parse_answer(answer: str) -> Explanation:
-    """Read the JSON in an answer, whatever text is around it; spaces at the ends of keys and values do not count.
+    """Read the last usable JSON table in an answer, whatever text is around it; spaces at the ends of keys and values do not count.
+
+    What stands between ``<think>`` and ``</think>`` is no answer, nor is what follows a ``<think>`` that never ends.
 
     Raises:
         InstructionError: there is none with an instruction on one line, of at most ``MOST_LETTERS`` letters, and a reason. The message says what is wrong.
     """
-    tables = [{str(key).strip().lower(): value for key, value in table.items()} for table in _tables(answer)]
-    if not tables:
-        raise InstructionError("There was no JSON in it.")
-    table = next((each for each in tables if "instruction" in each), tables[0])
+    spoken, thinking = _spoken(answer[-_MOST_ANSWER:])
+    problems: list[InstructionError] = []
+    for table in _tables(spoken):
+        told = {str(key).strip().lower(): value for key, value in table.items()}
+        try:
+            return _explanation(told)
+        except InstructionError as error:
+            problems.insert(0 if "instruction" in told else len(problems), error)
+    if problems:
+        raise problems[0]
+    raise InstructionError("It was still thinking when it ended: allow it more tokens." if thinking else "There was no JSON in it.")
+
+
+def _explanation(table: dict[str, Any]) -> Explanation:
     for key in ("instruction", "reason"):
         if not isinstance(table.get(key), str):
             raise InstructionError(f"Its JSON had no text named {key}.")
-    instruction, reason = table["instruction"].strip(), " ".join(table["reason"].split())[:_MOST_REASON]
+    instruction, reason = (_UNPRINTABLE.sub(" ", table[key]) for key in ("instruction", "reason"))
+    instruction = instruction.strip()
     if not any(letter.isalnum() for letter in instruction):
         raise InstructionError("Its instruction was empty.")
     if len(instruction.splitlines()) > 1 or len(instruction) > MOST_LETTERS:
         raise InstructionError(f"Its instruction was not one line of at most {MOST_LETTERS} letters.")
-    return Explanation(" ".join(instruction.split()), reason)
+    return Explanation(" ".join(instruction.split()), " ".join(reason.split())[:_MOST_REASON])
+
+
+def _spoken(answer: str) -> tuple[str, bool]:
+    """An answer without its thoughts, and whether the last thought never ended."""
+    parts: list[str] = []
+    depth = begun = 0
+    for mark in _THOUGHT.finditer(answer):
+        if not depth:
+            parts.append(answer[begun : mark.start()])
+        if not mark[1]:
+            depth += 1
+        elif depth:
+            depth -= 1
+        else:
+            parts.clear()  # some chat templates open the first thought themselves
+        begun = mark.end()
+    return " ".join(parts if depth else [*parts, answer[begun:]]), depth > 0
 
 
 def _tables(text: str) -> Iterator[dict[str, Any]]:
-    """Every JSON table in a text, the outermost ones."""
+    """JSON tables in a text, those that begin last first. How many places are tried, and how much is read there, is limited: a text may be all braces."""
     decoder = json.JSONDecoder()
-    place = text.find("{")
-    while place >= 0:
+    place, room = len(text), 4 * len(text) + 100_000
+    for _ in range(_MOST_TRIES):
+        place = text.rfind("{", 0, place)
+        if place < 0 or room < 0:
+            return
         try:
             table, end = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError):
-            end = place + 1
+        except RecursionError:
+            continue
+        except json.JSONDecodeError as error:
+            room -= error.pos - place
+        except ValueError:  # a number of thousands of digits
+            room -= len(text) - place
         else:
+            room -= end - place
             yield table
-        place = text.find("{", end)

@@ -6,6 +6,7 @@ that was trained for the very task (the pocket reader) may leave the task out in
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,8 +18,11 @@ from torch.nn import Module, ModuleDict
 
 from ..errors import ModelError
 from ..models.builtin import TITLES
-from ..models.weights import fingerprint, folder_weights, read_json
+from ..models.folders import model_folder, model_title
+from ..models.weights import fingerprint, folder_weights, read_config, read_json
 from ..pictures import to_image
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do at most; may raise to cancel."""
@@ -44,10 +48,11 @@ class Mllm:
     """A frozen vision-language model from a local folder. Its settings are read at once, its weights when they are first needed.
 
     Args:
-        folder: in transformers' layout. Only ``.safetensors`` weights are read, and no code of the folder is run.
+        folder: in transformers' layout, or the Hugging Face cache's ``models--owner--name``. Only ``.safetensors`` weights are read, and no code of the
+            folder is run.
         device: where it shall run.
         dtype: of its weights; None as stored, but fp32 on the CPU.
-        bits: 8 or 4 to hold the weights so with bitsandbytes; None for ``dtype``.
+        bits: 8 or 4 to hold the weights so with bitsandbytes; None for ``dtype``. Weights that are quantised in their folder stay as they are.
 
     Raises:
         ModelError: the folder or a file of it is missing, damaged, pickled or of another kind, or bitsandbytes is not installed.
@@ -56,10 +61,12 @@ class Mllm:
     def __init__(self, folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, bits: int | None = None) -> None:
         from transformers import AutoConfig
 
-        self.folder = Path(folder)
-        self.name = TITLES.get(self.folder) or self.folder.resolve().name
+        self.folder = model_folder(folder)
+        self.name = TITLES.get(self.folder) or model_title(self.folder)
         self.model_type = check_folder(self.folder)
-        self.bits = _checked_bits(bits, self.name)
+        stored = stored_bits(self.folder)
+        self._quantised = stored is not None
+        self.bits = stored or _checked_bits(bits, self.name)
         self._device = torch.device(device)
         self.dtype = dtype or (torch.float32 if self._device.type == "cpu" else stored_dtype(self.folder))
         self._config: Any = self._tried(AutoConfig.from_pretrained)
@@ -251,7 +258,9 @@ class Mllm:
         # The name of the setting before transformers 5.
         named = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
         options: dict[str, Any] = {named: self.dtype}
-        if self.bits:
+        if self._quantised:
+            options["device_map"] = {"": self._device}
+        elif self.bits:
             kinds: dict[str, Any] = (
                 {"load_in_8bit": True} if self.bits == 8 else {"load_in_4bit": True, "bnb_4bit_compute_dtype": self.dtype, "bnb_4bit_quant_type": "nf4"}
             )
@@ -269,7 +278,17 @@ class Mllm:
         ends = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
         network.generation_config = GenerationConfig(bos_token_id=own.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
         network = network.eval().requires_grad_(False)
-        return network if self.bits else network.to(self._device)
+        return self._placed(network)
+
+    def _placed(self, network: Any) -> Any:
+        """A network on the model's device, or where it is if it is bound to that place."""
+        if self._quantised or self.bits:
+            return network
+        try:
+            return network.to(self._device)
+        except ValueError as error:  # how transformers refuses to move quantised weights
+            logger.warning("MLLM '%s' stays on %s: %s", self.name, network.device, _reason(error))
+            return network
 
 
 def load_mllm(folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, bits: int | None = None, lazily: bool = False) -> Mllm:
@@ -297,13 +316,15 @@ def check_folder(folder: Path) -> str:
     Raises:
         ModelError: it cannot; the message names the folder and what belongs there.
     """
-    here = f"MLLM '{TITLES.get(folder) or folder.name}'"
+    folder = model_folder(folder)
+    here = f"MLLM '{TITLES.get(folder) or model_title(folder)}'"
     advice = f"Put {PUBLIC}, or another vision-language model, into {folder}: {FILES}. Nothing is downloaded by itself."
     if not folder.is_dir():
         raise ModelError(f"{here}: there is no folder {folder}. {advice}")
     if not (folder / "config.json").is_file():
         raise ModelError(f"{here}: config.json is missing. {advice}")
-    model_type = str(read_json(folder / "config.json").get("model_type"))
+    config = read_config(folder / "config.json")
+    model_type = str(config.get("model_type"))[:80]
     if model_type not in _known_types():
         raise ModelError(f"{here}: its config.json says '{model_type}', which transformers does not know as a model that reads pictures and words. {advice}")
     for sets in (_PROCESSOR_FILES, _TOKENIZER_FILES):
@@ -311,12 +332,26 @@ def check_folder(folder: Path) -> str:
             raise ModelError(f"{here}: {' or '.join(' and '.join(names) for names in sets)} is missing. {advice}")
     # Raises for weights that are missing, pickled, cut short or unsound.
     folder_weights(folder, ("model",))
+    told = config.get("quantization_config")
+    if isinstance(told, dict) and "bitsandbytes" in str(told.get("quant_method")) and find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"{here}: its weights are quantised with bitsandbytes, which is not installed. Run: pip install bitsandbytes. Or get the model in fp16 or bf16."
+        )
     return model_type
+
+
+def stored_bits(folder: Path) -> int | None:
+    """How many bits the weights of a folder are quantised to; None where they are not. Such weights stay on the device that they are read to."""
+    told = read_config(model_folder(folder) / "config.json").get("quantization_config")
+    if not isinstance(told, dict) or not told:
+        return None
+    said = told.get("bits")
+    return 4 if told.get("load_in_4bit") or said == 4 else 8
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
     """The precision that a folder's config.json says its weights have; fp16 where it says nothing, which LLaVA-1.5's are."""
-    config = read_json(folder / "config.json")
+    config = read_config(model_folder(folder) / "config.json")
     text: Any = config.get("text_config")
     said = [table.get(name) for table in (config, text if isinstance(text, dict) else {}) for name in ("dtype", "torch_dtype")]
     return next((_DTYPES[str(each)] for each in said if str(each) in _DTYPES), torch.float16)

@@ -1,6 +1,7 @@
 """From wishes to instructions: answers that are read, asked again, given up; a model that was taught to answer."""
 
 import re
+import time
 
 import pytest
 import tiny_mllms
@@ -11,6 +12,7 @@ from instructbrush.core.reasoning.explain import MOST_LETTERS, STRICT_TASK, TASK
 from instructbrush.core.reasoning.mllm import load_mllm
 
 GOOD = '{"instruction": "make it night", "reason": "hours have passed"}'
+NESTED = '{"a":' * 100_000 + "1" + "}" * 100_000
 PICTURE = torch.full((32, 32, 3), 0.5)
 
 
@@ -37,6 +39,15 @@ class Scripted:
         '{"Reason": "hours\\nhave passed", "INSTRUCTION": "make  it night\\n", "sure": true}',
         f'{{"thought": "hm"}} {GOOD}',
         f"{{nonsense}} {{{{ {GOOD}",
+        f'{{"instruction": "make it day", "reason": "a first idea"}} No: {GOOD} {{"sure": true}}',
+        f'{{"instruction": "make it day", "reason": "a first idea"}} {GOOD} {{"instruction": "cut of',
+        f'<think>Maybe {{"instruction": "make it day", "reason": "a first idea"}}?</think>{GOOD}',
+        f'<Thinking>\none <think>two</think> {{"instruction": "make it day", "reason": "r"}}\n</Thinking>\n\n{GOOD}',
+        f'the template opened it {{"instruction": "make it day", "reason": "r"}} </think> {GOOD}',
+        f'{GOOD} <think>or rather {{"instruction": "make it day", "reason": "r"}}',
+        f"{'{' * 300_000} {GOOD}",
+        f"{NESTED} {GOOD}",
+        '{"instruction": "make it\\u0000 night\\ud800", "reason": "hours\\u0007 have passed"}',
     ],
 )
 def test_json_is_found_in_whatever_is_said_around_it(answer):
@@ -51,6 +62,9 @@ def test_json_is_found_in_whatever_is_said_around_it(answer):
         ('["make it night", "because"]', "There was no JSON in it."),
         (GOOD[:-3], "There was no JSON in it."),
         ('{"a": ' * 5000, "There was no JSON in it."),
+        (f"<think>{GOOD}", "It was still thinking when it ended: allow it more tokens."),
+        (f"{GOOD}</think>", "There was no JSON in it."),
+        ('{"instruction": "a", "reason": ' + "9" * 5000 + "}", "There was no JSON in it."),
         ("{}", "Its JSON had no text named instruction."),
         ('{"instruction": 3, "reason": "r"}', "Its JSON had no text named instruction."),
         ('{"instruction": ["a"], "reason": "r"}', "Its JSON had no text named instruction."),
@@ -65,6 +79,14 @@ def test_answers_that_cannot_be_used(answer, message):
     with pytest.raises(InstructionError) as caught:
         parse_answer(answer)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("answer", [NESTED, "{" * 600_000, '{"' * 300_000, '{\\"' * 200_000, '{"a":[' * 1000 + "1," * 300_000, "<think>" * 90_000 + "{" * 9])
+def test_huge_answers_take_no_time(answer):
+    begun = time.process_time()
+    with pytest.raises(InstructionError):
+        parse_answer(answer)
+    assert time.process_time() - begun < 1
 
 
 def test_a_good_answer_is_taken_at_once():

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from instructbrush.core.errors import ModelError
-from instructbrush.core.reasoning.mllm import STATES_TASK, Mllm, check_folder, load_mllm, stored_dtype
+from instructbrush.core.reasoning.mllm import STATES_TASK, Mllm, check_folder, load_mllm, stored_bits, stored_dtype
 from instructbrush.core.reasoning.states import StateStore, kept_states, padded, state_key
 
 WORDS = ["make it night", "she prefers a face mask to sunglasses", "hm"]
@@ -305,6 +305,91 @@ def test_damaged_weights_are_refused(own):
     save_file(states, file, {"format": "pt"})
     with pytest.raises(ModelError, match=r"MLLM 'left': 1 weights such as model.multi_modal_projector.linear_1.weight are missing in .* incomplete"):
         load_mllm(folder)
+
+
+def test_weights_without_metadata_load(own):
+    file = own() / "model.safetensors"
+    save_file(load_file(file), file)
+    assert load_mllm(file.parent).loaded
+
+
+def test_a_folder_of_the_hugging_face_cache_loads(own, tmp_path):
+    home = tmp_path / "models--owner--some-model"
+    (home / "blobs").mkdir(parents=True)
+    snapshot = home / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    for file in own().iterdir():
+        file.rename(home / "blobs" / file.name)
+        (snapshot / file.name).symlink_to(home / "blobs" / file.name)
+    assert check_folder(home) == "llava" and stored_dtype(home) is torch.float32
+    assert load_mllm(home).name == "some-model"
+
+
+def test_parts_that_an_index_names_are_needed(own):
+    folder = own()
+    states = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    places = {name: f"part-{number % 2}.safetensors" for number, name in enumerate(states)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    for part in set(places.values()):
+        save_file({name: tensor for name, tensor in states.items() if places[name] == part}, folder / part)
+    assert load_mllm(folder).loaded
+    (folder / "part-1.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"left: part-1.safetensors is missing, which its index names as a part of model. Download the missing parts."):
+        check_folder(folder)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": ["part-0.safetensors"]}))
+    with pytest.raises(ModelError, match="left/model.safetensors.index.json: it does not say which file holds which weight. Download it again."):
+        check_folder(folder)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "../other.safetensors"}}))
+    with pytest.raises(ModelError, match="Name '../other.safetensors' cannot be used"):
+        check_folder(folder)
+
+
+def test_gguf_weights_are_named(own):
+    folder = own()
+    (folder / "model.safetensors").rename(folder / "model.gguf")
+    with pytest.raises(ModelError, match="model.gguf: GGUF files are not read, only .safetensors. Take the model in fp16, bf16 or fp32."):
+        check_folder(folder)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_quantised_weights_without_bitsandbytes(own):
+    folder = own()
+    tiny_mllms.edited(folder / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    assert stored_bits(folder) == 4
+    with pytest.raises(
+        ModelError, match=r"MLLM 'left': its weights are quantised with bitsandbytes, which is not installed. Run: pip install bitsandbytes. Or get the model"
+    ):
+        load_mllm(folder)
+
+
+@pytest.mark.parametrize(
+    ("told", "bits"), [(None, None), ({}, None), ([], None), ({"load_in_8bit": True}, 8), ({"bits": 4}, 4), ({"quant_method": "fp8"}, 8), ({"bits": "x"}, 8)]
+)
+def test_bits_of_stored_weights(own, told, bits):
+    folder = own()
+    tiny_mllms.edited(folder / "config.json", quantization_config=told)
+    assert stored_bits(folder) == bits
+
+
+def test_a_network_that_cannot_be_moved_stays(folders, caplog):
+    mllm = load_mllm(folders["left"], lazily=True)
+    network = torch.nn.Linear(1, 1)
+    network.device = "cpu"
+
+    def refuse(*_):
+        raise ValueError("`.to` is not supported for `4-bit` or `8-bit` bitsandbytes models.")
+
+    network.to = refuse
+    assert mllm._placed(network) is network
+    assert "MLLM 'left' stays on cpu: `.to` is not supported for `4-bit`" in caplog.text
+
+
+def test_more_layers_than_any_network_has_are_refused(own):
+    folder = own()
+    tiny_mllms.edited(folder / "config.json", text_config={"num_hidden_layers": 10**9})
+    with pytest.raises(ModelError, match=r"left/config.json: num_hidden_layers is above 10000. The file is damaged; download it again."):
+        check_folder(folder)
 
 
 def test_settings_that_make_no_model_are_refused(own):
