@@ -1,5 +1,6 @@
 """Editing many pictures: in batches of one size, reading the next and writing the last while the device works."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -10,57 +11,128 @@ from PIL import Image
 from torch import Tensor
 
 from ..devices import is_out_of_memory
-from ..pictures import fit_to_multiple, to_image
+from ..errors import PairError
+from ..picture_files import open_picture
+from ..pictures import fit_to_multiple, from_image, save_image, to_image
 
+NOTE = "instructbrush.edit"
+"""Key of the PNG text that says what made a result."""
 _READ_AHEAD = 2
 """Batches."""
+_WAITING = 8
+"""Batches; so many pictures of other sizes may wait for more of their own."""
+_STRIDE = 8
+_SPARE = 4
+"""Large pictures are decoded at no fewer than this many times the pixels that they are edited at."""
+
+
+class Job(NamedTuple):
+    """A picture to edit."""
+
+    source: Path
+    result: Path
+    note: Callable[[], str]
+    """Makes the text that is kept in the result under :data:`NOTE`."""
 
 
 class _Picture(NamedTuple):
-    path: Path
+    job: Job
     size: tuple[int, int]
-    """Width and height of the file."""
+    """Width and height of the upright picture."""
     fitted: Tensor
     """[H, W, 3], sides as the model takes them."""
+    transparent: bool
+    remarks: tuple[str, ...]
 
 
-def edit_pictures(
-    paths: Sequence[Path], out: Path, read: Callable[[Path], Tensor], edit: Callable[[Tensor], Tensor], batch: int, done: Callable[[int], object]
-) -> None:
-    """Edit pictures and write the results as PNG, under the same names and in the same sizes. What ``read`` raises ends it.
+class Listener(NamedTuple):
+    """Who is told what happens; all of it on the thread that edits."""
+
+    done: Callable[[int], object]
+    """How many were edited since it was last told."""
+    skipped: Callable[[PairError], object]
+    """A picture that cannot be read. It may raise, which ends the editing."""
+    remark: Callable[[str], object]
+    """What a user should know of a picture."""
+    scaled: Callable[[Path, tuple[int, int]], object]
+    """A picture, of this width and height, that is edited at fewer pixels."""
+
+
+def edit_pictures(jobs: Sequence[Job], edit: Callable[[Tensor], Tensor], batch: int, pixels: int, told: Listener) -> None:
+    """Edit pictures and write the results as PNG, in the sizes of the pictures and with their transparency.
 
     Args:
-        paths: of the pictures.
-        out: folder for the results; it must be there.
-        read: path -> picture [H, W, 3] in 0..1; called on other threads.
+        jobs: the pictures.
         edit: pictures [B, H, W, 3] in 0..1 -> edited ones; a picture's result must not depend on the others of its batch.
         batch: the largest B; where memory runs out, fewer go at once.
-        done: told how many were edited since it was last told.
+        pixels: larger pictures are scaled down to this many, and their results up.
+        told: is told of the progress.
+
+    Raises:
+        StorageError: a result cannot be written. Those written before stay.
     """
     with ThreadPoolExecutor(2) as threads:
         written: list[Future[None]] = []
-        for group in _batches(_read(paths, read, threads, _READ_AHEAD * batch), batch):
+        for group in _batches(_read(jobs, pixels, told, threads, _READ_AHEAD * batch), batch):
             for picture, edited in zip(group, _edit_fitting(edit, [picture.fitted for picture in group]), strict=True):
-                written.append(threads.submit(_write, edited, picture.size, out / f"{picture.path.stem}.png"))
-            done(len(group))
+                written.append(threads.submit(_write, edited, picture))
+            told.done(len(group))
+            # A full disk ends it now, not after hours.
+            for each in [each for each in written if each.done()]:
+                written.remove(each)
+                each.result()
         for each in written:
             each.result()
 
 
-def _read(paths: Sequence[Path], read: Callable[[Path], Tensor], threads: ThreadPoolExecutor, ahead: int) -> Iterator[_Picture]:
-    """The pictures in order, a few read ahead."""
+def note_of(result: Path) -> str | None:
+    """What made a result that was written by :func:`edit_pictures`; None where it is not there, or is another file."""
+    try:
+        with Image.open(result, formats=["PNG"]) as image:
+            return image.info.get(NOTE)
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def _read(jobs: Sequence[Job], pixels: int, told: Listener, threads: ThreadPoolExecutor, ahead: int) -> Iterator[_Picture]:
+    """The pictures in order, a few read ahead, without those that cannot be read."""
     coming: list[Future[_Picture]] = []
-    for path in paths:
-        coming.append(threads.submit(_open, path, read))
-        if len(coming) > ahead:
-            yield coming.pop(0).result()
-    for each in coming:
-        yield each.result()
+    rest = iter(jobs)
+    while True:
+        coming += [threads.submit(_open, job, pixels) for _, job in zip(range(ahead + 1 - len(coming)), rest, strict=False)]
+        if not coming:
+            return
+        try:
+            picture = coming.pop(0).result()
+        except PairError as error:
+            told.skipped(error)
+            continue
+        for remark in picture.remarks:
+            told.remark(remark)
+        if math.prod(picture.size) > pixels:
+            told.scaled(picture.job.source, picture.size)
+        yield picture
 
 
-def _open(path: Path, read: Callable[[Path], Tensor]) -> _Picture:
-    picture = read(path)
-    return _Picture(path, (picture.shape[1], picture.shape[0]), fit_to_multiple(picture))
+def _open(job: Job, pixels: int) -> _Picture:
+    opened = open_picture(job.source, job.source.name, lambda width, height: math.isqrt(width * height // (_SPARE * pixels)))
+    shown = _visible(opened.image)
+    if math.prod(opened.size) > pixels:
+        scale = math.sqrt(pixels / math.prod(opened.size)) / _STRIDE
+        width, height = (max(round(side * scale), 1) * _STRIDE for side in opened.size)
+        fitted = from_image(shown.resize((width, height), Image.Resampling.LANCZOS))
+    else:
+        fitted = fit_to_multiple(from_image(shown), _STRIDE)
+    return _Picture(job, opened.size, fitted, shown is not opened.image, opened.remarks)
+
+
+def _visible(image: Image.Image) -> Image.Image:
+    """A picture as RGB: white where it cannot be seen, and its own colours where it shines through, which keep their edges free of white that way."""
+    if image.mode == "RGB":
+        return image
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image.convert("RGB"), mask=image.getchannel("A").point(lambda alpha: 255 if alpha else 0))
+    return white
 
 
 def _batches(pictures: Iterator[_Picture], batch: int) -> Iterator[list[_Picture]]:
@@ -70,6 +142,8 @@ def _batches(pictures: Iterator[_Picture], batch: int) -> Iterator[list[_Picture
         group.append(picture)
         if len(group) == batch:
             yield waiting.pop(tuple(picture.fitted.shape))
+        elif sum(map(len, waiting.values())) >= _WAITING * batch:
+            yield waiting.pop(next(iter(waiting)))
     yield from waiting.values()
 
 
@@ -84,5 +158,9 @@ def _edit_fitting(edit: Callable[[Tensor], Tensor], pictures: Sequence[Tensor]) 
     return [*_edit_fitting(edit, pictures[:half]), *_edit_fitting(edit, pictures[half:])]
 
 
-def _write(picture: Tensor, size: tuple[int, int], path: Path) -> None:
-    to_image(picture).resize(size, Image.Resampling.LANCZOS).save(path)
+def _write(edited: Tensor, picture: _Picture) -> None:
+    image = to_image(edited).resize(picture.size, Image.Resampling.LANCZOS)
+    if picture.transparent:
+        # Read again: transparency of many large pictures would take too much memory while they wait.
+        image.putalpha(open_picture(picture.job.source, picture.job.source.name).image.getchannel("A"))
+    save_image(image, picture.job.result, {NOTE: picture.job.note()})
