@@ -7,6 +7,8 @@ from .errors import InstructBrushError, InstructionError
 
 _LONGEST = 255
 """Bytes of a file's name, on the usual file systems."""
+_LONGEST_PATH = 4000
+"""Bytes of a file's whole path."""
 _NUMBER = 8
 """Bytes that stay free in a new name, for the number that makes it unique."""
 _UNPORTABLE = frozenset('<>:"|?*')
@@ -28,9 +30,17 @@ def resolve_inside(folder: str | Path, name: str, suffix: str = "", *, new: bool
         InstructBrushError: the name is empty, absolute, too long, climbs out, or has characters that no file name has. It is one of ``error``.
     """
     reason = _reason(name, suffix, new)
+    path = Path(folder) / f"{name.strip().removesuffix(suffix)}{suffix}"
+    if not reason and len(os.fsencode(path)) > _LONGEST_PATH:
+        reason = f"its path would be {len(os.fsencode(path))} bytes long, at most {_LONGEST_PATH} are possible"
     if reason:
         raise error(f"Name {_shown(name)} cannot be used: {reason}. Use a plain name such as 'snow' or 'weather/snow'.")
-    return Path(folder) / f"{name.strip().removesuffix(suffix)}{suffix}"
+    return path
+
+
+def is_usable(name: str) -> bool:
+    """Whether something that lies in a folder under this name can be found again by :func:`resolve_inside`."""
+    return name == name.strip() and not _reason(name, "", False)
 
 
 def _reason(name: str, suffix: str, new: bool) -> str:
@@ -47,7 +57,7 @@ def _reason(name: str, suffix: str, new: bool) -> str:
     for part in parts:
         if not part.strip(" ."):
             return "it starts with a slash, or a part of it is empty or made of dots"
-        if part.split(".")[0].strip().lower() in _DEVICES:
+        if (new or os.name == "nt") and part.split(".")[0].strip().lower() in _DEVICES:
             return f"'{part}' is reserved on Windows"
         if (new or os.name == "nt") and _UNPORTABLE & set(part):
             return f"it holds one of {' '.join(sorted(_UNPORTABLE))}"

@@ -16,12 +16,13 @@ from ..core.pictures import from_image
 from .comfy import text
 from .comfy.describe import describe
 from .comfy.engine import ComfyDenoiser
+from .node import Node
 from .sockets import InstructionSocket, picture_of, shown
 
 _BLENDED = 4
 
 
-class ScaleInstruction(io.ComfyNode):
+class ScaleInstruction(Node):
     """An instruction, stronger, weaker or the other way."""
 
     @classmethod
@@ -52,7 +53,7 @@ class ScaleInstruction(io.ComfyNode):
         return io.NodeOutput(scale(instruction, factor))
 
 
-class BlendInstructions(io.ComfyNode):
+class BlendInstructions(Node):
     """A weighted sum of instructions."""
 
     @classmethod
@@ -92,7 +93,7 @@ class BlendInstructions(io.ComfyNode):
         return io.NodeOutput(blend(terms))
 
 
-class ComposeInstructions(io.ComfyNode):
+class ComposeInstructions(Node):
     """Two instructions side by side."""
 
     @classmethod
@@ -116,7 +117,7 @@ class ComposeInstructions(io.ComfyNode):
         return io.NodeOutput(shown(compose(first, second), picture_of(first, second)))
 
 
-class AddWordsToInstruction(io.ComfyNode):
+class AddWordsToInstruction(Node):
     """The hybrid of an instruction and words."""
 
     @classmethod
@@ -155,7 +156,7 @@ class AddWordsToInstruction(io.ComfyNode):
         return io.NodeOutput(hybrid, lost, ui={"text": [remark]})
 
 
-class InspectInstruction(io.ComfyNode):
+class InspectInstruction(Node):
     """A look inside an instruction."""
 
     @classmethod

@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..core.errors import InstructBrushError
 from ..core.learning.captions import TOKENS, CaptionSettings, caption_pictures, default_steps
 from ..core.learning.pairs import EditPairs
 from ..core.learning.phrases import PHRASES, unique_phrases
 from ..core.learning.vocabulary import POCKET
 from .comfy import open_clip as clips
 from .comfy import paths
+from .node import Choice, NameChoice, Node, looked_up
 from .sockets import OpenClip, Pairs
 
 _AUTO = "auto"
@@ -20,7 +20,7 @@ _LISTS = [_AUTO, POCKET, _WORDS, f"{_WORDS}, artists", f"{_WORDS}, artists, tren
 _OWN = -1.0
 
 
-class LoadOpenClip(io.ComfyNode):
+class LoadOpenClip(Node):
     """A CLIP that compares pictures with words."""
 
     @classmethod
@@ -33,7 +33,7 @@ class LoadOpenClip(io.ComfyNode):
             "with the pack; larger ones are read from models/open_clip.",
             search_aliases=["open_clip", "clip model", "clip interrogator", "vit-l-14", "vit-h-14", "image text similarity"],
             inputs=[
-                io.Combo.Input(
+                NameChoice(
                     "clip_name",
                     options=clips.names(),
                     default=clips.POCKET_TITLE,
@@ -45,24 +45,20 @@ class LoadOpenClip(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, clip_name: str) -> bool | str:
-        try:
-            clips.file_of(clip_name)
-        except InstructBrushError as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, clip_name: str | None = None) -> bool | str:
+        return looked_up(clips.file_of, clip_name)
 
     @classmethod
-    def fingerprint_inputs(cls, clip_name: str) -> str:
-        file = clips.file_of(clip_name)
-        return paths.file_state(file) if file else clip_name
+    def fingerprint_inputs(cls, clip_name: str | None = None) -> str:
+        file = None if clip_name is None else clips.file_of(clip_name)
+        return paths.file_state(file) if file else str(clip_name)
 
     @classmethod
     def execute(cls, clip_name: str) -> io.NodeOutput:
         return io.NodeOutput(clips.load(clip_name))
 
 
-class UniquePhrasesNode(io.ComfyNode):
+class UniquePhrasesNode(Node):
     """Words that tell before from after."""
 
     @classmethod
@@ -92,7 +88,7 @@ class UniquePhrasesNode(io.ComfyNode):
                     tooltip="How much better a phrase must fit its own set than the other to be taken. -1 takes what suits the CLIP: 0.15 for ViT-H-14 (the "
                     "paper), 0.03 for ViT-L-14, 0.25 for the pocket CLIP. Higher takes fewer.",
                 ),
-                io.Combo.Input(
+                Choice(
                     "word_lists",
                     options=_LISTS,
                     default=_AUTO,
@@ -134,7 +130,7 @@ class UniquePhrasesNode(io.ComfyNode):
         return io.NodeOutput(found.init_text, table, ui={"text": [table]})
 
 
-class CaptionInit(io.ComfyNode):
+class CaptionInit(Node):
     """Words for what the pictures after the edit show."""
 
     @classmethod

@@ -17,11 +17,12 @@ from .comfy.latents import encode_both
 from .comfy.noise import FixedNoise, fixed_noise_sampler
 from .comfy.patch import attend, mark
 from .comfy.plain import with_states
+from .node import Node
 from .scales import OWN_SCALE, scale_for
 from .sockets import InstructionSocket
 
 
-class ApplyInstruction(io.ComfyNode):
+class ApplyInstruction(Node):
     """An instruction into a conditioning."""
 
     @classmethod
@@ -95,7 +96,7 @@ class ApplyInstruction(io.ComfyNode):
         return io.NodeOutput(*_instructed(model, conditioning, injection))
 
 
-class EditGuiderNode(io.ComfyNode):
+class EditGuiderNode(Node):
     """Everything between a picture and SamplerCustomAdvanced."""
 
     @classmethod
@@ -196,7 +197,7 @@ class EditGuiderNode(io.ComfyNode):
         return io.NodeOutput(guider, {"samples": torch.zeros_like(latents[0])})
 
 
-class FixedNoiseNode(io.ComfyNode):
+class FixedNoiseNode(Node):
     """The noise that an instruction was learned with."""
 
     @classmethod

@@ -14,10 +14,11 @@ from ..core.evaluation.perceptual import Perceptual
 from ..core.models.clip import image_features, text_features
 from .comfy import lpips
 from .comfy import open_clip as clips
+from .node import Node
 from .sockets import OpenClip
 
 
-class EvaluateEdit(io.ComfyNode):
+class EvaluateEdit(Node):
     """How close edits come to the truth."""
 
     @classmethod

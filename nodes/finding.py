@@ -5,17 +5,17 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..core.errors import InstructBrushError
 from ..core.regions.finder import MOST, Found, describe, phrases_of, union
 from ..core.regions.masks import box_mask
 from .comfy import finders, paths
 from .comfy.open_clip import progress_of
+from .node import NameChoice, Node, looked_up
 from .sockets import RegionFinder
 
 _OWN = -1.0
 
 
-class LoadRegionFinder(io.ComfyNode):
+class LoadRegionFinder(Node):
     """A model that finds objects by words."""
 
     @classmethod
@@ -38,14 +38,14 @@ class LoadRegionFinder(io.ComfyNode):
                 "segmentation",
             ],
             inputs=[
-                io.Combo.Input(
+                NameChoice(
                     "finder_name",
                     options=names,
                     default=names[0],
                     tooltip="The built-in finder knows the pocket editor's drawings. For photographs put the folder of a Grounding DINO or CLIPSeg model, as "
                     "transformers has it, into models/grounding_dino or models/clipseg. Key R reads the list again.",
                 ),
-                io.Combo.Input(
+                NameChoice(
                     "sam_name",
                     options=sams,
                     default=sams[0],
@@ -57,15 +57,13 @@ class LoadRegionFinder(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, finder_name: str, sam_name: str) -> bool | str:
-        try:
-            finders.folders(finder_name, sam_name)
-        except InstructBrushError as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, finder_name: str | None = None, sam_name: str | None = None) -> bool | str:
+        return looked_up(finders.folders, finder_name, sam_name)
 
     @classmethod
-    def fingerprint_inputs(cls, finder_name: str, sam_name: str) -> str:
+    def fingerprint_inputs(cls, finder_name: str | None = None, sam_name: str | None = None) -> str:
+        if finder_name is None or sam_name is None:
+            return ""
         states = [paths.folder_state(folder) for folder in finders.folders(finder_name, sam_name).values()]
         return " ".join([finder_name, *states])
 
@@ -74,7 +72,7 @@ class LoadRegionFinder(io.ComfyNode):
         return io.NodeOutput(finders.load(finder_name, sam_name))
 
 
-class FindRegion(io.ComfyNode):
+class FindRegion(Node):
     """Masks and boxes of what words name."""
 
     @classmethod

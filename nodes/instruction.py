@@ -1,17 +1,18 @@
 """Nodes that keep instructions on disk."""
 
 import json
-import math
 import logging
+import math
 from dataclasses import replace
 
 from comfy_api.latest import io, ui
 
+from ..core.errors import InstructionError
 from ..core.instruction.artefact import Blend, Instruction, parts_of
 from ..core.instruction.file import load_instruction, read_thumbnail, save_instruction
 from ..core.pictures import from_image
 from .comfy import metadata, paths
-from .node import Node
+from .node import Choice, NameChoice, Node, looked_up
 from .sockets import InstructionSocket, picture_of, shown
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class SaveInstruction(Node):
             inputs=[
                 InstructionSocket.Input("instruction", tooltip="What Learn Instruction gave, or what was made of it."),
                 io.String.Input("name", default="instruction", tooltip="Name of the file, without ending. Sub-folders are made: weather/snow."),
-                io.Combo.Input(
+                Choice(
                     "if_taken",
                     options=[_NUMBER, _REFUSE, _OVERWRITE],
                     default=_NUMBER,
@@ -65,8 +66,6 @@ class SaveInstruction(Node):
 class LoadInstruction(Node):
     """An instruction from a file."""
 
-    names = ("name",)
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -76,13 +75,13 @@ class LoadInstruction(Node):
             description="Loads an instruction from models/instructions or output/instructions.",
             search_aliases=["load edit", "import instruction", "load visual instruction", "learned edit"],
             has_intermediate_output=True,
-            inputs=[io.Combo.Input("name", options=paths.instruction_names(), tooltip="An instruction file. Key R reads the list again.")],
+            inputs=[NameChoice("name", options=paths.instruction_names(), tooltip="An instruction file. Key R reads the list again.")],
             outputs=[InstructionSocket.Output(display_name="INSTRUCTION", tooltip="The instruction, for Apply Instruction or Edit Guider.")],
         )
 
     @classmethod
-    def validate_inputs(cls, input_types: dict[str, str], name: str | None = None) -> bool | str:
-        return cls.validate_names(input_types, paths.instruction_path, name)
+    def validate_inputs(cls, name: str | None = None) -> bool | str:
+        return looked_up(paths.instruction_path, name)
 
     @classmethod
     def fingerprint_inputs(cls, name: str | None = None) -> str | float:

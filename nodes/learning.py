@@ -14,13 +14,14 @@ from . import learning_inputs as inputs
 from .comfy import open_clip as clips
 from .comfy.describe import describe
 from .comfy.session import LearningSession
+from .node import Choice, Node
 from .scales import OWN_SCALE, scale_for
 from .sockets import OpenClip, shown
 
 _AUTO, _CUSTOM = "auto", "custom"
 
 
-class LearnInstruction(io.ComfyNode):
+class LearnInstruction(Node):
     """An instruction from pairs."""
 
     @classmethod
@@ -37,7 +38,7 @@ class LearnInstruction(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 *inputs.sources(),
-                io.Combo.Input(
+                Choice(
                     "preset",
                     options=[_AUTO, _CUSTOM, *PRESETS["attention"]],
                     default=_AUTO,
@@ -60,7 +61,7 @@ class LearnInstruction(io.ComfyNode):
                     tooltip="j, parts of the noise schedule with an instruction each: layout is decided where there is much noise, detail where "
                     "there is little.",
                 ),
-                io.Combo.Input(
+                Choice(
                     "segment_mode",
                     options=["shared", "separate"],
                     default=POCKET.parametrisation,
@@ -69,7 +70,7 @@ class LearnInstruction(io.ComfyNode):
                 ),
                 io.Int.Input("steps", default=POCKET.steps, min=1, max=100_000, tooltip="Learning steps. Each trains all segments, one sample each."),
                 inputs.learning_rate(POCKET.learning_rate, "Size of the steps at the beginning. 0.06 suits the pocket editor; the paper uses 0.001 on SD1.5."),
-                io.Combo.Input(
+                Choice(
                     "objective",
                     options=["plain", "guided"],
                     default=POCKET.objective,
@@ -79,7 +80,7 @@ class LearnInstruction(io.ComfyNode):
                 *inputs.watching(),
                 *inputs.running(),
                 inputs.final_learning_rate(POCKET.final_learning_rate),
-                io.Combo.Input(
+                Choice(
                     "weighting",
                     optional=True,
                     options=["min_snr", "none"],
@@ -143,7 +144,7 @@ class LearnInstruction(io.ComfyNode):
         return _learn(cls.hidden.unique_id, Sources(model, clip, vae, pairs, init_text), settings, preview_every, hold_out, gradient_checkpointing, resume)
 
 
-class LearnTextInstruction(io.ComfyNode):
+class LearnTextInstruction(Node):
     """An instruction in the space of text, from pairs."""
 
     @classmethod
@@ -159,7 +160,7 @@ class LearnTextInstruction(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 *inputs.sources(),
-                io.Combo.Input(
+                Choice(
                     "preset",
                     options=[_AUTO, _CUSTOM, *PRESETS["text"]],
                     default=_AUTO,
@@ -194,7 +195,7 @@ class LearnTextInstruction(io.ComfyNode):
                 ),
                 *inputs.running(),
                 inputs.final_learning_rate(POCKET_TEXT.final_learning_rate),
-                io.Combo.Input(
+                Choice(
                     "objective",
                     optional=True,
                     options=["plain", "guided"],

@@ -1,20 +1,25 @@
 """Nodes that bring models and pairs into a graph."""
 
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from comfy_api.latest import io, ui
 from PIL import Image
 
-from ..core.errors import InstructBrushError
-from ..core.learning.pairs import EditPairs, load_pairs, make_pairs
+from ..core.learning.pairs import FITS, EditPairs, Fit, load_pairs, make_pairs
 from ..core.pictures import from_image, to_image
 from .comfy import models, paths
+from .node import Choice, NameChoice, Node, looked_up
 from .sockets import Pairs
 
 _PREVIEWS = 16
 _PREVIEW_HEIGHT = 192
 
 
-class LoadInstructPix2Pix(io.ComfyNode):
+class LoadInstructPix2Pix(Node):
     """MODEL, CLIP and VAE of an InstructPix2Pix model."""
 
     @classmethod
@@ -27,7 +32,7 @@ class LoadInstructPix2Pix(io.ComfyNode):
             "timbrooks/instruct-pix2pix or UltraEdit's. Its outputs are ordinary and work with every stock node.",
             search_aliases=["instruct pix2pix", "ip2p", "load editing model", "pocket editor", "diffusers loader", "cosxl edit", "ultraedit"],
             inputs=[
-                io.Combo.Input(
+                NameChoice(
                     "model_name",
                     options=models.model_names(),
                     default=models.POCKET_NAME,
@@ -43,16 +48,15 @@ class LoadInstructPix2Pix(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model_name: str) -> bool | str:
-        known = model_name in models.model_names()
-        return known or f"Model '{model_name}' was not found. Refresh the list (key R) and choose one of it."
+    def validate_inputs(cls, model_name: str | None = None) -> bool | str:
+        return looked_up(models.model_place, model_name)
 
     @classmethod
     def execute(cls, model_name: str) -> io.NodeOutput:
         return io.NodeOutput(*models.load_model(model_name))
 
 
-class LoadEditPairs(io.ComfyNode):
+class LoadEditPairs(Node):
     """Pairs from a folder."""
 
     @classmethod
@@ -62,11 +66,12 @@ class LoadEditPairs(io.ComfyNode):
             display_name="Load Edit Pairs",
             category="InstructBrush/loading",
             description="Reads before/after pairs from a folder inside ComfyUI's input folder: pictures named 0_0.png (before) and 0_1.png (after), 1_0.png "
-            "and 1_1.png and so on; or sub-folders before/ and after/ with equal names; or a pairs.json.",
+            "and 1_1.png and so on; or sub-folders before/ and after/ with equal names; or a list such as pairs.json or metadata.jsonl. A pair that cannot be "
+            "read is left out, and the node says so.",
             search_aliases=["before after", "image pairs", "training pairs", "dataset", "visual instruction"],
             has_intermediate_output=True,
             inputs=[
-                io.Combo.Input(
+                NameChoice(
                     "folder",
                     options=paths.pairs_folders(),
                     tooltip="A folder inside ComfyUI's input folder, or an example that comes with the pack. Key R reads the list again.",
@@ -77,9 +82,10 @@ class LoadEditPairs(io.ComfyNode):
                     min=0,
                     max=4096,
                     step=8,
-                    tooltip="Scale and crop every picture to a square of this many pixels. 0 leaves them as they are. "
+                    tooltip="Scale and crop every picture to a square of this many pixels. 0 leaves them as they are, up to 1024 x 1024 pixels. "
                     "Best is what the model was made for: 128 for the pocket editor, 512 for SD1.5, 1024 for SDXL.",
                 ),
+                _fit_input(),
             ],
             outputs=[
                 Pairs.Output(display_name="PAIRS", tooltip="The pairs, for Learn Instruction."),
@@ -89,25 +95,22 @@ class LoadEditPairs(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder: str) -> bool | str:
-        try:
-            paths.pairs_path(folder)
-        except InstructBrushError as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, folder: str | None = None) -> bool | str:
+        return looked_up(paths.pairs_path, folder)
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str, size: int) -> str:
-        return paths.folder_state(paths.pairs_path(folder))
+    def fingerprint_inputs(cls, folder: str | None = None, **_rest: Any) -> str | float:
+        # A folder that comes by wire may have changed since: it is read again.
+        return math.nan if folder is None else paths.folder_state(paths.pairs_path(folder))
 
     @classmethod
-    def execute(cls, folder: str, size: int) -> io.NodeOutput:
-        pairs = load_pairs(paths.pairs_path(folder), size or None)
-        return io.NodeOutput(pairs, [pair.before[None] for pair in pairs], [pair.after[None] for pair in pairs], ui=_preview(pairs))
+    def execute(cls, folder: str, size: int, fit: Fit = "stop") -> io.NodeOutput:
+        pairs = load_pairs(paths.pairs_path(folder), size or None, fit)
+        return io.NodeOutput(pairs, [pair.before[None] for pair in pairs], [pair.after[None] for pair in pairs], ui=_shown(pairs))
 
 
-class MakeEditPairs(io.ComfyNode):
-    """Pairs from two batches."""
+class MakeEditPairs(Node):
+    """Pairs from two batches or lists."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -115,28 +118,44 @@ class MakeEditPairs(io.ComfyNode):
             node_id="InstructBrushMakePairs",
             display_name="Make Edit Pairs",
             category="InstructBrush/loading",
-            description="Makes before/after pairs of two batches of pictures: the first with the first, the second with the second, and so on.",
+            description="Makes before/after pairs of two batches or lists of pictures: the first with the first, the second with the second, and so on.",
             search_aliases=["before after", "image pairs", "pair batches", "training pairs"],
             has_intermediate_output=True,
+            is_input_list=True,
             inputs=[
-                io.Image.Input("before", tooltip="Pictures before the edit."),
+                io.Image.Input("before", tooltip="Pictures before the edit: a batch, or a list, whose pictures may differ in size."),
                 io.Image.Input("after", tooltip="The same pictures after the edit, as many and in the same order."),
+                _fit_input(),
             ],
             outputs=[Pairs.Output(display_name="PAIRS", tooltip="The pairs, for Learn Instruction.")],
         )
 
     @classmethod
-    def execute(cls, before: torch.Tensor, after: torch.Tensor) -> io.NodeOutput:
-        pairs = make_pairs(before.cpu(), after.cpu())
-        return io.NodeOutput(pairs, ui=_preview(pairs))
+    def execute(cls, before: list[torch.Tensor], after: list[torch.Tensor], fit: Sequence[Fit] = ("stop",)) -> io.NodeOutput:
+        pairs = make_pairs([batch.cpu() for batch in before], [batch.cpu() for batch in after], fit=fit[0])
+        return io.NodeOutput(pairs, ui=_shown(pairs))
 
 
-def _preview(pairs: EditPairs) -> dict[str, list[object]]:
-    """The first pairs, before and after side by side, at one height."""
+def _fit_input() -> Choice:
+    return Choice(
+        "fit",
+        options=list(FITS),
+        default=FITS[0],
+        optional=True,
+        tooltip="What becomes of a pair whose pictures have different aspect ratios. stop: the run ends and names it. crop: the larger picture is scaled and "
+        "cropped to the smaller one. pad: it is scaled into it, and its border repeated around it.",
+        advanced=True,
+    )
+
+
+def _shown(pairs: EditPairs) -> dict[str, list[object]]:
+    """The first pairs, before and after side by side, at one height; and what there is to say of them all."""
+    for remark in pairs.remarks:
+        logging.warning("InstructBrush: %s", remark)
     images: list[object] = []
     for pair in list(pairs)[:_PREVIEWS]:
         height, width = pair.before.shape[:2]
         size = (max(width * _PREVIEW_HEIGHT // height, 1), _PREVIEW_HEIGHT)
         both = [to_image(picture).resize(size, Image.Resampling.BICUBIC) for picture in (pair.before, pair.after)]
         images.extend(ui.PreviewImage(torch.cat([from_image(image) for image in both], dim=1)[None]).values)
-    return {"images": images}
+    return {"images": images, "text": ["\n".join(pairs.remarks)]}

@@ -1,6 +1,7 @@
 """Nodes that let people judge."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -12,12 +13,13 @@ from ..core.errors import EvaluationError
 from ..core.evaluation.preference import Study
 from ..core.evaluation.study import FILE, StudyItem
 from .comfy import paths
+from .node import Node
 
 _MOST_CHARACTERS = 4 * 2**20
 """Of the judgements that a prompt carries."""
 
 
-class JudgePreference(io.ComfyNode):
+class JudgePreference(Node):
     """Two sets of results side by side, blind."""
 
     @classmethod
@@ -84,10 +86,9 @@ class JudgePreference(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, study: str, **_rest: Any) -> str:
+    def fingerprint_inputs(cls, study: str | None = None, **_rest: Any) -> str | float:
         # Another run of the node, or another prompt, may have stored judgements since.
-        file = paths.study_folder(study) / FILE
-        return paths.file_state(file) if file.is_file() else ""
+        return math.nan if study is None else paths.file_state(paths.study_folder(study) / FILE)
 
     @classmethod
     def execute(
@@ -172,7 +173,7 @@ def _received(judgements: str, study: Study) -> tuple[list[Mapping[str, Any]], s
 
 def _shown(study: Study, received: list[str], remark: str) -> dict[str, Any]:
     """What the panel gets. It tells no sides, and no ratings before the end, from which sides could be guessed."""
-    name = study.folder.relative_to(paths.output_studies().resolve()).as_posix()
+    name = study.folder.relative_to(paths.output_studies()).as_posix()
     return {
         "key": study.key,
         "study": name,

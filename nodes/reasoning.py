@@ -6,16 +6,16 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..core.errors import InstructBrushError
 from ..core.reasoning.connector import Connector
 from ..core.reasoning.explain import MOST_TOKENS, explain
 from ..core.reasoning.mllm import Mllm
 from .comfy import mllms, paths, text
 from .comfy.open_clip import progress_of
+from .node import Choice, NameChoice, Node, looked_up
 from .sockets import ConnectorSocket, MllmSocket
 
 
-class LoadMllm(io.ComfyNode):
+class LoadMllm(Node):
     """A model that reads pictures together with words."""
 
     @classmethod
@@ -29,14 +29,14 @@ class LoadMllm(io.ComfyNode):
             "or models/LLM. ComfyUI brings it to the device when it is needed and makes it leave room for the editor afterwards.",
             search_aliases=["llava", "qwen vl", "vision language model", "vlm", "multimodal", "reasonpix2pix", "pocket reader"],
             inputs=[
-                io.Combo.Input(
+                NameChoice(
                     "mllm_name",
                     options=names,
                     default=names[0],
                     tooltip="The built-in reader knows the pocket editor's drawings. For photographs put the folder of a model, as transformers has it, into "
                     "models/mllm: llava-hf/llava-1.5-7b-hf, a Qwen2-VL or another. Key R reads the list again.",
                 ),
-                io.Combo.Input(
+                Choice(
                     "precision",
                     options=list(mllms.PRECISIONS),
                     default="auto",
@@ -48,23 +48,19 @@ class LoadMllm(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, mllm_name: str) -> bool | str:
-        try:
-            mllms.folder_of(mllm_name)
-        except InstructBrushError as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, mllm_name: str | None = None) -> bool | str:
+        return looked_up(mllms.folder_of, mllm_name)
 
     @classmethod
-    def fingerprint_inputs(cls, mllm_name: str, precision: str) -> str:
-        return f"{mllm_name} {precision} {paths.folder_state(mllms.folder_of(mllm_name))}"
+    def fingerprint_inputs(cls, mllm_name: str | None = None, precision: str | None = None) -> str:
+        return "" if mllm_name is None else f"{mllm_name} {precision} {paths.folder_state(mllms.folder_of(mllm_name))}"
 
     @classmethod
     def execute(cls, mllm_name: str, precision: str) -> io.NodeOutput:
         return io.NodeOutput(mllms.load(mllm_name, precision))
 
 
-class ExplainInstruction(io.ComfyNode):
+class ExplainInstruction(Node):
     """An explicit instruction for what somebody wishes."""
 
     @classmethod
@@ -110,7 +106,7 @@ class ExplainInstruction(io.ComfyNode):
         return io.NodeOutput(found.instruction, found.reason, ui={"text": [shown]})
 
 
-class LoadConnector(io.ComfyNode):
+class LoadConnector(Node):
     """What brings an MLLM's states to an editor."""
 
     @classmethod
@@ -124,7 +120,7 @@ class LoadConnector(io.ComfyNode):
             "editing model. It belongs to one MLLM and to the editing model that was tuned with it.",
             search_aliases=["reasonpix2pix", "mllm connector", "mllm adapter", "pocket connector", "llava connector"],
             inputs=[
-                io.Combo.Input(
+                NameChoice(
                     "connector_name",
                     options=names,
                     default=names[0],
@@ -136,23 +132,19 @@ class LoadConnector(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, connector_name: str) -> bool | str:
-        try:
-            mllms.connector_file(connector_name)
-        except InstructBrushError as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, connector_name: str | None = None) -> bool | str:
+        return looked_up(mllms.connector_file, connector_name)
 
     @classmethod
-    def fingerprint_inputs(cls, connector_name: str) -> str:
-        return paths.file_state(mllms.connector_file(connector_name))
+    def fingerprint_inputs(cls, connector_name: str | None = None) -> str:
+        return "" if connector_name is None else paths.file_state(mllms.connector_file(connector_name))
 
     @classmethod
     def execute(cls, connector_name: str) -> io.NodeOutput:
         return io.NodeOutput(mllms.load_connector_named(connector_name))
 
 
-class EncodeInstruction(io.ComfyNode):
+class EncodeInstruction(Node):
     """Words that are read together with the picture, as a conditioning."""
 
     @classmethod

@@ -9,9 +9,10 @@ from .comfy.describe import describe
 from .comfy.guider import with_picture
 from .comfy.latents import encode_both
 from .comfy.region import keep_region, with_region
+from .node import Node
 
 
-class RegionConditioning(io.ComfyNode):
+class RegionConditioning(Node):
     """A picture and a mask into a conditioning."""
 
     @classmethod
@@ -47,7 +48,7 @@ class RegionConditioning(io.ComfyNode):
         return io.NodeOutput(with_picture(conditioning, *latents), {"samples": torch.zeros_like(latents[0])})
 
 
-class RegionEdit(io.ComfyNode):
+class RegionEdit(Node):
     """An edit that stays in a region."""
 
     @classmethod

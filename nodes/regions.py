@@ -10,11 +10,12 @@ from ..core.regions.cleaning import CleanSettings, clean_mask
 from ..core.regions.masks import bounding_box_mask, box_mask, check_mask, clip_boxes, combine_masks, fit_mask, paste_back, soft_mask
 from .boxes import read_boxes
 from .comfy.masking import combine_regions
+from .node import Choice, Node
 
 _REGIONS = 4
 
 
-class CleanRegion(io.ComfyNode):
+class CleanRegion(Node):
     """A mask that is fit for editing, or the reason why it is not."""
 
     @classmethod
@@ -30,14 +31,14 @@ class CleanRegion(io.ComfyNode):
             has_intermediate_output=True,
             inputs=[
                 io.Mask.Input("mask", tooltip="One mask or several. 1 is edited, 0 stays."),
-                io.Combo.Input(
+                Choice(
                     "when_refused",
                     options=["stop", "keep", "empty", "whole picture"],
                     default="stop",
                     tooltip="What becomes of a refused mask. stop: the run ends with the reason. keep: it goes on as it came. empty: nothing is edited. "
                     "whole picture: everything is.",
                 ),
-                io.Combo.Input(
+                Choice(
                     "shape",
                     options=["fine", "hull", "box"],
                     default=default.shape,
@@ -129,7 +130,7 @@ class CleanRegion(io.ComfyNode):
         return io.NodeOutput(torch.stack(cleaned), told, ui={"text": [told]})
 
 
-class SoftRegion(io.ComfyNode):
+class SoftRegion(Node):
     """UltraEdit's soft mask."""
 
     @classmethod
@@ -160,7 +161,7 @@ class SoftRegion(io.ComfyNode):
                     optional=True,
                     tooltip="Boxes in pixels of the mask, from Find Region or any node that gives bounding boxes. With a box mask too, both count.",
                 ),
-                io.Combo.Input(
+                Choice(
                     "own_box",
                     options=["around all", "around each fragment"],
                     default="around all",
@@ -183,7 +184,7 @@ class SoftRegion(io.ComfyNode):
         return io.NodeOutput(soft_mask(fine, combine_masks(around), s))
 
 
-class PasteBack(io.ComfyNode):
+class PasteBack(Node):
     """The original's own pixels outside the mask."""
 
     @classmethod
@@ -215,7 +216,7 @@ class PasteBack(io.ComfyNode):
         return io.NodeOutput(paste_back(edited[..., :3], original[..., :3], _batch(mask), feather))
 
 
-class CombineRegions(io.ComfyNode):
+class CombineRegions(Node):
     """Several regions with a conditioning each."""
 
     @classmethod

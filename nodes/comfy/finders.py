@@ -71,6 +71,4 @@ def _names(kind: str) -> list[str]:
 
 def _folder(kind: str, name: str) -> Path:
     """Where a model lies, or where it would belong."""
-    known = model_folders.transformers_folders(kind)
-    # A name that is not listed may be anything: it is only looked for below the folder.
-    return known.get(name) or model_folders.folders_of(kind)[0] / Path(name).name
+    return model_folders.folder_named(kind, name, model_folders.transformers_folders(kind))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from . import model_folders
+from . import listing, model_folders
 
 FOLDER = "lpips"
 
@@ -14,5 +14,5 @@ def register() -> None:
 
 def backbone() -> Path | None:
     """AlexNet's weights: the first .safetensors with alexnet in its name; None when there is none."""
-    files = (file for folder in model_folders.folders_of(FOLDER) if folder.is_dir() for file in sorted(folder.glob(f"*{model_folders.SUFFIX}")))
+    files = (folder / name for folder in model_folders.folders_of(FOLDER) for name in listing.files_below(folder, model_folders.SUFFIX))
     return next((file for file in files if "alexnet" in file.name.lower()), None)

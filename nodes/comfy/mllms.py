@@ -11,7 +11,6 @@ from torch import Tensor
 from ...core.errors import ModelError
 from ...core.learning.vocabulary import Progress
 from ...core.models.builtin import POCKET_CONNECTOR_FILE, POCKET_READER_FOLDER
-from ...core.names import resolve_inside
 from ...core.reasoning.connector import Connector, load_connector, text_fingerprint
 from ...core.reasoning.mllm import PUBLIC, Mllm, check_folder, load_mllm, stored_dtype
 from ...core.reasoning.states import StateStore, kept_states
@@ -60,14 +59,12 @@ def folder_of(name: str) -> Path:
     Raises:
         ModelError: it is missing, incomplete or of another kind.
     """
-    kind, _, rest = name.partition("/")
     if name == POCKET_TITLE:
         folder = POCKET_READER_FOLDER
-    elif kind in _KINDS:
-        # A name that is not listed may be anything: it is only looked for below the folder.
-        folder = model_folders.transformers_folders(kind).get(rest) or model_folders.folders_of(kind)[0] / Path(rest).name
     else:
-        folder = model_folders.folders_of(MLLMS)[0] / Path(name).name
+        kind, _, rest = name.partition("/")
+        kind, rest = (kind, rest) if kind in _KINDS else (MLLMS, name)
+        folder = model_folders.folder_named(kind, rest, model_folders.transformers_folders(kind))
     check_folder(folder)
     return folder
 
@@ -103,7 +100,7 @@ def prepare(model: Mllm | Connector) -> None:
 def connector_names() -> list[str]:
     """The built-in connector where there is one, then the files in ``models/connectors``."""
     built_in = [POCKET_CONNECTOR_TITLE] if POCKET_CONNECTOR_FILE.is_file() else []
-    return [*built_in, *(name.replace("\\", "/") for name in folder_paths.get_filename_list(CONNECTORS))] or [MISSING_CONNECTOR]
+    return [*built_in, *model_folders.files(CONNECTORS)] or [MISSING_CONNECTOR]
 
 
 def connector_file(name: str) -> Path:
@@ -114,15 +111,13 @@ def connector_file(name: str) -> Path:
     """
     if name == POCKET_CONNECTOR_TITLE and POCKET_CONNECTOR_FILE.is_file():
         return POCKET_CONNECTOR_FILE
-    folders = model_folders.folders_of(CONNECTORS)
-    for folder in folders:
-        path = resolve_inside(folder, name, model_folders.SUFFIX, error=ModelError)
-        if path.is_file():
-            return path
-    raise ModelError(
-        f"Connector '{name}' was not found. Put a connector (.safetensors) that 'python -m instructbrush reason train' wrote into {folders[0]} and refresh "
-        "the list (key R)."
-    )
+    path = model_folders.file_of(CONNECTORS, name)
+    if path is None:
+        raise ModelError(
+            f"Connector '{name}' was not found. Put a connector (.safetensors) that 'python -m instructbrush reason train' wrote into "
+            f"{model_folders.folders_of(CONNECTORS)[0]} and refresh the list (key R)."
+        )
+    return path
 
 
 def load_connector_named(name: str) -> Connector:

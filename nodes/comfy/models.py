@@ -1,6 +1,7 @@
 """InstructPix2Pix models as ComfyUI's MODEL, CLIP and VAE: the built-in one, single files, diffusers folders."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,13 +16,14 @@ from safetensors import SafetensorError, safe_open
 from ...core.errors import ModelError
 from ...core.models.builtin import POCKET_FOLDER, POCKET_REASON_FOLDER, POCKET_REGION_FOLDER, part_files, part_folder
 from ...core.models.families import Family, detect_family
-from . import convert
+from . import convert, model_folders
 from .supported import PocketClip, PocketTokenizers, register
 
 POCKET_NAME = "pocket editor (built in)"
 POCKET_REGION_NAME = "pocket region editor (built in)"
 POCKET_REASON_NAME = "pocket reasoning editor (built in)"
 _CHECKPOINT_PREFIX = "model.diffusion_model."
+_DIFFUSERS_DEPTH = 4
 
 Loaded = tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]
 
@@ -29,8 +31,28 @@ Loaded = tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]
 def model_names() -> list[str]:
     """What Load InstructPix2Pix offers: the built-in editors, ``checkpoints/…`` and ``diffusers/…``."""
     built_in = [name for name, folder in _built_in().items() if folder.is_dir()]
-    files = [f"checkpoints/{name}" for name in folder_paths.get_filename_list("checkpoints") if name.endswith(".safetensors")]
+    files = [f"checkpoints/{name}" for name in model_folders.files("checkpoints")]
     return [*built_in, *files, *(f"diffusers/{name}" for name in _diffusers_folders())]
+
+
+def model_place(name: str) -> Path:
+    """The file or the folder of one of :func:`model_names`.
+
+    Raises:
+        ModelError: there is none of that name, or the name leaves its folder.
+    """
+    if name in _built_in():
+        return _built_in()[name]
+    kind, _, rest = name.partition("/")
+    place = None
+    if kind == "checkpoints":
+        place = model_folders.file_of(kind, rest)
+    elif kind == "diffusers":
+        folder = model_folders.folder_named(kind, rest, _diffusers_folders())
+        place = folder if os.path.isdir(folder) else None
+    if place is None:
+        raise ModelError(f"Model '{name}' was not found. Refresh the list (key R) and choose one of it.")
+    return place
 
 
 def load_model(name: str) -> Loaded:
@@ -42,19 +64,8 @@ def load_model(name: str) -> Loaded:
     Raises:
         ModelError: no such model, an unreadable or incomplete one, or not an editing model.
     """
-    register()
-    if name in _built_in():
-        return load_folder(_built_in()[name])
-    kind, _, rest = name.partition("/")
-    if kind == "checkpoints":
-        path = folder_paths.get_full_path("checkpoints", rest)
-        if path is not None:
-            return load_file(Path(path))
-    elif kind == "diffusers":
-        folder = _diffusers_folders().get(rest)
-        if folder is not None:
-            return load_folder(folder)
-    raise ModelError(f"Model '{name}' was not found. Refresh the list (key R) and choose one of it.")
+    place = model_place(name)
+    return load_folder(place) if place.is_dir() else load_file(place)
 
 
 def load_file(path: Path) -> Loaded:
@@ -132,17 +143,13 @@ def _built_in() -> dict[str, Path]:
 
 def _diffusers_folders() -> dict[str, Path]:
     """Name -> folder of every model under ``models/diffusers`` that has a UNet or a transformer; the first root that has a name wins."""
-    found: dict[str, Path] = {}
-    for root in folder_paths.get_folder_paths("diffusers"):
-        for index in sorted(Path(root).glob("**/model_index.json")):
-            if (index.parent / _denoiser_part(index.parent)).is_dir():
-                found.setdefault(index.parent.relative_to(root).as_posix(), index.parent)
-    return found
+    folders = model_folders.folders_with("model_index.json", "diffusers", _DIFFUSERS_DEPTH)
+    return {name: folder for name, folder in folders.items() if os.path.isdir(folder / _denoiser_part(folder))}
 
 
 def _denoiser_part(folder: Path) -> str:
     """``"transformer"`` for SD3, else ``"unet"``."""
-    return "transformer" if (folder / "transformer").is_dir() and not (folder / "unet").is_dir() else "unet"
+    return "transformer" if os.path.isdir(folder / "transformer") and not os.path.isdir(folder / "unet") else "unet"
 
 
 def _weights(folder: Path, part: str) -> list[Path]:

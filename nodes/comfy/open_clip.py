@@ -10,7 +10,8 @@ import torch
 from ...core.errors import ModelError
 from ...core.learning.vocabulary import Progress
 from ...core.models.clip import KNOWN_NAMES, OpenClipModel, clip_file, clip_names, load_clip
-from . import held, model_folders
+from ...core.names import resolve_inside
+from . import held, listing, model_folders
 from .progress import check_interrupted
 
 FOLDER = "open_clip"
@@ -24,7 +25,7 @@ def register() -> None:
 
 def names() -> list[str]:
     """The built-in CLIP, the papers' (whose files may still be missing), and whatever else lies in the folder."""
-    found = [name for folder in model_folders.folders_of(FOLDER) for name in clip_names(folder)]
+    found = [name for folder in model_folders.folders_of(FOLDER) for name in _names_in(folder)]
     return list(dict.fromkeys([POCKET_TITLE, *KNOWN_NAMES, *found]))
 
 
@@ -32,11 +33,12 @@ def file_of(name: str) -> Path | None:
     """The file of one of :func:`names`, ``None`` for the built-in CLIP.
 
     Raises:
-        ModelError: it is not there.
+        ModelError: it is not there, or the name cannot be one.
     """
     if name == POCKET_TITLE:
         return None
     folders = model_folders.folders_of(FOLDER)
+    resolve_inside(folders[0], name, model_folders.SUFFIX, error=ModelError)
     for folder in folders[:-1]:
         try:
             return clip_file(name, folder)
@@ -75,3 +77,11 @@ def progress_of(node: str) -> Progress:
         bar.update_absolute(done, total)
 
     return show
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return clip_names(folder)
+    except OSError as error:
+        listing.tell(str(folder), f"folder {folder} cannot be read ({error}). What lies in it is not offered.")
+        return []

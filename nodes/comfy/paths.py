@@ -1,6 +1,7 @@
 """Where things lie in a ComfyUI installation, by names that cannot leave their folders."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,13 +9,14 @@ import folder_paths
 
 from ...core.errors import EvaluationError, InstructionError, PairError
 from ...core.names import resolve_inside
-from . import examples, model_folders
+from ...core.picture_files import PICTURES
+from . import examples, listing, model_folders
 from .model_folders import SUFFIX
 
 INSTRUCTIONS = "instructions"
 STUDIES = "instructbrush_studies"
-_PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-_DEPTH = 3
+_DEPTH = 4
+_STATE_DEPTH = 8
 
 
 def register() -> None:
@@ -35,7 +37,7 @@ def unfinished() -> Path:
 
 def instruction_names() -> list[str]:
     """Every instruction file, by its path inside its folder."""
-    return [name.replace("\\", "/") for name in folder_paths.get_filename_list(INSTRUCTIONS)]
+    return model_folders.files(INSTRUCTIONS)
 
 
 def instruction_path(name: str) -> Path:
@@ -44,13 +46,12 @@ def instruction_path(name: str) -> Path:
     Raises:
         InstructionError: there is none of that name, or the name leaves its folder.
     """
-    for folder in folder_paths.get_folder_paths(INSTRUCTIONS):
-        path = resolve_inside(folder, name, SUFFIX)
-        if path.is_file():
-            return path
-    raise InstructionError(
-        f"Instruction '{name}' was not found in models/{INSTRUCTIONS} or output/{INSTRUCTIONS}. Refresh the list (key R) and choose one of it."
-    )
+    path = model_folders.file_of(INSTRUCTIONS, name, InstructionError)
+    if path is None:
+        raise InstructionError(
+            f"Instruction '{name}' was not found in models/{INSTRUCTIONS} or output/{INSTRUCTIONS}. Refresh the list (key R) and choose one of it."
+        )
+    return path
 
 
 def new_instruction_path(name: str) -> Path:
@@ -84,47 +85,58 @@ def free_path(path: Path) -> Path:
 
 def pairs_folders() -> list[str]:
     """Folders under ``input/`` that look like pairs (with pictures, ``before`` and ``after``, or a ``pairs.json``), then the pack's examples."""
-    return sorted(_candidates(_input(), "", 1)) + examples.pairs_folders()
+    root = folder_paths.get_input_directory()
+    if not os.path.isdir(root):
+        listing.tell(root, f"ComfyUI's input folder {root} is not there. Load Edit Pairs offers the pack's examples only.")
+    return sorted(_candidates(root)) + examples.pairs_folders()
 
 
 def pairs_path(name: str) -> Path:
     """The folder of one of :func:`pairs_folders`.
 
     Raises:
-        PairError: there is none of that name under ``input/`` or among the examples.
+        PairError: there is none of that name under ``input/`` or among the examples, or the name leaves ``input/``.
     """
     example = examples.pairs_path(name)
     if example:
         return example
-    root = _input()
-    folder = (root / name).resolve()
-    if not name.strip() or not folder.is_relative_to(root) or not folder.is_dir():
+    folder = resolve_inside(folder_paths.get_input_directory(), name, error=PairError)
+    if not os.path.isdir(folder):
         raise PairError(f"Pairs folder '{name}' does not exist in ComfyUI's input folder. Copy the folder there and refresh the list (key R).")
     return folder
 
 
 def folder_state(folder: Path) -> str:
-    """Changes whenever a file in the folder does."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    entries = [(path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return hashlib.sha256(repr(entries).encode()).hexdigest()
+    """Changes whenever a file in the folder does. What cannot be read does not count."""
+    state = hashlib.sha256()
+    for name, found in listing.walk(folder, _STATE_DEPTH):
+        for file in found.files:
+            path = os.path.join(folder, name, file)
+            state.update(f"{name}/{file} {_time(path)}\n".encode(errors="surrogateescape"))
+    return state.hexdigest()
 
 
 def file_state(path: Path) -> str:
     """Changes whenever the file does."""
-    return f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}"
+    return f"{path} {_time(path)}"
 
 
-def _input() -> Path:
-    return Path(folder_paths.get_input_directory()).resolve()
+def _time(path: str | Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
-def _candidates(folder: Path, name: str, depth: int) -> Iterator[str]:
-    inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    folders = {path.name: path for path in inside if path.is_dir()}
-    before_and_after = {"before", "after"} <= set(folders)
-    if name and (before_and_after or any(path.suffix.lower() in _PICTURES or path.name == "pairs.json" for path in inside)):
-        yield name
-    if depth <= _DEPTH and not before_and_after:
-        for child, path in folders.items():
-            yield from _candidates(path, f"{name}/{child}" if name else child, depth + 1)
+def _candidates(root: str) -> Iterator[str]:
+    # Pictures in before/ and after/ belong to the folder that holds both.
+    whole: set[str] = set()
+    for name, found in listing.walk(root, _DEPTH):
+        if name.rpartition("/")[0] in whole:
+            whole.add(name)
+        elif name and {"before", "after"} <= set(found.folders):
+            whole.add(name)
+            yield name
+        elif name and any(file == "pairs.json" or os.path.splitext(file)[1].lower() in PICTURES for file in found.files):
+            yield name

@@ -1,6 +1,7 @@
 """Save and Load Instruction: where files go, what they tell, and what is refused."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -94,11 +95,34 @@ def test_metadata_can_be_switched_off(comfy, monkeypatch):
     assert not {"workflow", "prompt"} & set(header(path))
 
 
-@pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped", "a/../../escaped", "", "  ", "a//b", "..", "a\\..\\..\\b"])
-def test_names_that_leave_the_folder_are_refused(comfy, name):
+_DOTS = "it starts with a slash, or a part of it is empty or made of dots"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("../escaped", _DOTS),
+        ("/tmp/escaped", _DOTS),
+        ("a/../../escaped", _DOTS),
+        ("", "it is empty"),
+        ("  ", "it is empty"),
+        ("a//b", _DOTS),
+        ("..", _DOTS),
+        ("a\\..\\..\\b", "it holds a backslash"),
+        ("a" * 243, "it is 243 bytes long, at most 235 are possible"),
+        ("a" * 300, "it is 300 bytes long, at most 235 are possible"),
+        ("雪" * 100, "it is 300 bytes long, at most 235 are possible"),
+        ("deep/" * 1000 + "x", r"its path would be \d{4} bytes long, at most 4000 are possible"),
+        ("nul\0", "it holds a control character"),
+        ("half \ud83d", "it holds half a character"),
+        ("aux", "'aux' is reserved on Windows"),
+    ],
+    ids=lambda value: value[:12].encode("ascii", "replace").decode(),
+)
+def test_names_that_cannot_be_used_are_refused(comfy, name, reason):
     graph, node = save(comfy, instruction(comfy), name)
     message = comfy.error(graph, node.out(1))
-    assert message == f"Name {name!r} cannot be used. Use a plain name such as 'snow' or 'weather/snow'.", message
+    assert re.fullmatch(rf"Name '.*' cannot be used: {reason}\. Use a plain name such as 'snow' or 'weather/snow'\.", message), message
     assert not list(comfy.base.parent.glob("**/escaped*"))
 
 
@@ -106,7 +130,7 @@ def test_names_that_leave_the_folder_are_refused(comfy, name):
     ("name", "message"),
     [
         ("missing.safetensors", "Instruction 'missing.safetensors' was not found in models/instructions or output/instructions. "),
-        ("../secret.safetensors", "Name '../secret.safetensors' cannot be used."),
+        ("../secret.safetensors", "Name '../secret.safetensors' cannot be used: "),
     ],
 )
 def test_files_that_are_none_are_refused(comfy, name, message):

@@ -212,7 +212,9 @@ def test_a_changed_folder_is_loaded_again(comfy, models):
         (DINO, "none", "SAM 'none': there is no folder "),
         ("clipseg/none", SAM, "CLIPSeg 'none': there is no folder "),
         ("nonsense", SAM, "Put IDEA-Research/grounding-dino-tiny, or another model of its kind, into "),
-        ("clipseg/../../output", SAM, "CLIPSeg 'output': there is no folder "),
+        ("clipseg/../../output", SAM, "Name '../../output' cannot be used: it starts with a slash, or a part of it is empty or made of dots."),
+        ("clipseg/..", SAM, "Name '..' cannot be used: "),
+        (DINO, "..", "Name '..' cannot be used: "),
     ],
 )
 def test_what_is_not_there_is_refused_before_the_run(comfy, finder, sam, message):

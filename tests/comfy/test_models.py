@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import shutil
 
 import pytest
@@ -172,9 +173,11 @@ def test_what_cannot_be_loaded_is_told(comfy):
     assert unloadable(comfy, "diffusers/empty") == (
         "empty: no weights (.safetensors) were found in its folder unet. Download the whole model, with its safetensors files."
     )
-    assert "Model 'checkpoints/../secret.safetensors' was not found. Refresh the list (key R) and choose one of it." in unloadable(
-        comfy, "checkpoints/../secret.safetensors"
+    assert "Model 'checkpoints/none.safetensors' was not found. Refresh the list (key R) and choose one of it." in unloadable(
+        comfy, "checkpoints/none.safetensors"
     )
+    for name in ("checkpoints/../secret.safetensors", "diffusers/..", "diffusers//etc", "checkpoints/a\0b"):
+        assert re.search(r"Name '.*' cannot be used: it .*\. Use a plain name such as 'snow' or 'weather/snow'\.", unloadable(comfy, name)), name
 
 
 def test_parts_of_different_models_are_told(comfy):

@@ -123,9 +123,10 @@ def test_pairs_of_batches(comfy):
     ("folder", "message"),
     [
         ("nowhere", "Pairs folder 'nowhere' does not exist in ComfyUI's input folder. Copy the folder there and refresh the list (key R)."),
-        ("../output", "Pairs folder '../output' does not exist in ComfyUI's input folder. Copy the folder there and refresh the list (key R)."),
-        ("/etc", "Pairs folder '/etc' does not exist in ComfyUI's input folder. Copy the folder there and refresh the list (key R)."),
-        ("", "Pairs folder '' does not exist in ComfyUI's input folder. Copy the folder there and refresh the list (key R)."),
+        ("../output", "Name '../output' cannot be used: it starts with a slash, or a part of it is empty or made of dots. Use a plain name such as "),
+        ("/etc", "Name '/etc' cannot be used: it starts with a slash, or a part of it is empty or made of dots. Use a plain name such as "),
+        ("", "Name '' cannot be used: it is empty. Use a plain name such as 'snow' or 'weather/snow'."),
+        ("a" * 300, "Name 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…' cannot be used: it is 300 bytes long, at most 255 are possible."),
     ],
 )
 def test_folders_that_are_none_are_refused(comfy, folder, message):

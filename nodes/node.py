@@ -1,0 +1,68 @@
+"""What every node of the pack does with inputs that come by wire."""
+
+from collections.abc import Callable
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..core.errors import InstructBrushError
+
+
+class Choice(io.Combo.Input):
+    """One of a list, chosen in the node or sent as a text by wire."""
+
+    def get_io_type(self) -> str:
+        """COMBO, which a text fits as well."""
+        return _ListOrText(super().get_io_type())
+
+
+class NameChoice(Choice):
+    """One of what lies in the user's folders, which may change: execute itself says what is not there."""
+
+
+class Node(io.ComfyNode):
+    """A node that checks texts which came by wire.
+
+    ComfyUI gives None to validate_inputs and fingerprint_inputs for what comes by wire: it is known, and checked, when the node runs.
+    """
+
+    @classmethod
+    def check_lazy_status(cls, **values: Any) -> list[str]:
+        """Check choices and texts; nothing is lazy. ComfyUI calls this with all values just before the node runs.
+
+        Raises:
+            InstructBrushError: one is no text, or none of its list.
+        """
+        schema = cls.define_schema()
+        for each in schema.inputs:
+            if isinstance(each, io.Combo.Input | io.String.Input) and each.id in values:
+                for value in values[each.id] if schema.is_input_list else [values[each.id]]:
+                    _check(schema.display_name or cls.__name__, each, value)
+        return []
+
+
+def looked_up(look: Callable[..., object], *names: Any) -> bool | str:
+    """What validate_inputs answers for names of what lies in folders: ``look`` gets them and raises an InstructBrushError for one that is not there."""
+    if None in names:
+        return True
+    if not all(isinstance(name, str) for name in names):
+        return f"{names[0]!r} is no name. Choose one of the list."
+    try:
+        look(*names)
+    except InstructBrushError as error:
+        return str(error)
+    return True
+
+
+class _ListOrText(str):
+    """ComfyUI asks with ``!=`` whether the type of an output differs from that of an input."""
+
+    def __ne__(self, other: object) -> bool:
+        return not (self == other or (isinstance(other, str) and io.String.io_type in other.split(",")))
+
+
+def _check(title: str, wanted: Any, value: object) -> None:
+    if not isinstance(value, str):
+        raise InstructBrushError(f"{title}: {wanted.id} must be a text, not {type(value).__name__}. Connect a text, or write one into the node.")
+    if isinstance(wanted, io.Combo.Input) and not isinstance(wanted, NameChoice) and value not in wanted.options:
+        raise InstructBrushError(f"{title}: '{value}' is no choice for {wanted.id}. Choose one of: {', '.join(map(str, wanted.options))}.")
