@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 from dataclasses import replace
 
 from comfy_api.latest import io, ui
@@ -86,7 +85,7 @@ class LoadInstruction(Node):
     @classmethod
     def fingerprint_inputs(cls, name: str | None = None) -> str | float:
         # A file that comes by wire may have changed since: it is read again.
-        return math.nan if name is None else paths.file_state(paths.instruction_path(name))
+        return float("nan") if name is None else paths.file_state(paths.instruction_path(name))
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:

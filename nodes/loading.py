@@ -1,7 +1,6 @@
 """Nodes that bring models and pairs into a graph."""
 
 import logging
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -101,7 +100,7 @@ class LoadEditPairs(Node):
     @classmethod
     def fingerprint_inputs(cls, folder: str | None = None, **_rest: Any) -> str | float:
         # A folder that comes by wire may have changed since: it is read again.
-        return math.nan if folder is None else paths.folder_state(paths.pairs_path(folder))
+        return float("nan") if folder is None else paths.folder_state(paths.pairs_path(folder))
 
     @classmethod
     def execute(cls, folder: str, size: int, fit: Fit = "stop") -> io.NodeOutput:

@@ -1,7 +1,6 @@
 """Nodes that let people judge."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -88,7 +87,7 @@ class JudgePreference(Node):
     @classmethod
     def fingerprint_inputs(cls, study: str | None = None, **_rest: Any) -> str | float:
         # Another run of the node, or another prompt, may have stored judgements since.
-        return math.nan if study is None else paths.file_state(paths.study_folder(study) / FILE)
+        return float("nan") if study is None else paths.file_state(paths.study_folder(study) / FILE)
 
     @classmethod
     def execute(

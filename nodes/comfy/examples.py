@@ -4,19 +4,21 @@ from pathlib import Path
 
 import folder_paths
 
+from . import listing
+
 FOLDER = Path(__file__).parents[2] / "example_workflows"
 _MARK = " (example)"
 
 
 def register() -> None:
     """Enter the models among ComfyUI's folders, after the user's: a file of the user's with the same name wins."""
-    for folder in sorted((FOLDER / "models").glob("*/")):
-        folder_paths.add_model_folder_path(folder.name, str(folder))
+    for kind in listing.entries(FOLDER / "models").folders:
+        folder_paths.add_model_folder_path(kind, str(FOLDER / "models" / kind))
 
 
 def pairs_folders() -> list[str]:
     """Folders of example pairs, as Load Edit Pairs lists them."""
-    return [folder.name + _MARK for folder in sorted((FOLDER / "pairs").glob("*/"))]
+    return [name + _MARK for name in listing.entries(FOLDER / "pairs").folders]
 
 
 def pairs_path(name: str) -> Path | None:

@@ -1,0 +1,123 @@
+"""Inputs that come by wire: every list and every text of every node takes them, and says when it runs what it cannot use."""
+
+import asyncio
+import shutil
+
+import pytest
+
+from instructbrush.tests.comfy.graphs import instruction
+from instructbrush.tests.comfy.test_nodes import NODES
+
+UNKNOWN = "none of them"
+UNREAD = {"sam_name"}
+"""Of no use to the built-in finder, with which the node runs here."""
+
+
+def inputs_of(comfy, name, kind):
+    """The inputs of a node that are of a kind and may be connected."""
+    return [each for each in comfy.nodes[name].GET_SCHEMA().inputs if isinstance(each, kind) and not getattr(each, "socketless", None)]
+
+
+def graph_with(comfy, name, linked, value):
+    """A graph with the node: every text is ``value`` by wire where it is ``linked``, other widgets have their defaults, sockets get nothing that is of use."""
+    graph = comfy.graph()
+    given = {}
+    for each in comfy.nodes[name].GET_SCHEMA().inputs:
+        if each.id == linked:
+            given[each.id] = graph.node("PrimitiveString", value=value).out(0) if isinstance(value, str) else comfy.give(graph, value)
+        elif hasattr(each, "default"):
+            given[each.id] = each.default if each.default is not None else each.options[0]
+        else:
+            given[each.id] = comfy.give(graph, None)
+    return graph, graph.node(name, **given).out(0)
+
+
+def refusals(comfy, graph, link):
+    """What ComfyUI refuses before the run."""
+    graph.node("TestTake", key="unused", value=link)
+    _, _, _, errors = asyncio.run(comfy.execution.validate_prompt("links", graph.finalize(), None))
+    return errors
+
+
+@pytest.fixture(autouse=True)
+def an_instruction(comfy):
+    """Load Instruction's list is empty without one."""
+    path = comfy.pack("nodes.comfy.paths").output_instructions() / "linked.safetensors"
+    comfy.pack("core.instruction.file").save_instruction(instruction(comfy), path, overwrite=True)
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_every_list_takes_a_text_by_wire_and_refuses_unknown_ones_in_one_sentence(comfy, name):
+    from comfy_api.latest import io
+
+    node = comfy.pack("nodes.node")
+    for each in inputs_of(comfy, name, io.Combo.Input):
+        assert isinstance(each, node.Choice), f"{name}: {each.id} is a plain Combo, which takes no text by wire: make it a Choice or a NameChoice"
+        assert refusals(comfy, *graph_with(comfy, name, each.id, str(each.options[0]))) == {}
+        assert refusals(comfy, *graph_with(comfy, name, each.id, UNKNOWN)) == {}
+        if each.id in UNREAD:
+            continue
+        run = comfy.attempt(*graph_with(comfy, name, each.id, UNKNOWN))
+        assert run.error["exception_type"].startswith(f"{comfy.name}.core.errors."), run.error
+        assert UNKNOWN in run.error["exception_message"]
+        if not isinstance(each, node.NameChoice):
+            title = NODES[name]
+            assert run.error["exception_message"].strip() == (
+                f"{title}: '{UNKNOWN}' is no choice for {each.id}. Choose one of: {', '.join(map(str, each.options))}."
+            )
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_every_text_comes_by_wire_and_nothing_else_does(comfy, name):
+    from comfy_api.latest import io
+
+    for each in inputs_of(comfy, name, (io.String.Input, io.Combo.Input)):
+        assert refusals(comfy, *graph_with(comfy, name, each.id, "a text")) == {}
+        message = comfy.error(*graph_with(comfy, name, each.id, 5))
+        assert message == f"{NODES[name]}: {each.id} must be a text, not int. Connect a text, or write one into the node."
+
+
+def test_what_is_no_text_is_not_connected_with_a_list(comfy):
+    graph = comfy.graph()
+    link = graph.node("InstructBrushLoad", name=graph.node("PrimitiveInt", value=1).out(0)).out(0)
+    assert "received_type(INT) mismatch input_type(COMBO)" in comfy.error(graph, link)
+
+
+def test_values_that_are_chosen_in_the_node_are_still_looked_up(comfy):
+    graph = comfy.graph()
+    link = graph.node("InstructBrushSave", instruction=comfy.give(graph, None), name="x", if_taken=UNKNOWN).out(0)
+    assert f"Value not in list: if_taken: '{UNKNOWN}' not in ['add a number', 'refuse', 'overwrite']" in comfy.error(graph, link)
+
+
+def test_names_by_wire_load_what_they_name(comfy):
+    shutil.copytree(comfy.pack("nodes.comfy.examples").FOLDER / "pairs" / "hours_passed", comfy.base / "input" / "wired", dirs_exist_ok=True)
+    builtin = {
+        "InstructBrushLoad": ("name", "linked.safetensors"),
+        "InstructBrushLoadPairs": ("folder", "wired"),
+        "InstructBrushLoadModel": ("model_name", "pocket editor (built in)"),
+        "InstructBrushLoadOpenClip": ("clip_name", "pocket CLIP (built in)"),
+        "InstructBrushLoadMllm": ("mllm_name", "pocket reader (built in)"),
+        "InstructBrushLoadConnector": ("connector_name", "pocket connector (built in)"),
+        "InstructBrushLoadRegionFinder": ("finder_name", "pocket finder (built in)"),
+    }
+    for name, (field, value) in builtin.items():
+        assert comfy.values(*graph_with(comfy, name, field, value))[0] is not None
+
+
+def test_a_file_that_comes_by_wire_is_read_again(comfy):
+    save, path = comfy.pack("core.instruction.file").save_instruction, comfy.pack("nodes.comfy.paths").output_instructions() / "linked.safetensors"
+    graph, link = graph_with(comfy, "InstructBrushLoad", "name", "linked.safetensors")
+    first = comfy.values(graph, link)[0]
+    save(instruction(comfy, 7), path, overwrite=True)
+    assert not comfy.values(graph, link)[0].context.equal(first.context)
+
+
+def test_a_text_by_wire_names_the_file_and_the_study(comfy):
+    graph = comfy.graph()
+    name = graph.node("PrimitiveString", value="weather/wired").out(0)
+    saved = comfy.values(graph, graph.node("InstructBrushSave", instruction=comfy.give(graph, instruction(comfy)), name=name, if_taken="overwrite").out(1))
+    assert saved == [str(comfy.base / "output" / "instructions" / "weather" / "wired.safetensors")]
+    graph = comfy.graph()
+    study = graph.node("PrimitiveString", value="../wired").out(0)
+    message = comfy.error(graph, graph.node("InstructBrushPreference", study=study).out(0))
+    assert message.startswith("Name '../wired' cannot be used: it starts with a slash, or a part of it is empty or made of dots.")
