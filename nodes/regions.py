@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..core.errors import RegionError
 from ..core.regions.cleaning import CleanSettings, clean_mask
-from ..core.regions.masks import bounding_box_mask, box_mask, check_mask, clip_boxes, combine_masks, fit_mask, paste_back, soft_mask
+from ..core.regions.masks import bounding_box_mask, box_mask, clip_boxes, combine_masks, fit_mask, mask_batch, paste_back, soft_mask
 from .boxes import read_boxes
 from .comfy.masking import combine_regions
 from .node import Choice, Node
@@ -113,7 +113,7 @@ class CleanRegion(Node):
     @classmethod
     def execute(cls, mask: torch.Tensor, when_refused: str, **settings: Any) -> io.NodeOutput:
         asked = CleanSettings(**settings)
-        masks = _batch(mask)
+        masks = mask_batch(mask)
         cleaned, report = [], []
         for number, each in enumerate(masks, 1):
             result = clean_mask(each, asked)
@@ -175,8 +175,8 @@ class SoftRegion(Node):
 
     @classmethod
     def execute(cls, mask: torch.Tensor, s: float, box_mask: torch.Tensor | None = None, boxes: Any = None, own_box: str = "around all") -> io.NodeOutput:
-        fine = _batch(mask)
-        around = [] if box_mask is None else [_batch(box_mask)]
+        fine = mask_batch(mask)
+        around = [] if box_mask is None else [mask_batch(box_mask)]
         if boxes is not None:
             around.append(_mask_of_boxes(boxes, fine))
         if not around:
@@ -213,7 +213,7 @@ class PasteBack(Node):
 
     @classmethod
     def execute(cls, edited: torch.Tensor, original: torch.Tensor, mask: torch.Tensor, feather: int) -> io.NodeOutput:
-        return io.NodeOutput(paste_back(edited[..., :3], original[..., :3], _batch(mask), feather))
+        return io.NodeOutput(paste_back(edited[..., :3], original[..., :4], mask, feather))
 
 
 class CombineRegions(Node):
@@ -259,15 +259,10 @@ class CombineRegions(Node):
                 has, lacks = ("mask", "conditioning") if conditioning is None else ("conditioning", "mask")
                 raise RegionError(f"Combine Regions: {has}_{number} has no {lacks}_{number}. Connect both, or neither.")
             if conditioning is not None and mask is not None:
-                given.append((conditioning, _batch(mask)))
+                given.append((conditioning, mask_batch(mask)))
         count = max(len(mask) for _, mask in given)
-        height, width = given[0][1].shape[-2:]
+        height, width = max((mask.shape[-2:] for _, mask in given), key=lambda sides: sides[0] * sides[1])
         return io.NodeOutput(*combine_regions([(conditioning, fit_mask(mask, height, width, count)) for conditioning, mask in given], rest))
-
-
-def _batch(mask: torch.Tensor) -> torch.Tensor:
-    """[H, W], [B, H, W] or [B, 1, H, W], whatever nodes give as MASK, as [B, H, W]."""
-    return check_mask(mask.reshape(-1, *mask.shape[-2:]))
 
 
 def _mask_of_boxes(boxes: Any, masks: torch.Tensor) -> torch.Tensor:

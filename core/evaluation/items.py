@@ -1,10 +1,7 @@
 """One item of a benchmark without training pairs: a picture and an instruction, or a session of several, and how a method did on it."""
 
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -107,19 +104,3 @@ def resized(picture: Tensor, like: Tensor) -> Tensor:
     if picture.shape == like.shape:
         return picture
     return from_image(to_image(picture).resize((like.shape[1], like.shape[0]), Image.Resampling.BICUBIC))
-
-
-def mask_from_image(image: Image.Image) -> Tensor | None:
-    """A mask [H, W] of 0 and 1, 1 = edit here, from a picture of one: white on black, or a picture whose transparent part was erased to be edited.
-
-    Returns:
-        None where colours without transparency say nothing about a region.
-    """
-    if image.has_transparency_data:
-        alpha: Any = np.asarray(image.convert("RGBA"))[..., 3]
-        if alpha.min() < 255:
-            return torch.from_numpy((alpha < 128).astype(np.float32))
-    colours: Any = np.asarray(image.convert("RGB"), dtype=np.int16)
-    if np.abs(colours - colours.mean(-1, keepdims=True)).max() > 8:
-        return None
-    return torch.from_numpy((colours[..., 0] >= 128).astype(np.float32))

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import EvaluationError
+from ..errors import EvaluationError, InstructBrushError
+from ..shapes import same_ratio
 from .stored import ItemSet, PictureFile, Stored, StoredItem, StoredTurn, check_header, read_listing, shards, table_rows
 
 Captions = Mapping[str, Mapping[str, str]]
@@ -23,17 +24,18 @@ Captions = Mapping[str, Mapping[str, str]]
 _LOCAL = ("local_descriptions.json", "local_captions.json")
 
 
-def read_magicbrush(path: str | Path, split: str = "dev", captions: str | Path | None = None) -> ItemSet:
+def read_magicbrush(path: str | Path, split: str = "dev", captions: str | Path | None = None, strict: bool = False) -> ItemSet:
     """MagicBrush's sessions, checked for complete turns and for pictures that are missing or do not fit.
 
     Args:
         path: the folder of either layout, one that holds it under the split's name, or a parquet file.
         split: which part of parquet files.
         captions: words for CLIP-T; None takes local_descriptions.json where it lies beside edit_sessions.json.
+        strict: stop at the first session with a turn that cannot be used. Otherwise it is left out and told in the remarks, as long as one is left.
 
     Raises:
-        DataError: a column or picture is missing, a damaged file.
-        EvaluationError: nothing there, a turn is missing, turns in the wrong order, a mask of another size.
+        DataError: a column is missing, or a file is damaged.
+        EvaluationError: nothing there, no session that can be used, a turn is missing or there twice.
     """
     root = Path(path)
     if not root.exists():
@@ -42,10 +44,11 @@ def read_magicbrush(path: str | Path, split: str = "dev", captions: str | Path |
     beside = next((home / name for name in _LOCAL if (home / name).is_file()), None) if home else None
     chosen = Path(captions) if captions else beside
     words = _captions(chosen) if chosen else {}
-    items = _from_folder(home, words) if home else _from_tables(root, split, words)
+    reading = _Reading(words, strict)
+    items = reading.from_folder(home) if home else reading.from_tables(root, split)
     turns = [turn for item in items for turn in item.turns]
     named = sum(turn.caption is not None for turn in turns)
-    remarks = [f"{len(items)} sessions with {len(turns)} turns."]
+    remarks = [f"{len(items)} sessions with {len(turns)} turns.", *reading.remarks()]
     if not named:
         remarks.append("CLIP-T was not measured: there are no local descriptions (--captions).")
     elif named < len(turns):
@@ -53,9 +56,67 @@ def read_magicbrush(path: str | Path, split: str = "dev", captions: str | Path |
     return ItemSet(tuple(items), tuple(remarks))
 
 
-def _from_folder(home: Path, captions: Captions) -> list[StoredItem]:
-    items = []
-    for name, entries in _sessions(home).items():
+class _Reading:
+    """One reading of the benchmark, and what it has met.
+
+    Args:
+        captions: words for CLIP-T.
+        strict: raise at the first session that cannot be used.
+    """
+
+    def __init__(self, captions: Captions, strict: bool) -> None:
+        self._captions, self._strict = captions, strict
+        self._refused: dict[str, InstructBrushError] = {}
+        self._scaled = 0
+
+    def remarks(self) -> list[str]:
+        """What was left out, and what is done to masks."""
+        told = [f"Session {name} is left out: {error}" for name, error in self._refused.items()]
+        if told:
+            told.append(f"Sessions left out: {len(told)}.")
+        if self._scaled:
+            told.append(f"{self._scaled} masks are scaled to their pictures, which have another size.")
+        return told
+
+    def from_folder(self, home: Path) -> list[StoredItem]:
+        """The sessions of the second layout."""
+        items = []
+        for name, entries in _sessions(home).items():
+            try:
+                items.append(self._session(home, name, entries))
+            except EvaluationError as error:
+                self._refuse(name, error)
+        if not items:
+            raise next(iter(self._refused.values()), EvaluationError(f"MagicBrush: '{home}' lists no sessions. Unpack the benchmark again."))
+        return items
+
+    def from_tables(self, root: Path, split: str) -> list[StoredItem]:
+        """The sessions of the first layout."""
+        sessions: dict[str, dict[int, StoredTurn]] = {}
+        for file in shards(root, split):
+            rows = table_rows(file, ("img_id", "turn_index", "instruction"), ("source_img", "target_img"), ("mask_img",), self._refuse_row)
+            for row in rows:
+                where = f"MagicBrush, {file.name} row {row['source_img'][0].row} (session {row['img_id']}, turn {row['turn_index']})"
+                session = sessions.setdefault(str(row["img_id"]), {})
+                if row["turn_index"] in session:
+                    raise EvaluationError(f"{where} is there twice. Give the files of one download only.")
+                try:
+                    session[row["turn_index"]] = self._turn(where, row)
+                except EvaluationError as error:
+                    self._refuse(str(row["img_id"]), error)
+        if not sessions and not self._refused:
+            raise EvaluationError(f"MagicBrush: '{root}' holds no rows. Download the files again.")
+        sound = {name: session for name, session in sessions.items() if name not in self._refused}
+        for name, session in sound.items():
+            gap = next((number for number in range(1, len(session) + 1) if number not in session), None)
+            if gap is not None:
+                there = ", ".join(map(str, sorted(session)))
+                raise EvaluationError(f"MagicBrush, session {name}: turn {gap} is missing (there are {there}). Give all files of the split.")
+        if not sound:
+            raise next(iter(self._refused.values()))
+        return [_item(name, [session[number] for number in sorted(session)]) for name, session in sound.items()]
+
+    def _session(self, home: Path, name: str, entries: list[Any]) -> StoredItem:
         folder, turns, last = home / "images" / _safe(name, "img_id"), [], f"{name}-input.png"
         for number, entry in enumerate(entries, start=1):
             where = f"MagicBrush, session {name}, turn {number}"
@@ -70,14 +131,40 @@ def _from_folder(home: Path, captions: Captions) -> list[StoredItem]:
             last = str(fields["output"])
             files = [PictureFile(folder / _safe(str(fields[field]), field)) for field in ("input", "output", "mask")]
             sizes = [check_header(file.open(), file.name) for file in files]
-            _check_mask(where, sizes[2], sizes[0])
-            turns.append(StoredTurn(str(fields["instruction"]).strip(), *files, caption=captions.get(name, {}).get(last)))
+            self._check_mask(where, sizes[2], sizes[0])
+            turns.append(StoredTurn(str(fields["instruction"]).strip(), *files, caption=self._captions.get(name, {}).get(last)))
         if not turns:
             raise EvaluationError(f"MagicBrush, session {name}: it has no turns. Unpack the benchmark again.")
-        items.append(_item(name, turns))
-    if not items:
-        raise EvaluationError(f"MagicBrush: '{home}' lists no sessions. Unpack the benchmark again.")
-    return items
+        return _item(name, turns)
+
+    def _turn(self, where: str, row: Mapping[str, Any]) -> StoredTurn:
+        (source, size), (target, _) = row["source_img"], row["target_img"]
+        name = _safe(str(row["img_id"]), "img_id")
+        if type(row["turn_index"]) is not int or row["turn_index"] < 1:
+            raise EvaluationError(f"{where}: turns are counted from 1. Download the file again.")
+        if not isinstance(row["instruction"], str) or not row["instruction"].strip():
+            raise EvaluationError(f"{where}: the instruction is empty. Download the file again.")
+        mask: Stored | None = None
+        if row["mask_img"] is not None:
+            mask, mask_size = row["mask_img"]
+            self._check_mask(where, mask_size, size)
+        caption = self._captions.get(name, {}).get(f"{name}-output{row['turn_index']}.png")
+        return StoredTurn(row["instruction"].strip(), source, target, mask, caption=caption)
+
+    def _check_mask(self, where: str, mask: tuple[int, int], source: tuple[int, int]) -> None:
+        if not same_ratio(mask, source):
+            raise EvaluationError(
+                f"{where}: the mask is {mask[0]} x {mask[1]}, its picture {source[0]} x {source[1]}, another aspect ratio. Unpack or download it again."
+            )
+        self._scaled += mask != source
+
+    def _refuse_row(self, row: Mapping[str, Any], error: InstructBrushError) -> None:
+        self._refuse(str(row["img_id"]), error)
+
+    def _refuse(self, session: str, error: InstructBrushError) -> None:
+        if self._strict:
+            raise error
+        self._refused.setdefault(session, error)
 
 
 def _sessions(home: Path) -> dict[str, list[Any]]:
@@ -102,36 +189,6 @@ def _sessions(home: Path) -> dict[str, list[Any]]:
     return found
 
 
-def _from_tables(root: Path, split: str, captions: Captions) -> list[StoredItem]:
-    sessions: dict[str, dict[int, StoredTurn]] = {}
-    for file in shards(root, split):
-        for row in table_rows(file, ("img_id", "turn_index", "instruction"), ("source_img", "target_img"), maybe=("mask_img",)):
-            (source, size), (target, _) = row["source_img"], row["target_img"]
-            name = _safe(str(row["img_id"]), "img_id")
-            where = f"MagicBrush, {file.name} row {source.row} (session {name}, turn {row['turn_index']})"
-            if type(row["turn_index"]) is not int or row["turn_index"] < 1:
-                raise EvaluationError(f"{where}: turns are counted from 1. Download the file again.")
-            if not isinstance(row["instruction"], str) or not row["instruction"].strip():
-                raise EvaluationError(f"{where}: the instruction is empty. Download the file again.")
-            mask: Stored | None = None
-            if row["mask_img"] is not None:
-                mask, mask_size = row["mask_img"]
-                _check_mask(where, mask_size, size)
-            caption = captions.get(name, {}).get(f"{name}-output{row['turn_index']}.png")
-            session = sessions.setdefault(name, {})
-            if row["turn_index"] in session:
-                raise EvaluationError(f"{where} is there twice. Give the files of one download only.")
-            session[row["turn_index"]] = StoredTurn(row["instruction"].strip(), source, target, mask, caption=caption)
-    if not sessions:
-        raise EvaluationError(f"MagicBrush: '{root}' holds no rows. Download the files again.")
-    for name, session in sessions.items():
-        gap = next((number for number in range(1, len(session) + 1) if number not in session), None)
-        if gap is not None:
-            there = ", ".join(map(str, sorted(session)))
-            raise EvaluationError(f"MagicBrush, session {name}: turn {gap} is missing (there are {there}). Give all files of the split.")
-    return [_item(name, [session[number] for number in sorted(session)]) for name, session in sessions.items()]
-
-
 def _item(name: str, turns: list[StoredTurn]) -> StoredItem:
     return StoredItem(name, f"{len(turns)} turn{'s' * (len(turns) > 1)}", tuple(turns))
 
@@ -144,13 +201,6 @@ def _captions(path: Path) -> Captions:
     if not sound:
         raise EvaluationError(f'\'{path.name}\' must be {{img_id: {{"img_id-output1.png": "what it shows"}}}}, as local_descriptions.json is.')
     return found
-
-
-def _check_mask(where: str, mask: tuple[int, int], source: tuple[int, int]) -> None:
-    if mask != source:
-        raise EvaluationError(
-            f"{where}: the mask is {mask[0]} x {mask[1]}, its picture {source[0]} x {source[1]}. Both must have one size: unpack or download it again."
-        )
 
 
 def _safe(name: str, field: str) -> str:

@@ -1,20 +1,22 @@
 """Where a benchmark keeps its pictures: files of their own, or cells of parquet tables. Small and picklable; read when a worker needs them."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from ..errors import DataError, EvaluationError, PairError
+from ..errors import DataError, EvaluationError, InstructBrushError, PairError, RegionError
+from ..json_text import parse_json
 from ..learning.pairs import MIN_SIDE
 from ..picture_files import decode_picture
+from ..regions.mask_files import read_mask
+from ..regions.masks import fit_mask
 from ..tables import check_columns, open_table, picture_bytes, row_batches
-from .items import Item, Turn, mask_from_image
+from .items import Item, Turn
 
 
 @dataclass(frozen=True)
@@ -131,22 +133,12 @@ class ItemSet:
 
 
 def _read_mask(item: str, mask: Stored, source: Tensor) -> Tensor:
+    """A mask of 0 and 1 at its picture's size."""
     try:
-        with Image.open(mask.open()) as image:
-            found = mask_from_image(image)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, DataError, EvaluationError) as error:
-        raise EvaluationError(f"Item '{item}': mask '{mask.name}' cannot be read ({error}). Unpack or download the benchmark again.") from error
-    if found is None:
-        raise EvaluationError(
-            f"Item '{item}': mask '{mask.name}' is a coloured picture without transparency, so it marks no region. "
-            "A mask is white where the edit belongs, or the picture with that part erased."
-        )
-    if found.shape != source.shape[:2]:
-        raise EvaluationError(
-            f"Item '{item}': mask '{mask.name}' is {found.shape[1]} x {found.shape[0]}, its picture {source.shape[1]} x {source.shape[0]}. "
-            "Both must have one size."
-        )
-    return found
+        found = fit_mask(read_mask(mask.open(), mask.name), *source.shape[:2], batch=1)[0]
+    except (RegionError, DataError, EvaluationError) as error:
+        raise EvaluationError(f"Item '{item}': {error}") from error
+    return (found >= 0.5).float()
 
 
 def check_header(content: BytesIO, name: str) -> tuple[int, int]:
@@ -158,7 +150,7 @@ def check_header(content: BytesIO, name: str) -> tuple[int, int]:
     try:
         with Image.open(content) as image:
             size = image.size
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise EvaluationError(f"Picture '{name}' cannot be read ({error}). Unpack or download the benchmark again.") from error
     if min(size) < MIN_SIDE:
         raise EvaluationError(f"Picture '{name}' is {size[0]} x {size[1]}: each side needs at least {MIN_SIDE} pixels.")
@@ -172,8 +164,8 @@ def read_listing(path: Path) -> Any:
         EvaluationError: it cannot be read, or is no JSON.
     """
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise EvaluationError(f"'{path.name}' cannot be read ({error}). Unpack the benchmark again.") from error
 
 
@@ -198,7 +190,20 @@ def shards(path: Path, split: str) -> list[Path]:
     return found
 
 
-def table_rows(file: Path, texts: Sequence[str], pictures: Sequence[str], maybe: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+Refused = Callable[[Mapping[str, Any], InstructBrushError], None]
+"""Told of a row that cannot be used: its texts, and why; raises where that is the end."""
+
+
+def stop(_row: Mapping[str, Any], error: InstructBrushError) -> None:
+    """Stop at the first row that cannot be used.
+
+    Raises:
+        InstructBrushError: always.
+    """
+    raise error
+
+
+def table_rows(file: Path, texts: Sequence[str], pictures: Sequence[str], maybe: Sequence[str] = (), refused: Refused = stop) -> Iterator[dict[str, Any]]:
     """Every row of a parquet file: the columns ``texts`` as values, ``pictures`` as a checked :class:`Cell` and its size ``(cell, (w, h))``.
 
     Args:
@@ -206,10 +211,10 @@ def table_rows(file: Path, texts: Sequence[str], pictures: Sequence[str], maybe:
         texts: names of columns that must be there.
         pictures: likewise, of pictures.
         maybe: pictures whose cells may be null; the value is then None.
+        refused: told of a row with a picture that is missing, cannot be read or is too small.
 
     Raises:
-        DataError: a column is missing, the file is damaged, a picture is missing.
-        EvaluationError: a picture cannot be read, or is too small.
+        DataError: a column is missing, or the file is damaged.
     """
     with open_table(file) as table:
         check_columns(table, file, (*texts, *pictures, *maybe))
@@ -217,11 +222,15 @@ def table_rows(file: Path, texts: Sequence[str], pictures: Sequence[str], maybe:
         for group in range(table.num_row_groups):
             for place, row in enumerate(row for batch in row_batches(table, file, [*texts, *pictures, *maybe], 8, group) for row in batch):
                 found: dict[str, Any] = {name: row[name] for name in texts}
-                for column in (*pictures, *maybe):
-                    cell = Cell(file, group, place, number, column)
-                    if column in maybe and row[column] is None:
-                        found[column] = None
-                    else:
-                        found[column] = cell, check_header(BytesIO(picture_bytes(row[column], cell.name)), cell.name)
-                yield found
+                try:
+                    for column in (*pictures, *maybe):
+                        cell = Cell(file, group, place, number, column)
+                        if column in maybe and row[column] is None:
+                            found[column] = None
+                        else:
+                            found[column] = cell, check_header(BytesIO(picture_bytes(row[column], cell.name)), cell.name)
+                except (DataError, EvaluationError) as error:
+                    refused(found, error)
+                else:
+                    yield found
                 number += 1

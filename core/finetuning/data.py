@@ -1,31 +1,37 @@
-"""Pairs with words, and masks and indirect instructions where there are any: rows of parquet tables as UltraEdit's, or a folder with ``pairs.json``.
+"""Pairs with words, and masks and indirect instructions where there are any: rows of parquet tables, or folders as :mod:`..learning.layouts` reads them.
 
 Pictures are read when needed.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from numpy.random import Generator
 from torch import Tensor
 from torch.nn import functional
 
-from ..errors import PairError
-from ..learning.pairs import check_pair, indirect_texts, read_manifest
+from ..errors import DataError, PairError, RegionError
+from ..learning import layouts
+from ..learning.layouts import direct_words, first_of, folders_below, indirect_texts, pairs_below, read_list
+from ..learning.pairs import alike, check_pair
 from ..picture_files import decode_picture
+from ..regions.mask_files import read_mask
+from ..regions.masks import fit_mask
+from ..shapes import cropped_as_by_vae
 from ..tables import check_columns, open_table, picture_bytes, row_batches
 
-BEFORE, AFTER, WORDS, MASK = "source_image", "edited_image", "edit_prompt", "mask_image"
-"""Columns of UltraEdit's tables. The last is missing, or null in a row, where the edit is free-form."""
-REASONING = "reasoning"
-"""A further column, where there are indirect instructions: a text or a list of texts."""
+logger = logging.getLogger(__name__)
 
-_GREY = 8 / 255
-"""How far the colours of a mask's pixel may lie apart: JPEG's rounding."""
+BEFORE, AFTER, WORDS = "source_image", "edited_image", "edit_prompt"
+"""Columns of UltraEdit's tables; :mod:`..learning.layouts` has the names that others give them."""
+
 _DARKEST_GREY = 1 / 255
 
 
@@ -42,7 +48,15 @@ class Picture:
         Raises:
             PairError: it cannot be read.
         """
-        return decode_picture(BytesIO(self.content) if isinstance(self.content, bytes) else self.content, self.name)
+        return decode_picture(self._file(), self.name)
+
+    def read_mask(self) -> Tensor:
+        """The mask [h, w] in 0..1 that it is.
+
+        Raises:
+            RegionError: it cannot be read, or marks no region.
+        """
+        return read_mask(self._file(), self.name)
 
     def stored(self) -> bytes:
         """The bytes that it is stored as.
@@ -54,6 +68,9 @@ class Picture:
             return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
         except OSError as error:
             raise PairError(f"Picture '{self.name}' cannot be read ({error}). Put it back.") from error
+
+    def _file(self) -> BytesIO | Path:
+        return BytesIO(self.content) if isinstance(self.content, bytes) else self.content
 
 
 @dataclass(frozen=True)
@@ -111,30 +128,52 @@ class Row:
     mask: Picture | None
     reasoning: tuple[str, ...] = ()
     """Indirect instructions that ask for the same edit."""
+    fault: str = ""
+    """Why it cannot be used, where that shows before anything is decoded."""
 
     def read(self) -> Triplet:
-        """Decode and check.
+        """Decode and check. Pictures and mask of one aspect ratio are brought to one size.
 
         Raises:
-            PairError: no words, a picture that cannot be read, sizes that differ, a mask that is coloured or black all over.
+            PairError: no words, a picture that cannot be read, different aspect ratios, a mask that is coloured or black all over.
         """
+        if self.fault:
+            raise PairError(self.fault)
         if not self.words.strip():
             raise PairError(f"Pair '{self.name}' has no words. Say what the edit is, or take the pair out.")
-        pair = check_pair(self.name, self.before.read(), self.after.read())
-        mask = torch.ones(pair.before.shape[:2]) if self.mask is None else self._region(self.mask.read(), pair.before)
+        before, after, _ = alike(self.name, self.before.read(), self.after.read())
+        pair = check_pair(self.name, before, after)
+        mask = torch.ones(before.shape[:2]) if self.mask is None else self._region(self.mask, before)
         return Triplet(pair.before, pair.after, mask, self.words.strip())
 
-    def _region(self, picture: Tensor, before: Tensor) -> Tensor:
-        if picture.shape != before.shape:
-            raise PairError(
-                f"Pair '{self.name}': the mask is {picture.shape[1]} x {picture.shape[0]}, the pictures are {before.shape[1]} x {before.shape[0]}. "
-                "All three must have one size."
-            )
-        if (picture.amax(2) - picture.amin(2)).max() > _GREY:
-            raise PairError(f"Pair '{self.name}': the mask is a coloured picture. A mask is white where the edit acts and black elsewhere.")
-        if picture.max() < _DARKEST_GREY:
+    def _region(self, picture: Picture, before: Tensor) -> Tensor:
+        height, width = before.shape[:2]
+        try:
+            mask = picture.read_mask()
+            cut = cropped_as_by_vae(mask)
+            mask = cut if cut.shape == (height, width) else fit_mask(mask, height, width, batch=1)[0]
+        except RegionError as error:
+            raise PairError(f"Pair '{self.name}': {error}") from error
+        if mask.max() < _DARKEST_GREY:
             raise PairError(f"Pair '{self.name}': the mask is black all over. Paint white where the edit acts; a pair without a region has no mask at all.")
-        return picture[..., 0]
+        return mask
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a table calls the parts of a pair."""
+
+    before: str
+    after: str
+    words: str
+    mask: str | None
+    """Missing, or null in a row, where the edit is free-form."""
+    reasoning: str | None
+
+    @property
+    def names(self) -> list[str]:
+        """Those that are there."""
+        return [name for name in (self.before, self.after, self.words, self.mask, self.reasoning) if name is not None]
 
 
 @dataclass(frozen=True)
@@ -146,7 +185,7 @@ class TableBlock:
     first: int
     """Row of the file that the group begins with."""
     count: int
-    columns: tuple[str, ...]
+    columns: Columns
 
     @property
     def name(self) -> str:
@@ -157,21 +196,25 @@ class TableBlock:
         """The rows, pictures as the bytes they are stored as.
 
         Raises:
-            DataError: the file is damaged, or a picture is missing.
-            PairError: indirect instructions that are none.
+            DataError: the file is damaged.
         """
         with open_table(self.file) as table:
-            cells = [row for batch in row_batches(table, self.file, self.columns, 64, self.group) for row in batch]
-        rows = []
-        for number, row in enumerate(cells, self.first):
-            name = f"{self.file.name} row {number}"
-            pictures = {
-                column: Picture(picture_bytes(row[column], f"{name} {column}"), f"{name} {column}")
-                for column in (BEFORE, AFTER, MASK)
-                if column in (BEFORE, AFTER) or row.get(column) is not None
-            }
-            rows.append(Row(name, row[WORDS] or "", pictures[BEFORE], pictures[AFTER], pictures.get(MASK), indirect_texts(row.get(REASONING), name)))
-        return rows
+            cells = [row for batch in row_batches(table, self.file, self.columns.names, 64, self.group) for row in batch]
+        return [self._row(f"{self.file.name} row {number}", row) for number, row in enumerate(cells, self.first)]
+
+    def _row(self, name: str, row: Mapping[str, Any]) -> Row:
+        names = self.columns
+
+        def picture(column: str) -> Picture:
+            return Picture(picture_bytes(row[column], f"{name} {column}"), f"{name} {column}")
+
+        try:
+            mask = picture(names.mask) if names.mask and row[names.mask] is not None else None
+            reasoning = indirect_texts(row[names.reasoning] if names.reasoning else None, name)
+            return Row(name, direct_words(row[names.words]), picture(names.before), picture(names.after), mask, reasoning)
+        except (DataError, PairError) as error:
+            nothing = Picture(b"", name)
+            return Row(name, "", nothing, nothing, None, fault=str(error))
 
 
 @dataclass(frozen=True)
@@ -198,11 +241,12 @@ class FolderBlock:
 Block = TableBlock | FolderBlock
 
 
-def find_blocks(places: Sequence[Path]) -> tuple[Block, ...]:
+def find_blocks(places: Sequence[Path], strict: bool = False) -> tuple[Block, ...]:
     """Everything there is to train on; of tables only the footers are read.
 
     Args:
-        places: .parquet files, folders with such files at any depth, folders with ``pairs.json`` (see :func:`~..learning.pairs.read_manifest`).
+        places: .parquet files, folders with such files at any depth, folders of pairs with words (see :func:`~..learning.layouts.pairs_in`), their lists.
+        strict: stop at the first entry of a list that cannot be used. Otherwise it is left out, and logged.
 
     Raises:
         PairError: nothing there, or a malformed list.
@@ -212,16 +256,8 @@ def find_blocks(places: Sequence[Path]) -> tuple[Block, ...]:
     for place in places:
         if not place.exists():
             raise PairError(f"Data: '{place}' does not exist. Give a folder with .parquet files or with pairs.json.")
-        files = [place] if place.is_file() else sorted(place.rglob("*.parquet"))
-        if files:
-            blocks += [block for file in files for block in _table_blocks(file)]
-        elif (place / "pairs.json").is_file():
-            blocks.append(_folder_block(place))
-        else:
-            raise PairError(
-                f"Data: '{place}' holds neither .parquet files nor pairs.json. Fine-tuning needs words: write pairs.json, a list of "
-                '{"before": file, "after": file, "words": text} with "mask": file where there is one.'
-            )
+        tables = _tables(place)
+        blocks += [block for file in tables for block in _table_blocks(file)] if tables else [_folder_block(place, strict)]
     blocks = [block for block in blocks if block.count]
     if not blocks:
         raise PairError(f"Data: {', '.join(str(place) for place in places)}: there are no pairs. Download the files again.")
@@ -234,33 +270,62 @@ def digest_of(blocks: Sequence[Block]) -> str:
 
 
 def first_rows(blocks: Sequence[Block], number: int) -> list[Row]:
-    """The pairs that the data begins with: always the same ones, to look at.
+    """The pairs that the data begins with, of those that can be read: always the same ones, to look at.
 
     Raises:
         DataError: a file is damaged.
     """
     found: list[Row] = []
-    for block in blocks:
-        if len(found) < number:
-            found += block.rows()[: number - len(found)]
+    for row in (row for block in blocks for row in block.rows()):
+        if len(found) == number:
+            break
+        with suppress(PairError):
+            replace(row, words=next(filter(None, (row.words, *row.reasoning)), "")).read()
+            found.append(row)
     return found
+
+
+def _tables(place: Path) -> list[Path]:
+    """The .parquet files that a place is or holds."""
+    if place.is_file():
+        return [place] if place.suffix == ".parquet" else []
+    return sorted(file for folder in (place, *folders_below(place)) for file in folder.glob("*.parquet") if file.is_file())
 
 
 def _table_blocks(file: Path) -> list[TableBlock]:
     with open_table(file) as table:
-        check_columns(table, file, (BEFORE, AFTER, WORDS))
-        columns = (BEFORE, AFTER, WORDS, *(name for name in (MASK, REASONING) if name in table.schema_arrow.names))
+        check_columns(table, file, ())
+        present = dict.fromkeys(table.schema_arrow.names, True)
+        found = [first_of(names, present) for names in (layouts.BEFORE, layouts.AFTER, layouts.WORDS, layouts.MASK, (layouts.REASONING,))]
+        before, after, words = (name or usual for name, usual in zip(found[:3], (BEFORE, AFTER, WORDS), strict=True))
+        check_columns(table, file, (before, after, words))
         counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+    columns = Columns(before, after, words, found[3], found[4])
     return [TableBlock(file, group, sum(counts[:group]), count, columns) for group, count in enumerate(counts)]
 
 
-def _folder_block(folder: Path) -> FolderBlock:
+def _folder_block(place: Path, strict: bool) -> FolderBlock:
+    """The pairs of a folder, or of one of its lists."""
+    folder = place.parent if place.is_file() else place
+    refused: list[PairError] = []
+    found = read_list(place, refused.append) if place.is_file() else pairs_below(place, refused.append)
+    if refused and (strict or not found):
+        raise refused[0]
+    for error in refused:
+        logger.warning("instructbrush: skipped: %s", error)
+    if not any(pair.words or pair.reasoning for pair in found):
+        what = f"holds {len(found)} pairs without words" if found else "holds neither .parquet files nor pairs"
+        raise PairError(
+            f"Data: '{place}' {what}. Fine-tuning needs words: write pairs.json, a list of "
+            '{"before": file, "after": file, "words": text} with "mask": file where there is one.'
+        )
+
     def picture(path: Path) -> Picture:
-        return Picture(path, str(path.relative_to(folder.resolve())))
+        return Picture(path, str(path.relative_to(folder)))
 
     return FolderBlock(
         tuple(
             Row(f"{number} of {folder.name}", pair.words, picture(pair.before), picture(pair.after), picture(pair.mask) if pair.mask else None, pair.reasoning)
-            for number, pair in enumerate(read_manifest(folder))
+            for number, pair in enumerate(found)
         )
     )

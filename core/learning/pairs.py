@@ -1,23 +1,41 @@
-"""Before/after pairs: found in a folder or made from two batches, and checked before anything is learned from them."""
+"""Before/after pairs: read from a folder or made from pictures in memory, brought to one size, and checked before anything is learned from them."""
 
-import json
-import re
+import math
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, get_args
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import PairError
-from ..picture_files import PICTURES, read_picture
-from ..pictures import to_image
+from ..picture_files import OpenedPicture, open_picture
+from ..pictures import from_image, on_white, to_image
+from ..shapes import VAE_STRIDE, Size, covering, cropped_as_by_vae, padded, same_ratio, scaled
+from .layouts import ListedPair, pairs_below, pairs_in
 
 MAX_PAIRS = 1000
 MIN_SIDE = 16
+_MOST_PIXELS = 1024 * 1024
+"""Of a picture whose size is not chosen: the largest editing models were made for so many."""
 _THUMBNAIL_SIDE = 128
+
+Fit = Literal["stop", "crop", "pad"]
+"""What becomes of a pair whose pictures have different aspect ratios: an error, the middle of both, or both whole with what lacks filled up."""
+FITS: tuple[Fit, ...] = get_args(Fit)
+
+_DONE = {
+    "scaled": "before and after have two sizes: the larger picture is scaled to the smaller one",
+    "trimmed": "sides are no multiples of 8: the middle of both pictures is taken",
+    "shrunk": "pictures of more than 1024 x 1024 pixels are scaled down to that many; choose a size to learn at another",
+    "crop": "before and after have two aspect ratios: the larger picture is scaled and cropped to the smaller one",
+    "pad": "before and after have two aspect ratios: the larger picture is scaled into the smaller one's size, and its border repeated around it",
+}
+"""What can be done to a pair -> what people are told."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +52,8 @@ class EditPairs:
     """At least one pair; every pair's two pictures have one size, which may differ from pair to pair."""
 
     pairs: tuple[EditPair, ...]
+    remarks: tuple[str, ...] = ()
+    """What was left out, and what was done to pictures, in sentences."""
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -50,54 +70,83 @@ class EditPairs:
         return EditPairs(rest) if rest else self
 
 
-def load_pairs(folder: str | Path, size: int | None = None) -> EditPairs:
-    """Read the pairs of a folder.
+class MixedRatiosError(PairError):
+    """Before and after of a pair have different aspect ratios."""
 
-    Three layouts are read: ``{i}_0.*`` and ``{i}_1.*``; sub-folders ``before/`` and ``after/`` with equal names; or ``pairs.json``, a list of
-    ``{"before": file, "after": file}`` with files inside the folder.
+
+def load_pairs(folder: str | Path, size: int | None = None, fit: Fit = "stop", strict: bool = False) -> EditPairs:
+    """Read the pairs of a folder, or of the folders below it; see :mod:`.layouts` for how they may lie there.
+
+    Before and after of one aspect ratio are brought to the smaller one's size. Without ``size``, sides are cropped to multiples of 8,
+    and pictures of more than 1024 x 1024 pixels scaled down to that many.
 
     Args:
         folder: where the pictures are.
         size: when given, every picture is scaled to cover a square of this many pixels and cropped at its centre.
+        fit: what becomes of a pair whose pictures have different aspect ratios.
+        strict: stop at the first pair that cannot be read. Otherwise it is left out and told in ``remarks``, as long as one is left.
 
     Raises:
-        PairError: no folder, no pairs, a missing twin, sizes that differ within a pair, an unreadable or huge picture.
+        PairError: no folder, no pairs, none that can be read, different aspect ratios within a pair, two pictures of one name, a list that is malformed.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise PairError(f"Pairs folder '{folder}' does not exist. Put the pictures in a folder and give its path.")
-    found = find_pairs(folder)
-    if not found:
+    if not os.path.isdir(folder):
+        raise PairError(f"Pairs folder '{str(folder)[:200]}' does not exist. Put the pictures in a folder and give its path.")
+    refused: list[PairError] = []
+    found = pairs_below(folder, refused.append)
+    if not found and not refused:
         raise PairError(
             f"Pairs folder '{folder.name}' holds no pairs. Name the pictures 0_0.png (before) and 0_1.png (after), 1_0.png and 1_1.png and so on, "
             "or use sub-folders before/ and after/ with equal names, or a pairs.json."
         )
     if len(found) > MAX_PAIRS:
         raise PairError(f"Pairs folder '{folder.name}' holds {len(found)} pairs, at most {MAX_PAIRS} can be learned from. Choose the clearest ones.")
-    return EditPairs(tuple(check_pair(name, read_picture(before, size), read_picture(after, size)) for name, before, after in found))
+    pairs: list[EditPair] = []
+    done: Counter[str] = Counter()
+    remarks: list[str] = []
+    for listed in found:
+        if strict and refused:
+            break
+        try:
+            pair, deeds, said = _read(listed, size, fit)
+        except MixedRatiosError:
+            raise
+        except PairError as error:
+            refused.append(error)
+        else:
+            pairs.append(pair)
+            done.update(deeds)
+            remarks += said
+    if refused and (strict or not pairs):
+        raise refused[0]
+    return EditPairs(tuple(pairs), (*remarks, *_left_out(refused, len(pairs)), *_told(done)))
 
 
-def make_pairs(before: Tensor, after: Tensor, names: Sequence[str] | None = None) -> EditPairs:
-    """Pairs from two batches of pictures.
+def make_pairs(before: Tensor | Sequence[Tensor], after: Tensor | Sequence[Tensor], names: Sequence[str] | None = None, fit: Fit = "stop") -> EditPairs:
+    """Pairs from pictures in memory. Before and after of one aspect ratio are brought to the smaller one's size.
 
     Args:
-        before, after: [N, H, W, C] in 0..1, C at least 3 (further channels are dropped).
-        names: N names for messages; numbers when not given.
+        before, after: [N, H, W, C] in 0..1, C at least 3 (further channels are dropped); or several of them, which may differ in size.
+        names: names for messages, one for each pair; numbers when not given.
+        fit: what becomes of a pair whose pictures have different aspect ratios.
 
     Raises:
-        PairError: batches of different length or size, or none at all.
+        PairError: different numbers of pictures, different aspect ratios within a pair, or no pictures at all.
     """
-    if before.ndim != 4 or after.ndim != 4 or before.shape[-1] < 3 or after.shape[-1] < 3:
-        raise PairError(f"Pairs: pictures must be [N, H, W, 3], got before {tuple(before.shape)} and after {tuple(after.shape)}.")
-    if before.shape[0] != after.shape[0]:
+    sides = [_pictures_of(batches) for batches in (before, after)]
+    counts = [len(side) for side in sides]
+    if counts[0] != counts[1]:
         raise PairError(
-            f"Pairs: {before.shape[0]} pictures before but {after.shape[0]} after. Every picture needs its twin, in the same order: "
-            "give batches of equal length."
+            f"Pairs: {counts[0]} pictures before but {counts[1]} after. Every picture needs its twin, in the same order: give batches of equal length."
         )
-    if not 1 <= before.shape[0] <= MAX_PAIRS:
-        raise PairError(f"Pairs: {before.shape[0]} pairs were given, between 1 and {MAX_PAIRS} are needed.")
-    names = names or [str(index) for index in range(before.shape[0])]
-    return EditPairs(tuple(check_pair(name, x[..., :3].float(), y[..., :3].float()) for name, x, y in zip(names, before, after, strict=True)))
+    if not 1 <= counts[0] <= MAX_PAIRS:
+        raise PairError(f"Pairs: {counts[0]} pairs were given, between 1 and {MAX_PAIRS} are needed.")
+    pairs, done = [], Counter[str]()
+    for name, first, second in zip(names or map(str, range(counts[0])), *sides, strict=True):
+        first, second, deeds = alike(name, first, second, fit)
+        pairs.append(check_pair(name, first, second))
+        done.update(deeds)
+    return EditPairs(tuple(pairs), _told(done))
 
 
 def thumbnail(pairs: EditPairs) -> Image.Image:
@@ -127,90 +176,94 @@ def check_pair(name: str, before: Tensor, after: Tensor) -> EditPair:
     return EditPair(before, after, name)
 
 
+def alike(name: str, before: Tensor, after: Tensor, fit: Fit = "stop") -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Before and after of a pair [H, W, 3] at one size: the smaller one's. An edit that lost an edge of less than 8 pixels in a VAE lies in the middle of its
+    source.
+
+    Returns:
+        Both, and what was done: keys for remarks.
+
+    Raises:
+        MixedRatiosError: different aspect ratios, and ``fit`` is "stop".
+    """
+    sizes = [_size(before), _size(after)]
+    if sizes[0] == sizes[1]:
+        return before, after, ()
+    trimmed = cropped_as_by_vae(before), cropped_as_by_vae(after)
+    if _size(trimmed[0]) == _size(trimmed[1]):
+        return *trimmed, ("trimmed",)
+    size = min(sizes, key=lambda each: each[0] * each[1])
+    if same_ratio(*sizes):
+        return scaled(before, size), scaled(after, size), ("scaled",)
+    if fit == "stop":
+        raise _mixed(name, *sizes)
+    fitted = covering if fit == "crop" else padded
+    return fitted(before, size), fitted(after, size), (fit,)
+
+
 def find_pairs(folder: Path) -> list[tuple[str, Path, Path]]:
-    """(name, before, after) of every pair of a folder, in natural order; nothing is opened. See :func:`load_pairs` for the layouts.
+    """(name, before, after) of every pair of a folder; nothing is opened.
 
     Raises:
-        PairError: a missing twin, two pictures of one name, a malformed ``pairs.json``.
+        PairError: a missing twin, two pictures of one name, a malformed list, a name in it that is no file of the folder.
     """
-    if (folder / "pairs.json").is_file():
-        return [(pair.before.stem, pair.before, pair.after) for pair in read_manifest(folder)]
-    if (folder / "before").is_dir() and (folder / "after").is_dir():
-        before, after = _pictures(folder / "before"), _pictures(folder / "after")
-    else:
-        pictures = _pictures(folder)
-        before = {stem[:-2]: path for stem, path in pictures.items() if stem.endswith("_0")}
-        after = {stem[:-2]: path for stem, path in pictures.items() if stem.endswith("_1")}
-    alone = sorted(set(before) ^ set(after))
-    if alone:
-        which, path = ("after", before[alone[0]]) if alone[0] in before else ("before", after[alone[0]])
-        raise PairError(f"Picture '{path.relative_to(folder)}' has no twin: the {which} picture of pair '{alone[0]}' is missing. Add it or remove this one.")
-    return [(stem, before[stem], after[stem]) for stem in sorted(before, key=_natural)]
+    return [(pair.name, pair.before, pair.after) for pair in pairs_in(folder)]
 
 
-@dataclass(frozen=True)
-class ListedPair:
-    """An entry of ``pairs.json``."""
-
-    before: Path
-    after: Path
-    words: str
-    """What the edit is, "" where the list does not say; learning an instruction takes no words, fine-tuning does."""
-    mask: Path | None
-    """A picture, white where the edit acts."""
-    reasoning: tuple[str, ...] = ()
-    """Indirect instructions that ask for the same edit, where there are any."""
-
-
-def indirect_texts(value: Any, name: str) -> tuple[str, ...]:
-    """The indirect instructions of a pair as a table or list has them: a text, a list of texts, or nothing. Blank ones are left out.
-
-    Raises:
-        PairError: something else; ``name`` is the pair's.
-    """
-    texts = value if isinstance(value, list) else [value]
-    if not all(text is None or isinstance(text, str) for text in texts):
-        raise PairError(f"Pair '{name}': its reasoning is {str(value)[:60]}; a text or a list of texts is needed.")
-    return tuple(text.strip() for text in texts if text and text.strip())
+def _read(listed: ListedPair, size: int | None, fit: Fit) -> tuple[EditPair, tuple[str, ...], tuple[str, ...]]:
+    """A pair at its working size, what was done to it, and what is to be said of its files."""
+    files = listed.before, listed.after
+    if size is not None:
+        opened = [_open_near(file, size) for file in files]
+        if same_ratio(opened[0].size, opened[1].size):
+            before, after = (from_image(ImageOps.fit(on_white(each.image), (size, size), Image.Resampling.LANCZOS)) for each in opened)
+            return check_pair(listed.name, before, after), (), (*opened[0].remarks, *opened[1].remarks)
+    opened = [open_picture(file, file.name) for file in files]
+    before, after, deeds = alike(listed.name, from_image(on_white(opened[0].image)), from_image(on_white(opened[1].image)), fit)
+    if size is not None:
+        before, after = covering(before, (size, size)), covering(after, (size, size))
+    elif math.prod(_size(before)) > _MOST_PIXELS:
+        height, width = (max(round(side * math.sqrt(_MOST_PIXELS / math.prod(_size(before))) / VAE_STRIDE), 1) * VAE_STRIDE for side in _size(before))
+        before, after, deeds = scaled(before, (height, width)), scaled(after, (height, width)), (*deeds, "shrunk")
+    elif cropped_as_by_vae(before) is not before:
+        before, after, deeds = cropped_as_by_vae(before), cropped_as_by_vae(after), (*deeds, "trimmed")
+    return check_pair(listed.name, before, after), deeds, (*opened[0].remarks, *opened[1].remarks)
 
 
-def read_manifest(folder: Path) -> list[ListedPair]:
-    """The entries of a folder's ``pairs.json``: ``{"before": file, "after": file}`` each, and where they are given ``"words"``, ``"mask": file`` and
-    ``"reasoning"``, a text or a list of texts.
-
-    Raises:
-        PairError: it is malformed, or a file is missing or outside the folder.
-    """
-    root = folder.resolve()
-
-    def inside(name: str) -> Path:
-        if not (root / name).resolve().is_relative_to(root):
-            raise PairError(f"pairs.json of '{folder.name}': '{name}' is outside the folder. Move the picture into it.")
-        if not (root / name).is_file():
-            raise PairError(f"pairs.json of '{folder.name}': '{name}' does not exist.")
-        return root / name
-
-    try:
-        content = json.loads((folder / "pairs.json").read_text("utf-8"))
-        entries = content["pairs"] if isinstance(content, dict) else content
-        named = [(str(entry["before"]), str(entry["after"]), str(entry.get("words") or ""), entry.get("mask"), entry.get("reasoning")) for entry in entries]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PairError(f'pairs.json of \'{folder.name}\' must be a list of {{"before": file, "after": file}} ({error}).') from error
-    return [
-        ListedPair(inside(before), inside(after), words, inside(str(mask)) if mask else None, indirect_texts(reasoning, f"{number} of {folder.name}"))
-        for number, (before, after, words, mask, reasoning) in enumerate(named)
-    ]
+def _open_near(file: Path, size: int) -> OpenedPicture:
+    """A picture that is decoded smaller where it is far larger than a square of so many pixels."""
+    return open_picture(file, file.name, lambda width, height: min(width, height) // (2 * size))
 
 
-def _pictures(folder: Path) -> dict[str, Path]:
-    pictures: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in PICTURES and path.is_file() and not path.name.startswith("."):
-            if path.stem in pictures:
-                raise PairError(f"'{pictures[path.stem].name}' and '{path.name}' have the same name. Keep one of them.")
-            pictures[path.stem] = path
-    return pictures
+def _pictures_of(batches: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """Every picture [H, W, 3] of a batch, or of several."""
+    given = [batches] if isinstance(batches, Tensor) else list(batches)
+    for batch in given:
+        if batch.ndim != 4 or batch.shape[-1] < 3:
+            raise PairError(f"Pairs: pictures must be [N, H, W, 3], got {tuple(batch.shape)}.")
+    return [picture[..., :3].float() for batch in given for picture in batch]
 
 
-def _natural(text: str) -> list[int | str]:
-    return [int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", text)]
+def _size(picture: Tensor) -> Size:
+    return picture.shape[0], picture.shape[1]
+
+
+def _mixed(name: str, before: Size, after: Size) -> MixedRatiosError:
+    return MixedRatiosError(
+        f"Pair '{name}': before is {before[1]} x {before[0]}, after is {after[1]} x {after[0]}, which is another aspect ratio. Crop or scale both alike, or "
+        "set fit to crop or pad."
+    )
+
+
+def _left_out(refused: Sequence[PairError], left: int) -> tuple[str, ...]:
+    if not refused:
+        return ()
+    return (*(f"Left out: {error}" for error in refused), f"{_pairs(len(refused))} left out, {_pairs(left)} remain{'s' if left == 1 else ''}.")
+
+
+def _told(done: Counter[str]) -> tuple[str, ...]:
+    return tuple(f"{_pairs(done[deed])}: {text}." for deed, text in _DONE.items() if done[deed])
+
+
+def _pairs(count: int) -> str:
+    return f"{count} pair{'s' * (count != 1)}"

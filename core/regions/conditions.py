@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RegionError
-from .masks import fit_mask
+from .masks import fit_mask, mask_batch
 
 _DARKEST_GREY = 1 / 255
 
@@ -15,7 +15,7 @@ def mask_picture(mask: Tensor | None, images: Tensor) -> Tensor:
     The models were trained on such pictures, put through the VAE like any other. All white means that the edit may act everywhere.
 
     Args:
-        mask: [h, w] or [b, h, w] in 0..1, of the pictures' aspect ratio; None is white.
+        mask: what :func:`~.masks.mask_batch` takes, of the pictures' aspect ratio; None is white.
         images: the pictures to edit [B, H, W, C].
 
     Returns:
@@ -25,8 +25,8 @@ def mask_picture(mask: Tensor | None, images: Tensor) -> Tensor:
         RegionError: a mask that is black all over; otherwise as :func:`~.masks.fit_mask`.
     """
     batch, height, width = images.shape[:3]
-    mask = torch.ones(1, height, width) if mask is None else mask
-    single = mask.ndim == 2 or len(mask) == 1
+    mask = torch.ones(1, height, width) if mask is None else mask_batch(mask)
+    single = len(mask) == 1
     fitted = fit_mask(mask, height, width, 1 if single else batch)
     for number, each in enumerate(fitted, 1):
         if each.max() < _DARKEST_GREY:

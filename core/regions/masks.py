@@ -14,9 +14,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import RegionError
+from ..shapes import same_ratio, vae_crop
 
 _ROUNDING = 1e-3
-_VAE_STRIDE = 8
+_COLOURED = 8 / 255
+"""How far the colours of a grey picture's pixel may lie apart: JPEG's rounding."""
+_UNPAINTED = (64, 64)
+"""Size of the black mask that ComfyUI's Load Image gives for a picture without transparency."""
 
 Bits = np.ndarray[Any, np.dtype[np.bool_]]
 """A mask of yes and no, [H, W]."""
@@ -103,6 +107,27 @@ def check_mask(mask: Tensor, name: str = "Mask") -> Tensor:
     return mask if low >= 0 and high <= 1 else mask.clamp(0, 1)
 
 
+def mask_batch(mask: Tensor, name: str = "Mask") -> Tensor:
+    """Whatever nodes give as MASK as fp32 [B, H, W] within 0..1, the same tensor where it is that already.
+
+    Args:
+        mask: [H, W], [B, H, W], [B, 1, H, W], [B, H, W, 1], or grey pictures [B, H, W, 3 or 4].
+        name: what errors call it.
+
+    Raises:
+        RegionError: a coloured picture; otherwise as :func:`check_mask`.
+    """
+    if mask.ndim == 4 and mask.shape[1] == 1:
+        mask = mask[:, 0]
+    elif mask.ndim == 4 and mask.shape[-1] in (1, 3, 4):
+        colours = mask[..., :3].float()
+        if colours.numel() and (colours.amax(-1) - colours.amin(-1)).max() > _COLOURED:
+            raise RegionError(f"{name}: it is a coloured picture. A mask is white where the edit acts and black elsewhere: connect a MASK.")
+        mask = colours[..., 0]
+    mask = check_mask(mask, name)
+    return mask[None] if mask.ndim == 2 else mask
+
+
 def bounding_box_mask(fine: Tensor, each_fragment: bool = False, threshold: float = 0.5) -> Tensor:
     """The box mask M_b of a fine mask's own extent, for when no boxes are at hand; empty where the fine mask is.
 
@@ -130,17 +155,18 @@ def soft_mask(fine: Tensor, box: Tensor, s: float) -> Tensor:
 
     Args:
         fine: M_f, [H, W] or [B, H, W].
-        box: M_b, of the same size; one for all or one for each.
+        box: M_b, of the same aspect ratio; one for all or one for each.
         s: 0..1, how much of the source is mixed in between both masks; the paper uses .2 to .8.
 
     Raises:
-        RegionError: ``s`` out of range, or masks of different sizes or counts.
+        RegionError: ``s`` out of range, or masks of different aspect ratios or counts.
     """
     if not 0 <= s <= 1:
         raise RegionError(f"Soft mask: s is {s}, it must lie between 0 and 1. UltraEdit uses 0.2 to 0.8.")
     fine, box = check_mask(fine, "Fine mask"), check_mask(box, "Box mask").to(fine.device)
-    if fine.shape[-2:] != box.shape[-2:]:
+    if not same_ratio(_sides(fine), _sides(box)):
         raise RegionError(f"Soft mask: the fine mask is {_size(fine)}, the box mask {_size(box)}. Make both as large as the picture.")
+    box = _scaled(box, *_sides(fine))
     counts = [len(each) if each.ndim == 3 else 1 for each in (fine, box)]
     if counts[0] != counts[1] and 1 not in counts:
         raise RegionError(f"Soft mask: {counts[0]} fine masks and {counts[1]} box masks. Give a box mask for each fine mask, or one for all.")
@@ -148,18 +174,19 @@ def soft_mask(fine: Tensor, box: Tensor, s: float) -> Tensor:
 
 
 def combine_masks(masks: Sequence[Tensor]) -> Tensor:
-    """The union of masks of one size: the largest value counts. A single mask counts for a whole batch.
+    """The union of masks of one aspect ratio, at the size of the first: the largest value counts. A single mask counts for a whole batch.
 
     Raises:
-        RegionError: no masks, or different sizes or counts.
+        RegionError: no masks, or different aspect ratios or counts.
     """
     if not masks:
         raise RegionError("Union of masks: there are none. Give at least one.")
     united = check_mask(masks[0], "Mask 1")
     for number, mask in enumerate(masks[1:], 2):
         mask = check_mask(mask, f"Mask {number}").to(united.device)
-        if mask.shape[-2:] != united.shape[-2:]:
+        if not same_ratio(_sides(united), _sides(mask)):
             raise RegionError(f"Union of masks: mask 1 is {_size(united)}, mask {number} is {_size(mask)}. Make all as large as the picture.")
+        mask = _scaled(mask, *_sides(united))
         counts = [len(each) if each.ndim == 3 else 1 for each in (united, mask)]
         if counts[0] != counts[1] and 1 not in counts:
             raise RegionError(f"Union of masks: mask {number} is a batch of {counts[1]}, those before it of {counts[0]}. Give as many of each, or one.")
@@ -171,7 +198,7 @@ def fit_mask(mask: Tensor, height: int, width: int, batch: int) -> Tensor:
     """A mask at a picture's size, as many as there are pictures.
 
     Args:
-        mask: [h, w] or [b, h, w], of the same shape but for rounding: it is scaled, never stretched.
+        mask: what :func:`mask_batch` takes, of the same aspect ratio but for rounding: it is scaled, never stretched.
         height: of the picture, in pixels.
         width: of the picture, in pixels.
         batch: number of pictures; a single mask is repeated.
@@ -180,32 +207,25 @@ def fit_mask(mask: Tensor, height: int, width: int, batch: int) -> Tensor:
         [batch, height, width], the same values where nothing had to be done.
 
     Raises:
-        RegionError: another aspect ratio, or another number of masks.
+        RegionError: another aspect ratio, another number of masks, or the black mask of Load Image, where the picture is of another size.
     """
-    mask = check_mask(mask)
-    mask = mask[None] if mask.ndim == 2 else mask
+    mask = mask_batch(mask)
     if len(mask) not in (1, batch):
         raise RegionError(f"Mask: {len(mask)} masks do not fit {batch} pictures. Give one for each picture, or one for all.")
-    rows, columns = mask.shape[-2:]
+    rows, columns = _sides(mask)
     if (rows, columns) != (height, width):
-        # Sizes that come of each other by scaling and rounding differ by less than a pixel of the smaller one.
-        if abs(columns * height - width * rows) >= max(rows, columns, height, width):
+        if (rows, columns) == _UNPAINTED and not mask.any():
+            raise RegionError(
+                f"Mask: no mask was painted. It is the black one of {columns} x {rows} that Load Image gives for a picture without transparency; this picture "
+                f"is {width} x {height}. Paint one (right-click Load Image, Open in MaskEditor), or connect another mask."
+            )
+        if not same_ratio((rows, columns), (height, width)):
             raise RegionError(
                 f"Mask: it is {columns} x {rows}, the picture {width} x {height}, which is another aspect ratio. Make the mask for this picture, or crop it as "
                 "the picture was cropped."
             )
-        mask = functional.interpolate(mask[:, None], (height, width), mode="bilinear", antialias=True)[:, 0].clamp(0, 1)
+        mask = _scaled(mask, height, width)
     return mask if len(mask) == batch else mask.expand(batch, -1, -1)
-
-
-def vae_crop(height: int, width: int) -> tuple[int, int, int, int]:
-    """What ComfyUI's VAEs and InstructPixToPixConditioning leave of a picture: its middle, with sides that are multiples of 8.
-
-    Returns:
-        top, left, height, width in pixels.
-    """
-    top, left = height % _VAE_STRIDE // 2, width % _VAE_STRIDE // 2
-    return top, left, height - height % _VAE_STRIDE, width - width % _VAE_STRIDE
 
 
 def paste_back(edited: Tensor, original: Tensor, mask: Tensor, feather: int = 0) -> Tensor:
@@ -216,16 +236,17 @@ def paste_back(edited: Tensor, original: Tensor, mask: Tensor, feather: int = 0)
 
     Args:
         edited: [B, h, w, 3].
-        original: [B, H, W, 3], or one for all.
-        mask: [B, H, W] or [H, W] in 0..1, as large as the original or as the edit.
+        original: [B, H, W, 3 or 4], or one for all. A fourth channel stays as it is everywhere.
+        mask: what :func:`mask_batch` takes, of the original's aspect ratio or as large as the edit.
         feather: pixels over which the mask rises from its border inwards. Outside nothing changes, whatever it is.
 
     Raises:
         RegionError: sizes or counts that do not fit.
     """
-    for name, pictures in (("edited", edited), ("original", original)):
-        if pictures.ndim != 4 or pictures.shape[-1] != 3:
-            raise RegionError(f"Paste back: the {name} pictures have the shape {tuple(pictures.shape)}, they must have [batch, height, width, 3].")
+    for name, pictures, channels in (("edited", edited, (3,)), ("original", original, (3, 4))):
+        if pictures.ndim != 4 or pictures.shape[-1] not in channels:
+            wanted = " or ".join(map(str, channels))
+            raise RegionError(f"Paste back: the {name} pictures have the shape {tuple(pictures.shape)}, they must have [batch, height, width, {wanted}].")
     if feather < 0:
         raise RegionError(f"Paste back: feather is {feather}, it must be 0 or more pixels.")
     (batch, rows, columns, _), (height, width) = edited.shape, original.shape[1:3]
@@ -240,14 +261,14 @@ def paste_back(edited: Tensor, original: Tensor, mask: Tensor, feather: int = 0)
             "are put back): scale one to the other first."
         )
     inside = (slice(None), slice(top, top + rows), slice(left, left + columns))
-    mask = mask.to(original.device)
-    of_edit = tuple(mask.shape[-2:]) == (rows, columns)
+    mask = mask_batch(mask).to(original.device)
+    of_edit = _sides(mask) == (rows, columns)
     # Where the edit has no pixels the mask is 0, so that feathering begins there.
     weight = torch.zeros(batch, height, width, device=mask.device)
     weight[inside] = fit_mask(mask, rows, columns, batch) if of_edit else fit_mask(mask, height, width, batch)[inside]
     weight = _feathered_inwards(weight, feather)[inside][..., None]
     pasted = original.float().repeat(batch // len(original), 1, 1, 1)
-    window = pasted[inside]
+    window = pasted[inside][..., :3]
     # By where: nothing of an edit, not even what is not finite, reaches the outside.
     window.copy_(torch.where(weight > 0, torch.lerp(window, edited.to(window), weight), window))
     return pasted
@@ -266,6 +287,18 @@ def _feathered_inwards(masks: Tensor, feather: int) -> Tensor:
         return masks
     rises = [torch.from_numpy(depths((each > 0).cpu().numpy()) / (feather + 1)).to(each).clamp(max=1) for each in masks]
     return masks * torch.stack(rises)
+
+
+def _scaled(mask: Tensor, height: int, width: int) -> Tensor:
+    """A mask at another size; the same tensor where it has it."""
+    if _sides(mask) == (height, width):
+        return mask
+    batch = mask.reshape(-1, 1, *mask.shape[-2:])
+    return functional.interpolate(batch, (height, width), mode="bilinear", antialias=True).clamp(0, 1).reshape(*mask.shape[:-2], height, width)
+
+
+def _sides(mask: Tensor) -> tuple[int, int]:
+    return mask.shape[-2], mask.shape[-1]
 
 
 def _size(mask: Tensor) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.regions.masks import combine_masks, fit_mask
+from ...core.regions.masks import combine_masks, fit_mask, mask_batch
 from .patch import Conditioning
 
 _SHARE = 1e-3
@@ -41,7 +41,7 @@ def _masked(entry: list[Any], mask: Tensor) -> list[Any]:
     states, options = entry
     own = options.get("mask")
     if own is not None:
-        own = own[None] if own.ndim == 2 else own
+        own = mask_batch(own).to(mask.device)
         height, width = mask.shape[-2:]
-        mask = torch.minimum(mask, fit_mask(own.to(mask.device), height, width, max(len(own), len(mask))))
+        mask = torch.minimum(mask, fit_mask(own, height, width, max(len(own), len(mask))))
     return [states, {"set_area_to_bounds": False, "mask_strength": 1.0, **options, "mask": mask}]

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ...core.editing.region import blend, blended_states
 from ...core.errors import RegionError
-from ...core.regions.masks import check_mask, fit_mask, vae_crop
+from ...core.regions.masks import fit_mask, mask_batch
+from ...core.shapes import vae_crop
 
 KEY = "instructbrush_region"
 _STRIDE = 8
@@ -57,7 +58,7 @@ def keep_region(model: ModelPatcher, every: int) -> ModelPatcher:
 
 
 def with_region(latent: dict[str, Any], mask: Tensor) -> dict[str, Any]:
-    """A LATENT that carries a mask, [B or 1, H, W] in 0..1.
+    """A LATENT that carries a mask, what core's ``mask_batch`` takes.
 
     A mask of a picture whose sides are no multiples of 8 is cropped as ComfyUI crops the picture.
 
@@ -71,7 +72,7 @@ def with_region(latent: dict[str, Any], mask: Tensor) -> dict[str, Any]:
             "Connect VAE Encode of the picture that is edited, not the empty latent of a conditioning node."
         )
     height, width = (side * _STRIDE for side in samples.shape[-2:])
-    mask = check_mask(mask)
+    mask = mask_batch(mask)
     top, left, rows, columns = vae_crop(*mask.shape[-2:])
     if (rows, columns) == (height, width):
         mask = mask[..., top : top + rows, left : left + columns]

@@ -25,9 +25,9 @@ from tiny_benchmarks import (
 )
 
 from instructbrush.core.errors import DataError, EvaluationError
-from instructbrush.core.evaluation.items import mask_from_image
 from instructbrush.core.evaluation.magicbrush import read_magicbrush
 from instructbrush.core.pictures import from_image
+from instructbrush.core.regions.mask_files import mask_from_image
 
 pytestmark = pytest.mark.slow  # edits or trains for real
 
@@ -109,7 +109,10 @@ def cut(row: dict[str, Any], column: str) -> None:
         (lambda rows: rows[2].update(target_img=None), "dev.parquet row 2 target_img' is missing: the cell holds no bytes of a picture."),
         (lambda rows: rows[2].update(source_img={"bytes": None, "path": "a.png"}), "row 2 source_img' is missing"),
         (lambda rows: cut(rows[4], "source_img"), "Picture 'dev.parquet row 4 source_img' cannot be read"),
-        (lambda rows: rows[0].update(mask_img=png(mask_of(1, 32))), "turn 1): the mask is 32 x 32, its picture 64 x 64. Both must have one size"),
+        (
+            lambda rows: rows[0].update(mask_img=png(mask_of(1, 32).crop((0, 0, 32, 16)))),
+            "turn 1): the mask is 32 x 16, its picture 64 x 64, another aspect ratio.",
+        ),
         (lambda rows: rows[0].update(source_img=png(pixels("1", 0, 8))), "row 0 source_img' is 8 x 8: each side needs at least 16 pixels."),
         (lambda rows: rows.clear(), ""),
     ],
@@ -126,7 +129,35 @@ def test_malformed_tables_are_refused(tmp_path: Path, change: Callable[[list[dic
         pq.write_table(whole.slice(0, 0), path)
         message = "holds no rows. Download the files again."
     with pytest.raises((DataError, EvaluationError), match=re.escape(message)):
-        read_magicbrush(path)
+        read_magicbrush(path, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "session", "reason"),
+    [
+        (lambda rows: cut(rows[4], "source_img"), "30", "Picture 'dev.parquet row 4 source_img' cannot be read"),
+        (lambda rows: rows[3].update(instruction="  "), "2047", "MagicBrush, dev.parquet row 3 (session 2047, turn 1): the instruction is empty."),
+        (lambda rows: rows[1].update(target_img=None), "139", "Picture 'dev.parquet row 1 target_img' is missing: the cell holds no bytes"),
+        (lambda rows: rows[3].update(img_id="../2047"), "../2047", "MagicBrush: img_id '../2047' is no plain name"),
+    ],
+)
+def test_the_session_of_a_bad_row_is_left_out_and_told(tmp_path: Path, change: Callable[[list[dict[str, Any]]], None], session: str, reason: str) -> None:
+    found = read_magicbrush(write_parquet(tmp_path / "dev.parquet", edited(change)))
+    assert [item.name for item in found.items] == [name for name in SESSIONS if name != session.removeprefix("../")]
+    assert found.remarks[1].startswith(f"Session {session} is left out: {reason}") and found.remarks[2] == "Sessions left out: 1."
+
+
+@pytest.mark.parametrize("layout", ["folder", "parquet"])
+def test_masks_of_another_size_are_scaled_and_told(tmp_path: Path, layout: str) -> None:
+    if layout == "folder":
+        folder = write_magicbrush_folder(tmp_path / "test")
+        mask_of(1, 32).save(folder / "images" / "30" / "30-mask1.png")
+        found = read_magicbrush(folder)
+    else:
+        found = read_magicbrush(write_parquet(tmp_path / "dev.parquet", edited(lambda rows: rows[4].update(mask_img=png(mask_of(1, 32))))))
+    assert found.remarks[1] == "1 masks are scaled to their pictures, which have another size."
+    turn = next(item for item in found.items if item.name == "30").load().turns[0]
+    assert turn.mask is not None and torch.equal(turn.mask, from_image(mask_of(1))[..., 0])
 
 
 def test_missing_and_damaged_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,23 +209,38 @@ def test_malformed_sessions_are_refused(tmp_path: Path, change: Callable[[Any], 
     folder = write_magicbrush_folder(tmp_path / "test")
     alter_sessions(folder, change)
     with pytest.raises(EvaluationError, match=re.escape(message)):
+        read_magicbrush(folder, strict=True)
+
+
+def test_a_malformed_session_is_left_out_and_told(tmp_path: Path) -> None:
+    folder = write_magicbrush_folder(tmp_path / "test")
+    alter_sessions(folder, lambda sessions: sessions["30"][0].pop("instruction"))
+    found = read_magicbrush(folder)
+    assert [item.name for item in found.items] == ["139", "2047"]
+    assert found.remarks[1:3] == (
+        "Session 30 is left out: MagicBrush, session 30, turn 1: 'instruction' is missing. Unpack the benchmark again.",
+        "Sessions left out: 1.",
+    )
+    alter_sessions(folder, lambda sessions: [turns.clear() for turns in sessions.values()] and None)
+    with pytest.raises(EvaluationError, match="^MagicBrush, session 139: it has no turns."):
         read_magicbrush(folder)
 
 
 def test_malformed_folders_are_refused(tmp_path: Path) -> None:
     folder = write_magicbrush_folder(tmp_path / "test")
     picture = folder / "images" / "30" / "30-output1.png"
-    mask_of(1, 32).save(folder / "images" / "30" / "30-mask1.png")
-    with pytest.raises(EvaluationError, match="session 30, turn 1: the mask is 32 x 32, its picture 64 x 64."):
-        read_magicbrush(folder)
+    mask_of(1, 32).crop((0, 0, 32, 16)).save(folder / "images" / "30" / "30-mask1.png")
+    with pytest.raises(EvaluationError, match="session 30, turn 1: the mask is 32 x 16, its picture 64 x 64, another aspect ratio."):
+        read_magicbrush(folder, strict=True)
+    mask_of(1).save(folder / "images" / "30" / "30-mask1.png")
     content = picture.read_bytes()
     for damaged, message in ((b"", "'30-output1.png' is empty"), (b"no picture", "'30-output1.png' cannot be read")):
         picture.write_bytes(damaged)
         with pytest.raises(EvaluationError, match=message):
-            read_magicbrush(folder)
+            read_magicbrush(folder, strict=True)
     picture.unlink()
     with pytest.raises(EvaluationError, match="Picture '30-output1.png' is missing in .*30. Unpack the benchmark again."):
-        read_magicbrush(folder)
+        read_magicbrush(folder, strict=True)
     picture.write_bytes(content)
     for name in ("edit_sessions.json", "local_descriptions.json"):
         kept = (folder / name).read_text()
@@ -218,12 +264,12 @@ def test_pictures_that_change_during_a_run_are_named(tmp_path: Path) -> None:
     source = read_magicbrush(folder).items[1]
     picture = folder / "images" / "2047" / "2047-output1.png"
     whole = picture.read_bytes()
-    picture.write_bytes(whole[: len(whole) - 40])
+    picture.write_bytes(whole[:60])
     with pytest.raises(EvaluationError, match="Item '2047': Picture '2047-output1.png' cannot be read"):
         source.load()
     picture.write_bytes(whole)
     pixels("1", 0).save(folder / "images" / "2047" / "2047-mask1.png")
-    with pytest.raises(EvaluationError, match="Item '2047': mask '2047-mask1.png' is a coloured picture without transparency"):
+    with pytest.raises(EvaluationError, match="Item '2047': Mask '2047-mask1.png' is a coloured picture without transparency"):
         source.load()
     table = write_parquet(tmp_path / "dev.parquet", magicbrush_rows())
     last = read_magicbrush(table).items[2]

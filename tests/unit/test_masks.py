@@ -22,10 +22,11 @@ from instructbrush.core.regions.masks import (
     clip_boxes,
     combine_masks,
     fit_mask,
+    mask_batch,
     paste_back,
     soft_mask,
-    vae_crop,
 )
+from instructbrush.core.shapes import vae_crop
 
 LAW = settings(deadline=None, max_examples=25, derandomize=True)
 SIZES = st.integers(1, 24)
@@ -126,6 +127,30 @@ def test_what_is_no_mask_is_refused(mask: Tensor, message: str):
     with pytest.raises(RegionError) as caught:
         check_mask(mask)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("axis", "shape"), [(None, (5, 7)), (None, (2, 5, 7)), (1, (2, 1, 5, 7)), (3, (2, 5, 7, 1)), (3, (2, 5, 7, 3)), (3, (2, 5, 7, 4)), (1, (1, 1, 7, 1))]
+)
+def test_masks_of_every_shape_that_nodes_give(axis: int | None, shape: tuple[int, ...]):
+    sizes = [side for place, side in enumerate(shape) if place != axis]
+    plain = random_mask(0, *([1, *sizes] if len(sizes) == 2 else sizes), soft=True)
+    given = plain.reshape(sizes) if axis is None else plain.unsqueeze(axis).expand(shape).clone()
+    if shape[-1] == 4:
+        given[..., 3] = 0.3
+    assert torch.equal(mask_batch(given), plain)
+    assert torch.equal(fit_mask(given, *plain.shape[1:], len(plain)), plain)
+
+
+def test_pictures_in_colour_and_other_shapes_are_no_masks():
+    picture = torch.zeros(1, 4, 4, 3)
+    picture[..., 0] = 0.5
+    with pytest.raises(RegionError, match=r"^Mask: it is a coloured picture\. A mask is white where the edit acts and black elsewhere: connect a MASK\.$"):
+        mask_batch(picture)
+    with pytest.raises(RegionError, match=r"^Mask: its shape is \(1, 2, 4, 5\), a mask has \[height, width\] or \[batch, height, width\]\."):
+        mask_batch(torch.zeros(1, 2, 4, 5))
+    with pytest.raises(RegionError, match=r"^Mask: there is none in it"):
+        mask_batch(torch.zeros(0, 4, 4, 3))
 
 
 def test_a_mask_that_is_one_stays_the_same_tensor():
@@ -339,6 +364,13 @@ def test_soft_masks_that_are_refused(fine: Tensor, box: Tensor, s: float, messag
     assert str(caught.value) == message
 
 
+def test_masks_of_another_resolution_are_scaled():
+    small, large = box_mask([Box(0, 0, 2, 4)], 4, 4), box_mask([Box(0, 0, 8, 16)], 16, 16)
+    assert ((soft_mask(large, small, 0.5) - large).abs() <= 0.5).all() and torch.equal(soft_mask(large, small, 0.5)[:, :6], large[:, :6])
+    united = combine_masks([large, small[None]])
+    assert united.shape == (1, 16, 16) and torch.equal(united[..., :6], torch.ones(1, 16, 6)) and not united[..., 10:].any()
+
+
 def test_the_box_of_a_mask():
     whole = bounding_box_mask(TWO)
     assert whole.sum() == 5 * 9 and whole[1:, 1:].all()
@@ -382,8 +414,20 @@ def test_masks_are_scaled():
 )
 def test_masks_that_do_not_fit_are_refused(shape: tuple, wanted: tuple, message: str):
     with pytest.raises(RegionError) as caught:
-        fit_mask(torch.zeros(shape), *wanted)
+        fit_mask(torch.ones(shape), *wanted)
     assert str(caught.value).startswith(message)
+
+
+def test_the_black_mask_of_load_image_is_named():
+    for size in ((64, 70), (128, 128), (48, 64)):
+        with pytest.raises(RegionError) as caught:
+            fit_mask(torch.zeros(1, 64, 64), *size, 1)
+        assert str(caught.value) == (
+            "Mask: no mask was painted. It is the black one of 64 x 64 that Load Image gives for a picture without transparency; this picture is "
+            f"{size[1]} x {size[0]}. Paint one (right-click Load Image, Open in MaskEditor), or connect another mask."
+        )
+    # A black mask that was made for the picture stays one.
+    assert not fit_mask(torch.zeros(1, 64, 64), 64, 64, 1).any() and not fit_mask(torch.zeros(1, 32, 32), 128, 128, 1).any()
 
 
 @LAW
@@ -451,6 +495,14 @@ def test_a_crop_goes_back_to_where_comfyui_cut_it(height: int, width: int):
     assert torch.equal(paste_back(cut + 1, original, torch.ones(rows, columns)), marked)
 
 
+def test_the_originals_transparency_stays():
+    original, edited = torch.cat([pictures(0, 2, 71, 66), pictures(1, 2, 71, 66)[..., :1]], dim=-1), pictures(2, 2, 64, 64)
+    mask = random_mask(3, 2, 71, 66, soft=True)
+    pasted = paste_back(edited, original, mask)
+    assert torch.equal(pasted[..., 3], original[..., 3])
+    assert torch.equal(pasted[..., :3], paste_back(edited, original[..., :3], mask))
+
+
 def test_nothing_of_a_broken_edit_reaches_the_outside():
     original, mask = pictures(0, 1, 8, 8), torch.zeros(1, 8, 8)
     mask[:, :4] = 1
@@ -491,7 +543,7 @@ def test_feathering_goes_inwards_and_leaves_the_pictures_border():
         ((2, 8, 8, 3), (1, 8, 8, 3), (3, 8, 8), 0, "Mask: 3 masks do not fit 2 pictures. Give one for each picture, or one for all."),
         ((1, 8, 8, 3), (1, 8, 8, 3), (16, 8), 0, "Mask: it is 8 x 16, the picture 8 x 8, which is another aspect ratio."),
         ((1, 8, 8, 4), (1, 8, 8, 3), (8, 8), 0, "Paste back: the edited pictures have the shape (1, 8, 8, 4), they must have [batch, height, width, 3]."),
-        ((1, 8, 8, 3), (8, 8, 3), (8, 8), 0, "Paste back: the original pictures have the shape (8, 8, 3), they must have [batch, height, width, 3]."),
+        ((1, 8, 8, 3), (8, 8, 3), (8, 8), 0, "Paste back: the original pictures have the shape (8, 8, 3), they must have [batch, height, width, 3 or 4]."),
         ((1, 8, 8, 3), (1, 8, 8, 3), (8, 8), -1, "Paste back: feather is -1, it must be 0 or more pixels."),
     ],
 )

@@ -1,0 +1,305 @@
+"""How people keep before/after pairs in folders: lists, two folders, marked names, and the trees of InstructPix2Pix. Nothing is decoded here."""
+
+import csv
+import json
+import os
+import posixpath
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ..errors import PairError
+from ..json_text import parse_json
+from ..names import resolve_inside
+from ..picture_files import PICTURES
+
+BEFORE = ("before", "source_image", "original_image", "input_image", "source_img", "src_img", "source", "original", "input", "image", "file_name")
+AFTER = ("after", "edited_image", "output_image", "target_image", "edited_img", "target_img", "edited", "target", "output")
+WORDS = ("words", "edit_prompt", "instruction", "edit_instruction", "edit", "prompt", "text", "edited_prompt_list")
+MASK = ("mask", "mask_image", "mask_img")
+"""What lists and tables call a pair's parts: the first name that is there counts."""
+REASONING = "reasoning"
+"""Indirect instructions, where there are any: a text or a list of texts."""
+
+_LISTS = ("pairs.json", "pairs.jsonl", "metadata.jsonl", "metadata.csv")
+_PROMPT = "prompt.json"
+_SIDES = (("before", "after"), ("original", "edited"), ("input", "output"), ("source", "target"), ("src", "tgt"), ("orig", "edit"), ("a", "b"))
+"""What folders and pictures before and after the edit are called."""
+
+Refused = Callable[[PairError], None]
+"""Told of an entry that cannot be used; raises where that is the end."""
+
+
+@dataclass(frozen=True)
+class ListedPair:
+    """A pair's files."""
+
+    name: str
+    before: Path
+    after: Path
+    words: str = ""
+    """What the edit is, "" where that is not said; learning an instruction takes no words, fine-tuning does."""
+    mask: Path | None = None
+    """A picture, white where the edit acts."""
+    reasoning: tuple[str, ...] = ()
+    """Indirect instructions that ask for the same edit, where there are any."""
+
+
+def stop(error: PairError) -> None:
+    """Stop at the first entry that cannot be used.
+
+    Raises:
+        PairError: always.
+    """
+    raise error
+
+
+def pairs_in(folder: Path, refused: Refused = stop) -> list[ListedPair]:
+    """The pairs of a folder itself, in natural order where no list gives one. The first of these layouts that is there counts:
+
+    - ``pairs.json`` or ``pairs.jsonl``, a list of ``{"before": file, "after": file}``, and where they are given ``"words"``, ``"mask"`` and ``"reasoning"``;
+      ``metadata.jsonl`` or ``metadata.csv`` of Hugging Face. The names in :data:`BEFORE` to :data:`MASK` are understood.
+    - two folders such as ``before/`` and ``after/`` with equal names, and ``mask/`` where there are masks.
+    - pictures such as ``{i}_0`` and ``{i}_1``, ``{i}_before`` and ``{i}_after`` or ``before_{i}`` and ``after_{i}``, and ``{i}_mask``. Words come from
+      InstructPix2Pix's ``prompt.json``.
+
+    Of the last two layouts, a text file named as the pair or one of its pictures holds its words.
+
+    Args:
+        folder: where to look.
+        refused: told of an entry without its twin, and of one with a name that is no file of the folder.
+
+    Raises:
+        PairError: the folder or a list cannot be read, or two pictures have one name.
+    """
+    if not (folder / _PROMPT).is_file():
+        for name in _LISTS:
+            if (folder / name).is_file():
+                return read_list(folder / name, refused)
+    sides = _side_folders(folder)
+    if sides is not None:
+        before, after, masks = (_pictures(side) if side else {} for side in sides)
+        return _joined(folder, before, after, masks, refused)
+    return _marked_pairs(folder, refused)
+
+
+def pairs_below(folder: Path, refused: Refused = stop) -> list[ListedPair]:
+    """The pairs of a folder; where it holds none itself, those of the folders below that hold a list or a ``prompt.json``. Links are followed.
+
+    Raises:
+        PairError: as :func:`pairs_in`.
+    """
+    found = pairs_in(folder, refused)
+    if found:
+        return found
+    for place in folders_below(folder):
+        if any((place / name).is_file() for name in (*_LISTS, _PROMPT)):
+            within = place.relative_to(folder).as_posix()
+            found += [replace(pair, name=f"{within}/{pair.name}") for pair in pairs_in(place, refused)]
+    return found
+
+
+def folders_below(folder: Path) -> Iterator[Path]:
+    """Every folder below one, in natural order, without hidden ones. Links are followed, each folder is visited once."""
+    visited = {os.path.realpath(folder)}
+    for path, names, _ in os.walk(folder, followlinks=True):
+        kept = []
+        for name in sorted(names, key=natural):
+            real = os.path.realpath(os.path.join(path, name))
+            if not name.startswith((".", "__MACOSX")) and real not in visited:
+                visited.add(real)
+                kept.append(name)
+        names[:] = kept
+        yield from (Path(path) / name for name in kept)
+
+
+def natural(text: str) -> list[tuple[bool, int, str]]:
+    """A key that sorts 2 before 10."""
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part.lower()) for part in re.split(r"(\d+)", text)]
+
+
+def first_of(names: tuple[str, ...], present: Mapping[str, Any]) -> str | None:
+    """The first of some names that a table or an entry has."""
+    return next((name for name in names if present.get(name) is not None), None)
+
+
+def indirect_texts(value: Any, name: str) -> tuple[str, ...]:
+    """The indirect instructions of a pair as a table or list has them: a text, a list of texts, or nothing. Blank ones are left out.
+
+    Raises:
+        PairError: something else; ``name`` is the pair's.
+    """
+    texts = value if isinstance(value, list) else [value]
+    if not all(text is None or isinstance(text, str) for text in texts):
+        raise PairError(f"Pair '{name}': its reasoning is {str(value)[:60]}; a text or a list of texts is needed.")
+    return tuple(text.strip() for text in texts if text and text.strip())
+
+
+def direct_words(value: Any) -> str:
+    """The words of a pair as a table or list has them: a text, or the first of a list of texts; "" where there are none."""
+    texts = value if isinstance(value, list) else [value]
+    return next((text.strip() for text in texts if isinstance(text, str) and text.strip()), "")
+
+
+def read_list(file: Path, refused: Refused = stop) -> list[ListedPair]:
+    """The pairs of a list, see :func:`pairs_in`.
+
+    Raises:
+        PairError: it cannot be read.
+    """
+    found = []
+    for number, entry in enumerate(_entries(file)):
+        try:
+            found.append(_listed(file, number, entry))
+        except PairError as error:
+            refused(error)
+    return found
+
+
+def _entries(file: Path) -> list[Any]:
+    """The entries of a list; the lines of one in JSON lines, which are read one by one."""
+    try:
+        content = file.read_bytes()
+        text = content.decode(json.detect_encoding(content))
+        if file.suffix == ".jsonl":
+            return [line for line in text.split("\n") if line.strip()]
+        if file.suffix == ".csv":
+            return list(csv.DictReader(StringIO(text)))
+        listed = parse_json(text, finite=False)
+        entries = listed["pairs"] if isinstance(listed, dict) else listed
+        if not isinstance(entries, list):
+            raise TypeError(f"{type(entries).__name__} is no list")
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise PairError(f'{file.name} of \'{file.parent.name}\' must be a list of {{"before": file, "after": file}} ({error}).') from error
+    return entries
+
+
+def _listed(file: Path, number: int, entry: Any) -> ListedPair:
+    where = f"{file.name} of '{file.parent.name}', entry {number}"
+    try:
+        fields = parse_json(entry, finite=False) if isinstance(entry, str) else entry
+        # Newer image folders have "before_file_name" for a column "before".
+        fields = {name.removesuffix("_file_name"): value for name, value in fields.items()}
+    except (ValueError, AttributeError) as error:
+        raise PairError(f'{where} must be {{"before": file, "after": file}} ({error}).') from error
+
+    def named(names: tuple[str, ...]) -> str | None:
+        name = first_of(names, fields)
+        if name is None or fields[name] == "":
+            return None
+        if not isinstance(fields[name], str):
+            raise PairError(f"{where}: '{name}' is {str(fields[name])[:60]}. Write the name of a picture inside the folder.")
+        return fields[name]
+
+    before, after, mask = named(BEFORE), named(AFTER), named(MASK)
+    if before is None or after is None:
+        raise PairError(f'{where} lacks \'{"before" if before is None else "after"}\': it must be {{"before": file, "after": file}}.')
+    words = first_of(WORDS, fields)
+    return ListedPair(
+        Path(before.replace("\\", "/")).stem,
+        _inside(file, before),
+        _inside(file, after),
+        direct_words(fields[words]) if words else "",
+        _inside(file, mask) if mask else None,
+        indirect_texts(fields.get(REASONING), f"{number} of {file.parent.name}"),
+    )
+
+
+def _inside(file: Path, name: str) -> Path:
+    """The picture that a list names. Links are the user's own; the name itself stays inside the folder."""
+    where = f"{file.name} of '{file.parent.name}'"
+    plain = posixpath.normpath(name.replace("\\", "/"))
+    if plain.startswith(("/", "../")) or plain == "..":
+        raise PairError(f"{where}: '{name[:200]}' is outside the folder. Move the picture into it.")
+    try:
+        path = resolve_inside(file.parent, plain, error=PairError)
+    except PairError as error:
+        raise PairError(f"{where}: {error}") from error
+    if not os.path.isfile(path):
+        raise PairError(f"{where}: '{name[:200]}' does not exist.")
+    return path
+
+
+def _side_folders(folder: Path) -> tuple[Path, Path, Path | None] | None:
+    """The folders before and after, and that of masks where there is one."""
+    named = {_side_name(path.name): path for path in _inside_of(folder) if path.is_dir()}
+    sides = next((sides for sides in _SIDES if sides[0] in named and sides[1] in named), None)
+    return None if sides is None else (named[sides[0]], named[sides[1]], named.get("mask"))
+
+
+def _side_name(name: str) -> str:
+    """``Original_Images`` and ``originals`` as ``original``."""
+    return re.sub(r"(?<=.)(?:s|[ _-]?(?:image|img|picture)s?)$", "", name.lower())
+
+
+def _marked_pairs(folder: Path, refused: Refused) -> list[ListedPair]:
+    """Pairs whose pictures lie in one folder and say in their names which side they are."""
+    pictures = _pictures(folder)
+
+    def marked(mark: str) -> dict[str, Path]:
+        return {name: path for stem, path in pictures.items() if (name := _unmarked(stem, mark)) is not None}
+
+    found = [(marked(before), marked(after)) for before, after in (("0", "1"), *_SIDES[:-1])]
+    # Names that make a pair come first: what is called "source" alone may be anything.
+    found.sort(key=lambda sides: (not set(sides[0]) & set(sides[1]), not any(sides)))
+    return _joined(folder, found[0][0], found[0][1], marked("mask"), refused)
+
+
+def _unmarked(stem: str, mark: str) -> str | None:
+    """A pair's name without what marks the side; None where the mark is not there."""
+    if mark in ("0", "1"):
+        return stem[:-2] if stem.endswith(f"_{mark}") else None
+    found = re.fullmatch(rf"(?:(.*?)[ _.-]*(?<![a-z]){mark}|{mark}(?![a-z])[ _.-]*(.*))", stem, re.IGNORECASE)
+    return None if found is None else found[1] or found[2] or ""
+
+
+def _joined(folder: Path, before: dict[str, Path], after: dict[str, Path], masks: dict[str, Path], refused: Refused) -> list[ListedPair]:
+    """Pictures of one name as pairs."""
+    for name in sorted(set(before) ^ set(after), key=natural):
+        which, path = ("after", before[name]) if name in before else ("before", after[name])
+        refused(PairError(f"Picture '{path.relative_to(folder)}' has no twin: the {which} picture of pair '{name}' is missing. Add it or remove this one."))
+    names = sorted(set(before) & set(after), key=natural)
+    try:
+        told = _prompt(folder) if names else ""
+        return [
+            ListedPair(name or folder.name, before[name], after[name], _words_beside(folder, name, before[name], after[name]) or told, masks.get(name))
+            for name in names
+        ]
+    except (OSError, ValueError, AttributeError) as error:
+        refused(PairError(f"The words of '{folder.name}' cannot be read ({error}). Save them as UTF-8."))
+        return []
+
+
+def _prompt(folder: Path) -> str:
+    """The instruction in InstructPix2Pix's prompt.json; "" where there is none."""
+    if not (folder / _PROMPT).is_file():
+        return ""
+    return direct_words(parse_json((folder / _PROMPT).read_bytes(), finite=False).get("edit"))
+
+
+def _words_beside(folder: Path, name: str, before: Path, after: Path) -> str:
+    """What a text file of the pair's name says."""
+    files = [after.with_suffix(".txt"), before.with_suffix(".txt"), *([folder / f"{name}.txt"] if name else [])]
+    file = next((file for file in files if file.is_file()), None)
+    return file.read_text("utf-8-sig").strip() if file else ""
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    """Stem -> file."""
+    pictures: dict[str, Path] = {}
+    for path in _inside_of(folder):
+        if path.suffix.lower() in PICTURES and path.is_file():
+            if path.stem in pictures:
+                raise PairError(f"'{pictures[path.stem].name}' and '{path.name}' have the same name. Keep one of them.")
+            pictures[path.stem] = path
+    return pictures
+
+
+def _inside_of(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise PairError(f"Folder '{folder.name}' cannot be read ({error}). Allow it, or move the pictures elsewhere.") from error
