@@ -1,6 +1,7 @@
 """Pictures of more than 8 bits a channel: the rule that scales their values, and the TIFF files that Pillow does not know."""
 
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -14,6 +15,8 @@ _RANGES = (1.0, 255.0, 65535.0)
 _RGB, _WHITE_IS_ZERO, _BLACK_IS_ZERO = 2, 0, 1
 _PLANES_APART = 2
 _MAX_BYTES = 2**31
+_MAX_RATIO = 1100
+"""Decoded bytes for each of a file: what Deflate reaches at most."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,14 @@ def read_tiff(file: BinaryIO, check: Callable[[int, int], None]) -> TiffPicture:
     Raises:
         ImportError, ValueError: it cannot be read; a damaged file raises other errors too.
     """
+    size = file.seek(0, os.SEEK_END)
     file.seek(0)
     with _tifffile().TiffFile(file) as tiff:
         page = tiff.pages[0]
-        check(page.imagewidth, page.imagelength)
-        if page.nbytes > _MAX_BYTES:
-            raise ValueError("it holds too many channels")
+        # Damaged files have lists here, which would be multiplied into huge ones.
+        check(int(page.imagewidth), int(page.imagelength))
+        if page.nbytes > min(_MAX_BYTES, size * _MAX_RATIO):
+            raise ValueError(f"it promises {page.nbytes / 1e6:.0f} MB")
         values, remarks = _channels(page)
         if len(tiff.pages) > 1:
             remarks.append("holds several frames or pages; the first one is taken")

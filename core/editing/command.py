@@ -173,7 +173,7 @@ class _Progress:
             PairError: pictures were skipped.
         """
         before = self._pictures - self._to_do
-        counts = f"{out}: {self._to_do - self._skipped} of {self._pictures} pictures edited" + (f", {before} were done before" if before else "")
+        counts = f"{out}: {self._to_do - self._skipped} of {self._pictures} pictures edited" + (f", {before} done before" if before else "")
         if self._skipped:
             raise PairError(f"{counts}, {self._skipped} skipped. Mend or remove what was skipped, and give the same command again: what is done stays.")
         print(counts)

@@ -63,9 +63,9 @@ def test_the_same_command_goes_on_where_it_stopped(pictures: Path, capsys: pytes
     Image.new("RGB", (64, 64), "red").save(out / "1_0.png")
     Image.new("RGB", (64, 64), "blue").save(pictures / "1_1.png")
     assert edit(pictures, "--batch", 1) == 0
-    assert capsys.readouterr().out == f"{out}: 3 of 4 pictures edited, 1 were done before\n"
+    assert capsys.readouterr().out == f"{out}: 3 of 4 pictures edited, 1 done before\n"
     assert [name for name, time in results(out).items() if time == first[name]] == ["0_0.png"]
-    assert edit(pictures) == 0 and "0 of 4 pictures edited, 4 were done before" in capsys.readouterr().out
+    assert edit(pictures) == 0 and "0 of 4 pictures edited, 4 done before" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("other", [["--steps", 2], ["--seed", 3], ["--text-scale", 3], ["--image-scale", 2], ["--size", 32], ["--overwrite"]])

@@ -359,6 +359,17 @@ def test_huge_pictures_are_refused_before_they_are_decoded(tmp_path: Path) -> No
         read_picture(tmp_path / "bomb.tif")
 
 
+def test_a_damaged_tiff_takes_no_memory(tmp_path: Path) -> None:
+    """Its width is a list, its height millions: their product would be a list of millions."""
+    tifffile.imwrite(tmp_path / "a.tif", LINEAR, photometric="rgb")
+    content = (tmp_path / "a.tif").read_bytes()
+    for old, new in (((256, 4, 1, 24), (256, 4, 2, 24)), ((257, 4, 1, 20), (257, 4, 1, 10**9))):
+        assert content.count(struct.pack("<HHII", *old)) == 1
+        content = content.replace(struct.pack("<HHII", *old), struct.pack("<HHII", *new))
+    with pytest.raises(PairError, match=r"Picture 'a\.tif' cannot be read"):
+        decode_picture(io.BytesIO(content), "a.tif")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="measures memory")
 def test_a_photograph_of_65_megapixels_is_read_small_with_little_memory(tmp_path: Path) -> None:
     def peak() -> int:
