@@ -363,10 +363,10 @@ def test_a_damaged_tiff_takes_no_memory(tmp_path: Path) -> None:
     """Its width is a list, its height millions: their product would be a list of millions."""
     tifffile.imwrite(tmp_path / "a.tif", LINEAR, photometric="rgb")
     content = (tmp_path / "a.tif").read_bytes()
-    for old, new in (((256, 4, 1, 24), (256, 4, 2, 24)), ((257, 4, 1, 20), (257, 4, 1, 10**9))):
+    for old, new in (((256, 4, 1, 24), (256, 4, 2, 24)), ((257, 4, 1, 20), (257, 4, 1, 10**6))):
         assert content.count(struct.pack("<HHII", *old)) == 1
         content = content.replace(struct.pack("<HHII", *old), struct.pack("<HHII", *new))
-    with pytest.raises(PairError, match=r"Picture 'a\.tif' cannot be read"):
+    with pytest.raises(PairError, match=r"Picture 'a\.tif' cannot be read \(int\(\) argument must be"):
         decode_picture(io.BytesIO(content), "a.tif")
 
 
