@@ -1,65 +1,76 @@
 """``python -m instructbrush``: learn and apply instructions without ComfyUI."""
 
 import argparse
+import contextlib
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from tqdm import tqdm
 
 from .devices import named_device
 from .editing import command as editing
-from .errors import InstructBrushError, PairError
+from .errors import InstructBrushError, InstructionError, LearningError, StorageError, WorthlessError
 from .evaluation import command as evaluation
+from .files import check_target, write_elsewhere
 from .finetuning import command as finetuning
 from .instruction.file import read_header, save_instruction
 from .instruction.inspect import facts
+from .interrupts import between_steps, catching_signals, exit_code
 from .learning.captions import caption_pictures
-from .learning.checkpoint import load_checkpoint, save_checkpoint
+from .learning.checkpoint import CHECKPOINT_SECONDS, Keeper, find_checkpoint, load_checkpoint, save_checkpoint
 from .learning.objective import Direction, PairLatents
-from .learning.pairs import load_pairs, thumbnail
+from .learning.pairs import FITS, load_pairs, thumbnail
 from .learning.phrases import unique_phrases
 from .learning.settings import preset_for
 from .learning.trainer import Trainer
 from .models.clip import OpenClipModel, load_clip, pocket_clip
 from .models.editor import DiffusersEditor
+from .names import resolve_inside
 from .options import add_model_options, named_editor
 from .reasoning import command as reasoning
 
-_CHECKPOINT_EVERY = 100
+_SUFFIX = ".safetensors"
+_CHECKPOINT_EVERY = CHECKPOINT_SECONDS
+"""Seconds between checkpoints, at least."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 an error a user can mend (one line on stderr), 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    """Run a command; returns the exit code: 0 done, 1 an error a user can mend (one line on stderr), 130 interrupted, 143 ended by ``kill``."""
     try:
-        if "device" in options:
-            options.device = str(named_device(options.device))
-        options.command(options)
+        with catching_signals():
+            options = _parser().parse_args(arguments)
+            if "device" in options:
+                options.device = str(named_device(options.device))
+            options.command(options)
     except InstructBrushError as error:
         print(f"instructbrush: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("instructbrush: interrupted", file=sys.stderr)
-        return 130
+        return exit_code(interrupt)
     return 0
 
 
 def learn(options: argparse.Namespace) -> None:
-    """Learn an instruction from a folder of pairs. Stopped with Ctrl-C it leaves a checkpoint, and the same command goes on from there."""
-    out = Path(options.out)
-    if out.exists() and not options.overwrite:
-        raise InstructBrushError(f"'{out}' exists already. Choose another name, or add --overwrite.")
+    """Learn an instruction from a folder of pairs. Stopped by Ctrl-C, ``kill`` or an error it leaves a checkpoint, and the same command goes on from there.
+
+    Raises:
+        StorageError: the instruction cannot be written to ``--out``; what was learned lies elsewhere then, and the message says where.
+        InstructBrushError: model, pairs or options cannot be used.
+    """
+    out = _target(options)
     editor = named_editor(options)
     preset = preset_for(editor.description.family.name, options.space)
     given = {"steps": options.steps, "objective": options.objective, "learning_rate": options.learning_rate}
     settings = replace(preset, seed=options.seed, **{name: value for name, value in given.items() if value is not None})
-    pairs = load_pairs(options.pairs, options.size)
-    for pair in pairs:
-        if any(side % 8 for side in pair.before.shape[:2]):
-            raise PairError(f"Pair '{pair.name}' is {pair.before.shape[1]} x {pair.before.shape[0]}: sides must be multiples of 8. Add --size 512 (or 128).")
+    pairs = load_pairs(options.pairs, options.size, options.fit)
+    for remark in pairs.remarks:
+        _say(remark)
     latents = PairLatents.encode(pairs, editor.encode_images, editor.scale, editor.condition)
     clip = _clip(options, editor) if options.begin != "words" or settings.direction_weight else None
     init = options.init
@@ -74,25 +85,102 @@ def learn(options: argparse.Namespace) -> None:
     context, null = editor.encode_text([init, ""])
     direction = Direction.of(pairs, clip) if clip is not None and settings.direction_weight else None
     trainer = Trainer(editor.denoiser, latents, context, null, settings, init, editor.count_tokens(init), direction)
+    check_target(out, trainer.file_size())
     checkpoint = out.with_name(f".{out.stem}.checkpoint")
-    if checkpoint.exists():
-        load_checkpoint(trainer, checkpoint)
-        print(f"instructbrush: going on from step {trainer.steps_done} ({checkpoint})", file=sys.stderr)
-    with tqdm(total=settings.steps, initial=trainer.steps_done, desc="learning", unit="step") as bar:
+    taken = _take_up(trainer, checkpoint, options.overwrite)
+    _run(trainer, checkpoint)
+    _save(trainer, out, options.overwrite, thumbnail(pairs))
+    _remove(checkpoint, taken)
+    print(f"{out}: {trainer.steps_done} steps, loss {trainer.instruction().info.final_loss:.4f}")
+
+
+def _target(options: argparse.Namespace) -> Path:
+    """The file of ``--out``, which can be written as far as one can tell."""
+    given = Path(options.out)
+    if given.suffix != _SUFFIX:
+        raise InstructionError(f"--out '{options.out}' must be a file that ends in {_SUFFIX}.")
+    out = resolve_inside(given.parent, given.name, _SUFFIX, new=True)
+    if out.exists() and not options.overwrite:
+        raise InstructBrushError(f"'{out}' exists already. Choose another name, or add --overwrite.")
+    check_target(out)
+    return out
+
+
+def _take_up(trainer: Trainer, own: Path, overwrite: bool) -> Path | None:
+    """Go on from the checkpoint of this name, else from one that the same run has left beside it under another. Returns the latter."""
+    other = None if own.exists() else find_checkpoint(trainer, own.parent, ".*.checkpoint", trainer.settings.steps)
+    checkpoint = other or own
+    if not checkpoint.exists():
+        return None
+    try:
+        load_checkpoint(trainer, checkpoint, "Choose another --out, or add --overwrite to begin anew.")
+    except LearningError as error:
+        if not overwrite:
+            raise
+        _say(f"{error} It begins anew.")
+    else:
+        _say(f"going on from step {trainer.steps_done} ({checkpoint})")
+    return other
+
+
+def _run(trainer: Trainer, checkpoint: Path) -> None:
+    """Learn to the end, or until something stops it: then what was learned so far is kept."""
+
+    def save() -> None:
+        trainer.check_finite()
+        save_checkpoint(trainer, checkpoint)
+
+    keeper = Keeper(save, _say, _CHECKPOINT_EVERY)
+    with tqdm(total=trainer.settings.steps, initial=trainer.steps_done, desc="learning", unit="step") as bar, between_steps() as check:
 
         def advance(done: int, total: int) -> None:
             bar.update()
-            if done % _CHECKPOINT_EVERY == 0 and done < total:
-                save_checkpoint(trainer, checkpoint)
+            if done < total:
+                check()
+                keeper.offer()
 
         try:
             trainer.run(advance)
-        except KeyboardInterrupt:
-            save_checkpoint(trainer, checkpoint)
+            trainer.instruction()
+        except WorthlessError:
+            _remove(checkpoint)
             raise
-    save_instruction(trainer.instruction(out.stem), out, overwrite=options.overwrite, thumbnail=thumbnail(pairs))
-    checkpoint.unlink(missing_ok=True)
-    print(f"{out}: {trainer.steps_done} steps, loss {trainer.instruction().info.final_loss:.4f}")
+        except BaseException:
+            _keep(trainer, checkpoint)
+            raise
+
+
+def _keep(trainer: Trainer, checkpoint: Path) -> None:
+    if not trainer.steps_done or not math.isfinite(trainer.losses[-1]):
+        return
+    try:
+        save_checkpoint(trainer, checkpoint)
+    except (StorageError, OSError) as error:
+        kept = write_elsewhere(checkpoint.name, lambda path: save_checkpoint(trainer, path))
+        _say(f"{error} {f'The checkpoint was kept as {kept}: move it there to go on' if kept else 'The checkpoint could be kept nowhere else'}.")
+    else:
+        _say(f"stopped at step {trainer.steps_done}; the same command goes on from there")
+
+
+def _save(trainer: Trainer, out: Path, overwrite: bool, picture: Image.Image) -> None:
+    instruction = trainer.instruction(out.stem)
+    try:
+        save_instruction(instruction, out, overwrite=overwrite, thumbnail=picture)
+    except (InstructBrushError, OSError) as error:
+        kept = write_elsewhere(out.name, lambda path: save_instruction(instruction, path, thumbnail=picture))
+        where = f"What was learned was kept as {kept}." if kept else "What was learned could be kept nowhere else."
+        raise StorageError(f"{error} {where}") from error
+
+
+def _remove(*checkpoints: Path | None) -> None:
+    for path in checkpoints:
+        if path is not None:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _say(text: str) -> None:
+    tqdm.write(f"instructbrush: {text}", file=sys.stderr)
 
 
 def _clip(options: argparse.Namespace, editor: DiffusersEditor) -> OpenClipModel | None:
@@ -146,7 +234,8 @@ def _parser() -> argparse.ArgumentParser:
     learning.add_argument("--learning-rate", type=float)
     learning.add_argument("--objective", choices=("plain", "guided"))
     learning.add_argument("--size", type=int, help="scale and crop every picture to a square of this many pixels")
-    learning.add_argument("--overwrite", action="store_true")
+    learning.add_argument("--fit", choices=FITS, default="stop", help="what becomes of a pair with two aspect ratios (default: stop)")
+    learning.add_argument("--overwrite", action="store_true", help="replace --out if it is there, and a checkpoint that this run cannot go on from")
 
     editing.add_options(
         command("apply", editing.apply, "Apply an instruction to a folder of pictures."),

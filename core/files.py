@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -16,6 +16,8 @@ from torch import Tensor
 from .errors import StorageError
 
 _SUFFIX = ".part"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space, a quota that is used up, and a limit on the size of files."""
 
 
 @contextlib.contextmanager
@@ -39,8 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         _lock(handle)
         yield temporary
-        with contextlib.suppress(OSError), temporary.open("rb") as written:  # some shared folders know no fsync
-            os.fsync(written.fileno())
+        _flush(temporary)
         with contextlib.suppress(OSError):  # and some no permissions
             temporary.chmod(0o666 & ~_umask())  # mkstemp makes files for the owner alone; models are shared
         # Windows renames no file that is open.
@@ -54,6 +55,11 @@ def replacing(path: Path) -> Iterator[Path]:
             os.close(handle)
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a file is one of :func:`replacing`'s, on its way or left by a process that was killed."""
+    return path.name.startswith(".") and path.name.endswith(_SUFFIX)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
@@ -74,6 +80,28 @@ def write_text(text: str, path: Path) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_elsewhere(name: str, write: Callable[[Path], object]) -> Path | None:
+    """Write what could not be written where it belongs into a new temporary folder.
+
+    Args:
+        name: of the file or folder there.
+        write: writes it to a path.
+
+    Returns:
+        Where it is now; None where that failed as well.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="instructbrush-"))
+    except OSError:
+        return None
+    try:
+        write(folder / name)
+    except (OSError, StorageError):
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    return folder / name
 
 
 def check_target(path: Path, size: int = 0) -> None:
@@ -102,11 +130,22 @@ def not_written(path: Path, error: Exception) -> StorageError:
     number = getattr(error, "errno", None)
     text = getattr(error, "strerror", None) or str(error)
     # safetensors' own error has no number, but its text is the system's.
-    if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in text or "No space left" in text:
+    if number in _FULL or any(f"os error {each})" in text for each in _FULL):
         return StorageError(f"'{path.name}' cannot be written to {path.parent}: no space is left there. Free some space, or choose another disk.")
     if number == errno.ENAMETOOLONG:
         return StorageError(f"'{path.name[:40]}…' cannot be written: its name is too long. Choose a shorter name.")
     return StorageError(f"'{path.name}' cannot be written to {path.parent}: {text}. Check that the folder is there and may be written to.")
+
+
+def _flush(path: Path) -> None:
+    """Bring a file to the disk, as far as the disk can be told to: some shared folders know no fsync."""
+    try:
+        with path.open("rb") as written:
+            os.fsync(written.fileno())
+    except OSError as error:
+        # Where space is given out late, its lack shows here.
+        if error.errno in (*_FULL, errno.EIO):
+            raise
 
 
 def _megabytes(size: int) -> str:

@@ -4,6 +4,8 @@ import argparse
 
 import torch
 
+from .editing.schedule import SEEDS
+from .errors import LearningError
 from .models.editor import DiffusersEditor
 from .models.loading import describe, load_editor
 
@@ -15,7 +17,7 @@ def add_model_options(parser: argparse.ArgumentParser, seed: bool = True) -> Non
     parser.add_argument("--model", help="diffusers folder or .safetensors checkpoint (default: the built-in pocket editor)")
     parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, mps, xpu")
     if seed:
-        parser.add_argument("--seed", type=int, default=0)
+        parser.add_argument("--seed", type=seed_number, default=0, help="0 to 2^64 - 1 (default 0)")
         parser.add_argument("--precision", choices=("auto", *_PRECISIONS), default="auto", help="auto: fp16 for a full-size model on a GPU, fp32 otherwise")
 
 
@@ -26,6 +28,18 @@ def named_editor(options: argparse.Namespace) -> DiffusersEditor:
         full_size = describe(options.model).family.name != "pocket"
         precision = "fp16" if full_size and torch.device(options.device).type == "cuda" else "fp32"
     return load_editor(options.model, options.device, _PRECISIONS[precision])
+
+
+def seed_number(text: str) -> int:
+    """A seed of 64 bits.
+
+    Raises:
+        LearningError: it is out of range.
+    """
+    number = int(text)
+    if not 0 <= number < SEEDS:
+        raise LearningError(f"--seed is {number}; it must lie between 0 and {SEEDS - 1}.")
+    return number
 
 
 def positive(text: str) -> int:

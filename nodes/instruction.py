@@ -3,10 +3,13 @@
 import json
 import logging
 from dataclasses import replace
+from typing import Any
 
 from comfy_api.latest import io, ui
+from PIL import Image
 
-from ..core.errors import InstructionError
+from ..core.errors import InstructionError, StorageError
+from ..core.files import write_elsewhere
 from ..core.instruction.artefact import Blend, Instruction, parts_of
 from ..core.instruction.file import load_instruction, read_thumbnail, save_instruction
 from ..core.pictures import from_image
@@ -57,9 +60,17 @@ class SaveInstruction(Node):
         picture = picture_of(instruction)
         # The parts of a blend keep their own names.
         titled = instruction if isinstance(instruction, Blend) else replace(instruction, info=replace(instruction.info, title=path.stem))
-        save_instruction(titled, path, overwrite=if_taken == _OVERWRITE, thumbnail=picture, extra=_graph(cls.hidden))
-        preview = ui.PreviewImage(from_image(picture)[None]).as_dict() if picture else {}
-        return io.NodeOutput(titled, str(path), ui={**preview, "text": [f"Saved to {path}"]})
+        extra = _graph(cls.hidden)
+        try:
+            save_instruction(titled, path, overwrite=if_taken == _OVERWRITE, thumbnail=picture, extra=extra)
+            told = f"Saved to {path}"
+        except StorageError as error:
+            kept = write_elsewhere(path.name, lambda place: save_instruction(titled, place, thumbnail=picture, extra=extra))
+            if kept is None:
+                raise StorageError(f"{error} The instruction is still in memory: run the workflow again once it can be saved.") from error
+            path, told = kept, f"{error} It was saved to {kept} instead."
+            logger.warning("InstructBrush: %s", told)
+        return io.NodeOutput(titled, str(path), ui={**_preview(picture), "text": [told]})
 
 
 class LoadInstruction(Node):
@@ -98,8 +109,16 @@ class LoadInstruction(Node):
             picture = None
         loaded = shown(load_instruction(path), picture)
         remarks = [_remark(part.instruction, part.weight) for part in parts_of(loaded)]
-        preview = ui.PreviewImage(from_image(picture)[None]).as_dict() if picture else {}
-        return io.NodeOutput(loaded, ui={**preview, "text": remarks})
+        return io.NodeOutput(loaded, ui={**_preview(picture), "text": remarks})
+
+
+def _preview(picture: Image.Image | None) -> dict[str, Any]:
+    """What shows a picture under a node; nothing where ComfyUI's folder for such pictures cannot be written to."""
+    try:
+        return ui.PreviewImage(from_image(picture)[None]).as_dict() if picture else {}
+    except OSError as error:
+        logger.warning("InstructBrush: no preview can be shown: %s", error)
+        return {}
 
 
 def _remark(instruction: Instruction, weight: float) -> str:

@@ -2,6 +2,8 @@
 
 from comfy_api.latest import io
 
+from ..core.editing.schedule import SEEDS
+from .node import Choice
 from .scales import OWN_SCALE
 from .sockets import InstructionSocket, Pairs
 
@@ -31,7 +33,7 @@ def watching() -> list[io.Input]:
             "seed",
             default=0,
             min=0,
-            max=2**31 - 1,
+            max=SEEDS - 1,
             control_after_generate=False,
             tooltip="The same seed, pairs and settings learn the same instruction.",
         ),
@@ -61,7 +63,8 @@ def running() -> list[io.Input]:
             "resume",
             optional=True,
             default=True,
-            tooltip="Go on where a cancelled run with the same model, pairs and settings stopped. The result is the same as without stopping.",
+            tooltip="Go on where a run with the same model, pairs, words and settings stopped; steps and previews may differ. With the same steps the "
+            "result is that of a run that was not stopped.",
             advanced=True,
         ),
     ]
@@ -95,7 +98,7 @@ def scales() -> list[io.Input]:
 
 def noise() -> io.Input:
     """Fresh or fixed."""
-    return io.Combo.Input(
+    return Choice(
         "noise",
         options=["fresh", "fixed"],
         default="fresh",

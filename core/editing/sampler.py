@@ -12,7 +12,7 @@ from ..models.denoiser import Denoiser
 from .guidance import dual_guidance
 from .injection import Injection, RowInjections
 from .region import Region, blend, blended_states
-from .schedule import TRAIN_TIMESTEPS, fixed_generator
+from .schedule import SEEDS, TRAIN_TIMESTEPS, fixed_generator
 
 
 @torch.no_grad()
@@ -51,7 +51,7 @@ def edit_latents(
         Scaled latents [B, 4, h, w], ready for the decoder.
     """
     batch, device = image_latent.shape[0], denoiser.device
-    seeds = [seed + index for index in range(batch)] if isinstance(seed, int) else list(seed)
+    seeds = [(seed + index) % SEEDS for index in range(batch)] if isinstance(seed, int) else list(seed)
     timesteps, sigmas = _schedule(steps)
     coming = [round(t) for t in timesteps] if fixed_noise else []
     generators = [fixed_generator(TRAIN_TIMESTEPS - 1, seeds[0])] * batch if fixed_noise else [Generator().manual_seed(each) for each in seeds]

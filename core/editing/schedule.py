@@ -6,6 +6,8 @@ import torch
 from torch import Generator, Tensor
 
 TRAIN_TIMESTEPS = 1000
+SEEDS = 2**64
+"""How many seeds there are: 0 .. 2^64 - 1. What is computed from them wraps around."""
 
 
 def segment_of(timesteps: Tensor, segments: int) -> Tensor:
@@ -47,7 +49,7 @@ def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod:
 
 def fixed_generator(timestep: int, seed: int) -> Generator:
     """A generator on the CPU whose first draw is the noise that a timestep keeps."""
-    return Generator().manual_seed(seed * TRAIN_TIMESTEPS + timestep)
+    return Generator().manual_seed((seed * TRAIN_TIMESTEPS + timestep) % SEEDS)
 
 
 def fixed_noise(shape: Sequence[int], timestep: int, seed: int) -> Tensor:

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ..errors import EvaluationError
+from ..errors import EvaluationError, InstructBrushError
 from . import item_report
 from .effects import EffectSource
 from .emu_edit import read_emu_edit
@@ -87,6 +87,7 @@ def run_options(parser: argparse.ArgumentParser, out: str, methods: Sequence[str
     parser.add_argument("--text-scale", type=float, help="s_T (default 7.5, pocket editor 2)")
     parser.add_argument("--image-scale", type=float, default=1.5, help="s_I")
     parser.add_argument("--effects", nargs="+", metavar="EFFECT", help="only these effects, or items of another benchmark")
+    parser.add_argument("--strict", action="store_true", help="end with exit code 1 where effects or items could not be read and were skipped")
     parser.add_argument("--jobs", type=int, default=1, help="processes that work side by side, each with its share of the machine's threads")
     parser.add_argument("--ray", action="store_true", help="run on a Ray cluster instead: the one of RAY_ADDRESS, or one started here")
     parser.add_argument("--out", default=out, help=f"folder for results; the same command goes on where it was stopped (default {out})")
@@ -143,12 +144,56 @@ def run_and_report(options: argparse.Namespace, sources: Sequence[EffectSource],
     )
     folder = ResultFolder(options.out)
     began = time.monotonic()
-    outcomes = run(chosen, settings, folder, data=data, jobs=options.jobs, ray=options.ray, watch=_progress(began, lambda one: f"{mean(one.psnr):.2f} dB"))
-    about = {"data": data, "seeds": settings.seeds, **settings.describe()}
-    page = write_report(folder, outcomes, chosen, benchmark, about)
+    unread = _Unread()
+    watch = _progress(began, lambda one: f"{mean(one.psnr):.2f} dB")
+    outcomes = run(chosen, settings, folder, data=data, jobs=options.jobs, ray=options.ray, watch=watch, skip=unread.skip)
+    read = unread.others(chosen)
+    # The tables first: they are there even where the report cannot be written.
     print(text_tables(outcomes, benchmark))
+    about = {"data": data, "seeds": settings.seeds, **settings.describe()}
+    page = write_report(folder, outcomes, read, benchmark, about)
     print(f"\n{page}: report with all pictures; results.json, results.csv and grid.png beside it")
+    unread.tell(len(chosen), options.strict)
     return outcomes
+
+
+class _Unread:
+    """Effects or items that cannot be read."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._first = ""
+
+    def skip(self, name: str, error: InstructBrushError) -> None:
+        """See :data:`~.runner.Skip`."""
+        self._first = self._first or str(error)
+        self._names.append(name)
+        print(f"instructbrush: skipped {name}: {error}", file=sys.stderr)
+
+    def others(self, sources: Sequence[Any]) -> list[Any]:
+        """The sources that can be read.
+
+        Raises:
+            EvaluationError: there are none.
+        """
+        read = [source for source in sources if source.name not in self._names]
+        if not read:
+            raise EvaluationError(f"Benchmark: nothing of it can be read. {self._first}")
+        return read
+
+    def tell(self, count: int, strict: bool) -> None:
+        """Say how many of all were skipped.
+
+        Raises:
+            EvaluationError: there are some, and the run is strict.
+        """
+        if not self._names:
+            return
+        some = ", ".join([*self._names[:_LISTED], *(["..."] if len(self._names) > _LISTED else [])])
+        told = f"{len(self._names)} of {count} could not be read and are left out: {some}"
+        if strict:
+            raise EvaluationError(f"Benchmark: {told}. The results of the others are kept.")
+        print(f"instructbrush: {told}", file=sys.stderr)
 
 
 def _bench_items(options: argparse.Namespace) -> None:
@@ -183,15 +228,18 @@ def _bench_items(options: argparse.Namespace) -> None:
     folder = ItemFolder(options.out)
     data = f"{Path(options.data).resolve()}, words {_digest(found.items)}"
     watch = _progress(time.monotonic(), lambda one: f"L1 {mean(one.l1):.4f}")
-    scores = run(chosen, settings, folder, data=data, jobs=options.jobs, ray=options.ray, watch=watch)
-    about = {"data": data, "seeds": settings.seeds, **settings.describe()}
-    page = item_report.write_report(folder, scores, chosen, benchmark, settings.side, about, found.remarks)
+    unread = _Unread()
+    scores = run(chosen, settings, folder, data=data, jobs=options.jobs, ray=options.ray, watch=watch, skip=unread.skip)
+    read = unread.others(chosen)
     print(text_table(scores, benchmark, found.remarks))
+    about = {"data": data, "seeds": settings.seeds, **settings.describe()}
+    page = item_report.write_report(folder, scores, read, benchmark, settings.side, about, found.remarks)
     print(f"\n{page}: report with all pictures; results.json, results.csv and grid.png beside it")
     if options.study:
-        for study in begin_studies(folder, scores, chosen, benchmark, Path(options.study), options.study_items):
+        for study in begin_studies(folder, scores, read, benchmark, Path(options.study), options.study_items):
             judged = study.report() if study.judgements else f"{len(study.comparisons)} comparisons to be judged in Judge Preference."
             print(f"\n{study.folder}:\n{judged}")
+    unread.tell(len(chosen), options.strict)
 
 
 def _digest(items: Sequence[StoredItem]) -> str:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..errors import StorageError
 from ..files import write_text
+from ..json_text import parse_json, read_record
 from ..reasoning.explain import STRICT_TASK, TASK, Explanation, explain
 from ..reasoning.mllm import Mllm
 from ..reasoning.states import StateStore, kept_states, state_key
@@ -44,8 +46,10 @@ class Reading:
             if found.fallback:
                 logger.warning(found.warning)
             if self.cache is not None:
-                self.cache.mkdir(parents=True, exist_ok=True)
-                write_text(json.dumps(asdict(found)), self.cache / f"{key}.json")
+                try:
+                    write_text(json.dumps(asdict(found)), self.cache / f"{key}.json")
+                except StorageError as error:
+                    logger.warning("%s The model will be asked again.", error)
         self._answers[key] = found
         return found
 
@@ -62,6 +66,6 @@ class Reading:
         if self.cache is None:
             return None
         try:
-            return Explanation(**json.loads((self.cache / f"{key}.json").read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
+            return read_record(Explanation, parse_json((self.cache / f"{key}.json").read_bytes()))
+        except (OSError, ValueError):
             return None

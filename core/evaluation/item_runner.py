@@ -101,14 +101,13 @@ class ItemSettings:
             "side": self.side,
         }
 
-    def work(self, unit: Unit) -> Iterator[Made]:
+    def work(self, unit: Unit, loaded: Item) -> Iterator[Made]:
         """Every missing method of an item, one after the other."""
         bench, judge = _models(self)
-        item = unit.source.load()
-        truth = judge.truth(item)
+        truth = judge.truth(loaded)
         for name in unit.methods:
             began = time.monotonic()
-            pictures = bench.edit(item, ITEM_METHODS[name], unit.seed)
+            pictures = bench.edit(loaded, ITEM_METHODS[name], unit.seed)
             yield judge.score(truth, name, unit.seed, pictures, time.monotonic() - began), pictures
 
 

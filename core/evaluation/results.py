@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from ..errors import EvaluationError
-from ..files import write_text
+from ..files import is_unfinished, write_text
+from ..json_text import parse_json, read_record
 from ..pictures import save_image, to_image
 from .effects import Effect
 from .items import Item, Score, prepared
@@ -66,14 +67,17 @@ class ResultFolder:
 
         Raises:
             EvaluationError: the folder holds another run.
+            StorageError: it cannot be written to.
         """
         file = self.path / "run.json"
         wanted = json.loads(json.dumps({"format": FORMAT, **description}))
         if file.is_file():
             try:
-                found = json.loads(file.read_text("utf-8"))
-            except ValueError:
-                found = {}
+                found = parse_json(file.read_bytes())
+            except (OSError, ValueError):
+                found = None
+            if not isinstance(found, dict):
+                raise EvaluationError(f"'{file}' is damaged, so it is unknown what its results are of. Give another --out folder, or delete this one.")
             for name in self.later:
                 if wanted.get(name) is None or found.get(name) is None:
                     wanted[name] = found[name] = wanted.get(name) or found.get(name)
@@ -83,9 +87,8 @@ class ResultFolder:
                     f"'{self.path}' holds results of another run: {other} was {found.get(other)!r}, now it is {wanted.get(other)!r}. "
                     "Give another --out folder, or delete this one."
                 )
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(not is_unfinished(path) for path in self.path.iterdir()):
             raise EvaluationError(f"'{self.path}' holds other files and no benchmark's results. Give another --out folder.")
-        self.path.mkdir(parents=True, exist_ok=True)
         write_text(json.dumps(wanted, indent=1), file)
 
     def finished(self) -> dict[tuple[str, str, int], Any]:
@@ -93,30 +96,23 @@ class ResultFolder:
         found = {}
         for file in sorted(self.path.glob(f"{self.home}/*/*.json")):
             try:
-                content = json.loads(file.read_text("utf-8"))
-                values: dict[str, Any] = {}
-                for entry in fields(self.record):
-                    value = content[entry.name]
-                    values[entry.name] = tuple(value) if isinstance(value, list) else value
-            except (OSError, ValueError, KeyError, TypeError):
+                outcome = read_record(self.record, parse_json(file.read_bytes(), finite=False), finite=False)
+            except (OSError, ValueError):
                 continue
-            outcome = self.record(**values)
-            found[outcome.key] = outcome
+            if _is_whole(outcome):
+                found[outcome.key] = outcome
         return found
 
     def write(self, outcome: Any, pictures: Sequence[Tensor]) -> None:
         """Keep an outcome and its pictures [H, W, 3] in 0..1."""
         method, effect, seed = outcome.key
-        folder = self.path / self.home / effect
-        folder.mkdir(parents=True, exist_ok=True)
         for index, picture in enumerate(pictures):
             save_image(to_image(picture), self.picture(effect, method, seed, index))
-        write_text(json.dumps(asdict(outcome), indent=1), folder / f"{method}-{seed}.json")
+        write_text(json.dumps(asdict(outcome), indent=1), self.path / self.home / effect / f"{method}-{seed}.json")
 
     def write_effect(self, effect: Effect) -> None:
         """Keep the effect's own pictures for the report: training pairs, test inputs and truth."""
         folder = self.path / self.home / effect.name
-        folder.mkdir(parents=True, exist_ok=True)
         for kind, pairs in (("pair", effect.train), ("test", effect.test)):
             for index, pair in enumerate(pairs):
                 for side, picture in enumerate((pair.before, pair.after)):
@@ -141,13 +137,18 @@ class ItemFolder(ResultFolder):
         for index, turn in enumerate(item.turns):
             for kind, picture in (("source", turn.source), ("truth", turn.truth)):
                 path = self.own(item.name, kind, index)
-                path.parent.mkdir(parents=True, exist_ok=True)
                 if picture is not None and not path.exists():
                     save_image(to_image(prepared(picture, side)), path)
 
     def own(self, item: str, kind: str, turn: int) -> Path:
         """Where an item's own ``source`` or ``truth`` is kept."""
         return self.path / self.home / item / f"{kind}-{turn}.png"
+
+
+def _is_whole(outcome: Any) -> bool:
+    """Whether there is a figure of every picture, and as many of each kind."""
+    counts = {len(value) for value in asdict(outcome).values() if isinstance(value, tuple)}
+    return len(counts) == 1 and 0 not in counts
 
 
 def complete(finished: Mapping[tuple[str, str, int], Any], keys: Iterable[tuple[str, str, int]]) -> list[Any]:

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..errors import EvaluationError, InstructBrushError
+from ..errors import DataError, EvaluationError, InstructBrushError, PairError
+from ..files import check_target
 from ..learning.settings import read_changes
 from ..models.clip import image_features, load_clip
 from ..models.loading import load_editor
@@ -27,11 +28,17 @@ from .metrics import direction_distance, image_similarity, psnr, ssim
 from .perceptual import Perceptual
 from .results import Outcome, ResultFolder, complete
 
+_OUTCOME_BYTES = 100_000
+"""Of an outcome with its pictures, small ones."""
+
 Made = tuple[Any, tuple[Tensor, ...]]
 """An outcome and its pictures."""
 
 Watch = Callable[[Any, int, int], None]
 """Called with each new outcome, how many are done and how many there are in all."""
+
+Skip = Callable[[str, InstructBrushError], None]
+"""Called with the name of a source that cannot be read, and why."""
 
 
 class Source(Protocol):
@@ -69,8 +76,8 @@ class Settings(Protocol):
         """What tells this run's figures from another's, as plain values."""
         ...
 
-    def work(self, unit: "Unit") -> Iterator[Made]:
-        """Every missing method of a unit, one after the other."""
+    def work(self, unit: "Unit", loaded: Any) -> Iterator[Made]:
+        """Every missing method of a unit, one after the other, on what its source loaded."""
         ...
 
 
@@ -129,11 +136,10 @@ class RunSettings:
             "presets": sha256(json.dumps(presets).encode()).hexdigest()[:16],
         }
 
-    def work(self, unit: "Unit") -> Iterator[Made]:
+    def work(self, unit: "Unit", loaded: Effect) -> Iterator[Made]:
         """Every missing method of an effect, one after the other."""
         bench, perceptual = _models(self)
-        effect = unit.source.load()
-        task, judge = Task(bench, effect), _Judge(effect, bench, perceptual)
+        task, judge = Task(bench, loaded), _Judge(loaded, bench, perceptual)
         for name in unit.methods:
             began = time.monotonic()
             edited = METHODS[name].make(task, unit.seed)
@@ -149,6 +155,14 @@ class Unit:
     methods: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Unread:
+    """A source that cannot be read."""
+
+    name: str
+    error: InstructBrushError
+
+
 def run(
     sources: Sequence[Source],
     settings: Settings,
@@ -158,8 +172,9 @@ def run(
     jobs: int = 1,
     ray: bool = False,
     watch: Watch | None = None,
+    skip: Skip | None = None,
 ) -> list[Any]:
-    """Run what is missing and return every outcome, effect by effect.
+    """Run what is missing and return every outcome, effect by effect; those of sources that were skipped are left out.
 
     The figures do not depend on ``jobs`` but through the number of threads each process has, nor on where the run was stopped before.
 
@@ -171,9 +186,11 @@ def run(
         jobs: processes; each gets its share of the machine's threads.
         ray: use a Ray cluster (the one of ``RAY_ADDRESS``, or one started on this machine) instead of ``jobs`` processes.
         watch: told of every new outcome.
+        skip: told once of every source that cannot be read, and the run goes on without it; None ends the run there.
 
     Raises:
         EvaluationError: the folder holds another run, a worker died, or the ray package is missing.
+        StorageError: the folder has no room, or cannot be written to. What was finished is kept.
         InstructBrushError: whatever a method raises.
     """
     if jobs < 1:
@@ -190,18 +207,27 @@ def run(
             if missing:
                 units.append(Unit(source, seed, missing))
     done = sum(key in finished for key in keys)
+    check_target(folder.path / "results.json", _OUTCOME_BYTES * (len(keys) - done))
     if ray:
         made = _on_ray(units, settings, folder)
     elif jobs == 1:
         made = _here(units, settings, folder)
     else:
         made = _in_processes(units, settings, folder, jobs)
+    unread: set[str] = set()
     for outcome in made:
+        if isinstance(outcome, Unread):
+            if skip is None:
+                raise outcome.error
+            if outcome.name not in unread:
+                skip(outcome.name, outcome.error)
+            unread.add(outcome.name)
+            continue
         finished[outcome.key] = outcome
         done += 1
         if watch is not None:
             watch(outcome, done, len(keys))
-    return complete(finished, keys)
+    return complete(finished, [key for key in keys if key[1] not in unread])
 
 
 @lru_cache(maxsize=1)
@@ -253,9 +279,23 @@ class _Judge:
         )
 
 
+def _made(unit: Unit, settings: Settings) -> Iterator[Made | Unread]:
+    try:
+        loaded = unit.source.load()
+    except (DataError, EvaluationError, PairError) as error:
+        yield Unread(unit.source.name, error)
+        return
+    yield from settings.work(unit, loaded)
+
+
 def _here(units: Sequence[Unit], settings: Settings, folder: ResultFolder) -> Iterator[Any]:
+    """Outcomes, which are written, and sources that cannot be read."""
     for unit in units:
-        for outcome, pictures in settings.work(unit):
+        for made in _made(unit, settings):
+            if isinstance(made, Unread):
+                yield made
+                continue
+            outcome, pictures = made
             folder.write(outcome, pictures)
             yield outcome
 
@@ -327,7 +367,7 @@ def _on_ray(units: Sequence[Unit], settings: Settings, folder: ResultFolder) -> 
         while streams:
             (ready, *_), _ = ray.wait(streams, num_returns=1)
             try:
-                outcome, pictures = ray.get(next(ready))
+                made = ray.get(next(ready))
             except StopIteration:
                 streams.remove(ready)
                 continue
@@ -335,6 +375,10 @@ def _on_ray(units: Sequence[Unit], settings: Settings, folder: ResultFolder) -> 
                 if isinstance(error.cause, InstructBrushError):
                     raise error.cause from error
                 raise
+            if isinstance(made, Unread):
+                yield made
+                continue
+            outcome, pictures = made
             folder.write(outcome, [torch.from_numpy(picture.copy()) for picture in pictures])
             yield outcome
     finally:
@@ -342,10 +386,10 @@ def _on_ray(units: Sequence[Unit], settings: Settings, folder: ResultFolder) -> 
             ray.cancel(stream)
 
 
-def _unit_on_ray(unit: Unit, settings: Settings) -> Iterator[tuple[Any, list[Any]]]:
+def _unit_on_ray(unit: Unit, settings: Settings) -> Iterator[tuple[Any, list[Any]] | Unread]:
     torch.set_num_threads(1)
-    for outcome, pictures in settings.work(unit):
-        yield outcome, [picture.numpy() for picture in pictures]
+    for made in _made(unit, settings):
+        yield made if isinstance(made, Unread) else (made[0], [picture.numpy() for picture in made[1]])
 
 
 def _import_ray() -> Any:

@@ -33,12 +33,13 @@ def train_region(options: argparse.Namespace) -> None:
     for name in ("flip", "free_share"):
         if not 0 <= getattr(options, name) <= 1:
             raise LearningError(f"Fine-tuning: --{name.replace('_', '-')} is {getattr(options, name)}; it is a chance, 0 to 1.")
-    stream = EditStream(find_blocks([Path(place) for place in options.data]), options.resolution, settings.seed, options.flip, options.free_share)
+    blocks = find_blocks([Path(place) for place in options.data], options.strict)
+    stream = EditStream(blocks, options.resolution, settings.seed, options.flip, options.free_share)
     seen = EditStream(find_blocks([Path(options.validation)]), options.resolution) if options.validation else stream
     accelerator = make_accelerator(options.precision, settings.accumulation)
     editor, source = load_tunable(options, accelerator.device, _CHANNELS)
     unet = make_ready(editor, accelerator, options.checkpointing)
-    identity = repr((editor.description.fingerprint, options.resolution, options.flip, options.free_share))
+    identity = {"model": editor.description.fingerprint, "resolution": options.resolution, "flip": options.flip, "free share": options.free_share}
     run = FineTuning(accelerator, DenoisingError(unet), EditInputs(editor, settings.seed, settings.dropout), stream, settings, identity)
     watched = seen.first(SHOWN) if options.pictures_every and accelerator.is_main_process else []
     carry_out(run, options, (lambda path: save_sheet(editor, watched, path)) if watched else None, lambda folder: save_model(editor, source, folder))

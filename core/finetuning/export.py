@@ -4,6 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+from safetensors import SafetensorError
+
+from ..files import not_written
 from ..models.builtin import part_files, part_folder
 from ..models.editor import DiffusersEditor
 from ..models.weights import read_json
@@ -22,9 +25,26 @@ def save_model(editor: DiffusersEditor, source: Path, out: Path) -> Path:
 
     Returns:
         ``out``.
+
+    Raises:
+        StorageError: it cannot be written. An older folder stays as it was.
     """
-    made = out.with_name(f".{out.name}.part")
+    made, older = out.with_name(f".{out.name}.part"), out.with_name(f".{out.name}.older")
     shutil.rmtree(made, ignore_errors=True)
+    try:
+        _write(editor, source, made)
+        shutil.rmtree(older, ignore_errors=True)
+        if out.exists():
+            out.replace(older)
+        made.replace(out)
+        shutil.rmtree(older, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(made, ignore_errors=True)
+        raise not_written(out, error) from error
+    return out
+
+
+def _write(editor: DiffusersEditor, source: Path, made: Path) -> None:
     made.mkdir(parents=True)
     editor.denoiser.unet.save_pretrained(made / "unet", safe_serialization=True, max_shard_size="100GB")
     for part, stems in _STEMS.items():
@@ -37,5 +57,3 @@ def save_model(editor: DiffusersEditor, source: Path, out: Path) -> Path:
     index = {name: entry for name, entry in index.items() if name in _STEMS or name == "unet"}
     index |= {"_class_name": "StableDiffusionInstructPix2PixPipeline", "safety_checker": [None, None], "feature_extractor": [None, None]}
     (made / "model_index.json").write_text(json.dumps(index | {"requires_safety_checker": False}, indent=2), encoding="utf-8")
-    shutil.rmtree(out, ignore_errors=True)
-    return made.replace(out)

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ..editing.sampler import edit_latents
-from ..errors import LearningError
+from ..errors import LearningError, PairError, StorageError
+from ..files import check_target, write_elsewhere, write_text
+from ..interrupts import between_steps
+from ..json_text import parse_json
 from ..learning.checkpoint import load_checkpoint, save_checkpoint
 from ..models.builtin import POCKET_FOLDER
 from ..models.editor import DiffusersEditor
 from ..models.loading import load_editor
-from ..pictures import to_image
+from ..options import seed_number
+from ..pictures import save_image, to_image
 from .data import Triplet
 from .trainer import FineTuning, FineTuningSettings
 
@@ -29,6 +34,8 @@ if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 PRECISIONS = ("no", "fp16", "bf16")
+_COPIES = 5
+"""Of the weights in a checkpoint and a model: with their average and AdamW's two moments."""
 SHOWN = 4
 """Pairs in the pictures that show how far a run is."""
 _FROZEN = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -51,11 +58,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resolution", type=int, default=256, help="pixels of a side; pictures are scaled and cropped (default 256)")
     parser.add_argument("--precision", choices=PRECISIONS, help="of the computation; weights are kept in fp32 (default: accelerate's, else no)")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing: less memory, a third more time")
-    parser.add_argument("--seed", type=int, default=usual.seed)
+    parser.add_argument("--seed", type=seed_number, default=usual.seed)
     parser.add_argument("--threads", type=int, default=usual.threads, help=f"that decode pictures, in each process (default {usual.threads})")
     parser.add_argument("--save-every", type=int, default=1000, help="steps between checkpoints (default 1000)")
     parser.add_argument("--log-every", type=int, default=50, help="steps between lines of log.jsonl (default 50)")
     parser.add_argument("--pictures-every", type=int, default=1000, help="steps between pictures of what the model does; 0 draws none (default 1000)")
+    parser.add_argument("--strict", action="store_true", help="end with exit code 1 where pairs could not be used and were skipped")
     parser.add_argument("--validation", metavar="DIR", help="unseen data to show in them (default: the pairs that --data begins with)")
 
 
@@ -64,6 +72,7 @@ def settings_of(options: argparse.Namespace) -> FineTuningSettings:
 
     Raises:
         LearningError: an option that makes no sense, a run that is there already, or none to resume.
+        StorageError: nothing can be written to the folder.
     """
     for name in ("resolution", "save_every", "log_every"):
         if getattr(options, name) < 1:
@@ -71,6 +80,7 @@ def settings_of(options: argparse.Namespace) -> FineTuningSettings:
     if _checkpoint(options).exists() != options.resume:
         what = "is no checkpoint to go on from: leave --resume away" if options.resume else "is a run already: add --resume to go on, or choose another --out"
         raise LearningError(f"Fine-tuning: in '{options.out}' there {what}.")
+    check_target(_checkpoint(options))
     return FineTuningSettings(
         steps=options.steps,
         batch=options.batch,
@@ -128,8 +138,7 @@ def save_sheet(editor: DiffusersEditor, pairs: Sequence[Triplet], path: Path, co
     for pair, result in zip(pairs, results, strict=True):
         mask = [pair.mask[..., None].expand(-1, -1, 3)] if reads_mask else []
         rows.append(torch.cat([pair.before, *mask, result, pair.after], dim=1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    to_image(torch.cat(rows)).save(path)
+    save_image(to_image(torch.cat(rows)), path)
 
 
 def carry_out(run: FineTuning, options: argparse.Namespace, show: Callable[[Path], None] | None, keep: Callable[[Path], object]) -> None:
@@ -142,7 +151,9 @@ def carry_out(run: FineTuning, options: argparse.Namespace, show: Callable[[Path
         keep: writes the result into a folder; called likewise, at the end.
 
     Raises:
-        LearningError: the checkpoint belongs to another run, or the loss is not finite.
+        LearningError: the checkpoint is damaged or belongs to another run, or the loss is not finite.
+        StorageError: there is no room for a checkpoint, or the model cannot be written; it lies elsewhere then, and the message says where.
+        PairError: pairs were skipped, and the run is strict; or none can be used.
     """
     with run.together():
         _carry_out(run, options, show, keep)
@@ -150,40 +161,114 @@ def carry_out(run: FineTuning, options: argparse.Namespace, show: Callable[[Path
 
 def _carry_out(run: FineTuning, options: argparse.Namespace, show: Callable[[Path], None] | None, keep: Callable[[Path], object]) -> None:
     """See :func:`carry_out`."""
-    out, checkpoint, log = Path(options.out), _checkpoint(options), Path(options.out) / "log.jsonl"
-    main, steps = run.accelerator.is_main_process, run.settings.steps
+    out, checkpoint, steps = Path(options.out), _checkpoint(options), run.settings.steps
+    main = run.accelerator.is_main_process
     if options.resume:
-        load_checkpoint(run, checkpoint)
+        load_checkpoint(run, checkpoint, "Choose another --out to begin anew.")
+    log = _Log(out / "log.jsonl", run) if main else None
     if main:
-        out.mkdir(parents=True, exist_ok=True)
-        # What came after the checkpoint is done again.
-        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
-        log.write_text("".join(line for line in lines if json.loads(line)["step"] <= run.steps_done), encoding="utf-8")
+        check_target(checkpoint, _COPIES * sum(parameter.nbytes for parameter in run.parameters.values()))
         print(f"instructbrush: {len(run.stream)} pairs, {run.samples_of_step} a step, from step {run.steps_done}", file=sys.stderr)
-    began = time.monotonic()
-    with tqdm(total=steps, initial=run.steps_done, desc="tuning", unit="step", disable=not main) as bar:
+    writing = _Writing()
+    with tqdm(total=steps, initial=run.steps_done, desc="tuning", unit="step", disable=not main) as bar, between_steps() as check:
 
         def after_step() -> None:
             bar.update()
             done, last = run.steps_done, run.steps_done == steps
             if done % options.log_every == 0 or last:
                 loss = run.mean_loss()
-                if main:
-                    line = {"step": done, "loss": loss, "rate": run.settings.rate_at(done - 1), "seconds": round(time.monotonic() - began, 1)}
-                    with log.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(line) + "\n")
+                if log is not None:
+                    writing.attempt(log.add, loss)
                     bar.set_postfix(loss=f"{loss:.4f}")
             if main and (done % options.save_every == 0 or last):
-                save_checkpoint(run, checkpoint)
+                writing.attempt(save_checkpoint, run, checkpoint)
             if main and show is not None and options.pictures_every and (done % options.pictures_every == 0 or last):
                 with run.averaged():
-                    show(out / "pictures" / f"{done:06d}.png")
+                    writing.attempt(show, out / "pictures" / f"{done:06d}.png")
+            if not last:
+                check()
 
-        run.run(after_step)
+        try:
+            run.run(after_step)
+        except KeyboardInterrupt:
+            if main and run.steps_done and run.is_finite():
+                writing.attempt(save_checkpoint, run, checkpoint)
+                _say(f"stopped at step {run.steps_done}; go on with --resume")
+            raise
     if main:
         with run.averaged():
-            keep(out / "model")
+            _keep(out / "model", keep)
         print(f"{out / 'model'}: {run.steps_done} steps")
+    _tell_skipped(run, options.strict)
+
+
+class _Log:
+    """``log.jsonl`` of a run that begins or goes on: what came after the checkpoint is done again."""
+
+    def __init__(self, path: Path, run: FineTuning) -> None:
+        self._path, self._run, self._began = path, run, time.monotonic()
+        if path.exists():
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            write_text("".join(line for line in lines if _step_of(line) <= run.steps_done), path)
+
+    def add(self, loss: float) -> None:
+        """Write a line on the step that was just done."""
+        done = self._run.steps_done
+        line = {"step": done, "loss": loss, "rate": self._run.settings.rate_at(done - 1), "seconds": round(time.monotonic() - self._began, 1)}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _step_of(line: str) -> float:
+    """Of a line of the log; infinity where the line is damaged."""
+    try:
+        return float(parse_json(line)["step"])
+    except (ValueError, LookupError, TypeError):
+        return math.inf
+
+
+class _Writing:
+    """What is written on the way. Where that fails, the run goes on, and says so once."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def attempt(self, write: Callable[..., object], *arguments: Any) -> None:
+        try:
+            write(*arguments)
+        except (StorageError, OSError) as error:
+            if str(error) not in self._told:
+                self._told.add(str(error))
+                _say(f"{error} Tuning goes on.")
+
+
+def _keep(folder: Path, keep: Callable[[Path], object]) -> None:
+    try:
+        keep(folder)
+    except (StorageError, OSError) as error:
+        kept = write_elsewhere(folder.name, keep)
+        where = f"The model was kept in {kept}." if kept else "Go on with --resume once it can be: the last checkpoint is enough."
+        raise StorageError(f"{error} {where}") from error
+
+
+def _tell_skipped(run: FineTuning, strict: bool) -> None:
+    """Say how many pairs could not be used, those that other processes met included.
+
+    Raises:
+        PairError: there are some, and the run is strict.
+    """
+    from accelerate.utils import gather_object
+
+    skipped = {name: number for part in gather_object([run.stream.skipped]) for name, number in part.items()}
+    if skipped and run.accelerator.is_main_process:
+        told = f"{sum(skipped.values())} of {len(run.stream)} pairs could not be used and were skipped, as the lines above say"
+        if strict:
+            raise PairError(f"Fine-tuning: {told}. The model is kept.")
+        _say(told)
+
+
+def _say(text: str) -> None:
+    tqdm.write(f"instructbrush: {text}", file=sys.stderr)
 
 
 def _checkpoint(options: argparse.Namespace) -> Path:

@@ -1,5 +1,6 @@
 """The endless order in which pairs are trained on: decided by seed and place alone, so any number of processes can share it and go on anywhere in it."""
 
+import logging
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ..errors import DataError, PairError
 from .data import Block, Row, Triplet, digest_of, first_rows
+
+logger = logging.getLogger(__name__)
 
 WINDOW = 1024
 """Rows that are shuffled among each other, at least; a window is held in memory as it is stored."""
@@ -39,6 +43,8 @@ class EditStream:
     The blocks are shuffled, gathered into windows of about :data:`WINDOW` rows, and the rows of a window shuffled within their blocks and taken from each
     block in turn. So a file is read block by block, and where several processes take every n-th sample, each reads its share of the blocks.
 
+    In the place of a pair that cannot be used stands the next one that can.
+
     Args:
         blocks: what there is.
         side: pixels of the square that pictures are cropped to.
@@ -53,6 +59,9 @@ class EditStream:
         self._epoch: tuple[int, list[np.ndarray], list[int]] = (-1, [], [])
         self._window: tuple[tuple[int, int], np.ndarray] = ((-1, -1), np.empty((0, 2), np.int64))
         self._held: dict[int, list[Row]] = {}
+        self._damaged: dict[int, DataError | PairError] = {}
+        self.skipped: dict[str, int] = {}
+        """What could not be used: a pair, or the block of a damaged file with the number of its pairs."""
         self.digest = digest_of(self._blocks)
         """Which pairs they are."""
 
@@ -97,14 +106,21 @@ class EditStream:
         """The pair at a place of the order, not decoded. Fast where places are asked for in rising order.
 
         Raises:
-            DataError: its file is damaged.
+            PairError, DataError: its block cannot be read.
         """
         before = self._window[0]
         block, number = self.place(index)
         if self._window[0] != before:
             self._held.clear()
+        if block in self._damaged:
+            raise self._damaged[block]
         if block not in self._held:
-            self._held[block] = self._blocks[block].rows()
+            try:
+                self._held[block] = self._blocks[block].rows()
+            except (DataError, PairError) as error:
+                self._damaged[block] = error
+                self._skip(self._blocks[block].name, self._blocks[block].count, error)
+                raise
         return self._held[block][number]
 
     def sample(self, index: int, row: Row) -> Sample:
@@ -117,6 +133,34 @@ class EditStream:
         read = row.read().framed(self._side, rng, self._flip)
         free = rng.random() < self._free_share
         return Sample(index, read.before, read.after, read.mask.new_ones(read.mask.shape) if free else read.mask, read.words)
+
+    def _row(self, index: int) -> Row | None:
+        try:
+            return self.row(index)
+        except (DataError, PairError):
+            return None
+
+    def _sample(self, index: int, row: Row | None) -> Sample | None:
+        """A sample at a place; None where the pair cannot be used."""
+        if row is None or row.name in self.skipped:
+            return None
+        try:
+            return self.sample(index, row)
+        except (DataError, PairError) as error:
+            self._skip(row.name, 1, error)
+            return None
+
+    def _next_sample(self, index: int) -> Sample:
+        for place in range(index + 1, index + len(self)):
+            sample = self._sample(index, self._row(place))
+            if sample is not None:
+                return sample
+        raise PairError(f"Data: none of the {len(self)} pairs can be used; the lines above say why. Mend them, or give other data.")
+
+    def _skip(self, name: str, pairs: int, error: DataError | PairError) -> None:
+        if name not in self.skipped:
+            self.skipped[name] = pairs
+            logger.warning("instructbrush: skipped: %s", error)
 
     def first(self, number: int) -> list[Triplet]:
         """The pairs that the data begins with, framed in the middle: always the same ones, to look at."""
@@ -133,14 +177,15 @@ class EditStream:
             threads: that decode pictures.
 
         Raises:
-            PairError, DataError: a pair cannot be read; raised when its turn comes.
+            PairError: none of the pairs can be used.
         """
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(threads) as decoders:
 
             def load(batch: int) -> list[Sample]:
                 begin = start + batch * size * processes
                 indices = range(begin + process, begin + size * processes, processes)
-                return list(decoders.map(self.sample, indices, [self.row(index) for index in indices]))
+                found = decoders.map(self._sample, indices, [self._row(index) for index in indices])
+                return [sample or self._next_sample(index) for index, sample in zip(indices, found, strict=True)]
 
             waiting: deque[Future[Any]] = deque(reader.submit(load, batch) for batch in range(_AHEAD))
             try:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -14,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..editing.schedule import SEEDS
 from ..errors import LearningError
-from ..learning.checkpoint import load_optimiser_state, optimiser_state
+from ..learning.checkpoint import check_tensors, load_optimiser_state, optimiser_state
 from .stream import EditStream, Sample
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class FineTuningSettings:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise LearningError(f"Fine-tuning: {name} is {getattr(self, name)}; it must be more than 0.")
+        if self.seed >= SEEDS:
+            raise LearningError(f"Fine-tuning: seed is {self.seed}; it must be less than 2^64.")
         for name in ("warmup", "weight_decay", "seed"):
             if getattr(self, name) < 0:
                 raise LearningError(f"Fine-tuning: {name} is {getattr(self, name)}; it must not be negative.")
@@ -100,7 +102,7 @@ class FineTuning:
         inputs: makes the objective's arguments from samples of the stream.
         stream: the samples.
         settings: how to tune.
-        model: what tells the model from others, for :meth:`digest`.
+        model: what tells it from others, and how it is shown the samples, for :meth:`identity`.
     """
 
     def __init__(
@@ -110,7 +112,7 @@ class FineTuning:
         inputs: Callable[[Sequence[Any]], dict[str, Tensor]],
         stream: EditStream,
         settings: FineTuningSettings,
-        model: str,
+        model: Mapping[str, Any],
     ) -> None:
         from diffusers.training_utils import EMAModel
 
@@ -199,6 +201,10 @@ class FineTuning:
             )
         return total / count
 
+    def is_finite(self) -> bool:
+        """Whether all weights are."""
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters.values())
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Within it the model has its averaged weights."""
@@ -210,10 +216,11 @@ class FineTuning:
         finally:
             self._average.restore(parameters)
 
-    def digest(self) -> str:
+    def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with: the model, the data and all settings that change what is learned."""
         settings = {name: value for name, value in asdict(self.settings).items() if name not in _ANY_TIME}
-        return hashlib.sha256(repr((self._model, self.stream.digest, self.samples_of_step, sorted(settings.items()))).encode()).hexdigest()
+        data = {"data": self.stream.digest, "samples of a step": self.samples_of_step, "fp16": self.accelerator.scaler is not None}
+        return {**self._model, **data, **settings}
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to continue exactly: weights, their average, optimiser, the scale of fp16 losses, and how far the run is."""
@@ -224,23 +231,25 @@ class FineTuning:
         state |= {f"scaler.{name}": torch.tensor(value, dtype=torch.float64) for name, value in (scaler.state_dict() if scaler else {}).items()}
         return state | {"steps_done": torch.tensor(self.steps_done)}
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue from :meth:`state`; what follows is what would have followed.
 
         Raises:
-            LearningError: the state belongs to a model of another shape, or to another precision.
+            ValueError: it is no state of this run, or one of another precision. The run is as it was.
         """
+        expected = {name: tensor for name, tensor in self.state().items() if not name.startswith("optimiser.")}
+        check_tensors(state, expected, self.parameters)
+        steps = int(state["steps_done"])
+        if steps < 0:
+            raise ValueError(f"it has {steps} steps")
         self.close()
-        try:
-            with torch.no_grad():
-                for (name, parameter), average in zip(self.parameters.items(), self._average.shadow_params, strict=True):
-                    parameter.copy_(state[f"parameter.{name}"])
-                    average.copy_(state[f"average.{name}"])
-            load_optimiser_state(self._optimiser, self.parameters, state)
-            self.steps_done = self._average.optimization_step = int(state["steps_done"])
-            if self.accelerator.scaler:
-                like = self.accelerator.scaler.state_dict()
-                self.accelerator.scaler.load_state_dict({name: type(value)(state[f"scaler.{name}"].item()) for name, value in like.items()})
-        except (KeyError, RuntimeError) as error:
-            raise LearningError(f"Fine-tuning cannot continue: the saved run has another shape or precision ({error}). Start afresh.") from error
+        with torch.no_grad():
+            for (name, parameter), average in zip(self.parameters.items(), self._average.shadow_params, strict=True):
+                parameter.copy_(state[f"parameter.{name}"])
+                average.copy_(state[f"average.{name}"])
+        load_optimiser_state(self._optimiser, self.parameters, state)
+        self.steps_done = self._average.optimization_step = steps
+        if self.accelerator.scaler:
+            like = self.accelerator.scaler.state_dict()
+            self.accelerator.scaler.load_state_dict({name: type(value)(state[f"scaler.{name}"].item()) for name, value in like.items()})
         self._losses.zero_()

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
+from ..editing.schedule import SEEDS
 from ..errors import LearningError
 from ..models.families import POCKET as POCKET_FAMILY
 
@@ -62,7 +63,8 @@ class LearningSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, low, high in (("tokens", 1, 4096), ("segments", 1, 1000), ("steps", 1, 1_000_000), ("batch", 1, 1024)):
+        whole = (("tokens", 1, 4096), ("segments", 1, 1000), ("steps", 1, 1_000_000), ("batch", 1, 1024), ("seed", 0, SEEDS - 1))
+        for name, low, high in whole:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise LearningError(f"Learning settings: {name} is {value}, it must lie between {low} and {high}.")
@@ -78,6 +80,15 @@ class LearningSettings:
                 raise LearningError(f"Learning settings: {name} is '{getattr(self, name)}', it must be one of {', '.join(known)}.")
         if self.direction_weight and self.space == "attention":
             raise LearningError("Learning settings: direction_weight acts on text states. Set it to 0, or space to 'text'.")
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide what a step learns from: not how many there are, nor the guidance of previews."""
+        idle = {"steps"}
+        if self.objective == "plain":
+            idle |= {"text_scale", "image_scale"}
+        if not self.direction_weight:
+            idle.add("clamp_direction")
+        return {name: value for name, value in asdict(self).items() if name not in idle}
 
     def rate_at(self, step: int) -> float:
         """Learning rate of step 0 .. steps-1."""

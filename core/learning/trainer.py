@@ -3,21 +3,22 @@
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timezone
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from ..devices import free_memory, is_out_of_memory
 from ..editing.injection import Injection
-from ..editing.schedule import fixed_noise, segment_bounds
+from ..editing.schedule import SEEDS, fixed_noise, segment_bounds
 from ..errors import LearningError, WorthlessError
 from ..instruction.artefact import Instruction, InstructionInfo
 from ..models.denoiser import Denoiser
-from .checkpoint import load_optimiser_state, optimiser_state
+from .checkpoint import check_tensors, load_optimiser_state, optimiser_state
 from .memory import MemoryPlan, largest_side, plan_memory
 from .objective import Direction, PairLatents, Samples, collect, noise_errors
 from .replay import Replay
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 _EMPTY_PHRASE_TOKENS = 10
 _CURVE_POINTS = 100
 _FLUSH_EVERY = 64
+_HEADER_BYTES = 200_000
+"""Of an instruction file: a thumbnail, a curve and a workflow, with room to spare."""
 
 
 class SegmentStream:
@@ -44,7 +47,7 @@ class SegmentStream:
         self._fixed, self._seed = settings.noise == "fixed", seed
         self._first, self._last = segment_bounds(segment, segments)
         # Generators with neighbouring seeds give unrelated streams; the product keeps (seed, segment) pairs apart.
-        self.generator = Generator().manual_seed(seed * 1009 + segment)
+        self.generator = Generator().manual_seed((seed * 1009 + segment) % SEEDS)
         self.order = torch.empty(0, dtype=torch.int64)
         self.position = 0
 
@@ -69,6 +72,31 @@ class SegmentStream:
         """Go back to a mark: what comes next is what came then."""
         self.generator.set_state(mark[0])
         self.order, self.position = mark[1:]
+
+    def state(self) -> dict[str, Tensor]:
+        """Where the stream is, for :meth:`load_state`."""
+        return {"generator": self.generator.get_state(), "order": self.order, "position": torch.tensor(self.position)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from :meth:`state`."""
+        self.rewind((state["generator"].cpu(), state["order"].cpu(), int(state["position"])))
+
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """See that :meth:`load_state` can go on from a state.
+
+        Raises:
+            ValueError: it has other tensors, or what they hold is no pass over the segment's timesteps.
+        """
+        timesteps = torch.arange(self._first, self._last)
+        order = timesteps if _count(state, "order") else self.order.new_empty(0)
+        check_tensors(state, {**self.state(), "order": order})
+        position = int(state["position"])
+        if not torch.equal(state["order"].sort().values, order) or not 0 <= position <= len(order):
+            raise ValueError("its order is no pass over its timesteps")
+        try:
+            Generator().set_state(state["generator"])
+        except RuntimeError as error:
+            raise ValueError("its generator has no such state") from error
 
 
 class Trainer:
@@ -262,6 +290,15 @@ class Trainer:
         finally:
             self._update.forget()
 
+    def check_finite(self) -> None:
+        """See that what was learned is worth keeping. Reading the loss waits for the device.
+
+        Raises:
+            WorthlessError: the last loss is not finite; says at which step it went wrong.
+        """
+        if self.losses and not math.isfinite(self.losses[-1]):
+            self.instruction()
+
     @property
     def losses(self) -> list[float]:
         """Mean loss of every step so far. Reading it waits for the device."""
@@ -310,50 +347,74 @@ class Trainer:
         keys, values = ({name.partition(".")[2]: tensor for name, tensor in learned.items() if name.startswith(kind)} for kind in ("keys.", "values."))
         return Instruction(keys, values, self.context.detach().cpu().clone(), self.start, info, learned.get("rows"))
 
-    def digest(self) -> str:
-        """What a checkpoint must agree with: the model, the pairs, the phrase and the settings."""
-        settings = sorted(asdict(self.settings).items())
-        model = self.denoiser.description.fingerprint
-        digest = hashlib.sha256(repr((model, settings, self.init_text, self._trained, self.latents.digest)).encode())
+    def file_size(self) -> int:
+        """About how many bytes the file of the instruction will have."""
+        rows = self.settings.segments * sum(tensor.numel() for tensor in self.space.beginning().values())
+        return 4 * (rows + self.context.numel()) + _HEADER_BYTES
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with: the model, the pairs, the words and the settings that decide what a step learns."""
+        pairs = hashlib.sha256(self.latents.digest.encode())
         if not self.latents.digest:
             for latent in (*self.latents.before, *self.latents.after):
-                digest.update(latent.detach().float().cpu().numpy().tobytes())
+                pairs.update(latent.detach().float().cpu().numpy().tobytes())
+        known = {"model": self.denoiser.description.fingerprint, "pairs": pairs.hexdigest(), "words": self.init_text, "trained segments": list(self._trained)}
         if self._direction is not None:
-            digest.update(self._direction.target.cpu().numpy().tobytes())
-        return digest.hexdigest()
+            known["CLIP"] = hashlib.sha256(self._direction.target.cpu().numpy().tobytes()).hexdigest()
+        return known | self.settings.decisive()
+
+    def digest(self) -> str:
+        """Hex digits that tell this run from others."""
+        return hashlib.sha256(repr(sorted(self.identity().items())).encode()).hexdigest()
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to continue exactly: parameters, optimiser, generators, positions and losses."""
         state = {f"parameter.{name}": tensor.detach() for name, tensor in self.parameters.items()}
         state |= optimiser_state(self.optimiser, self.parameters)
-        for segment, stream in self._streams.items():
-            state[f"stream.{segment}.generator"] = stream.generator.get_state()
-            state[f"stream.{segment}.order"] = stream.order
-            state[f"stream.{segment}.position"] = torch.tensor(stream.position)
+        state |= {f"stream.{segment}.{part}": tensor for segment, stream in self._streams.items() for part, tensor in stream.state().items()}
         state["steps_done"] = torch.tensor(self.steps_done)
         state["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         return state
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue from :meth:`state`; what follows is what would have followed.
 
         Raises:
-            LearningError: the state belongs to a run of another shape.
+            ValueError: it is no state of this run. The run is as it was.
         """
-        try:
-            with torch.no_grad():
-                for name, tensor in self.parameters.items():
-                    tensor.copy_(state[f"parameter.{name}"])
-            load_optimiser_state(self.optimiser, self.parameters, state)
-            self._update.forget()
-            for segment, stream in self._streams.items():
-                stream.generator.set_state(state[f"stream.{segment}.generator"].cpu())
-                stream.order = state[f"stream.{segment}.order"].cpu()
-                stream.position = int(state[f"stream.{segment}.position"])
-            self.steps_done = int(state["steps_done"])
-            self._losses, self._pending = state["losses"].tolist(), []
-        except (KeyError, RuntimeError) as error:
-            raise LearningError(f"Learning cannot continue: the saved run has another shape ({error}). Start afresh.") from error
+        streams = {segment: _below(state, f"stream.{segment}.") for segment in self._streams}
+        self._check(state, streams)
+        for segment, stream in self._streams.items():
+            stream.load_state(streams[segment])
+        with torch.no_grad():
+            for name, tensor in self.parameters.items():
+                tensor.copy_(state[f"parameter.{name}"])
+        load_optimiser_state(self.optimiser, self.parameters, state)
+        self._update.forget()
+        self.steps_done = int(state["steps_done"])
+        self._losses, self._pending = state["losses"].tolist(), []
+
+    def _check(self, state: Mapping[str, Tensor], streams: Mapping[int, Mapping[str, Tensor]]) -> None:
+        for segment, stream in self._streams.items():
+            try:
+                stream.check_state(streams[segment])
+            except ValueError as error:
+                raise ValueError(f"segment {segment}: {error}") from error
+        expected = {f"parameter.{name}": tensor for name, tensor in self.parameters.items()}
+        expected |= {f"stream.{segment}.{part}": tensor for segment, parts in streams.items() for part, tensor in parts.items()}
+        # A loss for every step.
+        expected |= {"steps_done": torch.tensor(0), "losses": torch.empty(_count(state, "losses"), dtype=torch.float64)}
+        check_tensors(state, expected, self.parameters)
+        if int(state["steps_done"]) != len(state["losses"]):
+            raise ValueError(f"it has {int(state['steps_done'])} steps and {len(state['losses'])} losses")
+
+
+def _count(state: Mapping[str, Tensor], name: str) -> int:
+    return state[name].numel() if name in state else 0
+
+
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def _backward(loss: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The phrases that Unique Phrases chooses from, and their features, computed once for each model and list."""
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,9 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import LearningError, ModelError
+from ..errors import LearningError, ModelError, StorageError
 from ..files import write_tensors
 from ..models.clip import POCKET_NAME, ClipModel, text_features
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do; may raise to cancel."""
@@ -98,7 +101,10 @@ def list_features(clip: ClipModel, name: str, cache: Path | None = None, progres
     if found is None:
         found = encode_phrases(clip, phrases, progress).half().cpu()
         if file:
-            write_tensors({"features": found.contiguous()}, file, key)
+            try:
+                write_tensors({"features": found.contiguous()}, file, key)
+            except StorageError as error:
+                logger.warning("%s The features of its phrases will be computed again.", error)
     return phrases, found
 
 

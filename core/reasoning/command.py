@@ -64,7 +64,7 @@ def train(options: argparse.Namespace) -> None:
         raise LearningError(f"Fine-tuning: --indirect is {options.indirect}; it is a chance, 0 to 1.")
     if options.mllm_batch < 1:
         raise LearningError(f"Fine-tuning: --mllm-batch is {options.mllm_batch}; it must be 1 or more.")
-    texts, blocks = Texts(options.indirect), find_blocks([Path(place) for place in options.data])
+    texts, blocks = Texts(options.indirect), find_blocks([Path(place) for place in options.data], options.strict)
     seen = find_blocks([Path(options.validation)]) if options.validation else blocks
     begun = load_connector(options.connector) if options.connector else None
     accelerator = make_accelerator(options.precision, settings.accumulation)
@@ -74,21 +74,27 @@ def train(options: argparse.Namespace) -> None:
     # Of a pair that has both kinds an indirect instruction is shown.
     watched = [(row, texts.of(row)[-1:]) for row in first_rows(seen, SHOWN)] if options.pictures_every else []
     states = _states(options, accelerator, texts, blocks, watched, begun)
-    identity = (editor.description.fingerprint, options.resolution, options.indirect, states.reader, fingerprint(begun.state_dict()) if begun else "")
+    identity = {
+        "model": editor.description.fingerprint,
+        "resolution": options.resolution,
+        "indirect": options.indirect,
+        "MLLM": str(states.reader),
+        "MLLM's weights": states.reader.fingerprint,
+        "connector": fingerprint(begun.state_dict()) if begun else "",
+    }
     # Before the text encoder is brought to another precision, which would change its fingerprint.
     connector = _connector(begun, editor, states.reader, settings.seed).to(accelerator.device)
     error = ReasonedError(make_ready(editor, accelerator, options.checkpointing), connector)
     stream = ReasonedStream(blocks, options.resolution, settings.seed, texts, states)
-    run = FineTuning(accelerator, error, ReasonedInputs(editor, settings.seed, settings.dropout), stream, settings, repr(identity))
-    file = Path(options.out) / "connector.safetensors"
+    run = FineTuning(accelerator, error, ReasonedInputs(editor, settings.seed, settings.dropout), stream, settings, identity)
 
     def keep(folder: Path) -> None:
-        save_connector(connector, file)
+        save_connector(connector, folder.with_name("connector.safetensors"))
         save_model(editor, source, folder)
 
     carry_out(run, options, (lambda path: _show(editor, connector, states, watched, options.resolution, path)) if watched else None, keep)
     if accelerator.is_main_process:
-        print(f"{file}: between '{states.reader.name}' and that model")
+        print(f"{Path(options.out) / 'connector.safetensors'}: between '{states.reader.name}' and that model")
 
 
 def _states(

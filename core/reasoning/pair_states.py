@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,14 +24,17 @@ from numpy.random import Generator
 from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import LearningError, ModelError
+from ..errors import DataError, LearningError, ModelError, PairError, StorageError
 from ..files import write_text
 from ..finetuning.data import Block, Row, digest_of
+from ..json_text import parse_json, read_record
 from .mllm import Mllm
 from .states import VERSION, StateStore, kept_states, state_key
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
 
 INDEX = "states.json"
 """The list, in the folder of the states."""
@@ -58,6 +63,16 @@ class Reader:
 
     def __str__(self) -> str:
         return f"'{self.name}' in {f'{self.bits} bits' if self.bits else self.dtype} (asked '{self.task}')"
+
+
+@dataclass(frozen=True)
+class _List:
+    """The list as its file has it."""
+
+    version: str
+    reader: Mapping[str, Any]
+    keys: Mapping[str, Any]
+    data: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -107,12 +122,13 @@ class PairStates:
     def read(cls, folder: Path) -> PairStates | None:
         """The list that a folder has; None where there is none that this version can use, so that it is made again."""
         try:
-            told: Any = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-            if told["version"] != VERSION:
-                return None
-            return cls(folder, Reader(**told["reader"]), dict(told["keys"]), tuple(told["data"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            told = read_record(_List, parse_json((folder / INDEX).read_bytes()))
+            reader = read_record(Reader, told.reader)
+        except (OSError, ValueError):
             return None
+        # Keys name files: hex digits lead nowhere else.
+        sound = told.version == VERSION and all(isinstance(key, str) and re.fullmatch("[0-9a-f]+", key) for key in told.keys.values())
+        return cls(folder, reader, told.keys, told.data) if sound else None
 
 
 @dataclass(frozen=True)
@@ -143,8 +159,14 @@ class Texts:
         return some[int(rng.integers(len(some)))] if some else ""
 
     def chats(self, blocks: Sequence[Block]) -> Iterator[Chat]:
-        """Every pair with its texts."""
-        return ((row, self.of(row)) for block in blocks for row in block.rows())
+        """Every pair with its texts; those of a damaged file are left out, with a warning."""
+        for block in blocks:
+            try:
+                rows = block.rows()
+            except (DataError, PairError) as error:
+                logger.warning("instructbrush: skipped: %s", error)
+                continue
+            yield from ((row, self.of(row)) for row in rows)
 
     def digest(self, blocks: Sequence[Block]) -> str:
         """Hex digits that say which states are needed for some data."""
@@ -183,7 +205,7 @@ def states_of_pairs(
     Raises:
         LearningError: the folder has another MLLM's states, or cannot be written to.
         ModelError: the MLLM cannot be loaded, or cannot read a pair.
-        PairError, DataError: a pair cannot be used.
+        PairError: none of the pairs can be used.
     """
     data = texts.digest(blocks)
     kept = PairStates.read(folder)
@@ -213,7 +235,10 @@ def states_of_pairs(
     if not made.has_all_of(data, watched):
         raise LearningError(f"States of the MLLM could not be kept in '{folder}'. See that there is room, and that it can be written to.")
     if accelerator.is_main_process:
-        made.write()
+        try:
+            made.write()
+        except StorageError as error:
+            logger.warning("instructbrush: %s The MLLM will be needed again when the run goes on.", error)
     return made
 
 
@@ -236,7 +261,11 @@ def _compute(mllm: Mllm, store: StateStore, task: str, chats: Iterable[Chat], at
         if number % accelerator.num_processes != accelerator.process_index:
             continue
         # Decodes and checks the whole pair: what is wrong with it shows now and not at a step days later.
-        picture = dataclasses.replace(row, words=texts[0] if texts else "").read().before
+        try:
+            picture = dataclasses.replace(row, words=texts[0] if texts else "").read().before
+        except PairError as error:
+            logger.warning("instructbrush: skipped: %s", error)
+            continue
         for words in texts:
             digest = chat_digest(row, words)
             if digest not in keys:

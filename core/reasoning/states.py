@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..errors import StorageError
 from ..files import write_tensors
 from ..pictures import to_image
 from .mllm import STATES_TASK, Mllm, Progress
@@ -40,6 +41,7 @@ class StateStore:
         self._used = 0
         self._held: int | None = None
         """Bytes in the folder, as far as is known."""
+        self._warned = False
 
     def get(self, key: str) -> Tensor | None:
         """What is kept under a key of :func:`state_key`, on the CPU in the precision it was computed in. A damaged file counts as none."""
@@ -59,15 +61,17 @@ class StateStore:
         return key in self._recent or (self.folder is not None and self._file(self.folder, key).is_file())
 
     def put(self, key: str, states: Tensor) -> None:
-        """Keep states [L, D]. Where the folder cannot be written to, a warning says so."""
+        """Keep states [L, D]. Where the folder cannot be written to, a warning says so once."""
         states = states.detach().cpu().contiguous()
         self._remember(key, states)
         if self.folder is not None and states.nbytes <= self._most_bytes:
             try:
                 self._make_room(self.folder, states.nbytes)
                 write_tensors({"states": states}, self._file(self.folder, key), {_KEY: key})
-            except OSError as error:
-                logger.warning("States of an MLLM could not be kept in %s (%s); they will be computed again.", self.folder, error)
+            except (OSError, StorageError) as error:
+                if not self._warned:
+                    logger.warning("States of an MLLM could not be kept in %s (%s); they will be computed again.", self.folder, error)
+                self._warned = True
 
     def _remember(self, key: str, states: Tensor) -> None:
         before = self._recent.pop(key, None)

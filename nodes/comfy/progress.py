@@ -2,6 +2,7 @@
 
 import base64
 import io
+import logging
 import time
 from typing import Any
 
@@ -24,10 +25,11 @@ class LearningProgress:
         node: the node's id.
         total: steps in all.
         done: steps done before, in a run that goes on.
+        remark: what the user should know all along.
     """
 
-    def __init__(self, node: str, total: int, done: int = 0) -> None:
-        self.node, self.total = node, total
+    def __init__(self, node: str, total: int, done: int = 0, remark: str = "") -> None:
+        self.node, self.total, self.remark = node, total, remark
         self._bar = comfy.utils.ProgressBar(total, node_id=node)
         self._began, self._done_before = time.monotonic(), done
         self._next = 0.0
@@ -37,6 +39,11 @@ class LearningProgress:
         """Whether it is time for a message again."""
         return time.monotonic() >= self._next
 
+    def warn(self, text: str) -> None:
+        """Write to the log, and remark it from the next message on."""
+        logging.warning("InstructBrush: %s", text)
+        self.remark = text
+
     def show(self, step: int, losses: list[float], preview: Image.Image | None = None, state: str = "") -> None:
         """Tell how far it is.
 
@@ -44,7 +51,7 @@ class LearningProgress:
             step: steps done.
             losses: of every step so far; those not yet sent are sent.
             preview: a picture to show, or None to leave the last one.
-            state: a remark, such as where a cancelled run was kept.
+            state: a remark for this message, such as where a cancelled run was kept.
         """
         self._next = time.monotonic() + _INTERVAL
         # The preview goes to the panel alone: ComfyUI would show it a second time under the node's widgets.
@@ -57,7 +64,7 @@ class LearningProgress:
             "losses": losses[self._sent :],
             "first": self._sent,
             "seconds_left": self._seconds_left(step),
-            "state": state,
+            "state": state or self.remark,
         }
         if preview is not None:
             message["preview"] = data_url(preview)

@@ -1,10 +1,8 @@
 """A learning run inside ComfyUI: encoded with its CLIP and VAE, trained through its MODEL, watched, cancelled and taken up again."""
 
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import comfy.sd
@@ -13,24 +11,23 @@ from comfy.model_patcher import ModelPatcher
 from PIL import Image
 from torch import Tensor
 
+from ...core.devices import is_out_of_memory
 from ...core.editing.sampler import edit_latents
-from ...core.errors import LearningError, ModelError, WorthlessError
+from ...core.errors import ModelError, WorthlessError
 from ...core.instruction.artefact import Instruction
-from ...core.instruction.file import save_instruction
-from ...core.learning.checkpoint import load_checkpoint, save_checkpoint
+from ...core.learning.checkpoint import Keeper
 from ...core.learning.objective import Direction, PairLatents
 from ...core.learning.pairs import EditPair, EditPairs, thumbnail
 from ...core.learning.settings import LearningSettings
 from ...core.learning.trainer import Trainer
 from ...core.pictures import to_image
-from . import paths
 from .describe import describe
 from .engine import ComfyDenoiser
 from .latents import decode_image, encode_condition, encode_image
 from .progress import Interrupted, LearningProgress, check_interrupted, data_url
 from .text import count_tokens, encode_window
+from .unfinished import Unfinished
 
-_CHECKPOINT_EVERY = 100
 _PREVIEW_STEPS = 12
 _PREVIEW_SIDE = 256
 
@@ -96,7 +93,7 @@ class LearningSession:
         Args:
             node: id of the node that shows the progress.
             preview_every: steps between previews, 0 for none.
-            resume: go on with a cancelled run of the same model, pairs and settings.
+            resume: go on with a run of the same model, pairs, words and settings that was stopped; it may have had other steps and previews.
 
         Returns:
             The instruction, and the whole of what the panel showed.
@@ -104,17 +101,15 @@ class LearningSession:
         Raises:
             WorthlessError: what was learned is not worth keeping (not finite, nothing moved).
             LearningError: the pictures are too large for the device's memory.
-            Interrupted: the user cancelled. In both cases what was learned lies in ``output/instructions/unfinished``.
+            Interrupted: the user cancelled. Then, and whatever else is raised, what was learned lies in ``output/instructions/unfinished``.
         """
         with torch.inference_mode(False), self.denoiser.loaded():
             trainer = Trainer(self.denoiser, self.latents, self.context, self.null_context, self.settings, self.init_text, self.phrase_tokens, self.direction)
-            name = trainer.digest()[:12]
-            checkpoint, partial = paths.unfinished() / f"{name}.checkpoint", paths.unfinished() / f"{name}{paths.SUFFIX}"
-            if resume and checkpoint.exists():
-                load_checkpoint(trainer, checkpoint)
-                logging.info("InstructBrush: going on from step %d of a cancelled run.", trainer.steps_done)
-            progress = LearningProgress(node, self.settings.steps, trainer.steps_done)
+            files = Unfinished(trainer, thumbnail(self.pairs))
+            remark = files.take_up() if resume else ""
+            progress = LearningProgress(node, self.settings.steps, trainer.steps_done, remark)
             progress.show(trainer.steps_done, trainer.losses)
+            keeper = Keeper(files.save_checkpoint, progress.warn)
             picture: Image.Image | None = None
 
             def after_step(done: int, total: int) -> None:
@@ -123,43 +118,48 @@ class LearningSession:
                 last = done == total
                 shown = None
                 if preview_every and (done % preview_every == 0 or last):
-                    shown = picture = self._preview(trainer)
+                    shown = self._preview_if_it_fits(trainer)
+                    picture = shown or picture
                 if last or shown is not None or progress.due():
                     progress.show(done, trainer.losses, shown)
-                    if not math.isfinite(trainer.losses[-1]):
-                        trainer.instruction()  # raises, and says at which step it went wrong
-                if done % _CHECKPOINT_EVERY == 0 and not last and math.isfinite(trainer.losses[-1]):
-                    save_checkpoint(trainer, checkpoint)
+                    trainer.check_finite()
+                if not last:
+                    keeper.offer()
 
-            with self._kept(trainer, checkpoint, partial, progress):
+            with self._kept(trainer, files, progress):
                 trainer.run(after_step)
                 instruction = trainer.instruction()
-            for file in (checkpoint, partial):
-                file.unlink(missing_ok=True)
+            files.remove()
         losses = [round(loss, 6) for loss in trainer.losses]
-        summary: dict[str, Any] = {"step": trainer.steps_done, "total": self.settings.steps, "losses": losses, "seconds_left": 0}
+        summary: dict[str, Any] = {"step": trainer.steps_done, "total": self.settings.steps, "losses": losses, "seconds_left": 0, "state": progress.remark}
         if picture is not None:
             summary["preview"] = data_url(picture)
         return instruction, summary
 
     @contextmanager
-    def _kept(self, trainer: Trainer, checkpoint: Path, partial: Path, progress: LearningProgress) -> Iterator[None]:
-        """Keep what was learned when the user cancels or memory runs out; drop what must not be gone on with."""
+    def _kept(self, trainer: Trainer, files: Unfinished, progress: LearningProgress) -> Iterator[None]:
+        """Keep what was learned when the user cancels or something fails; drop what must not be gone on with."""
         try:
             yield
         except WorthlessError:
-            checkpoint.unlink(missing_ok=True)
+            files.remove()
             raise
-        except (Interrupted, LearningError) as error:
-            if trainer.steps_done:
-                save_checkpoint(trainer, checkpoint)
-                save_instruction(trainer.instruction(partial.stem), partial, overwrite=True, thumbnail=thumbnail(self.pairs))
-                where = f"{paths.INSTRUCTIONS}/unfinished/{partial.name}"
-                why = "cancelled" if isinstance(error, Interrupted) else "stopped"
-                state = f"{why} at step {trainer.steps_done}, kept as output/{where}; run it again with the same settings to go on"
+        except BaseException as error:
+            state = files.keep("cancelled" if isinstance(error, Interrupted) else "stopped")
+            if state:
                 logging.warning("InstructBrush: %s", state)
                 progress.show(trainer.steps_done, trainer.losses, state=state)
             raise
+
+    def _preview_if_it_fits(self, trainer: Trainer) -> Image.Image | None:
+        """A preview; None where memory runs out for it, which is no reason to end the run."""
+        try:
+            return self._preview(trainer)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            logging.warning("InstructBrush: memory ran out for a preview; learning goes on without it.")
+            return None
 
     @torch.no_grad()
     def _preview(self, trainer: Trainer) -> Image.Image:

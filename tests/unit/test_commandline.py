@@ -83,12 +83,12 @@ def test_strength_0_equals_the_empty_words(folders: Path) -> None:
     ("arguments", "message"),
     [
         (["learn", "--pairs", "nowhere", "--out", "x.safetensors"], "Pairs folder 'nowhere' does not exist"),
-        (["apply", "--instruction", "nothing.safetensors", "--images", ".", "--out", "o"], "'nothing.safetensors' cannot be opened"),
+        (["apply", "--instruction", "nothing.safetensors", "--images", ".", "--out", "o"], "'nothing.safetensors': it cannot be opened"),
         (["edit", "--words", "x", "--images", "nowhere", "--out", "o"], "Images folder 'nowhere' does not exist"),
         (["edit", "--words", "x", "--images", ".", "--out", "o"], "holds no pictures"),
         (["edit", "--words", "x", "--images", "images", "--out", "images"], "would be written among the inputs"),
         (["learn", "--pairs", "pairs", "--out", "x.safetensors", "--begin", "caption", "--clip", "ViT-L-14/openai"], "ViT-L-14-openai.safetensors"),
-        (["inspect", "images/two.png"], "truncated or no safetensors file"),
+        (["inspect", "images/two.png"], "not a safetensors file"),
         (["edit", "--words", "x", "--images", "images", "--out", "o", "--model", "nowhere"], "nowhere"),
     ],
 )
@@ -108,10 +108,6 @@ def test_twins_of_one_name_and_existing_results_are_refused(folders: Path, capsy
     (folders / "x.safetensors").write_bytes(b"")
     assert run("learn", "--pairs", folders / "pairs", "--out", folders / "x.safetensors") == 1
     assert "exists already" in capsys.readouterr().err
-    Image.new("RGB", (70, 50)).save(folders / "pairs" / "0_0.png")
-    Image.new("RGB", (70, 50)).save(folders / "pairs" / "0_1.png")
-    assert run("learn", "--pairs", folders / "pairs", "--out", folders / "y.safetensors") == 1
-    assert "is 70 x 50: sides must be multiples of 8. Add --size" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -2,6 +2,10 @@
 
 import importlib
 import json
+import os
+import re
+import shutil
+import signal
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -15,7 +19,8 @@ import tiny_edits
 import torch
 import tuning
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tuning import assert_equal, weights
@@ -62,7 +67,7 @@ def start(data: Path) -> Callable[..., FineTuning]:
             unet.enable_gradient_checkpointing()
         stream = EditStream(find_blocks([data]), 64, settings.seed)
         accelerator = make_accelerator("no", settings.accumulation)
-        return FineTuning(accelerator, DenoisingError(unet), EditInputs(editor, settings.seed, settings.dropout), stream, settings, "pocket")
+        return FineTuning(accelerator, DenoisingError(unet), EditInputs(editor, settings.seed, settings.dropout), stream, settings, {"model": "pocket"})
 
     return make
 
@@ -166,7 +171,7 @@ class TestContinuing:
         stopped.run()
         save_checkpoint(stopped, tmp_path / "run.safetensors")
         resumed = start(replace(SMALL, batch=1, accumulation=4))
-        with pytest.raises(LearningError, match="belongs to another run"):
+        with pytest.raises(LearningError, match=r"belongs to another run: learning_rate \(0\.0003 there, 0\.001 here\) differs"):
             load_checkpoint(start(replace(SMALL, learning_rate=1e-3)), tmp_path / "run.safetensors")
         load_checkpoint(resumed, tmp_path / "run.safetensors")  # split otherwise: the same samples make a step
         resumed = start()
@@ -182,7 +187,7 @@ class TestContinuing:
             run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         second.load_state(first.state())
         assert second.accelerator.scaler.state_dict() == first.accelerator.scaler.state_dict()
-        with pytest.raises(LearningError, match=r"the saved run has another shape or precision \('scaler.scale'\)"):
+        with pytest.raises(ValueError, match=r"tensor 'scaler\._growth_tracker' is missing"):
             second.load_state({name: tensor for name, tensor in first.state().items() if not name.startswith("scaler.")})
 
     def test_gradient_checkpointing_changes_nothing(self, start: Callable[..., FineTuning]) -> None:
@@ -256,6 +261,82 @@ class TestCommand:
         assert [sorted(json.loads(line)) for line in log.read_text().splitlines()] == [["loss", "rate", "seconds", "step"]] * 2
         for name in ("checkpoint.safetensors", "model/unet/diffusion_pytorch_model.safetensors"):
             assert_equal(load_file(tmp_path / "whole" / name), load_file(tmp_path / "parts" / name))
+
+    def test_ctrl_c_keeps_the_step_it_comes_at(self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        step = FineTuning.step
+
+        def interrupted(run: FineTuning) -> None:
+            step(run)
+            if run.steps_done == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        quiet = ("--pictures-every", 0, "--steps", 4)
+        with monkeypatch.context() as patch:
+            patch.setattr(FineTuning, "step", interrupted)
+            assert main(command(data, tmp_path, *quiet)) == 130
+        assert "stopped at step 2; go on with --resume" in capsys.readouterr().err
+        assert main(command(data, tmp_path, *quiet, "--resume")) == 0
+        assert "from step 2" in capsys.readouterr().err
+
+    def test_damaged_files_of_a_run_are_named_or_mended(self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        quiet = ("--pictures-every", 0, "--save-every", 1, "--log-every", 1)
+        assert main(command(data, tmp_path, "--steps", 2, *quiet)) == 0
+        log, checkpoint = tmp_path / "log.jsonl", tmp_path / "checkpoint.safetensors"
+        log.write_bytes(log.read_bytes() + b'{"step": [\n[3]\n\xff\n{}\n{"step": null}\n')
+        assert main(command(data, tmp_path, "--steps", 3, *quiet, "--resume")) == 0
+        assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3]
+        state = load_file(checkpoint)
+        with safe_open(checkpoint, "pt") as file:
+            metadata = file.metadata()
+        name = next(name for name in state if name.startswith("average."))
+        save_file({**state, name: torch.zeros(1)}, checkpoint, metadata)
+        assert main(command(data, tmp_path, "--steps", 4, *quiet, "--resume")) == 1
+        told = r"Checkpoint 'checkpoint\.safetensors' is damaged: tensor 'average\..*' is float32 \[1\], not float32 .*\. Choose another --out to begin anew\."
+        assert re.search(told, capsys.readouterr().err)
+
+    def test_a_folder_that_vanishes_ends_no_run_and_the_model_is_kept_elsewhere(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        step, out, elsewhere = FineTuning.step, tmp_path / "run", tmp_path / "tmp"
+        elsewhere.mkdir()
+        monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
+
+        def vanishing(run: FineTuning) -> None:
+            step(run)
+            if run.steps_done == 1:
+                shutil.rmtree(out)
+                out.touch()
+
+        monkeypatch.setattr(FineTuning, "step", vanishing)
+        assert main(command(data, out, "--steps", 2, "--pictures-every", 1, "--save-every", 1, "--log-every", 1)) == 1
+        told = capsys.readouterr().err
+        for name in ("checkpoint.safetensors", "000001.png", "log.jsonl"):
+            assert len(re.findall(rf"{name}.* Tuning goes on\.", told)) == 1
+        (kept,) = elsewhere.rglob("model_index.json")
+        assert told.endswith(f"The model was kept in {kept.parent}.\n")
+        assert load_editor(kept.parent).description.reads_mask
+
+    @pytest.mark.parametrize("strict", [False, True])
+    def test_pairs_that_cannot_be_used_are_skipped_and_counted(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], strict: bool
+    ) -> None:
+        data = tiny_edits.write_folder(tmp_path / "pairs")
+        broken = sorted(path for path in data.rglob("*") if path.suffix in (".png", ".jpg"))[0]
+        broken.write_bytes(b"no picture")
+        count = len(json.loads((data / "pairs.json").read_text()))
+        more = ("--steps", count, "--pictures-every", 1, *(["--strict"] if strict else []))
+        assert main(command(data, tmp_path / "run", *more)) == strict
+        assert sum("skipped: " in record.getMessage() for record in caplog.records) == 1
+        assert f"1 of {count} pairs could not be used and were skipped" in capsys.readouterr().err
+        assert load_editor(tmp_path / "run" / "model").description.reads_mask
+
+    def test_data_of_which_nothing_can_be_used_end_in_a_sentence(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        data = tiny_edits.write_folder(tmp_path / "pairs")
+        for path in data.rglob("*"):
+            if path.suffix in (".png", ".jpg"):
+                path.write_bytes(b"no picture")
+        assert main(command(data, tmp_path / "run", "--steps", 1)) == 1
+        assert re.search(r"Data: none of the \d+ pairs can be used; the lines above say why\. Mend them, or give other data\.", capsys.readouterr().err)
 
     def test_it_begins_with_plain_stable_diffusion_too(self, tmp_path: Path) -> None:
         folder, data = plain(tmp_path / "sd"), tiny_edits.write_folder(tmp_path / "pairs")

@@ -243,10 +243,10 @@ def test_bad_settings_and_runs_are_named(editor: DiffusersEditor, latents: PairL
     trainer = make_trainer(editor, latents)
     trainer.step()
     save_checkpoint(trainer, tmp_path / "run")
-    with pytest.raises(LearningError, match=r"belongs to another run: model, pairs, words and settings must all be the same"):
+    with pytest.raises(LearningError, match=r"belongs to another run: seed \(0 there, 1 here\) differs\. Remove it to begin anew\."):
         load_checkpoint(make_trainer(editor, latents, replace(SMALL, seed=1)), tmp_path / "run")
     (tmp_path / "run").write_bytes(b"nothing")
-    with pytest.raises(LearningError, match=r"cannot be read: .*Start afresh"):
+    with pytest.raises(LearningError, match=r"cannot be read: .*\. Remove it to begin anew\."):
         load_checkpoint(trainer, tmp_path / "run")
 
 
