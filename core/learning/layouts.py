@@ -5,7 +5,7 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -24,8 +24,8 @@ MASK = ("mask", "mask_image", "mask_img")
 REASONING = "reasoning"
 """Indirect instructions, where there are any: a text or a list of texts."""
 
-_LISTS = ("pairs.json", "pairs.jsonl", "metadata.jsonl", "metadata.csv")
-_PROMPT = "prompt.json"
+LISTS = ("pairs.json", "pairs.jsonl", "metadata.jsonl", "metadata.csv")
+PROMPT = "prompt.json"
 _SIDES = (("before", "after"), ("original", "edited"), ("input", "output"), ("source", "target"), ("src", "tgt"), ("orig", "edit"), ("a", "b"))
 """What folders and pictures before and after the edit are called."""
 
@@ -75,8 +75,8 @@ def pairs_in(folder: Path, refused: Refused = stop) -> list[ListedPair]:
     Raises:
         PairError: the folder or a list cannot be read, or two pictures have one name.
     """
-    if not (folder / _PROMPT).is_file():
-        for name in _LISTS:
+    if not (folder / PROMPT).is_file():
+        for name in LISTS:
             if (folder / name).is_file():
                 return read_list(folder / name, refused)
     sides = _side_folders(folder)
@@ -96,7 +96,7 @@ def pairs_below(folder: Path, refused: Refused = stop) -> list[ListedPair]:
     if found:
         return found
     for place in folders_below(folder):
-        if any((place / name).is_file() for name in (*_LISTS, _PROMPT)):
+        if any((place / name).is_file() for name in (*LISTS, PROMPT)):
             within = place.relative_to(folder).as_posix()
             found += [replace(pair, name=f"{within}/{pair.name}") for pair in pairs_in(place, refused)]
     return found
@@ -114,6 +114,13 @@ def folders_below(folder: Path) -> Iterator[Path]:
                 kept.append(name)
         names[:] = kept
         yield from (Path(path) / name for name in kept)
+
+
+def sides_among(names: Iterable[str]) -> tuple[str, str, str | None] | None:
+    """Which of the names of folders beside each other are called before and after, and mask where there is one; None without both sides."""
+    named = {_side_name(name): name for name in names}
+    sides = next((sides for sides in _SIDES if sides[0] in named and sides[1] in named), None)
+    return None if sides is None else (named[sides[0]], named[sides[1]], named.get("mask"))
 
 
 def natural(text: str) -> list[tuple[bool, int, str]]:
@@ -225,9 +232,8 @@ def _inside(file: Path, name: str) -> Path:
 
 def _side_folders(folder: Path) -> tuple[Path, Path, Path | None] | None:
     """The folders before and after, and that of masks where there is one."""
-    named = {_side_name(path.name): path for path in _inside_of(folder) if path.is_dir()}
-    sides = next((sides for sides in _SIDES if sides[0] in named and sides[1] in named), None)
-    return None if sides is None else (named[sides[0]], named[sides[1]], named.get("mask"))
+    sides = sides_among(path.name for path in _inside_of(folder) if path.is_dir())
+    return None if sides is None else (folder / sides[0], folder / sides[1], folder / sides[2] if sides[2] else None)
 
 
 def _side_name(name: str) -> str:
@@ -275,9 +281,9 @@ def _joined(folder: Path, before: dict[str, Path], after: dict[str, Path], masks
 
 def _prompt(folder: Path) -> str:
     """The instruction in InstructPix2Pix's prompt.json; "" where there is none."""
-    if not (folder / _PROMPT).is_file():
+    if not (folder / PROMPT).is_file():
         return ""
-    return direct_words(parse_json((folder / _PROMPT).read_bytes(), finite=False).get("edit"))
+    return direct_words(parse_json((folder / PROMPT).read_bytes(), finite=False).get("edit"))
 
 
 def _words_beside(folder: Path, name: str, before: Path, after: Path) -> str:

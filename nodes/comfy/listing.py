@@ -4,8 +4,8 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ...core.names import is_usable
 
@@ -13,8 +13,7 @@ _SETTLED = 2 * 10**9
 """Nanoseconds. A folder that changed later than that may change again without another time: some file systems count in steps of two seconds."""
 
 
-@dataclass(frozen=True)
-class Entries:
+class Entries(NamedTuple):
     """What lies in one folder, sorted; a link counts as what it leads to, and one that leads nowhere is left out. ``identity`` tells a folder from others."""
 
     folders: tuple[str, ...] = ()
@@ -22,8 +21,7 @@ class Entries:
     identity: tuple[int, int] = (0, 0)
 
 
-@dataclass(frozen=True)
-class _Read:
+class _Read(NamedTuple):
     changed: int
     folders: tuple[str, ...]
     files: tuple[str, ...]
@@ -60,13 +58,14 @@ def entries(folder: str | Path) -> Entries:
 
 def walk(folder: str | Path, depth: int) -> Iterator[tuple[str, Entries]]:
     """The folder itself, named ``""``, and every folder down to ``depth`` levels below it, by its path with slashes. Links are followed, but never back into a
-    folder that they lie in; folders with a dot in front, or with a name that no input can carry, are passed over."""
+    folder that they lie in; folders with a dot in front are passed over."""
     yield from _walk(str(folder), "", depth, ())
 
 
 def files_below(folder: str | Path, suffix: str, depth: int = 8) -> list[str]:
-    """Every file of a kind in a folder and below it, by its path with slashes."""
-    return sorted(f"{name}/{file}" if name else file for name, found in walk(folder, depth) for file in found.files if _is_of(file, suffix))
+    """Every file of a kind in a folder and below it, by its path with slashes. Names that no input can carry are left out."""
+    paths = (f"{name}/{file}" if name else file for name, found in walk(folder, depth) for file in found.files if file.endswith(suffix))
+    return sorted(filter(is_usable, paths))
 
 
 def tell(about: str, message: str) -> None:
@@ -88,10 +87,6 @@ def _scan(path: str, changed: int) -> _Read:
     return read
 
 
-def _is_of(file: str, suffix: str) -> bool:
-    return file.endswith(suffix) and is_usable(file)
-
-
 def _kind(entry: os.DirEntry[str]) -> str:
     try:
         return "link" if entry.is_symlink() else "folder" if entry.is_dir() else "file"
@@ -106,5 +101,5 @@ def _walk(folder: str, name: str, depth: int, above: tuple[tuple[int, int], ...]
     yield name, found
     if depth:
         for child in found.folders:
-            if not child.startswith(".") and is_usable(child):
+            if not child.startswith("."):
                 yield from _walk(os.path.join(folder, child), f"{name}/{child}" if name else child, depth - 1, (*above, found.identity))

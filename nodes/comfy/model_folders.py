@@ -8,7 +8,7 @@ import folder_paths
 
 from ...core.errors import InstructBrushError, ModelError
 from ...core.models.folders import model_folder
-from ...core.names import resolve_inside
+from ...core.names import is_usable, resolve_inside
 from . import listing
 
 SUFFIX = ".safetensors"
@@ -61,7 +61,8 @@ def folders_with(file: str, kind: str, depth: int) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for root in folders_of(kind):
         for name, folder in _models(root, depth, file):
-            found.setdefault(name, folder)
+            if is_usable(name):
+                found.setdefault(name, folder)
     return found
 
 

@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import folder_paths
 
 from ...core.errors import EvaluationError, InstructionError, PairError
-from ...core.names import resolve_inside
+from ...core.learning.layouts import LISTS, PROMPT, sides_among
+from ...core.names import is_usable, resolve_inside
 from ...core.picture_files import PICTURES
 from . import examples, listing, model_folders
 from .model_folders import SUFFIX
@@ -84,11 +84,11 @@ def free_path(path: Path) -> Path:
 
 
 def pairs_folders() -> list[str]:
-    """Folders under ``input/`` that look like pairs (with pictures, ``before`` and ``after``, or a ``pairs.json``), then the pack's examples."""
+    """Folders under ``input/`` that look like pairs (with pictures, two folders such as ``before`` and ``after``, or a list), then the pack's examples."""
     root = folder_paths.get_input_directory()
     if not os.path.isdir(root):
         listing.tell(root, f"ComfyUI's input folder {root} is not there. Load Edit Pairs offers the pack's examples only.")
-    return sorted(_candidates(root)) + examples.pairs_folders()
+    return sorted(filter(is_usable, _candidates(root))) + examples.pairs_folders()
 
 
 def pairs_path(name: str) -> Path:
@@ -129,14 +129,18 @@ def _time(path: str | Path) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-def _candidates(root: str) -> Iterator[str]:
-    # Pictures in before/ and after/ belong to the folder that holds both.
+def _candidates(root: str) -> set[str]:
+    names: set[str] = set()
     whole: set[str] = set()
     for name, found in listing.walk(root, _DEPTH):
-        if name.rpartition("/")[0] in whole:
+        above = name.rpartition("/")[0]
+        if above in whole:  # its pictures are one side of pairs
             whole.add(name)
-        elif name and {"before", "after"} <= set(found.folders):
+        elif name and sides_among(found.folders):
             whole.add(name)
-            yield name
-        elif name and any(file == "pairs.json" or os.path.splitext(file)[1].lower() in PICTURES for file in found.files):
-            yield name
+            names.add(name)
+        elif name and PROMPT in found.files:  # InstructPix2Pix's trees have a folder for each few pairs
+            names.add(above or name)
+        elif name and any(file in LISTS or os.path.splitext(file)[1].lower() in PICTURES for file in found.files):
+            names.add(name)
+    return names

@@ -156,6 +156,25 @@ def test_names_that_no_input_can_carry_are_not_offered(comfy, listing):
             shutil.rmtree(comfy.base / "input" / name)
 
 
+def test_folders_of_every_layout_are_offered_as_a_whole(comfy, listing):
+    root = comfy.base / "input" / "layouts"
+    for file in (
+        "listed/metadata.jsonl",
+        "lines/pairs.jsonl",
+        "sides/Original/1.png",
+        "sides/Edited/1.png",
+        "sides/mask/1.png",
+        "tree/0001/prompt.json",
+        "tree/0001/1_0.jpg",
+        "tree/0002/prompt.json",
+        "none/notes.txt",
+    ):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
+    offered = [name for name in comfy.pack("nodes.comfy.paths").pairs_folders() if name.startswith("layouts")]
+    assert offered == ["layouts/lines", "layouts/listed", "layouts/sides", "layouts/tree"]
+
+
 def test_a_folder_is_read_again_only_when_it_has_changed(comfy, listing, tmp_path, monkeypatch):
     (tmp_path / "a.png").touch()
     own, read = os.scandir, []
