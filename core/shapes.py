@@ -32,6 +32,15 @@ def cropped_as_by_vae(picture: Tensor) -> Tensor:
     return picture if (height, width) == picture.shape[:2] else picture[top : top + height, left : left + width]
 
 
+def before_vae(first: Size, left: Size) -> Size | None:
+    """The size of a picture of the first one's aspect ratio of which :func:`vae_crop` leaves the second; None where there is none."""
+    for width in range(left[1], left[1] + VAE_STRIDE):
+        height = round(first[0] * width / first[1])
+        if vae_crop(height, width)[2:] == left:
+            return height, width
+    return None
+
+
 def scaled(picture: Tensor, size: Size) -> Tensor:
     """A picture [H, W, C] in 0..1 at another size; the same tensor where it has it."""
     if picture.shape[:2] == size:

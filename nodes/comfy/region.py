@@ -16,7 +16,7 @@ from torch import Tensor
 from ...core.editing.region import blend, blended_states
 from ...core.errors import RegionError
 from ...core.regions.masks import fit_mask, mask_batch
-from ...core.shapes import vae_crop
+from ...core.shapes import before_vae, vae_crop
 
 KEY = "instructbrush_region"
 _STRIDE = 8
@@ -60,7 +60,7 @@ def keep_region(model: ModelPatcher, every: int) -> ModelPatcher:
 def with_region(latent: dict[str, Any], mask: Tensor) -> dict[str, Any]:
     """A LATENT that carries a mask, what core's ``mask_batch`` takes.
 
-    A mask of a picture whose sides are no multiples of 8 is cropped as ComfyUI crops the picture.
+    A mask of a picture whose sides are no multiples of 8, at any resolution, is cropped as ComfyUI crops the picture.
 
     Raises:
         RegionError: an empty latent, or a mask that does not fit.
@@ -73,9 +73,10 @@ def with_region(latent: dict[str, Any], mask: Tensor) -> dict[str, Any]:
         )
     height, width = (side * _STRIDE for side in samples.shape[-2:])
     mask = mask_batch(mask)
-    top, left, rows, columns = vae_crop(*mask.shape[-2:])
-    if (rows, columns) == (height, width):
-        mask = mask[..., top : top + rows, left : left + columns]
+    whole = before_vae((mask.shape[-2], mask.shape[-1]), (height, width))
+    if whole is not None:
+        top, left, _, _ = vae_crop(*whole)
+        mask = fit_mask(mask, *whole, len(mask))[:, top : top + height, left : left + width]
     return {**latent, "noise_mask": fit_mask(mask, height, width, len(samples)).reshape(-1, 1, height, width)}
 
 

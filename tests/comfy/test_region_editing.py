@@ -197,6 +197,42 @@ def test_what_does_not_fit_is_refused(comfy, change, message):
         assert message in comfy.error(graph)
 
 
+UNPAINTED = "Mask: no mask was painted. It is the black one of 64 x 64 that Load Image gives for a picture without transparency; this picture is 128 x {}. "
+
+
+@pytest.mark.parametrize("height", [128, 192])
+def test_the_black_mask_of_load_image_is_named_by_every_node_that_edits(comfy, height):
+    graph = comfy.graph()
+    parts = Parts(graph, "pocket region editor (built in)")
+    pixels, mask = comfy.give(graph, picture(9, 1, height, 128)), comfy.give(graph, torch.zeros(1, 64, 64))
+    words = graph.node("CLIPTextEncode", clip=parts.clip, text="make it night").out(0)
+    soft = graph.node("InstructBrushSoftRegion", mask=mask, s=0.5).out(0)
+    with_words = {"model": parts.model, "clip": parts.clip, "vae": parts.vae, "image": pixels, "words": "x", "text_scale": 2.0, "image_scale": 1.5}
+    for node in (
+        graph.node("InstructBrushRegionEdit", model=parts.model, latent=encoded(graph, parts, pixels), mask=mask, blend_every=2),
+        graph.node("InstructBrushRegionEdit", model=parts.model, latent=encoded(graph, parts, pixels), mask=soft, blend_every=2),
+        graph.node("InstructBrushRegionConditioning", model=parts.model, conditioning=words, vae=parts.vae, image=pixels, mask=mask),
+        graph.node("InstructBrushEditGuider", **with_words, strength=1.0, mask=mask),
+        graph.node("InstructBrushPasteBack", edited=pixels, original=pixels, mask=mask, feather=0),
+    ):
+        assert comfy.error(graph, node.out(0)).startswith(UNPAINTED.format(height))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(64, 64), (128, 128), (1024, 1536)])
+def test_masks_of_another_resolution_are_scaled(comfy, rows, columns):
+    # A picture of 3:2 at a width of 100 has 66 or 67 rows; the VAE leaves 64 of them, and 96 columns.
+    height, width = (64, 64) if rows == columns else (67, 100)
+    graph = comfy.graph()
+    parts = Parts(graph)
+    latent = encoded(graph, parts, comfy.give(graph, picture(12, 1, height, width)))
+    mask = torch.zeros(1, rows, columns)
+    mask[..., : columns // 2] = 1
+    node = graph.node("InstructBrushRegionEdit", model=parts.model, latent=latent, mask=comfy.give(graph, mask), blend_every=2)
+    kept = comfy.values(graph, node.out(1))[0]["noise_mask"]
+    half = kept.shape[-1] // 2
+    assert kept.shape == (1, 1, 64, width // 8 * 8) and (kept[..., : half - 1] == 1).all() and not kept[..., half + 1 :].any()
+
+
 def test_a_missing_wire_is_named(comfy):
     graph = comfy.graph()
     parts = Parts(graph)

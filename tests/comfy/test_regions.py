@@ -272,6 +272,39 @@ def test_a_region_without_its_other_half_is_refused(comfy):
     assert comfy.error(regions.graph, node.out(0)) == "Combine Regions: conditioning_2 has no mask_2. Connect both, or neither."
 
 
+def test_the_largest_mask_decides_the_size(comfy):
+    regions = Regions(comfy)
+    node = regions.combine((regions.words, square(0, 0, 16, 32, side=32)), (regions.words, square(32, 0, 64, 64)))
+    union = comfy.values(regions.graph, node.out(1))[0]
+    assert union.shape == (1, 64, 64) and (union[..., :30] == 1).all() and (union[..., 34:] == 1).all()
+    regions = Regions(comfy)
+    node = regions.combine((regions.words, torch.zeros(1, 64, 64)), (regions.words, square(0, 0, 64, 128, side=128)))
+    assert comfy.error(regions.graph, node.out(1)).startswith("Mask: no mask was painted. It is the black one of 64 x 64 that Load Image gives")
+
+
+# Masks of every shape
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (1, 64, 64), (1, 1, 64, 64), (1, 64, 64, 1), (1, 64, 64, 3)])
+def test_every_region_node_takes_masks_of_every_shape(comfy, shape):
+    def given(mask):
+        return mask.expand(shape) if len(shape) < 4 or shape[1] == 1 else mask[..., None].expand(shape)
+
+    fine = square(8, 8, 40, 40)
+    mask = given(fine[0] if len(shape) == 2 else fine)
+    graph, node = cleaning(comfy, mask)
+    assert torch.equal(comfy.values(graph, node.out(0))[0], fine)
+    graph, node = softened(comfy, mask, box_mask=mask)
+    assert torch.equal(comfy.values(graph, node.out(0))[0], fine)
+    regions = Regions(comfy)
+    assert torch.equal(comfy.values(regions.graph, regions.combine((regions.words, mask)).out(1))[0], fine)
+    graph = comfy.graph()
+    node = graph.node(
+        "InstructBrushPasteBack", edited=comfy.give(graph, picture(1)), original=comfy.give(graph, picture(0)), mask=comfy.give(graph, mask), feather=0
+    )
+    assert torch.equal(comfy.values(graph, node.out(0))[0], torch.where(fine[..., None] == 1, picture(1), picture(0)))
+
+
 # Paste Back
 
 
@@ -305,6 +338,19 @@ def test_feathering_and_single_masks(comfy):
     )
     pasted = comfy.values(graph, node.out(0))[0]
     assert pasted.shape == (3, 64, 64, 3) and (pasted[:, :, :31] == 1).all() and (pasted[:, :, 31] == 0.5).all() and not pasted[:, :, 32:].any()
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_the_originals_transparency_stays(comfy, channels):
+    graph = comfy.graph()
+    original = torch.cat([picture(0), picture(1)[..., :1]], dim=-1)
+    edited = torch.cat([picture(2), picture(3)[..., :1]], dim=-1)[..., :channels]
+    node = graph.node(
+        "InstructBrushPasteBack", edited=comfy.give(graph, edited), original=comfy.give(graph, original), mask=comfy.give(graph, left_mask()), feather=0
+    )
+    pasted = comfy.values(graph, node.out(0))[0]
+    assert torch.equal(pasted[..., 3], original[..., 3])
+    assert torch.equal(pasted[:, :, :32, :3], edited[:, :, :32, :3]) and torch.equal(pasted[:, :, 32:], original[:, :, 32:])
 
 
 @pytest.mark.parametrize(
