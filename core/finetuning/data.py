@@ -33,6 +33,8 @@ BEFORE, AFTER, WORDS = "source_image", "edited_image", "edit_prompt"
 """Columns of UltraEdit's tables; :mod:`..learning.layouts` has the names that others give them."""
 
 _DARKEST_GREY = 1 / 255
+_MOST_TOLD = 20
+"""Entries of a list that were left out and are told one by one; all are counted."""
 
 
 @dataclass(frozen=True)
@@ -311,8 +313,10 @@ def _folder_block(place: Path, strict: bool) -> FolderBlock:
     found = read_list(place, refused.append) if place.is_file() else pairs_below(place, refused.append)
     if refused and (strict or not found):
         raise refused[0]
-    for error in refused:
+    for error in refused[:_MOST_TOLD]:
         logger.warning("instructbrush: skipped: %s", error)
+    if refused:
+        logger.warning("instructbrush: %d pairs of '%s' were skipped, %d remain.", len(refused), folder.name, len(found))
     if not any(pair.words or pair.reasoning for pair in found):
         what = f"holds {len(found)} pairs without words" if found else "holds neither .parquet files nor pairs"
         raise PairError(

@@ -22,6 +22,8 @@ MAX_PAIRS = 1000
 MIN_SIDE = 16
 _MOST_PIXELS = 1024 * 1024
 """Of a picture whose size is not chosen: the largest editing models were made for so many."""
+_MOST_TOLD = 20
+"""Pairs that were left out and are told one by one; all are counted."""
 _THUMBNAIL_SIDE = 128
 
 Fit = Literal["stop", "crop", "pad"]
@@ -258,7 +260,7 @@ def _mixed(name: str, before: Size, after: Size) -> MixedRatiosError:
 def _left_out(refused: Sequence[PairError], left: int) -> tuple[str, ...]:
     if not refused:
         return ()
-    return (*(f"Left out: {error}" for error in refused), f"{_pairs(len(refused))} left out, {_pairs(left)} remain{'s' if left == 1 else ''}.")
+    return (*(f"Left out: {error}" for error in refused[:_MOST_TOLD]), f"{_pairs(len(refused))} left out, {_pairs(left)} remain{'s' if left == 1 else ''}.")
 
 
 def _told(done: Counter[str]) -> tuple[str, ...]:

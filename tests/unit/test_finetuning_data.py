@@ -113,6 +113,17 @@ def test_folders_with_words_beside_the_pictures(tmp_path: Path) -> None:
         find_blocks([tmp_path])
 
 
+def test_entries_that_were_left_out_are_told_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tiny_edits.write_folder(tmp_path / "folder")
+    entries = json.loads((folder / "pairs.json").read_text())
+    (folder / "pairs.json").write_text(json.dumps([*entries, *({"before": "gone.png", "after": "gone.png"} for _ in range(30))]))
+    assert len(all_rows(folder)) == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        *["instructbrush: skipped: pairs.json of 'folder': 'gone.png' does not exist."] * 20,
+        "instructbrush: 30 pairs of 'folder' were skipped, 3 remain.",
+    ]
+
+
 def test_linked_folders_of_tables_and_lists_by_name_are_read(tmp_path: Path) -> None:
     tiny_edits.write_tables(tmp_path / "far")
     (tmp_path / "near").mkdir()
