@@ -20,8 +20,8 @@ def open_table(file: Path) -> Any:
         raise DataError("Tables: .parquet files are read by pyarrow, which is not installed. Run: pip install pyarrow") from error
     try:
         return pyarrow.parquet.ParquetFile(file)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"'{file.name}' cannot be read as parquet ({str(error).splitlines()[0]}). It may be cut short: download it again.") from error
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise DataError(f"'{file.name}' cannot be read as parquet ({_reason(error)}). It may be cut short: download it again.") from error
 
 
 def check_columns(table: Any, file: Path, columns: Sequence[str]) -> None:
@@ -30,7 +30,10 @@ def check_columns(table: Any, file: Path, columns: Sequence[str]) -> None:
     Raises:
         DataError: one is missing.
     """
-    present = table.schema_arrow.names
+    try:
+        present = table.schema_arrow.names
+    except ValueError as error:  # bytes that are no text
+        raise DataError(f"'{file.name}' is damaged ({_reason(error)}). Download it again.") from error
     missing = next((name for name in columns if name not in present), None)
     if missing is not None:
         raise DataError(f"'{file.name}' has no column '{missing}'; its columns are {', '.join(present)}. Is it another data set?")
@@ -47,8 +50,12 @@ def row_batches(table: Any, file: Path, columns: Sequence[str], size: int, group
     try:
         for batch in table.iter_batches(batch_size=size, row_groups=[group], columns=list(columns)):
             yield batch.to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"'{file.name}' is damaged ({str(error).splitlines()[0]}). Download it again.") from error
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise DataError(f"'{file.name}' is damaged ({_reason(error)}). Download it again.") from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def picture_bytes(value: Any, name: str) -> bytes:

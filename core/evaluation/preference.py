@@ -110,9 +110,12 @@ class Study:
         """
         folder = Path(folder)
         file = folder / FILE
-        if not file.is_file():
-            raise EvaluationError(f"Study '{folder.name}' has not begun: '{file}' does not exist. Give the pictures to compare, or another name.")
-        *lines, rest = file.read_bytes().split(b"\n")
+        try:
+            *lines, rest = file.read_bytes().split(b"\n")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise EvaluationError(f"Study '{folder.name}' has not begun: '{file}' does not exist. Give the pictures to compare, or another name.") from error
+        except OSError as error:
+            raise EvaluationError(f"Study '{folder.name}': '{file}' cannot be opened ({error.strerror}). Check that it may be read.") from error
         study = cls(folder, read_header(file, lines[0] if lines else rest), Progress())
         for index, line in enumerate(lines[1:], start=2):
             event = parse(file, index, line)

@@ -1,7 +1,6 @@
 """What a study of preference consists of, and how its file is read and checked: a line that says what is compared, then a line for every event."""
 
 import hashlib
-import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import EvaluationError
+from ..json_text import parse_json
 from ..pictures import to_image
 
 FORMAT = 1
@@ -140,18 +140,40 @@ def read_header(file: Path, line: bytes) -> dict[str, Any]:
     header = parse(file, 1, line)
     if header.get("format") != FORMAT:
         raise damaged(file, 1, f"its format is {header.get('format')!r}, this version reads {FORMAT}")
-    try:
-        ids = [entry["id"] for entry in header["items"]]
-        texts = [header["key"], *header["methods"], *ids, *(entry["instruction"] for entry in header["items"])]
-        whole = all(isinstance(text, str) for text in texts) and all(set(entry) >= {"source", "results"} for entry in header["items"])
-        whole = whole and isinstance(header["seed"], int) and bool(header["comparisons"])
-        for item, left, right in header["comparisons"]:
-            whole = whole and type(item) is int and 0 <= item < len(ids) and left != right and {left, right} <= set(header["methods"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise damaged(file, 1, f"it does not say what is compared ({error!r})") from error
-    if not whole:
-        raise damaged(file, 1, "it does not say what is compared")
+    fault = _fault_of(header)
+    if fault:
+        raise damaged(file, 1, f"it does not say what is compared ({fault})")
     return header
+
+
+def _fault_of(header: Mapping[str, Any]) -> str | None:
+    """Why a header cannot be used; None when it can."""
+    methods, items, comparisons = (header.get(key) for key in ("methods", "items", "comparisons"))
+    if not isinstance(methods, list) or len(methods) < 2 or not _are_texts(methods) or len(set(methods)) < len(methods):
+        return "its methods are no list of names"
+    if not _are_texts([header.get("key")]) or type(header.get("seed")) is not int:
+        return "its key or seed is missing"
+    if not isinstance(items, list) or not all(_is_item(item, methods) for item in items):
+        return "its items are no list of pictures"
+    if not isinstance(comparisons, list) or not comparisons:
+        return "it has no comparisons"
+    for comparison in comparisons:
+        if not isinstance(comparison, list) or len(comparison) != 3 or not _are_texts(comparison[1:]):
+            return "a comparison is not of two methods"
+        item, left, right = comparison
+        if type(item) is not int or not 0 <= item < len(items) or left == right or not {left, right} <= set(methods):
+            return "a comparison is of what is not there"
+    return None
+
+
+def _is_item(item: Any, methods: Sequence[str]) -> bool:
+    whole = isinstance(item, dict) and "source" in item and _are_texts([item.get("id"), item.get("instruction"), item.get("source") or ""])
+    results = item.get("results") if whole else None
+    return isinstance(results, dict) and set(results) == set(methods) and _are_texts(results.values())
+
+
+def _are_texts(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def parse(file: Path, index: int, line: bytes) -> dict[str, Any]:
@@ -161,8 +183,8 @@ def parse(file: Path, index: int, line: bytes) -> dict[str, Any]:
         EvaluationError: it is no JSON object.
     """
     try:
-        content = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(line)
+    except ValueError as error:
         raise damaged(file, index, f"it cannot be read ({error})") from error
     if not isinstance(content, dict):
         raise damaged(file, index, "it holds no entry")

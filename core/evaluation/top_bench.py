@@ -7,14 +7,12 @@ The tree of the public archive is not documented, so every effect's folder may b
     before/ and after/ with equal names, in {effect}/train and {effect}/test, or in {effect} (the first 10 in order are training pairs)
 """
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from ..errors import EvaluationError, PairError
+from ..json_text import parse_json
 from ..learning.pairs import EditPairs, check_pair, find_pairs
 from ..picture_files import read_picture
 from .effects import TEST_PAIRS, TRAIN_PAIRS, Effect, Scope
@@ -171,10 +169,8 @@ def _check_pictures(files: Files, side: int | None) -> None:
         for path in paths:
             if not path.stat().st_size:
                 raise PairError(f"Picture '{path.name}' is empty (0 bytes). Copy it again.")
-            read_picture(path)
-            with Image.open(path) as picture:
-                # Turned pictures are as wide as they were high.
-                sizes.append(picture.size[::-1] if picture.getexif().get(0x0112, 1) >= 5 else picture.size)
+            height, width = read_picture(path).shape[:2]
+            sizes.append((width, height))
         if sizes[0] != sizes[1]:
             raise PairError(f"Pair '{name}': before is {sizes[0][0]} x {sizes[0][1]}, after is {sizes[1][0]} x {sizes[1][1]}. Crop or scale both alike.")
         if side is None and (sizes[0][0] % 8 or sizes[0][1] % 8):
@@ -197,11 +193,10 @@ def _described(root: Path) -> dict[str, KnownEffect]:
     if not path.is_file():
         return {}
     try:
-        described = {
-            _key(name): KnownEffect(str(name), str(entry["instruction"]), entry["scope"]) for name, entry in json.loads(path.read_text("utf-8")).items()
-        }
+        told = parse_json(path.read_bytes())
+        described = {_key(name): KnownEffect(name, str(entry["instruction"]), entry["scope"]) for name, entry in told.items()}
         wrong = next((effect for effect in described.values() if effect.scope not in ("global", "local")), None)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EvaluationError(f'effects.json must be {{"name": {{"instruction": "...", "scope": "global" or "local"}}}} ({error!r}).') from error
     unsafe = next((effect.name for effect in described.values() if effect.name.startswith(".") or set(effect.name) & set("/\\\0")), None)
     if unsafe is not None:

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import ModelError
 from ..files import write_tensors
+from ..json_text import parse_json, read_record
 from ..models.families import Family
-from ..models.weights import fill, fingerprint, read_header
+from ..models.weights import Weights, fill, fingerprint, read_header
 from .mllm import STATES_TASK
 
 FORMAT_VERSION = 1
@@ -251,21 +251,14 @@ def read_connector_config(path: str | Path) -> ConnectorConfig:
     header = read_header(path)
     if path.stat().st_size > _MOST_BYTES:
         raise ModelError(f"{path.name}: {path.stat().st_size / 2**30:.0f} GB is too large for a connector.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path.name}: it cannot be read ({error}). Copy it again.") from error
-    version = metadata.get(_VERSION_KEY)
-    if version is None or _INFO_KEY not in metadata:
+    version, told = (header.metadata.get(key) for key in (_VERSION_KEY, _INFO_KEY))
+    if version is None or told is None:
         raise ModelError(f"{path.name} is a safetensors file but no connector. Choose one that 'python -m instructbrush reason train' wrote.")
-    if not version.isdecimal() or int(version) > FORMAT_VERSION:
+    if version != str(FORMAT_VERSION):
         raise ModelError(f"{path.name}: its format is {version[:20]}, this version reads up to {FORMAT_VERSION}. Update InstructBrush.")
     try:
-        told = json.loads(metadata[_INFO_KEY])
-        known = {field.name for field in dataclasses.fields(ConnectorConfig)}
-        config = ConnectorConfig(**{name: value for name, value in told.items() if name in known})
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        config = read_record(ConnectorConfig, parse_json(told))
+    except ValueError as error:
         raise ModelError(f"{path.name}: its header is damaged ({error}). Copy it again.") from error
     with torch.device("meta"):
         wanted = {name: tuple(tensor.shape) for name, tensor in Connector(config).state_dict().items()}
@@ -288,8 +281,7 @@ def load_connector(path: str | Path, device: torch.device | str = "cpu") -> Conn
     config = read_connector_config(path)
     with torch.device("meta"):
         connector = Connector(config)
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    tensors = dict(Weights([read_header(path)]).tensors())
     bad = next((name for name, tensor in tensors.items() if not tensor.is_floating_point() or not tensor.isfinite().all()), None)
     if bad is not None:
         raise ModelError(f"{path.name}: tensor '{bad}' holds values that are not finite numbers. The file is damaged.")
