@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..core.editing.schedule import SEEDS
 from ..core.learning.captions import TOKENS, CaptionSettings, caption_pictures, default_steps
 from ..core.learning.pairs import EditPairs
 from ..core.learning.phrases import PHRASES, unique_phrases
@@ -159,7 +160,7 @@ class CaptionInit(Node):
                     "seed",
                     default=0,
                     min=0,
-                    max=2**31 - 1,
+                    max=SEEDS - 1,
                     control_after_generate=False,
                     tooltip="The same seed and pictures find the same words.",
                 ),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..core.editing.schedule import SEEDS
 from ..core.errors import EvaluationError
 from ..core.evaluation.preference import Study
 from ..core.evaluation.study import FILE, StudyItem
@@ -60,7 +61,7 @@ class JudgePreference(Node):
                     "seed",
                     default=0,
                     min=0,
-                    max=2**31 - 1,
+                    max=SEEDS - 1,
                     control_after_generate=False,
                     optional=True,
                     tooltip="Draws the order of the comparisons and the sides. A study keeps the order it began with.",
