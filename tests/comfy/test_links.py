@@ -39,7 +39,7 @@ def refusals(comfy, graph, link):
     return errors
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def an_instruction(comfy):
     """Load Instruction's list is empty without one."""
     path = comfy.pack("nodes.comfy.paths").output_instructions() / "linked.safetensors"
