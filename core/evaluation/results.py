@@ -81,8 +81,8 @@ class ResultFolder:
             for name in self.later:
                 if wanted.get(name) is None or found.get(name) is None:
                     wanted[name] = found[name] = wanted.get(name) or found.get(name)
-            if found != wanted:
-                other = next(name for name in (*wanted, *found) if wanted.get(name) != found.get(name))
+            other = next((name for name in (*wanted, *found) if wanted.get(name) != found.get(name)), None)
+            if other is not None:
                 raise EvaluationError(
                     f"'{self.path}' holds results of another run: {other} was {found.get(other)!r}, now it is {wanted.get(other)!r}. "
                     "Give another --out folder, or delete this one."

@@ -82,7 +82,7 @@ def of_json(draw: st.DrawFn, sound: str) -> str:
         holder, key = slots[int(draw(_PLACES) * len(slots))]
         old = holder[key]
         kind = draw(st.sampled_from(["value", "value", "value", "inner", "gone", "more", "other"]))
-        if kind == "inner" and isinstance(old, str) and old.startswith(("{", "[")):
+        if kind == "inner" and _is_table(old):
             holder[key] = draw(of_json(old))
         elif kind == "gone" and holder is not tree:
             del holder[key]
@@ -154,6 +154,14 @@ def of_thumbnail(key: str) -> Callable[[bytes], Damaged]:
         return st.one_of(pictures, pictures, texts).map(written)
 
     return damaged
+
+
+def _is_table(value: Any) -> bool:
+    """Whether a value is a text that is a JSON table or list itself."""
+    try:
+        return isinstance(value, str) and isinstance(json.loads(value), dict | list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _slots(tree: Any) -> Iterator[Slot]:
