@@ -1,9 +1,12 @@
 """Learn Instruction: it learns, it is watched, it is cancelled and goes on exactly, and it keeps nothing broken."""
 
+import contextlib
+import shutil
+
 import pytest
 import torch
 
-from instructbrush.tests.comfy.graphs import Parts, learning, pairs
+from instructbrush.tests.comfy.graphs import Parts, instruction, learning, pairs
 
 
 def learned(comfy, **changes):
@@ -165,3 +168,97 @@ def test_presets_take_the_place_of_the_values(comfy, preset):
     assert partial.info.settings["seed"] == 7
     for path in folder.glob("*"):
         path.unlink()
+
+
+def checkpoint_of(comfy):
+    return next(comfy.pack("nodes.comfy.paths").unfinished().glob("*.checkpoint"))
+
+
+def cancelled(comfy, **settings):
+    graph = comfy.graph()
+    node = learning(graph, comfy, Parts(graph), **settings)
+    with Cancel(comfy, 3):
+        return comfy.attempt(graph, node.out(0)).data("instructbrush.learn")[-1]["state"]
+
+
+def test_more_steps_and_other_previews_go_on_with_the_same_run(comfy):
+    cancelled(comfy, steps=5, seed=2**64 - 1)
+    longer = learned(comfy, steps=7, preview_every=2, hold_out=0, seed=2**64 - 1)
+    assert longer.info.steps == 7 and longer.info.settings["seed"] == 2**64 - 1
+    assert unfinished(comfy) == []
+
+
+def test_a_run_that_is_further_than_asked_for_says_so(comfy):
+    cancelled(comfy, steps=5, seed=21)
+    graph = comfy.graph()
+    run = comfy.run(graph, learning(graph, comfy, Parts(graph), steps=2, seed=21).out(0))
+    assert run.values[0].info.steps == 3
+    assert run.data("instructbrush.learn")[-1]["state"] == "3 steps were done before, and count although 2 are asked for"
+
+
+def test_a_damaged_checkpoint_is_set_aside(comfy):
+    settings = {"steps": 5, "seed": 22}
+    whole = learned(comfy, **settings, resume=False)
+    comfy.forget()
+    cancelled(comfy, **settings)
+    checkpoint_of(comfy).write_bytes(b"nothing")
+    graph = comfy.graph()
+    run = comfy.run(graph, learning(graph, comfy, Parts(graph), **settings).out(0))
+    assert same(whole, run.values[0])
+    assert run.data("instructbrush.learn")[-1]["state"].endswith("Learning begins anew.")
+    assert unfinished(comfy) == []
+
+
+@contextlib.contextmanager
+def blocked(folder):
+    """A file where a folder should be: nothing can be written there, by root neither."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.touch()
+    try:
+        yield
+    finally:
+        folder.unlink()
+
+
+def test_where_nothing_can_be_written_the_instruction_comes_out_all_the_same(comfy, monkeypatch):
+    monkeypatch.setattr(comfy.pack("core.learning.checkpoint").Keeper.__init__, "__defaults__", (0.0,))
+    with blocked(comfy.pack("nodes.comfy.paths").unfinished()):
+        graph = comfy.graph()
+        run = comfy.run(graph, learning(graph, comfy, Parts(graph), steps=4, seed=23).out(0))
+        assert run.values[0].info.steps == 4
+        state = run.data("instructbrush.learn")[-1]["state"]
+        assert ".checkpoint' cannot be written to" in state and state.endswith("Learning goes on, and what it learns is in memory alone for now.")
+
+
+def test_a_cancelled_run_that_cannot_be_kept_in_its_place_is_kept_elsewhere(comfy, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = comfy.pack("nodes.comfy.paths").unfinished()
+    with blocked(folder):
+        state = cancelled(comfy, steps=5, seed=24)
+    (kept,) = tmp_path.rglob("*.safetensors")
+    assert comfy.pack("core.instruction.file").load_instruction(kept).info.steps == 3
+    assert state.startswith("cancelled at step 3. ")
+    assert state.endswith(f"It was kept in {kept.parent}; move both files to output/instructions/unfinished to go on")
+    kept.parent.rename(folder)
+    assert learned(comfy, steps=5, seed=24).info.steps == 5
+    assert unfinished(comfy) == []
+
+
+def test_a_preview_that_does_not_fit_ends_no_run(comfy, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(comfy.pack("nodes.comfy.session").LearningSession, "_preview", full)
+    assert learned(comfy, steps=3, seed=25, preview_every=1).info.steps == 3
+
+
+def test_an_instruction_that_cannot_be_saved_is_saved_elsewhere(comfy, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with blocked(comfy.pack("nodes.comfy.paths").output_instructions() / "full"):
+        graph = comfy.graph()
+        node = graph.node("InstructBrushSave", instruction=comfy.give(graph, instruction(comfy)), name="full/snow", if_taken="add a number")
+        result, path = comfy.values(graph, node.out(0), node.out(1))
+    (kept,) = tmp_path.rglob("snow.safetensors")
+    assert path == str(kept) and result.info.title == "snow"
+    assert comfy.pack("core.instruction.file").load_instruction(kept).info.title == "snow"

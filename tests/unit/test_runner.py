@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from instructbrush.core.errors import EvaluationError, LearningError
+from instructbrush.core.errors import EvaluationError, InstructBrushError, LearningError, StorageError
 from instructbrush.core.evaluation import methods as methods_module
 from instructbrush.core.evaluation.effects import Effect
 from instructbrush.core.evaluation.methods import DEFAULT_METHODS, METHODS, Task, Workbench
@@ -294,3 +294,31 @@ def test_ray_gives_the_same_figures(whole: tuple[list[Outcome], Path], tmp_path:
             run([missing_pictures(tmp_path)], settings, ResultFolder(tmp_path / "bad"), data="test", ray=True)
     finally:
         ray.shutdown()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_cannot_be_read_is_skipped_and_the_others_are_kept(tmp_path: Path, jobs: int) -> None:
+    sources, skipped = [missing_pictures(tmp_path), PocketEffect("teal_hat")], []
+    settings = replace(TINY, methods=("words",), seeds=2)
+
+    def skip(name: str, error: InstructBrushError) -> None:
+        skipped.append((name, str(error)))
+
+    outcomes = run(sources, settings, ResultFolder(tmp_path / "out"), data="test", jobs=jobs, skip=skip)
+    assert [outcome.key for outcome in outcomes] == [("words", "teal_hat", seed) for seed in range(2)]
+    ((name, told),) = skipped
+    assert name == "snow" and re.match(r"Effect 'snow': Picture 'a\.png' cannot be read", told)
+    with pytest.raises(EvaluationError, match=re.escape(told)):
+        run(sources, settings, ResultFolder(tmp_path / "out"), data="test", jobs=jobs)
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"'run\.json' cannot be written to .*file"):
+        execute(tmp_path / "file")
+
+
+def test_what_a_killed_run_left_of_its_first_file_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / ".0123456789ab.xyz.part").touch()
+    ResultFolder(tmp_path).begin({"data": "test"})
+    assert (tmp_path / "run.json").exists()
