@@ -248,8 +248,8 @@ def _marked_pairs(folder: Path, refused: Refused) -> list[ListedPair]:
     def marked(mark: str) -> dict[str, Path]:
         return {name: path for stem, path in pictures.items() if (name := _unmarked(stem, mark)) is not None}
 
-    found = [(marked(before), marked(after)) for before, after in (("0", "1"), *_SIDES[:-1])]
-    # Names that make a pair come first: what is called "source" alone may be anything.
+    found = [(marked(before), marked(after)) for before, after in (*_SIDES[:-1], ("0", "1"))]
+    # Names that make a pair come first: what is called "source" alone may be anything. Words come before numbers: before_0 and before_1 are no pair.
     found.sort(key=lambda sides: (not set(sides[0]) & set(sides[1]), not any(sides)))
     return _joined(folder, found[0][0], found[0][1], marked("mask"), refused)
 

@@ -78,6 +78,13 @@ def test_names_that_say_which_side_a_picture_is(tmp_path: Path, names: tuple[str
     assert sound([pair]) and pair.mask is not None
 
 
+def test_numbers_of_pairs_are_not_taken_for_sides(tmp_path: Path) -> None:
+    put(tmp_path, **{f"{side}_{number}.png": shade for side, shade in (("before", BEFORE), ("after", AFTER)) for number in (0, 1)})
+    assert sound(pairs_in(tmp_path)) == ["0", "1"]
+    put(tmp_path / "other", **{"source_0.png": BEFORE, "source_1.png": AFTER})
+    assert sound(pairs_in(tmp_path / "other")) == ["source"]
+
+
 def test_names_that_only_look_like_it_are_none(tmp_path: Path) -> None:
     put(tmp_path, **{"beforehand.png": BEFORE, "aftermath.png": AFTER, "photo_2.png": BEFORE, "source_of_it.png": BEFORE})
     refused: list[PairError] = []
