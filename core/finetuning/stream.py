@@ -60,6 +60,7 @@ class EditStream:
         self._window: tuple[tuple[int, int], np.ndarray] = ((-1, -1), np.empty((0, 2), np.int64))
         self._held: dict[int, list[Row]] = {}
         self._damaged: dict[int, DataError | PairError] = {}
+        self._first_fault = ""
         self.skipped: dict[str, int] = {}
         """What could not be used: a pair, or the block of a damaged file with the number of its pairs."""
         self.digest = digest_of(self._blocks)
@@ -155,10 +156,11 @@ class EditStream:
             sample = self._sample(index, self._row(place))
             if sample is not None:
                 return sample
-        raise PairError(f"Data: none of the {len(self)} pairs can be used; the lines above say why. Mend them, or give other data.")
+        raise PairError(f"Data: none of the {len(self)} pairs can be used. {self._first_fault}")
 
     def _skip(self, name: str, pairs: int, error: DataError | PairError) -> None:
         if name not in self.skipped:
+            self._first_fault = self._first_fault or str(error)
             self.skipped[name] = pairs
             logger.warning("instructbrush: skipped: %s", error)
 

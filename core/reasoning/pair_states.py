@@ -243,11 +243,16 @@ def states_of_pairs(
 
 
 def _compute(mllm: Mllm, store: StateStore, task: str, chats: Iterable[Chat], at_once: int, accelerator: Accelerator) -> dict[str, str]:
-    """Compute what a store has not: of every process its share. Returns the keys of all."""
+    """Compute what a store has not: of every process its share. Returns the keys of all.
+
+    Raises:
+        PairError: there are none, as no pair can be used.
+    """
     from accelerate.utils import gather_object
 
     keys: dict[str, str] = {}
     waiting: list[tuple[str, Tensor, str]] = []
+    first_fault = ""
 
     def compute() -> None:
         names, pictures, words = zip(*waiting, strict=True)
@@ -265,6 +270,7 @@ def _compute(mllm: Mllm, store: StateStore, task: str, chats: Iterable[Chat], at
             picture = dataclasses.replace(row, words=texts[0] if texts else "").read().before
         except PairError as error:
             logger.warning("instructbrush: skipped: %s", error)
+            first_fault = first_fault or str(error)
             continue
         for words in texts:
             digest = chat_digest(row, words)
@@ -275,4 +281,7 @@ def _compute(mllm: Mllm, store: StateStore, task: str, chats: Iterable[Chat], at
                 compute()
     if waiting:
         compute()
-    return {digest: key for part in gather_object([keys]) for digest, key in part.items()}
+    found = {digest: key for part in gather_object([keys]) for digest, key in part.items()}
+    if not found:
+        raise PairError(f"Data: none of the pairs can be used. {first_fault}")
+    return found

@@ -336,7 +336,7 @@ class TestCommand:
             if path.suffix in (".png", ".jpg"):
                 path.write_bytes(b"no picture")
         assert main(command(data, tmp_path / "run", "--steps", 1)) == 1
-        assert re.search(r"Data: none of the \d+ pairs can be used; the lines above say why\. Mend them, or give other data\.", capsys.readouterr().err)
+        assert re.search(r"Data: none of the \d+ pairs can be used\. Picture '.*' cannot be read", capsys.readouterr().err)
 
     def test_it_begins_with_plain_stable_diffusion_too(self, tmp_path: Path) -> None:
         folder, data = plain(tmp_path / "sd"), tiny_edits.write_folder(tmp_path / "pairs")
