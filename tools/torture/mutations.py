@@ -32,6 +32,8 @@ _RAW = {
     }.items()
 }
 """Marks -> what stands in their place in the text: what no JSON writer would write."""
+_MOST_BYTES = 200_000
+"""That one step of damage adds."""
 _PLACES = st.floats(0, 1, exclude_max=True)
 _HOSTILE = ["", "../x", "/etc/passwd", "a\\b", "a\0b", "CON", "x" * 300, "é" * 300, "\u202e", "<think>", "0", "-1", "F16", "F4", "text", "left"]
 
@@ -89,7 +91,8 @@ def of_json(draw: st.DrawFn, sound: str) -> str:
         elif kind == "more" and isinstance(old, dict):
             old[draw(st.text(max_size=10) | st.sampled_from(_HOSTILE))] = draw(values)
         elif kind == "more" and isinstance(old, list):
-            old.extend(old[:1] * draw(st.sampled_from([1, 100, 5000])))
+            room = _MOST_BYTES // (len(json.dumps(old[:1])) + 1)
+            old.extend(copy.deepcopy(old[:1]) * min(draw(st.sampled_from([1, 10, 200])), room))
         elif kind == "other":
             other, place = slots[int(draw(_PLACES) * len(slots))]
             holder[key] = json.loads(json.dumps(other[place]))
@@ -97,7 +100,7 @@ def of_json(draw: st.DrawFn, sound: str) -> str:
             holder[key] = draw(values)
     text = json.dumps(tree[0])
     for mark, raw in _RAW.items():
-        text = text.replace(json.dumps(mark), raw)
+        text = text.replace(json.dumps(mark), raw, 2)
     return text
 
 
