@@ -28,8 +28,11 @@ from instructbrush.core.learning.checkpoint import Keeper, find_checkpoint, load
 from instructbrush.core.learning.objective import PairLatents
 from instructbrush.core.learning.settings import POCKET, LearningSettings
 from instructbrush.core.learning.trainer import Trainer
+from instructbrush.core.learning.vocabulary import list_features
+from instructbrush.core.models.clip import pocket_clip
 from instructbrush.core.models.editor import DiffusersEditor
 from instructbrush.core.pictures import to_image
+from instructbrush.core.reasoning.states import StateStore
 
 SMALL = replace(POCKET, steps=6, tokens=2, segments=2)
 _LIMITED = """
@@ -248,6 +251,20 @@ def test_what_cannot_be_written_anywhere_leaves_nothing(tmp_path: Path, monkeypa
 
     assert write_elsewhere("y.txt", full) is None
     assert os.listdir(tmp_path) == [place.parent.name]
+
+
+def test_caches_that_cannot_be_written_are_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    clip = pocket_clip("cpu")
+    phrases, features = list_features(clip, "pocket", tmp_path / "file")
+    assert len(phrases) == len(features)
+    store = StateStore(tmp_path / "file", most_memory=0)
+    for key in ("a", "b"):
+        store.put(key, torch.ones(1, 2))
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2, "once for each cache"
+    assert re.search(r"cannot be written to .*file: .* The features of its phrases will be computed again\.", told[0])
+    assert re.search(r"States of an MLLM could not be kept in .*file .*; they will be computed again\.", told[1])
 
 
 def learn(pairs: Path, out: Path, *more: object) -> list[str]:
