@@ -50,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InstructBrushError as error:
         print(f"instructbrush: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        # Libraries use files, too: torch looks for a folder for temporary ones.
+        print(f"instructbrush: The system refuses a file: {error}. See that there is room, also for temporary files.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as interrupt:
         print("instructbrush: interrupted", file=sys.stderr)
         return exit_code(interrupt)

@@ -112,8 +112,8 @@ def check_target(path: Path, size: int = 0) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(b" ")
         free = shutil.disk_usage(path.parent).free
     except OSError as error:
         raise not_written(path, error) from error
