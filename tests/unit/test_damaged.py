@@ -17,6 +17,7 @@ from instructbrush.core.json_text import parse_json, read_record
 from instructbrush.core.models.weights import Weights, read_header
 from instructbrush.core.tensor_files import TensorEntry, read_tensor_header
 from instructbrush.tools.torture import files, mutations
+from instructbrush.tools.torture.readers import CASES, Case
 
 SOUND = save({"a": torch.ones(2, 3), "b": torch.ones(4, dtype=torch.float16)}, {"format": "pt"})
 
@@ -176,8 +177,8 @@ def test_records_with_other_types_are_refused(content: Any, message: str) -> Non
         read_record(Plain, content)
 
 
-@pytest.mark.parametrize("case", files.CASES, ids=lambda case: case.name)
-def test_damage_is_read_or_refused(case: files.Case) -> None:
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_damage_is_read_or_refused(case: Case) -> None:
     counts = files.run(30 if case.share < 0.1 else 150, 1, (case,))
     assert counts["tried"] and counts["valid"] + counts["refused"] == counts["tried"]
 
@@ -191,6 +192,6 @@ def test_what_escapes_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
         if file.read_bytes() != b"sound":
             raise KeyError("it was not sound")
 
-    counts = files.run(20, 0, (files.Case("text", write, read, mutations.of_bytes),))
+    counts = files.run(20, 0, (Case("text", write, read, mutations.of_bytes),))
     assert counts["escaped"] > 5 and counts["escaped"] + counts["valid"] == counts["tried"] == 20
     assert capsys.readouterr().err.count("KeyError: 'it was not sound'") == 5
