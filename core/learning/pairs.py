@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import PairError
 from ..picture_files import OpenedPicture, open_picture
+from ..picture_files import read_picture as read_picture  # scripts that read pairs find it here
 from ..pictures import from_image, on_white, to_image
 from ..shapes import VAE_STRIDE, Size, covering, cropped_as_by_vae, padded, same_ratio, scaled
 from .layouts import ListedPair, pairs_below, pairs_in

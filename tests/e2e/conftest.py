@@ -1,6 +1,7 @@
 """A real server over HTTP and a real browser in front of it."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,16 @@ from playwright.sync_api import sync_playwright
 from instructbrush.tools.browser import launch, open_front_end
 from instructbrush.tools.comfy_server import ComfyServer
 from instructbrush.tools.get_browser import find_browser
+from instructbrush.tools.torture.server import ADDON
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     """ComfyUI with this pack on the CPU, in a base directory of its own."""
-    with ComfyServer(tmp_path_factory.mktemp("server"), arguments=["--cpu"]) as running:
+    base = tmp_path_factory.mktemp("server")
+    (base / "custom_nodes").mkdir()
+    shutil.copy(ADDON, base / "custom_nodes" / ADDON.name)
+    with ComfyServer(base, arguments=["--cpu"]) as running:
         yield running
 
 

@@ -23,12 +23,12 @@ def run(count: int, seed: int) -> dict[str, int]:
     totals = {"tried": 0, "valid": 0, "refused": 0, "escaped": 0, "lost": 0}
     with tempfile.TemporaryDirectory(prefix="instructbrush-") as place:
         for name in _NAMES:
-            for key, value in _fill(name, Path(place) / name, max(count // len(_NAMES), 2)).items():
+            for key, value in disturb(name, Path(place) / name, max(count // len(_NAMES), 2)).items():
                 totals[key] += value
     return totals
 
 
-def _fill(name: str, place: Path, count: int) -> dict[str, int]:
+def disturb(name: str, place: Path, count: int) -> dict[str, int]:
     job, data = JOBS[name], place / "data"
     data.mkdir(parents=True)
     job.prepare(data)

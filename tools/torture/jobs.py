@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import multiprocessing
+import shutil
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,11 +23,10 @@ from safetensors.torch import load_file
 
 from instructbrush.core.evaluation.results import ItemFolder
 from instructbrush.core.instruction.file import load_instruction, save_instruction
-from instructbrush.tests.unit.tiny_benchmarks import write_magicbrush_folder
-from instructbrush.tests.unit.tiny_edits import write_folder
 
 REPO = Path(__file__).resolve().parents[2]
 PAIRS = REPO / "example_workflows" / "pairs" / "hours_passed"
+LIGHT = REPO / "example_workflows" / "pairs" / "light_from_the_right"
 INSTRUCTION = REPO / "example_workflows" / "models" / "instructions" / "plum_and_mint.safetensors"
 _LEARNING_STEPS, _TUNING_STEPS = 250, 12
 _SAVES = 200
@@ -155,7 +156,7 @@ def _saved(folder: Path) -> int:
 
 def _bench(data: Path, folder: Path) -> int:
     options = ("--sampling-steps", 2, "--size", 64, "--device", "cpu", "--out", folder / "out")
-    return _command("bench", "--benchmark", "magicbrush", "--data", data / "test", *options)
+    return _command("bench", "--benchmark", "reason", "--methods", "words", "--data", data, *options)
 
 
 def _measured(folder: Path) -> int:
@@ -170,11 +171,27 @@ def _scores(folder: Path) -> Any:
     return {key: repr(replace(score, seconds=0.0)) for key, score in found.items()}
 
 
+def _listed(file: str) -> Callable[[Path], None]:
+    """Copies of example pairs, and a list of them with words."""
+
+    def write(data: Path) -> None:
+        entries = []
+        for before in sorted(LIGHT.glob("*_0.png")):
+            after = before.with_name(before.name.replace("_0", "_1"))
+            for picture in (before, after):
+                shutil.copy(picture, data)
+            words = {"words": "light it from the right", "reasoning": "the lamp stands on the right"}
+            entries.append({"before": before.name, "after": after.name, **words})
+        (data / file).write_text(json.dumps(entries))
+
+    return write
+
+
 def _tune(data: Path, folder: Path) -> int:
     out = folder / "run"
     going_on = ["--resume"] if (out / "checkpoint.safetensors").exists() else []
     fixed = ("--resolution", 64, "--batch", 1, "--precision", "no", "--save-every", 2, "--log-every", 1, "--pictures-every", 4)
-    return _command("train-region", "--model", "pocket", "--data", data / "pairs", "--out", out, "--steps", _TUNING_STEPS, *fixed, *going_on)
+    return _command("train-region", "--model", "pocket", "--data", data, "--out", out, "--steps", _TUNING_STEPS, *fixed, *going_on)
 
 
 def _tuned(folder: Path) -> Any:
@@ -204,7 +221,7 @@ def _nothing(data: Path) -> None:
 JOBS = {
     "learn": Job(25, _nothing, _learn, _steps_learned, _learned),
     "save": Job(4, _nothing, _save, _saved, _saved),
-    "bench": Job(12, lambda data: write_magicbrush_folder(data / "test"), _bench, _measured, _scores),
-    "train": Job(15, lambda data: write_folder(data / "pairs"), _tune, lambda folder: _steps_of(folder / "run" / "checkpoint.safetensors"), _tuned),
+    "bench": Job(12, _listed("reason.json"), _bench, _measured, _scores),
+    "train": Job(15, _listed("pairs.json"), _tune, lambda folder: _steps_of(folder / "run" / "checkpoint.safetensors"), _tuned),
     "edit": Job(6, _pictures, _edit, lambda folder: len(_edited(folder)), _edited),
 }

@@ -17,12 +17,12 @@ def run(count: int, seed: int) -> dict[str, int]:
     totals = {"tried": 0, "survived": 0, "escaped": 0, "lost": 0}
     with tempfile.TemporaryDirectory(prefix="instructbrush-") as place:
         for name, share in _SHARES.items():
-            for key, value in _kill(name, Path(place) / name, max(round(share * count), 1), random.Random(f"{seed} {name}")).items():
+            for key, value in disturb(name, Path(place) / name, max(round(share * count), 1), random.Random(f"{seed} {name}")).items():
                 totals[key] += value
     return totals
 
 
-def _kill(name: str, place: Path, count: int, draw: random.Random) -> dict[str, int]:
+def disturb(name: str, place: Path, count: int, draw: random.Random) -> dict[str, int]:
     job, data = JOBS[name], place / "data"
     data.mkdir(parents=True)
     job.prepare(data)

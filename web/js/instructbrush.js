@@ -8,7 +8,7 @@ import { LearningPanel } from "./learning_panel.js";
 const LEARNING = ["InstructBrushLearn", "InstructBrushLearnText"];
 const REMARKED = [
   "InstructBrushSave", "InstructBrushLoad", "InstructBrushUniquePhrases", "InstructBrushCaptionInit", "InstructBrushAddWords", "InstructBrushInspect",
-  "InstructBrushEvaluate", "InstructBrushFindRegion", "InstructBrushCleanRegion",
+  "InstructBrushEvaluate", "InstructBrushFindRegion", "InstructBrushCleanRegion", "InstructBrushLoadPairs", "InstructBrushMakePairs",
 ];
 
 /** Those of them whose text is a table. */
