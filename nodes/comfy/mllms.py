@@ -12,7 +12,7 @@ from ...core.errors import ModelError
 from ...core.learning.vocabulary import Progress
 from ...core.models.builtin import POCKET_CONNECTOR_FILE, POCKET_READER_FOLDER
 from ...core.reasoning.connector import Connector, load_connector, text_fingerprint
-from ...core.reasoning.mllm import PUBLIC, Mllm, check_folder, load_mllm, stored_dtype
+from ...core.reasoning.mllm import PUBLIC, Mllm, check_folder, load_mllm, stored_bits, stored_dtype
 from ...core.reasoning.states import StateStore, kept_states
 from . import held, model_folders
 from .patch import Conditioning
@@ -79,8 +79,8 @@ def load(name: str, precision: str) -> Mllm:
     device = comfy.model_management.get_torch_device()
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else stored_dtype(folder)
-    # bitsandbytes' weights stay where they were quantised.
-    place = device if bits else comfy.model_management.text_encoder_offload_device()
+    # Quantised weights stay where they are read to.
+    place = device if bits or stored_bits(folder) else comfy.model_management.text_encoder_offload_device()
     with torch.inference_mode(False):
         return load_mllm(folder, place, dtype, bits, lazily=True)
 

@@ -1,9 +1,8 @@
 """InstructPix2Pix models as ComfyUI's MODEL, CLIP and VAE: the built-in one, single files, diffusers folders."""
 
-import json
 import os
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import comfy.model_patcher
 import comfy.sd
@@ -11,11 +10,11 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy import supported_models_base
-from safetensors import SafetensorError, safe_open
 
 from ...core.errors import ModelError
 from ...core.models.builtin import POCKET_FOLDER, POCKET_REASON_FOLDER, POCKET_REGION_FOLDER, part_files, part_folder
 from ...core.models.families import Family, detect_family
+from ...core.models.weights import Weights, read_header, read_json
 from . import convert, model_folders
 from .supported import PocketClip, PocketTokenizers, register
 
@@ -169,20 +168,11 @@ def _read(files: list[Path]) -> convert.States:
 
 def _prediction(folder: Path) -> str:
     file = part_folder(folder, "scheduler") / "scheduler_config.json"
-    config: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    return config.get("prediction_type", "epsilon")
+    return str(read_json(file).get("prediction_type", "epsilon")) if file.is_file() else "epsilon"
 
 
 def _check_kind(files: list[Path], prefix: str, title: str) -> Family:
     """Tell the family from the files' headers alone, and refuse what is no editing model."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    edm = False
-    for path in files:
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                keys = list(file.keys())
-                shapes.update((key.removeprefix(prefix), tuple(file.get_slice(key).get_shape())) for key in keys if key.startswith(prefix))
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{title} cannot be read ({error}). Download it again: the file is incomplete or no safetensors file.") from error
-        edm = edm or "edm_vpred.sigma_max" in keys
-    return detect_family(shapes, edm=edm, title=title)
+    headers = Weights([read_header(path) for path in files])
+    shapes = {name.removeprefix(prefix): shape for name, shape in headers.shapes.items() if name.startswith(prefix)}
+    return detect_family(shapes, edm="edm_vpred.sigma_max" in headers.shapes, title=title)

@@ -165,7 +165,7 @@ def test_what_cannot_be_loaded_is_told(comfy):
         "inpainting.safetensors: this is an inpainting model, not an InstructPix2Pix model: 9 input channels; 8 (4 noise + 4 image) or 12 (+ 4 mask) are "
         "needed. It fills holes and follows no instructions; use it with ComfyUI's own inpainting nodes, or choose an editing model."
     )
-    assert unloadable(comfy, "checkpoints/broken.safetensors").startswith("broken.safetensors cannot be read (")
+    assert unloadable(comfy, "checkpoints/broken.safetensors").startswith("broken.safetensors: ")
     assert unloadable(comfy, "checkpoints/other.safetensors") == (
         "other.safetensors: no Stable Diffusion UNet was found in it (neither conv_in.weight nor input_blocks.0.0.weight). "
         "Choose an InstructPix2Pix checkpoint or a diffusers folder with a unet inside."
