@@ -151,7 +151,7 @@ def _open(stream: _Stream, name: str, reduction: Reduction) -> OpenedPicture:
             return _open_otherwise(stream, name, reduction)
         else:
             raise
-    if stream.ran_out:
+    if stream.ran_out and decoded.format != "JPEG2000":  # whose decoder reads on at the end of a whole file, too
         remarks.append("is cut short and was read as far as it goes. Copy or download it again if you can")
     if getattr(decoded, "is_animated", False):
         remarks.append("holds several frames or pages; the first one is taken")

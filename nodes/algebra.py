@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from PIL import Image
 
 from ..core.errors import InstructionError
@@ -17,6 +17,7 @@ from .comfy import text
 from .comfy.describe import describe
 from .comfy.engine import ComfyDenoiser
 from .node import Node
+from .previews import previews
 from .sockets import InstructionSocket, picture_of, shown
 
 _BLENDED = 4
@@ -201,9 +202,8 @@ class InspectInstruction(Node):
             bars = draw_norms(instruction, project)
         picture = picture_of(instruction)
         pictures = [from_image(image)[None] for image in (bars, picture or Image.new("RGB", (1, 1), "grey"))]
-        previews = [ui.PreviewImage(each).as_dict() for each in (pictures if picture else pictures[:1])]
-        images = [image for preview in previews for image in preview["images"]]
-        return io.NodeOutput(told, *pictures, ui={"images": images, "animated": (False,), "text": [told]})
+        images = previews(each[0] for each in pictures[: 2 if picture else 1])
+        return io.NodeOutput(told, *pictures, ui={**images, "text": [told]})
 
 
 def _denoiser(model: Any) -> ComfyDenoiser:

@@ -12,13 +12,21 @@ from ..core.learning.phrases import PHRASES, unique_phrases
 from ..core.learning.vocabulary import POCKET
 from .comfy import open_clip as clips
 from .comfy import paths
-from .node import Choice, NameChoice, Node, looked_up
+from .node import Choice, Files, NameChoice, Node, looked_up
 from .sockets import OpenClip, Pairs
 
 _AUTO = "auto"
 _WORDS = "flavors, mediums, movements"
 _LISTS = [_AUTO, POCKET, _WORDS, f"{_WORDS}, artists", f"{_WORDS}, artists, trending", f"{_WORDS}, artists, trending, {POCKET}"]
 _OWN = -1.0
+
+
+def _clip_state(name: str) -> str:
+    file = clips.file_of(name)
+    return "" if file is None else paths.file_state(file)
+
+
+_FILES = Files(_clip_state)
 
 
 class LoadOpenClip(Node):
@@ -51,11 +59,11 @@ class LoadOpenClip(Node):
 
     @classmethod
     def fingerprint_inputs(cls, clip_name: str | None = None) -> str:
-        file = None if clip_name is None else clips.file_of(clip_name)
-        return paths.file_state(file) if file else str(clip_name)
+        return _FILES.fingerprint(clip_name)
 
     @classmethod
     def execute(cls, clip_name: str) -> io.NodeOutput:
+        _FILES.reading(clip_name)
         return io.NodeOutput(clips.load(clip_name))
 
 

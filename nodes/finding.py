@@ -9,10 +9,12 @@ from ..core.regions.finder import MOST, Found, describe, phrases_of, union
 from ..core.regions.masks import box_mask
 from .comfy import finders, paths
 from .comfy.open_clip import progress_of
-from .node import NameChoice, Node, looked_up
+from .node import Files, NameChoice, Node, looked_up
 from .sockets import RegionFinder
 
 _OWN = -1.0
+
+_FILES = Files(lambda *names: " ".join(map(paths.folder_state, finders.folders(*names).values())))
 
 
 class LoadRegionFinder(Node):
@@ -62,13 +64,11 @@ class LoadRegionFinder(Node):
 
     @classmethod
     def fingerprint_inputs(cls, finder_name: str | None = None, sam_name: str | None = None) -> str:
-        if finder_name is None or sam_name is None:
-            return ""
-        states = [paths.folder_state(folder) for folder in finders.folders(finder_name, sam_name).values()]
-        return " ".join([finder_name, *states])
+        return _FILES.fingerprint(finder_name, sam_name)
 
     @classmethod
     def execute(cls, finder_name: str, sam_name: str) -> io.NodeOutput:
+        _FILES.reading(finder_name, sam_name)
         return io.NodeOutput(finders.load(finder_name, sam_name))
 
 

@@ -5,7 +5,7 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from PIL import Image
 
 from ..core.errors import InstructionError, StorageError
@@ -14,10 +14,13 @@ from ..core.instruction.artefact import Blend, Instruction, parts_of
 from ..core.instruction.file import load_instruction, read_thumbnail, save_instruction
 from ..core.pictures import from_image
 from .comfy import metadata, paths
-from .node import Choice, NameChoice, Node, looked_up
+from .node import Choice, Files, NameChoice, Node, looked_up
+from .previews import previews
 from .sockets import InstructionSocket, picture_of, shown
 
 logger = logging.getLogger(__name__)
+
+_FILES = Files(lambda name: paths.file_state(paths.instruction_path(name)))
 
 _NUMBER, _REFUSE, _OVERWRITE = "add a number", "refuse", "overwrite"
 
@@ -94,12 +97,12 @@ class LoadInstruction(Node):
         return looked_up(paths.instruction_path, name)
 
     @classmethod
-    def fingerprint_inputs(cls, name: str | None = None) -> str | float:
-        # A file that comes by wire may have changed since: it is read again.
-        return float("nan") if name is None else paths.file_state(paths.instruction_path(name))
+    def fingerprint_inputs(cls, name: str | None = None) -> str:
+        return _FILES.fingerprint(name)
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
+        _FILES.reading(name)
         path = paths.instruction_path(name)
         try:
             picture = read_thumbnail(path)
@@ -112,13 +115,8 @@ class LoadInstruction(Node):
         return io.NodeOutput(loaded, ui={**_preview(picture), "text": remarks})
 
 
-def _preview(picture: Image.Image | None) -> dict[str, Any]:
-    """What shows a picture under a node; nothing where ComfyUI's folder for such pictures cannot be written to."""
-    try:
-        return ui.PreviewImage(from_image(picture)[None]).as_dict() if picture else {}
-    except OSError as error:
-        logger.warning("InstructBrush: no preview can be shown: %s", error)
-        return {}
+def _preview(picture: Image.Image | None) -> dict[str, list[Any]]:
+    return previews([from_image(picture)] if picture else [])
 
 
 def _remark(instruction: Instruction, weight: float) -> str:

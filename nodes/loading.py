@@ -5,17 +5,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from PIL import Image
 
-from ..core.learning.pairs import FITS, EditPairs, Fit, load_pairs, make_pairs
+from ..core.learning.pairs import FITS, EditPair, EditPairs, Fit, load_pairs, make_pairs
 from ..core.pictures import from_image, to_image
 from .comfy import models, paths
-from .node import Choice, NameChoice, Node, looked_up
+from .node import Choice, Files, NameChoice, Node, looked_up
+from .previews import previews
 from .sockets import Pairs
 
 _PREVIEWS = 16
 _PREVIEW_HEIGHT = 192
+
+_FILES = Files(lambda folder: paths.folder_state(paths.pairs_path(folder)))
 
 
 class LoadInstructPix2Pix(Node):
@@ -98,12 +101,12 @@ class LoadEditPairs(Node):
         return looked_up(paths.pairs_path, folder)
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str | None = None, **_rest: Any) -> str | float:
-        # A folder that comes by wire may have changed since: it is read again.
-        return float("nan") if folder is None else paths.folder_state(paths.pairs_path(folder))
+    def fingerprint_inputs(cls, folder: str | None = None, **_rest: Any) -> str:
+        return _FILES.fingerprint(folder)
 
     @classmethod
     def execute(cls, folder: str, size: int, fit: Fit = "stop") -> io.NodeOutput:
+        _FILES.reading(folder)
         pairs = load_pairs(paths.pairs_path(folder), size or None, fit)
         return io.NodeOutput(pairs, [pair.before[None] for pair in pairs], [pair.after[None] for pair in pairs], ui=_shown(pairs))
 
@@ -147,14 +150,15 @@ def _fit_input() -> Choice:
     )
 
 
-def _shown(pairs: EditPairs) -> dict[str, list[object]]:
+def _shown(pairs: EditPairs) -> dict[str, list[Any]]:
     """The first pairs, before and after side by side, at one height; and what there is to say of them all."""
     for remark in pairs.remarks:
         logging.warning("InstructBrush: %s", remark)
-    images: list[object] = []
-    for pair in list(pairs)[:_PREVIEWS]:
-        height, width = pair.before.shape[:2]
-        size = (max(width * _PREVIEW_HEIGHT // height, 1), _PREVIEW_HEIGHT)
-        both = [to_image(picture).resize(size, Image.Resampling.BICUBIC) for picture in (pair.before, pair.after)]
-        images.extend(ui.PreviewImage(torch.cat([from_image(image) for image in both], dim=1)[None]).values)
-    return {"images": images, "text": ["\n".join(pairs.remarks)]}
+    return {**previews(map(_side_by_side, pairs.pairs[:_PREVIEWS])), "text": ["\n".join(pairs.remarks)]}
+
+
+def _side_by_side(pair: EditPair) -> torch.Tensor:
+    height, width = pair.before.shape[:2]
+    size = (max(width * _PREVIEW_HEIGHT // height, 1), _PREVIEW_HEIGHT)
+    both = (to_image(picture).resize(size, Image.Resampling.BICUBIC) for picture in (pair.before, pair.after))
+    return torch.cat([from_image(image) for image in both], dim=1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 from comfy_api.latest import io
 
@@ -52,6 +53,46 @@ def looked_up(look: Callable[..., object], *names: Any) -> bool | str:
     except InstructBrushError as error:
         return str(error)
     return True
+
+
+class Files:
+    """What fingerprint_inputs answers for names of what lies in folders: a text that is another one as soon as something has changed there.
+
+    Of a name that comes by wire nothing is known before the node runs. There the answer stays the same until something changes under one of the names that were
+    read so far.
+
+    Args:
+        state: gets the names, and changes whenever what lies there does; raises an InstructBrushError where nothing does.
+    """
+
+    def __init__(self, state: Callable[..., str]) -> None:
+        self._look = state
+        self._read: dict[tuple[str, ...], str] = {}
+        # No other process gives the same answer: ComfyUI may keep results longer than it runs itself.
+        self._answer = uuid4().hex
+
+    def fingerprint(self, *names: str | None) -> str:
+        """The answer for a node's names."""
+        if None not in names:
+            return self._look(*names)
+        now = {read: self._state(read) for read in self._read}
+        if now != self._read:
+            self._read, self._answer = now, uuid4().hex
+        return self._answer
+
+    def reading(self, *names: str) -> None:
+        """To be called before a node reads what lies under its names.
+
+        Raises:
+            InstructBrushError: nothing lies there.
+        """
+        self._read[names] = self._look(*names)
+
+    def _state(self, names: tuple[str, ...]) -> str:
+        try:
+            return self._look(*names)
+        except InstructBrushError:
+            return ""
 
 
 class _ListOrText(str):

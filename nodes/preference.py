@@ -13,10 +13,12 @@ from ..core.errors import EvaluationError
 from ..core.evaluation.preference import Study
 from ..core.evaluation.study import FILE, StudyItem
 from .comfy import paths
-from .node import Node
+from .node import Files, Node
 
 _MOST_CHARACTERS = 4 * 2**20
 """Of the judgements that a prompt carries."""
+
+_FILES = Files(lambda study: paths.file_state(paths.study_folder(study) / FILE))
 
 
 class JudgePreference(Node):
@@ -86,9 +88,9 @@ class JudgePreference(Node):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, study: str | None = None, **_rest: Any) -> str | float:
+    def fingerprint_inputs(cls, study: str | None = None, **_rest: Any) -> str:
         # Another run of the node, or another prompt, may have stored judgements since.
-        return float("nan") if study is None else paths.file_state(paths.study_folder(study) / FILE)
+        return _FILES.fingerprint(study)
 
     @classmethod
     def execute(
@@ -107,6 +109,7 @@ class JudgePreference(Node):
         seed: int = 0,
         judgements: str = "",
     ) -> io.NodeOutput:
+        _FILES.reading(study)
         folder = paths.study_folder(study)
         given = [(first_name, first), (second_name, second), (third_name, third), (fourth_name, fourth)]
         connected = [(name.strip(), pictures) for name, pictures in given if pictures is not None]

@@ -11,8 +11,11 @@ from ..core.reasoning.explain import MOST_TOKENS, explain
 from ..core.reasoning.mllm import Mllm
 from .comfy import mllms, paths, text
 from .comfy.open_clip import progress_of
-from .node import Choice, NameChoice, Node, looked_up
+from .node import Choice, Files, NameChoice, Node, looked_up
 from .sockets import ConnectorSocket, MllmSocket
+
+_MLLM_FILES = Files(lambda name: paths.folder_state(mllms.folder_of(name)))
+_CONNECTOR_FILES = Files(lambda name: paths.file_state(mllms.connector_file(name)))
 
 
 class LoadMllm(Node):
@@ -52,11 +55,12 @@ class LoadMllm(Node):
         return looked_up(mllms.folder_of, mllm_name)
 
     @classmethod
-    def fingerprint_inputs(cls, mllm_name: str | None = None, precision: str | None = None) -> str:
-        return "" if mllm_name is None else f"{mllm_name} {precision} {paths.folder_state(mllms.folder_of(mllm_name))}"
+    def fingerprint_inputs(cls, mllm_name: str | None = None, **_rest: Any) -> str:
+        return _MLLM_FILES.fingerprint(mllm_name)
 
     @classmethod
     def execute(cls, mllm_name: str, precision: str) -> io.NodeOutput:
+        _MLLM_FILES.reading(mllm_name)
         return io.NodeOutput(mllms.load(mllm_name, precision))
 
 
@@ -137,10 +141,11 @@ class LoadConnector(Node):
 
     @classmethod
     def fingerprint_inputs(cls, connector_name: str | None = None) -> str:
-        return "" if connector_name is None else paths.file_state(mllms.connector_file(connector_name))
+        return _CONNECTOR_FILES.fingerprint(connector_name)
 
     @classmethod
     def execute(cls, connector_name: str) -> io.NodeOutput:
+        _CONNECTOR_FILES.reading(connector_name)
         return io.NodeOutput(mllms.load_connector_named(connector_name))
 
 

@@ -80,7 +80,7 @@ def output_studies() -> Path:
 def free_path(path: Path) -> Path:
     """``path`` itself, or with the first number that makes it new: ``snow_2.safetensors``."""
     candidates = (path if number == 1 else path.with_stem(f"{path.stem}_{number}") for number in range(1, 1_000_000))
-    return next(candidate for candidate in candidates if not candidate.exists())
+    return next(candidate for candidate in candidates if not os.path.exists(candidate))
 
 
 def pairs_folders() -> list[str]:

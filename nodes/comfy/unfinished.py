@@ -1,6 +1,7 @@
 """What a learning run leaves when it is stopped: a checkpoint and an instruction of what was learned so far, in ``output/instructions/unfinished``."""
 
 import logging
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Unfinished:
 
     def take_up(self) -> str:
         """Go on from the checkpoint, where there is one. One that is damaged is set aside. Returns what a user should know."""
-        if not self._checkpoint.exists():
+        if not os.path.exists(self._checkpoint):
             return ""
         try:
             load_checkpoint(self._trainer, self._checkpoint, "Learning begins anew.")
