@@ -1,6 +1,7 @@
 """What every test stands on: no network, two threads, small pictures made from seeds, the pocket editor."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,11 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+# What a shell starts in the background is deaf to Ctrl-C, and so would be every process that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from .jobs import JOBS, End, Running
 
-_NAMES = ("learn", "edit", "bench", "train", "save")
+_NAMES = ("learn briefly", "edit", "bench", "train", "save")
 _SIZES = (0, 1_000, 30_000, 300_000, 3_000_000)
 """Bytes that a file may have."""
 

@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from instructbrush.core.errors import InstructBrushError
 from instructbrush.core.evaluation.results import ItemFolder
 from instructbrush.core.instruction.file import load_instruction, save_instruction
 
@@ -28,7 +29,7 @@ REPO = Path(__file__).resolve().parents[2]
 PAIRS = REPO / "example_workflows" / "pairs" / "hours_passed"
 LIGHT = REPO / "example_workflows" / "pairs" / "light_from_the_right"
 INSTRUCTION = REPO / "example_workflows" / "models" / "instructions" / "plum_and_mint.safetensors"
-_LEARNING_STEPS, _TUNING_STEPS = 250, 12
+_LEARNING_STEPS, _BRIEF_STEPS, _TUNING_STEPS = 250, 12, 12
 _SAVES = 200
 
 _processes = multiprocessing.get_context("forkserver")
@@ -105,6 +106,8 @@ def _carry_out(name: str, data: Path, folder: Path, before: tuple[Callable[[Any]
             if before is not None:
                 before[0](before[1])
             code = JOBS[name].work(data, folder)
+        except InstructBrushError as error:
+            said.write(f"instructbrush: {error}")
         except BaseException:  # whatever comes through is what is looked for
             escaped = traceback.format_exc()
     end.send(End(code, said.getvalue(), escaped))
@@ -116,8 +119,16 @@ def _command(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
 
 
-def _learn(data: Path, folder: Path) -> int:
-    return _command("learn", "--pairs", PAIRS, "--size", 64, "--steps", _LEARNING_STEPS, "--out", folder / "x.safetensors", "--overwrite", "--device", "cpu")
+def _learn(data: Path, folder: Path, steps: int = _LEARNING_STEPS) -> int:
+    out = folder / "x.safetensors"
+    return _command("learn", "--pairs", PAIRS, "--size", 64, "--steps", steps, "--out", out, "--overwrite", "--device", "cpu")
+
+
+def _learn_briefly(data: Path, folder: Path) -> int:
+    from instructbrush.core import commandline
+
+    commandline._CHECKPOINT_EVERY = 0  # so that a short run has some
+    return _learn(data, folder, _BRIEF_STEPS)
 
 
 def _steps_learned(folder: Path) -> int:
@@ -220,6 +231,7 @@ def _nothing(data: Path) -> None:
 
 JOBS = {
     "learn": Job(25, _nothing, _learn, _steps_learned, _learned),
+    "learn briefly": Job(4, _nothing, _learn_briefly, _steps_learned, _learned),
     "save": Job(4, _nothing, _save, _saved, _saved),
     "bench": Job(12, _listed("reason.json"), _bench, _measured, _scores),
     "train": Job(15, _listed("pairs.json"), _tune, lambda folder: _steps_of(folder / "run" / "checkpoint.safetensors"), _tuned),
