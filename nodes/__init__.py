@@ -44,10 +44,11 @@ class InstructBrushExtension(ComfyExtension):
 def _nodes(module: str, names: tuple[str, ...]) -> list[type[io.ComfyNode]]:
     try:
         found = import_module(f".{module}", __name__)
+        nodes = [getattr(found, name) for name in names]
     except Exception:
         logging.exception("InstructBrush: nodes/%s.py cannot be imported. Its nodes (%s) are left out, the others work.", module, ", ".join(names))
         return []
-    return [node for name in names if _works(node := getattr(found, name))]
+    return list(filter(_works, nodes))
 
 
 def _works(node: type[io.ComfyNode]) -> bool:

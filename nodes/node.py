@@ -46,8 +46,9 @@ def looked_up(look: Callable[..., object], *names: Any) -> bool | str:
     """What validate_inputs answers for names of what lies in folders: ``look`` gets them and raises an InstructBrushError for one that is not there."""
     if None in names:
         return True
-    if not all(isinstance(name, str) for name in names):
-        return f"{names[0]!r} is no name. Choose one of the list."
+    foreign = next((name for name in names if not isinstance(name, str)), None)
+    if foreign is not None:
+        return f"{foreign!r} is no name. Choose one of the list."
     try:
         look(*names)
     except InstructBrushError as error:

@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,8 @@ from ...core.names import is_usable
 
 _SETTLED = 2 * 10**9
 """Nanoseconds. A folder that changed later than that may change again without another time: some file systems count in steps of two seconds."""
+_MOST_KEPT = 50_000
+"""Folders whose entries are kept, the latest that were read: one that is gone may never be looked at again."""
 
 
 class Entries(NamedTuple):
@@ -28,7 +31,7 @@ class _Read(NamedTuple):
     links: tuple[str, ...]
 
 
-_kept: dict[str, _Read] = {}
+_kept: OrderedDict[str, _Read] = OrderedDict()
 _told: set[str] = set()
 
 
@@ -84,6 +87,8 @@ def _scan(path: str, changed: int) -> _Read:
     read = _Read(changed, *(tuple(sorted(kinds[kind])) for kind in ("folder", "file", "link")))
     if begun - changed > _SETTLED:
         _kept[path] = read
+        if len(_kept) > _MOST_KEPT:
+            _kept.popitem(last=False)
     return read
 
 

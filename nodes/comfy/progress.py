@@ -34,6 +34,7 @@ class LearningProgress:
         self._began, self._done_before = time.monotonic(), done
         self._next = 0.0
         self._sent = 0
+        self._preview = ""
 
     def due(self) -> bool:
         """Whether it is time for a message again."""
@@ -67,9 +68,14 @@ class LearningProgress:
             "state": state or self.remark,
         }
         if preview is not None:
-            message["preview"] = data_url(preview)
+            self._preview = message["preview"] = data_url(preview)
         self._sent = len(losses)
         PromptServer.instance.send_sync(EVENT, message, PromptServer.instance.client_id)
+
+    def summary(self, losses: list[float]) -> dict[str, Any]:
+        """Everything that was shown, as one message for a panel that was not open; ``losses`` are those of every step."""
+        told = {"step": len(losses), "total": self.total, "losses": [round(loss, 6) for loss in losses], "seconds_left": 0, "state": self.remark}
+        return {**told, "preview": self._preview} if self._preview else told
 
     def _seconds_left(self, step: int) -> float | None:
         steps = step - self._done_before

@@ -1,7 +1,7 @@
 """A learning run inside ComfyUI: encoded with its CLIP and VAE, trained through its MODEL, watched, cancelled and taken up again."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ from ...core.pictures import to_image
 from .describe import describe
 from .engine import ComfyDenoiser
 from .latents import decode_image, encode_condition, encode_image
-from .progress import Interrupted, LearningProgress, check_interrupted, data_url
+from .progress import Interrupted, LearningProgress, check_interrupted
 from .text import count_tokens, encode_window
 from .unfinished import Unfinished
 
@@ -109,32 +109,26 @@ class LearningSession:
             remark = files.take_up() if resume else ""
             progress = LearningProgress(node, self.settings.steps, trainer.steps_done, remark)
             progress.show(trainer.steps_done, trainer.losses)
-            keeper = Keeper(files.save_checkpoint, progress.warn)
-            picture: Image.Image | None = None
-
-            def after_step(done: int, total: int) -> None:
-                nonlocal picture
-                check_interrupted()
-                last = done == total
-                shown = None
-                if preview_every and (done % preview_every == 0 or last):
-                    shown = self._preview_if_it_fits(trainer)
-                    picture = shown or picture
-                if last or shown is not None or progress.due():
-                    progress.show(done, trainer.losses, shown)
-                    trainer.check_finite()
-                if not last:
-                    keeper.offer()
-
             with self._kept(trainer, files, progress):
-                trainer.run(after_step)
+                trainer.run(self._after_step(trainer, files, progress, preview_every))
                 instruction = trainer.instruction()
             files.remove()
-        losses = [round(loss, 6) for loss in trainer.losses]
-        summary: dict[str, Any] = {"step": trainer.steps_done, "total": self.settings.steps, "losses": losses, "seconds_left": 0, "state": progress.remark}
-        if picture is not None:
-            summary["preview"] = data_url(picture)
-        return instruction, summary
+        return instruction, progress.summary(trainer.losses)
+
+    def _after_step(self, trainer: Trainer, files: Unfinished, progress: LearningProgress, preview_every: int) -> Callable[[int, int], None]:
+        keeper = Keeper(files.save_checkpoint, progress.warn)
+
+        def after_step(done: int, total: int) -> None:
+            check_interrupted()
+            last = done == total
+            preview = self._preview_if_it_fits(trainer) if preview_every and (done % preview_every == 0 or last) else None
+            if last or preview is not None or progress.due():
+                progress.show(done, trainer.losses, preview)
+                trainer.check_finite()
+            if not last:
+                keeper.offer()
+
+        return after_step
 
     @contextmanager
     def _kept(self, trainer: Trainer, files: Unfinished, progress: LearningProgress) -> Iterator[None]:

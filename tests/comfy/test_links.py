@@ -11,6 +11,16 @@ from instructbrush.tests.comfy.test_nodes import NODES
 UNKNOWN = "none of them"
 UNREAD = {"sam_name"}
 """Of no use to the built-in finder, with which the node runs here."""
+LOADED = {
+    "InstructBrushLoad": ("name", "linked.safetensors"),
+    "InstructBrushLoadPairs": ("folder", "wired"),
+    "InstructBrushLoadModel": ("model_name", "pocket editor (built in)"),
+    "InstructBrushLoadOpenClip": ("clip_name", "pocket CLIP (built in)"),
+    "InstructBrushLoadMllm": ("mllm_name", "pocket reader (built in)"),
+    "InstructBrushLoadConnector": ("connector_name", "pocket connector (built in)"),
+    "InstructBrushLoadRegionFinder": ("finder_name", "pocket finder (built in)"),
+}
+"""Node -> its input that names a file, and what is there."""
 
 
 def inputs_of(comfy, name, kind):
@@ -40,10 +50,11 @@ def refusals(comfy, graph, link):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def an_instruction(comfy):
-    """Load Instruction's list is empty without one."""
+def linked(comfy):
+    """An instruction and pairs that links can name; returns the instruction's file."""
+    shutil.copytree(comfy.pack("nodes.comfy.examples").FOLDER / "pairs" / "hours_passed", comfy.base / "input" / "wired", dirs_exist_ok=True)
     path = comfy.pack("nodes.comfy.paths").output_instructions() / "linked.safetensors"
-    comfy.pack("core.instruction.file").save_instruction(instruction(comfy), path, overwrite=True)
+    return comfy.pack("core.instruction.file").save_instruction(instruction(comfy), path, overwrite=True)
 
 
 @pytest.mark.parametrize("name", NODES)
@@ -89,27 +100,42 @@ def test_values_that_are_chosen_in_the_node_are_still_looked_up(comfy):
     assert f"Value not in list: if_taken: '{UNKNOWN}' not in ['add a number', 'refuse', 'overwrite']" in comfy.error(graph, link)
 
 
-def test_names_by_wire_load_what_they_name(comfy):
-    shutil.copytree(comfy.pack("nodes.comfy.examples").FOLDER / "pairs" / "hours_passed", comfy.base / "input" / "wired", dirs_exist_ok=True)
-    builtin = {
-        "InstructBrushLoad": ("name", "linked.safetensors"),
-        "InstructBrushLoadPairs": ("folder", "wired"),
-        "InstructBrushLoadModel": ("model_name", "pocket editor (built in)"),
-        "InstructBrushLoadOpenClip": ("clip_name", "pocket CLIP (built in)"),
-        "InstructBrushLoadMllm": ("mllm_name", "pocket reader (built in)"),
-        "InstructBrushLoadConnector": ("connector_name", "pocket connector (built in)"),
-        "InstructBrushLoadRegionFinder": ("finder_name", "pocket finder (built in)"),
-    }
-    for name, (field, value) in builtin.items():
-        assert comfy.values(*graph_with(comfy, name, field, value))[0] is not None
-
-
-def test_a_file_that_comes_by_wire_is_read_again(comfy):
-    save, path = comfy.pack("core.instruction.file").save_instruction, comfy.pack("nodes.comfy.paths").output_instructions() / "linked.safetensors"
-    graph, link = graph_with(comfy, "InstructBrushLoad", "name", "linked.safetensors")
+@pytest.mark.parametrize("name", LOADED)
+def test_names_by_wire_load_what_they_name_once(comfy, name):
+    graph, link = graph_with(comfy, name, *LOADED[name])
     first = comfy.values(graph, link)[0]
-    save(instruction(comfy, 7), path, overwrite=True)
-    assert not comfy.values(graph, link)[0].context.equal(first.context)
+    assert first is not None
+    assert comfy.values(graph, link)[0] is first
+
+
+def test_an_instruction_that_comes_by_wire_is_read_again_when_it_has_changed(comfy, linked):
+    graph, link = graph_with(comfy, "InstructBrushLoad", "name", linked.name)
+    first = comfy.values(graph, link)[0]
+    comfy.pack("core.instruction.file").save_instruction(instruction(comfy, 7), linked, overwrite=True)
+    second = comfy.values(graph, link)[0]
+    assert not second.context.equal(first.context)
+    assert comfy.values(graph, link)[0] is second
+
+
+def test_pairs_that_come_by_wire_are_read_again_when_one_is_gone(comfy):
+    graph, link = graph_with(comfy, "InstructBrushLoadPairs", "folder", "wired")
+    first = comfy.values(graph, link)[0]
+    for picture in (comfy.base / "input" / "wired").glob("0_*.png"):
+        picture.unlink()
+    assert len(comfy.values(graph, link)[0]) == len(first) - 1
+
+
+def test_of_several_names_by_wire_each_is_followed(comfy, linked):
+    other = linked.with_stem("linked_too")
+    shutil.copy(linked, other)
+    graph = comfy.graph()
+    loads = [graph.node("InstructBrushLoad", name=graph.node("PrimitiveString", value=path.name).out(0)).out(0) for path in (linked, other)]
+    before = comfy.values(graph, *loads)
+    other.unlink()
+    assert "Instruction 'linked_too.safetensors' was not found" in comfy.error(graph, *loads)
+    comfy.pack("core.instruction.file").save_instruction(instruction(comfy, 9), other)
+    after = comfy.values(graph, *loads)
+    assert after[0].context.equal(before[0].context) and not after[1].context.equal(before[1].context)
 
 
 def test_a_text_by_wire_names_the_file_and_the_study(comfy):
