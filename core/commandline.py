@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from .instruction.file import read_header, save_instruction
 from .instruction.inspect import facts
 from .interrupts import between_steps, catching_signals, exit_code
 from .learning.captions import caption_pictures
-from .learning.checkpoint import CHECKPOINT_SECONDS, Keeper, find_checkpoint, load_checkpoint, save_checkpoint
+from .learning.checkpoint import CHECKPOINT_SECONDS, Keeper, find_checkpoint, keep_checkpoint, load_checkpoint, save_checkpoint
 from .learning.objective import Direction, PairLatents
 from .learning.pairs import FITS, load_pairs, thumbnail
 from .learning.phrases import unique_phrases
@@ -33,6 +34,7 @@ from .models.editor import DiffusersEditor
 from .names import resolve_inside
 from .options import add_model_options, named_editor
 from .reasoning import command as reasoning
+from .terminal import say
 
 _SUFFIX = ".safetensors"
 _CHECKPOINT_EVERY = CHECKPOINT_SECONDS
@@ -41,6 +43,8 @@ _CHECKPOINT_EVERY = CHECKPOINT_SECONDS
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 an error a user can mend (one line on stderr), 130 interrupted, 143 ended by ``kill``."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # no letter that the terminal lacks ends a run that is done
     try:
         with catching_signals():
             options = _parser().parse_args(arguments)
@@ -72,9 +76,9 @@ def learn(options: argparse.Namespace) -> None:
     preset = preset_for(editor.description.family.name, options.space)
     given = {"steps": options.steps, "objective": options.objective, "learning_rate": options.learning_rate}
     settings = replace(preset, seed=options.seed, **{name: value for name, value in given.items() if value is not None})
-    pairs = load_pairs(options.pairs, options.size, options.fit)
+    pairs = load_pairs(options.pairs, options.size, options.fit, options.strict)
     for remark in pairs.remarks:
-        _say(remark)
+        say(remark)
     latents = PairLatents.encode(pairs, editor.encode_images, editor.scale, editor.condition)
     clip = _clip(options, editor) if options.begin != "words" or settings.direction_weight else None
     init = options.init
@@ -83,7 +87,7 @@ def learn(options: argparse.Namespace) -> None:
     elif options.begin == "caption":
         init = caption_pictures(_needed(clip), [pair.after for pair in pairs]).text
     if options.begin != "words":
-        print(f"instructbrush: learning begins with '{init}'", file=sys.stderr)
+        say(f"learning begins with '{init}'")
     if clip is None:
         settings = replace(settings, direction_weight=0.0)
     context, null = editor.encode_text([init, ""])
@@ -112,19 +116,19 @@ def _target(options: argparse.Namespace) -> Path:
 
 def _take_up(trainer: Trainer, own: Path, overwrite: bool) -> Path | None:
     """Go on from the checkpoint of this name, else from one that the same run has left beside it under another. Returns the latter."""
-    other = None if own.exists() else find_checkpoint(trainer, own.parent, ".*.checkpoint", trainer.settings.steps)
-    checkpoint = other or own
-    if not checkpoint.exists():
+    is_own = own.exists()
+    checkpoint = own if is_own else find_checkpoint(trainer, own.parent, ".*.checkpoint", trainer.settings.steps)
+    if checkpoint is None:
         return None
     try:
-        load_checkpoint(trainer, checkpoint, "Choose another --out, or add --overwrite to begin anew.")
+        load_checkpoint(trainer, checkpoint, "Choose another --out, or add --overwrite to begin anew." if is_own else "Remove it.")
     except LearningError as error:
-        if not overwrite:
+        if is_own and not overwrite:
             raise
-        _say(f"{error} It begins anew.")
-    else:
-        _say(f"going on from step {trainer.steps_done} ({checkpoint})")
-    return other
+        say(f"{error} Learning begins anew.")
+        return None
+    say(f"going on from step {trainer.steps_done} ({checkpoint})")
+    return None if is_own else checkpoint
 
 
 def _run(trainer: Trainer, checkpoint: Path) -> None:
@@ -134,7 +138,7 @@ def _run(trainer: Trainer, checkpoint: Path) -> None:
         trainer.check_finite()
         save_checkpoint(trainer, checkpoint)
 
-    keeper = Keeper(save, _say, _CHECKPOINT_EVERY)
+    keeper = Keeper(save, say, _CHECKPOINT_EVERY)
     with tqdm(total=trainer.settings.steps, initial=trainer.steps_done, desc="learning", unit="step") as bar, between_steps() as check:
 
         def advance(done: int, total: int) -> None:
@@ -155,15 +159,8 @@ def _run(trainer: Trainer, checkpoint: Path) -> None:
 
 
 def _keep(trainer: Trainer, checkpoint: Path) -> None:
-    if not trainer.steps_done or not math.isfinite(trainer.losses[-1]):
-        return
-    try:
-        save_checkpoint(trainer, checkpoint)
-    except (StorageError, OSError) as error:
-        kept = write_elsewhere(checkpoint.name, lambda path: save_checkpoint(trainer, path))
-        _say(f"{error} {f'The checkpoint was kept as {kept}: move it there to go on' if kept else 'The checkpoint could be kept nowhere else'}.")
-    else:
-        _say(f"stopped at step {trainer.steps_done}; the same command goes on from there")
+    if trainer.steps_done and math.isfinite(trainer.losses[-1]):
+        say(keep_checkpoint(trainer, checkpoint) or f"stopped at step {trainer.steps_done}; the same command goes on from there")
 
 
 def _save(trainer: Trainer, out: Path, overwrite: bool, picture: Image.Image) -> None:
@@ -181,10 +178,6 @@ def _remove(*checkpoints: Path | None) -> None:
         if path is not None:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
-
-
-def _say(text: str) -> None:
-    tqdm.write(f"instructbrush: {text}", file=sys.stderr)
 
 
 def _clip(options: argparse.Namespace, editor: DiffusersEditor) -> OpenClipModel | None:
@@ -239,6 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     learning.add_argument("--objective", choices=("plain", "guided"))
     learning.add_argument("--size", type=int, help="scale and crop every picture to a square of this many pixels")
     learning.add_argument("--fit", choices=FITS, default="stop", help="what becomes of a pair with two aspect ratios (default: stop)")
+    learning.add_argument("--strict", action="store_true", help="stop at the first pair that cannot be read; otherwise it is left out, and counted")
     learning.add_argument("--overwrite", action="store_true", help="replace --out if it is there, and a checkpoint that this run cannot go on from")
 
     editing.add_options(

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
-from torch.nn import functional
 
 from .files import replacing
+from .shapes import scaled
 
 
 def to_image(picture: Tensor) -> Image.Image:
@@ -34,10 +34,7 @@ def on_white(image: Image.Image) -> Image.Image:
 def fit_to_multiple(picture: Tensor, multiple: int = 8) -> Tensor:
     """Scale [H, W, 3] so that both sides are multiples of ``multiple``; the same tensor when they are."""
     height, width = (max(round(side / multiple), 1) * multiple for side in picture.shape[:2])
-    if (height, width) == tuple(picture.shape[:2]):
-        return picture
-    channels_first = picture.permute(2, 0, 1)[None]
-    return functional.interpolate(channels_first, (height, width), mode="bicubic", antialias=True)[0].permute(1, 2, 0).clamp(0, 1)
+    return scaled(picture, (height, width))
 
 
 def save_image(image: Image.Image, path: Path, texts: Mapping[str, str] | None = None) -> None:

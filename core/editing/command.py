@@ -3,7 +3,8 @@
 import argparse
 import hashlib
 import json
-import sys
+import os
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from ..instruction.file import load_instruction
 from ..models.editor import DiffusersEditor
 from ..options import add_model_options, named_editor, positive
 from ..picture_files import PICTURES
+from ..terminal import say
 from .folder import Job, Listener, edit_pictures, note_of
 from .injection import Injection, inject
 from .sampler import edit_latents
@@ -54,7 +56,7 @@ def apply(options: argparse.Namespace) -> None:
     pictures = _pictures(options)
     editor = named_editor(options)
     for remark in instruction.check_fits(editor.description):
-        print(f"instructbrush: {remark}", file=sys.stderr)
+        say(remark)
     injection = inject(instruction, options.strength, end_timestep=options.end, device=editor.denoiser.device)
     made_by = [_digest(Path(options.instruction)), options.strength, options.end]
     _edit_all(options, pictures, editor, editor.encode_text([""])[0], injection, made_by)
@@ -85,10 +87,12 @@ def _pictures(options: argparse.Namespace) -> list[tuple[Path, Path]]:
     if not pictures:
         raise InstructBrushError(f"Images folder '{source}' holds no pictures ({', '.join(sorted(PICTURES))}).")
     names = [path.stem for path in pictures]
-    doubled = next((name for name in names if names.count(name) > 1), None)
+    counts = Counter(map(os.path.normcase, names))
+    # Windows takes names that differ in case alone for one.
+    doubled = next((name for name in names if counts[os.path.normcase(name)] > 1), None)
     if doubled is not None:
         raise InstructBrushError(f"Images folder '{source}' holds two pictures named '{doubled}': their results would overwrite each other. Rename one.")
-    if out.resolve() == pictures[0].parent.resolve():
+    if os.path.realpath(out) == os.path.realpath(pictures[0].parent):
         raise InstructBrushError(f"Results would be written among the inputs in '{out}'. Give another --out folder.")
     results = [out / f"{name}.png" for name in names]
     check_target(results[0])
@@ -131,7 +135,7 @@ def _edit_all(
     progress = _Progress(len(pictures), len(jobs), side, options.strict)
     with progress.bar:
         try:
-            edit_pictures(jobs, edited, options.batch, side * side, Listener(progress.bar.update, progress.skip, progress.say, progress.say_scaled))
+            edit_pictures(jobs, edited, options.batch, side * side, Listener(progress.bar.update, progress.skip, say, progress.say_scaled))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -148,20 +152,17 @@ class _Progress:
         self._skipped = 0
         self._scaled = False
 
-    def say(self, text: str) -> None:
-        tqdm.write(f"instructbrush: {text}", file=sys.stderr)
-
     def skip(self, error: PairError) -> None:
         if self._strict:
             raise error
         self._skipped += 1
         self.bar.update()
-        self.say(f"{error} It is skipped.")
+        say(f"{error} It is skipped.")
 
     def say_scaled(self, source: Path, size: tuple[int, int]) -> None:
         if not self._scaled:
             side = f"{self._side} x {self._side}"
-            self.say(
+            say(
                 f"'{source.name}' is {size[0]} x {size[1]}: pictures of more than {side} pixels are edited at that many and scaled back. Change it with --size."
             )
         self._scaled = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,12 +19,13 @@ from ..errors import LearningError, PairError, StorageError
 from ..files import check_target, write_elsewhere, write_text
 from ..interrupts import between_steps
 from ..json_text import parse_json
-from ..learning.checkpoint import load_checkpoint, save_checkpoint
+from ..learning.checkpoint import keep_checkpoint, load_checkpoint, save_checkpoint
 from ..models.builtin import POCKET_FOLDER
 from ..models.editor import DiffusersEditor
 from ..models.loading import load_editor
 from ..options import seed_number
 from ..pictures import save_image, to_image
+from ..terminal import say
 from .data import Triplet
 from .trainer import FineTuning, FineTuningSettings
 
@@ -168,7 +168,7 @@ def _carry_out(run: FineTuning, options: argparse.Namespace, show: Callable[[Pat
     log = _Log(out / "log.jsonl", run) if main else None
     if main:
         check_target(checkpoint, _COPIES * sum(parameter.nbytes for parameter in run.parameters.values()))
-        print(f"instructbrush: {len(run.stream)} pairs, {run.samples_of_step} a step, from step {run.steps_done}", file=sys.stderr)
+        say(f"{len(run.stream)} pairs, {run.samples_of_step} a step, from step {run.steps_done}")
     writing = _Writing()
     with tqdm(total=steps, initial=run.steps_done, desc="tuning", unit="step", disable=not main) as bar, between_steps() as check:
 
@@ -192,8 +192,7 @@ def _carry_out(run: FineTuning, options: argparse.Namespace, show: Callable[[Pat
             run.run(after_step)
         except KeyboardInterrupt:
             if main and run.steps_done and run.is_finite():
-                writing.attempt(save_checkpoint, run, checkpoint)
-                _say(f"stopped at step {run.steps_done}; go on with --resume")
+                say(keep_checkpoint(run, checkpoint) or f"stopped at step {run.steps_done}; go on with --resume")
             raise
     if main:
         with run.averaged():
@@ -239,7 +238,7 @@ class _Writing:
         except (StorageError, OSError) as error:
             if str(error) not in self._told:
                 self._told.add(str(error))
-                _say(f"{error} Tuning goes on.")
+                say(f"{error} Tuning goes on.")
 
 
 def _keep(folder: Path, keep: Callable[[Path], object]) -> None:
@@ -264,11 +263,7 @@ def _tell_skipped(run: FineTuning, strict: bool) -> None:
         told = f"{sum(skipped.values())} of {len(run.stream)} pairs could not be used and were skipped, as the lines above say"
         if strict:
             raise PairError(f"Fine-tuning: {told}. The model is kept.")
-        _say(told)
-
-
-def _say(text: str) -> None:
-    tqdm.write(f"instructbrush: {text}", file=sys.stderr)
+        say(told)
 
 
 def _checkpoint(options: argparse.Namespace) -> Path:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import LearningError, StorageError
-from ..files import write_tensors
+from ..files import write_elsewhere, write_tensors
 from ..json_text import parse_json
 
 CHECKPOINT_SECONDS = 10.0
@@ -57,6 +57,16 @@ def save_checkpoint(trainer: Resumable, path: str | Path) -> Path:
     return path
 
 
+def keep_checkpoint(trainer: Resumable, path: Path) -> str:
+    """Write the state of a run that ends here; elsewhere where it cannot be written to ``path``. Returns what a user should know then, else ""."""
+    try:
+        save_checkpoint(trainer, path)
+    except (StorageError, OSError) as error:
+        kept = write_elsewhere(path.name, lambda place: save_checkpoint(trainer, place))
+        return f"{error} {f'The checkpoint was kept as {kept}: move it there to go on.' if kept else 'The checkpoint could be kept nowhere else.'}"
+    return ""
+
+
 def load_checkpoint(trainer: Resumable, path: str | Path, otherwise: str = "Remove it to begin anew.") -> None:
     """Continue a run in a trainer that was made alike: :meth:`Resumable.identity` says in what.
 
@@ -92,12 +102,13 @@ def find_checkpoint(trainer: Resumable, folder: Path, pattern: str, most_steps: 
         most_steps: one that is further counts as none.
     """
     found: list[tuple[int, Path]] = []
+    identity = trainer.identity()
     for path in folder.glob(pattern):
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
-                if not _difference(file.metadata() or {}, trainer.identity()) and int(file.get_tensor("steps_done")) <= most_steps:
+                if not _difference(file.metadata() or {}, identity) and int(file.get_tensor("steps_done")) <= most_steps:
                     found.append((path.stat().st_mtime_ns, path))
-        except (SafetensorError, OSError, ValueError, RuntimeError):
+        except (SafetensorError, OSError, ValueError, RuntimeError, OverflowError):
             continue
     return max(found)[1] if found else None
 

@@ -302,6 +302,36 @@ def test_another_name_and_more_steps_go_on_where_ctrl_c_stopped(pairs: Path, mon
     assert sorted(path.name for path in folder.iterdir()) == ["b.safetensors", "pairs"], "no checkpoint is left"
 
 
+def test_a_damaged_checkpoint_of_another_name_is_told_and_left(pairs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = pairs.parent
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2, ctrl_c)
+        assert commandline.main(learn(pairs, folder / "a.safetensors")) == 130
+    change(folder / ".a.checkpoint", {"losses": None})
+    assert commandline.main(learn(pairs, folder / "b.safetensors")) == 0
+    told = r"Checkpoint '\.a\.checkpoint' is damaged: tensor 'losses' is missing\. Remove it\. Learning begins anew\."
+    assert re.search(told, capsys.readouterr().err)
+    assert load_instruction(folder / "b.safetensors").info.steps == 4
+    assert (folder / ".a.checkpoint").exists()
+
+
+@pytest.mark.parametrize("steps", [torch.tensor(float("inf")), torch.tensor(float("nan")), torch.zeros(2), None])
+def test_a_checkpoint_without_a_number_of_steps_is_passed_over(make: Callable[..., Trainer], kept: Path, steps: Tensor | None) -> None:
+    change(kept, {"steps_done": steps})
+    assert find_checkpoint(make(), kept.parent, ".*.checkpoint", 6) is None
+
+
+def test_a_pair_that_cannot_be_read_is_left_out_unless_the_run_is_strict(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for side in (0, 1):
+        (pairs / f"1_{side}.png").write_bytes(b"no picture")
+    out = pairs.parent / "a.safetensors"
+    assert commandline.main(learn(pairs, out, "--strict")) == 1
+    assert re.search(r"instructbrush: Picture '1_0\.png' cannot be read", capsys.readouterr().err)
+    assert not out.exists()
+    assert commandline.main(learn(pairs, out)) == 0
+    assert "1 pair left out, 1 pair remains." in capsys.readouterr().err
+
+
 def test_a_checkpoint_of_another_run_gives_way_to_overwrite_alone(pairs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     out = pairs.parent / "a.safetensors"
     with monkeypatch.context() as patch:
