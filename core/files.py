@@ -32,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Short, so that every name that fits can be written; and told by the name, so that what a killed process left is found.
-        prefix = f".{hashlib.sha256(path.name.encode()).hexdigest()[:12]}."
+        prefix = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}."
         _remove_abandoned(path.parent, prefix)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=_SUFFIX)
     except OSError as error:
@@ -79,7 +79,8 @@ def write_text(text: str, path: Path) -> None:
         StorageError: as :func:`replacing`.
     """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        # Names of files that are no text are written with their bytes as numbers.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_elsewhere(name: str, write: Callable[[Path], object]) -> Path | None:
@@ -160,7 +161,9 @@ def _umask() -> int:
 
 def _remove_abandoned(folder: Path, prefix: str) -> None:
     """Remove unfinished files that no process writes any more: a writer keeps its file open and locked."""
-    for path in folder.glob(f"{prefix}*{_SUFFIX}"):
+    # Folders of results grow long, and each write looks here.
+    for name in [name for name in os.listdir(folder) if name.startswith(prefix) and name.endswith(_SUFFIX)]:
+        path = folder / name
         with contextlib.suppress(OSError):
             handle = os.open(path, os.O_RDWR)
             try:

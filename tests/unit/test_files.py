@@ -51,6 +51,14 @@ def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_no
     assert os.listdir(tmp_path) == ["snow.json"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
+def test_a_name_that_is_no_utf_8_can_be_written(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))
+    write_text("x", path)
+    assert path.read_text() == "x"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_the_older_file_stays_when_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     write_text("old", path)
