@@ -89,8 +89,12 @@ def pairs_in(folder: Path, refused: Refused = stop) -> list[ListedPair]:
 def pairs_below(folder: Path, refused: Refused = stop) -> list[ListedPair]:
     """The pairs of a folder; where it holds none itself, those of the folders below that hold a list or a ``prompt.json``. Links are followed.
 
+    Args:
+        folder: where to look.
+        refused: as in :func:`pairs_in`; also told of a folder below that cannot be used.
+
     Raises:
-        PairError: as :func:`pairs_in`.
+        PairError: as :func:`pairs_in`, of the folder itself.
     """
     found = pairs_in(folder, refused)
     if found:
@@ -98,7 +102,10 @@ def pairs_below(folder: Path, refused: Refused = stop) -> list[ListedPair]:
     for place in folders_below(folder):
         if any((place / name).is_file() for name in (*LISTS, PROMPT)):
             within = place.relative_to(folder).as_posix()
-            found += [replace(pair, name=f"{within}/{pair.name}") for pair in pairs_in(place, refused)]
+            try:
+                found += [replace(pair, name=f"{within}/{pair.name}") for pair in pairs_in(place, refused)]
+            except PairError as error:
+                refused(error)
     return found
 
 
@@ -270,13 +277,21 @@ def _joined(folder: Path, before: dict[str, Path], after: dict[str, Path], masks
     names = sorted(set(before) & set(after), key=natural)
     try:
         told = _prompt(folder) if names else ""
-        return [
-            ListedPair(name or folder.name, before[name], after[name], _words_beside(folder, name, before[name], after[name]) or told, masks.get(name))
-            for name in names
-        ]
     except (OSError, ValueError, AttributeError) as error:
-        refused(PairError(f"The words of '{folder.name}' cannot be read ({error}). Save them as UTF-8."))
+        refused(_no_words(folder.name, error))
         return []
+    found = []
+    for name in names:
+        pair = ListedPair(name or folder.name, before[name], after[name], mask=masks.get(name))
+        try:
+            found.append(replace(pair, words=_words_beside(folder, name, pair.before, pair.after) or told))
+        except (OSError, ValueError) as error:
+            refused(_no_words(pair.name, error))
+    return found
+
+
+def _no_words(name: str, error: Exception) -> PairError:
+    return PairError(f"The words of '{name}' cannot be read ({error}). Save them as UTF-8.")
 
 
 def _prompt(folder: Path) -> str:

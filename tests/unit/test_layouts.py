@@ -102,6 +102,21 @@ def test_words_lie_beside_pictures(tmp_path: Path) -> None:
     (tmp_path / "2.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PairError, match=r"^The words of '.*' cannot be read \(.*\)\. Save them as UTF-8\.$"):
         pairs_in(tmp_path)
+    refused: list[PairError] = []
+    assert [pair.name for pair in pairs_in(tmp_path, refused.append)] == ["1"]
+    assert str(refused[0]).startswith("The words of '2' cannot be read (") and len(refused) == 1
+
+
+def test_a_folder_that_cannot_be_used_does_not_stop_those_beside_it(tmp_path: Path) -> None:
+    for place in ("one", "three", "two"):
+        put(tmp_path / place, **{"x.png": BEFORE, "y.png": AFTER})
+        (tmp_path / place / "pairs.json").write_text('[{"before": "x.png", "after": "y.png"}]')
+    (tmp_path / "three" / "pairs.json").write_text("[")
+    refused: list[PairError] = []
+    assert sound(pairs_below(tmp_path, refused.append)) == ["one/x", "two/x"]
+    assert [str(error).startswith("pairs.json of 'three' must be a list") for error in refused] == [True]
+    with pytest.raises(PairError, match=r"^pairs\.json of 'three' must be a list"):
+        pairs_below(tmp_path)
 
 
 def test_the_tree_of_instructpix2pix(tmp_path: Path) -> None:
