@@ -33,14 +33,16 @@ def named_device(name: str) -> torch.device:
         DeviceError: torch knows no such device, or this machine has none.
     """
     present = [f"{kind}:{number}" for kind in ("cuda", "xpu") if _backend(kind) for number in range(_backend(kind).device_count())]
-    present += ["mps"] if torch.backends.mps.is_available() else []
+    present += ["mps:0"] if torch.backends.mps.is_available() else []
     if name == "auto":
         return torch.device(present[0].removesuffix(":0") if present else "cpu")
+    asked = {"gpu": "cuda"}.get(name, name)
     try:
-        device = torch.device({"gpu": "cuda"}.get(name, name))
+        device = torch.device(asked)
     except RuntimeError as error:
         raise DeviceError(f"Device '{name[:40]}' is none that torch knows. This machine has {_listed(present)}; 'auto' chooses one.") from error
-    if device.type == "cpu" or str(device) in present or f"{device}:0" in present:
+    # torch takes "cuda:256" for "cuda:0".
+    if device.type == "cpu" or (str(device) == asked and not {asked, f"{asked}:0"}.isdisjoint(present)):
         return device
     raise DeviceError(f"Device '{name}' is not there, or this torch was not built for it. This machine has {_listed(present)}; 'auto' chooses one.")
 

@@ -90,7 +90,7 @@ def note_of(result: Path) -> str | None:
     try:
         with Image.open(result, formats=["PNG"]) as image:
             return image.info.get(NOTE)
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
 
 

@@ -1,5 +1,6 @@
 """Where a model lies in a folder that the Hugging Face cache made: ``models--owner--name`` with ``refs``, ``snapshots`` and ``blobs``."""
 
+import os
 from pathlib import Path
 
 _CACHED = "models--"
@@ -10,6 +11,9 @@ def model_folder(path: str | Path) -> Path:
     other folder or file, itself. Nothing is raised: what is not there is for who reads it to say."""
     path = Path(path)
     try:
+        # A model's own folder may keep snapshots of its training.
+        if not (os.path.basename(os.path.realpath(path)).startswith(_CACHED) or (path / "refs").is_dir() or (path / "blobs").is_dir()):
+            return path
         snapshots = [each for each in (path / "snapshots").iterdir() if each.is_dir()]
     except OSError:
         return path
@@ -21,7 +25,7 @@ def model_folder(path: str | Path) -> Path:
 
 def model_title(folder: Path) -> str:
     """What to call a model: its folder's name, or the name that it has in the Hugging Face cache."""
-    folder = folder.resolve()
+    folder = Path(os.path.realpath(folder))
     cached = folder.parent.parent.name if folder.parent.name == "snapshots" else folder.name
     return cached.rpartition("--")[2] if cached.startswith(_CACHED) else folder.name
 

@@ -33,7 +33,9 @@ def test_a_damaged_reference_leaves_the_newest(cached: Path, told: bytes) -> Non
 def test_other_folders_and_files_stay(tmp_path: Path) -> None:
     (tmp_path / "empty" / "snapshots").mkdir(parents=True)
     (tmp_path / "file").write_bytes(b"")
-    for name in ("empty", "file", "missing"):
+    (tmp_path / "own" / "unet").mkdir(parents=True)
+    (tmp_path / "own" / "snapshots" / "step-100").mkdir(parents=True)
+    for name in ("empty", "file", "missing", "own"):
         assert model_folder(tmp_path / name) == tmp_path / name
 
 
