@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EvaluationError, InstructBrushError
+from ..terminal import say
 from . import item_report
 from .effects import EffectSource
 from .emu_edit import read_emu_edit
@@ -87,7 +87,7 @@ def run_options(parser: argparse.ArgumentParser, out: str, methods: Sequence[str
     parser.add_argument("--text-scale", type=float, help="s_T (default 7.5, pocket editor 2)")
     parser.add_argument("--image-scale", type=float, default=1.5, help="s_I")
     parser.add_argument("--effects", nargs="+", metavar="EFFECT", help="only these effects, or items of another benchmark")
-    parser.add_argument("--strict", action="store_true", help="end with exit code 1 where effects or items could not be read and were skipped")
+    parser.add_argument("--strict", action="store_true", help="end with exit code 1 where effects or items cannot be read; else they are skipped")
     parser.add_argument("--jobs", type=int, default=1, help="processes that work side by side, each with its share of the machine's threads")
     parser.add_argument("--ray", action="store_true", help="run on a Ray cluster instead: the one of RAY_ADDRESS, or one started here")
     parser.add_argument("--out", default=out, help=f"folder for results; the same command goes on where it was stopped (default {out})")
@@ -110,7 +110,7 @@ def bench(options: argparse.Namespace) -> None:
     side = options.size or None
     sources = read_top_bench(options.data, side)
     if len(sources) < len(TABLE_3):
-        print(f"instructbrush: {len(sources)} of TOP-Bench's {len(TABLE_3)} effects are there.", file=sys.stderr)
+        say(f"{len(sources)} of TOP-Bench's {len(TABLE_3)} effects are there.")
     data = f"{Path(options.data).resolve()} at {side or 'own'} px"
     run_and_report(options, sources, "TOP-Bench", data, clip=options.clip, clip_folder=options.clip_folder, lpips=options.lpips)
 
@@ -168,7 +168,7 @@ class _Unread:
         """See :data:`~.runner.Skip`."""
         self._first = self._first or str(error)
         self._names.append(name)
-        print(f"instructbrush: skipped {name}: {error}", file=sys.stderr)
+        say(f"skipped {name}: {error}")
 
     def others(self, sources: Sequence[Any]) -> list[Any]:
         """The sources that can be read.
@@ -193,7 +193,7 @@ class _Unread:
         told = f"{len(self._names)} of {count} could not be read and are left out: {some}"
         if strict:
             raise EvaluationError(f"Benchmark: {told}. The results of the others are kept.")
-        print(f"instructbrush: {told}", file=sys.stderr)
+        say(told)
 
 
 def _bench_items(options: argparse.Namespace) -> None:
@@ -201,11 +201,11 @@ def _bench_items(options: argparse.Namespace) -> None:
     if options.study_items < 1:
         raise EvaluationError(f"--study-items is {options.study_items}, it must be at least 1.")
     if options.benchmark == "magicbrush":
-        benchmark, found = MAGICBRUSH, read_magicbrush(options.data, options.split or "dev", options.captions)
+        benchmark, found = MAGICBRUSH, read_magicbrush(options.data, options.split or "dev", options.captions, options.strict)
     elif options.benchmark == "reason":
-        benchmark, found = REASON, read_reason(options.data, options.split or "test")
+        benchmark, found = REASON, read_reason(options.data, options.split or "test", options.strict)
     else:
-        benchmark, found = EMU_EDIT, read_emu_edit(options.data, options.split or "test")
+        benchmark, found = EMU_EDIT, read_emu_edit(options.data, options.split or "test", options.strict)
     chosen = _chosen(found.items, options.effects)
     settings = ItemSettings(
         methods=tuple(dict.fromkeys(options.methods or _ITEM_DEFAULTS.get(options.benchmark, ("words",)))),

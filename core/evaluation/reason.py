@@ -11,14 +11,14 @@ The paper's test set and its layout are unpublished. Here it is a folder of one 
 ``0007-reasoning``, which differ in their instruction alone.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import EvaluationError, InstructionError
+from ..errors import EvaluationError, InstructBrushError, InstructionError
 from ..names import resolve_inside
 from ..tables import open_table
-from .stored import ItemSet, PictureFile, Stored, StoredItem, StoredTurn, check_header, read_listing, shards, table_rows
+from .stored import ItemSet, PictureFile, Stored, StoredItem, StoredTurn, check_header, left_out, read_listing, shards, table_rows
 
 FILE = "reason.json"
 INSTRUCTIONS = {"direct": "words", "reasoning": "reasoning"}
@@ -27,17 +27,22 @@ INSTRUCTIONS = {"direct": "words", "reasoning": "reasoning"}
 _PICTURES = ("before", "after")
 _NAME = "Reasoning benchmark"
 
+Refuse = Callable[[InstructBrushError], None]
+"""Told why an entry cannot be used; raises where that is the end."""
 
-def read_reason(path: str | Path, split: str = "test") -> ItemSet:
+
+def read_reason(path: str | Path, split: str = "test", strict: bool = False) -> ItemSet:
     """The items of either layout, direct and reasoning in turn; every picture's header is checked.
 
     Args:
         path: the folder, or a parquet file.
         split: which .parquet files.
+        strict: stop at the first entry that cannot be used. Otherwise it is left out and told in the remarks, as long as one is left.
 
     Raises:
-        DataError: a column or picture is missing, a damaged file.
-        EvaluationError: nothing there, an instruction is missing, a picture is missing, outside the folder, or of another size than its twin.
+        DataError: a column is missing, a damaged file.
+        EvaluationError: nothing there, or no entry that can be used: an instruction is missing, a picture is missing, outside the folder, or of another size
+            than its twin.
     """
     root = Path(path)
     if not root.exists():
@@ -47,45 +52,72 @@ def read_reason(path: str | Path, split: str = "test") -> ItemSet:
             f'{_NAME}: \'{path}\' holds neither {FILE} nor .parquet files. Write {FILE}, a list of {{"before": file, "after": file, "words": text, '
             '"reasoning": text}, with "caption": text where there is one.'
         )
-    items = list(_from_folder(root) if (root / FILE).is_file() else _from_tables(root, split))
+    refused: list[InstructBrushError] = []
+
+    def refuse(error: InstructBrushError) -> None:
+        if strict:
+            raise error
+        refused.append(error)
+
+    items = list(_from_folder(root, refuse) if (root / FILE).is_file() else _from_tables(root, split, refuse))
+    if refused and not items:
+        raise refused[0]
     if not items:
         raise EvaluationError(f"{_NAME}: '{root.name}' holds no items. Get its files again.")
     count = len(items) // len(INSTRUCTIONS)
-    remarks = [f"{count} pictures, each with a direct and a reasoning instruction."]
+    remarks = [f"{count} pictures, each with a direct and a reasoning instruction.", *left_out(refused, "picture")]
     named = sum(item.turns[0].caption is not None for item in items) // len(INSTRUCTIONS)
     if named < count:
         remarks.append("CLIP-T was not measured: there are no captions." if not named else f"CLIP-T leaves out {count - named} pictures without a caption.")
     return ItemSet(tuple(items), tuple(remarks))
 
 
-def _from_folder(root: Path) -> Iterator[StoredItem]:
+def _from_folder(root: Path, refuse: Refuse) -> Iterator[StoredItem]:
     entries = read_listing(root / FILE)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise EvaluationError(f'\'{FILE}\' must be a list of {{"before": file, "after": file, "words": text, "reasoning": text}}.')
     for number, entry in enumerate(entries):
         where = f"{_NAME}, {FILE} entry {number}"
-        files = [PictureFile(_inside(root, entry.get(name), f"{where}: '{name}'")) for name in _PICTURES]
-        yield from _items(number, where, entry, [(file, check_header(file.open(), file.name)) for file in files])
+        try:
+            files = [PictureFile(_inside(root, entry.get(name), f"{where}: '{name}'")) for name in _PICTURES]
+            found = _items(number, where, entry, [(file, check_header(file.open(), file.name)) for file in files])
+        except EvaluationError as error:
+            refuse(error)
+        else:
+            yield from found
 
 
-def _from_tables(root: Path, split: str) -> Iterator[StoredItem]:
+def _from_tables(root: Path, split: str, refuse: Refuse) -> Iterator[StoredItem]:
     number = 0
+
+    def refuse_row(_row: Mapping[str, Any], error: InstructBrushError) -> None:
+        nonlocal number
+        number += 1  # items keep their names, whatever is left out before them
+        refuse(error)
+
     for file in shards(root, split):
         with open_table(file) as table:
             captioned = "caption" in table.schema_arrow.names
-        for row in table_rows(file, (*INSTRUCTIONS.values(), *(["caption"] if captioned else [])), _PICTURES):
+        for row in table_rows(file, (*INSTRUCTIONS.values(), *(["caption"] if captioned else [])), _PICTURES, refused=refuse_row):
             pictures = [row[name] for name in _PICTURES]
-            yield from _items(number, f"{_NAME}, {file.name} row {pictures[0][0].row}", row, pictures)
+            try:
+                found = _items(number, f"{_NAME}, {file.name} row {pictures[0][0].row}", row, pictures)
+            except EvaluationError as error:
+                refuse_row(row, error)
+                continue
+            yield from found
             number += 1
 
 
-def _items(number: int, where: str, told: Mapping[str, Any], pictures: Sequence[tuple[Stored, tuple[int, int]]]) -> Iterator[StoredItem]:
+def _items(number: int, where: str, told: Mapping[str, Any], pictures: Sequence[tuple[Stored, tuple[int, int]]]) -> list[StoredItem]:
+    """The direct and the reasoning item of an entry."""
     (before, size), (after, other) = pictures
     if size != other:
         raise EvaluationError(f"{where}: before is {size[0]} x {size[1]}, after is {other[0]} x {other[1]}. Both must have one size: crop or scale them alike.")
     caption = told.get("caption")
     if caption is not None and not isinstance(caption, str):
         raise EvaluationError(f"{where}: 'caption' is no text. Say what the picture shows after the edit, or leave it out.")
+    items = []
     for scope, field in INSTRUCTIONS.items():
         words = told.get(field)
         if not isinstance(words, str) or not words.strip():
@@ -93,7 +125,8 @@ def _items(number: int, where: str, told: Mapping[str, Any], pictures: Sequence[
                 f"{where}: '{field}' is missing. An item has a direct instruction (words) and one from which the edit must be understood (reasoning)."
             )
         turn = StoredTurn(" ".join(words.split()), before, after, caption=(caption or "").strip() or None)
-        yield StoredItem(f"{number:04}-{scope}", scope, (turn,))
+        items.append(StoredItem(f"{number:04}-{scope}", scope, (turn,)))
+    return items
 
 
 def _inside(root: Path, name: Any, where: str) -> Path:

@@ -18,6 +18,9 @@ from ..regions.masks import fit_mask
 from ..tables import check_columns, open_table, picture_bytes, row_batches
 from .items import Item, Turn
 
+_MOST_TOLD = 20
+"""Faults that remarks name one by one; all are counted."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -130,6 +133,13 @@ class ItemSet:
 
     items: tuple[StoredItem, ...]
     remarks: tuple[str, ...] = ()
+
+
+def left_out(refused: Sequence[InstructBrushError], what: str) -> list[str]:
+    """Remarks on what could not be used: the first ones one by one, and how many there are."""
+    if not refused:
+        return []
+    return [*(f"Left out: {error}" for error in refused[:_MOST_TOLD]), f"{len(refused)} {what}{'s' * (len(refused) > 1)} left out."]
 
 
 def _read_mask(item: str, mask: Stored, source: Tensor) -> Tensor:

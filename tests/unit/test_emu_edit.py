@@ -64,7 +64,23 @@ def test_the_other_split_of_one_file_and_a_file_without_faults(tmp_path: Path) -
 def test_malformed_tables_are_refused(tmp_path: Path, change: Callable[[list[dict[str, Any]]], Any], message: str) -> None:
     rows = emu_rows()
     change(rows)
+    file = write_parquet(tmp_path / "test.parquet", rows)
     with pytest.raises((DataError, EvaluationError), match=re.escape(message)):
+        read_emu_edit(file, strict=True)
+
+
+@pytest.mark.parametrize("change", [{"hash": "../up"}, {"instruction": None}, {"image": {"bytes": b"", "path": "x.png"}}])
+def test_a_row_that_cannot_be_used_is_left_out(tmp_path: Path, change: dict[str, Any]) -> None:
+    rows = emu_rows()
+    sound = [item.name for item in read_emu_edit(write_parquet(tmp_path / "test.parquet", rows)).items]
+    gone = rows[1]["hash"]
+    rows[1].update(change)
+    found = read_emu_edit(write_parquet(tmp_path / "test.parquet", rows))
+    assert [item.name for item in found.items] == [name for name in sound if name != gone]
+    assert found.remarks[1].startswith("Left out: ") and "test.parquet row 1" in found.remarks[1] and found.remarks[2] == "1 row left out."
+    for row in rows:
+        row.update(change)
+    with pytest.raises((DataError, EvaluationError), match="test.parquet row 0"):
         read_emu_edit(write_parquet(tmp_path / "test.parquet", rows))
 
 

@@ -109,7 +109,26 @@ def test_malformed_lists_are_refused(tmp_path: Path, change: Callable[[list[dict
     (folder / "out").symlink_to(tmp_path / "elsewhere")
     pixels("1", 1, 32).save(folder / "small.png")
     with pytest.raises(EvaluationError, match=re.escape(message)):
-        read_reason(folder)
+        read_reason(folder, strict=True)
+
+
+@pytest.mark.parametrize("change", [{"words": None}, {"reasoning": " "}, {"after": "pictures/9.png"}, {"before": "reason.json"}])
+def test_an_entry_that_cannot_be_used_is_left_out(tmp_path: Path, change: dict[str, Any]) -> None:
+    def damage(listed: list[dict[str, Any]]) -> None:
+        listed[1].update(change)
+
+    found = read_reason(write_folder(tmp_path / "data", damage))
+    assert [item.name for item in found.items[::2]] == ["0000-direct", "0002-direct", "0003-direct"] and len(found.items) == 6
+    assert found.remarks[1].startswith("Left out: ") and found.remarks[2] == "1 picture left out."
+
+
+def test_rows_keep_their_names_whatever_is_left_out(tmp_path: Path) -> None:
+    content = rows()
+    content[0].update(before={"bytes": b"GIF89a??", "path": None})
+    content[2].update(words=None)
+    found = read_reason(write_parquet(tmp_path / "test.parquet", content))
+    assert [item.name for item in found.items] == ["0001-direct", "0001-reasoning", "0003-direct", "0003-reasoning"]
+    assert found.remarks[3] == "2 pictures left out."
 
 
 def test_malformed_tables_and_missing_files_are_refused(tmp_path: Path) -> None:
@@ -121,11 +140,11 @@ def test_malformed_tables_and_missing_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no column 'reasoning'; its columns are"):
         read_reason(table(lambda content: [row.pop("reasoning") for row in content]))
     with pytest.raises(EvaluationError, match="test.parquet row 1: 'words' is missing."):
-        read_reason(table(lambda content: content[1].update(words=None)))
+        read_reason(table(lambda content: content[1].update(words=None)), strict=True)
     with pytest.raises(DataError, match="row 2 after' is missing: the cell holds no bytes"):
-        read_reason(table(lambda content: content[2].update(after={"bytes": None, "path": "2.png"})))
+        read_reason(table(lambda content: content[2].update(after={"bytes": None, "path": "2.png"})), strict=True)
     with pytest.raises(EvaluationError, match="row 0: before is 64 x 64, after is 32 x 32."):
-        read_reason(table(lambda content: content[0].update(after=png(pixels("0", 1, 32)))))
+        read_reason(table(lambda content: content[0].update(after=png(pixels("0", 1, 32)))), strict=True)
     with pytest.raises(EvaluationError, match="has no part 'dev': its .parquet files are test.parquet"):
         read_reason(tmp_path, "dev")
     with pytest.raises(EvaluationError, match="'.*none' does not exist. Give a folder with reason.json or .parquet files."):
