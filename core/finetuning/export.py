@@ -36,7 +36,12 @@ def save_model(editor: DiffusersEditor, source: Path, out: Path) -> Path:
         shutil.rmtree(older, ignore_errors=True)
         if out.exists():
             out.replace(older)
-        made.replace(out)
+        try:
+            made.replace(out)
+        except OSError:
+            if older.exists():
+                older.replace(out)
+            raise
         shutil.rmtree(older, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(made, ignore_errors=True)

@@ -143,7 +143,7 @@ class EditStream:
 
     def _sample(self, index: int, row: Row | None) -> Sample | None:
         """A sample at a place; None where the pair cannot be used."""
-        if row is None or row.name in self.skipped:
+        if row is None:
             return None
         try:
             return self.sample(index, row)

@@ -27,15 +27,16 @@ from tuning import assert_equal, weights
 
 from instructbrush.core.commandline import main
 from instructbrush.core.editing.sampler import edit_latents
-from instructbrush.core.errors import LearningError, ModelError
+from instructbrush.core.errors import LearningError, ModelError, StorageError
 from instructbrush.core.finetuning.data import find_blocks
+from instructbrush.core.finetuning.export import save_model
 from instructbrush.core.finetuning.objective import DenoisingError, EditInputs, draw, target_of
 from instructbrush.core.finetuning.session import make_ready
 from instructbrush.core.finetuning.stream import EditStream
 from instructbrush.core.finetuning.trainer import FineTuning, FineTuningSettings, make_accelerator
 from instructbrush.core.learning.checkpoint import load_checkpoint, save_checkpoint
 from instructbrush.core.models.editor import DiffusersEditor
-from instructbrush.core.models.loading import load_editor
+from instructbrush.core.models.loading import POCKET_FOLDER, load_editor
 
 pytestmark = pytest.mark.slow  # edits or trains for real
 
@@ -329,6 +330,21 @@ class TestCommand:
         assert sum("skipped: " in record.getMessage() for record in caplog.records) == 1
         assert f"1 of {count} pairs could not be used and were skipped" in capsys.readouterr().err
         assert load_editor(tmp_path / "run" / "model").description.reads_mask
+
+    def test_an_older_model_stays_where_a_new_one_cannot_take_its_place(self, wide: DiffusersEditor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        out, replace_by = tmp_path / "model", Path.replace
+        out.mkdir()
+        (out / "mine.txt").write_text("older")
+
+        def refused(path: Path, target: Path) -> Path:
+            if path.name == ".model.part":
+                raise PermissionError(13, "Permission denied")
+            return replace_by(path, target)
+
+        monkeypatch.setattr(Path, "replace", refused)
+        with pytest.raises(StorageError, match=r"^'model' cannot be written to .*: Permission denied\."):
+            save_model(wide, POCKET_FOLDER, out)
+        assert [path.name for path in tmp_path.rglob("*")] == ["model", "mine.txt"]
 
     def test_data_of_which_nothing_can_be_used_end_in_a_sentence(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         data = tiny_edits.write_folder(tmp_path / "pairs")

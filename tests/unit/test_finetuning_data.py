@@ -190,6 +190,21 @@ class TestOrder:
             stream.row(index)
         assert len(read) == 1
 
+    def test_a_bad_pair_does_not_take_another_of_its_name_away(self, tmp_path: Path) -> None:
+        folders = [tiny_edits.write_folder(tmp_path / place / "pairs") for place in ("bad", "good")]
+        (folders[0] / "0_before.png").write_bytes(b"no picture")
+        stream = EditStream(find_blocks(folders), 64)
+        rows = [stream.row(index) for index in range(12)]
+        assert len({row.name for row in rows}) == 3
+        found = stream.batches(0, 12)
+        samples = next(found)
+        found.close()
+        bad = folders[0] / "0_before.png"
+        assert [sample.words for sample, row in zip(samples, rows, strict=True) if row.before.content != bad] == [
+            row.words for row in rows if row.before.content != bad
+        ]
+        assert list(stream.skipped) == ["0 of pairs"]
+
     def test_masks_are_left_out_by_the_share_that_was_asked_for(self, tmp_path: Path) -> None:
         blocks = find_blocks([tiny_edits.write_tables(tmp_path)])
         for share, white in ((0.0, 3), (1.0, 10)):
