@@ -69,7 +69,7 @@ class EvaluateEdit(Node):
         caption_before: str = "",
         caption_after: str = "",
     ) -> io.NodeOutput:
-        edited, truth = edited[..., :3].float().cpu(), truth[..., :3].float().cpu()
+        edited, truth = (picture_batch(each, name, EvaluationError)[..., :3].float().cpu() for each, name in ((edited, "Edited"), (truth, "Truth")))
         columns = {"PSNR": psnr(edited, truth).tolist(), "SSIM": ssim(edited, truth).tolist()}
         file = lpips.backbone()
         remarks = []
@@ -81,7 +81,7 @@ class EvaluateEdit(Node):
             columns["LPIPS"] = _perceptual(file, file.stat().st_mtime_ns).distance(edited, truth).tolist()
         direction = math.nan
         if before is not None:
-            before = before[..., :3].float().cpu()
+            before = picture_batch(before, "Before", EvaluationError)[..., :3].float().cpu()
             if before.shape != edited.shape:
                 raise EvaluationError(
                     f"Evaluate Edit: {len(before)} pictures of {before.shape[2]} x {before.shape[1]} before the edit do not fit {len(edited)} edited ones of "

@@ -131,13 +131,14 @@ class FindRegion(Node):
     @classmethod
     def execute(cls, image: torch.Tensor, finder: Any, words: str, box_threshold: float, text_threshold: float, max_objects: int = MOST) -> io.NodeOutput:
         phrases = phrases_of(words)
+        image = picture_batch(image, "Image", RegionError)[..., :3]
         limits = [None if threshold == _OWN else threshold for threshold in (box_threshold, text_threshold)]
         finders.prepare(finder)
         show = progress_of(cls.hidden.unique_id)
         show(0, len(image))
         height, width = image.shape[1:3]
         found: list[list[Found]] = []
-        for picture in image[..., :3]:
+        for picture in image:
             found.append(finder.find(picture, phrases, *limits, max_objects))
             show(len(found), len(image))
         masks = [each.mask for objects in found for each in objects] or [torch.zeros(height, width)]

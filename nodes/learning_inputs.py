@@ -63,8 +63,8 @@ def running() -> list[io.Input]:
             "resume",
             optional=True,
             default=True,
-            tooltip="Go on where a run with the same model, pairs, words and settings stopped; steps and previews may differ. With the same steps the "
-            "result is that of a run that was not stopped.",
+            tooltip="Go on with a stopped run of the same model, pairs, words and settings; steps and previews may differ. With the same steps the "
+            "result is the same as without stopping.",
             advanced=True,
         ),
     ]

@@ -144,8 +144,8 @@ def _fit_input() -> Choice:
         options=list(FITS),
         default=FITS[0],
         optional=True,
-        tooltip="What becomes of a pair whose pictures have different aspect ratios. stop: the run ends and names it. crop: the larger picture is scaled and "
-        "cropped to the smaller one. pad: it is scaled into it, and its border repeated around it.",
+        tooltip="What becomes of a pair whose pictures have different aspect ratios. stop: the run ends and names the pair. crop: the larger picture is "
+        "scaled and cropped to the smaller one's size. pad: it is scaled to fit into that size, and its border is repeated around it.",
         advanced=True,
     )
 

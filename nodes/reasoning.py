@@ -101,9 +101,10 @@ class ExplainInstruction(Node):
 
     @classmethod
     def execute(cls, mllm: Mllm, image: torch.Tensor, wish: str, max_tokens: int = MOST_TOKENS) -> io.NodeOutput:
+        picture = picture_batch(image, "Image")[0, ..., :3]
         if wish.strip():
             mllms.prepare(mllm)
-        found = explain(mllm, image[0, ..., :3], wish, max_tokens, progress_of(cls.hidden.unique_id))
+        found = explain(mllm, picture, wish, max_tokens, progress_of(cls.hidden.unique_id))
         if found.fallback:
             logging.warning("InstructBrush: %s", found.warning)
         shown = f"{found.instruction}\n\n{f'Warning: {found.warning}' if found.fallback else found.reason}"
@@ -185,10 +186,11 @@ class EncodeInstruction(Node):
 
     @classmethod
     def execute(cls, mllm: Mllm, connector: Connector, clip: Any, image: torch.Tensor, words: str) -> io.NodeOutput:
+        pictures = picture_batch(image, "Image")[..., :3]
         conditioning = text.encode(clip, words)
         for remark in mllms.check_fits(connector, mllm, clip, conditioning):
             logging.warning("InstructBrush: %s", remark)
         if not words.strip():
             return io.NodeOutput(conditioning)
-        hidden, mask = mllms.states(mllm, image[..., :3], words, connector.config.task, progress_of(cls.hidden.unique_id))
+        hidden, mask = mllms.states(mllm, pictures, words, connector.config.task, progress_of(cls.hidden.unique_id))
         return io.NodeOutput(mllms.encode(connector, conditioning, hidden, mask))

@@ -65,8 +65,8 @@ class RegionEdit(Node):
                 io.Latent.Input("latent", tooltip="The picture to edit, from VAE Encode."),
                 io.Mask.Input(
                     "mask",
-                    tooltip="Where the edit may act: white edits, black stays, grey mixes. One for all pictures or one for each, as large as the picture. "
-                    "Soft Region makes a soft one.",
+                    tooltip="Where the edit may act: white edits, black stays, grey mixes. One for all pictures or one for each, of the picture's aspect "
+                    "ratio. Soft Region makes a soft one.",
                 ),
                 io.Int.Input(
                     "blend_every",

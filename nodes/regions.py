@@ -213,7 +213,7 @@ class PasteBack(Node):
 
     @classmethod
     def execute(cls, edited: torch.Tensor, original: torch.Tensor, mask: torch.Tensor, feather: int) -> io.NodeOutput:
-        return io.NodeOutput(paste_back(edited[..., :3], original[..., :4], mask, feather))
+        return io.NodeOutput(paste_back(picture_batch(edited, "Edited", RegionError)[..., :3], picture_batch(original, "Original", RegionError), mask, feather))
 
 
 class CombineRegions(Node):

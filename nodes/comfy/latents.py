@@ -6,18 +6,26 @@ from torch import Tensor
 
 from ...core.errors import ModelError
 from ...core.models.families import ModelDescription
+from ...core.pictures import picture_batch
 from ...core.regions.conditions import mask_picture
+
+_SHORTEST = 16
+"""Pixels of a side."""
 
 
 def encode_image(vae: comfy.sd.VAE, image: Tensor, channels: int = 4) -> Tensor:
-    """The latents of pictures [B, H, W, 3]: the VAE's mode, unscaled, [B, C, h, w]. Sides are cropped to multiples of 8.
+    """The latents of pictures: the VAE's mode, unscaled, [B, C, h, w]. Sides are cropped to multiples of 8.
 
     Args:
+        image: what :func:`~.pictures.picture_batch` takes.
         channels: C, which the model needs.
 
     Raises:
-        ModelError: the VAE belongs to another kind of model.
+        ModelError: no pictures, or too small ones; or the VAE belongs to another kind of model.
     """
+    image = picture_batch(image, "Image", ModelError)
+    if min(image.shape[1:3]) < _SHORTEST:
+        raise ModelError(f"Image: it is {image.shape[2]} x {image.shape[1]}, each side needs at least {_SHORTEST} pixels. Connect a larger picture.")
     latent = vae.encode(image[..., :3])
     if latent.ndim != 4 or latent.shape[1] != channels:
         raise ModelError(f"VAE: its latents are {tuple(latent.shape[1:])}, the model needs {channels} channels. Connect the VAE of the model itself.")
@@ -29,7 +37,7 @@ def encode_both(model: ModelDescription, vae: comfy.sd.VAE, image: Tensor, mask:
 
     Args:
         model: what they are for.
-        image: the pictures [B, H, W, 3].
+        image: the pictures, what :func:`~.pictures.picture_batch` takes.
         mask: where the edit may act, [B or 1, H, W] in 0..1; None is white, everywhere.
 
     Returns:
@@ -42,6 +50,7 @@ def encode_both(model: ModelDescription, vae: comfy.sd.VAE, image: Tensor, mask:
     if mask is not None:
         model.require_mask()
     channels = model.family.latent_channels
+    image = picture_batch(image, "Image", ModelError)
     # The mask first: what is wrong with it is told before the picture is encoded.
     white = mask_picture(mask, image) if model.reads_mask else None
     return encode_image(vae, image, channels), None if white is None else encode_image(vae, white, channels)
