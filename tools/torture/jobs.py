@@ -31,6 +31,7 @@ LIGHT = REPO / "example_workflows" / "pairs" / "light_from_the_right"
 INSTRUCTION = REPO / "example_workflows" / "models" / "instructions" / "plum_and_mint.safetensors"
 _LEARNING_STEPS, _BRIEF_STEPS, _TUNING_STEPS = 250, 12, 12
 _SAVES = 200
+_WIDER = 20
 
 _processes = multiprocessing.get_context("forkserver")
 # A child is a fork of a process that has imported everything and done nothing: it begins at once.
@@ -152,7 +153,8 @@ def _learned(folder: Path) -> Any:
 
 def _save(data: Path, folder: Path) -> int:
     small: Any = load_instruction(INSTRUCTION)
-    large = replace(small, keys={name: tensor.repeat(1, 1, 1) for name, tensor in small.keys.items()}, info=replace(small.info, title="again"))
+    keys, values = ({name: tensor.repeat(1, 1, _WIDER) for name, tensor in part.items()} for part in (small.keys, small.values))
+    large = replace(small, keys=keys, values=values)
     for number in range(_SAVES):
         save_instruction((small, large)[number % 2], folder / "x.safetensors", overwrite=True)
     return 0

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from .jobs import JOBS, Running
+from .jobs import JOBS, End, Running
 
 _SHARES = {"learn": 0.3, "save": 0.3, "bench": 0.2, "train": 0.2}
 
@@ -23,38 +23,31 @@ def run(count: int, seed: int) -> dict[str, int]:
 
 
 def disturb(name: str, place: Path, count: int, draw: random.Random) -> dict[str, int]:
+    """Kill one kind of work so often, then let it come to its end."""
     job, data = JOBS[name], place / "data"
     data.mkdir(parents=True)
     job.prepare(data)
-    untouched = place / "untouched"
-    end = Running(name, data, untouched).end()
+    end = Running(name, data, place / "untouched").end()
     assert end.code == 0, f"{name} fails without being killed: {end.said}\n{end.escaped}"
-    wanted = job.result(untouched)
+    wanted = job.result(place / "untouched")
 
     counts = {"tried": 0, "survived": 0, "escaped": 0, "lost": 0}
     folder, done = place / "killed", 0
     while counts["tried"] < count:
         running = Running(name, data, folder)
-        ended = running.wait(draw.uniform(0.1, job.seconds))
-        if not ended:
-            running.kill()
-            counts["tried"] += 1
-        done = _look(name, folder, done, counts, survived=not ended)
-        if ended:
-            _compare(name, running, folder, wanted, counts)
-            shutil.rmtree(folder)
+        if running.wait(draw.uniform(0.1, job.seconds)):
+            _compare(name, running.end(), folder, wanted, counts)
             done = 0
-    running = Running(name, data, folder)
-    end = running.end()
-    if end.escaped:
-        _complain(name, end.escaped, "escaped", counts)
-    else:
-        _compare(name, running, folder, wanted, counts)
+            continue
+        running.kill()
+        counts["tried"] += 1
+        done = _look(name, folder, done, counts)
+    _compare(name, Running(name, data, folder).end(), folder, wanted, counts)
     return counts
 
 
-def _look(name: str, folder: Path, before: int, counts: dict[str, int], survived: bool) -> int:
-    """How much is finished now: never less than before."""
+def _look(name: str, folder: Path, before: int, counts: dict[str, int]) -> int:
+    """How much is finished after a kill: never less than before."""
     try:
         done = JOBS[name].done(folder)
     except Exception as error:  # a file that is not sound, whatever its reader makes of it
@@ -63,18 +56,20 @@ def _look(name: str, folder: Path, before: int, counts: dict[str, int], survived
         return 0
     if done < before:
         _complain(name, f"{before} were finished, {done} are left", "lost", counts)
-    counts["survived"] += survived
+    else:
+        counts["survived"] += 1
     return done
 
 
-def _compare(name: str, running: Running, folder: Path, wanted: object, counts: dict[str, int]) -> None:
-    """The work ended by itself: it must have come to what it comes to without kills, and left nothing half written."""
-    found = JOBS[name].result(folder)
-    if found != wanted:
+def _compare(name: str, end: End, folder: Path, wanted: object, counts: dict[str, int]) -> None:
+    """The work ended by itself: it must have come to what it comes to without kills, and left nothing half written. The folder is emptied."""
+    if end.code != 0:
+        _complain(name, end.escaped or end.said, "escaped", counts)
+    elif JOBS[name].result(folder) != wanted:
         _complain(name, "another result than without kills", "lost", counts)
-    left = [path.name for path in folder.rglob("*.part")]
-    if left:
+    if left := [path.name for path in folder.rglob("*.part")]:
         _complain(name, f"{left} stay behind", "escaped", counts)
+    shutil.rmtree(folder)
 
 
 def _complain(name: str, what: str, kind: str, counts: dict[str, int]) -> None:

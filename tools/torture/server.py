@@ -50,9 +50,7 @@ def run(count: int, seed: int) -> dict[str, int]:
         (base / "custom_nodes").mkdir(parents=True)
         shutil.copy(ADDON, base / "custom_nodes" / ADDON.name)
         with ComfyServer(base, arguments=["--cpu"]) as server:
-            return {
-                **_sum(soak(server, count), hostile_names(server, 10 * count, seed), two_clients(server, max(count // 20, 2)), out_of_memory(server)),
-            }
+            return _sum(soak(server, count), hostile_names(server, 10 * count, seed), two_clients(server, max(count // 20, 2)), out_of_memory(server))
 
 
 def _sum(*counts: dict[str, int]) -> dict[str, int]:
