@@ -32,7 +32,7 @@ from .learning.trainer import Trainer
 from .models.clip import OpenClipModel, load_clip, pocket_clip
 from .models.editor import DiffusersEditor
 from .names import resolve_inside
-from .options import add_model_options, named_editor
+from .options import add_model_options, named_editor, positive, words
 from .reasoning import command as reasoning
 from .terminal import say
 
@@ -215,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     add_model_options(learning)
     learning.add_argument("--pairs", required=True, help="folder: {i}_0/{i}_1 pictures, before/ and after/, or pairs.json")
     learning.add_argument("--out", required=True, help="instruction file to write (.safetensors)")
-    learning.add_argument("--init", default="", help="words that come close to the edit")
+    learning.add_argument("--init", type=words, default="", help="words that come close to the edit")
     learning.add_argument(
         "--begin",
         choices=("words", "phrases", "caption"),
@@ -230,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
     learning.add_argument("--steps", type=int)
     learning.add_argument("--learning-rate", type=float)
     learning.add_argument("--objective", choices=("plain", "guided"))
-    learning.add_argument("--size", type=int, help="scale and crop every picture to a square of this many pixels")
+    learning.add_argument("--size", type=positive, help="scale and crop every picture to a square of this many pixels")
     learning.add_argument("--fit", choices=FITS, default="stop", help="what becomes of a pair with two aspect ratios (default: stop)")
     learning.add_argument("--strict", action="store_true", help="stop at the first pair that cannot be read; otherwise it is left out, and counted")
     learning.add_argument("--overwrite", action="store_true", help="replace --out if it is there, and a checkpoint that this run cannot go on from")

@@ -27,24 +27,25 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def named_device(name: str) -> torch.device:
-    """A device by its name, as a user writes it; ``auto`` is a GPU where there is one.
+    """A device by its name, as a user writes it, in letters of any size; ``auto`` is a GPU where there is one.
 
     Raises:
         DeviceError: torch knows no such device, or this machine has none.
     """
     present = [f"{kind}:{number}" for kind in ("cuda", "xpu") if _backend(kind) for number in range(_backend(kind).device_count())]
     present += ["mps:0"] if torch.backends.mps.is_available() else []
-    if name == "auto":
+    asked = name.strip().lower()
+    if asked == "auto":
         return torch.device(present[0].removesuffix(":0") if present else "cpu")
-    asked = {"gpu": "cuda"}.get(name, name)
+    asked = f"cuda{asked.removeprefix('gpu')}" if asked.startswith("gpu") else asked
     try:
         device = torch.device(asked)
     except RuntimeError as error:
         raise DeviceError(f"Device '{name[:40]}' is none that torch knows. This machine has {_listed(present)}; 'auto' chooses one.") from error
     # torch takes "cuda:256" for "cuda:0".
-    if device.type == "cpu" or (str(device) == asked and not {asked, f"{asked}:0"}.isdisjoint(present)):
-        return device
-    raise DeviceError(f"Device '{name}' is not there, or this torch was not built for it. This machine has {_listed(present)}; 'auto' chooses one.")
+    if str(device) == asked and not {asked, f"{asked}:0"}.isdisjoint(["cpu:0", *present]):
+        return torch.device("cpu") if device.type == "cpu" else device
+    raise DeviceError(f"Device '{name[:40]}' is not there, or this torch was not built for it. This machine has {_listed(present)}; 'auto' chooses one.")
 
 
 def _backend(kind: str) -> Any:

@@ -1,11 +1,12 @@
 """Options of the command line that several commands have: the model, where it runs and how precisely."""
 
 import argparse
+import math
 
 import torch
 
 from .editing.schedule import SEEDS
-from .errors import LearningError
+from .errors import InstructionError, LearningError
 from .models.editor import DiffusersEditor
 from .models.loading import describe, load_editor
 
@@ -34,11 +35,14 @@ def seed_number(text: str) -> int:
     """A seed of 64 bits.
 
     Raises:
-        LearningError: it is out of range.
+        LearningError: it is none, or out of range.
     """
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
     if not 0 <= number < SEEDS:
-        raise LearningError(f"--seed is {number}; it must lie between 0 and {SEEDS - 1}.")
+        raise LearningError(f"--seed is {text[:40]}; it must be a whole number between 0 and {SEEDS - 1}.")
     return number
 
 
@@ -48,3 +52,22 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not at least 1")
     return number
+
+
+def scale(text: str) -> float:
+    """A guidance scale or a strength."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{number} is no finite number")
+    return number
+
+
+def words(text: str) -> str:
+    """What a text encoder reads. A terminal that is not set to UTF-8 sends halves of characters.
+
+    Raises:
+        InstructionError: it holds one.
+    """
+    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in text):
+        raise InstructionError(f"The words {text[:60]!r} hold half a character. Write them anew, in a terminal that is set to UTF-8.")
+    return text

@@ -290,4 +290,6 @@ def _formats() -> list[str]:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "its beginning is damaged"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

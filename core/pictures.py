@@ -8,8 +8,14 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from .errors import InstructBrushError
 from .files import replacing
 from .shapes import scaled
+
+_MOST_CHANNELS = 16
+"""A last axis of more is no channels."""
+_BRIGHTEST = 16
+"""Highlights reach beyond 1; values beyond this are those of 0 to 255."""
 
 
 def to_image(picture: Tensor) -> Image.Image:
@@ -29,6 +35,30 @@ def on_white(image: Image.Image) -> Image.Image:
     white = Image.new("RGB", image.size, "white")
     white.paste(image, mask=image.getchannel("A"))
     return white
+
+
+def picture_batch(pictures: object, name: str, error: type[InstructBrushError] = InstructBrushError) -> Tensor:
+    """Whatever nodes give as IMAGE as [B, H, W, 3 or 4], the same tensor where it is that already.
+
+    Args:
+        pictures: [B, H, W, C] or [H, W, C]. One channel is grey and becomes three; of more than four the first four count.
+        name: what errors call it.
+        error: what to raise.
+
+    Raises:
+        InstructBrushError: no pictures, another shape, or values that are not finite or belong to another range. It is one of ``error``.
+    """
+    if not isinstance(pictures, Tensor):
+        raise error(f"{name}: pictures are needed, but {type(pictures).__name__} came. Connect an IMAGE.")
+    batch = pictures[None] if pictures.ndim == 3 else pictures
+    if batch.ndim != 4 or batch.shape[-1] not in (1, *range(3, _MOST_CHANNELS)) or not batch.numel():
+        raise error(f"{name}: its shape is {tuple(pictures.shape)}, pictures have [batch, height, width, 3]. Connect an IMAGE with at least one picture.")
+    for number, each in enumerate(batch, 1):
+        if not torch.isfinite(each).all():
+            raise error(f"{name}: picture {number} of {len(batch)} holds values that are not finite. Look at what makes it: values run from 0 to 1.")
+        if each.max() > _BRIGHTEST:
+            raise error(f"{name}: picture {number} of {len(batch)} holds values up to {each.max():g}. Scale them: values run from 0 to 1.")
+    return batch.expand(-1, -1, -1, 3) if batch.shape[-1] == 1 else batch[..., :4]
 
 
 def fit_to_multiple(picture: Tensor, multiple: int = 8) -> Tensor:

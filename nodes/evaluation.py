@@ -12,6 +12,7 @@ from ..core.errors import EvaluationError
 from ..core.evaluation.metrics import direction_distance, direction_similarity, image_similarity, mean, psnr, ssim
 from ..core.evaluation.perceptual import Perceptual
 from ..core.models.clip import image_features, text_features
+from ..core.pictures import picture_batch
 from .comfy import lpips
 from .comfy import open_clip as clips
 from .node import Node

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..core.errors import RegionError
+from ..core.pictures import picture_batch
 from ..core.regions.finder import MOST, Found, describe, phrases_of, union
 from ..core.regions.masks import box_mask
 from .comfy import finders, paths

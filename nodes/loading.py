@@ -134,7 +134,7 @@ class MakeEditPairs(Node):
 
     @classmethod
     def execute(cls, before: list[torch.Tensor], after: list[torch.Tensor], fit: Sequence[Fit] = ("stop",)) -> io.NodeOutput:
-        pairs = make_pairs([batch.cpu() for batch in before], [batch.cpu() for batch in after], fit=fit[0])
+        pairs = make_pairs(before, after, fit=fit[0])
         return io.NodeOutput(pairs, ui=_shown(pairs))
 
 

@@ -12,6 +12,7 @@ from ..core.editing.schedule import SEEDS
 from ..core.errors import EvaluationError
 from ..core.evaluation.preference import Study
 from ..core.evaluation.study import FILE, StudyItem
+from ..core.pictures import picture_batch
 from .comfy import paths
 from .node import Files, Node
 
@@ -112,14 +113,15 @@ class JudgePreference(Node):
         _FILES.reading(study)
         folder = paths.study_folder(study)
         given = [(first_name, first), (second_name, second), (third_name, third), (fourth_name, fourth)]
-        connected = [(name.strip(), pictures) for name, pictures in given if pictures is not None]
+        connected = [(name.strip(), picture_batch(pictures, f"'{name}'", EvaluationError)) for name, pictures in given if pictures is not None]
         if not connected:
             stored = Study.open(folder)
             named = stored.methods[:2]
         elif first is None or second is None:
             raise EvaluationError("Judge Preference: connect both first and second; or no pictures at all, to go on with a study that has begun.")
         else:
-            stored = Study.begin(folder, _items(connected, source, instructions), seed)
+            sources = None if source is None else picture_batch(source, "Source", EvaluationError)
+            stored = Study.begin(folder, _items(connected, sources, instructions), seed)
             named = tuple(name for name, _ in connected[:2])
         events, remark = _received(judgements, stored)
         left_out = stored.take_in(events)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..core.pictures import picture_batch
 from ..core.reasoning.connector import Connector
 from ..core.reasoning.explain import MOST_TOKENS, explain
 from ..core.reasoning.mllm import Mllm

@@ -6,8 +6,9 @@ import torch
 from comfy_api.latest import io
 
 from ..core.errors import RegionError
+from ..core.pictures import picture_batch
 from ..core.regions.cleaning import CleanSettings, clean_mask
-from ..core.regions.masks import bounding_box_mask, box_mask, clip_boxes, combine_masks, fit_mask, mask_batch, paste_back, soft_mask
+from ..core.regions.masks import bounding_box_mask, box_mask, clip_boxes, combine_masks, fit_mask, is_unpainted, mask_batch, paste_back, soft_mask
 from .boxes import read_boxes
 from .comfy.masking import combine_regions
 from .node import Choice, Node
@@ -121,8 +122,9 @@ class CleanRegion(Node):
             if result.accepted or when_refused == "keep":
                 cleaned.append(result.mask)
             elif when_refused == "stop":
+                hint = "Perhaps none was painted: Load Image gives such a black one of 64 x 64 then. " if is_unpainted(each) else ""
                 raise RegionError(
-                    f"Clean Region: mask {number} of {len(masks)} was {result.reason}. Give another mask, change the limits, or let when_refused go on."
+                    f"Clean Region: mask {number} of {len(masks)} was {result.reason}. {hint}Give another mask, change the limits, or let when_refused go on."
                 )
             else:
                 cleaned.append(torch.full_like(each, float(when_refused == "whole picture"), dtype=torch.float32))

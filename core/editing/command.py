@@ -16,7 +16,7 @@ from ..errors import DeviceError, InstructBrushError, PairError
 from ..files import check_target
 from ..instruction.file import load_instruction
 from ..models.editor import DiffusersEditor
-from ..options import add_model_options, named_editor, positive
+from ..options import add_model_options, named_editor, positive, scale, words
 from ..picture_files import PICTURES
 from ..terminal import say
 from .folder import Job, Listener, edit_pictures, note_of
@@ -35,9 +35,9 @@ def add_options(applying: argparse.ArgumentParser, editing: argparse.ArgumentPar
         add_model_options(parser)
         parser.add_argument("--images", required=True, help="folder of pictures, or one picture")
         parser.add_argument("--out", required=True, help="folder for the results (PNG, same names and sizes)")
-        parser.add_argument("--text-scale", type=float, help="s_T (default 7.5, pocket editor 2)")
-        parser.add_argument("--image-scale", type=float, default=1.5, help="s_I")
-        parser.add_argument("--steps", type=int, default=20)
+        parser.add_argument("--text-scale", type=scale, help="s_T (default 7.5, pocket editor 2)")
+        parser.add_argument("--image-scale", type=scale, default=1.5, help="s_I")
+        parser.add_argument("--steps", type=positive, default=20)
         parser.add_argument("--batch", type=positive, default=_BATCH, help=f"pictures of one size at once (default {_BATCH}); fewer where memory runs out")
         parser.add_argument("--size", type=positive, help=f"pictures of more than SIZE x SIZE pixels are edited at that many and scaled back (default {sides})")
         parser.add_argument(
@@ -47,7 +47,7 @@ def add_options(applying: argparse.ArgumentParser, editing: argparse.ArgumentPar
     applying.add_argument("--instruction", required=True, help="instruction file")
     applying.add_argument("--strength", type=float, default=1.0)
     applying.add_argument("--end", type=int, default=0, help="T of the paper's Fig. 3: the instruction acts for timesteps T and above")
-    editing.add_argument("--words", required=True)
+    editing.add_argument("--words", type=words, required=True)
 
 
 def apply(options: argparse.Namespace) -> None:
@@ -83,7 +83,10 @@ def _pictures(options: argparse.Namespace) -> list[tuple[Path, Path]]:
         raise InstructBrushError(f"Images folder '{source}' does not exist. Give a folder of pictures, or one picture.") from error
     except OSError as error:
         raise InstructBrushError(f"Images folder '{source}' cannot be listed: {error.strerror}. Check its permissions.") from error
-    pictures = [path for path in files if path == source or path.suffix.lower() in PICTURES and not path.name.startswith(".") and not path.is_dir()]
+    # A link that leads nowhere is told as a picture that cannot be read; a pipe would never end.
+    pictures = [
+        path for path in files if path == source or path.suffix.lower() in PICTURES and not path.name.startswith(".") and (path.is_file() or not path.exists())
+    ]
     if not pictures:
         raise InstructBrushError(f"Images folder '{source}' holds no pictures ({', '.join(sorted(PICTURES))}).")
     names = [path.stem for path in pictures]

@@ -15,12 +15,13 @@ from torch import Tensor
 from ..errors import PairError
 from ..picture_files import OpenedPicture, open_picture
 from ..picture_files import read_picture as read_picture  # scripts that read pairs find it here
-from ..pictures import from_image, on_white, to_image
+from ..pictures import from_image, on_white, picture_batch, to_image
 from ..shapes import VAE_STRIDE, Size, covering, cropped_as_by_vae, padded, same_ratio, scaled
 from .layouts import ListedPair, pairs_below, pairs_in
 
 MAX_PAIRS = 1000
 MIN_SIDE = 16
+_MOST_SIDE = 4096
 _MOST_PIXELS = 1024 * 1024
 """Of a picture whose size is not chosen: the largest editing models were made for so many."""
 _MOST_TOLD = 20
@@ -90,11 +91,15 @@ def load_pairs(folder: str | Path, size: int | None = None, fit: Fit = "stop", s
         strict: stop at the first pair that cannot be read. Otherwise it is left out and told in ``remarks``, as long as one is left.
 
     Raises:
-        PairError: no folder, no pairs, none that can be read, different aspect ratios within a pair, two pictures of one name, a list that is malformed.
+        PairError: no folder, a size out of range, no pairs, none that can be read, different aspect ratios within a pair, two pictures of one name, a list
+            that is malformed.
     """
+    if size is not None and not MIN_SIDE <= size <= _MOST_SIDE:
+        raise PairError(f"Size: {size} x {size} pixels are not possible. Choose between {MIN_SIDE} and {_MOST_SIDE}, best what the model was made for.")
     folder = Path(folder)
     if not os.path.isdir(folder):
-        raise PairError(f"Pairs folder '{str(folder)[:200]}' does not exist. Put the pictures in a folder and give its path.")
+        fault = "is a file" if os.path.isfile(folder) else "does not exist"
+        raise PairError(f"Pairs folder '{str(folder)[:200]}' {fault}. Put the pictures in a folder and give its path.")
     refused: list[PairError] = []
     found = pairs_below(folder, refused.append)
     if not found and not refused:
@@ -129,7 +134,7 @@ def make_pairs(before: Tensor | Sequence[Tensor], after: Tensor | Sequence[Tenso
     """Pairs from pictures in memory. Before and after of one aspect ratio are brought to the smaller one's size.
 
     Args:
-        before, after: [N, H, W, C] in 0..1, C at least 3 (further channels are dropped); or several of them, which may differ in size.
+        before, after: what :func:`~..pictures.picture_batch` takes (transparency is dropped); or several of them, which may differ in size.
         names: names for messages, one for each pair; numbers when not given.
         fit: what becomes of a pair whose pictures have different aspect ratios.
 
@@ -228,7 +233,7 @@ def _read(listed: ListedPair, size: int | None, fit: Fit) -> tuple[EditPair, tup
     elif math.prod(_size(before)) > _MOST_PIXELS:
         height, width = (max(round(side * math.sqrt(_MOST_PIXELS / math.prod(_size(before))) / VAE_STRIDE), 1) * VAE_STRIDE for side in _size(before))
         before, after, deeds = scaled(before, (height, width)), scaled(after, (height, width)), (*deeds, "shrunk")
-    elif cropped_as_by_vae(before) is not before:
+    elif cropped_as_by_vae(before) is not before and min(_size(before)) >= MIN_SIDE:
         before, after, deeds = cropped_as_by_vae(before), cropped_as_by_vae(after), (*deeds, "trimmed")
     return check_pair(listed.name, before, after), deeds, (*opened[0].remarks, *opened[1].remarks)
 
@@ -241,10 +246,7 @@ def _open_near(file: Path, size: int) -> OpenedPicture:
 def _pictures_of(batches: Tensor | Sequence[Tensor]) -> list[Tensor]:
     """Every picture [H, W, 3] of a batch, or of several."""
     given = [batches] if isinstance(batches, Tensor) else list(batches)
-    for batch in given:
-        if batch.ndim != 4 or batch.shape[-1] < 3:
-            raise PairError(f"Pairs: pictures must be [N, H, W, 3], got {tuple(batch.shape)}.")
-    return [picture[..., :3].float() for batch in given for picture in batch]
+    return [picture[..., :3].float().cpu() for batch in given for picture in picture_batch(batch, "Pairs", PairError)]
 
 
 def _size(picture: Tensor) -> Size:

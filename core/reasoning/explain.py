@@ -33,7 +33,8 @@ STRICT_TASK = (
 _MOST_REASON = 1000
 _MOST_ANSWER = 1_000_000
 _MOST_TRIES = 100
-_THOUGHT = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
+_THOUGHT = re.compile(r"<(/?)(?:think(?:ing)?|thoughts?|reasoning|analysis|reflection|seed:think)\b[^<>]{0,80}>|[\[◁](/?)think[\]▷]", re.IGNORECASE)
+"""Tags around thoughts, of the models that have them."""
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
 """Control characters other than those that end lines, and halves of characters."""
 
@@ -102,7 +103,7 @@ def explain(mllm: Answers, picture: Tensor, wish: str, max_new_tokens: int = MOS
 def parse_answer(answer: str) -> Explanation:
     """Read the last usable JSON table in an answer, whatever text is around it; spaces at the ends of keys and values do not count.
 
-    What stands between ``<think>`` and ``</think>`` is no answer, nor is what follows a ``<think>`` that never ends.
+    What stands between ``<think>`` and ``</think>``, or other tags around thoughts, is no answer, nor is what follows a ``<think>`` that never ends.
 
     Raises:
         InstructionError: there is none with an instruction on one line, of at most ``MOST_LETTERS`` letters, and a reason. The message says what is wrong.
@@ -140,7 +141,7 @@ def _spoken(answer: str) -> tuple[str, bool]:
     for mark in _THOUGHT.finditer(answer):
         if not depth:
             parts.append(answer[begun : mark.start()])
-        if not mark[1]:
+        if not (mark[1] or mark[2]):
             depth += 1
         elif depth:
             depth -= 1

@@ -115,8 +115,10 @@ def mask_batch(mask: Tensor, name: str = "Mask") -> Tensor:
         name: what errors call it.
 
     Raises:
-        RegionError: a coloured picture; otherwise as :func:`check_mask`.
+        RegionError: no mask, or a coloured picture; otherwise as :func:`check_mask`.
     """
+    if not isinstance(mask, Tensor):
+        raise RegionError(f"{name}: a mask is needed, but {type(mask).__name__} came. Connect a MASK.")
     if mask.ndim == 4 and mask.shape[1] == 1:
         mask = mask[:, 0]
     elif mask.ndim == 4 and mask.shape[-1] in (1, 3, 4):
@@ -126,6 +128,11 @@ def mask_batch(mask: Tensor, name: str = "Mask") -> Tensor:
         mask = colours[..., 0]
     mask = check_mask(mask, name)
     return mask[None] if mask.ndim == 2 else mask
+
+
+def is_unpainted(mask: Tensor) -> bool:
+    """Whether masks [..., H, W] look like the black one of 64 x 64 that Load Image gives where none was painted."""
+    return _sides(mask) == _UNPAINTED and not mask.any()
 
 
 def bounding_box_mask(fine: Tensor, each_fragment: bool = False, threshold: float = 0.5) -> Tensor:
@@ -214,7 +221,7 @@ def fit_mask(mask: Tensor, height: int, width: int, batch: int) -> Tensor:
         raise RegionError(f"Mask: {len(mask)} masks do not fit {batch} pictures. Give one for each picture, or one for all.")
     rows, columns = _sides(mask)
     if (rows, columns) != (height, width):
-        if (rows, columns) == _UNPAINTED and not mask.any():
+        if is_unpainted(mask):
             raise RegionError(
                 f"Mask: no mask was painted. It is the black one of {columns} x {rows} that Load Image gives for a picture without transparency; this picture "
                 f"is {width} x {height}. Paint one (right-click Load Image, Open in MaskEditor), or connect another mask."

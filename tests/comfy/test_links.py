@@ -88,6 +88,12 @@ def test_every_text_comes_by_wire_and_nothing_else_does(comfy, name):
         assert message == f"{NODES[name]}: {each.id} must be a text, not int. Connect a text, or write one into the node."
 
 
+def test_half_a_character_is_refused(comfy):
+    for name, field in (("InstructBrushEditGuider", "words"), ("InstructBrushLearn", "init_text"), ("InstructBrushExplain", "wish")):
+        message = comfy.error(*graph_with(comfy, name, field, "snow \ud83d"))
+        assert message == f"{NODES[name]}: {field} holds half a character, which no model can read. Write it anew."
+
+
 def test_what_is_no_text_is_not_connected_with_a_list(comfy):
     graph = comfy.graph()
     link = graph.node("InstructBrushLoad", name=graph.node("PrimitiveInt", value=1).out(0)).out(0)

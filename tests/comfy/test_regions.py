@@ -87,7 +87,7 @@ def test_a_refused_mask_can_let_the_run_go_on(comfy, when_refused, expected):
             "Clean Region: mask 2 of 2 was refused: covers 0.22 % of the picture, at least 1 % is needed. Give another mask, change the limits, or let "
             "when_refused go on.",
         ),
-        (torch.zeros(1, 64, 64), {}, "Clean Region: mask 1 of 1 was refused: it is empty, no value exceeds the threshold of 0.5."),
+        (torch.zeros(1, 64, 64), {}, "Clean Region: mask 1 of 1 was refused: it is empty, no value exceeds the threshold of 0.5. Perhaps none was painted"),
         (torch.ones(1, 64, 64), {}, "Clean Region: mask 1 of 1 was refused: covers 100 % of the picture, at most 90 % is allowed."),
         (square(8, 8, 40, 40), {"grow": -20}, "Clean Region: mask 1 of 1 was refused: shrinking it by 20 pixels leaves nothing of it."),
         (torch.zeros(0, 64, 64), {}, "Mask: there is none in it (its shape is (0, 64, 64)). Perhaps nothing was found: connect a mask that holds a region."),

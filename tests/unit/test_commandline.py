@@ -90,6 +90,14 @@ def test_strength_0_equals_the_empty_words(folders: Path) -> None:
         (["learn", "--pairs", "pairs", "--out", "x.safetensors", "--begin", "caption", "--clip", "ViT-L-14/openai"], "ViT-L-14-openai.safetensors"),
         (["inspect", "images/two.png"], "not a safetensors file"),
         (["edit", "--words", "x", "--images", "images", "--out", "o", "--model", "nowhere"], "nowhere"),
+        (["edit", "--words", "\udce9", "--images", "images", "--out", "o"], "The words '\\udce9' hold half a character. Write them anew, in a terminal"),
+        (["learn", "--pairs", "pairs", "--out", "x.safetensors", "--init", "a\ud83d"], "hold half a character"),
+        (
+            ["learn", "--pairs", "pairs", "--out", "x.safetensors", "--seed", "1e3"],
+            "--seed is 1e3; it must be a whole number between 0 and 18446744073709551615.",
+        ),
+        (["learn", "--pairs", "pairs", "--out", "x.safetensors", "--seed", "-1"], "--seed is -1; it must be a whole number between 0 and"),
+        (["learn", "--pairs", "pairs", "--out", "x.safetensors", "--size", "100000"], "Size: 100000 x 100000 pixels are not possible."),
     ],
 )
 def test_errors_are_one_line_and_exit_1(
@@ -99,6 +107,14 @@ def test_errors_are_one_line_and_exit_1(
     assert main(arguments) == 1
     printed = capsys.readouterr().err
     assert message in printed and printed.startswith("instructbrush: ") and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", [("--steps", "0"), ("--steps", "-1"), ("--size", "0"), ("--text-scale", "nan"), ("--image-scale", "inf")])
+def test_numbers_that_make_no_picture_are_refused(folders: Path, option: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("edit", "--words", "x", "--images", folders / "images", "--out", folders / "o", *option)
+    assert f"argument {option[0]}: {option[1]} is no" in capsys.readouterr().err
+    assert not (folders / "o").exists()
 
 
 def test_twins_of_one_name_and_existing_results_are_refused(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,14 @@ def test_a_bad_picture_is_skipped_and_counted(pictures: Path, capsys: pytest.Cap
     assert list(results(pictures.parent / "out")) == ["0_0.png", "1_0.png", "1_1.png"]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_is_no_file_is_no_picture(pictures: Path) -> None:
+    os.mkfifo(pictures / "pipe.png")
+    (pictures / "folder.png").mkdir()
+    assert edit(pictures) == 0
+    assert list(results(pictures.parent / "out")) == ["0_0.png", "0_1.png", "1_0.png", "1_1.png"]
+
+
 def test_strict_stops_at_the_first_bad_picture(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pictures / "0_0.png").write_bytes(b"")
     assert edit(pictures, "--strict", "--batch", 1) == 1

@@ -133,7 +133,14 @@ def test_names_may_have_sub_folders_dots_and_the_ending(tmp_path: Path) -> None:
 def test_devices_go_by_names_that_users_write() -> None:
     assert named_device("cpu").type == "cpu"
     assert named_device("auto").type in ("cpu", "cuda", "mps", "xpu")
+    assert named_device(" CPU ") == named_device("cpu:0") == named_device("cpu")
     with pytest.raises(DeviceError, match=r"Device 'toaster' is none that torch knows\. This machine has cpu"):
         named_device("toaster")
     with pytest.raises(DeviceError, match=r"Device 'cuda:99' is not there, or this torch was not built for it\. This machine has cpu"):
         named_device("cuda:99")
+    for name in ("GPU:99", "cpu:7", "meta"):
+        with pytest.raises(DeviceError, match=f"Device '{name}' is not there"):
+            named_device(name)
+    for name in ("", "0", "cuda:", "gpux"):
+        with pytest.raises(DeviceError, match=f"Device '{name}' is none that torch knows"):
+            named_device(name)

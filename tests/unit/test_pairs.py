@@ -87,6 +87,12 @@ def test_bad_folders_are_named(tmp_path: Path) -> None:
 
     with pytest.raises(PairError, match=r"nowhere' does not exist\. Put the pictures in a folder"):
         load_pairs(tmp_path / "nowhere")
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(PairError, match=r"a\.txt' is a file\. Put the pictures in a folder"):
+        load_pairs(tmp_path / "a.txt")
+    for size in (0, -64, 8, 100_000):
+        with pytest.raises(PairError, match=rf"Size: {size} x {size} pixels are not possible\. Choose between 16 and 4096"):
+            load_pairs(tmp_path, size)
     refused(r"holds no pairs\. Name the pictures 0_0\.png \(before\) and 0_1\.png \(after\)")
     picture(tmp_path / "0_0.png")
     refused(r"Picture '0_0\.png' has no twin: the after picture of pair '0' is missing")
@@ -123,11 +129,13 @@ def test_bad_batches_are_named() -> None:
         make_pairs(ok, torch.zeros(3, 16, 16, 3))
     with pytest.raises(PairError, match=r"Pair 'first': before is 16 x 16, after is 24 x 16, which is another aspect ratio"):
         make_pairs(ok[:1], torch.zeros(1, 16, 24, 3), ["first"])
-    with pytest.raises(PairError, match=r"must be \[N, H, W, 3\]"):
-        make_pairs(torch.zeros(16, 16, 3), torch.zeros(16, 16, 3))
-    with pytest.raises(PairError, match=r"Pair '1' holds values that are not finite"):
+    with pytest.raises(PairError, match=r"Pairs: its shape is \(16, 16\), pictures have \[batch, height, width, 3\]"):
+        make_pairs(torch.zeros(16, 16), torch.zeros(16, 16, 3))
+    with pytest.raises(PairError, match=r"Pairs: picture 2 of 2 holds values that are not finite"):
         make_pairs(ok, torch.stack([torch.zeros(16, 16, 3), torch.full((16, 16, 3), float("inf"))]))
     with pytest.raises(PairError, match=r"0 pairs were given"):
+        make_pairs([], [])
+    with pytest.raises(PairError, match=r"Connect an IMAGE with at least one picture"):
         make_pairs(ok[:0], ok[:0])
 
 
