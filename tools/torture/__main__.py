@@ -21,12 +21,12 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from importlib import import_module
 
-PARTS = {"files": 200_000, "kills": 50, "disk": 100, "server": 100}
-"""Name -> trials. The longest comes first; two run side by side, on a thread each."""
+from instructbrush.tools.torture.parts import PARTS, run_part
+
 _SHORT = 20
 _AT_ONCE = 2
+"""On one thread each."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,16 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     with ProcessPoolExecutor(_AT_ONCE, multiprocessing.get_context("spawn")) as pool:
         counts = {part: PARTS[part] // (_SHORT if options.short else 1) for part in options.parts or PARTS}
-        running = {part: pool.submit(_run, part, count, options.seed) for part, count in counts.items()}
+        running = {part: pool.submit(run_part, part, count, options.seed) for part, count in counts.items()}
         results = {part: future.result() for part, future in running.items()}
     for part, result in results.items():
         print(f"{part:<8} {', '.join(f'{name} {value}' for name, value in result.items())}")
     print(json.dumps({**results, "seconds": round(time.monotonic() - began)}))
     return int(any(result.get("escaped", 0) or result.get("lost", 0) for result in results.values()))
-
-
-def _run(part: str, count: int, seed: int) -> dict[str, int]:
-    return import_module(f"instructbrush.tools.torture.{part}").run(count, seed)
 
 
 if __name__ == "__main__":
