@@ -32,10 +32,12 @@ _AT_ONCE = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the chosen parts; returns 0 when nothing escaped and nothing was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help=f"some of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--short", action="store_true", help=f"one {_SHORT}th of the trials")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
     os.environ["OMP_NUM_THREADS"] = "1"
     began = time.monotonic()
     with ProcessPoolExecutor(_AT_ONCE, multiprocessing.get_context("spawn")) as pool:
