@@ -80,11 +80,11 @@ class Study:
         """
         folder = Path(folder)
         methods, entries = describe(items)
-        if (folder / FILE).is_file():
+        if os.path.isfile(folder / FILE):
             study = cls.open(folder, pictures=False)
             study._compare(methods, entries)
         else:
-            if folder.exists() and not folder.is_dir():
+            if os.path.exists(folder) and not os.path.isdir(folder):
                 raise EvaluationError(f"Study '{folder.name}' cannot be begun: '{folder}' is a file. Give the study another name.")
             key = uuid.uuid4().hex
             header = {"format": FORMAT, "key": key, "seed": seed, "methods": methods, "items": entries, "comparisons": shuffled(len(entries), methods, seed)}
@@ -126,7 +126,7 @@ class Study:
         if rest:
             raise damaged(file, len(lines) + 1, "it was cut off while being written")
         for name in {name for comparison in study.comparisons for name in comparison.pictures if name} if pictures else ():
-            if not (folder / name).is_file():
+            if not os.path.isfile(folder / name):
                 raise EvaluationError(f"Study '{folder.name}': picture '{name}' is missing in '{folder}'. Give the pictures again, and it is written anew.")
         return study
 
@@ -248,7 +248,7 @@ class Study:
             shown = [(None, item.source)] if item.source is not None else []
             for method, picture in [*shown, *item.results.items()]:
                 path = self.folder / self._picture(item.id, method)
-                if not path.is_file():
+                if not os.path.isfile(path):
                     save_image(to_image(picture), path)
 
     def _compare(self, methods: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> None:

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,7 @@ def save_instruction(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InstructionError(f"Save instruction: '{path.name}' must end in .safetensors.")
-    if path.exists() and not overwrite:
+    if os.path.exists(path) and not overwrite:
         raise InstructionError(f"Save instruction: '{path}' exists already. Choose another name, or allow it to be overwritten.")
     parts = parts_of(instruction)
     old = _is_old(instruction)

@@ -75,9 +75,9 @@ def pairs_in(folder: Path, refused: Refused = stop) -> list[ListedPair]:
     Raises:
         PairError: the folder or a list cannot be read, or two pictures have one name.
     """
-    if not (folder / PROMPT).is_file():
+    if not os.path.isfile(folder / PROMPT):
         for name in LISTS:
-            if (folder / name).is_file():
+            if os.path.isfile(folder / name):
                 return read_list(folder / name, refused)
     sides = _side_folders(folder)
     if sides is not None:
@@ -100,7 +100,7 @@ def pairs_below(folder: Path, refused: Refused = stop) -> list[ListedPair]:
     if found:
         return found
     for place in folders_below(folder):
-        if any((place / name).is_file() for name in (*LISTS, PROMPT)):
+        if any(os.path.isfile(place / name) for name in (*LISTS, PROMPT)):
             within = place.relative_to(folder).as_posix()
             try:
                 found += [replace(pair, name=f"{within}/{pair.name}") for pair in pairs_in(place, refused)]
@@ -239,7 +239,7 @@ def _inside(file: Path, name: str) -> Path:
 
 def _side_folders(folder: Path) -> tuple[Path, Path, Path | None] | None:
     """The folders before and after, and that of masks where there is one."""
-    sides = sides_among(path.name for path in _inside_of(folder) if path.is_dir())
+    sides = sides_among(path.name for path in _inside_of(folder) if os.path.isdir(path))
     return None if sides is None else (folder / sides[0], folder / sides[1], folder / sides[2] if sides[2] else None)
 
 
@@ -296,7 +296,7 @@ def _no_words(name: str, error: Exception) -> PairError:
 
 def _prompt(folder: Path) -> str:
     """The instruction in InstructPix2Pix's prompt.json; "" where there is none."""
-    if not (folder / PROMPT).is_file():
+    if not os.path.isfile(folder / PROMPT):
         return ""
     return direct_words(parse_json((folder / PROMPT).read_bytes(), finite=False).get("edit"))
 
@@ -304,7 +304,7 @@ def _prompt(folder: Path) -> str:
 def _words_beside(folder: Path, name: str, before: Path, after: Path) -> str:
     """What a text file of the pair's name says."""
     files = [after.with_suffix(".txt"), before.with_suffix(".txt"), *([folder / f"{name}.txt"] if name else [])]
-    file = next((file for file in files if file.is_file()), None)
+    file = next((file for file in files if os.path.isfile(file)), None)
     return file.read_text("utf-8-sig").strip() if file else ""
 
 
@@ -312,7 +312,7 @@ def _pictures(folder: Path) -> dict[str, Path]:
     """Stem -> file."""
     pictures: dict[str, Path] = {}
     for path in _inside_of(folder):
-        if path.suffix.lower() in PICTURES and path.is_file():
+        if path.suffix.lower() in PICTURES and os.path.isfile(path):
             if path.stem in pictures:
                 raise PairError(f"'{pictures[path.stem].name}' and '{path.name}' have the same name. Keep one of them.")
             pictures[path.stem] = path
