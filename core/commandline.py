@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,26 +35,36 @@ from .models.editor import DiffusersEditor
 from .names import resolve_inside
 from .options import add_model_options, named_editor, positive, words
 from .reasoning import command as reasoning
-from .terminal import say
+from .terminal import say, talking_on
 
 _SUFFIX = ".safetensors"
+_PIPE_CLOSED = 141
+"""What shells expect of a process whose reader has gone."""
 _CHECKPOINT_EVERY = CHECKPOINT_SECONDS
 """Seconds between checkpoints, at least."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 an error a user can mend (one line on stderr), 130 interrupted, 143 ended by ``kill``."""
+    """Run a command; returns the exit code: 0 done, 1 an error a user can mend (one line on stderr), 130 interrupted, 141 nobody reads stdout,
+    143 ended by ``kill``."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # no letter that the terminal lacks ends a run that is done
     try:
-        with catching_signals():
+        with catching_signals(), talking_on():
             options = _parser().parse_args(arguments)
             if "device" in options:
                 options.device = str(named_device(options.device))
             options.command(options)
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except InstructBrushError as error:
         print(f"instructbrush: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # Nobody reads any more, as in "| head". What is left would fail again when Python ends.
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
     except OSError as error:
         # Libraries use files, too: torch looks for a folder for temporary ones.
         print(f"instructbrush: The system refuses a file: {error}. See that there is room, also for temporary files.", file=sys.stderr)

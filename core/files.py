@@ -115,12 +115,12 @@ def check_target(path: Path, size: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent) as file:
             file.write(b" ")
-        free = shutil.disk_usage(path.parent).free
     except OSError as error:
         raise not_written(path, error) from error
     if path.is_dir():
         raise StorageError(f"'{path.name}' cannot be written to {path.parent}: a folder has this name. Choose another name.")
-    if free < size:
+    free = _free_space(path.parent)
+    if free is not None and free < size:
         raise StorageError(
             f"'{path.name}' needs about {_megabytes(size)} in {path.parent}, where {_megabytes(free)} are free. Free some space, or choose another disk."
         )
@@ -147,6 +147,15 @@ def _flush(path: Path) -> None:
         # Where space is given out late, its lack shows here.
         if error.errno in (*_FULL, errno.EIO):
             raise
+
+
+def _free_space(folder: Path) -> int | None:
+    """Bytes; None where a disk does not say: some shared folders and clouds refuse to, or say that they have no size at all."""
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError:
+        return None
+    return usage.free if usage.total else None
 
 
 def _megabytes(size: int) -> str:

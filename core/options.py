@@ -63,11 +63,12 @@ def scale(text: str) -> float:
 
 
 def words(text: str) -> str:
-    """What a text encoder reads. A terminal that is not set to UTF-8 sends halves of characters.
+    """What a text encoder reads. Without a locale Python takes the bytes of a terminal for halves of characters; they are UTF-8 nearly everywhere.
 
     Raises:
-        InstructionError: it holds one.
+        InstructionError: it holds other bytes.
     """
-    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in text):
-        raise InstructionError(f"The words {text[:60]!r} hold half a character. Write them anew, in a terminal that is set to UTF-8.")
-    return text
+    try:
+        return text.encode("utf-8", "surrogateescape").decode()
+    except ValueError as error:
+        raise InstructionError(f"The words {text[:60]!r} hold half a character. Write them anew, in a terminal that is set to UTF-8.") from error

@@ -117,6 +117,21 @@ def test_numbers_that_make_no_picture_are_refused(folders: Path, option: tuple[s
     assert not (folders / "o").exists()
 
 
+def test_words_are_read_as_utf_8_without_a_locale(folders: Path) -> None:
+    bytes_of_words = "ét\u00e9 雪".encode().decode("ascii", "surrogateescape")
+    run("learn", "--pairs", folders / "pairs", "--out", folders / "x.safetensors", "--steps", 1, "--init", bytes_of_words)
+    assert load_instruction(folders / "x.safetensors").info.init_text == "ét\u00e9 雪"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize(("stream", "code"), [("2>/dev/full", 0), ("| true", 141)])
+def test_what_nobody_reads_ends_no_work(folders: Path, stream: str, code: int) -> None:
+    command = f"{sys.executable} -m instructbrush learn --pairs pairs --out x.safetensors --steps 1 {stream}; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", command], cwd=folders, capture_output=True, text=True)
+    assert (ended.returncode, "Error" in ended.stderr) == (code, False), ended.stderr
+    assert (folders / "x.safetensors").exists()
+
+
 def test_twins_of_one_name_and_existing_results_are_refused(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (64, 64)).save(folders / "images" / "two.jpg")
     assert run("edit", "--words", "x", "--images", folders / "images", "--out", folders / "o") == 1

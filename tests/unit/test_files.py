@@ -130,6 +130,16 @@ def test_names_may_have_sub_folders_dots_and_the_ending(tmp_path: Path) -> None:
         resolve_inside(tmp_path, "..", error=ModelError)
 
 
+def test_a_disk_that_does_not_say_its_free_space_takes_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(files.shutil, "disk_usage", refuse)
+    check_target(tmp_path / "x", 10)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: files.shutil._ntuple_diskusage(0, 0, 0))
+    check_target(tmp_path / "x", 10)
+
+
 def test_devices_go_by_names_that_users_write() -> None:
     assert named_device("cpu").type == "cpu"
     assert named_device("auto").type in ("cpu", "cuda", "mps", "xpu")
