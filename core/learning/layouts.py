@@ -16,9 +16,12 @@ from ..json_text import parse_json
 from ..names import resolve_inside
 from ..picture_files import PICTURES
 
-BEFORE = ("before", "source_image", "original_image", "input_image", "source_img", "src_img", "source", "original", "input", "image", "file_name")
+BEFORE = (
+    *("before", "source_image", "original_image", "input_image", "control_image", "source_img", "src_img"),
+    *("source", "original", "input", "control", "image", "file_name"),
+)
 AFTER = ("after", "edited_image", "output_image", "target_image", "edited_img", "target_img", "edited", "target", "output")
-WORDS = ("words", "edit_prompt", "instruction", "edit_instruction", "edit", "prompt", "text", "edited_prompt_list")
+WORDS = ("words", "edit_prompt", "instruction", "edit_instruction", "edit", "prompt", "text", "caption", "edited_prompt_list")
 MASK = ("mask", "mask_image", "mask_img")
 """What lists and tables call a pair's parts: the first name that is there counts."""
 REASONING = "reasoning"
@@ -26,8 +29,13 @@ REASONING = "reasoning"
 
 LISTS = ("pairs.json", "pairs.jsonl", "metadata.jsonl", "metadata.csv")
 PROMPT = "prompt.json"
-_SIDES = (("before", "after"), ("original", "edited"), ("input", "output"), ("source", "target"), ("src", "tgt"), ("orig", "edit"), ("a", "b"))
+_SIDES = (
+    *(("before", "after"), ("original", "edited"), ("input", "output"), ("source", "target"), ("control", "target")),
+    *(("src", "tgt"), ("orig", "edit"), ("a", "b")),
+)
 """What folders and pictures before and after the edit are called."""
+_TRAIN = "train"
+"""The split of a data set that one learns from."""
 
 Refused = Callable[[PairError], None]
 """Told of an entry that cannot be used; raises where that is the end."""
@@ -87,7 +95,8 @@ def pairs_in(folder: Path, refused: Refused = stop) -> list[ListedPair]:
 
 
 def pairs_below(folder: Path, refused: Refused = stop) -> list[ListedPair]:
-    """The pairs of a folder; where it holds none itself, those of the folders below that hold a list or a ``prompt.json``. Links are followed.
+    """The pairs of a folder; where it holds none itself, those of the folders below that hold a list or a ``prompt.json``, or are
+    called ``train``. Links are followed.
 
     Args:
         folder: where to look.
@@ -100,7 +109,7 @@ def pairs_below(folder: Path, refused: Refused = stop) -> list[ListedPair]:
     if found:
         return found
     for place in folders_below(folder):
-        if any(os.path.isfile(place / name) for name in (*LISTS, PROMPT)):
+        if place.name == _TRAIN or any(os.path.isfile(place / name) for name in (*LISTS, PROMPT)):
             within = place.relative_to(folder).as_posix()
             try:
                 found += [replace(pair, name=f"{within}/{pair.name}") for pair in pairs_in(place, refused)]
@@ -181,23 +190,32 @@ def _entries(file: Path) -> list[Any]:
         if file.suffix == ".jsonl":
             return [line for line in text.split("\n") if line.strip()]
         if file.suffix == ".csv":
-            return list(csv.DictReader(StringIO(text)))
+            return _rows(text)
         listed = parse_json(text, finite=False)
-        entries = listed["pairs"] if isinstance(listed, dict) else listed
+        entries = listed.get("pairs") if isinstance(listed, dict) else listed
         if not isinstance(entries, list):
-            raise TypeError(f"{type(entries).__name__} is no list")
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            raise ValueError("there is no list in it")
+    except (OSError, ValueError, csv.Error) as error:
         raise PairError(f'{file.name} of \'{file.parent.name}\' must be a list of {{"before": file, "after": file}} ({error}).') from error
     return entries
+
+
+def _rows(text: str) -> list[dict[str, str]]:
+    """The rows of a table whose columns are parted by commas, or as other languages' spreadsheets do it by semicolons or tabs."""
+    first = text.partition("\n")[0]
+    rows = csv.DictReader(StringIO(text), delimiter=max(",;\t", key=first.count), skipinitialspace=True, restkey="")
+    return list(rows)
 
 
 def _listed(file: Path, number: int, entry: Any) -> ListedPair:
     where = f"{file.name} of '{file.parent.name}', entry {number}"
     try:
         fields = parse_json(entry, finite=False) if isinstance(entry, str) else entry
+        if not isinstance(fields, dict):
+            raise ValueError(f"it is {str(fields)[:60]}")
         # Newer image folders have "before_file_name" for a column "before".
-        fields = {name.removesuffix("_file_name"): value for name, value in fields.items()}
-    except (ValueError, AttributeError) as error:
+        fields = {name.strip().lower().removesuffix("_file_name"): value for name, value in fields.items()}
+    except ValueError as error:
         raise PairError(f'{where} must be {{"before": file, "after": file}} ({error}).') from error
 
     def named(names: tuple[str, ...]) -> str | None:
@@ -277,7 +295,7 @@ def _joined(folder: Path, before: dict[str, Path], after: dict[str, Path], masks
     names = sorted(set(before) & set(after), key=natural)
     try:
         told = _prompt(folder) if names else ""
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         refused(_no_words(folder.name, error))
         return []
     found = []
@@ -291,21 +309,27 @@ def _joined(folder: Path, before: dict[str, Path], after: dict[str, Path], masks
 
 
 def _no_words(name: str, error: Exception) -> PairError:
-    return PairError(f"The words of '{name}' cannot be read ({error}). Save them as UTF-8.")
+    return PairError(f"The words of '{name}' cannot be read ({error}). Mend the file, and save it as UTF-8.")
 
 
 def _prompt(folder: Path) -> str:
     """The instruction in InstructPix2Pix's prompt.json; "" where there is none."""
     if not os.path.isfile(folder / PROMPT):
         return ""
-    return direct_words(parse_json((folder / PROMPT).read_bytes(), finite=False).get("edit"))
+    told = parse_json((folder / PROMPT).read_bytes(), finite=False)
+    if not isinstance(told, dict):
+        raise ValueError(f"{PROMPT} is no table")
+    return direct_words(told.get("edit"))
 
 
 def _words_beside(folder: Path, name: str, before: Path, after: Path) -> str:
     """What a text file of the pair's name says."""
     files = [after.with_suffix(".txt"), before.with_suffix(".txt"), *([folder / f"{name}.txt"] if name else [])]
     file = next((file for file in files if os.path.isfile(file)), None)
-    return file.read_text("utf-8-sig").strip() if file else ""
+    if file is None:
+        return ""
+    content = file.read_bytes()
+    return content.decode(json.detect_encoding(content)).strip()
 
 
 def _pictures(folder: Path) -> dict[str, Path]:

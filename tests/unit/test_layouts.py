@@ -99,8 +99,10 @@ def test_words_lie_beside_pictures(tmp_path: Path) -> None:
     (tmp_path / "1_after.txt").write_text("\ufeffmake it snow\n", "utf-8")
     (tmp_path / "2.txt").write_text("make it night", "utf-8")
     assert [pair.words for pair in pairs_in(tmp_path)] == ["make it snow", "make it night"]
+    (tmp_path / "2.txt").write_text("make it night\n", "utf-16")
+    assert [pair.words for pair in pairs_in(tmp_path)] == ["make it snow", "make it night"]
     (tmp_path / "2.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(PairError, match=r"^The words of '.*' cannot be read \(.*\)\. Save them as UTF-8\.$"):
+    with pytest.raises(PairError, match=r"^The words of '.*' cannot be read \(.*\)\. Mend the file, and save it as UTF-8\.$"):
         pairs_in(tmp_path)
     refused: list[PairError] = []
     assert [pair.name for pair in pairs_in(tmp_path, refused.append)] == ["1"]
@@ -216,7 +218,7 @@ def test_names_that_are_no_picture_of_the_folder_are_refused(tmp_path: Path, nam
     [
         ("[" * 100000 + "]" * 100000, r"^pairs\.json of '.*' must be a list of .* \(it is nested too deeply\)\.$"),
         ('[{"before": "\\ud800", "after": "y.png"}]', r"^pairs\.json of '.*' must be a list of "),
-        ('{"pairs": 7}', r"^pairs\.json of '.*' must be a list of .* \(int is no list\)\.$"),
+        ('{"pairs": 7}', r"^pairs\.json of '.*' must be a list of .* \(there is no list in it\)\.$"),
         ("{", r"^pairs\.json of '.*' must be a list of "),
         ("[7]", r'^pairs\.json of \'.*\', entry 0 must be {"before": file, "after": file} \('),
         ('[{"before": "x.png"}]', r"^pairs\.json of '.*', entry 0 lacks 'after': it must be "),
@@ -230,6 +232,29 @@ def test_lists_that_are_none_are_refused(tmp_path: Path, text: str, message: str
     (tmp_path / "pairs.json").write_text(text)
     with pytest.raises(PairError, match=message):
         pairs_in(tmp_path)
+
+
+def test_prompts_that_are_none_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, **{"7_0.png": BEFORE, "7_1.png": AFTER})
+    (tmp_path / "prompt.json").write_text("[]")
+    with pytest.raises(PairError, match=r"^The words of '.*' cannot be read \(prompt\.json is no table\)\. Mend the file, and save it as UTF-8\.$"):
+        pairs_in(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("before/1.png", "after/1.png"), ("1_0.png", "1_1.png"), ("control/1.png", "target/1.png")])
+def test_the_folder_train_of_a_data_set_is_found(tmp_path: Path, names: tuple[str, str]) -> None:
+    put(tmp_path / "train", **dict(zip(names, (BEFORE, AFTER), strict=True)))
+    put(tmp_path / "validation", **dict(zip(names, (AFTER, BEFORE), strict=True)))
+    assert sound(pairs_below(tmp_path)) == ["train/1"]
+
+
+@pytest.mark.parametrize("parted", [",", ";", "\t", ", "])
+def test_tables_of_any_spreadsheet(tmp_path: Path, parted: str) -> None:
+    put(tmp_path, **{"x.png": BEFORE, "y.png": AFTER})
+    rows = [["Control", "Target", "Caption"], ["x.png", "y.png", "make it snow", "and more"], ["x.png", "y.png"]]
+    (tmp_path / "metadata.csv").write_text("\r\n".join(parted.join(row) for row in rows), "utf-8-sig")
+    found = pairs_in(tmp_path)
+    assert sound(found) == ["x", "x"] and [pair.words for pair in found] == ["make it snow", ""]
 
 
 def test_one_bad_line_is_left_out(tmp_path: Path) -> None:
