@@ -170,8 +170,12 @@ def _umask() -> int:
 
 def _remove_abandoned(folder: Path, prefix: str) -> None:
     """Remove unfinished files that no process writes any more: a writer keeps its file open and locked."""
+    try:
+        names = os.listdir(folder)
+    except OSError:  # a folder that takes files need not show them
+        return
     # Folders of results grow long, and each write looks here.
-    for name in [name for name in os.listdir(folder) if name.startswith(prefix) and name.endswith(_SUFFIX)]:
+    for name in [name for name in names if name.startswith(prefix) and name.endswith(_SUFFIX)]:
         path = folder / name
         with contextlib.suppress(OSError):
             handle = os.open(path, os.O_RDWR)

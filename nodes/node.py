@@ -1,6 +1,7 @@
 """What every node of the pack does with inputs that come by wire."""
 
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any
 from uuid import uuid4
 
@@ -22,23 +23,24 @@ class NameChoice(Choice):
 
 
 class Node(io.ComfyNode):
-    """A node that checks texts which came by wire.
+    """A node that checks texts and numbers which came by wire.
 
     ComfyUI gives None to validate_inputs and fingerprint_inputs for what comes by wire: it is known, and checked, when the node runs.
     """
 
     @classmethod
     def check_lazy_status(cls, **values: Any) -> list[str]:
-        """Check choices and texts; nothing is lazy. ComfyUI calls this with all values just before the node runs.
+        """Check choices, texts and numbers; nothing is lazy. ComfyUI calls this with all values just before the node runs.
 
         Raises:
-            InstructBrushError: one is no text, or none of its list.
+            InstructBrushError: one is no text or no number, none of its list, or out of its range.
         """
         schema = cls.define_schema()
         for each in schema.inputs:
-            if isinstance(each, io.Combo.Input | io.String.Input) and each.id in values:
+            check = _check_number if isinstance(each, io.Int.Input | io.Float.Input) else _check if isinstance(each, io.Combo.Input | io.String.Input) else None
+            if check is not None and each.id in values:
                 for value in values[each.id] if schema.is_input_list else [values[each.id]]:
-                    _check(schema.display_name or cls.__name__, each, value)
+                    check(schema.display_name or cls.__name__, each, value)
         return []
 
 
@@ -101,6 +103,15 @@ class _ListOrText(str):
 
     def __ne__(self, other: object) -> bool:
         return not (self == other or (isinstance(other, str) and io.String.io_type in other.split(",")))
+
+
+def _check_number(title: str, wanted: Any, value: object) -> None:
+    whole = isinstance(wanted, io.Int.Input)
+    if not isinstance(value, Integral if whole else Real):
+        needed = "a whole number" if whole else "a number"
+        raise InstructBrushError(f"{title}: {wanted.id} must be {needed}, not {type(value).__name__}. Connect {needed}, or write one into the node.")
+    if not wanted.min <= value <= wanted.max:
+        raise InstructBrushError(f"{title}: {wanted.id} is {value}; it must lie between {wanted.min} and {wanted.max}.")
 
 
 def _check(title: str, wanted: Any, value: object) -> None:

@@ -89,7 +89,6 @@ class Study:
             key = uuid.uuid4().hex
             header = {"format": FORMAT, "key": key, "seed": seed, "methods": methods, "items": entries, "comparisons": shuffled(len(entries), methods, seed)}
             study = cls(folder, header, Progress())
-            folder.mkdir(parents=True, exist_ok=True)
             study._write_pictures(items)
             # Last, and by a rename: a study that is there has all its pictures.
             write_text(json.dumps(header) + "\n", folder / FILE)

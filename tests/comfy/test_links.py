@@ -94,6 +94,20 @@ def test_half_a_character_is_refused(comfy):
         assert message == f"{NODES[name]}: {field} holds half a character, which no model can read. Write it anew."
 
 
+@pytest.mark.parametrize("name", NODES)
+def test_what_is_no_number_is_refused(comfy, name):
+    from comfy_api.latest import io
+
+    for each in inputs_of(comfy, name, (io.Int.Input, io.Float.Input)):
+        whole = "whole " if isinstance(each, io.Int.Input) else ""
+        for value, fault in ((None, "NoneType"), ([1], "list"), (object(), "object"), *([(0.5, "float")] if whole else [])):
+            message = comfy.error(*graph_with(comfy, name, each.id, value))
+            assert message == f"{NODES[name]}: {each.id} must be a {whole}number, not {fault}. Connect a {whole}number, or write one into the node."
+        for value in (each.min - 1, each.max + 1, *([] if whole else [float("nan")])):
+            message = comfy.error(*graph_with(comfy, name, each.id, value))
+            assert message == f"{NODES[name]}: {each.id} is {value}; it must lie between {each.min} and {each.max}."
+
+
 def test_what_is_no_text_is_not_connected_with_a_list(comfy):
     graph = comfy.graph()
     link = graph.node("InstructBrushLoad", name=graph.node("PrimitiveInt", value=1).out(0)).out(0)

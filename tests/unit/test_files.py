@@ -130,6 +130,15 @@ def test_names_may_have_sub_folders_dots_and_the_ending(tmp_path: Path) -> None:
         resolve_inside(tmp_path, "..", error=ModelError)
 
 
+def test_a_folder_that_does_not_show_its_files_takes_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> list[str]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(files.os, "listdir", refuse)
+    write_text("x", tmp_path / "x")
+    assert (tmp_path / "x").read_text() == "x"
+
+
 def test_a_disk_that_does_not_say_its_free_space_takes_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: Path) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
