@@ -213,7 +213,9 @@ def _tuned(folder: Path) -> Any:
 
 
 def _edit(data: Path, folder: Path) -> int:
-    return _command("edit", "--words", "make it night", "--images", data / "pictures", "--out", folder / "out", "--steps", 2, "--device", "cpu")
+    # One by one: batches of another size are rounded otherwise.
+    options = ("--steps", 2, "--device", "cpu", "--batch", 1)
+    return _command("edit", "--words", "make it night", "--images", data / "pictures", "--out", folder / "out", *options)
 
 
 def _pictures(data: Path) -> None:
