@@ -28,6 +28,8 @@ _DTYPE_BITS = {
     for name in names
 }
 _MOST_SIDES = 64
+_POINTER = b"version "
+"""How the text begins that Git LFS leaves in place of a file that was not fetched."""
 _AGAIN = "Download or copy it again."
 
 
@@ -69,6 +71,8 @@ def read_tensor_header(path: Path, what: str, error: type[InstructBrushError], m
             length = int.from_bytes(start, "little")
             if len(start) < 8 or most_header >= length > size - 8:
                 raise error(f"{what}: the file is cut short ({size} bytes, its header alone needs {length + 8}). {_AGAIN}")
+            if start == _POINTER:
+                raise error(f"{what}: it is a pointer of Git LFS, which stands for the real file. Get that one: git lfs pull, or download it by itself.")
             if length > most_header:
                 raise error(f"{what}: not a safetensors file (its header would be {length} bytes, at most {most_header} are accepted).")
             raw = file.read(length)

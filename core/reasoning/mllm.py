@@ -222,6 +222,10 @@ class Mllm:
         try:
             return load(str(self.folder), local_files_only=True, trust_remote_code=False, **options)
         except Exception as error:  # A foreign configuration can make transformers fail in any way.
+            if isinstance(error, ImportError):
+                raise ModelError(
+                    f"MLLM '{self.name}': a package that its weights or files need is missing ({_reason(error)}). Install it, or get the model in fp16 or bf16."
+                ) from error
             raise ModelError(
                 f"MLLM '{self.name}': transformers cannot load {self.folder} ({_reason(error)}). Get its files again: {FILES}. "
                 "A newer kind of model may need a newer transformers."

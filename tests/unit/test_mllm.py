@@ -352,6 +352,14 @@ def test_gguf_weights_are_named(own):
         check_folder(folder)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("optimum") is not None, reason="optimum is installed")
+def test_quantised_weights_without_the_package_that_reads_them(own):
+    folder = own()
+    tiny_mllms.edited(folder / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(ModelError, match=r"MLLM 'left': a package that its weights or files need is missing \(.*\)\. Install it, or get the model in fp16"):
+        load_mllm(folder)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 def test_quantised_weights_without_bitsandbytes(own):
     folder = own()

@@ -177,6 +177,7 @@ def damaged(change: Callable[[dict], None]) -> bytes:
         ("m.safetensors", b"PK\x03\x04" + bytes(99), r"^m.safetensors: this is a pickled checkpoint under another name. .* save it with Save Checkpoint"),
         ("m.safetensors", b"", r"^m.safetensors: the file is cut short \(0 bytes, its header alone needs 8\). Download or copy it again.$"),
         ("m.safetensors", (500).to_bytes(8, "little") + b"{}", r"^m.safetensors: the file is cut short \(10 bytes, its header alone needs 508\)"),
+        ("m.safetensors", b"version https://git-lfs.github.com/spec/v1\n", r"^m.safetensors: it is a pointer of Git LFS, which stands for the real file\."),
         ("m.safetensors", (1 << 40).to_bytes(8, "little"), r"^m.safetensors: not a safetensors file \(its header would be 1099511627776 bytes"),
         ("m.safetensors", (4).to_bytes(8, "little") + b"abcd", r"^m.safetensors: not a safetensors file \(its header is not JSON: Expecting value"),
         ("m.safetensors", (2).to_bytes(8, "little") + b"[]", r"^m.safetensors: not a safetensors file \(its header is not a table of tensors\).$"),
