@@ -293,7 +293,7 @@ def test_names_do_not_leave_their_folder(comfy):
     ("changes", "message"),
     [
         ({"image": picture(1, 1, 4, 64)}, "MLLM 'tiny': a picture of shape [4, 64, 3] does not fit; [height, width, 3] with sides from 8 is needed."),
-        ({"image": picture(1) * float("nan")}, "MLLM 'tiny': the picture holds values that are not finite."),
+        ({"image": picture(1) * float("nan")}, "Image: picture 1 of 1 holds values that are not finite."),
         ({"words": "hours " * 500}, "tokens long, it reads 2048. Use fewer words."),
     ],
 )
