@@ -106,7 +106,7 @@ def on_white(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 def saved(image: Image.Image, expected: np.ndarray, **options: object) -> Writer:
     def write(path: Path) -> np.ndarray:
-        image.save(path, **options)
+        image.copy().save(path, **options)  # saving as JPEG leaves its settings in an image
         return expected
 
     return write
@@ -130,7 +130,7 @@ def tiff(values: np.ndarray, expected: np.ndarray, **options: object) -> Writer:
 
 def by_torchvision(image: Image.Image, **options: object) -> Writer:
     def write(path: Path) -> np.ndarray:
-        image.save(path, **options)
+        image.copy().save(path, **options)
         return decode_image(str(path), "RGB").movedim(0, 2).numpy() / 255
 
     return write
