@@ -118,6 +118,6 @@ def _check(title: str, wanted: Any, value: object) -> None:
     if not isinstance(value, str):
         raise InstructBrushError(f"{title}: {wanted.id} must be a text, not {type(value).__name__}. Connect a text, or write one into the node.")
     if any(0xD800 <= ord(letter) <= 0xDFFF for letter in value):
-        raise InstructBrushError(f"{title}: {wanted.id} holds half a character, which no model can read. Write it anew.")
+        raise InstructBrushError(f"{title}: {wanted.id} holds half a character. Write it anew.")
     if isinstance(wanted, io.Combo.Input) and not isinstance(wanted, NameChoice) and value not in wanted.options:
         raise InstructBrushError(f"{title}: '{value}' is no choice for {wanted.id}. Choose one of: {', '.join(map(str, wanted.options))}.")

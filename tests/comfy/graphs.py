@@ -69,6 +69,7 @@ def applied(graph: Any, comfy: Any, model: Any, conditioning: Any, learned: Any,
 def learning(graph: Any, comfy: Any, parts: Parts, **changes: Any) -> Any:
     """Learn Instruction with settings that take a second or two; the node."""
     settings = {
+        "model": parts.model,
         "init_text": "make it warm",
         "preset": "custom",
         "tokens": 4,
@@ -85,7 +86,7 @@ def learning(graph: Any, comfy: Any, parts: Parts, **changes: Any) -> Any:
     }
     if "pairs" not in settings:
         settings["pairs"] = comfy.give(graph, pairs(comfy))
-    return graph.node("InstructBrushLearn", model=parts.model, clip=parts.clip, vae=parts.vae, **settings)
+    return graph.node("InstructBrushLearn", clip=parts.clip, vae=parts.vae, **settings)
 
 
 def images_of(comfy: Any, graph: Any, parts: Parts, latent: Any) -> torch.Tensor:

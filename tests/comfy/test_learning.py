@@ -147,9 +147,10 @@ def test_the_model_keeps_no_gradients_and_samples_as_before(comfy):
 
 def test_a_run_that_is_not_finite_is_refused(comfy):
     graph = comfy.graph()
-    before = pairs(comfy, 1)[0].before[None]
-    broken = comfy.pack("core.learning.pairs").EditPairs((comfy.pack("core.learning.pairs").EditPair(before[0], before[0] * float("inf"), "0"),))
-    node = learning(graph, comfy, Parts(graph), pairs=comfy.give(graph, broken))
+    model = comfy.values(graph, Parts(graph).model)[0].clone()
+    model.set_model_attn2_patch(lambda q, k, v, options: (q * float("nan"), k, v))
+    graph = comfy.graph()
+    node = learning(graph, comfy, Parts(graph), model=comfy.give(graph, model))
     assert comfy.error(graph, node.out(0)) == "Learning: the loss was not finite at step 1. Nothing is kept: lower the learning rate (0.03)."
     assert unfinished(comfy) == []
 

@@ -149,7 +149,7 @@ def test_an_empty_folder_is_refused(comfy):
         (picture(0, 2), picture(0, 3), "Pairs: 2 pictures before but 3 after."),
         (picture(0, 1), picture(0, 1, 32, 64), "Pair '0': before is 64 x 64, after is 64 x 32, which is another aspect ratio. "),
         (picture(0, 1, 8, 8), picture(0, 1, 8, 8), "Pair '0' is 8 x 8: each side needs at least 16 pixels."),
-        (picture(0, 1) * float("nan"), picture(0, 1), "Pair '0' holds values that are not finite."),
+        (picture(0, 1) * float("nan"), picture(0, 1), "Pairs: picture 1 of 1 holds values that are not finite."),
     ],
 )
 def test_batches_that_are_no_pairs_are_refused(comfy, before, after, message):

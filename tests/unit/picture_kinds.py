@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -104,9 +104,11 @@ def on_white(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return colours / 255 * alpha + 1 - alpha
 
 
-def saved(image: Image.Image, expected: np.ndarray, **options: object) -> Writer:
+def saved(image: Image.Image, expected: np.ndarray, more: Sequence[Image.Image] = (), **options: object) -> Writer:
     def write(path: Path) -> np.ndarray:
-        image.copy().save(path, **options)  # saving as JPEG leaves its settings in an image
+        # Copies: saving as JPEG leaves its settings in an image.
+        frames = [frame.copy() for frame in (image, *more)]
+        frames[0].save(path, **options, **({"save_all": True, "append_images": frames[1:]} if more else {}))
         return expected
 
     return write
@@ -178,10 +180,10 @@ KINDS: dict[str, Writer] = {
     "wavelets.jp2": saved(IMAGE, COLOURS / 255),
     "pixels.ppm": written(b"P6 24 20 255\n" + COLOURS.tobytes(), COLOURS / 255),
     "16-bit.pgm": written(b"P5 24 20 65535\n" + DEEP[..., 0].astype(">u2").tobytes(), rgb(DEEP[..., 0]) / 65535),
-    "animated.gif": saved(PALETTE, PALETTED / 255, save_all=True, append_images=[OTHER.quantize(16)]),
-    "animated.png": saved(IMAGE, COLOURS / 255, save_all=True, append_images=[OTHER]),
-    "animated.webp": saved(IMAGE, COLOURS / 255, save_all=True, append_images=[OTHER], lossless=True),
-    "pages.tif": saved(IMAGE, COLOURS / 255, save_all=True, append_images=[OTHER]),
+    "animated.gif": saved(PALETTE, PALETTED / 255, more=[OTHER.quantize(16)]),
+    "animated.png": saved(IMAGE, COLOURS / 255, more=[OTHER]),
+    "animated.webp": saved(IMAGE, COLOURS / 255, more=[OTHER], lossless=True),
+    "pages.tif": saved(IMAGE, COLOURS / 255, more=[OTHER]),
     "inks.tif": tiff(INKS, (1 - INKS[..., :3] / 255) * (1 - INKS[..., 3:] / 255), photometric="separated"),
     "inks with a profile.tif": saved(
         Image.merge("CMYK", (*(Image.new("L", (24, 20)) for _ in range(3)), GREY)),

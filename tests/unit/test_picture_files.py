@@ -77,7 +77,7 @@ def test_what_a_user_should_know_is_said(tmp_path: Path, caplog: pytest.LogCaptu
     assert remarks("a.png", KINDS["colours.png"]) == ""
     for kind in ("animated.gif", "animated.png", "animated.webp", "pages.tif"):
         assert remarks(kind, KINDS[kind]) == f"Picture '{kind}' holds several frames or pages; the first one is taken."
-    second = saved(IMAGE, COLOURS, format="MPO", save_all=True, append_images=[OTHER])
+    second = saved(IMAGE, COLOURS, format="MPO", more=[OTHER])
     assert remarks("phone.jpg", second) == "Picture 'phone.jpg' holds several frames or pages; the first one is taken."
     broken = saved(IMAGE, COLOURS, icc_profile=b"no profile")
     assert remarks("b.png", broken) == "Picture 'b.png' has a colour profile that is damaged or of another kind; it was not used."
