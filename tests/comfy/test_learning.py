@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from instructbrush.tests.comfy.graphs import Parts, instruction, learning, pairs
+from instructbrush.tests.comfy.graphs import Parts, instruction, learning
 
 
 def learned(comfy, **changes):
