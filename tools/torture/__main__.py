@@ -1,4 +1,4 @@
-"""`make torture`: what must never happen, tried many times. About 25 minutes on two cores.
+"""`make torture`: what must never happen, tried many times. About 14 minutes on two cores.
 
     make torture                             everything
     make torture ARGS="kills disk"           some of: files, kills, disk, server
