@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .jobs import JOBS, End, Running
+from .jobs import JOBS, End, Running, undisturbed
 
 _NAMES = ("learn briefly", "edit", "bench", "train", "save")
 _SIZES = (0, 1_000, 30_000, 300_000, 3_000_000)
@@ -29,12 +29,9 @@ def run(count: int, seed: int) -> dict[str, int]:
 
 
 def disturb(name: str, place: Path, count: int) -> dict[str, int]:
-    job, data = JOBS[name], place / "data"
-    data.mkdir(parents=True)
-    job.prepare(data)
-    end = Running(name, data, place / "untouched").end()
-    assert end.code == 0, f"{name} fails with room enough: {end.said}\n{end.escaped}"
-    wanted = job.result(place / "untouched")
+    """Begin one kind of work under so many limits, and again without."""
+    job = JOBS[name]
+    data, wanted = undisturbed(name, place)
     limits = [(limit_size, size) for size in _SIZES[: max(count // 3, 1)]]
     limits += [(fail_from, (str(place), number)) for number in range(count - len(limits))]
 

@@ -99,6 +99,16 @@ class Running:
         return End(-1, "", f"it did not end within {seconds:.0f} s, or without a word")
 
 
+def undisturbed(name: str, place: Path) -> tuple[Path, Any]:
+    """Make the data of a job below ``place`` and do the work once. Returns the folder with the data, and the result."""
+    job, data, folder = JOBS[name], place / "data", place / "untouched"
+    data.mkdir(parents=True)
+    job.prepare(data)
+    end = Running(name, data, folder).end()
+    assert end.code == 0, f"{name} fails undisturbed: {end.said}\n{end.escaped}"
+    return data, job.result(folder)
+
+
 def _carry_out(name: str, data: Path, folder: Path, before: tuple[Callable[[Any], object], Any] | None, end: Connection) -> None:
     torch.set_num_threads(1)
     code, escaped, said = 1, "", io.StringIO()

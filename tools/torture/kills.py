@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from .jobs import JOBS, End, Running
+from .jobs import JOBS, End, Running, undisturbed
 
 _SHARES = {"learn": 0.3, "save": 0.3, "bench": 0.2, "train": 0.2}
 
@@ -24,12 +24,8 @@ def run(count: int, seed: int) -> dict[str, int]:
 
 def disturb(name: str, place: Path, count: int, draw: random.Random) -> dict[str, int]:
     """Kill one kind of work so often, then let it come to its end."""
-    job, data = JOBS[name], place / "data"
-    data.mkdir(parents=True)
-    job.prepare(data)
-    end = Running(name, data, place / "untouched").end()
-    assert end.code == 0, f"{name} fails without being killed: {end.said}\n{end.escaped}"
-    wanted = job.result(place / "untouched")
+    job = JOBS[name]
+    data, wanted = undisturbed(name, place)
 
     counts = {"tried": 0, "survived": 0, "escaped": 0, "lost": 0}
     folder, done = place / "killed", 0
