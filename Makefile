@@ -47,7 +47,7 @@ bench: setup
 bench-regions: setup
 	$(ENV)/python tools/region_bench.py $(ARGS)
 
-# Instructions that need a thought: 200 unseen items, direct and indirect, with and without the picture.
+# Instructions that need a thought: 200 unseen items, direct and indirect, with and without the image.
 bench-reason: setup
 	$(ENV)/python tools/reason_bench.py $(ARGS)
 

@@ -23,7 +23,7 @@ from .finetuning import command as finetuning
 from .instruction.file import read_header, save_instruction
 from .instruction.inspect import facts
 from .interrupts import between_steps, catching_signals, exit_code
-from .learning.captions import caption_pictures
+from .learning.captions import caption_images
 from .learning.checkpoint import CHECKPOINT_SECONDS, Keeper, find_checkpoint, keep_checkpoint, load_checkpoint, save_checkpoint
 from .learning.objective import Direction, PairLatents
 from .learning.pairs import FITS, load_pairs, thumbnail
@@ -96,7 +96,7 @@ def learn(options: argparse.Namespace) -> None:
     if options.begin == "phrases":
         init = unique_phrases(_needed(clip), pairs).init_text
     elif options.begin == "caption":
-        init = caption_pictures(_needed(clip), [pair.after for pair in pairs]).text
+        init = caption_images(_needed(clip), [pair.after for pair in pairs]).text
     if options.begin != "words":
         say(f"learning begins with '{init}'")
     if clip is None:
@@ -174,12 +174,12 @@ def _keep(trainer: Trainer, checkpoint: Path) -> None:
         say(keep_checkpoint(trainer, checkpoint) or f"stopped at step {trainer.steps_done}; the same command goes on from there")
 
 
-def _save(trainer: Trainer, out: Path, overwrite: bool, picture: Image.Image) -> None:
+def _save(trainer: Trainer, out: Path, overwrite: bool, image: Image.Image) -> None:
     instruction = trainer.instruction(out.stem)
     try:
-        save_instruction(instruction, out, overwrite=overwrite, thumbnail=picture)
+        save_instruction(instruction, out, overwrite=overwrite, thumbnail=image)
     except (InstructBrushError, OSError) as error:
-        kept = write_elsewhere(out.name, lambda path: save_instruction(instruction, path, thumbnail=picture))
+        kept = write_elsewhere(out.name, lambda path: save_instruction(instruction, path, thumbnail=image))
         where = f"What was learned was kept as {kept}." if kept else "What was learned could be kept nowhere else."
         raise StorageError(f"{error} {where}") from error
 
@@ -214,7 +214,7 @@ def inspect(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="instructbrush", description="Learn edits from before/after pairs and apply them to pictures.")
+    parser = argparse.ArgumentParser(prog="instructbrush", description="Learn edits from before/after pairs and apply them to images.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def command(name: str, function: object, text: str, group: Any = commands) -> argparse.ArgumentParser:
@@ -224,14 +224,14 @@ def _parser() -> argparse.ArgumentParser:
 
     learning = command("learn", learn, "Learn an instruction from a folder of before/after pairs.")
     add_model_options(learning)
-    learning.add_argument("--pairs", required=True, help="folder: {i}_0/{i}_1 pictures, before/ and after/, or pairs.json")
+    learning.add_argument("--pairs", required=True, help="folder: {i}_0/{i}_1 images, before/ and after/, or pairs.json")
     learning.add_argument("--out", required=True, help="instruction file to write (.safetensors)")
     learning.add_argument("--init", type=words, default="", help="words that come close to the edit")
     learning.add_argument(
         "--begin",
         choices=("words", "phrases", "caption"),
         default="words",
-        help="where learning begins: --init, phrases that tell before from after (InstructBrush), or a caption of the pictures after (Visii)",
+        help="where learning begins: --init, phrases that tell before from after (InstructBrush), or a caption of the images after (Visii)",
     )
     learning.add_argument(
         "--space", choices=("attention", "text"), default="attention", help="attention: keys and values of every layer; text: text states (Visii)"
@@ -241,14 +241,14 @@ def _parser() -> argparse.ArgumentParser:
     learning.add_argument("--steps", type=int)
     learning.add_argument("--learning-rate", type=float)
     learning.add_argument("--objective", choices=("plain", "guided"))
-    learning.add_argument("--size", type=positive, help="scale and crop every picture to a square of this many pixels")
+    learning.add_argument("--size", type=positive, help="scale and crop every image to a square of this many pixels")
     learning.add_argument("--fit", choices=FITS, default="stop", help="what becomes of a pair with two aspect ratios (default: stop)")
     learning.add_argument("--strict", action="store_true", help="stop at the first pair that cannot be read; otherwise it is left out, and counted")
     learning.add_argument("--overwrite", action="store_true", help="replace --out if it is there, and a checkpoint that this run cannot go on from")
 
     editing.add_options(
-        command("apply", editing.apply, "Apply an instruction to a folder of pictures."),
-        command("edit", editing.edit, "Edit a folder of pictures by words."),
+        command("apply", editing.apply, "Apply an instruction to a folder of images."),
+        command("edit", editing.edit, "Edit a folder of images by words."),
     )
 
     benching = command("bench", evaluation.bench, "Compare methods on TOP-Bench, MagicBrush, Emu Edit Test or reasoning: learn from pairs, edit, measure.")

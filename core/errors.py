@@ -26,7 +26,7 @@ class WorthlessError(LearningError):
 
 
 class DataError(InstructBrushError):
-    """A data set's tables cannot be read: damaged, without a column or a picture, or what reads them is missing."""
+    """A data set's tables cannot be read: damaged, without a column or an image, or what reads them is missing."""
 
 
 class EvaluationError(InstructBrushError):
@@ -34,7 +34,7 @@ class EvaluationError(InstructBrushError):
 
 
 class RegionError(InstructBrushError):
-    """A region cannot be used: a mask or a box is malformed, refused, or does not fit the picture."""
+    """A region cannot be used: a mask or a box is malformed, refused, or does not fit the image."""
 
 
 class StorageError(InstructBrushError):

@@ -1,4 +1,4 @@
-"""Parquet tables with pictures in their cells, as the datasets library writes them."""
+"""Parquet tables with images in their cells, as the datasets library writes them."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -58,13 +58,13 @@ def _reason(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def picture_bytes(value: Any, name: str) -> bytes:
-    """The bytes in a picture's cell: a struct of ``bytes`` and ``path``, or bytes alone.
+def image_bytes(value: Any, name: str) -> bytes:
+    """The bytes in an image's cell: a struct of ``bytes`` and ``path``, or bytes alone.
 
     Raises:
         DataError: there are none.
     """
     content = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(content, bytes) or not content:
-        raise DataError(f"Picture '{name}' is missing: the cell holds no bytes of a picture. Download the file with its pictures.")
+        raise DataError(f"Image '{name}' is missing: the cell holds no bytes of an image. Download the file with its images.")
     return content

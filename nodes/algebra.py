@@ -9,16 +9,16 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..core.errors import InstructionError
+from ..core.images import from_image
 from ..core.instruction.algebra import blend, compose, scale, with_words
 from ..core.instruction.artefact import Blend, Instruction
 from ..core.instruction.inspect import COMMON_WORDS, Project, Words, draw_norms, report
-from ..core.pictures import from_image
 from .comfy import text
 from .comfy.describe import describe
 from .comfy.engine import ComfyDenoiser
 from .node import Node
 from .previews import previews
-from .sockets import InstructionSocket, picture_of, shown
+from .sockets import InstructionSocket, image_of, shown
 
 _BLENDED = 4
 
@@ -115,7 +115,7 @@ class ComposeInstructions(Node):
 
     @classmethod
     def execute(cls, first: Instruction | Blend, second: Instruction | Blend) -> io.NodeOutput:
-        return io.NodeOutput(shown(compose(first, second), picture_of(first, second)))
+        return io.NodeOutput(shown(compose(first, second), image_of(first, second)))
 
 
 class AddWordsToInstruction(Node):
@@ -200,10 +200,10 @@ class InspectInstruction(Node):
             project: Project | None = None if denoiser is None else denoiser.project
             told = "\n".join([*remarks, report(instruction, project, known)])
             bars = draw_norms(instruction, project)
-        picture = picture_of(instruction)
-        pictures = [from_image(image)[None] for image in (bars, picture or Image.new("RGB", (1, 1), "grey"))]
-        images = previews(each[0] for each in pictures[: 2 if picture else 1])
-        return io.NodeOutput(told, *pictures, ui={**images, "text": [told]})
+        frame = image_of(instruction)
+        frames = [from_image(image)[None] for image in (bars, frame or Image.new("RGB", (1, 1), "grey"))]
+        images = previews(each[0] for each in frames[: 2 if frame else 1])
+        return io.NodeOutput(told, *frames, ui={**images, "text": [told]})
 
 
 def _denoiser(model: Any) -> ComfyDenoiser:

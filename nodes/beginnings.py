@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..core.editing.schedule import SEEDS
-from ..core.learning.captions import TOKENS, CaptionSettings, caption_pictures, default_steps
+from ..core.learning.captions import TOKENS, CaptionSettings, caption_images, default_steps
 from ..core.learning.pairs import EditPairs
 from ..core.learning.phrases import PHRASES, unique_phrases
 from ..core.learning.vocabulary import POCKET
@@ -30,7 +30,7 @@ _FILES = Files(_clip_state)
 
 
 class LoadOpenClip(Node):
-    """A CLIP that compares pictures with words."""
+    """A CLIP that compares images with words."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -38,7 +38,7 @@ class LoadOpenClip(Node):
             node_id="InstructBrushLoadOpenClip",
             display_name="Load OpenCLIP",
             category="InstructBrush/loading",
-            description="Loads a CLIP with both its halves, pictures and words, for Unique Phrases, Caption Init and measuring. The pocket editor's comes "
+            description="Loads a CLIP with both its halves, images and words, for Unique Phrases, Caption Init and measuring. The pocket editor's comes "
             "with the pack; larger ones are read from models/open_clip.",
             search_aliases=["open_clip", "clip model", "clip interrogator", "vit-l-14", "vit-h-14", "image text similarity"],
             inputs=[
@@ -76,14 +76,14 @@ class UniquePhrasesNode(Node):
             node_id="InstructBrushUniquePhrases",
             display_name="Unique Phrases",
             category="InstructBrush/learning",
-            description="Finds words for an edit: the phrase that fits the pictures before it best and those after it least, and the other way round, as "
+            description="Finds words for an edit: the phrase that fits the images before it best and those after it least, and the other way round, as "
             "'turn a photo into a sketch' (InstructBrush, Eq. 6 and 7). The words go to Learn Instruction's init_text.",
             search_aliases=["init text", "initialize instruction", "describe edit", "clip interrogator", "phrase sensitivity", "find words"],
             has_intermediate_output=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                Pairs.Input("pairs", tooltip="Pictures before and after the edit."),
-                OpenClip.Input("open_clip", tooltip="What compares pictures with words. The paper's figures belong to ViT-H-14."),
+                Pairs.Input("pairs", tooltip="Images before and after the edit."),
+                OpenClip.Input("open_clip", tooltip="What compares images with words. The paper's figures belong to ViT-H-14."),
                 io.Int.Input(
                     "phrases", default=PHRASES, min=1, max=32, tooltip="r, phrases that describe each of the two sets, among which the unique one is."
                 ),
@@ -140,7 +140,7 @@ class UniquePhrasesNode(Node):
 
 
 class CaptionInit(Node):
-    """Words for what the pictures after the edit show."""
+    """Words for what the images after the edit show."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -148,14 +148,14 @@ class CaptionInit(Node):
             node_id="InstructBrushCaptionInit",
             display_name="Caption Init",
             category="InstructBrush/learning",
-            description="Finds words for what the pictures after the edit show, by gradients (PEZ hard prompts, as Visii begins). The words need not read "
+            description="Finds words for what the images after the edit show, by gradients (PEZ hard prompts, as Visii begins). The words need not read "
             "well. They go to init_text of Learn Instruction; Unique Phrases describes the edit itself and usually serves better.",
             search_aliases=["pez", "hard prompt", "prompt inversion", "init text", "visii", "image to prompt", "prompts made easy"],
             has_intermediate_output=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                Pairs.Input("pairs", tooltip="Pictures before and after the edit; those after it are described."),
-                OpenClip.Input("open_clip", tooltip="What compares pictures with words. Visii takes ViT-H-14."),
+                Pairs.Input("pairs", tooltip="Images before and after the edit; those after it are described."),
+                OpenClip.Input("open_clip", tooltip="What compares images with words. Visii takes ViT-H-14."),
                 io.Int.Input("tokens", default=TOKENS, min=1, max=75, tooltip="Length of the text in tokens: about as many words."),
                 io.Int.Input(
                     "steps",
@@ -170,7 +170,7 @@ class CaptionInit(Node):
                     min=0,
                     max=SEEDS - 1,
                     control_after_generate=False,
-                    tooltip="The same seed and pictures find the same words.",
+                    tooltip="The same seed and images find the same words.",
                 ),
                 io.Float.Input(
                     "learning_rate",
@@ -200,7 +200,7 @@ class CaptionInit(Node):
                     default=1,
                     min=1,
                     max=1000,
-                    tooltip="Pictures that each iteration looks at, drawn anew each time.",
+                    tooltip="Images that each iteration looks at, drawn anew each time.",
                     advanced=True,
                 ),
             ],
@@ -226,6 +226,6 @@ class CaptionInit(Node):
         settings = CaptionSettings(tokens, steps or default_steps(open_clip), learning_rate, weight_decay, batch_size, seed)
         show = clips.progress_of(cls.hidden.unique_id)
         with torch.inference_mode(False):
-            pictures = [pair.after.clone() for pair in pairs]
-            caption = caption_pictures(open_clip, pictures, settings, lambda done, total, _: show(done, total))
+            images = [pair.after.clone() for pair in pairs]
+            caption = caption_images(open_clip, images, settings, lambda done, total, _: show(done, total))
         return io.NodeOutput(caption.text, caption.describe(), ui={"text": [caption.describe()]})

@@ -9,14 +9,14 @@ _KEYS = ("x", "y", "width", "height")
 
 
 def read_boxes(boxes: Any, batch: int) -> list[list[Box]]:
-    """What travels through a BOUNDING_BOX socket, for each picture of a batch.
+    """What travels through a BOUNDING_BOX socket, for each image of a batch.
 
     Args:
-        boxes: one dict with x, y, width and height in pixels; a list of them, for all pictures; or a list of such lists, one for each picture.
-        batch: number of pictures; a single list serves all.
+        boxes: one dict with x, y, width and height in pixels; a list of them, for all images; or a list of such lists, one for each image.
+        batch: number of images; a single list serves all.
 
     Raises:
-        RegionError: none of these, or lists for another number of pictures.
+        RegionError: none of these, or lists for another number of images.
     """
     lists = [[boxes]] if isinstance(boxes, dict) else boxes
     if isinstance(lists, list) and not (lists and isinstance(lists[0], list)):
@@ -24,7 +24,7 @@ def read_boxes(boxes: Any, batch: int) -> list[list[Box]]:
     if not isinstance(lists, list) or not all(isinstance(each, list) for each in lists):
         raise RegionError(f"Boxes: {type(boxes).__name__} is no list of boxes. Connect an output that gives BOUNDING_BOX.")
     if len(lists) not in (1, batch):
-        raise RegionError(f"Boxes: there are boxes for {len(lists)} pictures, but {batch} masks. Give boxes for each, or one list for all.")
+        raise RegionError(f"Boxes: there are boxes for {len(lists)} images, but {batch} masks. Give boxes for each, or one list for all.")
     read = [[_box(box) for box in each] for each in lists]
     return read if len(read) == batch else read * batch
 

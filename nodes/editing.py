@@ -1,4 +1,4 @@
-"""Nodes that edit pictures."""
+"""Nodes that edit images."""
 
 import logging
 from typing import Any
@@ -12,7 +12,7 @@ from ..core.errors import InstructionError
 from ..core.instruction.artefact import Blend, Instruction, parts_of
 from .comfy import text
 from .comfy.describe import describe
-from .comfy.guider import EditGuider, with_picture
+from .comfy.guider import EditGuider, with_image
 from .comfy.latents import encode_both
 from .comfy.noise import FixedNoise, fixed_noise_sampler
 from .comfy.patch import attend, mark
@@ -39,7 +39,7 @@ class ApplyInstruction(Node):
                 io.Conditioning.Input(
                     "conditioning",
                     tooltip="The positive conditioning. Its words act where the instruction does not: at strengths below 1 and outside the timestep range. "
-                    "With the picture in it (InstructPixToPixConditioning before or after).",
+                    "With the image in it (InstructPixToPixConditioning before or after).",
                 ),
                 InstructionSocket.Input("instruction", tooltip="What to do."),
                 io.Float.Input(
@@ -65,7 +65,7 @@ class ApplyInstruction(Node):
                     min=0,
                     max=TRAIN_TIMESTEPS,
                     tooltip="The instruction acts down to this timestep, the words below it: T in the paper's Fig. 3. 0 edits fully, 1000 not at all; between "
-                    "them lies how much of the picture's detail is edited.",
+                    "them lies how much of the image's detail is edited.",
                 ),
                 io.String.Input(
                     "segment_strengths",
@@ -97,7 +97,7 @@ class ApplyInstruction(Node):
 
 
 class EditGuiderNode(Node):
-    """Everything between a picture and SamplerCustomAdvanced."""
+    """Everything between an image and SamplerCustomAdvanced."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -105,14 +105,14 @@ class EditGuiderNode(Node):
             node_id="InstructBrushEditGuider",
             display_name="Edit Guider",
             category="InstructBrush/editing",
-            description="Edits a picture by an instruction, by words, or by both, with InstructPix2Pix's guidance (Eq. 3): one node instead of "
+            description="Edits an image by an instruction, by words, or by both, with InstructPix2Pix's guidance (Eq. 3): one node instead of "
             "three conditionings wired by hand. Both outputs go to SamplerCustomAdvanced.",
             search_aliases=["dual cfg guider", "instruct pix2pix guider", "edit image", "instructbrush guider", "image guidance"],
             inputs=[
                 io.Model.Input("model", tooltip="An InstructPix2Pix model."),
                 io.Clip.Input("clip", tooltip="Its text encoder."),
                 io.Vae.Input("vae", tooltip="Its autoencoder."),
-                io.Image.Input("image", tooltip="The picture to edit, or several. Sides are cropped to multiples of 8."),
+                io.Image.Input("image", tooltip="The image to edit, or several. Sides are cropped to multiples of 8."),
                 io.String.Input(
                     "words",
                     default="",
@@ -133,7 +133,7 @@ class EditGuiderNode(Node):
                     min=0.0,
                     max=10.0,
                     step=0.05,
-                    tooltip="s_I of Eq. 3: how closely to keep to the picture.",
+                    tooltip="s_I of Eq. 3: how closely to keep to the image.",
                 ),
                 io.Float.Input("strength", default=1.0, min=-4.0, max=4.0, step=0.05, tooltip="Strength of the instruction: 1 as learned, 0 the words alone."),
                 InstructionSocket.Input("instruction", optional=True, tooltip="A learned instruction. Without one, the words edit."),
@@ -157,7 +157,7 @@ class EditGuiderNode(Node):
             ],
             outputs=[
                 io.Guider.Output(display_name="GUIDER", tooltip="For SamplerCustomAdvanced."),
-                io.Latent.Output(display_name="LATENT", tooltip="An empty latent of the picture's size, for SamplerCustomAdvanced."),
+                io.Latent.Output(display_name="LATENT", tooltip="An empty latent of the image's size, for SamplerCustomAdvanced."),
             ],
         )
 
@@ -193,7 +193,7 @@ class EditGuiderNode(Node):
         if avoid is not None:
             model, middle = _instructed(model, none, _prepared(model, avoid, 1.0))
         guider = EditGuider(model, scale_for(description.family, text_scale), image_scale)
-        guider.set_branches(with_picture(full, *latents), with_picture(middle, *latents), none)
+        guider.set_branches(with_image(full, *latents), with_image(middle, *latents), none)
         return io.NodeOutput(guider, {"samples": torch.zeros_like(latents[0])})
 
 
@@ -206,8 +206,8 @@ class FixedNoiseNode(Node):
             node_id="InstructBrushFixedNoise",
             display_name="Fixed Noise",
             category="InstructBrush/editing",
-            description="Samples with the very noise that an instruction was learned with (Visii): the same picture always gives the same edit. Both outputs "
-            "go to SamplerCustomAdvanced. Pictures must be as large as those it was learned from for the noise to be the same.",
+            description="Samples with the very noise that an instruction was learned with (Visii): the same image always gives the same edit. Both outputs "
+            "go to SamplerCustomAdvanced. Images must be as large as those it was learned from for the noise to be the same.",
             search_aliases=["visii noise", "learned noise", "deterministic noise", "noise of training", "fixed noise sampler"],
             inputs=[InstructionSocket.Input("instruction", tooltip="An instruction that was learned with noise set to 'fixed'.")],
             outputs=[

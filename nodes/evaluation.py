@@ -11,8 +11,8 @@ from comfy_api.latest import io
 from ..core.errors import EvaluationError
 from ..core.evaluation.metrics import direction_distance, direction_similarity, image_similarity, mean, psnr, ssim
 from ..core.evaluation.perceptual import Perceptual
+from ..core.images import image_batch
 from ..core.models.clip import image_features, text_features
-from ..core.pictures import picture_batch
 from .comfy import lpips
 from .comfy import open_clip as clips
 from .node import Node
@@ -28,29 +28,29 @@ class EvaluateEdit(Node):
             node_id="InstructBrushEvaluate",
             display_name="Evaluate Edit",
             category="InstructBrush/evaluation",
-            description="Measures how close edited pictures come to the truth: PSNR, SSIM and LPIPS, and with the pictures before the edit and a CLIP also "
+            description="Measures how close edited images come to the truth: PSNR, SSIM and LPIPS, and with the images before the edit and a CLIP also "
             "whether the edit goes in the right direction. The figures are shown in the node.",
             search_aliases=["psnr", "ssim", "lpips", "compare images", "metrics", "measure edit", "clip direction", "image similarity"],
             is_output_node=True,
             inputs=[
-                io.Image.Input("edited", tooltip="Edited pictures."),
+                io.Image.Input("edited", tooltip="Edited images."),
                 io.Image.Input("truth", tooltip="What they should be, as many and of the same size, in the same order."),
                 io.Image.Input(
-                    "before", optional=True, tooltip="The same pictures before the edit: shows what copying them would score, and serves direction."
+                    "before", optional=True, tooltip="The same images before the edit: shows what copying them would score, and serves direction."
                 ),
                 OpenClip.Input(
-                    "open_clip", optional=True, tooltip="With the pictures before the edit, measures direction and similarity. The papers use ViT-L-14."
+                    "open_clip", optional=True, tooltip="With the images before the edit, measures direction and similarity. The papers use ViT-L-14."
                 ),
                 io.String.Input(
                     "caption_before",
                     optional=True,
                     default="",
-                    tooltip="What the pictures show before the edit, such as 'a photo of a field'. With both captions, agreement with the words is measured.",
+                    tooltip="What the images show before the edit, such as 'a photo of a field'. With both captions, agreement with the words is measured.",
                 ),
                 io.String.Input("caption_after", optional=True, default="", tooltip="What they should show after it, such as 'a photo of a field in snow'."),
             ],
             outputs=[
-                io.String.Output(display_name="figures", tooltip="All figures as a table: the mean, then each picture."),
+                io.String.Output(display_name="figures", tooltip="All figures as a table: the mean, then each image."),
                 io.Float.Output(display_name="psnr", tooltip="Mean PSNR in dB, higher is better."),
                 io.Float.Output(display_name="ssim", tooltip="Mean SSIM, higher is better, 1 is equal."),
                 io.Float.Output(display_name="lpips", tooltip="Mean LPIPS on AlexNet, lower is better. Not a number where its weights are missing."),
@@ -70,7 +70,7 @@ class EvaluateEdit(Node):
         caption_before: str = "",
         caption_after: str = "",
     ) -> io.NodeOutput:
-        edited, truth = (picture_batch(each, name, EvaluationError)[..., :3].float().cpu() for each, name in ((edited, "Edited"), (truth, "Truth")))
+        edited, truth = (image_batch(each, name, EvaluationError)[..., :3].float().cpu() for each, name in ((edited, "Edited"), (truth, "Truth")))
         columns = {"PSNR": psnr(edited, truth).tolist(), "SSIM": ssim(edited, truth).tolist()}
         file = lpips.backbone()
         remarks = []
@@ -82,16 +82,16 @@ class EvaluateEdit(Node):
             columns["LPIPS"] = _perceptual(file, file.stat().st_mtime_ns).distance(edited, truth).tolist()
         direction = math.nan
         if before is not None:
-            before = picture_batch(before, "Before", EvaluationError)[..., :3].float().cpu()
+            before = image_batch(before, "Before", EvaluationError)[..., :3].float().cpu()
             if before.shape != edited.shape:
                 raise EvaluationError(
-                    f"Evaluate Edit: {len(before)} pictures of {before.shape[2]} x {before.shape[1]} before the edit do not fit {len(edited)} edited ones of "
-                    f"{edited.shape[2]} x {edited.shape[1]}. Connect the same pictures, at the same size."
+                    f"Evaluate Edit: {len(before)} images of {before.shape[2]} x {before.shape[1]} before the edit do not fit {len(edited)} edited ones of "
+                    f"{edited.shape[2]} x {edited.shape[1]}. Connect the same images, at the same size."
                 )
             columns["PSNR of copying"] = psnr(before, truth).tolist()
             if open_clip is not None:
                 clips.prepare(open_clip)
-                inputs, outputs, wanted = (image_features(open_clip, pictures).cpu() for pictures in (before, edited, truth))
+                inputs, outputs, wanted = (image_features(open_clip, images).cpu() for images in (before, edited, truth))
                 direction = direction_distance(outputs - inputs, wanted - inputs)
                 columns["similarity to input"] = image_similarity(inputs, outputs).tolist()
                 if caption_before.strip() and caption_after.strip():
@@ -101,7 +101,7 @@ class EvaluateEdit(Node):
                     remarks.append("Agreement with the words is not measured: give both captions.")
                 remarks.append(f"Direction {direction:.4f} ({open_clip.name})")
         elif open_clip is not None:
-            remarks.append("Direction is not measured: connect the pictures before the edit.")
+            remarks.append("Direction is not measured: connect the images before the edit.")
         text = _table(columns, remarks)
         means = [mean(columns[name]) if name in columns else math.nan for name in ("PSNR", "SSIM", "LPIPS")]
         return io.NodeOutput(text, *means, direction, ui={"text": [text]})

@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..core.errors import RegionError
-from ..core.pictures import picture_batch
+from ..core.images import image_batch
 from ..core.regions.finder import MOST, Found, describe, phrases_of, union
 from ..core.regions.masks import box_mask
 from .comfy import finders, paths
@@ -83,13 +83,13 @@ class FindRegion(Node):
             node_id="InstructBrushFindRegion",
             display_name="Find Region",
             category="InstructBrush/regions",
-            description="Finds what words name in pictures: a mask of all of it, a mask and a box for each object. When nothing is found, the masks are "
+            description="Finds what words name in images: a mask of all of it, a mask and a box for each object. When nothing is found, the masks are "
             "empty and the report says so.",
             search_aliases=["text to mask", "segment by text", "grounding dino", "segment anything", "clipseg", "detect objects", "mask from words", "bbox"],
             has_intermediate_output=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                io.Image.Input("image", tooltip="Pictures to look in, one after the other."),
+                io.Image.Input("image", tooltip="Images to look in, one after the other."),
                 RegionFinder.Input("finder", tooltip="What looks for the words, from Load Region Finder."),
                 io.String.Input(
                     "words",
@@ -118,14 +118,14 @@ class FindRegion(Node):
                     "-1 takes what suits the finder: 0.25, 0.4, and 0.5 for the pocket finder.",
                 ),
                 io.Int.Input(
-                    "max_objects", optional=True, default=MOST, min=1, max=1000, tooltip="Objects that are kept in each picture, the best ones.", advanced=True
+                    "max_objects", optional=True, default=MOST, min=1, max=1000, tooltip="Objects that are kept in each image, the best ones.", advanced=True
                 ),
             ],
             outputs=[
-                io.Mask.Output(display_name="mask", tooltip="One mask for each picture, with all its objects: the fine mask. Empty where nothing was found."),
-                io.Mask.Output(display_name="masks", tooltip="One mask for each object, best first, picture after picture. A single empty one without any."),
-                io.Mask.Output(display_name="box_mask", tooltip="One mask for each picture, with the boxes of all its objects, for Soft Region."),
-                io.BoundingBox.Output(display_name="bboxes", tooltip="The boxes of each picture, as ComfyUI's own detectors give them."),
+                io.Mask.Output(display_name="mask", tooltip="One mask for each image, with all its objects: the fine mask. Empty where nothing was found."),
+                io.Mask.Output(display_name="masks", tooltip="One mask for each object, best first, image after image. A single empty one without any."),
+                io.Mask.Output(display_name="box_mask", tooltip="One mask for each image, with the boxes of all its objects, for Soft Region."),
+                io.BoundingBox.Output(display_name="bboxes", tooltip="The boxes of each image, as ComfyUI's own detectors give them."),
                 io.String.Output(display_name="report", tooltip="Every object with its score, box and area, and what was not found."),
             ],
         )
@@ -133,15 +133,15 @@ class FindRegion(Node):
     @classmethod
     def execute(cls, image: torch.Tensor, finder: Any, words: str, box_threshold: float, text_threshold: float, max_objects: int = MOST) -> io.NodeOutput:
         phrases = phrases_of(words)
-        image = picture_batch(image, "Image", RegionError)[..., :3]
+        image = image_batch(image, "Image", RegionError)[..., :3]
         limits = [None if threshold == _OWN else threshold for threshold in (box_threshold, text_threshold)]
         finders.prepare(finder)
         show = progress_of(cls.hidden.unique_id)
         show(0, len(image))
         height, width = image.shape[1:3]
         found: list[list[Found]] = []
-        for picture in image:
-            found.append(finder.find(picture, phrases, *limits, max_objects))
+        for frame in image:
+            found.append(finder.find(frame, phrases, *limits, max_objects))
             show(len(found), len(image))
         masks = [each.mask for objects in found for each in objects] or [torch.zeros(height, width)]
         report = _report(found, phrases)
@@ -165,4 +165,4 @@ def _report(found: list[list[Found]], phrases: list[str]) -> str:
     tables = [describe(objects, phrases) for objects in found]
     if len(tables) == 1:
         return tables[0]
-    return "\n\n".join(f"Picture {number}\n{table}" for number, table in enumerate(tables, 1))
+    return "\n\n".join(f"Image {number}\n{table}" for number, table in enumerate(tables, 1))

@@ -10,13 +10,13 @@ from PIL import Image
 
 from ..core.errors import InstructionError, StorageError
 from ..core.files import write_elsewhere
+from ..core.images import from_image
 from ..core.instruction.artefact import Blend, Instruction, parts_of
 from ..core.instruction.file import load_instruction, read_thumbnail, save_instruction
-from ..core.pictures import from_image
 from .comfy import metadata, paths
 from .node import Choice, Files, NameChoice, Node, looked_up
 from .previews import previews
-from .sockets import InstructionSocket, picture_of, shown
+from .sockets import InstructionSocket, image_of, shown
 
 logger = logging.getLogger(__name__)
 
@@ -60,20 +60,20 @@ class SaveInstruction(Node):
         path = paths.new_instruction_path(name)
         if if_taken == _NUMBER:
             path = paths.free_path(path)
-        picture = picture_of(instruction)
+        image = image_of(instruction)
         # The parts of a blend keep their own names.
         titled = instruction if isinstance(instruction, Blend) else replace(instruction, info=replace(instruction.info, title=path.stem))
         extra = _graph(cls.hidden)
         try:
-            save_instruction(titled, path, overwrite=if_taken == _OVERWRITE, thumbnail=picture, extra=extra)
+            save_instruction(titled, path, overwrite=if_taken == _OVERWRITE, thumbnail=image, extra=extra)
             told = f"Saved to {path}"
         except StorageError as error:
-            kept = write_elsewhere(path.name, lambda place: save_instruction(titled, place, thumbnail=picture, extra=extra))
+            kept = write_elsewhere(path.name, lambda place: save_instruction(titled, place, thumbnail=image, extra=extra))
             if kept is None:
                 raise StorageError(f"{error} The instruction is still in memory: run the workflow again once it can be saved.") from error
             path, told = kept, f"{error} It was saved to {kept} instead."
             logger.warning("InstructBrush: %s", told)
-        return io.NodeOutput(titled, str(path), ui={**_preview(picture), "text": [told]})
+        return io.NodeOutput(titled, str(path), ui={**_preview(image), "text": [told]})
 
 
 class LoadInstruction(Node):
@@ -105,18 +105,18 @@ class LoadInstruction(Node):
         _FILES.reading(name)
         path = paths.instruction_path(name)
         try:
-            picture = read_thumbnail(path)
+            image = read_thumbnail(path)
         except InstructionError as error:
-            # A damaged picture keeps nobody from a sound instruction; one that is not sound says so below.
+            # A damaged image keeps nobody from a sound instruction; one that is not sound says so below.
             logger.warning(error)
-            picture = None
-        loaded = shown(load_instruction(path), picture)
+            image = None
+        loaded = shown(load_instruction(path), image)
         remarks = [_remark(part.instruction, part.weight) for part in parts_of(loaded)]
-        return io.NodeOutput(loaded, ui={**_preview(picture), "text": remarks})
+        return io.NodeOutput(loaded, ui={**_preview(image), "text": remarks})
 
 
-def _preview(picture: Image.Image | None) -> dict[str, list[Any]]:
-    return previews([from_image(picture)] if picture else [])
+def _preview(image: Image.Image | None) -> dict[str, list[Any]]:
+    return previews([from_image(image)] if image else [])
 
 
 def _remark(instruction: Instruction, weight: float) -> str:

@@ -184,7 +184,7 @@ class LearnTextInstruction(Node):
                     min=0.0,
                     max=100.0,
                     step=0.05,
-                    tooltip="How much the text states must also say, in CLIP's space, what changed between the pictures. Needs OPEN_CLIP; 0 does without.",
+                    tooltip="How much the text states must also say, in CLIP's space, what changed between the images. Needs OPEN_CLIP; 0 does without.",
                 ),
                 *inputs.watching(),
                 OpenClip.Input(

@@ -16,7 +16,7 @@ def sources() -> list[io.Input]:
         io.Vae.Input("vae", tooltip="Its autoencoder."),
         Pairs.Input(
             "pairs",
-            tooltip="Pictures before and after the edit. Four to ten pairs that share the edit and little else work best; one is enough to begin.",
+            tooltip="Images before and after the edit. Four to ten pairs that share the edit and little else work best; one is enough to begin.",
         ),
         io.String.Input(
             "init_text",

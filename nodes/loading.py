@@ -8,8 +8,8 @@ import torch
 from comfy_api.latest import io
 from PIL import Image
 
+from ..core.images import from_image, to_image
 from ..core.learning.pairs import FITS, EditPair, EditPairs, Fit, load_pairs, make_pairs
-from ..core.pictures import from_image, to_image
 from .comfy import models, paths
 from .node import Choice, Files, NameChoice, Node, looked_up
 from .previews import previews
@@ -39,7 +39,7 @@ class LoadInstructPix2Pix(Node):
                     options=models.model_names(),
                     default=models.POCKET_NAME,
                     tooltip="The built-in editor (128 px, made for trying things out), a file in models/checkpoints, or a folder in models/diffusers. "
-                    "The model must take 8 channels (noise and picture) or 12 (and a mask); SD3 twice or three times 16.",
+                    "The model must take 8 channels (noise and image) or 12 (and a mask); SD3 twice or three times 16.",
                 )
             ],
             outputs=[
@@ -67,7 +67,7 @@ class LoadEditPairs(Node):
             node_id="InstructBrushLoadPairs",
             display_name="Load Edit Pairs",
             category="InstructBrush/loading",
-            description="Reads before/after pairs from a folder inside ComfyUI's input folder: pictures named 0_0.png (before) and 0_1.png (after), 1_0.png "
+            description="Reads before/after pairs from a folder inside ComfyUI's input folder: images named 0_0.png (before) and 0_1.png (after), 1_0.png "
             "and 1_1.png and so on; or sub-folders before/ and after/ with equal names; or a list such as pairs.json or metadata.jsonl. A pair that cannot be "
             "read is left out, and the node says so.",
             search_aliases=["before after", "image pairs", "training pairs", "dataset", "visual instruction"],
@@ -84,15 +84,15 @@ class LoadEditPairs(Node):
                     min=0,
                     max=4096,
                     step=8,
-                    tooltip="Scale and crop every picture to a square of this many pixels. 0 leaves them as they are, up to 1024 x 1024 pixels. "
+                    tooltip="Scale and crop every image to a square of this many pixels. 0 leaves them as they are, up to 1024 x 1024 pixels. "
                     "Best is what the model was made for: 128 for the pocket editor, 512 for SD1.5, 1024 for SDXL.",
                 ),
                 _fit_input(),
             ],
             outputs=[
                 Pairs.Output(display_name="PAIRS", tooltip="The pairs, for Learn Instruction."),
-                io.Image.Output(display_name="before", is_output_list=True, tooltip="The pictures before the edit, one after the other."),
-                io.Image.Output(display_name="after", is_output_list=True, tooltip="The pictures after the edit, one after the other."),
+                io.Image.Output(display_name="before", is_output_list=True, tooltip="The images before the edit, one after the other."),
+                io.Image.Output(display_name="after", is_output_list=True, tooltip="The images after the edit, one after the other."),
             ],
         )
 
@@ -120,13 +120,13 @@ class MakeEditPairs(Node):
             node_id="InstructBrushMakePairs",
             display_name="Make Edit Pairs",
             category="InstructBrush/loading",
-            description="Makes before/after pairs of two batches or lists of pictures: the first with the first, the second with the second, and so on.",
+            description="Makes before/after pairs of two batches or lists of images: the first with the first, the second with the second, and so on.",
             search_aliases=["before after", "image pairs", "pair batches", "training pairs"],
             has_intermediate_output=True,
             is_input_list=True,
             inputs=[
-                io.Image.Input("before", tooltip="Pictures before the edit: a batch, or a list, whose pictures may differ in size."),
-                io.Image.Input("after", tooltip="The same pictures after the edit, as many and in the same order."),
+                io.Image.Input("before", tooltip="Images before the edit: a batch, or a list, whose images may differ in size."),
+                io.Image.Input("after", tooltip="The same images after the edit, as many and in the same order."),
                 _fit_input(),
             ],
             outputs=[Pairs.Output(display_name="PAIRS", tooltip="The pairs, for Learn Instruction.")],
@@ -144,7 +144,7 @@ def _fit_input() -> Choice:
         options=list(FITS),
         default=FITS[0],
         optional=True,
-        tooltip="What becomes of a pair whose pictures have different aspect ratios. stop: the run ends and names the pair. crop: the larger picture is "
+        tooltip="What becomes of a pair whose images have different aspect ratios. stop: the run ends and names the pair. crop: the larger image is "
         "scaled and cropped to the smaller one's size. pad: it is scaled to fit into that size, and its border is repeated around it.",
         advanced=True,
     )
@@ -160,5 +160,5 @@ def _shown(pairs: EditPairs) -> dict[str, list[Any]]:
 def _side_by_side(pair: EditPair) -> torch.Tensor:
     height, width = pair.before.shape[:2]
     size = (max(width * _PREVIEW_HEIGHT // height, 1), _PREVIEW_HEIGHT)
-    both = (to_image(picture).resize(size, Image.Resampling.BICUBIC) for picture in (pair.before, pair.after))
+    both = (to_image(frame).resize(size, Image.Resampling.BICUBIC) for frame in (pair.before, pair.after))
     return torch.cat([from_image(image) for image in both], dim=1)

@@ -12,7 +12,7 @@ from ..core.editing.schedule import SEEDS
 from ..core.errors import EvaluationError
 from ..core.evaluation.preference import Study
 from ..core.evaluation.study import FILE, StudyItem
-from ..core.pictures import picture_batch
+from ..core.images import image_batch
 from .comfy import paths
 from .node import Files, Node
 
@@ -39,15 +39,15 @@ class JudgePreference(Node):
                 io.String.Input(
                     "study",
                     default="study",
-                    tooltip="Name of the study: pictures and judgements are kept under it in output/instructbrush_studies. Another name begins another study.",
+                    tooltip="Name of the study: images and judgements are kept under it in output/instructbrush_studies. Another name begins another study.",
                 ),
                 io.Image.Input(
-                    "first", optional=True, tooltip="Results of the first method. A study that has begun also goes on with no pictures connected at all."
+                    "first", optional=True, tooltip="Results of the first method. A study that has begun also goes on with no images connected at all."
                 ),
                 io.Image.Input("second", optional=True, tooltip="Results of the second method, as many, in the same order and of the same size."),
                 io.Image.Input("third", optional=True, tooltip="Results of a third method. Every two methods are compared."),
                 io.Image.Input("fourth", optional=True, tooltip="Results of a fourth method."),
-                io.Image.Input("source", optional=True, tooltip="The pictures before the edit, as many or one for all, shown beside the results."),
+                io.Image.Input("source", optional=True, tooltip="The images before the edit, as many or one for all, shown beside the results."),
                 io.String.Input("first_name", default="method A", optional=True, tooltip="What the ratings call the first method. Not shown while judging."),
                 io.String.Input("second_name", default="method B", optional=True, tooltip="What the ratings call the second method."),
                 io.String.Input("third_name", default="method C", optional=True, tooltip="What the ratings call the third method.", advanced=True),
@@ -58,7 +58,7 @@ class JudgePreference(Node):
                     multiline=True,
                     dynamic_prompts=False,
                     optional=True,
-                    tooltip="What the edit was to do, shown above the pictures: one line for all, one line for each picture, or nothing.",
+                    tooltip="What the edit was to do, shown above the images: one line for all, one line for each image, or nothing.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -113,14 +113,14 @@ class JudgePreference(Node):
         _FILES.reading(study)
         folder = paths.study_folder(study)
         given = [(first_name, first), (second_name, second), (third_name, third), (fourth_name, fourth)]
-        connected = [(name.strip(), picture_batch(pictures, f"'{name}'", EvaluationError)) for name, pictures in given if pictures is not None]
+        connected = [(name.strip(), image_batch(images, f"'{name}'", EvaluationError)) for name, images in given if images is not None]
         if not connected:
             stored = Study.open(folder)
             named = stored.methods[:2]
         elif first is None or second is None:
-            raise EvaluationError("Judge Preference: connect both first and second; or no pictures at all, to go on with a study that has begun.")
+            raise EvaluationError("Judge Preference: connect both first and second; or no images at all, to go on with a study that has begun.")
         else:
-            sources = None if source is None else picture_batch(source, "Source", EvaluationError)
+            sources = None if source is None else image_batch(source, "Source", EvaluationError)
             stored = Study.begin(folder, _items(connected, sources, instructions), seed)
             named = tuple(name for name, _ in connected[:2])
         events, remark = _received(judgements, stored)
@@ -135,22 +135,22 @@ class JudgePreference(Node):
 
 
 def _items(connected: list[tuple[str, torch.Tensor]], source: torch.Tensor | None, instructions: str) -> list[StudyItem]:
-    counts = {name: len(pictures) for name, pictures in connected}
+    counts = {name: len(images) for name, images in connected}
     if len(counts) < len(connected):
         raise EvaluationError(f"Judge Preference: two methods have the same name ({', '.join(name for name, _ in connected)}). Give each its own.")
     if len(set(counts.values())) > 1:
         told = ", ".join(f"{count} of '{name}'" for name, count in counts.items())
-        raise EvaluationError(f"Judge Preference: the methods have different numbers of pictures: {told}. Connect as many of each, in the same order.")
+        raise EvaluationError(f"Judge Preference: the methods have different numbers of images: {told}. Connect as many of each, in the same order.")
     (count,) = set(counts.values())
     if source is not None and len(source) not in (1, count):
-        raise EvaluationError(f"Judge Preference: {len(source)} source pictures do not fit {count} results. Connect as many, or one for all.")
+        raise EvaluationError(f"Judge Preference: {len(source)} source images do not fit {count} results. Connect as many, or one for all.")
     lines = [line.strip() for line in instructions.strip().splitlines()]
     if len(lines) not in (0, 1, count):
-        raise EvaluationError(f"Judge Preference: {len(lines)} lines of instructions do not fit {count} pictures. Write a line for each, one for all, or none.")
+        raise EvaluationError(f"Judge Preference: {len(lines)} lines of instructions do not fit {count} images. Write a line for each, one for all, or none.")
     return [
         StudyItem(
             id=str(index),
-            results={name: pictures[index, ..., :3] for name, pictures in connected},
+            results={name: images[index, ..., :3] for name, images in connected},
             instruction=lines[index % len(lines)] if lines else "",
             source=None if source is None else source[index % len(source), ..., :3],
         )
@@ -183,7 +183,7 @@ def _shown(study: Study, received: list[str], remark: str) -> dict[str, Any]:
         "key": study.key,
         "study": name,
         "folder": f"{paths.STUDIES}/{name}",
-        "comparisons": [{"instruction": each.instruction, "pictures": each.pictures} for each in study.comparisons],
+        "comparisons": [{"instruction": each.instruction, "images": each.images} for each in study.comparisons],
         "judged": [asdict(judgement) for judgement in study.judgements],
         "known": sorted({*study.known, *received}),
         "ratings": None if study.pending else [asdict(rating) for rating in study.ratings()],

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..core.pictures import picture_batch
+from ..core.images import image_batch
 from ..core.reasoning.connector import Connector
 from ..core.reasoning.explain import MOST_TOKENS, explain
 from ..core.reasoning.mllm import Mllm
@@ -20,7 +20,7 @@ _CONNECTOR_FILES = Files(lambda name: paths.file_state(mllms.connector_file(name
 
 
 class LoadMllm(Node):
-    """A model that reads pictures together with words."""
+    """A model that reads images together with words."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -29,7 +29,7 @@ class LoadMllm(Node):
             node_id="InstructBrushLoadMllm",
             display_name="Load MLLM",
             category="InstructBrush/loading",
-            description="Loads a vision-language model such as LLaVA-1.5 or Qwen2-VL, which reads a picture together with words, from a folder in models/mllm "
+            description="Loads a vision-language model such as LLaVA-1.5 or Qwen2-VL, which reads an image together with words, from a folder in models/mllm "
             "or models/LLM. ComfyUI brings it to the device when it is needed and makes it leave room for the editor afterwards.",
             search_aliases=["llava", "qwen vl", "vision language model", "vlm", "multimodal", "reasonpix2pix", "pocket reader"],
             inputs=[
@@ -74,15 +74,15 @@ class ExplainInstruction(Node):
             node_id="InstructBrushExplain",
             display_name="Explain Instruction (MLLM)",
             category="InstructBrush/reasoning",
-            description="Turns a wish that names no edit, such as 'she prefers a face mask to sunglasses', into an instruction for this picture that every "
-            "editing model follows. Needs no training. Of several pictures the first decides.",
+            description="Turns a wish that names no edit, such as 'she prefers a face mask to sunglasses', into an instruction for this image that every "
+            "editing model follows. Needs no training. Of several images the first decides.",
             search_aliases=["rewrite instruction", "implicit instruction", "reasoning edit", "llava prompt", "reasonpix2pix", "wish to instruction"],
             has_intermediate_output=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                MllmSocket.Input("mllm", tooltip="Who looks at the picture, from Load MLLM."),
+                MllmSocket.Input("mllm", tooltip="Who looks at the image, from Load MLLM."),
                 io.Image.Input(
-                    "image", tooltip="The picture to edit. Of a batch the first picture decides; a list of pictures is explained one by one, to a list."
+                    "image", tooltip="The image to edit. Of a batch the first image decides; a list of images is explained one by one, to a list."
                 ),
                 io.String.Input(
                     "wish", default="", multiline=True, placeholder="it should look as if hours had passed", tooltip="What you would like, in your own words."
@@ -102,10 +102,10 @@ class ExplainInstruction(Node):
 
     @classmethod
     def execute(cls, mllm: Mllm, image: torch.Tensor, wish: str, max_tokens: int = MOST_TOKENS) -> io.NodeOutput:
-        picture = picture_batch(image, "Image")[0, ..., :3]
+        frame = image_batch(image, "Image")[0, ..., :3]
         if wish.strip():
             mllms.prepare(mllm)
-        found = explain(mllm, picture, wish, max_tokens, progress_of(cls.hidden.unique_id))
+        found = explain(mllm, frame, wish, max_tokens, progress_of(cls.hidden.unique_id))
         if found.fallback:
             logging.warning("InstructBrush: %s", found.warning)
         shown = f"{found.instruction}\n\n{f'Warning: {found.warning}' if found.fallback else found.reason}"
@@ -152,7 +152,7 @@ class LoadConnector(Node):
 
 
 class EncodeInstruction(Node):
-    """Words that are read together with the picture, as a conditioning."""
+    """Words that are read together with the image, as a conditioning."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -160,7 +160,7 @@ class EncodeInstruction(Node):
             node_id="InstructBrushEncodeInstruction",
             display_name="Encode Instruction (MLLM)",
             category="InstructBrush/reasoning",
-            description="Encodes words as CLIP Text Encode does, and adds what a vision-language model makes of them and the picture (ReasonPix2Pix). For the "
+            description="Encodes words as CLIP Text Encode does, and adds what a vision-language model makes of them and the image (ReasonPix2Pix). For the "
             "positive conditioning of the editing model that was tuned with the connector; the empty conditionings stay plain. What was encoded once is kept.",
             search_aliases=["reasonpix2pix", "mllm encode", "llava conditioning", "reasoning instruction", "implicit instruction", "clip text encode mllm"],
             hidden=[io.Hidden.unique_id],
@@ -168,7 +168,7 @@ class EncodeInstruction(Node):
                 MllmSocket.Input("mllm", tooltip="The MLLM that the connector was trained with, from Load MLLM."),
                 ConnectorSocket.Input("connector", tooltip="From Load Connector."),
                 io.Clip.Input("clip", tooltip="The text encoder of the editing model."),
-                io.Image.Input("image", tooltip="The picture to edit, or several: each gets text states of its own, in the batch's order."),
+                io.Image.Input("image", tooltip="The image to edit, or several: each gets text states of its own, in the batch's order."),
                 io.String.Input(
                     "words",
                     default="",
@@ -187,11 +187,11 @@ class EncodeInstruction(Node):
 
     @classmethod
     def execute(cls, mllm: Mllm, connector: Connector, clip: Any, image: torch.Tensor, words: str) -> io.NodeOutput:
-        pictures = picture_batch(image, "Image")[..., :3]
+        images = image_batch(image, "Image")[..., :3]
         conditioning = text.encode(clip, words)
         for remark in mllms.check_fits(connector, mllm, clip, conditioning):
             logging.warning("InstructBrush: %s", remark)
         if not words.strip():
             return io.NodeOutput(conditioning)
-        hidden, mask = mllms.states(mllm, pictures, words, connector.config.task, progress_of(cls.hidden.unique_id))
+        hidden, mask = mllms.states(mllm, images, words, connector.config.task, progress_of(cls.hidden.unique_id))
         return io.NodeOutput(mllms.encode(connector, conditioning, hidden, mask))

@@ -6,14 +6,14 @@ import torch
 from comfy_api.latest import io
 
 from .comfy.describe import describe
-from .comfy.guider import with_picture
+from .comfy.guider import with_image
 from .comfy.latents import encode_both
 from .comfy.region import keep_region, with_region
 from .node import Node
 
 
 class RegionConditioning(Node):
-    """A picture and a mask into a conditioning."""
+    """An image and a mask into a conditioning."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -21,31 +21,31 @@ class RegionConditioning(Node):
             node_id="InstructBrushRegionConditioning",
             display_name="Region Conditioning",
             category="InstructBrush/regions",
-            description="Gives a conditioning the picture to edit and, for models that read a mask (UltraEdit, the pocket region editor), where to edit it. "
+            description="Gives a conditioning the image to edit and, for models that read a mask (UltraEdit, the pocket region editor), where to edit it. "
             "Use it on the positive words and on the empty ones of DualCFGGuider's cond2, and leave its negative as it is.",
             search_aliases=["ultraedit", "mask conditioning", "instruct pix2pix mask", "masked edit", "local edit", "inpaint by instruction"],
             inputs=[
-                io.Model.Input("model", tooltip="The model that will sample. Models without mask channels take the picture alone."),
+                io.Model.Input("model", tooltip="The model that will sample. Models without mask channels take the image alone."),
                 io.Conditioning.Input("conditioning", tooltip="The words, or an instruction from Apply Instruction."),
-                io.Vae.Input("vae", tooltip="The model's autoencoder: picture and mask go through it."),
-                io.Image.Input("image", tooltip="The picture to edit, or several. Sides are cropped to multiples of 8."),
+                io.Vae.Input("vae", tooltip="The model's autoencoder: image and mask go through it."),
+                io.Image.Input("image", tooltip="The image to edit, or several. Sides are cropped to multiples of 8."),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where the edit may act: white edits, black stays. One for all pictures or one for each, of the picture's aspect ratio. "
+                    tooltip="Where the edit may act: white edits, black stays. One for all images or one for each, of the image's aspect ratio. "
                     "Without one the model edits everywhere (free-form).",
                 ),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="CONDITIONING", tooltip="The conditioning that carries picture and mask."),
-                io.Latent.Output(display_name="LATENT", tooltip="An empty latent of the picture's size, for the sampler."),
+                io.Conditioning.Output(display_name="CONDITIONING", tooltip="The conditioning that carries image and mask."),
+                io.Latent.Output(display_name="LATENT", tooltip="An empty latent of the image's size, for the sampler."),
             ],
         )
 
     @classmethod
     def execute(cls, model: Any, conditioning: list[Any], vae: Any, image: torch.Tensor, mask: torch.Tensor | None = None) -> io.NodeOutput:
         latents = encode_both(describe(model), vae, image, mask)
-        return io.NodeOutput(with_picture(conditioning, *latents), {"samples": torch.zeros_like(latents[0])})
+        return io.NodeOutput(with_image(conditioning, *latents), {"samples": torch.zeros_like(latents[0])})
 
 
 class RegionEdit(Node):
@@ -57,15 +57,15 @@ class RegionEdit(Node):
             node_id="InstructBrushRegionEdit",
             display_name="Region Edit",
             category="InstructBrush/regions",
-            description="Keeps an edit inside a mask, with any model and any sampler (UltraEdit, Eq. 1): while sampling, the picture itself is put back "
+            description="Keeps an edit inside a mask, with any model and any sampler (UltraEdit, Eq. 1): while sampling, the image itself is put back "
             "outside the mask every few steps, and at the end. Both outputs go on to the sampler or guider.",
             search_aliases=["region edit", "masked edit", "local edit", "inpaint by instruction", "blended diffusion", "soft mask", "ultraedit"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that will sample."),
-                io.Latent.Input("latent", tooltip="The picture to edit, from VAE Encode."),
+                io.Latent.Input("latent", tooltip="The image to edit, from VAE Encode."),
                 io.Mask.Input(
                     "mask",
-                    tooltip="Where the edit may act: white edits, black stays, grey mixes. One for all pictures or one for each, of the picture's aspect "
+                    tooltip="Where the edit may act: white edits, black stays, grey mixes. One for all images or one for each, of the image's aspect "
                     "ratio. Soft Region makes a soft one.",
                 ),
                 io.Int.Input(
@@ -79,7 +79,7 @@ class RegionEdit(Node):
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="The model, keeping to the region that the latent carries."),
-                io.Latent.Output(display_name="LATENT", tooltip="The picture's latent with the mask, for the sampler's latent input."),
+                io.Latent.Output(display_name="LATENT", tooltip="The image's latent with the mask, for the sampler's latent input."),
             ],
         )
 

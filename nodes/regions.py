@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..core.errors import RegionError
-from ..core.pictures import picture_batch
+from ..core.images import image_batch
 from ..core.regions.cleaning import CleanSettings, clean_mask
 from ..core.regions.masks import bounding_box_mask, box_mask, clip_boxes, combine_masks, fit_mask, is_unpainted, mask_batch, paste_back, soft_mask
 from .boxes import read_boxes
@@ -75,7 +75,7 @@ class CleanRegion(Node):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="A mask that covers less of the picture is refused. The paper's limit is 0.01.",
+                    tooltip="A mask that covers less of the image is refused. The paper's limit is 0.01.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -84,7 +84,7 @@ class CleanRegion(Node):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="A mask that covers more of the picture is refused. The paper's limit is 0.9.",
+                    tooltip="A mask that covers more of the image is refused. The paper's limit is 0.9.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -142,7 +142,7 @@ class SoftRegion(Node):
             display_name="Soft Region",
             category="InstructBrush/regions",
             description="Makes UltraEdit's soft mask (Eq. 2): the fine mask stays, and between it and the box around it the mask is s, so that the edit can "
-            "pass smoothly into the picture. For Region Edit.",
+            "pass smoothly into the image. For Region Edit.",
             search_aliases=["soft mask", "ultraedit mask", "box mask", "bounding box mask", "soft edge", "soft inpainting"],
             inputs=[
                 io.Mask.Input("mask", tooltip="The fine mask of what is to be edited. One or several."),
@@ -195,13 +195,13 @@ class PasteBack(Node):
             node_id="InstructBrushPasteBack",
             display_name="Paste Back",
             category="InstructBrush/regions",
-            description="Puts the original's own pixels back outside the mask, bit for bit: what the VAE changed there is undone. Pictures that were cropped "
+            description="Puts the original's own pixels back outside the mask, bit for bit: what the VAE changed there is undone. Images that were cropped "
             "to multiples of 8 for editing come back at their full size.",
             search_aliases=["composite masked", "restore outside mask", "uncrop", "untouched pixels", "stitch", "paste edit into original"],
             inputs=[
-                io.Image.Input("edited", tooltip="Edited pictures."),
-                io.Image.Input("original", tooltip="The pictures before the edit, as many, or one for all."),
-                io.Mask.Input("mask", tooltip="Where the edit counts, as many masks as pictures, or one for all. Where it is 0 the original stays."),
+                io.Image.Input("edited", tooltip="Edited images."),
+                io.Image.Input("original", tooltip="The images before the edit, as many, or one for all."),
+                io.Mask.Input("mask", tooltip="Where the edit counts, as many masks as images, or one for all. Where it is 0 the original stays."),
                 io.Int.Input(
                     "feather",
                     default=0,
@@ -215,7 +215,7 @@ class PasteBack(Node):
 
     @classmethod
     def execute(cls, edited: torch.Tensor, original: torch.Tensor, mask: torch.Tensor, feather: int) -> io.NodeOutput:
-        return io.NodeOutput(paste_back(picture_batch(edited, "Edited", RegionError)[..., :3], picture_batch(original, "Original", RegionError), mask, feather))
+        return io.NodeOutput(paste_back(image_batch(edited, "Edited", RegionError)[..., :3], image_batch(original, "Original", RegionError), mask, feather))
 
 
 class CombineRegions(Node):
@@ -231,11 +231,11 @@ class CombineRegions(Node):
                     optional=number > 1,
                     tooltip="What is done in this region: words, or a learned instruction (Apply Instruction before this node).",
                 ),
-                io.Mask.Input(f"mask_{number}", optional=number > 1, tooltip="The region: one mask for all pictures, or one for each. 1 is edited, 0 stays."),
+                io.Mask.Input(f"mask_{number}", optional=number > 1, tooltip="The region: one mask for all images, or one for each. 1 is edited, 0 stays."),
             ]
         inputs.append(
             io.Conditioning.Input(
-                "rest", optional=True, tooltip="What is done where no region lies. Without it the regions share that, and Region Edit keeps the picture there."
+                "rest", optional=True, tooltip="What is done where no region lies. Without it the regions share that, and Region Edit keeps the image there."
             )
         )
         return io.Schema(

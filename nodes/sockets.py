@@ -14,13 +14,13 @@ InstructionSocket = io.Custom("INSTRUCTBRUSH_INSTRUCTION")
 """Carries core's ``Instruction`` or ``Blend``."""
 
 OpenClip = io.Custom("INSTRUCTBRUSH_OPEN_CLIP")
-"""Carries core's ``ClipModel``: pictures and words in one space."""
+"""Carries core's ``ClipModel``: images and words in one space."""
 
 RegionFinder = io.Custom("INSTRUCTBRUSH_REGION_FINDER")
 """Carries core's ``RegionFinder``: finds objects by words."""
 
 MllmSocket = io.Custom("INSTRUCTBRUSH_MLLM")
-"""Carries core's ``Mllm``: reads a picture together with words."""
+"""Carries core's ``Mllm``: reads an image together with words."""
 
 ConnectorSocket = io.Custom("INSTRUCTBRUSH_CONNECTOR")
 """Carries core's ``Connector``: from an MLLM's states to an editor's text states."""
@@ -28,16 +28,16 @@ ConnectorSocket = io.Custom("INSTRUCTBRUSH_CONNECTOR")
 
 @dataclass(frozen=True)
 class ShownInstruction(Instruction):
-    """An instruction that knows its picture: before and after of the first pair, side by side."""
+    """An instruction that knows its image: before and after of the first pair, side by side."""
 
     thumbnail: Image.Image | None = None
 
 
-_PICTURES = 4
+_IMAGES = 4
 
 
 def shown(instruction: Instruction | Blend, thumbnail: Image.Image | None) -> Instruction | Blend:
-    """The same with a picture: every part of a blend gets it, so that it stays whatever becomes of the others. Without one, pictures are left as they are."""
+    """The same with an image: every part of a blend gets it, so that it stays whatever becomes of the others. Without one, images are left as they are."""
     if thumbnail is None:
         return instruction
     if isinstance(instruction, Blend):
@@ -45,18 +45,18 @@ def shown(instruction: Instruction | Blend, thumbnail: Image.Image | None) -> In
     return _shown(instruction, thumbnail)
 
 
-def picture_of(*instructions: Instruction | Blend) -> Image.Image | None:
-    """The pictures that they know, each once, below each other; None where there is none."""
+def image_of(*instructions: Instruction | Blend) -> Image.Image | None:
+    """The images that they know, each once, below each other; None where there is none."""
     parts = [part.instruction for each in instructions for part in parts_of(each)]
     known = [part.thumbnail for part in parts if isinstance(part, ShownInstruction) and part.thumbnail is not None]
-    pictures = list({(picture.size, picture.tobytes()): picture for picture in known}.values())[:_PICTURES]
-    if len(pictures) < 2:
-        return pictures[0] if pictures else None
-    whole = Image.new("RGB", (max(picture.width for picture in pictures), sum(picture.height for picture in pictures)))
+    images = list({(image.size, image.tobytes()): image for image in known}.values())[:_IMAGES]
+    if len(images) < 2:
+        return images[0] if images else None
+    whole = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)))
     top = 0
-    for picture in pictures:
-        whole.paste(picture, (0, top))
-        top += picture.height
+    for image in images:
+        whole.paste(image, (0, top))
+        top += image.height
     return whole
 
 

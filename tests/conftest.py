@@ -1,4 +1,4 @@
-"""What every test stands on: no network, two threads, small pictures made from seeds, the pocket editor."""
+"""What every test stands on: no network, two threads, small images made from seeds, the pocket editor."""
 
 import os
 import signal
@@ -97,8 +97,8 @@ def editor(pocket: Path) -> object:
 
 
 @pytest.fixture(scope="session")
-def picture() -> Callable[..., torch.Tensor]:
-    """`picture(seed, height=128, width=128)`: a soft two-coloured scene with a disc, [H, W, 3] fp32 in 0..1."""
+def make_image() -> Callable[..., torch.Tensor]:
+    """`image(seed, height=128, width=128)`: a soft two-coloured scene with a disc, [H, W, 3] fp32 in 0..1."""
 
     def make(seed: int, height: int = 128, width: int = 128) -> torch.Tensor:
         draw = torch.Generator().manual_seed(seed)
@@ -113,19 +113,19 @@ def picture() -> Callable[..., torch.Tensor]:
 
 
 @pytest.fixture(scope="session")
-def pair_tensors(picture: Callable[..., torch.Tensor]) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+def pair_tensors(make_image: Callable[..., torch.Tensor]) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     """`pair_tensors(count, height=128, width=128)`: (before, after), each [N, H, W, 3]; after has red and blue exchanged."""
 
     def make(count: int, height: int = 128, width: int = 128, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        before = torch.stack([picture(seed + i, height, width) for i in range(count)])
+        before = torch.stack([make_image(seed + i, height, width) for i in range(count)])
         return before, before.flip(-1).contiguous()
 
     return make
 
 
 @pytest.fixture(scope="session")
-def save_picture() -> Callable[[torch.Tensor, Path], Path]:
-    """`save_picture(tensor [H, W, 3], path)`: writes 8-bit, makes the folder, returns the path."""
+def save_image() -> Callable[[torch.Tensor, Path], Path]:
+    """`save_image(tensor [H, W, 3], path)`: writes 8-bit, makes the folder, returns the path."""
 
     def save(tensor: torch.Tensor, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def save_picture() -> Callable[[torch.Tensor, Path], Path]:
 
 
 @pytest.fixture(scope="session")
-def write_pairs(pair_tensors: Callable[..., tuple[torch.Tensor, torch.Tensor]], save_picture: Callable[..., Path]) -> Callable[..., Path]:
+def write_pairs(pair_tensors: Callable[..., tuple[torch.Tensor, torch.Tensor]], save_image: Callable[..., Path]) -> Callable[..., Path]:
     """`write_pairs(folder, count, layout="numbered"|"folders", size=(128, 128))`: a folder of pairs on disk."""
 
     def write(folder: Path, count: int, layout: str = "numbered", size: tuple[int, int] = (128, 128), seed: int = 0) -> Path:
@@ -144,7 +144,7 @@ def write_pairs(pair_tensors: Callable[..., tuple[torch.Tensor, torch.Tensor]], 
         for i in range(count):
             names = (f"{i}_0.png", f"{i}_1.png") if layout == "numbered" else (f"before/{i}.png", f"after/{i}.png")
             for tensor, name in zip((before[i], after[i]), names, strict=True):
-                save_picture(tensor, folder / name)
+                save_image(tensor, folder / name)
         return folder
 
     return write

@@ -84,25 +84,25 @@ def bench_sampling(instruction: Instruction, rounds: int) -> Times:
 
     with torch.inference_mode():
         model, clip, _ = load_model(POCKET_NAME)
-        picture = torch.randn(1, 4, SIDE, SIDE)
-        return time_edit_guider(model, text.encode(clip, PHRASE), text.encode(clip, ""), picture, instruction, SCALES, rounds)
+        image = torch.randn(1, 4, SIDE, SIDE)
+        return time_edit_guider(model, text.encode(clip, PHRASE), text.encode(clip, ""), image, instruction, SCALES, rounds)
 
 
 def bench_pipeline(editor: DiffusersEditor, instruction: Instruction, rounds: int) -> tuple[Times, float]:
-    """Seconds of a whole edit outside ComfyUI, by core and by diffusers' pipeline; and how alike the two pictures are, PSNR in dB."""
+    """Seconds of a whole edit outside ComfyUI, by core and by diffusers' pipeline; and how alike the two images are, PSNR in dB."""
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import StableDiffusionInstructPix2PixPipeline
 
     pipeline: Any = StableDiffusionInstructPix2PixPipeline.from_pretrained(POCKET_FOLDER, safety_checker=None).to(device())
     pipeline.set_progress_bar_config(disable=True)
     context, null = editor.encode_text([PHRASE, ""])
-    picture = torch.randn(1, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(1)).to(device())
+    image = torch.randn(1, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(1)).to(device())
     injection = inject(instruction, device=editor.device)
 
     def ours(injection: Injection | None) -> Tensor:
-        return edit_latents(editor.denoiser, picture, context, null, injection, steps=STEPS, **SCALES)
+        return edit_latents(editor.denoiser, image, context, null, injection, steps=STEPS, **SCALES)
 
     def theirs() -> Tensor:
-        return pipeline_edit(pipeline, context, null, picture, SCALES)
+        return pipeline_edit(pipeline, context, null, image, SCALES)
 
     error = (editor.decode(ours(None)) - editor.decode(theirs())).square().mean()
     seconds = side_by_side(rounds, words=lambda: ours(None), instruction=lambda: ours(injection), pipeline=theirs)

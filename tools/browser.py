@@ -1,4 +1,4 @@
-"""A Chromium in front of a ComfyServer: for the browser tests and for the tools that build workflows and take pictures."""
+"""A Chromium in front of a ComfyServer: for the browser tests and for the tools that build workflows and take images."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 with ComfyServer(base) as server:
     result = server.run(prompt)          # prompt: API format
-    picture = server.view(result.images("9")[0])
+    image = server.view(result.images("9")[0])
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class PromptResult:
     messages: list[dict[str, Any]] = field(repr=False)
 
     def images(self, node: str) -> list[dict[str, str]]:
-        """The pictures a node saved or previewed: dicts with filename, subfolder and type, for `ComfyServer.view`."""
+        """The images a node saved or previewed: dicts with filename, subfolder and type, for `ComfyServer.view`."""
         return self.outputs.get(node, {}).get("images", [])
 
     def data(self, kind: str) -> list[dict[str, Any]]:

@@ -3,10 +3,10 @@
     .venv/bin/python tools/companions.py controlnet --seconds 400
     .venv/bin/python tools/companions.py lora --seconds 300
 
-controlnet: the outlines that ComfyUI's Canny node draws of the wanted picture steer the edit (example_workflows/models/controlnet).
+controlnet: the outlines that ComfyUI's Canny node draws of the wanted image steer the edit (example_workflows/models/controlnet).
 lora: edits come out on aged paper: pale, warm, dark towards the edges (example_workflows/models/loras).
 
-Both are trained on drawn scenes as the editor was, with its loss and its dropout of words and picture, and belong to the weights that
+Both are trained on drawn scenes as the editor was, with its loss and its dropout of words and image, and belong to the weights that
 core/models/pocket holds when they are trained: train them again after the editor.
 """
 
@@ -35,9 +35,9 @@ MODELS = REPOSITORY / "example_workflows" / "models"
 BATCH = 16
 
 
-def aged_paper(picture: np.ndarray) -> np.ndarray:
+def aged_paper(image: np.ndarray) -> np.ndarray:
     """Pale, warm, dark towards the edges."""
-    return filters.vignette(filters.tint(filters.fade(picture), filters.rgb(0.86, 0.72, 0.45), 0.35), 0.8)
+    return filters.vignette(filters.tint(filters.fade(image), filters.rgb(0.86, 0.72, 0.45), 0.35), 0.8)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Examples:
 
 @torch.no_grad()
 def examples(editor: Any, count: int, seed: int, look: Callable[[np.ndarray], np.ndarray] | None = None) -> Examples:
-    """Draw `count` pairs and encode them. `look`: applied to every picture after the edit."""
+    """Draw `count` pairs and encode them. `look`: applied to every image after the edit."""
     from kornia.filters import canny
 
     rng = np.random.default_rng(seed)

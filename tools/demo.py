@@ -1,4 +1,4 @@
-"""`make demo`: the main job on a real ComfyUI server. For each effect: learn an instruction from 4 pairs, apply it to 5 unseen pictures.
+"""`make demo`: the main job on a real ComfyUI server. For each effect: learn an instruction from 4 pairs, apply it to 5 unseen images.
 
 Writes output/demo/grid.png, report.json and the instruction files; prints a table and, as its last line, one JSON object.
 """
@@ -42,7 +42,7 @@ STEPS = 20
 
 @dataclass
 class Result:
-    """One effect's pictures, uint8 [n, 128, 128, 3], and figures in dB."""
+    """One effect's images, uint8 [n, 128, 128, 3], and figures in dB."""
 
     effect: HeldOutEffect
     pairs: tuple[np.ndarray, np.ndarray]
@@ -55,13 +55,13 @@ class Result:
     figures: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, pictures in (("copy", self.inputs), ("text", self.words), ("learned", self.learned), ("ceiling", self.ceiling)):
-            self.figures[f"{name}_psnr"] = round(float(psnr(pictures, self.truth).mean()), 2)
+        for name, images in (("copy", self.inputs), ("text", self.words), ("learned", self.learned), ("ceiling", self.ceiling)):
+            self.figures[f"{name}_psnr"] = round(float(psnr(images, self.truth).mean()), 2)
 
 
-def psnr(pictures: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio of each picture in dB, both uint8 [n, H, W, 3]."""
-    error = ((pictures.astype(np.float64) - truth) ** 2).mean((1, 2, 3)) / 255**2
+def psnr(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio of each image in dB, both uint8 [n, H, W, 3]."""
+    error = ((images.astype(np.float64) - truth) ** 2).mean((1, 2, 3)) / 255**2
     return 10 * np.log10(1 / np.maximum(error, 1e-10))
 
 
@@ -77,7 +77,7 @@ class Graph:
         self.nodes[name] = {"class_type": kind, "inputs": inputs, "_meta": {"title": kind}}
         return [name, 0]
 
-    def pictures(self, names: Sequence[str]) -> list[Any]:
+    def images(self, names: Sequence[str]) -> list[Any]:
         """One IMAGE batch of several files in the input folder."""
         links = [self.add("LoadImage", image=name) for name in names]
         batch = links[0]
@@ -86,12 +86,12 @@ class Graph:
         return batch
 
 
-def save_pictures(folder: Path, pictures: np.ndarray, name: str = "{}.png") -> list[str]:
-    """Write uint8 pictures; returns their file names."""
+def save_images(folder: Path, images: np.ndarray, name: str = "{}.png") -> list[str]:
+    """Write uint8 images; returns their file names."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = [name.format(index) for index in range(len(pictures))]
-    for file, picture in zip(names, pictures, strict=True):
-        Image.fromarray(picture).save(folder / file)
+    names = [name.format(index) for index in range(len(images))]
+    for file, image in zip(names, images, strict=True):
+        Image.fromarray(image).save(folder / file)
     return names
 
 
@@ -101,10 +101,10 @@ def run_effect(server: ComfyServer, effect: HeldOutEffect) -> Result:
     pairs = (quantised(before), quantised(after))
     inputs, truth = (quantised(side) for side in effect.pairs(TESTS, TEST_SEED))
     home = server.base / "input" / "demo" / effect.name
-    for side, pictures in enumerate(pairs):
-        save_pictures(home / "pairs", pictures, f"{{}}_{side}.png")
-    tests = save_pictures(home / "test", inputs)
-    truths = save_pictures(home / "truth", truth)
+    for side, frames in enumerate(pairs):
+        save_images(home / "pairs", frames, f"{{}}_{side}.png")
+    tests = save_images(home / "test", inputs)
+    truths = save_images(home / "truth", truth)
 
     graph = Graph()
     loaded = graph.add("InstructBrushLoadModel", model_name="pocket editor (built in)")
@@ -112,12 +112,12 @@ def run_effect(server: ComfyServer, effect: HeldOutEffect) -> Result:
     examples = graph.add("InstructBrushLoadPairs", folder=f"demo/{effect.name}/pairs", size=0)
     learn = graph.add("InstructBrushLearn", model=model, clip=clip, vae=vae, pairs=examples, init_text=effect.words, preset="pocket", preview_every=0, **OTHER)
     graph.add("InstructBrushSave", instruction=learn, name=f"demo/{effect.name}", if_taken="overwrite")
-    batch = graph.pictures([f"demo/{effect.name}/test/{name}" for name in tests])
+    batch = graph.images([f"demo/{effect.name}/test/{name}" for name in tests])
     edits = {
         "learned": edit(graph, model, clip, vae, batch, words="", instruction=learn),
         "words": edit(graph, model, clip, vae, batch, words=effect.words),
         "ceiling": graph.add(
-            "VAEDecode", vae=vae, samples=graph.add("VAEEncode", vae=vae, pixels=graph.pictures([f"demo/{effect.name}/truth/{name}" for name in truths]))
+            "VAEDecode", vae=vae, samples=graph.add("VAEEncode", vae=vae, pixels=graph.images([f"demo/{effect.name}/truth/{name}" for name in truths]))
         ),
     }
     saved = {name: graph.add("SaveImage", images=images, filename_prefix=f"demo/{effect.name}_{name}")[0] for name, images in edits.items()}
@@ -173,9 +173,9 @@ class Clock:
             self.seconds, self._since = now - self._since, 0.0
 
 
-def quantised(pictures: np.ndarray) -> np.ndarray:
-    """Pictures 0..1 as uint8, as files hold them."""
-    return (pictures * 255).round().astype(np.uint8)
+def quantised(images: np.ndarray) -> np.ndarray:
+    """Images 0..1 as uint8, as files hold them."""
+    return (images * 255).round().astype(np.uint8)
 
 
 def read(png: bytes) -> np.ndarray:
@@ -191,8 +191,8 @@ def draw_grid(results: Sequence[Result], path: Path, cell: int = 96) -> None:
     sheet = Image.new("RGB", (left + TESTS * (cell + gap) + gap, height * len(results)), "white")
     draw = ImageDraw.Draw(sheet)
 
-    def put(picture: np.ndarray, x: int, y: int) -> None:
-        sheet.paste(Image.fromarray(picture).resize((cell, cell), Image.Resampling.LANCZOS), (x, y))
+    def put(image: np.ndarray, x: int, y: int) -> None:
+        sheet.paste(Image.fromarray(image).resize((cell, cell), Image.Resampling.LANCZOS), (x, y))
 
     for row, result in enumerate(results):
         top = row * height
@@ -209,11 +209,11 @@ def draw_grid(results: Sequence[Result], path: Path, cell: int = 96) -> None:
             ("learned", result.learned, figures["learned_psnr"]),
             ("truth", result.truth, None),
         )
-        for line, (name, pictures, value) in enumerate(rows):
+        for line, (name, images, value) in enumerate(rows):
             y = top + 26 + line * (cell + gap)
             draw.text((4, y + cell // 2 - 6), f"{name}" + (f"  {value:.1f} dB" if value is not None else ""), fill="black")
             for column in range(TESTS):
-                put(pictures[column], left + column * (cell + gap), y)
+                put(images[column], left + column * (cell + gap), y)
     sheet.save(path)
 
 

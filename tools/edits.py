@@ -15,13 +15,13 @@ from instructbrush.tools.timing import Times, side_by_side
 STEPS = 20
 
 
-def time_edit_guider(model: Any, words: Any, none: Any, picture: Tensor, instruction: Instruction, scales: dict[str, float], rounds: int) -> Times:
+def time_edit_guider(model: Any, words: Any, none: Any, image: Tensor, instruction: Instruction, scales: dict[str, float], rounds: int) -> Times:
     """Edits by words, by an instruction and by it at half strength, in ComfyUI.
 
     Args:
         model: the MODEL.
         words, none: CONDITIONING of the words and of "".
-        picture: its latent [1, 4, h, w].
+        image: its latent [1, 4, h, w].
         instruction: for this model.
         scales: s_T and s_I.
         rounds: see :func:`~.timing.side_by_side`.
@@ -29,7 +29,7 @@ def time_edit_guider(model: Any, words: Any, none: Any, picture: Tensor, instruc
     import comfy.samplers
 
     from instructbrush.nodes.comfy.describe import describe
-    from instructbrush.nodes.comfy.guider import EditGuider, with_picture
+    from instructbrush.nodes.comfy.guider import EditGuider, with_image
     from instructbrush.nodes.comfy.patch import attend, mark
 
     sampler = comfy.samplers.sampler_object("euler_ancestral")
@@ -40,19 +40,19 @@ def time_edit_guider(model: Any, words: Any, none: Any, picture: Tensor, instruc
         if strength is not None:
             patched, full = attend(model), mark(words, inject(instruction, strength), describe(model))
         guider = EditGuider(patched, scales["text_scale"], scales["image_scale"])
-        guider.set_branches(with_picture(full, picture), with_picture(none, picture), none)
-        return lambda: guider.sample(torch.randn_like(picture), torch.zeros_like(picture), sampler, sigmas, disable_pbar=True)
+        guider.set_branches(with_image(full, image), with_image(none, image), none)
+        return lambda: guider.sample(torch.randn_like(image), torch.zeros_like(image), sampler, sigmas, disable_pbar=True)
 
     with torch.inference_mode():
         return side_by_side(rounds, 2, words=edit(None), instruction=edit(1.0), half_strength=edit(0.5))
 
 
-def pipeline_edit(pipeline: Any, context: Tensor, null: Tensor, picture: Tensor, scales: dict[str, float]) -> Tensor:
-    """The latent that diffusers' pipeline makes of a picture's latent [1, 4, h, w] with the text states [L, D] of words and of "", seed 0."""
+def pipeline_edit(pipeline: Any, context: Tensor, null: Tensor, image: Tensor, scales: dict[str, float]) -> Tensor:
+    """The latent that diffusers' pipeline makes of an image's latent [1, 4, h, w] with the text states [L, D] of words and of "", seed 0."""
     return pipeline(
         prompt_embeds=context[None],
         negative_prompt_embeds=null[None],
-        image=picture,
+        image=image,
         num_inference_steps=STEPS,
         guidance_scale=scales["text_scale"],
         image_guidance_scale=scales["image_scale"],

@@ -216,14 +216,14 @@ class _Bench:
         parts = {"vae": tiny, "text_encoder": None, "tokenizer": None, "unet": self.stock, "scheduler": scheduler, "safety_checker": None}
         pipeline = make(**parts, feature_extractor=None, image_encoder=None, requires_safety_checker=False).to(device())
         pipeline.set_progress_bar_config(disable=True)
-        picture = self.draw(1, 4, self.sides[0], self.sides[0])
+        image = self.draw(1, 4, self.sides[0], self.sides[0])
         injection = inject(self.instruction(), device=device())
 
-        def ours(chosen: Any, images: Tensor = picture) -> Tensor:
+        def ours(chosen: Any, images: Tensor = image) -> Tensor:
             return edit_latents(self.denoiser, images, self.context, self.null, chosen, steps=STEPS, **SCALES)
 
         def theirs() -> Tensor:
-            return pipeline_edit(pipeline, self.context.to(self.dtype), self.null.to(self.dtype), picture.to(self.dtype), SCALES)
+            return pipeline_edit(pipeline, self.context.to(self.dtype), self.null.to(self.dtype), image.to(self.dtype), SCALES)
 
         times = side_by_side(
             self.rounds,
@@ -231,18 +231,18 @@ class _Bench:
             words=lambda: ours(None),
             instruction=lambda: ours(injection),
             pipeline=theirs,
-            four=lambda: ours(injection, picture.expand(4, -1, -1, -1)),
+            four=lambda: ours(injection, image.expand(4, -1, -1, -1)),
         )
         for name in times.seconds:
-            self.show(f"{STEPS} steps, {name.replace('four', 'instruction, four pictures at once')}", times[name] * 1000, "ms", f"apply_{name}_ms")
+            self.show(f"{STEPS} steps, {name.replace('four', 'instruction, four images at once')}", times[name] * 1000, "ms", f"apply_{name}_ms")
         self.show("  words, of the pipeline", times.ratio("words", "pipeline"), "", "core_words_to_pipeline")
         self.show("  instruction, of words", times.ratio("instruction", "words"), "", "core_instruction_to_words")
 
     def applying_in_comfyui(self) -> None:
         """Whole edits by Edit Guider: words, instruction, half strength."""
-        picture = self.draw(1, 4, self.sides[0], self.sides[0]).cpu()
+        image = self.draw(1, 4, self.sides[0], self.sides[0]).cpu()
         words, none = ([[states[None].cpu(), {}]] for states in (self.context, self.null))
-        times = time_edit_guider(self.comfy_model(), words, none, picture, self.instruction(), SCALES, self.rounds)
+        times = time_edit_guider(self.comfy_model(), words, none, image, self.instruction(), SCALES, self.rounds)
         for name in times.seconds:
             self.show(f"{STEPS} steps in ComfyUI, {name.replace('_', ' ')}", times[name] * 1000, "ms", f"comfyui_{name}_ms")
         self.show("  instruction, of words", times.ratio("instruction", "words"), "", "comfyui_instruction_to_words")

@@ -27,7 +27,7 @@ import numpy as np
 from instructbrush.core.instruction.file import load_instruction
 from instructbrush.core.models.loading import describe
 from instructbrush.tools.comfy_server import ComfyServer, ServerError, device_arguments
-from instructbrush.tools.demo import OTHER, Graph, edit, quantised, read, run_effect, save_pictures
+from instructbrush.tools.demo import OTHER, Graph, edit, quantised, read, run_effect, save_images
 from instructbrush.tools.get_comfyui import HOLD
 from instructbrush.tools.pocket.heldout import EFFECTS
 
@@ -118,9 +118,9 @@ def _try(flag: str) -> str:
 
 def _learn_cancel_resume_apply(server: ComfyServer) -> str:
     before, after = (quantised(side) for side in EFFECTS[SHOWN[0]].pairs(4, 11))
-    for side, pictures in enumerate((before, after)):
-        save_pictures(server.base / "input" / "check" / "pairs", pictures, f"{{}}_{side}.png")
-    inputs = save_pictures(server.base / "input" / "check" / "inputs", before[:2])
+    for side, images in enumerate((before, after)):
+        save_images(server.base / "input" / "check" / "pairs", images, f"{{}}_{side}.png")
+    inputs = save_images(server.base / "input" / "check" / "inputs", before[:2])
 
     made = Graph()
     loaded = made.add("InstructBrushLoadModel", model_name="pocket editor (built in)")
@@ -130,7 +130,7 @@ def _learn_cancel_resume_apply(server: ComfyServer) -> str:
     settings = {**OTHER, "tokens": 8, "steps": STEPS, "final_learning_rate": 0.006, "preset": "custom", "preview_every": 5, "init_text": ""}
     learn = made.add("InstructBrushLearn", model=model, clip=clip, vae=vae, pairs=pairs, **settings)
     made.add("InstructBrushSave", instruction=learn, name="check", if_taken="overwrite")
-    batch = made.pictures([f"check/inputs/{name}" for name in inputs])
+    batch = made.images([f"check/inputs/{name}" for name in inputs])
     edited = edit(made, model, clip, vae, batch, words="", instruction=learn)
     saved = made.add("SaveImage", images=edited, filename_prefix="check")[0]
     previews: list[int] = []
@@ -158,8 +158,8 @@ def _learn_cancel_resume_apply(server: ComfyServer) -> str:
     instruction = load_instruction(server.base / "output" / "instructions" / "check.safetensors")
     remarks = instruction.check_fits(describe())
     assert not remarks, remarks
-    pictures = [read(server.view(image)) for image in result.images(saved)]
-    assert len(pictures) == len(inputs) and all(picture.std() > 5 for picture in pictures), "the edited pictures are flat"
+    images = [read(server.view(image)) for image in result.images(saved)]
+    assert len(images) == len(inputs) and all(frame.std() > 5 for frame in images), "the edited images are flat"
     losses = [loss for message in learned for loss in message["losses"]]
     assert np.isfinite(losses).all(), "losses are not finite"
     log = server.log.read_text(encoding="utf-8", errors="replace")

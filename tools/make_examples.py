@@ -1,10 +1,10 @@
-"""Draw the pictures that the example workflows use, and learn the instructions that they load.
+"""Draw the images that the example workflows use, and learn the instructions that they load.
 
-    .venv/bin/python tools/make_examples.py            # pairs and pictures
+    .venv/bin/python tools/make_examples.py            # pairs and images
     .venv/bin/python tools/make_examples.py learn      # also the instructions; again whenever the pocket editor changes
 
 The effects are ones that no words name exactly and that the pocket editor never saw: dark blue on the left and warm light from the
-right; a duotone of plum and mint. Two more pictures are scenes in which the same wish asks for different edits, with what it asks for.
+right; a duotone of plum and mint. Two more images are scenes in which the same wish asks for different edits, with what it asks for.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LEARNED = EXAMPLES / "models" / "instructions"
 WISH = "it should look as if hours had passed"
 WISHED = EXAMPLES / "pairs" / "hours_passed"
 MEANINGS = ("make it sunset", "make it night")
-"""What the wish asks for in the first picture, where the sun is up, and in the second, where there is none."""
+"""What the wish asks for in the first image, where the sun is up, and in the second, where there is none."""
 
 
 def draw(folder: Path, effect: str, count: int, seed: int) -> None:
@@ -50,12 +50,12 @@ def draw_wishes(folder: Path, kind: str, meanings: Sequence[str], seed: int) -> 
 
 
 def save(folder: Path, *sides: Iterable[np.ndarray]) -> None:
-    """Write pictures before and after as {i}_0.png and {i}_1.png."""
+    """Write images before and after as {i}_0.png and {i}_1.png."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for side, pictures in enumerate(sides):
-        for index, picture in enumerate(pictures):
-            pixels = (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
+    for side, images in enumerate(sides):
+        for index, image in enumerate(images):
+            pixels = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"{index}_{side}.png", optimize=True)
 
 

@@ -1,7 +1,7 @@
 """Build the example workflows with the front end itself, run them, and write example_workflows/*.json with a .jpg beside each.
 
     .venv/bin/python tools/make_workflows.py          # the graphs
-    .venv/bin/python tools/make_workflows.py run      # also run them for the pictures (after tools/make_examples.py and tools/companions.py)
+    .venv/bin/python tools/make_workflows.py run      # also run them for the images (after tools/make_examples.py and tools/companions.py)
 
 The front end creates the nodes, so the files are what a user who saved the graph would have; run this again when a node's inputs change.
 """
@@ -55,7 +55,7 @@ BUILD = """(graph) => {
 
 @dataclass
 class Graph:
-    """A workflow to be: nodes by a name of our own, links as (from, output, to, input), and the names of nodes that show its pictures."""
+    """A workflow to be: nodes by a name of our own, links as (from, output, to, input), and the names of nodes that show its images."""
 
     title: str
     shown: tuple[str, ...]
@@ -76,7 +76,7 @@ class Graph:
 
 
 def learning() -> Graph:
-    """Pairs -> instruction -> a new picture."""
+    """Pairs -> instruction -> a new image."""
     graph = Graph("learn_from_pairs", ("result", "truth"))
     graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
     graph.add("pairs", "InstructBrushLoadPairs", (0, 170), (300, 360), title="Pairs to learn from", folder=f"{PAIRS.name} (example)")
@@ -147,7 +147,7 @@ def chain() -> Graph:
 
 
 def sampling(graph: Graph, at: tuple[int, int], guider: str, latent: str, *, noise: str = "", sampler: str = "", suffix: str = "") -> None:
-    """Noise, sampler, steps, SamplerCustomAdvanced and VAE Decode below each other; the picture is at ``decode{suffix}.IMAGE``."""
+    """Noise, sampler, steps, SamplerCustomAdvanced and VAE Decode below each other; the image is at ``decode{suffix}.IMAGE``."""
     x, y = at
     if not noise:
         noise, sampler = f"noise{suffix}.NOISE", f"sampler{suffix}.SAMPLER"
@@ -305,7 +305,7 @@ def mask_model() -> Graph:
 
 
 def explained_wish() -> Graph:
-    """A wish, what it means for each picture, and the edit by those words."""
+    """A wish, what it means for each image, and the edit by those words."""
     graph = Graph("explain_a_wish_then_edit", ("picture", "result", "truth"))
     graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110), model_name="pocket editor (built in)")
     graph.add("reader", "InstructBrushLoadMllm", (0, 170), (300, 110), mllm_name="pocket reader (built in)")
@@ -332,7 +332,7 @@ def explained_wish() -> Graph:
 
 
 def encoded_wish() -> Graph:
-    """The same words for two pictures, read together with each."""
+    """The same words for two images, read together with each."""
     graph = Graph("encode_a_wish_with_the_picture", ("picture", "result", "truth"))
     graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110), model_name="pocket reasoning editor (built in)")
     graph.add("reader", "InstructBrushLoadMllm", (0, 170), (300, 110), mllm_name="pocket reader (built in)")
@@ -365,8 +365,8 @@ def build(page: Page, graph: Graph) -> dict[str, Any]:
     return page.evaluate(BUILD, {"nodes": graph.nodes, "links": graph.links})
 
 
-def picture(server: ComfyServer, page: Page, graph: Graph, workflow: dict[str, Any]) -> Image.Image:
-    """Run the workflow; the first pictures of the nodes that show something, side by side, one row for each picture."""
+def image(server: ComfyServer, page: Page, graph: Graph, workflow: dict[str, Any]) -> Image.Image:
+    """Run the workflow; the first images of the nodes that show something, side by side, one row for each image."""
     prompt = page.evaluate("async (workflow) => { await app.loadGraphData(workflow); return (await app.graphToPrompt()).output }", workflow)
     result = server.run(prompt)
     ids = [str(list(graph.nodes).index(name) + 1) for name in graph.shown]
@@ -389,7 +389,7 @@ def main() -> None:
             path.write_text(json.dumps(workflow, indent=1) + "\n", encoding="utf-8")
             print(path)
             if "run" in sys.argv[1:]:
-                picture(server, page, graph, workflow).save(path.with_suffix(".jpg"), quality=88)
+                image(server, page, graph, workflow).save(path.with_suffix(".jpg"), quality=88)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from instructbrush.tools.pocket.heldout import EFFECTS
 REPOSITORY = Path(__file__).resolve().parents[1]
 OUT = REPOSITORY / "output" / "pocket_bench"
 TRAIN_SEED, TEST_SEED = 11, 12
-"""Photographs of odd seeds and of even seeds are different pictures."""
+"""Photographs of odd seeds and of even seeds are different images."""
 STEPS = 250
 """Learning steps: all rows on one seed take 77 minutes on 2 cores, set-up included."""
 
@@ -50,7 +50,7 @@ class PocketEffect:
         return EFFECTS[self.name].words
 
     def load(self) -> Effect:
-        """Draw the pictures, as 8 bit would keep them."""
+        """Draw the images, as 8 bit would keep them."""
         return Effect(self.name, self.scope, self.words, self._pairs(TRAIN_PAIRS, TRAIN_SEED), self._pairs(TEST_PAIRS, TEST_SEED))
 
     def _pairs(self, count: int, seed: int) -> EditPairs:

@@ -3,9 +3,9 @@ JSON object.
 
     .venv/bin/python tools/reason_bench.py [--items N] [--dino FOLDER] [--out FOLDER]
 
-Half of the wishes are picture-dependent: the same words ask for different edits in different scenes. Half of each have wordings that training never saw,
+Half of the wishes are image-dependent: the same words ask for different edits in different scenes. Half of each have wordings that training never saw,
 and shape and colour pairs that it never drew may occur among them. Rows: the pocket editor as it is, the editor after the reader explained the
-instruction, the tuned editor with the reader's states of picture and words, and the same where the reader is shown a grey picture instead.
+instruction, the tuned editor with the reader's states of image and words, and the same where the reader is shown a grey image instead.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ BENCHMARK = replace(REASON, name="PocketReason", published="Photographs, as publ
 
 @dataclass(frozen=True)
 class Items:
-    """The items: wishes, their pictures before and after as 8 bit keeps them [n, 128, 128, 3], and which have held-out wordings."""
+    """The items: wishes, their images before and after as 8 bit keeps them [n, 128, 128, 3], and which have held-out wordings."""
 
     wishes: list[Wish]
     held_out: list[bool]
@@ -78,7 +78,7 @@ class Items:
 
 
 def unseen_items(count: int) -> Items:
-    """``count`` items, picture-dependent and others in turn, every kind in turn; two in four have wordings held out from training."""
+    """``count`` items, image-dependent and others in turn, every kind in turn; two in four have wordings held out from training."""
     rng = np.random.default_rng(SEED)
     held_out = [index % 4 > 1 for index in range(count)]
     kinds = [list(DEPENDENT if index % 2 == 0 else INDEPENDENT) for index in range(count)]
@@ -86,14 +86,14 @@ def unseen_items(count: int) -> Items:
 
 
 class Editing:
-    """Samples edits of the items' pictures."""
+    """Samples edits of the items' images."""
 
     def __init__(self, editor: DiffusersEditor, before: Tensor) -> None:
         self.editor, self.before = editor, before
         self.null = editor.encode_text([""])[0]
 
     def edit(self, context: Tensor, rows: Sequence[int]) -> Tensor:
-        """Edited pictures, as 8 bit keeps them.
+        """Edited images, as 8 bit keeps them.
 
         Args:
             context: text states of some items' instructions [n, L, D].
@@ -118,24 +118,24 @@ def by_words(editing: Editing, *texts: Sequence[str]) -> list[Tensor]:
     done: list[list[str]] = []
     made: list[Tensor] = []
     for words in texts:
-        pictures = torch.empty_like(editing.before)
+        images = torch.empty_like(editing.before)
         missing: list[int] = []
         for row, text in enumerate(words):
             known = next((number for number, earlier in enumerate(done) if earlier[row] == text), None)
             if known is None:
                 missing.append(row)
             else:
-                pictures[row] = made[known][row]
+                images[row] = made[known][row]
         if missing:
-            pictures[missing] = editing.edit(editing.editor.encode_text([words[row] for row in missing]), missing)
+            images[missing] = editing.edit(editing.editor.encode_text([words[row] for row in missing]), missing)
         done.append(list(words))
-        made.append(pictures)
+        made.append(images)
     return made
 
 
 @torch.no_grad()
 def by_states(editing: Editing, connector: Connector, reader: Mllm, shown: Tensor, words: Sequence[str]) -> Tensor:
-    """Edits by Encode Instruction, the reader being shown other pictures than the editor where ``shown`` says so."""
+    """Edits by Encode Instruction, the reader being shown other images than the editor where ``shown`` says so."""
     text, contexts = editing.editor.encode_text(words), []
     for start in range(0, len(words), BATCH):
         part = slice(start, start + BATCH)
@@ -153,13 +153,13 @@ class Judge:
         self.seen = image_features(self.clip, self.after)
         self.shape = None if dino is None else image_features(dino, self.after)
 
-    def scores(self, pictures: Tensor) -> dict[str, Tensor]:
+    def scores(self, images: Tensor) -> dict[str, Tensor]:
         """Metric -> value of each item [n]."""
-        features = image_features(self.clip, pictures)
-        found = {"l1": l1_distance(pictures, self.after), "l2": l2_distance(pictures, self.after)}
+        features = image_features(self.clip, images)
+        found = {"l1": l1_distance(images, self.after), "l2": l2_distance(images, self.after)}
         found |= {"clip_i": image_similarity(self.seen, features), "clip_t": caption_similarity(self.captions, features)}
         if self.dino is not None and self.shape is not None:
-            found["dino"] = image_similarity(self.shape, image_features(self.dino, pictures))
+            found["dino"] = image_similarity(self.shape, image_features(self.dino, images))
         return found
 
 
@@ -168,23 +168,23 @@ Scores = Mapping[str, Mapping[str, Mapping[str, Tensor]]]
 
 
 def measure(items: Items, dino: DinoModel | None, out: Path) -> tuple[Scores, list[str]]:
-    """Run every row; leaves a grid of pictures. Also returns what Explain made of the wishes."""
+    """Run every row; leaves a grid of images. Also returns what Explain made of the wishes."""
     reader, connector = load_mllm(POCKET_READER_FOLDER), load_connector(POCKET_CONNECTOR_FILE)
     plain, tuned = Editing(load_editor(), items.before), Editing(load_editor(POCKET_REASON_FOLDER), items.before)
     kinds = {"direct": items.direct, "indirect": items.indirect}
-    explained = {kind: [explain(reader, picture, text).instruction for picture, text in zip(items.before, words, strict=True)] for kind, words in kinds.items()}
+    explained = {kind: [explain(reader, image, text).instruction for image, text in zip(items.before, words, strict=True)] for kind, words in kinds.items()}
     made = by_words(plain, items.direct, items.indirect, explained["direct"], explained["indirect"])
-    pictures: dict[str, dict[str, Tensor]] = {
+    images: dict[str, dict[str, Tensor]] = {
         "base": dict(zip(kinds, made[:2], strict=True)),
         "explain": dict(zip(kinds, made[2:], strict=True)),
     }
     for method, shown in (("encode", items.before), ("encode_blind", torch.full_like(items.before, GREY))):
-        pictures[method] = {kind: by_states(tuned, connector, reader, shown, words) for kind, words in kinds.items()}
+        images[method] = {kind: by_states(tuned, connector, reader, shown, words) for kind, words in kinds.items()}
     judge = Judge(items, dino)
     rows = range(0, len(items.wishes), max(1, len(items.wishes) // 16))
-    columns = (items.before, items.after, *(pictures[method]["indirect"] for method in TITLES))
+    columns = (items.before, items.after, *(images[method]["indirect"] for method in TITLES))
     grid([[column[row] for column in columns] for row in rows], out / "grid.png")
-    return {method: {kind: judge.scores(each) for kind, each in both.items()} for method, both in pictures.items()}, explained["indirect"]
+    return {method: {kind: judge.scores(each) for kind, each in both.items()} for method, both in images.items()}, explained["indirect"]
 
 
 def records(scores: Scores) -> list[Score]:
@@ -200,7 +200,7 @@ def records(scores: Scores) -> list[Score]:
 
 def parts(items: Items, scores: Scores) -> list[str]:
     """L1 on reasoning instructions, part by part."""
-    dependent = torch.tensor([wish.picture_dependent for wish in items.wishes])
+    dependent = torch.tensor([wish.image_dependent for wish in items.wishes])
     held_out = torch.tensor(items.held_out)
     groups = {"picture decides": dependent, "words decide": ~dependent, "known wordings": ~held_out, "held-out wordings": held_out}
     lines = [f"{'L1, reasoning':20}" + "".join(f"{name:>20}" for name in groups)]
@@ -211,7 +211,7 @@ def parts(items: Items, scores: Scores) -> list[str]:
 
 def summary(items: Items, scores: Scores) -> dict[str, dict[str, float]]:
     """What is compared from one version to the next."""
-    dependent = torch.tensor([wish.picture_dependent for wish in items.wishes])
+    dependent = torch.tensor([wish.image_dependent for wish in items.wishes])
     return {
         method: {
             "direct_l1": round(float(both["direct"]["l1"].mean()), 5),
@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InstructBrushError as error:
         print(f"reason_bench: {error}", file=sys.stderr)
         return 1
-    dependent = [wish.picture_dependent for wish in items.wishes]
+    dependent = [wish.image_dependent for wish in items.wishes]
     right = [said == wish.instruction for said, wish in zip(explained, items.wishes, strict=True)]
     seen = [each for each, decides in zip(right, dependent, strict=True) if decides]
     print(f"PocketReason: {len(right)} unseen items, {sum(dependent)} of them picture-dependent\n")

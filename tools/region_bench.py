@@ -23,10 +23,10 @@ from torch.nn import functional
 
 from instructbrush.core.editing.region import Region
 from instructbrush.core.editing.sampler import edit_latents
+from instructbrush.core.images import to_image
 from instructbrush.core.models.builtin import POCKET_REGION_FOLDER
 from instructbrush.core.models.editor import DiffusersEditor
 from instructbrush.core.models.loading import load_editor
-from instructbrush.core.pictures import to_image
 from instructbrush.core.regions.masks import bounding_box_mask, paste_back, soft_mask
 from instructbrush.tools.bench import side_by_side
 from instructbrush.tools.pocket.drawing import SIZE
@@ -44,7 +44,7 @@ MARGIN, BOX_MARGIN = 2, 4
 
 @dataclass(frozen=True)
 class Items:
-    """Pictures [n, 128, 128, 3] before and after, fine and box masks [n, 128, 128], and words."""
+    """Images [n, 128, 128, 3] before and after, fine and box masks [n, 128, 128], and words."""
 
     before: Tensor
     after: Tensor
@@ -67,17 +67,17 @@ def unseen_items(count: int) -> Items:
         made = edit(scene, LOCAL[len(words) % len(LOCAL)], rng, vague=False)
         if made is None:
             continue
-        pictures = render(scene), made.render()
-        region = changed(*pictures)
+        images = render(scene), made.render()
+        region = changed(*images)
         if region.sum() < 30:
             continue
-        before.append(pictures[0])
-        after.append(pictures[1])
+        before.append(images[0])
+        after.append(images[1])
         fine.append(ndimage.binary_dilation(ndimage.binary_fill_holes(region), iterations=MARGIN).astype(np.float32))
         words.append(made.words)
-    pictures, truth, masks = (torch.from_numpy(np.stack(side)) for side in (before, after, fine))
+    images, truth, masks = (torch.from_numpy(np.stack(side)) for side in (before, after, fine))
     wider = functional.max_pool2d(masks[:, None], 2 * BOX_MARGIN + 1, 1, BOX_MARGIN)[:, 0]
-    return Items(pictures, truth, masks, bounding_box_mask(wider), words)
+    return Items(images, truth, masks, bounding_box_mask(wider), words)
 
 
 class Editing:
@@ -110,7 +110,7 @@ class Editing:
         return torch.cat(made)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures, as 8 bit would keep them."""
+        """Images, as 8 bit would keep them."""
         parts = [self.editor.decode(latents[i : i + BATCH]) for i in range(0, len(latents), BATCH)]
         return (torch.cat(parts) * 255).round() / 255
 
@@ -120,15 +120,15 @@ def mean_inside(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).flatten(1).sum(1) / mask.expand_as(values).flatten(1).sum(1).clamp(min=1)
 
 
-def psnr_inside(pictures: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+def psnr_inside(images: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     """dB over the masked pixels of each item."""
-    return -10 * mean_inside((pictures - truth).square(), mask[..., None]).clamp(min=1e-10).log10()
+    return -10 * mean_inside((images - truth).square(), mask[..., None]).clamp(min=1e-10).log10()
 
 
-def seam(pictures: Tensor, before: Tensor, truth: Tensor, mask: Tensor) -> float:
+def seam(images: Tensor, before: Tensor, truth: Tensor, mask: Tensor) -> float:
     """How much more the change jumps between neighbours across a mask's border than the true change does there, mean over all border pairs."""
     total, pairs = 0.0, 0.0
-    for change, sign in ((pictures - before, 1), (truth - before, -1)):
+    for change, sign in ((images - before, 1), (truth - before, -1)):
         for axis in (1, 2):
             jump = change.diff(dim=axis).abs().mean(-1)
             border = mask.diff(dim=axis).abs() > 0
@@ -138,7 +138,7 @@ def seam(pictures: Tensor, before: Tensor, truth: Tensor, mask: Tensor) -> float
 
 
 def grid(rows: Sequence[Sequence[Tensor]], path: Path) -> None:
-    """Pictures side by side."""
+    """Images side by side."""
     cells = [[to_image(cell).resize((SIZE, SIZE)) for cell in row] for row in rows]
     whole = Image.new("RGB", (len(cells[0]) * (SIZE + 2), len(cells) * (SIZE + 2)), "white")
     for r, row in enumerate(cells):
@@ -149,7 +149,7 @@ def grid(rows: Sequence[Sequence[Tensor]], path: Path) -> None:
 
 
 def measure(items: Items, out: Path) -> dict[str, float]:
-    """Run everything; print a table, leave a grid of pictures, return the figures."""
+    """Run everything; print a table, leave a grid of images, return the figures."""
     plain, reading = Editing(load_editor(), items), Editing(load_editor(POCKET_REGION_FOLDER), items)
     outside = (items.soft == 0).float()
     # A latent pixel is outside where no pixel of its patch is inside.
@@ -157,22 +157,22 @@ def measure(items: Items, out: Path) -> dict[str, float]:
     inside = (items.soft > 0).float()
     latents = {"free": plain.latents(), "soft": plain.latents(items.soft), "hard": plain.latents(items.fine), "reads": reading.latents(condition=items.fine)}
     latents["reads_soft"] = reading.latents(items.soft, condition=items.fine)
-    pictures = {name: plain.decode(each) for name, each in latents.items()}
+    images = {name: plain.decode(each) for name, each in latents.items()}
     # What the autoencoder changes by itself is no edit's doing.
     unedited = plain.decode(plain.source)
-    pictures["pasted"] = paste_back(pictures["soft"], items.before, items.soft)
+    images["pasted"] = paste_back(images["soft"], items.before, items.soft)
     spilled = {name: float(mean_inside((each - plain.source).abs(), outside_latent).mean()) for name, each in latents.items()}
-    errors = {name: float(mean_inside((each - items.before).abs(), outside[..., None]).mean()) for name, each in pictures.items()}
-    moved = {name: float(mean_inside((each - unedited).abs(), outside[..., None]).mean()) for name, each in pictures.items()}
-    quality = {name: float(psnr_inside(each, items.after, inside).mean()) for name, each in pictures.items()}
-    seams = {name: seam(pictures[name], items.before, items.after, mask) for name, mask in (("soft", items.soft), ("hard", items.fine))}
-    changed_pixels = int(((pictures["pasted"] != items.before).any(-1) & (outside > 0)).sum())
+    errors = {name: float(mean_inside((each - items.before).abs(), outside[..., None]).mean()) for name, each in images.items()}
+    moved = {name: float(mean_inside((each - unedited).abs(), outside[..., None]).mean()) for name, each in images.items()}
+    quality = {name: float(psnr_inside(each, items.after, inside).mean()) for name, each in images.items()}
+    seams = {name: seam(images[name], items.before, items.after, mask) for name, mask in (("soft", items.soft), ("hard", items.fine))}
+    changed_pixels = int(((images["pasted"] != items.before).any(-1) & (outside > 0)).sum())
     print("method       outside, latent  outside, pixels  of it by the edit  inside, dB")
-    for name in pictures:
+    for name in images:
         print(f"{name:12} {spilled.get(name, 0):15.4f}  {errors[name]:15.4f}  {moved[name]:17.4f}  {quality[name]:10.2f}")
     print(f"{'input':12} {0:15.4f}  {0:15.4f}  {'':17}  {float(psnr_inside(items.before, items.after, inside).mean()):10.2f}")
     rows = range(0, len(items.words), max(1, len(items.words) // 14))
-    shown = (items.before, items.after, items.soft[..., None].expand(-1, -1, -1, 3), *(pictures[name] for name in ("free", "soft", "pasted", "reads_soft")))
+    shown = (items.before, items.after, items.soft[..., None].expand(-1, -1, -1, 3), *(images[name] for name in ("free", "soft", "pasted", "reads_soft")))
     grid([[column[row] for column in shown] for row in rows], out / "grid.png")
     first = slice(0, BATCH)
     seconds = side_by_side(5, free=lambda: plain.latents(rows=first), region=lambda: plain.latents(items.soft, rows=first))

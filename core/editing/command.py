@@ -1,4 +1,4 @@
-"""``apply`` and ``edit``: pictures of a folder, edited by an instruction or by words."""
+"""``apply`` and ``edit``: images of a folder, edited by an instruction or by words."""
 
 import argparse
 import hashlib
@@ -14,18 +14,18 @@ from tqdm import tqdm
 from ..devices import is_out_of_memory
 from ..errors import DeviceError, InstructBrushError, PairError
 from ..files import check_target
+from ..image_files import IMAGES
 from ..instruction.file import load_instruction
 from ..models.editor import DiffusersEditor
 from ..options import add_model_options, named_editor, positive, scale, words
-from ..picture_files import PICTURES
 from ..terminal import say
-from .folder import Job, Listener, edit_pictures, note_of
+from .folder import Job, Listener, edit_images, note_of
 from .injection import Injection, inject
 from .sampler import edit_latents
 
 _BATCH = 8 if torch.cuda.is_available() else 2
 _SIDES = {"pocket": 256, "sd15": 1024, "sd21": 1536}
-"""Twice the side of the pictures that a family was trained on: larger ones are slow, and are edited worse."""
+"""Twice the side of the images that a family was trained on: larger ones are slow, and are edited worse."""
 
 
 def add_options(applying: argparse.ArgumentParser, editing: argparse.ArgumentParser) -> None:
@@ -33,15 +33,15 @@ def add_options(applying: argparse.ArgumentParser, editing: argparse.ArgumentPar
     sides = ", ".join(f"{family} {side}" for family, side in _SIDES.items())
     for parser in (applying, editing):
         add_model_options(parser)
-        parser.add_argument("--images", required=True, help="folder of pictures, or one picture")
+        parser.add_argument("--images", required=True, help="folder of images, or one image")
         parser.add_argument("--out", required=True, help="folder for the results (PNG, same names and sizes)")
         parser.add_argument("--text-scale", type=scale, help="s_T (default 7.5, pocket editor 2)")
         parser.add_argument("--image-scale", type=scale, default=1.5, help="s_I")
         parser.add_argument("--steps", type=positive, default=20)
-        parser.add_argument("--batch", type=positive, default=_BATCH, help=f"pictures of one size at once (default {_BATCH}); fewer where memory runs out")
-        parser.add_argument("--size", type=positive, help=f"pictures of more than SIZE x SIZE pixels are edited at that many and scaled back (default {sides})")
+        parser.add_argument("--batch", type=positive, default=_BATCH, help=f"images of one size at once (default {_BATCH}); fewer where memory runs out")
+        parser.add_argument("--size", type=positive, help=f"images of more than SIZE x SIZE pixels are edited at that many and scaled back (default {sides})")
         parser.add_argument(
-            "--strict", action="store_true", help="stop at the first picture that cannot be read; otherwise it is skipped, and the exit code is 1"
+            "--strict", action="store_true", help="stop at the first image that cannot be read; otherwise it is skipped, and the exit code is 1"
         )
         parser.add_argument("--overwrite", action="store_true", help="edit anew what this very command has done before")
     applying.add_argument("--instruction", required=True, help="instruction file")
@@ -51,60 +51,60 @@ def add_options(applying: argparse.ArgumentParser, editing: argparse.ArgumentPar
 
 
 def apply(options: argparse.Namespace) -> None:
-    """Apply an instruction to every picture of a folder."""
+    """Apply an instruction to every image of a folder."""
     instruction = load_instruction(options.instruction)
-    pictures = _pictures(options)
+    images = _images(options)
     editor = named_editor(options)
     for remark in instruction.check_fits(editor.description):
         say(remark)
     injection = inject(instruction, options.strength, end_timestep=options.end, device=editor.denoiser.device)
     made_by = [_digest(Path(options.instruction)), options.strength, options.end]
-    _edit_all(options, pictures, editor, editor.encode_text([""])[0], injection, made_by)
+    _edit_all(options, images, editor, editor.encode_text([""])[0], injection, made_by)
 
 
 def edit(options: argparse.Namespace) -> None:
-    """Edit every picture of a folder by words."""
-    pictures = _pictures(options)
+    """Edit every image of a folder by words."""
+    images = _images(options)
     editor = named_editor(options)
-    _edit_all(options, pictures, editor, editor.encode_text([options.words])[0], None, [options.words])
+    _edit_all(options, images, editor, editor.encode_text([options.words])[0], None, [options.words])
 
 
-def _pictures(options: argparse.Namespace) -> list[tuple[Path, Path]]:
-    """Every picture and where its result goes.
+def _images(options: argparse.Namespace) -> list[tuple[Path, Path]]:
+    """Every image and where its result goes.
 
     Raises:
-        InstructBrushError: there are none, or two results would have one name, or replace the pictures.
+        InstructBrushError: there are none, or two results would have one name, or replace the images.
         StorageError: the results cannot be written.
     """
     source, out = Path(options.images), Path(options.out)
     try:
         files = [source] if source.is_file() else sorted(source.iterdir())
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InstructBrushError(f"Images folder '{source}' does not exist. Give a folder of pictures, or one picture.") from error
+        raise InstructBrushError(f"Images folder '{source}' does not exist. Give a folder of images, or one image.") from error
     except OSError as error:
         raise InstructBrushError(f"Images folder '{source}' cannot be listed: {error.strerror}. Check its permissions.") from error
-    # A link that leads nowhere is told as a picture that cannot be read; a pipe would never end.
-    pictures = [
-        path for path in files if path == source or path.suffix.lower() in PICTURES and not path.name.startswith(".") and (path.is_file() or not path.exists())
+    # A link that leads nowhere is told as an image that cannot be read; a pipe would never end.
+    images = [
+        path for path in files if path == source or path.suffix.lower() in IMAGES and not path.name.startswith(".") and (path.is_file() or not path.exists())
     ]
-    if not pictures:
-        raise InstructBrushError(f"Images folder '{source}' holds no pictures ({', '.join(sorted(PICTURES))}).")
-    names = [path.stem for path in pictures]
+    if not images:
+        raise InstructBrushError(f"Images folder '{source}' holds no images ({', '.join(sorted(IMAGES))}).")
+    names = [path.stem for path in images]
     counts = Counter(map(os.path.normcase, names))
     # Windows takes names that differ in case alone for one.
     doubled = next((name for name in names if counts[os.path.normcase(name)] > 1), None)
     if doubled is not None:
-        raise InstructBrushError(f"Images folder '{source}' holds two pictures named '{doubled}': their results would overwrite each other. Rename one.")
-    if os.path.realpath(out) == os.path.realpath(pictures[0].parent):
+        raise InstructBrushError(f"Images folder '{source}' holds two images named '{doubled}': their results would overwrite each other. Rename one.")
+    if os.path.realpath(out) == os.path.realpath(images[0].parent):
         raise InstructBrushError(f"Results would be written among the inputs in '{out}'. Give another --out folder.")
     results = [out / f"{name}.png" for name in names]
     check_target(results[0])
-    return list(zip(pictures, results, strict=True))
+    return list(zip(images, results, strict=True))
 
 
 def _edit_all(
     options: argparse.Namespace,
-    pictures: list[tuple[Path, Path]],
+    images: list[tuple[Path, Path]],
     editor: DiffusersEditor,
     context: Tensor,
     injection: Injection | None,
@@ -132,26 +132,26 @@ def _edit_all(
         )
         return editor.decode(latents)
 
-    jobs = [job(*picture) for picture in pictures]
+    jobs = [job(*image) for image in images]
     if not options.overwrite:
         jobs = [job for job in jobs if not _is_done(job)]
-    progress = _Progress(len(pictures), len(jobs), side, options.strict)
+    progress = _Progress(len(images), len(jobs), side, options.strict)
     with progress.bar:
         try:
-            edit_pictures(jobs, edited, options.batch, side * side, Listener(progress.bar.update, progress.skip, say, progress.say_scaled))
+            edit_images(jobs, edited, options.batch, side * side, Listener(progress.bar.update, progress.skip, say, progress.say_scaled))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise DeviceError(f"Memory ran out with one picture at a time. Give a --size below {side}, or another --device. What is done stays.") from error
+            raise DeviceError(f"Memory ran out with one image at a time. Give a --size below {side}, or another --device. What is done stays.") from error
     progress.end(options.out)
 
 
 class _Progress:
     """What a user sees."""
 
-    def __init__(self, pictures: int, to_do: int, side: int, strict: bool) -> None:
-        self.bar = tqdm(total=to_do, desc="editing", unit="picture")
-        self._pictures, self._to_do, self._side, self._strict = pictures, to_do, side, strict
+    def __init__(self, images: int, to_do: int, side: int, strict: bool) -> None:
+        self.bar = tqdm(total=to_do, desc="editing", unit="image")
+        self._images, self._to_do, self._side, self._strict = images, to_do, side, strict
         self._skipped = 0
         self._scaled = False
 
@@ -166,7 +166,7 @@ class _Progress:
         if not self._scaled:
             side = f"{self._side} x {self._side}"
             say(
-                f"'{source.name}' is {size[0]} x {size[1]}: pictures of more than {side} pixels are edited at that many and scaled back. Change it with --size."
+                f"'{source.name}' is {size[0]} x {size[1]}: images of more than {side} pixels are edited at that many and scaled back. Change it with --size."
             )
         self._scaled = True
 
@@ -174,10 +174,10 @@ class _Progress:
         """Print what was done.
 
         Raises:
-            PairError: pictures were skipped.
+            PairError: images were skipped.
         """
-        before = self._pictures - self._to_do
-        counts = f"{out}: {self._to_do - self._skipped} of {self._pictures} pictures edited" + (f", {before} done before" if before else "")
+        before = self._images - self._to_do
+        counts = f"{out}: {self._to_do - self._skipped} of {self._images} images edited" + (f", {before} done before" if before else "")
         if self._skipped:
             raise PairError(f"{counts}, {self._skipped} skipped. Mend or remove what was skipped, and give the same command again: what is done stays.")
         print(counts)

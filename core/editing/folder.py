@@ -1,4 +1,4 @@
-"""Editing many pictures: in batches of one size, reading the next and writing the last while the device works."""
+"""Editing many images: in batches of one size, reading the next and writing the last while the device works."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -12,22 +12,22 @@ from torch import Tensor
 
 from ..devices import is_out_of_memory
 from ..errors import PairError
-from ..picture_files import open_picture
-from ..pictures import fit_to_multiple, from_image, save_image, to_image
+from ..image_files import open_image
+from ..images import fit_to_multiple, from_image, save_image, to_image
 
 NOTE = "instructbrush.edit"
 """Key of the PNG text that says what made a result."""
 _READ_AHEAD = 2
 """Batches."""
 _WAITING = 8
-"""Batches; so many pictures of other sizes may wait for more of their own."""
+"""Batches; so many images of other sizes may wait for more of their own."""
 _STRIDE = 8
 _SPARE = 4
-"""Large pictures are decoded at no fewer than this many times the pixels that they are edited at."""
+"""Large images are decoded at no fewer than this many times the pixels that they are edited at."""
 
 
 class Job(NamedTuple):
-    """A picture to edit."""
+    """An image to edit."""
 
     source: Path
     result: Path
@@ -35,10 +35,10 @@ class Job(NamedTuple):
     """Makes the text that is kept in the result under :data:`NOTE`."""
 
 
-class _Picture(NamedTuple):
+class _Image(NamedTuple):
     job: Job
     size: tuple[int, int]
-    """Width and height of the upright picture."""
+    """Width and height of the upright image."""
     fitted: Tensor
     """[H, W, 3], sides as the model takes them."""
     transparent: bool
@@ -51,21 +51,21 @@ class Listener(NamedTuple):
     done: Callable[[int], object]
     """How many were edited since it was last told."""
     skipped: Callable[[PairError], object]
-    """A picture that cannot be read. It may raise, which ends the editing."""
+    """An image that cannot be read. It may raise, which ends the editing."""
     remark: Callable[[str], object]
-    """What a user should know of a picture."""
+    """What a user should know of an image."""
     scaled: Callable[[Path, tuple[int, int]], object]
-    """A picture, of this width and height, that is edited at fewer pixels."""
+    """An image, of this width and height, that is edited at fewer pixels."""
 
 
-def edit_pictures(jobs: Sequence[Job], edit: Callable[[Tensor], Tensor], batch: int, pixels: int, told: Listener) -> None:
-    """Edit pictures and write the results as PNG, in the sizes of the pictures and with their transparency.
+def edit_images(jobs: Sequence[Job], edit: Callable[[Tensor], Tensor], batch: int, pixels: int, told: Listener) -> None:
+    """Edit images and write the results as PNG, in the sizes of the images and with their transparency.
 
     Args:
-        jobs: the pictures.
-        edit: pictures [B, H, W, 3] in 0..1 -> edited ones; a picture's result must not depend on the others of its batch.
+        jobs: the images.
+        edit: images [B, H, W, 3] in 0..1 -> edited ones; an image's result must not depend on the others of its batch.
         batch: the largest B; where memory runs out, fewer go at once.
-        pixels: larger pictures are scaled down to this many, and their results up.
+        pixels: larger images are scaled down to this many, and their results up.
         told: is told of the progress.
 
     Raises:
@@ -74,8 +74,8 @@ def edit_pictures(jobs: Sequence[Job], edit: Callable[[Tensor], Tensor], batch: 
     with ThreadPoolExecutor(2) as threads:
         written: list[Future[None]] = []
         for group in _batches(_read(jobs, pixels, told, threads, _READ_AHEAD * batch), batch):
-            for picture, edited in zip(group, _edit_fitting(edit, [picture.fitted for picture in group]), strict=True):
-                written.append(threads.submit(_write, edited, picture))
+            for image, edited in zip(group, _edit_fitting(edit, [image.fitted for image in group]), strict=True):
+                written.append(threads.submit(_write, edited, image))
             told.done(len(group))
             # A full disk ends it now, not after hours.
             for each in [each for each in written if each.done()]:
@@ -86,7 +86,7 @@ def edit_pictures(jobs: Sequence[Job], edit: Callable[[Tensor], Tensor], batch: 
 
 
 def note_of(result: Path) -> str | None:
-    """What made a result that was written by :func:`edit_pictures`; None where it is not there, or is another file."""
+    """What made a result that was written by :func:`edit_images`; None where it is not there, or is another file."""
     try:
         with Image.open(result, formats=["PNG"]) as image:
             return image.info.get(NOTE)
@@ -94,28 +94,28 @@ def note_of(result: Path) -> str | None:
         return None
 
 
-def _read(jobs: Sequence[Job], pixels: int, told: Listener, threads: ThreadPoolExecutor, ahead: int) -> Iterator[_Picture]:
-    """The pictures in order, a few read ahead, without those that cannot be read."""
-    coming: list[Future[_Picture]] = []
+def _read(jobs: Sequence[Job], pixels: int, told: Listener, threads: ThreadPoolExecutor, ahead: int) -> Iterator[_Image]:
+    """The images in order, a few read ahead, without those that cannot be read."""
+    coming: list[Future[_Image]] = []
     rest = iter(jobs)
     while True:
         coming += [threads.submit(_open, job, pixels) for _, job in zip(range(ahead + 1 - len(coming)), rest, strict=False)]
         if not coming:
             return
         try:
-            picture = coming.pop(0).result()
+            image = coming.pop(0).result()
         except PairError as error:
             told.skipped(error)
             continue
-        for remark in picture.remarks:
+        for remark in image.remarks:
             told.remark(remark)
-        if math.prod(picture.size) > pixels:
-            told.scaled(picture.job.source, picture.size)
-        yield picture
+        if math.prod(image.size) > pixels:
+            told.scaled(image.job.source, image.size)
+        yield image
 
 
-def _open(job: Job, pixels: int) -> _Picture:
-    opened = open_picture(job.source, job.source.name, lambda width, height: math.isqrt(width * height // (_SPARE * pixels)))
+def _open(job: Job, pixels: int) -> _Image:
+    opened = open_image(job.source, job.source.name, lambda width, height: math.isqrt(width * height // (_SPARE * pixels)))
     shown = _visible(opened.image)
     if math.prod(opened.size) > pixels:
         scale = math.sqrt(pixels / math.prod(opened.size)) / _STRIDE
@@ -123,11 +123,11 @@ def _open(job: Job, pixels: int) -> _Picture:
         fitted = from_image(shown.resize((width, height), Image.Resampling.LANCZOS))
     else:
         fitted = fit_to_multiple(from_image(shown), _STRIDE)
-    return _Picture(job, opened.size, fitted, shown is not opened.image, opened.remarks)
+    return _Image(job, opened.size, fitted, shown is not opened.image, opened.remarks)
 
 
 def _visible(image: Image.Image) -> Image.Image:
-    """A picture as RGB: white where it cannot be seen, and its own colours where it shines through, which keep their edges free of white that way."""
+    """An image as RGB: white where it cannot be seen, and its own colours where it shines through, which keep their edges free of white that way."""
     if image.mode == "RGB":
         return image
     white = Image.new("RGB", image.size, "white")
@@ -135,32 +135,32 @@ def _visible(image: Image.Image) -> Image.Image:
     return white
 
 
-def _batches(pictures: Iterator[_Picture], batch: int) -> Iterator[list[_Picture]]:
-    waiting: dict[tuple[int, ...], list[_Picture]] = {}
-    for picture in pictures:
-        group = waiting.setdefault(tuple(picture.fitted.shape), [])
-        group.append(picture)
+def _batches(images: Iterator[_Image], batch: int) -> Iterator[list[_Image]]:
+    waiting: dict[tuple[int, ...], list[_Image]] = {}
+    for image in images:
+        group = waiting.setdefault(tuple(image.fitted.shape), [])
+        group.append(image)
         if len(group) == batch:
-            yield waiting.pop(tuple(picture.fitted.shape))
+            yield waiting.pop(tuple(image.fitted.shape))
         elif sum(map(len, waiting.values())) >= _WAITING * batch:
             yield waiting.pop(next(iter(waiting)))
     yield from waiting.values()
 
 
-def _edit_fitting(edit: Callable[[Tensor], Tensor], pictures: Sequence[Tensor]) -> list[Tensor]:
+def _edit_fitting(edit: Callable[[Tensor], Tensor], images: Sequence[Tensor]) -> list[Tensor]:
     """Edit a batch, in parts where it does not fit into memory."""
     try:
-        return list(edit(torch.stack(list(pictures))).cpu())
+        return list(edit(torch.stack(list(images))).cpu())
     except RuntimeError as error:
-        if len(pictures) == 1 or not is_out_of_memory(error):
+        if len(images) == 1 or not is_out_of_memory(error):
             raise
-    half = (len(pictures) + 1) // 2
-    return [*_edit_fitting(edit, pictures[:half]), *_edit_fitting(edit, pictures[half:])]
+    half = (len(images) + 1) // 2
+    return [*_edit_fitting(edit, images[:half]), *_edit_fitting(edit, images[half:])]
 
 
-def _write(edited: Tensor, picture: _Picture) -> None:
-    image = to_image(edited).resize(picture.size, Image.Resampling.LANCZOS)
-    if picture.transparent:
-        # Read again: transparency of many large pictures would take too much memory while they wait.
-        image.putalpha(open_picture(picture.job.source, picture.job.source.name).image.getchannel("A"))
-    save_image(image, picture.job.result, {NOTE: picture.job.note()})
+def _write(edited: Tensor, frame: _Image) -> None:
+    image = to_image(edited).resize(frame.size, Image.Resampling.LANCZOS)
+    if frame.transparent:
+        # Read again: transparency of many large images would take too much memory while they wait.
+        image.putalpha(open_image(frame.job.source, frame.job.source.name).image.getchannel("A"))
+    save_image(image, frame.job.result, {NOTE: frame.job.note()})

@@ -9,9 +9,9 @@ def dual_guidance(none: Tensor, image: Tensor, full: Tensor, image_scale: float,
     The coefficients sum to one, so the result is the same whether the three are predicted noise or predicted clean latents.
 
     Args:
-        none: prediction with neither picture nor instruction, [B, C, h, w].
-        image: prediction with the picture and the empty instruction.
-        full: prediction with the picture and the instruction.
+        none: prediction with neither image nor instruction, [B, C, h, w].
+        image: prediction with the image and the empty instruction.
+        full: prediction with the image and the instruction.
         image_scale: s_I, also valid below 1 (all three branches always count).
         text_scale: s_T.
     """

@@ -42,7 +42,7 @@ class Region:
     mask: Tensor
     """Soft mask at the latent's size, [B or 1, 1, h, w] in 0..1."""
     source: Tensor
-    """Scaled latents of the pictures themselves, [B, C, h, w]."""
+    """Scaled latents of the images themselves, [B, C, h, w]."""
     every: int = 2
     """Steps from one blending to the next; see :func:`blended_states`."""
 
@@ -53,5 +53,5 @@ class Region:
                 "Scale it to the latent's height and width, [batch, 1, height, width]."
             )
         if self.mask.shape[0] not in (1, self.source.shape[0]):
-            raise RegionError(f"Region: {self.mask.shape[0]} masks were given for {self.source.shape[0]} pictures. Give one for each, or one for all.")
+            raise RegionError(f"Region: {self.mask.shape[0]} masks were given for {self.source.shape[0]} images. Give one for each, or one for all.")
         blended_states(1, self.every)

@@ -1,4 +1,4 @@
-"""Editing pictures without ComfyUI: dual-guided Euler ancestral sampling."""
+"""Editing images without ComfyUI: dual-guided Euler ancestral sampling."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ def edit_latents(
     region: Region | None = None,
     callback: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Sample the edit of each picture by Eq. 3, with one model call a step for all pictures and branches. Nothing here waits for the device.
+    """Sample the edit of each image by Eq. 3, with one model call a step for all images and branches. Nothing here waits for the device.
 
     Args:
         denoiser: the model.
@@ -41,9 +41,9 @@ def edit_latents(
         injection: learned keys and values for the instructed branch alone; both null branches keep the model's own.
         steps: sampling steps.
         text_scale, image_scale: s_T and s_I.
-        seed: of every picture's noise; of a single one, picture i gets ``seed + i``. A picture gets the noise that it would get alone.
+        seed: of every image's noise; of a single one, image i gets ``seed + i``. An image gets the noise that it would get alone.
         fixed_noise: begin with the noise that the last timestep was learned with and add at every step that of the timestep it goes to, the same for
-            every picture; ``seed`` is then the one that the instruction was learned with.
+            every image; ``seed`` is then the one that the instruction was learned with.
         region: where the edit may act (Eq. 1 of UltraEdit); outside, the result is the source.
         callback: called with (steps done, steps in all).
 
@@ -60,7 +60,7 @@ def edit_latents(
     latents = noise * sigmas[0]
     blended = set() if region is None else set(blended_states(steps, region.every))
     source, mask = (None, None) if region is None else (region.source.to(device), region.mask.to(device))
-    # The branches of Eq. 3 one after another: picture and instruction, picture alone, neither.
+    # The branches of Eq. 3 one after another: image and instruction, image alone, neither.
     image_latent, null = image_latent.to(device), null_context.to(device).expand(2 * batch, -1, -1)
     images = torch.cat([image_latent, image_latent, torch.zeros_like(image_latent)])
     contexts = torch.cat([context.to(device).expand(batch, -1, -1), null])

@@ -52,7 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="TOP-Bench's folder: one folder for each effect, with 10 training and 5 test pairs. MagicBrush's folder with images/ and edit_sessions.json, "
         "or with .parquet files; Emu Edit Test's with .parquet files; reasoning instructions: a folder with reason.json or .parquet files",
     )
-    parser.add_argument("--size", type=int, default=SIDE, help=f"pictures are scaled and cropped to this many pixels; 0 keeps them (default {SIDE})")
+    parser.add_argument("--size", type=int, default=SIDE, help=f"images are scaled and cropped to this many pixels; 0 keeps them (default {SIDE})")
     parser.add_argument("--clip", help="CLIP that judges and begins, such as ViT-L-14/openai (default: the pocket editor's)")
     parser.add_argument("--clip-folder", help="folder of its .safetensors")
     parser.add_argument("--lpips", help="AlexNet's ImageNet weights for LPIPS (.safetensors; tools/get_backbone.py brings them); else that column stays empty")
@@ -122,7 +122,7 @@ def run_and_report(options: argparse.Namespace, sources: Sequence[EffectSource],
         options: of :func:`run_options`, and ``model`` and ``device``.
         sources: the effects, of which ``--effects`` may choose.
         benchmark: its name.
-        data: names the pictures, see :func:`~.runner.run`.
+        data: names the images, see :func:`~.runner.run`.
         rest: further fields of :class:`~.runner.RunSettings`.
 
     Raises:
@@ -152,7 +152,7 @@ def run_and_report(options: argparse.Namespace, sources: Sequence[EffectSource],
     print(text_tables(outcomes, benchmark))
     about = {"data": data, "seeds": settings.seeds, **settings.describe()}
     page = write_report(folder, outcomes, read, benchmark, about)
-    print(f"\n{page}: report with all pictures; results.json, results.csv and grid.png beside it")
+    print(f"\n{page}: report with all images; results.json, results.csv and grid.png beside it")
     unread.tell(len(chosen), options.strict)
     return outcomes
 
@@ -234,7 +234,7 @@ def _bench_items(options: argparse.Namespace) -> None:
     print(text_table(scores, benchmark, found.remarks))
     about = {"data": data, "seeds": settings.seeds, **settings.describe()}
     page = item_report.write_report(folder, scores, read, benchmark, settings.side, about, found.remarks)
-    print(f"\n{page}: report with all pictures; results.json, results.csv and grid.png beside it")
+    print(f"\n{page}: report with all images; results.json, results.csv and grid.png beside it")
     if options.study:
         for study in begin_studies(folder, scores, read, benchmark, Path(options.study), options.study_items):
             judged = study.report() if study.judgements else f"{len(study.comparisons)} comparisons to be judged in Judge Preference."

@@ -24,7 +24,7 @@ class Effect:
 
     @property
     def inputs(self) -> list[Tensor]:
-        """Test pictures before the edit, [H, W, 3] each."""
+        """Test images before the edit, [H, W, 3] each."""
         return [pair.before for pair in self.test]
 
     @property
@@ -34,7 +34,7 @@ class Effect:
 
 
 class EffectSource(Protocol):
-    """Where an effect comes from. Small and picklable: it travels to other processes and machines, its pictures do not."""
+    """Where an effect comes from. Small and picklable: it travels to other processes and machines, its images do not."""
 
     @property
     def name(self) -> str:
@@ -52,5 +52,5 @@ class EffectSource(Protocol):
         ...
 
     def load(self) -> Effect:
-        """Read or draw the pictures; the same every time."""
+        """Read or draw the images; the same every time."""
         ...

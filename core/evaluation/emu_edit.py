@@ -1,4 +1,4 @@
-"""Reading Emu Edit Test (Sheynin et al. 2023): a picture, an instruction, and captions of the picture before and after; no true result.
+"""Reading Emu Edit Test (Sheynin et al. 2023): an image, an instruction, and captions of the image before and after; no true result.
 
 Parquet files as they are given away: ``{validation,test}-00000-of-....parquet`` in the folder or its data/, with the columns ``instruction``,
 ``image``, ``task``, ``split``, ``idx``, ``hash``, ``input_caption`` and ``output_caption``.

@@ -21,9 +21,9 @@ from .methods import Workbench
 from .metrics import quantised
 
 _SEED = 1_000_003
-"""Keeps the noise of pictures apart from seed to seed."""
+"""Keeps the noise of images apart from seed to seed."""
 GREY = 0.5
-"""What a vision-language model is shown instead of the picture."""
+"""What a vision-language model is shown instead of the image."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,17 @@ class ItemBench:
         """Text states of "", [L, D]."""
         return self.bench.editor.encode_text([""])[0]
 
-    def sample(self, picture: Tensor, context: Tensor, injection: Injection | None, seed: int, mask: Tensor | None = None) -> Tensor:
-        """Edit one prepared picture [H, W, 3], kept to a mask [H, W] where one is given; 8-bit values in 0..1 come back."""
+    def sample(self, image: Tensor, context: Tensor, injection: Injection | None, seed: int, mask: Tensor | None = None) -> Tensor:
+        """Edit one prepared image [H, W, 3], kept to a mask [H, W] where one is given; 8-bit values in 0..1 come back."""
         editor = self.bench.editor
         region, given = None, None
         if mask is not None:
-            source = editor.scale(editor.encode_images(picture[None]))
+            source = editor.scale(editor.encode_images(image[None]))
             region = Region(functional.interpolate(mask[None, None], source.shape[2:], mode="bilinear", antialias=True), source)
             given = mask if editor.description.reads_mask and mask.any() else None
         latents = edit_latents(
             editor.denoiser,
-            editor.condition(picture[None], given),
+            editor.condition(image[None], given),
             context,
             self.null,
             injection,
@@ -92,17 +92,17 @@ class ItemBench:
 
 @dataclass(frozen=True)
 class Encoding:
-    """What edits by picture and words together (ReasonPix2Pix)."""
+    """What edits by image and words together (ReasonPix2Pix)."""
 
     reading: Reading
     connector: Connector
     tuned: ItemBench
     """The editor that was tuned with the connector."""
 
-    def sample(self, words: str, picture: Tensor, shown: Tensor, seed: int) -> Tensor:
-        """Edit a prepared picture [H, W, 3]; ``shown`` is what the vision-language model sees."""
+    def sample(self, words: str, image: Tensor, shown: Tensor, seed: int) -> Tensor:
+        """Edit a prepared image [H, W, 3]; ``shown`` is what the vision-language model sees."""
         states, mask = self.reading.states(shown, words, self.connector.config.task)
-        return self.tuned.sample(picture, self.connector.encode(self.tuned.text(words)[None], states, mask)[0], None, seed)
+        return self.tuned.sample(image, self.connector.encode(self.tuned.text(words)[None], states, mask)[0], None, seed)
 
 
 @dataclass(frozen=True)
@@ -115,40 +115,40 @@ class ItemMethod:
     text: str
     """One line for a reader of the report."""
     edit: Callable[[ItemBench, Turn, Tensor, int], Tensor]
-    """From a turn, the prepared picture it begins from and the noise's seed; the turn's mask is of its source's own size."""
+    """From a turn, the prepared image it begins from and the noise's seed; the turn's mask is of its source's own size."""
     reads: bool = False
     """Whether it takes the vision-language model."""
     encodes: bool = False
     """Whether it also takes the connector and the tuned editor."""
 
 
-def _words(bench: ItemBench, turn: Turn, picture: Tensor, seed: int) -> Tensor:
-    return bench.sample(picture, bench.text(turn.words), None, seed)
+def _words(bench: ItemBench, turn: Turn, image: Tensor, seed: int) -> Tensor:
+    return bench.sample(image, bench.text(turn.words), None, seed)
 
 
-def _region(bench: ItemBench, turn: Turn, picture: Tensor, seed: int) -> Tensor:
+def _region(bench: ItemBench, turn: Turn, image: Tensor, seed: int) -> Tensor:
     mask = None if turn.mask is None else prepared(turn.mask[..., None].expand(-1, -1, 3), bench.side)[..., 0]
-    return bench.sample(picture, bench.text(turn.words), None, seed, mask)
+    return bench.sample(image, bench.text(turn.words), None, seed, mask)
 
 
-def _instruction(bench: ItemBench, turn: Turn, picture: Tensor, seed: int) -> Tensor:
+def _instruction(bench: ItemBench, turn: Turn, image: Tensor, seed: int) -> Tensor:
     if bench.learned is None:
         raise EvaluationError("Benchmark: the method 'instruction' needs a learned instruction. Add --instruction FILE.")
-    return bench.sample(picture, bench.null, bench.learned, seed)
+    return bench.sample(image, bench.null, bench.learned, seed)
 
 
-def _explain(bench: ItemBench, turn: Turn, picture: Tensor, seed: int) -> Tensor:
+def _explain(bench: ItemBench, turn: Turn, image: Tensor, seed: int) -> Tensor:
     if bench.reading is None:
         raise EvaluationError("Benchmark: the method 'explain' needs a vision-language model. Add --mllm FOLDER.")
-    return bench.sample(picture, bench.text(bench.reading.explained(picture, turn.words).instruction), None, seed)
+    return bench.sample(image, bench.text(bench.reading.explained(image, turn.words).instruction), None, seed)
 
 
-def _encode(bench: ItemBench, turn: Turn, picture: Tensor, seed: int) -> Tensor:
-    return _encoding(bench).sample(turn.words, picture, picture, seed)
+def _encode(bench: ItemBench, turn: Turn, image: Tensor, seed: int) -> Tensor:
+    return _encoding(bench).sample(turn.words, image, image, seed)
 
 
-def _encode_blind(bench: ItemBench, turn: Turn, picture: Tensor, seed: int) -> Tensor:
-    return _encoding(bench).sample(turn.words, picture, torch.full_like(picture, GREY), seed)
+def _encode_blind(bench: ItemBench, turn: Turn, image: Tensor, seed: int) -> Tensor:
+    return _encoding(bench).sample(turn.words, image, torch.full_like(image, GREY), seed)
 
 
 def _encoding(bench: ItemBench) -> Encoding:
@@ -161,9 +161,9 @@ _ALL = (
     ItemMethod("words", "IP2P", "the editor with the benchmark's words", _words),
     ItemMethod("region", "IP2P in the region", "the same, kept to the data's own mask (Region Edit); free where there is none", _region),
     ItemMethod("instruction", "Instruction", "the editor with a learned instruction, the same for every item", _instruction),
-    ItemMethod("explain", "Explain + IP2P", "the editor with what a vision-language model makes of picture and words", _explain, reads=True),
-    ItemMethod("encode", "Encode", "the tuned editor with a vision-language model's states of picture and words", _encode, reads=True, encodes=True),
-    ItemMethod("encode_blind", "Encode w/o picture", "the same, but the model is shown plain grey", _encode_blind, reads=True, encodes=True),
+    ItemMethod("explain", "Explain + IP2P", "the editor with what a vision-language model makes of image and words", _explain, reads=True),
+    ItemMethod("encode", "Encode", "the tuned editor with a vision-language model's states of image and words", _encode, reads=True, encodes=True),
+    ItemMethod("encode_blind", "Encode w/o image", "the same, but the model is shown plain grey", _encode_blind, reads=True, encodes=True),
 )
 
 ITEM_METHODS: Mapping[str, ItemMethod] = {method.name: method for method in _ALL}

@@ -1,4 +1,4 @@
-"""A vision-language model in a run on items: what it answers to a picture and words, and its states of them, are computed once, whatever the seeds."""
+"""A vision-language model in a run on items: what it answers to an image and words, and its states of them, are computed once, whatever the seeds."""
 
 import json
 import logging
@@ -32,17 +32,17 @@ class Reading:
     def _states(self) -> StateStore:
         return StateStore(self.cache)
 
-    def explained(self, picture: Tensor, words: str) -> Explanation:
-        """Which edit of a picture [H, W, 3] the words ask for; see :func:`~..reasoning.explain.explain`. A log's warning says where the words themselves
+    def explained(self, image: Tensor, words: str) -> Explanation:
+        """Which edit of an image [H, W, 3] the words ask for; see :func:`~..reasoning.explain.explain`. A log's warning says where the words themselves
         are taken because no answer could be used.
 
         Raises:
-            ModelError: the picture does not fit, or the words are too many for the model.
+            ModelError: the image does not fit, or the words are too many for the model.
         """
-        key = state_key(self.mllm, picture, words, f"{TASK}\n{STRICT_TASK}")
+        key = state_key(self.mllm, image, words, f"{TASK}\n{STRICT_TASK}")
         found = self._answers.get(key) or self._kept(key)
         if found is None:
-            found = explain(self.mllm, picture, words)
+            found = explain(self.mllm, image, words)
             if found.fallback:
                 logger.warning(found.warning)
             if self.cache is not None:
@@ -53,13 +53,13 @@ class Reading:
         self._answers[key] = found
         return found
 
-    def states(self, picture: Tensor, words: str, task: str) -> tuple[Tensor, Tensor]:
-        """States of a picture [H, W, 3] and words, fp32 [1, L, D], and bool [1, L], true where they count.
+    def states(self, image: Tensor, words: str, task: str) -> tuple[Tensor, Tensor]:
+        """States of an image [H, W, 3] and words, fp32 [1, L, D], and bool [1, L], true where they count.
 
         Raises:
             ModelError: as :meth:`explained`.
         """
-        return kept_states(self.mllm, [picture], [words], self._states, task)
+        return kept_states(self.mllm, [image], [words], self._states, task)
 
     def _kept(self, key: str) -> Explanation | None:
         """An answer in the folder; a damaged file counts as none."""

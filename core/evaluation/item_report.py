@@ -12,12 +12,12 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from ..files import write_text
-from ..pictures import save_image
+from ..images import save_image
 from .item_methods import ITEM_METHODS
 from .item_tables import DIGITS, ItemBenchmark, lines_of, summary, value_of
 from .items import Score
 from .metrics import mean
-from .report import STYLE, picture_row
+from .report import STYLE, image_row
 from .results import ItemFolder
 from .stored import StoredItem
 
@@ -39,9 +39,9 @@ def write_report(
     Args:
         folder: where the scores are.
         scores: all of them.
-        sources: their items; the pictures are kept once, so that the report stands by itself.
+        sources: their items; the images are kept once, so that the report stands by itself.
         benchmark: what is printed.
-        side: pixels of the pictures that are kept, see :func:`~.items.prepared`.
+        side: pixels of the images that are kept, see :func:`~.items.prepared`.
         about: what was run, for the reader.
         remarks: what must be known about the figures.
     """
@@ -65,7 +65,7 @@ def write_report(
 
 
 def csv_text(scores: Sequence[Score], benchmark: ItemBenchmark) -> str:
-    """A line for every picture."""
+    """A line for every image."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["item", "scope", "method", "seed", "picture", *benchmark.metrics, "seconds"])
@@ -85,7 +85,7 @@ def html_text(
     about: Mapping[str, Any],
     remarks: Sequence[str],
 ) -> str:
-    """The report as one page that refers to the pictures beside it."""
+    """The report as one page that refers to the images beside it."""
     heads = list(benchmark.metrics.values())
     # The paper's columns are grey; where it has rows instead, none is.
     style = STYLE.replace("nth-child(n+7)", f"nth-child(n+{3 + len(heads) * (2 if benchmark.across else 1)})")
@@ -104,21 +104,21 @@ def html_text(
     for source in sources:
         turns = range(len(source.turns))
         parts.append(f"<h3>{escape(source.name)} <small>{escape(source.scope)}, “{escape(source.words)}”</small></h3>")
-        parts.append(picture_row("source", [_file(folder, folder.own(source.name, "source", turn)) for turn in turns]))
+        parts.append(image_row("source", [_file(folder, folder.own(source.name, "source", turn)) for turn in turns]))
         if source.turns[0].truth is not None:
-            parts.append(picture_row("truth", [_file(folder, folder.own(source.name, "truth", turn)) for turn in turns]))
+            parts.append(image_row("truth", [_file(folder, folder.own(source.name, "truth", turn)) for turn in turns]))
         for score in own.get(source.name, ()):
-            made = [_file(folder, folder.picture(score.item, score.method, score.seed, index)) for index in range(len(score.l1))]
+            made = [_file(folder, folder.image(score.item, score.method, score.seed, index)) for index in range(len(score.l1))]
             seed = f" seed {score.seed}" if score.seed else ""
-            parts.append(picture_row(f"{score.method}{seed}", made[: score.turns], _figures(score, benchmark, list(turns))))
+            parts.append(image_row(f"{score.method}{seed}", made[: score.turns], _figures(score, benchmark, list(turns))))
             if made[score.turns :]:
                 chain = [made[0], *made[score.turns :]]
-                parts.append(picture_row(f"{score.method}{seed}, one after the other", chain, _figures(score, benchmark, [len(made) - 1])))
+                parts.append(image_row(f"{score.method}{seed}, one after the other", chain, _figures(score, benchmark, [len(made) - 1])))
     return "\n".join(parts)
 
 
 def grid(folder: ItemFolder, scores: Sequence[Score], sources: Sequence[StoredItem]) -> Image.Image:
-    """A row of pictures for every turn of some items: the source, each method's output with the first seed, and the truth where there is one."""
+    """A row of images for every turn of some items: the source, each method's output with the first seed, and the truth where there is one."""
     methods = list(dict.fromkeys(score.method for score in scores))
     truths = any(source.turns[0].truth is not None for source in sources)
     columns = ["source", *methods, *(["truth"] if truths else [])]
@@ -135,17 +135,17 @@ def grid(folder: ItemFolder, scores: Sequence[Score], sources: Sequence[StoredIt
         words = source.turns[turn].words.encode("latin-1", "replace").decode("latin-1")
         draw.text((4, y), f"{source.name}  {turn + 1}: {words}", fill="black")
         files = [folder.own(source.name, "source", turn)]
-        files += [folder.picture(source.name, method, first[source.name, method], turn) for method in methods]
+        files += [folder.image(source.name, method, first[source.name, method], turn) for method in methods]
         files += [folder.own(source.name, "truth", turn)] if truths else []
         for column, file in enumerate(files):
-            with Image.open(file) as picture:
-                shown = picture.convert("RGB").resize((_CELL, _CELL), Image.Resampling.LANCZOS)
+            with Image.open(file) as image:
+                shown = image.convert("RGB").resize((_CELL, _CELL), Image.Resampling.LANCZOS)
             sheet.paste(shown, (_LABEL + column * step, y + 14))
     return sheet
 
 
-def _figures(score: Score, benchmark: ItemBenchmark, pictures: Sequence[int]) -> str:
-    measured = {head: value_of(score, metric, pictures) for metric, head in benchmark.metrics.items()}
+def _figures(score: Score, benchmark: ItemBenchmark, images: Sequence[int]) -> str:
+    measured = {head: value_of(score, metric, images) for metric, head in benchmark.metrics.items()}
     return ", ".join(f"{head.split()[0]} {mean(values):.{DIGITS}f}" for head, values in measured.items() if values)
 
 

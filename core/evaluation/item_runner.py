@@ -107,8 +107,8 @@ class ItemSettings:
         truth = judge.truth(loaded)
         for name in unit.methods:
             began = time.monotonic()
-            pictures = bench.edit(loaded, ITEM_METHODS[name], unit.seed)
-            yield judge.score(truth, name, unit.seed, pictures, time.monotonic() - began), pictures
+            images = bench.edit(loaded, ITEM_METHODS[name], unit.seed)
+            yield judge.score(truth, name, unit.seed, images, time.monotonic() - began), images
 
 
 @lru_cache(maxsize=1)
@@ -160,7 +160,7 @@ class _Truth:
 
 
 class _Judge:
-    """Measures the pictures of an item, as MagicBrush's own evaluation does: pixels at the reference's size, features of the pictures as they are."""
+    """Measures the images of an item, as MagicBrush's own evaluation does: pixels at the reference's size, features of the images as they are."""
 
     def __init__(self, clip: OpenClipModel, dino: DinoModel | None) -> None:
         self.clip, self.dino = clip, dino
@@ -173,11 +173,11 @@ class _Judge:
         captions = {text: text_features(self.clip, [text]).cpu() for text in sorted(texts)}
         return _Truth(item, references, self._dino([turn.reference for turn in item.turns]), sources, captions)
 
-    def score(self, truth: _Truth, method: str, seed: int, pictures: Sequence[Tensor], seconds: float) -> Score:
-        item, outputs, dino = truth.item, self._clip(pictures), self._dino(pictures)
-        rows = [item.turn_of(number) for number in range(len(pictures))]
+    def score(self, truth: _Truth, method: str, seed: int, images: Sequence[Tensor], seconds: float) -> Score:
+        item, outputs, dino = truth.item, self._clip(images), self._dino(images)
+        rows = [item.turn_of(number) for number in range(len(images))]
         references = [item.turns[row].reference for row in rows]
-        both = [(resized(made, reference)[None], reference[None]) for made, reference in zip(pictures, references, strict=True)]
+        both = [(resized(made, reference)[None], reference[None]) for made, reference in zip(images, references, strict=True)]
         words: list[float | None] = []
         directions: list[float | None] = []
         for made, row in zip(outputs[:, None], rows, strict=True):
@@ -202,8 +202,8 @@ class _Judge:
             seconds=round(seconds, 2),
         )
 
-    def _clip(self, pictures: Sequence[Tensor]) -> Tensor:
-        return image_features(self.clip, pictures).cpu()
+    def _clip(self, images: Sequence[Tensor]) -> Tensor:
+        return image_features(self.clip, images).cpu()
 
-    def _dino(self, pictures: Sequence[Tensor]) -> Tensor | None:
-        return image_features(self.dino, pictures).cpu() if self.dino else None
+    def _dino(self, images: Sequence[Tensor]) -> Tensor | None:
+        return image_features(self.dino, images).cpu() if self.dino else None

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..picture_files import read_picture
+from ..image_files import read_image
 from .item_tables import ItemBenchmark
 from .items import Score
 from .preference import Study
@@ -17,7 +17,7 @@ def begin_studies(folder: ItemFolder, scores: Sequence[Score], sources: Sequence
     """Begin studies of what the methods made with the first seed, or go on with those that are there.
 
     Args:
-        folder: where the pictures are, sources among them (:func:`~.item_report.write_report`).
+        folder: where the images are, sources among them (:func:`~.item_report.write_report`).
         scores: of all methods that are compared, two or more.
         sources: their items, of one turn each.
         benchmark: its parts.
@@ -30,7 +30,7 @@ def begin_studies(folder: ItemFolder, scores: Sequence[Score], sources: Sequence
     methods = list(dict.fromkeys(score.method for score in scores))
     studies = []
     for part, block in benchmark.parts.items():
-        named = {score.item for score in scores if block.pictures(score)}
+        named = {score.item for score in scores if block.images(score)}
         chosen = [source for source in sources if source.name in named]
         drawn = sorted(random.Random(0).sample(range(len(chosen)), min(most, len(chosen))))
         if drawn:
@@ -39,5 +39,5 @@ def begin_studies(folder: ItemFolder, scores: Sequence[Score], sources: Sequence
 
 
 def _study_item(folder: ItemFolder, source: StoredItem, methods: Sequence[str]) -> StudyItem:
-    results = {method: read_picture(folder.picture(source.name, method, 0, 0)) for method in methods}
-    return StudyItem(source.name, results, source.words, read_picture(folder.own(source.name, "source", 0)))
+    results = {method: read_image(folder.image(source.name, method, 0, 0)) for method in methods}
+    return StudyItem(source.name, results, source.words, read_image(folder.own(source.name, "source", 0)))

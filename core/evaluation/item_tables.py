@@ -14,10 +14,10 @@ DIGITS = 4
 
 @dataclass(frozen=True)
 class Part:
-    """A block of a table's rows: which pictures of a score it averages."""
+    """A block of a table's rows: which images of a score it averages."""
 
     title: str
-    pictures: Callable[[Score], Sequence[int]]
+    images: Callable[[Score], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -103,20 +103,20 @@ REASON = ItemBenchmark(
 )
 
 
-def value_of(score: Score, metric: str, pictures: Sequence[int]) -> list[float]:
-    """A metric of some pictures, without those it was not measured for."""
+def value_of(score: Score, metric: str, images: Sequence[int]) -> list[float]:
+    """A metric of some images, without those it was not measured for."""
     values = getattr(score, metric)
-    return [] if values is None else [values[index] for index in pictures if values[index] is not None]
+    return [] if values is None else [values[index] for index in images if values[index] is not None]
 
 
 def figures(scores: Sequence[Score], benchmark: ItemBenchmark, method: str, part: str) -> Row | None:
-    """The row of a method: for every seed the mean over pictures, then their mean and its interval; None where there is no picture."""
-    chosen = [(score, benchmark.parts[part].pictures(score)) for score in scores if score.method == method]
-    if not any(pictures for _, pictures in chosen):
+    """The row of a method: for every seed the mean over images, then their mean and its interval; None where there is no image."""
+    chosen = [(score, benchmark.parts[part].images(score)) for score in scores if score.method == method]
+    if not any(images for _, images in chosen):
         return None
     seeds = sorted({score.seed for score, _ in chosen})
     return {
-        metric: interval([mean([value for score, pictures in chosen if score.seed == seed for value in value_of(score, metric, pictures)]) for seed in seeds])
+        metric: interval([mean([value for score, images in chosen if score.seed == seed for value in value_of(score, metric, images)]) for seed in seeds])
         for metric in benchmark.metrics
     }
 
@@ -156,7 +156,7 @@ def _lines_across(scores: Sequence[Score], benchmark: ItemBenchmark) -> list[lis
 
 def text_table(scores: Sequence[Score], benchmark: ItemBenchmark, remarks: Sequence[str] = ()) -> str:
     """The table as text and what must be known about it."""
-    items = max(len({score.item for score in scores if part.pictures(score)}) for part in benchmark.parts.values())
+    items = max(len({score.item for score in scores if part.images(score)}) for part in benchmark.parts.values())
     seeds = len({score.seed for score in scores})
     note = f"Means over {items} item{'s' * (items > 1)}, {seeds} seed{'s' * (seeds > 1)}"
     notes = [note + (", ± 95 % interval over seeds." if seeds > 1 else "."), *remarks]

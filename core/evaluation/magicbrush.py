@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import EvaluationError, InstructBrushError
 from ..shapes import same_ratio
-from .stored import ItemSet, PictureFile, Stored, StoredItem, StoredTurn, check_header, read_listing, shards, table_rows
+from .stored import ImageFile, ItemSet, Stored, StoredItem, StoredTurn, check_header, read_listing, shards, table_rows
 
 Captions = Mapping[str, Mapping[str, str]]
 """img_id -> file name of a true result -> what it shows."""
@@ -25,7 +25,7 @@ _LOCAL = ("local_descriptions.json", "local_captions.json")
 
 
 def read_magicbrush(path: str | Path, split: str = "dev", captions: str | Path | None = None, strict: bool = False) -> ItemSet:
-    """MagicBrush's sessions, checked for complete turns and for pictures that are missing or do not fit.
+    """MagicBrush's sessions, checked for complete turns and for images that are missing or do not fit.
 
     Args:
         path: the folder of either layout, one that holds it under the split's name, or a parquet file.
@@ -75,7 +75,7 @@ class _Reading:
         if told:
             told.append(f"Sessions left out: {len(told)}.")
         if self._scaled:
-            told.append(f"{self._scaled} masks are scaled to their pictures, which have another size.")
+            told.append(f"{self._scaled} masks are scaled to their images, which have another size.")
         return told
 
     def from_folder(self, home: Path) -> list[StoredItem]:
@@ -129,7 +129,7 @@ class _Reading:
                     f"{where} begins from '{fields['input']}', it must begin from '{last}': turns are in the wrong order. Unpack the benchmark again."
                 )
             last = str(fields["output"])
-            files = [PictureFile(folder / _safe(str(fields[field]), field)) for field in ("input", "output", "mask")]
+            files = [ImageFile(folder / _safe(str(fields[field]), field)) for field in ("input", "output", "mask")]
             sizes = [check_header(file.open(), file.name) for file in files]
             self._check_mask(where, sizes[2], sizes[0])
             turns.append(StoredTurn(str(fields["instruction"]).strip(), *files, caption=self._captions.get(name, {}).get(last)))
@@ -154,7 +154,7 @@ class _Reading:
     def _check_mask(self, where: str, mask: tuple[int, int], source: tuple[int, int]) -> None:
         if not same_ratio(mask, source):
             raise EvaluationError(
-                f"{where}: the mask is {mask[0]} x {mask[1]}, its picture {source[0]} x {source[1]}, another aspect ratio. Unpack or download it again."
+                f"{where}: the mask is {mask[0]} x {mask[1]}, its image {source[0]} x {source[1]}, another aspect ratio. Unpack or download it again."
             )
         self._scaled += mask != source
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..editing.injection import Injection, inject
 from ..editing.sampler import edit_latents
-from ..learning.captions import CaptionSettings, caption_pictures, default_steps
+from ..learning.captions import CaptionSettings, caption_images, default_steps
 from ..learning.objective import Direction, PairLatents
 from ..learning.pairs import EditPairs
 from ..learning.phrases import unique_phrases
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from ..models.editor import DiffusersEditor
 
 _TEST_SEED = 1_000_003
-"""Keeps the noise of test pictures apart from seed to seed."""
+"""Keeps the noise of test images apart from seed to seed."""
 
 
 @dataclass(frozen=True)
 class Edited:
-    """What a method made of an effect's test pictures."""
+    """What a method made of an effect's test images."""
 
-    pictures: tuple[Tensor, ...]
+    images: tuple[Tensor, ...]
     """[H, W, 3] each, 8-bit values in 0..1."""
     init_text: str = ""
     """What learning began with, or the words themselves."""
@@ -100,11 +100,11 @@ class Task:
         return self._phrases[len(pairs)]
 
     def caption(self, pairs: EditPairs, seed: int) -> str:
-        """A hard prompt of the pictures after the edit (PEZ), as Visii begins."""
+        """A hard prompt of the images after the edit (PEZ), as Visii begins."""
         key = len(pairs), seed
         if key not in self._captions:
             settings = CaptionSettings(steps=default_steps(self.bench.clip), seed=seed)
-            self._captions[key] = caption_pictures(self.bench.clip, [pair.after for pair in pairs], settings).text
+            self._captions[key] = caption_images(self.bench.clip, [pair.after for pair in pairs], settings).text
         return self._captions[key]
 
     @cached_property
@@ -134,13 +134,13 @@ class Task:
         return Edited(self._sample(self.null, injection, settings.seed), init_text, instruction.info.final_loss)
 
     def _sample(self, context: Tensor, injection: Injection | None, seed: int) -> tuple[Tensor, ...]:
-        """Neighbours of one size in one batch; every picture gets the noise it would get alone."""
+        """Neighbours of one size in one batch; every image gets the noise it would get alone."""
         editor, made = self.bench.editor, []
         for _, group in groupby(enumerate(self.effect.inputs), lambda numbered: numbered[1].shape):
-            numbers, pictures = zip(*group, strict=True)
+            numbers, images = zip(*group, strict=True)
             latents = edit_latents(
                 editor.denoiser,
-                editor.condition(torch.stack(pictures)),
+                editor.condition(torch.stack(images)),
                 context,
                 self.null,
                 injection,
@@ -196,11 +196,11 @@ def _no_init(task: Task, seed: int) -> Edited:
 
 _ALL = (
     Method("words", "IP2P", "the base editor with the benchmark's words", lambda task, seed: task.by_words(seed)),
-    Method("visii", "Visii", "text states from a caption of the pictures after the edit, with the CLIP direction loss", _visii),
+    Method("visii", "Visii", "text states from a caption of the images after the edit, with the CLIP direction loss", _visii),
     Method("instructbrush", "Ours", "keys and values of every layer, in time segments, from unique phrases", _instructbrush),
     Method("no_attention", "w/o Attn", "as InstructBrush, but text states instead of keys and values", _no_attention),
     Method("no_time", "w/o Time", "as InstructBrush, but one segment", _no_time),
-    Method("no_init", "w/o Init", "as InstructBrush, but from a caption of the pictures after the edit", _no_init),
+    Method("no_init", "w/o Init", "as InstructBrush, but from a caption of the images after the edit", _no_init),
     Method("one_shot", "Ours (one-shot)", "as InstructBrush, from the first pair alone", lambda task, seed: _instructbrush(task, seed, 1)),
     Method("visii_one_shot", "Visii (one-shot)", "as Visii, from the first pair alone", lambda task, seed: _visii(task, seed, 1)),
 )

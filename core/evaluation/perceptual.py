@@ -1,4 +1,4 @@
-"""LPIPS: how different two pictures look to a network that was calibrated on people's judgements (Zhang et al. 2018)."""
+"""LPIPS: how different two images look to a network that was calibrated on people's judgements (Zhang et al. 2018)."""
 
 import warnings
 from pathlib import Path
@@ -49,20 +49,20 @@ class Perceptual:
         self._network = network.requires_grad_(False).eval().to(self.device)
 
     @torch.no_grad()
-    def distance(self, pictures: Tensor, truth: Tensor) -> Tensor:
-        """LPIPS-Alex of each picture, 0 when equal, lower is better.
+    def distance(self, images: Tensor, truth: Tensor) -> Tensor:
+        """LPIPS-Alex of each image, 0 when equal, lower is better.
 
         Args:
-            pictures, truth: [N, H, W, 3] in 0..1, sides of at least 32 pixels.
+            images, truth: [N, H, W, 3] in 0..1, sides of at least 32 pixels.
 
         Returns:
             fp32 [N] on the CPU.
         """
-        if pictures.shape != truth.shape or min(pictures.shape[1:3]) < 32:
-            raise EvaluationError(f"LPIPS: pictures {tuple(pictures.shape)} and {tuple(truth.shape)} must be of one size, each side at least 32 pixels.")
+        if images.shape != truth.shape or min(images.shape[1:3]) < 32:
+            raise EvaluationError(f"LPIPS: images {tuple(images.shape)} and {tuple(truth.shape)} must be of one size, each side at least 32 pixels.")
         parts = []
-        for start in range(0, len(pictures), _CHUNK):
-            first, second = (side[start : start + _CHUNK].movedim(-1, 1).float().to(self.device) * 2 - 1 for side in (pictures, truth))
+        for start in range(0, len(images), _CHUNK):
+            first, second = (side[start : start + _CHUNK].movedim(-1, 1).float().to(self.device) * 2 - 1 for side in (images, truth))
             parts.append(self._network(first, second).flatten().cpu())
         return torch.cat(parts)
 

@@ -1,6 +1,6 @@
 """What people prefer: results of two or more methods side by side, blind and shuffled, judged first, second or tie, and rated by TrueSkill.
 
-The human evaluation of UltraEdit (supplementary material, D.1, Tables 7 and 8). A study is a folder with the pictures, under names that tell nothing, and
+The human evaluation of UltraEdit (supplementary material, D.1, Tables 7 and 8). A study is a folder with the images, under names that tell nothing, and
 ``study.jsonl``: a line that says what is compared in which order, then a line for every judgement and every undoing, in the order they were made.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import EvaluationError
 from ..files import write_text
-from ..pictures import save_image, to_image
+from ..images import save_image, to_image
 from .study import FILE, FORMAT, Judgement, Progress, StudyItem, damaged, describe, listed, parse, read_header, shuffled
 
 DRAW_PROBABILITY = 0.10
@@ -32,7 +32,7 @@ class Comparison:
     left: str
     """The method on the left."""
     right: str
-    pictures: tuple[str | None, str, str]
+    images: tuple[str | None, str, str]
     """Files in the study's folder: source (None without one), left, right."""
 
 
@@ -75,13 +75,13 @@ class Study:
             seed: any integer.
 
         Raises:
-            EvaluationError: fewer than two methods, items that do not fit each other, or a folder that holds a study of other pictures, methods or
+            EvaluationError: fewer than two methods, items that do not fit each other, or a folder that holds a study of other images, methods or
                 instructions, or a damaged one. What is there is never changed.
         """
         folder = Path(folder)
         methods, entries = describe(items)
         if os.path.isfile(folder / FILE):
-            study = cls.open(folder, pictures=False)
+            study = cls.open(folder, images=False)
             study._compare(methods, entries)
         else:
             if os.path.exists(folder) and not os.path.isdir(folder):
@@ -89,30 +89,30 @@ class Study:
             key = uuid.uuid4().hex
             header = {"format": FORMAT, "key": key, "seed": seed, "methods": methods, "items": entries, "comparisons": shuffled(len(entries), methods, seed)}
             study = cls(folder, header, Progress())
-            study._write_pictures(items)
-            # Last, and by a rename: a study that is there has all its pictures.
+            study._write_images(items)
+            # Last, and by a rename: a study that is there has all its images.
             write_text(json.dumps(header) + "\n", folder / FILE)
             return study
-        study._write_pictures(items)
+        study._write_images(items)
         return study
 
     @classmethod
-    def open(cls, folder: str | Path, *, pictures: bool = True) -> "Study":
+    def open(cls, folder: str | Path, *, images: bool = True) -> "Study":
         """Read a study.
 
         Args:
             folder: the study's own.
-            pictures: check that its pictures are there too.
+            images: check that its images are there too.
 
         Raises:
-            EvaluationError: there is none, a picture is missing, or the file is damaged: the message names the line, and the file is left as it is.
+            EvaluationError: there is none, an image is missing, or the file is damaged: the message names the line, and the file is left as it is.
         """
         folder = Path(folder)
         file = folder / FILE
         try:
             *lines, rest = file.read_bytes().split(b"\n")
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise EvaluationError(f"Study '{folder.name}' has not begun: '{file}' does not exist. Give the pictures to compare, or another name.") from error
+            raise EvaluationError(f"Study '{folder.name}' has not begun: '{file}' does not exist. Give the images to compare, or another name.") from error
         except OSError as error:
             raise EvaluationError(f"Study '{folder.name}': '{file}' cannot be opened ({error.strerror}). Check that it may be read.") from error
         study = cls(folder, read_header(file, lines[0] if lines else rest), Progress())
@@ -124,9 +124,9 @@ class Study:
             study._progress.add(event)
         if rest:
             raise damaged(file, len(lines) + 1, "it was cut off while being written")
-        for name in {name for comparison in study.comparisons for name in comparison.pictures if name} if pictures else ():
+        for name in {name for comparison in study.comparisons for name in comparison.images if name} if images else ():
             if not os.path.isfile(folder / name):
-                raise EvaluationError(f"Study '{folder.name}': picture '{name}' is missing in '{folder}'. Give the pictures again, and it is written anew.")
+                raise EvaluationError(f"Study '{folder.name}': image '{name}' is missing in '{folder}'. Give the images again, and it is written anew.")
         return study
 
     @property
@@ -235,23 +235,23 @@ class Study:
         return "\n".join(lines)
 
     def _comparison(self, entry: Mapping[str, Any], left: str, right: str) -> Comparison:
-        source = None if entry["source"] is None else self._picture(entry["id"], None)
-        return Comparison(entry["id"], entry["instruction"], left, right, (source, self._picture(entry["id"], left), self._picture(entry["id"], right)))
+        source = None if entry["source"] is None else self._image(entry["id"], None)
+        return Comparison(entry["id"], entry["instruction"], left, right, (source, self._image(entry["id"], left), self._image(entry["id"], right)))
 
-    def _picture(self, item: str, method: str | None) -> str:
+    def _image(self, item: str, method: str | None) -> str:
         # Made of the key: the same method has another name on every item, and nothing of it shows.
         return hashlib.sha256(json.dumps([self.key, item, method]).encode()).hexdigest()[:24] + ".png"
 
-    def _write_pictures(self, items: Iterable[StudyItem]) -> None:
+    def _write_images(self, items: Iterable[StudyItem]) -> None:
         for item in items:
             shown = [(None, item.source)] if item.source is not None else []
-            for method, picture in [*shown, *item.results.items()]:
-                path = self.folder / self._picture(item.id, method)
+            for method, image in [*shown, *item.results.items()]:
+                path = self.folder / self._image(item.id, method)
                 if not os.path.isfile(path):
-                    save_image(to_image(picture), path)
+                    save_image(to_image(image), path)
 
     def _compare(self, methods: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> None:
-        """Refuse to go on with other pictures than the study began with."""
+        """Refuse to go on with other images than the study began with."""
         other = None
         if set(methods) != set(self.methods):
             other = f"its methods are {listed(self.methods)}, not {listed(methods)}"
@@ -259,14 +259,14 @@ class Study:
             other = f"it has {len(self._items)} items, not {len(entries)}"
         for old, new in zip(self._items, entries, strict=False):
             if other is None and old != new:
-                parts = {"id": "the id", "instruction": "the instruction", "source": "the source picture"}
+                parts = {"id": "the id", "instruction": "the instruction", "source": "the source image"}
                 changed = [text for part, text in parts.items() if old[part] != new[part]]
-                changed += [f"the picture of '{method}'" for method in self.methods if old["results"].get(method) != new["results"].get(method)]
+                changed += [f"the image of '{method}'" for method in self.methods if old["results"].get(method) != new["results"].get(method)]
                 other = f"{changed[0]} of item '{old['id']}' is another now"
         if other:
             raise EvaluationError(
                 f"Study '{self.folder.name}' was begun with other contents: {other}. Give the study another name to begin a new one, or give what it was begun "
-                "with; pictures that are generated anew each time are better saved first and loaded from their files."
+                "with; images that are generated anew each time are better saved first and loaded from their files."
             )
 
 

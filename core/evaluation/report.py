@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from ..files import write_text
-from ..pictures import save_image
+from ..images import save_image
 from .effects import TEST_PAIRS, TRAIN_PAIRS, EffectSource
 from .methods import METHODS
 from .results import Outcome, ResultFolder
@@ -36,7 +36,7 @@ def write_report(folder: ResultFolder, outcomes: Sequence[Outcome], sources: Seq
     Args:
         folder: where the outcomes are.
         outcomes: all of them.
-        sources: their effects; the pictures are kept once, so that the report stands by itself.
+        sources: their effects; the images are kept once, so that the report stands by itself.
         benchmark: its name, such as ``TOP-Bench``.
         about: what was run, for the reader.
     """
@@ -54,7 +54,7 @@ def write_report(folder: ResultFolder, outcomes: Sequence[Outcome], sources: Seq
 
 
 def csv_text(outcomes: Sequence[Outcome]) -> str:
-    """A line for every outcome, means over its test pictures."""
+    """A line for every outcome, means over its test images."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["effect", "scope", "method", "seed", *METRICS, "image_similarity", "init_text", "final_loss", "seconds"])
@@ -67,7 +67,7 @@ def csv_text(outcomes: Sequence[Outcome]) -> str:
 
 
 def html_text(folder: ResultFolder, outcomes: Sequence[Outcome], sources: Sequence[EffectSource], benchmark: str, about: Mapping[str, Any]) -> str:
-    """The report as one page that refers to the pictures beside it."""
+    """The report as one page that refers to the images beside it."""
     parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(benchmark)}</title><style>{STYLE}</style><h1>{escape(benchmark)}</h1>"]
     parts.append("<p>" + " · ".join(f"{escape(str(key))}: {escape(str(value))}" for key, value in about.items()) + "</p>")
     for table in TABLES:
@@ -87,19 +87,19 @@ def html_text(folder: ResultFolder, outcomes: Sequence[Outcome], sources: Sequen
         pairs = "".join(_image(f"{where}/pair-{index}_{side}.png") for index in range(TRAIN_PAIRS) for side in range(2))
         parts.append(f"<details><summary>training pairs</summary><div class=row>{pairs}</div></details>")
         for title, side in (("unseen inputs", 0), ("truth", 1)):
-            parts.append(picture_row(title, [f"{where}/test-{index}_{side}.png" for index in range(TEST_PAIRS)]))
+            parts.append(image_row(title, [f"{where}/test-{index}_{side}.png" for index in range(TEST_PAIRS)]))
         for outcome in own:
             values = {metric: value_of(outcome, metric) for metric in METRICS}
             figures = ", ".join(f"{metric} {value:.{DIGITS[metric]}f}" for metric, value in values.items() if not math.isnan(value))
             seed = f" seed {outcome.seed}" if outcome.seed else ""
             words = f" “{outcome.init_text}”" if outcome.init_text else ""
-            files = [folder.picture(outcome.effect, outcome.method, outcome.seed, index).relative_to(folder.path).as_posix() for index in range(TEST_PAIRS)]
-            parts.append(picture_row(f"{outcome.method}{seed}", files, f"{figures}{words}"))
+            files = [folder.image(outcome.effect, outcome.method, outcome.seed, index).relative_to(folder.path).as_posix() for index in range(TEST_PAIRS)]
+            parts.append(image_row(f"{outcome.method}{seed}", files, f"{figures}{words}"))
     return "\n".join(parts)
 
 
-def picture_row(title: str, files: Sequence[str], note: str = "") -> str:
-    """Pictures side by side under a title, as HTML; ``files`` are relative to the page."""
+def image_row(title: str, files: Sequence[str], note: str = "") -> str:
+    """Images side by side under a title, as HTML; ``files`` are relative to the page."""
     small = f"<small>{escape(note)}</small>" if note else ""
     return f"<div class=row><b>{escape(title)}{small}</b>{''.join(_image(file) for file in files)}</div>"
 
@@ -109,7 +109,7 @@ def _image(file: str) -> str:
 
 
 def grid(folder: ResultFolder, outcomes: Sequence[Outcome], sources: Sequence[EffectSource]) -> Image.Image:
-    """Every effect as rows of pictures: three training pairs, then inputs, each method's output with the first seed, and the truth."""
+    """Every effect as rows of images: three training pairs, then inputs, each method's output with the first seed, and the truth."""
     methods = list(dict.fromkeys(outcome.method for outcome in outcomes))
     found = {(outcome.effect, outcome.method): outcome for outcome in reversed(outcomes)}
     rows = len(methods) + 2
@@ -120,8 +120,8 @@ def grid(folder: ResultFolder, outcomes: Sequence[Outcome], sources: Sequence[Ef
     draw = ImageDraw.Draw(sheet)
 
     def put(file: Path, x: int, y: int) -> None:
-        with Image.open(file) as picture:
-            sheet.paste(picture.convert("RGB").resize((_CELL, _CELL), Image.Resampling.LANCZOS), (x, y))
+        with Image.open(file) as image:
+            sheet.paste(image.convert("RGB").resize((_CELL, _CELL), Image.Resampling.LANCZOS), (x, y))
 
     for place, source in enumerate(sources):
         top, home = place * height, folder.path / "effects" / source.name
@@ -134,7 +134,7 @@ def grid(folder: ResultFolder, outcomes: Sequence[Outcome], sources: Sequence[Ef
         for method in methods:
             outcome = found.get((source.name, method))
             if outcome is not None:
-                files = [folder.picture(source.name, method, outcome.seed, index) for index in range(TEST_PAIRS)]
+                files = [folder.image(source.name, method, outcome.seed, index) for index in range(TEST_PAIRS)]
                 lines.append((f"{method}  {value_of(outcome, 'psnr'):.1f} dB", files))
         lines.append(("truth", [home / f"test-{index}_1.png" for index in range(TEST_PAIRS)]))
         for line, (name, files) in enumerate(lines):

@@ -1,4 +1,4 @@
-"""Results on disk: a JSON file and pictures for every method, effect and seed, so that a run that was stopped goes on where it was."""
+"""Results on disk: a JSON file and images for every method, effect and seed, so that a run that was stopped goes on where it was."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..errors import EvaluationError
 from ..files import is_unfinished, write_text
+from ..images import save_image, to_image
 from ..json_text import parse_json, read_record
-from ..pictures import save_image, to_image
 from .effects import Effect
 from .items import Item, Score, prepared
 
@@ -20,7 +20,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one method reached on one effect with one seed. Figures of single pictures are in the order of the test pictures."""
+    """What one method reached on one effect with one seed. Figures of single images are in the order of the test images."""
 
     effect: str
     scope: str
@@ -47,7 +47,7 @@ class Outcome:
 
 
 class ResultFolder:
-    """The folder of one run. Every file appears by a rename, the JSON after its pictures: what is there is whole."""
+    """The folder of one run. Every file appears by a rename, the JSON after its images: what is there is whole."""
 
     record: ClassVar[type] = Outcome
     """What is kept of each method: a dataclass of plain values with a ``key`` (method, effect, seed)."""
@@ -103,25 +103,25 @@ class ResultFolder:
                 found[outcome.key] = outcome
         return found
 
-    def write(self, outcome: Any, pictures: Sequence[Tensor]) -> None:
-        """Keep an outcome and its pictures [H, W, 3] in 0..1."""
+    def write(self, outcome: Any, images: Sequence[Tensor]) -> None:
+        """Keep an outcome and its images [H, W, 3] in 0..1."""
         method, effect, seed = outcome.key
-        for index, picture in enumerate(pictures):
-            save_image(to_image(picture), self.picture(effect, method, seed, index))
+        for index, image in enumerate(images):
+            save_image(to_image(image), self.image(effect, method, seed, index))
         write_text(json.dumps(asdict(outcome), indent=1), self.path / self.home / effect / f"{method}-{seed}.json")
 
     def write_effect(self, effect: Effect) -> None:
-        """Keep the effect's own pictures for the report: training pairs, test inputs and truth."""
+        """Keep the effect's own images for the report: training pairs, test inputs and truth."""
         folder = self.path / self.home / effect.name
         for kind, pairs in (("pair", effect.train), ("test", effect.test)):
             for index, pair in enumerate(pairs):
-                for side, picture in enumerate((pair.before, pair.after)):
+                for side, image in enumerate((pair.before, pair.after)):
                     path = folder / f"{kind}-{index}_{side}.png"
                     if not path.exists():
-                        save_image(to_image(picture), path)
+                        save_image(to_image(image), path)
 
-    def picture(self, effect: str, method: str, seed: int, index: int) -> Path:
-        """Where a method's picture is kept."""
+    def image(self, effect: str, method: str, seed: int, index: int) -> Path:
+        """Where a method's image is kept."""
         return self.path / self.home / effect / f"{method}-{seed}-{index}.png"
 
 
@@ -133,12 +133,12 @@ class ItemFolder(ResultFolder):
     later = ("instruction", "mllm", "connector", "tuned_model")
 
     def write_item(self, item: Item, side: int | None) -> None:
-        """Keep the item's own pictures for the report, at the size they are edited in: each turn's source, and its truth where there is one."""
+        """Keep the item's own images for the report, at the size they are edited in: each turn's source, and its truth where there is one."""
         for index, turn in enumerate(item.turns):
-            for kind, picture in (("source", turn.source), ("truth", turn.truth)):
+            for kind, image in (("source", turn.source), ("truth", turn.truth)):
                 path = self.own(item.name, kind, index)
-                if picture is not None and not path.exists():
-                    save_image(to_image(prepared(picture, side)), path)
+                if image is not None and not path.exists():
+                    save_image(to_image(prepared(image, side)), path)
 
     def own(self, item: str, kind: str, turn: int) -> Path:
         """Where an item's own ``source`` or ``truth`` is kept."""
@@ -146,7 +146,7 @@ class ItemFolder(ResultFolder):
 
 
 def _is_whole(outcome: Any) -> bool:
-    """Whether there is a figure of every picture, and as many of each kind."""
+    """Whether there is a figure of every image, and as many of each kind."""
     counts = {len(value) for value in asdict(outcome).values() if isinstance(value, tuple)}
     return len(counts) == 1 and 0 not in counts
 

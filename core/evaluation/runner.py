@@ -29,10 +29,10 @@ from .perceptual import Perceptual
 from .results import Outcome, ResultFolder, complete
 
 _OUTCOME_BYTES = 100_000
-"""Of an outcome with its pictures, small ones."""
+"""Of an outcome with its images, small ones."""
 
 Made = tuple[Any, tuple[Tensor, ...]]
-"""An outcome and its pictures."""
+"""An outcome and its images."""
 
 Watch = Callable[[Any, int, int], None]
 """Called with each new outcome, how many are done and how many there are in all."""
@@ -42,7 +42,7 @@ Skip = Callable[[str, InstructBrushError], None]
 
 
 class Source(Protocol):
-    """What a benchmark consists of: an effect or an item. Small and picklable: it travels to other processes and machines, its pictures do not."""
+    """What a benchmark consists of: an effect or an item. Small and picklable: it travels to other processes and machines, its images do not."""
 
     @property
     def name(self) -> str:
@@ -50,12 +50,12 @@ class Source(Protocol):
         ...
 
     def load(self) -> Any:
-        """Read or draw the pictures; the same every time."""
+        """Read or draw the images; the same every time."""
         ...
 
 
 class Settings(Protocol):
-    """Everything that figures depend on but the pictures, and how a unit is worked through. Picklable and hashable."""
+    """Everything that figures depend on but the images, and how a unit is worked through. Picklable and hashable."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -143,7 +143,7 @@ class RunSettings:
         for name in unit.methods:
             began = time.monotonic()
             edited = METHODS[name].make(task, unit.seed)
-            yield judge.outcome(name, unit.seed, edited, time.monotonic() - began), edited.pictures
+            yield judge.outcome(name, unit.seed, edited, time.monotonic() - began), edited.images
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def run(
         sources: the effects or items.
         settings: the rest.
         folder: where results are kept and found again; of the kind that keeps what ``settings`` makes.
-        data: names the sources' pictures, for the check that a folder goes on with the same ones.
+        data: names the sources' images, for the check that a folder goes on with the same ones.
         jobs: processes; each gets its share of the machine's threads.
         ray: use a Ray cluster (the one of ``RAY_ADDRESS``, or one started on this machine) instead of ``jobs`` processes.
         watch: told of every new outcome.
@@ -250,19 +250,19 @@ def _models(settings: RunSettings) -> tuple[Workbench, Perceptual | None]:
 
 
 class _Judge:
-    """Measures the pictures of an effect. What all methods share is computed once."""
+    """Measures the images of an effect. What all methods share is computed once."""
 
     def __init__(self, effect: Effect, bench: Workbench, perceptual: Perceptual | None) -> None:
         self._effect, self._clip, self._perceptual = effect, bench.clip, perceptual
         before, after = (self._features([getattr(pair, side) for pair in effect.train]) for side in ("before", "after"))
         self._examples, self._inputs = after - before, self._features(effect.inputs)
 
-    def _features(self, pictures: Sequence[Tensor]) -> Tensor:
-        return image_features(self._clip, pictures).cpu()
+    def _features(self, images: Sequence[Tensor]) -> Tensor:
+        return image_features(self._clip, images).cpu()
 
     def outcome(self, method: str, seed: int, edited: Edited, seconds: float) -> Outcome:
-        both = [(made[None], truth[None]) for made, truth in zip(edited.pictures, self._effect.truth, strict=True)]
-        outputs = self._features(edited.pictures)
+        both = [(made[None], truth[None]) for made, truth in zip(edited.images, self._effect.truth, strict=True)]
+        outputs = self._features(edited.images)
         return Outcome(
             effect=self._effect.name,
             scope=self._effect.scope,
@@ -295,8 +295,8 @@ def _here(units: Sequence[Unit], settings: Settings, folder: ResultFolder) -> It
             if isinstance(made, Unread):
                 yield made
                 continue
-            outcome, pictures = made
-            folder.write(outcome, pictures)
+            outcome, images = made
+            folder.write(outcome, images)
             yield outcome
 
 
@@ -378,8 +378,8 @@ def _on_ray(units: Sequence[Unit], settings: Settings, folder: ResultFolder) -> 
             if isinstance(made, Unread):
                 yield made
                 continue
-            outcome, pictures = made
-            folder.write(outcome, [torch.from_numpy(picture.copy()) for picture in pictures])
+            outcome, images = made
+            folder.write(outcome, [torch.from_numpy(image.copy()) for image in images])
             yield outcome
     finally:
         for stream in streams:
@@ -389,7 +389,7 @@ def _on_ray(units: Sequence[Unit], settings: Settings, folder: ResultFolder) -> 
 def _unit_on_ray(unit: Unit, settings: Settings) -> Iterator[tuple[Any, list[Any]] | Unread]:
     torch.set_num_threads(1)
     for made in _made(unit, settings):
-        yield made if isinstance(made, Unread) else (made[0], [picture.numpy() for picture in made[1]])
+        yield made if isinstance(made, Unread) else (made[0], [image.numpy() for image in made[1]])
 
 
 def _import_ray() -> Any:

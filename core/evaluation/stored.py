@@ -1,4 +1,4 @@
-"""Where a benchmark keeps its pictures: files of their own, or cells of parquet tables. Small and picklable; read when a worker needs them."""
+"""Where a benchmark keeps its images: files of their own, or cells of parquet tables. Small and picklable; read when a worker needs them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import DataError, EvaluationError, InstructBrushError, PairError, RegionError
+from ..image_files import decode_image
 from ..json_text import parse_json
 from ..learning.pairs import MIN_SIDE
-from ..picture_files import decode_picture
 from ..regions.mask_files import read_mask
 from ..regions.masks import fit_mask
-from ..tables import check_columns, open_table, picture_bytes, row_batches
+from ..tables import check_columns, image_bytes, open_table, row_batches
 from .items import Item, Turn
 
 _MOST_TOLD = 20
@@ -24,7 +24,7 @@ _MOST_TOLD = 20
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture in a parquet table: a struct of ``bytes`` and ``path``, as the datasets library writes it."""
+    """An image in a parquet table: a struct of ``bytes`` and ``path``, as the datasets library writes it."""
 
     file: Path
     group: int
@@ -41,23 +41,23 @@ class Cell:
         return f"{self.file.name} row {self.row} {self.column}"
 
     def open(self) -> BytesIO:
-        """The picture's bytes.
+        """The image's bytes.
 
         Raises:
             DataError: the table cannot be read there, or the cell is empty.
             EvaluationError: the row is gone.
         """
         with open_table(self.file) as table:
-            # Row by row: a group of a hundred rows holds a gigabyte of pictures.
+            # Row by row: a group of a hundred rows holds a gigabyte of images.
             for place, row in enumerate(row_batches(table, self.file, [self.column], 1, self.group)):
                 if place == self.place:
-                    return BytesIO(picture_bytes(row[0][self.column], self.name))
+                    return BytesIO(image_bytes(row[0][self.column], self.name))
         raise EvaluationError(f"'{self.file.name}' has no row {self.row} any more. It was changed during the run: start again with another --out folder.")
 
 
 @dataclass(frozen=True)
-class PictureFile:
-    """A picture in a file of its own."""
+class ImageFile:
+    """An image in a file of its own."""
 
     path: Path
 
@@ -75,18 +75,18 @@ class PictureFile:
         try:
             content = self.path.read_bytes()
         except OSError as error:
-            raise EvaluationError(f"Picture '{self.path.name}' is missing in {self.path.parent}. Unpack the benchmark again.") from error
+            raise EvaluationError(f"Image '{self.path.name}' is missing in {self.path.parent}. Unpack the benchmark again.") from error
         if not content:
-            raise EvaluationError(f"Picture '{self.path.name}' is empty (0 bytes). Unpack the benchmark again.")
+            raise EvaluationError(f"Image '{self.path.name}' is empty (0 bytes). Unpack the benchmark again.")
         return BytesIO(content)
 
 
-Stored = Cell | PictureFile
+Stored = Cell | ImageFile
 
 
 @dataclass(frozen=True)
 class StoredTurn:
-    """A :class:`~.items.Turn` whose pictures were not read yet."""
+    """A :class:`~.items.Turn` whose images were not read yet."""
 
     words: str
     source: Stored
@@ -110,16 +110,16 @@ class StoredItem:
         return " → ".join(turn.words for turn in self.turns)
 
     def load(self) -> Item:
-        """Every picture upright, on white where it was transparent, 8 bit, RGB, in its own size.
+        """Every image upright, on white where it was transparent, 8 bit, RGB, in its own size.
 
         Raises:
-            EvaluationError: a picture is missing or cannot be read, or a mask does not fit its source.
+            EvaluationError: an image is missing or cannot be read, or a mask does not fit its source.
         """
         turns = []
         for turn in self.turns:
             try:
-                source = decode_picture(turn.source.open(), turn.source.name)
-                truth = decode_picture(turn.truth.open(), turn.truth.name) if turn.truth else None
+                source = decode_image(turn.source.open(), turn.source.name)
+                truth = decode_image(turn.truth.open(), turn.truth.name) if turn.truth else None
             except (PairError, DataError, EvaluationError) as error:
                 raise EvaluationError(f"Item '{self.name}': {error}") from error
             mask = _read_mask(self.name, turn.mask, source) if turn.mask else None
@@ -143,7 +143,7 @@ def left_out(refused: Sequence[InstructBrushError], what: str) -> list[str]:
 
 
 def _read_mask(item: str, mask: Stored, source: Tensor) -> Tensor:
-    """A mask of 0 and 1 at its picture's size."""
+    """A mask of 0 and 1 at its image's size."""
     try:
         found = fit_mask(read_mask(mask.open(), mask.name), *source.shape[:2], batch=1)[0]
     except (RegionError, DataError, EvaluationError) as error:
@@ -152,18 +152,18 @@ def _read_mask(item: str, mask: Stored, source: Tensor) -> Tensor:
 
 
 def check_header(content: BytesIO, name: str) -> tuple[int, int]:
-    """(width, height) of a picture from its header alone, so that a benchmark's thousands are checked before anything runs.
+    """(width, height) of an image from its header alone, so that a benchmark's thousands are checked before anything runs.
 
     Raises:
-        EvaluationError: no picture, or one too small to be measured.
+        EvaluationError: no image, or one too small to be measured.
     """
     try:
         with Image.open(content) as image:
             size = image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise EvaluationError(f"Picture '{name}' cannot be read ({error}). Unpack or download the benchmark again.") from error
+        raise EvaluationError(f"Image '{name}' cannot be read ({error}). Unpack or download the benchmark again.") from error
     if min(size) < MIN_SIDE:
-        raise EvaluationError(f"Picture '{name}' is {size[0]} x {size[1]}: each side needs at least {MIN_SIDE} pixels.")
+        raise EvaluationError(f"Image '{name}' is {size[0]} x {size[1]}: each side needs at least {MIN_SIDE} pixels.")
     return size
 
 
@@ -213,32 +213,32 @@ def stop(_row: Mapping[str, Any], error: InstructBrushError) -> None:
     raise error
 
 
-def table_rows(file: Path, texts: Sequence[str], pictures: Sequence[str], maybe: Sequence[str] = (), refused: Refused = stop) -> Iterator[dict[str, Any]]:
-    """Every row of a parquet file: the columns ``texts`` as values, ``pictures`` as a checked :class:`Cell` and its size ``(cell, (w, h))``.
+def table_rows(file: Path, texts: Sequence[str], images: Sequence[str], maybe: Sequence[str] = (), refused: Refused = stop) -> Iterator[dict[str, Any]]:
+    """Every row of a parquet file: the columns ``texts`` as values, ``images`` as a checked :class:`Cell` and its size ``(cell, (w, h))``.
 
     Args:
         file: read a few rows at a time.
         texts: names of columns that must be there.
-        pictures: likewise, of pictures.
-        maybe: pictures whose cells may be null; the value is then None.
-        refused: told of a row with a picture that is missing, cannot be read or is too small.
+        images: likewise, of images.
+        maybe: images whose cells may be null; the value is then None.
+        refused: told of a row with an image that is missing, cannot be read or is too small.
 
     Raises:
         DataError: a column is missing, or the file is damaged.
     """
     with open_table(file) as table:
-        check_columns(table, file, (*texts, *pictures, *maybe))
+        check_columns(table, file, (*texts, *images, *maybe))
         number = 0
         for group in range(table.num_row_groups):
-            for place, row in enumerate(row for batch in row_batches(table, file, [*texts, *pictures, *maybe], 8, group) for row in batch):
+            for place, row in enumerate(row for batch in row_batches(table, file, [*texts, *images, *maybe], 8, group) for row in batch):
                 found: dict[str, Any] = {name: row[name] for name in texts}
                 try:
-                    for column in (*pictures, *maybe):
+                    for column in (*images, *maybe):
                         cell = Cell(file, group, place, number, column)
                         if column in maybe and row[column] is None:
                             found[column] = None
                         else:
-                            found[column] = cell, check_header(BytesIO(picture_bytes(row[column], cell.name)), cell.name)
+                            found[column] = cell, check_header(BytesIO(image_bytes(row[column], cell.name)), cell.name)
                 except (DataError, EvaluationError) as error:
                     refused(found, error)
                 else:

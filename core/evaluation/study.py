@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from ..errors import EvaluationError
+from ..images import to_image
 from ..json_text import parse_json
-from ..pictures import to_image
 
 FORMAT = 1
 FILE = "study.jsonl"
 CHOICES = ("left", "tie", "right")
-"""The picture on the left is better, none is, the one on the right is."""
+"""The image on the left is better, none is, the one on the right is."""
 
 _MOST_CHARACTERS = 200
 """Of a method's name or of the id of a judgement."""
@@ -32,9 +32,9 @@ class StudyItem:
     results: Mapping[str, Tensor]
     """Method -> [H, W, 3] in 0..1, all of one size."""
     instruction: str = ""
-    """What the edit was to do; shown above the pictures."""
+    """What the edit was to do; shown above the images."""
     source: Tensor | None = None
-    """[H, W, 3] in 0..1: the picture before the edit."""
+    """[H, W, 3] in 0..1: the image before the edit."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Progress:
 
 
 def describe(items: Sequence[StudyItem]) -> tuple[list[str], list[dict[str, Any]]]:
-    """The methods, and every item with digests in place of its pictures.
+    """The methods, and every item with digests in place of its images.
 
     Raises:
         EvaluationError: fewer than two methods, names or ids that are none, or items that do not fit each other.
@@ -99,21 +99,21 @@ def describe(items: Sequence[StudyItem]) -> tuple[list[str], list[dict[str, Any]
     for item in items:
         if list(item.results) != methods:
             raise EvaluationError(f"Study: item '{item.id}' has results of {listed(item.results)}, the first one of {listed(methods)}.")
-        sizes = {method: f"{picture.shape[1]} x {picture.shape[0]}" for method, picture in item.results.items()}
+        sizes = {method: f"{image.shape[1]} x {image.shape[0]}" for method, image in item.results.items()}
         if len(set(sizes.values())) > 1:
             told = ", ".join(f"{size} of '{method}'" for method, size in sizes.items())
             raise EvaluationError(f"Study: the results of item '{item.id}' differ in size ({told}), which would tell them apart. Scale them to one size.")
         source = None if item.source is None else _digest(item.source, item.id, "source")
-        digests = {method: _digest(picture, item.id, method) for method, picture in item.results.items()}
+        digests = {method: _digest(image, item.id, method) for method, image in item.results.items()}
         entries.append({"id": item.id, "instruction": item.instruction, "source": source, "results": digests})
     return methods, entries
 
 
-def _digest(picture: Tensor, item: str, what: str) -> str:
-    """Of the picture as it is saved, in 8 bits."""
-    if not torch.isfinite(picture).all():
-        raise EvaluationError(f"Study: the picture '{what}' of item '{item}' holds values that are not finite.")
-    image = to_image(picture)
+def _digest(frame: Tensor, item: str, what: str) -> str:
+    """Of the image as it is saved, in 8 bits."""
+    if not torch.isfinite(frame).all():
+        raise EvaluationError(f"Study: the image '{what}' of item '{item}' holds values that are not finite.")
+    image = to_image(frame)
     return hashlib.sha256(f"{image.mode} {image.width} x {image.height} ".encode() + image.tobytes()).hexdigest()
 
 
@@ -154,7 +154,7 @@ def _fault_of(header: Mapping[str, Any]) -> str | None:
     if not _are_texts([header.get("key")]) or type(header.get("seed")) is not int:
         return "its key or seed is missing"
     if not isinstance(items, list) or not all(_is_item(item, methods) for item in items):
-        return "its items are no list of pictures"
+        return "its items are no list of images"
     if not isinstance(comparisons, list) or not comparisons:
         return "it has no comparisons"
     for comparison in comparisons:

@@ -60,7 +60,7 @@ Row = Mapping[str, Figure]
 
 
 def value_of(outcome: Outcome, metric: str) -> float:
-    """A metric of an effect: the mean over its test pictures; nan where it was not measured."""
+    """A metric of an effect: the mean over its test images; nan where it was not measured."""
     value = getattr(outcome, metric)
     if value is None:
         return math.nan

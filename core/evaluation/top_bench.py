@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import EvaluationError, PairError
+from ..image_files import read_image
 from ..json_text import parse_json
 from ..learning.pairs import EditPairs, check_pair, find_pairs
-from ..picture_files import read_picture
 from .effects import TEST_PAIRS, TRAIN_PAIRS, Effect, Scope
 
 Files = tuple[tuple[str, Path, Path], ...]
@@ -75,32 +75,32 @@ class TopBenchEffect:
     side: int | None = SIDE
 
     def load(self) -> Effect:
-        """Every picture upright, on white where it was transparent, 8 bit, RGB, scaled to cover ``side`` and cropped at its centre.
+        """Every image upright, on white where it was transparent, 8 bit, RGB, scaled to cover ``side`` and cropped at its centre.
 
         Raises:
-            EvaluationError: a picture cannot be read, or a pair's pictures differ in size.
+            EvaluationError: an image cannot be read, or a pair's images differ in size.
         """
         return Effect(self.name, self.scope, self.words, self._pairs(self.train), self._pairs(self.test))
 
     def _pairs(self, files: Files) -> EditPairs:
         try:
-            return EditPairs(tuple(check_pair(name, read_picture(before, self.side), read_picture(after, self.side)) for name, before, after in files))
+            return EditPairs(tuple(check_pair(name, read_image(before, self.side), read_image(after, self.side)) for name, before, after in files))
         except PairError as error:
             raise EvaluationError(f"Effect '{self.name}': {error}") from error
 
 
 def read_top_bench(folder: str | Path, side: int | None = SIDE) -> tuple[TopBenchEffect, ...]:
-    """The effects of a folder, in Table 3's order, each checked for its counts and for pictures that cannot be opened.
+    """The effects of a folder, in Table 3's order, each checked for its counts and for images that cannot be opened.
 
     Folders may be named with spaces, hyphens or underscores. A benchmark of one's own describes effects that Table 3 does not know in
     ``effects.json``: ``{"name": {"instruction": "make it snow", "scope": "global"}}``.
 
     Args:
         folder: holds a folder for each effect.
-        side: pictures are scaled and cropped to a square of this many pixels; None keeps them, and then sides must be multiples of 8.
+        side: images are scaled and cropped to a square of this many pixels; None keeps them, and then sides must be multiples of 8.
 
     Raises:
-        EvaluationError: no folder, no effects, an unknown or doubled effect, wrong counts, a missing twin, a link that leads in a circle, a picture
+        EvaluationError: no folder, no effects, an unknown or doubled effect, wrong counts, a missing twin, a link that leads in a circle, an image
             that is empty, damaged or does not fit.
     """
     root = Path(folder)
@@ -122,7 +122,7 @@ def read_top_bench(folder: str | Path, side: int | None = SIDE) -> tuple[TopBenc
             raise EvaluationError(f"Effect '{effect.name}' is there twice, the second time as '{path.name}'. Keep one folder.")
         try:
             train, test = _split(path)
-            _check_pictures(train + test, side)
+            _check_images(train + test, side)
         except PairError as error:
             raise EvaluationError(f"Effect '{path.name}': {error}") from error
         found[effect.name] = TopBenchEffect(effect.name, effect.scope, effect.words, train, test, side)
@@ -162,14 +162,14 @@ def _split(folder: Path) -> tuple[Files, Files]:
     return pairs[:TRAIN_PAIRS], pairs[TRAIN_PAIRS:]
 
 
-def _check_pictures(files: Files, side: int | None) -> None:
+def _check_images(files: Files, side: int | None) -> None:
     """Open what a run would open hours later."""
     for name, *paths in files:
         sizes = []
         for path in paths:
             if not path.stat().st_size:
-                raise PairError(f"Picture '{path.name}' is empty (0 bytes). Copy it again.")
-            height, width = read_picture(path).shape[:2]
+                raise PairError(f"Image '{path.name}' is empty (0 bytes). Copy it again.")
+            height, width = read_image(path).shape[:2]
             sizes.append((width, height))
         if sizes[0] != sizes[1]:
             raise PairError(f"Pair '{name}': before is {sizes[0][0]} x {sizes[0][1]}, after is {sizes[1][0]} x {sizes[1][1]}. Crop or scale both alike.")

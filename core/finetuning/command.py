@@ -12,7 +12,7 @@ from .stream import EditStream
 from .trainer import FineTuning, make_accelerator
 
 _CHANNELS = 12
-"""Noise, picture and mask."""
+"""Noise, image and mask."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

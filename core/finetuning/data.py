@@ -1,6 +1,6 @@
 """Pairs with words, and masks and indirect instructions where there are any: rows of parquet tables, or folders as :mod:`..learning.layouts` reads them.
 
-Pictures are read when needed.
+Images are read when needed.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import DataError, PairError, RegionError
+from ..image_files import decode_image
 from ..learning import layouts
 from ..learning.layouts import direct_words, first_of, folders_below, indirect_texts, pairs_below, read_list
 from ..learning.pairs import alike, check_pair
-from ..picture_files import decode_picture
 from ..regions.mask_files import read_mask
 from ..regions.masks import fit_mask
 from ..shapes import cropped_as_by_vae
-from ..tables import check_columns, open_table, picture_bytes, row_batches
+from ..tables import check_columns, image_bytes, open_table, row_batches
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +38,8 @@ _MOST_TOLD = 20
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that was not decoded yet."""
+class StoredImage:
+    """An image that was not decoded yet."""
 
     content: bytes | Path
     name: str
@@ -50,7 +50,7 @@ class Picture:
         Raises:
             PairError: it cannot be read.
         """
-        return decode_picture(self._file(), self.name)
+        return decode_image(self._file(), self.name)
 
     def read_mask(self) -> Tensor:
         """The mask [h, w] in 0..1 that it is.
@@ -69,7 +69,7 @@ class Picture:
         try:
             return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
         except OSError as error:
-            raise PairError(f"Picture '{self.name}' cannot be read ({error}). Put it back.") from error
+            raise PairError(f"Image '{self.name}' cannot be read ({error}). Put it back.") from error
 
     def _file(self) -> BytesIO | Path:
         return BytesIO(self.content) if isinstance(self.content, bytes) else self.content
@@ -88,7 +88,7 @@ class Triplet:
     words: str
 
     def framed(self, side: int, rng: Generator | None = None, flip: float = 0.0) -> "Triplet":
-        """Scaled so that the shorter side is ``side``, and cropped to a square. Pictures and mask are treated as one, so they stay in place.
+        """Scaled so that the shorter side is ``side``, and cropped to a square. Images and mask are treated as one, so they stay in place.
 
         Args:
             side: pixels.
@@ -125,19 +125,19 @@ class Row:
     name: str
     """For messages."""
     words: str
-    before: Picture
-    after: Picture
-    mask: Picture | None
+    before: StoredImage
+    after: StoredImage
+    mask: StoredImage | None
     reasoning: tuple[str, ...] = ()
     """Indirect instructions that ask for the same edit."""
     fault: str = ""
     """Why it cannot be used, where that shows before anything is decoded."""
 
     def read(self) -> Triplet:
-        """Decode and check. Pictures and mask of one aspect ratio are brought to one size.
+        """Decode and check. Images and mask of one aspect ratio are brought to one size.
 
         Raises:
-            PairError: no words, a picture that cannot be read, different aspect ratios, a mask that is coloured or black all over.
+            PairError: no words, an image that cannot be read, different aspect ratios, a mask that is coloured or black all over.
         """
         if self.fault:
             raise PairError(self.fault)
@@ -148,10 +148,10 @@ class Row:
         mask = torch.ones(before.shape[:2]) if self.mask is None else self._region(self.mask, before)
         return Triplet(pair.before, pair.after, mask, self.words.strip())
 
-    def _region(self, picture: Picture, before: Tensor) -> Tensor:
+    def _region(self, image: StoredImage, before: Tensor) -> Tensor:
         height, width = before.shape[:2]
         try:
-            mask = picture.read_mask()
+            mask = image.read_mask()
             cut = cropped_as_by_vae(mask)
             mask = cut if cut.shape == (height, width) else fit_mask(mask, height, width, batch=1)[0]
         except RegionError as error:
@@ -195,7 +195,7 @@ class TableBlock:
         return f"{self.file.name} {self.group} {self.count}"
 
     def rows(self) -> list[Row]:
-        """The rows, pictures as the bytes they are stored as.
+        """The rows, images as the bytes they are stored as.
 
         Raises:
             DataError: the file is damaged.
@@ -207,15 +207,15 @@ class TableBlock:
     def _row(self, name: str, row: Mapping[str, Any]) -> Row:
         names = self.columns
 
-        def picture(column: str) -> Picture:
-            return Picture(picture_bytes(row[column], f"{name} {column}"), f"{name} {column}")
+        def image(column: str) -> StoredImage:
+            return StoredImage(image_bytes(row[column], f"{name} {column}"), f"{name} {column}")
 
         try:
-            mask = picture(names.mask) if names.mask and row[names.mask] is not None else None
+            mask = image(names.mask) if names.mask and row[names.mask] is not None else None
             reasoning = indirect_texts(row[names.reasoning] if names.reasoning else None, name)
-            return Row(name, direct_words(row[names.words]), picture(names.before), picture(names.after), mask, reasoning)
+            return Row(name, direct_words(row[names.words]), image(names.before), image(names.after), mask, reasoning)
         except (DataError, PairError) as error:
-            nothing = Picture(b"", name)
+            nothing = StoredImage(b"", name)
             return Row(name, "", nothing, nothing, None, fault=str(error))
 
 
@@ -324,12 +324,12 @@ def _folder_block(place: Path, strict: bool) -> FolderBlock:
             '{"before": file, "after": file, "words": text} with "mask": file where there is one.'
         )
 
-    def picture(path: Path) -> Picture:
-        return Picture(path, str(path.relative_to(folder)))
+    def image(path: Path) -> StoredImage:
+        return StoredImage(path, str(path.relative_to(folder)))
 
     return FolderBlock(
         tuple(
-            Row(f"{number} of {folder.name}", pair.words, picture(pair.before), picture(pair.after), picture(pair.mask) if pair.mask else None, pair.reasoning)
+            Row(f"{number} of {folder.name}", pair.words, image(pair.before), image(pair.after), image(pair.mask) if pair.mask else None, pair.reasoning)
             for number, pair in enumerate(found)
         )
     )

@@ -29,7 +29,7 @@ class Draws:
     without_text: Tensor
     """bool [B]: the instruction becomes "" here."""
     without_image: Tensor
-    """bool [B]: picture and mask become zeros here."""
+    """bool [B]: image and mask become zeros here."""
 
 
 def draw(indices: Sequence[int], shape: Sequence[int], seed: int, dropout: float, device: torch.device | str = "cpu") -> Draws:
@@ -39,7 +39,7 @@ def draw(indices: Sequence[int], shape: Sequence[int], seed: int, dropout: float
         indices: places of the order, [B].
         shape: of one latent.
         seed: of the run.
-        dropout: share of samples without text, of samples without picture, and of samples without both, each (InstructPix2Pix: 0.05).
+        dropout: share of samples without text, of samples without image, and of samples without both, each (InstructPix2Pix: 0.05).
         device: where the tensors shall be.
     """
     rngs = [np.random.default_rng((seed, index, 3)) for index in indices]
@@ -77,7 +77,7 @@ class DenoisingError(nn.Module):
         Args:
             noisy: [B, 4, h, w].
             timesteps: [B].
-            condition: latents of the picture and of its mask [B, C, h, w].
+            condition: latents of the image and of its mask [B, C, h, w].
             context: text states [B, L, D].
             target: [B, 4, h, w].
         """
@@ -86,7 +86,7 @@ class DenoisingError(nn.Module):
 
 
 class EditInputs:
-    """Samples as what :class:`DenoisingError` takes: encoded by the editor's frozen parts, noised, and without text or picture where that is drawn.
+    """Samples as what :class:`DenoisingError` takes: encoded by the editor's frozen parts, noised, and without text or image where that is drawn.
 
     Args:
         editor: its UNet is not used.

@@ -1,4 +1,4 @@
-"""A run from the command line: its options, the model it tunes, and the folder with its log, checkpoint, pictures and what it leaves."""
+"""A run from the command line: its options, the model it tunes, and the folder with its log, checkpoint, images and what it leaves."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..editing.sampler import edit_latents
 from ..errors import LearningError, PairError, StorageError
 from ..files import check_target, write_elsewhere, write_text
+from ..images import save_image, to_image
 from ..interrupts import between_steps
 from ..json_text import parse_json
 from ..learning.checkpoint import keep_checkpoint, load_checkpoint, save_checkpoint
@@ -24,7 +25,6 @@ from ..models.builtin import POCKET_FOLDER
 from ..models.editor import DiffusersEditor
 from ..models.loading import load_editor
 from ..options import seed_number
-from ..pictures import save_image, to_image
 from ..terminal import say
 from .data import Triplet
 from .trainer import FineTuning, FineTuningSettings
@@ -37,7 +37,7 @@ PRECISIONS = ("no", "fp16", "bf16")
 _COPIES = 5
 """Of the weights in a checkpoint and a model: with their average and AdamW's two moments."""
 SHOWN = 4
-"""Pairs in the pictures that show how far a run is."""
+"""Pairs in the images that show how far a run is."""
 _FROZEN = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Precision of the computation -> that of VAE and text encoder."""
 
@@ -47,7 +47,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     usual = FineTuningSettings()
     parser.add_argument("--model", required=True, help="diffusers folder of an InstructPix2Pix model or of plain Stable Diffusion 1.5 or 2.1, or 'pocket'")
     parser.add_argument("--data", required=True, nargs="+", metavar="DIR", help="UltraEdit's .parquet files, or folders with pairs.json")
-    parser.add_argument("--out", required=True, help="folder of the run: model/, checkpoint.safetensors, log.jsonl, pictures/. All machines must see it")
+    parser.add_argument("--out", required=True, help="folder of the run: model/, checkpoint.safetensors, log.jsonl, images/. All machines must see it")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--steps", type=int, default=usual.steps, help=f"in all (default {usual.steps})")
     parser.add_argument("--batch", type=int, default=usual.batch, help=f"samples that a process handles at once (default {usual.batch})")
@@ -55,14 +55,14 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=usual.learning_rate, help=f"learning rate (default {usual.learning_rate})")
     parser.add_argument("--warmup", type=int, default=usual.warmup, help=f"steps over which the rate rises (default {usual.warmup})")
     parser.add_argument("--average", type=float, default=usual.average_decay, help=f"decay of the weights' moving average (default {usual.average_decay})")
-    parser.add_argument("--resolution", type=int, default=256, help="pixels of a side; pictures are scaled and cropped (default 256)")
+    parser.add_argument("--resolution", type=int, default=256, help="pixels of a side; images are scaled and cropped (default 256)")
     parser.add_argument("--precision", choices=PRECISIONS, help="of the computation; weights are kept in fp32 (default: accelerate's, else no)")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing: less memory, a third more time")
     parser.add_argument("--seed", type=seed_number, default=usual.seed)
-    parser.add_argument("--threads", type=int, default=usual.threads, help=f"that decode pictures, in each process (default {usual.threads})")
+    parser.add_argument("--threads", type=int, default=usual.threads, help=f"that decode images, in each process (default {usual.threads})")
     parser.add_argument("--save-every", type=int, default=1000, help="steps between checkpoints (default 1000)")
     parser.add_argument("--log-every", type=int, default=50, help="steps between lines of log.jsonl (default 50)")
-    parser.add_argument("--pictures-every", type=int, default=1000, help="steps between pictures of what the model does; 0 draws none (default 1000)")
+    parser.add_argument("--pictures-every", type=int, default=1000, help="steps between images of what the model does; 0 draws none (default 1000)")
     parser.add_argument("--strict", action="store_true", help="end with exit code 1 where pairs could not be used and were skipped")
     parser.add_argument("--validation", metavar="DIR", help="unseen data to show in them (default: the pairs that --data begins with)")
 
@@ -120,12 +120,12 @@ def make_ready(editor: DiffusersEditor, accelerator: Accelerator, checkpointing:
 
 
 def save_sheet(editor: DiffusersEditor, pairs: Sequence[Triplet], path: Path, context: Tensor | None = None) -> None:
-    """One picture of what the model does now: a row for each pair, with source, mask (where the model reads one), result and how it should be.
+    """One image of what the model does now: a row for each pair, with source, mask (where the model reads one), result and how it should be.
 
     Args:
         editor: the model.
         pairs: framed alike.
-        path: of the picture.
+        path: of the image.
         context: text states of each pair, where they are others than those of its words alone.
     """
     reads_mask, unet = editor.description.reads_mask, editor.denoiser.unet.eval()
@@ -142,7 +142,7 @@ def save_sheet(editor: DiffusersEditor, pairs: Sequence[Triplet], path: Path, co
 
 
 def carry_out(run: FineTuning, options: argparse.Namespace, show: Callable[[Path], None] | None, keep: Callable[[Path], object]) -> None:
-    """Train to the end, with log, checkpoints and pictures on the way; everything that is written, the main process writes.
+    """Train to the end, with log, checkpoints and images on the way; everything that is written, the main process writes.
 
     Args:
         run: one that was just made; with ``--resume`` it goes on from its checkpoint.

@@ -47,7 +47,7 @@ class EditStream:
 
     Args:
         blocks: what there is.
-        side: pixels of the square that pictures are cropped to.
+        side: pixels of the square that images are cropped to.
         seed: of the order, the crops and the flips.
         flip: chance that left and right change places.
         free_share: chance that a pair with a mask is shown with a white one, as a free-form pair.
@@ -176,7 +176,7 @@ class EditStream:
             size: samples of a batch.
             process: number of this process.
             processes: how many share the order.
-            threads: that decode pictures.
+            threads: that decode images.
 
         Raises:
             PairError: none of the pairs can be used.

@@ -44,10 +44,10 @@ class FineTuningSettings:
     average_decay: float = 0.9999
     """Of the weights' moving average, which is what is kept in the end."""
     dropout: float = 0.05
-    """Share of samples without text, of those without picture and mask, and of those without all."""
+    """Share of samples without text, of those without image and mask, and of those without all."""
     seed: int = 0
     threads: int = 4
-    """That decode pictures, in each process."""
+    """That decode images, in each process."""
 
     def __post_init__(self) -> None:
         positive = ("steps", "batch", "accumulation", "learning_rate", "clip_norm", "threads")

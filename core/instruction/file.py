@@ -117,10 +117,10 @@ def read_header(path: str | Path) -> tuple[PartHeader, ...]:
 
 
 def read_thumbnail(path: str | Path) -> Image.Image | None:
-    """The before/after picture in the header, or None.
+    """The before/after image in the header, or None.
 
     Raises:
-        InstructionError: as :func:`read_header`; also for a picture that is damaged or too large to be shown, of an instruction that is sound.
+        InstructionError: as :func:`read_header`; also for an image that is damaged or too large to be shown, of an instruction that is sound.
     """
     path = Path(path)
     encoded = _checked_header(path).metadata.get("modelspec.thumbnail", "").partition("base64,")[2]

@@ -28,7 +28,7 @@ COMMON_WORDS: tuple[str, ...] = tuple(
     frame border corner edge stripe dot pattern outline vignette background left right top bottom big small round square more less remove add make turn into
     """.split()
 )
-"""Words to compare with where the user gives none: light and weather, colours, styles and materials, things, places in a picture."""
+"""Words to compare with where the user gives none: light and weather, colours, styles and materials, things, places in an image."""
 
 _BACKGROUND, _INK, _FAINT, _KEYS, _VALUES = "#1e1e22", "#dddddd", "#4a4a52", "#5b9bf3", "#f0a050"
 _WIDTH, _PANEL, _MARGIN, _SCALE_WIDTH = 640, 66, 18, 92

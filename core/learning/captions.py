@@ -1,4 +1,4 @@
-"""Caption init: hard words for what the pictures after an edit show, found by gradients (PEZ, as Visii uses it)."""
+"""Caption init: hard words for what the images after an edit show, found by gradients (PEZ, as Visii uses it)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -27,8 +27,8 @@ class CaptionSettings:
         tokens: length of the text.
         steps: iterations.
         learning_rate, weight_decay: of AdamW.
-        batch: pictures that an iteration looks at.
-        seed: of the first tokens and of the order of pictures.
+        batch: images that an iteration looks at.
+        seed: of the first tokens and of the order of images.
     """
 
     tokens: int = TOKENS
@@ -46,7 +46,7 @@ class Caption:
     Attributes:
         text: the words.
         ids: the tokens that were found.
-        similarity: mean cosine of the text, as the tokenizer reads it, with the pictures.
+        similarity: mean cosine of the text, as the tokenizer reads it, with the images.
         exact: whether the tokenizer reads the text as ``ids``. Where it is false the text was judged by the tokens it does read.
     """
 
@@ -66,26 +66,26 @@ def default_steps(clip: ClipModel) -> int:
     return POCKET_STEPS if clip.name == POCKET_NAME else STEPS
 
 
-def caption_pictures(clip: ClipModel, pictures: Sequence[Tensor], settings: CaptionSettings | None = None, watch: Watch | None = None) -> Caption:
-    """Find a text whose feature lies close to those of pictures (PEZ, Wen et al. 2023).
+def caption_images(clip: ClipModel, images: Sequence[Tensor], settings: CaptionSettings | None = None, watch: Watch | None = None) -> Caption:
+    """Find a text whose feature lies close to those of images (PEZ, Wen et al. 2023).
 
     Free embeddings are kept beside the words: each iteration replaces every embedding by the closest token's (in the normalised space), takes
-    the gradient of 1 - cos there, and applies it to the free ones. The best text of all iterations is kept, by its mean cosine with all pictures.
+    the gradient of 1 - cos there, and applies it to the free ones. The best text of all iterations is kept, by its mean cosine with all images.
 
     Args:
         clip: the model. Must not be in inference mode.
-        pictures: [H, W, 3] in 0..1, of any sizes.
+        images: [H, W, 3] in 0..1, of any sizes.
         settings: ``None`` takes Visii's, with as many iterations as suit the model.
         watch: see :data:`Watch`.
 
     Raises:
-        LearningError: no picture, or a setting out of range.
+        LearningError: no image, or a setting out of range.
     """
     settings = settings or CaptionSettings(steps=default_steps(clip))
-    _check(clip, pictures, settings)
+    _check(clip, images, settings)
     # On the CPU, so that a seed gives one text on every device.
     draw = torch.Generator().manual_seed(settings.seed)
-    targets = image_features(clip, pictures).clone()
+    targets = image_features(clip, images).clone()
     table = clip.token_embedding.detach()
     directions = functional.normalize(table, dim=-1)
     allowed = torch.ones(len(table), dtype=torch.bool, device=table.device)
@@ -125,16 +125,16 @@ def _read(clip: ClipModel, ids: tuple[int, ...], targets: Tensor) -> Caption:
     return Caption(text, ids, similarity, tuple(clip.tokenise(text)) == ids)
 
 
-def _check(clip: ClipModel, pictures: Sequence[Tensor], settings: CaptionSettings) -> None:
-    if not pictures:
-        raise LearningError("Caption Init: there is no picture. Give at least one pair.")
+def _check(clip: ClipModel, images: Sequence[Tensor], settings: CaptionSettings) -> None:
+    if not images:
+        raise LearningError("Caption Init: there is no image. Give at least one pair.")
     room = clip.context_length - 2
     if not 1 <= settings.tokens <= room:
         raise LearningError(f"Caption Init: {settings.tokens} tokens do not fit. Choose 1 to {room}, the text window of this CLIP.")
     if settings.steps < 1:
         raise LearningError(f"Caption Init: {settings.steps} steps find nothing. Choose at least 1; {default_steps(clip)} suit this CLIP.")
     if settings.batch < 1:
-        raise LearningError(f"Caption Init: a batch of {settings.batch} pictures shows nothing. Choose at least 1.")
+        raise LearningError(f"Caption Init: a batch of {settings.batch} images shows nothing. Choose at least 1.")
     for name, value in (("learning rate", settings.learning_rate), ("weight decay", settings.weight_decay)):
         if not (math.isfinite(value) and value >= 0):
             raise LearningError(f"Caption Init: the {name} {value} is out of range. Choose a number that is not negative; 0.1 is Visii's.")

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PairError
+from ..image_files import IMAGES
 from ..json_text import parse_json
 from ..names import resolve_inside
-from ..picture_files import PICTURES
 
 BEFORE = (
     *("before", "source_image", "original_image", "input_image", "control_image", "source_img", "src_img"),
@@ -33,7 +33,7 @@ _SIDES = (
     *(("before", "after"), ("original", "edited"), ("input", "output"), ("source", "target"), ("control", "target")),
     *(("src", "tgt"), ("orig", "edit"), ("a", "b")),
 )
-"""What folders and pictures before and after the edit are called."""
+"""What folders and images before and after the edit are called."""
 _TRAIN = "train"
 """The split of a data set that one learns from."""
 
@@ -51,7 +51,7 @@ class ListedPair:
     words: str = ""
     """What the edit is, "" where that is not said; learning an instruction takes no words, fine-tuning does."""
     mask: Path | None = None
-    """A picture, white where the edit acts."""
+    """An image, white where the edit acts."""
     reasoning: tuple[str, ...] = ()
     """Indirect instructions that ask for the same edit, where there are any."""
 
@@ -71,17 +71,17 @@ def pairs_in(folder: Path, refused: Refused = stop) -> list[ListedPair]:
     - ``pairs.json`` or ``pairs.jsonl``, a list of ``{"before": file, "after": file}``, and where they are given ``"words"``, ``"mask"`` and ``"reasoning"``;
       ``metadata.jsonl`` or ``metadata.csv`` of Hugging Face. The names in :data:`BEFORE` to :data:`MASK` are understood.
     - two folders such as ``before/`` and ``after/`` with equal names, and ``mask/`` where there are masks.
-    - pictures such as ``{i}_0`` and ``{i}_1``, ``{i}_before`` and ``{i}_after`` or ``before_{i}`` and ``after_{i}``, and ``{i}_mask``. Words come from
+    - images such as ``{i}_0`` and ``{i}_1``, ``{i}_before`` and ``{i}_after`` or ``before_{i}`` and ``after_{i}``, and ``{i}_mask``. Words come from
       InstructPix2Pix's ``prompt.json``.
 
-    Of the last two layouts, a text file named as the pair or one of its pictures holds its words.
+    Of the last two layouts, a text file named as the pair or one of its images holds its words.
 
     Args:
         folder: where to look.
         refused: told of an entry without its twin, and of one with a name that is no file of the folder.
 
     Raises:
-        PairError: the folder or a list cannot be read, or two pictures have one name.
+        PairError: the folder or a list cannot be read, or two images have one name.
     """
     if not os.path.isfile(folder / PROMPT):
         for name in LISTS:
@@ -89,7 +89,7 @@ def pairs_in(folder: Path, refused: Refused = stop) -> list[ListedPair]:
                 return read_list(folder / name, refused)
     sides = _side_folders(folder)
     if sides is not None:
-        before, after, masks = (_pictures(side) if side else {} for side in sides)
+        before, after, masks = (_images(side) if side else {} for side in sides)
         return _joined(folder, before, after, masks, refused)
     return _marked_pairs(folder, refused)
 
@@ -223,7 +223,7 @@ def _listed(file: Path, number: int, entry: Any) -> ListedPair:
         if name is None or fields[name] == "":
             return None
         if not isinstance(fields[name], str):
-            raise PairError(f"{where}: '{name}' is {str(fields[name])[:60]}. Write the name of a picture inside the folder.")
+            raise PairError(f"{where}: '{name}' is {str(fields[name])[:60]}. Write the name of an image inside the folder.")
         return fields[name]
 
     before, after, mask = named(BEFORE), named(AFTER), named(MASK)
@@ -241,11 +241,11 @@ def _listed(file: Path, number: int, entry: Any) -> ListedPair:
 
 
 def _inside(file: Path, name: str) -> Path:
-    """The picture that a list names. Links are the user's own; the name itself stays inside the folder."""
+    """The image that a list names. Links are the user's own; the name itself stays inside the folder."""
     where = f"{file.name} of '{file.parent.name}'"
     plain = posixpath.normpath(name.replace("\\", "/"))
     if plain.startswith(("/", "../")) or plain == "..":
-        raise PairError(f"{where}: '{name[:200]}' is outside the folder. Move the picture into it.")
+        raise PairError(f"{where}: '{name[:200]}' is outside the folder. Move the image into it.")
     try:
         path = resolve_inside(file.parent, plain, error=PairError)
     except PairError as error:
@@ -263,15 +263,15 @@ def _side_folders(folder: Path) -> tuple[Path, Path, Path | None] | None:
 
 def _side_name(name: str) -> str:
     """``Original_Images`` and ``originals`` as ``original``."""
-    return re.sub(r"(?<=.)(?:s|[ _-]?(?:image|img|picture)s?)$", "", name.lower())
+    return re.sub(r"(?<=.)(?:s|[ _-]?(?:image|img|image)s?)$", "", name.lower())
 
 
 def _marked_pairs(folder: Path, refused: Refused) -> list[ListedPair]:
-    """Pairs whose pictures lie in one folder and say in their names which side they are."""
-    pictures = _pictures(folder)
+    """Pairs whose images lie in one folder and say in their names which side they are."""
+    images = _images(folder)
 
     def marked(mark: str) -> dict[str, Path]:
-        return {name: path for stem, path in pictures.items() if (name := _unmarked(stem, mark)) is not None}
+        return {name: path for stem, path in images.items() if (name := _unmarked(stem, mark)) is not None}
 
     found = [(marked(before), marked(after)) for before, after in (*_SIDES[:-1], ("0", "1"))]
     # Names that make a pair come first: what is called "source" alone may be anything. Words come before numbers: before_0 and before_1 are no pair.
@@ -288,10 +288,10 @@ def _unmarked(stem: str, mark: str) -> str | None:
 
 
 def _joined(folder: Path, before: dict[str, Path], after: dict[str, Path], masks: dict[str, Path], refused: Refused) -> list[ListedPair]:
-    """Pictures of one name as pairs."""
+    """Images of one name as pairs."""
     for name in sorted(set(before) ^ set(after), key=natural):
         which, path = ("after", before[name]) if name in before else ("before", after[name])
-        refused(PairError(f"Picture '{path.relative_to(folder)}' has no twin: the {which} picture of pair '{name}' is missing. Add it or remove this one."))
+        refused(PairError(f"Image '{path.relative_to(folder)}' has no twin: the {which} image of pair '{name}' is missing. Add it or remove this one."))
     names = sorted(set(before) & set(after), key=natural)
     try:
         told = _prompt(folder) if names else ""
@@ -332,19 +332,19 @@ def _words_beside(folder: Path, name: str, before: Path, after: Path) -> str:
     return content.decode(json.detect_encoding(content)).strip()
 
 
-def _pictures(folder: Path) -> dict[str, Path]:
+def _images(folder: Path) -> dict[str, Path]:
     """Stem -> file."""
-    pictures: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     for path in _inside_of(folder):
-        if path.suffix.lower() in PICTURES and os.path.isfile(path):
-            if path.stem in pictures:
-                raise PairError(f"'{pictures[path.stem].name}' and '{path.name}' have the same name. Keep one of them.")
-            pictures[path.stem] = path
-    return pictures
+        if path.suffix.lower() in IMAGES and os.path.isfile(path):
+            if path.stem in images:
+                raise PairError(f"'{images[path.stem].name}' and '{path.name}' have the same name. Keep one of them.")
+            images[path.stem] = path
+    return images
 
 
 def _inside_of(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
-        raise PairError(f"Folder '{folder.name}' cannot be read ({error}). Allow it, or move the pictures elsewhere.") from error
+        raise PairError(f"Folder '{folder.name}' cannot be read ({error}). Allow it, or move the images elsewhere.") from error

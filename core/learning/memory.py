@@ -47,7 +47,7 @@ def plan_memory(family: str, pixels: int, rows: int, itemsize: int, free: int | 
 
 
 def largest_side(family: str, itemsize: int, free: int) -> int:
-    """The side of the largest square picture that the smallest plan has room for, in pixels, a multiple of 64."""
+    """The side of the largest square image that the smallest plan has room for, in pixels, a multiple of 64."""
     side = 64
     while _needed(family, ((side + 64) // 8) ** 2, MemoryPlan(1, True), itemsize) <= free:
         side += 64

@@ -29,7 +29,7 @@ class PairLatents:
     after: Sequence[Tensor]
     """Targets, N x [4, h, w], scaled by the VAE's scaling factor."""
     digest: str = ""
-    """What tells these pairs from others; of the pictures when they were encoded here, since an encoder on a GPU need not repeat itself."""
+    """What tells these pairs from others; of the images when they were encoded here, since an encoder on a GPU need not repeat itself."""
 
     def __post_init__(self) -> None:
         if not self.before or len(self.before) != len(self.after) or any(x.shape[1:] != y.shape[1:] for x, y in zip(self.before, self.after, strict=True)):
@@ -43,7 +43,7 @@ class PairLatents:
         scale: Callable[[Tensor], Tensor],
         condition: Callable[[Tensor], Tensor] | None = None,
     ) -> "PairLatents":
-        """Encode every picture once.
+        """Encode every image once.
 
         Args:
             pairs: the pairs.
@@ -80,16 +80,16 @@ class Samples(NamedTuple):
 
 @dataclass(frozen=True)
 class Direction:
-    """How the pictures of a set of pairs differ, in the space that a CLIP model shares between pictures and words (Visii)."""
+    """How the images of a set of pairs differ, in the space that a CLIP model shares between images and words (Visii)."""
 
     projection: Tensor
     """The CLIP model's projection of text states, [D, P]."""
     target: Tensor
-    """Mean features of the pictures after, less those before, [P]."""
+    """Mean features of the images after, less those before, [P]."""
 
     @classmethod
     def between(cls, before: Tensor, after: Tensor, projection: Tensor) -> "Direction":
-        """From picture features [N, P] each and the projection [D, P]."""
+        """From image features [N, P] each and the projection [D, P]."""
         return cls(projection.float(), after.float().mean(0) - before.float().mean(0))
 
     @classmethod
@@ -126,7 +126,7 @@ def snr_weights(alphas_cumprod: Tensor) -> Tensor:
 
 
 def collect(latents: PairLatents, drawn: Sequence[tuple[int, int, Tensor]], device: torch.device) -> list[Samples]:
-    """Drawn (pair, timestep, noise on the CPU) as samples on the device, a batch for every size of picture."""
+    """Drawn (pair, timestep, noise on the CPU) as samples on the device, a batch for every size of image."""
     groups: dict[tuple[int, ...], list[tuple[int, int, Tensor]]] = {}
     for each in drawn:
         groups.setdefault(tuple(latents.after[each[0]].shape), []).append(each)

@@ -1,4 +1,4 @@
-"""Before/after pairs: read from a folder or made from pictures in memory, brought to one size, and checked before anything is learned from them."""
+"""Before/after pairs: read from a folder or made from images in memory, brought to one size, and checked before anything is learned from them."""
 
 import math
 import os
@@ -13,9 +13,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import PairError
-from ..picture_files import OpenedPicture, open_picture
-from ..picture_files import read_picture as read_picture  # scripts that read pairs find it here
-from ..pictures import from_image, on_white, picture_batch, to_image
+from ..image_files import OpenedImage, open_image
+from ..image_files import read_image as read_image  # scripts that read pairs find it here
+from ..images import from_image, image_batch, on_white, to_image
 from ..shapes import VAE_STRIDE, Size, covering, cropped_as_by_vae, padded, same_ratio, scaled
 from .layouts import ListedPair, pairs_below, pairs_in
 
@@ -23,28 +23,28 @@ MAX_PAIRS = 1000
 MIN_SIDE = 16
 _MOST_SIDE = 4096
 _MOST_PIXELS = 1024 * 1024
-"""Of a picture whose size is not chosen: the largest editing models were made for so many."""
+"""Of an image whose size is not chosen: the largest editing models were made for so many."""
 _MOST_TOLD = 20
 """Pairs that were left out and are told one by one; all are counted."""
 _THUMBNAIL_SIDE = 128
 
 Fit = Literal["stop", "crop", "pad"]
-"""What becomes of a pair whose pictures have different aspect ratios: an error, the middle of both, or both whole with what lacks filled up."""
+"""What becomes of a pair whose images have different aspect ratios: an error, the middle of both, or both whole with what lacks filled up."""
 FITS: tuple[Fit, ...] = get_args(Fit)
 
 _DONE = {
-    "scaled": "before and after have two sizes: the larger picture is scaled to the smaller one",
-    "trimmed": "sides are no multiples of 8: the middle of both pictures is taken",
-    "shrunk": "pictures of more than 1024 x 1024 pixels are scaled down to that many; choose a size to learn at another",
-    "crop": "before and after have two aspect ratios: the larger picture is scaled and cropped to the smaller one",
-    "pad": "before and after have two aspect ratios: the larger picture is scaled into the smaller one's size, and its border repeated around it",
+    "scaled": "before and after have two sizes: the larger image is scaled to the smaller one",
+    "trimmed": "sides are no multiples of 8: the middle of both images is taken",
+    "shrunk": "images of more than 1024 x 1024 pixels are scaled down to that many; choose a size to learn at another",
+    "crop": "before and after have two aspect ratios: the larger image is scaled and cropped to the smaller one",
+    "pad": "before and after have two aspect ratios: the larger image is scaled into the smaller one's size, and its border repeated around it",
 }
 """What can be done to a pair -> what people are told."""
 
 
 @dataclass(frozen=True)
 class EditPair:
-    """One picture before and after the edit, both [H, W, 3] fp32 in 0..1."""
+    """One image before and after the edit, both [H, W, 3] fp32 in 0..1."""
 
     before: Tensor
     after: Tensor
@@ -53,11 +53,11 @@ class EditPair:
 
 @dataclass(frozen=True)
 class EditPairs:
-    """At least one pair; every pair's two pictures have one size, which may differ from pair to pair."""
+    """At least one pair; every pair's two images have one size, which may differ from pair to pair."""
 
     pairs: tuple[EditPair, ...]
     remarks: tuple[str, ...] = ()
-    """What was left out, and what was done to pictures, in sentences."""
+    """What was left out, and what was done to images, in sentences."""
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -82,16 +82,16 @@ def load_pairs(folder: str | Path, size: int | None = None, fit: Fit = "stop", s
     """Read the pairs of a folder, or of the folders below it; see :mod:`.layouts` for how they may lie there.
 
     Before and after of one aspect ratio are brought to the smaller one's size. Without ``size``, sides are cropped to multiples of 8,
-    and pictures of more than 1024 x 1024 pixels scaled down to that many.
+    and images of more than 1024 x 1024 pixels scaled down to that many.
 
     Args:
-        folder: where the pictures are.
-        size: when given, every picture is scaled to cover a square of this many pixels and cropped at its centre.
-        fit: what becomes of a pair whose pictures have different aspect ratios.
+        folder: where the images are.
+        size: when given, every image is scaled to cover a square of this many pixels and cropped at its centre.
+        fit: what becomes of a pair whose images have different aspect ratios.
         strict: stop at the first pair that cannot be read. Otherwise it is left out and told in ``remarks``, as long as one is left.
 
     Raises:
-        PairError: no folder, a size out of range, no pairs, none that can be read, different aspect ratios within a pair, two pictures of one name, a list
+        PairError: no folder, a size out of range, no pairs, none that can be read, different aspect ratios within a pair, two images of one name, a list
             that is malformed.
     """
     if size is not None and not MIN_SIDE <= size <= _MOST_SIDE:
@@ -99,12 +99,12 @@ def load_pairs(folder: str | Path, size: int | None = None, fit: Fit = "stop", s
     folder = Path(folder)
     if not os.path.isdir(folder):
         fault = "is a file" if os.path.isfile(folder) else "does not exist"
-        raise PairError(f"Pairs folder '{str(folder)[:200]}' {fault}. Put the pictures in a folder and give its path.")
+        raise PairError(f"Pairs folder '{str(folder)[:200]}' {fault}. Put the images in a folder and give its path.")
     refused: list[PairError] = []
     found = pairs_below(folder, refused.append)
     if not found and not refused:
         raise PairError(
-            f"Pairs folder '{folder.name}' holds no pairs. Name the pictures 0_0.png (before) and 0_1.png (after), 1_0.png and 1_1.png and so on, "
+            f"Pairs folder '{folder.name}' holds no pairs. Name the images 0_0.png (before) and 0_1.png (after), 1_0.png and 1_1.png and so on, "
             "or use sub-folders before/ and after/ with equal names, or a pairs.json."
         )
     if len(found) > MAX_PAIRS:
@@ -131,21 +131,21 @@ def load_pairs(folder: str | Path, size: int | None = None, fit: Fit = "stop", s
 
 
 def make_pairs(before: Tensor | Sequence[Tensor], after: Tensor | Sequence[Tensor], names: Sequence[str] | None = None, fit: Fit = "stop") -> EditPairs:
-    """Pairs from pictures in memory. Before and after of one aspect ratio are brought to the smaller one's size.
+    """Pairs from images in memory. Before and after of one aspect ratio are brought to the smaller one's size.
 
     Args:
-        before, after: what :func:`~..pictures.picture_batch` takes (transparency is dropped); or several of them, which may differ in size.
+        before, after: what :func:`~..images.image_batch` takes (transparency is dropped); or several of them, which may differ in size.
         names: names for messages, one for each pair; numbers when not given.
-        fit: what becomes of a pair whose pictures have different aspect ratios.
+        fit: what becomes of a pair whose images have different aspect ratios.
 
     Raises:
-        PairError: different numbers of pictures, different aspect ratios within a pair, or no pictures at all.
+        PairError: different numbers of images, different aspect ratios within a pair, or no images at all.
     """
-    sides = [_pictures_of(batches) for batches in (before, after)]
+    sides = [_images_of(batches) for batches in (before, after)]
     counts = [len(side) for side in sides]
     if counts[0] != counts[1]:
         raise PairError(
-            f"Pairs: {counts[0]} pictures before but {counts[1]} after. Every picture needs its twin, in the same order: give batches of equal length."
+            f"Pairs: {counts[0]} images before but {counts[1]} after. Every image needs its twin, in the same order: give batches of equal length."
         )
     if not 1 <= counts[0] <= MAX_PAIRS:
         raise PairError(f"Pairs: {counts[0]} pairs were given, between 1 and {MAX_PAIRS} are needed.")
@@ -159,7 +159,7 @@ def make_pairs(before: Tensor | Sequence[Tensor], after: Tensor | Sequence[Tenso
 
 def thumbnail(pairs: EditPairs) -> Image.Image:
     """Before and after of the first pair, side by side."""
-    halves = [to_image(picture).resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE)) for picture in (pairs[0].before, pairs[0].after)]
+    halves = [to_image(image).resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE)) for image in (pairs[0].before, pairs[0].after)]
     both = Image.new("RGB", (2 * _THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
     for index, half in enumerate(halves):
         both.paste(half, (index * _THUMBNAIL_SIDE, 0))
@@ -167,7 +167,7 @@ def thumbnail(pairs: EditPairs) -> Image.Image:
 
 
 def check_pair(name: str, before: Tensor, after: Tensor) -> EditPair:
-    """A pair of two pictures [H, W, 3].
+    """A pair of two images [H, W, 3].
 
     Raises:
         PairError: sizes that differ, a side below 16 pixels, values that are not finite.
@@ -175,12 +175,12 @@ def check_pair(name: str, before: Tensor, after: Tensor) -> EditPair:
     if before.shape != after.shape:
         raise PairError(
             f"Pair '{name}': before is {before.shape[1]} x {before.shape[0]}, after is {after.shape[1]} x {after.shape[0]}. "
-            "Both pictures of a pair must have the same size: crop or scale them alike."
+            "Both images of a pair must have the same size: crop or scale them alike."
         )
     if min(before.shape[:2]) < MIN_SIDE:
         raise PairError(f"Pair '{name}' is {before.shape[1]} x {before.shape[0]}: each side needs at least {MIN_SIDE} pixels.")
     if not (torch.isfinite(before).all() and torch.isfinite(after).all()):
-        raise PairError(f"Pair '{name}' holds values that are not finite. Save the pictures again.")
+        raise PairError(f"Pair '{name}' holds values that are not finite. Save the images again.")
     return EditPair(before, after, name)
 
 
@@ -213,7 +213,7 @@ def find_pairs(folder: Path) -> list[tuple[str, Path, Path]]:
     """(name, before, after) of every pair of a folder; nothing is opened.
 
     Raises:
-        PairError: a missing twin, two pictures of one name, a malformed list, a name in it that is no file of the folder.
+        PairError: a missing twin, two images of one name, a malformed list, a name in it that is no file of the folder.
     """
     return [(pair.name, pair.before, pair.after) for pair in pairs_in(folder)]
 
@@ -226,7 +226,7 @@ def _read(listed: ListedPair, size: int | None, fit: Fit) -> tuple[EditPair, tup
         if same_ratio(opened[0].size, opened[1].size):
             before, after = (from_image(ImageOps.fit(on_white(each.image), (size, size), Image.Resampling.LANCZOS)) for each in opened)
             return check_pair(listed.name, before, after), (), (*opened[0].remarks, *opened[1].remarks)
-    opened = [open_picture(file, file.name) for file in files]
+    opened = [open_image(file, file.name) for file in files]
     before, after, deeds = alike(listed.name, from_image(on_white(opened[0].image)), from_image(on_white(opened[1].image)), fit)
     if size is not None:
         before, after = covering(before, (size, size)), covering(after, (size, size))
@@ -238,19 +238,19 @@ def _read(listed: ListedPair, size: int | None, fit: Fit) -> tuple[EditPair, tup
     return check_pair(listed.name, before, after), deeds, (*opened[0].remarks, *opened[1].remarks)
 
 
-def _open_near(file: Path, size: int) -> OpenedPicture:
-    """A picture that is decoded smaller where it is far larger than a square of so many pixels."""
-    return open_picture(file, file.name, lambda width, height: min(width, height) // (2 * size))
+def _open_near(file: Path, size: int) -> OpenedImage:
+    """An image that is decoded smaller where it is far larger than a square of so many pixels."""
+    return open_image(file, file.name, lambda width, height: min(width, height) // (2 * size))
 
 
-def _pictures_of(batches: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    """Every picture [H, W, 3] of a batch, or of several."""
+def _images_of(batches: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """Every image [H, W, 3] of a batch, or of several."""
     given = [batches] if isinstance(batches, Tensor) else list(batches)
-    return [picture[..., :3].float().cpu() for batch in given for picture in picture_batch(batch, "Pairs", PairError)]
+    return [image[..., :3].float().cpu() for batch in given for image in image_batch(batch, "Pairs", PairError)]
 
 
-def _size(picture: Tensor) -> Size:
-    return picture.shape[0], picture.shape[1]
+def _size(image: Tensor) -> Size:
+    return image.shape[0], image.shape[1]
 
 
 def _mixed(name: str, before: Size, after: Size) -> MixedRatiosError:

@@ -1,4 +1,4 @@
-"""Unique phrases: words for an edit, found by what tells the pictures before it from those after it (InstructBrush, section 4.2)."""
+"""Unique phrases: words for an edit, found by what tells the images before it from those after it (InstructBrush, section 4.2)."""
 
 import math
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ Side = Literal["before", "after"]
 
 @dataclass(frozen=True)
 class Phrase:
-    """One phrase of the caption of one set of pictures."""
+    """One phrase of the caption of one set of images."""
 
     text: str
     side: Side
@@ -65,7 +65,7 @@ class UniquePhrases:
 
 @dataclass(frozen=True)
 class Chain:
-    """Phrases in the order they were appended, and how well each beginning of the chain fits the pictures (cosine)."""
+    """Phrases in the order they were appended, and how well each beginning of the chain fits the images (cosine)."""
 
     phrases: tuple[str, ...]
     similarities: tuple[float, ...]
@@ -81,9 +81,9 @@ def default_eta(clip: ClipModel) -> float:
     return _ETA.get(clip.name, _OTHER_ETA)
 
 
-def set_features(clip: ClipModel, pictures: Sequence[Tensor]) -> Tensor:
-    """The mean of the normalised features of pictures [H, W, 3], [P]. Not normalised again: its product with a normalised text is the mean cosine."""
-    return image_features(clip, pictures).mean(0)
+def set_features(clip: ClipModel, images: Sequence[Tensor]) -> Tensor:
+    """The mean of the normalised features of images [H, W, 3], [P]. Not normalised again: its product with a normalised text is the mean cosine."""
+    return image_features(clip, images).mean(0)
 
 
 def rank(features: Tensor, phrases: Sequence[str], table: Tensor, count: int = CANDIDATES, chunk: int = CHUNK) -> list[str]:
@@ -92,7 +92,7 @@ def rank(features: Tensor, phrases: Sequence[str], table: Tensor, count: int = C
     A vocabulary longer than ``chunk`` is ranked by parts of that size first, each of which sends on its best ``chunk / parts``.
 
     Args:
-        features: of the pictures [P].
+        features: of the images [P].
         phrases: N phrases.
         table: their normalised features [N, P].
         count: how many are wanted at most.
@@ -108,13 +108,13 @@ def rank(features: Tensor, phrases: Sequence[str], table: Tensor, count: int = C
 def chain(
     clip: ClipModel, features: Tensor, candidates: Sequence[str], count: int = PHRASES, minimum: int | None = None, progress: Progress | None = None
 ) -> Chain:
-    """Append phrase after phrase, always the one that makes the whole fit the pictures best, as clip-interrogator's ``Interrogator.chain`` does.
+    """Append phrase after phrase, always the one that makes the whole fit the images best, as clip-interrogator's ``Interrogator.chain`` does.
 
     It ends early where the text window is full, and after ``minimum`` additions when no phrase improves the fit.
 
     Args:
         clip: the model.
-        features: of the pictures [P].
+        features: of the images [P].
         candidates: phrases to choose from, each used once.
         count: phrases of a whole chain.
         minimum: additions after the first phrase that are made even when they make the fit worse; ``None``: all.
@@ -142,15 +142,15 @@ def chain(
 
 
 def sensitivities(clip: ClipModel, phrases: Sequence[str], own: Tensor, other: Tensor, scale: float = 1.0) -> list[float]:
-    """Eq. 6: sim(p, own set) - sim(p, other set), the mean cosines of a phrase with the pictures of two sets, times ``scale``.
+    """Eq. 6: sim(p, own set) - sim(p, other set), the mean cosines of a phrase with the images of two sets, times ``scale``.
 
-    For the pictures after the edit the sign is mirrored by giving them as ``own``.
+    For the images after the edit the sign is mirrored by giving them as ``own``.
     """
     return (scale * (encode_phrases(clip, phrases) @ (own - other))).tolist()
 
 
 def instruction_text(before: str, after: str) -> str:
-    """The template: "turn <before> into <after>", "turn it into <after>", or nothing where the pictures after the edit have no unique phrase."""
+    """The template: "turn <before> into <after>", "turn it into <after>", or nothing where the images after the edit have no unique phrase."""
     if not after:
         return ""
     return f"turn {before or 'it'} into {after}"
@@ -169,7 +169,7 @@ def unique_phrases(
     """Find words for what an edit does (Eq. 6 and 7 and the template).
 
     Args:
-        clip: the model that compares pictures with words.
+        clip: the model that compares images with words.
         pairs: before and after the edit.
         count: r, phrases of the caption of each set.
         eta: least sensitivity of a unique phrase; ``None`` takes :func:`default_eta`.
@@ -215,7 +215,7 @@ def _chosen(table: tuple[Phrase, ...], eta: float) -> UniquePhrases:
     text = instruction_text(before, after)
     highest = top["after"]
     if text:
-        remark = f"Init text: {text}" if before else f"Init text: {text} (no phrase tells the pictures before the edit apart)"
+        remark = f"Init text: {text}" if before else f"Init text: {text} (no phrase tells the images before the edit apart)"
     else:
         remark = (
             f"No init text: the highest sensitivity after the edit is {highest.sensitivity:.4f} ('{highest.text}'), below eta. "

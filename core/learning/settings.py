@@ -49,7 +49,7 @@ class LearningSettings:
     noise_weight: float = 1.0
     """Weight of the noise prediction error."""
     direction_weight: float = 0.0
-    """Weight of ``1 - cos`` between what the text states say and how the pictures differ in CLIP space (Visii; in the space of text)."""
+    """Weight of ``1 - cos`` between what the text states say and how the images differ in CLIP space (Visii; in the space of text)."""
     clamp_direction: bool = False
     """Cut the cosine off at 0.5, as Visii's published code does: beyond it the direction teaches nothing more."""
     clip_norm: float | None = None

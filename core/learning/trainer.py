@@ -45,7 +45,7 @@ class Trainer:
         settings: how to learn.
         init_text: the phrase, for the record.
         phrase_tokens: number of its tokens without start and end; m when ``settings.tokens`` is None.
-        direction: how the pictures differ in CLIP space, for settings with a ``direction_weight``.
+        direction: how the images differ in CLIP space, for settings with a ``direction_weight``.
         only_segments: train these alone (separate segments only); the rest stay at their beginning.
 
     Raises:
@@ -160,7 +160,7 @@ class Trainer:
     def _too_large(self) -> str:
         free = free_memory(self.denoiser.device) or 0
         fits = largest_side(self._family, self.denoiser.dtype.itemsize, free)
-        return f"Learning: these pictures are too large for the device's memory ({free / 2**30:.1f} GiB free). Use pictures of at most {fits} x {fits} pixels."
+        return f"Learning: these images are too large for the device's memory ({free / 2**30:.1f} GiB free). Use images of at most {fits} x {fits} pixels."
 
     @property
     def _family(self) -> str:

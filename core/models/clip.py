@@ -1,4 +1,4 @@
-"""CLIP: pictures and words in one space. The pocket editor's own, or any open_clip architecture with weights from a local file."""
+"""CLIP: images and words in one space. The pocket editor's own, or any open_clip architecture with weights from a local file."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -103,7 +103,7 @@ class ImageEncoder(Protocol):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How pictures are made ready, after open_clip's ``PreprocessCfg``."""
+    """How images are made ready, after open_clip's ``PreprocessCfg``."""
 
     size: tuple[int, int] = (224, 224)
     mean: tuple[float, ...] = _MEAN
@@ -120,7 +120,7 @@ class Preprocessing:
             ModelError: not [B, H, W, 3].
         """
         if images.ndim != 4 or images.shape[3] != 3 or not images.numel():
-            raise ModelError(f"CLIP: pictures of shape {tuple(images.shape)} do not fit; [batch, height, width, 3] is needed.")
+            raise ModelError(f"CLIP: images of shape {tuple(images.shape)} do not fit; [batch, height, width, 3] is needed.")
         pixels = images.movedim(3, 1).float()
         height, width = self.size
         if self.resize_mode == "squash":
@@ -144,7 +144,7 @@ class OpenClipModel:
     Args:
         name: see :class:`ClipModel`.
         module: open_clip's ``CLIP`` with a plain causal text tower, frozen.
-        preprocessing: of its pictures.
+        preprocessing: of its images.
         tokenizer: with ``encode`` and ``decode`` as open_clip's ``SimpleTokenizer``.
         ends: the start and the end token.
     """
@@ -216,7 +216,7 @@ class OpenClipModel:
 
 
 def pocket_clip(device: torch.device | str = "cpu") -> OpenClipModel:
-    """The pocket editor's own CLIP: its text encoder with the picture tower that was trained beside it, for 128 px."""
+    """The pocket editor's own CLIP: its text encoder with the image tower that was trained beside it, for 128 px."""
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
     tokenizer: Any = tokenizer_from_folder(POCKET_FOLDER / "tokenizer")
@@ -268,7 +268,7 @@ def open_clip_model(name: str, pretrained_file: Path, device: torch.device | str
     # What is neither in a file nor known here could not be filled in.
     unknown = {key for key, _ in module.named_buffers()} - set(module.state_dict()) - {"attn_mask"}
     if unknown or height != width or chosen.get("resize_mode") == "longest":
-        raise ModelError(f"CLIP '{name}': the picture encoder of {architecture} is of a kind that is not supported. Choose another such as {KNOWN_NAMES[0]}.")
+        raise ModelError(f"CLIP '{name}': the image encoder of {architecture} is of a kind that is not supported. Choose another such as {KNOWN_NAMES[0]}.")
     named = dict(weights.tensors())
     if "text_model.embeddings.token_embedding.weight" in named:
         try:
@@ -298,9 +298,9 @@ def load_clip(name: str | None = None, folder: Path | None = None, device: torch
 
 
 @torch.no_grad()
-def image_features(model: ImageEncoder, pictures: Iterable[Tensor]) -> Tensor:
-    """Features of length 1 of pictures [H, W, 3] in 0..1, fp32 [N, P] on the model's device. They may differ in size: one at a time is encoded."""
-    return torch.cat([functional.normalize(model.encode_images(picture[None]).float(), dim=-1) for picture in pictures])
+def image_features(model: ImageEncoder, images: Iterable[Tensor]) -> Tensor:
+    """Features of length 1 of images [H, W, 3] in 0..1, fp32 [N, P] on the model's device. They may differ in size: one at a time is encoded."""
+    return torch.cat([functional.normalize(model.encode_images(image[None]).float(), dim=-1) for image in images])
 
 
 @torch.no_grad()

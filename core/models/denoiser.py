@@ -42,7 +42,7 @@ class Denoiser(Protocol):
         Args:
             noisy: ``sqrt(abar_t) z + sqrt(1 - abar_t) e`` [B, 4, h, w].
             timesteps: [B], 0..999, int64 or the float positions that samplers take.
-            image_latent: the image condition [B, C, h, w] as the editor makes it: the picture's latent, unscaled, and in a model that reads a mask the
+            image_latent: the image condition [B, C, h, w] as the editor makes it: the image's latent, unscaled, and in a model that reads a mask the
                 mask's after it (C is ``description.condition_channels``). Zeros are the null image, and the null mask with it.
             context: text states [B, L, D].
             injection: learned keys and values, used in every row at every site; or those of equally large groups of rows.
@@ -165,7 +165,7 @@ class DiffusersDenoiser:
             raise ModelError(f"Latents: noisy {tuple(noisy.shape)} and image {tuple(image_latent.shape)} must have the same shape [batch, 4, height, width].")
         needed, given = self.description.condition_channels, image_latent.shape[1]
         if given != needed:
-            takes = "reads a mask as well: give it the latents of picture and mask" if needed > 4 else "reads no mask: give it the picture's latent alone"
+            takes = "reads a mask as well: give it the latents of image and mask" if needed > 4 else "reads no mask: give it the image's latent alone"
             raise ModelError(
                 f"{self.description.title}: its image condition has {needed} channels, {given} were given. It {takes}, as DiffusersEditor.condition makes it."
             )

@@ -1,4 +1,4 @@
-"""DINO: what pictures show, learned without words. Only measures; loaded from a local folder in the layout of transformers."""
+"""DINO: what images show, learned without words. Only measures; loaded from a local folder in the layout of transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ _SIDE = 224
 
 
 class DinoModel:
-    """A frozen DINO in fp32. Its feature of a picture is the class token after the last norm, as DINO's own hub model gives it.
+    """A frozen DINO in fp32. Its feature of an image is the class token after the last norm, as DINO's own hub model gives it.
 
-    Pictures are prepared as MagicBrush's evaluation does it: shorter side to 256 by bicubic scaling, the middle 224 x 224, ImageNet's mean and
+    Images are prepared as MagicBrush's evaluation does it: shorter side to 256 by bicubic scaling, the middle 224 x 224, ImageNet's mean and
     deviation (in proportion for a ViT of another size).
 
     Args:

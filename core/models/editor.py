@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..regions.conditions import mask_picture
+from ..regions.conditions import mask_image
 from .denoiser import DiffusersDenoiser
 from .families import ModelDescription
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 class DiffusersEditor:
     """A frozen InstructPix2Pix model on the diffusers engine. Nothing in it gets gradients.
 
-    Pictures are fp32 [B, H, W, 3] in 0..1, sides multiples of :attr:`stride`. Latents are fp32 [B, 4, H/8, W/8].
+    Images are fp32 [B, H, W, 3] in 0..1, sides multiples of :attr:`stride`. Latents are fp32 [B, 4, H/8, W/8].
     """
 
     denoiser: DiffusersDenoiser
@@ -71,7 +71,7 @@ class DiffusersEditor:
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
-        """The pictures' latents: the VAE's mode, unscaled.
+        """The images' latents: the VAE's mode, unscaled.
 
         Raises:
             ModelError: not [B, H, W, 3], or a side that is no multiple of the stride.
@@ -90,11 +90,11 @@ class DiffusersEditor:
         return encoded.latents.float() / self.description.family.scaling_factor
 
     def condition(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
-        """The image condition as the denoiser takes it: the pictures' latents and, in a model that reads a mask, the masks' after them.
+        """The image condition as the denoiser takes it: the images' latents and, in a model that reads a mask, the masks' after them.
 
         Args:
-            images: the pictures.
-            masks: where the edit may act, [h, w] or [b, h, w] in 0..1, of the pictures' aspect ratio. None is white: everywhere.
+            images: the images.
+            masks: where the edit may act, [h, w] or [b, h, w] in 0..1, of the images' aspect ratio. None is white: everywhere.
 
         Returns:
             [B, C, h, w], C as ``description.condition_channels``.
@@ -108,7 +108,7 @@ class DiffusersEditor:
             self.description.require_mask()
         if not self.description.reads_mask:
             return latents
-        mask_latents = self.encode_images(mask_picture(masks, images))
+        mask_latents = self.encode_images(mask_image(masks, images))
         return torch.cat([latents, mask_latents.expand(len(images), -1, -1, -1)], dim=1)
 
     def scale(self, latents: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class DiffusersEditor:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures in 0..1 from scaled latents.
+        """Images in 0..1 from scaled latents.
 
         Raises:
             ModelError: not [B, 4, h, w].

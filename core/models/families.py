@@ -33,7 +33,7 @@ class Family:
     default_text_scale: float = 7.5
     """s_T of Eq. 3."""
     latent_channels: int = 4
-    """Channels of a picture's latent."""
+    """Channels of an image's latent."""
     comfyui_only: bool = False
     """Whether the diffusers engine cannot run it."""
 
@@ -61,9 +61,9 @@ class ModelDescription:
 
     family: Family
     sites: tuple[Site, ...]
-    """Empty for Stable Diffusion 3, whose layers attend to words and picture at once."""
+    """Empty for Stable Diffusion 3, whose layers attend to words and image at once."""
     in_channels: int
-    """Of the noisy latent, the picture's latent and, in a model that reads a mask, the mask's: so many latents one after another."""
+    """Of the noisy latent, the image's latent and, in a model that reads a mask, the mask's: so many latents one after another."""
     fingerprint: str
     """See :func:`fingerprint_of`."""
     title: str

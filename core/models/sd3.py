@@ -1,6 +1,6 @@
 """UltraEdit's Stable Diffusion 3: a transformer with more input channels, told from the shapes of its tensors.
 
-Its layers attend to words and picture at once, so there is no cross-attention for an instruction to act in.
+Its layers attend to words and image at once, so there is no cross-attention for an instruction to act in.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ def in_channels(shapes: Shapes) -> int:
 
 
 def fingerprint_of(shapes: Shapes, read: Callable[[str, int], Tensor]) -> str:
-    """A short identity: sha256, hex, over the first 4 rows of the picture's queries in every layer, rounded to fp16 and then to bf16.
+    """A short identity: sha256, hex, over the first 4 rows of the image's queries in every layer, rounded to fp16 and then to bf16.
 
     The same in either dialect and for the storage types that :func:`~.families.fingerprint_of` names.
 

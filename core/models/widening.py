@@ -13,7 +13,7 @@ from .attention import Shapes
 
 _INPUT = "conv_in.weight"
 _NARROW = (4, 8, 12)
-"""Noise; noise and picture; noise, picture and mask."""
+"""Noise; noise and image; noise, image and mask."""
 
 
 def widened_shapes(shapes: Shapes, channels: int, title: str) -> Shapes:

@@ -1,1 +1,1 @@
-"""Instructions that need a thought: a vision-language model reads the words together with the picture."""
+"""Instructions that need a thought: a vision-language model reads the words together with the image."""

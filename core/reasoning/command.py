@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _CHANNELS = 8
-"""Noise and picture."""
+"""Noise and image."""
 _PRECISIONS: dict[str, tuple[torch.dtype | None, int | None]] = {
     "auto": (None, None),
     "bf16": (torch.bfloat16, None),
@@ -45,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_run_options(parser)
     parser.add_argument("--mllm", required=True, help="folder of a vision-language model such as LLaVA-1.5, or 'pocket'")
     parser.add_argument("--mllm-precision", choices=_PRECISIONS, default="auto", help="of its weights (default auto: as stored, fp32 on the CPU)")
-    parser.add_argument("--mllm-batch", type=int, default=4, help="pictures with words that it reads at once (default 4)")
+    parser.add_argument("--mllm-batch", type=int, default=4, help="images with words that it reads at once (default 4)")
     parser.add_argument("--states", metavar="DIR", help="where its states are kept (default: states/ in --out); runs on the same data may share it")
     parser.add_argument("--connector", metavar="FILE", help="a trained connector to begin with (default: an untrained one)")
     parser.add_argument("--indirect", type=float, default=0.5, help="chance of an indirect instruction where a pair has both kinds (default 0.5)")

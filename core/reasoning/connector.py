@@ -97,7 +97,7 @@ class Connector(nn.Module):
         return self.queries.weight.device
 
     def forward(self, text_states: Tensor, mllm_states: Tensor, mask: Tensor) -> Tensor:
-        """Text states that know the picture. Differentiable.
+        """Text states that know the image. Differentiable.
 
         Args:
             text_states: of the instruction [B, L, W], L at least the queries. Rows after those (further windows of long texts) stay as they are.
@@ -122,7 +122,7 @@ class Connector(nn.Module):
         """As :meth:`forward`, for use: checked, on the connector's device, and back on the text states' device.
 
         Args:
-            text_states: [B, L, W], or [1, L, W] for the same words to every picture.
+            text_states: [B, L, W], or [1, L, W] for the same words to every image.
             mllm_states, mask: as :meth:`forward`.
 
         Raises:
@@ -140,9 +140,9 @@ class Connector(nn.Module):
                 f"Use the MLLM it was trained with ({config.mllm_name or 'not named'})."
             )
         if mask.shape != mllm_states.shape[:2] or not mask.any(1).all():
-            raise ModelError(f"Connector: a mask of shape {list(mask.shape)} does not fit {list(mllm_states.shape)}, or leaves nothing to read of a picture.")
+            raise ModelError(f"Connector: a mask of shape {list(mask.shape)} does not fit {list(mllm_states.shape)}, or leaves nothing to read of an image.")
         if len(text_states) not in (1, len(mllm_states)):
-            raise ModelError(f"Connector: {len(text_states)} texts and {len(mllm_states)} pictures do not make pairs. Give one text, or one for each picture.")
+            raise ModelError(f"Connector: {len(text_states)} texts and {len(mllm_states)} images do not make pairs. Give one text, or one for each image.")
         text = text_states.expand(len(mllm_states), -1, -1).to(self.device)
         return self(text, mllm_states.to(self.device), mask.to(self.device).bool()).to(text_states.device)
 

@@ -1,4 +1,4 @@
-"""From a wish to an instruction: a vision-language model looks at the picture and says which edit fulfils the wish."""
+"""From a wish to an instruction: a vision-language model looks at the image and says which edit fulfils the wish."""
 
 import json
 import re
@@ -47,14 +47,14 @@ class Answers(Protocol):
         """For messages."""
         ...
 
-    def answer(self, picture: Tensor, words: str, max_new_tokens: int = ..., task: str = ..., progress: Progress | None = ...) -> str:
+    def answer(self, image: Tensor, words: str, max_new_tokens: int = ..., task: str = ..., progress: Progress | None = ...) -> str:
         """See :meth:`~.mllm.Mllm.answer`."""
         ...
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a wish means for a picture.
+    """What a wish means for an image.
 
     Attributes:
         instruction: an explicit edit, on one line; the user's own words where ``fallback`` is true.
@@ -69,26 +69,26 @@ class Explanation:
     warning: str = ""
 
 
-def explain(mllm: Answers, picture: Tensor, wish: str, max_new_tokens: int = MOST_TOKENS, progress: Progress | None = None) -> Explanation:
-    """Ask which edit of a picture fulfils a wish. An answer that cannot be used is asked for once more, more strictly; then the wish itself is taken.
+def explain(mllm: Answers, image: Tensor, wish: str, max_new_tokens: int = MOST_TOKENS, progress: Progress | None = None) -> Explanation:
+    """Ask which edit of an image fulfils a wish. An answer that cannot be used is asked for once more, more strictly; then the wish itself is taken.
 
     Args:
         mllm: who is asked.
-        picture: [H, W, 3] in 0..1.
+        image: [H, W, 3] in 0..1.
         wish: what the user wants, which may name no edit: "she prefers a face mask to sunglasses".
         max_new_tokens: of an answer.
         progress: called after every token.
 
     Raises:
         InstructionError: there are no words.
-        ModelError: the picture does not fit, or the words are too many for the model.
+        ModelError: the image does not fit, or the words are too many for the model.
     """
     wish = " ".join(wish.split())
     if not wish:
         raise InstructionError("Explain Instruction: there is no wish. Write what you would like, such as: it should look as if hours had passed.")
     problem = answer = ""
     for task in (TASK, STRICT_TASK):
-        answer = mllm.answer(picture, wish, max_new_tokens, task, progress)
+        answer = mllm.answer(image, wish, max_new_tokens, task, progress)
         try:
             return parse_answer(answer)
         except InstructionError as error:

@@ -1,6 +1,6 @@
-"""Frozen vision-language models: a picture and words to states or to an answer. LLaVA-1.5 first, and whatever transformers runs behind the same interface.
+"""Frozen vision-language models: an image and words to states or to an answer. LLaVA-1.5 first, and whatever transformers runs behind the same interface.
 
-A chat has one message: the picture, a task (what to do with the words), and the words, as the picture and two texts of transformers' chat format. A model
+A chat has one message: the image, a task (what to do with the words), and the words, as the image and two texts of transformers' chat format. A model
 that was trained for the very task (the pocket reader) may leave the task out in its chat template.
 """
 
@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn import Module, ModuleDict
 
 from ..errors import ModelError
+from ..images import to_image
 from ..models.builtin import TITLES
 from ..models.folders import model_folder, model_title
 from ..models.weights import fingerprint, folder_weights, read_config, read_json
-from ..pictures import to_image
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ STATES_TASK = "What should be changed in this picture to fulfil this wish?"
 _PROCESSOR_FILES = (("preprocessor_config.json",), ("processor_config.json",))
 _TOKENIZER_FILES = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
 _SIDE = 8
-"""Pixels that a picture's sides need at least."""
+"""Pixels that an image's sides need at least."""
 _LLAVA_CHAT = (
     "{% for message in messages %}USER: <image>\n{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }} {% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
@@ -83,7 +83,7 @@ class Mllm:
 
     @property
     def room(self) -> int:
-        """Tokens it reads at most, the picture's included."""
+        """Tokens it reads at most, the image's included."""
         return int(getattr(self._config.get_text_config(), "max_position_embeddings", None) or 2**31)
 
     @property
@@ -114,7 +114,7 @@ class Mllm:
         self._network = self._module = None
 
     def prompt(self, words: str, task: str = STATES_TASK) -> str:
-        """The chat as the model reads it, with one mark where the picture is. The words are data: marks of the chat in them are taken out.
+        """The chat as the model reads it, with one mark where the image is. The words are data: marks of the chat in them are taken out.
 
         Raises:
             ModelError: the model's chat template cannot be used.
@@ -127,13 +127,13 @@ class Mllm:
             raise ModelError(f"MLLM '{self.name}': its chat template cannot be used ({_reason(error)}). Get its files again: {FILES}.") from error
 
     @torch.no_grad()
-    def states(self, pictures: Sequence[Tensor], texts: Sequence[str], task: str = STATES_TASK) -> tuple[Tensor, Tensor]:
-        """The last layer's states of the chat, after the final norm, at the positions of picture and words: F(x, I) of ReasonPix2Pix, Eq. 8.
+    def states(self, images: Sequence[Tensor], texts: Sequence[str], task: str = STATES_TASK) -> tuple[Tensor, Tensor]:
+        """The last layer's states of the chat, after the final norm, at the positions of image and words: F(x, I) of ReasonPix2Pix, Eq. 8.
 
         Shorter chats are padded at their end, where nothing that counts attends to and no position moves.
 
         Args:
-            pictures: B pictures [H, W, 3] in 0..1, of any sizes.
+            images: B images [H, W, 3] in 0..1, of any sizes.
             texts: B instructions or wishes.
             task: see the module.
 
@@ -141,12 +141,12 @@ class Mllm:
             fp32 [B, L, D], zero where there is padding, and bool [B, L], true elsewhere; on the model's device.
 
         Raises:
-            ModelError: a picture or a text does not fit, or the states are not finite.
+            ModelError: an image or a text does not fit, or the states are not finite.
         """
-        if not texts or len(pictures) != len(texts):
-            raise ModelError(f"MLLM '{self.name}': {len(pictures)} pictures and {len(texts)} texts do not make pairs. Give one text for each picture.")
+        if not texts or len(images) != len(texts):
+            raise ModelError(f"MLLM '{self.name}': {len(images)} images and {len(texts)} texts do not make pairs. Give one text for each image.")
         network = self._ready()
-        inputs = self._inputs(pictures, texts, task)
+        inputs = self._inputs(images, texts, task)
         inner = network.base_model
         # Older kinds have no inner model without the head.
         outputs = inner(**inputs, use_cache=False, output_hidden_states=inner is network)
@@ -158,11 +158,11 @@ class Mllm:
         return hidden, mask
 
     @torch.no_grad()
-    def answer(self, picture: Tensor, words: str, max_new_tokens: int = 200, task: str = "", progress: Progress | None = None) -> str:
-        """What the model says to a picture and words, always the same: the most probable token each time.
+    def answer(self, image: Tensor, words: str, max_new_tokens: int = 200, task: str = "", progress: Progress | None = None) -> str:
+        """What the model says to an image and words, always the same: the most probable token each time.
 
         Args:
-            picture: [H, W, 3] in 0..1.
+            image: [H, W, 3] in 0..1.
             words: what is said to it.
             max_new_tokens: where it stops at the latest.
             task: see the module.
@@ -176,11 +176,11 @@ class Mllm:
         if max_new_tokens < 1:
             raise ModelError(f"MLLM '{self.name}': an answer of {max_new_tokens} tokens is none. Allow at least 1.")
         network = self._ready()
-        inputs = self._inputs([picture], [words], task)
+        inputs = self._inputs([image], [words], task)
         start = inputs["input_ids"].shape[1]
         most = min(max_new_tokens, self.room - start)
         if most < 1:
-            raise ModelError(f"MLLM '{self.name}': picture and words fill all {self.room} tokens it reads, so it cannot answer. Use fewer words.")
+            raise ModelError(f"MLLM '{self.name}': image and words fill all {self.room} tokens it reads, so it cannot answer. Use fewer words.")
 
         def watch(ids: Tensor, scores: Any, **_: Any) -> Tensor:
             if progress:
@@ -191,8 +191,8 @@ class Mllm:
         ids = network.generate(**inputs, max_new_tokens=most, do_sample=False, num_beams=1, stopping_criteria=criteria)
         return str(self._processor.tokenizer.decode(ids[0, start:], skip_special_tokens=True)).strip()
 
-    def _inputs(self, pictures: Sequence[Tensor], texts: Sequence[str], task: str) -> dict[str, Any]:
-        images = [[to_image(_checked_picture(picture, self.name))] for picture in pictures]
+    def _inputs(self, frames: Sequence[Tensor], texts: Sequence[str], task: str) -> dict[str, Any]:
+        images = [[to_image(_checked_image(image, self.name))] for image in frames]
         prompts = [self.prompt(text, task) for text in texts]
         # Some templates begin with what the tokenizer would put there a second time.
         start = getattr(self._processor.tokenizer, "bos_token", None)
@@ -200,10 +200,10 @@ class Mllm:
         try:
             inputs = self._processor(text=prompts, images=images, padding=True, return_tensors="pt", add_special_tokens=not twice)
         except Exception as error:  # A foreign processor can fail in any way.
-            raise ModelError(f"MLLM '{self.name}': it cannot read this picture and these words ({_reason(error)}).") from error
+            raise ModelError(f"MLLM '{self.name}': it cannot read this image and these words ({_reason(error)}).") from error
         length = inputs["input_ids"].shape[1]
         if length > self.room:
-            raise ModelError(f"MLLM '{self.name}': picture and words are {length} tokens long, it reads {self.room}. Use fewer words.")
+            raise ModelError(f"MLLM '{self.name}': image and words are {length} tokens long, it reads {self.room}. Use fewer words.")
         return dict(inputs.to(self.device, self.dtype))
 
     def _plain(self, words: str) -> str:
@@ -237,7 +237,7 @@ class Mllm:
         processor = self._tried(AutoProcessor.from_pretrained)
         tokenizer = getattr(processor, "tokenizer", None)
         if tokenizer is None or not hasattr(processor, "image_processor"):
-            raise ModelError(f"MLLM '{self.name}': {self.folder} holds nothing that prepares both pictures and words. Get its files again: {FILES}.")
+            raise ModelError(f"MLLM '{self.name}': {self.folder} holds nothing that prepares both images and words. Get its files again: {FILES}.")
         # Padding comes last, so that positions need no correction whatever the kind of positions is.
         tokenizer.padding_side = "right"
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -330,7 +330,7 @@ def check_folder(folder: Path) -> str:
     config = read_config(folder / "config.json")
     model_type = str(config.get("model_type"))[:80]
     if model_type not in _known_types():
-        raise ModelError(f"{here}: its config.json says '{model_type}', which transformers does not know as a model that reads pictures and words. {advice}")
+        raise ModelError(f"{here}: its config.json says '{model_type}', which transformers does not know as a model that reads images and words. {advice}")
     for sets in (_PROCESSOR_FILES, _TOKENIZER_FILES):
         if not any(all((folder / name).is_file() for name in names) for names in sets):
             raise ModelError(f"{here}: {' or '.join(' and '.join(names) for names in sets)} is missing. {advice}")
@@ -383,12 +383,12 @@ def _checked_bits(bits: int | None, name: str) -> int | None:
     return bits
 
 
-def _checked_picture(picture: Tensor, name: str) -> Tensor:
-    if picture.ndim != 3 or picture.shape[2] != 3 or min(picture.shape[:2]) < _SIDE:
-        raise ModelError(f"MLLM '{name}': a picture of shape {list(picture.shape)} does not fit; [height, width, 3] with sides from {_SIDE} is needed.")
-    if not picture.isfinite().all():
-        raise ModelError(f"MLLM '{name}': the picture holds values that are not finite. Look at the node that made it.")
-    return picture
+def _checked_image(image: Tensor, name: str) -> Tensor:
+    if image.ndim != 3 or image.shape[2] != 3 or min(image.shape[:2]) < _SIDE:
+        raise ModelError(f"MLLM '{name}': an image of shape {list(image.shape)} does not fit; [height, width, 3] with sides from {_SIDE} is needed.")
+    if not image.isfinite().all():
+        raise ModelError(f"MLLM '{name}': the image holds values that are not finite. Look at the node that made it.")
+    return image
 
 
 def _reason(error: Exception) -> str:

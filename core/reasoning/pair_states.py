@@ -1,7 +1,7 @@
 """States of a vision-language model for all pairs of a data set, made once and kept in a folder: the model is loaded only while some are missing.
 
-They are taken on the whole source picture as it is stored, which is what Encode Instruction shows the model later, and not on what a training sample's crop
-leaves of it: so they do not depend on crops, and a picture has them once for each of its texts. A list beside them says which are whose, so that a run whose
+They are taken on the whole source image as it is stored, which is what Encode Instruction shows the model later, and not on what a training sample's crop
+leaves of it: so they do not depend on crops, and an image has them once for each of its texts. A list beside them says which are whose, so that a run whose
 states are all there goes on without the model.
 """
 
@@ -40,7 +40,7 @@ INDEX = "states.json"
 """The list, in the folder of the states."""
 
 Chat = tuple[Row, tuple[str, ...]]
-"""A pair, and all texts that the model reads with its picture."""
+"""A pair, and all texts that the model reads with its image."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class PairStates:
     data: tuple[str, ...]
 
     def of(self, row: Row, words: str) -> Tensor:
-        """The states [L, D] of a pair's source picture with words, in the precision they were computed in. Safe to call from several threads.
+        """The states [L, D] of a pair's source image with words, in the precision they were computed in. Safe to call from several threads.
 
         Raises:
             LearningError: there are none, or they are damaged.
@@ -102,7 +102,7 @@ class PairStates:
         states = None if key is None else StateStore(self.folder, most_memory=0).get(key)
         if states is None:
             raise LearningError(
-                f"Pair '{row.name}': its states are not in '{self.folder}' any more, or its picture has changed. Delete {self.folder / INDEX} and go on with "
+                f"Pair '{row.name}': its states are not in '{self.folder}' any more, or its image has changed. Delete {self.folder / INDEX} and go on with "
                 "--resume: what is missing is made again."
             )
         return states
@@ -174,7 +174,7 @@ class Texts:
 
 
 def chat_digest(row: Row, words: str) -> str:
-    """Hex digits of a pair's source picture, as it is stored, and words; of nothing that a model must be loaded for."""
+    """Hex digits of a pair's source image, as it is stored, and words; of nothing that a model must be loaded for."""
     return hashlib.sha256(words.encode() + b"\0" + row.before.stored()).hexdigest()[:40]
 
 
@@ -255,10 +255,10 @@ def _compute(mllm: Mllm, store: StateStore, task: str, chats: Iterable[Chat], at
     first_fault = ""
 
     def compute() -> None:
-        names, pictures, words = zip(*waiting, strict=True)
+        names, images, words = zip(*waiting, strict=True)
         waiting.clear()
         try:
-            kept_states(mllm, pictures, words, store, task, at_once)
+            kept_states(mllm, images, words, store, task, at_once)
         except ModelError as error:
             raise ModelError(f"{error} This happened at: {', '.join(dict.fromkeys(names))}.") from error
 
@@ -267,7 +267,7 @@ def _compute(mllm: Mllm, store: StateStore, task: str, chats: Iterable[Chat], at
             continue
         # Decodes and checks the whole pair: what is wrong with it shows now and not at a step days later.
         try:
-            picture = dataclasses.replace(row, words=texts[0] if texts else "").read().before
+            image = dataclasses.replace(row, words=texts[0] if texts else "").read().before
         except PairError as error:
             logger.warning("instructbrush: skipped: %s", error)
             first_fault = first_fault or str(error)
@@ -275,8 +275,8 @@ def _compute(mllm: Mllm, store: StateStore, task: str, chats: Iterable[Chat], at
         for words in texts:
             digest = chat_digest(row, words)
             if digest not in keys:
-                keys[digest] = state_key(mllm, picture, words, task)
-                waiting.append((row.name, picture, words))
+                keys[digest] = state_key(mllm, image, words, task)
+                waiting.append((row.name, image, words))
             if len(waiting) == at_once:
                 compute()
     if waiting:

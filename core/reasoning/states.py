@@ -1,4 +1,4 @@
-"""States of a vision-language model, kept by what they were made of: the same picture and words are never computed twice."""
+"""States of a vision-language model, kept by what they were made of: the same image and words are never computed twice."""
 
 import hashlib
 import logging
@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import StorageError
 from ..files import write_tensors
-from ..pictures import to_image
+from ..images import to_image
 from .mllm import STATES_TASK, Mllm, Progress
 
 logger = logging.getLogger(__name__)
@@ -101,9 +101,9 @@ class StateStore:
         return folder / f"{key[:40]}.safetensors"
 
 
-def state_key(mllm: Mllm, picture: Tensor, words: str, task: str = STATES_TASK) -> str:
-    """Hex digits of all that decides about states: the picture [H, W, 3] in 8 bits, the whole chat, the model and the precision it computes in."""
-    pixels = to_image(picture)
+def state_key(mllm: Mllm, image: Tensor, words: str, task: str = STATES_TASK) -> str:
+    """Hex digits of all that decides about states: the image [H, W, 3] in 8 bits, the whole chat, the model and the precision it computes in."""
+    pixels = to_image(image)
     parts = (VERSION, mllm.fingerprint, str(mllm.dtype), str(mllm.bits), mllm.prompt(words, task), str(pixels.size))
     digest = hashlib.sha256("\0".join(parts).encode())
     digest.update(pixels.tobytes())
@@ -112,7 +112,7 @@ def state_key(mllm: Mllm, picture: Tensor, words: str, task: str = STATES_TASK) 
 
 def kept_states(
     mllm: Mllm,
-    pictures: Sequence[Tensor],
+    images: Sequence[Tensor],
     texts: Sequence[str],
     store: StateStore,
     task: str = STATES_TASK,
@@ -124,7 +124,7 @@ def kept_states(
 
     Args:
         mllm: its weights are not even read when the store has everything.
-        pictures, texts, task: see there.
+        images, texts, task: see there.
         store: where they are kept.
         at_once: chats that are computed together.
         ready: called once, before the model is used for the first time.
@@ -136,9 +136,9 @@ def kept_states(
     Raises:
         ModelError: see there.
     """
-    if not texts or len(pictures) != len(texts):
-        mllm.states(pictures, texts, task)  # says what is wrong
-    keys = [state_key(mllm, picture, words, task) for picture, words in zip(pictures, texts, strict=True)]
+    if not texts or len(images) != len(texts):
+        mllm.states(images, texts, task)  # says what is wrong
+    keys = [state_key(mllm, image, words, task) for image, words in zip(images, texts, strict=True)]
     found = {key: states for key in dict.fromkeys(keys) if (states := store.get(key)) is not None}
     wanted = {key: place for place, key in reversed(list(enumerate(keys))) if key not in found}
     places = sorted(wanted.values())
@@ -146,7 +146,7 @@ def kept_states(
         ready()
     for start in range(0, len(places), at_once):
         some = places[start : start + at_once]
-        hidden, mask = mllm.states([pictures[place] for place in some], [texts[place] for place in some], task)
+        hidden, mask = mllm.states([images[place] for place in some], [texts[place] for place in some], task)
         for place, states, real in zip(some, hidden, mask, strict=True):
             # Exact: the last layer computed in this precision.
             found[keys[place]] = states[real].to(mllm.dtype).cpu()

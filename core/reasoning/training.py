@@ -1,7 +1,7 @@
 """Training a connector and an editor together, on direct and indirect instructions (ReasonPix2Pix): InstructPix2Pix's loss and dropout.
 
 What is dropped: without text a sample has the text states of "" alone, which never pass through the connector, as Eq. 3's null branches have. Without
-picture its latents are zero and its words stay as they are, the MLLM's states with them: these belong to the instruction, although a picture made them.
+image its latents are zero and its words stay as they are, the MLLM's states with them: these belong to the instruction, although an image made them.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class ReasonedSample(Sample):
     """A sample with what an MLLM makes of it."""
 
     states: Tensor
-    """[L, D], of the whole source picture with the sample's words."""
+    """[L, D], of the whole source image with the sample's words."""
 
 
 class ReasonedStream(EditStream):
     """Pairs in the order of :class:`~..finetuning.stream.EditStream`, each with one of its texts and that text's states.
 
-    Left and right never change places: words such as "the one on the left" would become wrong, and states are those of the picture as it is.
+    Left and right never change places: words such as "the one on the left" would become wrong, and states are those of the image as it is.
 
     Args:
         blocks, side, seed: see there.

@@ -28,15 +28,15 @@ class CleanSettings:
     drop_fragments: float = 0.0
     """Fragments smaller than this fraction of the mask's own area are dropped. A fragment's pixels touch, also at corners."""
     min_area: float = 0.01
-    """Least area that is accepted, as a fraction of the picture (UltraEdit's limit)."""
+    """Least area that is accepted, as a fraction of the image (UltraEdit's limit)."""
     max_area: float = 0.9
-    """Largest area that is accepted, as a fraction of the picture (UltraEdit's limit)."""
+    """Largest area that is accepted, as a fraction of the image (UltraEdit's limit)."""
     max_fragments: int = 500
     """Most fragments that are accepted (UltraEdit's limit)."""
     shape: Literal["fine", "hull", "box"] = "fine"
     """``fine`` as it is; ``hull`` and ``box`` widen every fragment to its filled convex hull or its bounding box."""
     grow: int = 0
-    """Pixels that the edge is moved outwards, in every direction alike; negative moves it inwards, except from the picture's border."""
+    """Pixels that the edge is moved outwards, in every direction alike; negative moves it inwards, except from the image's border."""
     feather: int = 0
     """Pixels over which the mask falls off outside its edge, like a Gaussian. Inside it stays 1, further outside it stays 0."""
 
@@ -69,7 +69,7 @@ class CleanedMask:
     reason: str
     """For people: ``accepted: ...`` or ``refused: ...``."""
     area: float
-    """Fraction of the picture that was compared with the limits: after holes were filled and fragments dropped, before widening."""
+    """Fraction of the image that was compared with the limits: after holes were filled and fragments dropped, before widening."""
     fragments: int
     """Number of fragments at the same moment."""
 
@@ -104,7 +104,7 @@ def clean_mask(mask: Tensor, settings: CleanSettings) -> CleanedMask:
             reason = f"shrinking it by {-settings.grow} pixels leaves nothing of it"
     if reason is not None:
         return CleanedMask(mask, False, f"refused: {reason}", area, fragments)
-    reason = f"accepted: covers {_percent(area)} of the picture in {fragments} fragment{'s' if fragments > 1 else ''}"
+    reason = f"accepted: covers {_percent(area)} of the image in {fragments} fragment{'s' if fragments > 1 else ''}"
     if (shaped != found).any():
         reason += f", {_percent(float(shaped.mean()))} in its new shape"
     return CleanedMask(torch.from_numpy(_feathered(shaped, settings.feather)).to(mask.device), True, reason, area, fragments)
@@ -116,9 +116,9 @@ def _refusal(settings: CleanSettings, before: int, area: float, fragments: int) 
     if not fragments:
         return f"none of its {before} fragments is {_percent(settings.drop_fragments)} of it, and smaller ones are dropped"
     if area < settings.min_area:
-        return f"covers {_percent(area)} of the picture, at least {_percent(settings.min_area)} is needed"
+        return f"covers {_percent(area)} of the image, at least {_percent(settings.min_area)} is needed"
     if area > settings.max_area:
-        return f"covers {_percent(area)} of the picture, at most {_percent(settings.max_area)} is allowed"
+        return f"covers {_percent(area)} of the image, at most {_percent(settings.max_area)} is allowed"
     if fragments > settings.max_fragments:
         return f"lies in {fragments} fragments, at most {settings.max_fragments} are allowed"
     return None

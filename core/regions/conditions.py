@@ -1,4 +1,4 @@
-"""Masks as the pictures that mask-conditioned models read (UltraEdit)."""
+"""Masks as the images that mask-conditioned models read (UltraEdit)."""
 
 import torch
 from torch import Tensor
@@ -9,14 +9,14 @@ from .masks import fit_mask, mask_batch
 _DARKEST_GREY = 1 / 255
 
 
-def mask_picture(mask: Tensor | None, images: Tensor) -> Tensor:
-    """The picture that stands for a mask: white where the edit may act, black where it must not, grey between them.
+def mask_image(mask: Tensor | None, images: Tensor) -> Tensor:
+    """The image that stands for a mask: white where the edit may act, black where it must not, grey between them.
 
-    The models were trained on such pictures, put through the VAE like any other. All white means that the edit may act everywhere.
+    The models were trained on such images, put through the VAE like any other. All white means that the edit may act everywhere.
 
     Args:
-        mask: what :func:`~.masks.mask_batch` takes, of the pictures' aspect ratio; None is white.
-        images: the pictures to edit [B, H, W, C].
+        mask: what :func:`~.masks.mask_batch` takes, of the images' aspect ratio; None is white.
+        images: the images to edit [B, H, W, C].
 
     Returns:
         [1 or B, H, W, 3] fp32 in 0..1; one where one stands for all.

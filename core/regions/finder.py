@@ -21,13 +21,13 @@ from .finder_models import CLIPSEG, GROUNDING_DINO, SAM, load_folder
 from .masks import Box
 
 MOST = 20
-"""Objects that are kept in a picture by default."""
+"""Objects that are kept in an image by default."""
 
 _POCKET_THRESHOLDS = (0.5, 0.5)
 _SAME = 0.8
 """Two boxes for one phrase that overlap more than this (intersection over union) are one object, as in Grounded-SAM's demonstration."""
 _BOXES_AT_ONCE = 8
-"""SAM's masks take memory at the size of its own pictures."""
+"""SAM's masks take memory at the size of its own images."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Found:
     Attributes:
         phrase: the words it was found by.
         score: 0..1.
-        box: in pixels of the picture, within it.
+        box: in pixels of the image, within it.
         mask: fp32 [H, W] on the CPU, 1 on the object and 0 elsewhere. All zero where SAM sees nothing in the box.
     """
 
@@ -71,12 +71,12 @@ class RegionFinder(Protocol):
         ...
 
     def find(
-        self, picture: Tensor, phrases: Sequence[str], box_threshold: float | None = None, text_threshold: float | None = None, most: int = MOST
+        self, image: Tensor, phrases: Sequence[str], box_threshold: float | None = None, text_threshold: float | None = None, most: int = MOST
     ) -> list[Found]:
         """Find every object that one of the phrases names.
 
         Args:
-            picture: [H, W, 3] in 0..1, of any size.
+            image: [H, W, 3] in 0..1, of any size.
             phrases: one or more, such as ``["red ball", "hat"]``; see :func:`phrases_of`.
             box_threshold: 0..1, what an object's score must exceed. ``None`` takes what suits the model.
             text_threshold: 0..1; how well words must fit. What it is compared with depends on the model.
@@ -86,7 +86,7 @@ class RegionFinder(Protocol):
             The objects by falling score; an empty list when nothing was found.
 
         Raises:
-            RegionError: a bad picture or threshold, or no words or too many.
+            RegionError: a bad image or threshold, or no words or too many.
         """
         ...
 
@@ -121,11 +121,11 @@ class GroundedSam:
 
     @torch.no_grad()
     def find(
-        self, picture: Tensor, phrases: Sequence[str], box_threshold: float | None = None, text_threshold: float | None = None, most: int = MOST
+        self, image: Tensor, phrases: Sequence[str], box_threshold: float | None = None, text_threshold: float | None = None, most: int = MOST
     ) -> list[Found]:
         """See :meth:`RegionFinder.find`."""
-        phrases, limits = _checked(self, picture, phrases, box_threshold, text_threshold, most)
-        pixels = _pixels(picture)
+        phrases, limits = _checked(self, image, phrases, box_threshold, text_threshold, most)
+        pixels = _pixels(image)
         boxes, scores, owners = self._boxes(pixels, phrases, *limits)
         boxes, scores, owners = boxes[:most], scores[:most], owners[:most]
         masks = self._masks(pixels, boxes)
@@ -168,12 +168,12 @@ class GroundedSam:
         if not len(boxes):
             return []
         inputs = self._prompts(images=pixels, input_boxes=[boxes.tolist()], **_AS_IT_IS)
-        pictures = self._sam.get_image_embeddings(inputs["pixel_values"].to(self.device))
+        images = self._sam.get_image_embeddings(inputs["pixel_values"].to(self.device))
         sizes = {name: inputs[name] for name in ("original_sizes", "reshaped_input_sizes") if name in inputs}
         masks: list[Tensor] = []
         for some in inputs["input_boxes"].float().to(self.device).split(_BOXES_AT_ONCE, dim=1):
             # A box leaves little doubt about what is meant: SAM's one mask for clear prompts, not its three for ambiguous ones.
-            outputs = self._sam(image_embeddings=pictures, input_boxes=some, multimask_output=False)
+            outputs = self._sam(image_embeddings=images, input_boxes=some, multimask_output=False)
             whole = self._prompts.post_process_masks(outputs.pred_masks.float().cpu(), **sizes)[0]
             masks.extend(whole[:, 0].float())
         return masks
@@ -206,23 +206,23 @@ class ClipSegFinder:
         return next(self.module.parameters()).device
 
     def find(
-        self, picture: Tensor, phrases: Sequence[str], box_threshold: float | None = None, text_threshold: float | None = None, most: int = MOST
+        self, image: Tensor, phrases: Sequence[str], box_threshold: float | None = None, text_threshold: float | None = None, most: int = MOST
     ) -> list[Found]:
         """See :meth:`RegionFinder.find`."""
-        phrases, limits = _checked(self, picture, phrases, box_threshold, text_threshold, most)
-        likely = self.probabilities(picture, phrases)
+        phrases, limits = _checked(self, image, phrases, box_threshold, text_threshold, most)
+        likely = self.probabilities(image, phrases)
         fragments = [fragment for phrase, each in zip(phrases, likely, strict=True) for fragment in _fragments(phrase, each, *limits)]
         best = sorted(fragments, key=lambda fragment: -fragment.score)[:most]
         return [Found(each.phrase, each.score, each.box, (each.labels == each.number).float()) for each in best]
 
     @torch.no_grad()
-    def probabilities(self, picture: Tensor, phrases: Sequence[str]) -> Tensor:
-        """How likely each pixel of a picture [H, W, 3] belongs to each of P phrases: [P, H, W] in 0..1, on the CPU.
+    def probabilities(self, image: Tensor, phrases: Sequence[str]) -> Tensor:
+        """How likely each pixel of an image [H, W, 3] belongs to each of P phrases: [P, H, W] in 0..1, on the CPU.
 
         Raises:
             RegionError: a phrase exceeds the text window.
         """
-        pixels = _pixels(picture)
+        pixels = _pixels(image)
         prepared = self._processor.image_processor(pixels, **_AS_IT_IS)["pixel_values"].to(self.device)
         room = int(self._clipseg.config.text_config.max_position_embeddings)
         maps = []
@@ -280,7 +280,7 @@ def union(found: Sequence[Found], height: int, width: int) -> Tensor:
 
 
 def describe(found: Sequence[Found], phrases: Sequence[str]) -> str:
-    """A table of objects in one picture: phrase, score, box in pixels and area of the mask; then the phrases for which there is none."""
+    """A table of objects in one image: phrase, score, box in pixels and area of the mask; then the phrases for which there is none."""
     rows = [("phrase", "score", "box", "area")]
     for each in found:
         left, top, right, bottom = (round(side) for side in (each.box.left, each.box.top, each.box.right, each.box.bottom))
@@ -295,7 +295,7 @@ def describe(found: Sequence[Found], phrases: Sequence[str]) -> str:
 
 
 _AS_IT_IS: dict[str, Any] = {"do_rescale": False, "input_data_format": "channels_first", "return_tensors": "pt"}
-"""Pictures come as tensors in 0..1: nothing is to be divided by 255."""
+"""Images come as tensors in 0..1: nothing is to be divided by 255."""
 
 
 @dataclass(frozen=True)
@@ -325,23 +325,23 @@ def _fragments(phrase: str, likely: Tensor, box_threshold: float, text_threshold
     ]
 
 
-def _pixels(picture: Tensor) -> Tensor:
+def _pixels(image: Tensor) -> Tensor:
     """[3, H, W] fp32 on the CPU, where transformers' processors work."""
-    return picture.detach().float().cpu().movedim(2, 0).contiguous()
+    return image.detach().float().cpu().movedim(2, 0).contiguous()
 
 
 def _checked(
-    finder: RegionFinder, picture: Tensor, phrases: Sequence[str], box_threshold: float | None, text_threshold: float | None, most: int
+    finder: RegionFinder, image: Tensor, phrases: Sequence[str], box_threshold: float | None, text_threshold: float | None, most: int
 ) -> tuple[list[str], tuple[float, float]]:
     """The phrases, cleaned, and the two thresholds.
 
     Raises:
         RegionError: see :meth:`RegionFinder.find`.
     """
-    if picture.ndim != 3 or picture.shape[2] != 3 or not picture.numel():
-        raise RegionError(f"Find Region: a picture of shape {list(picture.shape)} does not fit; [height, width, 3] is needed.")
-    if not picture.isfinite().all():
-        raise RegionError("Find Region: the picture holds values that are not finite. Look at the node that made it.")
+    if image.ndim != 3 or image.shape[2] != 3 or not image.numel():
+        raise RegionError(f"Find Region: an image of shape {list(image.shape)} does not fit; [height, width, 3] is needed.")
+    if not image.isfinite().all():
+        raise RegionError("Find Region: the image holds values that are not finite. Look at the node that made it.")
     if most < 1:
         raise RegionError(f"Find Region: at most {most} objects is none. Allow at least 1.")
     limits = []

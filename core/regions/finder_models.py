@@ -22,7 +22,7 @@ class FolderKind:
 
     Attributes:
         title: what messages call it.
-        classes: ``model_type`` of its config.json -> transformers' class of the network, and of what prepares pictures and words for it.
+        classes: ``model_type`` of its config.json -> transformers' class of the network, and of what prepares images and words for it.
         public: a public model of this kind.
         tokenizer: files of which one set must be there; none where it reads no words.
         settings: what its configuration is overridden with.
@@ -54,7 +54,7 @@ GROUNDING_DINO = FolderKind(
 )
 SAM = FolderKind(
     "SAM",
-    # SAM 2's public folders call themselves video models; their picture part is loaded.
+    # SAM 2's public folders call themselves video models; their image part is loaded.
     {"sam": ("SamModel", "SamProcessor"), "sam2": ("Sam2Model", "Sam2Processor"), "sam2_video": ("Sam2Model", "Sam2Processor")},
     "facebook/sam-vit-base",
 )
@@ -69,7 +69,7 @@ def load_folder(folder: Path, kind: FolderKind) -> tuple[Any, Any]:
         kind: what it must be.
 
     Returns:
-        The network, and transformers' processor of its pictures and words.
+        The network, and transformers' processor of its images and words.
 
     Raises:
         ModelError: the folder or a file of it is missing, damaged or pickled, or it is of another kind.

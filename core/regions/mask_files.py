@@ -1,4 +1,4 @@
-"""Masks in picture files: which channel holds the region."""
+"""Masks in image files: which channel holds the region."""
 
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import PairError, RegionError
-from ..picture_files import open_picture
+from ..image_files import open_image
 
 _COLOURED = 8
 """Levels of 255 that the colours of a mask's pixel may lie apart: JPEG's rounding."""
@@ -21,7 +21,7 @@ Levels = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def read_mask(file: Path | BinaryIO, name: str) -> Tensor:
-    """The mask that a picture file holds, see :func:`mask_from_image`.
+    """The mask that an image file holds, see :func:`mask_from_image`.
 
     Args:
         file: where it is.
@@ -31,19 +31,19 @@ def read_mask(file: Path | BinaryIO, name: str) -> Tensor:
         RegionError: it cannot be read, or marks no region.
     """
     try:
-        found = mask_from_image(open_picture(file, name).image)
+        found = mask_from_image(open_image(file, name).image)
     except PairError as error:
         raise RegionError(f"Mask: {error}") from error
     if found is None:
         raise RegionError(
-            f"Mask '{name}' is a coloured picture without transparency, so it marks no region. A mask is white where the edit acts and black elsewhere, or the "
-            "picture with that part erased."
+            f"Mask '{name}' is a coloured image without transparency, so it marks no region. A mask is white where the edit acts and black elsewhere, or the "
+            "image with that part erased."
         )
     return found
 
 
 def mask_from_image(image: Image.Image) -> Tensor | None:
-    """A mask [H, W] in 0..1 from a picture of one, 1 = edit here. The channel counts that holds a region:
+    """A mask [H, W] in 0..1 from an image of one, 1 = edit here. The channel counts that holds a region:
 
     - Transparency that varies: what is transparent is edited, as ComfyUI's mask editor and MagicBrush save it. Where all that can be seen is white, the white
       was painted on nothing, and it is edited.
@@ -70,7 +70,7 @@ def _alpha(image: Image.Image) -> Levels | None:
 
 
 def _grey(image: Image.Image) -> Levels | None:
-    """Brightness, None where the picture is coloured."""
+    """Brightness, None where the image is coloured."""
     colours = np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"), dtype=np.float32)[..., :3]
     if (colours.max(-1) - colours.min(-1)).max() > _COLOURED:
         return None

@@ -1,4 +1,4 @@
-"""Masks of regions: made of boxes, softened (UltraEdit, Eq. 2), fitted to pictures, and used to paste untouched pixels back.
+"""Masks of regions: made of boxes, softened (UltraEdit, Eq. 2), fitted to images, and used to paste untouched pixels back.
 
 A mask is fp32 [H, W] or [B, H, W] in 0..1: 1 is edited, 0 stays as it is.
 """
@@ -18,9 +18,9 @@ from ..shapes import same_ratio, vae_crop
 
 _ROUNDING = 1e-3
 _COLOURED = 8 / 255
-"""How far the colours of a grey picture's pixel may lie apart: JPEG's rounding."""
+"""How far the colours of a grey image's pixel may lie apart: JPEG's rounding."""
 _UNPAINTED = (64, 64)
-"""Size of the black mask that ComfyUI's Load Image gives for a picture without transparency."""
+"""Size of the black mask that ComfyUI's Load Image gives for an image without transparency."""
 
 Bits = np.ndarray[Any, np.dtype[np.bool_]]
 """A mask of yes and no, [H, W]."""
@@ -40,26 +40,26 @@ class Box:
 
 
 def check_boxes(boxes: Sequence[Box], width: int, height: int) -> None:
-    """See that boxes can be used on a picture.
+    """See that boxes can be used on an image.
 
     Raises:
-        RegionError: a box is not finite, is empty, or leaves the picture; its number counts from 1.
+        RegionError: a box is not finite, is empty, or leaves the image; its number counts from 1.
     """
     for number, box in enumerate(boxes, 1):
-        where = f"Box {number} {box} (left, top, right, bottom) in a picture of {width} x {height}"
+        where = f"Box {number} {box} (left, top, right, bottom) in an image of {width} x {height}"
         if not all(map(math.isfinite, (box.left, box.top, box.right, box.bottom))):
             raise RegionError(f"{where} is not finite. Give it four numbers in pixels.")
         if box.left >= box.right or box.top >= box.bottom:
             raise RegionError(f"{where} is empty. Its right must lie beyond its left, and its bottom beyond its top.")
         if box.left < 0 or box.top < 0 or box.right > width or box.bottom > height:
-            raise RegionError(f"{where} leaves the picture. Give pixels of this picture: left and top from 0, right to {width}, bottom to {height}.")
+            raise RegionError(f"{where} leaves the image. Give pixels of this image: left and top from 0, right to {width}, bottom to {height}.")
 
 
 def clip_boxes(boxes: Sequence[Box], width: int, height: int, slack: float = 0.05) -> list[Box]:
-    """Cut off what detectors let stand over a picture's border.
+    """Cut off what detectors let stand over an image's border.
 
     Args:
-        slack: how far a box may stand over, as a fraction of the picture's side. One that stands over further, or does not touch the picture, belongs to
+        slack: how far a box may stand over, as a fraction of the image's side. One that stands over further, or does not touch the image, belongs to
             another one: it is left as it is, for :func:`check_boxes` to refuse.
     """
     clipped = []
@@ -111,11 +111,11 @@ def mask_batch(mask: Tensor, name: str = "Mask") -> Tensor:
     """Whatever nodes give as MASK as fp32 [B, H, W] within 0..1, the same tensor where it is that already.
 
     Args:
-        mask: [H, W], [B, H, W], [B, 1, H, W], [B, H, W, 1], or grey pictures [B, H, W, 3 or 4].
+        mask: [H, W], [B, H, W], [B, 1, H, W], [B, H, W, 1], or grey images [B, H, W, 3 or 4].
         name: what errors call it.
 
     Raises:
-        RegionError: no mask, or a coloured picture; otherwise as :func:`check_mask`.
+        RegionError: no mask, or a coloured image; otherwise as :func:`check_mask`.
     """
     if not isinstance(mask, Tensor):
         raise RegionError(f"{name}: a mask is needed, but {type(mask).__name__} came. Connect a MASK.")
@@ -124,7 +124,7 @@ def mask_batch(mask: Tensor, name: str = "Mask") -> Tensor:
     elif mask.ndim == 4 and mask.shape[-1] in (1, 3, 4):
         colours = mask[..., :3].float()
         if colours.numel() and (colours.amax(-1) - colours.amin(-1)).max() > _COLOURED:
-            raise RegionError(f"{name}: it is a coloured picture. A mask is white where the edit acts and black elsewhere: connect a MASK.")
+            raise RegionError(f"{name}: it is a coloured image. A mask is white where the edit acts and black elsewhere: connect a MASK.")
         mask = colours[..., 0]
     mask = check_mask(mask, name)
     return mask[None] if mask.ndim == 2 else mask
@@ -172,7 +172,7 @@ def soft_mask(fine: Tensor, box: Tensor, s: float) -> Tensor:
         raise RegionError(f"Soft mask: s is {s}, it must lie between 0 and 1. UltraEdit uses 0.2 to 0.8.")
     fine, box = check_mask(fine, "Fine mask"), check_mask(box, "Box mask").to(fine.device)
     if not same_ratio(_sides(fine), _sides(box)):
-        raise RegionError(f"Soft mask: the fine mask is {_size(fine)}, the box mask {_size(box)}. Make both as large as the picture.")
+        raise RegionError(f"Soft mask: the fine mask is {_size(fine)}, the box mask {_size(box)}. Make both as large as the image.")
     box = _scaled(box, *_sides(fine))
     counts = [len(each) if each.ndim == 3 else 1 for each in (fine, box)]
     if counts[0] != counts[1] and 1 not in counts:
@@ -192,7 +192,7 @@ def combine_masks(masks: Sequence[Tensor]) -> Tensor:
     for number, mask in enumerate(masks[1:], 2):
         mask = check_mask(mask, f"Mask {number}").to(united.device)
         if not same_ratio(_sides(united), _sides(mask)):
-            raise RegionError(f"Union of masks: mask 1 is {_size(united)}, mask {number} is {_size(mask)}. Make all as large as the picture.")
+            raise RegionError(f"Union of masks: mask 1 is {_size(united)}, mask {number} is {_size(mask)}. Make all as large as the image.")
         mask = _scaled(mask, *_sides(united))
         counts = [len(each) if each.ndim == 3 else 1 for each in (united, mask)]
         if counts[0] != counts[1] and 1 not in counts:
@@ -202,41 +202,41 @@ def combine_masks(masks: Sequence[Tensor]) -> Tensor:
 
 
 def fit_mask(mask: Tensor, height: int, width: int, batch: int) -> Tensor:
-    """A mask at a picture's size, as many as there are pictures.
+    """A mask at an image's size, as many as there are images.
 
     Args:
         mask: what :func:`mask_batch` takes, of the same aspect ratio but for rounding: it is scaled, never stretched.
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
-        batch: number of pictures; a single mask is repeated.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        batch: number of images; a single mask is repeated.
 
     Returns:
         [batch, height, width], the same values where nothing had to be done.
 
     Raises:
-        RegionError: another aspect ratio, another number of masks, or the black mask of Load Image, where the picture is of another size.
+        RegionError: another aspect ratio, another number of masks, or the black mask of Load Image, where the image is of another size.
     """
     mask = mask_batch(mask)
     if len(mask) not in (1, batch):
-        raise RegionError(f"Mask: {len(mask)} masks do not fit {batch} pictures. Give one for each picture, or one for all.")
+        raise RegionError(f"Mask: {len(mask)} masks do not fit {batch} images. Give one for each image, or one for all.")
     rows, columns = _sides(mask)
     if (rows, columns) != (height, width):
         if is_unpainted(mask):
             raise RegionError(
-                f"Mask: no mask was painted. It is the black one of {columns} x {rows} that Load Image gives for a picture without transparency; this picture "
+                f"Mask: no mask was painted. It is the black one of {columns} x {rows} that Load Image gives for an image without transparency; this image "
                 f"is {width} x {height}. Paint one (right-click Load Image, Open in MaskEditor), or connect another mask."
             )
         if not same_ratio((rows, columns), (height, width)):
             raise RegionError(
-                f"Mask: it is {columns} x {rows}, the picture {width} x {height}, which is another aspect ratio. Make the mask for this picture, or crop it as "
-                "the picture was cropped."
+                f"Mask: it is {columns} x {rows}, the image {width} x {height}, which is another aspect ratio. Make the mask for this image, or crop it as "
+                "the image was cropped."
             )
         mask = _scaled(mask, height, width)
     return mask if len(mask) == batch else mask.expand(batch, -1, -1)
 
 
 def paste_back(edited: Tensor, original: Tensor, mask: Tensor, feather: int = 0) -> Tensor:
-    """Edited pictures with the original's own pixels outside the mask.
+    """Edited images with the original's own pixels outside the mask.
 
     Where the mask is 0 the result is the original and where it is 1 the edit, both bit for bit; between them it is their mixture. Edits that lost an edge
     of less than 8 pixels in the VAE go back to where they were cut from (see :func:`vae_crop`), and the lost edge stays the original.
@@ -250,21 +250,21 @@ def paste_back(edited: Tensor, original: Tensor, mask: Tensor, feather: int = 0)
     Raises:
         RegionError: sizes or counts that do not fit.
     """
-    for name, pictures, channels in (("edited", edited, (3,)), ("original", original, (3, 4))):
-        if pictures.ndim != 4 or pictures.shape[-1] not in channels:
+    for name, images, channels in (("edited", edited, (3,)), ("original", original, (3, 4))):
+        if images.ndim != 4 or images.shape[-1] not in channels:
             wanted = " or ".join(map(str, channels))
-            raise RegionError(f"Paste back: the {name} pictures have the shape {tuple(pictures.shape)}, they must have [batch, height, width, {wanted}].")
+            raise RegionError(f"Paste back: the {name} images have the shape {tuple(images.shape)}, they must have [batch, height, width, {wanted}].")
     if feather < 0:
         raise RegionError(f"Paste back: feather is {feather}, it must be 0 or more pixels.")
     (batch, rows, columns, _), (height, width) = edited.shape, original.shape[1:3]
     if len(original) not in (1, batch):
-        raise RegionError(f"Paste back: {batch} edited pictures but {len(original)} originals. Give the original of each, or one for all.")
+        raise RegionError(f"Paste back: {batch} edited images but {len(original)} originals. Give the original of each, or one for all.")
     top, left, cropped_height, cropped_width = vae_crop(height, width)
     if (rows, columns) == (height, width):
         top, left = 0, 0
     elif (rows, columns) != (cropped_height, cropped_width):
         raise RegionError(
-            f"Paste back: the edited picture is {columns} x {rows}, the original {width} x {height}. They must be of one size (sides cropped to multiples of 8 "
+            f"Paste back: the edited image is {columns} x {rows}, the original {width} x {height}. They must be of one size (sides cropped to multiples of 8 "
             "are put back): scale one to the other first."
         )
     inside = (slice(None), slice(top, top + rows), slice(left, left + columns))
@@ -282,7 +282,7 @@ def paste_back(edited: Tensor, original: Tensor, mask: Tensor, feather: int = 0)
 
 
 def depths(found: Bits) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Distance in pixels of every pixel to the nearest that is not in a mask: 0 outside, 1 along its edge, infinite if it fills the picture. The picture's
+    """Distance in pixels of every pixel to the nearest that is not in a mask: 0 outside, 1 along its edge, infinite if it fills the image. The image's
     border is no edge."""
     from scipy import ndimage
 

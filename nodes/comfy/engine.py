@@ -115,7 +115,7 @@ class ComfyDenoiser:
         return {"y": torch.cat([self._pooled_states(part is not None, height * 8, width * 8).expand(rows, -1) for part in groups])}
 
     def _pooled_states(self, instructed: bool, height: int, width: int) -> Tensor:
-        """What SDXL is told beside the text states, [1, adm]: pooled states and picture size."""
+        """What SDXL is told beside the text states, [1, adm]: pooled states and image size."""
         key = (instructed, height, width)
         if key not in self._known_pooled:
             pooled: Any = self._pooled[0 if instructed else 1]

@@ -14,7 +14,7 @@ from .patch import Conditioning
 
 
 class EditGuider(comfy.samplers.CFGGuider):
-    """Guides with three branches: picture and instruction, picture alone, neither.
+    """Guides with three branches: image and instruction, image alone, neither.
 
     The branches have the names and the order that ComfyUI's DualCFGGuider gives them, so what acts on its branches acts on these.
     """
@@ -35,6 +35,6 @@ class EditGuider(comfy.samplers.CFGGuider):
         return dual_guidance(none, image, full, self.image_scale, self.text_scale)
 
 
-def with_picture(conditioning: Conditioning, latent: Tensor, mask_latent: Tensor | None = None) -> Conditioning:
-    """A conditioning whose entries carry the picture's latent [B, C, h, w] and, for a model that reads one, the mask's [B or 1, C, h, w]."""
+def with_image(conditioning: Conditioning, latent: Tensor, mask_latent: Tensor | None = None) -> Conditioning:
+    """A conditioning whose entries carry the image's latent [B, C, h, w] and, for a model that reads one, the mask's [B or 1, C, h, w]."""
     return node_helpers.conditioning_set_values(conditioning, {"concat_latent_image": latent, MASK_LATENT: mask_latent})

@@ -1,4 +1,4 @@
-"""CONDITIONING that acts in parts of the picture."""
+"""CONDITIONING that acts in parts of the image."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -131,10 +131,10 @@ def load_connector_named(name: str) -> Connector:
 
 
 def states(mllm: Mllm, images: Tensor, words: str, task: str, progress: Progress | None = None) -> tuple[Tensor, Tensor]:
-    """The MLLM's states of pictures [B, H, W, 3] with the same words, [B, L, D] and [B, L]; kept in the user's folder, by content.
+    """The MLLM's states of images [B, H, W, 3] with the same words, [B, L, D] and [B, L]; kept in the user's folder, by content.
 
     Raises:
-        ModelError: a picture or the words do not fit.
+        ModelError: an image or the words do not fit.
     """
     return kept_states(mllm, list(images), [words] * len(images), store(), task, ready=lambda: prepare(mllm), progress=progress)
 
@@ -152,7 +152,7 @@ def check_fits(connector: Connector, mllm: Mllm, clip: comfy.sd.CLIP, conditioni
 
 
 def encode(connector: Connector, conditioning: Conditioning, hidden: Tensor, mask: Tensor) -> Conditioning:
-    """A CONDITIONING of words, as one that knows the pictures: a row of text states for each of them in every entry.
+    """A CONDITIONING of words, as one that knows the images: a row of text states for each of them in every entry.
 
     Raises:
         ModelError: see :meth:`~...core.reasoning.connector.Connector.encode`.

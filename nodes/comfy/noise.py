@@ -11,7 +11,7 @@ from ...core.editing.schedule import TRAIN_TIMESTEPS, fixed_noise
 
 
 class FixedNoise:
-    """NOISE: what the last timestep, where sampling begins, was learned with; the same for every picture of a batch."""
+    """NOISE: what the last timestep, where sampling begins, was learned with; the same for every image of a batch."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed

@@ -7,9 +7,9 @@ from pathlib import Path
 import folder_paths
 
 from ...core.errors import EvaluationError, InstructionError, PairError
+from ...core.image_files import IMAGES
 from ...core.learning.layouts import LISTS, PROMPT, sides_among
 from ...core.names import is_usable, resolve_inside
-from ...core.picture_files import PICTURES
 from . import examples, listing, model_folders
 from .model_folders import SUFFIX
 
@@ -84,7 +84,7 @@ def free_path(path: Path) -> Path:
 
 
 def pairs_folders() -> list[str]:
-    """Folders under ``input/`` that look like pairs (with pictures, two folders such as ``before`` and ``after``, or a list), then the pack's examples."""
+    """Folders under ``input/`` that look like pairs (with images, two folders such as ``before`` and ``after``, or a list), then the pack's examples."""
     root = folder_paths.get_input_directory()
     if not os.path.isdir(root):
         listing.tell(root, f"ComfyUI's input folder {root} is not there. Load Edit Pairs offers the pack's examples only.")
@@ -134,13 +134,13 @@ def _candidates(root: str) -> set[str]:
     whole: set[str] = set()
     for name, found in listing.walk(root, _DEPTH):
         above = name.rpartition("/")[0]
-        if above in whole:  # its pictures are one side of pairs
+        if above in whole:  # its images are one side of pairs
             whole.add(name)
         elif name and sides_among(found.folders):
             whole.add(name)
             names.add(name)
         elif name and PROMPT in found.files:  # InstructPix2Pix's trees have a folder for each few pairs
             names.add(above or name)
-        elif name and any(file in LISTS or os.path.splitext(file)[1].lower() in PICTURES for file in found.files):
+        elif name and any(file in LISTS or os.path.splitext(file)[1].lower() in IMAGES for file in found.files):
             names.add(name)
     return names

@@ -51,7 +51,7 @@ class LearningProgress:
         Args:
             step: steps done.
             losses: of every step so far; those not yet sent are sent.
-            preview: a picture to show, or None to leave the last one.
+            preview: an image to show, or None to leave the last one.
             state: a remark for this message, such as where a cancelled run was kept.
         """
         self._next = time.monotonic() + _INTERVAL
@@ -88,7 +88,7 @@ def check_interrupted() -> None:
 
 
 def data_url(image: Image.Image) -> str:
-    """A picture as a JPEG in a data URL."""
+    """An image as a JPEG in a data URL."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -60,7 +60,7 @@ def keep_region(model: ModelPatcher, every: int) -> ModelPatcher:
 def with_region(latent: dict[str, Any], mask: Tensor) -> dict[str, Any]:
     """A LATENT that carries a mask, what core's ``mask_batch`` takes.
 
-    A mask of a picture whose sides are no multiples of 8, at any resolution, is cropped as ComfyUI crops the picture.
+    A mask of an image whose sides are no multiples of 8, at any resolution, is cropped as ComfyUI crops the image.
 
     Raises:
         RegionError: an empty latent, or a mask that does not fit.
@@ -68,8 +68,8 @@ def with_region(latent: dict[str, Any], mask: Tensor) -> dict[str, Any]:
     samples = latent["samples"]
     if not torch.count_nonzero(samples):
         raise RegionError(
-            "Region Edit: the LATENT is empty, so there is no picture to keep outside the mask. "
-            "Connect VAE Encode of the picture that is edited, not the empty latent of a conditioning node."
+            "Region Edit: the LATENT is empty, so there is no image to keep outside the mask. "
+            "Connect VAE Encode of the image that is edited, not the empty latent of a conditioning node."
         )
     height, width = (side * _STRIDE for side in samples.shape[-2:])
     mask = mask_batch(mask)

@@ -14,13 +14,13 @@ from torch import Tensor
 from ...core.devices import is_out_of_memory
 from ...core.editing.sampler import edit_latents
 from ...core.errors import ModelError, WorthlessError
+from ...core.images import to_image
 from ...core.instruction.artefact import Instruction
 from ...core.learning.checkpoint import Keeper
 from ...core.learning.objective import Direction, PairLatents
 from ...core.learning.pairs import EditPair, EditPairs, thumbnail
 from ...core.learning.settings import LearningSettings
 from ...core.learning.trainer import Trainer
-from ...core.pictures import to_image
 from .describe import describe
 from .engine import ComfyDenoiser
 from .latents import decode_image, encode_condition, encode_image
@@ -42,7 +42,7 @@ class LearningSession:
         init_text: words that come close to the edit.
         settings: how to learn.
         checkpointing: save memory by recomputing activations.
-        direction: how the pictures differ in CLIP space, for settings with a ``direction_weight``.
+        direction: how the images differ in CLIP space, for settings with a ``direction_weight``.
 
     Raises:
         ModelError: the parts do not fit each other, or the model is no InstructPix2Pix model.
@@ -100,7 +100,7 @@ class LearningSession:
 
         Raises:
             WorthlessError: what was learned is not worth keeping (not finite, nothing moved).
-            LearningError: the pictures are too large for the device's memory.
+            LearningError: the images are too large for the device's memory.
             Interrupted: the user cancelled. Then, and whatever else is raised, what was learned lies in ``output/instructions/unfinished``.
         """
         with torch.inference_mode(False), self.denoiser.loaded():
@@ -171,8 +171,8 @@ class LearningSession:
         )
         edited = decode_image(self.vae, latent / self.scale)[0]
         strip = Image.new("RGB", (3 * _PREVIEW_SIDE, _PREVIEW_SIDE))
-        for place, picture in enumerate((self.watched.before, edited, self.watched.after)):
-            image = to_image(picture)
+        for place, frame in enumerate((self.watched.before, edited, self.watched.after)):
+            image = to_image(frame)
             image.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
             larger = image.resize((_PREVIEW_SIDE * image.width // max(image.size), _PREVIEW_SIDE * image.height // max(image.size)))
             strip.paste(larger, (place * _PREVIEW_SIDE, 0))

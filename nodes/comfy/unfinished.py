@@ -22,11 +22,11 @@ class Unfinished:
 
     Args:
         trainer: the run.
-        picture: the instruction's thumbnail.
+        image: the instruction's thumbnail.
     """
 
-    def __init__(self, trainer: Trainer, picture: Image.Image) -> None:
-        self._trainer, self._picture = trainer, picture
+    def __init__(self, trainer: Trainer, image: Image.Image) -> None:
+        self._trainer, self._image = trainer, image
         folder, name = paths.unfinished(), trainer.digest()[:12]
         self._checkpoint, self._instruction = folder / f"{name}.checkpoint", folder / f"{name}{paths.SUFFIX}"
         self._damaged = folder / f"{name}.damaged"
@@ -83,7 +83,7 @@ class Unfinished:
     def _write(self, folder: Path) -> None:
         save_checkpoint(self._trainer, folder / self._checkpoint.name)
         instruction = self._trainer.instruction(self._instruction.stem)
-        save_instruction(instruction, folder / self._instruction.name, overwrite=True, thumbnail=self._picture)
+        save_instruction(instruction, folder / self._instruction.name, overwrite=True, thumbnail=self._image)
 
     def remove(self) -> None:
         """Remove what the run left earlier: it came to its end, or must not be gone on with."""

@@ -16,15 +16,15 @@ class Parts:
         self.model, self.clip, self.vae = node.out(0), node.out(1), node.out(2)
 
 
-def picture(seed: int = 0, count: int = 1, height: int = 64, width: int = 64) -> torch.Tensor:
-    """Smooth random pictures [count, height, width, 3] in 0..1."""
+def make_image(seed: int = 0, count: int = 1, height: int = 64, width: int = 64) -> torch.Tensor:
+    """Smooth random images [count, height, width, 3] in 0..1."""
     coarse = torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1).movedim(1, -1)
 
 
 def pairs(comfy: Any, count: int = 3, side: int = 64) -> Any:
-    """Pairs whose after-picture is warmer and darker than the before-picture."""
-    before = picture(100, count, side, side)
+    """Pairs whose after-image is warmer and darker than the before-image."""
+    before = make_image(100, count, side, side)
     after = (before * torch.tensor([0.9, 0.6, 0.3])).clamp(0, 1)
     return comfy.pack("core.learning.pairs").make_pairs(before, after)
 
@@ -105,7 +105,7 @@ def edit_guider(comfy: Any, graph: Any, parts: Parts, **changes: Any) -> Any:
     """Edit Guider with everything it can be given; the node."""
     settings = {"words": "make it night", "text_scale": 3.0, "image_scale": 1.4, "strength": 1.0, **changes}
     settings = {name: comfy.give(graph, value) if name in ("mask", "instruction") else value for name, value in settings.items()}
-    return graph.node("InstructBrushEditGuider", model=parts.model, clip=parts.clip, vae=parts.vae, image=comfy.give(graph, picture()), **settings)
+    return graph.node("InstructBrushEditGuider", model=parts.model, clip=parts.clip, vae=parts.vae, image=comfy.give(graph, make_image()), **settings)
 
 
 def predicted(guider: Any, x: torch.Tensor, sigma: float) -> torch.Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, instruction, learning, picture, sampled
+from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, instruction, learning, make_image, sampled
 from instructbrush.tests.comfy.test_text_space import text_instruction
 
 
@@ -31,7 +31,7 @@ def edited(comfy, learned, **changes):
     """Stock sampling with Apply Instruction."""
     graph = comfy.graph()
     parts = Parts(graph)
-    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, picture()))
+    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
     model, positive = applied(graph, comfy, parts.model, positive, learned, **changes)
     return comfy.values(graph, sampled(graph, model, positive, negative, latent, steps=2))[0]["samples"]
 
@@ -41,7 +41,7 @@ def close(first, second, tolerance=2e-5):
 
 
 def titled(comfy, learned, colour):
-    """With a picture of one colour."""
+    """With an image of one colour."""
     return comfy.pack("nodes.sockets").shown(learned, Image.new("RGB", (256, 128), colour))
 
 
@@ -81,13 +81,13 @@ def test_blends_are_saved_and_loaded_as_one_file(comfy):
     assert torch.equal(edited(comfy, loaded), edited(comfy, whole))
     remarks = [data["output"]["text"] for data in run.data("executed") if "text" in (data["output"] or {})][0]
     assert len(remarks) == 2 and remarks[0].startswith("0.5 x seeded, pocket:") and remarks[1].endswith("rows, CLIP space")
-    # Both pictures, below each other, stay with whatever is made of the parts.
-    assert comfy.pack("nodes.sockets").picture_of(loaded).size == (256, 256)
+    # Both images, below each other, stay with whatever is made of the parts.
+    assert comfy.pack("nodes.sockets").image_of(loaded).size == (256, 256)
     half = made(comfy, "InstructBrushScale", instruction=loaded, factor=0.5)
-    assert comfy.pack("nodes.sockets").picture_of(half).size == (256, 256)
+    assert comfy.pack("nodes.sockets").image_of(half).size == (256, 256)
 
 
-def test_composed_instructions_act_and_keep_both_pictures(comfy):
+def test_composed_instructions_act_and_keep_both_images(comfy):
     first, second = titled(comfy, instruction(comfy, 1), "red"), titled(comfy, instruction(comfy, 2, segments=2, tokens=4), "blue")
     both = made(comfy, "InstructBrushCompose", first=first, second=second)
     assert (both.info.tokens, both.info.segments) == (12, 10)

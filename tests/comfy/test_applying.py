@@ -3,19 +3,19 @@
 import pytest
 import torch
 
-from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, instruction, picture, sampled
+from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, instruction, make_image, sampled
 
 STEPS = 3
 
 
 class Chain:
-    """A graph that edits one picture with stock nodes, with places to change it."""
+    """A graph that edits one image with stock nodes, with places to change it."""
 
     def __init__(self, comfy, count=1, size=64):
         self.comfy, self.graph = comfy, comfy.graph()
         self.parts = Parts(self.graph)
         self.model = self.parts.model
-        self.positive, self.negative, self.latent = conditioned(self.graph, self.parts, comfy.give(self.graph, picture(0, count, size, size)))
+        self.positive, self.negative, self.latent = conditioned(self.graph, self.parts, comfy.give(self.graph, make_image(0, count, size, size)))
 
     def apply(self, learned, **changes):
         self.model, self.positive = applied(self.graph, self.comfy, self.model, self.positive, learned, **changes)
@@ -87,7 +87,7 @@ def test_the_timestep_range_follows_the_noise(comfy):
 def test_a_batch_of_two_is_two_alone(comfy):
     both = Chain(comfy, count=2).apply(instruction(comfy)).sample()
     assert both.shape[0] == 2
-    # The first picture of the batch gets the noise it would get alone.
+    # The first image of the batch gets the noise it would get alone.
     assert close(both[:1], Chain(comfy, count=1).apply(instruction(comfy)).sample(), 1e-4)
 
 
@@ -157,7 +157,7 @@ def test_longer_words_take_part(comfy, length):
     """Words of two windows beside an init phrase of one: both are repeated to a common length."""
     chain = Chain(comfy)
     words = " ".join(["make it night"] * 14 * length)
-    chain.positive, chain.negative, chain.latent = conditioned(chain.graph, chain.parts, chain.give(picture()), words)
+    chain.positive, chain.negative, chain.latent = conditioned(chain.graph, chain.parts, chain.give(make_image()), words)
     stock = chain.sample()
     chain.apply(instruction(comfy), strength=1e-4)
     assert close(chain.sample(), stock, 1e-3)

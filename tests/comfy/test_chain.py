@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from instructbrush.tests.comfy.addons import unet_lora_layers, write_controlnet, write_lora
-from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, instruction, picture, sampled
+from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, instruction, make_image, sampled
 
 STEPS = 2
 
@@ -28,7 +28,7 @@ def edit(comfy, learned=None, lora=None, lora_strength=1.0, control=None, before
     if lora:
         node = graph.node("LoraLoader", model=parts.model, clip=parts.clip, lora_name=lora, strength_model=lora_strength, strength_clip=lora_strength)
         parts.model, parts.clip = node.out(0), node.out(1)
-    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, picture()))
+    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
     model = parts.model
 
     def controlled(positive, negative):
@@ -38,7 +38,7 @@ def edit(comfy, learned=None, lora=None, lora_strength=1.0, control=None, before
             positive=positive,
             negative=negative,
             control_net=net.out(0),
-            image=comfy.give(graph, picture(9)),
+            image=comfy.give(graph, make_image(9)),
             strength=control,
             start_percent=0.0,
             end_percent=1.0,
@@ -173,12 +173,12 @@ def test_dual_guider_with_everything_in_the_chain(comfy, addons):
         parts = Parts(graph)
         node = graph.node("LoraLoader", model=parts.model, clip=parts.clip, lora_name="seeded_unet.safetensors", strength_model=0.5, strength_clip=0.5)
         parts.model, parts.clip = node.out(0), node.out(1)
-        positive, negative, latent = conditioned(graph, parts, comfy.give(graph, picture()))
+        positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
         model = parts.model
         if learned is not None:
             model, positive = applied(graph, comfy, model, positive, learned)
         net = graph.node("ControlNetLoader", control_net_name="seeded.safetensors")
-        image = comfy.give(graph, picture(9))
+        image = comfy.give(graph, make_image(9))
         control = {"control_net": net.out(0), "image": image, "strength": 0.8, "start_percent": 0.0, "end_percent": 1.0}
         node = graph.node("ControlNetApplyAdvanced", positive=positive, negative=negative, **control)
         plain = graph.node("CLIPTextEncode", clip=parts.clip, text="").out(0)

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from instructbrush.core.models.clip import image_features, pocket_clip, text_features
-from instructbrush.tests.comfy.graphs import picture
+from instructbrush.tests.comfy.graphs import make_image
 
 
 def evaluate(comfy, edited, truth, before=None, clip=False, **more):
@@ -35,19 +35,19 @@ def test_figures_are_given_and_shown_in_the_node(comfy):
     assert shown == [[text]]
 
 
-def test_direction_needs_the_pictures_before_and_a_clip(comfy):
-    before, truth = picture(1, 2, 128, 128), picture(2, 2, 128, 128)
+def test_direction_needs_the_images_before_and_a_clip(comfy):
+    before, truth = make_image(1, 2, 128, 128), make_image(2, 2, 128, 128)
     graph, node = evaluate(comfy, truth, truth, before, clip=True)
     text, direction = comfy.values(graph, node.out(0), node.out(4))
     assert direction == pytest.approx(0, abs=1e-5) and "PSNR of copying" in text and "similarity to input" in text and "Direction 0.0000 (pocket)" in text
     graph, node = evaluate(comfy, before, truth, before, clip=True)
     assert comfy.values(graph, node.out(4))[0] == pytest.approx(1, abs=1e-5)
     graph, node = evaluate(comfy, truth, truth, clip=True)
-    assert "Direction is not measured: connect the pictures before the edit." in comfy.values(graph, node.out(0))[0]
+    assert "Direction is not measured: connect the images before the edit." in comfy.values(graph, node.out(0))[0]
 
 
 def test_agreement_with_captions_is_instructpix2pix_s(comfy):
-    before, edited = picture(1, 2, 128, 128), picture(2, 2, 128, 128)
+    before, edited = make_image(1, 2, 128, 128), make_image(2, 2, 128, 128)
     words = {"caption_before": "a red circle", "caption_after": "a red circle in the snow"}
     graph, node = evaluate(comfy, edited, edited, before, clip=True, **words)
     lines = comfy.values(graph, node.out(0))[0].splitlines()
@@ -71,7 +71,7 @@ def test_lpips_is_measured_where_its_weights_are(comfy):
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights | {f"features.{layer}.bias": torch.zeros(shape[0]) for layer, shape in shapes.items()}, file)
     try:
-        graph, node = evaluate(comfy, picture(3, 1, 64, 64), picture(4, 1, 64, 64))
+        graph, node = evaluate(comfy, make_image(3, 1, 64, 64), make_image(4, 1, 64, 64))
         text, lpips = comfy.values(graph, node.out(0), node.out(3))
         assert 0 < lpips < 5 and "LPIPS" in text.splitlines()[0] and "not measured" not in text
     finally:
@@ -79,7 +79,7 @@ def test_lpips_is_measured_where_its_weights_are(comfy):
 
 
 def test_batches_that_do_not_fit_are_refused(comfy):
-    graph, node = evaluate(comfy, picture(1, 1), picture(1, 2))
+    graph, node = evaluate(comfy, make_image(1, 1), make_image(1, 2))
     assert "cannot be compared with the truth" in comfy.error(graph, node.out(0))
-    graph, node = evaluate(comfy, picture(1, 2), picture(1, 2), picture(1, 1))
-    assert "Evaluate Edit: 1 pictures of 64 x 64 before the edit do not fit 2 edited ones of 64 x 64." in comfy.error(graph, node.out(0))
+    graph, node = evaluate(comfy, make_image(1, 2), make_image(1, 2), make_image(1, 1))
+    assert "Evaluate Edit: 1 images of 64 x 64 before the edit do not fit 2 edited ones of 64 x 64." in comfy.error(graph, node.out(0))

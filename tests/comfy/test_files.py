@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, instruction, learning, picture
+from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, instruction, learning, make_image
 
 
 def save(comfy, learned, name, if_taken="refuse"):
@@ -168,7 +168,7 @@ def test_damaged_and_foreign_files_are_refused(comfy):
 def test_settings_that_make_no_sense_are_refused(comfy, changes, message):
     graph = comfy.graph()
     parts = Parts(graph)
-    positive, _, _ = conditioned(graph, parts, comfy.give(graph, picture()))
+    positive, _, _ = conditioned(graph, parts, comfy.give(graph, make_image()))
     model, _ = applied(graph, comfy, parts.model, positive, instruction(comfy), **changes)
     assert comfy.error(graph, model).startswith(message)
 

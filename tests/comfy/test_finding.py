@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from instructbrush.tests.comfy.graphs import picture
+from instructbrush.tests.comfy.graphs import make_image
 from instructbrush.tests.unit import tiny_finders
 
 DINO, SAM, CLIPSEG = "grounding_dino/tiny", "tiny", "clipseg/tiny"
@@ -45,7 +45,7 @@ def test_masks_boxes_and_report_are_those_of_core(comfy, models, finder):
     core = comfy.pack("core.regions.finder")
     own = core.GroundedSam(*models[:2]) if finder == DINO else core.ClipSegFinder(models[2])
     limits = (0.3, 0.2) if finder == DINO else (0.55, 0.5)
-    image = picture(1, 1, 48, 80)
+    image = make_image(1, 1, 48, 80)
     expected = own.find(image[0], PHRASES, *limits)
     graph = comfy.graph()
     node = find(comfy, graph, image, load(graph, finder), box_threshold=limits[0], text_threshold=limits[1])
@@ -64,14 +64,14 @@ def test_masks_boxes_and_report_are_those_of_core(comfy, models, finder):
     assert shown == [[report]]
 
 
-def test_a_batch_is_looked_at_picture_by_picture(comfy):
-    image = picture(2, 3, 40, 64)
+def test_a_batch_is_looked_at_image_by_image(comfy):
+    image = make_image(2, 3, 40, 64)
     graph = comfy.graph()
     node = find(comfy, graph, image)
     run = comfy.run(graph, *(node.out(index) for index in range(5)))
     mask, masks, boxes, bboxes, report = run.values
     assert mask.shape == boxes.shape == (3, 40, 64) and len(bboxes) == 3 and sum(map(len, bboxes)) == len(masks)
-    assert [line for line in report.splitlines() if line.startswith("Picture")] == ["Picture 1", "Picture 2", "Picture 3"]
+    assert [line for line in report.splitlines() if line.startswith("Image")] == ["Image 1", "Image 2", "Image 3"]
     assert [step["value"] for step in run.data("progress")][-1] == 3
     graph = comfy.graph()
     single = find(comfy, graph, image[1:2])
@@ -80,23 +80,23 @@ def test_a_batch_is_looked_at_picture_by_picture(comfy):
 
 def test_nothing_found_is_an_answer(comfy):
     graph = comfy.graph()
-    node = find(comfy, graph, picture(1, 2, 48, 80), box_threshold=1.0)
+    node = find(comfy, graph, make_image(1, 2, 48, 80), box_threshold=1.0)
     mask, masks, boxes, bboxes, report = comfy.values(graph, *(node.out(index) for index in range(5)))
     assert mask.shape == boxes.shape == (2, 48, 80) and masks.shape == (1, 48, 80) and bboxes == [[], []]
     assert not mask.any() and not masks.any() and not boxes.any()
-    assert report == "\n\n".join(f"Picture {number}\nNothing was found for red ball, cat, dog. Lower box_threshold or use other words." for number in (1, 2))
+    assert report == "\n\n".join(f"Image {number}\nNothing was found for red ball, cat, dog. Lower box_threshold or use other words." for number in (1, 2))
 
 
 def test_the_finder_s_own_thresholds_and_the_best_objects(comfy, models):
-    own = comfy.pack("core.regions.finder").GroundedSam(*models[:2]).find(picture(1, 1, 48, 80)[0], PHRASES, most=1)
+    own = comfy.pack("core.regions.finder").GroundedSam(*models[:2]).find(make_image(1, 1, 48, 80)[0], PHRASES, most=1)
     graph = comfy.graph()
-    node = find(comfy, graph, picture(1, 1, 48, 80), box_threshold=-1.0, text_threshold=-1.0, max_objects=1)
+    node = find(comfy, graph, make_image(1, 1, 48, 80), box_threshold=-1.0, text_threshold=-1.0, max_objects=1)
     (bboxes,) = comfy.values(graph, node.out(3))
     assert [box["score"] for box in bboxes[0]] == pytest.approx([each.score for each in own], abs=1e-5) and len(own) == 1
 
 
 def test_boxes_and_masks_go_on_to_other_nodes(comfy):
-    image = picture(1, 1, 48, 80)
+    image = make_image(1, 1, 48, 80)
     graph = comfy.graph()
     node = find(comfy, graph, image)
     drawn = graph.node("DrawBBoxes", image=comfy.give(graph, image), bboxes=node.out(3)).out(0)
@@ -108,9 +108,9 @@ def test_boxes_and_masks_go_on_to_other_nodes(comfy):
     assert torch.equal(first == 1, mask == 1) and set(first.unique().tolist()) <= {0.0, 0.5, 1.0}
 
 
-def test_a_picture_with_alpha_is_looked_at(comfy):
+def test_a_image_with_alpha_is_looked_at(comfy):
     graph = comfy.graph()
-    image = torch.cat([picture(1, 1, 48, 80), torch.ones(1, 48, 80, 1)], dim=-1)
+    image = torch.cat([make_image(1, 1, 48, 80), torch.ones(1, 48, 80, 1)], dim=-1)
     assert comfy.values(graph, find(comfy, graph, image).out(0))[0].shape == (1, 48, 80)
 
 
@@ -129,7 +129,7 @@ def test_the_finder_is_held_by_comfyui_and_goes_with_it(comfy):
     held = weakref.ref(comfy.pack("nodes.comfy.held")._patchers[finder])
     management.unload_all_models()
     graph = comfy.graph()
-    assert comfy.values(graph, find(comfy, graph, picture(1, 1, 48, 80), comfy.give(graph, finder)).out(0))[0].any()
+    assert comfy.values(graph, find(comfy, graph, make_image(1, 1, 48, 80), comfy.give(graph, finder)).out(0))[0].any()
     del finder
     management.unload_all_models()
     comfy.forget()
@@ -152,7 +152,7 @@ def test_cancelling_ends_the_node_as_any_other(comfy, monkeypatch):
 
     monkeypatch.setattr(rooms, "check_interrupted", check)
     graph = comfy.graph()
-    run = comfy.attempt(graph, find(comfy, graph, picture(5, 3, 48, 80)).out(0))
+    run = comfy.attempt(graph, find(comfy, graph, make_image(5, 3, 48, 80)).out(0))
     assert run.error["exception_type"] == "interrupted"
 
 
@@ -243,4 +243,4 @@ def test_a_damaged_folder_is_refused(comfy, models):
 )
 def test_bad_input_is_refused_by_name(comfy, changes, message):
     graph = comfy.graph()
-    assert message in comfy.error(graph, find(comfy, graph, picture(1, 1, 48, 80), **changes).out(0))
+    assert message in comfy.error(graph, find(comfy, graph, make_image(1, 1, 48, 80), **changes).out(0))

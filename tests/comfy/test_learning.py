@@ -73,7 +73,7 @@ def test_progress_and_preview_are_shown(comfy):
         told[message["first"] : message["first"] + len(message["losses"])] = message["losses"]
     assert len(told) == 6 and all(isinstance(loss, float) for loss in told)
     assert sum(1 for message in messages if message.get("preview", "").startswith("data:image/jpeg;base64,")) == 2
-    assert run.data("progress")[-1] == {"value": 6, "max": 6, "preview": None}  # the picture is shown once, in the panel
+    assert run.data("progress")[-1] == {"value": 6, "max": 6, "preview": None}  # the image is shown once, in the panel
     assert run.values[0].info.pairs == 2  # one was held out
     summary = run.data("executed")[-1]["output"]["learning"][0] if run.data("executed") else None
     assert summary is None or len(summary["losses"]) == 6
@@ -124,7 +124,7 @@ def test_a_run_that_memory_ends_is_kept_and_goes_on(comfy, monkeypatch):
         patch.setattr(denoiser, "predict", full)
         graph = comfy.graph()
         run = comfy.attempt(graph, learning(graph, comfy, Parts(graph), **settings).out(0))
-    assert run.error["exception_message"].startswith("Learning: these pictures are too large for the device's memory")
+    assert run.error["exception_message"].startswith("Learning: these images are too large for the device's memory")
     assert run.data("instructbrush.learn")[-1]["state"].startswith("stopped at step 3, kept as output/instructions/unfinished/")
     assert same(whole, learned(comfy, **settings)) and unfinished(comfy) == []
 

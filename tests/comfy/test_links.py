@@ -140,8 +140,8 @@ def test_an_instruction_that_comes_by_wire_is_read_again_when_it_has_changed(com
 def test_pairs_that_come_by_wire_are_read_again_when_one_is_gone(comfy):
     graph, link = graph_with(comfy, "InstructBrushLoadPairs", "folder", "wired")
     first = comfy.values(graph, link)[0]
-    for picture in (comfy.base / "input" / "wired").glob("0_*.png"):
-        picture.unlink()
+    for image in (comfy.base / "input" / "wired").glob("0_*.png"):
+        image.unlink()
     assert len(comfy.values(graph, link)[0]) == len(first) - 1
 
 

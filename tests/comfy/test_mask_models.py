@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from instructbrush.core.models.builtin import POCKET_FOLDER
-from instructbrush.tests.comfy.graphs import Parts, conditioned, edit_guider, half, instruction, learning, picture, predicted, sampled
+from instructbrush.tests.comfy.graphs import Parts, conditioned, edit_guider, half, instruction, learning, make_image, predicted, sampled
 from instructbrush.tests.comfy.test_models import detect
 from instructbrush.tests.unit import seeded, seeded_sd3
 
@@ -44,7 +44,7 @@ def folders(comfy):
 
 def region_conditioning(comfy, graph, parts, words="make it night", image=None, **mask):
     conditioning = graph.node("CLIPTextEncode", clip=parts.clip, text=words).out(0)
-    given = {name: comfy.give(graph, value) for name, value in {"image": picture() if image is None else image, **mask}.items()}
+    given = {name: comfy.give(graph, value) for name, value in {"image": make_image() if image is None else image, **mask}.items()}
     return graph.node("InstructBrushRegionConditioning", model=parts.model, conditioning=conditioning, vae=parts.vae, **given)
 
 
@@ -113,9 +113,9 @@ class TestDetection:
         concat = model.concat_cond(**given, concat_latent_image=image, **{key: mask})
         assert torch.equal(concat, torch.cat([image, mask.expand(2, -1, -1, -1)], 1))
         assert torch.equal(model.concat_cond(**{**given, "prompt_type": "negative"}), torch.zeros(2, 2 * channels, 8, 8))
-        with pytest.raises(error, match="^This model edits pictures, and the positive CONDITIONING carries none. Put Region Conditioning"):
+        with pytest.raises(error, match="^This model edits images, and the positive CONDITIONING carries none. Put Region Conditioning"):
             model.concat_cond(**given)
-        with pytest.raises(error, match="^This model reads a mask, and the CONDITIONING carries a picture without one. Use Region Conditioning"):
+        with pytest.raises(error, match="^This model reads a mask, and the CONDITIONING carries an image without one. Use Region Conditioning"):
             model.concat_cond(**given, concat_latent_image=image)
 
 
@@ -135,7 +135,7 @@ class TestTwelveChannels:
 
     @pytest.mark.parametrize("mask", [None, half(), half(128, 128)], ids=["free-form", "half", "scaled"])
     def test_edit_guider_is_equation_3_in_diffusers(self, comfy, mask):
-        """One step against three predictions of core's engine: the mask is there with the picture, and gone with it."""
+        """One step against three predictions of core's engine: the mask is there with the image, and gone with it."""
         graph = comfy.graph()
         (guider,) = comfy.values(graph, edit_guider(comfy, graph, Parts(graph, RANDOM), **({} if mask is None else {"mask": mask})).out(0))
         editor = comfy.pack("core.models.loading").load_editor(comfy.base / "models" / RANDOM)
@@ -144,7 +144,7 @@ class TestTwelveChannels:
         sigma = ((1 - abar) / abar).sqrt()
         x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)) * (1 + sigma)
         noisy = x * abar.sqrt()
-        condition = editor.condition(picture(), mask)
+        condition = editor.condition(make_image(), mask)
         words, empty = editor.encode_text(["make it night"]), editor.encode_text([""])
         with torch.no_grad():
             full, image = (editor.denoiser.predict(noisy, timestep, condition, states) for states in (words, empty))
@@ -168,7 +168,7 @@ class TestTwelveChannels:
         assert torch.equal(custom_sampled(comfy, graph, guider.out(0), first.out(1)), edited(comfy, RANDOM, mask=half()))
 
     def test_a_batch_has_a_mask_each(self, comfy):
-        images, masks = picture(3, count=2), torch.cat([half(), half().flip(2)])
+        images, masks = make_image(3, count=2), torch.cat([half(), half().flip(2)])
         results = []
         for rows in (slice(0, 2), slice(0, 1), slice(1, 2)):
             graph = comfy.graph()
@@ -176,7 +176,7 @@ class TestTwelveChannels:
             node = region_conditioning(comfy, graph, parts, image=images[rows], mask=masks[rows])
             negative = graph.node("CLIPTextEncode", clip=parts.clip, text="").out(0)
             latent = comfy.values(graph, node.out(1))[0]
-            # Noise is drawn for a whole batch: it must be the same for a picture alone.
+            # Noise is drawn for a whole batch: it must be the same for an image alone.
             latent = {**latent, "batch_index": list(range(2))[rows]}
             results.append(comfy.values(graph, sampled(graph, parts.model, node.out(0), negative, comfy.give(graph, latent)))[0]["samples"])
         both, *alone = results
@@ -228,7 +228,7 @@ class TestTwelveChannels:
             model, clip, vae = models.load_model(models.POCKET_REGION_NAME)
             described = comfy.pack("nodes.comfy.describe").describe(model)
             assert described.title == "pocket region editor" and described.reads_mask
-            assert clip.encode_from_tokens_scheduled(clip.tokenize("a hat"))[0][0].shape[2] == 128 and vae.encode(picture()).shape == (1, 4, 8, 8)
+            assert clip.encode_from_tokens_scheduled(clip.tokenize("a hat"))[0][0].shape[2] == 128 and vae.encode(make_image()).shape == (1, 4, 8, 8)
 
 
 class TestMistakes:
@@ -236,8 +236,8 @@ class TestMistakes:
         ("mask", "message"),
         [
             (torch.zeros(1, 64, 64), "Mask: it is black all over, so there is nowhere to edit. Paint white where the edit shall act, or invert the mask if it"),
-            (torch.ones(1, 64, 32), "Mask: it is 32 x 64, the picture 64 x 64, which is another aspect ratio."),
-            (torch.ones(3, 64, 64), "Mask: 3 masks do not fit 1 pictures."),
+            (torch.ones(1, 64, 32), "Mask: it is 32 x 64, the image 64 x 64, which is another aspect ratio."),
+            (torch.ones(3, 64, 64), "Mask: 3 masks do not fit 1 images."),
             (torch.full((1, 64, 64), 2.0), "Mask holds values from 2 to 2. Scale them"),
         ],
     )
@@ -254,7 +254,7 @@ class TestMistakes:
             graph = comfy.graph()
             assert comfy.error(graph, make(comfy, graph, Parts(graph), mask=half()).out(0)).startswith(message)
 
-    def test_such_a_model_takes_the_picture_alone(self, comfy):
+    def test_such_a_model_takes_the_image_alone(self, comfy):
         graph = comfy.graph()
         parts = Parts(graph)
         negative = graph.node("CLIPTextEncode", clip=parts.clip, text="").out(0)
@@ -262,21 +262,21 @@ class TestMistakes:
         ours = comfy.values(graph, sampled(graph, parts.model, node.out(0), negative, node.out(1)))[0]["samples"]
         graph = comfy.graph()
         parts = Parts(graph)
-        positive, _, latent = conditioned(graph, parts, comfy.give(graph, picture()))
+        positive, _, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
         negative = graph.node("CLIPTextEncode", clip=parts.clip, text="").out(0)
         assert torch.equal(ours, comfy.values(graph, sampled(graph, parts.model, positive, negative, latent))[0]["samples"])
 
-    def test_a_mask_model_without_mask_or_picture(self, comfy):
+    def test_a_mask_model_without_mask_or_image(self, comfy):
         graph = comfy.graph()
         parts = Parts(graph, RANDOM)
-        positive, negative, latent = conditioned(graph, parts, comfy.give(graph, picture()))
+        positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
         assert comfy.error(graph, sampled(graph, parts.model, positive, negative, latent)).startswith(
-            "This model reads a mask, and the CONDITIONING carries a picture without one. Use Region Conditioning instead of InstructPixToPixConditioning;"
+            "This model reads a mask, and the CONDITIONING carries an image without one. Use Region Conditioning instead of InstructPixToPixConditioning;"
         )
         graph = comfy.graph()
         parts = Parts(graph, RANDOM)
         words, empty = (graph.node("CLIPTextEncode", clip=parts.clip, text=text).out(0) for text in ("make it night", ""))
         latent = graph.node("EmptyLatentImage", width=64, height=64, batch_size=1).out(0)
         assert comfy.error(graph, sampled(graph, parts.model, words, empty, latent)).startswith(
-            "This model edits pictures, and the positive CONDITIONING carries none. Put Region Conditioning between the words and the sampler, or use"
+            "This model edits images, and the positive CONDITIONING carries none. Put Region Conditioning between the words and the sampler, or use"
         )

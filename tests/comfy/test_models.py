@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from instructbrush.tests.comfy.graphs import MODEL_NAME, Parts, conditioned, picture, sampled
+from instructbrush.tests.comfy.graphs import MODEL_NAME, Parts, conditioned, make_image, sampled
 from instructbrush.tests.unit import seeded
 
 
@@ -84,7 +84,7 @@ def test_a_full_size_sd15_model_loads_as_file_and_as_folder(comfy):
             model, clip, vae = load(comfy, name)
             with torch.inference_mode():
                 states = clip.encode_from_tokens_scheduled(clip.tokenize("turn the hat teal"))[0][0]
-                image = picture(1, height=32, width=32)
+                image = make_image(1, height=32, width=32)
                 latent = vae.encode(image)
                 described = comfy.pack("nodes.comfy.describe").describe(model)
                 from comfy import model_management
@@ -112,7 +112,7 @@ def test_a_full_size_sd15_model_loads_as_file_and_as_folder(comfy):
 def test_pocket_editor_takes_any_size_in_stock_nodes(comfy, height, width):
     graph = comfy.graph()
     parts = Parts(graph)
-    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, picture(0, height=height, width=width)))
+    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image(0, height=height, width=width)))
     image = graph.node("VAEDecode", samples=sampled(graph, parts.model, positive, negative, latent, steps=1), vae=parts.vae)
     (result,) = comfy.values(graph, image.out(0))
     assert result.shape == (1, height // 8 * 8, width // 8 * 8, 3) and result.isfinite().all()
@@ -128,7 +128,7 @@ def test_pocket_editor_saves_as_a_checkpoint_that_stock_loaders_read(comfy):
 
     def outcome(model, clip, vae, graph):
         stock = type("Stock", (), {"model": model, "clip": clip, "vae": vae})
-        positive, negative, latent = conditioned(graph, stock, comfy.give(graph, picture()))
+        positive, negative, latent = conditioned(graph, stock, comfy.give(graph, make_image()))
         return comfy.values(graph, sampled(graph, model, positive, negative, latent))[0]["samples"]
 
     graph = comfy.graph()
@@ -206,7 +206,7 @@ def test_parts_of_different_models_are_told(comfy):
     foreign = type(other)(other.keys, other.values, other.context, other.start, info)
     graph = comfy.graph()
     parts = Parts(graph)
-    positive, _, _ = conditioned(graph, parts, comfy.give(graph, picture()))
+    positive, _, _ = conditioned(graph, parts, comfy.give(graph, make_image()))
     node = graph.node("InstructBrushApply", model=parts.model, conditioning=positive, instruction=comfy.give(graph, foreign), strength=1.0, end_timestep=0)
     assert comfy.error(graph, node.out(0)) == (
         "Instruction 'seeded' was learned on a sd15 model (instruct-pix2pix) and cannot act in a pocket model (pocket editor). "

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from instructbrush.tests.comfy.graphs import picture
+from instructbrush.tests.comfy.graphs import make_image
 
 NODES = {
     "InstructBrushLoadModel": "Load InstructPix2Pix",
@@ -69,7 +69,7 @@ def write_pairs(folder, count=2, side=32):
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
         for place in (0, 1):
-            pixels = (picture(10 * index + place, height=side, width=side)[0] * 255).to(torch.uint8).numpy()
+            pixels = (make_image(10 * index + place, height=side, width=side)[0] * 255).to(torch.uint8).numpy()
             Image.fromarray(pixels).save(folder / f"{index}_{place}.png")
 
 
@@ -114,9 +114,9 @@ def test_pairs_are_scaled(comfy):
 
 def test_pairs_of_batches(comfy):
     graph = comfy.graph()
-    node = graph.node("InstructBrushMakePairs", before=comfy.give(graph, picture(1, 3)), after=comfy.give(graph, picture(2, 3)))
+    node = graph.node("InstructBrushMakePairs", before=comfy.give(graph, make_image(1, 3)), after=comfy.give(graph, make_image(2, 3)))
     (pairs,) = comfy.values(graph, node.out(0))
-    assert len(pairs) == 3 and torch.equal(pairs[1].after, picture(2, 3)[1])
+    assert len(pairs) == 3 and torch.equal(pairs[1].after, make_image(2, 3)[1])
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_an_empty_folder_is_refused(comfy):
     (comfy.base / "input" / "void").mkdir(parents=True, exist_ok=True)
     graph = comfy.graph()
     assert comfy.error(graph, load(comfy, graph, "void").out(0)) == (
-        "Pairs folder 'void' holds no pairs. Name the pictures 0_0.png (before) and 0_1.png (after), 1_0.png and 1_1.png and so on, "
+        "Pairs folder 'void' holds no pairs. Name the images 0_0.png (before) and 0_1.png (after), 1_0.png and 1_1.png and so on, "
         "or use sub-folders before/ and after/ with equal names, or a pairs.json."
     )
 
@@ -146,10 +146,10 @@ def test_an_empty_folder_is_refused(comfy):
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        (picture(0, 2), picture(0, 3), "Pairs: 2 pictures before but 3 after."),
-        (picture(0, 1), picture(0, 1, 32, 64), "Pair '0': before is 64 x 64, after is 64 x 32, which is another aspect ratio. "),
-        (picture(0, 1, 8, 8), picture(0, 1, 8, 8), "Pair '0' is 8 x 8: each side needs at least 16 pixels."),
-        (picture(0, 1) * float("nan"), picture(0, 1), "Pairs: picture 1 of 1 holds values that are not finite."),
+        (make_image(0, 2), make_image(0, 3), "Pairs: 2 images before but 3 after."),
+        (make_image(0, 1), make_image(0, 1, 32, 64), "Pair '0': before is 64 x 64, after is 64 x 32, which is another aspect ratio. "),
+        (make_image(0, 1, 8, 8), make_image(0, 1, 8, 8), "Pair '0' is 8 x 8: each side needs at least 16 pixels."),
+        (make_image(0, 1) * float("nan"), make_image(0, 1), "Pairs: image 1 of 1 holds values that are not finite."),
     ],
 )
 def test_batches_that_are_no_pairs_are_refused(comfy, before, after, message):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, instruction, learning, pairs, picture, sampled
+from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, instruction, learning, make_image, pairs, sampled
 
 
 def latent_of(comfy, graph, link):
@@ -15,14 +15,14 @@ def latent_of(comfy, graph, link):
 def stock(comfy, **changes):
     graph = comfy.graph()
     parts = Parts(graph)
-    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, picture()))
+    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
     return latent_of(comfy, graph, sampled(graph, parts.model, positive, negative, latent, **changes))
 
 
 def with_instruction(comfy, learned, wire_model=True, **changes):
     graph = comfy.graph()
     parts = Parts(graph)
-    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, picture()))
+    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
     model, marked = applied(graph, comfy, parts.model, positive, learned, **changes)
     return latent_of(comfy, graph, sampled(graph, model if wire_model else parts.model, marked, negative, latent))
 
@@ -38,7 +38,7 @@ def test_parity_an_empty_timestep_range_is_the_stock_graph(comfy):
 def test_parity_a_model_that_attends_but_carries_no_instruction_is_the_stock_model(comfy):
     graph = comfy.graph()
     parts = Parts(graph)
-    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, picture()))
+    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
     model, _ = applied(graph, comfy, parts.model, positive, instruction(comfy))
     assert torch.equal(latent_of(comfy, graph, sampled(graph, model, positive, negative, latent)), stock(comfy))
 
@@ -57,7 +57,7 @@ def custom_sampled(comfy, graph, guider, latent):
 
 def edit_guider(comfy, graph, parts, **changes):
     settings = {"words": "make it night", "text_scale": 3.0, "image_scale": 1.4, "strength": 1.0, **changes}
-    image = comfy.give(graph, picture())
+    image = comfy.give(graph, make_image())
     return graph.node("InstructBrushEditGuider", model=parts.model, clip=parts.clip, vae=parts.vae, image=image, **settings)
 
 
@@ -79,7 +79,7 @@ def test_parity_guidance_is_equation_3(comfy):
 
     with torch.inference_mode():
         guider.sample(torch.zeros_like(x), torch.zeros_like(x), OneStep(), torch.tensor([3.0, 0.0]), seed=0)
-        image = vae.encode(picture())
+        image = vae.encode(make_image())
     denoiser = comfy.pack("nodes.comfy.engine").ComfyDenoiser(model)
     text = comfy.pack("nodes.comfy.text")
     words, empty = (text.encode(clip, phrase)[0][0] for phrase in ("make it night", ""))
@@ -91,9 +91,9 @@ def test_parity_guidance_is_equation_3(comfy):
         # Asked for the noise level itself rather than for its nearest timestep.
         denoiser._sigmas[timestep] = sigma.to(comfy.device)
         full = denoiser.predict(noisy, timestep, image, words, injection)
-        picture_alone = denoiser.predict(noisy, timestep, image, empty)
+        image_alone = denoiser.predict(noisy, timestep, image, empty)
         neither = denoiser.predict(noisy, timestep, torch.zeros_like(image), empty)
-    by_hand = neither + 1.4 * (picture_alone - neither) + 3.0 * (full - picture_alone)
+    by_hand = neither + 1.4 * (image_alone - neither) + 3.0 * (full - image_alone)
     assert torch.allclose((x - predictions[0]) / sigma, by_hand.cpu(), atol=1e-4)
 
 
@@ -106,7 +106,7 @@ def test_parity_edit_guider_is_the_stock_dual_guider(comfy, with_learned):
     ours = custom_sampled(comfy, graph, node.out(0), node.out(1))
     graph = comfy.graph()
     parts = Parts(graph)
-    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, picture()))
+    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
     model = parts.model
     if with_learned:
         model, positive = applied(graph, comfy, model, positive, learned)
@@ -166,7 +166,7 @@ def test_parity_save_load_apply_is_apply(comfy):
     assert path == comfy.base / "output" / "instructions" / "parity" / "seeded.safetensors"
     graph = comfy.graph()
     parts = Parts(graph)
-    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, picture()))
+    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
     loaded = graph.node("InstructBrushLoad", name="parity/seeded.safetensors")
     node = graph.node("InstructBrushApply", model=parts.model, conditioning=positive, instruction=loaded.out(0), strength=1.0, end_timestep=0)
     assert torch.equal(latent_of(comfy, graph, sampled(graph, node.out(0), node.out(1), negative, latent)), with_instruction(comfy, learned))
@@ -196,7 +196,7 @@ def test_parity_pocket_editor_is_its_diffusers_self(comfy):
     parts = Parts(graph)
     model, clip, vae = comfy.values(graph, parts.model, parts.clip, parts.vae)
     editor = comfy.pack("core.models.loading").load_editor()
-    image = picture(5, 2)
+    image = make_image(5, 2)
     latent = editor.encode_images(image)
     with torch.inference_mode():  # as nodes run
         assert torch.allclose(vae.encode(image), latent, atol=1e-4)
@@ -208,13 +208,13 @@ def test_parity_pocket_editor_is_its_diffusers_self(comfy):
         if len(tokens["l"]) == 1:
             assert torch.allclose(states, editor.encode_text([words]), atol=1e-4), words
     generator = torch.Generator().manual_seed(2)
-    noisy, picture_latent = (torch.randn(2, 4, 9, 12, generator=generator) for _ in range(2))
+    noisy, image_latent = (torch.randn(2, 4, 9, 12, generator=generator) for _ in range(2))
     context = editor.encode_text(["make it night", ""])
     timesteps = torch.tensor([10, 900])
-    expected = editor.denoiser.predict(noisy, timesteps, picture_latent, context)
+    expected = editor.denoiser.predict(noisy, timesteps, image_latent, context)
     denoiser = comfy.pack("nodes.comfy.engine").ComfyDenoiser(model)
     with denoiser.loaded(), torch.no_grad():
-        given = (each.to(comfy.device) for each in (noisy, timesteps, picture_latent, context))
+        given = (each.to(comfy.device) for each in (noisy, timesteps, image_latent, context))
         assert torch.allclose(denoiser.predict(*given).cpu(), expected, atol=1e-4)
         for name, (keys, values) in denoiser.project(context[0]).items():
             known = editor.denoiser.project(context[0])[name]

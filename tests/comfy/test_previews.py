@@ -1,9 +1,9 @@
-"""Pictures under nodes: where they cannot be written, the node does its work all the same and the log says what is missing."""
+"""Images under nodes: where they cannot be written, the node does its work all the same and the log says what is missing."""
 
 import pytest
 from PIL import Image
 
-from instructbrush.tests.comfy.graphs import instruction, picture
+from instructbrush.tests.comfy.graphs import instruction, make_image
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def load_pairs(comfy, graph):
 
 
 def make_pairs(comfy, graph):
-    return graph.node("InstructBrushMakePairs", before=comfy.give(graph, picture(0)), after=comfy.give(graph, picture(1)))
+    return graph.node("InstructBrushMakePairs", before=comfy.give(graph, make_image(0)), after=comfy.give(graph, make_image(1)))
 
 
 def inspect(comfy, graph):
@@ -30,18 +30,18 @@ def inspect(comfy, graph):
 
 
 def save(comfy, graph):
-    pictured = comfy.pack("nodes.sockets").shown(instruction(comfy), Image.new("RGB", (32, 16), "red"))
-    return graph.node("InstructBrushSave", instruction=comfy.give(graph, pictured), name="pictured", if_taken="overwrite")
+    imaged = comfy.pack("nodes.sockets").shown(instruction(comfy), Image.new("RGB", (32, 16), "red"))
+    return graph.node("InstructBrushSave", instruction=comfy.give(graph, imaged), name="imaged", if_taken="overwrite")
 
 
 def load(comfy, graph):
-    path = comfy.pack("nodes.comfy.paths").output_instructions() / "pictured.safetensors"
+    path = comfy.pack("nodes.comfy.paths").output_instructions() / "imaged.safetensors"
     comfy.pack("core.instruction.file").save_instruction(instruction(comfy), path, overwrite=True, thumbnail=Image.new("RGB", (32, 16), "red"))
     return graph.node("InstructBrushLoad", name=path.name)
 
 
 @pytest.mark.parametrize("node", [load_pairs, make_pairs, inspect, save, load])
-def test_pictures_are_shown(comfy, node):
+def test_images_are_shown(comfy, node):
     comfy.forget()
     graph = comfy.graph()
     (output,) = shown(comfy.run(graph, node(comfy, graph).out(0)))
@@ -49,7 +49,7 @@ def test_pictures_are_shown(comfy, node):
 
 
 @pytest.mark.parametrize("node", [load_pairs, make_pairs, inspect, save, load])
-def test_a_picture_that_cannot_be_shown_ends_no_run(comfy, no_room, caplog, node):
+def test_a_image_that_cannot_be_shown_ends_no_run(comfy, no_room, caplog, node):
     comfy.forget()
     graph = comfy.graph()
     (output,) = shown(comfy.run(graph, node(comfy, graph).out(0)))

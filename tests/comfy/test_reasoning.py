@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, half, images_of, instruction, picture, sampled
+from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, half, images_of, instruction, make_image, sampled
 from instructbrush.tests.unit import tiny_mllms
 
 MLLM, CONNECTOR = "mllm/tiny", "tiny.safetensors"
@@ -23,7 +23,7 @@ def models(comfy):
     """A taught tiny LLaVA and a connector for it, where users put theirs."""
     root = Path(comfy.folder_paths.models_dir)
     folder = root / "mllm" / "tiny"
-    tiny_mllms.taught(folder, [(picture(1)[0], WISH, ANSWER)], 200)
+    tiny_mllms.taught(folder, [(make_image(1)[0], WISH, ANSWER)], 200)
     made = connector(comfy, folder)
     file = comfy.pack("core.reasoning.connector").save_connector(made, root / "connectors" / CONNECTOR)
     yield folder, file
@@ -73,7 +73,7 @@ def plain(graph, parts, words):
 
 def test_a_wish_becomes_an_instruction_that_is_shown(comfy):
     graph = comfy.graph()
-    node = explain(comfy, graph, picture(1, 2))
+    node = explain(comfy, graph, make_image(1, 2))
     run = comfy.run(graph, node.out(0), node.out(1))
     assert run.values == ["make it night", "hours pass"]
     shown = [data["output"]["text"] for data in run.data("executed") if "text" in (data["output"] or {})]
@@ -82,7 +82,7 @@ def test_a_wish_becomes_an_instruction_that_is_shown(comfy):
 
 def test_without_an_answer_the_words_are_taken_with_a_warning(comfy, caplog):
     graph = comfy.graph()
-    node = explain(comfy, graph, picture(1), max_tokens=8)
+    node = explain(comfy, graph, make_image(1), max_tokens=8)
     run = comfy.run(graph, node.out(0), node.out(1))
     assert run.values == [WISH, ""]
     (shown,) = [data["output"]["text"] for data in run.data("executed") if "text" in (data["output"] or {})]
@@ -93,7 +93,7 @@ def test_without_an_answer_the_words_are_taken_with_a_warning(comfy, caplog):
 def test_the_instruction_goes_into_every_other_node(comfy):
     graph = comfy.graph()
     parts = Parts(graph)
-    words = explain(comfy, graph, picture(1)).out(0)
+    words = explain(comfy, graph, make_image(1)).out(0)
     mine, theirs = comfy.values(graph, plain(graph, parts, words), plain(graph, parts, "make it night"))
     assert torch.equal(mine[0][0], theirs[0][0])
 
@@ -102,24 +102,24 @@ def test_an_untrained_connector_is_clip_text_encode_to_the_bit(comfy, models, fo
     graph = comfy.graph()
     parts = Parts(graph)
     link = comfy.give(graph, connector(comfy, models[0], trained=False))
-    mine, theirs = comfy.values(graph, encode(comfy, graph, parts, picture(1), link=link), plain(graph, parts, WISH))
+    mine, theirs = comfy.values(graph, encode(comfy, graph, parts, make_image(1), link=link), plain(graph, parts, WISH))
     assert torch.equal(mine[0][0], theirs[0][0]) and mine[0][1].keys() == theirs[0][1].keys()
 
 
 def test_without_words_it_is_the_null_branch(comfy, forgetful):
     graph = comfy.graph()
     parts = Parts(graph)
-    mine, theirs = comfy.values(graph, encode(comfy, graph, parts, picture(1, 3), " "), plain(graph, parts, " "))
+    mine, theirs = comfy.values(graph, encode(comfy, graph, parts, make_image(1, 3), " "), plain(graph, parts, " "))
     assert torch.equal(mine[0][0], theirs[0][0]) and not forgetful.exists()
 
 
-def test_every_picture_of_a_batch_has_states_of_its_own(comfy, models, forgetful):
+def test_every_image_of_a_batch_has_states_of_its_own(comfy, models, forgetful):
     core = comfy.pack("core.reasoning.mllm").load_mllm(models[0])
-    pictures = picture(1, 3)
+    images = make_image(1, 3)
     graph = comfy.graph()
     parts = Parts(graph)
-    mine, text = comfy.values(graph, encode(comfy, graph, parts, pictures), plain(graph, parts, WISH))
-    states = core.states(list(pictures), [WISH] * 3)
+    mine, text = comfy.values(graph, encode(comfy, graph, parts, images), plain(graph, parts, WISH))
+    states = core.states(list(images), [WISH] * 3)
     made = comfy.pack("core.reasoning.connector").load_connector(models[1])
     expected = made.encode(text[0][0], *states)
     assert mine[0][0].shape == (3, *text[0][0].shape[1:]) and (mine[0][0][0] - mine[0][0][1]).abs().max() > 1e-3
@@ -129,15 +129,15 @@ def test_every_picture_of_a_batch_has_states_of_its_own(comfy, models, forgetful
 
 def test_the_second_time_costs_nothing(comfy, models, forgetful):
     graph = comfy.graph()
-    (first,) = comfy.values(graph, encode(comfy, graph, Parts(graph), picture(2)))
+    (first,) = comfy.values(graph, encode(comfy, graph, Parts(graph), make_image(2)))
     comfy.forget()
     graph = comfy.graph()
     mllm = load(graph)
-    again, model = comfy.values(graph, encode(comfy, graph, Parts(graph), picture(2), mllm=mllm), mllm)
+    again, model = comfy.values(graph, encode(comfy, graph, Parts(graph), make_image(2), mllm=mllm), mllm)
     assert torch.equal(again[0][0], first[0][0]) and not model.loaded
 
 
-def test_edits_follow_the_picture_s_states_through_stock_nodes(comfy, forgetful):
+def test_edits_follow_the_image_s_states_through_stock_nodes(comfy, forgetful):
     def edited(image, batch):
         graph = comfy.graph()
         parts = Parts(graph)
@@ -146,11 +146,11 @@ def test_edits_follow_the_picture_s_states_through_stock_nodes(comfy, forgetful)
         node = graph.node("InstructPixToPixConditioning", positive=positive, negative=plain(graph, parts, ""), vae=parts.vae, pixels=pixels)
         return images_of(comfy, graph, parts, sampled(graph, parts.model, node.out(0), node.out(1), node.out(2)))
 
-    pictures = picture(3, 2)
-    both = edited(pictures, pictures)
-    assert both.shape == pictures.shape and both.isfinite().all()
-    # The second picture of a batch heeds its own states, not the first one's.
-    other = edited(pictures[[0, 0]], pictures)
+    images = make_image(3, 2)
+    both = edited(images, images)
+    assert both.shape == images.shape and both.isfinite().all()
+    # The second image of a batch heeds its own states, not the first one's.
+    other = edited(images[[0, 0]], images)
     torch.testing.assert_close(both[0], other[0], rtol=0, atol=2e-3)
     assert (both[1] - other[1]).abs().max() > 0.02
 
@@ -158,7 +158,7 @@ def test_edits_follow_the_picture_s_states_through_stock_nodes(comfy, forgetful)
 def test_edit_guider_masks_regions_and_instructions_take_it(comfy, forgetful):
     graph = comfy.graph()
     parts = Parts(graph)
-    image = picture(1, 2)
+    image = make_image(1, 2)
     positive = encode(comfy, graph, parts, image)
     guider = graph.node(
         "InstructBrushEditGuider",
@@ -213,7 +213,7 @@ def test_the_model_is_held_by_comfyui_and_goes_with_it(comfy, forgetful):
     management.unload_all_models()
     graph = comfy.graph()
     parts = Parts(graph)
-    assert comfy.values(graph, encode(comfy, graph, parts, picture(1), mllm=comfy.give(graph, mllm), link=comfy.give(graph, made)))[0]
+    assert comfy.values(graph, encode(comfy, graph, parts, make_image(1), mllm=comfy.give(graph, mllm), link=comfy.give(graph, made)))[0]
     del mllm, made
     management.unload_all_models()
     comfy.forget()
@@ -292,14 +292,14 @@ def test_names_do_not_leave_their_folder(comfy):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image": picture(1, 1, 4, 64)}, "MLLM 'tiny': a picture of shape [4, 64, 3] does not fit; [height, width, 3] with sides from 8 is needed."),
-        ({"image": picture(1) * float("nan")}, "Image: picture 1 of 1 holds values that are not finite."),
+        ({"image": make_image(1, 1, 4, 64)}, "MLLM 'tiny': an image of shape [4, 64, 3] does not fit; [height, width, 3] with sides from 8 is needed."),
+        ({"image": make_image(1) * float("nan")}, "Image: image 1 of 1 holds values that are not finite."),
         ({"words": "hours " * 500}, "tokens long, it reads 2048. Use fewer words."),
     ],
 )
 def test_bad_input_is_refused_by_name(comfy, forgetful, changes, message):
     graph = comfy.graph()
-    assert message in comfy.error(graph, encode(comfy, graph, Parts(graph), **{"image": picture(1), **changes}))
+    assert message in comfy.error(graph, encode(comfy, graph, Parts(graph), **{"image": make_image(1), **changes}))
 
 
 def test_parts_that_do_not_belong_together(comfy, models, forgetful, caplog):
@@ -311,26 +311,26 @@ def test_parts_that_do_not_belong_together(comfy, models, forgetful, caplog):
         width = comfy.pack("core.reasoning.mllm").Mllm(models[0]).width
         made = room.new_connector(room.ConnectorConfig(**{"family": "pocket", "text_width": 128, "mllm_width": width, "heads": 4, "layers": 1, **changes}))
         graph = comfy.graph()
-        assert message in comfy.error(graph, encode(comfy, graph, Parts(graph), picture(1), link=comfy.give(graph, made.eval())))
+        assert message in comfy.error(graph, encode(comfy, graph, Parts(graph), make_image(1), link=comfy.give(graph, made.eval())))
     narrow = connector(comfy, models[0]).__class__(room.ConnectorConfig("pocket", 128, 20, heads=4, layers=1, mllm_name="llava")).eval()
     graph = comfy.graph()
-    message = comfy.error(graph, encode(comfy, graph, Parts(graph), picture(1), link=comfy.give(graph, narrow)))
+    message = comfy.error(graph, encode(comfy, graph, Parts(graph), make_image(1), link=comfy.give(graph, narrow)))
     assert "Encode Instruction: 'tiny' has states 48 wide, the connector was trained with llava (20). Load that MLLM, or a connector for this one." in message
     other = connector(comfy, models[0], mllm_fingerprint="aa", text_fingerprint="bb")
     graph = comfy.graph()
-    comfy.values(graph, encode(comfy, graph, Parts(graph), picture(1), link=comfy.give(graph, other)))
+    comfy.values(graph, encode(comfy, graph, Parts(graph), make_image(1), link=comfy.give(graph, other)))
     assert "another MLLM (tiny) than the one that is connected" in caplog.text and "another CLIP than the one that is connected" in caplog.text
 
 
 def test_the_text_encoder_is_the_one_it_was_trained_with(comfy, forgetful, caplog):
     graph = comfy.graph()
-    comfy.values(graph, encode(comfy, graph, Parts(graph), picture(1)))
+    comfy.values(graph, encode(comfy, graph, Parts(graph), make_image(1)))
     assert "The connector was trained with" not in caplog.text
 
 
 def test_no_wish_is_refused(comfy):
     graph = comfy.graph()
-    assert "Explain Instruction: there is no wish. Write what you would like" in comfy.error(graph, explain(comfy, graph, picture(1), "  ").out(0))
+    assert "Explain Instruction: there is no wish. Write what you would like" in comfy.error(graph, explain(comfy, graph, make_image(1), "  ").out(0))
 
 
 def test_cancelling_ends_the_node_as_any_other(comfy, monkeypatch):
@@ -347,5 +347,5 @@ def test_cancelling_ends_the_node_as_any_other(comfy, monkeypatch):
 
     monkeypatch.setattr(rooms, "check_interrupted", check)
     graph = comfy.graph()
-    run = comfy.attempt(graph, explain(comfy, graph, picture(1), "something else").out(0))
+    run = comfy.attempt(graph, explain(comfy, graph, make_image(1), "something else").out(0))
     assert run.error["exception_type"] == "interrupted"

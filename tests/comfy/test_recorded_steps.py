@@ -1,4 +1,4 @@
-"""Learning steps recorded as CUDA graphs give what eager ones give, for pictures of one size and of several; where recording fails, steps stay eager."""
+"""Learning steps recorded as CUDA graphs give what eager ones give, for images of one size and of several; where recording fails, steps stay eager."""
 
 import pytest
 import torch

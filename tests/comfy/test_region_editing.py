@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from instructbrush.tests.comfy.graphs import STEPS, Parts, applied, conditioned, images_of, instruction, picture, sampled
+from instructbrush.tests.comfy.graphs import STEPS, Parts, applied, conditioned, images_of, instruction, make_image, sampled
 
 SEED = 3
 
@@ -69,7 +69,7 @@ def by_hand(comfy, image, mask, every):
 
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_equation_1_is_the_loop_written_by_hand(comfy, every):
-    image, mask = picture(1, 2), disc()
+    image, mask = make_image(1, 2), disc()
     graph, free, kept, _ = region_edit(comfy, image, mask, every)
     made, without = latents(comfy, graph, kept, free)
     torch.testing.assert_close(made, by_hand(comfy, image, mask, every), rtol=0, atol=1e-4)
@@ -78,7 +78,7 @@ def test_equation_1_is_the_loop_written_by_hand(comfy, every):
 
 @pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_sde", "lcm", "uni_pc"])
 def test_ones_are_the_free_edit_and_zeros_the_source(comfy, sampler):
-    image = picture(2)
+    image = make_image(2)
     graph, free, kept, source = region_edit(comfy, image, torch.ones(1, 64, 64), sampler_name=sampler)
     made, without, began = latents(comfy, graph, kept, free, source)
     assert torch.equal(made, without) and not torch.allclose(made, began, atol=0.1)
@@ -89,7 +89,7 @@ def test_ones_are_the_free_edit_and_zeros_the_source(comfy, sampler):
 
 @pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_sde"])
 def test_outside_is_the_source_under_every_sampler(comfy, sampler):
-    image, mask = picture(3), disc(radius=0.2)
+    image, mask = make_image(3), disc(radius=0.2)
     graph, free, kept, source = region_edit(comfy, image, mask, sampler_name=sampler)
     made, without, began = latents(comfy, graph, kept, free, source)
     outside = (torch.nn.functional.interpolate(mask[:, None], made.shape[2:], mode="bilinear") == 0).expand_as(made)
@@ -98,13 +98,13 @@ def test_outside_is_the_source_under_every_sampler(comfy, sampler):
 
 
 def test_half_a_mask_is_half_of_both_where_the_last_state_alone_is_blended(comfy):
-    graph, free, kept, source = region_edit(comfy, picture(4), torch.full((1, 64, 64), 0.5), every=STEPS)
+    graph, free, kept, source = region_edit(comfy, make_image(4), torch.full((1, 64, 64), 0.5), every=STEPS)
     made, without, began = latents(comfy, graph, kept, free, source)
     torch.testing.assert_close(made, 0.5 * without + 0.5 * began, rtol=0, atol=1e-5)
 
 
-def test_every_picture_of_a_batch_keeps_its_own_region(comfy):
-    image = picture(5, 3)
+def test_every_image_of_a_batch_keeps_its_own_region(comfy):
+    image = make_image(5, 3)
     masks = torch.cat([disc(x=0.25), disc(x=0.75), disc(y=0.25)])
     graph, _, kept, _ = region_edit(comfy, image, masks)
     together = latents(comfy, graph, kept)[0]
@@ -117,7 +117,7 @@ def test_every_picture_of_a_batch_keeps_its_own_region(comfy):
 
 
 def test_sides_that_are_no_multiple_of_eight_are_pasted_back_whole(comfy):
-    image, mask = picture(6, 1, 70, 77), disc(70, 77, radius=0.25)
+    image, mask = make_image(6, 1, 70, 77), disc(70, 77, radius=0.25)
     graph = comfy.graph()
     parts = Parts(graph)
     pixels = comfy.give(graph, image)
@@ -131,7 +131,7 @@ def test_sides_that_are_no_multiple_of_eight_are_pasted_back_whole(comfy):
 
 
 def test_a_learned_instruction_acts_in_the_region_alone(comfy):
-    image, mask = picture(7), disc(radius=0.25)
+    image, mask = make_image(7), disc(radius=0.25)
     graph = comfy.graph()
     parts = Parts(graph)
     pixels = comfy.give(graph, image)
@@ -146,7 +146,7 @@ def test_a_learned_instruction_acts_in_the_region_alone(comfy):
 
 
 def test_the_edit_guider_keeps_the_region(comfy):
-    image, mask = picture(8), disc(radius=0.25)
+    image, mask = make_image(8), disc(radius=0.25)
     graph = comfy.graph()
     parts = Parts(graph)
     pixels = comfy.give(graph, image)
@@ -186,7 +186,7 @@ def test_the_edit_guider_keeps_the_region(comfy):
 def test_what_does_not_fit_is_refused(comfy, change, message):
     graph = comfy.graph()
     parts = Parts(graph)
-    pixels = comfy.give(graph, picture(9))
+    pixels = comfy.give(graph, make_image(9))
     given = {"latent": encoded(graph, parts, pixels), "mask": comfy.give(graph, torch.ones(1, 64, 64))}
     given |= {name: comfy.give(graph, value) for name, value in change.items()}
     node = graph.node("InstructBrushRegionEdit", model=parts.model, blend_every=2, **given)
@@ -197,14 +197,14 @@ def test_what_does_not_fit_is_refused(comfy, change, message):
         assert message in comfy.error(graph)
 
 
-UNPAINTED = "Mask: no mask was painted. It is the black one of 64 x 64 that Load Image gives for a picture without transparency; this picture is 128 x {}. "
+UNPAINTED = "Mask: no mask was painted. It is the black one of 64 x 64 that Load Image gives for an image without transparency; this image is 128 x {}. "
 
 
 @pytest.mark.parametrize("height", [128, 192])
 def test_the_black_mask_of_load_image_is_named_by_every_node_that_edits(comfy, height):
     graph = comfy.graph()
     parts = Parts(graph, "pocket region editor (built in)")
-    pixels, mask = comfy.give(graph, picture(9, 1, height, 128)), comfy.give(graph, torch.zeros(1, 64, 64))
+    pixels, mask = comfy.give(graph, make_image(9, 1, height, 128)), comfy.give(graph, torch.zeros(1, 64, 64))
     words = graph.node("CLIPTextEncode", clip=parts.clip, text="make it night").out(0)
     soft = graph.node("InstructBrushSoftRegion", mask=mask, s=0.5).out(0)
     with_words = {"model": parts.model, "clip": parts.clip, "vae": parts.vae, "image": pixels, "words": "x", "text_scale": 2.0, "image_scale": 1.5}
@@ -220,11 +220,11 @@ def test_the_black_mask_of_load_image_is_named_by_every_node_that_edits(comfy, h
 
 @pytest.mark.parametrize(("rows", "columns"), [(64, 64), (128, 128), (1024, 1536)])
 def test_masks_of_another_resolution_are_scaled(comfy, rows, columns):
-    # A picture of 3:2 at a width of 100 has 66 or 67 rows; the VAE leaves 64 of them, and 96 columns.
+    # An image of 3:2 at a width of 100 has 66 or 67 rows; the VAE leaves 64 of them, and 96 columns.
     height, width = (64, 64) if rows == columns else (67, 100)
     graph = comfy.graph()
     parts = Parts(graph)
-    latent = encoded(graph, parts, comfy.give(graph, picture(12, 1, height, width)))
+    latent = encoded(graph, parts, comfy.give(graph, make_image(12, 1, height, width)))
     mask = torch.zeros(1, rows, columns)
     mask[..., : columns // 2] = 1
     node = graph.node("InstructBrushRegionEdit", model=parts.model, latent=latent, mask=comfy.give(graph, mask), blend_every=2)
@@ -236,7 +236,7 @@ def test_masks_of_another_resolution_are_scaled(comfy, rows, columns):
 def test_a_missing_wire_is_named(comfy):
     graph = comfy.graph()
     parts = Parts(graph)
-    pixels = comfy.give(graph, picture(10))
+    pixels = comfy.give(graph, make_image(10))
     positive, negative, latent = conditioned(graph, parts, pixels)
     source = encoded(graph, parts, pixels)
     node = graph.node("InstructBrushRegionEdit", model=parts.model, latent=source, mask=comfy.give(graph, disc()), blend_every=2)
@@ -245,7 +245,7 @@ def test_a_missing_wire_is_named(comfy):
     assert "its MODEL reached the sampler but its LATENT did not" in comfy.error(graph)
 
 
-def test_pictures_come_out(comfy):
-    graph, _, kept, _ = region_edit(comfy, picture(11), disc())
+def test_images_come_out(comfy):
+    graph, _, kept, _ = region_edit(comfy, make_image(11), disc())
     parts = Parts(graph)
     assert images_of(comfy, graph, parts, kept).shape == (1, 64, 64, 3)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, instruction, picture, sampled
+from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, instruction, make_image, sampled
 
 DEFAULTS = {
     "when_refused": "stop",
@@ -53,7 +53,7 @@ def test_what_a_mask_covers_is_shown_in_the_node(comfy):
     run = comfy.run(graph, node.out(0), node.out(1))
     mask, report = run.values
     assert torch.equal(mask, masks)
-    assert report.splitlines() == [f"{number}: accepted: covers 25 % of the picture in 1 fragment" for number in (1, 2)]
+    assert report.splitlines() == [f"{number}: accepted: covers 25 % of the image in 1 fragment" for number in (1, 2)]
     assert [data["output"]["text"] for data in run.data("executed") if "text" in (data["output"] or {})] == [[report]]
 
 
@@ -64,7 +64,7 @@ def test_a_painted_mask_is_cleaned(comfy):
     graph, node = cleaning(comfy, mask[0], fill_holes=True, drop_fragments=0.01, grow=2, feather=4)
     cleaned, report = comfy.values(graph, node.out(0), node.out(1))
     assert cleaned.shape == (1, 64, 64) and (cleaned[:, 8:42, 10:40] == 1).all() and not cleaned[:, 50:].any() and 0 < cleaned[0, 20, 44] < 1
-    assert report.startswith("accepted: covers 22 % of the picture in 1 fragment, ")
+    assert report.startswith("accepted: covers 22 % of the image in 1 fragment, ")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_refused_mask_can_let_the_run_go_on(comfy, when_refused, expected):
     graph, node = cleaning(comfy, torch.cat([good, square(0, 0, 3, 3)]), when_refused=when_refused)
     mask, report = comfy.values(graph, node.out(0), node.out(1))
     assert torch.equal(mask, torch.cat([good, expected]))
-    assert report.splitlines()[1] == "2: refused: covers 0.22 % of the picture, at least 1 % is needed"
+    assert report.splitlines()[1] == "2: refused: covers 0.22 % of the image, at least 1 % is needed"
 
 
 @pytest.mark.parametrize(
@@ -84,11 +84,11 @@ def test_a_refused_mask_can_let_the_run_go_on(comfy, when_refused, expected):
         (
             torch.cat([square(8, 8, 40, 40), square(0, 0, 3, 3)]),
             {},
-            "Clean Region: mask 2 of 2 was refused: covers 0.22 % of the picture, at least 1 % is needed. Give another mask, change the limits, or let "
+            "Clean Region: mask 2 of 2 was refused: covers 0.22 % of the image, at least 1 % is needed. Give another mask, change the limits, or let "
             "when_refused go on.",
         ),
         (torch.zeros(1, 64, 64), {}, "Clean Region: mask 1 of 1 was refused: it is empty, no value exceeds the threshold of 0.5. Perhaps none was painted"),
-        (torch.ones(1, 64, 64), {}, "Clean Region: mask 1 of 1 was refused: covers 100 % of the picture, at most 90 % is allowed."),
+        (torch.ones(1, 64, 64), {}, "Clean Region: mask 1 of 1 was refused: covers 100 % of the image, at most 90 % is allowed."),
         (square(8, 8, 40, 40), {"grow": -20}, "Clean Region: mask 1 of 1 was refused: shrinking it by 20 pixels leaves nothing of it."),
         (torch.zeros(0, 64, 64), {}, "Mask: there is none in it (its shape is (0, 64, 64)). Perhaps nothing was found: connect a mask that holds a region."),
         (torch.full((1, 8, 8), float("nan")), {}, "Mask holds values that are not finite."),
@@ -123,7 +123,7 @@ def test_the_soft_mask_of_a_box_mask_of_boxes_and_of_its_own_box(comfy):
     assert torch.equal(comfy.values(graph, node.out(0))[0], corners)
 
 
-def test_boxes_of_a_detector_are_each_pictures_own(comfy):
+def test_boxes_of_a_detector_are_each_images_own(comfy):
     fine = square(20, 20, 30, 30).repeat(2, 1, 1)
     found = [[{"x": 40.0, "y": -0.7, "width": 24.4, "height": 10.0, "score": 0.9}], []]
     graph, node = softened(comfy, fine, boxes=found, s=0.25)
@@ -134,14 +134,14 @@ def test_boxes_of_a_detector_are_each_pictures_own(comfy):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"box_mask": torch.ones(1, 32, 64)}, "Soft mask: the fine mask is 64 x 64, the box mask 64 x 32. Make both as large as the picture."),
+        ({"box_mask": torch.ones(1, 32, 64)}, "Soft mask: the fine mask is 64 x 64, the box mask 64 x 32. Make both as large as the image."),
         ({"box_mask": torch.ones(3, 64, 64)}, "Soft mask: 2 fine masks and 3 box masks. Give a box mask for each fine mask, or one for all."),
         (
             {"boxes": {"x": 200, "y": 0, "width": 9, "height": 9}},
-            "Box 1 (200, 0, 209, 9) (left, top, right, bottom) in a picture of 64 x 64 leaves the picture.",
+            "Box 1 (200, 0, 209, 9) (left, top, right, bottom) in an image of 64 x 64 leaves the image.",
         ),
-        ({"boxes": [{"x": 5, "y": 5, "width": 0, "height": 9}]}, "Box 1 (5, 5, 5, 14) (left, top, right, bottom) in a picture of 64 x 64 is empty."),
-        ({"boxes": [[], [], []]}, "Boxes: there are boxes for 3 pictures, but 2 masks. Give boxes for each, or one list for all."),
+        ({"boxes": [{"x": 5, "y": 5, "width": 0, "height": 9}]}, "Box 1 (5, 5, 5, 14) (left, top, right, bottom) in an image of 64 x 64 is empty."),
+        ({"boxes": [[], [], []]}, "Boxes: there are boxes for 3 images, but 2 masks. Give boxes for each, or one list for all."),
         ({"boxes": [{"x": 5}]}, "Boxes: {'x': 5} is no box. A box has the numbers x, y, width and height, in pixels."),
         ({"boxes": 7}, "Boxes: int is no list of boxes. Connect an output that gives BOUNDING_BOX."),
     ],
@@ -155,13 +155,13 @@ def test_boxes_that_do_not_fit_are_refused(comfy, inputs, message):
 
 
 class Regions:
-    """A graph that edits one picture, with a place for several regions."""
+    """A graph that edits one image, with a place for several regions."""
 
     def __init__(self, comfy, count=1):
         self.comfy, self.graph = comfy, comfy.graph()
         parts = Parts(self.graph)
         self.model = parts.model
-        self.words, self.negative, self.latent = conditioned(self.graph, parts, self.give(picture(0, count)))
+        self.words, self.negative, self.latent = conditioned(self.graph, parts, self.give(make_image(0, count)))
 
     def give(self, value):
         return self.comfy.give(self.graph, value)
@@ -217,7 +217,7 @@ def test_overlapping_regions_share_by_their_masks(comfy):
     assert close(regions.sample(node.out(0)), 0.75 * alone(comfy, learned) + 0.25 * alone(comfy), 1e-4)
 
 
-def test_a_batch_with_a_mask_for_each_picture(comfy):
+def test_a_batch_with_a_mask_for_each_image(comfy):
     learned = instruction(comfy, 1)
     regions = Regions(comfy, 2)
     masks = torch.cat([left_mask(), 1 - left_mask()])
@@ -253,8 +253,8 @@ def test_the_masks_are_those_of_conditioning_set_mask(comfy):
 @pytest.mark.parametrize(
     ("masks", "message"),
     [
-        ([left_mask(), torch.ones(1, 32, 64)], "Mask: it is 64 x 32, the picture 64 x 64, which is another aspect ratio."),
-        ([torch.ones(2, 64, 64), torch.ones(3, 64, 64)], "Mask: 2 masks do not fit 3 pictures. Give one for each picture, or one for all."),
+        ([left_mask(), torch.ones(1, 32, 64)], "Mask: it is 64 x 32, the image 64 x 64, which is another aspect ratio."),
+        ([torch.ones(2, 64, 64), torch.ones(3, 64, 64)], "Mask: 2 masks do not fit 3 images. Give one for each image, or one for all."),
         ([left_mask() * 255], "Mask holds values from 0 to 255. Scale them: a mask runs from 0 (stays) to 1 (is edited)."),
     ],
 )
@@ -300,9 +300,9 @@ def test_every_region_node_takes_masks_of_every_shape(comfy, shape):
     assert torch.equal(comfy.values(regions.graph, regions.combine((regions.words, mask)).out(1))[0], fine)
     graph = comfy.graph()
     node = graph.node(
-        "InstructBrushPasteBack", edited=comfy.give(graph, picture(1)), original=comfy.give(graph, picture(0)), mask=comfy.give(graph, mask), feather=0
+        "InstructBrushPasteBack", edited=comfy.give(graph, make_image(1)), original=comfy.give(graph, make_image(0)), mask=comfy.give(graph, mask), feather=0
     )
-    assert torch.equal(comfy.values(graph, node.out(0))[0], torch.where(fine[..., None] == 1, picture(1), picture(0)))
+    assert torch.equal(comfy.values(graph, node.out(0))[0], torch.where(fine[..., None] == 1, make_image(1), make_image(0)))
 
 
 # Paste Back
@@ -310,7 +310,7 @@ def test_every_region_node_takes_masks_of_every_shape(comfy, shape):
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (71, 66)])
 def test_outside_the_mask_the_vae_has_changed_nothing(comfy, height, width):
-    original = picture(3, 2, height, width)
+    original = make_image(3, 2, height, width)
     mask = torch.zeros(2, height, width)
     mask[0, 20:40, 20:40] = 1
     mask[1, :, : width // 2] = 1
@@ -326,7 +326,7 @@ def test_outside_the_mask_the_vae_has_changed_nothing(comfy, height, width):
     full[:, top : top + rows, left : left + columns] = decoded
     assert pasted.shape == original.shape
     assert torch.equal(pasted, torch.where(mask[..., None] == 1, full, original)) and not torch.equal(pasted, original)
-    # The VAE makes the same picture where it was cut from: nothing has moved.
+    # The VAE makes the same image where it was cut from: nothing has moved.
     assert (full - original).abs().mean() < 0.1
 
 
@@ -343,8 +343,8 @@ def test_feathering_and_single_masks(comfy):
 @pytest.mark.parametrize("channels", [3, 4])
 def test_the_originals_transparency_stays(comfy, channels):
     graph = comfy.graph()
-    original = torch.cat([picture(0), picture(1)[..., :1]], dim=-1)
-    edited = torch.cat([picture(2), picture(3)[..., :1]], dim=-1)[..., :channels]
+    original = torch.cat([make_image(0), make_image(1)[..., :1]], dim=-1)
+    edited = torch.cat([make_image(2), make_image(3)[..., :1]], dim=-1)[..., :channels]
     node = graph.node(
         "InstructBrushPasteBack", edited=comfy.give(graph, edited), original=comfy.give(graph, original), mask=comfy.give(graph, left_mask()), feather=0
     )
@@ -356,10 +356,10 @@ def test_the_originals_transparency_stays(comfy, channels):
 @pytest.mark.parametrize(
     ("edited", "original", "mask", "message"),
     [
-        (picture(0, 1, 64, 64), picture(0, 1, 100, 64), torch.ones(1, 100, 64), "Paste back: the edited picture is 64 x 64, the original 64 x 100."),
-        (picture(0, 2), picture(0, 3), torch.ones(1, 64, 64), "Paste back: 2 edited pictures but 3 originals. Give the original of each, or one for all."),
-        (picture(0, 2), picture(0, 2), torch.ones(3, 64, 64), "Mask: 3 masks do not fit 2 pictures. Give one for each picture, or one for all."),
-        (picture(0, 1), picture(0, 1), torch.ones(1, 64, 32), "Mask: it is 32 x 64, the picture 64 x 64, which is another aspect ratio."),
+        (make_image(0, 1, 64, 64), make_image(0, 1, 100, 64), torch.ones(1, 100, 64), "Paste back: the edited image is 64 x 64, the original 64 x 100."),
+        (make_image(0, 2), make_image(0, 3), torch.ones(1, 64, 64), "Paste back: 2 edited images but 3 originals. Give the original of each, or one for all."),
+        (make_image(0, 2), make_image(0, 2), torch.ones(3, 64, 64), "Mask: 3 masks do not fit 2 images. Give one for each image, or one for all."),
+        (make_image(0, 1), make_image(0, 1), torch.ones(1, 64, 32), "Mask: it is 32 x 64, the image 64 x 64, which is another aspect ratio."),
     ],
 )
 def test_what_cannot_be_pasted_is_refused(comfy, edited, original, mask, message):

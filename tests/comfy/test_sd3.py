@@ -36,7 +36,7 @@ class TestSD3:
         guider = module.EditGuider(model, 3.0, 1.4)
         conditioning = [[STATES, {"pooled_output": POOLED}]]
         nothing = [[torch.zeros_like(STATES), {"pooled_output": torch.zeros_like(POOLED)}]]
-        guider.set_branches(module.with_picture(conditioning, image, mask), module.with_picture(nothing, image, mask), nothing)
+        guider.set_branches(module.with_image(conditioning, image, mask), module.with_image(nothing, image, mask), nothing)
         return guider
 
     def latents(self, comfy, model):
@@ -55,8 +55,8 @@ class TestSD3:
         flows = []
         for given, states, pooled in ((condition, STATES, POOLED), (condition, 0 * STATES, 0 * POOLED), (0 * condition, 0 * STATES, 0 * POOLED)):
             flows.append(reference(torch.cat([x, given], 1), states, pooled, torch.tensor([1000 * sigma])).sample)
-        full, picture_alone, none = flows
-        by_hand = x - sigma * (none + 1.4 * (picture_alone - none) + 3.0 * (full - picture_alone))
+        full, image_alone, none = flows
+        by_hand = x - sigma * (none + 1.4 * (image_alone - none) + 3.0 * (full - image_alone))
         assert torch.allclose(found, by_hand, atol=1e-3 * by_hand.abs().max().item())
 
     def test_it_samples(self, comfy, sd3):

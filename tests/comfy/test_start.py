@@ -198,12 +198,12 @@ def test_a_folder_is_read_again_only_when_it_has_changed(comfy, listing, tmp_pat
     assert listing.entries(tmp_path).folders == ()
 
 
-def test_many_pictures_cost_one_look_at_each_folder(comfy, listing, monkeypatch):
+def test_many_images_cost_one_look_at_each_folder(comfy, listing, monkeypatch):
     root = comfy.base / "input" / "many"
     for number in range(20):
         (root / f"{number}").mkdir(parents=True)
-        for picture in range(50):
-            (root / f"{number}" / f"{picture}.png").touch()
+        for image in range(50):
+            (root / f"{number}" / f"{image}.png").touch()
     try:
         for folder in (comfy.base / "input").rglob("*/"):
             os.utime(folder, (OLD, OLD))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, instruction, pairs, picture, sampled
+from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, instruction, make_image, pairs, sampled
 from instructbrush.tests.comfy.test_parity import custom_sampled, edit_guider, latent_of
 
 
@@ -40,7 +40,7 @@ def edited(comfy, learned, **changes):
     """KSampler with Apply Instruction, MODEL wired or not."""
     graph = comfy.graph()
     parts = Parts(graph)
-    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, picture()))
+    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
     wire_model = changes.pop("wire_model", True)
     model, marked = applied(graph, comfy, parts.model, positive, learned, **changes)
     return latent_of(comfy, graph, sampled(graph, model if wire_model else parts.model, marked, negative, latent))
@@ -69,7 +69,7 @@ def test_it_acts_as_plain_conditioning(comfy):
     learned = text_instruction(comfy)
     graph = comfy.graph()
     parts = Parts(graph)
-    positive, _, _ = conditioned(graph, parts, comfy.give(graph, picture()))
+    positive, _, _ = conditioned(graph, parts, comfy.give(graph, make_image()))
     model, marked = applied(graph, comfy, parts.model, positive, learned)
     given, out, conditioning = comfy.values(graph, parts.model, model, marked)
     assert out is given
@@ -82,7 +82,7 @@ def test_strength_mixes_with_the_words(comfy):
     learned = text_instruction(comfy)
     graph = comfy.graph()
     parts = Parts(graph)
-    positive, _, _ = conditioned(graph, parts, comfy.give(graph, picture()))
+    positive, _, _ = conditioned(graph, parts, comfy.give(graph, make_image()))
     _, half = applied(graph, comfy, parts.model, positive, learned, strength=0.5)
     _, whole = applied(graph, comfy, parts.model, positive, learned)
     words, mixed, full = (value[0][0] for value in comfy.values(graph, positive, half, whole))
@@ -99,7 +99,7 @@ def test_parts_of_the_schedule_act_as_through_the_model(comfy, segments, changes
     )
     graph = comfy.graph()
     parts = Parts(graph)
-    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, picture()))
+    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
     patch, describe = comfy.pack("nodes.comfy.patch"), comfy.pack("nodes.comfy.describe").describe
     model, conditioning = comfy.values(graph, parts.model, positive)
     marked = comfy.give(graph, patch.mark(conditioning, injection, describe(model)))
@@ -110,7 +110,7 @@ def test_parts_of_the_schedule_act_as_through_the_model(comfy, segments, changes
 def test_parity_strength_zero_is_the_stock_graph(comfy):
     graph = comfy.graph()
     parts = Parts(graph)
-    positive, _, _ = conditioned(graph, parts, comfy.give(graph, picture()))
+    positive, _, _ = conditioned(graph, parts, comfy.give(graph, make_image()))
     _, same = applied(graph, comfy, parts.model, positive, text_instruction(comfy), strength=0.0)
     assert comfy.values(graph, positive)[0] is comfy.values(graph, same)[0]
 
@@ -123,7 +123,7 @@ def test_avoid_takes_the_middle_branch(comfy):
         ours = custom_sampled(comfy, graph, node.out(0), node.out(1))
         graph = comfy.graph()
         parts = Parts(graph)
-        positive, negative, latent = conditioned(graph, parts, comfy.give(graph, picture()))
+        positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
         model, middle = applied(graph, comfy, parts.model, negative, learned)
         plain = graph.node("CLIPTextEncode", clip=parts.clip, text="").out(0)
         guider = graph.node("DualCFGGuider", model=model, cond1=positive, cond2=middle, negative=plain, cfg_conds=3.0, cfg_cond2_negative=1.4, style="regular")
@@ -147,7 +147,7 @@ def test_fixed_noise_reproduces_bit_for_bit_and_equals_the_diffusers_engine(comf
     editor = comfy.pack("core.models.loading").load_editor()
     context, null = editor.encode_text(["make it night", ""])
     injection = comfy.pack("core.editing.injection").inject(learned)
-    image = editor.encode_images(picture())
+    image = editor.encode_images(make_image())
     edit = comfy.pack("core.editing.sampler").edit_latents
     theirs = edit(editor.denoiser, image, context, null, injection, steps=6, text_scale=3.0, image_scale=1.4, seed=7, fixed_noise=True)
     fresh = edit(editor.denoiser, image, context, null, injection, steps=6, text_scale=3.0, image_scale=1.4, seed=7)

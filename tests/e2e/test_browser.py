@@ -89,7 +89,7 @@ def test_learning_shows_its_progress(vue, server, open_page, load_workflow, repo
     page.screenshot(path=shots / f"learning_{'vue' if vue else 'classic'}.png")
     page.wait_for_function("() => document.querySelector('.ib-words').textContent.startsWith('40 / 40')", timeout=240_000)
     assert page.locator("path.ib-mean").get_attribute("d").startswith("M40.0 ")
-    assert page.locator(".ib-picture").get_attribute("src").startswith("data:image/jpeg;base64,")
+    assert page.locator(".ib-image").get_attribute("src").startswith("data:image/jpeg;base64,")
     # Nothing of the panel is saved or sent.
     assert page.evaluate("() => JSON.stringify(app.graph.serialize())").count("ib-panel") == 0
     assert "learning" not in page.evaluate("async () => (await app.graphToPrompt()).output")[learn]["inputs"]

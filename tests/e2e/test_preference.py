@@ -1,4 +1,4 @@
-"""A study as a judge meets it: pictures, clicks and keys, a page that is reloaded in between, and ratings at the end, in both renderers."""
+"""A study as a judge meets it: images, clicks and keys, a page that is reloaded in between, and ratings at the end, in both renderers."""
 
 import json
 
@@ -13,10 +13,10 @@ BUILD = """(study) => {
         for (const [key, value] of Object.entries(values)) node.widgets.find((widget) => widget.name === key).value = value;
         return node;
     };
-    const pictures = ["0x3355aa", "0xaa5533", "0x777777"].map((color, i) =>
+    const images = ["0x3355aa", "0xaa5533", "0x777777"].map((color, i) =>
         add("EmptyImage", { width: 64, height: 64, batch_size: i < 2 ? 3 : 1, color: Number(color) }, -300));
     const judge = add("InstructBrushPreference", { study, first_name: "words", second_name: "learned", instructions: "one\\ntwo\\nthree" }, 100);
-    ["first", "second", "source"].forEach((name, i) => pictures[i].connect(0, judge, judge.inputs.findIndex((input) => input.name === name)));
+    ["first", "second", "source"].forEach((name, i) => images[i].connect(0, judge, judge.inputs.findIndex((input) => input.name === name)));
     app.canvas.ds.scale = 0.9;
     app.canvas.ds.offset = [60, 0];
     app.canvas.setDirty(true, true);
@@ -58,7 +58,7 @@ def test_a_study_is_judged_with_a_reload_in_between(vue, server, open_page, shot
     wait_for(page, f"{study} · 0 of 3")
     ready(page)
     page.screenshot(path=shots / f"preference_{'vue' if vue else 'classic'}.png")
-    # The judge sees three pictures and the instruction, and nothing that names a method.
+    # The judge sees three images and the instruction, and nothing that names a method.
     assert page.locator(".ib-preference img:visible").count() == 3
     assert page.locator(".ib-instruction").text_content() in ("one", "two", "three")
     assert page.locator(".ib-preference").inner_html().count("learned") == 0
@@ -80,7 +80,7 @@ def test_a_study_is_judged_with_a_reload_in_between(vue, server, open_page, shot
     kept = f"/userdata/instructbrush%2Fpreference-{key}.json"
     page.wait_for_function("async (kept) => { const r = await fetch('/api' + kept); return r.ok && (await r.json()).events.length === 3 }", arg=kept)
 
-    # A new page knows nothing of it, until it asks for the study; the pictures are not made again.
+    # A new page knows nothing of it, until it asks for the study; the images are not made again.
     page.close()
     page = open_page(vue=vue)
     page.evaluate(BUILD, study)

@@ -21,8 +21,8 @@ ANSWER = '{"instruction": "make it night", "reason": "hours pass"}'
 
 
 @pytest.fixture(scope="module")
-def pictures(server):
-    """Names of two pictures in the input folder, and their tensors."""
+def images(server):
+    """Names of two images in the input folder, and their tensors."""
     folder = server.base / "input"
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(5)
@@ -33,10 +33,10 @@ def pictures(server):
 
 
 @pytest.fixture(scope="module")
-def models(server, pictures):
+def models(server, images):
     """A taught LLaVA and two connectors for it, one of them untrained, where users put theirs."""
     folder = server.base / "models" / "mllm" / "taught"
-    tiny_mllms.taught(folder, [(pictures[1][0], WISH, ANSWER)], 200)
+    tiny_mllms.taught(folder, [(images[1][0], WISH, ANSWER)], 200)
     connector = new_connector(config_for(POCKET, Mllm(folder).width, mllm_name="taught"))
     connectors = server.base / "models" / "connectors"
     files = [save_connector(connector, connectors / "untrained.safetensors")]
@@ -55,7 +55,7 @@ class Reasoning(Graph):
         super().__init__()
         self.model = self.add("InstructBrushLoadModel", model_name=model)
         self.clip, self.vae = [self.model[0], 1], [self.model[0], 2]
-        self.image = self.pictures(names)
+        self.image = self.images(names)
         self.mllm = self.add("InstructBrushLoadMllm", mllm_name=mllm, precision="auto")
 
     def explained(self):
@@ -68,7 +68,7 @@ class Reasoning(Graph):
         return self.add("InstructBrushEncodeInstruction", mllm=self.mllm, connector=loaded, clip=self.clip, image=self.image, words=words)
 
     def edited(self, server, conditioning=None, words=""):
-        """Pictures, uint8 [n, h, w, 3]."""
+        """Images, uint8 [n, h, w, 3]."""
         given = {"conditioning": conditioning} if conditioning else {}
         guider = self.add(
             "InstructBrushEditGuider",
@@ -91,43 +91,43 @@ class Reasoning(Graph):
         return np.stack([np.asarray(Image.open(io.BytesIO(server.view(image))).convert("RGB")) for image in result.images(node)]).astype(int)
 
 
-def test_a_wish_is_explained_shown_and_edited(server, models, pictures):
-    graph = Reasoning(pictures[0][:1])
+def test_a_wish_is_explained_shown_and_edited(server, models, images):
+    graph = Reasoning(images[0][:1])
     words = graph.explained()
     made = graph.edited(server, words=words)
-    plain = Reasoning(pictures[0][:1]).edited(server, words="make it night")
+    plain = Reasoning(images[0][:1]).edited(server, words="make it night")
     assert np.array_equal(made, plain)
-    graph = Reasoning(pictures[0][:1])
+    graph = Reasoning(images[0][:1])
     words = graph.explained()
     graph.add("PreviewAny", source=words)
     assert server.run(graph.nodes).outputs[words[0]]["text"] == ["make it night\n\nhours pass"]
 
 
-def test_words_are_encoded_with_each_picture_of_a_batch(server, models, pictures):
+def test_words_are_encoded_with_each_image_of_a_batch(server, models, images):
     def edited(connector, **other):
-        graph = Reasoning(pictures[0])
+        graph = Reasoning(images[0])
         return graph.edited(server, graph.encoded(connector, **other))
 
     untrained, trained, again = edited("untrained.safetensors"), edited("trained.safetensors"), edited("trained.safetensors")
-    assert np.array_equal(untrained, Reasoning(pictures[0]).edited(server, words=WISH))
+    assert np.array_equal(untrained, Reasoning(images[0]).edited(server, words=WISH))
     assert np.array_equal(trained, again) and all(np.abs(one - other).mean() > 1 for one, other in zip(trained, untrained, strict=True))
     kept = list((server.base / "user").rglob("states/*.safetensors"))
     assert len(kept) == 2
 
 
-def test_what_is_missing_is_named_before_the_run(server, models, pictures):
-    graph = Reasoning(pictures[0][:1], mllm="mllm/llava-1.5-7b-hf")
+def test_what_is_missing_is_named_before_the_run(server, models, images):
+    graph = Reasoning(images[0][:1], mllm="mllm/llava-1.5-7b-hf")
     graph.add("PreviewAny", source=graph.explained())
     with pytest.raises(ServerError, match="MLLM 'llava-1.5-7b-hf': there is no folder .* Put llava-hf/llava-1.5-7b-hf, or another "):
         server.run(graph.nodes)
-    graph = Reasoning(pictures[0][:1])
+    graph = Reasoning(images[0][:1])
     conditioning = graph.encoded("nowhere.safetensors")
     with pytest.raises(ServerError, match="Connector 'nowhere.safetensors' was not found. Put a connector"):
         graph.edited(server, conditioning)
 
 
 @pytest.mark.skipif(not (POCKET_READER_FOLDER.is_dir() and POCKET_CONNECTOR_FILE.is_file()), reason="this build has no pocket reader")
-def test_the_built_in_reader_needs_no_files(server, pictures):
-    graph = Reasoning(pictures[0][:1], "pocket reasoning editor (built in)", "pocket reader (built in)")
+def test_the_built_in_reader_needs_no_files(server, images):
+    graph = Reasoning(images[0][:1], "pocket reasoning editor (built in)", "pocket reader (built in)")
     made = graph.edited(server, graph.encoded("pocket connector (built in)"))
     assert made.shape == (1, 96, 96, 3) and made.std() > 1

@@ -1,4 +1,4 @@
-"""Region edits over HTTP: three pictures with three masks through ControlNet, LoRA and a learned instruction, and two regions with two instructions."""
+"""Region edits over HTTP: three images with three masks through ControlNet, LoRA and a learned instruction, and two regions with two instructions."""
 
 import io
 
@@ -19,17 +19,17 @@ def disc(y, x, radius=0.24):
     return np.hypot(rows / HEIGHT - y, columns / WIDTH - x) < radius
 
 
-def save(server, name, picture):
-    """Put a picture, uint8 [h, w, 3] or bool [h, w], into the input folder."""
+def save(server, name, image):
+    """Put an image, uint8 [h, w, 3] or bool [h, w], into the input folder."""
     folder = server.base / "input"
     folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, -1).astype(np.uint8) * 255).save(folder / name)
+    Image.fromarray(image if image.ndim == 3 else np.repeat(image[..., None], 3, -1).astype(np.uint8) * 255).save(folder / name)
     return name
 
 
 @pytest.fixture(scope="module")
-def pictures(server):
-    """Names and pixels of three smooth pictures."""
+def images(server):
+    """Names and pixels of three smooth images."""
     rng = np.random.default_rng(3)
     made = [Image.fromarray(rng.integers(0, 255, (5, 5, 3), np.uint8)).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC) for _ in CENTRES]
     pixels = [np.asarray(each) for each in made]
@@ -38,7 +38,7 @@ def pictures(server):
 
 @pytest.fixture(scope="module")
 def masks(server):
-    """Names and pixels of one disc for each picture."""
+    """Names and pixels of one disc for each image."""
     made = [disc(*centre) for centre in CENTRES]
     return [save(server, f"mask_{index}.png", each) for index, each in enumerate(made)], made
 
@@ -50,7 +50,7 @@ class Editing(Graph):
         super().__init__()
         self.model = self.add("InstructBrushLoadModel", model_name="pocket editor (built in)")
         self.clip, self.vae = [self.model[0], 1], [self.model[0], 2]
-        self.image = self.pictures(names)
+        self.image = self.images(names)
         self.masks = [self.add("LoadImageMask", image=name, channel="red") for name in masks]
 
     def mask_batch(self):
@@ -79,14 +79,14 @@ class Editing(Graph):
 
 
 def run(server, graph, images):
-    """The pictures of a link, uint8 [h, w, 3] each."""
+    """The images of a link, uint8 [h, w, 3] each."""
     (node, _) = graph.add("SaveImage", images=images, filename_prefix="region")
     return [np.asarray(Image.open(io.BytesIO(server.view(image))).convert("RGB")) for image in server.run(graph.nodes).images(node)]
 
 
-def test_three_pictures_with_three_masks_through_controlnet_lora_and_instruction(server, pictures, masks):
+def test_three_images_with_three_masks_through_controlnet_lora_and_instruction(server, images, masks):
     def edited(strength):
-        graph = Editing(pictures[0], masks[0])
+        graph = Editing(images[0], masks[0])
         lora = graph.add("LoraLoader", model=graph.model, clip=graph.clip, lora_name="pocket_aged_paper.safetensors", strength_model=0.6, strength_clip=1.0)
         words, nothing = graph.words("", [lora[0], 1]), graph.words("", [lora[0], 1])
         held = graph.add("InstructPixToPixConditioning", positive=words, negative=nothing, vae=graph.vae, pixels=graph.image)
@@ -121,7 +121,7 @@ def test_three_pictures_with_three_masks_through_controlnet_lora_and_instruction
         return run(server, graph, graph.add("InstructBrushPasteBack", edited=made, original=graph.image, mask=mask, feather=0))
 
     whole, weaker = edited(1.0), edited(0.0)
-    for made, other, original, mask in zip(whole, weaker, pictures[1], masks[1], strict=True):
+    for made, other, original, mask in zip(whole, weaker, images[1], masks[1], strict=True):
         assert made.shape == original.shape
         assert np.array_equal(made[~mask], original[~mask])
         inside = mask & (np.abs(np.mgrid[0:HEIGHT, 0:WIDTH] - np.array([HEIGHT, WIDTH])[:, None, None] / 2) < 60).all(0)
@@ -129,9 +129,9 @@ def test_three_pictures_with_three_masks_through_controlnet_lora_and_instruction
         assert np.abs(made[inside].astype(int) - other[inside]).mean() > 1
 
 
-def test_two_regions_with_two_instructions_in_one_pass(server, pictures, masks):
+def test_two_regions_with_two_instructions_in_one_pass(server, images, masks):
     def edited(first, second):
-        graph = Editing(pictures[0][:1], masks[0][:2])
+        graph = Editing(images[0][:1], masks[0][:2])
         model, conditionings = graph.model, []
         for name in (first, second):
             applied = graph.add(
@@ -161,7 +161,7 @@ def test_two_regions_with_two_instructions_in_one_pass(server, pictures, masks):
 
     both = [edited("light_from_the_right", "plum_and_mint"), edited("plum_and_mint", "light_from_the_right")]
     alone = edited("light_from_the_right", "light_from_the_right")
-    original, (first, second) = pictures[1][0], masks[1][:2]
+    original, (first, second) = images[1][0], masks[1][:2]
     first, second = first & ~second, second & ~first
     assert all(np.array_equal(each[~(masks[1][0] | masks[1][1])], original[~(masks[1][0] | masks[1][1])]) for each in (*both, alone))
     # Every region follows its own instruction, whatever the other does.

@@ -29,13 +29,13 @@ def node_id(prompt, kind, title=None):
     return found
 
 
-def pictures(server, result, node):
+def images(server, result, node):
     """What a node saved or previewed, each [H, W, 3] in 0..1."""
     return [np.asarray(Image.open(io.BytesIO(server.view(image))).convert("RGB"), np.float32) / 255 for image in result.images(node)]
 
 
 def psnr(a, b):
-    """Peak signal to noise ratio in dB of pictures in 0..1."""
+    """Peak signal to noise ratio in dB of images in 0..1."""
     return -10 * np.log10(np.mean((a - b) ** 2))
 
 
@@ -59,9 +59,9 @@ def test_learning_workflow(server, prompts):
     prompt = prompts["learn_from_pairs"]
     heard = []
     result = server.run(prompt, on_message=lambda message: heard.append(message["type"]))
-    edited = pictures(server, result, node_id(prompt, "SaveImage"))
-    truth = pictures(server, result, node_id(prompt, "PreviewImage"))
-    before = pictures(server, server.run({"1": load_new(prompt), "2": preview(["1", 1])}), "2")
+    edited = images(server, result, node_id(prompt, "SaveImage"))
+    truth = images(server, result, node_id(prompt, "PreviewImage"))
+    before = images(server, server.run({"1": load_new(prompt), "2": preview(["1", 1])}), "2")
     assert len(edited) == len(truth) == len(before) == 2
     assert np.mean([psnr(a, b) for a, b in zip(edited, truth, strict=True)]) > np.mean([psnr(a, b) for a, b in zip(before, truth, strict=True)]) + 5
     # The panel was told all along, and the whole curve comes with the result.
@@ -79,13 +79,13 @@ def test_learning_workflow(server, prompts):
 def test_chain_workflow(server, prompts):
     prompt = prompts["apply_with_controlnet_and_lora"]
     result = server.run(prompt)
-    edited, before = (pictures(server, result, node_id(prompt, kind)) for kind in ("SaveImage", "PreviewImage"))
-    assert [picture.shape for picture in edited] == [picture.shape for picture in before]
-    # Every link of the chain counts: without it the picture is another.
+    edited, before = (images(server, result, node_id(prompt, kind)) for kind in ("SaveImage", "PreviewImage"))
+    assert [image.shape for image in edited] == [image.shape for image in before]
+    # Every link of the chain counts: without it the image is another.
     for kind, setting in (("InstructBrushApply", "strength"), ("LoraLoader", "strength_model"), ("ControlNetApplyAdvanced", "strength")):
         node = node_id(prompt, kind)
         without = {**prompt, node: {**prompt[node], "inputs": {**prompt[node]["inputs"], setting: 0.0}}}
-        plain = pictures(server, server.run(without), node_id(prompt, "SaveImage"))
+        plain = images(server, server.run(without), node_id(prompt, "SaveImage"))
         assert np.abs(plain[0] - edited[0]).mean() > 0.002, f"{kind} changes nothing"
 
 
@@ -99,21 +99,21 @@ def test_words_learning_and_measuring_workflow(server, prompts):
     assert "sensitivity" in table and len(table.splitlines()) > 10
     assert "segments" in shown["InstructBrushInspect"]["text"][0] and len(shown["InstructBrushInspect"]["images"]) == 2
     assert "PSNR" in shown["InstructBrushEvaluate"]["text"][0]
-    edited, truth = (pictures(server, result, node_id(prompt, kind)) for kind in ("SaveImage", "PreviewImage"))
-    before = pictures(server, server.run({"1": load_new(prompt), "2": preview(["1", 1])}), "2")
+    edited, truth = (images(server, result, node_id(prompt, kind)) for kind in ("SaveImage", "PreviewImage"))
+    before = images(server, server.run({"1": load_new(prompt), "2": preview(["1", 1])}), "2")
     assert np.mean([psnr(a, b) for a, b in zip(edited, truth, strict=True)]) > np.mean([psnr(a, b) for a, b in zip(before, truth, strict=True)]) + 4
 
 
 @pytest.mark.slow
 def test_clip_space_workflow(server, prompts):
-    """Learned text states, the user's words after them, and the noise of learning: each link changes the picture, and a second run does not."""
+    """Learned text states, the user's words after them, and the noise of learning: each link changes the image, and a second run does not."""
     prompt = prompts["learn_in_clip_space_and_add_words"]
-    edited = pictures(server, server.run(prompt), node_id(prompt, "SaveImage"))
+    edited = images(server, server.run(prompt), node_id(prompt, "SaveImage"))
     words = node_id(prompt, "InstructBrushAddWords")
     without = {**prompt, words: {**prompt[words], "inputs": {**prompt[words]["inputs"], "words": ""}}}
-    plain = pictures(server, server.run(without), node_id(prompt, "SaveImage"))
+    plain = images(server, server.run(without), node_id(prompt, "SaveImage"))
     assert np.abs(plain[0] - edited[0]).mean() > 0.002
-    again = pictures(server, server.run(prompt), node_id(prompt, "SaveImage"))
+    again = images(server, server.run(prompt), node_id(prompt, "SaveImage"))
     assert all(np.array_equal(a, b) for a, b in zip(edited, again, strict=True))
 
 
@@ -121,20 +121,20 @@ def test_mixing_workflow(server, prompts):
     """Blended and composed edits differ from each other, from the input, and from either instruction alone."""
     prompt = prompts["mix_two_instructions"]
     result = server.run(prompt)
-    blended, composed = (pictures(server, result, node_id(prompt, "SaveImage", title))[0] for title in ("Blended", "Composed"))
-    before = pictures(server, result, node_id(prompt, "PreviewImage"))[0]
+    blended, composed = (images(server, result, node_id(prompt, "SaveImage", title))[0] for title in ("Blended", "Composed"))
+    before = images(server, result, node_id(prompt, "PreviewImage"))[0]
     blend = node_id(prompt, "InstructBrushBlend")
     alone = []
     for weights in ((1.0, 0.0), (0.0, 1.0)):
         changed = dict(zip(("weight_1", "weight_2"), weights, strict=True))
         single = {**prompt, blend: {**prompt[blend], "inputs": {**prompt[blend]["inputs"], **changed}}}
-        alone.append(pictures(server, server.run(single), node_id(prompt, "SaveImage", "Blended"))[0])
+        alone.append(images(server, server.run(single), node_id(prompt, "SaveImage", "Blended"))[0])
     for each, others in ((blended, (before, *alone, composed)), (composed, (before, *alone))):
         assert min(np.abs(each - other).mean() for other in others) > 0.002
 
 
 def test_found_region_workflow(server, prompts):
-    """What the words find is edited as learned; every other pixel is the picture's own. Other words, another place."""
+    """What the words find is edited as learned; every other pixel is the image's own. Other words, another place."""
     prompt = prompts["edit_only_what_words_find"]
     edited, before, where = in_regions(server, prompt)
     changed = [np.abs(a - b)[mask > 0.5].mean() for a, b, mask in zip(edited, before, where, strict=True)]
@@ -162,19 +162,19 @@ def test_mask_model_workflow(server, prompts):
 
 
 def in_regions(server, prompt):
-    """Edited pictures, those before, and masks [H, W] of a workflow that edits in a region."""
+    """Edited images, those before, and masks [H, W] of a workflow that edits in a region."""
     result = server.run(prompt)
     where = node_id(prompt, "PreviewImage", "Where")
-    edited = pictures(server, result, node_id(prompt, "SaveImage"))
-    before = pictures(server, result, node_id(prompt, "PreviewImage", "Before"))
-    return edited, before, [picture[..., 0] for picture in pictures(server, result, where)]
+    edited = images(server, result, node_id(prompt, "SaveImage"))
+    before = images(server, result, node_id(prompt, "PreviewImage", "Before"))
+    return edited, before, [image[..., 0] for image in images(server, result, where)]
 
 
 def three_rows(server, result, prompt):
-    """Before, edited, and as the wish means it, of the workflows with one wish and two pictures."""
-    before = pictures(server, result, node_id(prompt, "PreviewImage", "Before"))
-    truth = pictures(server, result, node_id(prompt, "PreviewImage", "As it is wished for"))
-    edited = pictures(server, result, node_id(prompt, "SaveImage"))
+    """Before, edited, and as the wish means it, of the workflows with one wish and two images."""
+    before = images(server, result, node_id(prompt, "PreviewImage", "Before"))
+    truth = images(server, result, node_id(prompt, "PreviewImage", "As it is wished for"))
+    edited = images(server, result, node_id(prompt, "SaveImage"))
     assert len(before) == len(edited) == len(truth) == 2
     return before, edited, truth
 
@@ -185,7 +185,7 @@ def gains(before, edited, truth):
 
 
 def test_explained_wish_workflow(server, prompts):
-    """The wish means something else in each picture, the node shows what, and the edits follow it."""
+    """The wish means something else in each image, the node shows what, and the edits follow it."""
     prompt = prompts["explain_a_wish_then_edit"]
     result = server.run(prompt)
     said = result.outputs[node_id(prompt, "PreviewAny", "What it means here")]["text"]
@@ -197,7 +197,7 @@ def test_explained_wish_workflow(server, prompts):
 
 
 def test_encoded_wish_workflow(server, prompts):
-    """One wish, two pictures, two edits, each as the picture wants it; the tuned editor alone does not know what the words mean."""
+    """One wish, two images, two edits, each as the image wants it; the tuned editor alone does not know what the words mean."""
     prompt = prompts["encode_a_wish_with_the_picture"]
     before, edited, truth = three_rows(server, server.run(prompt), prompt)
     assert min(gains(before, edited, truth)) > 3
@@ -220,14 +220,14 @@ def test_command_line_converter_agrees_with_the_browser(name, server, prompts, r
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_templates_are_listed_with_their_pictures(name, server, repository):
+def test_templates_are_listed_with_their_images(name, server, repository):
     assert name in server.get("/workflow_templates")["instructbrush"]
-    with Image.open(repository / "example_workflows" / f"{name}.jpg") as picture:
-        assert min(picture.size) >= 256
+    with Image.open(repository / "example_workflows" / f"{name}.jpg") as image:
+        assert min(image.size) >= 256
 
 
 def load_new(prompt):
-    """The node that loads the new pictures."""
+    """The node that loads the new images."""
     (found,) = [node for node in prompt.values() if node["class_type"] == "InstructBrushLoadPairs" and "new" in node["inputs"]["folder"]]
     return found
 

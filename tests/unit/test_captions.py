@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from instructbrush.core.errors import LearningError
 from instructbrush.core.learning import captions
-from instructbrush.core.learning.captions import Caption, CaptionSettings, caption_pictures, default_steps
+from instructbrush.core.learning.captions import Caption, CaptionSettings, caption_images, default_steps
 from instructbrush.core.models.clip import open_clip_model, pocket_clip
 
 
@@ -27,22 +27,22 @@ def seeded(tmp_path_factory):
 def circles():
     """Red circles on blue."""
     y, x = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
-    pictures = []
+    images = []
     for radius in (20, 30):
         inside = ((x - 64) ** 2 + (y - 64) ** 2 < radius**2)[..., None]
-        pictures.append(torch.where(inside, torch.tensor([0.85, 0.12, 0.12]), torch.tensor([0.12, 0.25, 0.85])))
-    return pictures
+        images.append(torch.where(inside, torch.tensor([0.85, 0.12, 0.12]), torch.tensor([0.12, 0.25, 0.85])))
+    return images
 
 
-def pictures_of(count, seed=0):
+def images_of(count, seed=0):
     return list(torch.rand(count, 32, 32, 3, generator=torch.Generator().manual_seed(seed)))
 
 
-def independent_loop(clip, pictures, tokens, steps, rate, decay, seed):
+def independent_loop(clip, frames, tokens, steps, rate, decay, seed):
     """PEZ as its paper's algorithm 1 is written, with every token's distance worked out; gives the tokens of each iteration."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        images = torch.stack([clip.encode_images(picture[None])[0] for picture in pictures])
+        images = torch.stack([clip.encode_images(frame[None])[0] for frame in frames])
         images = images / images.norm(dim=1, keepdim=True)
     vocabulary = clip.token_embedding
     usable = [index for index in range(len(vocabulary)) if index not in (clip.start_id, clip.end_id)]
@@ -69,30 +69,30 @@ def independent_loop(clip, pictures, tokens, steps, rate, decay, seed):
 @pytest.mark.parametrize("which", ["clip", "seeded"])
 def test_the_tokens_are_those_of_an_independent_loop(which, request, monkeypatch):
     model = request.getfixturevalue(which)
-    pictures = pictures_of(3)
+    images = images_of(3)
     looked_at = []
     read = captions._read
     monkeypatch.setattr(captions, "_read", lambda clip, ids, targets: looked_at.append(ids) or read(clip, ids, targets))
-    found = caption_pictures(model, pictures, CaptionSettings(tokens=4, steps=25, seed=3))
-    history = independent_loop(model, pictures, 4, 25, 0.1, 0.1, 3)
+    found = caption_images(model, images, CaptionSettings(tokens=4, steps=25, seed=3))
+    history = independent_loop(model, images, 4, 25, 0.1, 0.1, 3)
     assert len(set(history)) > 3, "nothing moved, so nothing was compared"
     # What was looked at as a text are iterations of the loop, in its order, beginning with the first.
     places = [history.index(ids) for ids in looked_at]
     assert places[0] == 0 and places == sorted(places) and found.ids in looked_at
 
 
-def test_the_text_fits_pictures_better_than_where_it_began(clip, circles):
+def test_the_text_fits_images_better_than_where_it_began(clip, circles):
     seen = []
-    found = caption_pictures(clip, circles, CaptionSettings(steps=120), lambda done, total, text: seen.append((done, total, text)))
+    found = caption_images(clip, circles, CaptionSettings(steps=120), lambda done, total, text: seen.append((done, total, text)))
     assert [done for done, _, _ in seen] == list(range(1, 121)) and {total for _, total, _ in seen} == {120} and seen[-1][2] == found.text
-    first = caption_pictures(clip, circles, CaptionSettings(steps=1))
+    first = caption_images(clip, circles, CaptionSettings(steps=1))
     assert found.similarity > first.similarity + 0.2 and len(found.ids) == 10
 
 
 def test_a_text_is_judged_as_it_reads(clip, circles):
     for seed in range(3):
-        found = caption_pictures(clip, circles, CaptionSettings(steps=40, seed=seed))
-        targets = functional.normalize(torch.cat([clip.encode_images(picture[None]) for picture in circles]), dim=-1)
+        found = caption_images(clip, circles, CaptionSettings(steps=40, seed=seed))
+        targets = functional.normalize(torch.cat([clip.encode_images(image[None]) for image in circles]), dim=-1)
         read = functional.normalize(clip.encode_texts([found.text]), dim=-1)[0]
         assert found.similarity == pytest.approx(float((targets @ read).mean()), abs=1e-6)
         assert found.exact == (tuple(clip.tokenise(found.text)) == found.ids)
@@ -115,22 +115,22 @@ def test_tokens_that_read_otherwise_are_reported(clip):
 
 
 def test_the_same_seed_finds_the_same_words(clip):
-    pictures = pictures_of(2)
-    one, two, other = (caption_pictures(clip, pictures, CaptionSettings(steps=15, seed=seed)) for seed in (5, 5, 6))
+    images = images_of(2)
+    one, two, other = (caption_images(clip, images, CaptionSettings(steps=15, seed=seed)) for seed in (5, 5, 6))
     assert one == two and one.ids != other.ids
     before = torch.get_rng_state()
-    caption_pictures(clip, pictures, CaptionSettings(steps=2))
+    caption_images(clip, images, CaptionSettings(steps=2))
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_pictures_of_differing_sizes_and_batches(clip):
-    pictures = [torch.rand(60, 90, 3), torch.rand(128, 128, 3), torch.rand(40, 40, 3)]
+def test_images_of_differing_sizes_and_batches(clip):
+    images = [torch.rand(60, 90, 3), torch.rand(128, 128, 3), torch.rand(40, 40, 3)]
     for batch in (1, 2, 50):
-        assert caption_pictures(clip, pictures, CaptionSettings(steps=3, batch=batch)).text
+        assert caption_images(clip, images, CaptionSettings(steps=3, batch=batch)).text
 
 
 def test_the_whole_window_can_be_used(clip):
-    assert len(caption_pictures(clip, pictures_of(1), CaptionSettings(tokens=30, steps=2)).ids) == 30
+    assert len(caption_images(clip, images_of(1), CaptionSettings(tokens=30, steps=2)).ids) == 30
 
 
 def test_the_user_can_cancel(clip):
@@ -142,7 +142,7 @@ def test_the_user_can_cancel(clip):
             raise CancelledError
 
     with pytest.raises(CancelledError):
-        caption_pictures(clip, pictures_of(1), CaptionSettings(steps=10), cancel)
+        caption_images(clip, images_of(1), CaptionSettings(steps=10), cancel)
 
 
 def test_steps_suit_the_model(clip, seeded):
@@ -151,17 +151,17 @@ def test_steps_suit_the_model(clip, seeded):
 
 
 @pytest.mark.parametrize(
-    ("pictures", "settings", "message"),
+    ("images", "settings", "message"),
     [
-        (0, {}, "Caption Init: there is no picture. Give at least one pair."),
+        (0, {}, "Caption Init: there is no image. Give at least one pair."),
         (1, {"tokens": 0}, "Caption Init: 0 tokens do not fit. Choose 1 to 30, the text window of this CLIP."),
         (1, {"tokens": 31}, "Caption Init: 31 tokens do not fit. Choose 1 to 30, the text window of this CLIP."),
         (1, {"steps": 0}, "Caption Init: 0 steps find nothing. Choose at least 1; 300 suit this CLIP."),
-        (1, {"batch": 0}, "Caption Init: a batch of 0 pictures shows nothing. Choose at least 1."),
+        (1, {"batch": 0}, "Caption Init: a batch of 0 images shows nothing. Choose at least 1."),
         (1, {"learning_rate": -1.0}, "Caption Init: the learning rate -1.0 is out of range. Choose a number that is not negative; 0.1 is Visii's."),
         (1, {"weight_decay": float("nan")}, "Caption Init: the weight decay nan is out of range. Choose a number that is not negative; 0.1 is Visii's."),
     ],
 )
-def test_settings_that_are_none_are_refused(clip, pictures, settings, message):
+def test_settings_that_are_none_are_refused(clip, images, settings, message):
     with pytest.raises(LearningError, match="^" + re.escape(message) + "$"):
-        caption_pictures(clip, pictures_of(pictures) if pictures else [], CaptionSettings(**settings))
+        caption_images(clip, images_of(images) if images else [], CaptionSettings(**settings))

@@ -34,25 +34,25 @@ def smooth(side=(48, 40), count=2):
     return torch.nn.functional.interpolate(coarse, side, mode="bilinear").movedim(1, -1)
 
 
-def test_texts_and_pictures_are_open_clips_own(small):
+def test_texts_and_images_are_open_clips_own(small):
     clip, model, _ = small
     tokenizer = open_clip.get_tokenizer(tiny_clip.ARCHITECTURE)
-    pictures = smooth((32, 32))
+    images = smooth((32, 32))
     with torch.no_grad():
         torch.testing.assert_close(clip.encode_texts(TEXTS), model.encode_text(tokenizer(TEXTS)), atol=1e-5, rtol=1e-5)
         transform = open_clip.image_transform(32, is_train=False)
-        torch.testing.assert_close(clip.encode_images(pictures), model.encode_image(transform(pictures.movedim(-1, 1))), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(clip.encode_images(images), model.encode_image(transform(images.movedim(-1, 1))), atol=1e-5, rtol=1e-5)
     assert clip.text_projection.shape == (16, 24) and clip.token_embedding.shape == (49408, 16) and clip.context_length == 40
 
 
 @pytest.mark.parametrize("size", [(32, 32), (75, 40), (41, 133), (20, 24), (200, 300)])
 def test_preprocessing_is_open_clips_own(size):
-    pictures = smooth(size)
+    frames = smooth(size)
     # On tensors open_clip's own transform does the same arithmetic; on PIL images it rounds to 8 bits after scaling each way.
-    ours, transform = Preprocessing((32, 32))(pictures), open_clip.image_transform(32, is_train=False)
-    torch.testing.assert_close(ours, transform(pictures.movedim(-1, 1)), atol=1e-5, rtol=0)
-    eight = (pictures * 255).round()
-    images = [Image.fromarray(picture.numpy().astype(np.uint8)) for picture in eight]
+    ours, transform = Preprocessing((32, 32))(frames), open_clip.image_transform(32, is_train=False)
+    torch.testing.assert_close(ours, transform(frames.movedim(-1, 1)), atol=1e-5, rtol=0)
+    eight = (frames * 255).round()
+    images = [Image.fromarray(frame.numpy().astype(np.uint8)) for frame in eight]
     theirs = torch.stack([transform(image) for image in images])
     step = 1 / 255 / 0.26
     assert (Preprocessing((32, 32))(eight / 255) - theirs).abs().max() <= (1e-5 if size == (32, 32) else 1.6 * step)
@@ -66,19 +66,19 @@ def test_harsh_edges_are_clipped_as_pil_clips_them():
 
 
 def test_squashed_preprocessing():
-    pictures = smooth((50, 90))
+    images = smooth((50, 90))
     transform = open_clip.image_transform(32, is_train=False, resize_mode="squash", interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3)
-    ours = Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3, "bilinear", "squash")(pictures)
-    torch.testing.assert_close(ours, transform(pictures.movedim(-1, 1)), atol=1e-5, rtol=0)
+    ours = Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3, "bilinear", "squash")(images)
+    torch.testing.assert_close(ours, transform(images.movedim(-1, 1)), atol=1e-5, rtol=0)
 
 
 def test_the_pocket_clip_is_what_transformers_makes_of_its_folders(small_pocket, pocket, editor):
     from transformers import CLIPVisionModelWithProjection
 
     vision = CLIPVisionModelWithProjection.from_pretrained(pocket / "image_encoder", dtype=torch.float32, local_files_only=True).eval()
-    pictures = smooth((128, 128))
+    images = smooth((128, 128))
     with torch.no_grad():
-        torch.testing.assert_close(small_pocket.encode_images(pictures), vision(small_pocket.preprocessing(pictures)).image_embeds, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(small_pocket.encode_images(images), vision(small_pocket.preprocessing(images)).image_embeds, atol=1e-5, rtol=1e-5)
     texts = TEXTS[:3]
     ids = editor.tokenizer(texts, padding="max_length", max_length=32, truncation=True, return_tensors="pt").input_ids
     ends = (ids == small_pocket.end_id).int().argmax(-1)
@@ -195,10 +195,10 @@ def test_architectures_that_do_not_serve_are_refused(small, tmp_path):
             open_clip_model(f"{architecture}/x", path)
 
 
-def test_picture_encoders_that_do_not_serve_are_refused(small, monkeypatch, tmp_path):
+def test_image_encoders_that_do_not_serve_are_refused(small, monkeypatch, tmp_path):
     import open_clip.pretrained as pretrained
 
-    message = "CLIP '{}': the picture encoder of {} is of a kind that is not supported. Choose another such as ViT-L-14/openai."
+    message = "CLIP '{}': the image encoder of {} is of a kind that is not supported. Choose another such as ViT-L-14/openai."
     oblong = {**tiny_clip.CONFIG, "vision_cfg": {**tiny_clip.CONFIG["vision_cfg"], "image_size": [32, 64]}}
     tiny_clip.register(tmp_path, "ViT-oblong", oblong)
     with refused(message.format("ViT-oblong/x", "ViT-oblong")):
@@ -208,12 +208,12 @@ def test_picture_encoders_that_do_not_serve_are_refused(small, monkeypatch, tmp_
         open_clip_model(tiny_clip.NAME, small[2])
 
 
-def test_pictures_that_are_none_are_refused(small_pocket):
-    with refused("CLIP: pictures of shape (3, 128, 128) do not fit; [batch, height, width, 3] is needed."):
+def test_images_that_are_none_are_refused(small_pocket):
+    with refused("CLIP: images of shape (3, 128, 128) do not fit; [batch, height, width, 3] is needed."):
         small_pocket.encode_images(torch.zeros(3, 128, 128))
-    with refused("CLIP: pictures of shape (1, 128, 128, 4) do not fit; [batch, height, width, 3] is needed."):
+    with refused("CLIP: images of shape (1, 128, 128, 4) do not fit; [batch, height, width, 3] is needed."):
         small_pocket.encode_images(torch.zeros(1, 128, 128, 4))
-    with refused("CLIP: pictures of shape (0, 128, 128, 3) do not fit; [batch, height, width, 3] is needed."):
+    with refused("CLIP: images of shape (0, 128, 128, 3) do not fit; [batch, height, width, 3] is needed."):
         small_pocket.encode_images(torch.zeros(0, 128, 128, 3))
 
 
@@ -238,10 +238,10 @@ def test_files_that_do_not_serve_are_refused(small, tmp_path):
 
 
 def test_features_are_of_length_one_and_sizes_may_differ(small_pocket) -> None:
-    pictures = [*torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(0)), torch.rand(64, 48, 3)]
-    features = image_features(small_pocket, pictures)
+    images = [*torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(0)), torch.rand(64, 48, 3)]
+    features = image_features(small_pocket, images)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
-    alone = small_pocket.encode_images(pictures[1][None])[0]
+    alone = small_pocket.encode_images(images[1][None])[0]
     torch.testing.assert_close(features[1], alone / alone.norm(), rtol=1e-5, atol=1e-6)
     said = small_pocket.encode_texts(["a red circle", "snow"])
     torch.testing.assert_close(text_features(small_pocket, ["a red circle", "snow"]), said / said.norm(dim=1, keepdim=True))

@@ -14,21 +14,21 @@ import torch
 from PIL import Image
 
 from instructbrush.core.commandline import main
+from instructbrush.core.images import to_image
 from instructbrush.core.instruction.artefact import Blend, Part
 from instructbrush.core.instruction.file import load_instruction, save_instruction
-from instructbrush.core.pictures import to_image
 
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
-    """pairs/ with two pairs (darker), images/ with two pictures of odd sizes."""
+    """pairs/ with two pairs (darker), images/ with two images of odd sizes."""
     (tmp_path / "pairs").mkdir()
     (tmp_path / "images").mkdir()
     generator = torch.Generator().manual_seed(0)
     for index in range(2):
-        picture = torch.rand(4, 4, 3, generator=generator).repeat_interleave(16, 0).repeat_interleave(16, 1)
-        to_image(picture).save(tmp_path / "pairs" / f"{index}_0.png")
-        to_image(picture * 0.5).save(tmp_path / "pairs" / f"{index}_1.png")
+        image = torch.rand(4, 4, 3, generator=generator).repeat_interleave(16, 0).repeat_interleave(16, 1)
+        to_image(image).save(tmp_path / "pairs" / f"{index}_0.png")
+        to_image(image * 0.5).save(tmp_path / "pairs" / f"{index}_1.png")
     Image.new("RGB", (70, 50), "green").save(tmp_path / "images" / "one.jpg")
     Image.new("RGB", (64, 64), "blue").save(tmp_path / "images" / "two.png")
     return tmp_path
@@ -85,7 +85,7 @@ def test_strength_0_equals_the_empty_words(folders: Path) -> None:
         (["learn", "--pairs", "nowhere", "--out", "x.safetensors"], "Pairs folder 'nowhere' does not exist"),
         (["apply", "--instruction", "nothing.safetensors", "--images", ".", "--out", "o"], "'nothing.safetensors': it cannot be opened"),
         (["edit", "--words", "x", "--images", "nowhere", "--out", "o"], "Images folder 'nowhere' does not exist"),
-        (["edit", "--words", "x", "--images", ".", "--out", "o"], "holds no pictures"),
+        (["edit", "--words", "x", "--images", ".", "--out", "o"], "holds no images"),
         (["edit", "--words", "x", "--images", "images", "--out", "images"], "would be written among the inputs"),
         (["learn", "--pairs", "pairs", "--out", "x.safetensors", "--begin", "caption", "--clip", "ViT-L-14/openai"], "ViT-L-14-openai.safetensors"),
         (["inspect", "images/two.png"], "not a safetensors file"),
@@ -110,7 +110,7 @@ def test_errors_are_one_line_and_exit_1(
 
 
 @pytest.mark.parametrize("option", [("--steps", "0"), ("--steps", "-1"), ("--size", "0"), ("--text-scale", "nan"), ("--image-scale", "inf")])
-def test_numbers_that_make_no_picture_are_refused(folders: Path, option: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_that_make_no_image_are_refused(folders: Path, option: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run("edit", "--words", "x", "--images", folders / "images", "--out", folders / "o", *option)
     assert f"argument {option[0]}: {option[1]} is no" in capsys.readouterr().err
@@ -135,7 +135,7 @@ def test_what_nobody_reads_ends_no_work(folders: Path, stream: str, code: int) -
 def test_twins_of_one_name_and_existing_results_are_refused(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (64, 64)).save(folders / "images" / "two.jpg")
     assert run("edit", "--words", "x", "--images", folders / "images", "--out", folders / "o") == 1
-    assert "two pictures named 'two'" in capsys.readouterr().err
+    assert "two images named 'two'" in capsys.readouterr().err
     (folders / "x.safetensors").write_bytes(b"")
     assert run("learn", "--pairs", folders / "pairs", "--out", folders / "x.safetensors") == 1
     assert "exists already" in capsys.readouterr().err

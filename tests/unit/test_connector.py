@@ -117,7 +117,7 @@ def test_padding_and_order_change_nothing(trained):
     torch.testing.assert_close(trained.encode(text.flip(0), states.flip(0), mask.flip(0)).flip(0), together, rtol=0, atol=1e-5)
 
 
-def test_one_text_for_several_pictures_and_further_windows(trained):
+def test_one_text_for_several_images_and_further_windows(trained):
     text, states, mask = inputs(length=12)
     encoded = trained.encode(text[:1], states, mask)
     assert encoded.shape == (2, 12, 16) and torch.equal(encoded[:, 6:], text[:1, 6:].expand(2, -1, -1))
@@ -191,8 +191,8 @@ def test_other_widths_are_refused(trained, widths, message):
         (draw(1, 6, 8), draw(1, 3, 24), torch.ones(1, 3), "Connector: text states of shape [1, 6, 8] do not fit;"),
         (draw(1, 6, 16), draw(1, 3, 20), torch.ones(1, 3), "Connector: MLLM states of shape [1, 3, 20] do not fit; [batch, positions, 24] is needed."),
         (draw(1, 6, 16), draw(1, 3, 24), torch.ones(1, 4), "Connector: a mask of shape [1, 4] does not fit [1, 3, 24]"),
-        (draw(1, 6, 16), draw(1, 3, 24), torch.zeros(1, 3), "or leaves nothing to read of a picture."),
-        (draw(2, 6, 16), draw(3, 3, 24), torch.ones(3, 3), "Connector: 2 texts and 3 pictures do not make pairs."),
+        (draw(1, 6, 16), draw(1, 3, 24), torch.zeros(1, 3), "or leaves nothing to read of an image."),
+        (draw(2, 6, 16), draw(3, 3, 24), torch.ones(3, 3), "Connector: 2 texts and 3 images do not make pairs."),
     ],
 )
 def test_bad_input_is_refused_by_name(trained, text, states, mask, message):

@@ -23,13 +23,13 @@ def test_features_are_the_class_token_of_what_magicbrush_shows_it(tmp_path: Path
     folder = write_dino(tmp_path / "tiny", kind)
     dino = DinoModel(folder)
     reference = AutoModel.from_pretrained(folder).eval()
-    picture = torch.rand(90, 120, 3, generator=torch.Generator().manual_seed(1))
-    pixels = transforms.resize(picture.movedim(2, 0), crop * 256 // 224, transforms.InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+    image = torch.rand(90, 120, 3, generator=torch.Generator().manual_seed(1))
+    pixels = transforms.resize(image.movedim(2, 0), crop * 256 // 224, transforms.InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
     pixels = transforms.normalize(transforms.center_crop(pixels, [crop, crop]), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     with torch.no_grad():
         expected = reference(pixels[None]).last_hidden_state[:, 0]
-    torch.testing.assert_close(dino.encode_images(picture[None]), expected, rtol=1e-4, atol=1e-5)
-    features = image_features(dino, [picture, picture[:40]])
+    torch.testing.assert_close(dino.encode_images(image[None]), expected, rtol=1e-4, atol=1e-5)
+    features = image_features(dino, [image, image[:40]])
     assert features.shape == (2, 32) and torch.allclose(features.norm(dim=1), torch.ones(2))
 
 

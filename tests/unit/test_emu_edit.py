@@ -20,8 +20,8 @@ from instructbrush.core.evaluation.item_tables import EMU_EDIT, figures, text_ta
 from instructbrush.core.evaluation.items import Score
 from instructbrush.core.evaluation.results import ItemFolder
 from instructbrush.core.evaluation.runner import run
+from instructbrush.core.images import from_image
 from instructbrush.core.models.clip import pocket_clip
-from instructbrush.core.pictures import from_image
 
 pytestmark = pytest.mark.slow  # edits or trains for real
 
@@ -57,7 +57,7 @@ def test_the_other_split_of_one_file_and_a_file_without_faults(tmp_path: Path) -
         (lambda rows: rows[1].update(hash="../up"), "row 1: hash '../up' is no plain name of letters and digits."),
         (lambda rows: rows[4].update(instruction=None), "row 4: the instruction is empty."),
         (lambda rows: rows[6].update(image={"bytes": b"", "path": "x.png"}), "row 6 image' is missing: the cell holds no bytes"),
-        (lambda rows: rows[6].update(image={"bytes": b"GIF89a??", "path": None}), "Picture 'test.parquet row 6 image' cannot be read"),
+        (lambda rows: rows[6].update(image={"bytes": b"GIF89a??", "path": None}), "Image 'test.parquet row 6 image' cannot be read"),
         (lambda rows: [row.update(split="train") for row in rows], "has no rows of split 'test': its rows are of train. Give another --split"),
     ],
 )
@@ -103,12 +103,12 @@ def test_figures_equal_the_formulas_written_out_again(tmp_path: Path) -> None:
         values = features[0].double().numpy()
         return values / np.sqrt((values**2).sum())
 
-    with Image.open(folder.picture("01ab", "words", 0, 0)) as opened:
+    with Image.open(folder.image("01ab", "words", 0, 0)) as opened:
         made = from_image(opened)
     source = from_image(pixels("1", 1))
     assert captioned.l1[0] == pytest.approx(np.abs(made.double().numpy() - source.double().numpy()).mean(), abs=1e-6)
     before, after = (unit(clip.encode_texts([text])) for text in ("a wall", "a wall in the snow"))
-    first, last = (unit(clip.encode_images(picture[None])) for picture in (source, made))
+    first, last = (unit(clip.encode_images(image[None])) for image in (source, made))
     assert captioned.clip_i[0] == pytest.approx(first @ last, abs=1e-5)
     assert captioned.clip_t[0] == pytest.approx(after @ last, abs=1e-5)
     moved, said = last - first, after - before

@@ -13,7 +13,7 @@ from instructbrush.core.reasoning.mllm import load_mllm
 
 GOOD = '{"instruction": "make it night", "reason": "hours have passed"}'
 NESTED = '{"a":' * 100_000 + "1" + "}" * 100_000
-PICTURE = torch.full((32, 32, 3), 0.5)
+IMAGE = torch.full((32, 32, 3), 0.5)
 
 
 class Scripted:
@@ -24,7 +24,7 @@ class Scripted:
     def __init__(self, *answers):
         self.answers, self.asked = list(answers), []
 
-    def answer(self, picture, words, max_new_tokens=200, task="", progress=None):
+    def answer(self, image, words, max_new_tokens=200, task="", progress=None):
         self.asked.append((words, max_new_tokens, task))
         return self.answers.pop(0)
 
@@ -97,19 +97,19 @@ def test_huge_answers_take_no_time(answer):
 
 def test_a_good_answer_is_taken_at_once():
     model = Scripted(GOOD)
-    assert explain(model, PICTURE, " it should look as if\nhours had passed ", 50) == Explanation("make it night", "hours have passed")
+    assert explain(model, IMAGE, " it should look as if\nhours had passed ", 50) == Explanation("make it night", "hours have passed")
     assert model.asked == [("it should look as if hours had passed", 50, TASK)]
 
 
 def test_a_bad_answer_is_asked_for_once_more():
     model = Scripted("make it night", GOOD)
-    assert not explain(model, PICTURE, "hours").fallback
+    assert not explain(model, IMAGE, "hours").fallback
     assert [task for _, _, task in model.asked] == [TASK, STRICT_TASK]
 
 
 def test_after_two_bad_answers_the_words_stay_as_they_are():
     model = Scripted("well", "it\nis late " * 30)
-    found = explain(model, PICTURE, "let hours pass")
+    found = explain(model, IMAGE, "let hours pass")
     assert (found.instruction, found.reason, found.fallback) == ("let hours pass", "", True) and len(model.asked) == 2
     assert found.warning == (
         "scripted gave no usable answer, so your own words are used. There was no JSON in it. "
@@ -120,7 +120,7 @@ def test_after_two_bad_answers_the_words_stay_as_they_are():
 @pytest.mark.parametrize("wish", ["", " \n"])
 def test_no_wish(wish):
     with pytest.raises(InstructionError, match=re.escape("Explain Instruction: there is no wish. Write what you would like, such as: ")):
-        explain(Scripted(), PICTURE, wish)
+        explain(Scripted(), IMAGE, wish)
 
 
 def test_tasks_show_a_form_that_is_read():
@@ -130,30 +130,30 @@ def test_tasks_show_a_form_that_is_read():
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
-    """A tiny LLaVA whose answer to the same words depends on the picture."""
-    pictures = torch.zeros(32, 32, 3), torch.ones(32, 32, 3)
+    """A tiny LLaVA whose answer to the same words depends on the image."""
+    images = torch.zeros(32, 32, 3), torch.ones(32, 32, 3)
     answers = ['{"instruction": "make it day", "reason": "dark"}', '{"instruction": "make it night", "reason": "light"}']
-    lessons = [(picture, "hours later", answer) for picture, answer in zip(pictures, answers, strict=True)]
-    return load_mllm(tiny_mllms.taught(tmp_path_factory.mktemp("taught"), lessons)), pictures
+    lessons = [(image, "hours later", answer) for image, answer in zip(images, answers, strict=True)]
+    return load_mllm(tiny_mllms.taught(tmp_path_factory.mktemp("taught"), lessons)), images
 
 
-def test_the_same_words_ask_for_different_edits_of_different_pictures(taught):
-    mllm, pictures = taught
+def test_the_same_words_ask_for_different_edits_of_different_images(taught):
+    mllm, images = taught
     seen = []
-    dark, light = (explain(mllm, picture, "hours later", progress=lambda *at: seen.append(at)) for picture in pictures)
+    dark, light = (explain(mllm, image, "hours later", progress=lambda *at: seen.append(at)) for image in images)
     assert dark == Explanation("make it day", "dark") and light == Explanation("make it night", "light") and seen
-    assert explain(mllm, pictures[0], "hours later") == dark
+    assert explain(mllm, images[0], "hours later") == dark
 
 
 def test_an_answer_that_is_cut_off_is_none(taught):
-    mllm, pictures = taught
-    found = explain(mllm, pictures[0], "hours later", 8)
+    mllm, images = taught
+    found = explain(mllm, images[0], "hours later", 8)
     assert found.fallback and found.instruction == "hours later" and "There was no JSON in it." in found.warning
 
 
-def test_an_untaught_model_falls_back_and_bad_pictures_are_refused(tmp_path):
+def test_an_untaught_model_falls_back_and_bad_images_are_refused(tmp_path):
     mllm = load_mllm(tiny_mllms.llava(tmp_path))
-    found = explain(mllm, PICTURE, "hours later", 12)
+    found = explain(mllm, IMAGE, "hours later", 12)
     assert found.fallback and found.instruction == "hours later" and found.warning.startswith(f"{mllm.name} gave no usable answer")
-    with pytest.raises(ModelError, match="a picture of shape"):
-        explain(mllm, PICTURE[..., :2], "hours later")
+    with pytest.raises(ModelError, match="an image of shape"):
+        explain(mllm, IMAGE[..., :2], "hours later")

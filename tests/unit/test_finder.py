@@ -41,17 +41,17 @@ def clipseg(models):
     return ClipSegFinder(models["clipseg"])
 
 
-def by_hand(models, picture, box_threshold, text_threshold):
+def by_hand(models, image, box_threshold, text_threshold):
     """What transformers' processor makes of the model's answer: boxes, scores and labels; and the phrase of each box's most probable word."""
     from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
 
     model = GroundingDinoForObjectDetection.from_pretrained(models["dino"], local_files_only=True).eval()
     processor = GroundingDinoProcessor.from_pretrained(models["dino"], local_files_only=True)
-    inputs = processor(images=picture.movedim(2, 0), text=[PHRASES], **TENSORS)
+    inputs = processor(images=image.movedim(2, 0), text=[PHRASES], **TENSORS)
     with torch.no_grad():
         outputs = model(**inputs)
     results = processor.post_process_grounded_object_detection(
-        outputs, inputs["input_ids"], threshold=box_threshold, text_threshold=text_threshold, target_sizes=[picture.shape[:2]]
+        outputs, inputs["input_ids"], threshold=box_threshold, text_threshold=text_threshold, target_sizes=[image.shape[:2]]
     )[0]
     tokens = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])
     assert tokens == ["[CLS]", "red", "ball", ".", "cat", ".", "dog", ".", "[SEP]"]
@@ -63,9 +63,9 @@ def by_hand(models, picture, box_threshold, text_threshold):
 @pytest.mark.parametrize("size", [(48, 80), (90, 40), (64, 64)])
 def test_boxes_are_transformers_own(grounded, models, monkeypatch, size):
     monkeypatch.setattr(finders, "_SAME", 1.0)
-    picture = noise(*size)
-    found = grounded.find(picture, PHRASES, 0.5, 0.4)
-    results, phrases = by_hand(models, picture, 0.5, 0.4)
+    image = noise(*size)
+    found = grounded.find(image, PHRASES, 0.5, 0.4)
+    results, phrases = by_hand(models, image, 0.5, 0.4)
     expected = []
     for score, box, label, phrase in zip(results["scores"].tolist(), results["boxes"], results["text_labels"], phrases, strict=True):
         left, top, right, bottom = (min(max(value, 0.0), float(limit)) for value, limit in zip(box.tolist(), (*size[::-1], *size[::-1]), strict=True))
@@ -84,12 +84,12 @@ def test_boxes_are_transformers_own(grounded, models, monkeypatch, size):
 def test_masks_are_sam_s_own_for_those_boxes(grounded, models, size):
     from transformers import SamModel, SamProcessor
 
-    picture = noise(*size)
-    found = grounded.find(picture, PHRASES, 0.5, 0.4)
+    image = noise(*size)
+    found = grounded.find(image, PHRASES, 0.5, 0.4)
     model = SamModel.from_pretrained(models["sam"], local_files_only=True).eval()
     processor = SamProcessor.from_pretrained(models["sam"], local_files_only=True)
     boxes = [[each.box.left, each.box.top, each.box.right, each.box.bottom] for each in found]
-    inputs = processor(images=picture.movedim(2, 0), input_boxes=[boxes], **TENSORS)
+    inputs = processor(images=image.movedim(2, 0), input_boxes=[boxes], **TENSORS)
     inputs["input_boxes"] = inputs["input_boxes"].float()
     with torch.no_grad():
         outputs = model(**inputs, multimask_output=False)
@@ -158,24 +158,24 @@ def test_of_boxes_that_coincide_the_best_is_kept(grounded, monkeypatch):
 def test_clipseg_s_maps_are_transformers_own(clipseg, models):
     from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
-    picture, phrases = noise(40, 100), ["red circle", "a hat on the blue square"]
+    image, phrases = noise(40, 100), ["red circle", "a hat on the blue square"]
     model = CLIPSegForImageSegmentation.from_pretrained(models["clipseg"], local_files_only=True).eval()
     processor = CLIPSegProcessor.from_pretrained(models["clipseg"], local_files_only=True)
-    inputs = processor(text=phrases, images=[picture.movedim(2, 0)] * 2, padding=True, **TENSORS)
+    inputs = processor(text=phrases, images=[image.movedim(2, 0)] * 2, padding=True, **TENSORS)
     with torch.no_grad():
         logits = model(**inputs).logits
     expected = torch.nn.functional.interpolate(logits[:, None], (40, 100), mode="bilinear", antialias=True)[:, 0].sigmoid()
-    torch.testing.assert_close(clipseg.probabilities(picture, phrases), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(clipseg.probabilities(image, phrases), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("box_threshold", "text_threshold"), [(0.6, 0.5), (0.5, 0.6), (0.62, 0.58)])
 def test_clipseg_s_objects_are_the_fragments_of_its_maps(clipseg, box_threshold, text_threshold):
     from skimage.measure import label, regionprops
 
-    picture, phrases = noise(), ["red circle", "hat"]
-    found = clipseg.find(picture, phrases, box_threshold, text_threshold, most=1000)
+    image, phrases = noise(), ["red circle", "hat"]
+    found = clipseg.find(image, phrases, box_threshold, text_threshold, most=1000)
     expected = []
-    for phrase, likely in zip(phrases, clipseg.probabilities(picture, phrases).numpy(), strict=True):
+    for phrase, likely in zip(phrases, clipseg.probabilities(image, phrases).numpy(), strict=True):
         for region in regionprops(label(likely > text_threshold, connectivity=2), intensity_image=likely):
             top, left, bottom, right = region.bbox
             if region.intensity_max > box_threshold:
@@ -221,7 +221,7 @@ def test_only_the_best_are_kept_and_own_thresholds_are_taken(request, which):
     assert [(each.box, each.score) for each in finder.find(noise(), PHRASES, *finder.thresholds, most=2)] == [(each.box, each.score) for each in every[:2]]
 
 
-def test_a_picture_of_any_shape_is_looked_at(grounded, clipseg):
+def test_a_image_of_any_shape_is_looked_at(grounded, clipseg):
     for size in [(9, 300), (300, 7), (3, 3)]:
         for finder in (grounded, clipseg):
             for each in finder.find(noise(*size), ["red circle"], 0.1, 0.1, most=3):
@@ -264,15 +264,15 @@ def test_words_with_nothing_in_them_are_refused(grounded, words):
         ({"box_threshold": float("nan")}, "Find Region: box_threshold nan is not between 0 and 1. "),
         ({"text_threshold": -0.1}, "Find Region: text_threshold -0.1 is not between 0 and 1. "),
         ({"most": 0}, "Find Region: at most 0 objects is none. Allow at least 1."),
-        ({"picture": torch.zeros(1, 8, 8, 3)}, "Find Region: a picture of shape [1, 8, 8, 3] does not fit; [height, width, 3] is needed."),
-        ({"picture": torch.zeros(8, 8, 4)}, "Find Region: a picture of shape [8, 8, 4] does not fit; [height, width, 3] is needed."),
-        ({"picture": torch.full((8, 8, 3), float("nan"))}, "Find Region: the picture holds values that are not finite. Look at the node that made it."),
+        ({"image": torch.zeros(1, 8, 8, 3)}, "Find Region: an image of shape [1, 8, 8, 3] does not fit; [height, width, 3] is needed."),
+        ({"image": torch.zeros(8, 8, 4)}, "Find Region: an image of shape [8, 8, 4] does not fit; [height, width, 3] is needed."),
+        ({"image": torch.full((8, 8, 3), float("nan"))}, "Find Region: the image holds values that are not finite. Look at the node that made it."),
         ({"phrases": ["red " * 80]}, " reads "),
     ],
 )
 def test_bad_input_is_refused_by_name(request, which, changes, message):
     with pytest.raises(RegionError, match=re.escape(message)):
-        request.getfixturevalue(which).find(**{"picture": noise(), "phrases": PHRASES, **changes})
+        request.getfixturevalue(which).find(**{"image": noise(), "phrases": PHRASES, **changes})
 
 
 def test_the_table_names_every_object_and_what_is_missing():

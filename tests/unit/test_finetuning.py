@@ -74,9 +74,9 @@ def start(data: Path) -> Callable[..., FineTuning]:
 
 
 class TestBeginning:
-    def test_any_mask_does_what_the_free_form_editor_does(self, editor: DiffusersEditor, wide: DiffusersEditor, picture: Callable[..., Tensor]) -> None:
+    def test_any_mask_does_what_the_free_form_editor_does(self, editor: DiffusersEditor, wide: DiffusersEditor, make_image: Callable[..., Tensor]) -> None:
         assert wide.description.in_channels == wide.denoiser.unet.config["in_channels"] == 12 and wide.description.fingerprint == editor.description.fingerprint
-        images, noisy, times = picture(1, 64, 64)[None], torch.randn(1, 4, 8, 8), torch.tensor([400])
+        images, noisy, times = make_image(1, 64, 64)[None], torch.randn(1, 4, 8, 8), torch.tensor([400])
         mask = torch.zeros(1, 64, 64)
         mask[:, 10:30, 20:50] = 1
         context = editor.encode_text(["make it darker"])
@@ -87,7 +87,7 @@ class TestBeginning:
         assert torch.equal(white, part)
         assert torch.equal(white, narrow)
 
-    def test_plain_stable_diffusion_ignores_picture_and_mask(self, tmp_path: Path) -> None:
+    def test_plain_stable_diffusion_ignores_image_and_mask(self, tmp_path: Path) -> None:
         folder = plain(tmp_path / "sd")
         with pytest.raises(ModelError, match="plain text-to-image model"):
             load_editor(folder)
@@ -137,7 +137,7 @@ class TestLoss:
         v = target_of(latents, draws, abar, "v_prediction")
         torch.testing.assert_close(alpha * (alpha * latents + sigma * draws.noise) - sigma * v, latents)
 
-    def test_dropped_samples_have_no_text_or_no_picture(self, wide: DiffusersEditor, data: Path) -> None:
+    def test_dropped_samples_have_no_text_or_no_image(self, wide: DiffusersEditor, data: Path) -> None:
         stream = EditStream(find_blocks([data]), 64)
         (samples,) = (batch for _, batch in zip(range(1), stream.batches(0, 4), strict=False))
         null = wide.encode_text([""])[0]
@@ -234,7 +234,7 @@ def command(data: Path, out: Path, *more: object, model: object = "pocket") -> l
 
 
 class TestCommand:
-    def test_it_leaves_an_editor_that_reads_masks(self, data: Path, tmp_path: Path, picture: Callable[..., Tensor]) -> None:
+    def test_it_leaves_an_editor_that_reads_masks(self, data: Path, tmp_path: Path, make_image: Callable[..., Tensor]) -> None:
         out = tmp_path / "run"
         assert main(command(data, out, "--steps", 3, "--pictures-every", 3, "--log-every", 1, "--precision", "bf16")) == 0
         lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
@@ -243,7 +243,7 @@ class TestCommand:
         assert not [path for path in out.rglob("*") if path.suffix in (".pt", ".bin", ".pkl", ".pth", ".part")]
         tuned = load_editor(out / "model")
         assert tuned.description.reads_mask and tuned.description.family.name == "pocket"
-        images, context, null = picture(2, 64, 64)[None], tuned.encode_text(["make it darker"]), tuned.encode_text([""])[0]
+        images, context, null = make_image(2, 64, 64)[None], tuned.encode_text(["make it darker"]), tuned.encode_text([""])[0]
         mask = torch.zeros(1, 64, 64)
         mask[:, :32] = 1
         everywhere, above = (edit_latents(tuned.denoiser, tuned.condition(images, each), context, null, steps=2) for each in (None, mask))
@@ -323,7 +323,7 @@ class TestCommand:
     ) -> None:
         data = tiny_edits.write_folder(tmp_path / "pairs")
         broken = sorted(path for path in data.rglob("*") if path.suffix in (".png", ".jpg"))[0]
-        broken.write_bytes(b"no picture")
+        broken.write_bytes(b"no image")
         count = len(json.loads((data / "pairs.json").read_text()))
         more = ("--steps", count, "--pictures-every", 1, *(["--strict"] if strict else []))
         assert main(command(data, tmp_path / "run", *more)) == strict
@@ -350,9 +350,9 @@ class TestCommand:
         data = tiny_edits.write_folder(tmp_path / "pairs")
         for path in data.rglob("*"):
             if path.suffix in (".png", ".jpg"):
-                path.write_bytes(b"no picture")
+                path.write_bytes(b"no image")
         assert main(command(data, tmp_path / "run", "--steps", 1)) == 1
-        assert re.search(r"Data: none of the \d+ pairs can be used\. Picture '.*' cannot be read", capsys.readouterr().err)
+        assert re.search(r"Data: none of the \d+ pairs can be used\. Image '.*' cannot be read", capsys.readouterr().err)
 
     def test_it_begins_with_plain_stable_diffusion_too(self, tmp_path: Path) -> None:
         folder, data = plain(tmp_path / "sd"), tiny_edits.write_folder(tmp_path / "pairs")

@@ -22,8 +22,8 @@ def all_rows(place: Path) -> list[Row]:
     return [row for block in find_blocks([place]) for row in block.rows()]
 
 
-def as_tensor(picture: Any) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32) / 255)
+def as_tensor(image: Any) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(image.convert("RGB"), np.float32) / 255)
 
 
 def test_tables_and_folders_hold_the_same_pairs(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_tables_and_folders_hold_the_same_pairs(tmp_path: Path) -> None:
     assert [row.words for row in tables] == [f"invert part {number}" for number in range(10)]
     assert tables[8].name == "train-00001-of-00002.parquet row 1"
     for number, row in enumerate(tables):
-        before, after, mask = (as_tensor(picture) for picture in tiny_edits.pictures(number))
+        before, after, mask = (as_tensor(image) for image in tiny_edits.images(number))
         read = row.read()
         assert torch.equal(read.before, before) and torch.equal(read.after, after)
         assert torch.equal(read.mask, torch.ones(64, 64) if number % 3 == 2 else mask[..., 0])
@@ -98,15 +98,15 @@ def test_tables_with_the_columns_of_others(tmp_path: Path, names: tuple[str, ...
         assert read.words == again.words and all(torch.equal(getattr(read, part), getattr(again, part)) for part in ("before", "after", "mask"))
 
 
-def test_folders_with_words_beside_the_pictures(tmp_path: Path) -> None:
-    for number, (before, after, mask) in enumerate(map(tiny_edits.pictures, range(2))):
+def test_folders_with_words_beside_the_images(tmp_path: Path) -> None:
+    for number, (before, after, mask) in enumerate(map(tiny_edits.images, range(2))):
         for side, image in (("before", before), ("after", after), ("masks", mask)):
             (tmp_path / side).mkdir(exist_ok=True)
             image.save(tmp_path / side / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text(f"invert part {number}")
     rows = all_rows(tmp_path)
     assert [row.words for row in rows] == ["invert part 0", "invert part 1"]
-    assert all(torch.equal(row.read().mask, as_tensor(tiny_edits.pictures(number)[2])[..., 0]) for number, row in enumerate(rows))
+    assert all(torch.equal(row.read().mask, as_tensor(tiny_edits.images(number)[2])[..., 0]) for number, row in enumerate(rows))
     for file in tmp_path.glob("*.txt"):
         file.unlink()
     with pytest.raises(PairError, match=r"^Data: '.*' holds 2 pairs without words\. Fine-tuning needs words: write pairs\.json"):
@@ -133,20 +133,20 @@ def test_linked_folders_of_tables_and_lists_by_name_are_read(tmp_path: Path) -> 
     assert [row.name for row in all_rows(folder / "pairs.json")] == [row.name for row in all_rows(folder)]
 
 
-def test_pictures_and_masks_of_one_aspect_ratio_are_brought_to_one_size(tmp_path: Path) -> None:
+def test_images_and_masks_of_one_aspect_ratio_are_brought_to_one_size(tmp_path: Path) -> None:
     (row,) = tiny_edits.rows(1)
-    row["source_image"] = png(tiny_edits.pictures(0, 128, 128)[0])
-    row["mask_image"] = png(tiny_edits.pictures(0, 32, 32)[2])
+    row["source_image"] = png(tiny_edits.images(0, 128, 128)[0])
+    row["mask_image"] = png(tiny_edits.images(0, 32, 32)[2])
     read = all_rows(tiny_edits.write_table(tmp_path / "t.parquet", [row]))[0].read()
-    before, after, mask = (as_tensor(picture) for picture in tiny_edits.pictures(0))
+    before, after, mask = (as_tensor(image) for image in tiny_edits.images(0))
     assert torch.equal(read.after, after) and (read.before - before).abs().mean() < 0.05
     assert read.mask.shape == (64, 64) and torch.equal((read.mask > 0.5).float(), mask[..., 0])
 
 
 def test_masks_of_the_mask_editor_are_read(tmp_path: Path) -> None:
     (row,) = tiny_edits.rows(1)
-    mask = tiny_edits.pictures(0)[2]
-    erased = tiny_edits.pictures(0)[0].convert("RGBA")
+    mask = tiny_edits.images(0)[2]
+    erased = tiny_edits.images(0)[0].convert("RGBA")
     erased.putalpha(mask.point(lambda value: 255 - value))
     row["mask_image"] = png(erased)
     assert torch.equal(all_rows(tiny_edits.write_table(tmp_path / "t.parquet", [row]))[0].read().mask, as_tensor(mask)[..., 0])
@@ -192,7 +192,7 @@ class TestOrder:
 
     def test_a_bad_pair_does_not_take_another_of_its_name_away(self, tmp_path: Path) -> None:
         folders = [tiny_edits.write_folder(tmp_path / place / "pairs") for place in ("bad", "good")]
-        (folders[0] / "0_before.png").write_bytes(b"no picture")
+        (folders[0] / "0_before.png").write_bytes(b"no image")
         stream = EditStream(find_blocks(folders), 64)
         rows = [stream.row(index) for index in range(12)]
         assert len({row.name for row in rows}) == 3
@@ -213,7 +213,7 @@ class TestOrder:
 
 
 class TestFraming:
-    def test_pictures_and_mask_stay_in_place(self) -> None:
+    def test_images_and_mask_stay_in_place(self) -> None:
         grid = torch.rand(40, 70, generator=torch.Generator().manual_seed(0))
         triplet = Triplet(grid[..., None].repeat(1, 1, 3), 1 - grid[..., None].repeat(1, 1, 3), grid, "x")
         places = set()
@@ -245,18 +245,18 @@ class TestFraming:
         (lambda row: row.pop("edited_image"), "^'t.parquet' has no column 'edited_image'"),
         (lambda row: row.update(edit_prompt=" "), "^Pair 't.parquet row 0' has no words. Say what the edit is"),
         (lambda row: row.update(edit_prompt=None), "^Pair 't.parquet row 0' has no words"),
-        (lambda row: row.update(source_image=None), "^Picture 't.parquet row 0 source_image' is missing: the cell holds no bytes"),
-        (lambda row: row["edited_image"].update(bytes=row["edited_image"]["bytes"][:80]), "^Picture 't.parquet row 0 edited_image' cannot be read"),
-        (lambda row: row.update(edited_image=png(tiny_edits.pictures(0, 32)[1])), "row 0': before is 64 x 64, after is 64 x 32, which is another aspect ratio"),
+        (lambda row: row.update(source_image=None), "^Image 't.parquet row 0 source_image' is missing: the cell holds no bytes"),
+        (lambda row: row["edited_image"].update(bytes=row["edited_image"]["bytes"][:80]), "^Image 't.parquet row 0 edited_image' cannot be read"),
+        (lambda row: row.update(edited_image=png(tiny_edits.images(0, 32)[1])), "row 0': before is 64 x 64, after is 64 x 32, which is another aspect ratio"),
         (
-            lambda row: row.update(mask_image=png(tiny_edits.pictures(0, 32, 64)[2])),
-            "^Pair 't.parquet row 0': Mask: it is 64 x 32, the picture 64 x 64, which is another",
+            lambda row: row.update(mask_image=png(tiny_edits.images(0, 32, 64)[2])),
+            "^Pair 't.parquet row 0': Mask: it is 64 x 32, the image 64 x 64, which is another",
         ),
         (
             lambda row: row.update(mask_image=row["source_image"]),
-            "^Pair 't.parquet row 0': Mask 't.parquet row 0 mask_image' is a coloured picture without transparency",
+            "^Pair 't.parquet row 0': Mask 't.parquet row 0 mask_image' is a coloured image without transparency",
         ),
-        (lambda row: row.update(mask_image=png(tiny_edits.pictures(0)[2].point(lambda _: 0))), "the mask is black all over. Paint white where the edit acts"),
+        (lambda row: row.update(mask_image=png(tiny_edits.images(0)[2].point(lambda _: 0))), "the mask is black all over. Paint white where the edit acts"),
     ],
 )
 def test_malformed_rows_are_named(tmp_path: Path, change: Callable[[dict[str, Any]], Any], message: str) -> None:
@@ -267,7 +267,7 @@ def test_malformed_rows_are_named(tmp_path: Path, change: Callable[[dict[str, An
         all_rows(path)[0].read()
     if "column" not in message:
         stream = EditStream(find_blocks([path]), 64)
-        with pytest.raises(PairError, match=r"^Data: none of the 1 pairs can be used\. (Pair|Picture) 't\.parquet row 0"):
+        with pytest.raises(PairError, match=r"^Data: none of the 1 pairs can be used\. (Pair|Image) 't\.parquet row 0"):
             next(stream.batches(0, 1))
 
 

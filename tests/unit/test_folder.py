@@ -1,4 +1,4 @@
-"""Editing many pictures: the same results in any batches, whatever sizes come in which order."""
+"""Editing many images: the same results in any batches, whatever sizes come in which order."""
 
 import errno
 from collections.abc import Callable
@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from instructbrush.core.editing.folder import Job, Listener, edit_pictures, note_of
+from instructbrush.core.editing.folder import Job, Listener, edit_images, note_of
 from instructbrush.core.errors import PairError, StorageError
 
 SIZES = [(40, 32), (40, 32), (24, 24), (40, 32), (35, 17), (24, 24), (40, 32)]
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
-    """Pictures of one grey each, a tenth brighter from one to the next."""
+def images(tmp_path: Path) -> list[Path]:
+    """Images of one grey each, a tenth brighter from one to the next."""
     paths = []
     for index, size in enumerate(SIZES):
         paths.append(tmp_path / "in" / f"{index}.png")
@@ -40,7 +40,7 @@ class Told:
 
 
 def inverted(paths: list[Path], out: Path, batch: int, room: int = 100, pixels: int = 10**6) -> Told:
-    """Invert the pictures, of which no more than ``room`` go at once."""
+    """Invert the images, of which no more than ``room`` go at once."""
     told = Told()
 
     def edit(given: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def inverted(paths: list[Path], out: Path, batch: int, room: int = 100, pixels: 
 
     jobs = [Job(path, out / f"{path.stem}.png", lambda: "inverted") for path in paths]
     listener = Listener(told.done.append, told.skipped.append, told.remarks.append, lambda path, size: told.scaled.append((path.name, size)))
-    edit_pictures(jobs, edit, batch, pixels, listener)
+    edit_images(jobs, edit, batch, pixels, listener)
     return told
 
 
@@ -61,31 +61,31 @@ def pixels_of(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("batch", "sizes"), [(1, [1] * 7), (2, [2, 2, 2, 1]), (3, [3, 2, 1, 1]), (50, [4, 2, 1])])
-def test_pictures_of_one_size_go_together(pictures: list[Path], tmp_path: Path, batch: int, sizes: list[int]) -> None:
-    told = inverted(pictures, tmp_path / "out", batch)
-    assert sorted(told.sizes, reverse=True) == sizes and sum(told.done) == len(pictures)
+def test_images_of_one_size_go_together(images: list[Path], tmp_path: Path, batch: int, sizes: list[int]) -> None:
+    told = inverted(images, tmp_path / "out", batch)
+    assert sorted(told.sizes, reverse=True) == sizes and sum(told.done) == len(images)
     for index, (width, height) in enumerate(SIZES):
         result = pixels_of(tmp_path / "out" / f"{index}.png")
         assert result.shape == (height, width, 3) and np.abs(result - (235 - 25 * index)).max() <= 1
 
 
-def test_a_batch_that_does_not_fit_is_halved(pictures: list[Path], tmp_path: Path) -> None:
-    told = inverted(pictures, tmp_path / "out", 4, room=1)
+def test_a_batch_that_does_not_fit_is_halved(images: list[Path], tmp_path: Path) -> None:
+    told = inverted(images, tmp_path / "out", 4, room=1)
     assert told.sizes == [4, 2, 1, 1, 2, 1, 1, 2, 1, 1, 1]
-    assert len(list((tmp_path / "out").iterdir())) == len(pictures)
+    assert len(list((tmp_path / "out").iterdir())) == len(images)
 
 
-def test_a_picture_that_cannot_be_read_is_skipped(pictures: list[Path], tmp_path: Path) -> None:
-    pictures[3].write_bytes(b"no picture")
-    told = inverted(pictures, tmp_path / "out", 2)
+def test_a_image_that_cannot_be_read_is_skipped(images: list[Path], tmp_path: Path) -> None:
+    images[3].write_bytes(b"no image")
+    told = inverted(images, tmp_path / "out", 2)
     assert [str(error) for error in told.skipped] == [
-        "Picture '3.png' cannot be read (it is no picture, or none of the formats PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 and PPM). "
+        "Image '3.png' cannot be read (it is no image, or none of the formats PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 and PPM). "
         "Save it again as PNG or JPEG."
     ]
     assert sum(told.done) == 6 and sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{index}.png" for index in (0, 1, 2, 4, 5, 6)]
 
 
-def test_large_pictures_are_edited_small_and_come_out_in_their_size(tmp_path: Path) -> None:
+def test_large_images_are_edited_small_and_come_out_in_their_size(tmp_path: Path) -> None:
     shape = np.zeros((300, 500, 3), np.uint8)
     shape[:150, :250] = (255, 128, 0)
     exif = Image.Exif()
@@ -101,7 +101,7 @@ def test_large_pictures_are_edited_small_and_come_out_in_their_size(tmp_path: Pa
     told = Told()
     jobs = [Job(path, tmp_path / "out" / f"{path.stem}.png", lambda: "") for path in (tmp_path / "a.jpg", tmp_path / "b.png")]
     listener = Listener(told.done.append, told.skipped.append, told.remarks.append, lambda path, size: told.scaled.append((path.name, size)))
-    edit_pictures(jobs, edit, 1, 64 * 64, listener)
+    edit_images(jobs, edit, 1, 64 * 64, listener)
     assert seen == [(1, 48, 80, 3), (1, 64, 64, 3)] and told.scaled == [("a.jpg", (500, 300))]
     result = pixels_of(tmp_path / "out" / "a.png")
     assert result.shape == (300, 500, 3) and np.abs(np.median(np.abs(result - (255 - shape)))) <= 3
@@ -122,17 +122,17 @@ def test_transparency_is_kept_and_its_edges_have_no_white(tmp_path: Path) -> Non
     assert np.array_equal(pixels_of(tmp_path / "out" / "c.png")[..., 3], np.kron(alpha, np.ones((5, 5), int)))
 
 
-def test_pictures_that_wait_for_others_of_their_size_are_few(tmp_path: Path) -> None:
+def test_images_that_wait_for_others_of_their_size_are_few(tmp_path: Path) -> None:
     paths = [tmp_path / f"{index:02}.png" for index in range(40)]
     for index, path in enumerate(paths):
         Image.new("RGB", (16 + 8 * index, 16)).save(path)
     there: list[int] = []
     jobs = [Job(path, tmp_path / "out" / path.name, lambda: "") for path in paths]
-    edit_pictures(jobs, lambda given: there.append(given.shape[2]) or given, 2, 10**6, Listener(*[lambda *_: None] * 4))
+    edit_images(jobs, lambda given: there.append(given.shape[2]) or given, 2, 10**6, Listener(*[lambda *_: None] * 4))
     assert there == [16 + 8 * index for index in range(40)]
 
 
-def test_a_full_disk_ends_it_and_keeps_what_was_done(pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_it_and_keeps_what_was_done(images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save = Image.Image.save
 
     def full(self: Image.Image, path: Path, *arguments: object, **options: object) -> None:
@@ -142,19 +142,19 @@ def test_a_full_disk_ends_it_and_keeps_what_was_done(pictures: list[Path], tmp_p
 
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(StorageError, match=r"'\d\.png' cannot be written to .*out: no space is left there\. Free some space, or choose another disk\."):
-        inverted(pictures, tmp_path / "out", 1)
+        inverted(images, tmp_path / "out", 1)
     kept = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert len(kept) >= 2 and all(name.endswith(".png") for name in kept)
     assert {note_of(tmp_path / "out" / name) for name in kept} == {"inverted"}
 
 
-def test_a_single_picture_that_does_not_fit_is_an_error(pictures: list[Path], tmp_path: Path) -> None:
+def test_a_single_image_that_does_not_fit_is_an_error(images: list[Path], tmp_path: Path) -> None:
     with pytest.raises(torch.OutOfMemoryError):
-        inverted(pictures, tmp_path / "out", 2, room=0)
+        inverted(images, tmp_path / "out", 2, room=0)
 
 
-def test_the_same_pictures_come_out_of_any_batches(pictures: list[Path], tmp_path: Path, write_pairs: Callable[..., Path]) -> None:
-    """With the pocket editor: every picture keeps the noise that it has alone."""
+def test_the_same_images_come_out_of_any_batches(images: list[Path], tmp_path: Path, write_pairs: Callable[..., Path]) -> None:
+    """With the pocket editor: every image keeps the noise that it has alone."""
     from instructbrush.core.commandline import main
 
     write_pairs(tmp_path / "pairs", 2, size=(64, 64))

@@ -119,7 +119,7 @@ def test_fields_of_the_wrong_kind_are_refused(tmp_path: Path, changes: dict, mes
             read(path)
 
 
-def encoded_picture(kind: str, size: tuple[int, int] = (256, 128), mode: str = "RGB") -> str:
+def encoded_image(kind: str, size: tuple[int, int] = (256, 128), mode: str = "RGB") -> str:
     buffer = io.BytesIO()
     Image.new(mode, size).save(buffer, kind)
     return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -130,9 +130,9 @@ def encoded_picture(kind: str, size: tuple[int, int] = (256, 128), mode: str = "
     [
         ("data:image/jpeg;base64,AAAAA", r"Invalid base64"),
         ("data:image/jpeg;base64,AAAA", r"it is no sound JPEG, PNG or WebP"),
-        (encoded_picture("PNG")[:-200], r""),
-        (encoded_picture("GIF"), r"it is no sound JPEG, PNG or WebP"),
-        (encoded_picture("PNG", (13000, 13000), "1"), r"it is 13000 x 13000"),
+        (encoded_image("PNG")[:-200], r""),
+        (encoded_image("GIF"), r"it is no sound JPEG, PNG or WebP"),
+        (encoded_image("PNG", (13000, 13000), "1"), r"it is 13000 x 13000"),
         ("data:image/png;base64," + "A" * (9 * 2**20), r"it takes 9 MB"),
     ],
 )
@@ -147,7 +147,7 @@ def test_a_thumbnail_that_cannot_be_shown_leaves_the_instruction_sound(tmp_path:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_thumbnails_of_other_tools_are_shown(tmp_path: Path, kind: str) -> None:
-    path = rewritten(tmp_path, lambda header: header["__metadata__"].update({"modelspec.thumbnail": encoded_picture(kind)}))
+    path = rewritten(tmp_path, lambda header: header["__metadata__"].update({"modelspec.thumbnail": encoded_image(kind)}))
     assert read_thumbnail(path).size == (256, 128)
 
 

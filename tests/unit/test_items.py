@@ -36,10 +36,10 @@ from instructbrush.core.evaluation.methods import Workbench
 from instructbrush.core.evaluation.metrics import quantised
 from instructbrush.core.evaluation.results import ItemFolder
 from instructbrush.core.evaluation.runner import run
+from instructbrush.core.images import from_image
 from instructbrush.core.models.clip import image_features, pocket_clip
 from instructbrush.core.models.dino import DinoModel
 from instructbrush.core.models.editor import DiffusersEditor
-from instructbrush.core.pictures import from_image
 
 pytestmark = pytest.mark.slow  # edits or trains for real
 
@@ -58,9 +58,9 @@ TINY = ItemSettings(sampling_steps=2, side=64)
         ((70, 50), None, (72, 48)),
     ],
 )
-def test_pictures_are_prepared_as_instructpix2pix_prepares_them(size: tuple[int, int], side: int | None, wanted: tuple[int, int]) -> None:
-    picture = torch.rand(size[1], size[0], 3)
-    found = prepared(picture, side)
+def test_images_are_prepared_as_instructpix2pix_prepares_them(size: tuple[int, int], side: int | None, wanted: tuple[int, int]) -> None:
+    image = torch.rand(size[1], size[0], 3)
+    found = prepared(image, side)
     assert (found.shape[1], found.shape[0]) == wanted
     if side is not None:
         # The published scripts' own arithmetic.
@@ -73,17 +73,17 @@ def test_pictures_are_prepared_as_instructpix2pix_prepares_them(size: tuple[int,
 def test_turns_begin_from_the_truth_and_from_the_output_before(editor: DiffusersEditor) -> None:
     seen: list[tuple[str, Any, int]] = []
 
-    def edit(bench: ItemBench, turn: Turn, picture: torch.Tensor, seed: int) -> torch.Tensor:
-        seen.append((turn.words, picture, seed))
-        return picture * 0.5
+    def edit(bench: ItemBench, turn: Turn, image: torch.Tensor, seed: int) -> torch.Tensor:
+        seen.append((turn.words, image, seed))
+        return image * 0.5
 
     turns = tuple(Turn(f"turn {index}", torch.full((64, 64, 3), 0.2 * index + 0.2), torch.zeros(64, 64, 3)) for index in range(3))
     item = Item("a", "3 turns", turns)
     bench = ItemBench(Workbench(editor, pocket_clip()), 64)
     made = bench.edit(item, ItemMethod("half", "", "", edit), 1)
     assert [words for words, _, _ in seen] == ["turn 0", "turn 1", "turn 2", "turn 1", "turn 2"]
-    torch.testing.assert_close([float(picture.mean()) for _, picture, _ in seen], [0.2, 0.4, 0.6, 0.1, 0.05], rtol=0, atol=2e-3)
-    torch.testing.assert_close([float(picture.mean()) for picture in made], [0.1, 0.2, 0.3, 0.05, 0.025], rtol=0, atol=2e-3)
+    torch.testing.assert_close([float(image.mean()) for _, image, _ in seen], [0.2, 0.4, 0.6, 0.1, 0.05], rtol=0, atol=2e-3)
+    torch.testing.assert_close([float(image.mean()) for image in made], [0.1, 0.2, 0.3, 0.05, 0.025], rtol=0, atol=2e-3)
     seeds = [seed for _, _, seed in seen]
     assert seeds[:3] == [seeds[0] + index for index in range(3)] and seeds[3:] == seeds[1:3], "one turn has one noise, whatever it begins from"
     assert [item.turn_of(number) for number in range(5)] == [0, 1, 2, 1, 2]
@@ -129,7 +129,7 @@ def test_figures_of_a_session_equal_magicbrushs_own_formulas(tmp_path: Path) -> 
         return values / np.sqrt((values**2).sum())
 
     for index, state in enumerate((1, 2, 3, 2, 3)):
-        file = folder.picture("139", "words", 0, index)
+        file = folder.image("139", "words", 0, index)
         with Image.open(file) as opened:
             made = opened.convert("RGB")
         assert made.size == (64, 64), "edited at --size"
@@ -156,18 +156,18 @@ def test_settings_of_items_are_checked() -> None:
     assert set(ITEM_METHODS) == {"words", "region", "instruction", "explain", "encode", "encode_blind"}
 
 
-def test_a_region_keeps_the_picture_outside(editor: DiffusersEditor) -> None:
-    picture, mask = torch.rand(64, 128, 3, generator=torch.Generator().manual_seed(4)), torch.zeros(64, 128)
+def test_a_region_keeps_the_image_outside(editor: DiffusersEditor) -> None:
+    image, mask = torch.rand(64, 128, 3, generator=torch.Generator().manual_seed(4)), torch.zeros(64, 128)
     mask[:, 96:] = 1
     bench = ItemBench(Workbench(editor, pocket_clip(), sampling_steps=4), 128)
-    turn = Turn("make it night", picture, mask=mask)
-    made = {name: ITEM_METHODS[name].edit(bench, turn, picture, 5) for name in ("words", "region")}
-    unedited = quantised(editor.decode(editor.scale(editor.encode_images(picture[None]))))[0]
+    turn = Turn("make it night", image, mask=mask)
+    made = {name: ITEM_METHODS[name].edit(bench, turn, image, 5) for name in ("words", "region")}
+    unedited = quantised(editor.decode(editor.scale(editor.encode_images(image[None]))))[0]
     # The decoder looks a few latents far.
     torch.testing.assert_close(made["region"][:, :32], unedited[:, :32], rtol=0, atol=0.01)
     assert not torch.allclose(made["words"][:, :32], unedited[:, :32], atol=0.1)
     assert not torch.allclose(made["region"][:, 104:], unedited[:, 104:], atol=0.1)
-    assert torch.equal(ITEM_METHODS["region"].edit(bench, Turn("make it night", picture), picture, 5), made["words"])
+    assert torch.equal(ITEM_METHODS["region"].edit(bench, Turn("make it night", image), image, 5), made["words"])
 
 
 def plain(scores: list[Score]) -> list[dict[str, Any]]:
@@ -247,7 +247,7 @@ def test_a_learned_instruction_edits_every_item_and_dino_fills_its_column(
     words, learned = (ItemFolder(out).finished()[method, "30", 0] for method in ("words", "instruction"))
     assert words.l1 != learned.l1 and len(learned.dino) == 3 and all(-1 <= value <= 1 for value in learned.dino)
     model = DinoModel(dino)
-    made = from_image(Image.open(ItemFolder(out).picture("30", "instruction", 0, 2)))
+    made = from_image(Image.open(ItemFolder(out).image("30", "instruction", 0, 2)))
     first, second = image_features(model, [made, from_image(pixels("30", 2))]).double().numpy()
     assert learned.dino[2] == pytest.approx(first @ second, abs=1e-5)
     assert main(command(data, out, *more[:3], "--methods", "instruction", "--effects", "30")) == 1

@@ -14,7 +14,7 @@ BEFORE, AFTER, MASK = 10, 200, 255
 
 
 def put(folder: Path, **shades: int) -> Path:
-    """Pictures by their names, each of one shade."""
+    """Images by their names, each of one shade."""
     for name, shade in shades.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,12 +25,12 @@ def put(folder: Path, **shades: int) -> Path:
 def shade(path: Path | None) -> int | None:
     if path is None:
         return None
-    with Image.open(path) as picture:
-        return int(picture.convert("L").getpixel((0, 0)))  # type: ignore[arg-type]
+    with Image.open(path) as image:
+        return int(image.convert("L").getpixel((0, 0)))  # type: ignore[arg-type]
 
 
 def sound(pairs: list[ListedPair]) -> list[str]:
-    """The pairs' names, after a look at which picture is which."""
+    """The pairs' names, after a look at which image is which."""
     assert all((shade(pair.before), shade(pair.after)) == (BEFORE, AFTER) and shade(pair.mask) in (None, MASK) for pair in pairs)
     return [pair.name for pair in pairs]
 
@@ -54,8 +54,8 @@ def test_two_folders_and_one_of_masks(tmp_path: Path, sides: tuple[str, str], ma
         put(tmp_path, **{f"{masks}/2.png": MASK})
     pairs = pairs_in(tmp_path)
     assert [pair.mask is not None for pair in pairs] == [masks is not None, False]
-    pictures = [(pair.before.parent.name, pair.after.parent.name) for pair in pairs]
-    assert [pair.name for pair in pairs] == ["2", "10"] and pictures == [sides, sides]
+    images = [(pair.before.parent.name, pair.after.parent.name) for pair in pairs]
+    assert [pair.name for pair in pairs] == ["2", "10"] and images == [sides, sides]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_two_folders_and_one_of_masks(tmp_path: Path, sides: tuple[str, str], ma
         ("before.png", "after.png", "mask.png"),
     ],
 )
-def test_names_that_say_which_side_a_picture_is(tmp_path: Path, names: tuple[str, str, str]) -> None:
+def test_names_that_say_which_side_a_image_is(tmp_path: Path, names: tuple[str, str, str]) -> None:
     put(tmp_path, **dict(zip(names, (BEFORE, AFTER, MASK), strict=True)))
     (pair,) = pairs_in(tmp_path)
     assert sound([pair]) and pair.mask is not None
@@ -90,11 +90,11 @@ def test_names_that_only_look_like_it_are_none(tmp_path: Path) -> None:
     refused: list[PairError] = []
     assert pairs_in(tmp_path, refused.append) == []
     assert [str(error) for error in refused] == [
-        "Picture 'source_of_it.png' has no twin: the after picture of pair 'of_it' is missing. Add it or remove this one."
+        "Image 'source_of_it.png' has no twin: the after image of pair 'of_it' is missing. Add it or remove this one."
     ]
 
 
-def test_words_lie_beside_pictures(tmp_path: Path) -> None:
+def test_words_lie_beside_images(tmp_path: Path) -> None:
     put(tmp_path, **{"1_before.png": BEFORE, "1_after.png": AFTER, "2_before.png": BEFORE, "2_after.png": AFTER})
     (tmp_path / "1_after.txt").write_text("\ufeffmake it snow\n", "utf-8")
     (tmp_path / "2.txt").write_text("make it night", "utf-8")
@@ -125,7 +125,7 @@ def test_the_tree_of_instructpix2pix(tmp_path: Path) -> None:
     for prompt, seeds in (("0000001", ("7", "123")), ("0000002", ("5",))):
         place = put(tmp_path / "shard-00" / prompt, **{f"{seed}_{side}.jpg": (BEFORE, AFTER)[side] for seed in seeds for side in (0, 1)})
         (place / "prompt.json").write_text(json.dumps({"input": "a hill", "edit": f"make it {prompt}", "output": "another hill"}))
-        # What InstructPix2Pix writes beside them names no pictures.
+        # What InstructPix2Pix writes beside them names no images.
         (place / "metadata.jsonl").write_text('{"seed": 7, "clip_sim_0": NaN}\n')
     pairs = pairs_below(tmp_path)
     assert [pair.name for pair in pairs] == ["shard-00/0000001/7", "shard-00/0000001/123", "shard-00/0000002/5"]
@@ -192,7 +192,7 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("../x.png", r"'\.\./x\.png' is outside the folder\. Move the picture into it\.$"),
+        ("../x.png", r"'\.\./x\.png' is outside the folder\. Move the image into it\.$"),
         ("sub/../../x.png", r"'sub/\.\./\.\./x\.png' is outside the folder\."),
         ("..\\x.png", r"is outside the folder\."),
         ("/etc/x.png", r"'/etc/x\.png' is outside the folder\."),
@@ -203,7 +203,7 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
         ("/".join(["a" * 200] * 40), r"cannot be used: its path would be"),
     ],
 )
-def test_names_that_are_no_picture_of_the_folder_are_refused(tmp_path: Path, name: str, message: str) -> None:
+def test_names_that_are_no_image_of_the_folder_are_refused(tmp_path: Path, name: str, message: str) -> None:
     put(tmp_path, **{"folder/x.png": BEFORE, "folder/y.png": AFTER, "x.png": BEFORE})
     entries = [{"before": name, "after": "y.png"}, {"before": "x.png", "after": "y.png"}]
     (tmp_path / "folder/pairs.json").write_text(json.dumps(entries))
@@ -224,7 +224,7 @@ def test_names_that_are_no_picture_of_the_folder_are_refused(tmp_path: Path, nam
         ('[{"before": "x.png"}]', r"^pairs\.json of '.*', entry 0 lacks 'after': it must be "),
         (
             '[{"before": ["x.png"], "after": "y.png"}]',
-            r"^pairs\.json of '.*', entry 0: 'before' is \['x\.png'\]\. Write the name of a picture inside",
+            r"^pairs\.json of '.*', entry 0: 'before' is \['x\.png'\]\. Write the name of an image inside",
         ),
     ],
 )
@@ -266,5 +266,5 @@ def test_one_bad_line_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PairError, match=r"^Folder 'gone' cannot be read \(.*\)\. Allow it, or move the pictures elsewhere\.$"):
+    with pytest.raises(PairError, match=r"^Folder 'gone' cannot be read \(.*\)\. Allow it, or move the images elsewhere\.$"):
         pairs_in(tmp_path / "gone")

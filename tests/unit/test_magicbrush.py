@@ -26,7 +26,7 @@ from tiny_benchmarks import (
 
 from instructbrush.core.errors import DataError, EvaluationError
 from instructbrush.core.evaluation.magicbrush import read_magicbrush
-from instructbrush.core.pictures import from_image
+from instructbrush.core.images import from_image
 from instructbrush.core.regions.mask_files import mask_from_image
 
 pytestmark = pytest.mark.slow  # edits or trains for real
@@ -106,12 +106,12 @@ def cut(row: dict[str, Any], column: str) -> None:
         (lambda rows: rows[0].update(turn_index=0), "row 0 (session 139, turn 0): turns are counted from 1."),
         (lambda rows: rows[3].update(instruction="  "), "row 3 (session 2047, turn 1): the instruction is empty."),
         (lambda rows: rows[0].update(img_id="../139"), "img_id '../139' is no plain name"),
-        (lambda rows: rows[2].update(target_img=None), "dev.parquet row 2 target_img' is missing: the cell holds no bytes of a picture."),
+        (lambda rows: rows[2].update(target_img=None), "dev.parquet row 2 target_img' is missing: the cell holds no bytes of an image."),
         (lambda rows: rows[2].update(source_img={"bytes": None, "path": "a.png"}), "row 2 source_img' is missing"),
-        (lambda rows: cut(rows[4], "source_img"), "Picture 'dev.parquet row 4 source_img' cannot be read"),
+        (lambda rows: cut(rows[4], "source_img"), "Image 'dev.parquet row 4 source_img' cannot be read"),
         (
             lambda rows: rows[0].update(mask_img=png(mask_of(1, 32).crop((0, 0, 32, 16)))),
-            "turn 1): the mask is 32 x 16, its picture 64 x 64, another aspect ratio.",
+            "turn 1): the mask is 32 x 16, its image 64 x 64, another aspect ratio.",
         ),
         (lambda rows: rows[0].update(source_img=png(pixels("1", 0, 8))), "row 0 source_img' is 8 x 8: each side needs at least 16 pixels."),
         (lambda rows: rows.clear(), ""),
@@ -135,9 +135,9 @@ def test_malformed_tables_are_refused(tmp_path: Path, change: Callable[[list[dic
 @pytest.mark.parametrize(
     ("change", "session", "reason"),
     [
-        (lambda rows: cut(rows[4], "source_img"), "30", "Picture 'dev.parquet row 4 source_img' cannot be read"),
+        (lambda rows: cut(rows[4], "source_img"), "30", "Image 'dev.parquet row 4 source_img' cannot be read"),
         (lambda rows: rows[3].update(instruction="  "), "2047", "MagicBrush, dev.parquet row 3 (session 2047, turn 1): the instruction is empty."),
-        (lambda rows: rows[1].update(target_img=None), "139", "Picture 'dev.parquet row 1 target_img' is missing: the cell holds no bytes"),
+        (lambda rows: rows[1].update(target_img=None), "139", "Image 'dev.parquet row 1 target_img' is missing: the cell holds no bytes"),
         (lambda rows: rows[3].update(img_id="../2047"), "../2047", "MagicBrush: img_id '../2047' is no plain name"),
     ],
 )
@@ -155,7 +155,7 @@ def test_masks_of_another_size_are_scaled_and_told(tmp_path: Path, layout: str) 
         found = read_magicbrush(folder)
     else:
         found = read_magicbrush(write_parquet(tmp_path / "dev.parquet", edited(lambda rows: rows[4].update(mask_img=png(mask_of(1, 32))))))
-    assert found.remarks[1] == "1 masks are scaled to their pictures, which have another size."
+    assert found.remarks[1] == "1 masks are scaled to their images, which have another size."
     turn = next(item for item in found.items if item.name == "30").load().turns[0]
     assert turn.mask is not None and torch.equal(turn.mask, from_image(mask_of(1))[..., 0])
 
@@ -228,20 +228,20 @@ def test_a_malformed_session_is_left_out_and_told(tmp_path: Path) -> None:
 
 def test_malformed_folders_are_refused(tmp_path: Path) -> None:
     folder = write_magicbrush_folder(tmp_path / "test")
-    picture = folder / "images" / "30" / "30-output1.png"
+    image = folder / "images" / "30" / "30-output1.png"
     mask_of(1, 32).crop((0, 0, 32, 16)).save(folder / "images" / "30" / "30-mask1.png")
-    with pytest.raises(EvaluationError, match="session 30, turn 1: the mask is 32 x 16, its picture 64 x 64, another aspect ratio."):
+    with pytest.raises(EvaluationError, match="session 30, turn 1: the mask is 32 x 16, its image 64 x 64, another aspect ratio."):
         read_magicbrush(folder, strict=True)
     mask_of(1).save(folder / "images" / "30" / "30-mask1.png")
-    content = picture.read_bytes()
-    for damaged, message in ((b"", "'30-output1.png' is empty"), (b"no picture", "'30-output1.png' cannot be read")):
-        picture.write_bytes(damaged)
+    content = image.read_bytes()
+    for damaged, message in ((b"", "'30-output1.png' is empty"), (b"no image", "'30-output1.png' cannot be read")):
+        image.write_bytes(damaged)
         with pytest.raises(EvaluationError, match=message):
             read_magicbrush(folder, strict=True)
-    picture.unlink()
-    with pytest.raises(EvaluationError, match="Picture '30-output1.png' is missing in .*30. Unpack the benchmark again."):
+    image.unlink()
+    with pytest.raises(EvaluationError, match="Image '30-output1.png' is missing in .*30. Unpack the benchmark again."):
         read_magicbrush(folder, strict=True)
-    picture.write_bytes(content)
+    image.write_bytes(content)
     for name in ("edit_sessions.json", "local_descriptions.json"):
         kept = (folder / name).read_text()
         (folder / name).write_text(kept[:20])
@@ -259,17 +259,17 @@ def test_malformed_folders_are_refused(tmp_path: Path) -> None:
         read_magicbrush(folder)
 
 
-def test_pictures_that_change_during_a_run_are_named(tmp_path: Path) -> None:
+def test_images_that_change_during_a_run_are_named(tmp_path: Path) -> None:
     folder = write_magicbrush_folder(tmp_path / "test")
     source = read_magicbrush(folder).items[1]
-    picture = folder / "images" / "2047" / "2047-output1.png"
-    whole = picture.read_bytes()
-    picture.write_bytes(whole[:60])
-    with pytest.raises(EvaluationError, match="Item '2047': Picture '2047-output1.png' cannot be read"):
+    image = folder / "images" / "2047" / "2047-output1.png"
+    whole = image.read_bytes()
+    image.write_bytes(whole[:60])
+    with pytest.raises(EvaluationError, match="Item '2047': Image '2047-output1.png' cannot be read"):
         source.load()
-    picture.write_bytes(whole)
+    image.write_bytes(whole)
     pixels("1", 0).save(folder / "images" / "2047" / "2047-mask1.png")
-    with pytest.raises(EvaluationError, match="Item '2047': Mask '2047-mask1.png' is a coloured picture without transparency"):
+    with pytest.raises(EvaluationError, match="Item '2047': Mask '2047-mask1.png' is a coloured image without transparency"):
         source.load()
     table = write_parquet(tmp_path / "dev.parquet", magicbrush_rows())
     last = read_magicbrush(table).items[2]

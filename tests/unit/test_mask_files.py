@@ -1,4 +1,4 @@
-"""Masks in picture files: which channel holds the region."""
+"""Masks in image files: which channel holds the region."""
 
 from io import BytesIO
 from pathlib import Path
@@ -53,7 +53,7 @@ def saved(image: Image.Image, kind: str = "PNG") -> BytesIO:
         # What transparency that is the same everywhere leaves to the colours.
         with_alpha(levels(), Image.new("L", (24, 16), 128)),
         with_alpha(levels(), Image.new("L", (24, 16), 0)),
-        # ComfyUI's mask editor: black, and transparent where it was painted. And MagicBrush: the picture, erased.
+        # ComfyUI's mask editor: black, and transparent where it was painted. And MagicBrush: the image, erased.
         with_alpha(Image.new("RGB", (24, 16)), levels(255, 0)),
         with_alpha(photograph(), levels(255, 0)),
         with_alpha(photograph(grey=True), levels(255, 0)),
@@ -88,9 +88,9 @@ def test_jpegs_are_grey_enough() -> None:
     assert torch.equal((found > 0.5).float(), WHITE)
 
 
-def test_pictures_that_mark_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RegionError, match=r"^Mask 'm\.png' is a coloured picture without transparency, so it marks no region\. A mask is white where"):
+def test_images_that_mark_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RegionError, match=r"^Mask 'm\.png' is a coloured image without transparency, so it marks no region\. A mask is white where"):
         read_mask(saved(photograph()), "m.png")
-    (tmp_path / "m.png").write_bytes(b"no picture")
-    with pytest.raises(RegionError, match=r"^Mask: Picture 'm\.png' cannot be read \("):
+    (tmp_path / "m.png").write_bytes(b"no image")
+    with pytest.raises(RegionError, match=r"^Mask: Image 'm\.png' cannot be read \("):
         read_mask(tmp_path / "m.png", "m.png")

@@ -20,7 +20,7 @@ from instructbrush.core.learning.trainer import Trainer
 from instructbrush.core.models import builtin
 from instructbrush.core.models.families import FAMILIES, describe_unet, detect_family
 from instructbrush.core.models.loading import DiffusersEditor, describe, load_editor
-from instructbrush.core.regions.conditions import mask_picture
+from instructbrush.core.regions.conditions import mask_image
 
 pytestmark = pytest.mark.slow  # edits or trains for real
 
@@ -153,48 +153,48 @@ class TestSD3:
                 detect_family(seeded_sd3.shapes_of(tensors), title="it")
 
 
-class TestMaskPicture:
+class TestMaskImage:
     def test_white_black_and_grey(self) -> None:
         images = torch.rand(2, 8, 12, 3)
-        assert torch.equal(mask_picture(None, images), torch.ones(1, 8, 12, 3))
+        assert torch.equal(mask_image(None, images), torch.ones(1, 8, 12, 3))
         mask = torch.rand(2, 8, 12)
-        assert torch.equal(mask_picture(mask, images), mask[..., None].repeat(1, 1, 1, 3))
-        assert mask_picture(mask[:1], images).shape == mask_picture(mask[0], images).shape == (1, 8, 12, 3)
+        assert torch.equal(mask_image(mask, images), mask[..., None].repeat(1, 1, 1, 3))
+        assert mask_image(mask[:1], images).shape == mask_image(mask[0], images).shape == (1, 8, 12, 3)
 
     def test_it_is_scaled_where_the_aspect_agrees(self) -> None:
         half = torch.zeros(1, 8, 8)
         half[:, :, 4:] = 1
-        picture = mask_picture(half, torch.zeros(1, 64, 64, 3))[0, ..., 0]
-        assert picture.shape == (64, 64) and picture[:, :24].max() == 0 and picture[:, 40:].min() == 1
+        image = mask_image(half, torch.zeros(1, 64, 64, 3))[0, ..., 0]
+        assert image.shape == (64, 64) and image[:, :24].max() == 0 and image[:, 40:].min() == 1
 
     @pytest.mark.parametrize(
         ("mask", "message"),
         [
             (torch.zeros(1, 8, 12), r"^Mask: it is black all over, so there is nowhere to edit. Paint white .* invert the mask .* connect no mask.$"),
             (torch.stack([torch.ones(8, 12), torch.zeros(8, 12)]), "^Mask: number 2 of 2 is black all over"),
-            (torch.ones(1, 8, 8), "^Mask: it is 8 x 8, the picture 12 x 8, which is another aspect ratio."),
-            (torch.ones(3, 8, 12), "^Mask: 3 masks do not fit 2 pictures."),
+            (torch.ones(1, 8, 8), "^Mask: it is 8 x 8, the image 12 x 8, which is another aspect ratio."),
+            (torch.ones(3, 8, 12), "^Mask: 3 masks do not fit 2 images."),
             (torch.full((1, 8, 12), float("nan")), "^Mask holds values that are not finite."),
         ],
     )
     def test_what_does_not_fit_is_told(self, mask: Tensor, message: str) -> None:
         with pytest.raises(RegionError, match=message):
-            mask_picture(mask, torch.zeros(2, 8, 12, 3))
+            mask_image(mask, torch.zeros(2, 8, 12, 3))
 
 
 class TestEngine:
     @torch.no_grad()
-    def test_prediction_is_the_unets_on_noise_picture_and_mask(self, small: DiffusersEditor) -> None:
+    def test_prediction_is_the_unets_on_noise_image_and_mask(self, small: DiffusersEditor) -> None:
         images = torch.rand(2, 64, 64, 3)
         mask = torch.zeros(1, 64, 64)
         mask[:, :32] = 1
         condition = small.condition(images, mask)
-        picture, drawn = small.encode_images(images), small.encode_images(mask[..., None].repeat(2, 1, 1, 3))
-        # Flat pictures leave little but rounding for the random VAE's norms to scale up.
-        torch.testing.assert_close(condition, torch.cat([picture, drawn], 1), rtol=0, atol=5e-3)
+        image, drawn = small.encode_images(images), small.encode_images(mask[..., None].repeat(2, 1, 1, 3))
+        # Flat images leave little but rounding for the random VAE's norms to scale up.
+        torch.testing.assert_close(condition, torch.cat([image, drawn], 1), rtol=0, atol=5e-3)
         drawn = condition[:, 4:]
         noisy, times, context = torch.randn(2, 4, 8, 8), torch.tensor([30, 900]), small.encode_text(["a hat"] * 2)
-        expected = small.denoiser.unet(torch.cat([noisy, picture, drawn], 1), times, context).sample
+        expected = small.denoiser.unet(torch.cat([noisy, image, drawn], 1), times, context).sample
         torch.testing.assert_close(small.denoiser.predict(noisy, times, condition, context), expected)
         assert not torch.allclose(small.denoiser.predict(noisy, times, small.condition(images), context), expected, atol=1e-3)
 
@@ -204,11 +204,11 @@ class TestEngine:
 
     def test_a_condition_of_the_wrong_kind_is_told(self, small: DiffusersEditor, editor: DiffusersEditor) -> None:
         noisy, times = torch.randn(1, 4, 8, 8), torch.tensor([3])
-        message = r"^ultra: its image condition has 8 channels, 4 were given. It reads a mask as well: give it the latents of picture and mask, as DiffusersE"
+        message = r"^ultra: its image condition has 8 channels, 4 were given. It reads a mask as well: give it the latents of image and mask, as DiffusersE"
         with pytest.raises(ModelError, match=message):
             small.denoiser.predict(noisy, times, noisy, small.encode_text([""]))
         with pytest.raises(
-            ModelError, match="^pocket editor: its image condition has 4 channels, 8 were given. It reads no mask: give it the picture's latent"
+            ModelError, match="^pocket editor: its image condition has 4 channels, 8 were given. It reads no mask: give it the image's latent"
         ):
             editor.denoiser.predict(noisy, times, noisy.repeat(1, 2, 1, 1), editor.encode_text([""]))
 
@@ -221,16 +221,16 @@ class TestEngine:
     def test_sampling_drops_the_mask_with_the_picture(self, small: DiffusersEditor) -> None:
         """One step of Eq. 3 by hand: neither branch has neither."""
         images = torch.rand(1, 64, 64, 3)
-        picture = small.encode_images(images)
-        mask = small.encode_images(mask_picture(torch.eye(64), images))
+        frame = small.encode_images(images)
+        mask = small.encode_images(mask_image(torch.eye(64), images))
         words, null = small.encode_text(["a hat", ""])
-        result = edit_latents(small.denoiser, torch.cat([picture, mask], 1), words, null, steps=1, text_scale=3.0, image_scale=1.5, seed=5)
+        result = edit_latents(small.denoiser, torch.cat([frame, mask], 1), words, null, steps=1, text_scale=3.0, image_scale=1.5, seed=5)
         noise = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(5))[None]
         abar = small.denoiser.alphas_cumprod[0]  # diffusers begins a single step at timestep 0
         sigma = ((1 - abar) / abar).sqrt()
         start, noise = noise * sigma, noise * sigma / (sigma**2 + 1).sqrt()
         unet, times = small.denoiser.unet, torch.tensor([0])
-        both, neither = torch.cat([noise, picture, mask], 1), torch.cat([noise, torch.zeros(1, 8, 8, 8)], 1)
+        both, neither = torch.cat([noise, frame, mask], 1), torch.cat([noise, torch.zeros(1, 8, 8, 8)], 1)
         full, image, none = (unet(given, times, states[None]).sample for given, states in ((both, words), (both, null), (neither, null)))
         predicted = none + 1.5 * (image - none) + 3.0 * (full - image)
         torch.testing.assert_close(result, start - sigma * predicted, rtol=1e-3, atol=1e-3)

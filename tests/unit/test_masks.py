@@ -45,7 +45,7 @@ def random_mask(seed: int, *shape: int, soft: bool = False) -> Tensor:
     return torch.where(torch.rand(shape, generator=draw) < 0.3, torch.rand(shape, generator=draw), values) if soft else values
 
 
-def pictures(seed: int, *shape: int) -> Tensor:
+def images(seed: int, *shape: int) -> Tensor:
     return torch.rand(*shape, 3, generator=torch.Generator().manual_seed(seed))
 
 
@@ -72,22 +72,22 @@ def test_the_area_of_a_box_is_its_width_by_its_height(left: int, top: int, width
     [
         (
             Box(10, 5, 10, 20),
-            "Box 2 (10, 5, 10, 20) (left, top, right, bottom) in a picture of 64 x 48 is empty. Its right must lie beyond its left, and its bottom beyond "
+            "Box 2 (10, 5, 10, 20) (left, top, right, bottom) in an image of 64 x 48 is empty. Its right must lie beyond its left, and its bottom beyond "
             "its top.",
         ),
-        (Box(10, 20, 20, 5), "Box 2 (10, 20, 20, 5) (left, top, right, bottom) in a picture of 64 x 48 is empty."),
+        (Box(10, 20, 20, 5), "Box 2 (10, 20, 20, 5) (left, top, right, bottom) in an image of 64 x 48 is empty."),
         (
             Box(0, 0, math.nan, 5),
-            "Box 2 (0, 0, nan, 5) (left, top, right, bottom) in a picture of 64 x 48 is not finite. Give it four numbers in pixels.",
+            "Box 2 (0, 0, nan, 5) (left, top, right, bottom) in an image of 64 x 48 is not finite. Give it four numbers in pixels.",
         ),
-        (Box(0, 0, math.inf, 5), "Box 2 (0, 0, inf, 5) (left, top, right, bottom) in a picture of 64 x 48 is not finite."),
+        (Box(0, 0, math.inf, 5), "Box 2 (0, 0, inf, 5) (left, top, right, bottom) in an image of 64 x 48 is not finite."),
         (
             Box(-5, 0, 20, 20),
-            "Box 2 (-5, 0, 20, 20) (left, top, right, bottom) in a picture of 64 x 48 leaves the picture. Give pixels of this picture: left and top from 0, "
+            "Box 2 (-5, 0, 20, 20) (left, top, right, bottom) in an image of 64 x 48 leaves the image. Give pixels of this image: left and top from 0, "
             "right to 64, bottom to 48.",
         ),
-        (Box(0, 0, 20, 49), "Box 2 (0, 0, 20, 49) (left, top, right, bottom) in a picture of 64 x 48 leaves the picture."),
-        (Box(70, 50, 80, 60), "Box 2 (70, 50, 80, 60) (left, top, right, bottom) in a picture of 64 x 48 leaves the picture."),
+        (Box(0, 0, 20, 49), "Box 2 (0, 0, 20, 49) (left, top, right, bottom) in an image of 64 x 48 leaves the image."),
+        (Box(70, 50, 80, 60), "Box 2 (70, 50, 80, 60) (left, top, right, bottom) in an image of 64 x 48 leaves the image."),
     ],
 )
 def test_boxes_that_are_refused(box: Box, message: str):
@@ -142,11 +142,11 @@ def test_masks_of_every_shape_that_nodes_give(axis: int | None, shape: tuple[int
     assert torch.equal(fit_mask(given, *plain.shape[1:], len(plain)), plain)
 
 
-def test_pictures_in_colour_and_other_shapes_are_no_masks():
-    picture = torch.zeros(1, 4, 4, 3)
-    picture[..., 0] = 0.5
-    with pytest.raises(RegionError, match=r"^Mask: it is a coloured picture\. A mask is white where the edit acts and black elsewhere: connect a MASK\.$"):
-        mask_batch(picture)
+def test_images_in_colour_and_other_shapes_are_no_masks():
+    image = torch.zeros(1, 4, 4, 3)
+    image[..., 0] = 0.5
+    with pytest.raises(RegionError, match=r"^Mask: it is a coloured image\. A mask is white where the edit acts and black elsewhere: connect a MASK\.$"):
+        mask_batch(image)
     with pytest.raises(RegionError, match=r"^Mask: its shape is \(1, 2, 4, 5\), a mask has \[height, width\] or \[batch, height, width\]\."):
         mask_batch(torch.zeros(1, 2, 4, 5))
     with pytest.raises(RegionError, match=r"^Mask: there is none in it"):
@@ -176,8 +176,8 @@ TWO = drawn(
 def test_what_is_fit_stays_as_it_is():
     cleaned = clean_mask(TWO, CleanSettings())
     assert cleaned.accepted and torch.equal(cleaned.mask, TWO) and cleaned.fragments == 2 and cleaned.area == pytest.approx(14 / 60)
-    assert cleaned.reason == "accepted: covers 23.3 % of the picture in 2 fragments"
-    assert clean_mask(TWO[:4], CleanSettings()).reason == "accepted: covers 25 % of the picture in 1 fragment"
+    assert cleaned.reason == "accepted: covers 23.3 % of the image in 2 fragments"
+    assert clean_mask(TWO[:4], CleanSettings()).reason == "accepted: covers 25 % of the image in 1 fragment"
 
 
 def test_values_above_the_threshold_belong_to_it():
@@ -211,7 +211,7 @@ def test_widening_to_boxes_and_hulls():
     # Each fragment for itself.
     both = clean_mask(TWO, CleanSettings(shape="hull"))
     assert both.mask.sum() == 16 and both.area == pytest.approx(14 / 60)
-    assert both.reason == "accepted: covers 23.3 % of the picture in 2 fragments, 26.7 % in its new shape"
+    assert both.reason == "accepted: covers 23.3 % of the image in 2 fragments, 26.7 % in its new shape"
     single = drawn("...", ".#.", "...")
     for shape in ("hull", "box"):
         assert torch.equal(clean_mask(single, CleanSettings(shape=shape)).mask, single)
@@ -225,7 +225,7 @@ def test_growing_is_round_and_shrinking_undoes_it():
     assert torch.equal(clean_mask(grown, CleanSettings(grow=-2, **ANY_AREA)).mask, point)
 
 
-def test_shrinking_leaves_the_pictures_border():
+def test_shrinking_leaves_the_images_border():
     band = drawn("###..", "###..", "###..")
     assert torch.equal(clean_mask(band, CleanSettings(grow=-1)).mask, drawn("##...", "##...", "##..."))
     assert clean_mask(torch.ones(5, 5), CleanSettings(grow=-2, **ANY_AREA)).mask.all()
@@ -245,9 +245,9 @@ def test_feathering_falls_off_outside_and_nowhere_else():
     [
         (torch.zeros(20, 20), {}, "refused: it is empty, no value exceeds the threshold of 0.5"),
         (torch.full((20, 20), 0.4), {}, "refused: it is empty, no value exceeds the threshold of 0.5"),
-        (box_mask([Box(0, 0, 1, 1)], 20, 20), {}, "refused: covers 0.25 % of the picture, at least 1 % is needed"),
-        (box_mask([Box(0, 0, 19, 20)], 20, 20), {}, "refused: covers 95 % of the picture, at most 90 % is allowed"),
-        (box_mask([Box(0, 0, 4, 4)], 20, 20), {"min_area": 0.05}, "refused: covers 4 % of the picture, at least 5 % is needed"),
+        (box_mask([Box(0, 0, 1, 1)], 20, 20), {}, "refused: covers 0.25 % of the image, at least 1 % is needed"),
+        (box_mask([Box(0, 0, 19, 20)], 20, 20), {}, "refused: covers 95 % of the image, at most 90 % is allowed"),
+        (box_mask([Box(0, 0, 4, 4)], 20, 20), {"min_area": 0.05}, "refused: covers 4 % of the image, at least 5 % is needed"),
         (TWO, {"max_fragments": 1}, "refused: lies in 2 fragments, at most 1 are allowed"),
         (TWO, {"drop_fragments": 0.8}, "refused: none of its 2 fragments is 80 % of it, and smaller ones are dropped"),
         (box_mask([Box(5, 5, 10, 10)], 20, 20), {"grow": -3}, "refused: shrinking it by 3 pixels leaves nothing of it"),
@@ -348,7 +348,7 @@ def test_soft_edges_fall_off_to_s_and_not_below(seed: int, s: float):
     [
         (torch.zeros(4, 4), torch.zeros(4, 4), 1.2, "Soft mask: s is 1.2, it must lie between 0 and 1. UltraEdit uses 0.2 to 0.8."),
         (torch.zeros(4, 4), torch.zeros(4, 4), math.nan, "Soft mask: s is nan, it must lie between 0 and 1. UltraEdit uses 0.2 to 0.8."),
-        (torch.zeros(48, 64), torch.zeros(32, 16), 0.5, "Soft mask: the fine mask is 64 x 48, the box mask 16 x 32. Make both as large as the picture."),
+        (torch.zeros(48, 64), torch.zeros(32, 16), 0.5, "Soft mask: the fine mask is 64 x 48, the box mask 16 x 32. Make both as large as the image."),
         (
             torch.zeros(3, 4, 4),
             torch.zeros(2, 4, 4),
@@ -406,10 +406,10 @@ def test_masks_are_scaled():
         (
             (1, 64, 64),
             (64, 70, 1),
-            "Mask: it is 64 x 64, the picture 70 x 64, which is another aspect ratio. Make the mask for this picture, or crop it as the picture was cropped.",
+            "Mask: it is 64 x 64, the image 70 x 64, which is another aspect ratio. Make the mask for this image, or crop it as the image was cropped.",
         ),
-        ((48, 64), (64, 48, 1), "Mask: it is 64 x 48, the picture 48 x 64, which is another aspect ratio."),
-        ((2, 8, 8), (8, 8, 3), "Mask: 2 masks do not fit 3 pictures. Give one for each picture, or one for all."),
+        ((48, 64), (64, 48, 1), "Mask: it is 64 x 48, the image 48 x 64, which is another aspect ratio."),
+        ((2, 8, 8), (8, 8, 3), "Mask: 2 masks do not fit 3 images. Give one for each image, or one for all."),
     ],
 )
 def test_masks_that_do_not_fit_are_refused(shape: tuple, wanted: tuple, message: str):
@@ -423,10 +423,10 @@ def test_the_black_mask_of_load_image_is_named():
         with pytest.raises(RegionError) as caught:
             fit_mask(torch.zeros(1, 64, 64), *size, 1)
         assert str(caught.value) == (
-            "Mask: no mask was painted. It is the black one of 64 x 64 that Load Image gives for a picture without transparency; this picture is "
+            "Mask: no mask was painted. It is the black one of 64 x 64 that Load Image gives for an image without transparency; this image is "
             f"{size[1]} x {size[0]}. Paint one (right-click Load Image, Open in MaskEditor), or connect another mask."
         )
-    # A black mask that was made for the picture stays one.
+    # A black mask that was made for the image stays one.
     assert not fit_mask(torch.zeros(1, 64, 64), 64, 64, 1).any() and not fit_mask(torch.zeros(1, 32, 32), 128, 128, 1).any()
 
 
@@ -442,7 +442,7 @@ def test_the_union_is_the_largest_value(seed: int, single: list[bool]):
     ("shapes", "message"),
     [
         ([], "Union of masks: there are none. Give at least one."),
-        ([(4, 4), (4, 4), (8, 4)], "Union of masks: mask 1 is 4 x 4, mask 3 is 4 x 8. Make all as large as the picture."),
+        ([(4, 4), (4, 4), (8, 4)], "Union of masks: mask 1 is 4 x 4, mask 3 is 4 x 8. Make all as large as the image."),
         ([(2, 4, 4), (1, 4, 4), (3, 4, 4)], "Union of masks: mask 3 is a batch of 3, those before it of 2. Give as many of each, or one."),
     ],
 )
@@ -459,10 +459,10 @@ def by_hand(edited: Tensor, original: Tensor, mask: Tensor, top: int, left: int)
     """Paste back pixel by pixel, without feathering."""
     result = original.clone()
     for index in np.ndindex(*edited.shape[:3]):
-        picture, row, column = index
-        weight = float(mask[picture, top + row, left + column])
-        old, new = original[picture, top + row, left + column], edited[index]
-        result[picture, top + row, left + column] = old if weight == 0 else new if weight == 1 else old + weight * (new - old)
+        image, row, column = index
+        weight = float(mask[image, top + row, left + column])
+        old, new = original[image, top + row, left + column], edited[index]
+        result[image, top + row, left + column] = old if weight == 0 else new if weight == 1 else old + weight * (new - old)
     return result
 
 
@@ -470,7 +470,7 @@ def by_hand(edited: Tensor, original: Tensor, mask: Tensor, top: int, left: int)
 @given(st.integers(0, 1000), st.integers(1, 2), st.integers(8, 20), st.integers(8, 20))
 def test_outside_is_the_original_and_inside_the_edit_bit_for_bit(seed: int, batch: int, height: int, width: int):
     top, left, rows, columns = vae_crop(height, width)
-    original, edited = pictures(seed, batch, height, width), pictures(seed + 1, batch, rows, columns)
+    original, edited = images(seed, batch, height, width), images(seed + 1, batch, rows, columns)
     mask = random_mask(seed, batch, height, width, soft=True)
     pasted = paste_back(edited, original, mask)
     expected = by_hand(edited, original, mask, top, left)
@@ -481,7 +481,7 @@ def test_outside_is_the_original_and_inside_the_edit_bit_for_bit(seed: int, batc
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (65, 64), (71, 67), (64, 79)])
 def test_a_crop_goes_back_to_where_comfyui_cut_it(height: int, width: int):
-    original = pictures(0, 1, height, width)
+    original = images(0, 1, height, width)
     # ComfyUI's VAE.vae_encode_crop_pixels.
     cut = original
     for dimension, side in ((1, height), (2, width)):
@@ -496,7 +496,7 @@ def test_a_crop_goes_back_to_where_comfyui_cut_it(height: int, width: int):
 
 
 def test_the_originals_transparency_stays():
-    original, edited = torch.cat([pictures(0, 2, 71, 66), pictures(1, 2, 71, 66)[..., :1]], dim=-1), pictures(2, 2, 64, 64)
+    original, edited = torch.cat([images(0, 2, 71, 66), images(1, 2, 71, 66)[..., :1]], dim=-1), images(2, 2, 64, 64)
     mask = random_mask(3, 2, 71, 66, soft=True)
     pasted = paste_back(edited, original, mask)
     assert torch.equal(pasted[..., 3], original[..., 3])
@@ -504,20 +504,20 @@ def test_the_originals_transparency_stays():
 
 
 def test_nothing_of_a_broken_edit_reaches_the_outside():
-    original, mask = pictures(0, 1, 8, 8), torch.zeros(1, 8, 8)
+    original, mask = images(0, 1, 8, 8), torch.zeros(1, 8, 8)
     mask[:, :4] = 1
     pasted = paste_back(torch.full_like(original, math.nan), original, mask)
     assert torch.equal(pasted[:, 4:], original[:, 4:]) and pasted[:, :4].isnan().all()
 
 
 def test_one_original_and_one_mask_serve_a_batch():
-    original, edited = pictures(0, 1, 8, 8), pictures(1, 3, 8, 8)
+    original, edited = images(0, 1, 8, 8), images(1, 3, 8, 8)
     mask = box_mask([Box(0, 0, 4, 8)], 8, 8)
     pasted = paste_back(edited, original, mask)
     assert torch.equal(pasted[:, :, :4], edited[:, :, :4]) and torch.equal(pasted[:, :, 4:], original[:, :, 4:].repeat(3, 1, 1, 1))
 
 
-def test_feathering_goes_inwards_and_leaves_the_pictures_border():
+def test_feathering_goes_inwards_and_leaves_the_images_border():
     original, edited = torch.zeros(1, 8, 8, 3), torch.ones(1, 8, 8, 3)
     pasted = paste_back(edited, original, box_mask([Box(0, 0, 5, 8)], 8, 8), feather=3)
     assert pasted[0, 0, :, 0].tolist() == pytest.approx([1, 1, 0.75, 0.5, 0.25, 0, 0, 0])
@@ -535,15 +535,15 @@ def test_feathering_goes_inwards_and_leaves_the_pictures_border():
             (1, 100, 64, 3),
             (100, 64),
             0,
-            "Paste back: the edited picture is 64 x 64, the original 64 x 100. They must be of one size (sides cropped to multiples of 8 are put back): "
+            "Paste back: the edited image is 64 x 64, the original 64 x 100. They must be of one size (sides cropped to multiples of 8 are put back): "
             "scale one to the other first.",
         ),
-        ((1, 72, 64, 3), (1, 71, 64, 3), (71, 64), 0, "Paste back: the edited picture is 64 x 72, the original 64 x 71."),
-        ((2, 8, 8, 3), (3, 8, 8, 3), (8, 8), 0, "Paste back: 2 edited pictures but 3 originals. Give the original of each, or one for all."),
-        ((2, 8, 8, 3), (1, 8, 8, 3), (3, 8, 8), 0, "Mask: 3 masks do not fit 2 pictures. Give one for each picture, or one for all."),
-        ((1, 8, 8, 3), (1, 8, 8, 3), (16, 8), 0, "Mask: it is 8 x 16, the picture 8 x 8, which is another aspect ratio."),
-        ((1, 8, 8, 4), (1, 8, 8, 3), (8, 8), 0, "Paste back: the edited pictures have the shape (1, 8, 8, 4), they must have [batch, height, width, 3]."),
-        ((1, 8, 8, 3), (8, 8, 3), (8, 8), 0, "Paste back: the original pictures have the shape (8, 8, 3), they must have [batch, height, width, 3 or 4]."),
+        ((1, 72, 64, 3), (1, 71, 64, 3), (71, 64), 0, "Paste back: the edited image is 64 x 72, the original 64 x 71."),
+        ((2, 8, 8, 3), (3, 8, 8, 3), (8, 8), 0, "Paste back: 2 edited images but 3 originals. Give the original of each, or one for all."),
+        ((2, 8, 8, 3), (1, 8, 8, 3), (3, 8, 8), 0, "Mask: 3 masks do not fit 2 images. Give one for each image, or one for all."),
+        ((1, 8, 8, 3), (1, 8, 8, 3), (16, 8), 0, "Mask: it is 8 x 16, the image 8 x 8, which is another aspect ratio."),
+        ((1, 8, 8, 4), (1, 8, 8, 3), (8, 8), 0, "Paste back: the edited images have the shape (1, 8, 8, 4), they must have [batch, height, width, 3]."),
+        ((1, 8, 8, 3), (8, 8, 3), (8, 8), 0, "Paste back: the original images have the shape (8, 8, 3), they must have [batch, height, width, 3 or 4]."),
         ((1, 8, 8, 3), (1, 8, 8, 3), (8, 8), -1, "Paste back: feather is -1, it must be 0 or more pixels."),
     ],
 )

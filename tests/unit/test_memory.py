@@ -83,7 +83,7 @@ def test_single_precision_needs_twice_as_much() -> None:
 
 
 @pytest.mark.parametrize("free", [GIB, 4 * GIB])
-def test_the_largest_picture_fits_and_the_next_does_not(free: int) -> None:
+def test_the_largest_image_fits_and_the_next_does_not(free: int) -> None:
     side = largest_side("sd15", 2, free)
     needed = [memory._needed("sd15", (each // 8) ** 2, MemoryPlan(1, True), 2) for each in (side, side + 64)]
     assert side % 64 == 0 and needed[0] <= free < needed[1]
@@ -136,7 +136,7 @@ def test_a_step_that_does_not_fit_is_made_smaller_and_nothing_is_lost(
 
 
 def test_what_fits_in_no_way_is_refused_with_the_size_that_fits(editor: DiffusersEditor) -> None:
-    with pytest.raises(LearningError, match=r"too large for the device's memory \(0\.0 GiB free\)\. Use pictures of at most 64 x 64 pixels"):
+    with pytest.raises(LearningError, match=r"too large for the device's memory \(0\.0 GiB free\)\. Use images of at most 64 x 64 pixels"):
         trained(editor, Limited(editor.denoiser, 0, 0))
 
 

@@ -64,7 +64,7 @@ def test_ssim_equals_scikit_image_in_wangs_form() -> None:
         (((1, 32, 32, 3), (1, 32, 40, 3)), "Give two batches of equal length and size"),
         (((1, 3, 32, 32), (1, 3, 32, 32)), "cannot be compared"),
         (((0, 32, 32, 3), (0, 32, 32, 3)), "cannot be compared"),
-        (((1, 8, 32, 3), (1, 8, 32, 3)), "pictures of 32 x 8 pixels are too small, each side needs at least 16"),
+        (((1, 8, 32, 3), (1, 8, 32, 3)), "images of 32 x 8 pixels are too small, each side needs at least 16"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(shapes: tuple[tuple[int, ...], tuple[int, ...]], message: str) -> None:
@@ -115,7 +115,7 @@ def test_magicbrushs_distances_of_a_hand_worked_example() -> None:
         assert metric(made, truth).tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_pictures_are_scaled_to_the_truths_size_as_pil_does_it() -> None:
+def test_images_are_scaled_to_the_truths_size_as_pil_does_it() -> None:
     made = quantised(two_batches(1)[0])[0]
     with_pil = Image.fromarray((made * 255).round().to(torch.uint8).numpy()).resize((80, 50))
     found = resized(made, torch.zeros(50, 80, 3))
@@ -129,9 +129,9 @@ def test_agreement_with_a_caption_is_a_cosine() -> None:
 
 
 def test_quantised_is_what_a_file_keeps() -> None:
-    picture = torch.rand(1, 16, 16, 3, generator=torch.Generator().manual_seed(1)) * 1.2 - 0.1
-    kept = (picture.clamp(0, 1) * 255).round().to(torch.uint8)
-    assert torch.equal(quantised(picture), kept.float() / 255)
+    image = torch.rand(1, 16, 16, 3, generator=torch.Generator().manual_seed(1)) * 1.2 - 0.1
+    kept = (image.clamp(0, 1) * 255).round().to(torch.uint8)
+    assert torch.equal(quantised(image), kept.float() / 255)
 
 
 @pytest.fixture(scope="module")

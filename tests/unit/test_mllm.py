@@ -45,7 +45,7 @@ def own(folders, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     draw = torch.Generator().manual_seed(5)
     return [torch.rand(*size, 3, generator=draw) for size in ((40, 56), (64, 64), (32, 32))]
 
@@ -55,7 +55,7 @@ def heads(x, count):
 
 
 def vision_by_hand(w, pixels):
-    """Tokens of a picture [3, 32, 32]: CLIP's tower up to its last layer but one, without the class token, through the projector."""
+    """Tokens of an image [3, 32, 32]: CLIP's tower up to its last layer but one, without the class token, through the projector."""
 
     def linear(x, name):
         return functional.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
@@ -103,9 +103,9 @@ def language_by_hand(w, x):
     return norm(x, f"{model}norm.weight")
 
 
-def embedded_by_hand(w, picture, words):
-    """What LLaMA is given: the chat's tokens, with the picture's in their place."""
-    pixels = (picture * 255).round().movedim(2, 0) / 255
+def embedded_by_hand(w, image, words):
+    """What LLaMA is given: the chat's tokens, with the image's in their place."""
+    pixels = (image * 255).round().movedim(2, 0) / 255
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)))
     start, end = f"USER: IMAGE\n{STATES_TASK}\n {words} ASSISTANT:".split("IMAGE")
     tokens = tiny_mllms.tokenizer()
@@ -114,128 +114,128 @@ def embedded_by_hand(w, picture, words):
     return torch.cat([table[[1, *before]], vision_by_hand(w, (pixels - mean) / std), table[after]])
 
 
-def test_states_are_those_of_a_prefill_by_hand(mllm, folders, pictures):
+def test_states_are_those_of_a_prefill_by_hand(mllm, folders, images):
     weights = load_file(folders["left"] / "model.safetensors")
-    expected = language_by_hand(weights, embedded_by_hand(weights, pictures[2], WORDS[1]))
-    states, mask = mllm.states([pictures[2]], [WORDS[1]])
+    expected = language_by_hand(weights, embedded_by_hand(weights, images[2], WORDS[1]))
+    states, mask = mllm.states([images[2]], [WORDS[1]])
     assert states.dtype == torch.float32 and mask.all() and states.shape == (1, *expected.shape)
     torch.testing.assert_close(states[0], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["left", "right", "qwen"])
-def test_padding_and_order_change_nothing(folders, pictures, name):
+def test_padding_and_order_change_nothing(folders, images, name):
     model = load_mllm(folders[name])
-    together, mask = model.states(pictures, WORDS)
+    together, mask = model.states(images, WORDS)
     assert together.shape[:2] == mask.shape and not together[~mask].any() and mask.sum(1).unique().numel() > 1
     for place in range(3):
-        alone, whole = model.states([pictures[place]], [WORDS[place]])
+        alone, whole = model.states([images[place]], [WORDS[place]])
         assert whole.all() and mask[place].sum() == alone.shape[1]
         torch.testing.assert_close(together[place][mask[place]], alone[0], rtol=0, atol=1e-5)
     order = [2, 0, 1]
-    turned, turned_mask = model.states([pictures[place] for place in order], [WORDS[place] for place in order])
+    turned, turned_mask = model.states([images[place] for place in order], [WORDS[place] for place in order])
     assert torch.equal(turned_mask, mask[order])
     torch.testing.assert_close(turned, together[order], rtol=0, atol=1e-5)
 
 
-def test_tokenizers_that_pad_at_different_ends_give_the_same(folders, pictures):
-    left, right = (load_mllm(folders[name]).states(pictures, WORDS) for name in ("left", "right"))
+def test_tokenizers_that_pad_at_different_ends_give_the_same(folders, images):
+    left, right = (load_mllm(folders[name]).states(images, WORDS) for name in ("left", "right"))
     assert torch.equal(left[1], right[1])
     torch.testing.assert_close(left[0], right[0], rtol=0, atol=1e-5)
 
 
-def test_picture_and_words_both_matter(mllm, pictures):
-    states, _ = mllm.states([pictures[0], pictures[1], pictures[0]], [WORDS[0], WORDS[0], "make it noon!"])
+def test_image_and_words_both_matter(mllm, images):
+    states, _ = mllm.states([images[0], images[1], images[0]], [WORDS[0], WORDS[0], "make it noon!"])
     assert (states[0] - states[1]).abs().max() > 0.1 and (states[0] - states[2]).abs().max() > 0.1
-    # What comes before the picture knows nothing of it.
+    # What comes before the image knows nothing of it.
     torch.testing.assert_close(states[0, :6], states[1, :6])
 
 
-def test_an_answer_is_the_most_probable_token_each_time(mllm, folders, pictures):
+def test_an_answer_is_the_most_probable_token_each_time(mllm, folders, images):
     weights = load_file(folders["left"] / "model.safetensors")
-    given = embedded_by_hand(weights, pictures[2], WORDS[0])
+    given = embedded_by_hand(weights, images[2], WORDS[0])
     ids = []
     for _ in range(6):
         logits = language_by_hand(weights, given)[-1] @ weights["language_model.lm_head.weight"].T
         ids.append(int(logits.argmax()))
         given = torch.cat([given, weights["language_model.model.embed_tokens.weight"][ids[-1:]]])
     expected = tiny_mllms.tokenizer().decode(ids, skip_special_tokens=True).strip()
-    assert mllm.answer(pictures[2], WORDS[0], 6, STATES_TASK) == expected == mllm.answer(pictures[2], WORDS[0], 6, STATES_TASK)
+    assert mllm.answer(images[2], WORDS[0], 6, STATES_TASK) == expected == mllm.answer(images[2], WORDS[0], 6, STATES_TASK)
 
 
-def test_the_folder_s_own_settings_of_sampling_do_not_count(mllm, own, pictures):
+def test_the_folder_s_own_settings_of_sampling_do_not_count(mllm, own, images):
     folder = own()
     tiny_mllms.edited(folder / "generation_config.json", do_sample=True, temperature=5.0, repetition_penalty=9.0, top_k=3)
-    assert load_mllm(folder).answer(pictures[0], WORDS[0], 8) == mllm.answer(pictures[0], WORDS[0], 8)
+    assert load_mllm(folder).answer(images[0], WORDS[0], 8) == mllm.answer(images[0], WORDS[0], 8)
 
 
-def test_an_answer_shows_how_far_it_is_and_can_be_stopped(mllm, pictures):
+def test_an_answer_shows_how_far_it_is_and_can_be_stopped(mllm, images):
     seen = []
-    mllm.answer(pictures[0], WORDS[0], 4, progress=lambda done, most: seen.append((done, most)))
+    mllm.answer(images[0], WORDS[0], 4, progress=lambda done, most: seen.append((done, most)))
     assert seen == [(done, 4) for done in range(1, len(seen) + 1)] and seen
 
     def stop(done, most):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        mllm.answer(pictures[0], WORDS[0], 4, progress=stop)
+        mllm.answer(images[0], WORDS[0], 4, progress=stop)
 
 
-def test_words_are_data(mllm, pictures):
+def test_words_are_data(mllm, images):
     plain = mllm.prompt("one two")
     assert mllm.prompt("one <image>\n two</s><s>") == plain == f"USER: <image>\n{STATES_TASK}\n one two ASSISTANT:"
     assert mllm.prompt("one <ima<image>ge> two").count("<image>") == 1
     assert mllm.prompt("one two", "") == "USER: <image>\none two ASSISTANT:"
-    states, _ = mllm.states([pictures[0]], ["one <image> two"])
-    assert torch.equal(states, mllm.states([pictures[0]], ["one two"])[0])
+    states, _ = mllm.states([images[0]], ["one <image> two"])
+    assert torch.equal(states, mllm.states([images[0]], ["one two"])[0])
 
 
-def test_a_start_mark_in_the_template_is_not_doubled(mllm, own, pictures):
+def test_a_start_mark_in_the_template_is_not_doubled(mllm, own, images):
     folder = own()
     (folder / "chat_template.jinja").write_text("{{ bos_token }}" + tiny_mllms.LLAVA_CHAT)
-    torch.testing.assert_close(load_mllm(folder).states([pictures[0]], [WORDS[0]])[0], mllm.states([pictures[0]], [WORDS[0]])[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(load_mllm(folder).states([images[0]], [WORDS[0]])[0], mllm.states([images[0]], [WORDS[0]])[0], rtol=0, atol=1e-5)
 
 
-def test_old_folders_of_llava_without_chat_and_patch_size(mllm, own, pictures):
+def test_old_folders_of_llava_without_chat_and_patch_size(mllm, own, images):
     folder = own()
     (folder / "chat_template.jinja").unlink()
     (folder / "processor_config.json").unlink()
     old = load_mllm(folder)
     assert old.prompt(WORDS[0]) == mllm.prompt(WORDS[0])
-    torch.testing.assert_close(old.states([pictures[0]], [WORDS[0]])[0], mllm.states([pictures[0]], [WORDS[0]])[0])
+    torch.testing.assert_close(old.states([images[0]], [WORDS[0]])[0], mllm.states([images[0]], [WORDS[0]])[0])
 
 
-def test_precisions(own, mllm, pictures):
+def test_precisions(own, mllm, images):
     folder = own()
     assert stored_dtype(folder) == torch.float32 and Mllm(folder).dtype == torch.float32
     tiny_mllms.edited(folder / "config.json", dtype="bfloat16")
     assert stored_dtype(folder) == torch.bfloat16 and Mllm(folder).dtype == torch.float32
     half = load_mllm(folder, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in half.module.parameters()} == {torch.bfloat16}
-    states, _ = half.states([pictures[0]], [WORDS[0]])
-    exact, _ = mllm.states([pictures[0]], [WORDS[0]])
+    states, _ = half.states([images[0]], [WORDS[0]])
+    exact, _ = mllm.states([images[0]], [WORDS[0]])
     assert states.dtype == torch.float32 and torch.equal(states, states.bfloat16().float()) and (states - exact).abs().mean() < 0.1
     assert half.fingerprint != mllm.fingerprint  # another config.json
     assert Mllm(folder, dtype=torch.float32).fingerprint == half.fingerprint
 
 
-def test_a_head_that_shares_the_embedding_is_not_missed(tmp_path, pictures):
+def test_a_head_that_shares_the_embedding_is_not_missed(tmp_path, images):
     folder = tiny_mllms.llava(tmp_path, tie_word_embeddings=True)
     assert "language_model.lm_head.weight" not in load_file(folder / "model.safetensors")
     network = load_mllm(folder).module["mllm"]
     assert network.lm_head.weight is network.model.language_model.embed_tokens.weight
 
 
-def test_weights_are_read_when_needed_and_freed(folders, pictures):
+def test_weights_are_read_when_needed_and_freed(folders, images):
     model = load_mllm(folders["left"], lazily=True)
     assert not model.loaded and (model.width, model.room, model.name) == (tiny_mllms.WIDTH, 2048, "left") and model.prompt("x")
-    first, _ = model.states([pictures[0]], [WORDS[0]])
+    first, _ = model.states([images[0]], [WORDS[0]])
     assert model.loaded and model.device == torch.device("cpu")
     parameters = [weakref.ref(parameter) for parameter in model.module.parameters()]
     assert parameters and not any(each().requires_grad for each in parameters)
     model.free()
     gc.collect()
     assert not model.loaded and all(each() is None for each in parameters)
-    torch.testing.assert_close(model.states([pictures[0]], [WORDS[0]])[0], first, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.states([images[0]], [WORDS[0]])[0], first, rtol=0, atol=1e-5)
 
 
 def test_code_in_the_folder_is_not_run(own):
@@ -277,7 +277,7 @@ def test_a_missing_folder_says_what_belongs_there(tmp_path):
 def test_a_model_without_eyes_is_refused(own):
     folder = own()
     tiny_mllms.edited(folder / "config.json", model_type="llama")
-    with pytest.raises(ModelError, match="its config.json says 'llama', which transformers does not know as a model that reads pictures and words"):
+    with pytest.raises(ModelError, match="its config.json says 'llama', which transformers does not know as a model that reads images and words"):
         check_folder(folder)
 
 
@@ -439,36 +439,36 @@ def test_other_bits(folders):
 
 
 @pytest.mark.parametrize(
-    ("pictures", "texts", "message"),
+    ("images", "texts", "message"),
     [
-        ([torch.rand(32, 32, 3)], ["a", "b"], "MLLM 'left': 1 pictures and 2 texts do not make pairs. Give one text for each picture."),
-        ([], [], "MLLM 'left': 0 pictures and 0 texts do not make pairs."),
-        ([torch.rand(32, 32, 4)], ["a"], "MLLM 'left': a picture of shape [32, 32, 4] does not fit; [height, width, 3] with sides from 8 is needed."),
-        ([torch.rand(4, 32, 3)], ["a"], "MLLM 'left': a picture of shape [4, 32, 3] does not fit;"),
-        ([torch.full((32, 32, 3), float("nan"))], ["a"], "MLLM 'left': the picture holds values that are not finite."),
+        ([torch.rand(32, 32, 3)], ["a", "b"], "MLLM 'left': 1 images and 2 texts do not make pairs. Give one text for each image."),
+        ([], [], "MLLM 'left': 0 images and 0 texts do not make pairs."),
+        ([torch.rand(32, 32, 4)], ["a"], "MLLM 'left': an image of shape [32, 32, 4] does not fit; [height, width, 3] with sides from 8 is needed."),
+        ([torch.rand(4, 32, 3)], ["a"], "MLLM 'left': an image of shape [4, 32, 3] does not fit;"),
+        ([torch.full((32, 32, 3), float("nan"))], ["a"], "MLLM 'left': the image holds values that are not finite."),
         ([torch.rand(32, 32, 3)], ["word " * 500], "tokens long, it reads 2048. Use fewer words."),
     ],
 )
-def test_bad_input_is_refused_by_name(mllm, pictures, texts, message):
+def test_bad_input_is_refused_by_name(mllm, images, texts, message):
     with pytest.raises(ModelError, match=re.escape(message)):
-        mllm.states(pictures, texts)
+        mllm.states(images, texts)
 
 
-def test_answers_that_cannot_be(mllm, pictures):
+def test_answers_that_cannot_be(mllm, images):
     with pytest.raises(ModelError, match="an answer of 0 tokens is none. Allow at least 1."):
-        mllm.answer(pictures[0], "a", 0)
+        mllm.answer(images[0], "a", 0)
     words = "a" * (2048 - len("USER: \n ASSISTANT:") - 17)
-    with pytest.raises(ModelError, match="picture and words fill all 2048 tokens it reads, so it cannot answer. Use fewer words."):
-        mllm.answer(pictures[0], words, 1)
+    with pytest.raises(ModelError, match="image and words fill all 2048 tokens it reads, so it cannot answer. Use fewer words."):
+        mllm.answer(images[0], words, 1)
 
 
-def test_states_that_overflow_are_refused(own, pictures):
+def test_states_that_overflow_are_refused(own, images):
     folder = own()
     states = load_file(folder / "model.safetensors")
     states["language_model.model.norm.weight"] *= 1e38
     save_file(states, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match="MLLM 'left': its states are not finite in float32. Load it in bf16 or fp32."):
-        load_mllm(folder).states([pictures[0] * 0 + 1], ["a" * 99])
+        load_mllm(folder).states([images[0] * 0 + 1], ["a" * 99])
 
 
 class Counting(Mllm):
@@ -476,18 +476,18 @@ class Counting(Mllm):
 
     computed = 0
 
-    def states(self, pictures, texts, task=STATES_TASK):
+    def states(self, images, texts, task=STATES_TASK):
         self.computed += len(texts)
-        return super().states(pictures, texts, task)
+        return super().states(images, texts, task)
 
 
-def test_what_was_computed_once_costs_nothing(folders, pictures, tmp_path):
+def test_what_was_computed_once_costs_nothing(folders, images, tmp_path):
     model = Counting(folders["left"])
-    expected, mask = load_mllm(folders["left"]).states(pictures, WORDS)
+    expected, mask = load_mllm(folders["left"]).states(images, WORDS)
     readied, seen = [], []
     store = StateStore(tmp_path)
     first = kept_states(
-        model, [*pictures, pictures[0]], [*WORDS, WORDS[0]], store, at_once=2, ready=lambda: readied.append(1), progress=lambda *at: seen.append(at)
+        model, [*images, images[0]], [*WORDS, WORDS[0]], store, at_once=2, ready=lambda: readied.append(1), progress=lambda *at: seen.append(at)
     )
     assert model.computed == 3 and readied == [1] and seen[-1] == (4, 4)
     torch.testing.assert_close(first[0][:3], expected, rtol=0, atol=1e-5)
@@ -495,24 +495,24 @@ def test_what_was_computed_once_costs_nothing(folders, pictures, tmp_path):
     # In this process, and in the next one, which does not even read the weights.
     fresh = Counting(folders["left"])
     for model, kept in ((fresh, store), (fresh, StateStore(tmp_path))):
-        again = kept_states(model, pictures, WORDS, kept, ready=lambda: pytest.fail("the model is not needed"))
+        again = kept_states(model, images, WORDS, kept, ready=lambda: pytest.fail("the model is not needed"))
         assert torch.equal(again[0], first[0][:3]) and torch.equal(again[1], mask)
     assert not fresh.loaded and not fresh.computed
 
 
-def test_a_key_tells_all_that_decides(folders, pictures):
+def test_a_key_tells_all_that_decides(folders, images):
     model = load_mllm(folders["left"], lazily=True)
     keys = [
-        state_key(model, pictures[0], WORDS[0]),
-        state_key(model, pictures[1], WORDS[0]),
-        state_key(model, pictures[0], WORDS[1]),
-        state_key(model, pictures[0], WORDS[0], "another task"),
-        state_key(load_mllm(folders["left"], dtype=torch.bfloat16, lazily=True), pictures[0], WORDS[0]),
-        state_key(load_mllm(folders["qwen"], lazily=True), pictures[0], WORDS[0]),
-        state_key(model, pictures[0].transpose(0, 1), WORDS[0]),
+        state_key(model, images[0], WORDS[0]),
+        state_key(model, images[1], WORDS[0]),
+        state_key(model, images[0], WORDS[1]),
+        state_key(model, images[0], WORDS[0], "another task"),
+        state_key(load_mllm(folders["left"], dtype=torch.bfloat16, lazily=True), images[0], WORDS[0]),
+        state_key(load_mllm(folders["qwen"], lazily=True), images[0], WORDS[0]),
+        state_key(model, images[0].transpose(0, 1), WORDS[0]),
     ]
     assert len(set(keys)) == len(keys)
-    assert state_key(model, pictures[0].clone(), f" {WORDS[0]}\n") == keys[0]
+    assert state_key(model, images[0].clone(), f" {WORDS[0]}\n") == keys[0]
 
 
 def test_a_folder_of_states_is_bounded_and_survives_damage(tmp_path, caplog):
@@ -609,7 +609,7 @@ def resident():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
-def test_llava_1_5_of_full_width_is_loaded_encodes_and_frees_its_memory(own, pictures):
+def test_llava_1_5_of_full_width_is_loaded_encodes_and_frees_its_memory(own, images):
     """One layer of 32 of its language model and two of 24 of its eyes; all names, shapes and widths are the published ones."""
     folder = own()
     (folder / "model.safetensors").unlink()
@@ -636,7 +636,7 @@ def test_llava_1_5_of_full_width_is_loaded_encodes_and_frees_its_memory(own, pic
     gc.collect()
     before = resident()
     model = load_mllm(folder, dtype=torch.bfloat16)
-    states, mask = model.states([pictures[0]], [WORDS[1]])
+    states, mask = model.states([images[0]], [WORDS[1]])
     assert (model.width, states.shape[2], int(mask.sum()), stored_dtype(folder)) == (4096, 4096, states.shape[1], torch.float16)
     assert states.shape[1] == 576 + len(tiny_mllms.tokenizer()(model.prompt(WORDS[1]).replace("<image>", "")).input_ids)
     held = resident() - before

@@ -32,7 +32,7 @@ def outcome(editor: DiffusersEditor) -> dict[str, Tensor]:
             "text": context,
             "prediction": editor.denoiser.predict(noisy, torch.tensor([500]), image, context),
             "latent": editor.encode_images(torch.rand(1, 32, 32, 3, generator=draw)),
-            "picture": editor.decode(image[:, :4, :4, :4]),
+            "image": editor.decode(image[:, :4, :4, :4]),
         }
 
 

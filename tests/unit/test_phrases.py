@@ -91,12 +91,12 @@ def test_a_full_window_ends_the_chain_as_it_ends_theirs(clip, interrogator):
 
 
 def test_sensitivity_is_eq_6_by_hand(clip):
-    """sens(p) = mean over x of cos(p, x) - mean over y of cos(p, y), written out picture by picture."""
+    """sens(p) = mean over x of cos(p, x) - mean over y of cos(p, y), written out image by image."""
     before, after = (list(torch.rand(2, 40, 56, 3, generator=torch.Generator().manual_seed(seed))) for seed in (1, 2))
     words = ["a cat", "oil painting", "night"]
 
-    def cosine(text, picture):
-        first, second = clip.encode_texts([text])[0].double(), clip.encode_images(picture[None])[0].double()
+    def cosine(text, image):
+        first, second = clip.encode_texts([text])[0].double(), clip.encode_images(image[None])[0].double()
         return float((first * second).sum() / (first.pow(2).sum().sqrt() * second.pow(2).sum().sqrt()))
 
     x, y = set_features(clip, before), set_features(clip, after)
@@ -127,7 +127,7 @@ def test_the_most_sensitive_phrases_fill_the_template():
 def test_eq_7_leaves_out_what_is_not_unique_enough():
     table = (phrase("a cat", "before", 0.1), phrase("snow", "after", 0.4))
     assert room._chosen(table, 0.2).init_text == "turn it into snow"
-    assert room._chosen(table, 0.2).remark == "Init text: turn it into snow (no phrase tells the pictures before the edit apart)"
+    assert room._chosen(table, 0.2).remark == "Init text: turn it into snow (no phrase tells the images before the edit apart)"
     none = room._chosen((phrase("a cat", "before", 0.9), phrase("snow", "after", 0.1999)), 0.2)
     assert (none.before, none.after, none.init_text) == ("a cat", "", "")
     assert none.remark == (
@@ -160,9 +160,9 @@ def test_the_pocket_clip_finds_words_for_an_edit_it_never_saw(pocket_model, nigh
     assert len(unique_phrases(pocket_model, night, count=1, cache=tmp_path).table) == 2
 
 
-def test_pictures_that_do_not_change_have_no_unique_phrase(pocket_model, night):
-    pictures = torch.stack([pair.before for pair in night])
-    found = unique_phrases(pocket_model, make_pairs(pictures, pictures))
+def test_images_that_do_not_change_have_no_unique_phrase(pocket_model, night):
+    images = torch.stack([pair.before for pair in night])
+    found = unique_phrases(pocket_model, make_pairs(images, images))
     assert found.init_text == "" and all(entry.sensitivity == 0 for entry in found.table)
 
 

@@ -26,9 +26,9 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory, photos):
-    """Editor, reader and small shards: four pictures with their chats, four wishes."""
+    """Editor, reader and small shards: four images with their chats, four wishes."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"WORK": tmp_path_factory.mktemp("work"), "PICTURES": 4, "BATCH": 2, "WISHES": 4, "WISH_BATCH": 2, "PHOTO_SHARE": 0}.items():
+        for name, value in {"WORK": tmp_path_factory.mktemp("work"), "IMAGES": 4, "BATCH": 2, "WISHES": 4, "WISH_BATCH": 2, "PHOTO_SHARE": 0}.items():
             patch.setattr(cache_reason, name, value)
         editor, reader = load_editor(), load_mllm(READER_TARGET)
         cache_reason.make_shard(0, editor, reader, photos)
@@ -65,10 +65,10 @@ def test_kept_states_are_those_of_a_fresh_look(parts, photos, monkeypatch):
     _, reader, pairs, _, whole = parts
     chat = pairs.indirect[-1]
     _, _, (_, states, mask, _) = pairs.take([chat], "cpu")
-    rng = np.random.default_rng((43, 0))  # the shard's; its last picture is drawn again
-    pictures, chats, _ = [cache_reason.draw(rng, photos) for _ in range(4)][-1]
+    rng = np.random.default_rng((43, 0))  # the shard's; its last image is drawn again
+    images, chats, _ = [cache_reason.draw(rng, photos) for _ in range(4)][-1]
     assert chats[0][0] == whole["words"][chat]
-    fresh, own = reader.states([torch.from_numpy(pictures[0])], [chats[0][0]])
+    fresh, own = reader.states([torch.from_numpy(images[0])], [chats[0][0]])
     assert bool(mask.all()) and states.shape[1] == int(own.sum())
     assert torch.allclose(states[0], fresh[0, : states.shape[1]], atol=0.02)
 

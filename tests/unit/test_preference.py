@@ -16,7 +16,7 @@ from instructbrush.core.evaluation.study import CHOICES, FILE, StudyItem
 
 
 def items(count: int = 4, methods: tuple[str, ...] = ("words", "learned"), shift: float = 0.0) -> list[StudyItem]:
-    """Plain pictures, every one of another shade."""
+    """Plain images, every one of another shade."""
     shades = iter((torch.arange(count * (len(methods) + 1)) / 100 + shift).tolist())
     return [
         StudyItem(str(index), {m: torch.full((8, 10, 3), next(shades)) for m in methods}, f"do {index}", torch.full((8, 10, 3), next(shades)))
@@ -91,15 +91,15 @@ def test_the_order_is_drawn_from_the_seed(tmp_path: Path) -> None:
     assert 4 <= sum(left == "words" for _, left in order("a", 5)[:12]) <= 8
 
 
-def test_pictures_are_written_under_names_that_tell_nothing(tmp_path: Path) -> None:
+def test_images_are_written_under_names_that_tell_nothing(tmp_path: Path) -> None:
     given = items(3)
     study = Study.begin(tmp_path / "s", given)
     by_id = {item.id: item for item in given}
     for comparison in study.comparisons:
         item = by_id[comparison.item]
-        for name, picture in zip(comparison.pictures, (item.source, item.results[comparison.left], item.results[comparison.right]), strict=True):
+        for name, frame in zip(comparison.images, (item.source, item.results[comparison.left], item.results[comparison.right]), strict=True):
             with Image.open(tmp_path / "s" / name) as image:
-                assert image.size == (10, 8) and image.getpixel((0, 0)) == (round(float(picture[0, 0, 0]) * 255),) * 3 and not image.info
+                assert image.size == (10, 8) and image.getpixel((0, 0)) == (round(float(frame[0, 0, 0]) * 255),) * 3 and not image.info
             assert len(name) == 28 and name.endswith(".png")
     assert len(list((tmp_path / "s").glob("*.png"))) == 9
     # The same study under another name has other file names.
@@ -189,7 +189,7 @@ def test_a_damaged_file_is_named_and_kept(tmp_path: Path, change, message) -> No
 
 def changed(which: str) -> list[StudyItem]:
     given = items()
-    if which == "picture":
+    if which == "image":
         given[2].results["learned"][0, 0, 0] += 0.01
     elif which == "source":
         given[1] = StudyItem(given[1].id, given[1].results, given[1].instruction, None)
@@ -203,14 +203,14 @@ def changed(which: str) -> list[StudyItem]:
 @pytest.mark.parametrize(
     ("which", "message"),
     [
-        ("picture", "the picture of 'learned' of item '2' is another now"),
-        ("source", "the source picture of item '1' is another now"),
+        ("image", "the image of 'learned' of item '2' is another now"),
+        ("source", "the source image of item '1' is another now"),
         ("instruction", "the instruction of item '3' is another now"),
         ("methods", "its methods are 'words', 'learned', not 'words', 'other'"),
         ("count", "it has 4 items, not 3"),
     ],
 )
-def test_other_pictures_are_refused(tmp_path: Path, which: str, message: str) -> None:
+def test_other_images_are_refused(tmp_path: Path, which: str, message: str) -> None:
     Study.begin(tmp_path / "s", items())
     before = (tmp_path / "s" / FILE).read_bytes()
     with pytest.raises(EvaluationError, match=f"Study 's' was begun with other contents: {message}. Give the study another name"):
@@ -235,7 +235,7 @@ def test_methods_may_be_given_in_another_order_and_differences_below_eight_bits_
         ([*items(1), *items(1)], "two items have the same id"),
         ([items(1)[0], StudyItem("x", items(1, ("a", "b"))[0].results)], "item 'x' has results of 'a', 'b', the first one of 'words', 'learned'"),
         ([StudyItem("x", {"a": torch.zeros(8, 8, 3), "b": torch.zeros(8, 9, 3)})], "differ in size .8 x 8 of 'a', 9 x 8 of 'b'., which would tell them apart"),
-        ([StudyItem("x", {"a": torch.zeros(8, 8, 3), "b": torch.full((8, 8, 3), torch.nan)})], "the picture 'b' of item 'x' holds values that are not finite"),
+        ([StudyItem("x", {"a": torch.zeros(8, 8, 3), "b": torch.full((8, 8, 3), torch.nan)})], "the image 'b' of item 'x' holds values that are not finite"),
     ],
 )
 def test_items_that_make_no_study_are_refused(tmp_path: Path, given: list[StudyItem], message: str) -> None:
@@ -245,15 +245,15 @@ def test_items_that_make_no_study_are_refused(tmp_path: Path, given: list[StudyI
 
 
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(EvaluationError, match="Study 'none' has not begun: '.*study.jsonl' does not exist. Give the pictures to compare"):
+    with pytest.raises(EvaluationError, match="Study 'none' has not begun: '.*study.jsonl' does not exist. Give the images to compare"):
         Study.open(tmp_path / "none")
     (tmp_path / "file").touch()
     with pytest.raises(EvaluationError, match="Study 'file' cannot be begun: '.*' is a file"):
         Study.begin(tmp_path / "file", items())
     study = Study.begin(tmp_path / "s", items())
-    lost = tmp_path / "s" / study.comparisons[0].pictures[1]
+    lost = tmp_path / "s" / study.comparisons[0].images[1]
     lost.unlink()
-    with pytest.raises(EvaluationError, match=f"Study 's': picture '{lost.name}' is missing in '.*'. Give the pictures again"):
+    with pytest.raises(EvaluationError, match=f"Study 's': image '{lost.name}' is missing in '.*'. Give the images again"):
         Study.open(tmp_path / "s")
     Study.begin(tmp_path / "s", items())
     assert lost.is_file() and set(CHOICES) == {"left", "tie", "right"}

@@ -26,22 +26,22 @@ from instructbrush.core.evaluation.preference import Study
 from instructbrush.core.evaluation.reason import read_reason
 from instructbrush.core.evaluation.results import ItemFolder
 from instructbrush.core.evaluation.runner import run
+from instructbrush.core.images import from_image
 from instructbrush.core.models.builtin import POCKET_FOLDER
 from instructbrush.core.models.clip import pocket_clip
 from instructbrush.core.models.editor import DiffusersEditor
 from instructbrush.core.models.families import POCKET
-from instructbrush.core.pictures import from_image
 from instructbrush.core.reasoning.connector import config_for, new_connector, save_connector
 from instructbrush.core.reasoning.mllm import Mllm
 from instructbrush.tools import reason_bench
 
 COUNT = 4
 KNOWN, REST = "night falls", '{"instruction": "make it night", "reason": "the day ends"}'
-"""The one wish that the tiny model was taught, of the first picture, and its answer."""
+"""The one wish that the tiny model was taught, of the first image, and its answer."""
 
 
 def entries() -> list[dict[str, Any]]:
-    """Four pictures; the second one has no caption."""
+    """Four images; the second one has no caption."""
     wishes = {"night": KNOWN, "red": "it should be warmer there", "grey": "let hours go by", "sharp": "find the glasses"}
     found: list[dict[str, Any]] = [{"words": f"make it {word}", "reasoning": wish} for word, wish in wishes.items()]
     for number in (0, 2, 3):
@@ -50,12 +50,12 @@ def entries() -> list[dict[str, Any]]:
 
 
 def write_folder(folder: Path, change: Callable[[list[dict[str, Any]]], Any] = lambda listed: None) -> Path:
-    """reason.json with pictures in a folder below it."""
-    (folder / "pictures").mkdir(parents=True)
+    """reason.json with images in a folder below it."""
+    (folder / "images").mkdir(parents=True)
     listed = entries()
     for number, entry in enumerate(listed):
         for state, side in enumerate(("before", "after")):
-            entry[side] = f"pictures/{number}_{side}.png"
+            entry[side] = f"images/{number}_{side}.png"
             pixels(str(number), state).save(folder / entry[side])
     change(listed)
     (folder / "reason.json").write_text(json.dumps(listed))
@@ -73,7 +73,7 @@ def test_both_layouts_give_the_same_items(tmp_path: Path) -> None:
     names = [f"000{number}-{scope}" for number in range(COUNT) for scope in ("direct", "reasoning")]
     for found in (folder, tables):
         assert [item.name for item in found.items] == names and [item.scope for item in found.items[:2]] == ["direct", "reasoning"]
-        assert found.remarks == ("4 pictures, each with a direct and a reasoning instruction.", "CLIP-T leaves out 1 pictures without a caption.")
+        assert found.remarks == ("4 images, each with a direct and a reasoning instruction.", "CLIP-T leaves out 1 images without a caption.")
         assert [item.words for item in found.items[:2]] == ["make it night", KNOWN]
         assert [item.turns[0].caption for item in found.items[::2]] == ["wall 0", None, "wall 2", "wall 3"]
         direct, reasoning = (item.load().turns[0] for item in found.items[4:6])
@@ -91,12 +91,12 @@ def test_both_layouts_give_the_same_items(tmp_path: Path) -> None:
         (lambda listed: listed[0].update(words="  "), "entry 0: 'words' is missing."),
         (lambda listed: listed[2].update(words=["a", "b"]), "entry 2: 'words' is missing."),
         (lambda listed: listed[2].update(caption=3), "entry 2: 'caption' is no text."),
-        (lambda listed: listed[0].pop("before"), "entry 0: 'before' is missing. Name the picture's file."),
-        (lambda listed: listed[1].update(after="../1.png"), "entry 1: 'after', '../1.png', is no file of this folder. Put the pictures beside reason.json"),
+        (lambda listed: listed[0].pop("before"), "entry 0: 'before' is missing. Name the image's file."),
+        (lambda listed: listed[1].update(after="../1.png"), "entry 1: 'after', '../1.png', is no file of this folder. Put the images beside reason.json"),
         (lambda listed: listed[1].update(after="/etc/passwd"), "entry 1: 'after', '/etc/passwd', is no file of this folder."),
         (lambda listed: listed[1].update(after="a\0.png"), "is no file of this folder."),
-        (lambda listed: listed[1].update(after="pictures/9.png"), "Picture '9.png' is missing in"),
-        (lambda listed: listed[1].update(after="reason.json"), "Picture 'reason.json' cannot be read"),
+        (lambda listed: listed[1].update(after="images/9.png"), "Image '9.png' is missing in"),
+        (lambda listed: listed[1].update(after="reason.json"), "Image 'reason.json' cannot be read"),
         (lambda listed: listed[1].update(after="small.png"), "entry 1: before is 64 x 64, after is 32 x 32. Both must have one size: crop or scale them"),
         (lambda listed: listed.append("more"), "'reason.json' must be a list of {\"before\": file"),
         (lambda listed: listed.clear(), "holds no items. Get its files again."),
@@ -112,14 +112,14 @@ def test_malformed_lists_are_refused(tmp_path: Path, change: Callable[[list[dict
         read_reason(folder, strict=True)
 
 
-@pytest.mark.parametrize("change", [{"words": None}, {"reasoning": " "}, {"after": "pictures/9.png"}, {"before": "reason.json"}])
+@pytest.mark.parametrize("change", [{"words": None}, {"reasoning": " "}, {"after": "images/9.png"}, {"before": "reason.json"}])
 def test_an_entry_that_cannot_be_used_is_left_out(tmp_path: Path, change: dict[str, Any]) -> None:
     def damage(listed: list[dict[str, Any]]) -> None:
         listed[1].update(change)
 
     found = read_reason(write_folder(tmp_path / "data", damage))
     assert [item.name for item in found.items[::2]] == ["0000-direct", "0002-direct", "0003-direct"] and len(found.items) == 6
-    assert found.remarks[1].startswith("Left out: ") and found.remarks[2] == "1 picture left out."
+    assert found.remarks[1].startswith("Left out: ") and found.remarks[2] == "1 image left out."
 
 
 def test_rows_keep_their_names_whatever_is_left_out(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_rows_keep_their_names_whatever_is_left_out(tmp_path: Path) -> None:
     content[2].update(words=None)
     found = read_reason(write_parquet(tmp_path / "test.parquet", content))
     assert [item.name for item in found.items] == ["0001-direct", "0001-reasoning", "0003-direct", "0003-reasoning"]
-    assert found.remarks[3] == "2 pictures left out."
+    assert found.remarks[3] == "2 images left out."
 
 
 def test_malformed_tables_and_missing_files_are_refused(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_pocketreasons_own_figures_print_as_that_table() -> None:
     scores = {row: {"direct": values, "indirect": {**values, "l1": values["l1"] * 2}} for row in reason_bench.METHODS}
     lines = text_table(reason_bench.records(scores), reason_bench.BENCHMARK).splitlines()
     assert lines[3].split() == "PocketReason IP2P 0.2000 0.0500 0.5500 - 0.2500 | 0.4000 0.0500 0.5500 - 0.2500".split()
-    assert [line.split("  0.")[0].strip() for line in lines[4:7]] == ["Explain + IP2P", "Encode", "Encode w/o picture"]
+    assert [line.split("  0.")[0].strip() for line in lines[4:7]] == ["Explain + IP2P", "Encode", "Encode w/o image"]
     assert lines[-2:] == ["Means over 2 items, 1 seed.", "DINO was not measured: no model was given (--dino)."]
 
 
@@ -224,13 +224,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     answer, states = Mllm.answer, Mllm.states
 
-    def answering(self: Mllm, picture: torch.Tensor, words: str, *rest: Any) -> str:
+    def answering(self: Mllm, image: torch.Tensor, words: str, *rest: Any) -> str:
         seen.append(f"answer {words}")
-        return answer(self, picture, words, *rest)
+        return answer(self, image, words, *rest)
 
-    def reading(self: Mllm, pictures: Any, texts: Any, *rest: Any) -> Any:
+    def reading(self: Mllm, images: Any, texts: Any, *rest: Any) -> Any:
         seen.append(f"states {', '.join(texts)}")
-        return states(self, pictures, texts, *rest)
+        return states(self, images, texts, *rest)
 
     monkeypatch.setattr(Mllm, "answer", answering)
     monkeypatch.setattr(Mllm, "states", reading)
@@ -252,7 +252,7 @@ def test_what_the_model_reads_is_computed_once_and_edits(tmp_path: Path, models:
     assert "gave no usable answer, so your own words are used" in caplog.text
 
     def made(method: str, item: str, seed: int = 0) -> bytes:
-        return folder.picture(item, method, seed, 0).read_bytes()
+        return folder.image(item, method, seed, 0).read_bytes()
 
     explicit, indirect = "0000-direct", "0000-reasoning"
     assert made("explain", indirect) == made("words", explicit) == made("explain", explicit) != made("words", indirect)
@@ -326,7 +326,7 @@ def test_reasoning_on_the_command_line_and_its_studies(tmp_path: Path, models: d
         assert study.methods == ("words", "encode") and {each.item for each in study.comparisons} == {f"0000-{part}", f"0002-{part}"}
         (first,) = [each for each in study.comparisons if each.item == f"0000-{part}"]
         assert first.instruction == wish
-        shown = [Image.open(study.folder / str(name)) for name in first.pictures]
+        shown = [Image.open(study.folder / str(name)) for name in first.images]
         kept = [out / "items" / first.item / f"{name}.png" for name in ("source-0", f"{first.left}-0-0", f"{first.right}-0-0")]
         assert all(one.convert("RGB").tobytes() == Image.open(other).convert("RGB").tobytes() for one, other in zip(shown, kept, strict=True))
         study.judge(0, "left")
@@ -347,7 +347,7 @@ def test_reasoning_on_the_command_line_and_its_studies(tmp_path: Path, models: d
     assert "--tuned-model does nothing with --benchmark top-bench." in capsys.readouterr().err
 
 
-def test_studies_draw_the_same_pictures_of_both_kinds(tmp_path: Path) -> None:
+def test_studies_draw_the_same_images_of_both_kinds(tmp_path: Path) -> None:
     sources = read_reason(write_folder(tmp_path / "data")).items
     folder = ItemFolder(tmp_path / "out")
     scores = []

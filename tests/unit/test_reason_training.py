@@ -22,7 +22,7 @@ from torch import Tensor
 from instructbrush.core.commandline import main
 from instructbrush.core.editing.sampler import edit_latents
 from instructbrush.core.errors import LearningError, PairError
-from instructbrush.core.finetuning.data import Picture, Row, find_blocks
+from instructbrush.core.finetuning.data import Row, StoredImage, find_blocks
 from instructbrush.core.finetuning.objective import DenoisingError, EditInputs
 from instructbrush.core.finetuning.stream import EditStream
 from instructbrush.core.finetuning.trainer import make_accelerator
@@ -48,9 +48,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two shards of pairs with several, one or no indirect instructions; the first has pictures that are wider than high."""
+    """Two shards of pairs with several, one or no indirect instructions; the first has images that are wider than high."""
     folder, content = tmp_path_factory.mktemp("pairs"), tiny_edits.with_reasoning(tiny_edits.rows(ROWS))
-    before, after, _ = (tiny_edits.png(picture) for picture in tiny_edits.pictures(0, 64, 96))
+    before, after, _ = (tiny_edits.png(image) for image in tiny_edits.images(0, 64, 96))
     content[0].update(source_image=before, edited_image=after, mask_image=None)
     tiny_edits.write_table(folder / "a.parquet", content[:4])
     tiny_edits.write_table(folder / "b.parquet", content[4:])
@@ -84,7 +84,7 @@ def samples_of(stream: ReasonedStream, count: int) -> list[ReasonedSample]:
 
 
 class TestTexts:
-    nothing = Picture(b"", "x")
+    nothing = StoredImage(b"", "x")
     both = Row("x", " direct ", nothing, nothing, None, ("one", "two"))
 
     def drawn(self, share: float, row: Row) -> dict[str, int]:
@@ -106,7 +106,7 @@ class TestTexts:
 
 
 class TestStates:
-    def test_they_are_the_whole_picture_s_whatever_the_crop(self, reader: Path, data: Path, stream: ReasonedStream) -> None:
+    def test_they_are_the_whole_image_s_whatever_the_crop(self, reader: Path, data: Path, stream: ReasonedStream) -> None:
         mllm, wide = load_mllm(reader), find_blocks([data])[0].rows()[0]
         for words in Texts(0.5).of(wide):
             hidden, mask = mllm.states([wide.read().before], [words])
@@ -162,11 +162,11 @@ class TestStates:
         with pytest.raises(LearningError, match=message):
             read_all(states.folder, other, data)
 
-    def test_a_picture_that_changed_is_named(self, states: PairStates, data: Path) -> None:
+    def test_a_image_that_changed_is_named(self, states: PairStates, data: Path) -> None:
         row = find_blocks([data])[0].rows()[0]
-        changed = replace(row, before=replace(row.before, content=tiny_edits.png(tiny_edits.pictures(9)[0])["bytes"]))
+        changed = replace(row, before=replace(row.before, content=tiny_edits.png(tiny_edits.images(9)[0])["bytes"]))
         with pytest.raises(
-            LearningError, match="^Pair 'a.parquet row 0': its states are not in '.*' any more, or its picture has changed. Delete .*states.json"
+            LearningError, match="^Pair 'a.parquet row 0': its states are not in '.*' any more, or its image has changed. Delete .*states.json"
         ):
             states.of(changed, row.words)
 
@@ -204,7 +204,7 @@ class TestLoss:
         assert without.any() and not without.all()
         null = editor.encode_text([""])[0]
         assert all(torch.equal(context, null) == bool(dropped) for context, dropped in zip(inputs["context"], without, strict=True))
-        assert any((condition == 0).all() for condition in inputs["condition"][~without]), "some have text and no picture"
+        assert any((condition == 0).all() for condition in inputs["condition"][~without]), "some have text and no image"
         lengths = torch.tensor([len(sample.states) for sample in samples])
         assert torch.equal(inputs["mask"].sum(1), lengths), "and their states all the same"
         with torch.no_grad():
@@ -251,7 +251,7 @@ class TestCommand:
         assert main(command(data, tmp_path / "absent", tmp_path / "parts", "--steps", 4, "--resume", *watch)) == 1
         assert "MLLM 'absent': there is no folder" in capsys.readouterr().err, "another one's states are not taken for its"
 
-    def test_what_it_leaves_edits(self, reader: Path, data: Path, tmp_path: Path, picture: Callable[..., Tensor]) -> None:
+    def test_what_it_leaves_edits(self, reader: Path, data: Path, tmp_path: Path, make_image: Callable[..., Tensor]) -> None:
         out = tmp_path / "run"
         more = ("--steps", 2, "--pictures-every", 2, "--log-every", 1, "--precision", "bf16", "--checkpointing", "--validation", data / "b.parquet")
         assert main(command(data, reader, out, *more)) == 0
@@ -263,7 +263,7 @@ class TestCommand:
         own = text_fingerprint(tuned.text_encoder.state_dict())
         assert own == connector.config.text_fingerprint and connector.config.mllm_fingerprint == mllm.fingerprint and connector.config.mllm_name == "tiny-llava"
         assert connector.check_fits(mllm.width, mllm.name, mllm.fingerprint, 128, own) == [] and connector.config.task == STATES_TASK
-        images, words, null = picture(2, 64, 64)[None], tuned.encode_text(["one corner looks wrong"]), tuned.encode_text([""])[0]
+        images, words, null = make_image(2, 64, 64)[None], tuned.encode_text(["one corner looks wrong"]), tuned.encode_text([""])[0]
         reasoned = connector.encode(words, *mllm.states(list(images), ["one corner looks wrong"]))
         assert not torch.equal(reasoned, words)
         results = [edit_latents(tuned.denoiser, tuned.condition(images), context, null, steps=2) for context in (words, reasoned)]
@@ -316,8 +316,8 @@ def write_pairs(folder: Path, **changes: Any) -> Path:
         (("--data", "none"), "Data: 'none' holds neither .parquet files nor pairs"),
         (("--data", "wordless"), "Data: 'wordless' holds 1 pairs without words."),
         (("--data", "numbers"), "Pair '0 of numbers': its reasoning is 3; a text or a list of texts is needed."),
-        (("--data", "long"), "picture and words are 4"),
-        (("--data", "cut"), "Data: none of the pairs can be used. Picture '0_after.png' cannot be read"),
+        (("--data", "long"), "image and words are 4"),
+        (("--data", "cut"), "Data: none of the pairs can be used. Image '0_after.png' cannot be read"),
         (("--validation", "wordless"), "Data: 'wordless' holds 1 pairs without words."),
         (("--resolution", 60), "--resolution 60 is no multiple of 8, the pixels of a latent"),
         (("--resume",), "is no checkpoint to go on from: leave --resume away"),

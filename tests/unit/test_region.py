@@ -19,8 +19,8 @@ Edit = Callable[..., Tensor]
 
 @pytest.fixture(scope="module")
 def source(editor: DiffusersEditor) -> Tensor:
-    pictures = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
-    return editor.encode_images(pictures)
+    images = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    return editor.encode_images(images)
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,8 @@ def by_hand(editor: DiffusersEditor, source: Tensor, scaled: Tensor, mask: Tenso
     for index, timestep in enumerate(scheduler.timesteps):
         model_input, times = scheduler.scale_model_input(state, timestep), timestep.expand(2)
 
-        def predict(text: Tensor, picture: Tensor, model_input: Tensor = model_input, times: Tensor = times) -> Tensor:
-            return editor.denoiser.predict(model_input, times, picture, text.expand(2, -1, -1))
+        def predict(text: Tensor, frame: Tensor, model_input: Tensor = model_input, times: Tensor = times) -> Tensor:
+            return editor.denoiser.predict(model_input, times, frame, text.expand(2, -1, -1))
 
         with torch.no_grad():
             none, image, full = predict(null, source * 0), predict(null, source), predict(words, source)
@@ -82,7 +82,7 @@ def test_half_a_mask_is_half_of_both_in_the_last_state(editor: DiffusersEditor, 
     torch.testing.assert_close(edit(Region(half, scaled, every=STEPS)), 0.5 * scaled + 0.5 * edit(None))
 
 
-def test_outside_is_the_source_and_every_picture_may_have_a_mask(editor: DiffusersEditor, source: Tensor, edit: Edit) -> None:
+def test_outside_is_the_source_and_every_image_may_have_a_mask(editor: DiffusersEditor, source: Tensor, edit: Edit) -> None:
     scaled = editor.scale(source)
     masks = torch.cat([soft(source), soft(source).flip(2)])
     made = edit(Region(masks, scaled))
@@ -107,7 +107,7 @@ def test_blending_is_exact_at_both_ends() -> None:
     [
         (torch.ones(1, 1, 7, 8), 2, r"a mask of shape \(1, 1, 7, 8\) does not fit latents of shape \(3, 4, 8, 8\)"),
         (torch.ones(8, 8), 2, "Scale it to the latent's height and width"),
-        (torch.ones(2, 1, 8, 8), 2, "2 masks were given for 3 pictures"),
+        (torch.ones(2, 1, 8, 8), 2, "2 masks were given for 3 images"),
         (torch.ones(1, 1, 8, 8), 0, "blending every 0 steps is not possible"),
     ],
 )

@@ -92,7 +92,7 @@ def test_without_lpips_the_column_says_so() -> None:
 
 
 class Still:
-    """An effect of plain pictures."""
+    """An effect of plain images."""
 
     name, scope, words = "sea painting", "global", "paint <b> & 'it'"
 
@@ -103,7 +103,7 @@ class Still:
         return Effect(self.name, "global", self.words, EditPairs(pairs[:10]), EditPairs(pairs[10:]))
 
 
-def test_the_report_holds_figures_and_pictures(tmp_path: Path) -> None:
+def test_the_report_holds_figures_and_images(tmp_path: Path) -> None:
     folder = ResultFolder(tmp_path / "out")
     folder.begin({"data": "test"})
     outcomes = [Outcome("sea painting", "global", m, 0, (9.5,) * 5, (0.5,) * 5, None, 0.5, (0.9,) * 5, "turn <it> into snow") for m in ("words", "visii")]
@@ -144,10 +144,10 @@ def test_bench_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture
     pairs = PocketEffect("hue_75").load()
     for half, part in (("train", pairs.train), ("test", pairs.test)):
         for index, pair in enumerate(part):
-            for side, picture in enumerate((pair.before, pair.after)):
+            for side, image in enumerate((pair.before, pair.after)):
                 path = tmp_path / "top" / "midnight" / half / f"{index}_{side}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray((picture * 255).round().to(torch.uint8).numpy()).resize((96, 64)).save(path)
+                Image.fromarray((image * 255).round().to(torch.uint8).numpy()).resize((96, 64)).save(path)
     command = ["bench", "--data", str(tmp_path / "top"), "--size", "64", "--methods", "words", "--sampling-steps", "1", "--out", str(tmp_path / "out")]
     assert main([*command, "--device", "cpu"]) == 0
     printed = capsys.readouterr()

@@ -22,6 +22,7 @@ from torch import Tensor
 from instructbrush.core import commandline
 from instructbrush.core.errors import LearningError, StorageError
 from instructbrush.core.files import write_elsewhere, write_text
+from instructbrush.core.images import to_image
 from instructbrush.core.instruction.file import load_instruction
 from instructbrush.core.learning import checkpoint as checkpoints
 from instructbrush.core.learning.checkpoint import Keeper, find_checkpoint, load_checkpoint, save_checkpoint
@@ -31,7 +32,6 @@ from instructbrush.core.learning.trainer import Trainer
 from instructbrush.core.learning.vocabulary import list_features
 from instructbrush.core.models.clip import pocket_clip
 from instructbrush.core.models.editor import DiffusersEditor
-from instructbrush.core.pictures import to_image
 from instructbrush.core.reasoning.states import StateStore
 
 SMALL = replace(POCKET, steps=6, tokens=2, segments=2)
@@ -76,9 +76,9 @@ def pairs(tmp_path: Path) -> Path:
     """A folder with a pair of 64 x 64 pixels."""
     folder = tmp_path / "pairs"
     folder.mkdir()
-    picture = torch.rand(4, 4, 3, generator=torch.Generator().manual_seed(0)).repeat_interleave(16, 0).repeat_interleave(16, 1)
-    to_image(picture).save(folder / "0_0.png")
-    to_image(picture * 0.5).save(folder / "0_1.png")
+    image = torch.rand(4, 4, 3, generator=torch.Generator().manual_seed(0)).repeat_interleave(16, 0).repeat_interleave(16, 1)
+    to_image(image).save(folder / "0_0.png")
+    to_image(image * 0.5).save(folder / "0_1.png")
     return folder
 
 
@@ -323,10 +323,10 @@ def test_a_checkpoint_without_a_number_of_steps_is_passed_over(make: Callable[..
 
 def test_a_pair_that_cannot_be_read_is_left_out_unless_the_run_is_strict(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for side in (0, 1):
-        (pairs / f"1_{side}.png").write_bytes(b"no picture")
+        (pairs / f"1_{side}.png").write_bytes(b"no image")
     out = pairs.parent / "a.safetensors"
     assert commandline.main(learn(pairs, out, "--strict")) == 1
-    assert re.search(r"instructbrush: Picture '1_0\.png' cannot be read", capsys.readouterr().err)
+    assert re.search(r"instructbrush: Image '1_0\.png' cannot be read", capsys.readouterr().err)
     assert not out.exists()
     assert commandline.main(learn(pairs, out)) == 0
     assert "1 pair left out, 1 pair remains." in capsys.readouterr().err

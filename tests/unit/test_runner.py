@@ -25,7 +25,7 @@ from instructbrush.core.evaluation.results import Outcome, ResultFolder
 from instructbrush.core.evaluation.runner import RunSettings, run
 from instructbrush.core.evaluation.tables import text_tables
 from instructbrush.core.evaluation.top_bench import TopBenchEffect
-from instructbrush.core.learning.captions import CaptionSettings, caption_pictures, default_steps
+from instructbrush.core.learning.captions import CaptionSettings, caption_images, default_steps
 from instructbrush.core.learning.pairs import EditPairs, make_pairs
 from instructbrush.core.learning.phrases import unique_phrases
 from instructbrush.core.models.clip import pocket_clip
@@ -61,13 +61,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Outcome], Path
     return execute(folder), folder
 
 
-def test_a_run_keeps_every_outcome_and_picture(whole: tuple[list[Outcome], Path]) -> None:
+def test_a_run_keeps_every_outcome_and_image(whole: tuple[list[Outcome], Path]) -> None:
     outcomes, folder = whole
     assert [outcome.key for outcome in outcomes] == KEYS
     for outcome in outcomes:
         assert len(outcome.psnr) == len(outcome.ssim) == len(outcome.image_similarity) == 5 and outcome.lpips is None
         assert all(5 < value < 60 for value in outcome.psnr) and 0 <= outcome.direction <= 2
-        assert all((ResultFolder(folder).picture(outcome.effect, outcome.method, 0, index)).is_file() for index in range(5))
+        assert all((ResultFolder(folder).image(outcome.effect, outcome.method, 0, index)).is_file() for index in range(5))
     assert not list(folder.rglob("*.part"))
     assert ResultFolder(folder).finished() == {outcome.key: outcome for outcome in outcomes}
 
@@ -207,14 +207,14 @@ def random_alexnet(path: Path) -> Path:
     return path
 
 
-def missing_pictures(folder: Path) -> TopBenchEffect:
+def missing_images(folder: Path) -> TopBenchEffect:
     gone = tuple((str(index), folder / "a.png", folder / "b.png") for index in range(10))
     return TopBenchEffect("snow", "global", "make it snow", gone, gone[:5])
 
 
 def test_an_error_of_an_effect_reaches_the_caller(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="Effect 'snow': Picture 'a.png' cannot be read"):
-        run([missing_pictures(tmp_path)], replace(TINY, methods=("words",)), ResultFolder(tmp_path / "out"), data="test")
+    with pytest.raises(EvaluationError, match="Effect 'snow': Image 'a.png' cannot be read"):
+        run([missing_images(tmp_path)], replace(TINY, methods=("words",)), ResultFolder(tmp_path / "out"), data="test")
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +250,7 @@ def test_learning_begins_with_what_the_training_pairs_say(tmp_path: Path, monkey
     pairs, clip = SOURCES[0].load().train, pocket_clip()
     assert phrase.init_text == unique_phrases(clip, pairs).init_text and "turn" in phrase.init_text
     seeded = CaptionSettings(steps=default_steps(clip), seed=0)
-    assert caption.init_text == caption_pictures(clip, [pair.after for pair in pairs], seeded).text and caption.init_text
+    assert caption.init_text == caption_images(clip, [pair.after for pair in pairs], seeded).text and caption.init_text
 
 
 def test_the_direction_loss_is_left_out_where_the_clip_is_not_the_editors(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,15 +265,15 @@ def test_the_direction_loss_is_left_out_where_the_clip_is_not_the_editors(task: 
     assert trainers[1][4].direction_weight == 0.0 and trainers[1][7] is None
 
 
-def test_each_test_picture_gets_the_noise_it_would_get_beside_others(task: Task, pair_tensors: Callable[..., tuple[Tensor, Tensor]]) -> None:
-    together = task.by_words(3).pictures
-    assert all(torch.equal(picture, (picture * 255).round() / 255) for picture in together)
-    assert not torch.equal(task.by_words(4).pictures[0], together[0])
-    # A picture of another size in the middle splits the batch; the others come out as before.
+def test_each_test_image_gets_the_noise_it_would_get_beside_others(task: Task, pair_tensors: Callable[..., tuple[Tensor, Tensor]]) -> None:
+    together = task.by_words(3).images
+    assert all(torch.equal(image, (image * 255).round() / 255) for image in together)
+    assert not torch.equal(task.by_words(4).images[0], together[0])
+    # An image of another size in the middle splits the batch; the others come out as before.
     odd = make_pairs(*pair_tensors(1, 64, 72)).pairs
     pairs = task.effect.test.pairs
     mixed = replace(task.effect, test=EditPairs((*pairs[:2], *odd, *pairs[3:])))
-    apart = Task(task.bench, mixed).by_words(3).pictures
+    apart = Task(task.bench, mixed).by_words(3).images
     assert apart[2].shape == (64, 72, 3)
     for index in (0, 1, 3, 4):
         torch.testing.assert_close(apart[index], together[index], rtol=0, atol=1.01 / 255)
@@ -289,16 +289,16 @@ def test_ray_gives_the_same_figures(whole: tuple[list[Outcome], Path], tmp_path:
         assert [outcome.key for outcome in outcomes] == [outcome.key for outcome in wanted]
         for found, expected in zip(outcomes, wanted, strict=True):
             assert found.psnr == pytest.approx(expected.psnr, abs=1e-3)
-            assert ResultFolder(tmp_path / "out").picture(found.effect, "words", 0, 4).is_file()
-        with pytest.raises(EvaluationError, match="Effect 'snow': Picture 'a.png' cannot be read"):
-            run([missing_pictures(tmp_path)], settings, ResultFolder(tmp_path / "bad"), data="test", ray=True)
+            assert ResultFolder(tmp_path / "out").image(found.effect, "words", 0, 4).is_file()
+        with pytest.raises(EvaluationError, match="Effect 'snow': Image 'a.png' cannot be read"):
+            run([missing_images(tmp_path)], settings, ResultFolder(tmp_path / "bad"), data="test", ray=True)
     finally:
         ray.shutdown()
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_what_cannot_be_read_is_skipped_and_the_others_are_kept(tmp_path: Path, jobs: int) -> None:
-    sources, skipped = [missing_pictures(tmp_path), PocketEffect("teal_hat")], []
+    sources, skipped = [missing_images(tmp_path), PocketEffect("teal_hat")], []
     settings = replace(TINY, methods=("words",), seeds=2)
 
     def skip(name: str, error: InstructBrushError) -> None:
@@ -307,7 +307,7 @@ def test_what_cannot_be_read_is_skipped_and_the_others_are_kept(tmp_path: Path, 
     outcomes = run(sources, settings, ResultFolder(tmp_path / "out"), data="test", jobs=jobs, skip=skip)
     assert [outcome.key for outcome in outcomes] == [("words", "teal_hat", seed) for seed in range(2)]
     ((name, told),) = skipped
-    assert name == "snow" and re.match(r"Effect 'snow': Picture 'a\.png' cannot be read", told)
+    assert name == "snow" and re.match(r"Effect 'snow': Image 'a\.png' cannot be read", told)
     with pytest.raises(EvaluationError, match=re.escape(told)):
         run(sources, settings, ResultFolder(tmp_path / "out"), data="test", jobs=jobs)
 

@@ -9,9 +9,9 @@ from PIL import Image
 
 from instructbrush.core.editing.injection import inject
 from instructbrush.core.editing.sampler import edit_latents
+from instructbrush.core.images import to_image
 from instructbrush.core.instruction.artefact import Instruction, InstructionInfo
 from instructbrush.core.models.loading import DiffusersEditor
-from instructbrush.core.pictures import to_image
 
 
 def words_instruction(editor: DiffusersEditor, words: str, tokens: int = 8) -> Instruction:
@@ -24,79 +24,79 @@ def words_instruction(editor: DiffusersEditor, words: str, tokens: int = 8) -> I
 
 
 @pytest.fixture
-def picture() -> torch.Tensor:
+def image() -> torch.Tensor:
     ramp = torch.linspace(0, 1, 64)
     return torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), torch.full((64, 64), 0.3)], dim=-1)
 
 
-def edited(editor: DiffusersEditor, picture: torch.Tensor, words: str, **how: object) -> torch.Tensor:
+def edited(editor: DiffusersEditor, image: torch.Tensor, words: str, **how: object) -> torch.Tensor:
     context, null = editor.encode_text([words, ""])
-    return edit_latents(editor.denoiser, editor.encode_images(picture[None]), context, null, steps=4, text_scale=3.0, **how)
+    return edit_latents(editor.denoiser, editor.encode_images(image[None]), context, null, steps=4, text_scale=3.0, **how)
 
 
-def test_diffusers_own_pipeline_runs_the_pocket_editor_and_agrees(pocket: Path, editor: DiffusersEditor, picture: torch.Tensor) -> None:
+def test_diffusers_own_pipeline_runs_the_pocket_editor_and_agrees(pocket: Path, editor: DiffusersEditor, image: torch.Tensor) -> None:
     pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(pocket, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
     result = pipeline(
         "make it night",
-        image=to_image(picture),
+        image=to_image(image),
         num_inference_steps=4,
         guidance_scale=3.0,
         image_guidance_scale=1.5,
         generator=torch.Generator().manual_seed(7),
         output_type="pt",
     ).images
-    quantised = torch.round(picture * 255) / 255
+    quantised = torch.round(image * 255) / 255
     ours = editor.decode(edited(editor, quantised, "make it night", seed=7))
     torch.testing.assert_close(ours.permute(0, 3, 1, 2), result, rtol=0, atol=2e-4)
 
 
-def test_a_texts_own_keys_and_values_reproduce_the_text_exactly(editor: DiffusersEditor, picture: torch.Tensor) -> None:
+def test_a_texts_own_keys_and_values_reproduce_the_text_exactly(editor: DiffusersEditor, image: torch.Tensor) -> None:
     injection = inject(words_instruction(editor, "make it night"))
-    assert torch.equal(edited(editor, picture, "", injection=injection), edited(editor, picture, "make it night"))
+    assert torch.equal(edited(editor, image, "", injection=injection), edited(editor, image, "make it night"))
 
 
-def test_strength_0_is_the_plain_edit_bit_for_bit(editor: DiffusersEditor, picture: torch.Tensor) -> None:
+def test_strength_0_is_the_plain_edit_bit_for_bit(editor: DiffusersEditor, image: torch.Tensor) -> None:
     instruction = words_instruction(editor, "make it night")
-    plain = edited(editor, picture, "add a hat")
+    plain = edited(editor, image, "add a hat")
     for off in (inject(instruction, 0.0), inject(instruction, end_timestep=1000), inject(instruction, segment_strengths=[0.0])):
-        assert torch.equal(edited(editor, picture, "add a hat", injection=off), plain)
-    assert not torch.equal(edited(editor, picture, "add a hat", injection=inject(instruction, 0.5)), plain)
+        assert torch.equal(edited(editor, image, "add a hat", injection=off), plain)
+    assert not torch.equal(edited(editor, image, "add a hat", injection=inject(instruction, 0.5)), plain)
 
 
-def test_a_batch_gets_what_each_picture_gets_alone(editor: DiffusersEditor, picture: torch.Tensor) -> None:
+def test_a_batch_gets_what_each_image_gets_alone(editor: DiffusersEditor, image: torch.Tensor) -> None:
     context, null = editor.encode_text(["make it night", ""])
-    latents = editor.encode_images(torch.stack([picture, picture.flip(0)]))
+    latents = editor.encode_images(torch.stack([image, image.flip(0)]))
     together = edit_latents(editor.denoiser, latents, context, null, steps=3, seed=5)
     for index in range(2):
         alone = edit_latents(editor.denoiser, latents[index : index + 1], context, null, steps=3, seed=5 + index)
         torch.testing.assert_close(together[index], alone[0], rtol=1e-4, atol=1e-4)
 
 
-def test_every_picture_may_have_a_seed_of_its_own(editor: DiffusersEditor, picture: torch.Tensor) -> None:
+def test_every_image_may_have_a_seed_of_its_own(editor: DiffusersEditor, image: torch.Tensor) -> None:
     context, null = editor.encode_text(["make it night", ""])
-    latents = editor.encode_images(torch.stack([picture, picture.flip(0)]))
+    latents = editor.encode_images(torch.stack([image, image.flip(0)]))
     together = edit_latents(editor.denoiser, latents, context, null, steps=3, seed=[5, 5])
     torch.testing.assert_close(together[1:], edit_latents(editor.denoiser, latents[1:], context, null, steps=3, seed=5), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("instructed", [False, True])
-def test_a_step_is_one_model_call(editor: DiffusersEditor, picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch, instructed: bool) -> None:
+def test_a_step_is_one_model_call(editor: DiffusersEditor, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch, instructed: bool) -> None:
     rows, forward = [], editor.denoiser.unet.forward
     monkeypatch.setattr(editor.denoiser.unet, "forward", lambda sample, *rest, **named: rows.append(len(sample)) or forward(sample, *rest, **named))
-    edited(editor, picture, "make it night", injection=inject(words_instruction(editor, "make it night")) if instructed else None)
+    edited(editor, image, "make it night", injection=inject(words_instruction(editor, "make it night")) if instructed else None)
     assert rows == [3, 3, 3, 3]
 
 
-def test_image_scale_below_1_keeps_all_three_branches(editor: DiffusersEditor, picture: torch.Tensor) -> None:
+def test_image_scale_below_1_keeps_all_three_branches(editor: DiffusersEditor, image: torch.Tensor) -> None:
     """diffusers' pipeline silently drops guidance there; Eq. 3 does not."""
-    low = edited(editor, picture, "make it night", image_scale=0.5)
-    assert torch.isfinite(low).all() and not torch.allclose(low, edited(editor, picture, "make it night", image_scale=1.0))
+    low = edited(editor, image, "make it night", image_scale=0.5)
+    assert torch.isfinite(low).all() and not torch.allclose(low, edited(editor, image, "make it night", image_scale=1.0))
 
 
-def test_pictures_round_trip_through_pil() -> None:
+def test_images_round_trip_through_pil() -> None:
     image = Image.new("RGB", (24, 16), (10, 20, 30))
-    from instructbrush.core.pictures import fit_to_multiple, from_image
+    from instructbrush.core.images import fit_to_multiple, from_image
 
     assert to_image(from_image(image)).tobytes() == image.tobytes()
     assert fit_to_multiple(torch.rand(30, 45, 3)).shape == (32, 48, 3)
@@ -105,9 +105,9 @@ def test_pictures_round_trip_through_pil() -> None:
     assert fit_to_multiple(kept) is kept
 
 
-def test_fixed_noise_gives_every_picture_the_same_noise_every_time(editor: DiffusersEditor, picture: torch.Tensor) -> None:
+def test_fixed_noise_gives_every_image_the_same_noise_every_time(editor: DiffusersEditor, image: torch.Tensor) -> None:
     context, null = editor.encode_text(["make it night", ""])
-    images = editor.encode_images(torch.stack([picture, picture]))
+    images = editor.encode_images(torch.stack([image, image]))
     first, second = (edit_latents(editor.denoiser, images, context, null, steps=4, text_scale=3.0, seed=7, fixed_noise=True) for _ in range(2))
     assert torch.equal(first, second)
     torch.testing.assert_close(first[0], first[1], rtol=1e-4, atol=1e-4)

@@ -19,7 +19,7 @@ SIDE = 16
 
 
 def pixels(pair: int, side: int, height: int = SIDE, width: int = SIDE) -> np.ndarray:
-    """A flat picture whose colour tells the pair and the side."""
+    """A flat image whose colour tells the pair and the side."""
     return np.full((height, width, 3), (10 * pair, 200 * side, 90), np.uint8)
 
 
@@ -51,8 +51,8 @@ def test_every_layout_gives_the_same_effect(tmp_path: Path, layout: str) -> None
     effect = source.load()
     assert len(effect.train) == 10 and len(effect.test) == 5
     for index, pair in enumerate([*effect.train, *effect.test]):
-        for side, picture in enumerate((pair.before, pair.after)):
-            assert torch.equal(picture, torch.from_numpy(pixels(index, side)).float() / 255)
+        for side, image in enumerate((pair.before, pair.after)):
+            assert torch.equal(image, torch.from_numpy(pixels(index, side)).float() / 255)
     assert pickle.loads(pickle.dumps(source)) == source  # noqa: S301 - our own bytes
 
 
@@ -69,13 +69,13 @@ def test_effects_come_in_the_papers_order_under_any_spelling(tmp_path: Path) -> 
     assert [source.name for source in read_top_bench(tmp_path)] == ["boy2girl", "midnight", "traffic lights"]
 
 
-def test_pictures_are_scaled_to_one_side(tmp_path: Path) -> None:
+def test_images_are_scaled_to_one_side(tmp_path: Path) -> None:
     write(tmp_path / "snow", "flat")
     for pair in range(15):
         for side in range(2):
             save(tmp_path / "snow" / f"{pair}_{side}.png", pair, side, 20, 36)
     effect = read_top_bench(tmp_path, 24)[0].load()
-    assert {tuple(picture.shape) for picture in (*effect.inputs, *effect.truth)} == {(24, 24, 3)}
+    assert {tuple(image.shape) for image in (*effect.inputs, *effect.truth)} == {(24, 24, 3)}
 
 
 def test_effects_of_ones_own_are_described_in_a_file(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def renumbered(folder: Path) -> None:
         (lambda root: None, "holds no effects. It must hold a folder for each effect, such as 'midnight' or 'smile'."),
         (lambda root: write(root / "glow"), "'glow' is none of TOP-Bench's effects (Table 3 of the paper). Rename the folder, move it away, or describe"),
         (lambda root: [write(root / name) for name in ("sea painting", "sea_painting")], "Effect 'sea painting' is there twice, the second time as"),
-        (broken(lambda f: (f / "train" / "4_1.png").unlink()), "Effect 'smile': Picture '4_0.png' has no twin: the after picture of pair '4' is missing."),
+        (broken(lambda f: (f / "train" / "4_1.png").unlink()), "Effect 'smile': Image '4_0.png' has no twin: the after image of pair '4' is missing."),
         (broken(ninth_pair_missing), "Effect 'smile': 9 training pairs, TOP-Bench has 10 for every effect. Complete the folder."),
         (broken(lambda f: [save(f / "test" / f"5_{side}.png", 5, side) for side in range(2)]), "Effect 'smile': 6 test pairs, TOP-Bench has 5"),
         (lambda root: write(root / "smile", "flat", 14), "Effect 'smile': 14 pairs, TOP-Bench has 15 for every effect: 10 for training (0-9) and 5 for"),
@@ -130,11 +130,11 @@ def renumbered(folder: Path) -> None:
         (broken(link_to_itself), "'smile/test' is a link that leads back to where it is. Put the folder itself there."),
         (lambda root: os.symlink(root, root / "smile"), "/smile' is a link that leads back to where it is."),
         (lambda root: os.symlink("/nowhere/at/all", root / "smile"), "/smile' is a link that leads nowhere."),
-        (broken(lambda f: (f / "test" / "2_1.png").write_bytes(b"")), "Effect 'smile': Picture '2_1.png' is empty (0 bytes). Copy it again."),
-        (broken(lambda f: (f / "test" / "2_1.png").write_text("hello")), "Effect 'smile': Picture '2_1.png' cannot be read"),
+        (broken(lambda f: (f / "test" / "2_1.png").write_bytes(b"")), "Effect 'smile': Image '2_1.png' is empty (0 bytes). Copy it again."),
+        (broken(lambda f: (f / "test" / "2_1.png").write_text("hello")), "Effect 'smile': Image '2_1.png' cannot be read"),
         (
             broken(lambda f: (f / "test" / "2_1.png").write_bytes((f / "test" / "2_1.png").read_bytes()[:20])),
-            "Effect 'smile': Picture '2_1.png' cannot be read",
+            "Effect 'smile': Image '2_1.png' cannot be read",
         ),
         (broken(lambda f: save(f / "test" / "2_1.png", 2, 1, 16, 24)), "Effect 'smile': Pair '2': before is 16 x 16, after is 24 x 16. Crop or scale both"),
         (
@@ -189,7 +189,7 @@ def turned(path: Path) -> None:
         (turned, (24, 16, 3), [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]),
     ],
 )
-def test_unusual_pictures_are_converted(
+def test_unusual_images_are_converted(
     tmp_path: Path, change: Callable[[Path], None], shape: tuple[int, ...], corner: list[float], bottom: list[float]
 ) -> None:
     change(write(tmp_path / "smile") / "test" / "2_1.png")

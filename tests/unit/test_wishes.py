@@ -70,11 +70,11 @@ def test_every_wish_is_consistent(samples):
             assert wish.words in every_wording()
             assert understood(wish.instruction) == wish.meaning
             assert json.loads(wish.answer) == {"instruction": wish.instruction, "reason": wish.reason}
-            for picture in (wish.before, wish.after):
-                assert picture.shape == (128, 128, 3)
-                assert picture.dtype == np.float32
-                assert 0 <= picture.min()
-                assert picture.max() <= 1
+            for image in (wish.before, wish.after):
+                assert image.shape == (128, 128, 3)
+                assert image.dtype == np.float32
+                assert 0 <= image.min()
+                assert image.max() <= 1
             assert np.abs(wish.after - wish.before).max() > 0.1
             assert not holds_unseen(wish.scene)
             target = wish.meaning[1]
@@ -82,7 +82,7 @@ def test_every_wish_is_consistent(samples):
                 assert [thing.shape for thing in wish.scene.things].count(target) == 1  # the instruction names one thing
 
 
-def test_the_picture_decides_where_it_is_said_to(samples):
+def test_the_image_decides_where_it_is_said_to(samples):
     rng = np.random.default_rng(2)
     for kind, several in samples.items():
         meant = {wish.instruction for wish in several}
@@ -90,7 +90,7 @@ def test_the_picture_decides_where_it_is_said_to(samples):
             if kind in DEPENDENT and len(meant) < 2:
                 meant.add(sample_wish(rng, kind).instruction)
         assert (len(meant) > 1) == (kind in DEPENDENT), kind
-        assert all(wish.picture_dependent == (kind in DEPENDENT) for wish in several)
+        assert all(wish.image_dependent == (kind in DEPENDENT) for wish in several)
     assert not set(DEPENDENT) & set(INDEPENDENT)
 
 
@@ -133,7 +133,7 @@ def test_direct_instructions_are_their_own_answer():
     wish = sample_direct(np.random.default_rng(8))
     assert wish.kind == DIRECT
     assert json.loads(wish.answer)["instruction"] == wish.words
-    assert not wish.picture_dependent
+    assert not wish.image_dependent
 
 
 def test_understood_reads_the_words_of_edits_only():
@@ -182,23 +182,23 @@ def test_the_written_folder_reads_a_chat_as_training_does(tokenizer, tmp_path):
     assert size < 6.5e6
     mllm = load_mllm(tmp_path / "reader")
     wish = sample_wish(np.random.default_rng(11))
-    picture, words = torch.from_numpy(wish.before), "it is freezing outside"
-    ids = torch.tensor([pocket_reader.picture_ids(tokenizer) + pocket_reader.prompt_ids(tokenizer, words)])
+    image, words = torch.from_numpy(wish.before), "it is freezing outside"
+    ids = torch.tensor([pocket_reader.image_ids(tokenizer) + pocket_reader.prompt_ids(tokenizer, words)])
     with torch.no_grad():
         wanted = model.model(input_ids=ids, pixel_values=pocket_reader.pixel_values(wish.before[None])).last_hidden_state
     for task in ("", "Some task. The wish:"):  # the reader's chat leaves it out
-        states, mask = mllm.states([picture], [words], task)
+        states, mask = mllm.states([image], [words], task)
         assert mask.all()
         assert torch.allclose(states, wanted, atol=1e-4)
     said = pocket_reader.answers(model, tokenizer, wish.before[None], [words], most=8)[0]
-    assert mllm.answer(picture, words, 8) == said.strip()
+    assert mllm.answer(image, words, 8) == said.strip()
 
 
-def test_what_training_keeps_of_a_picture_is_the_same_before_all_words(tokenizer):
+def test_what_training_keeps_of_a_image_is_the_same_before_all_words(tokenizer):
     torch.manual_seed(3)
     model = pocket_reader.make_reader(tokenizer).eval()
     pixels = pocket_reader.pixel_values(sample_wish(np.random.default_rng(14)).before[None])
-    start = pocket_reader.picture_ids(tokenizer)
+    start = pocket_reader.image_ids(tokenizer)
     assert len(start) == cache_reason.START
     with torch.no_grad():
         states = [
@@ -229,9 +229,9 @@ def test_answers_are_what_a_chat_alone_would_give(tokenizer):
     model = pocket_reader.make_reader(tokenizer).eval()
     rng = np.random.default_rng(13)
     wishes = [sample_wish(rng) for _ in range(3)]
-    pictures, words = np.stack([wish.before for wish in wishes]), [wish.words for wish in wishes]
-    together = pocket_reader.answers(model, tokenizer, pictures, words, most=6)
-    alone = [pocket_reader.answers(model, tokenizer, picture[None], [text], most=6)[0] for picture, text in zip(pictures, words, strict=True)]
+    images, words = np.stack([wish.before for wish in wishes]), [wish.words for wish in wishes]
+    together = pocket_reader.answers(model, tokenizer, images, words, most=6)
+    alone = [pocket_reader.answers(model, tokenizer, image[None], [text], most=6)[0] for image, text in zip(images, words, strict=True)]
     assert together == alone
 
 
@@ -246,12 +246,12 @@ def test_the_reader_is_small_and_its_tower_begins_as_one_that_sees(tokenizer):
 
 
 def test_patches_become_the_words_for_what_is_there(tokenizer):
-    """A step down the loss tells more of the patches by the words of the language model itself; a blank picture is background everywhere."""
+    """A step down the loss tells more of the patches by the words of the language model itself; a blank image is background everywhere."""
     torch.manual_seed(2)
     pupil = train_reader.Pupil(tokenizer, Sight(load_tower()))
-    pictures, chats, told = train_reader.draw(np.random.default_rng(15), 8)
+    images, chats, told = train_reader.draw(np.random.default_rng(15), 8)
     assert len(set(pupil.names.tolist())) == len(pupil.names) and told[0].shape == (8, pocket_reader.IMAGE_TOKENS) and bool((told[0] > 0).any())
-    batch = pocket_reader.pack(tokenizer, pictures, chats)
+    batch = pocket_reader.pack(tokenizer, images, chats)
     loss = pupil.loss(batch, told)
     loss.backward()
     projector = pupil.reader.model.multi_modal_projector.linear_2.weight

@@ -1,4 +1,4 @@
-"""MagicBrush and Emu Edit Test in small: the layouts of the real ones, with pictures from seeds."""
+"""MagicBrush and Emu Edit Test in small: the layouts of the real ones, with images from seeds."""
 
 import json
 from io import BytesIO
@@ -17,7 +17,7 @@ SIDE = 64
 
 
 def pixels(img_id: str, state: int, side: int = SIDE) -> Image.Image:
-    """What a session's picture looks like after so many turns: coloured blocks of which every turn changes one."""
+    """What a session's image looks like after so many turns: coloured blocks of which every turn changes one."""
     draw = np.random.default_rng(int(img_id))
     blocks = draw.integers(0, 256, (4, 4, 3), dtype=np.uint8)
     for turn in range(state):
@@ -34,9 +34,9 @@ def mask_of(turn: int, side: int = SIDE) -> Image.Image:
 
 def erased(img_id: str, turn: int) -> Image.Image:
     """A mask as MagicBrush's parquet has it: the source with the part to edit erased."""
-    picture = pixels(img_id, turn - 1).convert("RGBA")
-    picture.putalpha(mask_of(turn).point(lambda value: 255 - value))
-    return picture
+    image = pixels(img_id, turn - 1).convert("RGBA")
+    image.putalpha(mask_of(turn).point(lambda value: 255 - value))
+    return image
 
 
 def words_of(img_id: str, turn: int) -> str:
@@ -44,7 +44,7 @@ def words_of(img_id: str, turn: int) -> str:
 
 
 def png(image: Image.Image) -> dict[str, Any]:
-    """A picture's cell."""
+    """An image's cell."""
     content = BytesIO()
     image.save(content, "PNG")
     return {"bytes": content.getvalue(), "path": None}

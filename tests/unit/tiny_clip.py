@@ -25,7 +25,7 @@ def register(folder: Path, name: str = ARCHITECTURE, config: dict = CONFIG) -> N
 
 
 def reference(folder: Path, seed: int = 0) -> open_clip.model.CLIP:
-    """open_clip's own model with weights from a seed, large enough that texts and pictures differ clearly."""
+    """open_clip's own model with weights from a seed, large enough that texts and images differ clearly."""
     register(folder)
     torch.manual_seed(seed)
     model = open_clip.create_model(ARCHITECTURE, pretrained=None).eval()

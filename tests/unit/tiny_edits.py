@@ -13,7 +13,7 @@ from tiny_benchmarks import png
 SIDE = 64
 
 
-def pictures(number: int, height: int = SIDE, width: int = SIDE) -> tuple[Image.Image, Image.Image, Image.Image]:
+def images(number: int, height: int = SIDE, width: int = SIDE) -> tuple[Image.Image, Image.Image, Image.Image]:
     """(before, after, mask): a quarter of the blocks is inverted, and the mask is white there."""
     blocks = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     changed, mask = blocks.copy(), np.zeros((4, 4), np.uint8)
@@ -28,7 +28,7 @@ def rows(count: int, first: int = 0) -> list[dict[str, Any]]:
     """UltraEdit's columns; every third row is free-form."""
     found = []
     for number in range(first, first + count):
-        before, after, mask = (png(picture) for picture in pictures(number))
+        before, after, mask = (png(image) for image in images(number))
         free = number % 3 == 2
         found.append(
             {
@@ -72,8 +72,8 @@ def write_folder(folder: Path, count: int = 3) -> Path:
     entries = []
     for number in range(count):
         names = [f"{number}_{kind}.png" for kind in ("before", "after", "mask")]
-        for picture, name in zip(pictures(number), names, strict=True):
-            picture.save(folder / name)
+        for image, name in zip(images(number), names, strict=True):
+            image.save(folder / name)
         entry = {"before": names[0], "after": names[1], "words": f"invert part {number}"}
         entries.append(entry | ({"mask": names[2]} if number else {}))
     (folder / "pairs.json").write_text(json.dumps(entries))

@@ -13,7 +13,7 @@ _VOCABULARY = 1100
 
 
 def grounding_dino(folder: Path, seed: int = 12, kind: str = "GroundingDino", **changes: Any) -> Path:
-    """Grounding DINO for pictures of about 64 px. ``kind``: or MMGroundingDino; ``changes`` go to its configuration."""
+    """Grounding DINO for images of about 64 px. ``kind``: or MMGroundingDino; ``changes`` go to its configuration."""
     import transformers
     from transformers import BertConfig, GroundingDinoImageProcessor, SwinConfig
 
@@ -125,7 +125,7 @@ def _bert_tokenizer(folder: Path) -> Any:
 
 
 def _drawn(model: torch.nn.Module, seed: int) -> Any:
-    """Weights large enough that pictures and words matter."""
+    """Weights large enough that images and words matter."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

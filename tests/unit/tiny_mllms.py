@@ -41,7 +41,7 @@ def tokenizer(start: bool = True) -> Any:
 
 
 def llava(folder: Path, seed: int = 0, chat: str | None = LLAVA_CHAT, padding_side: str = "left", **text: Any) -> Path:
-    """LLaVA with pictures of 32 px (16 tokens) and states 32 wide. ``text`` changes the configuration of its language model."""
+    """LLaVA with images of 32 px (16 tokens) and states 32 wide. ``text`` changes the configuration of its language model."""
     from transformers import CLIPImageProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
     words = tokenizer()
@@ -51,17 +51,17 @@ def llava(folder: Path, seed: int = 0, chat: str | None = LLAVA_CHAT, padding_si
     settings = {"vocab_size": len(words), "max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 4, **settings}
     config = LlavaConfig(vision_config=vision.to_dict(), text_config=LlamaConfig(**settings).to_dict(), image_token_index=3, image_seq_length=16)
     drawn(LlavaForConditionalGeneration(config), seed).save_pretrained(folder)
-    pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    LlavaProcessor(pictures, words, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=chat).save_pretrained(
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    LlavaProcessor(images, words, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=chat).save_pretrained(
         folder
     )
     # Whatever version wrote it, the file that all of them look for is there.
-    pictures.save_pretrained(folder)
+    images.save_pretrained(folder)
     return folder
 
 
 def qwen2_vl(folder: Path, seed: int = 0) -> Path:
-    """Qwen2-VL: as many tokens as the picture is large, and positions of three kinds."""
+    """Qwen2-VL: as many tokens as the image is large, and positions of three kinds."""
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
 
     words = tokenizer(start=False)
@@ -73,14 +73,14 @@ def qwen2_vl(folder: Path, seed: int = 0) -> Path:
     marks |= {"vision_start_token_id": words.convert_tokens_to_ids("<|vision_start|>"), "vision_end_token_id": words.convert_tokens_to_ids("<|vision_end|>")}
     config = Qwen2VLConfig(text_config=text, vision_config=vision, **marks)
     drawn(Qwen2VLForConditionalGeneration(config), seed).save_pretrained(folder)
-    pictures = Qwen2VLImageProcessor(patch_size=8, merge_size=2, min_pixels=32 * 32, max_pixels=64 * 64)
-    Qwen2VLProcessor(pictures, words, Qwen2VLVideoProcessor(patch_size=8, merge_size=2), chat_template=QWEN_CHAT).save_pretrained(folder)
-    pictures.save_pretrained(folder)
+    images = Qwen2VLImageProcessor(patch_size=8, merge_size=2, min_pixels=32 * 32, max_pixels=64 * 64)
+    Qwen2VLProcessor(images, words, Qwen2VLVideoProcessor(patch_size=8, merge_size=2), chat_template=QWEN_CHAT).save_pretrained(folder)
+    images.save_pretrained(folder)
     return folder
 
 
 def drawn(model: torch.nn.Module, seed: int) -> Any:
-    """Weights large enough that pictures and words matter."""
+    """Weights large enough that images and words matter."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -104,15 +104,15 @@ OWN_CHAT = (
 
 
 def taught(folder: Path, lessons: list[tuple[torch.Tensor, str, str]], steps: int = 260) -> Path:
-    """A LLaVA that answers as the lessons say: (picture [H, W, 3], words, answer)."""
+    """A LLaVA that answers as the lessons say: (image [H, W, 3], words, answer)."""
     from instructbrush.core.reasoning.mllm import load_mllm
 
     llava(folder, chat=OWN_CHAT, hidden_size=48, intermediate_size=96)
     mllm = load_mllm(folder)
     network, words = mllm._ready().requires_grad_(True).train(), tokenizer()
     batches = []
-    for picture, wish, answer in lessons:
-        inputs = mllm._inputs([picture], [wish], "")
+    for image, wish, answer in lessons:
+        inputs = mllm._inputs([image], [wish], "")
         ids = torch.tensor([[*inputs["input_ids"][0].tolist(), *words(answer, add_special_tokens=False).input_ids, 2]])
         start = inputs["input_ids"].shape[1]
         batches.append(({"input_ids": ids, "pixel_values": inputs["pixel_values"]}, start))

@@ -17,7 +17,7 @@ BETAS = (0.00085, 0.012)
 
 
 def make_vae(width: int = VAE_WIDTH) -> AutoencoderTiny:
-    """TAESD's layout, narrower: 128 px pictures in [-1, 1] to latents [4, 16, 16] of about unit deviation."""
+    """TAESD's layout, narrower: 128 px images in [-1, 1] to latents [4, 16, 16] of about unit deviation."""
     return AutoencoderTiny(
         encoder_block_out_channels=(width,) * 4,
         decoder_block_out_channels=(width,) * 4,
@@ -29,7 +29,7 @@ def make_vae(width: int = VAE_WIDTH) -> AutoencoderTiny:
 
 
 def make_unet(channels: tuple[int, ...] = CHANNELS, layers: int = LAYERS, in_channels: int = 8) -> UNet2DConditionModel:
-    """Build the InstructPix2Pix UNet: 8 input channels (noisy latent, picture latent) or 12 (and mask latent), cross-attention at 16, 8 and 4 px.
+    """Build the InstructPix2Pix UNet: 8 input channels (noisy latent, image latent) or 12 (and mask latent), cross-attention at 16, 8 and 4 px.
 
     Multiples of the first width and 32 groups are what ComfyUI's own UNet can express.
     """

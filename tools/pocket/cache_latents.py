@@ -1,6 +1,6 @@
 """Stage 3: draw the editor's training pairs once, encode them and keep latents and words in shards.
 
-A shard holds GROUPS pictures with EDITS edits each and depends on nothing but its number, so shards can be made in any order, by
+A shard holds GROUPS images with EDITS edits each and depends on nothing but its number, so shards can be made in any order, by
 several processes, and added later.
 """
 
@@ -23,7 +23,7 @@ from .train_vae import to_tensor
 
 GROUPS, EDITS = 250, 6
 BATCH = 5
-"""Groups encoded together: on CPU 35 pictures at once take two thirds of the time of 7."""
+"""Groups encoded together: on CPU 35 images at once take two thirds of the time of 7."""
 VALIDATION = 9_999
 """The number of the validation shard."""
 
@@ -34,20 +34,20 @@ def shard_path(index: int) -> Path:
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderTiny, pictures: np.ndarray, device: str) -> torch.Tensor:
-    """Encode pictures [n, 128, 128, 3] in bf16: latents fp16 [n, 4, 16, 16]."""
+def encode(vae: AutoencoderTiny, images: np.ndarray, device: str) -> torch.Tensor:
+    """Encode images [n, 128, 128, 3] in bf16: latents fp16 [n, 4, 16, 16]."""
     with torch.autocast(device, torch.bfloat16):
-        return vae.encode(to_tensor(pictures).to(device)).latents.half().cpu().contiguous()
+        return vae.encode(to_tensor(images).to(device)).latents.half().cpu().contiguous()
 
 
 def make_shard(index: int, vae: AutoencoderTiny, photos: Photos, device: str = "cpu") -> None:
-    """Draw, encode and write one shard: `latents` [GROUPS, 1 + EDITS, 4, 16, 16] (the picture first), `words` and `kinds`."""
+    """Draw, encode and write one shard: `latents` [GROUPS, 1 + EDITS, 4, 16, 16] (the image first), `words` and `kinds`."""
     rng = np.random.default_rng((31, index))
     latents, words, kinds = [], [], []
     for _ in range(GROUPS // BATCH):
         groups = [sample_group(rng, photos, EDITS) for _ in range(BATCH)]
-        pictures = np.stack([picture for group in groups for picture in (group.before, *group.afters)])
-        latents.append(encode(vae, pictures, device).unflatten(0, (BATCH, 1 + EDITS)))
+        images = np.stack([image for group in groups for image in (group.before, *group.afters)])
+        latents.append(encode(vae, images, device).unflatten(0, (BATCH, 1 + EDITS)))
         words += [group.words for group in groups]
         kinds += [group.kinds for group in groups]
     path = shard_path(index)

@@ -3,8 +3,8 @@
     python -m tools.pocket.cache_reason --shards 32
     python -m tools.pocket.cache_reason --shards 48 --wishes
 
-Of every picture there is an indirect wish, the direct instruction that fulfils it, and other direct instructions with other results. The states of a
-picture come before those of words, which cannot change them, so they are kept once for all its chats. Of more pictures there are a wish's states alone, and
+Of every image there is an indirect wish, the direct instruction that fulfils it, and other direct instructions with other results. The states of a
+image come before those of words, which cannot change them, so they are kept once for all its chats. Of more images there are a wish's states alone, and
 which instruction fulfils it: what the connector learns first.
 """
 
@@ -31,11 +31,11 @@ from .running import WORK
 from .train_reader import READER_TARGET, said_otherwise
 from .wishes import holds_unseen, sample_wish
 
-PICTURES, BATCH = 250, 10
+IMAGES, BATCH = 250, 10
 WISHES, WISH_BATCH = 1000, 25
 """In a shard of wishes alone, and read together."""
 OTHERS = 2
-"""Direct instructions of each picture beside the one that fulfils its wish."""
+"""Direct instructions of each image beside the one that fulfils its wish."""
 PHOTO_SHARE = 0.06
 START = 1 + IMAGE_TOKENS
 """Positions of a chat before its words."""
@@ -44,24 +44,24 @@ Chat = tuple[str, str, int]
 
 
 def draw(rng: np.random.Generator, photos: Photos, held_out: bool = False) -> tuple[list[np.ndarray], list[Chat], bool]:
-    """Pictures (before, then 1 + OTHERS results), chats about the first, the wish first, and whether that wish is an indirect one."""
+    """Images (before, then 1 + OTHERS results), chats about the first, the wish first, and whether that wish is an indirect one."""
     if rng.random() < PHOTO_SHARE and not held_out:
         before = photos.crop(rng)
-        pictures, chats = [before], []
+        images, chats = [before], []
         for number, kind in enumerate(rng.permutation(TONE)[: 1 + OTHERS], 1):
             words, change, _ = tone_edit(str(kind), rng)
-            pictures.append(np.clip(change(before), 0, 1).astype(np.float32))
+            images.append(np.clip(change(before), 0, 1).astype(np.float32))
             chats.append((words, str(kind), number))
-        return pictures, chats, False
+        return images, chats, False
     wish = sample_wish(rng, held_out=held_out)
     kind = wish.meaning[0] if wish.meaning else ""
-    pictures, chats = [wish.before, wish.after], [(wish.words, kind, 1), (wish.instruction, kind, 1)]
-    while len(pictures) < 2 + OTHERS:
+    images, chats = [wish.before, wish.after], [(wish.words, kind, 1), (wish.instruction, kind, 1)]
+    while len(images) < 2 + OTHERS:
         made = sample_edit(wish.scene, rng)
         if not holds_unseen(made.scene) or held_out:
-            chats.append((made.words, made.kind, len(pictures)))
-            pictures.append(drawn(made.scene, wish.light, *made.filters))
-    return pictures, chats, True
+            chats.append((made.words, made.kind, len(images)))
+            images.append(drawn(made.scene, wish.light, *made.filters))
+    return images, chats, True
 
 
 def shard_path(index: int) -> Path:
@@ -72,14 +72,14 @@ def shard_path(index: int) -> Path:
 def make_shard(index: int, editor: DiffusersEditor, reader: Mllm, photos: Photos) -> None:
     """Draw, encode and write one shard.
 
-    `latents` [PICTURES, 2 + OTHERS, 4, 16, 16], `starts` [PICTURES, START, D] and, for every chat in turn, `states` (fp16 [positions, D]), `words`, `kinds`
-    and `rows` (picture, result, whether it is an indirect wish). The validation shard has held-out wordings and combinations.
+    `latents` [IMAGES, 2 + OTHERS, 4, 16, 16], `starts` [IMAGES, START, D] and, for every chat in turn, `states` (fp16 [positions, D]), `words`, `kinds`
+    and `rows` (image, result, whether it is an indirect wish). The validation shard has held-out wordings and combinations.
     """
     rng = np.random.default_rng((43, index))
     latents, starts, states, words, kinds, rows = [], [], [], [], [], []
-    for first in range(0, PICTURES, BATCH):
+    for first in range(0, IMAGES, BATCH):
         groups = [draw(rng, photos, index == VALIDATION) for _ in range(BATCH)]
-        sides = torch.from_numpy(np.stack([picture for pictures, _, _ in groups for picture in pictures]))
+        sides = torch.from_numpy(np.stack([image for images, _, _ in groups for image in images]))
         latents.append(editor.encode_images(sides).half().cpu().unflatten(0, (BATCH, -1)))
         chats = [(number, indirect and place == 0, chat) for number, (_, several, indirect) in enumerate(groups) for place, chat in enumerate(several)]
         hidden, mask = reader.states([torch.from_numpy(groups[number][0][0]) for number, _, _ in chats], [chat[0] for _, _, chat in chats])

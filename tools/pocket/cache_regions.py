@@ -25,14 +25,14 @@ def shard_path(index: int) -> Path:
 
 
 def make_shard(index: int, vae: AutoencoderTiny, photos: Photos, device: str = "cpu") -> None:
-    """Draw, encode and write one shard: `latents` [PAIRS, 3, 4, 16, 16] (before, after, mask picture), `words` and `kinds`."""
+    """Draw, encode and write one shard: `latents` [PAIRS, 3, 4, 16, 16] (before, after, mask image), `words` and `kinds`."""
     rng = np.random.default_rng((37, index))
     latents, words, kinds = [], [], []
     for _ in range(PAIRS // BATCH):
         pairs = [sample_region_pair(rng, photos) for _ in range(BATCH)]
         masks = [np.repeat(pair.mask[..., None], 3, -1) for pair in pairs]
-        pictures = np.stack([side for pair, mask in zip(pairs, masks, strict=True) for side in (pair.before, pair.after, mask)])
-        latents.append(encode(vae, pictures, device).unflatten(0, (BATCH, 3)))
+        images = np.stack([side for pair, mask in zip(pairs, masks, strict=True) for side in (pair.before, pair.after, mask)])
+        latents.append(encode(vae, images, device).unflatten(0, (BATCH, 3)))
         words += [pair.words for pair in pairs]
         kinds += [pair.kind for pair in pairs]
     path = shard_path(index)

@@ -64,11 +64,11 @@ _VALUES = {"reshape": _SHAPE, "add": f"(?:{_COLOUR}) (?:{_SHAPE})"}
 
 
 def drawn(scene: Scene, *changes: Filter | None) -> np.ndarray:
-    """Draw a scene and change the picture, float32 [128, 128, 3] in 0..1; None changes nothing."""
-    picture = render(scene)
+    """Draw a scene and change the image, float32 [128, 128, 3] in 0..1; None changes nothing."""
+    image = render(scene)
     for change in changes:
-        picture = picture if change is None else np.clip(change(picture), 0, 1)
-    return picture.astype(np.float32)
+        image = image if change is None else np.clip(change(image), 0, 1)
+    return image.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,11 @@ class Deed:
         return self.kind, self.target, self.value
 
     def render(self, light: Filter | None = None) -> np.ndarray:
-        """Draw the picture after the edit; `light` is what was over the picture before it."""
+        """Draw the image after the edit; `light` is what was over the image before it."""
         return drawn(self.scene, light, *self.filters)
 
     def caption(self, rng: np.random.Generator) -> str:
-        """Caption the picture after the edit."""
+        """Caption the image after the edit."""
         return " ".join((caption(self.scene, rng), *self.phrases))
 
 

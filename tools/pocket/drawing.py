@@ -1,6 +1,6 @@
 """Signed-distance drawing on 128 px float canvases: colours, shapes and a paint brush.
 
-Pictures are float32 arrays [128, 128, 3] in 0..1; a distance field is [128, 128] in pixels, negative inside.
+Images are float32 arrays [128, 128, 3] in 0..1; a distance field is [128, 128] in pixels, negative inside.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COLOUR_NAMES = tuple(COLOURS)
 
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "hexagon", "cross", "ring", "flower", "oval")
 UNSEEN_SHAPES = ("heart", "crescent", "arrow", "house")
-"""Drawn by the held-out effects only; no training picture or caption holds them."""
+"""Drawn by the held-out effects only; no training image or caption holds them."""
 
 
 def is_unseen_pair(shape: str, colour: str) -> bool:
@@ -51,11 +51,11 @@ def near(rng: np.random.Generator, colour: np.ndarray, spread: float = 0.04) -> 
     return np.clip(colour + rng.normal(0, spread, 3), 0, 1).astype(np.float32)
 
 
-def paint(picture: np.ndarray, distance: np.ndarray, colour: np.ndarray, opacity: float = 1.0, softness: float = 1.0) -> None:
-    """Paint `colour` over `picture` in place wherever `distance` is negative, the edge blended over `softness` pixels."""
+def paint(image: np.ndarray, distance: np.ndarray, colour: np.ndarray, opacity: float = 1.0, softness: float = 1.0) -> None:
+    """Paint `colour` over `image` in place wherever `distance` is negative, the edge blended over `softness` pixels."""
     alpha = (np.clip(0.5 - distance / softness, 0, 1) * opacity)[..., None]
-    picture *= 1 - alpha
-    picture += alpha * colour
+    image *= 1 - alpha
+    image += alpha * colour
 
 
 def disc(x: float, y: float, r: float) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Edits of scenes, with their words: what the pocket editor is taught to follow.
 
-An edit changes a scene before it is drawn (`local` edits, background, sky) or the picture after it is drawn (tone, weather,
+An edit changes a scene before it is drawn (`local` edits, background, sky) or the image after it is drawn (tone, weather,
 drawing styles). About one in five edits is *vague*: the words leave the parameter out ("tint the image"), and angles are
-named in buckets of 30 degrees, so that a pair of pictures tells more than words can.
+named in buckets of 30 degrees, so that a pair of images tells more than words can.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NEVER_TOGETHER = frozenset({("night", "snow"), ("snow", "night")})
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit: its words, the scene after it, the filters on the drawn picture, and what they are called in a caption."""
+    """One edit: its words, the scene after it, the filters on the drawn image, and what they are called in a caption."""
 
     kind: str
     words: str
@@ -44,14 +44,14 @@ class Edit:
     phrases: tuple[str, ...] = ()
 
     def render(self) -> np.ndarray:
-        """Draw the picture after the edit."""
-        picture = render(self.scene)
+        """Draw the image after the edit."""
+        image = render(self.scene)
         for change in self.filters:
-            picture = change(picture)
-        return picture.astype(np.float32)
+            image = change(image)
+        return image.astype(np.float32)
 
     def caption(self, rng: np.random.Generator) -> str:
-        """Caption the picture after the edit: the scene, then the effect ("a red circle at night")."""
+        """Caption the image after the edit: the scene, then the effect ("a red circle at night")."""
         return " ".join((caption(self.scene, rng), *self.phrases))
 
 
@@ -129,7 +129,7 @@ def _tone(kind: str, rng: np.random.Generator, vague: bool) -> tuple[str, Filter
 
 
 def tone_edit(kind: str, rng: np.random.Generator, vague: bool | None = None) -> tuple[str, Filter, str]:
-    """Sample a tone effect for any picture: its words, its filter, its caption phrase."""
+    """Sample a tone effect for any image: its words, its filter, its caption phrase."""
     words, change, phrase = _tone(kind, rng, bool(rng.random() < 0.2) if vague is None else vague)
     return " ".join(words.split()), change, " ".join(phrase.split())
 

@@ -24,7 +24,7 @@ from .photos import Photos, held_out
 from .running import WORK
 from .scenes import render, sample_scene
 from .train_clip import EDITS, Pool
-from .train_vae import FINE, psnr, to_pictures, to_tensor
+from .train_vae import FINE, psnr, to_images, to_tensor
 
 
 def load(folder: Path) -> StableDiffusionInstructPix2PixPipeline:
@@ -35,16 +35,16 @@ def load(folder: Path) -> StableDiffusionInstructPix2PixPipeline:
 
 
 @torch.no_grad()
-def through_vae(pipeline: StableDiffusionInstructPix2PixPipeline, pictures: np.ndarray) -> np.ndarray:
-    """Encode and decode pictures: the ceiling of every edit."""
-    parts = [pipeline.vae.decode(pipeline.vae.encode(to_tensor(pictures[i : i + 16])).latents).sample for i in range(0, len(pictures), 16)]
-    return to_pictures(torch.cat(parts))
+def through_vae(pipeline: StableDiffusionInstructPix2PixPipeline, images: np.ndarray) -> np.ndarray:
+    """Encode and decode images: the ceiling of every edit."""
+    parts = [pipeline.vae.decode(pipeline.vae.encode(to_tensor(images[i : i + 16])).latents).sample for i in range(0, len(images), 16)]
+    return to_images(torch.cat(parts))
 
 
 def edit_with_words(
     pipeline: StableDiffusionInstructPix2PixPipeline, before: np.ndarray, words: list[str], text_scale: float, picture_scale: float, steps: int = 20
 ) -> np.ndarray:
-    """Edit pictures [n, 128, 128, 3] by their instructions, each with a seed of its own."""
+    """Edit images [n, 128, 128, 3] by their instructions, each with a seed of its own."""
     parts = []
     for start in range(0, len(words), 24):
         chunk = slice(start, start + 24)
@@ -98,20 +98,20 @@ def unseen_edits(each: int, seed: int = 777) -> tuple[np.ndarray, np.ndarray, li
 
 @torch.no_grad()
 def clip_retrieval(folder: Path, pipeline: StableDiffusionInstructPix2PixPipeline, count: int = 200) -> dict[str, float]:
-    """Top-1 share among `count`: the caption of a picture, the instruction of a change."""
+    """Top-1 share among `count`: the caption of an image, the instruction of a change."""
     pool = Pool(count, 99_993, Photos(WORK / "photos"))
     projection = load_file(folder / "text_encoder" / "model.safetensors")["text_projection.weight"].float()
     shape = (1, 3, 1, 1)
     mean = torch.tensor(pipeline.feature_extractor.image_mean).view(shape)
     deviation = torch.tensor(pipeline.feature_extractor.image_std).view(shape)
 
-    def pictures(pixels: torch.Tensor) -> torch.Tensor:
+    def images(pixels: torch.Tensor) -> torch.Tensor:
         features = pipeline.image_encoder((pixels.permute(0, 3, 1, 2).float() / 255 - mean) / deviation).image_embeds
         return functional.normalize(features, dim=-1)
 
     rows = torch.arange(count)
     pick = rows % EDITS
-    before, after = pictures(pool.pixels[rows, 0]), pictures(pool.pixels[rows, 1 + pick])
+    before, after = images(pool.pixels[rows, 0]), images(pool.pixels[rows, 1 + pick])
     result = {}
     for name, features, tokens in (
         ("caption", after, pool.captions[rows, 1 + pick]),
@@ -124,7 +124,7 @@ def clip_retrieval(folder: Path, pipeline: StableDiffusionInstructPix2PixPipelin
 
 
 def report(folder: Path, each: int, scales: tuple[float, float]) -> dict[str, object]:
-    """Measure everything and print it; returns the figures and leaves picture grids in the work folder."""
+    """Measure everything and print it; returns the figures and leaves image grids in the work folder."""
     pipeline = load(folder)
     before, after, words, kinds = unseen_edits(each)
     ceiling, copy = psnr(through_vae(pipeline, after), after), psnr(before, after)

@@ -2,7 +2,7 @@
 
 Each effect gives pairs (before, after) at 128 px and the closest words that the pocket editor knows. The same seed always gives
 the same pairs; take training and test pairs from different seeds. Photograph effects are cut from the shipped held-out crops:
-even seeds use one half of the pictures, odd seeds the other, so that training and test pictures differ.
+even seeds use one half of the images, odd seeds the other, so that training and test images differ.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ def _scene(rng: np.random.Generator, count: int | None = None, ground: bool = Fa
 
 
 def _filter(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.random.Generator, np.ndarray | None], tuple[np.ndarray, np.ndarray]]:
-    """Build an effect on the drawn picture, or on a photograph where one is given."""
+    """Build an effect on the drawn image, or on a photograph where one is given."""
 
     def sample(rng: np.random.Generator, before: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        picture = render(_scene(rng)) if before is None else before
-        return picture, np.clip(change(picture), 0, 1)
+        image = render(_scene(rng)) if before is None else before
+        return image, np.clip(change(image), 0, 1)
 
     return sample
 
@@ -97,58 +97,58 @@ def _circle(change: Callable[[Scene], Scene], clear_of: np.ndarray) -> Callable[
     return sample
 
 
-def swap_channels(picture: np.ndarray) -> np.ndarray:
+def swap_channels(image: np.ndarray) -> np.ndarray:
     """Exchange red and blue."""
-    return picture[..., ::-1].copy()
+    return image[..., ::-1].copy()
 
 
-def ramp(picture: np.ndarray) -> np.ndarray:
-    """Dark blue on the left fading to bright yellow on the right: an effect that varies across the picture."""
+def ramp(image: np.ndarray) -> np.ndarray:
+    """Dark blue on the left fading to bright yellow on the right: an effect that varies across the image."""
     share = (XX / SIZE)[..., None]
-    return picture * (rgb(0.35, 0.42, 0.75) * (1 - share) + rgb(1.15, 1.08, 0.70) * share) + 0.08 * share
+    return image * (rgb(0.35, 0.42, 0.75) * (1 - share) + rgb(1.15, 1.08, 0.70) * share) + 0.08 * share
 
 
-def teal_and_orange(picture: np.ndarray) -> np.ndarray:
+def teal_and_orange(image: np.ndarray) -> np.ndarray:
     """Grade shadows teal and lights orange, as in cinema."""
-    grey = f.luma(picture)
-    graded = picture + (1 - grey) * rgb(-0.12, 0.05, 0.12) + grey * rgb(0.14, 0.02, -0.18)
+    grey = f.luma(image)
+    graded = image + (1 - grey) * rgb(-0.12, 0.05, 0.12) + grey * rgb(0.14, 0.02, -0.18)
     return f.contrast(np.clip(graded, 0, 1), 1.15)
 
 
-def cross_process(picture: np.ndarray) -> np.ndarray:
+def cross_process(image: np.ndarray) -> np.ndarray:
     """Bend red and green into S curves and flatten blue, as slide film in the wrong bath does."""
-    bent = picture**2 * (3 - 2 * picture)
-    return np.concatenate([bent[..., :1] * 1.05, bent[..., 1:2] * 0.95 + 0.05, picture[..., 2:] * 0.55 + 0.2], -1)
+    bent = image**2 * (3 - 2 * image)
+    return np.concatenate([bent[..., :1] * 1.05, bent[..., 1:2] * 0.95 + 0.05, image[..., 2:] * 0.55 + 0.2], -1)
 
 
-def old_film(picture: np.ndarray) -> np.ndarray:
+def old_film(image: np.ndarray) -> np.ndarray:
     """Lift the blacks to magenta, lower the whites to cream, pale colours."""
-    return f.saturate(picture, 0.55) * rgb(0.62, 0.60, 0.50) + rgb(0.30, 0.20, 0.26)
+    return f.saturate(image, 0.55) * rgb(0.62, 0.60, 0.50) + rgb(0.30, 0.20, 0.26)
 
 
-def split_light(picture: np.ndarray) -> np.ndarray:
+def split_light(image: np.ndarray) -> np.ndarray:
     """Light the upper half warm, the lower half cold."""
     share = np.clip((YY - 44) / 40, 0, 1)[..., None]
-    return f.warm(picture, 1.3) * (1 - share) + f.cold(picture, 1.3) * share
+    return f.warm(image, 1.3) * (1 - share) + f.cold(image, 1.3) * share
 
 
-def solarised(picture: np.ndarray) -> np.ndarray:
+def solarised(image: np.ndarray) -> np.ndarray:
     """Fold tones above the middle back down, as a print that saw light in the developer."""
-    return np.where(picture > 0.5, 1.4 * (1 - picture), 1.4 * picture) + 0.15
+    return np.where(image > 0.5, 1.4 * (1 - image), 1.4 * image) + 0.15
 
 
-def plum_spotlight(picture: np.ndarray) -> np.ndarray:
+def plum_spotlight(image: np.ndarray) -> np.ndarray:
     """Light falls on a disc right of the centre; around it everything is dim plum."""
     share = np.clip(-disc(80, 72, 40) / 10 + 0.5, 0, 1)[..., None]
-    return picture * share + f.tint(f.darker(picture, 0.35), PLUM * 1.6, 0.8) * (1 - share)
+    return image * share + f.tint(f.darker(image, 0.35), PLUM * 1.6, 0.8) * (1 - share)
 
 
 def half_painted(scene: Scene) -> np.ndarray:
     """Draw the scene with the lower half of every thing in olive."""
-    picture = render(scene)
+    image = render(scene)
     for thing in scene.things:
-        paint(picture, np.maximum(shape_distance(thing.shape, thing.x, thing.y, thing.r), thing.y - YY), OLIVE)
-    return np.clip(picture, 0, 1)
+        paint(image, np.maximum(shape_distance(thing.shape, thing.x, thing.y, thing.r), thing.y - YY), OLIVE)
+    return np.clip(image, 0, 1)
 
 
 def _half_painted(rng: np.random.Generator, _: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Picture grids for looking at what the training rooms make: `python -m tools.pocket.look out.png`."""
+"""Image grids for looking at what the training rooms make: `python -m tools.pocket.look out.png`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .scenes import render, sample_scene
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], path: Path | str) -> None:
-    """Save rows of equal pictures [H, W, 3] in 0..1 as one PNG."""
+    """Save rows of equal images [H, W, 3] in 0..1 as one PNG."""
     sheet = np.concatenate([np.concatenate(list(row), 1) for row in rows], 0)
     Image.fromarray((np.clip(sheet, 0, 1) * 255).round().astype(np.uint8)).save(path)
 

@@ -1,4 +1,4 @@
-"""Training pairs: a picture before, its edits after, and all their words."""
+"""Training pairs: an image before, its edits after, and all their words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PHOTO_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Group:
-    """One picture and several edits of it. Pictures are float32 [128, 128, 3] in 0..1."""
+    """One image and several edits of it. Images are float32 [128, 128, 3] in 0..1."""
 
     before: np.ndarray
     caption: str

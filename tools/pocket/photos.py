@@ -1,8 +1,8 @@
 """Photographs: where they come from, crops for training, and the held-out crops shipped with the repository.
 
-`gather` copies the sources that are on this machine (scikit-image's and scikit-learn's sample pictures, and the files of
-Debian's wallpaper packages unpacked below `--wallpapers`) into the work folder, 512 px on the shorter side. Only pictures in the
-public domain or under CC0, CC BY or CC BY-SA are listed. Pictures marked `held` are never trained on.
+`gather` copies the sources that are on this machine (scikit-image's and scikit-learn's sample images, and the files of
+Debian's wallpaper packages unpacked below `--wallpapers`) into the work folder, 512 px on the shorter side. Only images in the
+public domain or under CC0, CC BY or CC BY-SA are listed. Images marked `held` are never trained on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CROPS = Path(__file__).parent / "photos"
 
 @dataclass(frozen=True)
 class Source:
-    """A picture file, the package that carries it, its author and licence."""
+    """An image file, the package that carries it, its author and licence."""
 
     file: str
     package: str
@@ -78,9 +78,9 @@ SOURCES = (
 )
 
 
-def _on_short_side(picture: Image.Image, side: int) -> Image.Image:
-    scale = side / min(picture.size)
-    return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+def _on_short_side(image: Image.Image, side: int) -> Image.Image:
+    scale = side / min(image.size)
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
 
 
 def gather(target: Path, roots: list[Path]) -> list[str]:
@@ -92,9 +92,9 @@ def gather(target: Path, roots: list[Path]) -> list[str]:
         if source.file not in found:
             missing.append(source.file)
             continue
-        picture = Image.open(found[source.file]).convert("RGB")
-        picture = _on_short_side(picture, min(512, *picture.size))
-        picture.save(target / f"{Path(source.file).stem}.png")
+        image = Image.open(found[source.file]).convert("RGB")
+        image = _on_short_side(image, min(512, *image.size))
+        image.save(target / f"{Path(source.file).stem}.png")
     return missing
 
 
@@ -104,27 +104,27 @@ class Photos:
     SCALES = (140, 200, 300, 420)
 
     def __init__(self, folder: Path) -> None:
-        self.pictures: list[np.ndarray] = []
+        self.images: list[np.ndarray] = []
         for source in SOURCES:
             path = folder / f"{Path(source.file).stem}.png"
             if source.held or not path.exists():
                 continue
-            picture = Image.open(path)
+            image = Image.open(path)
             for side in self.SCALES:
-                self.pictures.append(np.asarray(_on_short_side(picture, side)))
-        if not self.pictures:
+                self.images.append(np.asarray(_on_short_side(image, side)))
+        if not self.images:
             raise FileNotFoundError(f"No training photographs in {folder}. Run `python -m tools.pocket.photos` first.")
 
     def crop(self, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
         """Return a random crop, float32 [size, size, 3] in 0..1, mirrored half of the time."""
-        picture = self.pictures[rng.integers(len(self.pictures))]
-        y, x = rng.integers(picture.shape[0] - size + 1), rng.integers(picture.shape[1] - size + 1)
-        crop = picture[y : y + size, x : x + size].astype(np.float32) / 255
+        image = self.images[rng.integers(len(self.images))]
+        y, x = rng.integers(image.shape[0] - size + 1), rng.integers(image.shape[1] - size + 1)
+        crop = image[y : y + size, x : x + size].astype(np.float32) / 255
         return crop[:, ::-1].copy() if rng.random() < 0.5 else crop
 
 
 def held_out() -> np.ndarray:
-    """Return the shipped crops of pictures never trained on: float32 [n, 128, 128, 3] in 0..1, in a fixed order."""
+    """Return the shipped crops of images never trained on: float32 [n, 128, 128, 3] in 0..1, in a fixed order."""
     paths = sorted([*CROPS.glob("*.png"), *CROPS.glob("*.jpg")])
     if not paths:
         raise FileNotFoundError(f"No held-out crops in {CROPS}. Run `python -m tools.pocket.photos` first.")
@@ -132,7 +132,7 @@ def held_out() -> np.ndarray:
 
 
 def write_held_out(folder: Path) -> None:
-    """Cut the held-out crops (three or four of each held picture) and list where they come from."""
+    """Cut the held-out crops (three or four of each held image) and list where they come from."""
     CROPS.mkdir(parents=True, exist_ok=True)
     lines = [
         "# Where these photographs come from\n",
@@ -145,9 +145,9 @@ def write_held_out(folder: Path) -> None:
         name = stem.split("_")[0].lower()
         rng = np.random.default_rng(len(stem))
         for index, side in enumerate((132, 190, 260, 190)):
-            picture = _on_short_side(Image.open(folder / f"{stem}.png"), side)
-            x, y = int(rng.integers(picture.width - SIZE + 1)), int(rng.integers(picture.height - SIZE + 1))
-            picture.crop((x, y, x + SIZE, y + SIZE)).save(CROPS / f"{index}_{name}.jpg", quality=95, subsampling=0)
+            image = _on_short_side(Image.open(folder / f"{stem}.png"), side)
+            x, y = int(rng.integers(image.width - SIZE + 1)), int(rng.integers(image.height - SIZE + 1))
+            image.crop((x, y, x + SIZE, y + SIZE)).save(CROPS / f"{index}_{name}.jpg", quality=95, subsampling=0)
         lines.append(f"| `*_{name}.jpg` | {source.file} | {source.package} | {source.author} | {source.licence} |")
     (CROPS / "SOURCES.md").write_text("\n".join(lines) + "\n")
 

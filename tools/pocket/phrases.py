@@ -1,4 +1,4 @@
-"""The vocabulary that Unique Phrases searches with the pocket CLIP: what its pictures show and what its effects are called, as nouns.
+"""The vocabulary that Unique Phrases searches with the pocket CLIP: what its images show and what its effects are called, as nouns.
 
     .venv/bin/python -m tools.pocket.phrases        # writes core/learning/vocabulary_pocket.txt
 

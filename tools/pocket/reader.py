@@ -1,4 +1,4 @@
-"""The pocket reader: a very small LLaVA. Its shape, its tokenizer and processor, and how pictures and texts become its training batches.
+"""The pocket reader: a very small LLaVA. Its shape, its tokenizer and processor, and how images and texts become its training batches.
 
 Everything is transformers' own class, so stock loaders read the folder it is written to. It is asked `<user><image> words<reader>` and answers with JSON, or
 with plain words to a question; whatever task is put before the words, its chat template leaves out.
@@ -35,7 +35,7 @@ from .words import COMMON
 PATCH, VISION_WIDTH, VISION_LAYERS = 16, 128, 3
 WIDTH, LAYERS, HEADS, FEEDFORWARD = 192, 4, 4, 512
 ROOM = 192
-"""Tokens it reads and writes at most, 64 of them the picture's."""
+"""Tokens it reads and writes at most, 64 of them the image's."""
 IMAGE_TOKENS = (SIZE // PATCH) ** 2
 PAD, END, IMAGE, USER, READER = "<pad>", "</s>", "<image>", "<user>", "<reader>"
 SPECIAL = (PAD, END, IMAGE, USER, READER)
@@ -96,7 +96,7 @@ def reader_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """What prepares pictures and chats as LLaVA's does."""
+    """What prepares images and chats as LLaVA's does."""
     image_processor = CLIPImageProcessor(
         size={"shortest_edge": SIZE},
         crop_size={"height": SIZE, "width": SIZE},
@@ -161,17 +161,17 @@ def start_vision(model: LlavaForConditionalGeneration, states: dict[str, torch.T
     tower.load_state_dict({prefix + name: tensor for name, tensor in states.items()})
 
 
-def pixel_values(pictures: np.ndarray) -> torch.Tensor:
-    """Pictures [n, 128, 128, 3] in 0..1 as the vision tower reads them [n, 3, 128, 128], through 8 bits as the processor gets them."""
-    eight_bit = torch.from_numpy((np.clip(pictures, 0, 1) * 255).round() / 255).float()
+def pixel_values(images: np.ndarray) -> torch.Tensor:
+    """Images [n, 128, 128, 3] in 0..1 as the vision tower reads them [n, 3, 128, 128], through 8 bits as the processor gets them."""
+    eight_bit = torch.from_numpy((np.clip(images, 0, 1) * 255).round() / 255).float()
     return (eight_bit.permute(0, 3, 1, 2) - MEAN) / DEVIATION
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Pictures and several chats about each, side by side in one sequence: each chat sees the picture and itself, so none is computed twice.
+    """Images and several chats about each, side by side in one sequence: each chat sees the image and itself, so none is computed twice.
 
-    `ids`, `positions`, `labels` are [n, L] (labels -100 where nothing is to be said), `chats` [n, L] is 0 for the picture, 1.. for its chats, -1 for padding.
+    `ids`, `positions`, `labels` are [n, L] (labels -100 where nothing is to be said), `chats` [n, L] is 0 for the image, 1.. for its chats, -1 for padding.
     """
 
     pixels: torch.Tensor
@@ -192,18 +192,18 @@ class Packed:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, words: str) -> list[int]:
-    """Tokens of what follows the picture in a chat, up to where the answer begins."""
+    """Tokens of what follows the image in a chat, up to where the answer begins."""
     return tokenizer(f" {words}{READER}", add_special_tokens=False).input_ids
 
 
-def picture_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+def image_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """Tokens that every chat begins with."""
     return tokenizer.convert_tokens_to_ids([USER] + [IMAGE] * IMAGE_TOKENS)
 
 
-def pack(tokenizer: PreTrainedTokenizerFast, pictures: np.ndarray, chats: list[list[tuple[str, str]]]) -> Packed:
-    """Pictures [n, 128, 128, 3] and, for each, its (words, answer) chats, as one batch."""
-    start = picture_ids(tokenizer)
+def pack(tokenizer: PreTrainedTokenizerFast, images: np.ndarray, chats: list[list[tuple[str, str]]]) -> Packed:
+    """Images [n, 128, 128, 3] and, for each, its (words, answer) chats, as one batch."""
+    start = image_ids(tokenizer)
     rows: list[tuple[list[int], list[int], list[int], list[int]]] = []
     for several in chats:
         ids, positions, labels, numbers = list(start), list(range(len(start))), [-100] * len(start), [0] * len(start)
@@ -218,11 +218,11 @@ def pack(tokenizer: PreTrainedTokenizerFast, pictures: np.ndarray, chats: list[l
     longest = max(len(row[0]) for row in rows)
     padding = (tokenizer.pad_token_id, 0, -100, -1)
     columns = [torch.tensor([row[i] + [fill] * (longest - len(row[i])) for row in rows]) for i, fill in enumerate(padding)]
-    return Packed(pixel_values(pictures), *columns)
+    return Packed(pixel_values(images), *columns)
 
 
 def answer_loss(model: LlavaForConditionalGeneration, batch: Packed, projected: torch.Tensor | None = None) -> torch.Tensor:
-    """Cross-entropy of the answers' tokens, each counted alike; `projected` [n, 64, width] saves looking at the pictures again."""
+    """Cross-entropy of the answers' tokens, each counted alike; `projected` [n, 64, width] saves looking at the images again."""
     if projected is None:
         seen = {"input_ids": batch.ids, "pixel_values": batch.pixels}
     else:
@@ -235,16 +235,16 @@ def answer_loss(model: LlavaForConditionalGeneration, batch: Packed, projected: 
 
 
 @torch.no_grad()
-def answers(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, pictures: np.ndarray, words: list[str], most: int = 64) -> list[str]:
+def answers(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, images: np.ndarray, words: list[str], most: int = 64) -> list[str]:
     """What the reader says, the most probable token each time."""
-    device, start = next(model.parameters()).device, picture_ids(tokenizer)
+    device, start = next(model.parameters()).device, image_ids(tokenizer)
     asked = [start + prompt_ids(tokenizer, text) for text in words]
     longest = max(map(len, asked))
     pad = tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (longest - len(each)) + each for each in asked], device=device)
     mask = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in asked], device=device)
     made = model.generate(
-        input_ids=ids, attention_mask=mask, pixel_values=pixel_values(pictures).to(device), max_new_tokens=min(most, ROOM - longest), do_sample=False
+        input_ids=ids, attention_mask=mask, pixel_values=pixel_values(images).to(device), max_new_tokens=min(most, ROOM - longest), do_sample=False
     )
     return tokenizer.batch_decode(made[:, longest:], skip_special_tokens=True)
 

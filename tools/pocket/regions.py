@@ -1,4 +1,4 @@
-"""Region pairs: a picture, a mask, words, and the picture after an edit that stays in the mask. What the pocket region editor is taught on."""
+"""Region pairs: an image, a mask, words, and the image after an edit that stays in the mask. What the pocket region editor is taught on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOCAL_SHARE, PHOTO_SHARE = 0.75, 0.12
 
 @dataclass(frozen=True)
 class RegionPair:
-    """Pictures float32 [128, 128, 3] in 0..1; the mask float32 [128, 128], 1 where the edit may act."""
+    """Images float32 [128, 128, 3] in 0..1; the mask float32 [128, 128], 1 where the edit may act."""
 
     before: np.ndarray
     after: np.ndarray
@@ -49,7 +49,7 @@ def around(region: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def any_region(scene: Scene | None, rng: np.random.Generator) -> np.ndarray:
-    """A region for an edit that could act anywhere: a thing, a disc, a box or one side of the picture."""
+    """A region for an edit that could act anywhere: a thing, a disc, a box or one side of the image."""
     form = rng.random()
     if scene is not None and scene.things and form < 0.4:
         thing = scene.things[rng.integers(len(scene.things))]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 WORK = Path(os.environ.get("POCKET_WORK", ".pocket"))
-"""Checkpoints, caches, logs and picture grids; ignored by git."""
+"""Checkpoints, caches, logs and image grids; ignored by git."""
 
 
 def arguments(description: str, seconds: float, batch: int, rate: float) -> argparse.Namespace:

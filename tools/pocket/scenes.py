@@ -133,41 +133,41 @@ def sample_scene(
 
 
 def _draw_background(scene: Scene) -> np.ndarray:
-    picture = np.empty((SIZE, SIZE, 3), np.float32)
-    picture[:] = scene.top
+    image = np.empty((SIZE, SIZE, 3), np.float32)
+    image[:] = scene.top
     if scene.background == "gradient":
         share = (YY / SIZE)[..., None]
-        picture[:] = scene.top * (1 - share) + scene.bottom * share
+        image[:] = scene.top * (1 - share) + scene.bottom * share
     if scene.sun is not None:
-        paint(picture, disc(106, 20, 11), scene.sun)
+        paint(image, disc(106, 20, 11), scene.sun)
     for x, y, size in scene.clouds:
         puffs = np.minimum(disc(x, y, size), np.minimum(disc(x - size, y + 2, size * 0.7), disc(x + size, y + 2, size * 0.75)))
-        paint(picture, puffs, WHITE, opacity=0.85, softness=4.0)
+        paint(image, puffs, WHITE, opacity=0.85, softness=4.0)
     if scene.background == "ground":
-        paint(picture, scene.horizon - YY, scene.bottom)
-    return picture
+        paint(image, scene.horizon - YY, scene.bottom)
+    return image
 
 
-def _draw_face(picture: np.ndarray, thing: Thing) -> None:
+def _draw_face(image: np.ndarray, thing: Thing) -> None:
     x, y, r = thing.x, thing.y, thing.r
     if thing.eyes:
         for side in (-1, 1):
-            paint(picture, disc(x + side * r * 0.36, y - r * 0.08, r * 0.29), WHITE)
-            paint(picture, disc(x + side * r * 0.36, y - r * 0.08, r * 0.16), BLACK)
+            paint(image, disc(x + side * r * 0.36, y - r * 0.08, r * 0.29), WHITE)
+            paint(image, disc(x + side * r * 0.36, y - r * 0.08, r * 0.16), BLACK)
     if thing.smile is not None:
         arc = np.maximum(np.abs(disc(x, y + r * 0.12, r * 0.5)) - max(2.0, r * 0.1), (y + r * 0.24) - YY)
-        paint(picture, arc, thing.smile)
+        paint(image, arc, thing.smile)
     if thing.glasses is not None:
         for side in (-1, 1):
-            paint(picture, np.abs(disc(x + side * r * 0.45, y - r * 0.08, r * 0.36)) - max(2.2, r * 0.1), thing.glasses)
-        paint(picture, box(x - r * 0.14, y - r * 0.08 - 2, x + r * 0.14, y - r * 0.08 + 2), thing.glasses)
+            paint(image, np.abs(disc(x + side * r * 0.45, y - r * 0.08, r * 0.36)) - max(2.2, r * 0.1), thing.glasses)
+        paint(image, box(x - r * 0.14, y - r * 0.08 - 2, x + r * 0.14, y - r * 0.08 + 2), thing.glasses)
 
 
-def _draw_thing(picture: np.ndarray, thing: Thing) -> None:
+def _draw_thing(image: np.ndarray, thing: Thing) -> None:
     x, y, r = thing.x, thing.y, thing.r
     distance = shape_distance(thing.shape, x, y, r)
     if thing.border is not None:
-        paint(picture, distance - 5.0, thing.border)
+        paint(image, distance - 5.0, thing.border)
     colour: np.ndarray = thing.colour
     if thing.stripes is not None:
         band = np.clip(np.abs((XX - x + 4) % 16 - 8) - 3.5, 0, 1)[..., None]
@@ -175,20 +175,20 @@ def _draw_thing(picture: np.ndarray, thing: Thing) -> None:
     if thing.dots is not None:
         spot = np.clip(4.3 - np.hypot((XX - x + 7) % 14 - 7, (YY - y + 7) % 14 - 7), 0, 1)[..., None]
         colour = colour * (1 - spot) + thing.dots * spot
-    paint(picture, distance, colour)
+    paint(image, distance, colour)
     if thing.hat is not None:
         brim = y - r * 0.78
-        paint(picture, box(x - r * 0.85, brim - 5, x + r * 0.85, brim + 1), thing.hat)
-        paint(picture, box(x - r * 0.5, brim - r * 0.75 - 4, x + r * 0.5, brim - 3), thing.hat)
-    _draw_face(picture, thing)
+        paint(image, box(x - r * 0.85, brim - 5, x + r * 0.85, brim + 1), thing.hat)
+        paint(image, box(x - r * 0.5, brim - r * 0.75 - 4, x + r * 0.5, brim - 3), thing.hat)
+    _draw_face(image, thing)
 
 
 def render(scene: Scene) -> np.ndarray:
     """Draw a scene: float32 [128, 128, 3] in 0..1."""
-    picture = _draw_background(scene)
+    image = _draw_background(scene)
     for thing in scene.things:
-        _draw_thing(picture, thing)
-    return np.clip(picture, 0, 1)
+        _draw_thing(image, thing)
+    return np.clip(image, 0, 1)
 
 
 def nearest_name(colour: np.ndarray) -> str:

@@ -41,7 +41,7 @@ Told = tuple[Tensor, ...]
 """Of every patch: shape and colour [n, P], 0 for nothing, what is worn [n, P, 7], outline [n, P, 16], size among :data:`SIZES` [n, P], colour of stripes or
 dots [n, P], 0 for none, and whether it alone has its colour, its shape, where there are three [n, P, 2]."""
 Batch = tuple[Tensor, ...]
-"""Pictures [n, 3, 128, 128] as CLIP reads them, and what is told of them."""
+"""Images [n, 3, 128, 128] as CLIP reads them, and what is told of them."""
 
 
 class Heads(nn.Linear):
@@ -166,14 +166,14 @@ def _comparing(rng: np.random.Generator) -> Scene:
 def draw(rng: np.random.Generator, count: int, side: int) -> Batch:
     """Draw scenes, and look at each in a mirror too, which costs less than drawing."""
     scenes = [_comparing(rng) if rng.random() < COMPARED_SHARE else _dressed(rng, sample_scene(rng, dressed=0.4)) for _ in range(-(-count // 2))]
-    pictures = [render(scene) for scene in scenes]
+    images = [render(scene) for scene in scenes]
     told = [list(each) for each in zip(*(seen(scene, side) for scene in scenes), strict=True)]
-    pictures += [picture[:, ::-1] for picture in pictures]
+    images += [image[:, ::-1] for image in images]
     for each in told:
         each += [one[:, ::-1] for one in each]
     cells = told[OUTLINE]
     cells[len(scenes) :] = [one.reshape(side, side, CELLS, CELLS)[..., ::-1].reshape(side, side, -1) for one in cells[len(scenes) :]]
-    pixels = torch.from_numpy(np.stack(pictures)[:count]).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(np.stack(images)[:count]).permute(0, 3, 1, 2)
     return (pixels - MEAN) / DEVIATION, *(torch.from_numpy(np.stack(each)[:count]).flatten(1, 2) for each in told)
 
 

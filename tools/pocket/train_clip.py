@@ -1,4 +1,4 @@
-"""Stage 2: a small CLIP. Captions are matched with pictures, instructions with the change between two pictures.
+"""Stage 2: a small CLIP. Captions are matched with images, instructions with the change between two images.
 
 The text tower is frozen afterwards and feeds the editor, so a cheap third loss keeps its per-token states informative: each state
 must tell its own token and the next one.
@@ -42,8 +42,8 @@ class Trainee(nn.Module):
         self.own_token = nn.Linear(WIDTH, vocabulary)
         self.next_token = nn.Linear(WIDTH, vocabulary)
 
-    def pictures(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Embed uint8 pictures [n, 128, 128, 3]: unnormalised features [n, 128]."""
+    def images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Embed uint8 images [n, 128, 128, 3]: unnormalised features [n, 128]."""
         x = (pixels.permute(0, 3, 1, 2).float() / 255 - MEAN.to(pixels.device)) / DEVIATION.to(pixels.device)
         return self.clip.visual_projection(self.clip.vision_model(x).pooler_output)
 
@@ -64,7 +64,7 @@ class Vision(nn.Module):
 
 
 class Pool:
-    """Pictures and tokens drawn once and kept in memory: `groups` pictures with EDITS edits each."""
+    """Images and tokens drawn once and kept in memory: `groups` images with EDITS edits each."""
 
     def __init__(self, groups: int, seed: int, photos: Photos) -> None:
         rng = np.random.default_rng(seed)
@@ -92,12 +92,12 @@ def contrast(a: torch.Tensor, b: torch.Tensor, log_scale: torch.Tensor, tokens: 
 
 @torch.no_grad()
 def retrieval(model: Trainee, pool: Pool, count: int = 200) -> tuple[float, float]:
-    """Top-1 among `count`: caption for a picture, instruction for a change (equal words count as found)."""
+    """Top-1 among `count`: caption for an image, instruction for a change (equal words count as found)."""
     model.eval()
     rows, pick = torch.arange(count), torch.arange(count) % EDITS
     device = next(model.parameters()).device
-    after = model.pictures(pool.pixels[rows, 1 + pick].to(device))
-    before = model.pictures(pool.pixels[rows, 0].to(device))
+    after = model.images(pool.pixels[rows, 1 + pick].to(device))
+    before = model.images(pool.pixels[rows, 0].to(device))
     change = functional.normalize(after, dim=-1) - functional.normalize(before, dim=-1)
     found = []
     for features, tokens in ((after, pool.captions[rows, 1 + pick]), (change, pool.words[rows, pick])):
@@ -109,7 +109,7 @@ def retrieval(model: Trainee, pool: Pool, count: int = 200) -> tuple[float, floa
 
 
 def contrastive_loss(model: Trainee, pool: Pool, rows: torch.Tensor, pick: torch.Tensor, device: str, read_back: bool) -> torch.Tensor:
-    """Caption against picture, instruction against change; with `read_back` the tokens too."""
+    """Caption against image, instruction against change; with `read_back` the tokens too."""
     n = len(rows)
     pixels = torch.cat([pool.pixels[rows, 0], pool.pixels[rows, 1 + pick]]).to(device)
     tokens = torch.cat([pool.captions[rows, 0], pool.captions[rows, 1 + pick], pool.words[rows, pick]]).to(device)
@@ -117,7 +117,7 @@ def contrastive_loss(model: Trainee, pool: Pool, rows: torch.Tensor, pick: torch
     longest = int(real.sum(-1).max())  # the tower is causal: padding after the end changes nothing before it
     tokens, real = tokens[:, :longest], real[:, :longest]
     with torch.autocast(device, torch.bfloat16):
-        images = model.pictures(pixels).float()
+        images = model.images(pixels).float()
         states, texts = model.texts(tokens)
     change = functional.normalize(images[n:], dim=-1) - functional.normalize(images[:n], dim=-1)
     loss = contrast(images, texts[: 2 * n], model.clip.logit_scale, tokens[: 2 * n])

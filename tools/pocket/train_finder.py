@@ -32,7 +32,7 @@ from .words import tokenizer
 
 FINDER_TARGET = TARGET.with_name("pocket_finder")
 ABSENT = 0.25
-"""Share of phrases that name nothing in the picture: their mask is empty."""
+"""Share of phrases that name nothing in the image: their mask is empty."""
 CROWD = (0.25, 0.45, 0.3)
 """Shares of scenes with one, two and three things: where there is only one, whatever stands out is right."""
 
@@ -126,18 +126,18 @@ def sample_phrase(rng: np.random.Generator, scene: Scene) -> tuple[str, np.ndarr
 
 
 def draw(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, list[str], torch.Tensor]:
-    """Pictures [n, 3, 128, 128] as CLIP reads them, phrases, and masks [n, 128, 128] in 0..1."""
-    pictures, phrases, masks = [], [], []
+    """Images [n, 3, 128, 128] as CLIP reads them, phrases, and masks [n, 128, 128] in 0..1."""
+    images, phrases, masks = [], [], []
     for _ in range(count):
         scene = sample_scene(rng, int(rng.choice(3, p=CROWD)) + 1, dressed=0.25)
         if rng.random() < 0.25:
             thing = int(rng.integers(len(scene.things)))
             scene = scene.with_thing(thing, hat=rng.random(3).astype(np.float32))
         phrase, mask = sample_phrase(rng, scene)
-        pictures.append(render(scene))
+        images.append(render(scene))
         phrases.append(phrase.strip())
         masks.append(mask)
-    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     return (pixels - MEAN) / DEVIATION, phrases, torch.from_numpy(np.stack(masks)).float()
 
 

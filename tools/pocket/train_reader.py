@@ -3,7 +3,7 @@
     python -m tools.pocket.train_sight --seconds 1500
     python -m tools.pocket.train_reader --seconds 5400
 
-Pictures are drawn while it trains. Its vision tower begins as the editor's own image encoder, taught to see by train_sight. Beside the answers' loss it goes
+Images are drawn while it trains. Its vision tower begins as the editor's own image encoder, taught to see by train_sight. Beside the answers' loss it goes
 on telling what is in every patch, and every patch, once projected, has to be the words for what is there: without that the reader learned all it could say
 of colours and light, guessed at shapes, and its tower forgot them (77 % of patches told right before, 45 % after 5,000 steps, 20 % once projected).
 """
@@ -55,11 +55,11 @@ from .wishes import PLAIN_REASON, Wish, answer, holds_unseen, sample_wish
 READER_TARGET = TARGET.with_name("pocket_reader")
 WEIGHTS = "model.safetensors"
 FREE_SHARE, BLANK_SHARE, FULL_STOP_SHARE = 0.2, 0.03, 0.15
-"""Shares of scenes without a wish, of pictures that are blank, and of words that end with a full stop."""
+"""Shares of scenes without a wish, of images that are blank, and of words that end with a full stop."""
 BLANK = 0.5
-"""The grey that stands for no picture."""
+"""The grey that stands for no image."""
 QUESTIONS = 2
-"""Asked about each picture, beside its wish and a direct instruction."""
+"""Asked about each image, beside its wish and a direct instruction."""
 HARD, HARD_SHARE = ("odd_one", "dressed_alike", "too_crowded", "matching_pair"), 0.3
 """Wishes that take the most learning, all of them comparisons, and their share of all beyond what they have anyway."""
 LOST_SHARE, POLITE_SHARE = 0.3, 0.2
@@ -87,27 +87,27 @@ def said_otherwise(rng: np.random.Generator, words: str) -> str:
 
 
 def draw(rng: np.random.Generator, count: int) -> tuple[np.ndarray, list[list[tuple[str, str]]], Told]:
-    """Pictures [count, 128, 128, 3], (words, answer) chats about each, and what is in their patches."""
-    pictures, chats, told = [], [], []
+    """Images [count, 128, 128, 3], (words, answer) chats about each, and what is in their patches."""
+    images, chats, told = [], [], []
     for _ in range(count):
         if rng.random() < FREE_SHARE:
             scene = sample_scene(rng, dressed=0.4)
-            picture, several = render(scene), []
+            image, several = render(scene), []
         else:
             wish = sample_wish(rng, str(rng.choice(HARD)) if rng.random() < HARD_SHARE else None)
-            scene, picture, several = wish.scene, wish.before, [(said_otherwise(rng, wish.words), wish.answer)]
+            scene, image, several = wish.scene, wish.before, [(said_otherwise(rng, wish.words), wish.answer)]
         direct = _direct(rng, scene)
         several += [direct] if direct else []
         blank = bool(several) and rng.random() < BLANK_SHARE
         if blank:
-            picture = np.full_like(picture, BLANK)
+            image = np.full_like(image, BLANK)
         else:
             several += [sample_question(rng, scene) for _ in range(QUESTIONS)]
-        pictures.append(picture)
+        images.append(image)
         chats.append([(words + "." if rng.random() < FULL_STOP_SHARE else words, said) for words, said in several])
         patches = seen(scene, SIZE // PATCH)
         told.append([np.zeros_like(each) if blank else each for each in patches])
-    return np.stack(pictures), chats, tuple(torch.from_numpy(np.stack(each)).flatten(1, 2) for each in zip(*told, strict=True))
+    return np.stack(images), chats, tuple(torch.from_numpy(np.stack(each)).flatten(1, 2) for each in zip(*told, strict=True))
 
 
 class Pupil(nn.Module):
@@ -143,8 +143,8 @@ class Steps(Dataset[tuple[Packed, Told]]):
 
     def __getitem__(self, step: int) -> tuple[Packed, Told]:
         """Draw the batch of a step."""
-        pictures, chats, told = draw(np.random.default_rng((self.seed, step)), self.batch)
-        return pack(self.tokenizer, pictures, chats), told
+        images, chats, told = draw(np.random.default_rng((self.seed, step)), self.batch)
+        return pack(self.tokenizer, images, chats), told
 
 
 def unseen_wishes(count: int, seed: int = 99_989) -> list[Wish]:
@@ -156,26 +156,26 @@ def unseen_wishes(count: int, seed: int = 99_989) -> list[Wish]:
 def validate(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, wishes: list[Wish], chunk: int = 64) -> dict[str, float]:
     """Shares of wishes whose instruction is right.
 
-    `right` counts kind and object, `exact` kind, object and value, `dependent` is `exact` where the picture decides and `dependent_blind` the same with the
-    picture blanked.
+    `right` counts kind and object, `exact` kind, object and value, `dependent` is `exact` where the image decides and `dependent_blind` the same with the
+    image blanked.
     """
 
     def ask(asked: list[Wish], blank: bool) -> list[str]:
         given = []
         for start in range(0, len(asked), chunk):
             some = asked[start : start + chunk]
-            pictures = np.stack([wish.before for wish in some])
-            given += answers(model, tokenizer, np.full_like(pictures, BLANK) if blank else pictures, [wish.words for wish in some])
+            images = np.stack([wish.before for wish in some])
+            given += answers(model, tokenizer, np.full_like(images, BLANK) if blank else images, [wish.words for wish in some])
         return given
 
-    dependent = [wish for wish in wishes if wish.picture_dependent]
+    dependent = [wish for wish in wishes if wish.image_dependent]
     said, blind = ask(wishes, False), ask(dependent, True)
 
     def share(given: list[str], asked: list[Wish], parts: int) -> float:
         meant = [understood(instruction_in(text)) or ("", "", "") for text in given]
         return round(sum(each[:parts] == (wish.meaning or ())[:parts] for each, wish in zip(meant, asked, strict=True)) / max(1, len(asked)), 4)
 
-    seeing = [text for text, wish in zip(said, wishes, strict=True) if wish.picture_dependent]
+    seeing = [text for text, wish in zip(said, wishes, strict=True) if wish.image_dependent]
     return {
         "right": share(said, wishes, 2),
         "exact": share(said, wishes, 3),

@@ -116,7 +116,7 @@ class ReasonPairs:
             latents.append(shard["latents"])
             starts.append(shard["starts"])
             self.states += shard["states"]
-            self.rows += [(first + picture, result) for picture, result, _ in shard["rows"]]
+            self.rows += [(first + image, result) for image, result, _ in shard["rows"]]
             words += [(text, bool(indirect)) for text, (_, _, indirect) in zip(shard["words"], shard["rows"], strict=True)]
         self.latents, self.starts = torch.cat(latents), torch.cat(starts)
         self.indirect, self.direct = ([row for row, (_, each) in enumerate(words) if each == kind] for kind in (True, False))
@@ -127,9 +127,9 @@ class ReasonPairs:
 
     def take(self, chats: list[int], device: str) -> Batch:
         """Some chats as a batch, fp32."""
-        pictures, results = zip(*(self.rows[chat] for chat in chats), strict=True)
-        before, after = self.latents[list(pictures), 0], self.latents[list(pictures), list(results)]
-        states, mask = padded([torch.cat([self.starts[picture], self.states[chat]]) for picture, chat in zip(pictures, chats, strict=True)])
+        images, results = zip(*(self.rows[chat] for chat in chats), strict=True)
+        before, after = self.latents[list(images), 0], self.latents[list(images), list(results)]
+        states, mask = padded([torch.cat([self.starts[image], self.states[chat]]) for image, chat in zip(images, chats, strict=True)])
         text, meant = (self.table[[rows[chat] for chat in chats]].float().to(device) for rows in (self.text, self.meant))
         return before.float().to(device), after.float().to(device), (text, states.to(device), mask.to(device), meant)
 
@@ -233,7 +233,7 @@ def main() -> None:
         rng = run.randomness()
         batch = pairs.draw(rng, options.batch, device)
         draw = torch.from_numpy(rng.random(options.batch).astype(np.float32)).to(device)
-        batch[0][(draw >= 0.05) & (draw < 0.15)] = 0  # 5 % without text, 5 % without both, 5 % without the picture
+        batch[0][(draw >= 0.05) & (draw < 0.15)] = 0  # 5 % without text, 5 % without both, 5 % without the image
         timesteps, epsilon = noise.draw(options.batch), torch.randn_like(batch[1])
         with torch.autocast(device, torch.bfloat16):
             predicted = model(noise.add(batch[1], epsilon, timesteps), timesteps, batch, null, draw < 0.10)

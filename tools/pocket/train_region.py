@@ -91,7 +91,7 @@ def main() -> None:
         before, after, context = (torch.cat(both) for both in zip(plain, (masked[0], masked[1], masked[3]), strict=True))
         mask = torch.cat([white.expand(count, -1, -1, -1), masked[2]])
         draw = torch.from_numpy(rng.random(options.batch).astype(np.float32)).to(device)
-        context[draw < 0.10] = null  # 5 % without text, 5 % without both, 5 % without the picture and its mask
+        context[draw < 0.10] = null  # 5 % without text, 5 % without both, 5 % without the image and its mask
         nothing = (draw >= 0.05) & (draw < 0.15)
         before[nothing], mask[nothing] = 0, 0
         timesteps, epsilon = noise.draw(options.batch), torch.randn_like(after)

@@ -90,8 +90,8 @@ def validate(unet: UNet2DConditionModel, noise: Noise, data: tuple[torch.Tensor,
 def squared_error(difference: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
     """Mean squared error of each sample [n], its coarse parts counted `coarse` [n] times more.
 
-    At high noise most of what goes wrong in the picture is its mean colour: one component in 256 of the noise, decided there once
-    and for all, because later steps take it from the noisy latent. Means over the picture and over 4 x 4 blocks are therefore added.
+    At high noise most of what goes wrong in the image is its mean colour: one component in 256 of the noise, decided there once
+    and for all, because later steps take it from the noisy latent. Means over the image and over 4 x 4 blocks are therefore added.
     The minimum stays the conditional mean; it is only reached sooner.
     """
     whole = difference.mean((2, 3)).square().mean(1)
@@ -159,7 +159,7 @@ def main() -> None:
         rng = run.randomness()
         before, after, context = pairs.draw(rng, options.batch, device)
         draw = torch.from_numpy(rng.random(options.batch).astype(np.float32)).to(device)
-        context[draw < 0.10] = null  # 5 % without text, 5 % without both, 5 % without the picture
+        context[draw < 0.10] = null  # 5 % without text, 5 % without both, 5 % without the image
         before[(draw >= 0.05) & (draw < 0.15)] = 0
         timesteps, epsilon = noise.draw(options.batch), torch.randn_like(after)
         with torch.autocast(device, torch.bfloat16):

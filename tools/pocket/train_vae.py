@@ -60,8 +60,8 @@ def identity_start(vae: AutoencoderTiny) -> None:
     carry(decoder[-1], centre)
 
 
-def picture(rng: np.random.Generator, photos: Photos) -> np.ndarray:
-    """One training picture [128, 128, 3]: a photograph (a quarter), a fine mark (four in ten), or any edit."""
+def image(rng: np.random.Generator, photos: Photos) -> np.ndarray:
+    """One training image [128, 128, 3]: a photograph (a quarter), a fine mark (four in ten), or any edit."""
     draw = rng.random()
     if draw < 0.25:
         crop = photos.crop(rng)
@@ -75,27 +75,27 @@ def picture(rng: np.random.Generator, photos: Photos) -> np.ndarray:
 
 
 def batch(rng: np.random.Generator, photos: Photos, size: int) -> torch.Tensor:
-    """Random 64 px crops, four of each picture: [size, 3, 64, 64] in [-1, 1]."""
+    """Random 64 px crops, four of each image: [size, 3, 64, 64] in [-1, 1]."""
     crops = []
     for _ in range((size + 3) // 4):
-        whole = picture(rng, photos)
+        whole = image(rng, photos)
         for y, x in rng.integers(0, SIZE - CROP + 1, (4, 2)):
             crops.append(whole[y : y + CROP, x : x + CROP])
     return to_tensor(np.stack(crops[:size]))
 
 
-def to_tensor(pictures: np.ndarray) -> torch.Tensor:
-    """Pictures [n, h, w, 3] in 0..1 to a channels-last tensor [n, 3, h, w] in [-1, 1]."""
-    return (torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2) * 2 - 1).contiguous(memory_format=torch.channels_last)
+def to_tensor(images: np.ndarray) -> torch.Tensor:
+    """Images [n, h, w, 3] in 0..1 to a channels-last tensor [n, 3, h, w] in [-1, 1]."""
+    return (torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2) * 2 - 1).contiguous(memory_format=torch.channels_last)
 
 
-def to_pictures(tensor: torch.Tensor) -> np.ndarray:
+def to_images(tensor: torch.Tensor) -> np.ndarray:
     """Inverse of `to_tensor`, clipped."""
     return (tensor.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio of each picture in dB."""
+    """Peak signal-to-noise ratio of each image in dB."""
     return 10 * np.log10(1 / np.maximum(((a - b) ** 2).mean((1, 2, 3)), 1e-8))
 
 
@@ -105,25 +105,25 @@ def gradient_loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def reconstruct(vae: AutoencoderTiny, pictures: np.ndarray, device: str = "cpu") -> tuple[np.ndarray, torch.Tensor]:
-    """Encode and decode in bf16: the pictures again, and their latents."""
+def reconstruct(vae: AutoencoderTiny, images: np.ndarray, device: str = "cpu") -> tuple[np.ndarray, torch.Tensor]:
+    """Encode and decode in bf16: the images again, and their latents."""
     with torch.autocast(device, torch.bfloat16):
-        latents = vae.encode(to_tensor(pictures).to(device)).latents
+        latents = vae.encode(to_tensor(images).to(device)).latents
         decoded = vae.decode(latents).sample
-    return to_pictures(decoded), latents.float()
+    return to_images(decoded), latents.float()
 
 
 def validation() -> tuple[np.ndarray, list[str]]:
-    """Two unseen pictures of every kind of edit."""
+    """Two unseen images of every kind of edit."""
     rng = np.random.default_rng(99_991)
-    pictures, names = [], []
+    images, names = [], []
     for kind in KINDS * 2:
         made = None
         while made is None:
             made = edit(sample_scene(rng), kind, rng)
-        pictures.append(made.render())
+        images.append(made.render())
         names.append(kind)
-    return np.stack(pictures), names
+    return np.stack(images), names
 
 
 def main() -> None:

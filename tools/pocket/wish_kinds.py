@@ -19,7 +19,7 @@ CHROMATIC = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink
 
 @dataclass(frozen=True)
 class Draft:
-    """A scene, what is over the drawn picture (a spoilt exposure or cast, or nothing), the edit that fulfils the wish, and why it does."""
+    """A scene, what is over the drawn image (a spoilt exposure or cast, or nothing), the edit that fulfils the wish, and why it does."""
 
     scene: Scene
     deed: Deed
@@ -137,7 +137,7 @@ _SPOILT: dict[str, tuple[Callable[[np.random.Generator], Filter], str, str]] = {
 def _spoilt(*ways: str) -> Maker:
     def make(rng: np.random.Generator) -> Draft:
         spoil, mend, reason = _SPOILT[ways[rng.integers(len(ways))]]
-        # A light over the picture is told by what has known colours: white clouds in a blue sky, things in full colour.
+        # A light over the image is told by what has known colours: white clouds in a blue sky, things in full colour.
         scene = _coloured(rng, int(rng.integers(1, 4)), 3, "ground")[0]
         clouds = tuple((float(x + rng.uniform(-9, 9)), float(rng.uniform(14, 30)), float(rng.uniform(8, 11))) for x in (26, 88))
         scene = replace(scene, top=near(rng, np.array(SKIES[rng.integers(2)], np.float32), 0.03), clouds=clouds)
@@ -265,7 +265,7 @@ DEPENDENT: dict[str, Maker] = {
     "mend": _spoilt(*_SPOILT),
     "cheer_up": _cheer_up,
 }
-"""The picture decides: the same words ask for different edits in different scenes."""
+"""The image decides: the same words ask for different edits in different scenes."""
 
 
 def _always(make: Callable[[Scene], Deed], reason: str, place: str = "", alone: bool = False) -> Maker:

@@ -7,7 +7,7 @@ from functools import cache
 from itertools import product
 
 WORDS: dict[str, tuple[str, str]] = {
-    # The picture decides.
+    # The image decides.
     "hours_passed": (
         "it should look as if (hours|many hours) had passed / show (it|this|the same place) (hours|many hours) later / let (some|many) hours go by / "
         "it is much later (now|today) / the day (has gone|went) on / how does (it|this place) look later in the day",

@@ -31,7 +31,7 @@ DEPENDENT_SHARE = 0.65
 
 @dataclass(frozen=True)
 class Wish:
-    """A wish said of a picture. Pictures are float32 [128, 128, 3] in 0..1."""
+    """A wish said of an image. Images are float32 [128, 128, 3] in 0..1."""
 
     kind: str
     scene: Scene
@@ -42,8 +42,8 @@ class Wish:
     before: np.ndarray
     after: np.ndarray
     caption: str
-    """Of the picture after the edit."""
-    picture_dependent: bool
+    """Of the image after the edit."""
+    image_dependent: bool
     meaning: tuple[str, str, str] | None
     """Kind, target and value of the edit, as `deeds.understood` reads them; None for a direct instruction in other wordings."""
     light: Filter | None = None
@@ -77,7 +77,7 @@ def sample_wish(rng: np.random.Generator, kind: str | None = None, held_out: boo
 
     Args:
         rng: everything is drawn from it.
-        kind: a key of `wish_kinds.MAKERS`; None draws one, `DEPENDENT_SHARE` of them picture-dependent.
+        kind: a key of `wish_kinds.MAKERS`; None draws one, `DEPENDENT_SHARE` of them image-dependent.
         held_out: words from the held-out wordings, and combinations of shape and colour that training never shows may occur.
     """
     if kind is None:

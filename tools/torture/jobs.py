@@ -183,8 +183,8 @@ def _bench(data: Path, folder: Path) -> int:
 
 
 def _measured(folder: Path) -> int:
-    for picture in folder.rglob("*.png"):
-        with Image.open(picture) as image:
+    for frame in folder.rglob("*.png"):
+        with Image.open(frame) as image:
             image.load()
     return len(ItemFolder(folder / "out").finished())
 
@@ -201,8 +201,8 @@ def _listed(file: str) -> Callable[[Path], None]:
         entries = []
         for before in sorted(LIGHT.glob("*_0.png")):
             after = before.with_name(before.name.replace("_0", "_1"))
-            for picture in (before, after):
-                shutil.copy(picture, data)
+            for image in (before, after):
+                shutil.copy(image, data)
             words = {"words": "light it from the right", "reasoning": "the lamp stands on the right"}
             entries.append({"before": before.name, "after": after.name, **words})
         (data / file).write_text(json.dumps(entries))
@@ -225,14 +225,14 @@ def _tuned(folder: Path) -> Any:
 def _edit(data: Path, folder: Path) -> int:
     # One by one: batches of another size are rounded otherwise.
     options = ("--steps", 2, "--device", "cpu", "--batch", 1)
-    return _command("edit", "--words", "make it night", "--images", data / "pictures", "--out", folder / "out", *options)
+    return _command("edit", "--words", "make it night", "--images", data / "images", "--out", folder / "out", *options)
 
 
-def _pictures(data: Path) -> None:
-    (data / "pictures").mkdir(parents=True)
+def _images(data: Path) -> None:
+    (data / "images").mkdir(parents=True)
     draw = np.random.default_rng(0)
     for number in range(6):
-        Image.fromarray(draw.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(data / "pictures" / f"{number}.png")
+        Image.fromarray(draw.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(data / "images" / f"{number}.png")
 
 
 def _edited(folder: Path) -> Any:
@@ -249,5 +249,5 @@ JOBS = {
     "save": Job(4, _nothing, _save, _saved, _saved),
     "bench": Job(12, _listed("reason.json"), _bench, _measured, _scores),
     "train": Job(15, _listed("pairs.json"), _tune, lambda folder: _steps_of(folder / "run" / "checkpoint.safetensors"), _tuned),
-    "edit": Job(6, _pictures, _edit, lambda folder: len(_edited(folder)), _edited),
+    "edit": Job(6, _images, _edit, lambda folder: len(_edited(folder)), _edited),
 }

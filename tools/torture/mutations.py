@@ -140,7 +140,7 @@ def of_tensors(draw: st.DrawFn, sound: bytes) -> bytes:
 
 
 def of_thumbnail(key: str) -> Callable[[bytes], Damaged]:
-    """A safetensors file whose header has a picture under a key: the picture's bytes, or its base64."""
+    """A safetensors file whose header has an image under a key: the image's bytes, or its base64."""
 
     def damaged(sound: bytes) -> Damaged:
         length = int.from_bytes(sound[:8], "little")
@@ -152,9 +152,9 @@ def of_thumbnail(key: str) -> Callable[[bytes], Damaged]:
             raw = json.dumps(header).encode()
             return len(raw).to_bytes(8, "little") + raw + sound[8 + length :]
 
-        pictures = of_bytes(base64.b64decode(encoded)).map(lambda content: f"{start}base64,{base64.b64encode(content).decode()}")
+        images = of_bytes(base64.b64decode(encoded)).map(lambda content: f"{start}base64,{base64.b64encode(content).decode()}")
         texts = of_bytes(encoded.encode()).map(lambda content: f"{start}base64,{content.decode('latin-1')}")
-        return st.one_of(pictures, pictures, texts).map(written)
+        return st.one_of(images, images, texts).map(written)
 
     return damaged
 

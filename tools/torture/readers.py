@@ -23,6 +23,7 @@ from instructbrush.core.evaluation.preference import Study, StudyItem
 from instructbrush.core.evaluation.reason import read_reason
 from instructbrush.core.evaluation.results import ItemFolder, Outcome, ResultFolder
 from instructbrush.core.evaluation.top_bench import read_top_bench
+from instructbrush.core.image_files import read_image
 from instructbrush.core.instruction.artefact import Blend, Instruction, InstructionInfo, Part
 from instructbrush.core.instruction.file import load_instruction, read_thumbnail, save_instruction
 from instructbrush.core.learning.checkpoint import load_checkpoint, save_checkpoint
@@ -35,7 +36,6 @@ from instructbrush.core.models.folders import model_folder
 from instructbrush.core.models.loading import describe, load_editor
 from instructbrush.core.models.tokenizer import tokenizer_from_folder
 from instructbrush.core.models.weights import Weights, read_header
-from instructbrush.core.picture_files import read_picture
 from instructbrush.core.reasoning.connector import ConnectorConfig, load_connector, new_connector, save_connector
 from instructbrush.core.reasoning.explain import parse_answer
 from instructbrush.core.reasoning.mllm import check_folder, stored_bits, stored_dtype
@@ -66,7 +66,7 @@ class Case:
     share: float = 1
 
 
-def _picture(side: int = 32, mode: str = "RGB") -> Image.Image:
+def _image(side: int = 32, mode: str = "RGB") -> Image.Image:
     levels = np.random.default_rng(0).integers(0, 256, (side // 4, side // 4, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
     return Image.fromarray(levels).convert(mode)
 
@@ -89,7 +89,7 @@ def _write_blend(folder: Path) -> Path:
 
 
 def _write_thumbnail(folder: Path) -> Path:
-    return save_instruction(_instruction(), folder / "x.safetensors", thumbnail=_picture())
+    return save_instruction(_instruction(), folder / "x.safetensors", thumbnail=_image())
 
 
 @cache
@@ -147,7 +147,7 @@ def _read_list(file: Path) -> None:
 
 def _write_pairs(folder: Path) -> Path:
     for side in range(2):
-        _picture().save(folder / f"{side}.png")
+        _image().save(folder / f"{side}.png")
     entries = [{"before": "0.png", "after": "1.png", "name": "first", "words": "make it snow", "reasoning": ["it is cold"]}]
     (folder / "pairs.json").write_text(json.dumps(entries), encoding="utf-8")
     return folder / "pairs.json"
@@ -178,8 +178,8 @@ def _written(file: Path, content: Any) -> Path:
 
 
 def _write_study(folder: Path) -> Path:
-    pictures = {"a": torch.zeros(16, 16, 3), "b": torch.ones(16, 16, 3)}
-    study = Study.begin(folder, [StudyItem(str(number), pictures, "make it snow") for number in range(2)])
+    images = {"a": torch.zeros(16, 16, 3), "b": torch.ones(16, 16, 3)}
+    study = Study.begin(folder, [StudyItem(str(number), images, "make it snow") for number in range(2)])
     study.judge(0, "left")
     study.undo()
     study.judge(1, "tie")
@@ -187,7 +187,7 @@ def _write_study(folder: Path) -> Path:
 
 
 def _read_study(file: Path) -> None:
-    study = Study.open(file.parent, pictures=False)
+    study = Study.open(file.parent, images=False)
     _ = study.pending, study.judgements
 
 
@@ -207,7 +207,7 @@ def _read_answer(file: Path) -> None:
 
 def _write_reason(folder: Path) -> Path:
     for side in range(2):
-        _picture().save(folder / f"{side}.png")
+        _image().save(folder / f"{side}.png")
     return _written(folder / "reason.json", [{"before": "0.png", "after": "1.png", "words": "add snow", "reasoning": "it is cold", "caption": "snow"}])
 
 
@@ -223,7 +223,7 @@ def _read_effects(file: Path) -> None:
 
 def _cell() -> dict[str, Any]:
     content = io.BytesIO()
-    _picture().save(content, "PNG")
+    _image().save(content, "PNG")
     return {"bytes": content.getvalue(), "path": None}
 
 
@@ -242,9 +242,9 @@ _EMU = {"instruction": "add snow", "image": _cell(), "task": "add", "split": "te
 _REASON = {"before": _cell(), "after": _cell(), "words": "add snow", "reasoning": "it is cold"}
 
 
-def _write_picture(kind: str, mode: str = "RGB", **options: Any) -> Callable[[Path], Path]:
+def _write_image(kind: str, mode: str = "RGB", **options: Any) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
-        image = Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32, 32) * 64) if mode == "I;16" else _picture(mode=mode)
+        image = Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32, 32) * 64) if mode == "I;16" else _image(mode=mode)
         exif = image.getexif()
         exif[0x0112] = 6
         image.save(folder / "x.png", kind, **({"exif": exif} if kind in ("JPEG", "PNG", "WEBP") else {}), **options)
@@ -305,7 +305,7 @@ CASES = (
     Case("Emu Edit table", _write_table([_EMU], "test-00000-of-00001.parquet"), read_emu_edit, mutations.of_bytes, 2),
     Case("reasoning table", _write_table([_REASON] * 2, "test.parquet"), read_reason, mutations.of_bytes, 2),
     *(
-        Case(f"picture {name}", _write_picture(kind, mode), read_picture, mutations.of_bytes, 1)
+        Case(f"image {name}", _write_image(kind, mode), read_image, mutations.of_bytes, 1)
         for name, kind, mode in (
             ("PNG", "PNG", "RGBA"),
             ("PNG 16", "PNG", "I;16"),
@@ -320,7 +320,7 @@ CASES = (
             ("TIFF float", "TIFF", "F"),
         )
     ),
-    Case("mask", _write_picture("PNG", "L"), _read_mask_file, mutations.of_bytes, 1),
+    Case("mask", _write_image("PNG", "L"), _read_mask_file, mutations.of_bytes, 1),
     Case("settings of an MLLM", _linked_folder(POCKET_READER_FOLDER, "config.json"), _read_mllm_folder, mutations.of_table, 0.3),
     Case("vocabulary", _linked_folder(POCKET_FOLDER / "tokenizer", "vocab.json"), lambda file: tokenizer_from_folder(file.parent), mutations.of_table, 0.02),
     Case("merges", _linked_folder(POCKET_FOLDER / "tokenizer", "merges.txt"), lambda file: tokenizer_from_folder(file.parent), mutations.of_bytes, 0.02),

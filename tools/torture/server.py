@@ -69,7 +69,7 @@ class Nodes(dict[str, Any]):
 
 
 def learning(seed: int, steps: int = 4, calls: int | None = None) -> Nodes:
-    """Learn, apply to a picture, sample, preview. With ``calls`` the model's memory runs out after so many layers."""
+    """Learn, apply to an image, sample, preview. With ``calls`` the model's memory runs out after so many layers."""
     nodes = Nodes()
     loaded = nodes.add("InstructBrushLoadModel", model_name=MODEL)
     clip, vae = [loaded[0], 1], [loaded[0], 2]

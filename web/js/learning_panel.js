@@ -13,8 +13,8 @@ export class LearningPanel {
     this.chart = new LossChart();
     this.bar = element("progress", { class: "ib-bar", max: 1, value: 0 });
     this.words = element("div", { class: "ib-words", text: "Not run yet" });
-    this.picture = element("img", { class: "ib-picture", alt: "Held-out pair: before, edited so far, after", hidden: "" });
-    this.root = element("div", { class: "ib-panel" }, this.words, this.bar, this.chart.root, this.picture);
+    this.image = element("img", { class: "ib-image", alt: "Held-out pair: before, edited so far, after", hidden: "" });
+    this.root = element("div", { class: "ib-panel" }, this.words, this.bar, this.chart.root, this.image);
     this.losses = [];
   }
 
@@ -31,16 +31,16 @@ export class LearningPanel {
     this.words.textContent = parts.join(" · ");
     this.chart.draw(this.losses, total);
     if (preview) {
-      this.picture.src = preview;
-      this.picture.hidden = false;
+      this.image.src = preview;
+      this.image.hidden = false;
     }
   }
 
   /** Forget the last run. */
   clear() {
     this.losses = [];
-    this.picture.hidden = true;
-    this.picture.removeAttribute("src");
+    this.image.hidden = true;
+    this.image.removeAttribute("src");
     this.bar.value = 0;
     this.words.textContent = "Starting";
     this.chart.draw([], 1);

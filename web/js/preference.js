@@ -65,8 +65,8 @@ export class PreferencePanel {
     this.words = element("div", { class: "ib-words", text: "Run the graph to begin" });
     this.bar = element("progress", { class: "ib-bar", max: 1, value: 0 });
     this.instruction = element("div", { class: "ib-instruction" });
-    this.pictures = ["Source", "First", "Second"].map((name) => element("img", { alt: name }));
-    this.sides = this.pictures.map((picture) => element("figure", {}, picture, element("figcaption", { text: picture.alt })));
+    this.images = ["Source", "First", "Second"].map((name) => element("img", { alt: name }));
+    this.sides = this.images.map((image) => element("figure", {}, image, element("figcaption", { text: image.alt })));
     this.row = element("div", { class: "ib-sides" }, ...this.sides);
     this.table = element("table", { class: "ib-ratings" });
     this.buttons = Object.fromEntries(
@@ -173,29 +173,29 @@ export class PreferencePanel {
     this.store.textContent = this.data ? "Show the ratings" : "Continue a stored study";
     this.table.replaceChildren(...(rated ? rows(ratings) : []));
     this.enable(false, judged.length > 0);
-    const files = comparison?.pictures ?? [];
-    for (const [index, picture] of this.pictures.entries()) {
+    const files = comparison?.images ?? [];
+    for (const [index, image] of this.images.entries()) {
       this.sides[index].hidden = !files[index];
-      if (files[index]) picture.src = this.address(files[index]);
-      else picture.removeAttribute("src");
+      if (files[index]) image.src = this.address(files[index]);
+      else image.removeAttribute("src");
     }
     this.row.hidden = !comparison;
     this.drawn += 1;
     if (comparison) this.ask(this.drawn);
   }
 
-  /** Only what is seen can be judged. The pictures of the next question are fetched meanwhile. */
+  /** Only what is seen can be judged. The images of the next question are fetched meanwhile. */
   async ask(drawn) {
     try {
-      await Promise.all(this.pictures.filter((picture) => picture.hasAttribute("src")).map((picture) => picture.decode()));
+      await Promise.all(this.images.filter((image) => image.hasAttribute("src")).map((image) => image.decode()));
     } catch {
-      if (drawn === this.drawn) this.words.textContent = "A picture of this comparison is missing. Run the graph again.";
+      if (drawn === this.drawn) this.words.textContent = "An image of this comparison is missing. Run the graph again.";
       return;
     }
     if (drawn !== this.drawn) return;
     this.enable(true, this.judged.length > 0);
     const later = this.data.comparisons[this.next + 1];
-    for (const file of later?.pictures ?? []) if (file) new Image().src = this.address(file);
+    for (const file of later?.images ?? []) if (file) new Image().src = this.address(file);
   }
 
   enable(choices, undo) {
@@ -222,7 +222,7 @@ function rows(ratings) {
   ];
 }
 
-/** Runs one node without what it is connected to: judgements reach their study, and the pictures are not made again. */
+/** Runs one node without what it is connected to: judgements reach their study, and the images are not made again. */
 async function runAlone(node, study) {
   const { output, workflow } = await app.graphToPrompt();
   const id = Object.keys(output).find((each) => nodeOf(each) === node);

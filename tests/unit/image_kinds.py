@@ -1,4 +1,4 @@
-"""Picture files of every kind people have, each with its right pixels, from formulas or other libraries."""
+"""Image files of every kind people have, each with its right pixels, from formulas or other libraries."""
 
 import struct
 import zlib

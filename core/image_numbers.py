@@ -1,4 +1,4 @@
-"""Pictures of more than 8 bits a channel: the rule that scales their values, and the TIFF files that Pillow does not know."""
+"""Images of more than 8 bits a channel: the rule that scales their values, and the TIFF files that Pillow does not know."""
 
 import importlib
 import os
@@ -20,7 +20,7 @@ _MAX_RATIO = 1100
 
 
 @dataclass(frozen=True)
-class TiffPicture:
+class TiffImage:
     """The first page of a TIFF file."""
 
     image: Image.Image
@@ -68,7 +68,7 @@ def eight_bits(values: np.ndarray, top: float | None = None) -> tuple[np.ndarray
     return scaled.round(out=scaled).clip(0, 255, out=scaled).astype(np.uint8), remarks
 
 
-def read_tiff(file: BinaryIO, check: Callable[[int, int], None]) -> TiffPicture:
+def read_tiff(file: BinaryIO, check: Callable[[int, int], None]) -> TiffImage:
     """Read a TIFF that Pillow does not know, such as colours of 32 bits.
 
     Args:
@@ -90,14 +90,14 @@ def read_tiff(file: BinaryIO, check: Callable[[int, int], None]) -> TiffPicture:
         if len(tiff.pages) > 1:
             remarks.append("holds several frames or pages; the first one is taken")
         orientation, profile = (tag.value if (tag := page.tags.get(code)) else None for code in (274, 34675))
-    return TiffPicture(Image.fromarray(values), int(orientation or 1), bytes(profile) if profile else None, remarks)
+    return TiffImage(Image.fromarray(values), int(orientation or 1), bytes(profile) if profile else None, remarks)
 
 
 def _tifffile() -> Any:
     try:
         return importlib.import_module("tifffile")
     except ImportError as error:
-        raise PairError("TIFF pictures of this kind need tifffile. Install it (pip install tifffile), or save the picture as PNG.") from error
+        raise PairError("TIFF images of this kind need tifffile. Install it (pip install tifffile), or save the image as PNG.") from error
 
 
 def _channels(page: Any) -> tuple[np.ndarray, list[str]]:

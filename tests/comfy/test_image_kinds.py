@@ -1,11 +1,11 @@
-"""Every kind of picture file through Load Edit Pairs, Region Edit and Paste Back."""
+"""Every kind of image file through Load Edit Pairs, Region Edit and Paste Back."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from instructbrush.tests.comfy.graphs import Parts, conditioned, half, sampled
-from instructbrush.tests.unit.picture_kinds import KINDS, STEP
+from instructbrush.tests.unit.image_kinds import KINDS, STEP
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
-"""Every kind of picture file through the whole command line: learned from, and edited as the same pixels in a plain PNG are."""
+"""Every kind of image file through the whole command line: learned from, and edited as the same pixels in a plain PNG are."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_kinds import COLOURS, KINDS
+from image_kinds import COLOURS, KINDS
 from PIL import Image
 
 from instructbrush.core.commandline import main

@@ -1,18 +1,18 @@
-"""Pictures that other nodes give: grey, with transparency, without a batch axis; and what is none, at every node that takes pictures."""
+"""Images that other nodes give: grey, with transparency, without a batch axis; and what is none, at every node that takes images."""
 
 import math
 
 import pytest
 import torch
 
-from .graphs import Parts, half, picture
+from .graphs import Parts, half, make_image
 
-GREY = picture()[..., :1]
+GREY = make_image()[..., :1]
 NODES = ("MakePairs", "EditGuider", "RegionConditioning", "FindRegion", "PasteBack", "Explain", "EncodeInstruction", "Evaluate")
 
 
 def node(comfy, name, image):
-    """A graph with a node of the pack that takes this picture."""
+    """A graph with a node of the pack that takes this image."""
     graph = comfy.graph()
     image = comfy.give(graph, image)
     parts = Parts(graph)
@@ -44,29 +44,29 @@ def node(comfy, name, image):
 
 
 @pytest.mark.parametrize("name", NODES)
-def test_pictures_of_any_channels_are_taken(comfy, name):
-    for image in (GREY, torch.cat([picture(), GREY], dim=-1), picture()[0], torch.cat([picture()] * 2, dim=-1)):
+def test_images_of_any_channels_are_taken(comfy, name):
+    for image in (GREY, torch.cat([make_image(), GREY], dim=-1), make_image()[0], torch.cat([make_image()] * 2, dim=-1)):
         comfy.run(*node(comfy, name, image))
 
 
-def test_a_grey_picture_is_that_of_three_equal_channels(comfy):
+def test_a_grey_image_is_that_of_three_equal_channels(comfy):
     for name in ("PasteBack", "FindRegion"):
         grey, colours = (comfy.values(*node(comfy, name, image))[0] for image in (GREY, torch.cat([GREY] * 3, dim=-1)))
         assert torch.equal(grey, colours)
 
 
 @pytest.mark.parametrize("name", NODES)
-def test_what_is_no_picture_is_refused_in_one_sentence(comfy, name):
+def test_what_is_no_image_is_refused_in_one_sentence(comfy, name):
     for image, message in (
-        (None, ": pictures are needed, but NoneType came. Connect an IMAGE."),
-        (picture()[:0], ": its shape is (0, 64, 64, 3), pictures have [batch, height, width, 3]. Connect an IMAGE with at least one picture."),
-        (picture()[..., :2], ": its shape is (1, 64, 64, 2), pictures have [batch, height, width, 3]. Connect an IMAGE with at least one picture."),
-        (picture() * math.nan, ": picture 1 of 1 holds values that are not finite. Look at what makes it: values run from 0 to 1."),
-        ((picture() * 255).round(), ": picture 1 of 1 holds values up to 255. Scale them: values run from 0 to 1."),
+        (None, ": images are needed, but NoneType came. Connect an IMAGE."),
+        (make_image()[:0], ": its shape is (0, 64, 64, 3), images have [batch, height, width, 3]. Connect an IMAGE with at least one image."),
+        (make_image()[..., :2], ": its shape is (1, 64, 64, 2), images have [batch, height, width, 3]. Connect an IMAGE with at least one image."),
+        (make_image() * math.nan, ": image 1 of 1 holds values that are not finite. Look at what makes it: values run from 0 to 1."),
+        ((make_image() * 255).round(), ": image 1 of 1 holds values up to 255. Scale them: values run from 0 to 1."),
     ):
         assert comfy.error(*node(comfy, name, image)).endswith(message)
 
 
 @pytest.mark.parametrize("name", ["EditGuider", "RegionConditioning"])
-def test_pictures_that_are_too_small_to_encode_are_refused(comfy, name):
-    assert comfy.error(*node(comfy, name, picture(0, 1, 12, 40))) == "Image: it is 40 x 12, each side needs at least 16 pixels. Connect a larger picture."
+def test_images_that_are_too_small_to_encode_are_refused(comfy, name):
+    assert comfy.error(*node(comfy, name, make_image(0, 1, 12, 40))) == "Image: it is 40 x 12, each side needs at least 16 pixels. Connect a larger image."

@@ -1,4 +1,4 @@
-"""Picture files as people have them: opened, turned upright, in the colours of sRGB, with 8 bits a channel."""
+"""Image files as people have them: opened, turned upright, in the colours of sRGB, with 8 bits a channel."""
 
 import contextlib
 import functools
@@ -15,20 +15,20 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import InstructBrushError, PairError
-from .picture_colours import to_srgb
-from .picture_numbers import eight_bits, read_tiff
-from .pictures import from_image, on_white
+from .image_colours import to_srgb
+from .image_numbers import eight_bits, read_tiff
+from .images import from_image, on_white
 
 logger = logging.getLogger(__name__)
 
-PICTURES = frozenset(
+IMAGES = frozenset(
     f".{ending}"
     for ending in (
         *("png", "apng", "jpg", "jpeg", "jpe", "jfif", "mpo", "webp", "bmp", "gif", "tif", "tiff"),
         *("avif", "heic", "heif", "hif", "jp2", "j2k", "jpf", "jpx", "ppm", "pgm", "pbm", "pnm"),
     )
 )
-"""Endings that make a file of a folder a picture; what it is in truth, its content says."""
+"""Endings that make a file of a folder an image; what it is in truth, its content says."""
 MAX_PIXELS = 64 * 2**20
 
 # Formats of pixels that take no other program: Pillow hands PostScript to Ghostscript.
@@ -51,40 +51,40 @@ _ORIENTATION = 0x0112
 _tolerance = threading.Lock()
 
 Reduction = Callable[[int, int], int]
-"""(width, height) -> how many times smaller a picture may come."""
+"""(width, height) -> how many times smaller an image may come."""
 
 
 @dataclass(frozen=True)
-class OpenedPicture:
-    """A decoded picture."""
+class OpenedImage:
+    """A decoded image."""
 
     image: Image.Image
     """RGB, or RGBA where the file has transparency."""
     size: tuple[int, int]
-    """Width and height of the upright picture; those of the image are smaller where that was allowed."""
+    """Width and height of the upright image; those of the image are smaller where that was allowed."""
     remarks: tuple[str, ...]
     """What a user should know of it, a sentence each."""
 
 
-def read_picture(path: Path, size: int | None = None) -> Tensor:
-    """A picture as [H, W, 3] fp32 in 0..1: as :func:`open_picture`, with transparency on white. Remarks are logged.
+def read_image(path: Path, size: int | None = None) -> Tensor:
+    """An image as [H, W, 3] fp32 in 0..1: as :func:`open_image`, with transparency on white. Remarks are logged.
 
     Args:
         path: of the file.
-        size: when given, the picture is scaled to cover a square of this many pixels and cropped at its centre.
+        size: when given, the image is scaled to cover a square of this many pixels and cropped at its centre.
 
     Raises:
         PairError: unreadable, or more than 64 megapixels.
     """
-    return decode_picture(path, path.name, size)
+    return decode_image(path, path.name, size)
 
 
-def decode_picture(file: Path | BinaryIO, name: str, size: int | None = None) -> Tensor:
-    """As :func:`read_picture`, also from bytes in memory; ``name`` is for messages."""
-    picture = open_picture(file, name, _whole if size is None else lambda width, height: min(width, height) // (2 * size))
-    for remark in picture.remarks:
+def decode_image(file: Path | BinaryIO, name: str, size: int | None = None) -> Tensor:
+    """As :func:`read_image`, also from bytes in memory; ``name`` is for messages."""
+    frame = open_image(file, name, _whole if size is None else lambda width, height: min(width, height) // (2 * size))
+    for remark in frame.remarks:
         logger.warning("%s", remark)
-    image = on_white(picture.image)
+    image = on_white(frame.image)
     return from_image(image if size is None else ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
 
 
@@ -92,16 +92,16 @@ def _whole(_width: int, _height: int) -> int:
     return 1
 
 
-def open_picture(file: Path | BinaryIO, name: str, reduction: Reduction = _whole) -> OpenedPicture:
-    """Decode a picture: what its content says counts, whatever its ending; of several frames or pages the first.
+def open_image(file: Path | BinaryIO, name: str, reduction: Reduction = _whole) -> OpenedImage:
+    """Decode an image: what its content says counts, whatever its ending; of several frames or pages the first.
 
-    Rotation (EXIF) and colour profiles (ICC) are applied. Values of more than 8 bits are scaled by :func:`.picture_numbers.eight_bits`. A PNG or JPEG
+    Rotation (EXIF) and colour profiles (ICC) are applied. Values of more than 8 bits are scaled by :func:`.image_numbers.eight_bits`. A PNG or JPEG
     whose end is missing is read while at least three quarters of its rows are there.
 
     Args:
         file: a path, or bytes in memory.
         name: for messages.
-        reduction: lets large pictures be decoded smaller, which takes less memory and time.
+        reduction: lets large images be decoded smaller, which takes less memory and time.
 
     Raises:
         PairError: unreadable, or more than 64 megapixels.
@@ -112,7 +112,7 @@ def open_picture(file: Path | BinaryIO, name: str, reduction: Reduction = _whole
     except InstructBrushError:
         raise
     except Exception as error:  # decoders raise whatever a damaged file makes them meet
-        raise PairError(f"Picture '{name}' cannot be read ({_reason(error)}). Save it again as PNG or JPEG.") from error
+        raise PairError(f"Image '{name}' cannot be read ({_reason(error)}). Save it again as PNG or JPEG.") from error
 
 
 class _Stream:
@@ -138,7 +138,7 @@ class _Stream:
         return getattr(self._file, name)
 
 
-def _open(stream: _Stream, name: str, reduction: Reduction) -> OpenedPicture:
+def _open(stream: _Stream, name: str, reduction: Reduction) -> OpenedImage:
     if not stream.begin(1):
         raise ValueError("it is empty")
     remarks: list[str] = []
@@ -165,7 +165,7 @@ def _load(stream: _Stream, name: str, reduction: Reduction) -> tuple[Image.Image
     try:
         image = Image.open(cast(BinaryIO, stream), formats=_formats())
     except Image.DecompressionBombError as error:
-        raise PairError(f"Picture '{name}' has more than 64 megapixels. Scale it down first.") from error
+        raise PairError(f"Image '{name}' has more than 64 megapixels. Scale it down first.") from error
     size = image.size
     _check_size(*size, name)
     times = max(reduction(*size), 1)
@@ -178,7 +178,7 @@ def _load(stream: _Stream, name: str, reduction: Reduction) -> tuple[Image.Image
 
 def _check_size(width: int, height: int, name: str) -> None:
     if width * height > MAX_PIXELS:
-        raise PairError(f"Picture '{name}' is {width} x {height}: more than 64 megapixels. Scale it down first.")
+        raise PairError(f"Image '{name}' is {width} x {height}: more than 64 megapixels. Scale it down first.")
 
 
 def _load_cut(stream: _Stream, name: str, reduction: Reduction, error: Exception) -> tuple[Image.Image, tuple[int, int]]:
@@ -208,22 +208,22 @@ def _tolerant() -> Iterator[None]:
 def _missing(image: Image.Image) -> float:
     """Share of the rows, at the lower end, that only hold what the decoder fills in."""
     if image.info.get("interlace"):
-        return 1.0  # what is missing lies all over the picture
+        return 1.0  # what is missing lies all over the image
     fill = (0,) if image.format == "PNG" else (127, 128)
     rows = np.isin(np.asarray(image), fill).reshape(image.height, -1).all(axis=1)
     there = np.flatnonzero(~rows)
     return 1 - (there[-1] + 1) / image.height if len(there) else 1.0
 
 
-def _open_otherwise(stream: _Stream, name: str, reduction: Reduction) -> OpenedPicture:
+def _open_otherwise(stream: _Stream, name: str, reduction: Reduction) -> OpenedImage:
     """What Pillow does not know."""
     begin = stream.begin(16)
     if begin[4:8] == b"ftyp":
         raise PairError(
-            f"Picture '{name}' is a HEIC or AVIF picture, which this Pillow cannot read. Install pillow-heif (pip install pillow-heif), or save it as JPEG."
+            f"Image '{name}' is a HEIC or AVIF image, which this Pillow cannot read. Install pillow-heif (pip install pillow-heif), or save it as JPEG."
         )
     if not begin.startswith(_TIFF):
-        raise ValueError("it is no picture, or none of the formats PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 and PPM")
+        raise ValueError("it is no image, or none of the formats PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 and PPM")
     tiff = read_tiff(cast(BinaryIO, stream), lambda width, height: _check_size(width, height, name))
     return _finished(tiff.image, tiff.image.size, tiff.orientation, tiff.profile, name, tiff.remarks, reduction)
 
@@ -241,7 +241,7 @@ def _plain(image: Image.Image, remarks: list[str]) -> Image.Image:
 
 
 def _values(image: Image.Image) -> tuple[np.ndarray, float | None]:
-    """The values of a grey picture of 16 or 32 bits, and the largest possible one where the file says so.
+    """The values of a grey image of 16 or 32 bits, and the largest possible one where the file says so.
 
     Pillow reads 16-bit colour as 8 bits, the upper ones: right to 1/255.
     """
@@ -254,13 +254,13 @@ def _values(image: Image.Image) -> tuple[np.ndarray, float | None]:
         top = None
     else:
         top = 2.0 ** (tags.get(258, (16,))[0] if tags else 16) - 1
-    if tags.get(262) == 0:  # white is zero, which Pillow turns round in pictures of 8 bits only
+    if tags.get(262) == 0:  # white is zero, which Pillow turns round in images of 8 bits only
         values = (top or float(values.max())) - values.astype(np.float32)
     return values, top
 
 
 def _orientation(image: Image.Image) -> int:
-    # Damaged EXIF raises all kinds of errors, and viewers show the picture without it.
+    # Damaged EXIF raises all kinds of errors, and viewers show the image without it.
     with contextlib.suppress(Exception):
         return int(image.getexif().get(_ORIENTATION, 1))
     return 1
@@ -268,7 +268,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _finished(
     image: Image.Image, size: tuple[int, int], orientation: int, profile: bytes | None, name: str, remarks: list[str], reduction: Reduction
-) -> OpenedPicture:
+) -> OpenedImage:
     times = reduction(*size) * image.width // size[0]
     if times > 1:
         image = image.reduce(times)
@@ -277,7 +277,7 @@ def _finished(
         image = image.transpose(_UPRIGHT[orientation])
         size = size if orientation < 5 else (size[1], size[0])
     image, remark = to_srgb(image, profile)
-    return OpenedPicture(image, size, tuple(f"Picture '{name}' {text}." for text in (*remarks, *remark)))
+    return OpenedImage(image, size, tuple(f"Image '{name}' {text}." for text in (*remarks, *remark)))
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Colours of picture files: ICC profiles applied, everything as sRGB."""
+"""Colours of image files: ICC profiles applied, everything as sRGB."""
 
 import io
 from typing import Any
@@ -8,18 +8,18 @@ from PIL import Image, ImageCms
 _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
 """Colour space of a profile -> Pillow's mode."""
 _FITTING = {"RGB": ("L", "LA", "RGB", "RGBA"), "L": ("L", "LA"), "CMYK": ("CMYK",), "LAB": ("LAB",)}
-"""Mode of a profile -> modes of pictures that it is applied to; grey pictures often carry a profile of colours."""
+"""Mode of a profile -> modes of images that it is applied to; grey images often carry a profile of colours."""
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, list[str]]:
-    """A picture as RGB, or RGBA where it has alpha, in sRGB.
+    """An image as RGB, or RGBA where it has alpha, in sRGB.
 
     Args:
         image: L, LA, RGB, RGBA, CMYK or LAB.
         profile: the ICC profile that its values are meant in; without one they are sRGB, plain CMYK or CIELAB.
 
     Returns:
-        The picture, and a remark where the profile could not be used.
+        The image, and a remark where the profile could not be used.
     """
     remarks = []
     if profile:
@@ -38,7 +38,7 @@ def _converted(image: Image.Image, profile: bytes) -> Image.Image:
     source: Any = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     mode = _SPACES[source.profile.xcolor_space.strip()]
     if image.mode not in _FITTING[mode]:
-        raise ValueError(f"a profile of {mode} in a picture of {image.mode}")
+        raise ValueError(f"a profile of {mode} in an image of {image.mode}")
     alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
     colours = image if image.mode == mode else image.convert(mode)
     result = _applied(colours, source)
