@@ -41,19 +41,19 @@ torture: setup
 # PocketBench: every method on 25 unseen effects. make bench SEEDS=3 adds 95 % intervals; a stopped run goes on when it is started again.
 SEEDS ?= 1
 bench: setup
-	$(ENV)/python tools/pocket_bench.py --seeds $(SEEDS) $(ARGS)
+	$(ENV)/python tools/benchmarks/pocket_bench.py --seeds $(SEEDS) $(ARGS)
 
 # Edits in regions: 60 unseen local edits, free-form against Region Edit and against the model that reads masks.
 bench-regions: setup
-	$(ENV)/python tools/region_bench.py $(ARGS)
+	$(ENV)/python tools/benchmarks/region_bench.py $(ARGS)
 
 # Instructions that need a thought: 200 unseen items, direct and indirect, with and without the image.
 bench-reason: setup
-	$(ENV)/python tools/reason_bench.py $(ARGS)
+	$(ENV)/python tools/benchmarks/reason_bench.py $(ARGS)
 
 # What the pack costs in time, as ratios.
 bench-speed: setup
-	$(ENV)/python tools/bench.py $(ARGS)
+	$(ENV)/python tools/benchmarks/speed.py $(ARGS)
 
 # On a machine with a GPU: tests, a real server under every option that concerns weights, the benchmark at full size. make gpu-check ARGS="flags" runs a part.
 gpu-check: setup

@@ -41,6 +41,10 @@ def _numbers(version: str) -> list[int]:
 
 # ComfyUI has imported its folder_paths before it looks at any pack.
 if "folder_paths" in sys.modules and (_found := _too_old()):
-    logging.error("InstructBrush needs ComfyUI %s or newer, and this one is %s: update ComfyUI. Until then its nodes are not there.", _OLDEST, _found)
+    logging.error(
+        "InstructBrush needs ComfyUI %s or newer, and this one is %s: update ComfyUI. Until then its nodes are not there.",
+        _OLDEST,
+        _found,
+    )
     # With this ComfyUI asks for nothing more, and says nothing more; an older one knows no comfy_entrypoint.
     NODE_CLASS_MAPPINGS: dict[str, type] = {}

@@ -18,7 +18,9 @@ def free_memory(device: torch.device) -> int | None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device ran out of memory."""
-    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "out of memory" in str(error).lower())
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
+    )
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -32,7 +34,12 @@ def named_device(name: str) -> torch.device:
     Raises:
         DeviceError: torch knows no such device, or this machine has none.
     """
-    present = [f"{kind}:{number}" for kind in ("cuda", "xpu") if _backend(kind) for number in range(_backend(kind).device_count())]
+    present = [
+        f"{kind}:{number}"
+        for kind in ("cuda", "xpu")
+        if _backend(kind)
+        for number in range(_backend(kind).device_count())
+    ]
     present += ["mps:0"] if torch.backends.mps.is_available() else []
     asked = name.strip().lower()
     if asked == "auto":
@@ -41,11 +48,15 @@ def named_device(name: str) -> torch.device:
     try:
         device = torch.device(asked)
     except RuntimeError as error:
-        raise DeviceError(f"Device '{name[:40]}' is none that torch knows. This machine has {_listed(present)}; 'auto' chooses one.") from error
+        raise DeviceError(
+            f"Device '{name[:40]}' is none that torch knows. This machine has {_listed(present)}; 'auto' chooses one."
+        ) from error
     # torch takes "cuda:256" for "cuda:0".
     if str(device) == asked and not {asked, f"{asked}:0"}.isdisjoint(["cpu:0", *present]):
         return torch.device("cpu") if device.type == "cpu" else device
-    raise DeviceError(f"Device '{name[:40]}' is not there, or this torch was not built for it. This machine has {_listed(present)}; 'auto' chooses one.")
+    raise DeviceError(
+        f"Device '{name[:40]}' is not there, or this torch was not built for it. This machine has {_listed(present)}; 'auto' chooses one."
+    )
 
 
 def _backend(kind: str) -> Any:

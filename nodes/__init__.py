@@ -5,19 +5,32 @@ from importlib import import_module
 
 from comfy_api.latest import ComfyExtension, io
 
-_ENTERED = ("paths", "open_clip", "lpips", "finders", "mllms", "supported")
+_ENTERED = (
+    "folders.paths",
+    "encoders.open_clip",
+    "encoders.lpips",
+    "encoders.finders",
+    "encoders.mllms",
+    "models.model_detection",
+)
 """Modules of nodes/comfy that enter folders and models of the pack in ComfyUI's lists."""
 
 _NODES = {
     "loading": ("LoadInstructPix2Pix", "LoadEditPairs", "MakeEditPairs"),
-    "beginnings": ("LoadOpenClip", "UniquePhrasesNode", "CaptionInit"),
+    "init_text": ("LoadOpenClip", "UniquePhrasesNode", "CaptionInit"),
     "learning": ("LearnInstruction", "LearnTextInstruction"),
     "instruction": ("SaveInstruction", "LoadInstruction"),
     "editing": ("ApplyInstruction", "EditGuiderNode", "FixedNoiseNode"),
-    "algebra": ("ScaleInstruction", "BlendInstructions", "ComposeInstructions", "AddWordsToInstruction", "InspectInstruction"),
-    "finding": ("LoadRegionFinder", "FindRegion"),
-    "regions": ("CleanRegion", "SoftRegion", "CombineRegions", "PasteBack"),
-    "region_editing": ("RegionEdit", "RegionConditioning"),
+    "algebra": (
+        "ScaleInstruction",
+        "BlendInstructions",
+        "ComposeInstructions",
+        "AddWordsToInstruction",
+        "InspectInstruction",
+    ),
+    "regions.finding": ("LoadRegionFinder", "FindRegion"),
+    "regions.masks": ("CleanRegion", "SoftRegion", "CombineRegions", "PasteBack"),
+    "regions.editing": ("RegionEdit", "RegionConditioning"),
     "reasoning": ("LoadMllm", "ExplainInstruction", "LoadConnector", "EncodeInstruction"),
     "evaluation": ("EvaluateEdit",),
     "preference": ("JudgePreference",),
@@ -34,7 +47,10 @@ class InstructBrushExtension(ComfyExtension):
             try:
                 import_module(f".comfy.{name}", __name__).register()
             except Exception:
-                logging.exception("InstructBrush: nodes/comfy/%s.py could not enter its folders or models. The nodes that need them may miss some.", name)
+                logging.exception(
+                    "InstructBrush: nodes/comfy/%s.py could not enter its folders or models. The nodes that need them may miss some.",
+                    name,
+                )
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes that work."""
@@ -46,7 +62,11 @@ def _nodes(module: str, names: tuple[str, ...]) -> list[type[io.ComfyNode]]:
         found = import_module(f".{module}", __name__)
         nodes = [getattr(found, name) for name in names]
     except Exception:
-        logging.exception("InstructBrush: nodes/%s.py cannot be imported. Its nodes (%s) are left out, the others work.", module, ", ".join(names))
+        logging.exception(
+            "InstructBrush: nodes/%s.py cannot be imported. Its nodes (%s) are left out, the others work.",
+            module,
+            ", ".join(names),
+        )
         return []
     return list(filter(_works, nodes))
 
@@ -55,6 +75,9 @@ def _works(node: type[io.ComfyNode]) -> bool:
     try:
         node.GET_SCHEMA()
     except Exception:
-        logging.exception("InstructBrush: the node %s cannot describe itself. It is left out, the others work.", node.__name__)
+        logging.exception(
+            "InstructBrush: the node %s cannot describe itself. It is left out, the others work.",
+            node.__name__,
+        )
         return False
     return True

@@ -9,16 +9,16 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..core.errors import InstructionError
-from ..core.images import from_image
 from ..core.instruction.algebra import blend, compose, scale, with_words
-from ..core.instruction.artefact import Blend, Instruction
 from ..core.instruction.inspect import COMMON_WORDS, Project, Words, draw_norms, report
-from .comfy import text
-from .comfy.describe import describe
-from .comfy.engine import ComfyDenoiser
-from .node import Node
-from .previews import previews
-from .sockets import InstructionSocket, image_of, shown
+from ..core.instruction.instruction import Blend, Instruction
+from ..core.storage.images import from_image
+from .comfy.models.description import describe
+from .comfy.sampling import text_encoding as text
+from .comfy.sampling.engine import ComfyDenoiser
+from .shared.node import Node
+from .shared.previews import previews
+from .shared.socket_types import InstructionSocket, image_of, shown
 
 _BLENDED = 4
 
@@ -34,7 +34,13 @@ class ScaleInstruction(Node):
             category="InstructBrush/instruction",
             description="Makes an instruction stronger or weaker, or turns it round: a step from the conditioning's words the other way. "
             "The factor is saved with it.",
-            search_aliases=["negate instruction", "invert instruction", "instruction strength", "weaken instruction", "multiply instruction"],
+            search_aliases=[
+                "negate instruction",
+                "invert instruction",
+                "instruction strength",
+                "weaken instruction",
+                "multiply instruction",
+            ],
             inputs=[
                 InstructionSocket.Input("instruction", tooltip="What to scale."),
                 io.Float.Input(
@@ -62,7 +68,11 @@ class BlendInstructions(Node):
         inputs: list[io.Input] = []
         for number in range(1, _BLENDED + 1):
             inputs += [
-                InstructionSocket.Input(f"instruction_{number}", optional=number > 1, tooltip="An instruction, or a blend. All must fit one model."),
+                InstructionSocket.Input(
+                    f"instruction_{number}",
+                    optional=number > 1,
+                    tooltip="An instruction, or a blend. All must fit one model.",
+                ),
                 io.Float.Input(
                     f"weight_{number}",
                     default=0.5,
@@ -79,7 +89,14 @@ class BlendInstructions(Node):
             category="InstructBrush/instruction",
             description="Mixes up to four instructions by weights, also of different kinds and numbers of rows. Blends can be blended again, and Save "
             "Instruction writes a blend as one file.",
-            search_aliases=["mix instructions", "interpolate instructions", "add instructions", "merge instructions", "combine edits", "average instructions"],
+            search_aliases=[
+                "mix instructions",
+                "interpolate instructions",
+                "add instructions",
+                "merge instructions",
+                "combine edits",
+                "average instructions",
+            ],
             inputs=inputs,
             outputs=[InstructionSocket.Output(display_name="INSTRUCTION", tooltip="The weighted sum.")],
         )
@@ -105,12 +122,25 @@ class ComposeInstructions(Node):
             category="InstructBrush/instruction",
             description="Puts the learned rows of two instructions side by side, as two phrases in one sentence: the model attends to both, each in "
             "full, where a blend mixes them.",
-            search_aliases=["concatenate instructions", "join instructions", "chain edits", "combine edits", "two instructions"],
+            search_aliases=[
+                "concatenate instructions",
+                "join instructions",
+                "chain edits",
+                "combine edits",
+                "two instructions",
+            ],
             inputs=[
                 InstructionSocket.Input("first", tooltip="The instruction whose rows come first."),
-                InstructionSocket.Input("second", tooltip="The instruction whose rows follow. Of the same kind, learned on the same family of models."),
+                InstructionSocket.Input(
+                    "second",
+                    tooltip="The instruction whose rows follow. Of the same kind, learned on the same family of models.",
+                ),
             ],
-            outputs=[InstructionSocket.Output(display_name="INSTRUCTION", tooltip="Both in one, with as many rows as both together.")],
+            outputs=[
+                InstructionSocket.Output(
+                    display_name="INSTRUCTION", tooltip="Both in one, with as many rows as both together."
+                )
+            ],
         )
 
     @classmethod
@@ -129,16 +159,35 @@ class AddWordsToInstruction(Node):
             category="InstructBrush/instruction",
             description="Writes words after the learned rows (Visii's hybrid): the instruction says how, the words add what. Words that do not fit the text "
             "window are cut, and the node says which.",
-            search_aliases=["hybrid instruction", "visii hybrid", "instruction and prompt", "append words", "extend instruction"],
+            search_aliases=[
+                "hybrid instruction",
+                "visii hybrid",
+                "instruction and prompt",
+                "append words",
+                "extend instruction",
+            ],
             has_intermediate_output=True,
             inputs=[
-                InstructionSocket.Input("instruction", tooltip="What comes before the words. Each part of a blend gets them."),
-                io.Clip.Input("clip", tooltip="The text encoder of the model that the instruction is used with."),
-                io.String.Input("words", default="", multiline=True, tooltip="What to add. Empty leaves the instruction as it is."),
+                InstructionSocket.Input(
+                    "instruction", tooltip="What comes before the words. Each part of a blend gets them."
+                ),
+                io.Clip.Input(
+                    "clip", tooltip="The text encoder of the model that the instruction is used with."
+                ),
+                io.String.Input(
+                    "words",
+                    default="",
+                    multiline=True,
+                    tooltip="What to add. Empty leaves the instruction as it is.",
+                ),
             ],
             outputs=[
-                InstructionSocket.Output(display_name="INSTRUCTION", tooltip="The instruction with the words after it."),
-                io.String.Output(display_name="cut", tooltip="The words that did not fit; empty when all do."),
+                InstructionSocket.Output(
+                    display_name="INSTRUCTION", tooltip="The instruction with the words after it."
+                ),
+                io.String.Output(
+                    display_name="cut", tooltip="The words that did not fit; empty when all do."
+                ),
             ],
         )
 
@@ -168,14 +217,26 @@ class InspectInstruction(Node):
             category="InstructBrush/instruction",
             description="Shows how an instruction was learned, how far it went from its beginning in every segment and layer, and which words its rows come "
             "near to. With MODEL and CLIP it tells more.",
-            search_aliases=["instruction info", "instruction header", "nearest words", "instruction norms", "what was learned"],
+            search_aliases=[
+                "instruction info",
+                "instruction header",
+                "nearest words",
+                "instruction norms",
+                "what was learned",
+            ],
             is_output_node=True,
             inputs=[
                 InstructionSocket.Input("instruction", tooltip="What to look at; of a blend, every part."),
                 io.Model.Input(
-                    "model", optional=True, tooltip="The model it was learned on: norms become relative to the init phrase, and keys and values can be named."
+                    "model",
+                    optional=True,
+                    tooltip="The model it was learned on: norms become relative to the init phrase, and keys and values can be named.",
                 ),
-                io.Clip.Input("clip", optional=True, tooltip="The model's text encoder: finds the words nearest to the learned rows."),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="The model's text encoder: finds the words nearest to the learned rows.",
+                ),
                 io.String.Input(
                     "words",
                     default="",
@@ -186,13 +247,21 @@ class InspectInstruction(Node):
             ],
             outputs=[
                 io.String.Output(display_name="report", tooltip="What the node shows, as text."),
-                io.Image.Output(display_name="norms", tooltip="Bars for every segment and layer: keys blue, values orange."),
-                io.Image.Output(display_name="thumbnail", tooltip="Before and after of a pair it was learned from; one grey pixel when it knows none."),
+                io.Image.Output(
+                    display_name="norms",
+                    tooltip="Bars for every segment and layer: keys blue, values orange.",
+                ),
+                io.Image.Output(
+                    display_name="thumbnail",
+                    tooltip="Before and after of a pair it was learned from; one grey pixel when it knows none.",
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, instruction: Instruction | Blend, model: Any = None, clip: Any = None, words: str = "") -> io.NodeOutput:
+    def execute(
+        cls, instruction: Instruction | Blend, model: Any = None, clip: Any = None, words: str = ""
+    ) -> io.NodeOutput:
         remarks = instruction.check_fits(describe(model)) if model is not None else []
         known = None if clip is None else _word_states(clip, words)
         denoiser = None if model is None else _denoiser(model)
@@ -224,10 +293,14 @@ def _word_states(clip: Any, words: str) -> Words:
     """Every word with the state of its last token, which has seen the whole word."""
     chosen = list(dict.fromkeys(word.strip() for word in words.replace("\n", ",").split(",") if word.strip()))
     if words.strip() and not chosen:
-        raise InstructionError(f"Inspect Instruction: '{words}' holds no words. Write some, separated by commas, or leave it empty.")
+        raise InstructionError(
+            f"Inspect Instruction: '{words}' holds no words. Write some, separated by commas, or leave it empty."
+        )
     counts = {word: text.count_tokens(clip, word) for word in chosen or COMMON_WORDS}
     if not chosen:
         # A common word that the text encoder takes in pieces is none of its own words.
         counts = {word: count for word, count in counts.items() if count == 1} or counts
     states = text.encode_first_windows(clip, list(counts))
-    return list(counts), torch.stack([rows[count] for rows, count in zip(states, counts.values(), strict=True)])
+    return list(counts), torch.stack(
+        [rows[count] for rows, count in zip(states, counts.values(), strict=True)]
+    )

@@ -6,20 +6,20 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..core.editing.injection import Injection, inject
-from ..core.editing.schedule import TRAIN_TIMESTEPS
+from ..core.diffusion.schedule import TRAIN_TIMESTEPS
 from ..core.errors import InstructionError
-from ..core.instruction.artefact import Blend, Instruction, parts_of
-from .comfy import text
-from .comfy.describe import describe
-from .comfy.guider import EditGuider, with_image
-from .comfy.latents import encode_both
-from .comfy.noise import FixedNoise, fixed_noise_sampler
-from .comfy.patch import attend, mark
-from .comfy.plain import with_states
-from .node import Node
-from .scales import OWN_SCALE, scale_for
-from .sockets import InstructionSocket
+from ..core.instruction.injection import Injection, inject
+from ..core.instruction.instruction import Blend, Instruction, parts_of
+from .comfy.models.description import describe
+from .comfy.sampling import text_encoding as text
+from .comfy.sampling.guider import EditGuider, with_image
+from .comfy.sampling.latents import encode_both
+from .comfy.sampling.noise import FixedNoise, fixed_noise_sampler
+from .comfy.sampling.patch import attend, mark
+from .comfy.sampling.text_conditioning import with_states
+from .shared.guidance_scales import OWN_SCALE, scale_for
+from .shared.node import Node
+from .shared.socket_types import InstructionSocket
 
 
 class ApplyInstruction(Node):
@@ -33,9 +33,18 @@ class ApplyInstruction(Node):
             category="InstructBrush/editing",
             description="Lets a conditioning edit as the instruction has learned. Connect BOTH outputs: the instruction travels in the "
             "CONDITIONING and acts in the MODEL. Masks, areas, ControlNets, LoRA and other attention patches work as usual.",
-            search_aliases=["use instruction", "apply learned edit", "visual instruction", "instructbrush", "edit by example"],
+            search_aliases=[
+                "use instruction",
+                "apply learned edit",
+                "visual instruction",
+                "instructbrush",
+                "edit by example",
+            ],
             inputs=[
-                io.Model.Input("model", tooltip="An InstructPix2Pix model of the family that the instruction was learned on."),
+                io.Model.Input(
+                    "model",
+                    tooltip="An InstructPix2Pix model of the family that the instruction was learned on.",
+                ),
                 io.Conditioning.Input(
                     "conditioning",
                     tooltip="The positive conditioning. Its words act where the instruction does not: at strengths below 1 and outside the timestep range. "
@@ -76,8 +85,13 @@ class ApplyInstruction(Node):
                 ),
             ],
             outputs=[
-                io.Model.Output(display_name="MODEL", tooltip="Goes to the sampler or guider: without it the instruction does nothing."),
-                io.Conditioning.Output(display_name="CONDITIONING", tooltip="The conditioning that carries the instruction."),
+                io.Model.Output(
+                    display_name="MODEL",
+                    tooltip="Goes to the sampler or guider: without it the instruction does nothing.",
+                ),
+                io.Conditioning.Output(
+                    display_name="CONDITIONING", tooltip="The conditioning that carries the instruction."
+                ),
             ],
         )
 
@@ -92,7 +106,9 @@ class ApplyInstruction(Node):
         start_timestep: int = TRAIN_TIMESTEPS,
         segment_strengths: str = "",
     ) -> io.NodeOutput:
-        injection = _prepared(model, instruction, strength, _factors(segment_strengths), start_timestep, end_timestep)
+        injection = _prepared(
+            model, instruction, strength, _factors(segment_strengths), start_timestep, end_timestep
+        )
         return io.NodeOutput(*_instructed(model, conditioning, injection))
 
 
@@ -107,12 +123,20 @@ class EditGuiderNode(Node):
             category="InstructBrush/editing",
             description="Edits an image by an instruction, by words, or by both, with InstructPix2Pix's guidance (Eq. 3): one node instead of "
             "three conditionings wired by hand. Both outputs go to SamplerCustomAdvanced.",
-            search_aliases=["dual cfg guider", "instruct pix2pix guider", "edit image", "instructbrush guider", "image guidance"],
+            search_aliases=[
+                "dual cfg guider",
+                "instruct pix2pix guider",
+                "edit image",
+                "instructbrush guider",
+                "image guidance",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="An InstructPix2Pix model."),
                 io.Clip.Input("clip", tooltip="Its text encoder."),
                 io.Vae.Input("vae", tooltip="Its autoencoder."),
-                io.Image.Input("image", tooltip="The image to edit, or several. Sides are cropped to multiples of 8."),
+                io.Image.Input(
+                    "image", tooltip="The image to edit, or several. Sides are cropped to multiples of 8."
+                ),
                 io.String.Input(
                     "words",
                     default="",
@@ -135,8 +159,19 @@ class EditGuiderNode(Node):
                     step=0.05,
                     tooltip="s_I of Eq. 3: how closely to keep to the image.",
                 ),
-                io.Float.Input("strength", default=1.0, min=-4.0, max=4.0, step=0.05, tooltip="Strength of the instruction: 1 as learned, 0 the words alone."),
-                InstructionSocket.Input("instruction", optional=True, tooltip="A learned instruction. Without one, the words edit."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-4.0,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="Strength of the instruction: 1 as learned, 0 the words alone.",
+                ),
+                InstructionSocket.Input(
+                    "instruction",
+                    optional=True,
+                    tooltip="A learned instruction. Without one, the words edit.",
+                ),
                 InstructionSocket.Input(
                     "avoid",
                     optional=True,
@@ -157,7 +192,10 @@ class EditGuiderNode(Node):
             ],
             outputs=[
                 io.Guider.Output(display_name="GUIDER", tooltip="For SamplerCustomAdvanced."),
-                io.Latent.Output(display_name="LATENT", tooltip="An empty latent of the image's size, for SamplerCustomAdvanced."),
+                io.Latent.Output(
+                    display_name="LATENT",
+                    tooltip="An empty latent of the image's size, for SamplerCustomAdvanced.",
+                ),
             ],
         )
 
@@ -208,11 +246,26 @@ class FixedNoiseNode(Node):
             category="InstructBrush/editing",
             description="Samples with the very noise that an instruction was learned with (Visii): the same image always gives the same edit. Both outputs "
             "go to SamplerCustomAdvanced. Images must be as large as those it was learned from for the noise to be the same.",
-            search_aliases=["visii noise", "learned noise", "deterministic noise", "noise of training", "fixed noise sampler"],
-            inputs=[InstructionSocket.Input("instruction", tooltip="An instruction that was learned with noise set to 'fixed'.")],
+            search_aliases=[
+                "visii noise",
+                "learned noise",
+                "deterministic noise",
+                "noise of training",
+                "fixed noise sampler",
+            ],
+            inputs=[
+                InstructionSocket.Input(
+                    "instruction", tooltip="An instruction that was learned with noise set to 'fixed'."
+                )
+            ],
             outputs=[
-                io.Noise.Output(display_name="NOISE", tooltip="The noise of the last timestep, where sampling begins."),
-                io.Sampler.Output(display_name="SAMPLER", tooltip="Euler ancestral that adds the noise of every timestep it comes to."),
+                io.Noise.Output(
+                    display_name="NOISE", tooltip="The noise of the last timestep, where sampling begins."
+                ),
+                io.Sampler.Output(
+                    display_name="SAMPLER",
+                    tooltip="Euler ancestral that adds the noise of every timestep it comes to.",
+                ),
             ],
         )
 
@@ -229,7 +282,12 @@ class FixedNoiseNode(Node):
 
 
 def _prepared(
-    model: Any, instruction: Instruction | Blend, strength: float, factors: list[float] | None = None, start: int = TRAIN_TIMESTEPS, end: int = 0
+    model: Any,
+    instruction: Instruction | Blend,
+    strength: float,
+    factors: list[float] | None = None,
+    start: int = TRAIN_TIMESTEPS,
+    end: int = 0,
 ) -> Injection:
     for remark in instruction.check_fits(describe(model)):
         logging.warning("InstructBrush: %s", remark)
@@ -251,4 +309,6 @@ def _factors(words: str) -> list[float] | None:
     try:
         return [float(word) for word in words.replace(";", ",").split(",")]
     except ValueError as error:
-        raise InstructionError(f"Segment strengths: '{words}' is no list of numbers ({error}). Write for example: 1, 1, 1, 0.5, 0") from error
+        raise InstructionError(
+            f"Segment strengths: '{words}' is no list of numbers ({error}). Write for example: 1, 1, 1, 0.5, 0"
+        ) from error

@@ -9,14 +9,14 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..core.errors import InstructionError, StorageError
-from ..core.files import write_elsewhere
-from ..core.images import from_image
-from ..core.instruction.artefact import Blend, Instruction, parts_of
 from ..core.instruction.file import load_instruction, read_thumbnail, save_instruction
-from .comfy import metadata, paths
-from .node import Choice, Files, NameChoice, Node, looked_up
-from .previews import previews
-from .sockets import InstructionSocket, image_of, shown
+from ..core.instruction.instruction import Blend, Instruction, parts_of
+from ..core.storage.files import write_elsewhere
+from ..core.storage.images import from_image
+from .comfy.folders import metadata, paths
+from .shared.node import Choice, Files, NameChoice, Node, looked_up
+from .shared.previews import previews
+from .shared.socket_types import InstructionSocket, image_of, shown
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +36,24 @@ class SaveInstruction(Node):
             category="InstructBrush/instruction",
             description="Saves an instruction to output/instructions, with a thumbnail and the workflow that made it: dropping the file on the "
             "canvas opens it again. A blend becomes one file that holds all of its instructions.",
-            search_aliases=["export instruction", "save edit", "save learned edit", "save visual instruction", "merge instructions"],
+            search_aliases=[
+                "export instruction",
+                "save edit",
+                "save learned edit",
+                "save visual instruction",
+                "merge instructions",
+            ],
             is_output_node=True,
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[
-                InstructionSocket.Input("instruction", tooltip="What Learn Instruction gave, or what was made of it."),
-                io.String.Input("name", default="instruction", tooltip="Name of the file, without ending. Sub-folders are made: weather/snow."),
+                InstructionSocket.Input(
+                    "instruction", tooltip="What Learn Instruction gave, or what was made of it."
+                ),
+                io.String.Input(
+                    "name",
+                    default="instruction",
+                    tooltip="Name of the file, without ending. Sub-folders are made: weather/snow.",
+                ),
                 Choice(
                     "if_taken",
                     options=[_NUMBER, _REFUSE, _OVERWRITE],
@@ -50,7 +62,9 @@ class SaveInstruction(Node):
                 ),
             ],
             outputs=[
-                InstructionSocket.Output(display_name="INSTRUCTION", tooltip="The same instruction, under its name."),
+                InstructionSocket.Output(
+                    display_name="INSTRUCTION", tooltip="The same instruction, under its name."
+                ),
                 io.String.Output(display_name="path", tooltip="The file that was written."),
             ],
         )
@@ -62,15 +76,23 @@ class SaveInstruction(Node):
             path = paths.free_path(path)
         image = image_of(instruction)
         # The parts of a blend keep their own names.
-        titled = instruction if isinstance(instruction, Blend) else replace(instruction, info=replace(instruction.info, title=path.stem))
+        titled = (
+            instruction
+            if isinstance(instruction, Blend)
+            else replace(instruction, info=replace(instruction.info, title=path.stem))
+        )
         extra = _graph(cls.hidden)
         try:
             save_instruction(titled, path, overwrite=if_taken == _OVERWRITE, thumbnail=image, extra=extra)
             told = f"Saved to {path}"
         except StorageError as error:
-            kept = write_elsewhere(path.name, lambda place: save_instruction(titled, place, thumbnail=image, extra=extra))
+            kept = write_elsewhere(
+                path.name, lambda place: save_instruction(titled, place, thumbnail=image, extra=extra)
+            )
             if kept is None:
-                raise StorageError(f"{error} The instruction is still in memory: run the workflow again once it can be saved.") from error
+                raise StorageError(
+                    f"{error} The instruction is still in memory: run the workflow again once it can be saved."
+                ) from error
             path, told = kept, f"{error} It was saved to {kept} instead."
             logger.warning("InstructBrush: %s", told)
         return io.NodeOutput(titled, str(path), ui={**_preview(image), "text": [told]})
@@ -88,8 +110,19 @@ class LoadInstruction(Node):
             description="Loads an instruction from models/instructions or output/instructions.",
             search_aliases=["load edit", "import instruction", "load visual instruction", "learned edit"],
             has_intermediate_output=True,
-            inputs=[NameChoice("name", options=paths.instruction_names(), tooltip="An instruction file. Key R reads the list again.")],
-            outputs=[InstructionSocket.Output(display_name="INSTRUCTION", tooltip="The instruction, for Apply Instruction or Edit Guider.")],
+            inputs=[
+                NameChoice(
+                    "name",
+                    options=paths.instruction_names(),
+                    tooltip="An instruction file. Key R reads the list again.",
+                )
+            ],
+            outputs=[
+                InstructionSocket.Output(
+                    display_name="INSTRUCTION",
+                    tooltip="The instruction, for Apply Instruction or Edit Guider.",
+                )
+            ],
         )
 
     @classmethod

@@ -6,17 +6,17 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..core.encoders.clip import OpenClipModel
 from ..core.learning.objective import Direction
-from ..core.learning.pairs import EditPairs, thumbnail
 from ..core.learning.settings import POCKET, POCKET_TEXT, PRESETS, LearningSettings, preset_for
-from ..core.models.clip import OpenClipModel
-from . import learning_inputs as inputs
-from .comfy import open_clip as clips
-from .comfy.describe import describe
-from .comfy.session import LearningSession
-from .node import Choice, Node
-from .scales import OWN_SCALE, scale_for
-from .sockets import OpenClip, shown
+from ..core.pairs.pairs import EditPairs, thumbnail
+from .comfy.encoders import open_clip as clips
+from .comfy.learning.session import LearningSession
+from .comfy.models.description import describe
+from .shared import learning_inputs as inputs
+from .shared.guidance_scales import OWN_SCALE, scale_for
+from .shared.node import Choice, Node
+from .shared.socket_types import OpenClip, shown
 
 _AUTO, _CUSTOM = "auto", "custom"
 
@@ -33,7 +33,15 @@ class LearnInstruction(Node):
             description="Learns what the pairs have in common: keys and values for every cross-attention layer of the model (InstructBrush). "
             "The model itself is not changed. A cancelled run keeps what it learned in output/instructions/unfinished, and goes on when it is "
             "run again with the same settings.",
-            search_aliases=["train instruction", "instructbrush", "learn edit", "visual instruction", "inversion", "textual inversion", "edit from examples"],
+            search_aliases=[
+                "train instruction",
+                "instructbrush",
+                "learn edit",
+                "visual instruction",
+                "inversion",
+                "textual inversion",
+                "edit from examples",
+            ],
             has_intermediate_output=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
@@ -68,8 +76,17 @@ class LearnInstruction(Node):
                     tooltip="shared: what the segments have in common is learned together, and their differences; learns faster. "
                     "separate: each for itself (the paper).",
                 ),
-                io.Int.Input("steps", default=POCKET.steps, min=1, max=100_000, tooltip="Learning steps. Each trains all segments, one sample each."),
-                inputs.learning_rate(POCKET.learning_rate, "Size of the steps at the beginning. 0.06 suits the pocket editor; the paper uses 0.001 on SD1.5."),
+                io.Int.Input(
+                    "steps",
+                    default=POCKET.steps,
+                    min=1,
+                    max=100_000,
+                    tooltip="Learning steps. Each trains all segments, one sample each.",
+                ),
+                inputs.learning_rate(
+                    POCKET.learning_rate,
+                    "Size of the steps at the beginning. 0.06 suits the pocket editor; the paper uses 0.001 on SD1.5.",
+                ),
                 Choice(
                     "objective",
                     options=["plain", "guided"],
@@ -88,7 +105,13 @@ class LearnInstruction(Node):
                     tooltip="min_snr: noise levels count by how much there is to learn in them. none: all alike (the paper).",
                     advanced=True,
                 ),
-                io.Boolean.Input("include_bos", default=False, optional=True, tooltip="Learn the start-of-text row too.", advanced=True),
+                io.Boolean.Input(
+                    "include_bos",
+                    default=False,
+                    optional=True,
+                    tooltip="Learn the start-of-text row too.",
+                    advanced=True,
+                ),
                 *inputs.scales(),
                 inputs.noise(),
             ],
@@ -141,7 +164,15 @@ class LearnInstruction(Node):
             )
         else:
             settings = _preset(family.name, "attention", preset, seed)
-        return _learn(cls.hidden.unique_id, Sources(model, clip, vae, pairs, init_text), settings, preview_every, hold_out, gradient_checkpointing, resume)
+        return _learn(
+            cls.hidden.unique_id,
+            Sources(model, clip, vae, pairs, init_text),
+            settings,
+            preview_every,
+            hold_out,
+            gradient_checkpointing,
+            resume,
+        )
 
 
 class LearnTextInstruction(Node):
@@ -155,7 +186,14 @@ class LearnTextInstruction(Node):
             category="InstructBrush/learning",
             description="Learns what the pairs have in common as text states, in place of words (Visii). It reproduces an edit less closely than Learn "
             "Instruction, but acts in any model with the same text encoder, as plain CONDITIONING, and joins with your own words.",
-            search_aliases=["visii", "visual instruction inversion", "textual inversion", "prompt inversion", "learn edit", "embedding"],
+            search_aliases=[
+                "visii",
+                "visual instruction inversion",
+                "textual inversion",
+                "prompt inversion",
+                "learn edit",
+                "embedding",
+            ],
             has_intermediate_output=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
@@ -175,9 +213,20 @@ class LearnTextInstruction(Node):
                     max=76,
                     tooltip="m, rows of text states that are learned. 0 takes as many as the init text has (10 when it is empty).",
                 ),
-                io.Int.Input("steps", default=POCKET_TEXT.steps, min=1, max=100_000, tooltip="Learning steps."),
-                io.Int.Input("batch", default=POCKET_TEXT.batch, min=1, max=64, tooltip="Samples in a step. Visii takes one."),
-                inputs.learning_rate(POCKET_TEXT.learning_rate, "Size of the steps at the beginning. 0.08 suits the pocket editor; Visii uses 0.001 on SD1.5."),
+                io.Int.Input(
+                    "steps", default=POCKET_TEXT.steps, min=1, max=100_000, tooltip="Learning steps."
+                ),
+                io.Int.Input(
+                    "batch",
+                    default=POCKET_TEXT.batch,
+                    min=1,
+                    max=64,
+                    tooltip="Samples in a step. Visii takes one.",
+                ),
+                inputs.learning_rate(
+                    POCKET_TEXT.learning_rate,
+                    "Size of the steps at the beginning. 0.08 suits the pocket editor; Visii uses 0.001 on SD1.5.",
+                ),
                 io.Float.Input(
                     "direction_weight",
                     default=POCKET_TEXT.direction_weight,
@@ -267,7 +316,9 @@ class LearnTextInstruction(Node):
         if open_clip is None:
             settings = replace(settings, direction_weight=0.0)
         sources = Sources(model, clip, vae, pairs, init_text, open_clip)
-        return _learn(cls.hidden.unique_id, sources, settings, preview_every, hold_out, gradient_checkpointing, resume)
+        return _learn(
+            cls.hidden.unique_id, sources, settings, preview_every, hold_out, gradient_checkpointing, resume
+        )
 
 
 @dataclass(frozen=True)
@@ -286,7 +337,15 @@ def _preset(family: str, space: str, name: str, seed: int) -> LearningSettings:
     return replace(preset_for(family, space) if name == _AUTO else PRESETS[space][name], seed=seed)
 
 
-def _learn(node: str, sources: Sources, settings: LearningSettings, preview_every: int, hold_out: int, checkpointing: bool, resume: bool) -> io.NodeOutput:
+def _learn(
+    node: str,
+    sources: Sources,
+    settings: LearningSettings,
+    preview_every: int,
+    hold_out: int,
+    checkpointing: bool,
+    resume: bool,
+) -> io.NodeOutput:
     pairs = sources.pairs
     watched = pairs[(hold_out - 1) % len(pairs) if hold_out else 0]
     learned_from = pairs.without(hold_out - 1) if hold_out else pairs
@@ -295,6 +354,16 @@ def _learn(node: str, sources: Sources, settings: LearningSettings, preview_ever
         clips.prepare(sources.open_clip)
         with torch.inference_mode(False):  # autograd refuses what is made in inference mode
             direction = Direction.of(learned_from, sources.open_clip)
-    session = LearningSession(sources.model, sources.clip, sources.vae, learned_from, watched, sources.init_text, settings, checkpointing, direction)
+    session = LearningSession(
+        sources.model,
+        sources.clip,
+        sources.vae,
+        learned_from,
+        watched,
+        sources.init_text,
+        settings,
+        checkpointing,
+        direction,
+    )
     instruction, summary = session.run(node, preview_every, resume)
     return io.NodeOutput(shown(instruction, thumbnail(learned_from)), ui={"learning": [summary]})

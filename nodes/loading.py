@@ -8,12 +8,13 @@ import torch
 from comfy_api.latest import io
 from PIL import Image
 
-from ..core.images import from_image, to_image
-from ..core.learning.pairs import FITS, EditPair, EditPairs, Fit, load_pairs, make_pairs
-from .comfy import models, paths
-from .node import Choice, Files, NameChoice, Node, looked_up
-from .previews import previews
-from .sockets import Pairs
+from ..core.pairs.pairs import FITS, EditPair, EditPairs, Fit, load_pairs, make_pairs
+from ..core.storage.images import from_image, to_image
+from .comfy.folders import paths
+from .comfy.models import loading as models
+from .shared.node import Choice, Files, NameChoice, Node, looked_up
+from .shared.previews import previews
+from .shared.socket_types import Pairs
 
 _PREVIEWS = 16
 _PREVIEW_HEIGHT = 192
@@ -32,7 +33,15 @@ class LoadInstructPix2Pix(Node):
             category="InstructBrush/loading",
             description="Loads an editing model: a pocket editor that comes with the pack, a checkpoint, or a diffusers folder such as "
             "timbrooks/instruct-pix2pix or UltraEdit's. Its outputs are ordinary and work with every stock node.",
-            search_aliases=["instruct pix2pix", "ip2p", "load editing model", "pocket editor", "diffusers loader", "cosxl edit", "ultraedit"],
+            search_aliases=[
+                "instruct pix2pix",
+                "ip2p",
+                "load editing model",
+                "pocket editor",
+                "diffusers loader",
+                "cosxl edit",
+                "ultraedit",
+            ],
             inputs=[
                 NameChoice(
                     "model_name",
@@ -43,7 +52,10 @@ class LoadInstructPix2Pix(Node):
                 )
             ],
             outputs=[
-                io.Model.Output(display_name="MODEL", tooltip="The editing model, for Learn Instruction, Apply Instruction and samplers."),
+                io.Model.Output(
+                    display_name="MODEL",
+                    tooltip="The editing model, for Learn Instruction, Apply Instruction and samplers.",
+                ),
                 io.Clip.Output(display_name="CLIP", tooltip="Its text encoder."),
                 io.Vae.Output(display_name="VAE", tooltip="Its autoencoder."),
             ],
@@ -91,8 +103,16 @@ class LoadEditPairs(Node):
             ],
             outputs=[
                 Pairs.Output(display_name="PAIRS", tooltip="The pairs, for Learn Instruction."),
-                io.Image.Output(display_name="before", is_output_list=True, tooltip="The images before the edit, one after the other."),
-                io.Image.Output(display_name="after", is_output_list=True, tooltip="The images after the edit, one after the other."),
+                io.Image.Output(
+                    display_name="before",
+                    is_output_list=True,
+                    tooltip="The images before the edit, one after the other.",
+                ),
+                io.Image.Output(
+                    display_name="after",
+                    is_output_list=True,
+                    tooltip="The images after the edit, one after the other.",
+                ),
             ],
         )
 
@@ -108,7 +128,12 @@ class LoadEditPairs(Node):
     def execute(cls, folder: str, size: int, fit: Fit = "stop") -> io.NodeOutput:
         _FILES.reading(folder)
         pairs = load_pairs(paths.pairs_path(folder), size or None, fit)
-        return io.NodeOutput(pairs, [pair.before[None] for pair in pairs], [pair.after[None] for pair in pairs], ui=_shown(pairs))
+        return io.NodeOutput(
+            pairs,
+            [pair.before[None] for pair in pairs],
+            [pair.after[None] for pair in pairs],
+            ui=_shown(pairs),
+        )
 
 
 class MakeEditPairs(Node):
@@ -125,15 +150,22 @@ class MakeEditPairs(Node):
             has_intermediate_output=True,
             is_input_list=True,
             inputs=[
-                io.Image.Input("before", tooltip="Images before the edit: a batch, or a list, whose images may differ in size."),
-                io.Image.Input("after", tooltip="The same images after the edit, as many and in the same order."),
+                io.Image.Input(
+                    "before",
+                    tooltip="Images before the edit: a batch, or a list, whose images may differ in size.",
+                ),
+                io.Image.Input(
+                    "after", tooltip="The same images after the edit, as many and in the same order."
+                ),
                 _fit_input(),
             ],
             outputs=[Pairs.Output(display_name="PAIRS", tooltip="The pairs, for Learn Instruction.")],
         )
 
     @classmethod
-    def execute(cls, before: list[torch.Tensor], after: list[torch.Tensor], fit: Sequence[Fit] = ("stop",)) -> io.NodeOutput:
+    def execute(
+        cls, before: list[torch.Tensor], after: list[torch.Tensor], fit: Sequence[Fit] = ("stop",)
+    ) -> io.NodeOutput:
         pairs = make_pairs(before, after, fit=fit[0])
         return io.NodeOutput(pairs, ui=_shown(pairs))
 

@@ -6,14 +6,16 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..core.images import image_batch
+from ..core.encoders.mllm import Mllm
 from ..core.reasoning.connector import Connector
 from ..core.reasoning.explain import MOST_TOKENS, explain
-from ..core.reasoning.mllm import Mllm
-from .comfy import mllms, paths, text
-from .comfy.open_clip import progress_of
-from .node import Choice, Files, NameChoice, Node, looked_up
-from .sockets import ConnectorSocket, MllmSocket
+from ..core.storage.images import image_batch
+from .comfy.encoders import mllms
+from .comfy.encoders.open_clip import progress_of
+from .comfy.folders import paths
+from .comfy.sampling import text_encoding as text
+from .shared.node import Choice, Files, NameChoice, Node, looked_up
+from .shared.socket_types import ConnectorSocket, MllmSocket
 
 _MLLM_FILES = Files(lambda name: paths.folder_state(mllms.folder_of(name)))
 _CONNECTOR_FILES = Files(lambda name: paths.file_state(mllms.connector_file(name)))
@@ -31,7 +33,15 @@ class LoadMllm(Node):
             category="InstructBrush/loading",
             description="Loads a vision-language model such as LLaVA-1.5 or Qwen2-VL, which reads an image together with words, from a folder in models/mllm "
             "or models/LLM. ComfyUI brings it to the device when it is needed and makes it leave room for the editor afterwards.",
-            search_aliases=["llava", "qwen vl", "vision language model", "vlm", "multimodal", "reasonpix2pix", "pocket reader"],
+            search_aliases=[
+                "llava",
+                "qwen vl",
+                "vision language model",
+                "vlm",
+                "multimodal",
+                "reasonpix2pix",
+                "pocket reader",
+            ],
             inputs=[
                 NameChoice(
                     "mllm_name",
@@ -48,7 +58,11 @@ class LoadMllm(Node):
                     "such a model stays on the GPU until it is dropped.",
                 ),
             ],
-            outputs=[MllmSocket.Output(display_name="MLLM", tooltip="The model, for Explain Instruction and Encode Instruction.")],
+            outputs=[
+                MllmSocket.Output(
+                    display_name="MLLM", tooltip="The model, for Explain Instruction and Encode Instruction."
+                )
+            ],
         )
 
     @classmethod
@@ -76,19 +90,37 @@ class ExplainInstruction(Node):
             category="InstructBrush/reasoning",
             description="Turns a wish that names no edit, such as 'she prefers a face mask to sunglasses', into an instruction for this image that every "
             "editing model follows. Needs no training. Of several images the first decides.",
-            search_aliases=["rewrite instruction", "implicit instruction", "reasoning edit", "llava prompt", "reasonpix2pix", "wish to instruction"],
+            search_aliases=[
+                "rewrite instruction",
+                "implicit instruction",
+                "reasoning edit",
+                "llava prompt",
+                "reasonpix2pix",
+                "wish to instruction",
+            ],
             has_intermediate_output=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
                 MllmSocket.Input("mllm", tooltip="Who looks at the image, from Load MLLM."),
                 io.Image.Input(
-                    "image", tooltip="The image to edit. Of a batch the first image decides; a list of images is explained one by one, to a list."
+                    "image",
+                    tooltip="The image to edit. Of a batch the first image decides; a list of images is explained one by one, to a list.",
                 ),
                 io.String.Input(
-                    "wish", default="", multiline=True, placeholder="it should look as if hours had passed", tooltip="What you would like, in your own words."
+                    "wish",
+                    default="",
+                    multiline=True,
+                    placeholder="it should look as if hours had passed",
+                    tooltip="What you would like, in your own words.",
                 ),
                 io.Int.Input(
-                    "max_tokens", optional=True, default=MOST_TOKENS, min=8, max=4096, tooltip="Where an answer ends at the latest, in tokens.", advanced=True
+                    "max_tokens",
+                    optional=True,
+                    default=MOST_TOKENS,
+                    min=8,
+                    max=4096,
+                    tooltip="Where an answer ends at the latest, in tokens.",
+                    advanced=True,
                 ),
             ],
             outputs=[
@@ -96,12 +128,17 @@ class ExplainInstruction(Node):
                     display_name="instruction",
                     tooltip="What to do, in one line, for CLIP Text Encode, Edit Guider and others. Your own words if all fails.",
                 ),
-                io.String.Output(display_name="reason", tooltip="Why, in the model's words. Empty if your own words are used."),
+                io.String.Output(
+                    display_name="reason",
+                    tooltip="Why, in the model's words. Empty if your own words are used.",
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, mllm: Mllm, image: torch.Tensor, wish: str, max_tokens: int = MOST_TOKENS) -> io.NodeOutput:
+    def execute(
+        cls, mllm: Mllm, image: torch.Tensor, wish: str, max_tokens: int = MOST_TOKENS
+    ) -> io.NodeOutput:
         frame = image_batch(image, "Image")[0, ..., :3]
         if wish.strip():
             mllms.prepare(mllm)
@@ -124,7 +161,13 @@ class LoadConnector(Node):
             category="InstructBrush/loading",
             description="Loads a trained connector from models/connectors: the part of ReasonPix2Pix that brings what a vision-language model has read to an "
             "editing model. It belongs to one MLLM and to the editing model that was tuned with it.",
-            search_aliases=["reasonpix2pix", "mllm connector", "mllm adapter", "pocket connector", "llava connector"],
+            search_aliases=[
+                "reasonpix2pix",
+                "mllm connector",
+                "mllm adapter",
+                "pocket connector",
+                "llava connector",
+            ],
             inputs=[
                 NameChoice(
                     "connector_name",
@@ -134,7 +177,11 @@ class LoadConnector(Node):
                     "models/connectors. Key R reads the list again.",
                 )
             ],
-            outputs=[ConnectorSocket.Output(display_name="CONNECTOR", tooltip="The connector, for Encode Instruction.")],
+            outputs=[
+                ConnectorSocket.Output(
+                    display_name="CONNECTOR", tooltip="The connector, for Encode Instruction."
+                )
+            ],
         )
 
     @classmethod
@@ -162,13 +209,25 @@ class EncodeInstruction(Node):
             category="InstructBrush/reasoning",
             description="Encodes words as CLIP Text Encode does, and adds what a vision-language model makes of them and the image (ReasonPix2Pix). For the "
             "positive conditioning of the editing model that was tuned with the connector; the empty conditionings stay plain. What was encoded once is kept.",
-            search_aliases=["reasonpix2pix", "mllm encode", "llava conditioning", "reasoning instruction", "implicit instruction", "clip text encode mllm"],
+            search_aliases=[
+                "reasonpix2pix",
+                "mllm encode",
+                "llava conditioning",
+                "reasoning instruction",
+                "implicit instruction",
+                "clip text encode mllm",
+            ],
             hidden=[io.Hidden.unique_id],
             inputs=[
-                MllmSocket.Input("mllm", tooltip="The MLLM that the connector was trained with, from Load MLLM."),
+                MllmSocket.Input(
+                    "mllm", tooltip="The MLLM that the connector was trained with, from Load MLLM."
+                ),
                 ConnectorSocket.Input("connector", tooltip="From Load Connector."),
                 io.Clip.Input("clip", tooltip="The text encoder of the editing model."),
-                io.Image.Input("image", tooltip="The image to edit, or several: each gets text states of its own, in the batch's order."),
+                io.Image.Input(
+                    "image",
+                    tooltip="The image to edit, or several: each gets text states of its own, in the batch's order.",
+                ),
                 io.String.Input(
                     "words",
                     default="",
@@ -180,18 +239,23 @@ class EncodeInstruction(Node):
             ],
             outputs=[
                 io.Conditioning.Output(
-                    display_name="CONDITIONING", tooltip="For Edit Guider's conditioning, InstructPixToPixConditioning, Apply Instruction or a sampler."
+                    display_name="CONDITIONING",
+                    tooltip="For Edit Guider's conditioning, InstructPixToPixConditioning, Apply Instruction or a sampler.",
                 )
             ],
         )
 
     @classmethod
-    def execute(cls, mllm: Mllm, connector: Connector, clip: Any, image: torch.Tensor, words: str) -> io.NodeOutput:
+    def execute(
+        cls, mllm: Mllm, connector: Connector, clip: Any, image: torch.Tensor, words: str
+    ) -> io.NodeOutput:
         images = image_batch(image, "Image")[..., :3]
         conditioning = text.encode(clip, words)
         for remark in mllms.check_fits(connector, mllm, clip, conditioning):
             logging.warning("InstructBrush: %s", remark)
         if not words.strip():
             return io.NodeOutput(conditioning)
-        hidden, mask = mllms.states(mllm, images, words, connector.config.task, progress_of(cls.hidden.unique_id))
+        hidden, mask = mllms.states(
+            mllm, images, words, connector.config.task, progress_of(cls.hidden.unique_id)
+        )
         return io.NodeOutput(mllms.encode(connector, conditioning, hidden, mask))

@@ -11,7 +11,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Before torch is imported anywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("MKL_NUM_THREADS", os.environ["OMP_NUM_THREADS"])  # torch takes the larger of the two
-os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1", TOKENIZERS_PARALLELISM="false")
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    DO_NOT_TRACK="1",
+    TOKENIZERS_PARALLELISM="false",
+)
 # `python -m pytest` puts the working folder here, where nodes/ would shadow ComfyUI's nodes.py.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != REPOSITORY]
 
@@ -91,7 +97,7 @@ def pocket() -> Path:
 @pytest.fixture(scope="session")
 def editor(pocket: Path) -> object:
     """The pocket editor on the diffusers engine, fp32 on the CPU. Shared: never change its weights."""
-    from instructbrush.core.models.loading import load_editor
+    from instructbrush.core.editing.loading import load_editor
 
     return load_editor()
 
@@ -116,7 +122,9 @@ def make_image() -> Callable[..., torch.Tensor]:
 def pair_tensors(make_image: Callable[..., torch.Tensor]) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     """`pair_tensors(count, height=128, width=128)`: (before, after), each [N, H, W, 3]; after has red and blue exchanged."""
 
-    def make(count: int, height: int = 128, width: int = 128, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    def make(
+        count: int, height: int = 128, width: int = 128, seed: int = 0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         before = torch.stack([make_image(seed + i, height, width) for i in range(count)])
         return before, before.flip(-1).contiguous()
 
@@ -136,13 +144,21 @@ def save_image() -> Callable[[torch.Tensor, Path], Path]:
 
 
 @pytest.fixture(scope="session")
-def write_pairs(pair_tensors: Callable[..., tuple[torch.Tensor, torch.Tensor]], save_image: Callable[..., Path]) -> Callable[..., Path]:
+def write_pairs(
+    pair_tensors: Callable[..., tuple[torch.Tensor, torch.Tensor]], save_image: Callable[..., Path]
+) -> Callable[..., Path]:
     """`write_pairs(folder, count, layout="numbered"|"folders", size=(128, 128))`: a folder of pairs on disk."""
 
-    def write(folder: Path, count: int, layout: str = "numbered", size: tuple[int, int] = (128, 128), seed: int = 0) -> Path:
+    def write(
+        folder: Path, count: int, layout: str = "numbered", size: tuple[int, int] = (128, 128), seed: int = 0
+    ) -> Path:
         before, after = pair_tensors(count, *size, seed=seed)
         for i in range(count):
-            names = (f"{i}_0.png", f"{i}_1.png") if layout == "numbered" else (f"before/{i}.png", f"after/{i}.png")
+            names = (
+                (f"{i}_0.png", f"{i}_1.png")
+                if layout == "numbered"
+                else (f"before/{i}.png", f"after/{i}.png")
+            )
             for tensor, name in zip((before[i], after[i]), names, strict=True):
                 save_image(tensor, folder / name)
         return folder

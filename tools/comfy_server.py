@@ -84,7 +84,14 @@ class ComfyServer:
     port: TCP port, None for a free one. arguments: further ComfyUI options. The server's words go to `base/server.log`.
     """
 
-    def __init__(self, base: Path, *, port: int | None = None, arguments: Sequence[str] = (), start_seconds: float = 180) -> None:
+    def __init__(
+        self,
+        base: Path,
+        *,
+        port: int | None = None,
+        arguments: Sequence[str] = (),
+        start_seconds: float = 180,
+    ) -> None:
         self.base = make_base_directory(Path(base))
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -93,16 +100,37 @@ class ComfyServer:
         self._start_seconds = start_seconds
         self._process: subprocess.Popen[bytes] | None = None
         root = comfyui_root()
-        self.command = [str(venv_python(VENV)), str(root / "main.py"), "--listen", "127.0.0.1", "--port", str(self.port)]
-        self.command += ["--base-directory", str(self.base), "--disable-api-nodes", "--disable-auto-launch", *arguments]
+        self.command = [
+            str(venv_python(VENV)),
+            str(root / "main.py"),
+            "--listen",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+        ]
+        self.command += [
+            "--base-directory",
+            str(self.base),
+            "--disable-api-nodes",
+            "--disable-auto-launch",
+            *arguments,
+        ]
 
     def __enter__(self) -> ComfyServer:
         with open(self.log, "wb") as log:
-            self._process = subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **OFFLINE}, cwd=self.base)
+            self._process = subprocess.Popen(
+                self.command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **OFFLINE},
+                cwd=self.base,
+            )
         deadline = time.monotonic() + self._start_seconds
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                raise ServerError(f"ComfyUI ended while starting (exit {self._process.returncode}):\n{self.tail()}")
+                raise ServerError(
+                    f"ComfyUI ended while starting (exit {self._process.returncode}):\n{self.tail()}"
+                )
             try:
                 self.get("/system_stats")
                 return self
@@ -111,7 +139,9 @@ class ComfyServer:
         self.__exit__(None, None, None)
         raise ServerError(f"ComfyUI did not answer within {self._start_seconds:.0f} seconds:\n{self.tail()}")
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         process, self._process = self._process, None
         if process is None:
             return
@@ -152,9 +182,17 @@ class ComfyServer:
 
     def view(self, image: dict[str, str]) -> bytes:
         """The file behind one of `PromptResult.images`."""
-        return self._fetch("/view?" + urllib.parse.urlencode({key: image[key] for key in ("filename", "subfolder", "type")}))
+        return self._fetch(
+            "/view?" + urllib.parse.urlencode({key: image[key] for key in ("filename", "subfolder", "type")})
+        )
 
-    def run(self, prompt: dict[str, Any], *, seconds: float = 600, on_message: Callable[[dict[str, Any]], None] | None = None) -> PromptResult:
+    def run(
+        self,
+        prompt: dict[str, Any],
+        *,
+        seconds: float = 600,
+        on_message: Callable[[dict[str, Any]], None] | None = None,
+    ) -> PromptResult:
         """Queue a prompt in API format and wait for its end. `on_message` sees every websocket message of it as it comes.
 
         Raises ServerError when validation refuses it, a node fails, it is interrupted, or `seconds` pass.
@@ -175,16 +213,22 @@ class ComfyServer:
                 if message["type"] == kind:
                     data = message["data"]
                     told = data.get("exception_message", "interrupted").strip()
-                    raise ServerError(f"{data['node_type']} ({data['node_id']}): {told}", [data.get("exception_type", kind)])
+                    raise ServerError(
+                        f"{data['node_type']} ({data['node_id']}): {told}", [data.get("exception_type", kind)]
+                    )
         history = self._history(answer["prompt_id"])
         return PromptResult(answer["prompt_id"], history["outputs"], messages)
 
-    def _listen(self, wire: Any, prompt_id: str, deadline: float, on_message: Callable[[dict[str, Any]], None] | None) -> list[dict[str, Any]]:
+    def _listen(
+        self, wire: Any, prompt_id: str, deadline: float, on_message: Callable[[dict[str, Any]], None] | None
+    ) -> list[dict[str, Any]]:
         messages: list[dict[str, Any]] = []
         while True:
             if time.monotonic() > deadline:
                 self.post("/interrupt", {})
-                raise ServerError(f"prompt {prompt_id} did not end in time; it was interrupted\n{self.tail()}")
+                raise ServerError(
+                    f"prompt {prompt_id} did not end in time; it was interrupted\n{self.tail()}"
+                )
             try:
                 received = wire.recv()
             except WebSocketTimeoutException:
@@ -211,7 +255,9 @@ class ComfyServer:
         raise ServerError(f"prompt {prompt_id} ended but is not in the history\n{self.tail()}")
 
     def _fetch(self, path: str, body: bytes | None = None, kind: str | None = None) -> bytes:
-        request = urllib.request.Request(self.url + path, data=body, headers={"Content-Type": kind} if kind else {})
+        request = urllib.request.Request(
+            self.url + path, data=body, headers={"Content-Type": kind} if kind else {}
+        )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(request, timeout=60) as answer:
@@ -227,7 +273,10 @@ def refusal(body: str) -> str:
         answer = json.loads(body)
         lines = [answer["error"]["message"]]
         for node, report in answer["node_errors"].items():
-            lines += [f"{report['class_type']} ({node}): {error['message']}: {error['details']}" for error in report["errors"]]
+            lines += [
+                f"{report['class_type']} ({node}): {error['message']}: {error['details']}"
+                for error in report["errors"]
+            ]
     except (ValueError, KeyError, TypeError, AttributeError):
         return body
     return "\n".join(lines)
@@ -236,6 +285,8 @@ def refusal(body: str) -> str:
 def refusal_kinds(body: str) -> list[str]:
     """The types of the errors in ComfyUI's answer to a bad prompt; nothing for any other body."""
     try:
-        return [error["type"] for report in json.loads(body)["node_errors"].values() for error in report["errors"]]
+        return [
+            error["type"] for report in json.loads(body)["node_errors"].values() for error in report["errors"]
+        ]
     except (ValueError, KeyError, TypeError, AttributeError):
         return []

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from instructbrush.tools.comfy_server import ComfyServer, device_arguments
 from instructbrush.tools.get_comfyui import HOLD
-from instructbrush.tools.pocket.heldout import EFFECTS, HeldOutEffect
+from instructbrush.tools.pocket.world.held_out_effects import EFFECTS, HeldOutEffect
 
 REPO = Path(__file__).resolve().parents[1]
 OUT = REPO / "output" / "demo"
@@ -55,7 +55,12 @@ class Result:
     figures: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, images in (("copy", self.inputs), ("text", self.words), ("learned", self.learned), ("ceiling", self.ceiling)):
+        for name, images in (
+            ("copy", self.inputs),
+            ("text", self.words),
+            ("learned", self.learned),
+            ("ceiling", self.ceiling),
+        ):
             self.figures[f"{name}_psnr"] = round(float(psnr(images, self.truth).mean()), 2)
 
 
@@ -110,21 +115,43 @@ def run_effect(server: ComfyServer, effect: HeldOutEffect) -> Result:
     loaded = graph.add("InstructBrushLoadModel", model_name="pocket editor (built in)")
     model, clip, vae = loaded, [loaded[0], 1], [loaded[0], 2]
     examples = graph.add("InstructBrushLoadPairs", folder=f"demo/{effect.name}/pairs", size=0)
-    learn = graph.add("InstructBrushLearn", model=model, clip=clip, vae=vae, pairs=examples, init_text=effect.words, preset="pocket", preview_every=0, **OTHER)
+    learn = graph.add(
+        "InstructBrushLearn",
+        model=model,
+        clip=clip,
+        vae=vae,
+        pairs=examples,
+        init_text=effect.words,
+        preset="pocket",
+        preview_every=0,
+        **OTHER,
+    )
     graph.add("InstructBrushSave", instruction=learn, name=f"demo/{effect.name}", if_taken="overwrite")
     batch = graph.images([f"demo/{effect.name}/test/{name}" for name in tests])
     edits = {
         "learned": edit(graph, model, clip, vae, batch, words="", instruction=learn),
         "words": edit(graph, model, clip, vae, batch, words=effect.words),
         "ceiling": graph.add(
-            "VAEDecode", vae=vae, samples=graph.add("VAEEncode", vae=vae, pixels=graph.images([f"demo/{effect.name}/truth/{name}" for name in truths]))
+            "VAEDecode",
+            vae=vae,
+            samples=graph.add(
+                "VAEEncode",
+                vae=vae,
+                pixels=graph.images([f"demo/{effect.name}/truth/{name}" for name in truths]),
+            ),
         ),
     }
-    saved = {name: graph.add("SaveImage", images=images, filename_prefix=f"demo/{effect.name}_{name}")[0] for name, images in edits.items()}
+    saved = {
+        name: graph.add("SaveImage", images=images, filename_prefix=f"demo/{effect.name}_{name}")[0]
+        for name, images in edits.items()
+    }
 
     clock = Clock(learn[0])
     result = server.run(graph.nodes, on_message=clock)
-    got = {name: np.stack([read(server.view(image)) for image in result.images(node)]) for name, node in saved.items()}
+    got = {
+        name: np.stack([read(server.view(image)) for image in result.images(node)])
+        for name, node in saved.items()
+    }
     return Result(effect, pairs, inputs, truth, got["words"], got["learned"], got["ceiling"], clock.seconds)
 
 
@@ -141,10 +168,27 @@ OTHER = {
 """Widgets that the preset takes the place of."""
 
 
-def edit(graph: Graph, model: list[Any], clip: list[Any], vae: list[Any], batch: list[Any], words: str, **instruction: Any) -> list[Any]:
+def edit(
+    graph: Graph,
+    model: list[Any],
+    clip: list[Any],
+    vae: list[Any],
+    batch: list[Any],
+    words: str,
+    **instruction: Any,
+) -> list[Any]:
     """Edit Guider and stock sampling: Euler ancestral, 20 steps."""
     guider = graph.add(
-        "InstructBrushEditGuider", model=model, clip=clip, vae=vae, image=batch, words=words, text_scale=-1.0, image_scale=1.5, strength=1.0, **instruction
+        "InstructBrushEditGuider",
+        model=model,
+        clip=clip,
+        vae=vae,
+        image=batch,
+        words=words,
+        text_scale=-1.0,
+        image_scale=1.5,
+        strength=1.0,
+        **instruction,
     )
     sampled = graph.add(
         "SamplerCustomAdvanced",
@@ -211,7 +255,11 @@ def draw_grid(results: Sequence[Result], path: Path, cell: int = 96) -> None:
         )
         for line, (name, images, value) in enumerate(rows):
             y = top + 26 + line * (cell + gap)
-            draw.text((4, y + cell // 2 - 6), f"{name}" + (f"  {value:.1f} dB" if value is not None else ""), fill="black")
+            draw.text(
+                (4, y + cell // 2 - 6),
+                f"{name}" + (f"  {value:.1f} dB" if value is not None else ""),
+                fill="black",
+            )
             for column in range(TESTS):
                 put(images[column], left + column * (cell + gap), y)
     sheet.save(path)
@@ -227,12 +275,23 @@ def main() -> int:
         for name in SHOWN:
             result = run_effect(server, EFFECTS[name])
             results.append(result)
-            figures = "  ".join(f"{key.removesuffix('_psnr')} {value:5.2f}" for key, value in result.figures.items())
-            print(f"{name:<20} {result.effect.scope:<7} {result.effect.subject:<6} {figures}  ({result.seconds_learning:.0f} s learning)", flush=True)
+            figures = "  ".join(
+                f"{key.removesuffix('_psnr')} {value:5.2f}" for key, value in result.figures.items()
+            )
+            print(
+                f"{name:<20} {result.effect.scope:<7} {result.effect.subject:<6} {figures}  ({result.seconds_learning:.0f} s learning)",
+                flush=True,
+            )
             shutil.copy(server.base / "output" / "instructions" / "demo" / f"{name}.safetensors", OUT)
     draw_grid(results, OUT / "grid.png")
-    summary: dict[str, Any] = {key: round(float(np.mean([result.figures[key] for result in results])), 2) for key in results[0].figures}
-    summary["effects"] = {result.effect.name: {"scope": result.effect.scope, "subject": result.effect.subject, **result.figures} for result in results}
+    summary: dict[str, Any] = {
+        key: round(float(np.mean([result.figures[key] for result in results])), 2)
+        for key in results[0].figures
+    }
+    summary["effects"] = {
+        result.effect.name: {"scope": result.effect.scope, "subject": result.effect.subject, **result.figures}
+        for result in results
+    }
     summary["seconds_learning"] = round(sum(result.seconds_learning for result in results), 1)
     summary["seconds"] = round(time.monotonic() - started, 1)
     (OUT / "report.json").write_text(json.dumps(summary, indent=2) + "\n")

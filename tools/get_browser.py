@@ -23,10 +23,16 @@ def main() -> None:
     if may_install:
         print("installing chromium for the browser tests", flush=True)
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"]):
+        for command in (
+            ["apt-get", "update", "-qq"],
+            ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"],
+        ):
             subprocess.run(command, env=environment, stdout=subprocess.DEVNULL)
     if not find_browser():
-        print("NO CHROMIUM: the browser tests will be skipped. Install it (apt-get install chromium) or set CHROMIUM=/path.", flush=True)
+        print(
+            "NO CHROMIUM: the browser tests will be skipped. Install it (apt-get install chromium) or set CHROMIUM=/path.",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

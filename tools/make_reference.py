@@ -45,9 +45,16 @@ def definitions(object_info: dict[str, Any]) -> dict[str, Any]:
             inputs[key] = {word: text for word, text in words.items() if text}
         outputs = {
             str(index): {"name": label, "tooltip": tooltip}
-            for index, (label, tooltip) in enumerate(zip(node["output_name"], node["output_tooltips"], strict=True))
+            for index, (label, tooltip) in enumerate(
+                zip(node["output_name"], node["output_tooltips"], strict=True)
+            )
         }
-        found[name] = {"display_name": node["display_name"], "description": node["description"], "inputs": inputs, "outputs": outputs}
+        found[name] = {
+            "display_name": node["display_name"],
+            "description": node["description"],
+            "inputs": inputs,
+            "outputs": outputs,
+        }
     return found
 
 
@@ -62,7 +69,10 @@ def tables(node: dict[str, Any]) -> str:
         shown = "*empty*" if default == "" and kind == "STRING" else str(default)
         lines.append(f"| `{key}` | {title} | {shown} | {options.get('tooltip', '')} |")
     lines += ["\n## Outputs\n", "| Output | |", "| --- | --- |"]
-    lines += [f"| `{label}` | {tooltip} |" for label, tooltip in zip(node["output_name"], node["output_tooltips"], strict=True)]
+    lines += [
+        f"| `{label}` | {tooltip} |"
+        for label, tooltip in zip(node["output_name"], node["output_tooltips"], strict=True)
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -74,10 +84,16 @@ def page(text: str, node: dict[str, Any]) -> str:
 def write(object_info: dict[str, Any]) -> None:
     """Renew the definitions and every page. A node without a page gets one with its description."""
     DEFINITIONS.parent.mkdir(parents=True, exist_ok=True)
-    DEFINITIONS.write_text(json.dumps(definitions(object_info), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    DEFINITIONS.write_text(
+        json.dumps(definitions(object_info), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     for name, node in ours(object_info).items():
         path = PAGES / f"{name}.md"
-        text = path.read_text(encoding="utf-8") if path.exists() else f"# {node['display_name']}\n\n{node['description']}\n"
+        text = (
+            path.read_text(encoding="utf-8")
+            if path.exists()
+            else f"# {node['display_name']}\n\n{node['description']}\n"
+        )
         path.write_text(page(text, node), encoding="utf-8")
 
 

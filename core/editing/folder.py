@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..devices import is_out_of_memory
 from ..errors import PairError
-from ..image_files import open_image
-from ..images import fit_to_multiple, from_image, save_image, to_image
+from ..storage.image_files import open_image
+from ..storage.images import fit_to_multiple, from_image, save_image, to_image
 
 NOTE = "instructbrush.edit"
 """Key of the PNG text that says what made a result."""
@@ -58,7 +58,9 @@ class Listener(NamedTuple):
     """An image, of this width and height, that is edited at fewer pixels."""
 
 
-def edit_images(jobs: Sequence[Job], edit: Callable[[Tensor], Tensor], batch: int, pixels: int, told: Listener) -> None:
+def edit_images(
+    jobs: Sequence[Job], edit: Callable[[Tensor], Tensor], batch: int, pixels: int, told: Listener
+) -> None:
     """Edit images and write the results as PNG, in the sizes of the images and with their transparency.
 
     Args:
@@ -74,7 +76,9 @@ def edit_images(jobs: Sequence[Job], edit: Callable[[Tensor], Tensor], batch: in
     with ThreadPoolExecutor(2) as threads:
         written: list[Future[None]] = []
         for group in _batches(_read(jobs, pixels, told, threads, _READ_AHEAD * batch), batch):
-            for image, edited in zip(group, _edit_fitting(edit, [image.fitted for image in group]), strict=True):
+            for image, edited in zip(
+                group, _edit_fitting(edit, [image.fitted for image in group]), strict=True
+            ):
                 written.append(threads.submit(_write, edited, image))
             told.done(len(group))
             # A full disk ends it now, not after hours.
@@ -94,12 +98,17 @@ def note_of(result: Path) -> str | None:
         return None
 
 
-def _read(jobs: Sequence[Job], pixels: int, told: Listener, threads: ThreadPoolExecutor, ahead: int) -> Iterator[_Image]:
+def _read(
+    jobs: Sequence[Job], pixels: int, told: Listener, threads: ThreadPoolExecutor, ahead: int
+) -> Iterator[_Image]:
     """The images in order, a few read ahead, without those that cannot be read."""
     coming: list[Future[_Image]] = []
     rest = iter(jobs)
     while True:
-        coming += [threads.submit(_open, job, pixels) for _, job in zip(range(ahead + 1 - len(coming)), rest, strict=False)]
+        coming += [
+            threads.submit(_open, job, pixels)
+            for _, job in zip(range(ahead + 1 - len(coming)), rest, strict=False)
+        ]
         if not coming:
             return
         try:
@@ -115,7 +124,9 @@ def _read(jobs: Sequence[Job], pixels: int, told: Listener, threads: ThreadPoolE
 
 
 def _open(job: Job, pixels: int) -> _Image:
-    opened = open_image(job.source, job.source.name, lambda width, height: math.isqrt(width * height // (_SPARE * pixels)))
+    opened = open_image(
+        job.source, job.source.name, lambda width, height: math.isqrt(width * height // (_SPARE * pixels))
+    )
     shown = _visible(opened.image)
     if math.prod(opened.size) > pixels:
         scale = math.sqrt(pixels / math.prod(opened.size)) / _STRIDE

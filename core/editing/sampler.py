@@ -8,11 +8,11 @@ import torch
 from torch import Generator, Tensor
 
 from ..devices import to_device
-from ..models.denoiser import Denoiser
-from .guidance import dual_guidance
-from .injection import Injection, RowInjections
-from .region import Region, blend, blended_states
-from .schedule import SEEDS, TRAIN_TIMESTEPS, fixed_generator
+from ..diffusion.guidance import dual_guidance
+from ..diffusion.region_blending import Region, blend, blended_states
+from ..diffusion.schedule import SEEDS, TRAIN_TIMESTEPS, fixed_generator
+from ..instruction.injection import Injection, RowInjections
+from .denoiser import Denoiser
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def edit_latents(
 
     Args:
         denoiser: the model.
-        image_latent: image conditions [B, C, h, w], see :meth:`~..models.denoiser.Denoiser.predict`.
+        image_latent: image conditions [B, C, h, w], see :meth:`~.denoiser.Denoiser.predict`.
         context: text states of the instruction's words, [L, D] or [B, L, D].
         null_context: text states of "", [L, D].
         injection: learned keys and values for the instructed branch alone; both null branches keep the model's own.
@@ -54,7 +54,11 @@ def edit_latents(
     seeds = [(seed + index) % SEEDS for index in range(batch)] if isinstance(seed, int) else list(seed)
     timesteps, sigmas = _schedule(steps)
     coming = [round(t) for t in timesteps] if fixed_noise else []
-    generators = [fixed_generator(TRAIN_TIMESTEPS - 1, seeds[0])] * batch if fixed_noise else [Generator().manual_seed(each) for each in seeds]
+    generators = (
+        [fixed_generator(TRAIN_TIMESTEPS - 1, seeds[0])] * batch
+        if fixed_noise
+        else [Generator().manual_seed(each) for each in seeds]
+    )
     shape = (denoiser.description.family.latent_channels, *image_latent.shape[2:])
     noise = _draw(shape, generators, device)
     latents = noise * sigmas[0]
@@ -64,11 +68,15 @@ def edit_latents(
     image_latent, null = image_latent.to(device), null_context.to(device).expand(2 * batch, -1, -1)
     images = torch.cat([image_latent, image_latent, torch.zeros_like(image_latent)])
     contexts = torch.cat([context.to(device).expand(batch, -1, -1), null])
-    injections = None if injection is None or injection.is_identity else RowInjections([injection, None, None])
+    injections = (
+        None if injection is None or injection.is_identity else RowInjections([injection, None, None])
+    )
     times = torch.tensor(timesteps, device=device)
     for index, sigma in enumerate(sigmas[:-1]):
         noisy = latents / math.sqrt(sigma**2 + 1)
-        full, image, none = denoiser.predict(noisy.repeat(3, 1, 1, 1), times[index].expand(3 * batch), images, contexts, injections).chunk(3)
+        full, image, none = denoiser.predict(
+            noisy.repeat(3, 1, 1, 1), times[index].expand(3 * batch), images, contexts, injections
+        ).chunk(3)
         guided = dual_guidance(none, image, full, image_scale, text_scale)
         down, up = _ancestral(sigma, sigmas[index + 1])
         latents = torch.add(latents, guided, alpha=down - sigma)
@@ -88,7 +96,9 @@ def _schedule(steps: int) -> tuple[list[float], list[float]]:
     # Imported here: diffusers takes a second, and ComfyUI imports this module when it starts.
     from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
 
-    scheduler: Any = EulerAncestralDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=TRAIN_TIMESTEPS)
+    scheduler: Any = EulerAncestralDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=TRAIN_TIMESTEPS
+    )
     scheduler.set_timesteps(steps)
     return scheduler.timesteps.tolist(), scheduler.sigmas.tolist()
 

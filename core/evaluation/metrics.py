@@ -39,9 +39,13 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
     """
     compare: Any = _torchmetrics().structural_similarity_index_measure
     _check(images, truth)
-    _, everywhere = compare(_planes(images), _planes(truth), data_range=1.0, reduction="none", return_full_image=True)
+    _, everywhere = compare(
+        _planes(images), _planes(truth), data_range=1.0, reduction="none", return_full_image=True
+    )
     # The package's own mean also counts the margin, where windows see reflected pixels.
-    return everywhere[..., _MARGIN:-_MARGIN, _MARGIN:-_MARGIN].mean(dim=(1, 2, 3), dtype=torch.float64).float()
+    return (
+        everywhere[..., _MARGIN:-_MARGIN, _MARGIN:-_MARGIN].mean(dim=(1, 2, 3), dtype=torch.float64).float()
+    )
 
 
 def l1_distance(images: Tensor, truth: Tensor) -> Tensor:
@@ -83,7 +87,9 @@ def caption_similarity(captions: Tensor, outputs: Tensor) -> Tensor:
     return functional.cosine_similarity(captions, outputs, dim=-1)
 
 
-def direction_similarity(inputs: Tensor, outputs: Tensor, captions_before: Tensor, captions_after: Tensor) -> Tensor:
+def direction_similarity(
+    inputs: Tensor, outputs: Tensor, captions_before: Tensor, captions_after: Tensor
+) -> Tensor:
     """InstructPix2Pix's agreement with the captions, Emu Edit's CLIP-dir: cos(E(out) - E(in), E(caption after) - E(caption before)) of each, [N].
 
     Arguments are normalised features [N, P]; images are given to CLIP in 0..1, as it expects (the published evaluation gives -1..1).
@@ -112,12 +118,16 @@ def _check(images: Tensor, truth: Tensor) -> None:
             "Give two batches of equal length and size, [batch, height, width, 3]."
         )
     if min(images.shape[1:3]) < 16:
-        raise EvaluationError(f"Evaluation: images of {images.shape[2]} x {images.shape[1]} pixels are too small, each side needs at least 16.")
+        raise EvaluationError(
+            f"Evaluation: images of {images.shape[2]} x {images.shape[1]} pixels are too small, each side needs at least 16."
+        )
 
 
 def _torchmetrics() -> Any:
     try:
         import torchmetrics.functional.image as image
     except ImportError as error:
-        raise EvaluationError("Evaluation: PSNR and SSIM are computed by torchmetrics, which is not installed. Run: pip install torchmetrics") from error
+        raise EvaluationError(
+            "Evaluation: PSNR and SSIM are computed by torchmetrics, which is not installed. Run: pip install torchmetrics"
+        ) from error
     return image

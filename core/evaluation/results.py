@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..errors import EvaluationError
-from ..files import is_unfinished, write_text
-from ..images import save_image, to_image
-from ..json_text import parse_json, read_record
-from .effects import Effect
-from .items import Item, Score, prepared
+from ..storage.files import is_unfinished, write_text
+from ..storage.images import save_image, to_image
+from ..storage.json_text import parse_json, read_record
+from .by_example.effects import Effect
+from .by_instruction.items import Item, Score, prepared
 
 FORMAT = 1
 
@@ -77,7 +77,9 @@ class ResultFolder:
             except (OSError, ValueError):
                 found = None
             if not isinstance(found, dict):
-                raise EvaluationError(f"'{file}' is damaged, so it is unknown what its results are of. Give another --out folder, or delete this one.")
+                raise EvaluationError(
+                    f"'{file}' is damaged, so it is unknown what its results are of. Give another --out folder, or delete this one."
+                )
             for name in self.later:
                 if wanted.get(name) is None or found.get(name) is None:
                     wanted[name] = found[name] = wanted.get(name) or found.get(name)
@@ -88,7 +90,9 @@ class ResultFolder:
                     "Give another --out folder, or delete this one."
                 )
         elif self.path.is_dir() and any(not is_unfinished(path) for path in self.path.iterdir()):
-            raise EvaluationError(f"'{self.path}' holds other files and no benchmark's results. Give another --out folder.")
+            raise EvaluationError(
+                f"'{self.path}' holds other files and no benchmark's results. Give another --out folder."
+            )
         write_text(json.dumps(wanted, indent=1), file)
 
     def finished(self) -> dict[tuple[str, str, int], Any]:
@@ -108,7 +112,9 @@ class ResultFolder:
         method, effect, seed = outcome.key
         for index, image in enumerate(images):
             save_image(to_image(image), self.image(effect, method, seed, index))
-        write_text(json.dumps(asdict(outcome), indent=1), self.path / self.home / effect / f"{method}-{seed}.json")
+        write_text(
+            json.dumps(asdict(outcome), indent=1), self.path / self.home / effect / f"{method}-{seed}.json"
+        )
 
     def write_effect(self, effect: Effect) -> None:
         """Keep the effect's own images for the report: training pairs, test inputs and truth."""
@@ -160,5 +166,7 @@ def complete(finished: Mapping[tuple[str, str, int], Any], keys: Iterable[tuple[
     wanted = list(keys)
     for method, effect, seed in wanted:
         if (method, effect, seed) not in finished:
-            raise EvaluationError(f"The result of '{method}' on '{effect}' with seed {seed} is missing. Start the run again to complete it.")
+            raise EvaluationError(
+                f"The result of '{method}' on '{effect}' with seed {seed} is missing. Start the run again to complete it."
+            )
     return [finished[key] for key in wanted]

@@ -17,13 +17,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..editing.loading import load_editor
+from ..encoders.clip import image_features, load_clip
 from ..errors import DataError, EvaluationError, InstructBrushError, PairError
-from ..files import check_target
 from ..learning.settings import read_changes
-from ..models.clip import image_features, load_clip
-from ..models.loading import load_editor
-from .effects import Effect
-from .methods import DEFAULT_METHODS, METHODS, Edited, Task, Workbench
+from ..storage.files import check_target
+from .by_example.effects import Effect
+from .by_example.methods import DEFAULT_METHODS, METHODS, Edited, Task, Workbench
 from .metrics import direction_distance, image_similarity, psnr, ssim
 from .perceptual import Perceptual
 from .results import Outcome, ResultFolder, complete
@@ -114,7 +114,9 @@ class RunSettings:
     def __post_init__(self) -> None:
         unknown = next((name for name in self.methods if name not in METHODS), None)
         if unknown is not None or not self.methods:
-            raise EvaluationError(f"Method '{unknown or ''}' does not exist. Choose from {', '.join(METHODS)}.")
+            raise EvaluationError(
+                f"Method '{unknown or ''}' does not exist. Choose from {', '.join(METHODS)}."
+            )
         for name, least in (("seeds", 1), ("sampling_steps", 1), ("steps", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -124,7 +126,11 @@ class RunSettings:
     def describe(self) -> dict[str, Any]:
         """What tells this run's figures from another's; the models are loaded for it. Methods and seeds may be added later."""
         bench, _ = _models(self)
-        plain = {name: value for name, value in asdict(self).items() if name in ("steps", "sampling_steps", "image_scale")}
+        plain = {
+            name: value
+            for name, value in asdict(self).items()
+            if name in ("steps", "sampling_steps", "image_scale")
+        }
         backbone = sha256(Path(self.lpips).read_bytes()).hexdigest()[:16] if self.lpips else None
         presets = [asdict(bench.settings(space, 0)) for space in ("attention", "text")]
         return {
@@ -199,11 +205,18 @@ def run(
         _import_ray()
     folder.begin({"data": data, **settings.describe()})
     finished = folder.finished()
-    keys = [(method, source.name, seed) for source in sources for seed in range(settings.seeds) for method in settings.methods]
+    keys = [
+        (method, source.name, seed)
+        for source in sources
+        for seed in range(settings.seeds)
+        for method in settings.methods
+    ]
     units = []
     for source in sources:
         for seed in range(settings.seeds):
-            missing = tuple(method for method in settings.methods if (method, source.name, seed) not in finished)
+            missing = tuple(
+                method for method in settings.methods if (method, source.name, seed) not in finished
+            )
             if missing:
                 units.append(Unit(source, seed, missing))
     done = sum(key in finished for key in keys)
@@ -233,7 +246,9 @@ def run(
 @lru_cache(maxsize=1)
 def _models(settings: RunSettings) -> tuple[Workbench, Perceptual | None]:
     editor = load_editor(settings.model, settings.device)
-    clip = load_clip(settings.clip, Path(settings.clip_folder) if settings.clip_folder else None, settings.device)
+    clip = load_clip(
+        settings.clip, Path(settings.clip_folder) if settings.clip_folder else None, settings.device
+    )
     perceptual = Perceptual(settings.lpips, settings.device) if settings.lpips else None
     cache = Path(settings.cache) if settings.cache else None
     bench = Workbench(
@@ -254,14 +269,18 @@ class _Judge:
 
     def __init__(self, effect: Effect, bench: Workbench, perceptual: Perceptual | None) -> None:
         self._effect, self._clip, self._perceptual = effect, bench.clip, perceptual
-        before, after = (self._features([getattr(pair, side) for pair in effect.train]) for side in ("before", "after"))
+        before, after = (
+            self._features([getattr(pair, side) for pair in effect.train]) for side in ("before", "after")
+        )
         self._examples, self._inputs = after - before, self._features(effect.inputs)
 
     def _features(self, images: Sequence[Tensor]) -> Tensor:
         return image_features(self._clip, images).cpu()
 
     def outcome(self, method: str, seed: int, edited: Edited, seconds: float) -> Outcome:
-        both = [(made[None], truth[None]) for made, truth in zip(edited.images, self._effect.truth, strict=True)]
+        both = [
+            (made[None], truth[None]) for made, truth in zip(edited.images, self._effect.truth, strict=True)
+        ]
         outputs = self._features(edited.images)
         return Outcome(
             effect=self._effect.name,
@@ -270,7 +289,9 @@ class _Judge:
             seed=seed,
             psnr=tuple(float(psnr(made, truth)) for made, truth in both),
             ssim=tuple(float(ssim(made, truth)) for made, truth in both),
-            lpips=tuple(float(self._perceptual.distance(made, truth)) for made, truth in both) if self._perceptual else None,
+            lpips=tuple(float(self._perceptual.distance(made, truth)) for made, truth in both)
+            if self._perceptual
+            else None,
             direction=direction_distance(outputs - self._inputs, self._examples),
             image_similarity=tuple(image_similarity(self._inputs, outputs).tolist()),
             init_text=edited.init_text,
@@ -300,7 +321,9 @@ def _here(units: Sequence[Unit], settings: Settings, folder: ResultFolder) -> It
             yield outcome
 
 
-def _in_processes(units: Sequence[Unit], settings: Settings, folder: ResultFolder, jobs: int) -> Iterator[Any]:
+def _in_processes(
+    units: Sequence[Unit], settings: Settings, folder: ResultFolder, jobs: int
+) -> Iterator[Any]:
     """Processes that take a unit when they are free. Each writes its own results, so nothing is lost when one dies."""
     context = multiprocessing.get_context("spawn")
     todo, done = context.Queue(), context.Queue()
@@ -309,7 +332,10 @@ def _in_processes(units: Sequence[Unit], settings: Settings, folder: ResultFolde
     jobs = min(jobs, len(units))
     for unit in (*units, *[None] * jobs):
         todo.put(unit)
-    workers = [context.Process(target=_work, args=(todo, done, settings, folder, threads), daemon=True) for _ in range(jobs)]
+    workers = [
+        context.Process(target=_work, args=(todo, done, settings, folder, threads), daemon=True)
+        for _ in range(jobs)
+    ]
     for worker in workers:
         worker.start()
     left = jobs
@@ -396,5 +422,7 @@ def _import_ray() -> Any:
     try:
         import ray  # pyright: ignore[reportMissingImports] (optional)
     except ImportError as error:
-        raise EvaluationError("Benchmark: --ray needs the ray package, which is not installed. Run: pip install ray, or use --jobs.") from error
+        raise EvaluationError(
+            "Benchmark: --ray needs the ray package, which is not installed. Run: pip install ray, or use --jobs."
+        ) from error
     return ray

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ..files import not_written
+from ..editing.editor import DiffusersEditor
 from ..models.builtin import part_files, part_folder
-from ..models.editor import DiffusersEditor
 from ..models.weights import read_json
+from ..storage.files import not_written
 
 _STEMS = {"vae": ("diffusion_pytorch_model",), "text_encoder": ("model",), "tokenizer": (), "scheduler": ()}
 """Part -> names of its weights."""
@@ -60,5 +60,11 @@ def _write(editor: DiffusersEditor, source: Path, made: Path) -> None:
                 shutil.copyfile(file, made / part / file.name)
     index = read_json(source / "model_index.json") if (source / "model_index.json").is_file() else {}
     index = {name: entry for name, entry in index.items() if name in _STEMS or name == "unet"}
-    index |= {"_class_name": "StableDiffusionInstructPix2PixPipeline", "safety_checker": [None, None], "feature_extractor": [None, None]}
-    (made / "model_index.json").write_text(json.dumps(index | {"requires_safety_checker": False}, indent=2), encoding="utf-8")
+    index |= {
+        "_class_name": "StableDiffusionInstructPix2PixPipeline",
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+    }
+    (made / "model_index.json").write_text(
+        json.dumps(index | {"requires_safety_checker": False}, indent=2), encoding="utf-8"
+    )

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..editing.schedule import TRAIN_TIMESTEPS, add_noise
-from ..models.editor import DiffusersEditor
+from ..diffusion.schedule import TRAIN_TIMESTEPS, add_noise
+from ..editing.editor import DiffusersEditor
 from .stream import Sample
 
 if TYPE_CHECKING:
@@ -32,7 +32,13 @@ class Draws:
     """bool [B]: image and mask become zeros here."""
 
 
-def draw(indices: Sequence[int], shape: Sequence[int], seed: int, dropout: float, device: torch.device | str = "cpu") -> Draws:
+def draw(
+    indices: Sequence[int],
+    shape: Sequence[int],
+    seed: int,
+    dropout: float,
+    device: torch.device | str = "cpu",
+) -> Draws:
     """Draw for the samples at these places of the order; each place always gives the same, in whatever batch and process it is.
 
     Args:
@@ -45,7 +51,9 @@ def draw(indices: Sequence[int], shape: Sequence[int], seed: int, dropout: float
     rngs = [np.random.default_rng((seed, index, 3)) for index in indices]
     timesteps = torch.tensor([int(rng.integers(TRAIN_TIMESTEPS)) for rng in rngs], device=device)
     chance = torch.tensor([rng.random() for rng in rngs], device=device)
-    noise = torch.stack([torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32)) for rng in rngs]).to(device)
+    noise = torch.stack(
+        [torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32)) for rng in rngs]
+    ).to(device)
     return Draws(timesteps, noise, chance < 2 * dropout, (chance >= dropout) & (chance < 3 * dropout))
 
 
@@ -71,7 +79,9 @@ class DenoisingError(nn.Module):
         super().__init__()
         self.unet = unet
 
-    def forward(self, noisy: Tensor, timesteps: Tensor, condition: Tensor, context: Tensor, target: Tensor) -> Tensor:
+    def forward(
+        self, noisy: Tensor, timesteps: Tensor, condition: Tensor, context: Tensor, target: Tensor
+    ) -> Tensor:
         """The error of each sample, fp32 [B].
 
         Args:
@@ -81,7 +91,9 @@ class DenoisingError(nn.Module):
             context: text states [B, L, D].
             target: [B, 4, h, w].
         """
-        predicted: Any = self.unet(torch.cat([noisy, condition], dim=1), timesteps, context, return_dict=False)[0]
+        predicted: Any = self.unet(
+            torch.cat([noisy, condition], dim=1), timesteps, context, return_dict=False
+        )[0]
         return (predicted.float() - target).square().mean((1, 2, 3))
 
 
@@ -109,8 +121,14 @@ class EditInputs:
         latents = editor.scale(editor.encode_images(torch.stack([sample.after for sample in samples])))
         masks = torch.stack([sample.mask for sample in samples]) if editor.description.reads_mask else None
         condition = editor.condition(torch.stack([sample.before for sample in samples]), masks)
-        draws = draw([sample.index for sample in samples], latents.shape[1:], self._seed, self._dropout, latents.device)
-        context = torch.where(draws.without_text[:, None, None], self._null, editor.encode_text([sample.words for sample in samples]))
+        draws = draw(
+            [sample.index for sample in samples], latents.shape[1:], self._seed, self._dropout, latents.device
+        )
+        context = torch.where(
+            draws.without_text[:, None, None],
+            self._null,
+            editor.encode_text([sample.words for sample in samples]),
+        )
         arguments = {
             "noisy": add_noise(latents, draws.noise, draws.timesteps, abar),
             "timesteps": draws.timesteps,

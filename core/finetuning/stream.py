@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import DataError, PairError
-from .data import Block, Row, Triplet, digest_of, first_rows
+from .dataset import Block, Row, Triplet, digest_of, first_rows
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,16 @@ class EditStream:
         free_share: chance that a pair with a mask is shown with a white one, as a free-form pair.
     """
 
-    def __init__(self, blocks: Sequence[Block], side: int, seed: int = 0, flip: float = 0.5, free_share: float = 0.35) -> None:
-        self._blocks, self._side, self._seed, self._flip, self._free_share = tuple(blocks), side, seed, flip, free_share
+    def __init__(
+        self, blocks: Sequence[Block], side: int, seed: int = 0, flip: float = 0.5, free_share: float = 0.35
+    ) -> None:
+        self._blocks, self._side, self._seed, self._flip, self._free_share = (
+            tuple(blocks),
+            side,
+            seed,
+            flip,
+            free_share,
+        )
         self._counts = np.array([block.count for block in self._blocks])
         self._epoch: tuple[int, list[np.ndarray], list[int]] = (-1, [], [])
         self._window: tuple[tuple[int, int], np.ndarray] = ((-1, -1), np.empty((0, 2), np.int64))
@@ -133,7 +141,13 @@ class EditStream:
         rng = np.random.default_rng((self._seed, index, 2))
         read = row.read().framed(self._side, rng, self._flip)
         free = rng.random() < self._free_share
-        return Sample(index, read.before, read.after, read.mask.new_ones(read.mask.shape) if free else read.mask, read.words)
+        return Sample(
+            index,
+            read.before,
+            read.after,
+            read.mask.new_ones(read.mask.shape) if free else read.mask,
+            read.words,
+        )
 
     def _row(self, index: int) -> Row | None:
         try:
@@ -168,7 +182,9 @@ class EditStream:
         """The pairs that the data begins with, framed in the middle: always the same ones, to look at."""
         return [row.read().framed(self._side) for row in first_rows(self._blocks, number)]
 
-    def batches(self, start: int, size: int, process: int = 0, processes: int = 1, threads: int = 4) -> Iterator[list[Sample]]:
+    def batches(
+        self, start: int, size: int, process: int = 0, processes: int = 1, threads: int = 4
+    ) -> Iterator[list[Sample]]:
         """Batches of one process, made by threads while earlier ones are used: of each ``size * processes`` samples in a row every n-th.
 
         Args:
@@ -187,7 +203,9 @@ class EditStream:
                 begin = start + batch * size * processes
                 indices = range(begin + process, begin + size * processes, processes)
                 found = decoders.map(self._sample, indices, [self._row(index) for index in indices])
-                return [sample or self._next_sample(index) for index, sample in zip(indices, found, strict=True)]
+                return [
+                    sample or self._next_sample(index) for index, sample in zip(indices, found, strict=True)
+                ]
 
             waiting: deque[Future[Any]] = deque(reader.submit(load, batch) for batch in range(_AHEAD))
             try:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..editing.schedule import SEEDS
+from ..diffusion.schedule import SEEDS
 from ..errors import LearningError
 from ..learning.checkpoint import check_tensors, load_optimiser_state, optimiser_state
 from .stream import EditStream, Sample
@@ -78,17 +78,25 @@ def make_accelerator(precision: str | None, accumulation: int) -> Accelerator:
     try:
         from accelerate import Accelerator, InitProcessGroupKwargs
     except ImportError as error:
-        raise LearningError("Fine-tuning: accelerate is not installed. Run: pip install accelerate") from error
+        raise LearningError(
+            "Fine-tuning: accelerate is not installed. Run: pip install accelerate"
+        ) from error
     if torch.distributed.is_available():
         # The group of all processes is a default argument in there: imported while there is one, as DDP does, it keeps that group, and gloo's threads with it,
         # until the interpreter is gone, and nothing ends them before.
         importlib.import_module("torch.distributed.nn.functional")
     try:
         waiting = InitProcessGroupKwargs(timeout=_PATIENCE)
-        accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=accumulation, kwargs_handlers=[waiting])
+        accelerator = Accelerator(
+            mixed_precision=precision, gradient_accumulation_steps=accumulation, kwargs_handlers=[waiting]
+        )
     except ValueError as error:
-        raise LearningError(f"Fine-tuning: this machine cannot train so: {error} Choose another --precision.") from error
-    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":  # accelerate would train in fp32 without a word
+        raise LearningError(
+            f"Fine-tuning: this machine cannot train so: {error} Choose another --precision."
+        ) from error
+    if (
+        accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu"
+    ):  # accelerate would train in fp32 without a word
         raise LearningError("Fine-tuning: the CPU does not train in fp16. Choose --precision bf16 or no.")
     return accelerator
 
@@ -118,9 +126,15 @@ class FineTuning:
 
         self.accelerator, self.settings, self.stream = accelerator, settings, stream
         self._inputs, self._model = inputs, model
-        self.parameters = {name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad}
-        self._average: Any = EMAModel(list(self.parameters.values()), decay=settings.average_decay, foreach=True)
-        self._optimiser = torch.optim.AdamW(list(self.parameters.values()), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        self.parameters = {
+            name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad
+        }
+        self._average: Any = EMAModel(
+            list(self.parameters.values()), decay=settings.average_decay, foreach=True
+        )
+        self._optimiser = torch.optim.AdamW(
+            list(self.parameters.values()), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
         prepare: Any = accelerator.prepare
         self._objective, self._stepper = prepare(objective.train(), self._optimiser)
         self.steps_done = 0
@@ -137,7 +151,9 @@ class FineTuning:
         settings, accelerator = self.settings, self.accelerator
         if self._batches is None:
             start = self.steps_done * self.samples_of_step
-            self._batches = self.stream.batches(start, settings.batch, accelerator.process_index, accelerator.num_processes, settings.threads)
+            self._batches = self.stream.batches(
+                start, settings.batch, accelerator.process_index, accelerator.num_processes, settings.threads
+            )
         for group in self._optimiser.param_groups:
             group["lr"] = settings.rate_at(self.steps_done)
         for _ in range(settings.accumulation):
@@ -219,16 +235,26 @@ class FineTuning:
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with: the model, the data and all settings that change what is learned."""
         settings = {name: value for name, value in asdict(self.settings).items() if name not in _ANY_TIME}
-        data = {"data": self.stream.digest, "samples of a step": self.samples_of_step, "fp16": self.accelerator.scaler is not None}
+        data = {
+            "data": self.stream.digest,
+            "samples of a step": self.samples_of_step,
+            "fp16": self.accelerator.scaler is not None,
+        }
         return {**self._model, **data, **settings}
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to continue exactly: weights, their average, optimiser, the scale of fp16 losses, and how far the run is."""
         state = {f"parameter.{name}": parameter.detach() for name, parameter in self.parameters.items()}
-        state |= {f"average.{name}": tensor for name, tensor in zip(self.parameters, self._average.shadow_params, strict=True)}
+        state |= {
+            f"average.{name}": tensor
+            for name, tensor in zip(self.parameters, self._average.shadow_params, strict=True)
+        }
         state |= optimiser_state(self._optimiser, self.parameters)
         scaler = self.accelerator.scaler
-        state |= {f"scaler.{name}": torch.tensor(value, dtype=torch.float64) for name, value in (scaler.state_dict() if scaler else {}).items()}
+        state |= {
+            f"scaler.{name}": torch.tensor(value, dtype=torch.float64)
+            for name, value in (scaler.state_dict() if scaler else {}).items()
+        }
         return state | {"steps_done": torch.tensor(self.steps_done)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -237,19 +263,25 @@ class FineTuning:
         Raises:
             ValueError: it is no state of this run, or one of another precision. The run is as it was.
         """
-        expected = {name: tensor for name, tensor in self.state().items() if not name.startswith("optimiser.")}
+        expected = {
+            name: tensor for name, tensor in self.state().items() if not name.startswith("optimiser.")
+        }
         check_tensors(state, expected, self.parameters)
         steps = int(state["steps_done"])
         if steps < 0:
             raise ValueError(f"it has {steps} steps")
         self.close()
         with torch.no_grad():
-            for (name, parameter), average in zip(self.parameters.items(), self._average.shadow_params, strict=True):
+            for (name, parameter), average in zip(
+                self.parameters.items(), self._average.shadow_params, strict=True
+            ):
                 parameter.copy_(state[f"parameter.{name}"])
                 average.copy_(state[f"average.{name}"])
         load_optimiser_state(self._optimiser, self.parameters, state)
         self.steps_done = self._average.optimization_step = steps
         if self.accelerator.scaler:
             like = self.accelerator.scaler.state_dict()
-            self.accelerator.scaler.load_state_dict({name: type(value)(state[f"scaler.{name}"].item()) for name, value in like.items()})
+            self.accelerator.scaler.load_state_dict(
+                {name: type(value)(state[f"scaler.{name}"].item()) for name, value in like.items()}
+            )
         self._losses.zero_()

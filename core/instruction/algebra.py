@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InstructionError
-from .artefact import Blend, Instruction, InstructionInfo, Part, parts_of
+from .instruction import Blend, Instruction, InstructionInfo, Part, parts_of
 
 _MAX_SEGMENTS = 1000
 
@@ -72,9 +72,13 @@ def blend(terms: Sequence[tuple[float, Instruction | Blend]]) -> Instruction | B
     flat: list[Part] = []
     for weight, instruction in terms:
         if not math.isfinite(weight):
-            raise InstructionError(f"Blend: the weight {weight} of '{instruction.title}' is no number. Use one such as 0.5, 1 or -1.")
+            raise InstructionError(
+                f"Blend: the weight {weight} of '{instruction.title}' is no number. Use one such as 0.5, 1 or -1."
+            )
         for part in parts_of(instruction):
-            place = next((i for i, known in enumerate(flat) if same_effect(known.instruction, part.instruction)), None)
+            place = next(
+                (i for i, known in enumerate(flat) if same_effect(known.instruction, part.instruction)), None
+            )
             if place is None:
                 flat.append(Part(weight * part.weight, part.instruction))
             else:
@@ -132,7 +136,9 @@ def compose(first: Instruction | Blend, second: Instruction | Blend) -> Instruct
     )
 
 
-def with_words(instruction: Instruction | Blend, states: Tensor, count: int, text: str = "") -> tuple[Instruction | Blend, int]:
+def with_words(
+    instruction: Instruction | Blend, states: Tensor, count: int, text: str = ""
+) -> tuple[Instruction | Blend, int]:
     """The hybrid (Visii): the user's words after the learned rows, then the words' end and padding::
 
         context' = [context[:start + m], states[1 : 1 + n], states[1 + count : 1 + count + L - start - m - n]]
@@ -154,7 +160,9 @@ def with_words(instruction: Instruction | Blend, states: Tensor, count: int, tex
     if isinstance(instruction, Instruction):
         return _hybrid(instruction, states, count, text)
     hybrids = [(part.weight, *_hybrid(part.instruction, states, count, text)) for part in instruction.parts]
-    return Blend(tuple(Part(weight, hybrid) for weight, hybrid, _ in hybrids)), max(cut for _, _, cut in hybrids)
+    return Blend(tuple(Part(weight, hybrid) for weight, hybrid, _ in hybrids)), max(
+        cut for _, _, cut in hybrids
+    )
 
 
 def with_segments(instruction: Instruction, segments: int) -> Instruction:
@@ -165,7 +173,9 @@ def with_segments(instruction: Instruction, segments: int) -> Instruction:
     """
     factor, rest = divmod(segments, instruction.info.segments)
     if rest or not factor:
-        raise InstructionError(f"Segments: {instruction.info.segments} cannot be cut into {segments}. Use a multiple.")
+        raise InstructionError(
+            f"Segments: {instruction.info.segments} cannot be cut into {segments}. Use a multiple."
+        )
     if factor == 1:
         return instruction
     return replace(
@@ -185,11 +195,16 @@ def same_effect(first: Instruction, second: Instruction) -> bool:
         return False
     # The init phrase's states are not used where something was learned instead.
     end = first.start + first.info.tokens
-    return all(torch.equal(first.context[rows], second.context[rows]) for rows in (slice(first.start), slice(end, None)))
+    return all(
+        torch.equal(first.context[rows], second.context[rows])
+        for rows in (slice(first.start), slice(end, None))
+    )
 
 
 def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
-    return set(first) == set(second) and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    return set(first) == set(second) and all(
+        torch.equal(tensor, second[name]) for name, tensor in first.items()
+    )
 
 
 def _check_together(instructions: Sequence[Instruction]) -> None:
@@ -217,7 +232,9 @@ def _widths(instruction: Instruction) -> dict[str, int]:
 def _single(instruction: Instruction | Blend) -> Instruction:
     whole = blend([(1.0, instruction)])
     if isinstance(whole, Blend):
-        raise InstructionError(f"Compose: '{whole.title}' is a weighted sum, which has no rows of its own. Compose first, then scale or blend.")
+        raise InstructionError(
+            f"Compose: '{whole.title}' is a weighted sum, which has no rows of its own. Compose first, then scale or blend."
+        )
     return whole
 
 

@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import InstructionError
-from ..files import write_tensors
-from ..json_text import parse_json, read_record
-from ..tensor_files import TensorEntry, TensorHeader, read_tensor_header
-from .artefact import Blend, Instruction, InstructionInfo, Part, parts_of
+from ..storage.files import write_tensors
+from ..storage.json_text import parse_json, read_record
+from ..storage.safetensors_header import TensorEntry, TensorHeader, read_tensor_header
+from .instruction import Blend, Instruction, InstructionInfo, Part, parts_of
 
 FORMAT_VERSION = 2
 """1 holds one instruction in the space of attention; 2 holds any instruction, and weighted sums of several. What 1 can hold is written as 1."""
@@ -92,18 +92,32 @@ def save_instruction(
     if path.suffix != ".safetensors":
         raise InstructionError(f"Save instruction: '{path.name}' must end in .safetensors.")
     if os.path.exists(path) and not overwrite:
-        raise InstructionError(f"Save instruction: '{path}' exists already. Choose another name, or allow it to be overwritten.")
+        raise InstructionError(
+            f"Save instruction: '{path}' exists already. Choose another name, or allow it to be overwritten."
+        )
     parts = parts_of(instruction)
     old = _is_old(instruction)
     tensors: dict[str, Tensor] = {}
     for index, part in enumerate(parts):
         prefix = "" if old else f"{index}."
-        tensors |= {prefix + name: tensor for name, tensor in (*part.instruction.learned().items(), ("context", part.instruction.context))}
+        tensors |= {
+            prefix + name: tensor
+            for name, tensor in (*part.instruction.learned().items(), ("context", part.instruction.context))
+        }
     if len(parts) > _MAX_PARTS or len(tensors) > _MAX_TENSORS - 1:
-        raise InstructionError(f"Save instruction: a blend of {len(parts)} instructions is too large for one file. Blend at most {_MAX_PARTS}.")
+        raise InstructionError(
+            f"Save instruction: a blend of {len(parts)} instructions is too large for one file. Blend at most {_MAX_PARTS}."
+        )
     metadata = {**(extra or {}), **_metadata(instruction, old, path.stem, thumbnail)}
     # Copies: parts that were made from each other may share memory, which safetensors refuses.
-    write_tensors({name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, path, metadata)
+    write_tensors(
+        {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        },
+        path,
+        metadata,
+    )
     return path
 
 
@@ -129,7 +143,11 @@ def read_thumbnail(path: str | Path) -> Image.Image | None:
     try:
         return _decoded(encoded)
     except Exception as error:  # Pillow's decoders fail in many ways.
-        reason = "it is no sound JPEG, PNG or WebP" if isinstance(error, UnidentifiedImageError) else str(error)[:200]
+        reason = (
+            "it is no sound JPEG, PNG or WebP"
+            if isinstance(error, UnidentifiedImageError)
+            else str(error)[:200]
+        )
         raise InstructionError(
             f"Instruction file '{path.name}': its thumbnail cannot be shown ({reason}). Save the instruction again for a new one."
         ) from error
@@ -159,7 +177,9 @@ def load_instruction(path: str | Path) -> Instruction | Blend:
     found = [_tensor_names(header, prefix, entries) for header, prefix in zip(headers, prefixes, strict=True)]
     foreign = sorted(set(entries) ^ {name for names in found for name in names})
     if foreign:
-        raise InstructionError(f"Instruction file '{path.name}': unexpected or missing tensor '{foreign[0]}'. The file was not written by InstructBrush.")
+        raise InstructionError(
+            f"Instruction file '{path.name}': unexpected or missing tensor '{foreign[0]}'. The file was not written by InstructBrush."
+        )
     for header, names in zip(headers, found, strict=True):
         for name in names:
             _check_entry(name, entries[name], header.info, path)
@@ -167,8 +187,13 @@ def load_instruction(path: str | Path) -> Instruction | Blend:
         with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in entries}
     except (SafetensorError, OSError) as error:
-        raise InstructionError(f"Instruction file '{path.name}' cannot be read: {error}. Copy or download it again.") from error
-    parts = tuple(Part(header.weight, _instruction(header, prefix, tensors)) for header, prefix in zip(headers, prefixes, strict=True))
+        raise InstructionError(
+            f"Instruction file '{path.name}' cannot be read: {error}. Copy or download it again."
+        ) from error
+    parts = tuple(
+        Part(header.weight, _instruction(header, prefix, tensors))
+        for header, prefix in zip(headers, prefixes, strict=True)
+    )
     return parts[0].instruction if len(parts) == 1 and parts[0].weight == 1 else Blend(parts)
 
 
@@ -183,15 +208,27 @@ def _start_of(info: InstructionInfo) -> int:
     return 0 if info.settings.get("include_bos") else 1
 
 
-def _metadata(instruction: Instruction | Blend, old: bool, name: str, thumbnail: Image.Image | None) -> dict[str, str]:
+def _metadata(
+    instruction: Instruction | Blend, old: bool, name: str, thumbnail: Image.Image | None
+) -> dict[str, str]:
     parts = parts_of(instruction)
     infos = [part.instruction.info for part in parts]
     families = "+".join(dict.fromkeys(info.family for info in infos))
-    entries = [{"weight": part.weight, "start": part.instruction.start, "info": dataclasses.asdict(part.instruction.info)} for part in parts]
+    entries = [
+        {
+            "weight": part.weight,
+            "start": part.instruction.start,
+            "info": dataclasses.asdict(part.instruction.info),
+        }
+        for part in parts
+    ]
     if isinstance(instruction, Blend):
         description, title = f"Blend of {len(parts)} instructions: {instruction.title}.", name
     else:
-        description, title = f"Instruction learned from {infos[0].pairs} before/after pairs, from '{infos[0].init_text}'.", instruction.title
+        description, title = (
+            f"Instruction learned from {infos[0].pairs} before/after pairs, from '{infos[0].init_text}'.",
+            instruction.title,
+        )
     metadata = {
         _VERSION_KEY: "1" if old else str(FORMAT_VERSION),
         _INFO_KEY: json.dumps(entries[0]["info"] if old else {"parts": entries}),
@@ -229,9 +266,13 @@ def _read(path: Path) -> tuple[tuple[PartHeader, ...], list[str], Mapping[str, T
     header = _checked_header(path)
     version, told = (header.metadata.get(key) for key in (_VERSION_KEY, _INFO_KEY))
     if version is None or told is None:
-        raise InstructionError(f"'{path.name}' is a safetensors file but no instruction. Choose a file that Save Instruction wrote.")
+        raise InstructionError(
+            f"'{path.name}' is a safetensors file but no instruction. Choose a file that Save Instruction wrote."
+        )
     if version not in map(str, range(1, FORMAT_VERSION + 1)):
-        raise InstructionError(f"Instruction file '{path.name}' has format {version[:20]}, this version reads up to {FORMAT_VERSION}. Update InstructBrush.")
+        raise InstructionError(
+            f"Instruction file '{path.name}' has format {version[:20]}, this version reads up to {FORMAT_VERSION}. Update InstructBrush."
+        )
     try:
         content = parse_json(told)
         if version == "1":
@@ -244,7 +285,9 @@ def _read(path: Path) -> tuple[tuple[PartHeader, ...], list[str], Mapping[str, T
             raise ValueError(f"not 1 to {_MAX_PARTS} parts")
         headers = tuple(_part_header(part) for part in parts)
     except ValueError as error:
-        raise InstructionError(f"Instruction file '{path.name}': its header is damaged ({error}). Copy or download it again.") from error
+        raise InstructionError(
+            f"Instruction file '{path.name}': its header is damaged ({error}). Copy or download it again."
+        ) from error
     return headers, [f"{index}." for index in range(len(headers))], header.tensors
 
 
@@ -286,7 +329,11 @@ def _tensor_names(header: PartHeader, prefix: str, entries: Mapping[str, TensorE
 def _check_entry(name: str, entry: TensorEntry, info: InstructionInfo, path: Path) -> None:
     is_context = name.rpartition(".")[2] == "context"
     begin = () if is_context else (info.segments, info.tokens)
-    if entry.dtype != "F32" or entry.shape[: len(begin)] != begin or len(entry.shape) != (2 if is_context else 3):
+    if (
+        entry.dtype != "F32"
+        or entry.shape[: len(begin)] != begin
+        or len(entry.shape) != (2 if is_context else 3)
+    ):
         expected = "[rows, width]" if is_context else f"[{info.segments}, {info.tokens}, width]"
         raise InstructionError(
             f"Instruction file '{path.name}': tensor '{name}' is {entry.dtype} {list(entry.shape)}, expected F32 "
@@ -296,5 +343,8 @@ def _check_entry(name: str, entry: TensorEntry, info: InstructionInfo, path: Pat
 
 def _instruction(header: PartHeader, prefix: str, tensors: Mapping[str, Tensor]) -> Instruction:
     own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    keys, values = ({name.removeprefix(kind): own[name] for name in sorted(own) if name.startswith(kind)} for kind in ("keys.", "values."))
+    keys, values = (
+        {name.removeprefix(kind): own[name] for name in sorted(own) if name.startswith(kind)}
+        for kind in ("keys.", "values.")
+    )
     return Instruction(keys, values, own["context"], header.start, header.info, own.get("rows"))

@@ -8,9 +8,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..editing.schedule import segment_bounds
+from ..diffusion.schedule import segment_bounds
 from ..errors import InstructionError
-from .artefact import Blend, Instruction, InstructionInfo, parts_of
+from .instruction import Blend, Instruction, InstructionInfo, parts_of
 
 Project = Callable[[Tensor], Mapping[str, tuple[Tensor, Tensor]]]
 """``Denoiser.project``: text states [rows, D] -> site name -> the model's own keys and values of them, each [rows, width]."""
@@ -49,7 +49,9 @@ class Norms:
 
     def of(self, segment: int) -> str:
         """A segment's mean over the layers, in words."""
-        pairs = [(name, tensor) for name, tensor in (("K", self.keys), ("V", self.values)) if tensor is not None]
+        pairs = [
+            (name, tensor) for name, tensor in (("K", self.keys), ("V", self.values)) if tensor is not None
+        ]
         if self.values is None:
             return self.text(self.keys[segment].mean())
         return ", ".join(f"{name} {self.text(tensor[segment].mean())}" for name, tensor in pairs)
@@ -75,16 +77,23 @@ def norms(instruction: Instruction, project: Project | None = None) -> Norms:
         if instruction.rows is not None:
             return Norms(("text states",), _relative(instruction.rows, begin)[:, None], None, True)
         keys, values = (
-            torch.stack([tensor.norm(dim=2).square().mean(dim=1).sqrt() for tensor in tensors.values()], dim=1)
+            torch.stack(
+                [tensor.norm(dim=2).square().mean(dim=1).sqrt() for tensor in tensors.values()], dim=1
+            )
             for tensors in (instruction.keys, instruction.values)
         )
         return Norms(tuple(instruction.keys), keys, values, False)
     own, learned = project(begin), _at_sites(instruction, project)
-    columns = [[_relative(tensors[place], own[site][place].cpu()) for site, tensors in learned.items()] for place in (0, 1)]
+    columns = [
+        [_relative(tensors[place], own[site][place].cpu()) for site, tensors in learned.items()]
+        for place in (0, 1)
+    ]
     return Norms(tuple(learned), torch.stack(columns[0], dim=1), torch.stack(columns[1], dim=1), True)
 
 
-def nearest_words(instruction: Instruction, words: Words, project: Project | None = None, count: int = 3) -> list[list[tuple[str, float]]]:
+def nearest_words(
+    instruction: Instruction, words: Words, project: Project | None = None, count: int = 3
+) -> list[list[tuple[str, float]]]:
     """The words nearest to every learned row.
 
     Text states are compared with the words' by their cosine. Learned keys and values are compared with the model's keys and values of the words, layer
@@ -102,7 +111,11 @@ def nearest_words(instruction: Instruction, words: Words, project: Project | Non
     Raises:
         InstructionError: no model, no words, or states of another width.
     """
-    names, states = (list(words), torch.stack(list(words.values()))) if isinstance(words, Mapping) else (list(words[0]), words[1])
+    names, states = (
+        (list(words), torch.stack(list(words.values())))
+        if isinstance(words, Mapping)
+        else (list(words[0]), words[1])
+    )
     if states.shape != (len(names), instruction.context.shape[1]) or not names:
         raise InstructionError(
             f"Nearest words: {len(names)} words with states {tuple(states.shape)}, expected [words, {instruction.context.shape[1]}]. "
@@ -111,11 +124,17 @@ def nearest_words(instruction: Instruction, words: Words, project: Project | Non
     if instruction.rows is not None:
         cosines = _cosines(instruction.rows, states.cpu().float())
     elif project is None:
-        raise InstructionError(f"Nearest words: '{instruction.title}' holds keys and values; connect the model to compare them with those of words.")
+        raise InstructionError(
+            f"Nearest words: '{instruction.title}' holds keys and values; connect the model to compare them with those of words."
+        )
     else:
         projected = project(states)
         learned = _at_sites(instruction, project)
-        each = [_cosines(tensors[place], projected[site][place].cpu()) for site, tensors in learned.items() for place in (0, 1)]
+        each = [
+            _cosines(tensors[place], projected[site][place].cpu())
+            for site, tensors in learned.items()
+            for place in (0, 1)
+        ]
         cosines = torch.stack(each).mean(dim=0)
     best = cosines.topk(min(count, len(names)), dim=1)
     return [
@@ -141,7 +160,9 @@ def facts(info: InstructionInfo, weight: float = 1.0) -> dict[str, str]:
     return found
 
 
-def report(instruction: Instruction | Blend, project: Project | None = None, words: Words | None = None) -> str:
+def report(
+    instruction: Instruction | Blend, project: Project | None = None, words: Words | None = None
+) -> str:
     """Header, norms and nearest words in plain text.
 
     Args:
@@ -152,12 +173,17 @@ def report(instruction: Instruction | Blend, project: Project | None = None, wor
     Raises:
         InstructionError: as :func:`nearest_words`.
     """
-    return "\n\n".join(_report(part.instruction, part.weight, project, words) for part in parts_of(instruction))
+    return "\n\n".join(
+        _report(part.instruction, part.weight, project, words) for part in parts_of(instruction)
+    )
 
 
 def draw_norms(instruction: Instruction | Blend, project: Project | None = None) -> Image.Image:
     """The norms as bars: a panel for every segment, a pair of bars (keys blue, values orange) for every layer, parts below each other."""
-    drawn = [_draw(part.instruction.title, part.weight, norms(part.instruction, project)) for part in parts_of(instruction)]
+    drawn = [
+        _draw(part.instruction.title, part.weight, norms(part.instruction, project))
+        for part in parts_of(instruction)
+    ]
     whole = Image.new("RGB", (_WIDTH, sum(image.height for image in drawn)), _BACKGROUND)
     top = 0
     for image in drawn:
@@ -172,7 +198,10 @@ def _at_sites(instruction: Instruction, project: Project) -> dict[str, tuple[Ten
         return {site: (keys, instruction.values[site]) for site, keys in instruction.keys.items()}
     shape = instruction.rows.shape[:2]
     projected = project(instruction.rows.flatten(0, 1))
-    return {site: (keys.cpu().unflatten(0, shape), values.cpu().unflatten(0, shape)) for site, (keys, values) in projected.items()}
+    return {
+        site: (keys.cpu().unflatten(0, shape), values.cpu().unflatten(0, shape))
+        for site, (keys, values) in projected.items()
+    }
 
 
 def _relative(gamma: Tensor, begin: Tensor) -> Tensor:
@@ -188,7 +217,11 @@ def _cosines(gamma: Tensor, words: Tensor) -> Tensor:
 def _report(instruction: Instruction, weight: float, project: Project | None, words: Words | None) -> str:
     lines = [f"{name}: {text}" for name, text in facts(instruction.info, weight).items() if text]
     found, segments = norms(instruction, project), instruction.info.segments
-    what = "learned change, as a share of the init phrase's own norm" if found.relative else "norm of a learned row"
+    what = (
+        "learned change, as a share of the init phrase's own norm"
+        if found.relative
+        else "norm of a learned row"
+    )
     lines.append(f"{what}, mean of {len(found.layers)} layers:" if found.values is not None else f"{what}:")
     for segment in range(segments):
         first, last = segment_bounds(segment, segments)
@@ -197,14 +230,19 @@ def _report(instruction: Instruction, weight: float, project: Project | None, wo
         # Norms of the tensors themselves follow the model's layers; only changes tell where the instruction acts.
         if found.relative:
             most = (found.keys + found.values).mean(dim=0).topk(min(3, len(found.layers))).indices.tolist()
-            changed = (f"{_short(found.layers[i])} (K {found.text(found.keys[:, i].mean())}, V {found.text(found.values[:, i].mean())})" for i in most)
+            changed = (
+                f"{_short(found.layers[i])} (K {found.text(found.keys[:, i].mean())}, V {found.text(found.values[:, i].mean())})"
+                for i in most
+            )
             lines.append(f"changed most: {'; '.join(changed)}")
         elif project is None:
             lines.append("connect the model to see the change against the init phrase, and the nearest words")
     if words is not None and (instruction.rows is not None or project is not None):
         lines.append("nearest words:")
         for row, near in enumerate(nearest_words(instruction, words, project)):
-            lines.append(f"  row {instruction.start + row}: {', '.join(f'{word} {cosine:.2f}' for word, cosine in near)}")
+            lines.append(
+                f"  row {instruction.start + row}: {', '.join(f'{word} {cosine:.2f}' for word, cosine in near)}"
+            )
     return "\n".join(lines)
 
 
@@ -246,7 +284,15 @@ def _draw(title: str, weight: float, found: Norms) -> Image.Image:
                 pen.rectangle([left, bottom - height, max(left + bar - 1, left), bottom], fill=colour)
     if step >= 48:
         for layer, name in enumerate(found.layers):
-            write((_SCALE_WIDTH + layer * step + step * 0.1, _MARGIN + segments * _PANEL + 6), _short(name), _INK)
+            write(
+                (_SCALE_WIDTH + layer * step + step * 0.1, _MARGIN + segments * _PANEL + 6),
+                _short(name),
+                _INK,
+            )
     else:
-        write((_SCALE_WIDTH, _MARGIN + segments * _PANEL + 6), f"{layers} layers, from {_short(found.layers[0])} to {_short(found.layers[-1])}", _INK)
+        write(
+            (_SCALE_WIDTH, _MARGIN + segments * _PANEL + 6),
+            f"{layers} layers, from {_short(found.layers[0])} to {_short(found.layers[-1])}",
+            _INK,
+        )
     return image

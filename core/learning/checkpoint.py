@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import LearningError, StorageError
-from ..files import write_elsewhere, write_tensors
-from ..json_text import parse_json
+from ..storage.files import write_elsewhere, write_tensors
+from ..storage.json_text import parse_json
 
 CHECKPOINT_SECONDS = 10.0
 """Seconds of learning to the first checkpoint."""
@@ -67,7 +67,9 @@ def keep_checkpoint(trainer: Resumable, path: Path) -> str:
     return ""
 
 
-def load_checkpoint(trainer: Resumable, path: str | Path, otherwise: str = "Remove it to begin anew.") -> None:
+def load_checkpoint(
+    trainer: Resumable, path: str | Path, otherwise: str = "Remove it to begin anew."
+) -> None:
     """Continue a run in a trainer that was made alike: :meth:`Resumable.identity` says in what.
 
     Args:
@@ -106,7 +108,10 @@ def find_checkpoint(trainer: Resumable, folder: Path, pattern: str, most_steps: 
     for path in folder.glob(pattern):
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
-                if not _difference(file.metadata() or {}, identity) and int(file.get_tensor("steps_done")) <= most_steps:
+                if (
+                    not _difference(file.metadata() or {}, identity)
+                    and int(file.get_tensor("steps_done")) <= most_steps
+                ):
                     found.append((path.stat().st_mtime_ns, path))
         except (SafetensorError, OSError, ValueError, RuntimeError, OverflowError):
             continue
@@ -116,18 +121,28 @@ def find_checkpoint(trainer: Resumable, folder: Path, pattern: str, most_steps: 
 def _difference(metadata: Mapping[str, str], now: Mapping[str, Any]) -> str:
     """In what a checkpoint differs from a run, to follow its name; empty where it belongs to the run."""
     if _IDENTITY_KEY not in metadata:
-        return "was written by an older version, and cannot be gone on with" if _OLDER_KEY in metadata else "is no checkpoint of a learning run"
+        return (
+            "was written by an older version, and cannot be gone on with"
+            if _OLDER_KEY in metadata
+            else "is no checkpoint of a learning run"
+        )
     was, wanted = parse_json(metadata[_IDENTITY_KEY]), parse_json(json.dumps(now))
     if not isinstance(was, dict):
         raise ValueError("it does not say which run it belongs to")
     names = [name for name in (*wanted, *was) if was.get(name) != wanted.get(name)]
     told = [_changed(name, was.get(name), wanted.get(name)) for name in dict.fromkeys(names)]
-    return f"belongs to another run: {', '.join(told)} {'differs' if len(told) == 1 else 'differ'}" if told else ""
+    return (
+        f"belongs to another run: {', '.join(told)} {'differs' if len(told) == 1 else 'differ'}"
+        if told
+        else ""
+    )
 
 
 def _changed(name: str, was: Any, now: Any) -> str:
     shown = [json.dumps(value, ensure_ascii=False) for value in (was, now)]
-    return name if any(len(value) > _SHORT for value in shown) else f"{name} ({shown[0]} there, {shown[1]} here)"
+    return (
+        name if any(len(value) > _SHORT for value in shown) else f"{name} ({shown[0]} there, {shown[1]} here)"
+    )
 
 
 class Keeper:
@@ -139,7 +154,9 @@ class Keeper:
         every: seconds to the first one, and between two at least.
     """
 
-    def __init__(self, save: Callable[[], object], tell: Callable[[str], None], every: float = CHECKPOINT_SECONDS) -> None:
+    def __init__(
+        self, save: Callable[[], object], tell: Callable[[str], None], every: float = CHECKPOINT_SECONDS
+    ) -> None:
         self._save, self._tell, self._every = save, tell, every
         self._next = time.monotonic() + every
         self._failure = ""
@@ -171,17 +188,26 @@ def optimiser_state(optimiser: torch.optim.Optimizer, parameters: Mapping[str, T
     }
 
 
-def load_optimiser_state(optimiser: torch.optim.Optimizer, parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+def load_optimiser_state(
+    optimiser: torch.optim.Optimizer, parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> None:
     """Give an optimiser back what :func:`optimiser_state` took; other tensors of ``state`` are left alone."""
     for name, parameter in parameters.items():
         entries = {entry: state[key].clone() for entry, key in _entries(name).items() if key in state}
         # AdamW keeps its step counter on the CPU, unless its steps can be recorded.
         optimiser.state[parameter] = {
-            entry: value.to("cpu" if entry == "step" and not optimiser.defaults["capturable"] else parameter.device) for entry, value in entries.items()
+            entry: value.to(
+                "cpu" if entry == "step" and not optimiser.defaults["capturable"] else parameter.device
+            )
+            for entry, value in entries.items()
         }
 
 
-def check_tensors(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], parameters: Mapping[str, Tensor] | None = None) -> None:
+def check_tensors(
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    parameters: Mapping[str, Tensor] | None = None,
+) -> None:
     """See that a state has exactly the tensors that it should have.
 
     Args:
@@ -196,7 +222,9 @@ def check_tensors(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], p
     for name, parameter in (parameters or {}).items():
         keys = _entries(name)
         if any(key in state for key in keys.values()):
-            expected |= {key: torch.zeros(()) if entry == "step" else parameter for entry, key in keys.items()}
+            expected |= {
+                key: torch.zeros(()) if entry == "step" else parameter for entry, key in keys.items()
+            }
     foreign = min(state.keys() ^ expected.keys(), default=None)
     if foreign is not None:
         raise ValueError(f"tensor '{foreign}' is {'missing' if foreign in expected else 'unknown'}")

@@ -26,7 +26,9 @@ class MemoryPlan:
         return replace(self, rows=(self.rows + 1) // 2) if self.rows > 1 else None
 
 
-def plan_memory(family: str, pixels: int, rows: int, itemsize: int, free: int | None, checkpointing: bool = False) -> MemoryPlan:
+def plan_memory(
+    family: str, pixels: int, rows: int, itemsize: int, free: int | None, checkpointing: bool = False
+) -> MemoryPlan:
     """The fastest plan that fits, by what families are known to need; where none is known to fit, the smallest.
 
     Args:

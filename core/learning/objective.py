@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..devices import to_device
-from ..editing.guidance import dual_guidance
-from ..editing.injection import Injection
-from ..editing.schedule import add_noise
+from ..diffusion.guidance import dual_guidance
+from ..diffusion.schedule import add_noise
+from ..editing.denoiser import Denoiser
+from ..encoders.clip import ClipModel, image_features
 from ..errors import PairError
-from ..models.clip import ClipModel, image_features
-from ..models.denoiser import Denoiser
-from .pairs import EditPairs
+from ..instruction.injection import Injection
+from ..pairs.pairs import EditPairs
 from .settings import LearningSettings
 
 
@@ -32,8 +32,14 @@ class PairLatents:
     """What tells these pairs from others; of the images when they were encoded here, since an encoder on a GPU need not repeat itself."""
 
     def __post_init__(self) -> None:
-        if not self.before or len(self.before) != len(self.after) or any(x.shape[1:] != y.shape[1:] for x, y in zip(self.before, self.after, strict=True)):
-            raise PairError("Pair latents: before and after must be equally many, at least one, and of equal size within a pair.")
+        if (
+            not self.before
+            or len(self.before) != len(self.after)
+            or any(x.shape[1:] != y.shape[1:] for x, y in zip(self.before, self.after, strict=True))
+        ):
+            raise PairError(
+                "Pair latents: before and after must be equally many, at least one, and of equal size within a pair."
+            )
 
     @classmethod
     def encode(
@@ -96,7 +102,9 @@ class Direction:
     @torch.no_grad()
     def of(cls, pairs: EditPairs, clip: ClipModel) -> "Direction":
         """Of a set of pairs, as a CLIP model sees them: between the means of normalised features."""
-        before, after = (image_features(clip, [getattr(pair, side) for pair in pairs]) for side in ("before", "after"))
+        before, after = (
+            image_features(clip, [getattr(pair, side) for pair in pairs]) for side in ("before", "after")
+        )
         return cls.between(before, after, clip.text_projection.detach())
 
     def to(self, device: torch.device) -> "Direction":
@@ -110,7 +118,9 @@ class Direction:
             states: whole windows of text states.
             clamp: cut the cosine off at 0.5 first.
         """
-        cosine = functional.cosine_similarity(states.float().mean(1) @ self.projection, self.target[None], dim=1)
+        cosine = functional.cosine_similarity(
+            states.float().mean(1) @ self.projection, self.target[None], dim=1
+        )
         return 1 - (cosine.clamp(-1, 0.5) if clamp else cosine)
 
 
@@ -125,7 +135,9 @@ def snr_weights(alphas_cumprod: Tensor) -> Tensor:
     return weights / weights.mean()
 
 
-def collect(latents: PairLatents, drawn: Sequence[tuple[int, int, Tensor]], device: torch.device) -> list[Samples]:
+def collect(
+    latents: PairLatents, drawn: Sequence[tuple[int, int, Tensor]], device: torch.device
+) -> list[Samples]:
     """Drawn (pair, timestep, noise on the CPU) as samples on the device, a batch for every size of image."""
     groups: dict[tuple[int, ...], list[tuple[int, int, Tensor]]] = {}
     for each in drawn:
@@ -141,7 +153,14 @@ def collect(latents: PairLatents, drawn: Sequence[tuple[int, int, Tensor]], devi
     ]
 
 
-def noise_errors(denoiser: Denoiser, samples: Samples, context: Tensor, null_context: Tensor, injection: Injection, settings: LearningSettings) -> Tensor:
+def noise_errors(
+    denoiser: Denoiser,
+    samples: Samples,
+    context: Tensor,
+    null_context: Tensor,
+    injection: Injection,
+    settings: LearningSettings,
+) -> Tensor:
     """The loss of every sample, [n] fp32, differentiable in the injection's tensors.
 
     ``plain`` (Eq. 5): ``mean (e(z_t, I, T) - e)^2``. ``guided``: the same with ``e`` replaced by Eq. 3's combination of three branches, of which
@@ -160,8 +179,15 @@ def noise_errors(denoiser: Denoiser, samples: Samples, context: Tensor, null_con
     predicted = denoiser.predict(noisy, timesteps, before, context.expand(count, -1, -1), injection)
     if settings.objective == "guided":
         with torch.no_grad():
-            images, null = torch.cat([before, torch.zeros_like(before)]), null_context.expand(2 * count, -1, -1)
-            image, none = denoiser.predict(noisy.repeat(2, 1, 1, 1), timesteps.repeat(2), images, null).chunk(2)
+            images, null = (
+                torch.cat([before, torch.zeros_like(before)]),
+                null_context.expand(2 * count, -1, -1),
+            )
+            image, none = denoiser.predict(noisy.repeat(2, 1, 1, 1), timesteps.repeat(2), images, null).chunk(
+                2
+            )
         predicted = dual_guidance(none, image, predicted, settings.image_scale, settings.text_scale)
     error = (predicted - noise).square().mean(dim=(1, 2, 3))
-    return error * snr_weights(denoiser.alphas_cumprod)[timesteps] if settings.weighting == "min_snr" else error
+    return (
+        error * snr_weights(denoiser.alphas_cumprod)[timesteps] if settings.weighting == "min_snr" else error
+    )

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from ..editing.schedule import SEEDS
+from ..diffusion.schedule import SEEDS
 from ..errors import LearningError
 from ..models.families import POCKET as POCKET_FAMILY
 
@@ -63,23 +63,39 @@ class LearningSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        whole = (("tokens", 1, 4096), ("segments", 1, 1000), ("steps", 1, 1_000_000), ("batch", 1, 1024), ("seed", 0, SEEDS - 1))
+        whole = (
+            ("tokens", 1, 4096),
+            ("segments", 1, 1000),
+            ("steps", 1, 1_000_000),
+            ("batch", 1, 1024),
+            ("seed", 0, SEEDS - 1),
+        )
         for name, low, high in whole:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise LearningError(f"Learning settings: {name} is {value}, it must lie between {low} and {high}.")
+                raise LearningError(
+                    f"Learning settings: {name} is {value}, it must lie between {low} and {high}."
+                )
         for name in ("learning_rate", "final_learning_rate"):
             value = getattr(self, name)
             if not 0 < value <= 10:
-                raise LearningError(f"Learning settings: {name} is {value}, it must be above 0 and at most 10.")
+                raise LearningError(
+                    f"Learning settings: {name} is {value}, it must be above 0 and at most 10."
+                )
         for name in ("noise_weight", "direction_weight"):
             if not 0 <= getattr(self, name) <= 1e6:
-                raise LearningError(f"Learning settings: {name} is {getattr(self, name)}, it must lie between 0 and 1000000.")
+                raise LearningError(
+                    f"Learning settings: {name} is {getattr(self, name)}, it must lie between 0 and 1000000."
+                )
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
-                raise LearningError(f"Learning settings: {name} is '{getattr(self, name)}', it must be one of {', '.join(known)}.")
+                raise LearningError(
+                    f"Learning settings: {name} is '{getattr(self, name)}', it must be one of {', '.join(known)}."
+                )
         if self.direction_weight and self.space == "attention":
-            raise LearningError("Learning settings: direction_weight acts on text states. Set it to 0, or space to 'text'.")
+            raise LearningError(
+                "Learning settings: direction_weight acts on text states. Set it to 0, or space to 'text'."
+            )
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide what a step learns from: not how many there are, nor the guidance of previews."""
@@ -167,16 +183,26 @@ def read_changes(texts: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
         key, _, written = text.partition("=")
         space, _, name = key.partition(".")
         if space not in changes or name not in names:
-            raise LearningError(f"Learning settings: '{text}' is not SPACE.NAME=VALUE with a space of {', '.join(changes)} and a name of {', '.join(names)}.")
+            raise LearningError(
+                f"Learning settings: '{text}' is not SPACE.NAME=VALUE with a space of {', '.join(changes)} and a name of {', '.join(names)}."
+            )
         try:
             value = json.loads(written)
         except json.JSONDecodeError:
             value = written
         changes[space][name] = value
         default = getattr(LearningSettings(), name)
-        takes = (type(default),) if isinstance(default, bool | str) else (int,) if isinstance(default, int) else (int, float)
+        takes = (
+            (type(default),)
+            if isinstance(default, bool | str)
+            else (int,)
+            if isinstance(default, int)
+            else (int, float)
+        )
         if type(value) not in takes and not (value is None and name in ("tokens", "clip_norm")):
-            raise LearningError(f"Learning settings: {key} is '{written}', it must be of type {takes[-1].__name__}.")
+            raise LearningError(
+                f"Learning settings: {key} is '{written}', it must be of type {takes[-1].__name__}."
+            )
         # Checks the value itself.
         replace(PRESETS[space]["pocket"], **{name: value})
     return changes

@@ -5,8 +5,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..editing.injection import InjectedPart
-from ..models.denoiser import Denoiser
+from ..editing.denoiser import Denoiser
+from ..instruction.injection import InjectedPart
 from .settings import LearningSettings
 
 
@@ -43,7 +43,9 @@ class _Segmented:
             if self._shared:
                 kind, _, site = name.partition(".")
                 self.parameters[name] = rows.clone()
-                self.parameters[f"{kind}_delta.{site}"] = torch.zeros(settings.segments, *rows.shape, device=rows.device)
+                self.parameters[f"{kind}_delta.{site}"] = torch.zeros(
+                    settings.segments, *rows.shape, device=rows.device
+                )
             else:
                 self.parameters[name] = rows.repeat(settings.segments, 1, 1)
         for tensor in self.parameters.values():
@@ -67,18 +69,26 @@ class _Segmented:
 class AttentionSpace(_Segmented):
     """InstructBrush: keys and values of every cross-attention layer, started from the projections of the init phrase."""
 
-    def __init__(self, denoiser: Denoiser, context: Tensor, start: int, tokens: int, settings: LearningSettings) -> None:
+    def __init__(
+        self, denoiser: Denoiser, context: Tensor, start: int, tokens: int, settings: LearningSettings
+    ) -> None:
         self.context, self.start = context, start
         rows = slice(start, start + tokens)
         projected = denoiser.project(context)
-        initial = {f"{kind}.{site}": pair[place][rows].float() for site, pair in projected.items() for place, kind in enumerate(("keys", "values"))}
+        initial = {
+            f"{kind}.{site}": pair[place][rows].float()
+            for site, pair in projected.items()
+            for place, kind in enumerate(("keys", "values"))
+        }
         super().__init__(initial, settings)
 
     def part(self) -> InjectedPart:
         return InjectedPart.attention(self.context, self.start, self._kind("keys."), self._kind("values."))
 
     def _kind(self, prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): self.gamma(name) for name in self._initial if name.startswith(prefix)}
+        return {
+            name.removeprefix(prefix): self.gamma(name) for name in self._initial if name.startswith(prefix)
+        }
 
 
 class TextSpace(_Segmented):

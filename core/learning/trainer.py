@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from ..devices import free_memory, is_out_of_memory
-from ..editing.injection import Injection
+from ..editing.denoiser import Denoiser
 from ..errors import LearningError, WorthlessError
-from ..instruction.artefact import Instruction, InstructionInfo
-from ..models.denoiser import Denoiser
+from ..instruction.injection import Injection
+from ..instruction.instruction import Instruction, InstructionInfo
 from .checkpoint import check_tensors, load_optimiser_state, optimiser_state
+from .cuda_graph import Replay
 from .memory import MemoryPlan, largest_side, plan_memory
 from .objective import Direction, PairLatents, Samples, collect, noise_errors
-from .replay import Replay
+from .segment_streams import SegmentStream
 from .settings import LearningSettings
 from .spaces import AttentionSpace, Space, TextSpace
-from .streams import SegmentStream
 
 logger = logging.getLogger(__name__)
 
@@ -75,14 +75,24 @@ class Trainer:
                 f"Use at most {context.shape[0] - self.start} tokens."
             )
         if only_segments is not None and settings.parametrisation == "shared":
-            raise LearningError("Learning: shared segments are trained together. Set segments to 'separate' to train some alone.")
-        if settings.direction_weight and (direction is None or direction.projection.shape[0] != context.shape[1]):
-            given = "none was given" if direction is None else f"the one given projects states {direction.projection.shape[0]} wide"
+            raise LearningError(
+                "Learning: shared segments are trained together. Set segments to 'separate' to train some alone."
+            )
+        if settings.direction_weight and (
+            direction is None or direction.projection.shape[0] != context.shape[1]
+        ):
+            given = (
+                "none was given"
+                if direction is None
+                else f"the one given projects states {direction.projection.shape[0]} wide"
+            )
             raise LearningError(
                 f"Learning: the direction loss needs a CLIP model whose text states are {context.shape[1]} wide; {given}. "
                 "Connect the one that the model's text encoder belongs to, or set the direction weight to 0."
             )
-        self._direction = direction.to(denoiser.device) if direction is not None and settings.direction_weight else None
+        self._direction = (
+            direction.to(denoiser.device) if direction is not None and settings.direction_weight else None
+        )
         self._trained = only_segments or tuple(range(settings.segments))
         self._segments = torch.tensor(self._trained, device=denoiser.device)
         self._streams = {segment: SegmentStream(segment, settings) for segment in self._trained}
@@ -94,19 +104,35 @@ class Trainer:
         self.parameters = self.space.parameters
         on_gpu = denoiser.device.type == "cuda"
         # On a GPU the rate is a tensor, so that a recorded step can be given another one.
-        self._rate: float | Tensor = torch.tensor(settings.learning_rate, device=denoiser.device) if on_gpu else settings.learning_rate
-        self.optimiser = torch.optim.AdamW(list(self.parameters.values()), lr=self._rate, weight_decay=0.0, fused=on_gpu or None, capturable=on_gpu)
+        self._rate: float | Tensor = (
+            torch.tensor(settings.learning_rate, device=denoiser.device) if on_gpu else settings.learning_rate
+        )
+        self.optimiser = torch.optim.AdamW(
+            list(self.parameters.values()),
+            lr=self._rate,
+            weight_decay=0.0,
+            fused=on_gpu or None,
+            capturable=on_gpu,
+        )
         self.plan: MemoryPlan | None = None
         # Half precision has no numbers for the gradients of a mean over many pixels. A power of two, which changes no digit; and far from what would overflow.
-        self._loss_scale = 2.0 ** round(math.log2(max(self._pixels / 4, 1))) if denoiser.dtype == torch.float16 else 1.0
-        self._update = Replay(self._step, self._changed, lambda: [tensor.grad for tensor in self.parameters.values() if tensor.grad is not None])
+        self._loss_scale = (
+            2.0 ** round(math.log2(max(self._pixels / 4, 1))) if denoiser.dtype == torch.float16 else 1.0
+        )
+        self._update = Replay(
+            self._step,
+            self._changed,
+            lambda: [tensor.grad for tensor in self.parameters.values() if tensor.grad is not None],
+        )
         self.steps_done = 0
         self._losses: list[float] = []
         self._pending: list[Tensor] = []
 
     def injection(self) -> Injection:
         """What was learned so far as an injection at full strength, differentiable in :attr:`parameters`."""
-        return Injection((self.space.part(),), torch.ones(self.settings.segments, device=self.denoiser.device))
+        return Injection(
+            (self.space.part(),), torch.ones(self.settings.segments, device=self.denoiser.device)
+        )
 
     def step(self) -> None:
         """One optimiser step, all segments together. Nothing here waits for the device.
@@ -121,8 +147,14 @@ class Trainer:
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
         with self._all_or_nothing():
-            drawn = [self._streams[segment].draw(self.latents) for segment in self._trained for _ in range(self.settings.batch)]
-            inputs = [tensor for samples in collect(self.latents, drawn, self.denoiser.device) for tensor in samples]
+            drawn = [
+                self._streams[segment].draw(self.latents)
+                for segment in self._trained
+                for _ in range(self.settings.batch)
+            ]
+            inputs = [
+                tensor for samples in collect(self.latents, drawn, self.denoiser.device) for tensor in samples
+            ]
             loss = self._fitting(inputs)
         self.steps_done += 1
         self._pending.append(loss)
@@ -140,7 +172,13 @@ class Trainer:
                 if not is_out_of_memory(error):
                     raise
                 # Recordings of other sizes hold memory, too: without them the same plan may fit.
-                smaller = self.plan if self._update.forget() else self.plan.smaller() if self.plan is not None else None
+                smaller = (
+                    self.plan
+                    if self._update.forget()
+                    else self.plan.smaller()
+                    if self.plan is not None
+                    else None
+                )
                 if smaller is None:
                     raise LearningError(self._too_large()) from error
             # Here the failed step's tensors are gone.
@@ -151,7 +189,9 @@ class Trainer:
     def _first_plan(self) -> MemoryPlan:
         rows = len(self._trained) * self.settings.batch
         free = free_memory(self.denoiser.device)
-        return plan_memory(self._family, self._pixels, rows, self.denoiser.dtype.itemsize, free, self.denoiser.checkpointing)
+        return plan_memory(
+            self._family, self._pixels, rows, self.denoiser.dtype.itemsize, free, self.denoiser.checkpointing
+        )
 
     def _follow(self, plan: MemoryPlan) -> None:
         self.plan, self.denoiser.checkpointing = plan, plan.checkpointing
@@ -179,7 +219,9 @@ class Trainer:
         total = torch.zeros((), device=self.denoiser.device)
         for first in range(0, len(inputs), len(Samples._fields)):
             for samples in Samples(*inputs[first : first + len(Samples._fields)]).chunks(self.plan.rows):
-                errors = noise_errors(self.denoiser, samples, self.context, self.null_context, self.injection(), self.settings)
+                errors = noise_errors(
+                    self.denoiser, samples, self.context, self.null_context, self.injection(), self.settings
+                )
                 total += _backward(weight * errors.sum())
         if self._direction is not None:
             states = self.injection().parts[0].states(self._segments).float()
@@ -195,7 +237,12 @@ class Trainer:
         return total / (len(self._trained) * self._loss_scale)
 
     def _changed(self) -> list[Tensor]:
-        state = [value for tensor in self.parameters.values() for value in self.optimiser.state[tensor].values() if isinstance(value, Tensor)]
+        state = [
+            value
+            for tensor in self.parameters.values()
+            for value in self.optimiser.state[tensor].values()
+            if isinstance(value, Tensor)
+        ]
         return [*self.parameters.values(), *state]
 
     @contextmanager
@@ -253,15 +300,25 @@ class Trainer:
         """
         losses = self.losses
         if not losses:
-            raise WorthlessError("Learning: no step was done, there is nothing to keep. Let it run for at least one step.")
+            raise WorthlessError(
+                "Learning: no step was done, there is nothing to keep. Let it run for at least one step."
+            )
         learned, began = self.space.learned(), self.space.beginning()
         if not all(torch.isfinite(tensor).all() for tensor in (*learned.values(), torch.tensor(losses))):
-            first = next((step for step, loss in enumerate(losses) if not loss < float("inf")), len(losses) - 1)
+            first = next(
+                (step for step, loss in enumerate(losses) if not loss < float("inf")), len(losses) - 1
+            )
             raise WorthlessError(
                 f"Learning: the loss was not finite at step {first + 1}. Nothing is kept: lower the learning rate ({self.settings.learning_rate})."
             )
-        if all(torch.equal(now[segment], began[name]) for name, now in learned.items() for segment in self._trained):
-            raise WorthlessError(f"Learning: nothing changed in {self.steps_done} steps. Raise the learning rate ({self.settings.learning_rate}) or the steps.")
+        if all(
+            torch.equal(now[segment], began[name])
+            for name, now in learned.items()
+            for segment in self._trained
+        ):
+            raise WorthlessError(
+                f"Learning: nothing changed in {self.steps_done} steps. Raise the learning rate ({self.settings.learning_rate}) or the steps."
+            )
         last = losses[-max(len(losses) // 10, 1) :]
         info = InstructionInfo(
             family=self.denoiser.description.family.name,
@@ -279,8 +336,13 @@ class Trainer:
             losses=tuple(curve(losses)),
             settings=asdict(self.settings),
         )
-        keys, values = ({name.partition(".")[2]: tensor for name, tensor in learned.items() if name.startswith(kind)} for kind in ("keys.", "values."))
-        return Instruction(keys, values, self.context.detach().cpu().clone(), self.start, info, learned.get("rows"))
+        keys, values = (
+            {name.partition(".")[2]: tensor for name, tensor in learned.items() if name.startswith(kind)}
+            for kind in ("keys.", "values.")
+        )
+        return Instruction(
+            keys, values, self.context.detach().cpu().clone(), self.start, info, learned.get("rows")
+        )
 
     def file_size(self) -> int:
         """About how many bytes the file of the instruction will have."""
@@ -293,7 +355,12 @@ class Trainer:
         if not self.latents.digest:
             for latent in (*self.latents.before, *self.latents.after):
                 pairs.update(latent.detach().float().cpu().numpy().tobytes())
-        known = {"model": self.denoiser.description.fingerprint, "pairs": pairs.hexdigest(), "words": self.init_text, "trained segments": list(self._trained)}
+        known = {
+            "model": self.denoiser.description.fingerprint,
+            "pairs": pairs.hexdigest(),
+            "words": self.init_text,
+            "trained segments": list(self._trained),
+        }
         if self._direction is not None:
             known["CLIP"] = hashlib.sha256(self._direction.target.cpu().numpy().tobytes()).hexdigest()
         return known | self.settings.decisive()
@@ -306,7 +373,11 @@ class Trainer:
         """Everything needed to continue exactly: parameters, optimiser, generators, positions and losses."""
         state = {f"parameter.{name}": tensor.detach() for name, tensor in self.parameters.items()}
         state |= optimiser_state(self.optimiser, self.parameters)
-        state |= {f"stream.{segment}.{part}": tensor for segment, stream in self._streams.items() for part, tensor in stream.state().items()}
+        state |= {
+            f"stream.{segment}.{part}": tensor
+            for segment, stream in self._streams.items()
+            for part, tensor in stream.state().items()
+        }
         state["steps_done"] = torch.tensor(self.steps_done)
         state["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         return state
@@ -336,9 +407,16 @@ class Trainer:
             except ValueError as error:
                 raise ValueError(f"segment {segment}: {error}") from error
         expected = {f"parameter.{name}": tensor for name, tensor in self.parameters.items()}
-        expected |= {f"stream.{segment}.{part}": tensor for segment, parts in streams.items() for part, tensor in parts.items()}
+        expected |= {
+            f"stream.{segment}.{part}": tensor
+            for segment, parts in streams.items()
+            for part, tensor in parts.items()
+        }
         # A loss for every step.
-        expected |= {"steps_done": torch.tensor(0), "losses": torch.empty(state["losses"].numel() if "losses" in state else 0, dtype=torch.float64)}
+        expected |= {
+            "steps_done": torch.tensor(0),
+            "losses": torch.empty(state["losses"].numel() if "losses" in state else 0, dtype=torch.float64),
+        }
         check_tensors(state, expected, self.parameters)
         if int(state["steps_done"]) != len(state["losses"]):
             raise ValueError(f"it has {int(state['steps_done'])} steps and {len(state['losses'])} losses")

@@ -32,7 +32,11 @@ TITLES = {
 def part_folder(folder: Path, part: str) -> Path:
     """The folder of a part (``"unet"``, ``"vae"``, ...) of a diffusers folder; the pocket editor's sisters share what they have not of their own."""
     own = folder / part
-    return POCKET_FOLDER / part if folder in (POCKET_REGION_FOLDER, POCKET_REASON_FOLDER) and not own.is_dir() else own
+    return (
+        POCKET_FOLDER / part
+        if folder in (POCKET_REGION_FOLDER, POCKET_REASON_FOLDER) and not own.is_dir()
+        else own
+    )
 
 
 def part_files(folder: Path, part: str, stems: tuple[str, ...]) -> list[Path]:

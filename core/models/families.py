@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import ModelError
 from . import sd3
-from .attention import Shapes, Site, is_native, sites_of_unet
+from .attention_sites import Shapes, Site, is_native, sites_of_unet
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,13 @@ POCKET = Family("pocket", "pocket editor", 128, "epsilon", 1.0, heads=4, default
 SD15 = Family("sd15", "InstructPix2Pix (Stable Diffusion 1.5)", 768, "epsilon", 0.18215, heads=8)
 SD21 = Family("sd21", "InstructPix2Pix (Stable Diffusion 2.1)", 1024, "epsilon", 0.18215, head_width=64)
 SDXL = Family("sdxl", "InstructPix2Pix (SDXL)", 2048, "epsilon", 0.13025, head_width=64, comfyui_only=True)
-COSXL = Family("cosxl", "CosXL-Edit", 2048, "edm_v", 0.13025, scaled_image_latent=True, head_width=64, comfyui_only=True)
+COSXL = Family(
+    "cosxl", "CosXL-Edit", 2048, "edm_v", 0.13025, scaled_image_latent=True, head_width=64, comfyui_only=True
+)
 # UltraEdit leaves out the shift of Stable Diffusion 3's latents.
-SD3 = Family("sd3", "UltraEdit (Stable Diffusion 3)", 4096, "flow", 1.5305, latent_channels=16, comfyui_only=True)
+SD3 = Family(
+    "sd3", "UltraEdit (Stable Diffusion 3)", 4096, "flow", 1.5305, latent_channels=16, comfyui_only=True
+)
 
 FAMILIES: Mapping[str, Family] = {family.name: family for family in (POCKET, SD15, SD21, SDXL, COSXL, SD3)}
 
@@ -103,7 +107,9 @@ class ModelDescription:
             )
 
 
-def detect_family(shapes: Shapes, edm: bool = False, prediction: str | None = None, title: str = "UNet") -> Family:
+def detect_family(
+    shapes: Shapes, edm: bool = False, prediction: str | None = None, title: str = "UNet"
+) -> Family:
     """Tell the family from the shapes of a UNet, or of UltraEdit's transformer.
 
     Args:
@@ -142,7 +148,9 @@ def detect_family(shapes: Shapes, edm: bool = False, prediction: str | None = No
     if edm and family is SDXL:
         return COSXL
     if prediction not in (None, "epsilon", "v_prediction"):
-        raise ModelError(f"{title}: prediction type '{prediction}' is not supported; epsilon and v_prediction are.")
+        raise ModelError(
+            f"{title}: prediction type '{prediction}' is not supported; epsilon and v_prediction are."
+        )
     return replace(family, prediction=prediction) if prediction else family
 
 
@@ -190,7 +198,12 @@ def fingerprint_of(sites: tuple[Site, ...], read: ReadRows, native: bool) -> str
 
 
 def describe_unet(
-    shapes: Shapes, read: ReadRows, edm: bool = False, prediction: str | None = None, title: str = "UNet", heads: int | None = None
+    shapes: Shapes,
+    read: ReadRows,
+    edm: bool = False,
+    prediction: str | None = None,
+    title: str = "UNet",
+    heads: int | None = None,
 ) -> ModelDescription:
     """Describe a model in either dialect, from a file or from a live model.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from .attention import Shapes
+from .attention_sites import Shapes
 
 _NATIVE, _DIFFUSERS = "joint_blocks.{}.x_block.attn.qkv.weight", "transformer_blocks.{}.attn.to_q.weight"
 
@@ -19,7 +19,9 @@ _NATIVE, _DIFFUSERS = "joint_blocks.{}.x_block.attn.qkv.weight", "transformer_bl
 def is_transformer(shapes: Shapes) -> bool:
     """Whether these are the tensors of a Stable Diffusion 3 transformer, in ComfyUI's or in diffusers' dialect."""
     native = "joint_blocks.0.context_block.attn.qkv.weight" in shapes and "x_embedder.proj.weight" in shapes
-    return native or ("transformer_blocks.0.attn.add_q_proj.weight" in shapes and "pos_embed.proj.weight" in shapes)
+    return native or (
+        "transformer_blocks.0.attn.add_q_proj.weight" in shapes and "pos_embed.proj.weight" in shapes
+    )
 
 
 def in_channels(shapes: Shapes) -> int:
@@ -30,7 +32,9 @@ def in_channels(shapes: Shapes) -> int:
     """
     name = next(name for name in ("x_embedder.proj.weight", "pos_embed.proj.weight") if name in shapes)
     if len(shapes[name]) != 4:
-        raise ModelError(f"Transformer: {name} has shape {list(shapes[name])}, four sides are needed. The file is damaged or of another kind.")
+        raise ModelError(
+            f"Transformer: {name} has shape {list(shapes[name])}, four sides are needed. The file is damaged or of another kind."
+        )
     return shapes[name][1]
 
 
@@ -52,7 +56,9 @@ def fingerprint_of(shapes: Shapes, read: Callable[[str, int], Tensor]) -> str:
     for number in sorted(int(found[1]) for found in map(layer.fullmatch, shapes) if found):
         key = template.format(number)
         if len(shapes[key]) != 2:
-            raise ModelError(f"Transformer: {key} has shape {list(shapes[key])}, a matrix is needed. The file is damaged or of another kind.")
+            raise ModelError(
+                f"Transformer: {key} has shape {list(shapes[key])}, a matrix is needed. The file is damaged or of another kind."
+            )
         digest.update(f"{number} {shapes[key][1]}\n".encode())
         rounded = read(key, 4).detach().to("cpu", torch.float16).to(torch.bfloat16).contiguous()
         digest.update(rounded.view(torch.int16).numpy().astype("<i2").tobytes())

@@ -24,12 +24,16 @@ def tokenizer_from_folder(folder: Path) -> "CLIPTokenizer":
     """
     from transformers import CLIPTokenizer
 
-    if not (folder / "tokenizer.json").is_file() and not ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()):
+    if not (folder / "tokenizer.json").is_file() and not (
+        (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
+    ):
         raise ModelError(f"Tokenizer: neither vocab.json and merges.txt nor tokenizer.json are in {folder}.")
     try:
         return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # Damaged files can make transformers and its tokenizers fail in any way.
-        raise ModelError(f"Tokenizer: the files in {folder} cannot be read ({str(error)[:300]}). Get them again.") from error
+        raise ModelError(
+            f"Tokenizer: the files in {folder} cannot be read ({str(error)[:300]}). Get them again."
+        ) from error
 
 
 def clip_tokenizer(pad_token: str = "<|endoftext|>") -> "CLIPTokenizer":
@@ -44,7 +48,11 @@ def clip_tokenizer(pad_token: str = "<|endoftext|>") -> "CLIPTokenizer":
     from transformers import CLIPTokenizer
 
     spec = find_spec("open_clip")
-    source = Path(spec.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz" if spec and spec.submodule_search_locations else None
+    source = (
+        Path(spec.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
+        if spec and spec.submodule_search_locations
+        else None
+    )
     if source is None or not source.is_file():
         raise ModelError(
             "Tokenizer: a single-file checkpoint holds no vocabulary. Install open_clip_torch, which ships it, or give a folder with vocab.json and merges.txt."
@@ -53,12 +61,26 @@ def clip_tokenizer(pad_token: str = "<|endoftext|>") -> "CLIPTokenizer":
         lines = file.read().split("\n")
     merges = [(first, second) for first, second in (line.split() for line in lines[1 : _WORDS + 1])]
     # The order CLIP numbers its tokens in: printable bytes, the other bytes, all of them as ends of words, the merges, the two special tokens.
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     letters = [chr(byte) for byte in printable] + [chr(256 + index) for index in range(256 - len(printable))]
-    tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges), "<|startoftext|>", "<|endoftext|>"]
+    tokens = [
+        *letters,
+        *(letter + "</w>" for letter in letters),
+        *("".join(pair) for pair in merges),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     vocab = {token: number for number, token in enumerate(tokens)}
     # Through files, because the constructor's arguments differ between transformers 4 and 5.
     with TemporaryDirectory() as folder:
         (Path(folder) / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
-        (Path(folder) / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]), encoding="utf-8")
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True, pad_token=pad_token, model_max_length=77)
+        (Path(folder) / "merges.txt").write_text(
+            "\n".join(["#version: 0.2", *map(" ".join, merges)]), encoding="utf-8"
+        )
+        return CLIPTokenizer.from_pretrained(
+            folder, local_files_only=True, pad_token=pad_token, model_max_length=77
+        )

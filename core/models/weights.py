@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..json_text import parse_json
-from ..names import resolve_inside
-from ..tensor_files import MOST_HEADER_BYTES, read_tensor_header
+from ..storage.json_text import parse_json
+from ..storage.names import resolve_inside
+from ..storage.safetensors_header import MOST_HEADER_BYTES, read_tensor_header
 
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
@@ -50,8 +50,15 @@ class Weights:
     def __init__(self, files: list[WeightsFile], prefix: str = "") -> None:
         self._files = files
         self._prefix = prefix
-        self._place = {name.removeprefix(prefix): file for file in files for name in file.shapes if name.startswith(prefix)}
-        self.shapes: dict[str, tuple[int, ...]] = {name: file.shapes[prefix + name] for name, file in self._place.items()}
+        self._place = {
+            name.removeprefix(prefix): file
+            for file in files
+            for name in file.shapes
+            if name.startswith(prefix)
+        }
+        self.shapes: dict[str, tuple[int, ...]] = {
+            name: file.shapes[prefix + name] for name, file in self._place.items()
+        }
         self.dtypes: dict[str, str] = {name: file.dtypes[prefix + name] for name, file in self._place.items()}
 
     def under(self, prefix: str) -> "Weights":
@@ -65,9 +72,13 @@ class Weights:
             ModelError: there is no such tensor, it has no rows, or its file has changed.
         """
         if name not in self._place:
-            raise ModelError(f"{self._files[0].path.name}: the weight {self._prefix}{name} is missing. The file is incomplete or of another kind.")
+            raise ModelError(
+                f"{self._files[0].path.name}: the weight {self._prefix}{name} is missing. The file is incomplete or of another kind."
+            )
         if not self.shapes[name]:
-            raise ModelError(f"{self._place[name].path.name}: the weight {self._prefix}{name} is a single number. The file is of another kind.")
+            raise ModelError(
+                f"{self._place[name].path.name}: the weight {self._prefix}{name} is a single number. The file is of another kind."
+            )
         with _opened(self._place[name].path) as file:
             return file.get_slice(self._prefix + name)[:count]
 
@@ -103,7 +114,9 @@ def refuse_pickle(path: Path) -> None:
         ModelError: with the way to convert it.
     """
     if path.suffix.lower() in PICKLE_SUFFIXES:
-        raise ModelError(f"{path.name}: {path.suffix} files are not read, only .safetensors. {_HOW_TO_CONVERT}")
+        raise ModelError(
+            f"{path.name}: {path.suffix} files are not read, only .safetensors. {_HOW_TO_CONVERT}"
+        )
 
 
 def read_header(path: Path) -> WeightsFile:
@@ -116,7 +129,9 @@ def read_header(path: Path) -> WeightsFile:
     _refuse_other_kinds(path)
     header = read_tensor_header(path, path.name, ModelError)
     shapes = {name: entry.shape for name, entry in header.tensors.items()}
-    return WeightsFile(path, shapes, {name: entry.dtype for name, entry in header.tensors.items()}, header.metadata)
+    return WeightsFile(
+        path, shapes, {name: entry.dtype for name, entry in header.tensors.items()}, header.metadata
+    )
 
 
 def _refuse_other_kinds(path: Path) -> None:
@@ -126,13 +141,19 @@ def _refuse_other_kinds(path: Path) -> None:
             start = file.read(8)
         missing = not path.exists()
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path.name}: it cannot be opened in {path.parent} ({error}). Check its name and folder, and that it may be read.") from error
+        raise ModelError(
+            f"{path.name}: it cannot be opened in {path.parent} ({error}). Check its name and folder, and that it may be read."
+        ) from error
     if missing:
         raise ModelError(f"{path.name}: no such file in {path.parent}. Check the path.")
     if start.startswith(b"GGUF") or path.suffix.lower() == ".gguf":
-        raise ModelError(f"{path.name}: GGUF files are not read, only .safetensors. Take the model in fp16, bf16 or fp32.")
+        raise ModelError(
+            f"{path.name}: GGUF files are not read, only .safetensors. Take the model in fp16, bf16 or fp32."
+        )
     # A sound file may begin with \x80 too: it is the low byte of its header's length.
-    if start.startswith(b"PK\x03\x04") or (start.startswith(b"\x80") and int.from_bytes(start, "little") > MOST_HEADER_BYTES):
+    if start.startswith(b"PK\x03\x04") or (
+        start.startswith(b"\x80") and int.from_bytes(start, "little") > MOST_HEADER_BYTES
+    ):
         raise ModelError(f"{path.name}: this is a pickled checkpoint under another name. {_HOW_TO_CONVERT}")
 
 
@@ -152,7 +173,9 @@ def weight_files(folder: Path, stems: tuple[str, ...]) -> list[Path]:
             if whole.is_file():
                 return [whole]
             numbered = "-" + "[0-9]" * 5 + "-of-" + "[0-9]" * 5
-            shards = sorted(folder.glob(f"{stem}{variant}{numbered}.safetensors")) or sorted(folder.glob(f"{stem}{numbered}{variant}.safetensors"))
+            shards = sorted(folder.glob(f"{stem}{variant}{numbered}.safetensors")) or sorted(
+                folder.glob(f"{stem}{numbered}{variant}.safetensors")
+            )
             shards = shards or _indexed(folder, f"{stem}.safetensors.index{variant}.json")
             if shards:
                 _check_shards(folder, shards, stem)
@@ -166,17 +189,23 @@ def _indexed(folder: Path, name: str) -> list[Path]:
         return []
     places = read_json(folder / name).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(each, str) for each in places.values()):
-        raise ModelError(f"{folder.name}/{name}: it does not say which file holds which weight. Download it again.")
+        raise ModelError(
+            f"{folder.name}/{name}: it does not say which file holds which weight. Download it again."
+        )
     return sorted(resolve_inside(folder, each, error=ModelError) for each in set(places.values()))
 
 
 def _check_shards(folder: Path, shards: list[Path], stem: str) -> None:
     absent = next((path for path in shards if not path.is_file()), None)
     if absent is not None:
-        raise ModelError(f"{folder.name}: {absent.name} is missing, which its index names as a part of {stem}. Download the missing parts.")
+        raise ModelError(
+            f"{folder.name}: {absent.name} is missing, which its index names as a part of {stem}. Download the missing parts."
+        )
     told = re.search(r"-of-(\d{5})", shards[0].name)
     if told and len(shards) != int(told[1]):
-        raise ModelError(f"{folder.name}: {len(shards)} of {int(told[1])} parts of {stem} are there. Download the missing ones.")
+        raise ModelError(
+            f"{folder.name}: {len(shards)} of {int(told[1])} parts of {stem} are there. Download the missing ones."
+        )
 
 
 def folder_weights(folder: Path, stems: tuple[str, ...], files: list[Path] | None = None) -> Weights:
@@ -188,11 +217,16 @@ def folder_weights(folder: Path, stems: tuple[str, ...], files: list[Path] | Non
     files = weight_files(folder, stems) if files is None else files
     if files:
         return Weights([read_header(file) for file in files])
-    other = next((path for path in sorted(folder.glob("*")) if path.suffix.lower() in (*PICKLE_SUFFIXES, ".gguf")), None)
+    other = next(
+        (path for path in sorted(folder.glob("*")) if path.suffix.lower() in (*PICKLE_SUFFIXES, ".gguf")),
+        None,
+    )
     if other is not None:
         refuse_pickle(other)
         _refuse_other_kinds(other)
-    raise ModelError(f"{folder.name}: there is no {stems[0]}.safetensors in {folder}. The model's folder is incomplete.")
+    raise ModelError(
+        f"{folder.name}: there is no {stems[0]}.safetensors in {folder}. The model's folder is incomplete."
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -209,7 +243,9 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ModelError(f"{what}: {path.stat().st_size} bytes is too large for a configuration.")
         table = parse_json(path.read_bytes(), finite=False)
     except OSError as error:
-        raise ModelError(f"{what}: it cannot be opened ({error.strerror}). Check that it may be read.") from error
+        raise ModelError(
+            f"{what}: it cannot be opened ({error.strerror}). Check that it may be read."
+        ) from error
     except ValueError as error:
         raise ModelError(f"{what}: not a JSON file ({str(error)[:200]}).") from error
     if not isinstance(table, dict):
@@ -233,11 +269,19 @@ def read_config(path: Path) -> dict[str, Any]:
             pending += inner.values()
             for name, value in inner.items():
                 if ("layers" in name or "depth" in name) and isinstance(value, int) and value > _MOST_LAYERS:
-                    raise ModelError(f"{path.parent.name}/{path.name}: {name} is above {_MOST_LAYERS}. The file is damaged; download it again.")
+                    raise ModelError(
+                        f"{path.parent.name}/{path.name}: {name} is above {_MOST_LAYERS}. The file is damaged; download it again."
+                    )
     return table
 
 
-def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], part: str, device: torch.device, dtype: torch.dtype) -> None:
+def fill(
+    module: torch.nn.Module,
+    tensors: Mapping[str, Tensor],
+    part: str,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
     """Give a module that was built on the ``meta`` device its weights, without ever holding them twice.
 
     Args:
@@ -253,15 +297,21 @@ def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], part: str, devi
     for name, wanted in module.state_dict().items():
         tensor = tensors.get(name)
         if tensor is None:
-            raise ModelError(f"{part}: the weight {name} is missing. The file is incomplete or of another kind.")
+            raise ModelError(
+                f"{part}: the weight {name} is missing. The file is incomplete or of another kind."
+            )
         if tensor.shape != wanted.shape:
-            raise ModelError(f"{part}: the weight {name} has shape {list(tensor.shape)}, {list(wanted.shape)} is needed. The file is of another kind.")
+            raise ModelError(
+                f"{part}: the weight {name} has shape {list(tensor.shape)}, {list(wanted.shape)} is needed. The file is of another kind."
+            )
         state[name] = tensor.to(device=device, dtype=dtype if wanted.is_floating_point() else None)
     module.load_state_dict(state, assign=True)
     for name, buffer in list(module.named_buffers()):
         if buffer.is_meta:  # the only ones left out of a state dict: CLIP's position_ids
             owner, _, leaf = name.rpartition(".")
-            module.get_submodule(owner).register_buffer(leaf, torch.arange(buffer.numel(), device=device).view(buffer.shape), persistent=False)
+            module.get_submodule(owner).register_buffer(
+                leaf, torch.arange(buffer.numel(), device=device).view(buffer.shape), persistent=False
+            )
 
 
 def fingerprint(states: Mapping[str, Tensor]) -> str:

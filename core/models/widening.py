@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from .attention import Shapes
+from .attention_sites import Shapes
 
 _INPUT = "conv_in.weight"
 _NARROW = (4, 8, 12)
@@ -36,4 +36,9 @@ def widened_shapes(shapes: Shapes, channels: int, title: str) -> Shapes:
 def widened_tensors(tensors: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
     """A diffusers UNet's weights with zeros for the channels that are new."""
     first = tensors[_INPUT]
-    return {**tensors, _INPUT: torch.cat([first, first.new_zeros(first.shape[0], channels - first.shape[1], *first.shape[2:])], dim=1)}
+    return {
+        **tensors,
+        _INPUT: torch.cat(
+            [first, first.new_zeros(first.shape[0], channels - first.shape[1], *first.shape[2:])], dim=1
+        ),
+    }

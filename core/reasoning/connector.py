@@ -17,19 +17,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..encoders.mllm import STATES_TASK
 from ..errors import ModelError
-from ..files import write_tensors
-from ..json_text import parse_json, read_record
 from ..models.families import Family
 from ..models.weights import Weights, fill, fingerprint, read_header
-from .mllm import STATES_TASK
+from ..storage.files import write_tensors
+from ..storage.json_text import parse_json, read_record
 
 FORMAT_VERSION = 1
 _VERSION_KEY = "instructbrush.connector"
 _INFO_KEY = "instructbrush.info"
 _MOST_BYTES = 8 * 2**30
-_LIMITS = {"text_width": 65536, "mllm_width": 65536, "queries": 4096, "layers": 64, "heads": 1024, "feedforward": 2**18}
-_SHAPES = {"pocket": {"queries": 32, "layers": 3, "heads": 4, "feedforward": 512}, "sd21": {"heads": 16, "feedforward": 4096}}
+_LIMITS = {
+    "text_width": 65536,
+    "mllm_width": 65536,
+    "queries": 4096,
+    "layers": 64,
+    "heads": 1024,
+    "feedforward": 2**18,
+}
+_SHAPES = {
+    "pocket": {"queries": 32, "layers": 3, "heads": 4, "feedforward": 512},
+    "sd21": {"heads": 16, "feedforward": 4096},
+}
 """What families other than Stable Diffusion 1.5 have of their own."""
 _TOLD_BY = re.compile(r"(?:^|\.)(embeddings\.position_embedding\.weight|final_layer_norm\.(?:weight|bias))$")
 
@@ -65,9 +75,13 @@ class ConnectorConfig:
         for name, most in _LIMITS.items():
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= most:
-                raise ModelError(f"Connector: {name} is {value!r}; a whole number from 1 to {most} is needed.")
+                raise ModelError(
+                    f"Connector: {name} is {value!r}; a whole number from 1 to {most} is needed."
+                )
         if self.text_width % self.heads:
-            raise ModelError(f"Connector: {self.heads} heads do not divide a width of {self.text_width}. Choose another number of heads.")
+            raise ModelError(
+                f"Connector: {self.heads} heads do not divide a width of {self.text_width}. Choose another number of heads."
+            )
         for field in ("family", "text_fingerprint", "mllm_name", "mllm_fingerprint", "task"):
             if not isinstance(getattr(self, field), str):
                 raise ModelError(f"Connector: {field} is {getattr(self, field)!r}; a text is needed.")
@@ -84,7 +98,9 @@ class Connector(nn.Module):
         self.project_in = nn.Linear(config.mllm_width, width)
         # All weights are in parts of the connector: what keeps the books of memory holds those, and not the connector itself.
         self.queries = nn.Embedding(config.queries, width)
-        self.layers = nn.ModuleList(_Layer(width, config.heads, config.feedforward) for _ in range(config.layers))
+        self.layers = nn.ModuleList(
+            _Layer(width, config.heads, config.feedforward) for _ in range(config.layers)
+        )
         self.norm_out = nn.LayerNorm(width)
         self.project_out = nn.Linear(width, width)
         nn.init.normal_(self.queries.weight, std=0.02)
@@ -115,7 +131,9 @@ class Connector(nn.Module):
         change = self.project_out(self.norm_out(rows))
         count = self.config.queries
         changed = (text_states[:, :count].float() + change.float()).to(text_states.dtype)
-        return changed if text_states.shape[1] == count else torch.cat([changed, text_states[:, count:]], dim=1)
+        return (
+            changed if text_states.shape[1] == count else torch.cat([changed, text_states[:, count:]], dim=1)
+        )
 
     @torch.no_grad()
     def encode(self, text_states: Tensor, mllm_states: Tensor, mask: Tensor) -> Tensor:
@@ -129,7 +147,11 @@ class Connector(nn.Module):
             ModelError: shapes that do not fit each other or the connector.
         """
         config = self.config
-        if text_states.ndim != 3 or text_states.shape[2] != config.text_width or text_states.shape[1] < config.queries:
+        if (
+            text_states.ndim != 3
+            or text_states.shape[2] != config.text_width
+            or text_states.shape[1] < config.queries
+        ):
             raise ModelError(
                 f"Connector: text states of shape {list(text_states.shape)} do not fit; [batch, {config.queries} or more, {config.text_width}] is needed. "
                 f"Use the text encoder of the model it was trained with ({config.family})."
@@ -140,13 +162,19 @@ class Connector(nn.Module):
                 f"Use the MLLM it was trained with ({config.mllm_name or 'not named'})."
             )
         if mask.shape != mllm_states.shape[:2] or not mask.any(1).all():
-            raise ModelError(f"Connector: a mask of shape {list(mask.shape)} does not fit {list(mllm_states.shape)}, or leaves nothing to read of an image.")
+            raise ModelError(
+                f"Connector: a mask of shape {list(mask.shape)} does not fit {list(mllm_states.shape)}, or leaves nothing to read of an image."
+            )
         if len(text_states) not in (1, len(mllm_states)):
-            raise ModelError(f"Connector: {len(text_states)} texts and {len(mllm_states)} images do not make pairs. Give one text, or one for each image.")
+            raise ModelError(
+                f"Connector: {len(text_states)} texts and {len(mllm_states)} images do not make pairs. Give one text, or one for each image."
+            )
         text = text_states.expand(len(mllm_states), -1, -1).to(self.device)
         return self(text, mllm_states.to(self.device), mask.to(self.device).bool()).to(text_states.device)
 
-    def check_fits(self, mllm_width: int, mllm_name: str, mllm_fingerprint: str, text_width: int, text_fingerprint: str) -> list[str]:
+    def check_fits(
+        self, mllm_width: int, mllm_name: str, mllm_fingerprint: str, text_width: int, text_fingerprint: str
+    ) -> list[str]:
         """Whether the connector can be used between an MLLM and a text encoder.
 
         Returns:
@@ -166,7 +194,10 @@ class Connector(nn.Module):
                 f"Encode Instruction: CLIP gives text states {text_width} wide, the connector was trained for {config.text_width} ({config.family}). "
                 "Connect the CLIP of the model that the connector belongs to."
             )
-        known = ((config.mllm_fingerprint, mllm_fingerprint, f"another MLLM ({config.mllm_name})"), (config.text_fingerprint, text_fingerprint, "another CLIP"))
+        known = (
+            (config.mllm_fingerprint, mllm_fingerprint, f"another MLLM ({config.mllm_name})"),
+            (config.text_fingerprint, text_fingerprint, "another CLIP"),
+        )
         return [
             f"The connector was trained with {other} than the one that is connected; results may be worse."
             for own, given, other in known
@@ -184,9 +215,12 @@ class _Attention(nn.Module):
 
     def forward(self, rows: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
         q, k, v = (
-            layer(states).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer, states in ((self.to_q, rows), (self.to_k, memory), (self.to_v, memory))
+            layer(states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, states in ((self.to_q, rows), (self.to_k, memory), (self.to_v, memory))
         )
-        return self.to_out(functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
+        return self.to_out(
+            functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+        )
 
 
 class _Layer(nn.Module):
@@ -196,7 +230,9 @@ class _Layer(nn.Module):
         super().__init__()
         self.norm_self, self.norm_cross, self.norm_feedforward = (nn.LayerNorm(width) for _ in range(3))
         self.self_attention, self.cross_attention = _Attention(width, heads), _Attention(width, heads)
-        self.feedforward = nn.Sequential(nn.Linear(width, feedforward), nn.GELU(), nn.Linear(feedforward, width))
+        self.feedforward = nn.Sequential(
+            nn.Linear(width, feedforward), nn.GELU(), nn.Linear(feedforward, width)
+        )
 
     def forward(self, rows: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
         normed = self.norm_self(rows)
@@ -207,7 +243,9 @@ class _Layer(nn.Module):
 
 def config_for(family: Family, mllm_width: int, **known: Any) -> ConnectorConfig:
     """The usual connector for an editor of a family: 77 queries, 6 layers of 12 heads for Stable Diffusion 1.5, in proportion for others."""
-    return ConnectorConfig(family.name, family.context_width, mllm_width, **{**_SHAPES.get(family.name, {}), **known})
+    return ConnectorConfig(
+        family.name, family.context_width, mllm_width, **{**_SHAPES.get(family.name, {}), **known}
+    )
 
 
 def new_connector(config: ConnectorConfig, seed: int = 0) -> Connector:
@@ -236,8 +274,14 @@ def save_connector(connector: Connector, path: str | Path, dtype: torch.dtype = 
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ModelError(f"Connector: '{path.name}' must end in .safetensors.")
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in connector.state_dict().items()}
-    write_tensors(tensors, path, {_VERSION_KEY: str(FORMAT_VERSION), _INFO_KEY: json.dumps(dataclasses.asdict(connector.config))})
+    tensors = {
+        name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in connector.state_dict().items()
+    }
+    write_tensors(
+        tensors,
+        path,
+        {_VERSION_KEY: str(FORMAT_VERSION), _INFO_KEY: json.dumps(dataclasses.asdict(connector.config))},
+    )
     return path
 
 
@@ -253,9 +297,13 @@ def read_connector_config(path: str | Path) -> ConnectorConfig:
         raise ModelError(f"{path.name}: {path.stat().st_size / 2**30:.0f} GB is too large for a connector.")
     version, told = (header.metadata.get(key) for key in (_VERSION_KEY, _INFO_KEY))
     if version is None or told is None:
-        raise ModelError(f"{path.name} is a safetensors file but no connector. Choose one that 'python -m instructbrush reason train' wrote.")
+        raise ModelError(
+            f"{path.name} is a safetensors file but no connector. Choose one that 'python -m instructbrush reason train' wrote."
+        )
     if version != str(FORMAT_VERSION):
-        raise ModelError(f"{path.name}: its format is {version[:20]}, this version reads up to {FORMAT_VERSION}. Update InstructBrush.")
+        raise ModelError(
+            f"{path.name}: its format is {version[:20]}, this version reads up to {FORMAT_VERSION}. Update InstructBrush."
+        )
     try:
         config = read_record(ConnectorConfig, parse_json(told))
     except ValueError as error:
@@ -264,10 +312,14 @@ def read_connector_config(path: str | Path) -> ConnectorConfig:
         wanted = {name: tuple(tensor.shape) for name, tensor in Connector(config).state_dict().items()}
     foreign = sorted(set(wanted) ^ set(header.shapes))
     if foreign:
-        raise ModelError(f"{path.name}: unexpected or missing tensor '{foreign[0][:80]}'. The file was not written by InstructBrush.")
+        raise ModelError(
+            f"{path.name}: unexpected or missing tensor '{foreign[0][:80]}'. The file was not written by InstructBrush."
+        )
     for name, shape in wanted.items():
         if header.shapes[name] != shape:
-            raise ModelError(f"{path.name}: tensor '{name}' is {list(header.shapes[name])}, its header promises {list(shape)}. The file is damaged.")
+            raise ModelError(
+                f"{path.name}: tensor '{name}' is {list(header.shapes[name])}, its header promises {list(shape)}. The file is damaged."
+            )
     return config
 
 
@@ -282,8 +334,17 @@ def load_connector(path: str | Path, device: torch.device | str = "cpu") -> Conn
     with torch.device("meta"):
         connector = Connector(config)
     tensors = dict(Weights([read_header(path)]).tensors())
-    bad = next((name for name, tensor in tensors.items() if not tensor.is_floating_point() or not tensor.isfinite().all()), None)
+    bad = next(
+        (
+            name
+            for name, tensor in tensors.items()
+            if not tensor.is_floating_point() or not tensor.isfinite().all()
+        ),
+        None,
+    )
     if bad is not None:
-        raise ModelError(f"{path.name}: tensor '{bad}' holds values that are not finite numbers. The file is damaged.")
+        raise ModelError(
+            f"{path.name}: tensor '{bad}' holds values that are not finite numbers. The file is damaged."
+        )
     fill(connector, tensors, path.name, torch.device(device), torch.float32)
     return connector.eval().requires_grad_(False)

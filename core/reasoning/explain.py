@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from ..encoders.mllm import Progress
 from ..errors import InstructionError
-from .mllm import Progress
 
 MOST_TOKENS = 200
 """Of an answer."""
@@ -33,22 +33,32 @@ STRICT_TASK = (
 _MOST_REASON = 1000
 _MOST_ANSWER = 1_000_000
 _MOST_TRIES = 100
-_THOUGHT = re.compile(r"<(/?)(?:think(?:ing)?|thoughts?|reasoning|analysis|reflection|seed:think)\b[^<>]{0,80}>|[\[◁](/?)think[\]▷]", re.IGNORECASE)
+_THOUGHT = re.compile(
+    r"<(/?)(?:think(?:ing)?|thoughts?|reasoning|analysis|reflection|seed:think)\b[^<>]{0,80}>|[\[◁](/?)think[\]▷]",
+    re.IGNORECASE,
+)
 """Tags around thoughts, of the models that have them."""
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
 """Control characters other than those that end lines, and halves of characters."""
 
 
 class Answers(Protocol):
-    """What :func:`explain` needs of a :class:`~.mllm.Mllm`."""
+    """What :func:`explain` needs of a :class:`~..encoders.mllm.Mllm`."""
 
     @property
     def name(self) -> str:
         """For messages."""
         ...
 
-    def answer(self, image: Tensor, words: str, max_new_tokens: int = ..., task: str = ..., progress: Progress | None = ...) -> str:
-        """See :meth:`~.mllm.Mllm.answer`."""
+    def answer(
+        self,
+        image: Tensor,
+        words: str,
+        max_new_tokens: int = ...,
+        task: str = ...,
+        progress: Progress | None = ...,
+    ) -> str:
+        """See :meth:`~..encoders.mllm.Mllm.answer`."""
         ...
 
 
@@ -69,7 +79,13 @@ class Explanation:
     warning: str = ""
 
 
-def explain(mllm: Answers, image: Tensor, wish: str, max_new_tokens: int = MOST_TOKENS, progress: Progress | None = None) -> Explanation:
+def explain(
+    mllm: Answers,
+    image: Tensor,
+    wish: str,
+    max_new_tokens: int = MOST_TOKENS,
+    progress: Progress | None = None,
+) -> Explanation:
     """Ask which edit of an image fulfils a wish. An answer that cannot be used is asked for once more, more strictly; then the wish itself is taken.
 
     Args:
@@ -85,7 +101,9 @@ def explain(mllm: Answers, image: Tensor, wish: str, max_new_tokens: int = MOST_
     """
     wish = " ".join(wish.split())
     if not wish:
-        raise InstructionError("Explain Instruction: there is no wish. Write what you would like, such as: it should look as if hours had passed.")
+        raise InstructionError(
+            "Explain Instruction: there is no wish. Write what you would like, such as: it should look as if hours had passed."
+        )
     problem = answer = ""
     for task in (TASK, STRICT_TASK):
         answer = mllm.answer(image, wish, max_new_tokens, task, progress)
@@ -118,7 +136,11 @@ def parse_answer(answer: str) -> Explanation:
             problems.insert(0 if "instruction" in told else len(problems), error)
     if problems:
         raise problems[0]
-    raise InstructionError("It was still thinking when it ended: allow it more tokens." if thinking else "There was no JSON in it.")
+    raise InstructionError(
+        "It was still thinking when it ended: allow it more tokens."
+        if thinking
+        else "There was no JSON in it."
+    )
 
 
 def _explanation(table: dict[str, Any]) -> Explanation:

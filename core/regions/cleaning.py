@@ -52,11 +52,17 @@ class CleanSettings:
         ):
             value = getattr(self, name)
             if not low <= value <= high:
-                raise RegionError(f"Region settings: {name} is {value}, it must lie between {low} and {high}.")
+                raise RegionError(
+                    f"Region settings: {name} is {value}, it must lie between {low} and {high}."
+                )
         if self.min_area > self.max_area:
-            raise RegionError(f"Region settings: min_area {self.min_area} exceeds max_area {self.max_area}, so no mask would be accepted. Swap them.")
+            raise RegionError(
+                f"Region settings: min_area {self.min_area} exceeds max_area {self.max_area}, so no mask would be accepted. Swap them."
+            )
         if self.shape not in _SHAPES:
-            raise RegionError(f"Region settings: shape is '{self.shape}', it must be one of {', '.join(_SHAPES)}.")
+            raise RegionError(
+                f"Region settings: shape is '{self.shape}', it must be one of {', '.join(_SHAPES)}."
+            )
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,9 @@ def clean_mask(mask: Tensor, settings: CleanSettings) -> CleanedMask:
     from scipy import ndimage
 
     if mask.ndim != 2:
-        raise RegionError(f"Cleaning: a mask of shape {tuple(mask.shape)} was given, it takes one at a time: [height, width].")
+        raise RegionError(
+            f"Cleaning: a mask of shape {tuple(mask.shape)} was given, it takes one at a time: [height, width]."
+        )
     found: Bits = check_mask(mask).cpu().numpy() > settings.threshold
     if settings.fill_holes:
         found = np.asarray(ndimage.binary_fill_holes(found), dtype=bool)
@@ -107,7 +115,9 @@ def clean_mask(mask: Tensor, settings: CleanSettings) -> CleanedMask:
     reason = f"accepted: covers {_percent(area)} of the image in {fragments} fragment{'s' if fragments > 1 else ''}"
     if (shaped != found).any():
         reason += f", {_percent(float(shaped.mean()))} in its new shape"
-    return CleanedMask(torch.from_numpy(_feathered(shaped, settings.feather)).to(mask.device), True, reason, area, fragments)
+    return CleanedMask(
+        torch.from_numpy(_feathered(shaped, settings.feather)).to(mask.device), True, reason, area, fragments
+    )
 
 
 def _refusal(settings: CleanSettings, before: int, area: float, fragments: int) -> str | None:

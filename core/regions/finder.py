@@ -16,7 +16,7 @@ from torch.nn import Module, ModuleDict, functional
 
 from ..errors import ModelError, RegionError
 from ..models.builtin import POCKET_FINDER_FOLDER
-from ..models.folders import model_title
+from ..models.hub_folders import model_title
 from .finder_models import CLIPSEG, GROUNDING_DINO, SAM, load_folder
 from .masks import Box
 
@@ -71,7 +71,12 @@ class RegionFinder(Protocol):
         ...
 
     def find(
-        self, image: Tensor, phrases: Sequence[str], box_threshold: float | None = None, text_threshold: float | None = None, most: int = MOST
+        self,
+        image: Tensor,
+        phrases: Sequence[str],
+        box_threshold: float | None = None,
+        text_threshold: float | None = None,
+        most: int = MOST,
     ) -> list[Found]:
         """Find every object that one of the phrases names.
 
@@ -121,7 +126,12 @@ class GroundedSam:
 
     @torch.no_grad()
     def find(
-        self, image: Tensor, phrases: Sequence[str], box_threshold: float | None = None, text_threshold: float | None = None, most: int = MOST
+        self,
+        image: Tensor,
+        phrases: Sequence[str],
+        box_threshold: float | None = None,
+        text_threshold: float | None = None,
+        most: int = MOST,
     ) -> list[Found]:
         """See :meth:`RegionFinder.find`."""
         phrases, limits = _checked(self, image, phrases, box_threshold, text_threshold, most)
@@ -131,10 +141,14 @@ class GroundedSam:
         masks = self._masks(pixels, boxes)
         return [
             Found(phrases[owner], score, Box(*box), mask)
-            for box, score, owner, mask in zip(boxes.tolist(), scores.tolist(), owners.tolist(), masks, strict=True)
+            for box, score, owner, mask in zip(
+                boxes.tolist(), scores.tolist(), owners.tolist(), masks, strict=True
+            )
         ]
 
-    def _boxes(self, pixels: Tensor, phrases: Sequence[str], box_threshold: float, text_threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    def _boxes(
+        self, pixels: Tensor, phrases: Sequence[str], box_threshold: float, text_threshold: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes [N, 4] (left, top, right, bottom), scores [N] and numbers of the phrases [N], the best first."""
         from torchvision.ops import batched_nms
 
@@ -143,20 +157,30 @@ class GroundedSam:
         ids = inputs["input_ids"][0]
         room = int(self._dino.config.max_text_len)
         if len(ids) > room:
-            raise RegionError(f"Find Region: the words are {len(ids)} tokens long, Grounding DINO reads {room}. Look for fewer things at a time.")
+            raise RegionError(
+                f"Find Region: the words are {len(ids)} tokens long, Grounding DINO reads {room}. Look for fewer things at a time."
+            )
         outputs = self._dino(**inputs.to(self.device))
         probabilities = outputs.logits[0, :, : len(ids)].float().sigmoid().cpu()
         tokenizer = self._words.tokenizer
         ends = ids == tokenizer.convert_tokens_to_ids(".")
         word = ~ends & ~torch.isin(ids, torch.tensor([tokenizer.cls_token_id, tokenizer.sep_token_id]))
         phrase_of = ends.cumsum(0)
-        fits = torch.stack([probabilities.masked_fill(~(word & (phrase_of == number)), 0).amax(1) for number in range(len(phrases))], dim=1)
+        fits = torch.stack(
+            [
+                probabilities.masked_fill(~(word & (phrase_of == number)), 0).amax(1)
+                for number in range(len(phrases))
+            ],
+            dim=1,
+        )
         best, owners = fits.max(1)
         scores = probabilities.amax(1)
 
         height, width = pixels.shape[1:]
         middle, size = outputs.pred_boxes[0].float().cpu().split(2, dim=1)
-        corners = torch.cat([middle - size / 2, middle + size / 2], dim=1) * torch.tensor([width, height, width, height])
+        corners = torch.cat([middle - size / 2, middle + size / 2], dim=1) * torch.tensor(
+            [width, height, width, height]
+        )
         corners = corners.clamp(min=torch.zeros(4), max=torch.tensor([width, height, width, height]).float())
         kept = (scores > box_threshold) & (best > text_threshold) & (corners[:, 2:] > corners[:, :2]).all(1)
         corners, scores, owners = corners[kept], scores[kept], owners[kept]
@@ -195,7 +219,13 @@ class ClipSegFinder:
         ModelError: the folder cannot be used.
     """
 
-    def __init__(self, folder: Path, device: torch.device | str = "cpu", name: str | None = None, thresholds: tuple[float, float] = (0.4, 0.4)) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device | str = "cpu",
+        name: str | None = None,
+        thresholds: tuple[float, float] = (0.4, 0.4),
+    ) -> None:
         self._clipseg, self._processor = load_folder(folder, CLIPSEG)
         self.name, self.thresholds = name or model_title(folder), thresholds
         self.module: Module = ModuleDict({"clipseg": self._clipseg}).eval().to(device)
@@ -206,14 +236,25 @@ class ClipSegFinder:
         return next(self.module.parameters()).device
 
     def find(
-        self, image: Tensor, phrases: Sequence[str], box_threshold: float | None = None, text_threshold: float | None = None, most: int = MOST
+        self,
+        image: Tensor,
+        phrases: Sequence[str],
+        box_threshold: float | None = None,
+        text_threshold: float | None = None,
+        most: int = MOST,
     ) -> list[Found]:
         """See :meth:`RegionFinder.find`."""
         phrases, limits = _checked(self, image, phrases, box_threshold, text_threshold, most)
         likely = self.probabilities(image, phrases)
-        fragments = [fragment for phrase, each in zip(phrases, likely, strict=True) for fragment in _fragments(phrase, each, *limits)]
+        fragments = [
+            fragment
+            for phrase, each in zip(phrases, likely, strict=True)
+            for fragment in _fragments(phrase, each, *limits)
+        ]
         best = sorted(fragments, key=lambda fragment: -fragment.score)[:most]
-        return [Found(each.phrase, each.score, each.box, (each.labels == each.number).float()) for each in best]
+        return [
+            Found(each.phrase, each.score, each.box, (each.labels == each.number).float()) for each in best
+        ]
 
     @torch.no_grad()
     def probabilities(self, image: Tensor, phrases: Sequence[str]) -> Tensor:
@@ -230,16 +271,25 @@ class ClipSegFinder:
             words = self._processor.tokenizer([phrase], return_tensors="pt")
             length = words["input_ids"].shape[1]
             if length > room:
-                raise RegionError(f"Find Region: '{phrase[:40]}...' is {length} tokens long, {self.name} reads {room}. Use fewer words.")
+                raise RegionError(
+                    f"Find Region: '{phrase[:40]}...' is {length} tokens long, {self.name} reads {room}. Use fewer words."
+                )
             given = {name: words[name].to(self.device) for name in ("input_ids", "attention_mask")}
             logits = self._clipseg(pixel_values=prepared, **given).logits.float().cpu()
             logits = logits.reshape(1, 1, *logits.shape[-2:])
-            maps.append(functional.interpolate(logits, pixels.shape[1:], mode="bilinear", antialias=True)[0, 0].sigmoid())
+            maps.append(
+                functional.interpolate(logits, pixels.shape[1:], mode="bilinear", antialias=True)[
+                    0, 0
+                ].sigmoid()
+            )
         return torch.stack(maps)
 
 
 def load_finder(
-    dino_folder: Path | None = None, sam_folder: Path | None = None, clipseg_folder: Path | None = None, device: torch.device | str = "cpu"
+    dino_folder: Path | None = None,
+    sam_folder: Path | None = None,
+    clipseg_folder: Path | None = None,
+    device: torch.device | str = "cpu",
 ) -> RegionFinder:
     """A finder of local folders: Grounding DINO's with SAM's, or CLIPSeg's, or without any the built-in one.
 
@@ -251,9 +301,13 @@ def load_finder(
     if dino_folder is not None and sam_folder is not None:
         return GroundedSam(dino_folder, sam_folder, device)
     if dino_folder is not None or sam_folder is not None:
-        raise ModelError("Region finder: Grounding DINO finds boxes and SAM the masks in them. Give the folders of both, or one of CLIPSeg.")
+        raise ModelError(
+            "Region finder: Grounding DINO finds boxes and SAM the masks in them. Give the folders of both, or one of CLIPSeg."
+        )
     if not POCKET_FINDER_FOLDER.is_dir():
-        raise ModelError("Region finder: this build of InstructBrush has no built-in one. Give the folders of Grounding DINO and SAM, or one of CLIPSeg.")
+        raise ModelError(
+            "Region finder: this build of InstructBrush has no built-in one. Give the folders of Grounding DINO and SAM, or one of CLIPSeg."
+        )
     return ClipSegFinder(POCKET_FINDER_FOLDER, device, "pocket finder", _POCKET_THRESHOLDS)
 
 
@@ -269,7 +323,9 @@ def phrases_of(words: str) -> list[str]:
         if part:
             phrases.setdefault(part.lower(), part)
     if not phrases:
-        raise RegionError(f"Find Region: there are no words in '{words.strip()[:40]}'. Name what to look for, such as: red ball, hat.")
+        raise RegionError(
+            f"Find Region: there are no words in '{words.strip()[:40]}'. Name what to look for, such as: red ball, hat."
+        )
     return list(phrases.values())
 
 
@@ -283,10 +339,26 @@ def describe(found: Sequence[Found], phrases: Sequence[str]) -> str:
     """A table of objects in one image: phrase, score, box in pixels and area of the mask; then the phrases for which there is none."""
     rows = [("phrase", "score", "box", "area")]
     for each in found:
-        left, top, right, bottom = (round(side) for side in (each.box.left, each.box.top, each.box.right, each.box.bottom))
-        rows.append((each.phrase, f"{each.score:.2f}", f"{left}, {top} to {right}, {bottom}", f"{each.mask.mean().item():.1%}"))
+        left, top, right, bottom = (
+            round(side) for side in (each.box.left, each.box.top, each.box.right, each.box.bottom)
+        )
+        rows.append(
+            (
+                each.phrase,
+                f"{each.score:.2f}",
+                f"{left}, {top} to {right}, {bottom}",
+                f"{each.mask.mean().item():.1%}",
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows] if found else []
+    lines = (
+        [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        if found
+        else []
+    )
     names = {each.phrase for each in found}
     missing = [phrase for phrase in phrases if phrase not in names]
     if missing:
@@ -294,7 +366,11 @@ def describe(found: Sequence[Found], phrases: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-_AS_IT_IS: dict[str, Any] = {"do_rescale": False, "input_data_format": "channels_first", "return_tensors": "pt"}
+_AS_IT_IS: dict[str, Any] = {
+    "do_rescale": False,
+    "input_data_format": "channels_first",
+    "return_tensors": "pt",
+}
 """Images come as tensors in 0..1: nothing is to be divided by 255."""
 
 
@@ -319,7 +395,13 @@ def _fragments(phrase: str, likely: Tensor, box_threshold: float, text_threshold
     extents = ndimage.find_objects(numbered)
     labels = torch.from_numpy(numbered)
     return [
-        _Fragment(phrase, float(peak), Box(float(x.start), float(y.start), float(x.stop), float(y.stop)), labels, number)
+        _Fragment(
+            phrase,
+            float(peak),
+            Box(float(x.start), float(y.start), float(x.stop), float(y.stop)),
+            labels,
+            number,
+        )
         for number, (peak, (y, x)) in enumerate(zip(peaks, extents, strict=True), 1)
         if peak > box_threshold
     ]
@@ -331,7 +413,12 @@ def _pixels(image: Tensor) -> Tensor:
 
 
 def _checked(
-    finder: RegionFinder, image: Tensor, phrases: Sequence[str], box_threshold: float | None, text_threshold: float | None, most: int
+    finder: RegionFinder,
+    image: Tensor,
+    phrases: Sequence[str],
+    box_threshold: float | None,
+    text_threshold: float | None,
+    most: int,
 ) -> tuple[list[str], tuple[float, float]]:
     """The phrases, cleaned, and the two thresholds.
 
@@ -339,15 +426,23 @@ def _checked(
         RegionError: see :meth:`RegionFinder.find`.
     """
     if image.ndim != 3 or image.shape[2] != 3 or not image.numel():
-        raise RegionError(f"Find Region: an image of shape {list(image.shape)} does not fit; [height, width, 3] is needed.")
+        raise RegionError(
+            f"Find Region: an image of shape {list(image.shape)} does not fit; [height, width, 3] is needed."
+        )
     if not image.isfinite().all():
-        raise RegionError("Find Region: the image holds values that are not finite. Look at the node that made it.")
+        raise RegionError(
+            "Find Region: the image holds values that are not finite. Look at the node that made it."
+        )
     if most < 1:
         raise RegionError(f"Find Region: at most {most} objects is none. Allow at least 1.")
     limits = []
-    for name, given, own in zip(("box_threshold", "text_threshold"), (box_threshold, text_threshold), finder.thresholds, strict=True):
+    for name, given, own in zip(
+        ("box_threshold", "text_threshold"), (box_threshold, text_threshold), finder.thresholds, strict=True
+    ):
         value = own if given is None else given
         if not math.isfinite(value) or not 0 <= value <= 1:
-            raise RegionError(f"Find Region: {name} {value:g} is not between 0 and 1. {own:g} suits {finder.name}.")
+            raise RegionError(
+                f"Find Region: {name} {value:g} is not between 0 and 1. {own:g} suits {finder.name}."
+            )
         limits.append(value)
     return phrases_of("\n".join(phrases)), (limits[0], limits[1])

@@ -8,7 +8,7 @@ from typing import Any
 from torch.nn import Module
 
 from ..errors import ModelError
-from ..models.folders import model_folder, model_title
+from ..models.hub_folders import model_folder, model_title
 from ..models.weights import folder_weights, read_config
 
 _BERT_FILES = (("tokenizer.json",), ("vocab.txt",))
@@ -38,7 +38,9 @@ class FolderKind:
     def files(self) -> str:
         """What belongs into a folder of this kind."""
         words = " or ".join(" and ".join(files) for files in self.tokenizer)
-        return "config.json, model.safetensors, preprocessor_config.json" + (f", {words}, tokenizer_config.json" if words else "")
+        return "config.json, model.safetensors, preprocessor_config.json" + (
+            f", {words}, tokenizer_config.json" if words else ""
+        )
 
 
 GROUNDING_DINO = FolderKind(
@@ -55,10 +57,19 @@ GROUNDING_DINO = FolderKind(
 SAM = FolderKind(
     "SAM",
     # SAM 2's public folders call themselves video models; their image part is loaded.
-    {"sam": ("SamModel", "SamProcessor"), "sam2": ("Sam2Model", "Sam2Processor"), "sam2_video": ("Sam2Model", "Sam2Processor")},
+    {
+        "sam": ("SamModel", "SamProcessor"),
+        "sam2": ("Sam2Model", "Sam2Processor"),
+        "sam2_video": ("Sam2Model", "Sam2Processor"),
+    },
     "facebook/sam-vit-base",
 )
-CLIPSEG = FolderKind("CLIPSeg", {"clipseg": ("CLIPSegForImageSegmentation", "CLIPSegProcessor")}, "CIDAS/clipseg-rd64-refined", _CLIP_FILES)
+CLIPSEG = FolderKind(
+    "CLIPSeg",
+    {"clipseg": ("CLIPSegForImageSegmentation", "CLIPSegProcessor")},
+    "CIDAS/clipseg-rd64-refined",
+    _CLIP_FILES,
+)
 
 
 def load_folder(folder: Path, kind: FolderKind) -> tuple[Any, Any]:
@@ -80,14 +91,20 @@ def load_folder(folder: Path, kind: FolderKind) -> tuple[Any, Any]:
     model_type, name = check_folder(folder, kind), model_title(folder)
     network, processor = (getattr(transformers, each, None) for each in kind.classes[model_type])
     if network is None or processor is None:
-        raise ModelError(f"{kind.title} '{name}': transformers {transformers.__version__} is too old for its kind, {model_type}. Update transformers.")
+        raise ModelError(
+            f"{kind.title} '{name}': transformers {transformers.__version__} is too old for its kind, {model_type}. Update transformers."
+        )
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        model, report = network.from_pretrained(str(folder), use_safetensors=True, output_loading_info=True, **options, **kind.settings)
+        model, report = network.from_pretrained(
+            str(folder), use_safetensors=True, output_loading_info=True, **options, **kind.settings
+        )
         prepared = processor.from_pretrained(str(folder), **options)
     except Exception as error:  # A foreign configuration can make transformers fail in any way.
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ModelError(f"{kind.title} '{name}': transformers cannot load {folder} ({reason[:300]}). Get its files again: {kind.files}.") from error
+        raise ModelError(
+            f"{kind.title} '{name}': transformers cannot load {folder} ({reason[:300]}). Get its files again: {kind.files}."
+        ) from error
     # transformers itself would go on with random numbers in their place.
     absent = sorted(report["missing_keys"])
     if absent:
@@ -118,12 +135,18 @@ def check_folder(folder: Path, kind: FolderKind) -> str:
     config = read_config(folder / "config.json")
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in kind.classes:
-        raise ModelError(f"{here}: its config.json says '{model_type}', which is no {kind.title} ({', '.join(kind.classes)}). {advice}")
+        raise ModelError(
+            f"{here}: its config.json says '{model_type}', which is no {kind.title} ({', '.join(kind.classes)}). {advice}"
+        )
     if any(config.get(key) for key in ("backbone", "use_timm_backbone", "use_pretrained_backbone")):
-        raise ModelError(f"{here}: its config.json takes a part of the network from elsewhere (backbone), which is not done. {advice}")
+        raise ModelError(
+            f"{here}: its config.json takes a part of the network from elsewhere (backbone), which is not done. {advice}"
+        )
     for sets in (_PROCESSOR_FILES, kind.tokenizer):
         if sets and not any(all((folder / name).is_file() for name in names) for names in sets):
-            raise ModelError(f"{here}: {' or '.join(' and '.join(names) for names in sets)} is missing. {advice}")
+            raise ModelError(
+                f"{here}: {' or '.join(' and '.join(names) for names in sets)} is missing. {advice}"
+            )
     # Raises for weights that are missing, pickled, cut short or unsound.
     folder_weights(folder, ("model",))
     return model_type

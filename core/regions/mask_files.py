@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import PairError, RegionError
-from ..image_files import open_image
+from ..storage.image_files import open_image
 
 _COLOURED = 8
 """Levels of 255 that the colours of a mask's pixel may lie apart: JPEG's rounding."""
@@ -71,7 +71,9 @@ def _alpha(image: Image.Image) -> Levels | None:
 
 def _grey(image: Image.Image) -> Levels | None:
     """Brightness, None where the image is coloured."""
-    colours = np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"), dtype=np.float32)[..., :3]
+    colours = np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"), dtype=np.float32)[
+        ..., :3
+    ]
     if (colours.max(-1) - colours.min(-1)).max() > _COLOURED:
         return None
     top = colours.max()

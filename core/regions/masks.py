@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import RegionError
-from ..shapes import same_ratio, vae_crop
+from ..storage.image_sizes import same_ratio, vae_crop
 
 _ROUNDING = 1e-3
 _COLOURED = 8 / 255
@@ -50,9 +50,13 @@ def check_boxes(boxes: Sequence[Box], width: int, height: int) -> None:
         if not all(map(math.isfinite, (box.left, box.top, box.right, box.bottom))):
             raise RegionError(f"{where} is not finite. Give it four numbers in pixels.")
         if box.left >= box.right or box.top >= box.bottom:
-            raise RegionError(f"{where} is empty. Its right must lie beyond its left, and its bottom beyond its top.")
+            raise RegionError(
+                f"{where} is empty. Its right must lie beyond its left, and its bottom beyond its top."
+            )
         if box.left < 0 or box.top < 0 or box.right > width or box.bottom > height:
-            raise RegionError(f"{where} leaves the image. Give pixels of this image: left and top from 0, right to {width}, bottom to {height}.")
+            raise RegionError(
+                f"{where} leaves the image. Give pixels of this image: left and top from 0, right to {width}, bottom to {height}."
+            )
 
 
 def clip_boxes(boxes: Sequence[Box], width: int, height: int, slack: float = 0.05) -> list[Box]:
@@ -65,7 +69,10 @@ def clip_boxes(boxes: Sequence[Box], width: int, height: int, slack: float = 0.0
     clipped = []
     for box in boxes:
         inside = Box(max(box.left, 0), max(box.top, 0), min(box.right, width), min(box.bottom, height))
-        over = max(inside.left - box.left, box.right - inside.right) / width, max(inside.top - box.top, box.bottom - inside.bottom) / height
+        over = (
+            max(inside.left - box.left, box.right - inside.right) / width,
+            max(inside.top - box.top, box.bottom - inside.bottom) / height,
+        )
         touches = inside.left < inside.right and inside.top < inside.bottom
         clipped.append(inside if touches and max(over) <= slack else box)
     return clipped
@@ -95,15 +102,23 @@ def check_mask(mask: Tensor, name: str = "Mask") -> Tensor:
         RegionError: another shape, no mask at all, values that are not finite or not within 0..1.
     """
     if mask.ndim not in (2, 3):
-        raise RegionError(f"{name}: its shape is {tuple(mask.shape)}, a mask has [height, width] or [batch, height, width].")
+        raise RegionError(
+            f"{name}: its shape is {tuple(mask.shape)}, a mask has [height, width] or [batch, height, width]."
+        )
     if not mask.numel():
-        raise RegionError(f"{name}: there is none in it (its shape is {tuple(mask.shape)}). Perhaps nothing was found: connect a mask that holds a region.")
+        raise RegionError(
+            f"{name}: there is none in it (its shape is {tuple(mask.shape)}). Perhaps nothing was found: connect a mask that holds a region."
+        )
     mask = mask.float()
     low, high = mask.min().item(), mask.max().item()
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise RegionError(f"{name} holds values that are not finite. Look at what makes it: a mask runs from 0 (stays) to 1 (is edited).")
+        raise RegionError(
+            f"{name} holds values that are not finite. Look at what makes it: a mask runs from 0 (stays) to 1 (is edited)."
+        )
     if low < -_ROUNDING or high > 1 + _ROUNDING:
-        raise RegionError(f"{name} holds values from {low:g} to {high:g}. Scale them: a mask runs from 0 (stays) to 1 (is edited).")
+        raise RegionError(
+            f"{name} holds values from {low:g} to {high:g}. Scale them: a mask runs from 0 (stays) to 1 (is edited)."
+        )
     return mask if low >= 0 and high <= 1 else mask.clamp(0, 1)
 
 
@@ -124,7 +139,9 @@ def mask_batch(mask: Tensor, name: str = "Mask") -> Tensor:
     elif mask.ndim == 4 and mask.shape[-1] in (1, 3, 4):
         colours = mask[..., :3].float()
         if colours.numel() and (colours.amax(-1) - colours.amin(-1)).max() > _COLOURED:
-            raise RegionError(f"{name}: it is a coloured image. A mask is white where the edit acts and black elsewhere: connect a MASK.")
+            raise RegionError(
+                f"{name}: it is a coloured image. A mask is white where the edit acts and black elsewhere: connect a MASK."
+            )
         mask = colours[..., 0]
     mask = check_mask(mask, name)
     return mask[None] if mask.ndim == 2 else mask
@@ -150,7 +167,9 @@ def bounding_box_mask(fine: Tensor, each_fragment: bool = False, threshold: floa
 
     found = check_mask(fine).cpu().numpy() > threshold
     boxes = np.zeros(found.shape, dtype=np.float32)
-    for extent in ndimage.find_objects(measure.label(found, connectivity=2) if each_fragment else found.astype(int)):
+    for extent in ndimage.find_objects(
+        measure.label(found, connectivity=2) if each_fragment else found.astype(int)
+    ):
         boxes[extent] = 1
     return torch.from_numpy(boxes).to(fine.device)
 
@@ -172,11 +191,15 @@ def soft_mask(fine: Tensor, box: Tensor, s: float) -> Tensor:
         raise RegionError(f"Soft mask: s is {s}, it must lie between 0 and 1. UltraEdit uses 0.2 to 0.8.")
     fine, box = check_mask(fine, "Fine mask"), check_mask(box, "Box mask").to(fine.device)
     if not same_ratio(_sides(fine), _sides(box)):
-        raise RegionError(f"Soft mask: the fine mask is {_size(fine)}, the box mask {_size(box)}. Make both as large as the image.")
+        raise RegionError(
+            f"Soft mask: the fine mask is {_size(fine)}, the box mask {_size(box)}. Make both as large as the image."
+        )
     box = _scaled(box, *_sides(fine))
     counts = [len(each) if each.ndim == 3 else 1 for each in (fine, box)]
     if counts[0] != counts[1] and 1 not in counts:
-        raise RegionError(f"Soft mask: {counts[0]} fine masks and {counts[1]} box masks. Give a box mask for each fine mask, or one for all.")
+        raise RegionError(
+            f"Soft mask: {counts[0]} fine masks and {counts[1]} box masks. Give a box mask for each fine mask, or one for all."
+        )
     return torch.maximum(fine, s * box)
 
 
@@ -192,11 +215,15 @@ def combine_masks(masks: Sequence[Tensor]) -> Tensor:
     for number, mask in enumerate(masks[1:], 2):
         mask = check_mask(mask, f"Mask {number}").to(united.device)
         if not same_ratio(_sides(united), _sides(mask)):
-            raise RegionError(f"Union of masks: mask 1 is {_size(united)}, mask {number} is {_size(mask)}. Make all as large as the image.")
+            raise RegionError(
+                f"Union of masks: mask 1 is {_size(united)}, mask {number} is {_size(mask)}. Make all as large as the image."
+            )
         mask = _scaled(mask, *_sides(united))
         counts = [len(each) if each.ndim == 3 else 1 for each in (united, mask)]
         if counts[0] != counts[1] and 1 not in counts:
-            raise RegionError(f"Union of masks: mask {number} is a batch of {counts[1]}, those before it of {counts[0]}. Give as many of each, or one.")
+            raise RegionError(
+                f"Union of masks: mask {number} is a batch of {counts[1]}, those before it of {counts[0]}. Give as many of each, or one."
+            )
         united = torch.maximum(united, mask)
     return united
 
@@ -218,7 +245,9 @@ def fit_mask(mask: Tensor, height: int, width: int, batch: int) -> Tensor:
     """
     mask = mask_batch(mask)
     if len(mask) not in (1, batch):
-        raise RegionError(f"Mask: {len(mask)} masks do not fit {batch} images. Give one for each image, or one for all.")
+        raise RegionError(
+            f"Mask: {len(mask)} masks do not fit {batch} images. Give one for each image, or one for all."
+        )
     rows, columns = _sides(mask)
     if (rows, columns) != (height, width):
         if is_unpainted(mask):
@@ -253,12 +282,16 @@ def paste_back(edited: Tensor, original: Tensor, mask: Tensor, feather: int = 0)
     for name, images, channels in (("edited", edited, (3,)), ("original", original, (3, 4))):
         if images.ndim != 4 or images.shape[-1] not in channels:
             wanted = " or ".join(map(str, channels))
-            raise RegionError(f"Paste back: the {name} images have the shape {tuple(images.shape)}, they must have [batch, height, width, {wanted}].")
+            raise RegionError(
+                f"Paste back: the {name} images have the shape {tuple(images.shape)}, they must have [batch, height, width, {wanted}]."
+            )
     if feather < 0:
         raise RegionError(f"Paste back: feather is {feather}, it must be 0 or more pixels.")
     (batch, rows, columns, _), (height, width) = edited.shape, original.shape[1:3]
     if len(original) not in (1, batch):
-        raise RegionError(f"Paste back: {batch} edited images but {len(original)} originals. Give the original of each, or one for all.")
+        raise RegionError(
+            f"Paste back: {batch} edited images but {len(original)} originals. Give the original of each, or one for all."
+        )
     top, left, cropped_height, cropped_width = vae_crop(height, width)
     if (rows, columns) == (height, width):
         top, left = 0, 0
@@ -272,7 +305,9 @@ def paste_back(edited: Tensor, original: Tensor, mask: Tensor, feather: int = 0)
     of_edit = _sides(mask) == (rows, columns)
     # Where the edit has no pixels the mask is 0, so that feathering begins there.
     weight = torch.zeros(batch, height, width, device=mask.device)
-    weight[inside] = fit_mask(mask, rows, columns, batch) if of_edit else fit_mask(mask, height, width, batch)[inside]
+    weight[inside] = (
+        fit_mask(mask, rows, columns, batch) if of_edit else fit_mask(mask, height, width, batch)[inside]
+    )
     weight = _feathered_inwards(weight, feather)[inside][..., None]
     pasted = original.float().repeat(batch // len(original), 1, 1, 1)
     window = pasted[inside][..., :3]
@@ -292,7 +327,10 @@ def depths(found: Bits) -> np.ndarray[Any, np.dtype[np.float64]]:
 def _feathered_inwards(masks: Tensor, feather: int) -> Tensor:
     if not feather:
         return masks
-    rises = [torch.from_numpy(depths((each > 0).cpu().numpy()) / (feather + 1)).to(each).clamp(max=1) for each in masks]
+    rises = [
+        torch.from_numpy(depths((each > 0).cpu().numpy()) / (feather + 1)).to(each).clamp(max=1)
+        for each in masks
+    ]
     return masks * torch.stack(rises)
 
 
@@ -301,7 +339,11 @@ def _scaled(mask: Tensor, height: int, width: int) -> Tensor:
     if _sides(mask) == (height, width):
         return mask
     batch = mask.reshape(-1, 1, *mask.shape[-2:])
-    return functional.interpolate(batch, (height, width), mode="bilinear", antialias=True).clamp(0, 1).reshape(*mask.shape[:-2], height, width)
+    return (
+        functional.interpolate(batch, (height, width), mode="bilinear", antialias=True)
+        .clamp(0, 1)
+        .reshape(*mask.shape[:-2], height, width)
+    )
 
 
 def _sides(mask: Tensor) -> tuple[int, int]:

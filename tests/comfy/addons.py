@@ -25,7 +25,10 @@ def unet_lora_layers(model: Any, projection: str = "attn1.to_out.0") -> dict[str
 
     suffix = f".{projection}.weight"
     states = model.model.diffusion_model.state_dict()
-    names = {native: diffusers for diffusers, native in comfy.utils.unet_to_diffusers(model.model.model_config.unet_config).items()}
+    names = {
+        native: diffusers
+        for diffusers, native in comfy.utils.unet_to_diffusers(model.model.model_config.unet_config).items()
+    }
     return {
         "lora_unet_" + names[key].removesuffix(".weight").replace(".", "_"): (value.shape[0], value.shape[1])
         for key, value in states.items()
@@ -38,9 +41,17 @@ def write_controlnet(path: Path, model: Any, seed: int = 0, scale: float = 0.05)
     import comfy.cldm.cldm
     import comfy.ops
 
-    config = {key: value for key, value in model.model.model_config.unet_config.items() if key not in ("out_channels", "transformer_depth_output", "dtype")}
+    config = {
+        key: value
+        for key, value in model.model.model_config.unet_config.items()
+        if key not in ("out_channels", "transformer_depth_output", "dtype")
+    }
     with torch.inference_mode(False):
-        net = comfy.cldm.cldm.ControlNet(**{**config, "in_channels": 4, "hint_channels": 3}, operations=comfy.ops.manual_cast, dtype=torch.float32)
+        net = comfy.cldm.cldm.ControlNet(
+            **{**config, "in_channels": 4, "hint_channels": 3},
+            operations=comfy.ops.manual_cast,
+            dtype=torch.float32,
+        )
         generator = torch.Generator().manual_seed(seed)
         own = model.model.diffusion_model.state_dict()
         states = {}

@@ -126,7 +126,9 @@ class Comfy:
         for node in await extension.get_node_list():
             node.GET_SCHEMA()
 
-    def _on_progress(self, value: int, total: int, preview: object, prompt_id: object = None, node_id: object = None) -> None:
+    def _on_progress(
+        self, value: int, total: int, preview: object, prompt_id: object = None, node_id: object = None
+    ) -> None:
         import comfy.model_management
 
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -155,7 +157,9 @@ class Comfy:
     def run(self, graph: Any, *links: list[Any], **extra_data: Any) -> Run:
         """Validate and execute; the run must succeed."""
         run = self.attempt(graph, *links, **extra_data)
-        assert run.error is None, f"{run.error['exception_type']}: {run.error['exception_message']}\n{''.join(run.error.get('traceback', []))}"
+        assert run.error is None, (
+            f"{run.error['exception_type']}: {run.error['exception_message']}\n{''.join(run.error.get('traceback', []))}"
+        )
         return run
 
     def error(self, graph: Any, *links: list[Any], **extra_data: Any) -> str:
@@ -166,27 +170,54 @@ class Comfy:
 
     def attempt(self, graph: Any, *links: list[Any], **extra_data: Any) -> Run:
         """Validate and execute. `graph`: a GraphBuilder or a dict in API format. Refusal by validation is an error like any other."""
-        prompt = {key: dict(node) for key, node in (graph if isinstance(graph, dict) else graph.finalize()).items()}
+        prompt = {
+            key: dict(node) for key, node in (graph if isinstance(graph, dict) else graph.finalize()).items()
+        }
         keys = [uuid.uuid4().hex for _ in links]
         for key, link in zip(keys, links, strict=True):
             prompt[f"take.{key}"] = {"class_type": "TestTake", "inputs": {"key": key, "value": link}}
         prompt_id = uuid.uuid4().hex
-        valid, error, outputs, node_errors = asyncio.run(self.execution.validate_prompt(prompt_id, prompt, None))
+        valid, error, outputs, node_errors = asyncio.run(
+            self.execution.validate_prompt(prompt_id, prompt, None)
+        )
         if not valid:
-            details = [f"{each['message']}: {each['details']}" for node in node_errors.values() for each in node["errors"]]
+            details = [
+                f"{each['message']}: {each['details']}"
+                for node in node_errors.values()
+                for each in node["errors"]
+            ]
             message = "\n".join([error["message"], *details])
-            return Run({}, {"exception_type": "validation", "exception_message": message, "node_errors": node_errors}, [])
+            return Run(
+                {},
+                {"exception_type": "validation", "exception_message": message, "node_errors": node_errors},
+                [],
+            )
         self.events.clear()
         self.executor.execute(prompt, prompt_id, {"client_id": "tests", **extra_data}, outputs)
-        failures = [data for name, data in self.executor.status_messages if name in ("execution_error", "execution_interrupted")]
-        failure = {"exception_type": "interrupted", "exception_message": "interrupted", **failures[0]} if failures else None
+        failures = [
+            data
+            for name, data in self.executor.status_messages
+            if name in ("execution_error", "execution_interrupted")
+        ]
+        failure = (
+            {"exception_type": "interrupted", "exception_message": "interrupted", **failures[0]}
+            if failures
+            else None
+        )
         values = [] if failure else [SHELF.pop(key) for key in keys]
-        return Run(self.executor.history_result.get("outputs", {}) if not failure else {}, failure, list(self.events), values)
+        return Run(
+            self.executor.history_result.get("outputs", {}) if not failure else {},
+            failure,
+            list(self.events),
+            values,
+        )
 
     def forget(self) -> None:
         """A new executor: nothing is cached."""
         cache = {"lru": 0, "ram": 1.0, "ram_inactive": 1.0}
-        self.executor = self.execution.PromptExecutor(self.server, cache_type=self.execution.CacheType.CLASSIC, cache_args=cache)
+        self.executor = self.execution.PromptExecutor(
+            self.server, cache_type=self.execution.CacheType.CLASSIC, cache_args=cache
+        )
 
 
 @pytest.fixture(scope="session")

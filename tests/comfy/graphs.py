@@ -26,19 +26,21 @@ def pairs(comfy: Any, count: int = 3, side: int = 64) -> Any:
     """Pairs whose after-image is warmer and darker than the before-image."""
     before = make_image(100, count, side, side)
     after = (before * torch.tensor([0.9, 0.6, 0.3])).clamp(0, 1)
-    return comfy.pack("core.learning.pairs").make_pairs(before, after)
+    return comfy.pack("core.pairs.pairs").make_pairs(before, after)
 
 
 def instruction(comfy: Any, seed: int = 0, segments: int = 5, tokens: int = 8, scale: float = 1.0) -> Any:
     """An instruction for the pocket editor with random keys and values."""
-    description = comfy.pack("core.models.loading").load_editor().description
-    artefact = comfy.pack("core.instruction.artefact")
+    description = comfy.pack("core.editing.loading").load_editor().description
+    artefact = comfy.pack("core.instruction.instruction")
     generator = torch.Generator().manual_seed(seed)
 
     def draw(width: int) -> torch.Tensor:
         return scale * torch.randn(segments, tokens, width, generator=generator)
 
-    info = artefact.InstructionInfo("pocket", description.fingerprint, segments, tokens, init_text="seeded", model_title="pocket editor")
+    info = artefact.InstructionInfo(
+        "pocket", description.fingerprint, segments, tokens, init_text="seeded", model_title="pocket editor"
+    )
     context = torch.randn(32, description.family.context_width, generator=generator)
     keys = {site.name: draw(site.width) for site in description.sites}
     values = {site.name: draw(site.width) for site in description.sites}
@@ -49,20 +51,40 @@ def conditioned(graph: Any, parts: Parts, image: Any, words: str = "make it nigh
     """Stock nodes: positive, negative and latent for editing ``image``."""
     positive = graph.node("CLIPTextEncode", clip=parts.clip, text=words).out(0)
     negative = graph.node("CLIPTextEncode", clip=parts.clip, text="").out(0)
-    node = graph.node("InstructPixToPixConditioning", positive=positive, negative=negative, vae=parts.vae, pixels=image)
+    node = graph.node(
+        "InstructPixToPixConditioning", positive=positive, negative=negative, vae=parts.vae, pixels=image
+    )
     return node.out(0), node.out(1), node.out(2)
 
 
 def sampled(graph: Any, model: Any, positive: Any, negative: Any, latent: Any, **changes: Any) -> Any:
     """Stock KSampler; its LATENT."""
-    settings = {"seed": 3, "steps": STEPS, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0, **changes}
-    return graph.node("KSampler", model=model, positive=positive, negative=negative, latent_image=latent, **settings).out(0)
+    settings = {
+        "seed": 3,
+        "steps": STEPS,
+        "cfg": 2.0,
+        "sampler_name": "euler",
+        "scheduler": "normal",
+        "denoise": 1.0,
+        **changes,
+    }
+    return graph.node(
+        "KSampler", model=model, positive=positive, negative=negative, latent_image=latent, **settings
+    ).out(0)
 
 
-def applied(graph: Any, comfy: Any, model: Any, conditioning: Any, learned: Any, **changes: Any) -> tuple[Any, Any]:
+def applied(
+    graph: Any, comfy: Any, model: Any, conditioning: Any, learned: Any, **changes: Any
+) -> tuple[Any, Any]:
     """Apply Instruction; MODEL and CONDITIONING."""
     settings = {"strength": 1.0, "end_timestep": 0, **changes}
-    node = graph.node("InstructBrushApply", model=model, conditioning=conditioning, instruction=comfy.give(graph, learned), **settings)
+    node = graph.node(
+        "InstructBrushApply",
+        model=model,
+        conditioning=conditioning,
+        instruction=comfy.give(graph, learned),
+        **settings,
+    )
     return node.out(0), node.out(1)
 
 
@@ -104,8 +126,18 @@ def half(height: int = 64, width: int = 64) -> torch.Tensor:
 def edit_guider(comfy: Any, graph: Any, parts: Parts, **changes: Any) -> Any:
     """Edit Guider with everything it can be given; the node."""
     settings = {"words": "make it night", "text_scale": 3.0, "image_scale": 1.4, "strength": 1.0, **changes}
-    settings = {name: comfy.give(graph, value) if name in ("mask", "instruction") else value for name, value in settings.items()}
-    return graph.node("InstructBrushEditGuider", model=parts.model, clip=parts.clip, vae=parts.vae, image=comfy.give(graph, make_image()), **settings)
+    settings = {
+        name: comfy.give(graph, value) if name in ("mask", "instruction") else value
+        for name, value in settings.items()
+    }
+    return graph.node(
+        "InstructBrushEditGuider",
+        model=parts.model,
+        clip=parts.clip,
+        vae=parts.vae,
+        image=comfy.give(graph, make_image()),
+        **settings,
+    )
 
 
 def predicted(guider: Any, x: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -113,8 +145,20 @@ def predicted(guider: Any, x: torch.Tensor, sigma: float) -> torch.Tensor:
     found = []
 
     class OneStep:
-        def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
-            found.append(model_wrap(x.to(noise.device), torch.tensor([sigma], device=noise.device), **extra_args).cpu())
+        def sample(
+            self,
+            model_wrap,
+            sigmas,
+            extra_args,
+            callback,
+            noise,
+            latent_image=None,
+            denoise_mask=None,
+            disable_pbar=False,
+        ):
+            found.append(
+                model_wrap(x.to(noise.device), torch.tensor([sigma], device=noise.device), **extra_args).cpu()
+            )
             return noise
 
     with torch.inference_mode():

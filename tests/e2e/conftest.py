@@ -29,7 +29,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
 def browser() -> Iterator[Any]:
     """One Chromium for all tests (a playwright Browser)."""
     if find_browser() is None:
-        pytest.skip("NO CHROMIUM: browser tests were skipped; apt-get install chromium, or set CHROMIUM=/path")
+        pytest.skip(
+            "NO CHROMIUM: browser tests were skipped; apt-get install chromium, or set CHROMIUM=/path"
+        )
     with sync_playwright() as playwright:
         chromium = launch(playwright)
         yield chromium
@@ -67,6 +69,9 @@ def load_workflow() -> Callable[[Any, Path], dict[str, Any]]:
 
     def load(page: Any, path: Path) -> dict[str, Any]:
         workflow = json.loads(path.read_text(encoding="utf-8"))
-        return page.evaluate("async (workflow) => { await app.loadGraphData(workflow); return (await app.graphToPrompt()).output }", workflow)
+        return page.evaluate(
+            "async (workflow) => { await app.loadGraphData(workflow); return (await app.graphToPrompt()).output }",
+            workflow,
+        )
 
     return load

@@ -48,7 +48,10 @@ MODULES = "/extensions/instructbrush/js"
 def test_reference_follows_the_schemas(server, repository):
     """English texts and tables are those of the code (else: tools/make_reference.py); Chinese has the same keys."""
     info = server.object_info()
-    english, chinese = (json.loads((repository / "locales" / lang / "nodeDefs.json").read_text(encoding="utf-8")) for lang in ("en", "zh"))
+    english, chinese = (
+        json.loads((repository / "locales" / lang / "nodeDefs.json").read_text(encoding="utf-8"))
+        for lang in ("en", "zh")
+    )
     assert english == make_reference.definitions(info)
     for name, node in make_reference.ours(info).items():
         text = (make_reference.PAGES / f"{name}.md").read_text(encoding="utf-8")
@@ -85,9 +88,14 @@ def test_learning_shows_its_progress(vue, server, open_page, load_workflow, repo
     panel = page.locator(".ib-panel:has(.ib-chart)")
     assert panel.locator(".ib-words").text_content() == "Not run yet"
     page.evaluate("() => app.queuePrompt(0)")
-    page.wait_for_function("() => /^[1-9]\\d* \\/ 40 · loss/.test(document.querySelector('.ib-words').textContent)", timeout=120_000)
+    page.wait_for_function(
+        "() => /^[1-9]\\d* \\/ 40 · loss/.test(document.querySelector('.ib-words').textContent)",
+        timeout=120_000,
+    )
     page.screenshot(path=shots / f"learning_{'vue' if vue else 'classic'}.png")
-    page.wait_for_function("() => document.querySelector('.ib-words').textContent.startsWith('40 / 40')", timeout=240_000)
+    page.wait_for_function(
+        "() => document.querySelector('.ib-words').textContent.startsWith('40 / 40')", timeout=240_000
+    )
     assert page.locator("path.ib-mean").get_attribute("d").startswith("M40.0 ")
     assert page.locator(".ib-image").get_attribute("src").startswith("data:image/jpeg;base64,")
     # Nothing of the panel is saved or sent.
@@ -139,7 +147,11 @@ def test_cancelling_keeps_and_resumes(server, open_page, load_workflow, reposito
     page = open_page()
     prompt = load_workflow(page, repository / "example_workflows" / "learn_from_pairs.json")
     learn = next(key for key, node in prompt.items() if node["class_type"] == "InstructBrushLearn")
-    kept = {key: prompt[key] for key in prompt if prompt[key]["class_type"] in ("InstructBrushLoadModel", "InstructBrushLearn", "InstructBrushSave")}
+    kept = {
+        key: prompt[key]
+        for key in prompt
+        if prompt[key]["class_type"] in ("InstructBrushLoadModel", "InstructBrushLearn", "InstructBrushSave")
+    }
     pairs = prompt[learn]["inputs"]["pairs"][0]
     graph = {**kept, pairs: prompt[pairs]}
     graph[learn]["inputs"].update(preset="custom", steps=60, preview_every=0, seed=21)
@@ -152,7 +164,9 @@ def test_cancelling_keeps_and_resumes(server, open_page, load_workflow, reposito
 
     with pytest.raises(RuntimeError, match="interrupted"):
         server.run(graph, on_message=stop)
-    unfinished = sorted(path.suffix for path in (server.base / "output" / "instructions" / "unfinished").iterdir())
+    unfinished = sorted(
+        path.suffix for path in (server.base / "output" / "instructions" / "unfinished").iterdir()
+    )
     assert unfinished == [".checkpoint", ".safetensors"]
     messages = server.run(graph).data("instructbrush.learn")
     assert messages[0]["step"] >= 3 and messages[-1]["step"] == 60
@@ -192,7 +206,9 @@ def test_panel_modules(open_page):
 def test_help_pages_are_served(server, open_page):
     page = open_page()
     for name in make_reference.ours(server.object_info()):
-        text = page.evaluate(f"async () => {{ const r = await fetch('/extensions/instructbrush/docs/{name}.md'); return r.ok ? r.text() : '' }}")
+        text = page.evaluate(
+            f"async () => {{ const r = await fetch('/extensions/instructbrush/docs/{name}.md'); return r.ok ? r.text() : '' }}"
+        )
         assert text.startswith("# ") and "## Inputs" in text, name
 
 

@@ -25,7 +25,9 @@ BUILD = """(study) => {
 
 
 def judge_of(page):
-    return page.evaluate("() => app.graph.nodes.find((node) => node.comfyClass === 'InstructBrushPreference').id")
+    return page.evaluate(
+        "() => app.graph.nodes.find((node) => node.comfyClass === 'InstructBrushPreference').id"
+    )
 
 
 def words(page):
@@ -37,7 +39,11 @@ def button(page, text):
 
 
 def wait_for(page, text):
-    page.wait_for_function("(text) => document.querySelector('.ib-preference .ib-words').textContent.includes(text)", arg=text, timeout=60_000)
+    page.wait_for_function(
+        "(text) => document.querySelector('.ib-preference .ib-words').textContent.includes(text)",
+        arg=text,
+        timeout=60_000,
+    )
 
 
 def ready(page):
@@ -45,7 +51,12 @@ def ready(page):
 
 
 def log_of(server, study):
-    return [json.loads(line) for line in (server.base / "output" / "instructbrush_studies" / study / "study.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (server.base / "output" / "instructbrush_studies" / study / "study.jsonl")
+        .read_text()
+        .splitlines()
+    ]
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
@@ -62,9 +73,17 @@ def test_a_study_is_judged_with_a_reload_in_between(vue, server, open_page, shot
     assert page.locator(".ib-preference img:visible").count() == 3
     assert page.locator(".ib-instruction").text_content() in ("one", "two", "three")
     assert page.locator(".ib-preference").inner_html().count("learned") == 0
-    assert page.evaluate("() => [...document.querySelectorAll('.ib-preference img')].every((image) => image.naturalWidth === 64)")
+    assert page.evaluate(
+        "() => [...document.querySelectorAll('.ib-preference img')].every((image) => image.naturalWidth === 64)"
+    )
     # The hidden widget takes no place among the others.
-    assert page.evaluate("(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'judgements').hidden", judge_of(page)) is True
+    assert (
+        page.evaluate(
+            "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'judgements').hidden",
+            judge_of(page),
+        )
+        is True
+    )
 
     button(page, "First").click()
     wait_for(page, "1 of 3")
@@ -78,7 +97,10 @@ def test_a_study_is_judged_with_a_reload_in_between(vue, server, open_page, shot
     assert len(log_of(server, study)) == 1
     key = log_of(server, study)[0]["key"]
     kept = f"/userdata/instructbrush%2Fpreference-{key}.json"
-    page.wait_for_function("async (kept) => { const r = await fetch('/api' + kept); return r.ok && (await r.json()).events.length === 3 }", arg=kept)
+    page.wait_for_function(
+        "async (kept) => { const r = await fetch('/api' + kept); return r.ok && (await r.json()).events.length === 3 }",
+        arg=kept,
+    )
 
     # A new page knows nothing of it, until it asks for the study; the images are not made again.
     page.close()
@@ -99,7 +121,13 @@ def test_a_study_is_judged_with_a_reload_in_between(vue, server, open_page, shot
     assert "words" in table and "learned" in table and "±" in table and words(page) == f"{study} · 3 of 3"
     events = log_of(server, study)[1:]
     assert [event.get("choice", "undo") for event in events] == ["left", "tie", "undo", "right", "tie"]
-    assert page.evaluate("(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'judgements').value", judge_of(page)) == ""
+    assert (
+        page.evaluate(
+            "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'judgements').value",
+            judge_of(page),
+        )
+        == ""
+    )
     page.wait_for_function("async (kept) => (await fetch('/api' + kept)).status === 404", arg=kept)
 
     # The last one can still be taken back, and judging it again gives new ratings.

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from instructbrush.core.encoders.mllm import Mllm
 from instructbrush.core.models.builtin import POCKET_CONNECTOR_FILE, POCKET_READER_FOLDER
 from instructbrush.core.models.families import POCKET
 from instructbrush.core.reasoning.connector import config_for, new_connector, save_connector
-from instructbrush.core.reasoning.mllm import Mllm
-from instructbrush.tests.unit import tiny_mllms
+from instructbrush.tests.support import tiny_mllms
 from instructbrush.tools.comfy_server import ServerError
 from instructbrush.tools.demo import Graph
 
@@ -26,10 +26,15 @@ def images(server):
     folder = server.base / "input"
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(5)
-    made = [Image.fromarray(rng.integers(0, 255, (5, 5, 3), np.uint8)).resize((96, 96), Image.Resampling.BICUBIC) for _ in range(2)]
+    made = [
+        Image.fromarray(rng.integers(0, 255, (5, 5, 3), np.uint8)).resize((96, 96), Image.Resampling.BICUBIC)
+        for _ in range(2)
+    ]
     for index, each in enumerate(made):
         each.save(folder / f"reason_{index}.png")
-    return [f"reason_{index}.png" for index in range(2)], [torch.from_numpy(np.asarray(each) / np.float32(255)) for each in made]
+    return [f"reason_{index}.png" for index in range(2)], [
+        torch.from_numpy(np.asarray(each) / np.float32(255)) for each in made
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +70,14 @@ class Reasoning(Graph):
     def encoded(self, connector, words=WISH):
         """CONDITIONING."""
         loaded = self.add("InstructBrushLoadConnector", connector_name=connector)
-        return self.add("InstructBrushEncodeInstruction", mllm=self.mllm, connector=loaded, clip=self.clip, image=self.image, words=words)
+        return self.add(
+            "InstructBrushEncodeInstruction",
+            mllm=self.mllm,
+            connector=loaded,
+            clip=self.clip,
+            image=self.image,
+            words=words,
+        )
 
     def edited(self, server, conditioning=None, words=""):
         """Images, uint8 [n, h, w, 3]."""
@@ -85,10 +97,24 @@ class Reasoning(Graph):
         noise = self.add("RandomNoise", noise_seed=1)
         sampler = self.add("KSamplerSelect", sampler_name="euler_ancestral")
         sigmas = self.add("BasicScheduler", model=self.model, scheduler="normal", steps=6, denoise=1.0)
-        out = self.add("SamplerCustomAdvanced", noise=noise, guider=guider, sampler=sampler, sigmas=sigmas, latent_image=[guider[0], 1])
-        (node, _) = self.add("SaveImage", images=self.add("VAEDecode", samples=out, vae=self.vae), filename_prefix="reason")
+        out = self.add(
+            "SamplerCustomAdvanced",
+            noise=noise,
+            guider=guider,
+            sampler=sampler,
+            sigmas=sigmas,
+            latent_image=[guider[0], 1],
+        )
+        (node, _) = self.add(
+            "SaveImage", images=self.add("VAEDecode", samples=out, vae=self.vae), filename_prefix="reason"
+        )
         result = server.run(self.nodes)
-        return np.stack([np.asarray(Image.open(io.BytesIO(server.view(image))).convert("RGB")) for image in result.images(node)]).astype(int)
+        return np.stack(
+            [
+                np.asarray(Image.open(io.BytesIO(server.view(image))).convert("RGB"))
+                for image in result.images(node)
+            ]
+        ).astype(int)
 
 
 def test_a_wish_is_explained_shown_and_edited(server, models, images):
@@ -108,9 +134,15 @@ def test_words_are_encoded_with_each_image_of_a_batch(server, models, images):
         graph = Reasoning(images[0])
         return graph.edited(server, graph.encoded(connector, **other))
 
-    untrained, trained, again = edited("untrained.safetensors"), edited("trained.safetensors"), edited("trained.safetensors")
+    untrained, trained, again = (
+        edited("untrained.safetensors"),
+        edited("trained.safetensors"),
+        edited("trained.safetensors"),
+    )
     assert np.array_equal(untrained, Reasoning(images[0]).edited(server, words=WISH))
-    assert np.array_equal(trained, again) and all(np.abs(one - other).mean() > 1 for one, other in zip(trained, untrained, strict=True))
+    assert np.array_equal(trained, again) and all(
+        np.abs(one - other).mean() > 1 for one, other in zip(trained, untrained, strict=True)
+    )
     kept = list((server.base / "user").rglob("states/*.safetensors"))
     assert len(kept) == 2
 
@@ -118,7 +150,10 @@ def test_words_are_encoded_with_each_image_of_a_batch(server, models, images):
 def test_what_is_missing_is_named_before_the_run(server, models, images):
     graph = Reasoning(images[0][:1], mllm="mllm/llava-1.5-7b-hf")
     graph.add("PreviewAny", source=graph.explained())
-    with pytest.raises(ServerError, match="MLLM 'llava-1.5-7b-hf': there is no folder .* Put llava-hf/llava-1.5-7b-hf, or another "):
+    with pytest.raises(
+        ServerError,
+        match="MLLM 'llava-1.5-7b-hf': there is no folder .* Put llava-hf/llava-1.5-7b-hf, or another ",
+    ):
         server.run(graph.nodes)
     graph = Reasoning(images[0][:1])
     conditioning = graph.encoded("nowhere.safetensors")
@@ -126,7 +161,10 @@ def test_what_is_missing_is_named_before_the_run(server, models, images):
         graph.edited(server, conditioning)
 
 
-@pytest.mark.skipif(not (POCKET_READER_FOLDER.is_dir() and POCKET_CONNECTOR_FILE.is_file()), reason="this build has no pocket reader")
+@pytest.mark.skipif(
+    not (POCKET_READER_FOLDER.is_dir() and POCKET_CONNECTOR_FILE.is_file()),
+    reason="this build has no pocket reader",
+)
 def test_the_built_in_reader_needs_no_files(server, images):
     graph = Reasoning(images[0][:1], "pocket reasoning editor (built in)", "pocket reader (built in)")
     made = graph.edited(server, graph.encoded("pocket connector (built in)"))

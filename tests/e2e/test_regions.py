@@ -23,7 +23,9 @@ def save(server, name, image):
     """Put an image, uint8 [h, w, 3] or bool [h, w], into the input folder."""
     folder = server.base / "input"
     folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image if image.ndim == 3 else np.repeat(image[..., None], 3, -1).astype(np.uint8) * 255).save(folder / name)
+    Image.fromarray(
+        image if image.ndim == 3 else np.repeat(image[..., None], 3, -1).astype(np.uint8) * 255
+    ).save(folder / name)
     return name
 
 
@@ -31,7 +33,12 @@ def save(server, name, image):
 def images(server):
     """Names and pixels of three smooth images."""
     rng = np.random.default_rng(3)
-    made = [Image.fromarray(rng.integers(0, 255, (5, 5, 3), np.uint8)).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC) for _ in CENTRES]
+    made = [
+        Image.fromarray(rng.integers(0, 255, (5, 5, 3), np.uint8)).resize(
+            (WIDTH, HEIGHT), Image.Resampling.BICUBIC
+        )
+        for _ in CENTRES
+    ]
     pixels = [np.asarray(each) for each in made]
     return [save(server, f"region_{index}.png", each) for index, each in enumerate(pixels)], pixels
 
@@ -58,7 +65,9 @@ class Editing(Graph):
         batch = self.masks[0]
         for mask in self.masks[1:]:
             images = [self.add("MaskToImage", mask=each) for each in (batch, mask)]
-            batch = self.add("ImageToMask", image=self.add("ImageBatch", image1=images[0], image2=images[1]), channel="red")
+            batch = self.add(
+                "ImageToMask", image=self.add("ImageBatch", image1=images[0], image2=images[1]), channel="red"
+            )
         return batch
 
     def words(self, text, clip=None):
@@ -74,22 +83,45 @@ class Editing(Graph):
         noise = self.add("RandomNoise", noise_seed=1)
         sampler = self.add("KSamplerSelect", sampler_name="euler_ancestral")
         sigmas = self.add("BasicScheduler", model=model, scheduler="normal", steps=8, denoise=1.0)
-        out = self.add("SamplerCustomAdvanced", noise=noise, guider=guider, sampler=sampler, sigmas=sigmas, latent_image=latent)
+        out = self.add(
+            "SamplerCustomAdvanced",
+            noise=noise,
+            guider=guider,
+            sampler=sampler,
+            sigmas=sigmas,
+            latent_image=latent,
+        )
         return self.add("VAEDecode", samples=out, vae=self.vae)
 
 
 def run(server, graph, images):
     """The images of a link, uint8 [h, w, 3] each."""
     (node, _) = graph.add("SaveImage", images=images, filename_prefix="region")
-    return [np.asarray(Image.open(io.BytesIO(server.view(image))).convert("RGB")) for image in server.run(graph.nodes).images(node)]
+    return [
+        np.asarray(Image.open(io.BytesIO(server.view(image))).convert("RGB"))
+        for image in server.run(graph.nodes).images(node)
+    ]
 
 
 def test_three_images_with_three_masks_through_controlnet_lora_and_instruction(server, images, masks):
     def edited(strength):
         graph = Editing(images[0], masks[0])
-        lora = graph.add("LoraLoader", model=graph.model, clip=graph.clip, lora_name="pocket_aged_paper.safetensors", strength_model=0.6, strength_clip=1.0)
+        lora = graph.add(
+            "LoraLoader",
+            model=graph.model,
+            clip=graph.clip,
+            lora_name="pocket_aged_paper.safetensors",
+            strength_model=0.6,
+            strength_clip=1.0,
+        )
         words, nothing = graph.words("", [lora[0], 1]), graph.words("", [lora[0], 1])
-        held = graph.add("InstructPixToPixConditioning", positive=words, negative=nothing, vae=graph.vae, pixels=graph.image)
+        held = graph.add(
+            "InstructPixToPixConditioning",
+            positive=words,
+            negative=nothing,
+            vae=graph.vae,
+            pixels=graph.image,
+        )
         outlines = graph.add("Canny", image=graph.image, low_threshold=0.4, high_threshold=0.8)
         network = graph.add("ControlNetLoader", control_net_name="pocket_outlines.safetensors")
         control = graph.add(
@@ -103,7 +135,14 @@ def test_three_images_with_three_masks_through_controlnet_lora_and_instruction(s
             end_percent=1.0,
         )
         learned = graph.instruction("light_from_the_right")
-        applied = graph.add("InstructBrushApply", model=lora, conditioning=control, instruction=learned, strength=strength, end_timestep=0)
+        applied = graph.add(
+            "InstructBrushApply",
+            model=lora,
+            conditioning=control,
+            instruction=learned,
+            strength=strength,
+            end_timestep=0,
+        )
         source = graph.add("VAEEncode", pixels=graph.image, vae=graph.vae)
         mask = graph.mask_batch()
         region = graph.add("InstructBrushRegionEdit", model=applied, latent=source, mask=mask, blend_every=2)
@@ -118,13 +157,19 @@ def test_three_images_with_three_masks_through_controlnet_lora_and_instruction(s
             style="regular",
         )
         made = graph.sampled(region, guider, [region[0], 1])
-        return run(server, graph, graph.add("InstructBrushPasteBack", edited=made, original=graph.image, mask=mask, feather=0))
+        return run(
+            server,
+            graph,
+            graph.add("InstructBrushPasteBack", edited=made, original=graph.image, mask=mask, feather=0),
+        )
 
     whole, weaker = edited(1.0), edited(0.0)
     for made, other, original, mask in zip(whole, weaker, images[1], masks[1], strict=True):
         assert made.shape == original.shape
         assert np.array_equal(made[~mask], original[~mask])
-        inside = mask & (np.abs(np.mgrid[0:HEIGHT, 0:WIDTH] - np.array([HEIGHT, WIDTH])[:, None, None] / 2) < 60).all(0)
+        inside = mask & (
+            np.abs(np.mgrid[0:HEIGHT, 0:WIDTH] - np.array([HEIGHT, WIDTH])[:, None, None] / 2) < 60
+        ).all(0)
         assert np.abs(made[inside].astype(int) - original[inside]).mean() > 3
         assert np.abs(made[inside].astype(int) - other[inside]).mean() > 1
 
@@ -135,15 +180,26 @@ def test_two_regions_with_two_instructions_in_one_pass(server, images, masks):
         model, conditionings = graph.model, []
         for name in (first, second):
             applied = graph.add(
-                "InstructBrushApply", model=model, conditioning=graph.words(""), instruction=graph.instruction(name), strength=1.0, end_timestep=0
+                "InstructBrushApply",
+                model=model,
+                conditioning=graph.words(""),
+                instruction=graph.instruction(name),
+                strength=1.0,
+                end_timestep=0,
             )
             model = applied
             conditionings.append([applied[0], 1])
         regions = graph.add(
-            "InstructBrushCombineRegions", conditioning_1=conditionings[0], mask_1=graph.masks[0], conditioning_2=conditionings[1], mask_2=graph.masks[1]
+            "InstructBrushCombineRegions",
+            conditioning_1=conditionings[0],
+            mask_1=graph.masks[0],
+            conditioning_2=conditionings[1],
+            mask_2=graph.masks[1],
         )
         source = graph.add("VAEEncode", pixels=graph.image, vae=graph.vae)
-        region = graph.add("InstructBrushRegionEdit", model=model, latent=source, mask=[regions[0], 1], blend_every=2)
+        region = graph.add(
+            "InstructBrushRegionEdit", model=model, latent=source, mask=[regions[0], 1], blend_every=2
+        )
         guider = graph.add(
             "InstructBrushEditGuider",
             model=region,
@@ -157,13 +213,22 @@ def test_two_regions_with_two_instructions_in_one_pass(server, images, masks):
             conditioning=regions,
         )
         made = graph.sampled(region, guider, [region[0], 1])
-        return run(server, graph, graph.add("InstructBrushPasteBack", edited=made, original=graph.image, mask=[regions[0], 1], feather=0))[0].astype(int)
+        return run(
+            server,
+            graph,
+            graph.add(
+                "InstructBrushPasteBack", edited=made, original=graph.image, mask=[regions[0], 1], feather=0
+            ),
+        )[0].astype(int)
 
     both = [edited("light_from_the_right", "plum_and_mint"), edited("plum_and_mint", "light_from_the_right")]
     alone = edited("light_from_the_right", "light_from_the_right")
     original, (first, second) = images[1][0], masks[1][:2]
     first, second = first & ~second, second & ~first
-    assert all(np.array_equal(each[~(masks[1][0] | masks[1][1])], original[~(masks[1][0] | masks[1][1])]) for each in (*both, alone))
+    assert all(
+        np.array_equal(each[~(masks[1][0] | masks[1][1])], original[~(masks[1][0] | masks[1][1])])
+        for each in (*both, alone)
+    )
     # Every region follows its own instruction, whatever the other does.
     assert np.abs(both[0][first] - alone[first]).mean() < np.abs(both[1][first] - alone[first]).mean() / 2
     assert np.abs(both[1][second] - alone[second]).mean() < np.abs(both[0][second] - alone[second]).mean() / 2

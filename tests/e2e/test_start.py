@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from instructbrush.tests.comfy.test_nodes import NODES
+from instructbrush.tests.comfy.package.test_nodes import NODES
 from instructbrush.tools.comfy_server import ComfyServer
 
 
@@ -16,7 +16,9 @@ def server(tmp_path: Path) -> ComfyServer:
     server = ComfyServer(tmp_path, arguments=["--cpu"])
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         if shutil.which("setpriv") is None:
-            pytest.skip("root may read and write everything, and there is no setpriv (util-linux) to change that")
+            pytest.skip(
+                "root may read and write everything, and there is no setpriv (util-linux) to change that"
+            )
         server.command = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", *server.command]
     return server
 

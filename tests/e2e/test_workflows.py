@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from instructbrush.tools.browser import READY
-from instructbrush.tools.make_examples import MEANINGS
+from instructbrush.tools.examples.make_examples import MEANINGS
 
 WORKFLOWS = (
     "learn_from_pairs",
@@ -25,13 +25,20 @@ WORKFLOWS = (
 
 def node_id(prompt, kind, title=None):
     """The one node of a kind (and title) in a prompt."""
-    (found,) = [key for key, node in prompt.items() if node["class_type"] == kind and title in (None, node["_meta"]["title"])]
+    (found,) = [
+        key
+        for key, node in prompt.items()
+        if node["class_type"] == kind and title in (None, node["_meta"]["title"])
+    ]
     return found
 
 
 def images(server, result, node):
     """What a node saved or previewed, each [H, W, 3] in 0..1."""
-    return [np.asarray(Image.open(io.BytesIO(server.view(image))).convert("RGB"), np.float32) / 255 for image in result.images(node)]
+    return [
+        np.asarray(Image.open(io.BytesIO(server.view(image))).convert("RGB"), np.float32) / 255
+        for image in result.images(node)
+    ]
 
 
 def psnr(a, b):
@@ -49,7 +56,9 @@ def prompts(browser, server, repository):
     for name in WORKFLOWS:
         workflow = json.loads((repository / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
         page.wait_for_function(READY)
-        found[name] = page.evaluate("async (w) => { await app.loadGraphData(w); return (await app.graphToPrompt()).output }", workflow)
+        found[name] = page.evaluate(
+            "async (w) => { await app.loadGraphData(w); return (await app.graphToPrompt()).output }", workflow
+        )
     page.close()
     return found
 
@@ -63,13 +72,18 @@ def test_learning_workflow(server, prompts):
     truth = images(server, result, node_id(prompt, "PreviewImage"))
     before = images(server, server.run({"1": load_new(prompt), "2": preview(["1", 1])}), "2")
     assert len(edited) == len(truth) == len(before) == 2
-    assert np.mean([psnr(a, b) for a, b in zip(edited, truth, strict=True)]) > np.mean([psnr(a, b) for a, b in zip(before, truth, strict=True)]) + 5
+    assert (
+        np.mean([psnr(a, b) for a, b in zip(edited, truth, strict=True)])
+        > np.mean([psnr(a, b) for a, b in zip(before, truth, strict=True)]) + 5
+    )
     # The panel was told all along, and the whole curve comes with the result.
     learn = node_id(prompt, "InstructBrushLearn")
     steps = prompt[learn]["inputs"]["steps"]
     messages = [message for message in result.data("instructbrush.learn") if message["node"] == learn]
     assert messages[-1]["step"] == messages[-1]["total"] == steps
-    assert [loss for message in messages for loss in message["losses"]] == pytest.approx(result.outputs[learn]["learning"][0]["losses"], abs=1e-5)
+    assert [loss for message in messages for loss in message["losses"]] == pytest.approx(
+        result.outputs[learn]["learning"][0]["losses"], abs=1e-5
+    )
     assert any(message.get("preview", "").startswith("data:image/jpeg") for message in messages)
     # What was saved is listed at once.
     names = server.get("/object_info/InstructBrushLoad")["InstructBrushLoad"]["input"]["required"]["name"]
@@ -82,7 +96,11 @@ def test_chain_workflow(server, prompts):
     edited, before = (images(server, result, node_id(prompt, kind)) for kind in ("SaveImage", "PreviewImage"))
     assert [image.shape for image in edited] == [image.shape for image in before]
     # Every link of the chain counts: without it the image is another.
-    for kind, setting in (("InstructBrushApply", "strength"), ("LoraLoader", "strength_model"), ("ControlNetApplyAdvanced", "strength")):
+    for kind, setting in (
+        ("InstructBrushApply", "strength"),
+        ("LoraLoader", "strength_model"),
+        ("ControlNetApplyAdvanced", "strength"),
+    ):
         node = node_id(prompt, kind)
         without = {**prompt, node: {**prompt[node], "inputs": {**prompt[node]["inputs"], setting: 0.0}}}
         plain = images(server, server.run(without), node_id(prompt, "SaveImage"))
@@ -94,14 +112,23 @@ def test_words_learning_and_measuring_workflow(server, prompts):
     """The phrases begin the learning, the inspection and the figures show in their nodes, and the edit is nearer to the truth than the input."""
     prompt = prompts["find_words_learn_and_measure"]
     result = server.run(prompt)
-    shown = {kind: result.outputs[node_id(prompt, kind)] for kind in ("InstructBrushUniquePhrases", "InstructBrushInspect", "InstructBrushEvaluate")}
+    shown = {
+        kind: result.outputs[node_id(prompt, kind)]
+        for kind in ("InstructBrushUniquePhrases", "InstructBrushInspect", "InstructBrushEvaluate")
+    }
     table = shown["InstructBrushUniquePhrases"]["text"][0]
     assert "sensitivity" in table and len(table.splitlines()) > 10
-    assert "segments" in shown["InstructBrushInspect"]["text"][0] and len(shown["InstructBrushInspect"]["images"]) == 2
+    assert (
+        "segments" in shown["InstructBrushInspect"]["text"][0]
+        and len(shown["InstructBrushInspect"]["images"]) == 2
+    )
     assert "PSNR" in shown["InstructBrushEvaluate"]["text"][0]
     edited, truth = (images(server, result, node_id(prompt, kind)) for kind in ("SaveImage", "PreviewImage"))
     before = images(server, server.run({"1": load_new(prompt), "2": preview(["1", 1])}), "2")
-    assert np.mean([psnr(a, b) for a, b in zip(edited, truth, strict=True)]) > np.mean([psnr(a, b) for a, b in zip(before, truth, strict=True)]) + 4
+    assert (
+        np.mean([psnr(a, b) for a, b in zip(edited, truth, strict=True)])
+        > np.mean([psnr(a, b) for a, b in zip(before, truth, strict=True)]) + 4
+    )
 
 
 @pytest.mark.slow
@@ -121,7 +148,9 @@ def test_mixing_workflow(server, prompts):
     """Blended and composed edits differ from each other, from the input, and from either instruction alone."""
     prompt = prompts["mix_two_instructions"]
     result = server.run(prompt)
-    blended, composed = (images(server, result, node_id(prompt, "SaveImage", title))[0] for title in ("Blended", "Composed"))
+    blended, composed = (
+        images(server, result, node_id(prompt, "SaveImage", title))[0] for title in ("Blended", "Composed")
+    )
     before = images(server, result, node_id(prompt, "PreviewImage"))[0]
     blend = node_id(prompt, "InstructBrushBlend")
     alone = []
@@ -142,7 +171,11 @@ def test_found_region_workflow(server, prompts):
     for a, b, mask in zip(edited, before, where, strict=True):
         assert 0.005 < (mask > 0.5).mean() < 0.5 and np.array_equal(a[mask == 0], b[mask == 0])
     other = dict(prompt)
-    for kind, changes in (("Find", {"words": "background"}), ("Clean", {"shape": "fine", "max_area": 1.0}), ("Soft", {"s": 0.0})):
+    for kind, changes in (
+        ("Find", {"words": "background"}),
+        ("Clean", {"shape": "fine", "max_area": 1.0}),
+        ("Soft", {"s": 0.0}),
+    ):
         node = node_id(prompt, f"InstructBrush{kind}Region")
         other[node] = {**prompt[node], "inputs": {**prompt[node]["inputs"], **changes}}
     elsewhere = in_regions(server, other)[2]
@@ -155,7 +188,9 @@ def test_mask_model_workflow(server, prompts):
     edited, before, where = in_regions(server, prompt)
     for a, b, mask in zip(edited, before, where, strict=True):
         assert np.array_equal(a[mask == 0], b[mask == 0])
-    assert max(np.abs(a - b)[mask > 0.5].mean() for a, b, mask in zip(edited, before, where, strict=True)) > 0.03
+    assert (
+        max(np.abs(a - b)[mask > 0.5].mean() for a, b, mask in zip(edited, before, where, strict=True)) > 0.03
+    )
     moved = node_id(prompt, "MaskComposite")
     other = {**prompt, moved: {**prompt[moved], "inputs": {**prompt[moved]["inputs"], "x": 50}}}
     assert np.abs(in_regions(server, other)[0][0] - edited[0]).mean() > 0.005
@@ -181,7 +216,10 @@ def three_rows(server, result, prompt):
 
 def gains(before, edited, truth):
     """How much nearer to the truth than the input each edit is, in dB."""
-    return [psnr(made, wanted) - psnr(given, wanted) for given, made, wanted in zip(before, edited, truth, strict=True)]
+    return [
+        psnr(made, wanted) - psnr(given, wanted)
+        for given, made, wanted in zip(before, edited, truth, strict=True)
+    ]
 
 
 def test_explained_wish_workflow(server, prompts):
@@ -192,7 +230,9 @@ def test_explained_wish_workflow(server, prompts):
     assert tuple(said) == MEANINGS
     why = result.outputs[node_id(prompt, "PreviewAny", "Why")]["text"]
     shown = result.outputs[node_id(prompt, "InstructBrushExplain")]["text"]
-    assert all(why) and shown == [f"{instruction}\n\n{reason}" for instruction, reason in zip(said, why, strict=True)]
+    assert all(why) and shown == [
+        f"{instruction}\n\n{reason}" for instruction, reason in zip(said, why, strict=True)
+    ]
     assert min(gains(*three_rows(server, result, prompt))) > 3
 
 
@@ -228,7 +268,11 @@ def test_templates_are_listed_with_their_images(name, server, repository):
 
 def load_new(prompt):
     """The node that loads the new images."""
-    (found,) = [node for node in prompt.values() if node["class_type"] == "InstructBrushLoadPairs" and "new" in node["inputs"]["folder"]]
+    (found,) = [
+        node
+        for node in prompt.values()
+        if node["class_type"] == "InstructBrushLoadPairs" and "new" in node["inputs"]["folder"]
+    ]
     return found
 
 

@@ -31,7 +31,9 @@ _AT_ONCE = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the chosen parts; returns 0 when nothing escaped and nothing was lost."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--short", action="store_true", help=f"one {_SHORT}th of the trials")
     parser.add_argument("--seed", type=int, default=0)

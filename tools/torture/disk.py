@@ -46,7 +46,10 @@ def disturb(name: str, place: Path, count: int) -> dict[str, int]:
             print(f"disk: {name} {limit[0].__name__} {limit[1]}: {end.escaped or end.said}", flush=True)
         again = Running(name, data, folder).end()
         if again.code != 0 or job.result(folder) != wanted:
-            print(f"disk: {name} {limit[0].__name__} {limit[1]}: with room again: {again.escaped or again.said}", flush=True)
+            print(
+                f"disk: {name} {limit[0].__name__} {limit[1]}: with room again: {again.escaped or again.said}",
+                flush=True,
+            )
             counts["lost"] += 1
         shutil.rmtree(folder)
     return counts

@@ -51,12 +51,18 @@ def run(count: int, seed_of_all: int, cases: tuple[Case, ...] | None = None) -> 
     counts = Counter[str](tried=0, valid=0, refused=0, escaped=0)
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), _limited_memory(), tempfile.TemporaryDirectory(dir=_memory_folder()) as folder:
+        with (
+            warnings.catch_warnings(),
+            _limited_memory(),
+            tempfile.TemporaryDirectory(dir=_memory_folder()) as folder,
+        ):
             warnings.simplefilter("ignore")
             for case in cases:
                 home = Path(folder) / case.name.replace(" ", "_")
                 home.mkdir()
-                counts += _tried(case, home, max(1, round(count * case.share / shares)), seed_of_all, counts["escaped"])
+                counts += _tried(
+                    case, home, max(1, round(count * case.share / shares)), seed_of_all, counts["escaped"]
+                )
     finally:
         logging.disable(logging.NOTSET)
     return {name: counts[name] for name in ("tried", "valid", "refused", "escaped")}
@@ -70,7 +76,11 @@ def _tried(case: Case, home: Path, count: int, seed_of_all: int, escaped: int) -
 
     @seed(seed_of_all)
     @settings(
-        max_examples=count, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
     @given(case.damage(sound))
     def read(content: bytes) -> None:

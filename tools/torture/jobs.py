@@ -35,7 +35,15 @@ _WIDER = 20
 
 _processes = multiprocessing.get_context("forkserver")
 # A child is a fork of a process that has imported everything and done nothing: it begins at once.
-_processes.set_forkserver_preload(["instructbrush.core.commandline", "diffusers.models.unets.unet_2d_condition", "transformers", "accelerate", __name__])
+_processes.set_forkserver_preload(
+    [
+        "instructbrush.cli.main",
+        "diffusers.models.unets.unet_2d_condition",
+        "transformers",
+        "accelerate",
+        __name__,
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -73,10 +81,14 @@ class Running:
         before: called first in that process, with its argument.
     """
 
-    def __init__(self, name: str, data: Path, folder: Path, before: tuple[Callable[[Any], object], Any] | None = None) -> None:
+    def __init__(
+        self, name: str, data: Path, folder: Path, before: tuple[Callable[[Any], object], Any] | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._end, there = _processes.Pipe(duplex=False)
-        self.process: BaseProcess = _processes.Process(target=_carry_out, args=(name, data, folder, before, there))
+        self.process: BaseProcess = _processes.Process(
+            target=_carry_out, args=(name, data, folder, before, there)
+        )
         self.process.start()
         there.close()
 
@@ -109,7 +121,9 @@ def undisturbed(name: str, place: Path) -> tuple[Path, Any]:
     return data, job.result(folder)
 
 
-def _carry_out(name: str, data: Path, folder: Path, before: tuple[Callable[[Any], object], Any] | None, end: Connection) -> None:
+def _carry_out(
+    name: str, data: Path, folder: Path, before: tuple[Callable[[Any], object], Any] | None, end: Connection
+) -> None:
     torch.set_num_threads(1)
     code, escaped, said = 1, "", io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
@@ -125,18 +139,31 @@ def _carry_out(name: str, data: Path, folder: Path, before: tuple[Callable[[Any]
 
 
 def _command(*arguments: object) -> int:
-    from instructbrush.core.commandline import main
+    from instructbrush.cli.main import main
 
     return main([str(argument) for argument in arguments])
 
 
 def _learn(data: Path, folder: Path, steps: int = _LEARNING_STEPS) -> int:
     out = folder / "x.safetensors"
-    return _command("learn", "--pairs", PAIRS, "--size", 64, "--steps", steps, "--out", out, "--overwrite", "--device", "cpu")
+    return _command(
+        "learn",
+        "--pairs",
+        PAIRS,
+        "--size",
+        64,
+        "--steps",
+        steps,
+        "--out",
+        out,
+        "--overwrite",
+        "--device",
+        "cpu",
+    )
 
 
 def _learn_briefly(data: Path, folder: Path) -> int:
-    from instructbrush.core import commandline
+    from instructbrush.cli import main as commandline
 
     commandline._CHECKPOINT_EVERY = 0  # so that a short run has some
     return _learn(data, folder, _BRIEF_STEPS)
@@ -163,7 +190,10 @@ def _learned(folder: Path) -> Any:
 
 def _save(data: Path, folder: Path) -> int:
     small: Any = load_instruction(INSTRUCTION)
-    keys, values = ({name: tensor.repeat(1, 1, _WIDER) for name, tensor in part.items()} for part in (small.keys, small.values))
+    keys, values = (
+        {name: tensor.repeat(1, 1, _WIDER) for name, tensor in part.items()}
+        for part in (small.keys, small.values)
+    )
     large = replace(small, keys=keys, values=values)
     for number in range(_SAVES):
         save_instruction((small, large)[number % 2], folder / "x.safetensors", overwrite=True)
@@ -213,8 +243,33 @@ def _listed(file: str) -> Callable[[Path], None]:
 def _tune(data: Path, folder: Path) -> int:
     out = folder / "run"
     going_on = ["--resume"] if (out / "checkpoint.safetensors").exists() else []
-    fixed = ("--resolution", 64, "--batch", 1, "--precision", "no", "--save-every", 2, "--log-every", 1, "--pictures-every", 4)
-    return _command("train-region", "--model", "pocket", "--data", data, "--out", out, "--steps", _TUNING_STEPS, *fixed, *going_on)
+    fixed = (
+        "--resolution",
+        64,
+        "--batch",
+        1,
+        "--precision",
+        "no",
+        "--save-every",
+        2,
+        "--log-every",
+        1,
+        "--pictures-every",
+        4,
+    )
+    return _command(
+        "train-region",
+        "--model",
+        "pocket",
+        "--data",
+        data,
+        "--out",
+        out,
+        "--steps",
+        _TUNING_STEPS,
+        *fixed,
+        *going_on,
+    )
 
 
 def _tuned(folder: Path) -> Any:
@@ -225,18 +280,24 @@ def _tuned(folder: Path) -> Any:
 def _edit(data: Path, folder: Path) -> int:
     # One by one: batches of another size are rounded otherwise.
     options = ("--steps", 2, "--device", "cpu", "--batch", 1)
-    return _command("edit", "--words", "make it night", "--images", data / "images", "--out", folder / "out", *options)
+    return _command(
+        "edit", "--words", "make it night", "--images", data / "images", "--out", folder / "out", *options
+    )
 
 
 def _images(data: Path) -> None:
     (data / "images").mkdir(parents=True)
     draw = np.random.default_rng(0)
     for number in range(6):
-        Image.fromarray(draw.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(data / "images" / f"{number}.png")
+        Image.fromarray(draw.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
+            data / "images" / f"{number}.png"
+        )
 
 
 def _edited(folder: Path) -> Any:
-    return {path.name: np.asarray(Image.open(path)).tobytes() for path in sorted((folder / "out").glob("*.png"))}
+    return {
+        path.name: np.asarray(Image.open(path)).tobytes() for path in sorted((folder / "out").glob("*.png"))
+    }
 
 
 def _nothing(data: Path) -> None:
@@ -248,6 +309,12 @@ JOBS = {
     "learn briefly": Job(4, _nothing, _learn_briefly, _steps_learned, _learned),
     "save": Job(4, _nothing, _save, _saved, _saved),
     "bench": Job(12, _listed("reason.json"), _bench, _measured, _scores),
-    "train": Job(15, _listed("pairs.json"), _tune, lambda folder: _steps_of(folder / "run" / "checkpoint.safetensors"), _tuned),
+    "train": Job(
+        15,
+        _listed("pairs.json"),
+        _tune,
+        lambda folder: _steps_of(folder / "run" / "checkpoint.safetensors"),
+        _tuned,
+    ),
     "edit": Job(6, _images, _edit, lambda folder: len(_edited(folder)), _edited),
 }

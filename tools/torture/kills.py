@@ -17,7 +17,9 @@ def run(count: int, seed: int) -> dict[str, int]:
     totals = {"tried": 0, "survived": 0, "escaped": 0, "lost": 0}
     with tempfile.TemporaryDirectory(prefix="instructbrush-") as place:
         for name, share in _SHARES.items():
-            for key, value in disturb(name, Path(place) / name, max(round(share * count), 1), random.Random(f"{seed} {name}")).items():
+            for key, value in disturb(
+                name, Path(place) / name, max(round(share * count), 1), random.Random(f"{seed} {name}")
+            ).items():
                 totals[key] += value
     return totals
 

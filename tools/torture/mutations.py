@@ -35,17 +35,56 @@ _RAW = {
 _MOST_BYTES = 200_000
 """That one step of damage adds."""
 _PLACES = st.floats(0, 1, exclude_max=True)
-_HOSTILE = ["", "../x", "/etc/passwd", "a\\b", "a\0b", "CON", "x" * 300, "é" * 300, "\u202e", "<think>", "0", "-1", "F16", "F4", "text", "left"]
+_HOSTILE = [
+    "",
+    "../x",
+    "/etc/passwd",
+    "a\\b",
+    "a\0b",
+    "CON",
+    "x" * 300,
+    "é" * 300,
+    "\u202e",
+    "<think>",
+    "0",
+    "-1",
+    "F16",
+    "F4",
+    "text",
+    "left",
+]
 
 values: st.SearchStrategy[Any] = st.one_of(
     st.sampled_from(sorted(_RAW)),
-    st.sampled_from([None, True, False, 0, -1, 1, 2**31, 2**53, 2**63, 2**64, 10**400, 0.5, -0.0, 1e300, [], {}, [[]], [None]]),
+    st.sampled_from(
+        [
+            None,
+            True,
+            False,
+            0,
+            -1,
+            1,
+            2**31,
+            2**53,
+            2**63,
+            2**64,
+            10**400,
+            0.5,
+            -0.0,
+            1e300,
+            [],
+            {},
+            [[]],
+            [None],
+        ]
+    ),
     st.sampled_from(_HOSTILE),
     st.integers(-10, 10_000),
     st.floats(width=32),
     st.text(max_size=20),
     st.recursive(
-        st.none() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+        st.none() | st.integers() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     ),
 ).map(copy.deepcopy)
 """JSON values that stand where others belong; a copy each time, because they are changed further."""
@@ -108,7 +147,9 @@ def of_table(sound: bytes) -> Damaged:
     """A JSON file: its values or its bytes."""
     text = sound.decode()
     changed = of_json(text).map(lambda changed: changed.encode("utf-8", "surrogatepass"))
-    return st.one_of(changed, changed, of_bytes(sound), changed.map(lambda content: b"\xef\xbb\xbf" + content))
+    return st.one_of(
+        changed, changed, of_bytes(sound), changed.map(lambda content: b"\xef\xbb\xbf" + content)
+    )
 
 
 @st.composite
@@ -152,7 +193,9 @@ def of_thumbnail(key: str) -> Callable[[bytes], Damaged]:
             raw = json.dumps(header).encode()
             return len(raw).to_bytes(8, "little") + raw + sound[8 + length :]
 
-        images = of_bytes(base64.b64decode(encoded)).map(lambda content: f"{start}base64,{base64.b64encode(content).decode()}")
+        images = of_bytes(base64.b64decode(encoded)).map(
+            lambda content: f"{start}base64,{base64.b64encode(content).decode()}"
+        )
         texts = of_bytes(encoded.encode()).map(lambda content: f"{start}base64,{content.decode('latin-1')}")
         return st.one_of(images, images, texts).map(written)
 

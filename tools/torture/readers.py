@@ -16,32 +16,37 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from instructbrush.core.editing.loading import describe, load_editor
+from instructbrush.core.encoders.mllm import check_folder, stored_bits, stored_dtype
 from instructbrush.core.errors import InstructBrushError
-from instructbrush.core.evaluation.emu_edit import read_emu_edit
-from instructbrush.core.evaluation.items import Score
-from instructbrush.core.evaluation.preference import Study, StudyItem
-from instructbrush.core.evaluation.reason import read_reason
+from instructbrush.core.evaluation.by_example.top_bench import read_top_bench
+from instructbrush.core.evaluation.by_instruction.emu_edit import read_emu_edit
+from instructbrush.core.evaluation.by_instruction.items import Score
+from instructbrush.core.evaluation.by_instruction.reasoning_items import read_reason
+from instructbrush.core.evaluation.preference.ratings import Study, StudyItem
 from instructbrush.core.evaluation.results import ItemFolder, Outcome, ResultFolder
-from instructbrush.core.evaluation.top_bench import read_top_bench
-from instructbrush.core.image_files import read_image
-from instructbrush.core.instruction.artefact import Blend, Instruction, InstructionInfo, Part
+from instructbrush.core.finetuning.pair_states import INDEX, PairStates, Reader
 from instructbrush.core.instruction.file import load_instruction, read_thumbnail, save_instruction
+from instructbrush.core.instruction.instruction import Blend, Instruction, InstructionInfo, Part
 from instructbrush.core.learning.checkpoint import load_checkpoint, save_checkpoint
 from instructbrush.core.learning.objective import PairLatents
-from instructbrush.core.learning.pairs import load_pairs
 from instructbrush.core.learning.settings import LearningSettings
 from instructbrush.core.learning.trainer import Trainer
 from instructbrush.core.models.builtin import POCKET_FOLDER, POCKET_READER_FOLDER
-from instructbrush.core.models.folders import model_folder
-from instructbrush.core.models.loading import describe, load_editor
+from instructbrush.core.models.hub_folders import model_folder
 from instructbrush.core.models.tokenizer import tokenizer_from_folder
 from instructbrush.core.models.weights import Weights, read_header
-from instructbrush.core.reasoning.connector import ConnectorConfig, load_connector, new_connector, save_connector
+from instructbrush.core.pairs.pairs import load_pairs
+from instructbrush.core.reasoning.connector import (
+    ConnectorConfig,
+    load_connector,
+    new_connector,
+    save_connector,
+)
 from instructbrush.core.reasoning.explain import parse_answer
-from instructbrush.core.reasoning.mllm import check_folder, stored_bits, stored_dtype
-from instructbrush.core.reasoning.pair_states import INDEX, PairStates, Reader
-from instructbrush.core.reasoning.states import StateStore
+from instructbrush.core.reasoning.state_cache import StateStore
 from instructbrush.core.regions.mask_files import read_mask
+from instructbrush.core.storage.image_files import read_image
 
 from . import mutations
 from .mutations import Damaged
@@ -67,14 +72,26 @@ class Case:
 
 
 def _image(side: int = 32, mode: str = "RGB") -> Image.Image:
-    levels = np.random.default_rng(0).integers(0, 256, (side // 4, side // 4, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+    levels = (
+        np.random.default_rng(0)
+        .integers(0, 256, (side // 4, side // 4, 3), dtype=np.uint8)
+        .repeat(4, 0)
+        .repeat(4, 1)
+    )
     return Image.fromarray(levels).convert(mode)
 
 
 def _instruction(number: int = 0) -> Instruction:
     draw = torch.Generator().manual_seed(number)
     info = InstructionInfo(
-        "pocket", "f" * 64, 2, 3, title=f"snow {number}", init_text="make it snow", losses=(0.5, 0.25), settings={"seed": 1, "noise": "fresh"}
+        "pocket",
+        "f" * 64,
+        2,
+        3,
+        title=f"snow {number}",
+        init_text="make it snow",
+        losses=(0.5, 0.25),
+        settings={"seed": 1, "noise": "fresh"},
     )
     sites = {f"{way}_blocks.0.attn2": torch.randn(2, 3, 4, generator=draw) for way in ("down", "up")}
     return Instruction(sites, sites, torch.randn(12, 8, generator=draw), 1, info)
@@ -85,7 +102,9 @@ def _write_instruction(folder: Path) -> Path:
 
 
 def _write_blend(folder: Path) -> Path:
-    return save_instruction(Blend((Part(0.5, _instruction(1)), Part(-1.0, _instruction(2)))), folder / "x.safetensors")
+    return save_instruction(
+        Blend((Part(0.5, _instruction(1)), Part(-1.0, _instruction(2)))), folder / "x.safetensors"
+    )
 
 
 def _write_thumbnail(folder: Path) -> Path:
@@ -99,7 +118,9 @@ def _trainer() -> Trainer:
     draw = torch.Generator().manual_seed(0)
     before, after = (list(torch.randn(1, 4, 8, 8, generator=draw)) for _ in range(2))
     latents = PairLatents(before, after)
-    chosen = LearningSettings(space="text", tokens=2, segments=1, steps=3, objective="plain", parametrisation="separate")
+    chosen = LearningSettings(
+        space="text", tokens=2, segments=1, steps=3, objective="plain", parametrisation="separate"
+    )
     trainer = Trainer(editor.denoiser, latents, context, null, chosen, "make it snow", 3)
     trainer.step()
     return trainer
@@ -107,7 +128,10 @@ def _trainer() -> Trainer:
 
 def _write_weights(folder: Path) -> Path:
     layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
-    tensors = {"conv_in.weight": torch.zeros(4, 8, 3, 3), "down_blocks.0.resnets.0.conv1.weight": torch.zeros(4, 4, 3, 3)}
+    tensors = {
+        "conv_in.weight": torch.zeros(4, 8, 3, 3),
+        "down_blocks.0.resnets.0.conv1.weight": torch.zeros(4, 4, 3, 3),
+    }
     tensors |= {f"{layer}.{name}.weight": torch.zeros(8, 128) for name in ("to_k", "to_v")}
     save_file(tensors, folder / "x.safetensors", {"format": "pt"})
     return folder / "x.safetensors"
@@ -123,7 +147,9 @@ def _read_weights(file: Path) -> None:
 
 
 def _write_connector(folder: Path) -> Path:
-    return save_connector(new_connector(ConnectorConfig("pocket", 8, 6, 2, 1, 2, 8)), folder / "x.safetensors")
+    return save_connector(
+        new_connector(ConnectorConfig("pocket", 8, 6, 2, 1, 2, 8)), folder / "x.safetensors"
+    )
 
 
 _KEY = "0" * 64
@@ -135,7 +161,9 @@ def _write_state(folder: Path) -> Path:
 
 
 def _write_list(folder: Path) -> Path:
-    PairStates(folder, Reader("reader", "f" * 64, 4, "float32", None, "What?"), {"a" * 40: _KEY}, ("d" * 64,)).write()
+    PairStates(
+        folder, Reader("reader", "f" * 64, 4, "float32", None, "What?"), {"a" * 40: _KEY}, ("d" * 64,)
+    ).write()
     return folder / INDEX
 
 
@@ -148,7 +176,15 @@ def _read_list(file: Path) -> None:
 def _write_pairs(folder: Path) -> Path:
     for side in range(2):
         _image().save(folder / f"{side}.png")
-    entries = [{"before": "0.png", "after": "1.png", "name": "first", "words": "make it snow", "reasoning": ["it is cold"]}]
+    entries = [
+        {
+            "before": "0.png",
+            "after": "1.png",
+            "name": "first",
+            "words": "make it snow",
+            "reasoning": ["it is cold"],
+        }
+    ]
     (folder / "pairs.json").write_text(json.dumps(entries), encoding="utf-8")
     return folder / "pairs.json"
 
@@ -208,7 +244,18 @@ def _read_answer(file: Path) -> None:
 def _write_reason(folder: Path) -> Path:
     for side in range(2):
         _image().save(folder / f"{side}.png")
-    return _written(folder / "reason.json", [{"before": "0.png", "after": "1.png", "words": "add snow", "reasoning": "it is cold", "caption": "snow"}])
+    return _written(
+        folder / "reason.json",
+        [
+            {
+                "before": "0.png",
+                "after": "1.png",
+                "words": "add snow",
+                "reasoning": "it is cold",
+                "caption": "snow",
+            }
+        ],
+    )
 
 
 def _write_effects(folder: Path) -> Path:
@@ -238,16 +285,31 @@ def _write_table(rows: list[dict[str, Any]], name: str) -> Callable[[Path], Path
     return write
 
 
-_EMU = {"instruction": "add snow", "image": _cell(), "task": "add", "split": "test", "idx": 0, "hash": "a1", "input_caption": "a", "output_caption": "b"}
+_EMU = {
+    "instruction": "add snow",
+    "image": _cell(),
+    "task": "add",
+    "split": "test",
+    "idx": 0,
+    "hash": "a1",
+    "input_caption": "a",
+    "output_caption": "b",
+}
 _REASON = {"before": _cell(), "after": _cell(), "words": "add snow", "reasoning": "it is cold"}
 
 
 def _write_image(kind: str, mode: str = "RGB", **options: Any) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
-        image = Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32, 32) * 64) if mode == "I;16" else _image(mode=mode)
+        image = (
+            Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32, 32) * 64)
+            if mode == "I;16"
+            else _image(mode=mode)
+        )
         exif = image.getexif()
         exif[0x0112] = 6
-        image.save(folder / "x.png", kind, **({"exif": exif} if kind in ("JPEG", "PNG", "WEBP") else {}), **options)
+        image.save(
+            folder / "x.png", kind, **({"exif": exif} if kind in ("JPEG", "PNG", "WEBP") else {}), **options
+        )
         return folder / "x.png"
 
     return write
@@ -288,21 +350,39 @@ CASES = (
     Case("instruction", _write_instruction, load_instruction, mutations.of_tensors, 6),
     Case("blend", _write_blend, load_instruction, mutations.of_tensors, 4),
     Case("thumbnail", _write_thumbnail, read_thumbnail, mutations.of_thumbnail("modelspec.thumbnail"), 4),
-    Case("checkpoint", lambda folder: save_checkpoint(_trainer(), folder / "x"), lambda file: load_checkpoint(_trainer(), file), mutations.of_tensors, 2),
+    Case(
+        "checkpoint",
+        lambda folder: save_checkpoint(_trainer(), folder / "x"),
+        lambda file: load_checkpoint(_trainer(), file),
+        mutations.of_tensors,
+        2,
+    ),
     Case("weights", _write_weights, _read_weights, mutations.of_tensors, 6),
     Case("connector", _write_connector, load_connector, mutations.of_tensors, 3),
     Case("state", _write_state, lambda file: StateStore(file.parent).get(_KEY), mutations.of_tensors, 2),
     Case("list of states", _write_list, _read_list, mutations.of_table, 2),
     Case("pairs.json", _write_pairs, lambda file: load_pairs(file.parent), mutations.of_table, 1.5),
     Case("run.json", _write_run, lambda file: ResultFolder(file.parent).begin(_RUN), mutations.of_table, 3),
-    Case("outcome", _write_outcome, lambda file: ResultFolder(file.parents[2]).finished(), mutations.of_table, 3),
+    Case(
+        "outcome",
+        _write_outcome,
+        lambda file: ResultFolder(file.parents[2]).finished(),
+        mutations.of_table,
+        3,
+    ),
     Case("score", _write_score, lambda file: ItemFolder(file.parents[2]).finished(), mutations.of_table, 2),
     Case("study", _write_study, _read_study, mutations.of_lines, 5),
     Case("answer", _write_answer, _read_answer, mutations.of_bytes, 3),
     Case("bare answer", _write_bare_answer, _read_answer, mutations.of_table, 3),
     Case("reason.json", _write_reason, lambda file: read_reason(file.parent), mutations.of_table, 1),
     Case("effects.json", _write_effects, _read_effects, mutations.of_table, 2),
-    Case("Emu Edit table", _write_table([_EMU], "test-00000-of-00001.parquet"), read_emu_edit, mutations.of_bytes, 2),
+    Case(
+        "Emu Edit table",
+        _write_table([_EMU], "test-00000-of-00001.parquet"),
+        read_emu_edit,
+        mutations.of_bytes,
+        2,
+    ),
     Case("reasoning table", _write_table([_REASON] * 2, "test.parquet"), read_reason, mutations.of_bytes, 2),
     *(
         Case(f"image {name}", _write_image(kind, mode), read_image, mutations.of_bytes, 1)
@@ -321,8 +401,32 @@ CASES = (
         )
     ),
     Case("mask", _write_image("PNG", "L"), _read_mask_file, mutations.of_bytes, 1),
-    Case("settings of an MLLM", _linked_folder(POCKET_READER_FOLDER, "config.json"), _read_mllm_folder, mutations.of_table, 0.3),
-    Case("vocabulary", _linked_folder(POCKET_FOLDER / "tokenizer", "vocab.json"), lambda file: tokenizer_from_folder(file.parent), mutations.of_table, 0.02),
-    Case("merges", _linked_folder(POCKET_FOLDER / "tokenizer", "merges.txt"), lambda file: tokenizer_from_folder(file.parent), mutations.of_bytes, 0.02),
-    Case("reference of a cache", _write_reference, lambda file: model_folder(file.parents[1]), mutations.of_bytes, 0.5),
+    Case(
+        "settings of an MLLM",
+        _linked_folder(POCKET_READER_FOLDER, "config.json"),
+        _read_mllm_folder,
+        mutations.of_table,
+        0.3,
+    ),
+    Case(
+        "vocabulary",
+        _linked_folder(POCKET_FOLDER / "tokenizer", "vocab.json"),
+        lambda file: tokenizer_from_folder(file.parent),
+        mutations.of_table,
+        0.02,
+    ),
+    Case(
+        "merges",
+        _linked_folder(POCKET_FOLDER / "tokenizer", "merges.txt"),
+        lambda file: tokenizer_from_folder(file.parent),
+        mutations.of_bytes,
+        0.02,
+    ),
+    Case(
+        "reference of a cache",
+        _write_reference,
+        lambda file: model_folder(file.parents[1]),
+        mutations.of_bytes,
+        0.5,
+    ),
 )

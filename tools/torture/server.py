@@ -27,8 +27,50 @@ _FLAT = 1.05
 _NAMES_TO_A_RUN = 10
 
 _PIECES = (
-    *("..", "/", "\\", ".", "~", "%2e%2e", "%00", "\0", "\n", "\x7f", "\ud800", "\u202e", " ", "", "-rf", "*", "?", "<", ">", "|", '"', "'", "`id`", "$(id)"),
-    *("con", "NUL", "aux.txt", "C:", "//host/share", "file://", "${HOME}", "{}", "雪", "e\u0301", "🦊", "a" * 250, "a" * 5000, "mllm", "clipseg", "etc/passwd"),
+    *(
+        "..",
+        "/",
+        "\\",
+        ".",
+        "~",
+        "%2e%2e",
+        "%00",
+        "\0",
+        "\n",
+        "\x7f",
+        "\ud800",
+        "\u202e",
+        " ",
+        "",
+        "-rf",
+        "*",
+        "?",
+        "<",
+        ">",
+        "|",
+        '"',
+        "'",
+        "`id`",
+        "$(id)",
+    ),
+    *(
+        "con",
+        "NUL",
+        "aux.txt",
+        "C:",
+        "//host/share",
+        "file://",
+        "${HOME}",
+        "{}",
+        "雪",
+        "e\u0301",
+        "🦊",
+        "a" * 250,
+        "a" * 5000,
+        "mllm",
+        "clipseg",
+        "etc/passwd",
+    ),
     *("diffusers", "checkpoints", "snow", ".safetensors", ".checkpoint", "unfinished", MODEL, "(example)"),
 )
 NAMED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -50,7 +92,12 @@ def run(count: int, seed: int) -> dict[str, int]:
         (base / "custom_nodes").mkdir(parents=True)
         shutil.copy(ADDON, base / "custom_nodes" / ADDON.name)
         with ComfyServer(base, arguments=["--cpu"]) as server:
-            return _sum(soak(server, count), hostile_names(server, 10 * count, seed), two_clients(server, max(count // 20, 2)), out_of_memory(server))
+            return _sum(
+                soak(server, count),
+                hostile_names(server, 10 * count, seed),
+                two_clients(server, max(count // 20, 2)),
+                out_of_memory(server),
+            )
 
 
 def _sum(*counts: dict[str, int]) -> dict[str, int]:
@@ -75,17 +122,47 @@ def learning(seed: int, steps: int = 4, calls: int | None = None) -> Nodes:
     clip, vae = [loaded[0], 1], [loaded[0], 2]
     model = loaded if calls is None else nodes.add("TortureOutOfMemory", model=loaded, calls=calls)
     pairs = nodes.add("InstructBrushLoadPairs", folder=_PAIRS, size=64)
-    settings = {"preset": "custom", "tokens": 4, "segments": 2, "segment_mode": "shared", "steps": steps, "learning_rate": 0.03, "objective": "plain"}
+    settings = {
+        "preset": "custom",
+        "tokens": 4,
+        "segments": 2,
+        "segment_mode": "shared",
+        "steps": steps,
+        "learning_rate": 0.03,
+        "objective": "plain",
+    }
     watching = {"seed": seed, "preview_every": 2, "hold_out": 0}
-    learned = nodes.add("InstructBrushLearn", model=model, clip=clip, vae=vae, pairs=pairs, init_text="make it night", **settings, **watching)
+    learned = nodes.add(
+        "InstructBrushLearn",
+        model=model,
+        clip=clip,
+        vae=vae,
+        pairs=pairs,
+        init_text="make it night",
+        **settings,
+        **watching,
+    )
     nodes.add("InstructBrushSave", instruction=learned, name="soak", if_taken="overwrite")
     image = nodes.add("EmptyImage", width=64, height=64, batch_size=1, color=1000 + seed % 1000)
-    given: dict[str, Any] = {"words": "", "text_scale": -1.0, "image_scale": 1.5, "strength": 1.0, "instruction": learned}
+    given: dict[str, Any] = {
+        "words": "",
+        "text_scale": -1.0,
+        "image_scale": 1.5,
+        "strength": 1.0,
+        "instruction": learned,
+    }
     guider = nodes.add("InstructBrushEditGuider", model=loaded, clip=clip, vae=vae, image=image, **given)
     noise = nodes.add("RandomNoise", noise_seed=seed)
     sampler = nodes.add("KSamplerSelect", sampler_name="euler")
     sigmas = nodes.add("BasicScheduler", model=loaded, scheduler="normal", steps=2, denoise=1.0)
-    sampled = nodes.add("SamplerCustomAdvanced", noise=noise, guider=guider, sampler=sampler, sigmas=sigmas, latent_image=[guider[0], 1])
+    sampled = nodes.add(
+        "SamplerCustomAdvanced",
+        noise=noise,
+        guider=guider,
+        sampler=sampler,
+        sigmas=sigmas,
+        latent_image=[guider[0], 1],
+    )
     nodes.add("PreviewImage", images=nodes.add("VAEDecode", samples=sampled, vae=vae))
     return nodes
 
@@ -145,13 +222,20 @@ def _give(server: ComfyServer, kind: str, name: str, linked: bool) -> str:
     except ServerError as error:
         if all(kind in _REFUSALS or ".core.errors." in kind for kind in error.kinds) and error.kinds:
             return "refused"
-        print(f"server: {kind} with {name[:60]!r}{' by a link' if linked else ''}: {error.kinds} {str(error)[:300]}", flush=True)
+        print(
+            f"server: {kind} with {name[:60]!r}{' by a link' if linked else ''}: {error.kinds} {str(error)[:300]}",
+            flush=True,
+        )
         return "escaped"
     return "valid"
 
 
 def _files(folder: Path, skip: Sequence[str]) -> set[Path]:
-    return {path for path in folder.rglob("*") if path.relative_to(folder).parts[0] not in skip and "custom_nodes" not in path.parts}
+    return {
+        path
+        for path in folder.rglob("*")
+        if path.relative_to(folder).parts[0] not in skip and "custom_nodes" not in path.parts
+    }
 
 
 def two_clients(server: ComfyServer, count: int) -> dict[str, int]:
@@ -170,7 +254,9 @@ def two_clients(server: ComfyServer, count: int) -> dict[str, int]:
                 faults.append(str(error))
                 continue
             if not seen or {message["total"] for message in seen} != {steps} or seen[-1]["step"] != steps:
-                faults.append(f"progress of {[(message['step'], message['total']) for message in seen]}, {steps} steps were asked for")
+                faults.append(
+                    f"progress of {[(message['step'], message['total']) for message in seen]}, {steps} steps were asked for"
+                )
         return faults
 
     with ThreadPoolExecutor(2) as threads:

@@ -1,0 +1,1 @@
+"""The mathematics of diffusion: noise schedule, timestep segments, guidance and region blending."""

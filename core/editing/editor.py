@@ -1,0 +1,144 @@
+"""The whole editing model outside ComfyUI: text encoder, VAE and denoiser."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ModelError
+from ..models.families import ModelDescription
+from ..regions.mask_images import mask_image
+from .denoiser import DiffusersDenoiser
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DiffusersEditor:
+    """A frozen InstructPix2Pix model on the diffusers engine. Nothing in it gets gradients.
+
+    Images are fp32 [B, H, W, 3] in 0..1, sides multiples of :attr:`stride`. Latents are fp32 [B, 4, H/8, W/8].
+    """
+
+    denoiser: DiffusersDenoiser
+    vae: AutoencoderKL | AutoencoderTiny
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+
+    @property
+    def description(self) -> ModelDescription:
+        """What the model is."""
+        return self.denoiser.description
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.denoiser.device
+
+    @property
+    def stride(self) -> int:
+        """Pixels of a side that one latent pixel stands for."""
+        config: Any = self.vae.config
+        return 2 ** (len(config.encoder_block_out_channels if self._tiny else config.block_out_channels) - 1)
+
+    @property
+    def window(self) -> int:
+        """Tokens of the text window, start and end included."""
+        return int(self.text_encoder.config.max_position_embeddings)
+
+    def count_tokens(self, text: str) -> int:
+        """How many rows of the window a text's own tokens take, uncut, without start and end."""
+        return len(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """The text encoder's states, fp32 [B, L, D]. What does not fit into the window is cut, with a warning that says so."""
+        for text in texts:
+            if (count := self.count_tokens(text)) > self.window - 2:
+                logger.warning(
+                    "Text of %d tokens is cut to the %d that fit: %s", count, self.window - 2, text
+                )
+        ids = self.tokenizer(
+            list(texts), padding="max_length", max_length=self.window, truncation=True, return_tensors="pt"
+        ).input_ids
+        return self.text_encoder(ids.to(self.device))[0].float()
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """The images' latents: the VAE's mode, unscaled.
+
+        Raises:
+            ModelError: not [B, H, W, 3], or a side that is no multiple of the stride.
+        """
+        stride = self.stride
+        if images.ndim != 4 or images.shape[3] != 3:
+            raise ModelError(
+                f"Images: shape {tuple(images.shape)} does not fit; [batch, height, width, 3] is needed."
+            )
+        height, width = images.shape[1:3]
+        if height % stride or width % stride or not height or not width:
+            raise ModelError(
+                f"Images: {width} x {height} pixels cannot be encoded; crop or pad both sides to multiples of {stride}."
+            )
+        pixels = (images.movedim(3, 1).to(self.device, torch.float32) * 2 - 1).to(self.vae.dtype)
+        encoded: Any = self.vae.encode(pixels)
+        if hasattr(encoded, "latent_dist"):
+            return encoded.latent_dist.mode().float()
+        # A tiny autoencoder writes latents that are scaled already.
+        return encoded.latents.float() / self.description.family.scaling_factor
+
+    def condition(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
+        """The image condition as the denoiser takes it: the images' latents and, in a model that reads a mask, the masks' after them.
+
+        Args:
+            images: the images.
+            masks: where the edit may act, [h, w] or [b, h, w] in 0..1, of the images' aspect ratio. None is white: everywhere.
+
+        Returns:
+            [B, C, h, w], C as ``description.condition_channels``.
+
+        Raises:
+            ModelError: as :meth:`encode_images`; also for a mask where the model reads none.
+            RegionError: a mask that is black all over, or that does not fit.
+        """
+        latents = self.encode_images(images)
+        if masks is not None:
+            self.description.require_mask()
+        if not self.description.reads_mask:
+            return latents
+        mask_latents = self.encode_images(mask_image(masks, images))
+        return torch.cat([latents, mask_latents.expand(len(images), -1, -1, -1)], dim=1)
+
+    def scale(self, latents: Tensor) -> Tensor:
+        """The target latent that the denoiser works on, from an unscaled one."""
+        return latents * self.description.family.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images in 0..1 from scaled latents.
+
+        Raises:
+            ModelError: not [B, 4, h, w].
+        """
+        if latents.ndim != 4 or latents.shape[1] != 4:
+            raise ModelError(
+                f"Latents: shape {tuple(latents.shape)} does not fit; [batch, 4, height, width] is needed."
+            )
+        unscaled = latents.float() if self._tiny else latents.float() / self.description.family.scaling_factor
+        decode: Any = self.vae.decode
+        pixels = decode(unscaled.to(self.device, self.vae.dtype), return_dict=False)[0]
+        return (pixels.float() / 2 + 0.5).clamp(0, 1).movedim(1, 3)
+
+    @property
+    def _tiny(self) -> bool:
+        return "encoder_block_out_channels" in self.vae.config

@@ -1,0 +1,1 @@
+"""Models that read images or words: CLIP, DINO and vision-language models."""

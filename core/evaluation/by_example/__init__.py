@@ -1,0 +1,1 @@
+"""Benchmarks of methods that learn from pairs: TOP-Bench."""

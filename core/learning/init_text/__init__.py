@@ -1,0 +1,1 @@
+"""Words that learning starts from: unique phrases and captions."""

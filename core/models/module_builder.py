@@ -1,0 +1,253 @@
+"""The parts of a diffusers folder or a single-file checkpoint, built on the meta device and then filled with weights.
+
+diffusers' own ``from_single_file`` asks a server for configurations and its ``from_pretrained`` also reads pickles; here every configuration
+is local, only safetensors are read, and no weight is in memory twice. The key conversions of single files are diffusers' own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import ModelError
+from .builtin import part_folder
+from .families import ModelDescription
+from .weights import Weights, fill, folder_weights, read_config
+from .widening import widened_tensors
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+UNET_PREFIX = "model.diffusion_model."
+VAE_PREFIX = "first_stage_model."
+TEXT_PREFIX = {"sd15": "cond_stage_model.transformer.", "sd21": "cond_stage_model.model."}
+
+_UNET: dict[str, Any] = {
+    "sample_size": 64,
+    "in_channels": 8,
+    "out_channels": 4,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "layers_per_block": 2,
+}
+UNET_CONFIG: dict[str, dict[str, Any]] = {
+    "sd15": {**_UNET, "cross_attention_dim": 768, "attention_head_dim": 8},
+    "sd21": {
+        **_UNET,
+        "cross_attention_dim": 1024,
+        "attention_head_dim": [5, 10, 20, 20],
+        "use_linear_projection": True,
+    },
+}
+VAE_CONFIG: dict[str, Any] = {
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "scaling_factor": 0.18215,
+}
+_TEXT: dict[str, Any] = {
+    "vocab_size": 49408,
+    "max_position_embeddings": 77,
+    "bos_token_id": 49406,
+    "eos_token_id": 49407,
+}
+TEXT_CONFIG: dict[str, dict[str, Any]] = {
+    "sd15": {
+        **_TEXT,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "hidden_act": "quick_gelu",
+    },
+    # 23 of OpenCLIP ViT-H's 24 layers: SD2 uses the penultimate one's states.
+    "sd21": {
+        **_TEXT,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 23,
+        "num_attention_heads": 16,
+        "hidden_act": "gelu",
+    },
+}
+
+
+class Parts:
+    """Builds the modules of one model. ``device`` and ``dtype`` are where and what the weights shall be."""
+
+    def __init__(self, title: str, device: torch.device, dtype: torch.dtype) -> None:
+        self.title, self.device, self.dtype = title, device, dtype
+
+    def unet(self, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> UNet2DConditionModel:
+        """A UNet from a diffusers configuration and weights under diffusers' names."""
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+        return self._filled(UNet2DConditionModel.from_config, config, weights, "UNet")
+
+    def vae(
+        self, config: dict[str, Any], weights: dict[str, torch.Tensor]
+    ) -> AutoencoderKL | AutoencoderTiny:
+        """A VAE; ``_class_name`` in the configuration says which kind."""
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+        from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
+        kind = config.get("_class_name", "AutoencoderKL")
+        if kind not in ("AutoencoderKL", "AutoencoderTiny"):
+            raise ModelError(
+                f"{self.title}: a VAE of the kind {kind} is not supported; AutoencoderKL and AutoencoderTiny are."
+            )
+        if kind == "AutoencoderKL":
+            return self._filled(AutoencoderKL.from_config, config, weights, "VAE")
+        # diffusers writes this setting of AutoencoderTiny but does not take it back.
+        known = {key: value for key, value in config.items() if key != "block_out_channels"}
+        return self._filled(AutoencoderTiny.from_config, known, weights, "VAE")
+
+    def text_encoder(self, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> CLIPTextModel:
+        """CLIP's text tower, from weights with or without ``text_model.`` before their names."""
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        # A whole CLIP's configuration keeps the text tower's inside.
+        text = config.get("text_config") or config
+        bare = {name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
+
+        def build(text: dict[str, Any]) -> CLIPTextModel:
+            return CLIPTextModel(
+                CLIPTextConfig(
+                    **{
+                        key: value
+                        for key, value in text.items()
+                        if key not in ("architectures", "dtype", "torch_dtype")
+                    }
+                )
+            )
+
+        # transformers < 5.6 keeps the tower under `text_model`.
+        with torch.device("meta"):
+            nested = any(
+                name.startswith("text_model.")
+                for name in build({**text, "num_hidden_layers": 1}).state_dict()
+            )
+        named = {f"text_model.{name}": tensor for name, tensor in bare.items()} if nested else bare
+        return self._filled(build, text, named, "Text encoder")
+
+    def _filled(self, build: Any, config: dict[str, Any], weights: dict[str, torch.Tensor], part: str) -> Any:
+        try:
+            with torch.device("meta"):
+                module = build(config)
+        except (
+            Exception
+        ) as error:  # A foreign configuration can make a network's constructor fail in any way.
+            raise ModelError(
+                f"{self.title}: the configuration of its {part} cannot be used ({str(error)[:300] or type(error).__name__})."
+            ) from error
+        fill(module, weights, f"{self.title}, {part}", self.device, self.dtype)
+        return module.eval().requires_grad_(False)
+
+
+def single_file_parts(
+    parts: Parts, weights: Weights, description: ModelDescription
+) -> tuple[UNet2DConditionModel, AutoencoderKL | AutoencoderTiny, CLIPTextModel]:
+    """UNet, VAE and text encoder of an SD1.5 or SD2.1 single-file checkpoint.
+
+    Raises:
+        ModelError: a family whose single files only ComfyUI reads, the VAE or the text encoder is not in the file, or a weight is missing or of another shape.
+    """
+    from diffusers.loaders.single_file_utils import (
+        convert_ldm_clip_checkpoint,
+        convert_ldm_unet_checkpoint,
+        convert_ldm_vae_checkpoint,
+    )
+
+    family = description.family
+    if family.name not in TEXT_PREFIX:
+        raise ModelError(
+            f"{parts.title}: single files of the {family.name} family are read in ComfyUI only. Give the model as a diffusers folder."
+        )
+    prefix = TEXT_PREFIX[family.name]
+    for needed, what in ((VAE_PREFIX, "VAE"), (prefix, "text encoder")):
+        if not weights.under(needed).shapes:
+            raise ModelError(
+                f"{parts.title}: it holds no {what} (no tensors under {needed}). Use a full checkpoint or a diffusers folder, not the UNet alone."
+            )
+    unet_config = {**UNET_CONFIG[family.name], "in_channels": description.in_channels}
+    # One part after another, so that no more than one part's mapped tensors are looked at while its weights are made.
+    unet = parts.unet(unet_config, convert_ldm_unet_checkpoint(_under(weights, UNET_PREFIX), unet_config))
+    vae = parts.vae(VAE_CONFIG, convert_ldm_vae_checkpoint(_under(weights, VAE_PREFIX), VAE_CONFIG))
+    text_weights = _under(weights, prefix)
+    text_config = TEXT_CONFIG[family.name]
+    if family.name == "sd15":
+        text = parts.text_encoder(text_config, convert_ldm_clip_checkpoint(text_weights))
+    else:
+        text = parts.text_encoder(
+            text_config, _open_clip_weights(text_weights, prefix, text_config["hidden_size"])
+        )
+    return unet, vae, text
+
+
+def _under(weights: Weights, prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + name: tensor for name, tensor in weights.under(prefix).tensors()}
+
+
+def _open_clip_weights(weights: dict[str, torch.Tensor], prefix: str, width: int) -> dict[str, torch.Tensor]:
+    """OpenCLIP's text tower under CLIP's names: the stacked attention projection [3 x width, ...] becomes three views, nothing is copied."""
+    from diffusers.loaders.single_file_utils import DIFFUSERS_TO_LDM_MAPPING
+
+    table = DIFFUSERS_TO_LDM_MAPPING["openclip"]
+    named = {new: weights[prefix + old] for new, old in table["layers"].items() if prefix + old in weights}
+    for key, tensor in weights.items():
+        name = key.removeprefix(prefix + "transformer.")
+        if name == key:
+            continue
+        for new, old in table["transformer"].items():
+            name = name.replace(old, new)
+        if name.endswith(("in_proj_weight", "in_proj_bias")):
+            stem, _, kind = name.rpartition(".in_proj_")
+            for part, rows in zip("qkv", tensor.split(width), strict=True):
+                named[f"{stem}.{part}_proj.{kind}"] = rows
+        else:
+            named[name] = tensor
+    return named
+
+
+def folder_parts(
+    parts: Parts, folder: Path, unet_weights: Weights, in_channels: int | None = None
+) -> tuple[UNet2DConditionModel, AutoencoderKL | AutoencoderTiny, CLIPTextModel]:
+    """UNet, VAE and text encoder of a diffusers folder; the UNet widened to ``in_channels`` where they are given.
+
+    Raises:
+        ModelError: a part is missing, or does not fit its configuration.
+    """
+    unet_config, unet_tensors = read_config(folder / "unet" / "config.json"), dict(unet_weights.tensors())
+    if in_channels is not None:
+        unet_config, unet_tensors = (
+            {**unet_config, "in_channels": in_channels},
+            widened_tensors(unet_tensors, in_channels),
+        )
+    unet = parts.unet(unet_config, unet_tensors)
+    vae_folder, text_folder = part_folder(folder, "vae"), part_folder(folder, "text_encoder")
+    vae_config = read_config(vae_folder / "config.json")
+    vae = parts.vae(
+        vae_config,
+        _current_vae_names(dict(folder_weights(vae_folder, ("diffusion_pytorch_model",)).tensors())),
+    )
+    text_config = read_config(text_folder / "config.json")
+    text = parts.text_encoder(text_config, dict(folder_weights(text_folder, ("model",)).tensors()))
+    return unet, vae, text
+
+
+def _current_vae_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Older diffusers files name the VAE's attention ``query``, ``key``, ``value``, ``proj_attn``; timbrooks/instruct-pix2pix is one of them."""
+    names = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+    renamed = {}
+    for name, tensor in weights.items():
+        for old, new in names.items():
+            if ".attentions." in name and old in name:
+                name, tensor = name.replace(old, new), tensor.flatten(1) if tensor.ndim == 4 else tensor
+        renamed[name] = tensor
+    return renamed

@@ -1,0 +1,80 @@
+"""Parquet tables with images in their cells, as the datasets library writes them."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+
+
+def open_table(file: Path) -> Any:
+    """A parquet file as pyarrow's ``ParquetFile``.
+
+    Raises:
+        DataError: pyarrow is missing, or the file is missing, cut short or no parquet.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError(
+            "Tables: .parquet files are read by pyarrow, which is not installed. Run: pip install pyarrow"
+        ) from error
+    try:
+        return pyarrow.parquet.ParquetFile(file)
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise DataError(
+            f"'{file.name}' cannot be read as parquet ({_reason(error)}). It may be cut short: download it again."
+        ) from error
+
+
+def check_columns(table: Any, file: Path, columns: Sequence[str]) -> None:
+    """See that an open table has all columns.
+
+    Raises:
+        DataError: one is missing.
+    """
+    try:
+        present = table.schema_arrow.names
+    except ValueError as error:  # bytes that are no text
+        raise DataError(f"'{file.name}' is damaged ({_reason(error)}). Download it again.") from error
+    missing = next((name for name in columns if name not in present), None)
+    if missing is not None:
+        raise DataError(
+            f"'{file.name}' has no column '{missing}'; its columns are {', '.join(present)}. Is it another data set?"
+        )
+
+
+def row_batches(
+    table: Any, file: Path, columns: Sequence[str], size: int, group: int
+) -> Iterator[list[dict[str, Any]]]:
+    """The rows of one row group of an open table, ``size`` at a time.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    import pyarrow
+
+    try:
+        for batch in table.iter_batches(batch_size=size, row_groups=[group], columns=list(columns)):
+            yield batch.to_pylist()
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise DataError(f"'{file.name}' is damaged ({_reason(error)}). Download it again.") from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def image_bytes(value: Any, name: str) -> bytes:
+    """The bytes in an image's cell: a struct of ``bytes`` and ``path``, or bytes alone.
+
+    Raises:
+        DataError: there are none.
+    """
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(content, bytes) or not content:
+        raise DataError(
+            f"Image '{name}' is missing: the cell holds no bytes of an image. Download the file with its images."
+        )
+    return content

@@ -1,0 +1,1 @@
+"""Encoders that share the device with ComfyUI's models."""

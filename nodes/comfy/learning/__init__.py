@@ -1,0 +1,1 @@
+"""Learning runs inside ComfyUI."""

@@ -1,0 +1,1 @@
+"""Models as ComfyUI loads them."""

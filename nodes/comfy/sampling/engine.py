@@ -1,0 +1,175 @@
+"""ComfyUI's MODEL as a :class:`~....core.editing.denoiser.Denoiser`: the same weights, patches and LoRA that sampling uses, with gradients.
+
+Nodes run in inference mode, whose tensors autograd refuses. Everything here is meant to run inside ``torch.inference_mode(False)``.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from comfy.ldm.modules.attention import BasicTransformerBlock, attention_pytorch
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+from comfy.model_patcher import ModelPatcher
+from comfy.model_sampling import ModelSamplingDiscrete
+from comfy.patcher_extension import copy_nested_dicts, merge_nested_dicts
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ....core.instruction.injection import Injection, RowInjections
+from ..models.description import describe
+from ..models.plain_weights import plain, plain_weights, same_network, set_for_now
+from .patch import inject_call
+
+
+class ComfyDenoiser:
+    """A MODEL that predicts noise for core.
+
+    Args:
+        model: the MODEL; it is cloned, not changed.
+        pooled: pooled text states [1, D] of the init phrase and of the empty text, for models that ask for them (SDXL).
+        checkpointing: recompute activations in the backward pass: about a third slower, a fraction of the memory.
+
+    Raises:
+        ModelError: no InstructPix2Pix model of a known family, or one without cross-attention layers.
+    """
+
+    def __init__(
+        self,
+        model: ModelPatcher,
+        pooled: tuple[Tensor | None, Tensor | None] = (None, None),
+        checkpointing: bool = False,
+    ) -> None:
+        self.description = describe(model)
+        self.description.require_sites()
+        self.patcher = same_network(model)
+        self.device = torch.device(model.load_device)
+        self.dtype = model.model.get_dtype_inference()
+        self.checkpointing = checkpointing
+        self._pooled = pooled
+        self._known_pooled: dict[tuple[bool, int, int], Tensor] = {}
+        # EDM models take any sigma; timesteps are then positions in Stable Diffusion's schedule.
+        edm = self.description.family.prediction == "edm_v"
+        table: Any = ModelSamplingDiscrete() if edm else self.patcher.get_model_object("model_sampling")
+        self._sigmas = plain(table.sigmas).to(self.device, torch.float32)
+        self.alphas_cumprod = 1 / (self._sigmas.square() + 1)
+
+    @contextmanager
+    def loaded(self) -> Iterator["ComfyDenoiser"]:
+        """The model on its device, ready for gradients."""
+        with plain_weights(self.patcher), ExitStack() as undo:
+            self.patcher.pre_run()
+            undo.callback(self.patcher.cleanup)
+            for module in self.unet.modules():
+                if isinstance(module, (BasicTransformerBlock, ResBlock)):
+                    set_for_now(module, "forward", self._recomputed(module.forward), undo)
+            yield self
+
+    @contextmanager
+    def projecting(self) -> Iterator["ComfyDenoiser"]:
+        """Only as much of the model on its device as :meth:`project` needs."""
+        layers = {
+            f"diffusion_model.{site.native_name}.{name}"
+            for site in self.description.sites
+            for name in ("to_k", "to_v")
+        }
+        with plain_weights(self.patcher, layers.__contains__):
+            yield self
+
+    @property
+    def unet(self) -> Any:
+        """The UNet itself."""
+        return self.patcher.model.diffusion_model
+
+    def predict(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        image_latent: Tensor,
+        context: Tensor,
+        injection: Injection | RowInjections | None = None,
+    ) -> Tensor:
+        """See :meth:`Denoiser.predict`.
+
+        ComfyUI's models take ``x = z + sigma e`` and answer with the clean latent ``z``; so ``x = noisy / sqrt(abar)`` and ``e = (x - z) / sigma``,
+        whatever the UNet itself predicts.
+        """
+        base = self.patcher.model
+        timesteps = timesteps.round().long()  # samplers use the places between, too
+        options = self._transformer_options(timesteps)
+        context = context.to(self.dtype)
+        if injection is not None and not injection.is_identity:
+            context, options = inject_call(injection, self.description.sites, timesteps, context, options)
+        sigma = self._sigmas[timesteps]
+        wide = sigma.view(-1, 1, 1, 1)
+        x = noisy * (wide.square() + 1).sqrt()
+        image = base.process_ip2p_image_in(image_latent)
+        denoised = base.apply_model(
+            x,
+            sigma,
+            c_concat=image,
+            c_crossattn=context,
+            transformer_options=options,
+            **self._extra(noisy, injection),
+        )
+        return (x - denoised).float() / wide
+
+    @torch.no_grad()
+    def project(self, context: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """See :meth:`Denoiser.project`."""
+        states = context.to(self.device, self.dtype)
+        layers: dict[str, Any] = {
+            site.name: self.unet.get_submodule(site.native_name) for site in self.description.sites
+        }
+        return {
+            name: (layer.to_k(states).float(), layer.to_v(states).float()) for name, layer in layers.items()
+        }
+
+    def _transformer_options(self, timesteps: Tensor) -> dict[str, Any]:
+        options = copy_nested_dicts(self.patcher.model_options.get("transformer_options", {}))
+        options = merge_nested_dicts(options, {"wrappers": self.patcher.wrappers})
+        # What patches such as IPAdapter's ask a call: which branch its rows are (0: the instructed one), and the noise level.
+        options.update(cond_or_uncond=[0], uuids=[], sigmas=self._sigmas[timesteps])
+        # Attention that the server may have been started with (Sage, sub-quadratic) has no backward pass, or a costly one.
+        options["optimized_attention_override"] = lambda _, *inputs, **named: attention_pytorch(
+            *inputs, **named
+        )
+        return options
+
+    def _extra(self, noisy: Tensor, injection: Injection | RowInjections | None) -> dict[str, Tensor]:
+        if self._pooled[0] is None or not self.patcher.model.adm_channels:
+            return {}
+        groups = injection.parts if isinstance(injection, RowInjections) else [injection]
+        rows, (height, width) = noisy.shape[0] // len(groups), noisy.shape[2:]
+        return {
+            "y": torch.cat(
+                [
+                    self._pooled_states(part is not None, height * 8, width * 8).expand(rows, -1)
+                    for part in groups
+                ]
+            )
+        }
+
+    def _pooled_states(self, instructed: bool, height: int, width: int) -> Tensor:
+        """What SDXL is told beside the text states, [1, adm]: pooled states and image size."""
+        key = (instructed, height, width)
+        if key not in self._known_pooled:
+            pooled: Any = self._pooled[0 if instructed else 1]
+            adm = self.patcher.model.encode_adm(
+                pooled_output=pooled.to(self.device), width=width, height=height, device=self.device
+            )
+            self._known_pooled[key] = adm.to(self.device)
+        return self._known_pooled[key]
+
+    def _recomputed(self, forward: Any) -> Any:
+        """A block's forward that runs again in the backward pass, where memory asks for it."""
+
+        def run(*inputs: Any, **named: Any) -> Any:
+            if not self.checkpointing or not torch.is_grad_enabled():
+                return forward(*inputs, **named)
+            if "transformer_options" in named:
+                # ComfyUI writes the current block's name into this dict as it goes: recomputation needs it as it is now.
+                named["transformer_options"] = named["transformer_options"].copy()
+            return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **named)
+
+        return run

@@ -1,0 +1,39 @@
+"""The noise that an instruction was learned with, as ComfyUI's NOISE and SAMPLER (Visii's fixed noise)."""
+
+from typing import Any
+
+import comfy.samplers
+import torch
+from comfy.k_diffusion.sampling import sample_euler_ancestral
+from torch import Tensor
+
+from ....core.diffusion.schedule import TRAIN_TIMESTEPS, fixed_noise
+
+
+class FixedNoise:
+    """NOISE: what the last timestep, where sampling begins, was learned with; the same for every image of a batch."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def generate_noise(self, input_latent: dict[str, Any]) -> Tensor:
+        """Noise in the shape of a LATENT, on the CPU."""
+        samples = input_latent["samples"]
+        noise = fixed_noise(samples.shape[1:], TRAIN_TIMESTEPS - 1, self.seed)
+        return noise.to(samples.dtype).expand(samples.shape).clone()
+
+
+def fixed_noise_sampler(seed: int) -> comfy.samplers.KSAMPLER:
+    """Euler ancestral whose every step adds the noise that was learned with at the timestep it goes to."""
+
+    def sample(model: Any, x: Tensor, sigmas: Tensor, **options: Any) -> Tensor:
+        sampling = model.inner_model.model_patcher.get_model_object("model_sampling")
+        # All at once: asking for each would wait for the device at every step.
+        coming = iter(sampling.timestep(sigmas[1:]).round().int().tolist())
+
+        def noise_sampler(_: Tensor, __: Tensor) -> Tensor:
+            return fixed_noise(x.shape[1:], next(coming), seed).to(x).expand_as(x)
+
+        return sample_euler_ancestral(model, x, sigmas, noise_sampler=noise_sampler, **options)
+
+    return comfy.samplers.KSAMPLER(torch.no_grad()(sample))

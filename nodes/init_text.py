@@ -1,0 +1,299 @@
+"""Nodes that find words to begin learning with."""
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..core.diffusion.schedule import SEEDS
+from ..core.learning.init_text.captions import TOKENS, CaptionSettings, caption_images, default_steps
+from ..core.learning.init_text.phrases import PHRASES, unique_phrases
+from ..core.learning.init_text.vocabulary import POCKET
+from ..core.pairs.pairs import EditPairs
+from .comfy.encoders import open_clip as clips
+from .comfy.folders import paths
+from .shared.node import Choice, Files, NameChoice, Node, looked_up
+from .shared.socket_types import OpenClip, Pairs
+
+_AUTO = "auto"
+_WORDS = "flavors, mediums, movements"
+_LISTS = [
+    _AUTO,
+    POCKET,
+    _WORDS,
+    f"{_WORDS}, artists",
+    f"{_WORDS}, artists, trending",
+    f"{_WORDS}, artists, trending, {POCKET}",
+]
+_OWN = -1.0
+
+
+def _clip_state(name: str) -> str:
+    file = clips.file_of(name)
+    return "" if file is None else paths.file_state(file)
+
+
+_FILES = Files(_clip_state)
+
+
+class LoadOpenClip(Node):
+    """A CLIP that compares images with words."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstructBrushLoadOpenClip",
+            display_name="Load OpenCLIP",
+            category="InstructBrush/loading",
+            description="Loads a CLIP with both its halves, images and words, for Unique Phrases, Caption Init and measuring. The pocket editor's comes "
+            "with the pack; larger ones are read from models/open_clip.",
+            search_aliases=[
+                "open_clip",
+                "clip model",
+                "clip interrogator",
+                "vit-l-14",
+                "vit-h-14",
+                "image text similarity",
+            ],
+            inputs=[
+                NameChoice(
+                    "clip_name",
+                    options=clips.names(),
+                    default=clips.POCKET_TITLE,
+                    tooltip="The built-in CLIP knows the pocket editor's drawings. For photographs put a file into models/open_clip, named after architecture "
+                    "and weights: ViT-L-14-openai.safetensors. Key R reads the list again.",
+                )
+            ],
+            outputs=[
+                OpenClip.Output(
+                    display_name="OPEN_CLIP",
+                    tooltip="The CLIP, for Unique Phrases, Caption Init and measuring.",
+                )
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, clip_name: str | None = None) -> bool | str:
+        return looked_up(clips.file_of, clip_name)
+
+    @classmethod
+    def fingerprint_inputs(cls, clip_name: str | None = None) -> str:
+        return _FILES.fingerprint(clip_name)
+
+    @classmethod
+    def execute(cls, clip_name: str) -> io.NodeOutput:
+        _FILES.reading(clip_name)
+        return io.NodeOutput(clips.load(clip_name))
+
+
+class UniquePhrasesNode(Node):
+    """Words that tell before from after."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstructBrushUniquePhrases",
+            display_name="Unique Phrases",
+            category="InstructBrush/learning",
+            description="Finds words for an edit: the phrase that fits the images before it best and those after it least, and the other way round, as "
+            "'turn a photo into a sketch' (InstructBrush, Eq. 6 and 7). The words go to Learn Instruction's init_text.",
+            search_aliases=[
+                "init text",
+                "initialize instruction",
+                "describe edit",
+                "clip interrogator",
+                "phrase sensitivity",
+                "find words",
+            ],
+            has_intermediate_output=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                Pairs.Input("pairs", tooltip="Images before and after the edit."),
+                OpenClip.Input(
+                    "open_clip",
+                    tooltip="What compares images with words. The paper's figures belong to ViT-H-14.",
+                ),
+                io.Int.Input(
+                    "phrases",
+                    default=PHRASES,
+                    min=1,
+                    max=32,
+                    tooltip="r, phrases that describe each of the two sets, among which the unique one is.",
+                ),
+                io.Float.Input(
+                    "eta",
+                    default=_OWN,
+                    min=_OWN,
+                    max=100.0,
+                    step=0.005,
+                    round=0.0001,
+                    tooltip="How much better a phrase must fit its own set than the other to be taken. -1 takes what suits the CLIP: 0.15 for ViT-H-14 (the "
+                    "paper), 0.03 for ViT-L-14, 0.25 for the pocket CLIP. Higher takes fewer.",
+                ),
+                Choice(
+                    "word_lists",
+                    options=_LISTS,
+                    default=_AUTO,
+                    tooltip="Where phrases come from. auto: pocket for the pocket CLIP, otherwise the paper's: flavors, mediums and movements of the package "
+                    "clip-interrogator, which must be installed. Artists and trending name people and sites.",
+                ),
+                io.Float.Input(
+                    "similarity_scale",
+                    optional=True,
+                    default=1.0,
+                    min=0.001,
+                    max=100.0,
+                    step=0.1,
+                    round=0.001,
+                    tooltip="What similarities are multiplied by before eta is compared with them. 1 leaves cosines.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="init_text",
+                    tooltip="The words, for Learn Instruction. Empty when no phrase is unique enough.",
+                ),
+                io.String.Output(
+                    display_name="table",
+                    tooltip="Every phrase with its set and its sensitivity, and why the words are what they are.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        pairs: EditPairs,
+        open_clip: Any,
+        phrases: int,
+        eta: float,
+        word_lists: str,
+        similarity_scale: float = 1.0,
+    ) -> io.NodeOutput:
+        clips.prepare(open_clip)
+        found = unique_phrases(
+            open_clip,
+            pairs,
+            count=phrases,
+            eta=None if eta == _OWN else eta,
+            scale=similarity_scale,
+            lists=None if word_lists == _AUTO else word_lists.split(", "),
+            cache=clips.cache_folder(),
+            progress=clips.progress_of(cls.hidden.unique_id),
+        )
+        table = found.describe()
+        return io.NodeOutput(found.init_text, table, ui={"text": [table]})
+
+
+class CaptionInit(Node):
+    """Words for what the images after the edit show."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstructBrushCaptionInit",
+            display_name="Caption Init",
+            category="InstructBrush/learning",
+            description="Finds words for what the images after the edit show, by gradients (PEZ hard prompts, as Visii begins). The words need not read "
+            "well. They go to init_text of Learn Instruction; Unique Phrases describes the edit itself and usually serves better.",
+            search_aliases=[
+                "pez",
+                "hard prompt",
+                "prompt inversion",
+                "init text",
+                "visii",
+                "image to prompt",
+                "prompts made easy",
+            ],
+            has_intermediate_output=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                Pairs.Input(
+                    "pairs", tooltip="Images before and after the edit; those after it are described."
+                ),
+                OpenClip.Input("open_clip", tooltip="What compares images with words. Visii takes ViT-H-14."),
+                io.Int.Input(
+                    "tokens",
+                    default=TOKENS,
+                    min=1,
+                    max=75,
+                    tooltip="Length of the text in tokens: about as many words.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=0,
+                    min=0,
+                    max=100_000,
+                    tooltip="Iterations. 0 takes what suits the CLIP: 3000 (Visii), 300 for the pocket CLIP.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=SEEDS - 1,
+                    control_after_generate=False,
+                    tooltip="The same seed and images find the same words.",
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    optional=True,
+                    default=0.1,
+                    min=0.0001,
+                    max=10.0,
+                    step=0.01,
+                    round=0.0001,
+                    tooltip="Size of the steps through the space of words.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "weight_decay",
+                    optional=True,
+                    default=0.1,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    round=0.0001,
+                    tooltip="How strongly words are drawn back to the middle of that space.",
+                    advanced=True,
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    optional=True,
+                    default=1,
+                    min=1,
+                    max=1000,
+                    tooltip="Images that each iteration looks at, drawn anew each time.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="init_text", tooltip="The words, for Learn Instruction."),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="The words, how well they fit, and whether they read as the tokens that were found.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        pairs: EditPairs,
+        open_clip: Any,
+        tokens: int,
+        steps: int,
+        seed: int,
+        learning_rate: float = 0.1,
+        weight_decay: float = 0.1,
+        batch_size: int = 1,
+    ) -> io.NodeOutput:
+        clips.prepare(open_clip)
+        settings = CaptionSettings(
+            tokens, steps or default_steps(open_clip), learning_rate, weight_decay, batch_size, seed
+        )
+        show = clips.progress_of(cls.hidden.unique_id)
+        with torch.inference_mode(False):
+            images = [pair.after.clone() for pair in pairs]
+            caption = caption_images(open_clip, images, settings, lambda done, total, _: show(done, total))
+        return io.NodeOutput(caption.text, caption.describe(), ui={"text": [caption.describe()]})

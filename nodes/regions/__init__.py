@@ -1,0 +1,1 @@
+"""Nodes that find, prepare and edit regions."""

@@ -1,0 +1,1 @@
+"""What several nodes share: socket types, inputs and previews."""

@@ -1,0 +1,146 @@
+"""Inputs that the learning nodes have in common."""
+
+from comfy_api.latest import io
+
+from ...core.diffusion.schedule import SEEDS
+from .guidance_scales import OWN_SCALE
+from .node import Choice
+from .socket_types import InstructionSocket, Pairs
+
+
+def sources() -> list[io.Input]:
+    """What to learn on, from, and beginning with."""
+    return [
+        io.Model.Input(
+            "model", tooltip="An InstructPix2Pix model, with whatever LoRA it is to be used with."
+        ),
+        io.Clip.Input("clip", tooltip="Its text encoder."),
+        io.Vae.Input("vae", tooltip="Its autoencoder."),
+        Pairs.Input(
+            "pairs",
+            tooltip="Images before and after the edit. Four to ten pairs that share the edit and little else work best; one is enough to begin.",
+        ),
+        io.String.Input(
+            "init_text",
+            default="",
+            tooltip="Words that come close to the edit, such as 'make it snowy'. Learning begins with them; empty begins with nothing.",
+        ),
+    ]
+
+
+def watching() -> list[io.Input]:
+    """Seed and previews."""
+    return [
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=SEEDS - 1,
+            control_after_generate=False,
+            tooltip="The same seed, pairs and settings learn the same instruction.",
+        ),
+        io.Int.Input(
+            "preview_every",
+            default=50,
+            min=0,
+            max=10_000,
+            tooltip="Steps between previews of one pair, always from the same noise. 0 shows none.",
+        ),
+        io.Int.Input(
+            "hold_out",
+            default=0,
+            min=0,
+            max=1000,
+            tooltip="Number of a pair that is kept out of learning and previewed: whether it comes out right shows what was really learned. "
+            "0 keeps none out and previews the first.",
+        ),
+    ]
+
+
+def running() -> list[io.Input]:
+    """How a run makes do with memory and interruptions."""
+    return [
+        io.Boolean.Input(
+            "gradient_checkpointing",
+            optional=True,
+            default=False,
+            tooltip="Recompute instead of keeping: about a third slower, a third of the memory. A run that would not fit switches it on by itself.",
+            advanced=True,
+        ),
+        io.Boolean.Input(
+            "resume",
+            optional=True,
+            default=True,
+            tooltip="Go on with a stopped run of the same model, pairs, words and settings; steps and previews may differ. With the same steps the "
+            "result is the same as without stopping.",
+            advanced=True,
+        ),
+    ]
+
+
+def scales() -> list[io.Input]:
+    """Guidance of the guided objective and of previews."""
+    return [
+        io.Float.Input(
+            "text_scale",
+            optional=True,
+            default=OWN_SCALE,
+            min=OWN_SCALE,
+            max=30.0,
+            step=0.1,
+            tooltip="s_T of the guided objective and of previews. -1 takes what suits the model (7.5; 2 for the pocket editor).",
+            advanced=True,
+        ),
+        io.Float.Input(
+            "image_scale",
+            optional=True,
+            default=1.5,
+            min=0.0,
+            max=10.0,
+            step=0.05,
+            tooltip="s_I of the guided objective and of previews.",
+            advanced=True,
+        ),
+    ]
+
+
+def noise() -> io.Input:
+    """Fresh or fixed."""
+    return Choice(
+        "noise",
+        options=["fresh", "fixed"],
+        default="fresh",
+        optional=True,
+        tooltip="fresh: new noise for every sample. fixed: every timestep keeps its noise and its pair, and Fixed Noise samples with it again (Visii).",
+        advanced=True,
+    )
+
+
+def learning_rate(default: float, tooltip: str) -> io.Input:
+    """The rate of the first step."""
+    return io.Float.Input(
+        "learning_rate", default=default, min=0.000001, max=1.0, step=0.0001, round=0.000001, tooltip=tooltip
+    )
+
+
+def final_learning_rate(default: float) -> io.Input:
+    """The rate of the last step."""
+    return io.Float.Input(
+        "final_learning_rate",
+        optional=True,
+        default=default,
+        min=0.000001,
+        max=1.0,
+        step=0.0001,
+        round=0.000001,
+        tooltip="The rate falls to this value by the last step.",
+        advanced=True,
+    )
+
+
+def learned() -> io.Output:
+    """What comes out of every learning node."""
+    return InstructionSocket.Output(
+        display_name="INSTRUCTION",
+        tooltip="What was learned, for Apply Instruction, Edit Guider and Save Instruction.",
+    )

@@ -1,0 +1,314 @@
+"""The nodes that calculate with instructions, among ComfyUI's own nodes and the pack's."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from instructbrush.tests.comfy.graphs import (
+    Parts,
+    applied,
+    conditioned,
+    instruction,
+    learning,
+    make_image,
+    sampled,
+)
+from instructbrush.tests.comfy.learning.test_text_space import text_instruction
+
+
+def parts_of(comfy, learned):
+    return [
+        (part.weight, part.instruction)
+        for part in comfy.pack("core.instruction.instruction").parts_of(learned)
+    ]
+
+
+def made(comfy, node_id, **inputs):
+    """What a node makes of instructions, words and numbers."""
+    graph = comfy.graph()
+    inputs = {
+        name: value if isinstance(value, int | float | str) else comfy.give(graph, value)
+        for name, value in inputs.items()
+    }
+    return comfy.values(graph, graph.node(node_id, **inputs).out(0))[0]
+
+
+def refused(comfy, node_id, **inputs):
+    graph = comfy.graph()
+    inputs = {
+        name: value if isinstance(value, int | float | str) else comfy.give(graph, value)
+        for name, value in inputs.items()
+    }
+    return comfy.error(graph, graph.node(node_id, **inputs).out(0))
+
+
+def edited(comfy, learned, **changes):
+    """Stock sampling with Apply Instruction."""
+    graph = comfy.graph()
+    parts = Parts(graph)
+    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
+    model, positive = applied(graph, comfy, parts.model, positive, learned, **changes)
+    return comfy.values(graph, sampled(graph, model, positive, negative, latent, steps=2))[0]["samples"]
+
+
+def close(first, second, tolerance=2e-5):
+    return torch.allclose(first, second, atol=tolerance * second.abs().max().item())
+
+
+def titled(comfy, learned, colour):
+    """With an image of one colour."""
+    return comfy.pack("nodes.shared.socket_types").shown(learned, Image.new("RGB", (256, 128), colour))
+
+
+def test_scaling_is_the_strength_of_apply(comfy):
+    learned = instruction(comfy)
+    assert made(comfy, "InstructBrushScale", instruction=learned, factor=1.0) is learned
+    for factor in (0.5, -1.0):
+        scaled = made(comfy, "InstructBrushScale", instruction=learned, factor=factor)
+        assert close(edited(comfy, scaled), edited(comfy, learned, strength=factor))
+    assert torch.equal(
+        edited(comfy, made(comfy, "InstructBrushScale", instruction=learned, factor=0.0)),
+        edited(comfy, learned, strength=0.0),
+    )
+
+
+def test_a_blend_of_two_is_their_weighted_sum(comfy):
+    first, second = instruction(comfy, 1), instruction(comfy, 2, segments=2, tokens=4)
+    whole = made(
+        comfy, "InstructBrushBlend", instruction_1=first, weight_1=0.25, instruction_2=second, weight_2=0.75
+    )
+    assert [weight for weight, _ in parts_of(comfy, whole)] == [0.25, 0.75]
+    other = made(
+        comfy, "InstructBrushBlend", instruction_1=second, weight_1=0.75, instruction_4=first, weight_4=0.25
+    )
+    assert close(edited(comfy, whole), edited(comfy, other))
+    only = made(
+        comfy, "InstructBrushBlend", instruction_1=first, weight_1=1.0, instruction_3=second, weight_3=0.0
+    )
+    assert only is first
+    nested = made(
+        comfy, "InstructBrushBlend", instruction_1=whole, weight_1=2.0, instruction_2=text_instruction(comfy)
+    )
+    assert [weight for weight, _ in parts_of(comfy, nested)] == [0.5, 1.5, 0.5]
+    assert torch.isfinite(edited(comfy, nested)).all()
+
+
+def test_blends_are_saved_and_loaded_as_one_file(comfy):
+    first, second = (
+        titled(comfy, instruction(comfy, 1), "red"),
+        titled(comfy, text_instruction(comfy), "blue"),
+    )
+    whole = made(
+        comfy, "InstructBrushBlend", instruction_1=first, weight_1=0.5, instruction_2=second, weight_2=-1.0
+    )
+    graph = comfy.graph()
+    node = graph.node(
+        "InstructBrushSave", instruction=comfy.give(graph, whole), name="both", if_taken="overwrite"
+    )
+    kept, path = comfy.values(graph, node.out(0), node.out(1))
+    assert kept is whole and Path(path).name == "both.safetensors"
+    graph = comfy.graph()
+    run = comfy.run(graph, graph.node("InstructBrushLoad", name="both.safetensors").out(0))
+    loaded = run.values[0]
+    assert [(weight, part.info.space) for weight, part in parts_of(comfy, loaded)] == [
+        (0.5, "attention"),
+        (-1.0, "text"),
+    ]
+    assert torch.equal(edited(comfy, loaded), edited(comfy, whole))
+    remarks = [data["output"]["text"] for data in run.data("executed") if "text" in (data["output"] or {})][0]
+    assert (
+        len(remarks) == 2
+        and remarks[0].startswith("0.5 x seeded, pocket:")
+        and remarks[1].endswith("rows, CLIP space")
+    )
+    # Both images, below each other, stay with whatever is made of the parts.
+    assert comfy.pack("nodes.shared.socket_types").image_of(loaded).size == (256, 256)
+    half = made(comfy, "InstructBrushScale", instruction=loaded, factor=0.5)
+    assert comfy.pack("nodes.shared.socket_types").image_of(half).size == (256, 256)
+
+
+def test_composed_instructions_act_and_keep_both_images(comfy):
+    first, second = (
+        titled(comfy, instruction(comfy, 1), "red"),
+        titled(comfy, instruction(comfy, 2, segments=2, tokens=4), "blue"),
+    )
+    both = made(comfy, "InstructBrushCompose", first=first, second=second)
+    assert (both.info.tokens, both.info.segments) == (12, 10)
+    site = next(iter(both.keys))
+    assert torch.equal(both.keys[site][9, :8], first.keys[site][4]) and torch.equal(
+        both.keys[site][4, 8:], second.keys[site][0]
+    )
+    assert both.thumbnail.size == (256, 256)
+    assert torch.isfinite(edited(comfy, both)).all() and not close(
+        edited(comfy, both), edited(comfy, first), 1e-2
+    )
+
+
+def test_long_compositions_outgrow_the_text_window(comfy):
+    """Twice 16 rows in a window of 32: attention takes any number, whole and mixed with the words' own."""
+    both = made(
+        comfy,
+        "InstructBrushCompose",
+        first=instruction(comfy, 1, tokens=16),
+        second=instruction(comfy, 2, tokens=16),
+    )
+    assert both.context.shape[0] == 48 and both.info.tokens == 32
+    assert (
+        torch.isfinite(edited(comfy, both)).all()
+        and torch.isfinite(
+            edited(comfy, made(comfy, "InstructBrushScale", instruction=both, factor=0.5))
+        ).all()
+    )
+
+
+def test_what_cannot_be_composed_is_refused(comfy):
+    assert refused(
+        comfy, "InstructBrushCompose", first=instruction(comfy), second=text_instruction(comfy)
+    ) == (
+        "Compose: 'seeded' was learned in the space of attention, 'seeded' in that of text. Blend them instead, or learn one again."
+    )
+
+
+def with_words(comfy, learned, words):
+    graph = comfy.graph()
+    node = graph.node(
+        "InstructBrushAddWords", instruction=comfy.give(graph, learned), clip=Parts(graph).clip, words=words
+    )
+    run = comfy.run(graph, node.out(0), node.out(1))
+    remark = [data["output"]["text"][0] for data in run.data("executed") if "text" in (data["output"] or {})][
+        -1
+    ]
+    return *run.values, remark
+
+
+def test_words_follow_the_learned_rows(comfy):
+    learned = titled(comfy, instruction(comfy), "red")
+    hybrid, cut, remark = with_words(comfy, learned, "make it night")
+    editor = comfy.pack("core.editing.loading").load_editor()
+    states = editor.encode_text(["make it night"])[0]
+    assert cut == "" and remark == "3 tokens of words after the learned rows"
+    assert torch.equal(hybrid.context[:9], learned.context[:9]) and close(hybrid.context[9:], states[1:24])
+    assert hybrid.thumbnail is learned.thumbnail and hybrid.keys is learned.keys
+    assert not close(edited(comfy, hybrid), edited(comfy, learned), 1e-3)
+    same, cut, remark = with_words(comfy, learned, "  ")
+    assert same is learned and cut == "" and remark == "0 tokens of words after the learned rows"
+
+
+def test_words_that_do_not_fit_are_named(comfy):
+    learned = text_instruction(comfy, tokens=26)
+    hybrid, cut, remark = with_words(comfy, learned, "make it night and add snow with rain")
+    assert cut == "add snow with rain" and remark.endswith(
+        "Cut, because the text window is full: add snow with rain"
+    )
+    _, cut, _ = with_words(comfy, learned, "make it night and " * 12)
+    assert cut == ("make it night and " * 11).strip()
+    _, cut, _ = with_words(comfy, text_instruction(comfy, tokens=31), "make it night")
+    assert cut == "make it night"
+
+
+def inspected(comfy, learned, connected=True, **changes):
+    graph = comfy.graph()
+    parts = Parts(graph)
+    inputs = {"model": parts.model, "clip": parts.clip} if connected else {}
+    node = graph.node("InstructBrushInspect", instruction=comfy.give(graph, learned), **inputs, **changes)
+    run = comfy.run(graph, node.out(0), node.out(1), node.out(2))
+    output = next(data["output"] for data in run.data("executed") if "images" in (data["output"] or {}))
+    assert output["text"][0] == run.values[0]
+    return *run.values, len(output["images"])
+
+
+def test_an_instruction_is_looked_into(comfy):
+    editor = comfy.pack("core.editing.loading").load_editor()
+    phrase = editor.encode_text(["make it night"])[0]
+    projected = editor.denoiser.project(phrase)
+    learned = instruction(comfy, segments=2, tokens=3)
+    # Its beginning, with the values of the second segment doubled.
+    begin = {
+        site: (keys[1:4].expand(2, -1, -1), torch.stack([values[1:4], 2 * values[1:4]]))
+        for site, (keys, values) in projected.items()
+    }
+    learned = type(learned)(
+        {site: pair[0] for site, pair in begin.items()},
+        {site: pair[1] for site, pair in begin.items()},
+        phrase,
+        1,
+        learned.info,
+    )
+    told, bars, thumbnail, shown = inspected(comfy, titled(comfy, learned, "red"), words="night, snow\nmake")
+    assert "  t 0-499: K 0%, V 0%\n  t 500-999: K 0%, V 100%\n" in told
+    assert "\n  row 1: make 1.00, " in told and "\n  row 3: night " in told
+    assert bars.shape[2:] == (640, 3) and thumbnail.shape == (1, 128, 256, 3) and shown == 2
+    told, bars, thumbnail, shown = inspected(comfy, learned, connected=False)
+    assert (
+        "connect the model" in told
+        and "nearest words:" not in told
+        and thumbnail.shape == (1, 1, 1, 3)
+        and shown == 1
+    )
+    told, *_ = inspected(comfy, learned)
+    assert "anime" not in told, "words that this text encoder takes in pieces are left out"
+
+
+def test_a_model_that_was_looked_into_can_still_be_learned_on(comfy):
+    graph = comfy.graph()
+    parts = Parts(graph)
+    told = graph.node(
+        "InstructBrushInspect",
+        instruction=comfy.give(graph, instruction(comfy)),
+        model=parts.model,
+        clip=parts.clip,
+    ).out(0)
+    after = learning(graph, comfy, parts, steps=2, init_text="make it night").out(0)
+    _, learned = comfy.values(graph, told, after)
+    assert learned.info.steps == 2
+
+
+def test_every_part_of_a_blend_is_looked_into(comfy):
+    whole = made(
+        comfy,
+        "InstructBrushBlend",
+        instruction_1=instruction(comfy),
+        weight_1=0.5,
+        instruction_2=text_instruction(comfy),
+        weight_2=2.0,
+    )
+    told, bars, *_ = inspected(comfy, whole)
+    assert "weight: 0.5" in told and "weight: 2" in told and told.count("nearest words:") == 2
+    assert bars.shape[1] == 504
+
+
+@pytest.mark.parametrize(
+    "node_id",
+    [
+        "InstructBrushScale",
+        "InstructBrushBlend",
+        "InstructBrushCompose",
+        "InstructBrushAddWords",
+        "InstructBrushInspect",
+    ],
+)
+def test_instructions_are_left_alone(comfy, node_id):
+    learned = instruction(comfy, tokens=4)
+    before = {name: tensor.clone() for name, tensor in learned.learned().items()} | {
+        "context": learned.context.clone()
+    }
+    if node_id == "InstructBrushCompose":
+        made(comfy, node_id, first=learned, second=learned)
+    elif node_id == "InstructBrushAddWords":
+        with_words(comfy, learned, "make it night")
+    elif node_id == "InstructBrushInspect":
+        inspected(comfy, learned)
+    else:
+        made(
+            comfy,
+            node_id,
+            **(
+                {"instruction": learned, "factor": 0.5}
+                if "Scale" in node_id
+                else {"instruction_1": learned, "weight_1": 0.5}
+            ),
+        )
+    after = learned.learned() | {"context": learned.context}
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())

@@ -1,0 +1,229 @@
+"""Save and Load Instruction: where files go, what they tell, and what is refused."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, instruction, learning, make_image
+
+
+def save(comfy, learned, name, if_taken="refuse"):
+    graph = comfy.graph()
+    node = graph.node(
+        "InstructBrushSave", instruction=comfy.give(graph, learned), name=name, if_taken=if_taken
+    )
+    return graph, node
+
+
+def saved(comfy, learned, name, if_taken="refuse", **extra_data):
+    graph, node = save(comfy, learned, name, if_taken)
+    return Path(comfy.values(graph, node.out(1), **extra_data)[0])
+
+
+def header(path):
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()
+
+
+def loaded(comfy, name):
+    graph = comfy.graph()
+    return comfy.values(graph, graph.node("InstructBrushLoad", name=name).out(0))[0]
+
+
+def test_saved_files_are_listed_at_once_and_loaded_the_same(comfy):
+    learned = instruction(comfy, 4)
+    path = saved(comfy, learned, "weather/snow")
+    assert path == comfy.base / "output" / "instructions" / "weather" / "snow.safetensors"
+    assert "weather/snow.safetensors" in comfy.pack("nodes.comfy.folders.paths").instruction_names()
+    again = loaded(comfy, "weather/snow.safetensors")
+    assert again.info.title == "snow" and torch.equal(again.context, learned.context)
+    assert all(
+        torch.equal(again.keys[site], learned.keys[site])
+        and torch.equal(again.values[site], learned.values[site])
+        for site in learned.keys
+    )
+
+
+def test_files_in_models_are_listed_too(comfy):
+    path = saved(comfy, instruction(comfy, 4), "here")
+    there = comfy.base / "models" / "instructions" / "there.safetensors"
+    there.parent.mkdir(parents=True, exist_ok=True)
+    there.write_bytes(path.read_bytes())
+    assert {"here.safetensors", "there.safetensors"} <= set(
+        comfy.pack("nodes.comfy.folders.paths").instruction_names()
+    )
+    assert loaded(comfy, "there.safetensors").info.title == "here"
+
+
+def test_a_taken_name_is_numbered_refused_or_replaced(comfy):
+    first, second = instruction(comfy, 1), instruction(comfy, 2)
+    path = saved(comfy, first, "taken")
+    bytes_before = path.read_bytes()
+    graph, node = save(comfy, second, "taken", "refuse")
+    assert (
+        comfy.error(graph, node.out(1))
+        == f"Save instruction: '{path}' exists already. Choose another name, or allow it to be overwritten."
+    )
+    assert saved(comfy, second, "taken", "add a number").name == "taken_2.safetensors"
+    assert saved(comfy, second, "taken", "add a number").name == "taken_3.safetensors"
+    assert path.read_bytes() == bytes_before
+    assert saved(comfy, second, "taken", "overwrite") == path and path.read_bytes() != bytes_before
+
+
+def test_a_replaced_file_is_read_again(comfy):
+    saved(comfy, instruction(comfy, 1), "again", "overwrite")
+    graph = comfy.graph()
+    link = graph.node("InstructBrushLoad", name="again.safetensors").out(0)
+    first = comfy.values(graph, link)[0]
+    saved(comfy, instruction(comfy, 2), "again", "overwrite")
+    second = comfy.values(graph, link)[0]
+    assert not torch.equal(first.context, second.context)
+
+
+def test_the_file_carries_its_workflow_and_thumbnail(comfy):
+    graph = comfy.graph()
+    node = graph.node(
+        "InstructBrushSave",
+        instruction=learning(graph, comfy, Parts(graph)).out(0),
+        name="told",
+        if_taken="overwrite",
+    )
+    workflow = {"nodes": [], "version": 0.4}
+    path = Path(comfy.values(graph, node.out(1), extra_pnginfo={"workflow": workflow})[0])
+    told = header(path)
+    assert json.loads(told["workflow"]) == workflow and json.loads(told["prompt"])
+    assert told["modelspec.thumbnail"].startswith("data:image/jpeg;base64,") and json.loads(
+        told["ssmd_cover_images"]
+    )
+    graph = comfy.graph()
+    run = comfy.run(graph, graph.node("InstructBrushLoad", name="told.safetensors").out(0))
+    assert run.values[0].thumbnail.size == (256, 128)
+
+
+def test_metadata_can_be_switched_off(comfy, monkeypatch):
+    from comfy.cli_args import args
+
+    monkeypatch.setattr(args, "disable_metadata", True)
+    path = saved(comfy, instruction(comfy), "silent", extra_pnginfo={"workflow": {"nodes": []}})
+    assert not {"workflow", "prompt"} & set(header(path))
+
+
+_DOTS = "it starts with a slash, or a part of it is empty or made of dots"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("../escaped", _DOTS),
+        ("/tmp/escaped", _DOTS),
+        ("a/../../escaped", _DOTS),
+        ("", "it is empty"),
+        ("  ", "it is empty"),
+        ("a//b", _DOTS),
+        ("..", _DOTS),
+        ("a\\..\\..\\b", "it holds a backslash"),
+        ("a" * 243, "it is 243 bytes long, at most 235 are possible"),
+        ("a" * 300, "it is 300 bytes long, at most 235 are possible"),
+        ("雪" * 100, "it is 300 bytes long, at most 235 are possible"),
+        ("deep/" * 1000 + "x", r"its path would be \d{4} bytes long, at most 4000 are possible"),
+        ("nul\0", "it holds a control character"),
+        ("aux", "'aux' is reserved on Windows"),
+    ],
+    ids=lambda value: value[:12].encode("ascii", "replace").decode(),
+)
+def test_names_that_cannot_be_used_are_refused(comfy, name, reason):
+    graph, node = save(comfy, instruction(comfy), name)
+    message = comfy.error(graph, node.out(1))
+    assert re.fullmatch(
+        rf"Name '.*' cannot be used: {reason}\. Use a plain name such as 'snow' or 'weather/snow'\.", message
+    ), message
+    assert not list(comfy.base.parent.glob("**/escaped*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "missing.safetensors",
+            "Instruction 'missing.safetensors' was not found in models/instructions or output/instructions. ",
+        ),
+        ("../secret.safetensors", "Name '../secret.safetensors' cannot be used: "),
+    ],
+)
+def test_files_that_are_none_are_refused(comfy, name, message):
+    graph = comfy.graph()
+    assert message in comfy.error(graph, graph.node("InstructBrushLoad", name=name).out(0))
+
+
+def test_damaged_and_foreign_files_are_refused(comfy):
+    folder = comfy.base / "output" / "instructions"
+    path = saved(comfy, instruction(comfy), "whole", "overwrite")
+    (folder / "cut.safetensors").write_bytes(path.read_bytes()[:-100])
+    save_file({"a": torch.zeros(2)}, folder / "foreign.safetensors")
+    tensors = {}
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, folder / "newer.safetensors", {**metadata, "instructbrush.version": "99"})
+
+    def message(name):
+        graph = comfy.graph()
+        return comfy.error(graph, graph.node("InstructBrushLoad", name=name).out(0))
+
+    assert message("cut.safetensors").startswith("Instruction file 'cut.safetensors': the file is cut short")
+    assert (
+        message("foreign.safetensors")
+        == "'foreign.safetensors' is a safetensors file but no instruction. Choose a file that Save Instruction wrote."
+    )
+    assert (
+        message("newer.safetensors")
+        == "Instruction file 'newer.safetensors' has format 99, this version reads up to 2. Update InstructBrush."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"segment_strengths": "1, x"},
+            "Segment strengths: '1, x' is no list of numbers (could not convert string to float: ' x'). ",
+        ),
+        (
+            {"segment_strengths": "1, 2, 3"},
+            "Segment strengths: 3 values were given, but the instruction has 5 segments. ",
+        ),
+        (
+            {"segment_strengths": "nan"},
+            "Strength: 1.0 with segment strengths [nan, nan, nan, nan, nan] is not finite. ",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(comfy, changes, message):
+    graph = comfy.graph()
+    parts = Parts(graph)
+    positive, _, _ = conditioned(graph, parts, comfy.give(graph, make_image()))
+    model, _ = applied(graph, comfy, parts.model, positive, instruction(comfy), **changes)
+    assert comfy.error(graph, model).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"tokens": 32},
+            "Learning: 32 tokens from row 1 do not fit the text encoder's 32 rows. Use at most 31 tokens.",
+        ),
+        (
+            {"init_text": "make it night " * 20},
+            "Init text: 'make it night make it night make it night make it night make…' is longer than the 32 tokens ",
+        ),
+    ],
+)
+def test_learning_that_cannot_begin_is_refused(comfy, changes, message):
+    graph = comfy.graph()
+    assert comfy.error(graph, learning(graph, comfy, Parts(graph), **changes).out(0)).startswith(message)

@@ -1,0 +1,297 @@
+"""Parity: where an instruction has nothing to say the graph is the stock graph to the bit, and the two engines compute the same."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from instructbrush.tests.comfy.graphs import (
+    Parts,
+    applied,
+    conditioned,
+    instruction,
+    learning,
+    make_image,
+    pairs,
+    sampled,
+)
+
+
+def latent_of(comfy, graph, link):
+    return comfy.values(graph, link)[0]["samples"]
+
+
+def stock(comfy, **changes):
+    graph = comfy.graph()
+    parts = Parts(graph)
+    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
+    return latent_of(comfy, graph, sampled(graph, parts.model, positive, negative, latent, **changes))
+
+
+def with_instruction(comfy, learned, wire_model=True, **changes):
+    graph = comfy.graph()
+    parts = Parts(graph)
+    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
+    model, marked = applied(graph, comfy, parts.model, positive, learned, **changes)
+    return latent_of(
+        comfy, graph, sampled(graph, model if wire_model else parts.model, marked, negative, latent)
+    )
+
+
+def test_parity_strength_zero_is_the_stock_graph(comfy):
+    assert torch.equal(with_instruction(comfy, instruction(comfy), strength=0.0), stock(comfy))
+
+
+def test_parity_an_empty_timestep_range_is_the_stock_graph(comfy):
+    assert torch.equal(with_instruction(comfy, instruction(comfy), end_timestep=1000), stock(comfy))
+
+
+def test_parity_a_model_that_attends_but_carries_no_instruction_is_the_stock_model(comfy):
+    graph = comfy.graph()
+    parts = Parts(graph)
+    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
+    model, _ = applied(graph, comfy, parts.model, positive, instruction(comfy))
+    assert torch.equal(
+        latent_of(comfy, graph, sampled(graph, model, positive, negative, latent)), stock(comfy)
+    )
+
+
+def test_an_instruction_changes_the_result(comfy):
+    assert not torch.allclose(with_instruction(comfy, instruction(comfy)), stock(comfy), atol=1e-3)
+
+
+def custom_sampled(comfy, graph, guider, latent):
+    noise = graph.node("RandomNoise", noise_seed=3).out(0)
+    sampler = graph.node("KSamplerSelect", sampler_name="euler").out(0)
+    sigmas = comfy.give(graph, torch.tensor([14.6, 5.0, 1.0, 0.0]))
+    node = graph.node(
+        "SamplerCustomAdvanced",
+        noise=noise,
+        guider=guider,
+        sampler=sampler,
+        sigmas=sigmas,
+        latent_image=latent,
+    )
+    return latent_of(comfy, graph, node.out(0))
+
+
+def edit_guider(comfy, graph, parts, **changes):
+    settings = {"words": "make it night", "text_scale": 3.0, "image_scale": 1.4, "strength": 1.0, **changes}
+    image = comfy.give(graph, make_image())
+    return graph.node(
+        "InstructBrushEditGuider", model=parts.model, clip=parts.clip, vae=parts.vae, image=image, **settings
+    )
+
+
+def test_parity_guidance_is_equation_3(comfy):
+    """Three predictions of the model combined by hand, against one step of Edit Guider."""
+    learned = instruction(comfy)
+    graph = comfy.graph()
+    parts = Parts(graph)
+    guider, model, clip, vae = comfy.values(
+        graph,
+        edit_guider(comfy, graph, parts, instruction=comfy.give(graph, learned)).out(0),
+        parts.model,
+        parts.clip,
+        parts.vae,
+    )
+    sigma, x = torch.tensor([3.0]), torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    predictions = []
+
+    class OneStep:
+        def sample(
+            self,
+            model_wrap,
+            sigmas,
+            extra_args,
+            callback,
+            noise,
+            latent_image=None,
+            denoise_mask=None,
+            disable_pbar=False,
+        ):
+            predictions.append(model_wrap(x.to(noise.device), sigma.to(noise.device), **extra_args).cpu())
+            return noise
+
+    with torch.inference_mode():
+        guider.sample(torch.zeros_like(x), torch.zeros_like(x), OneStep(), torch.tensor([3.0, 0.0]), seed=0)
+        image = vae.encode(make_image())
+    denoiser = comfy.pack("nodes.comfy.sampling.engine").ComfyDenoiser(model)
+    text = comfy.pack("nodes.comfy.sampling.text_encoding")
+    words, empty = (text.encode(clip, phrase)[0][0] for phrase in ("make it night", ""))
+    timestep = model.model.model_sampling.timestep(sigma).to(comfy.device)
+    noisy = x / (sigma**2 + 1).sqrt()
+    injection = comfy.pack("core.instruction.injection").inject(learned, device=comfy.device)
+    noisy, image, words, empty = (each.to(comfy.device) for each in (noisy, image, words, empty))
+    with denoiser.loaded(), torch.no_grad():
+        # Asked for the noise level itself rather than for its nearest timestep.
+        denoiser._sigmas[timestep] = sigma.to(comfy.device)
+        full = denoiser.predict(noisy, timestep, image, words, injection)
+        image_alone = denoiser.predict(noisy, timestep, image, empty)
+        neither = denoiser.predict(noisy, timestep, torch.zeros_like(image), empty)
+    by_hand = neither + 1.4 * (image_alone - neither) + 3.0 * (full - image_alone)
+    assert torch.allclose((x - predictions[0]) / sigma, by_hand.cpu(), atol=1e-4)
+
+
+@pytest.mark.parametrize("with_learned", [False, True])
+def test_parity_edit_guider_is_the_stock_dual_guider(comfy, with_learned):
+    learned = instruction(comfy)
+    graph = comfy.graph()
+    parts = Parts(graph)
+    node = edit_guider(
+        comfy, graph, parts, **({"instruction": comfy.give(graph, learned)} if with_learned else {})
+    )
+    ours = custom_sampled(comfy, graph, node.out(0), node.out(1))
+    graph = comfy.graph()
+    parts = Parts(graph)
+    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
+    model = parts.model
+    if with_learned:
+        model, positive = applied(graph, comfy, model, positive, learned)
+    plain = graph.node("CLIPTextEncode", clip=parts.clip, text="").out(0)
+    guider = graph.node(
+        "DualCFGGuider",
+        model=model,
+        cond1=positive,
+        cond2=negative,
+        negative=plain,
+        cfg_conds=3.0,
+        cfg_cond2_negative=1.4,
+        style="regular",
+    )
+    assert torch.equal(ours, custom_sampled(comfy, graph, guider.out(0), latent))
+
+
+def test_parity_edit_guider_at_strength_zero_is_words_alone(comfy):
+    results = []
+    for changes in ({}, {"strength": 0.0}):
+        graph = comfy.graph()
+        if changes:
+            changes["instruction"] = comfy.give(graph, instruction(comfy))
+        node = edit_guider(comfy, graph, Parts(graph), **changes)
+        results.append(custom_sampled(comfy, graph, node.out(0), node.out(1)))
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("objective", ["plain", "guided"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_parity_both_engines_give_the_same_loss_and_gradients(comfy, objective, checkpointing):
+    graph = comfy.graph()
+    parts = Parts(graph)
+    model, clip = comfy.values(graph, parts.model, parts.clip)
+    encode = comfy.pack("nodes.comfy.sampling.text_encoding").encode_window
+    states = [encode(clip, words)[0] for words in ("make it warm", "")]
+    objectives, trainers = comfy.pack("core.learning.objective"), comfy.pack("core.learning.trainer")
+    settings = comfy.pack("core.learning.settings").LearningSettings(
+        tokens=6, segments=3, steps=2, objective=objective
+    )
+    generator = torch.Generator().manual_seed(0)
+    latents = objectives.PairLatents(
+        *([torch.randn(4, 8, 8, generator=generator).to(comfy.device) for _ in range(2)] for _ in range(2))
+    )
+    engines = {
+        "comfy": comfy.pack("nodes.comfy.sampling.engine").ComfyDenoiser(model, checkpointing=checkpointing),
+        "diffusers": comfy.pack("core.editing.loading").load_editor(device=comfy.device).denoiser,
+    }
+    found = {}
+    with engines["comfy"].loaded():
+        for name, engine in engines.items():
+            trainer = trainers.Trainer(engine, latents, states[0].clone(), states[1].clone(), settings)
+            noise = [
+                torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(index)) for index in range(3)
+            ]
+            (samples,) = objectives.collect(
+                latents, list(zip((0, 1, 1), (37, 512, 940), noise, strict=True)), engine.device
+            )
+            losses = objectives.noise_errors(
+                engine, samples, trainer.context, trainer.null_context, trainer.injection(), settings
+            )
+            losses.sum().backward()
+            found[name] = (losses.detach(), {key: tensor.grad for key, tensor in trainer.parameters.items()})
+    ours, theirs = found["comfy"], found["diffusers"]
+    assert engines["comfy"].description == engines["diffusers"].description
+    assert torch.allclose(ours[0], theirs[0], rtol=1e-4, atol=0)
+    for name, gradient in theirs[1].items():
+        assert (ours[1][name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+
+
+def test_parity_save_load_apply_is_apply(comfy):
+    learned = instruction(comfy)
+    graph = comfy.graph()
+    saved = graph.node(
+        "InstructBrushSave",
+        instruction=comfy.give(graph, learned),
+        name="parity/seeded",
+        if_taken="overwrite",
+    )
+    path = Path(comfy.values(graph, saved.out(1))[0])
+    assert path == comfy.base / "output" / "instructions" / "parity" / "seeded.safetensors"
+    graph = comfy.graph()
+    parts = Parts(graph)
+    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
+    loaded = graph.node("InstructBrushLoad", name="parity/seeded.safetensors")
+    node = graph.node(
+        "InstructBrushApply",
+        model=parts.model,
+        conditioning=positive,
+        instruction=loaded.out(0),
+        strength=1.0,
+        end_timestep=0,
+    )
+    assert torch.equal(
+        latent_of(comfy, graph, sampled(graph, node.out(0), node.out(1), negative, latent)),
+        with_instruction(comfy, learned),
+    )
+
+
+def test_parity_learning_through_the_node_is_learning_with_the_trainer(comfy):
+    """Learn Instruction gives what the same trainer gives on the diffusers engine."""
+    graph = comfy.graph()
+    parts = Parts(graph)
+    ours = comfy.values(graph, learning(graph, comfy, parts).out(0))[0]
+    editor = comfy.pack("core.editing.loading").load_editor()
+    objectives = comfy.pack("core.learning.objective")
+    settings = comfy.pack("core.learning.settings").LearningSettings(
+        tokens=4, segments=2, steps=6, learning_rate=0.03, final_learning_rate=0.003, text_scale=2.0
+    )
+    latents = objectives.PairLatents.encode(pairs(comfy), editor.encode_images, editor.scale)
+    context, null = editor.encode_text(["make it warm", ""])
+    trainer = comfy.pack("core.learning.trainer").Trainer(
+        editor.denoiser, latents, context, null, settings, "make it warm"
+    )
+    trainer.run()
+    theirs = trainer.instruction()
+    assert torch.allclose(torch.tensor(ours.info.losses), torch.tensor(theirs.info.losses), rtol=1e-3)
+    assert {**ours.info.settings} == {**theirs.info.settings}
+
+
+def test_parity_pocket_editor_is_its_diffusers_self(comfy):
+    graph = comfy.graph()
+    parts = Parts(graph)
+    model, clip, vae = comfy.values(graph, parts.model, parts.clip, parts.vae)
+    editor = comfy.pack("core.editing.loading").load_editor()
+    image = make_image(5, 2)
+    latent = editor.encode_images(image)
+    with torch.inference_mode():  # as nodes run
+        assert torch.allclose(vae.encode(image), latent, atol=1e-4)
+        assert torch.allclose(vae.decode(latent), editor.decode(latent), atol=1e-4)
+    for words in ("", "make it night", "turn the red circle into a blue square, please!", "night " * 60):
+        tokens = clip.tokenize(words)
+        with torch.inference_mode():
+            states = clip.encode_from_tokens_scheduled({"l": tokens["l"][:1]})[0][0]
+        if len(tokens["l"]) == 1:
+            assert torch.allclose(states, editor.encode_text([words]), atol=1e-4), words
+    generator = torch.Generator().manual_seed(2)
+    noisy, image_latent = (torch.randn(2, 4, 9, 12, generator=generator) for _ in range(2))
+    context = editor.encode_text(["make it night", ""])
+    timesteps = torch.tensor([10, 900])
+    expected = editor.denoiser.predict(noisy, timesteps, image_latent, context)
+    denoiser = comfy.pack("nodes.comfy.sampling.engine").ComfyDenoiser(model)
+    with denoiser.loaded(), torch.no_grad():
+        given = (each.to(comfy.device) for each in (noisy, timesteps, image_latent, context))
+        assert torch.allclose(denoiser.predict(*given).cpu(), expected, atol=1e-4)
+        for name, (keys, values) in denoiser.project(context[0]).items():
+            known = editor.denoiser.project(context[0])[name]
+            assert torch.allclose(keys.cpu(), known[0], atol=1e-5) and torch.allclose(
+                values.cpu(), known[1], atol=1e-5
+            )

@@ -1,0 +1,121 @@
+"""Evaluate Edit on a real ComfyUI."""
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from instructbrush.core.encoders.clip import image_features, pocket_clip, text_features
+from instructbrush.tests.comfy.graphs import make_image
+
+
+def evaluate(comfy, edited, truth, before=None, clip=False, **more):
+    graph = comfy.graph()
+    inputs = {"edited": comfy.give(graph, edited), "truth": comfy.give(graph, truth), **more}
+    if before is not None:
+        inputs["before"] = comfy.give(graph, before)
+    if clip:
+        inputs["open_clip"] = graph.node("InstructBrushLoadOpenClip", clip_name="pocket CLIP (built in)").out(
+            0
+        )
+    node = graph.node("InstructBrushEvaluate", **inputs)
+    return graph, node
+
+
+def test_figures_are_given_and_shown_in_the_node(comfy):
+    truth = torch.full((2, 64, 64, 3), 0.4)
+    edited = torch.cat([truth[:1] + 0.1, truth[1:] + 0.01])
+    graph, node = evaluate(comfy, edited, truth)
+    run = comfy.run(graph, *(node.out(index) for index in range(5)))
+    text, psnr, ssim, lpips, direction = run.values
+    assert (
+        psnr == pytest.approx((20 + 40) / 2, abs=1e-3)
+        and 0.5 < ssim < 1
+        and math.isnan(lpips)
+        and math.isnan(direction)
+    )
+    lines = text.splitlines()
+    assert (
+        lines[0].split() == ["PSNR", "SSIM"]
+        and lines[1].split()[:2] == ["mean", "30.00"]
+        and lines[3].split()[:2] == ["1", "40.00"]
+    )
+    assert (
+        lines[-1]
+        == "LPIPS is not measured: put AlexNet's weights (alexnet.safetensors, which tools/get_backbone.py writes) into models/lpips."
+    )
+    shown = [data["output"]["text"] for data in run.data("executed") if "text" in (data["output"] or {})]
+    assert shown == [[text]]
+
+
+def test_direction_needs_the_images_before_and_a_clip(comfy):
+    before, truth = make_image(1, 2, 128, 128), make_image(2, 2, 128, 128)
+    graph, node = evaluate(comfy, truth, truth, before, clip=True)
+    text, direction = comfy.values(graph, node.out(0), node.out(4))
+    assert (
+        direction == pytest.approx(0, abs=1e-5)
+        and "PSNR of copying" in text
+        and "similarity to input" in text
+        and "Direction 0.0000 (pocket)" in text
+    )
+    graph, node = evaluate(comfy, before, truth, before, clip=True)
+    assert comfy.values(graph, node.out(4))[0] == pytest.approx(1, abs=1e-5)
+    graph, node = evaluate(comfy, truth, truth, clip=True)
+    assert (
+        "Direction is not measured: connect the images before the edit."
+        in comfy.values(graph, node.out(0))[0]
+    )
+
+
+def test_agreement_with_captions_is_instructpix2pix_s(comfy):
+    before, edited = make_image(1, 2, 128, 128), make_image(2, 2, 128, 128)
+    words = {"caption_before": "a red circle", "caption_after": "a red circle in the snow"}
+    graph, node = evaluate(comfy, edited, edited, before, clip=True, **words)
+    lines = comfy.values(graph, node.out(0))[0].splitlines()
+    assert lines[0].endswith("agreement with words")
+    clip = pocket_clip()
+    moved = image_features(clip, edited) - image_features(clip, before)
+    said = text_features(clip, list(words.values()))
+    expected = torch.nn.functional.cosine_similarity(moved, (said[1] - said[0])[None])
+    assert [float(line.split()[-1]) for line in lines[2:4]] == pytest.approx(expected.tolist(), abs=1e-4)
+    graph, node = evaluate(comfy, edited, edited, before, clip=True, caption_after="snow")
+    text = comfy.values(graph, node.out(0))[0]
+    assert (
+        "Agreement with the words is not measured: give both captions." in text
+        and "agreement with words" not in text
+    )
+
+
+def test_lpips_is_measured_where_its_weights_are(comfy):
+    from pathlib import Path
+
+    shapes = {
+        0: (64, 3, 11, 11),
+        3: (192, 64, 5, 5),
+        6: (384, 192, 3, 3),
+        8: (256, 384, 3, 3),
+        10: (256, 256, 3, 3),
+    }
+    weights = {f"features.{layer}.weight": torch.randn(shape) * 0.05 for layer, shape in shapes.items()}
+    file = Path(comfy.folder_paths.models_dir) / "lpips" / "alexnet.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(
+        weights | {f"features.{layer}.bias": torch.zeros(shape[0]) for layer, shape in shapes.items()}, file
+    )
+    try:
+        graph, node = evaluate(comfy, make_image(3, 1, 64, 64), make_image(4, 1, 64, 64))
+        text, lpips = comfy.values(graph, node.out(0), node.out(3))
+        assert 0 < lpips < 5 and "LPIPS" in text.splitlines()[0] and "not measured" not in text
+    finally:
+        file.unlink()
+
+
+def test_batches_that_do_not_fit_are_refused(comfy):
+    graph, node = evaluate(comfy, make_image(1, 1), make_image(1, 2))
+    assert "cannot be compared with the truth" in comfy.error(graph, node.out(0))
+    graph, node = evaluate(comfy, make_image(1, 2), make_image(1, 2), make_image(1, 1))
+    assert (
+        "Evaluate Edit: 1 images of 64 x 64 before the edit do not fit 2 edited ones of 64 x 64."
+        in comfy.error(graph, node.out(0))
+    )

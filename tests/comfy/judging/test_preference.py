@@ -1,0 +1,168 @@
+"""Judge Preference on a real ComfyUI: what the panel is given, judgements that come with the prompt, and going on without images."""
+
+import json
+
+import pytest
+import trueskill
+from PIL import Image
+
+from instructbrush.tests.comfy.graphs import make_image
+
+
+def judging(comfy, study, first=None, second=None, **more):
+    graph = comfy.graph()
+    images = {
+        "first": first,
+        "second": second,
+        **{key: more.pop(key) for key in ("third", "source") if key in more},
+    }
+    inputs = {key: comfy.give(graph, value) for key, value in images.items() if value is not None}
+    return graph, graph.node("InstructBrushPreference", study=study, **inputs, **more)
+
+
+def ask(comfy, study, first=None, second=None, **more):
+    """A run: its five outputs and what the panel gets."""
+    graph, node = judging(comfy, study, first, second, **more)
+    run = comfy.run(graph, *(node.out(index) for index in range(5)))
+    (shown,) = [
+        data["output"]["preference"]
+        for data in run.data("executed")
+        if "preference" in (data["output"] or {})
+    ]
+    (data,) = shown
+    return run.values, json.loads(json.dumps(data))
+
+
+def sent(data, *events):
+    return json.dumps({"key": data["key"], "events": list(events)})
+
+
+def side_of(comfy, data, number, given):
+    """Which side of a comparison shows an image: found by looking, as a judge could not."""
+    folder = comfy.base / "output" / data["folder"]
+    _, left, right = data["comparisons"][number]["images"]
+    wanted = [tuple(round(float(value) * 255) for value in given[index, 0, 0]) for index in range(len(given))]
+    with Image.open(folder / left) as one, Image.open(folder / right) as other:
+        found = [one.getpixel((0, 0)) in wanted, other.getpixel((0, 0)) in wanted]
+    assert sum(found) == 1
+    return ("left", "right")[found.index(True)]
+
+
+def test_a_study_is_judged_resumed_and_rated(comfy):
+    first, second = make_image(1, 3), make_image(2, 3)
+    given = {
+        "first_name": "words",
+        "second_name": "learned",
+        "instructions": "one\ntwo\nthree",
+        "source": make_image(3, 1),
+        "seed": 4,
+    }
+    (report, *figures), data = ask(comfy, "deep/rated", first, second, **given)
+    assert figures == pytest.approx([25, 25 / 3] * 2) and "0 of 3 judged" in report
+    assert (
+        data["study"] == "deep/rated"
+        and data["folder"] == "instructbrush_studies/deep/rated"
+        and data["judged"] == []
+        and data["ratings"] is None
+    )
+    assert sorted(each["instruction"] for each in data["comparisons"]) == ["one", "three", "two"]
+    # Nothing the panel gets names a method, and images are there to be viewed.
+    assert "words" not in json.dumps(data) and "learned" not in json.dumps(data)
+    folder = comfy.base / "output" / data["folder"]
+    assert all((folder / name).is_file() for each in data["comparisons"] for name in each["images"])
+    choices = [side_of(comfy, data, 0, second), "tie", side_of(comfy, data, 2, second)]
+    events = [
+        {"id": f"e{number}", "number": number, "choice": choice} for number, choice in enumerate(choices)
+    ]
+    # Two judgements come with the next prompt, and again with the one after it; only two count.
+    _, half = ask(comfy, "deep/rated", first, second, **given, judgements=sent(data, *events[:2]))
+    assert (
+        [each["id"] for each in half["judged"]] == ["e0", "e1"]
+        and half["known"] == ["e0", "e1"]
+        and half["ratings"] is None
+    )
+    # The rest is stored by the node alone, without the images.
+    (report, *figures), done = ask(comfy, "deep/rated", judgements=sent(data, *events))
+    words, learned = trueskill.Rating(), trueskill.Rating()
+    for drawn in (False, True, False):
+        learned, words = trueskill.rate_1vs1(learned, words, drawn=drawn)
+    assert figures == pytest.approx([words.mu, words.sigma, learned.mu, learned.sigma])
+    assert [(each["method"], each["won"], each["tied"], each["lost"]) for each in done["ratings"]] == [
+        ("words", 0, 1, 2),
+        ("learned", 2, 1, 0),
+    ]
+    assert "3 of 3 judged" in report and report.splitlines()[2].startswith("learned")
+    # The graph with its images knows of it, although its own inputs are those of the first run.
+    (report, *again), whole = ask(comfy, "deep/rated", first, second, **given)
+    assert again == figures and whole["ratings"] == done["ratings"]
+
+
+def test_an_undone_judgement_is_asked_again(comfy):
+    first, second = make_image(1, 2), make_image(2, 2)
+    _, data = ask(comfy, "undone", first, second)
+    events = [
+        {"id": "a", "number": 0, "choice": "left"},
+        {"id": "b", "number": 1, "choice": "tie"},
+        {"id": "c", "undo": "b"},
+    ]
+    _, after = ask(comfy, "undone", judgements=sent(data, *events))
+    assert (
+        [each["id"] for each in after["judged"]] == ["a"]
+        and after["known"] == ["a", "b", "c"]
+        and after["ratings"] is None
+    )
+    late = {"id": "d", "number": 0, "choice": "right"}
+    (report, *_), late_shown = ask(comfy, "undone", judgements=sent(data, late))
+    assert (
+        "1 judgements were left out: comparison 0 is judged already." in report
+        and "d" in late_shown["known"]
+        and len(late_shown["judged"]) == 1
+    )
+    (report, *_), _ = ask(comfy, "undone", judgements=json.dumps({"key": "another", "events": [late]}))
+    assert report.endswith("1 judgements of another study were left out.")
+
+
+def test_three_methods_are_compared_in_pairs(comfy):
+    (report, *_), data = ask(
+        comfy, "three", make_image(1, 2), make_image(2, 2), third=make_image(3, 2), third_name="other"
+    )
+    assert (
+        len(data["comparisons"]) == 6
+        and "other" in report
+        and all(each["images"][0] is None for each in data["comparisons"])
+    )
+
+
+def test_what_makes_no_study_is_refused(comfy):
+    def refusal(study, *images, **more):
+        graph, node = judging(comfy, study, *images, **more)
+        return comfy.error(graph, node.out(0))
+
+    one, two = make_image(1, 2), make_image(2, 2)
+    assert refusal("nothing").startswith("Study 'nothing' has not begun: ")
+    assert (
+        refusal("x", one)
+        == "Judge Preference: connect both first and second; or no images at all, to go on with a study that has begun."
+    )
+    assert "2 of 'method A', 3 of 'method B'" in refusal("x", one, make_image(2, 3))
+    assert "two methods have the same name (a, a)" in refusal("x", one, two, first_name="a", second_name=" a")
+    assert "3 lines of instructions do not fit 2 images" in refusal("x", one, two, instructions="a\nb\nc")
+    assert "3 source images do not fit 2 results" in refusal("x", one, two, source=make_image(3, 3))
+    assert "differ in size (64 x 64 of 'method A', 32 x 32 of 'method B')" in refusal(
+        "x", one, make_image(2, 2, 32, 32)
+    )
+    assert "the judgements cannot be read" in refusal("x", one, two, judgements="[1]")
+    assert not (comfy.base / "output" / "instructbrush_studies" / "nothing").exists()
+    ask(comfy, "begun", one, two)
+    assert "was begun with other contents: the image of 'method B' of item '0' is another now" in refusal(
+        "begun", one, make_image(5, 2)
+    )
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc", "", "a/../../b", "..", "c:\\x"])
+def test_names_cannot_leave_the_folder(comfy, name):
+    graph, node = judging(comfy, name, make_image(1, 1), make_image(2, 1))
+    message = comfy.error(graph, node.out(0))
+    assert message.startswith(f"Name {name!r} cannot be used: it ") and message.endswith(
+        ". Use a plain name such as 'snow' or 'weather/snow'."
+    )

@@ -1,0 +1,210 @@
+"""Load OpenCLIP, Unique Phrases and Caption Init in a real ComfyUI: files, words that go on to Learn Instruction, progress, cancelling, the cache."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from instructbrush.tests.comfy.graphs import Parts, learning
+from instructbrush.tools.pocket.world.held_out_effects import EFFECTS
+
+TITLE = "pocket CLIP (built in)"
+
+
+@pytest.fixture(scope="module")
+def night(comfy):
+    before, after = EFFECTS["night_snow"].pairs(3, 1)
+    return comfy.pack("core.pairs.pairs").make_pairs(torch.from_numpy(before), torch.from_numpy(after))
+
+
+def loaded(graph, name=TITLE):
+    return graph.node("InstructBrushLoadOpenClip", clip_name=name).out(0)
+
+
+def phrases(comfy, graph, pairs, **changes):
+    settings = {"open_clip": loaded(graph), "phrases": 3, "eta": -1.0, "word_lists": "auto", **changes}
+    return graph.node("InstructBrushUniquePhrases", pairs=comfy.give(graph, pairs), **settings)
+
+
+def caption(comfy, graph, pairs, **changes):
+    settings = {"open_clip": loaded(graph), "tokens": 4, "steps": 6, "seed": 0, **changes}
+    return graph.node("InstructBrushCaptionInit", pairs=comfy.give(graph, pairs), **settings)
+
+
+def interrupt_at(comfy, monkeypatch, count):
+    """Press cancel when the progress bar moves for the given time."""
+    import comfy.model_management as management
+
+    rooms = comfy.pack("nodes.comfy.encoders.open_clip")
+    original, calls = rooms.check_interrupted, []
+
+    def check():
+        calls.append(None)
+        if len(calls) == count:
+            management.interrupt_current_processing(True)
+        original()
+
+    monkeypatch.setattr(rooms, "check_interrupted", check)
+
+
+def test_phrases_are_found_shown_and_learned_from(comfy, night):
+    graph = comfy.graph()
+    node = phrases(comfy, graph, night)
+    learned = learning(
+        graph, comfy, Parts(graph), init_text=node.out(0), pairs=comfy.give(graph, night), steps=2
+    )
+    run = comfy.run(graph, node.out(0), node.out(1), learned.out(0))
+    text, table, instruction = run.values
+    assert (
+        text.startswith("turn ")
+        and text.endswith((" into night", " into snow"))
+        and instruction.info.init_text == text
+    )
+    assert (
+        table.splitlines()[0].split() == ["set", "phrase", "sensitivity"]
+        and len(table.splitlines()) == 8
+        and ("night" in table or "snow" in table)
+    )
+    shown = [data["output"]["text"] for data in run.data("executed") if "text" in (data["output"] or {})]
+    assert shown == [[table]]
+    assert max(step["value"] / step["max"] for step in run.data("progress")) == 1.0
+
+
+def test_the_cache_lies_where_no_address_reaches(comfy, night):
+    graph = comfy.graph()
+    comfy.values(graph, phrases(comfy, graph, night, phrases=1).out(0))
+    (file,) = (comfy.base / "user" / "__instructbrush" / "phrases").iterdir()
+    assert file.name.startswith("pocket-") and file.suffix == ".safetensors"
+
+
+def test_a_high_eta_gives_no_words_and_says_why(comfy, night):
+    graph = comfy.graph()
+    text, table = (
+        comfy.values(graph, link)[0]
+        for link in (phrases(comfy, graph, night, eta=50.0).out(place) for place in (0, 1))
+    )
+    assert text == "" and "eta 50. No init text: the highest sensitivity after the edit is" in table
+
+
+def test_the_list_and_the_scale_are_heeded(comfy, night):
+    graph = comfy.graph()
+    table = comfy.values(
+        graph,
+        phrases(comfy, graph, night, phrases=1, word_lists="pocket", similarity_scale=100.0, eta=20.0).out(1),
+    )[0]
+    assert "eta 20. Init text: turn " in table
+
+
+def test_a_caption_is_found_shown_and_repeated(comfy, night):
+    graph = comfy.graph()
+    node = caption(comfy, graph, night, steps=20)
+    run = comfy.run(graph, node.out(0), node.out(1))
+    text, report = run.values
+    assert report.startswith(f"{text}\nmean cosine ") and ", 4 tokens" in report
+    assert [step["value"] for step in run.data("progress")][-1] == 20
+    comfy.forget()
+    again = comfy.graph()
+    assert comfy.values(again, caption(comfy, again, night, steps=20).out(0)) == [text]
+
+
+def test_zero_steps_take_what_suits_the_clip(comfy, night, monkeypatch):
+    monkeypatch.setattr(comfy.pack("core.learning.init_text.captions"), "POCKET_STEPS", 7)
+    graph = comfy.graph()
+    run = comfy.run(graph, caption(comfy, graph, night, steps=0).out(0))
+    assert {step["max"] for step in run.data("progress")} == {7}
+
+
+@pytest.mark.parametrize("which", [phrases, caption])
+def test_cancelling_ends_the_node_as_any_other(comfy, night, monkeypatch, which):
+    comfy.forget()
+    graph = comfy.graph()
+    interrupt_at(comfy, monkeypatch, 2)
+    run = comfy.attempt(graph, which(comfy, graph, night).out(0))
+    assert run.error["exception_type"] == "interrupted"
+
+
+def test_the_clip_is_held_by_comfyui_and_can_be_learned_with_after_inference_mode(comfy, night):
+    import comfy.model_management as management
+
+    graph = comfy.graph()
+    (clip,) = comfy.values(graph, loaded(graph))
+    assert not any(
+        parameter.is_inference() or parameter.requires_grad for parameter in clip.module.parameters()
+    )
+    rooms = comfy.pack("nodes.comfy.encoders.open_clip")
+    with torch.inference_mode():
+        clip.module.ln_final.weight = torch.nn.Parameter(
+            clip.module.ln_final.weight.clone(), requires_grad=False
+        )
+        rooms.prepare(clip)
+    assert not clip.module.ln_final.weight.is_inference()
+    assert any(
+        each.model is not None and each.model.model is clip.module
+        for each in management.current_loaded_models
+    )
+    with torch.inference_mode():
+        rooms.prepare(clip)
+    held = weakref.ref(comfy.pack("nodes.comfy.encoders.residency")._patchers[clip])
+    assert (
+        sum(
+            each.model is not None and each.model.model is clip.module
+            for each in management.current_loaded_models
+        )
+        == 1
+    )
+    del clip
+    comfy.forget()
+    gc.collect()
+    assert held() is None
+
+
+def test_a_model_in_the_folder_is_listed_and_loaded(comfy, night, tmp_path):
+    from instructbrush.tests.support import tiny_clip
+
+    path = comfy.base / "models" / "open_clip" / "ViT-B-32-small.safetensors"
+    tiny_clip.register(tmp_path, "ViT-B-32", tiny_clip.CONFIG)
+    try:
+        states = tiny_clip.reference(tmp_path).state_dict()
+        save_file({name: tensor.contiguous() for name, tensor in states.items()}, path)
+        assert "ViT-B-32/small" in comfy.pack("nodes.comfy.encoders.open_clip").names()
+        graph = comfy.graph()
+        clip = loaded(graph, "ViT-B-32/small")
+        run = comfy.run(
+            graph, phrases(comfy, graph, night, open_clip=clip, word_lists="pocket", phrases=1).out(1), clip
+        )
+        assert "eta 0.05." in run.values[0] and run.values[1].name == "ViT-B-32/small"
+        path.write_bytes(path.read_bytes()[:-8])
+        graph = comfy.graph()
+        assert comfy.error(graph, loaded(graph, "ViT-B-32/small")).startswith(
+            "ViT-B-32-small.safetensors: the file is cut short"
+        )
+    finally:
+        path.unlink(missing_ok=True)
+        import open_clip.factory
+
+        open_clip.factory._MODEL_CONFIG_PATHS.remove(tmp_path / "ViT-B-32.json")
+        open_clip.factory._rescan_model_configs()
+
+
+def test_a_missing_file_says_which_one_belongs_where(comfy):
+    graph = comfy.graph()
+    message = comfy.error(graph, loaded(graph, "ViT-L-14/openai"))
+    folder = comfy.base / "models" / "open_clip"
+    assert (
+        f"CLIP 'ViT-L-14/openai': ViT-L-14-openai.safetensors is not in {folder}. Put the model's .safetensors file"
+        in message
+    )
+    graph = comfy.graph()
+    assert (
+        "CLIP 'nonsense': a name is architecture/weights, such as ViT-L-14/openai, or pocket."
+        in comfy.error(graph, loaded(graph, "nonsense"))
+    )
+
+
+def test_bad_input_is_refused_by_name(comfy, night):
+    graph = comfy.graph()
+    assert comfy.error(graph, caption(comfy, graph, night, tokens=31).out(0)) == (
+        "Caption Init: 31 tokens do not fit. Choose 1 to 30, the text window of this CLIP."
+    )

@@ -1,0 +1,68 @@
+"""Learning steps recorded as CUDA graphs give what eager ones give, for images of one size and of several; where recording fails, steps stay eager."""
+
+import pytest
+import torch
+
+SIZES = {"one size": [(8, 8)] * 3, "two sizes": [(8, 8), (8, 8), (8, 12)]}
+
+
+@pytest.fixture(autouse=True)
+def a_gpu(comfy, monkeypatch):
+    if comfy.device.type != "cuda":
+        pytest.skip("graphs are recorded on a GPU")
+    monkeypatch.setattr(comfy.pack("core.learning.cuda_graph"), "_failed", False)
+
+
+def run(comfy, sizes, enabled=True, steps=30, predict=None):
+    """A trainer that has run, and how many recordings it had at the end."""
+    editor = comfy.pack("core.editing.loading").load_editor(device=comfy.device)
+    if predict is not None:
+        inner = editor.denoiser.predict
+        editor.denoiser.predict = lambda *given: predict(inner(*given))
+    generator = torch.Generator().manual_seed(3)
+    before, after = (
+        [torch.randn(4, *size, generator=generator).to(comfy.device) for size in sizes] for _ in range(2)
+    )
+    latents = comfy.pack("core.learning.objective").PairLatents(before, after)
+    settings = comfy.pack("core.learning.settings").LearningSettings(steps=steps, tokens=4)
+    trainer = comfy.pack("core.learning.trainer").Trainer(
+        editor.denoiser, latents, *editor.encode_text(["make it snow", ""]), settings
+    )
+    trainer._update.enabled = enabled
+    recordings = []
+    trainer.run(lambda done, total: recordings.append(len(trainer._update._recordings)))
+    return trainer, recordings[-1]
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_recorded_steps_learn_what_eager_ones_learn(comfy, sizes):
+    recorded, count = run(comfy, sizes)
+    eager, none = run(comfy, sizes, enabled=False)
+    assert recorded._update.enabled and (count == 1 if len(set(sizes)) == 1 else count > 1) and none == 0
+    assert recorded.losses == pytest.approx(eager.losses, rel=1e-2)
+    for name, tensor in eager.parameters.items():
+        assert (recorded.parameters[name] - tensor).norm() <= 0.02 * tensor.norm(), name
+
+
+def test_a_model_that_cannot_be_recorded_learns_eagerly(comfy, caplog):
+    """Something in it waits for the device, which a recording cannot."""
+
+    def waits(predicted):
+        assert predicted.sum().item() == predicted.sum().item()
+        return predicted
+
+    stopped, count = run(comfy, SIZES["one size"], steps=6, predict=waits)
+    eager, _ = run(comfy, SIZES["one size"], enabled=False, steps=6)
+    assert count == 0 and not stopped._update.enabled and "cannot be recorded" in caplog.text
+    assert stopped.losses == pytest.approx(eager.losses, rel=1e-2)
+
+
+def test_a_recording_that_does_something_else_is_not_used(comfy, caplog):
+    calls = []
+
+    def counting(predicted):
+        calls.append(None)
+        return predicted * (1 + 0.5 * (len(calls) > 3))  # from the fourth call, which is the recorded one
+
+    odd, count = run(comfy, SIZES["one size"], steps=4, predict=counting)
+    assert count == 0 and not odd._update.enabled and "its first step is another one" in caplog.text

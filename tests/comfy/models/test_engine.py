@@ -1,0 +1,159 @@
+"""The engine on small models of every family: whatever a UNet predicts, core is given the noise; and instructions act in all of them."""
+
+import pytest
+import torch
+
+from instructbrush.tests.support import seeded
+
+SMALL = {"sample_size": 8, "in_channels": 8, "out_channels": 4}
+FAMILIES = {
+    "sd15": ({**seeded.SD15, "block_out_channels": [32, 32, 64, 64]}, "SD15_instructpix2pix", ()),
+    "sd15-mask": (
+        {**seeded.SD15, "block_out_channels": [32, 32, 64, 64], "in_channels": 12},
+        "SD15Region",
+        (),
+    ),
+    "sd21": (
+        {**seeded.SD21, "block_out_channels": [64, 64, 64, 64], "attention_head_dim": [1, 1, 1, 1]},
+        "SD21InstructPix2Pix",
+        (),
+    ),
+    "sd21-v": (
+        {**seeded.SD21, "block_out_channels": [64, 64, 64, 64], "attention_head_dim": [1, 1, 1, 1]},
+        "SD21InstructPix2Pix",
+        ("v_pred",),
+    ),
+    "sdxl": (
+        {**seeded.SDXL, "block_out_channels": [64, 64, 64], "attention_head_dim": [1, 1, 1]},
+        "SDXL_instructpix2pix",
+        (),
+    ),
+    "cosxl": (
+        {**seeded.SDXL, "block_out_channels": [64, 64, 64], "attention_head_dim": [1, 1, 1]},
+        "SDXL_instructpix2pix",
+        ("edm_vpred.sigma_max",),
+    ),
+}
+
+
+def build(comfy, name):
+    """A MODEL of the family with few channels and seeded weights, as ComfyUI would load it."""
+    from comfy import model_detection, model_patcher, supported_models
+
+    config, kind, extra = FAMILIES[name]
+    native = seeded.native_unet(dict(seeded.weights(seeded.unet_shapes(config), 7)))
+    states = {f"model.diffusion_model.{key}": value for key, value in native.items()}
+    states.update({key: torch.tensor(80.0) for key in extra})
+    found = model_detection.detect_unet_config(states, "model.diffusion_model.")
+    classes = {entry.__name__: entry for entry in supported_models.models}
+    model_config = classes[kind](found)
+    model_config.set_inference_dtype(torch.float32, None)
+    model = model_config.get_model(states, "model.diffusion_model.")
+    model.load_model_weights(states, "model.diffusion_model.")
+    return model_patcher.ModelPatcher(model, load_device=comfy.device, offload_device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def engine(request, comfy):
+    pooled = torch.randn(1, 1280, generator=torch.Generator().manual_seed(3))
+    model = build(comfy, request.param)
+    yield request.param, comfy.pack("nodes.comfy.sampling.engine").ComfyDenoiser(model, (pooled, pooled))
+
+
+def draw(engine, rows=3):
+    generator = torch.Generator().manual_seed(1)
+    noisy, image = (
+        torch.randn(rows, channels, 8, 8, generator=generator)
+        for channels in (4, engine.description.condition_channels)
+    )
+    context = torch.randn(rows, 77, engine.description.family.context_width, generator=generator)
+    return tuple(
+        tensor.to(engine.device) for tensor in (noisy, torch.tensor([3, 480, 990][:rows]), image, context)
+    )
+
+
+def test_the_family_is_told(engine):
+    name, denoiser = engine
+    family = denoiser.description.family
+    assert family.name == name.removesuffix("-v").removesuffix("-mask")
+    assert family.prediction == {"sd21-v": "v_prediction", "cosxl": "edm_v"}.get(name, "epsilon")
+    assert len(denoiser.description.sites) == (70 if "xl" in name else 16)
+    schedule = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    assert torch.allclose(denoiser.alphas_cumprod.cpu(), torch.cumprod(1 - schedule, 0).float(), atol=1e-5)
+
+
+def test_whatever_is_predicted_the_noise_is_given(engine):
+    name, denoiser = engine
+    noisy, timesteps, image, context = draw(denoiser)
+    with denoiser.loaded(), torch.no_grad():
+        given = denoiser.predict(noisy, timesteps, image, context)
+        abar = denoiser.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        sigma = ((1 - abar) / abar).sqrt()
+        times = sigma.flatten().log() / 4 if name == "cosxl" else timesteps.float()
+        condition = image * 0.13025 if name == "cosxl" else image
+        extra = denoiser._extra(noisy, None)
+        raw = denoiser.unet(torch.cat([noisy, condition], 1), times, context=context, **extra)
+        expected = (
+            raw
+            if denoiser.description.family.prediction == "epsilon"
+            else abar.sqrt() * raw + (1 - abar).sqrt() * noisy
+        )
+        assert given.dtype == torch.float32 and torch.allclose(
+            given, expected, atol=2e-4 * expected.abs().max().item()
+        )
+        assert not torch.allclose(
+            given, denoiser.predict(noisy, timesteps, torch.zeros_like(image), context), atol=1e-3
+        )
+
+
+def test_an_instruction_of_the_models_own_keys_changes_nothing(comfy, engine):
+    """Learned rows that are the frozen projections of the words: the prediction is that of the words."""
+    _, denoiser = engine
+    noisy, timesteps, image, context = draw(denoiser)
+    context = context[:1].expand(3, -1, -1)
+    made = comfy.pack("core.instruction.injection")
+    with denoiser.loaded():
+        projected = denoiser.project(context[0])
+        keys = {name: k[1:9].repeat(5, 1, 1).requires_grad_() for name, (k, _) in projected.items()}
+        values = {name: v[1:9].repeat(5, 1, 1).requires_grad_() for name, (_, v) in projected.items()}
+        injection = made.Injection(
+            (made.InjectedPart.attention(context[0], 1, keys, values),), torch.ones(5, device=denoiser.device)
+        )
+        same = denoiser.predict(noisy, timesteps, image, context, injection)
+        with torch.no_grad():
+            words = denoiser.predict(noisy, timesteps, image, context)
+        assert torch.allclose(same, words, atol=1e-4 * words.abs().max().item())
+        same.square().sum().backward()
+    for name, tensor in keys.items():
+        # Timesteps 3, 480 and 990 lie in segments 0, 2 and 4: those alone get gradients.
+        assert tensor.grad[[0, 2, 4]].abs().sum() > 0 and tensor.grad[[1, 3]].abs().sum() == 0, name
+    assert not any(parameter.grad is not None for parameter in denoiser.unet.parameters())
+
+
+def test_edm_timesteps_are_positions_in_the_schedule(comfy):
+    patch = comfy.pack("nodes.comfy.sampling.patch")
+    from comfy.model_sampling import ModelSamplingDiscrete
+
+    sigmas = ModelSamplingDiscrete().sigmas
+    assert torch.equal(patch.train_timesteps(sigmas.log() / 4, edm=True), torch.arange(1000))
+    assert patch.train_timesteps(torch.tensor([80.0, 0.002]).log() / 4, edm=True).tolist() == [999, 0]
+    kept = torch.tensor([3.0, 999.0])
+    assert patch.train_timesteps(kept, edm=False) is kept
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_are_finite_on_half_precision_weights(comfy, dtype):
+    model = build(comfy, "sd15")
+    model.model.diffusion_model.to(dtype)
+    model.model.diffusion_model.dtype = dtype
+    denoiser = comfy.pack("nodes.comfy.sampling.engine").ComfyDenoiser(model)
+    noisy, timesteps, image, context = draw(denoiser, 2)
+    trainers, objectives = comfy.pack("core.learning.trainer"), comfy.pack("core.learning.objective")
+    settings = comfy.pack("core.learning.settings").LearningSettings(tokens=4, segments=2, steps=2)
+    with denoiser.loaded():
+        trainer = trainers.Trainer(
+            denoiser, objectives.PairLatents([image[0]], [noisy[0]]), context[0], context[1], settings
+        )
+        trainer.run()
+    learned = trainer.instruction()
+    assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in learned.keys.values())

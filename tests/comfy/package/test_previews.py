@@ -1,0 +1,67 @@
+"""Images under nodes: where they cannot be written, the node does its work all the same and the log says what is missing."""
+
+import pytest
+from PIL import Image
+
+from instructbrush.tests.comfy.graphs import instruction, make_image
+
+
+@pytest.fixture
+def no_room(comfy, monkeypatch, tmp_path):
+    """ComfyUI's folder for previews cannot be made: a file is where it should be."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(comfy.folder_paths, "temp_directory", str(tmp_path / "file" / "temp"))
+
+
+def shown(run):
+    return [data["output"] for data in run.data("executed") if data["output"]]
+
+
+def load_pairs(comfy, graph):
+    return graph.node("InstructBrushLoadPairs", folder="hours_passed (example)", size=64)
+
+
+def make_pairs(comfy, graph):
+    return graph.node(
+        "InstructBrushMakePairs",
+        before=comfy.give(graph, make_image(0)),
+        after=comfy.give(graph, make_image(1)),
+    )
+
+
+def inspect(comfy, graph):
+    return graph.node("InstructBrushInspect", instruction=comfy.give(graph, instruction(comfy)))
+
+
+def save(comfy, graph):
+    imaged = comfy.pack("nodes.shared.socket_types").shown(
+        instruction(comfy), Image.new("RGB", (32, 16), "red")
+    )
+    return graph.node(
+        "InstructBrushSave", instruction=comfy.give(graph, imaged), name="imaged", if_taken="overwrite"
+    )
+
+
+def load(comfy, graph):
+    path = comfy.pack("nodes.comfy.folders.paths").output_instructions() / "imaged.safetensors"
+    comfy.pack("core.instruction.file").save_instruction(
+        instruction(comfy), path, overwrite=True, thumbnail=Image.new("RGB", (32, 16), "red")
+    )
+    return graph.node("InstructBrushLoad", name=path.name)
+
+
+@pytest.mark.parametrize("node", [load_pairs, make_pairs, inspect, save, load])
+def test_images_are_shown(comfy, node):
+    comfy.forget()
+    graph = comfy.graph()
+    (output,) = shown(comfy.run(graph, node(comfy, graph).out(0)))
+    assert output["images"] and output["text"]
+
+
+@pytest.mark.parametrize("node", [load_pairs, make_pairs, inspect, save, load])
+def test_a_image_that_cannot_be_shown_ends_no_run(comfy, no_room, caplog, node):
+    comfy.forget()
+    graph = comfy.graph()
+    (output,) = shown(comfy.run(graph, node(comfy, graph).out(0)))
+    assert "images" not in output and output["text"]
+    assert "InstructBrush: no preview can be shown: [Errno 20] Not a directory" in caplog.text

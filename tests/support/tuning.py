@@ -1,0 +1,73 @@
+"""What tests of fine-tuning share: accelerate on the CPU, several processes, and comparing runs."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+
+import psutil
+import pytest
+import torch
+from torch import Tensor
+
+from instructbrush.core.finetuning.trainer import FineTuning
+
+
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """accelerate settles device and precision once in a process; every test begins anew."""
+    from accelerate.state import AcceleratorState
+
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    yield
+    AcceleratorState._reset_state(True)
+
+
+def weights(run: FineTuning) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in run.state().items()}
+
+
+def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name, tensor in one.items() if not torch.equal(tensor, other[name])] == []
+
+
+def run_in_two_processes(arguments: Sequence[str]) -> None:
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "instructbrush",
+        *arguments,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+    with subprocess.Popen(
+        launch, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as launcher:
+        try:
+            _, told = launcher.communicate(timeout=280)
+        except subprocess.TimeoutExpired:
+            first = psutil.Process(launcher.pid)
+            for process in (*first.children(recursive=True), first):
+                process.send_signal(signal.SIGABRT)  # at which it says where its threads are
+            _, told = launcher.communicate()
+            pytest.fail(f"two processes hang:\n{told[-20000:]}")
+    assert launcher.returncode == 0, told[-3000:]
+
+
+def assert_same_gradients(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
+    """Of two checkpoints: the mean of the gradients, as AdamW keeps it, and the weights that follow."""
+    means = {name: tensor for name, tensor in one.items() if name.startswith("optimiser.exp_avg.")}
+    # What is zero but for rounding, such as the gradient of a key's bias, has no relative error.
+    floor = 1e-8 * max(float(tensor.abs().max()) for tensor in means.values())
+    for name, tensor in means.items():
+        torch.testing.assert_close(
+            two[name], tensor, rtol=1e-4, atol=1e-4 * float(tensor.abs().max()) + floor, msg=name
+        )
+    for name, tensor in one.items():
+        if name.startswith("parameter.") and not name.endswith("to_k.bias"):
+            assert (two[name] - tensor).norm() <= 1e-4 * tensor.norm(), name

@@ -1,0 +1,220 @@
+"""``apply`` and ``edit`` on folders as people have them: one bad image, a second run, large images, full disks."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from instructbrush.cli import edit as command
+from instructbrush.cli.main import main
+from instructbrush.core.editing.editor import DiffusersEditor
+from instructbrush.core.editing.sampler import edit_latents
+from instructbrush.core.storage.image_files import read_image
+from instructbrush.core.storage.images import fit_to_multiple, to_image
+
+
+@pytest.fixture
+def images(tmp_path: Path, write_pairs: Callable[..., Path]) -> Path:
+    """A folder of four images, 64 x 64."""
+    return write_pairs(tmp_path / "in", 2, size=(64, 64))
+
+
+def edit(images: Path, *options: object) -> int:
+    out = (images if images.is_dir() else images.parent).parent / "out"
+    given = ["edit", "--words", "make it night", "--images", images, "--out", out, "--steps", 1, *options]
+    return main([str(each) for each in given])
+
+
+def results(folder: Path) -> dict[str, int]:
+    """Name -> when it was written."""
+    return {path.name: path.stat().st_mtime_ns for path in sorted(folder.iterdir())}
+
+
+def test_a_bad_image_is_skipped_and_counted(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (images / "0_1.png").write_bytes((images / "0_1.png").read_bytes()[:400])
+    (images / "gone.png").symlink_to(images / "nowhere.png")
+    assert edit(images) == 1
+    printed = capsys.readouterr().err
+    assert "instructbrush: Image '0_1.png' cannot be read (it is cut short: " in printed
+    assert (
+        "instructbrush: Image 'gone.png' cannot be read (No such file or directory). Save it again as PNG or JPEG. It is skipped.\n"
+        in printed
+    )
+    assert printed.endswith(
+        "out: 3 of 5 images edited, 2 skipped. Mend or remove what was skipped, and give the same command again: what is done stays.\n"
+    )
+    assert list(results(images.parent / "out")) == ["0_0.png", "1_0.png", "1_1.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_is_no_file_is_no_image(images: Path) -> None:
+    os.mkfifo(images / "pipe.png")
+    (images / "folder.png").mkdir()
+    assert edit(images) == 0
+    assert list(results(images.parent / "out")) == ["0_0.png", "0_1.png", "1_0.png", "1_1.png"]
+
+
+def test_strict_stops_at_the_first_bad_image(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (images / "0_0.png").write_bytes(b"")
+    assert edit(images, "--strict", "--batch", 1) == 1
+    printed = capsys.readouterr().err
+    assert printed.endswith(
+        "instructbrush: Image '0_0.png' cannot be read (it is empty). Save it again as PNG or JPEG.\n"
+    )
+    assert list((images.parent / "out").iterdir()) == []
+
+
+def test_the_same_command_goes_on_where_it_stopped(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = images.parent / "out"
+    assert edit(images) == 0
+    assert capsys.readouterr().out == f"{out}: 4 of 4 images edited\n"
+    first = results(out)
+    (out / "0_1.png").unlink()
+    Image.new("RGB", (64, 64), "red").save(out / "1_0.png")
+    Image.new("RGB", (64, 64), "blue").save(images / "1_1.png")
+    assert edit(images, "--batch", 1) == 0
+    assert capsys.readouterr().out == f"{out}: 3 of 4 images edited, 1 done before\n"
+    assert [name for name, time in results(out).items() if time == first[name]] == ["0_0.png"]
+    assert edit(images) == 0 and "0 of 4 images edited, 4 done before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ["--steps", 2],
+        ["--seed", 3],
+        ["--text-scale", 3],
+        ["--image-scale", 2],
+        ["--size", 32],
+        ["--overwrite"],
+    ],
+)
+def test_other_settings_edit_anew(images: Path, other: list[object]) -> None:
+    out = images.parent / "out"
+    assert edit(images / "0_0.png") == 0
+    first = results(out)
+    assert edit(images / "0_0.png", *other) == 0
+    assert list(results(out)) == list(first) == ["0_0.png"] and results(out) != first
+
+
+def test_another_instruction_of_the_same_name_edits_anew(images: Path) -> None:
+    out, file = images.parent / "out", images.parent / "a.safetensors"
+    written = []
+    for seed in (0, 1):
+        given = [
+            "learn",
+            "--pairs",
+            images,
+            "--out",
+            file,
+            "--overwrite",
+            "--init",
+            "make it snow",
+            "--steps",
+            1,
+            "--seed",
+            seed,
+        ]
+        assert main([str(each) for each in given]) == 0
+        given = ["apply", "--instruction", file, "--images", images / "0_0.png", "--out", out, "--steps", 1]
+        assert main([str(each) for each in given]) == 0
+        written.append(results(out))
+    assert written[0] != written[1]
+
+
+def test_one_image_of_any_ending_can_be_given(images: Path) -> None:
+    (images / "0_0.png").rename(images / "scan.dat")
+    assert edit(images / "scan.dat") == 0
+    assert list(results(images.parent / "out")) == ["scan.png"]
+
+
+def test_a_large_image_is_edited_at_the_size_of_the_model(
+    images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("a.jpg", "b.jpg"):
+        Image.open(images / "0_0.png").resize((400, 300)).save(images / name, exif=exif)
+    assert edit(images) == 0
+    printed = capsys.readouterr().err
+    said = "'a.jpg' is 300 x 400: images of more than 256 x 256 pixels are edited at that many and scaled back. Change it with --size."
+    assert printed.count("scaled back") == 1 and f"instructbrush: {said}\n" in printed
+    with Image.open(images.parent / "out" / "a.png") as result:
+        assert result.size == (300, 400)
+    assert edit(images, "--size", 400) == 0 and "scaled back" not in capsys.readouterr().err
+
+
+def test_small_images_are_edited_pixel_for_pixel(images: Path, editor: DiffusersEditor) -> None:
+    Image.open(images / "0_0.png").resize((70, 50)).save(images / "odd.png")
+    assert edit(images / "odd.png", "--seed", 5) == 0
+    image = fit_to_multiple(read_image(images / "odd.png"))[None]
+    context, null = editor.encode_text(["make it night", ""])
+    latents = edit_latents(
+        editor.denoiser,
+        editor.condition(image),
+        context,
+        null,
+        None,
+        steps=1,
+        text_scale=2.0,
+        image_scale=1.5,
+        seed=[5],
+    )
+    expected = to_image(editor.decode(latents)[0]).resize((70, 50), Image.Resampling.LANCZOS)
+    with Image.open(images.parent / "out" / "odd.png") as result:
+        assert np.array_equal(np.asarray(result), np.asarray(expected))
+
+
+def test_what_a_user_should_know_of_a_image_is_said(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    frames[0].save(images / "moving.gif", save_all=True, append_images=frames[1:])
+    assert edit(images / "moving.gif") == 0
+    assert (
+        "instructbrush: Image 'moving.gif' holds several frames or pages; the first one is taken.\n"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_folder_that_takes_no_results_is_named_before_anything_is_edited(
+    images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (images.parent / "file").touch()
+    monkeypatch.setattr(command, "named_editor", lambda _: pytest.fail("the model was loaded"))
+    assert edit(images, "--out", images.parent / "file") == 1
+    printed = capsys.readouterr().err
+    assert re.fullmatch(
+        r"instructbrush: '0_0\.png' cannot be written to .*file: .*\. Check that the folder is there and may be written to\.\n",
+        printed,
+    )
+
+
+@pytest.mark.skipif(os.name == "nt" or os.getuid() == 0, reason="permissions do not bind this user")
+def test_a_folder_that_cannot_be_listed_is_named(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images.chmod(0)
+    try:
+        assert edit(images) == 1
+    finally:
+        images.chmod(0o700)
+    assert (
+        f"Images folder '{images}' cannot be listed: Permission denied. Check its permissions."
+        in capsys.readouterr().err
+    )
+
+
+def test_out_of_memory_names_the_way_out(
+    images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(command, "edit_latents", fail)
+    assert edit(images) == 1
+    assert (
+        "Memory ran out with one image at a time. Give a --size below 256, or another --device. What is done stays."
+        in capsys.readouterr().err
+    )

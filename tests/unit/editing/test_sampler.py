@@ -1,0 +1,158 @@
+"""Editing on the diffusers engine, against diffusers' own pipeline."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionInstructPix2PixPipeline
+from PIL import Image
+
+from instructbrush.core.editing.loading import DiffusersEditor
+from instructbrush.core.editing.sampler import edit_latents
+from instructbrush.core.instruction.injection import inject
+from instructbrush.core.instruction.instruction import Instruction, InstructionInfo
+from instructbrush.core.storage.images import to_image
+
+
+def words_instruction(editor: DiffusersEditor, words: str, tokens: int = 8) -> Instruction:
+    """An instruction that holds exactly the words' own keys and values."""
+    context = editor.encode_text([words])[0]
+    projected = editor.denoiser.project(context)
+    info = InstructionInfo(
+        editor.description.family.name, editor.description.fingerprint, 5, tokens, init_text=words
+    )
+    keys, values = (
+        {site: pair[kind][1 : 1 + tokens].expand(5, -1, -1).clone() for site, pair in projected.items()}
+        for kind in (0, 1)
+    )
+    return Instruction(keys, values, context, 1, info)
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    ramp = torch.linspace(0, 1, 64)
+    return torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), torch.full((64, 64), 0.3)], dim=-1)
+
+
+def edited(editor: DiffusersEditor, image: torch.Tensor, words: str, **how: object) -> torch.Tensor:
+    context, null = editor.encode_text([words, ""])
+    return edit_latents(
+        editor.denoiser, editor.encode_images(image[None]), context, null, steps=4, text_scale=3.0, **how
+    )
+
+
+def test_diffusers_own_pipeline_runs_the_pocket_editor_and_agrees(
+    pocket: Path, editor: DiffusersEditor, image: torch.Tensor
+) -> None:
+    pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(pocket, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    result = pipeline(
+        "make it night",
+        image=to_image(image),
+        num_inference_steps=4,
+        guidance_scale=3.0,
+        image_guidance_scale=1.5,
+        generator=torch.Generator().manual_seed(7),
+        output_type="pt",
+    ).images
+    quantised = torch.round(image * 255) / 255
+    ours = editor.decode(edited(editor, quantised, "make it night", seed=7))
+    torch.testing.assert_close(ours.permute(0, 3, 1, 2), result, rtol=0, atol=2e-4)
+
+
+def test_a_texts_own_keys_and_values_reproduce_the_text_exactly(
+    editor: DiffusersEditor, image: torch.Tensor
+) -> None:
+    injection = inject(words_instruction(editor, "make it night"))
+    assert torch.equal(edited(editor, image, "", injection=injection), edited(editor, image, "make it night"))
+
+
+def test_strength_0_is_the_plain_edit_bit_for_bit(editor: DiffusersEditor, image: torch.Tensor) -> None:
+    instruction = words_instruction(editor, "make it night")
+    plain = edited(editor, image, "add a hat")
+    for off in (
+        inject(instruction, 0.0),
+        inject(instruction, end_timestep=1000),
+        inject(instruction, segment_strengths=[0.0]),
+    ):
+        assert torch.equal(edited(editor, image, "add a hat", injection=off), plain)
+    assert not torch.equal(edited(editor, image, "add a hat", injection=inject(instruction, 0.5)), plain)
+
+
+def test_a_batch_gets_what_each_image_gets_alone(editor: DiffusersEditor, image: torch.Tensor) -> None:
+    context, null = editor.encode_text(["make it night", ""])
+    latents = editor.encode_images(torch.stack([image, image.flip(0)]))
+    together = edit_latents(editor.denoiser, latents, context, null, steps=3, seed=5)
+    for index in range(2):
+        alone = edit_latents(
+            editor.denoiser, latents[index : index + 1], context, null, steps=3, seed=5 + index
+        )
+        torch.testing.assert_close(together[index], alone[0], rtol=1e-4, atol=1e-4)
+
+
+def test_every_image_may_have_a_seed_of_its_own(editor: DiffusersEditor, image: torch.Tensor) -> None:
+    context, null = editor.encode_text(["make it night", ""])
+    latents = editor.encode_images(torch.stack([image, image.flip(0)]))
+    together = edit_latents(editor.denoiser, latents, context, null, steps=3, seed=[5, 5])
+    torch.testing.assert_close(
+        together[1:],
+        edit_latents(editor.denoiser, latents[1:], context, null, steps=3, seed=5),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("instructed", [False, True])
+def test_a_step_is_one_model_call(
+    editor: DiffusersEditor, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch, instructed: bool
+) -> None:
+    rows, forward = [], editor.denoiser.unet.forward
+    monkeypatch.setattr(
+        editor.denoiser.unet,
+        "forward",
+        lambda sample, *rest, **named: rows.append(len(sample)) or forward(sample, *rest, **named),
+    )
+    edited(
+        editor,
+        image,
+        "make it night",
+        injection=inject(words_instruction(editor, "make it night")) if instructed else None,
+    )
+    assert rows == [3, 3, 3, 3]
+
+
+def test_image_scale_below_1_keeps_all_three_branches(editor: DiffusersEditor, image: torch.Tensor) -> None:
+    """diffusers' pipeline silently drops guidance there; Eq. 3 does not."""
+    low = edited(editor, image, "make it night", image_scale=0.5)
+    assert torch.isfinite(low).all() and not torch.allclose(
+        low, edited(editor, image, "make it night", image_scale=1.0)
+    )
+
+
+def test_images_round_trip_through_pil() -> None:
+    image = Image.new("RGB", (24, 16), (10, 20, 30))
+    from instructbrush.core.storage.images import fit_to_multiple, from_image
+
+    assert to_image(from_image(image)).tobytes() == image.tobytes()
+    assert fit_to_multiple(torch.rand(30, 45, 3)).shape == (32, 48, 3)
+    assert fit_to_multiple(torch.rand(4, 3, 3)).shape == (8, 8, 3)
+    kept = torch.rand(16, 24, 3)
+    assert fit_to_multiple(kept) is kept
+
+
+def test_fixed_noise_gives_every_image_the_same_noise_every_time(
+    editor: DiffusersEditor, image: torch.Tensor
+) -> None:
+    context, null = editor.encode_text(["make it night", ""])
+    images = editor.encode_images(torch.stack([image, image]))
+    first, second = (
+        edit_latents(
+            editor.denoiser, images, context, null, steps=4, text_scale=3.0, seed=7, fixed_noise=True
+        )
+        for _ in range(2)
+    )
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first[0], first[1], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(
+        first, edit_latents(editor.denoiser, images, context, null, steps=4, text_scale=3.0, seed=7), atol=0.1
+    )

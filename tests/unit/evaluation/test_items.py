@@ -1,0 +1,377 @@
+"""Benchmarks of items on MagicBrush in small: what is edited, the metrics of a session, and runs that are stopped or killed and go on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from instructbrush.cli.main import main
+from instructbrush.core.editing.editor import DiffusersEditor
+from instructbrush.core.encoders.clip import image_features, pocket_clip
+from instructbrush.core.encoders.dino import DinoModel
+from instructbrush.core.errors import EvaluationError
+from instructbrush.core.evaluation.by_example.methods import Workbench
+from instructbrush.core.evaluation.by_instruction.items import Item, Score, Turn, prepared
+from instructbrush.core.evaluation.by_instruction.magicbrush import read_magicbrush
+from instructbrush.core.evaluation.by_instruction.methods import ITEM_METHODS, ItemBench, ItemMethod
+from instructbrush.core.evaluation.by_instruction.run import ItemSettings
+from instructbrush.core.evaluation.by_instruction.tables import MAGICBRUSH, figures, summary, text_table
+from instructbrush.core.evaluation.metrics import quantised
+from instructbrush.core.evaluation.results import ItemFolder
+from instructbrush.core.evaluation.runner import run
+from instructbrush.core.storage.images import from_image
+from instructbrush.tests.support.tiny_benchmarks import (
+    SESSIONS,
+    magicbrush_rows,
+    mask_of,
+    pixels,
+    write_dino,
+    write_magicbrush_folder,
+    write_shards,
+)
+
+pytestmark = pytest.mark.slow  # edits or trains for real
+
+TINY = ItemSettings(sampling_steps=2, side=64)
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "wanted"),
+    [
+        ((500, 500), 512, (512, 512)),
+        ((640, 480), 512, (512, 384)),
+        ((480, 640), 512, (384, 512)),
+        ((1024, 1024), 512, (512, 512)),
+        ((1000, 300), 512, (640, 192)),
+        ((64, 64), 64, (64, 64)),
+        ((70, 50), None, (72, 48)),
+    ],
+)
+def test_images_are_prepared_as_instructpix2pix_prepares_them(
+    size: tuple[int, int], side: int | None, wanted: tuple[int, int]
+) -> None:
+    image = torch.rand(size[1], size[0], 3)
+    found = prepared(image, side)
+    assert (found.shape[1], found.shape[0]) == wanted
+    if side is not None:
+        # The published scripts' own arithmetic.
+        factor = side / max(size)
+        factor = np.ceil(min(size) * factor / 64) * 64 / min(size)
+        assert wanted == tuple(int((length * factor + 1e-6) // 64) * 64 for length in size)
+    assert prepared(found, side) is found
+
+
+def test_turns_begin_from_the_truth_and_from_the_output_before(editor: DiffusersEditor) -> None:
+    seen: list[tuple[str, Any, int]] = []
+
+    def edit(bench: ItemBench, turn: Turn, image: torch.Tensor, seed: int) -> torch.Tensor:
+        seen.append((turn.words, image, seed))
+        return image * 0.5
+
+    turns = tuple(
+        Turn(f"turn {index}", torch.full((64, 64, 3), 0.2 * index + 0.2), torch.zeros(64, 64, 3))
+        for index in range(3)
+    )
+    item = Item("a", "3 turns", turns)
+    bench = ItemBench(Workbench(editor, pocket_clip()), 64)
+    made = bench.edit(item, ItemMethod("half", "", "", edit), 1)
+    assert [words for words, _, _ in seen] == ["turn 0", "turn 1", "turn 2", "turn 1", "turn 2"]
+    torch.testing.assert_close(
+        [float(image.mean()) for _, image, _ in seen], [0.2, 0.4, 0.6, 0.1, 0.05], rtol=0, atol=2e-3
+    )
+    torch.testing.assert_close(
+        [float(image.mean()) for image in made], [0.1, 0.2, 0.3, 0.05, 0.025], rtol=0, atol=2e-3
+    )
+    seeds = [seed for _, _, seed in seen]
+    assert seeds[:3] == [seeds[0] + index for index in range(3)] and seeds[3:] == seeds[1:3], (
+        "one turn has one noise, whatever it begins from"
+    )
+    assert [item.turn_of(number) for number in range(5)] == [0, 1, 2, 1, 2]
+
+
+def score(
+    item: str,
+    turns: int,
+    l1: tuple[float, ...],
+    seed: int = 0,
+    clip_t: tuple[float | None, ...] | None = None,
+) -> Score:
+    return Score(
+        item,
+        f"{turns} turns",
+        "words",
+        seed,
+        turns,
+        l1,
+        l1,
+        l1,
+        None,
+        clip_t or (None,) * len(l1),
+        (None,) * len(l1),
+    )
+
+
+def test_single_turn_averages_turns_and_multi_turn_ends_of_sessions() -> None:
+    scores = [score("a", 3, (0.1, 0.2, 0.3, 0.5, 0.9)), score("b", 1, (0.4,), clip_t=(0.25,))]
+    single, multi = (figures(scores, MAGICBRUSH, "words", part) for part in ("single", "multi"))
+    assert single is not None and single["l1"].mean == pytest.approx((0.1 + 0.2 + 0.3 + 0.4) / 4)
+    assert multi is not None and multi["l1"].mean == pytest.approx((0.9 + 0.4) / 2)
+    assert single["clip_t"].mean == multi["clip_t"].mean == 0.25, "turns without words do not count"
+    lines = text_table(scores, MAGICBRUSH, ["A remark."]).splitlines()
+    assert lines[0] == "Results on MagicBrush"
+    assert (
+        lines[2].split()
+        == "Datasets Method L1 ↓ L2 ↓ CLIP-I ↑ DINO ↑ CLIP-T ↑ | L1 ↓ L2 ↓ CLIP-I ↑ DINO ↑ CLIP-T ↑".split()
+    )
+    assert (
+        lines[3].split()
+        == "Single-turn IP2P 0.2500 0.2500 0.2500 - 0.2500 | 0.1122 0.0371 0.8524 0.7428 0.2764".split()
+    )
+    assert (
+        lines[4].split()
+        == "Multi-turn IP2P 0.6500 0.6500 0.6500 - 0.2500 | 0.1584 0.0598 0.7924 0.6177 0.2726".split()
+    )
+    assert len({line.index("|") for line in lines[1:5]}) == 1
+    assert lines[6:] == [
+        "Means over 2 items, 1 seed.",
+        "A remark.",
+        "DINO was not measured: no model was given (--dino).",
+    ]
+    two = [*scores, score("a", 3, (0.2,) * 5, 1), score("b", 1, (0.2,), 1)]
+    found = summary(two, MAGICBRUSH)["single"]["words"]
+    assert found["l1"] == pytest.approx((0.25 + 0.2) / 2) and found["dino"] is None
+    assert found["l1_ci95"] == pytest.approx(12.706 * 0.05 / 2, rel=1e-4) and "dino_ci95" not in found
+
+
+def test_figures_of_a_session_equal_magicbrushs_own_formulas(tmp_path: Path) -> None:
+    """Against its evaluation written out again with PIL and numpy, on what a run left behind."""
+    source = read_magicbrush(write_magicbrush_folder(tmp_path / "test")).items[0]
+    big = [pixels("139", state, 128) for state in range(4)]
+    for state, name in enumerate(["input", "output1", "output2", "output3"]):
+        big[state].save(tmp_path / "test" / "images" / "139" / f"139-{name}.png")
+    for turn in (1, 2, 3):
+        mask_of(turn, 128).save(tmp_path / "test" / "images" / "139" / f"139-mask{turn}.png")
+    folder = ItemFolder(tmp_path / "out")
+    (found,) = run([source], TINY, folder, data="test")
+    clip = pocket_clip()
+
+    def unit(features: torch.Tensor) -> np.ndarray:
+        values = features[0].double().numpy()
+        return values / np.sqrt((values**2).sum())
+
+    for index, state in enumerate((1, 2, 3, 2, 3)):
+        file = folder.image("139", "words", 0, index)
+        with Image.open(file) as opened:
+            made = opened.convert("RGB")
+        assert made.size == (64, 64), "edited at --size"
+        scaled = np.asarray(made.resize((128, 128)), np.float64) / 255
+        difference = scaled - np.asarray(big[state], np.float64) / 255
+        assert found.l1[index] == pytest.approx(np.abs(difference).mean(), abs=1e-6)
+        assert found.l2[index] == pytest.approx((difference**2).mean(), abs=1e-6)
+        output, truth = (unit(clip.encode_images(from_image(image)[None])) for image in (made, big[state]))
+        assert found.clip_i[index] == pytest.approx(output @ truth, abs=1e-5)
+        assert found.clip_t[index] == pytest.approx(
+            output @ unit(clip.encode_texts([f"block {state}"])), abs=1e-5
+        )
+    assert found.dino is None and found.clip_dir == (None,) * 5
+
+
+def test_settings_of_items_are_checked() -> None:
+    for change, message in [
+        (
+            {"methods": ("visii",)},
+            "Method 'visii' is none of this benchmark's: there are no pairs to learn from. Choose from words, region, instruction",
+        ),
+        ({"methods": ()}, "Method '' is none"),
+        (
+            {"methods": ("instruction",)},
+            "the method 'instruction' needs a learned instruction. Add --instruction FILE.",
+        ),
+        ({"seeds": 0}, "seeds is 0, it must be at least 1"),
+        ({"side": 32}, "side is 32, it must be at least 64"),
+    ]:
+        with pytest.raises(EvaluationError, match=message):
+            ItemSettings(**change)
+    assert set(ITEM_METHODS) == {"words", "region", "instruction", "explain", "encode", "encode_blind"}
+
+
+def test_a_region_keeps_the_image_outside(editor: DiffusersEditor) -> None:
+    image, mask = torch.rand(64, 128, 3, generator=torch.Generator().manual_seed(4)), torch.zeros(64, 128)
+    mask[:, 96:] = 1
+    bench = ItemBench(Workbench(editor, pocket_clip(), sampling_steps=4), 128)
+    turn = Turn("make it night", image, mask=mask)
+    made = {name: ITEM_METHODS[name].edit(bench, turn, image, 5) for name in ("words", "region")}
+    unedited = quantised(editor.decode(editor.scale(editor.encode_images(image[None]))))[0]
+    # The decoder looks a few latents far.
+    torch.testing.assert_close(made["region"][:, :32], unedited[:, :32], rtol=0, atol=0.01)
+    assert not torch.allclose(made["words"][:, :32], unedited[:, :32], atol=0.1)
+    assert not torch.allclose(made["region"][:, 104:], unedited[:, 104:], atol=0.1)
+    assert torch.equal(
+        ITEM_METHODS["region"].edit(bench, Turn("make it night", image), image, 5), made["words"]
+    )
+
+
+def plain(scores: list[Score]) -> list[dict[str, Any]]:
+    """Everything but the time it took."""
+    return [{**asdict(one), "seconds": 0} for one in scores]
+
+
+def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path: Path) -> None:
+    sources = read_magicbrush(write_shards(tmp_path / "hub", magicbrush_rows(), "dev")).items
+    whole = run(sources, TINY, ItemFolder(tmp_path / "whole"), data="test")
+    assert [one.key for one in whole] == [("words", name, 0) for name in SESSIONS] and [
+        len(one.l1) for one in whole
+    ] == [5, 1, 3]
+
+    def stop(one: Score, done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    folder = ItemFolder(tmp_path / "stopped")
+    with pytest.raises(KeyboardInterrupt):
+        run(sources, TINY, folder, data="test", watch=stop)
+    assert len(folder.finished()) == 2
+    (folder.path / "items" / "139" / "words-0.json").write_text('{"item": "1')
+    seen: list[str] = []
+    resumed = run(sources, TINY, folder, data="test", watch=lambda one, done, total: seen.append(one.item))
+    assert seen == ["139", "30"] and plain(resumed) == plain(whole)
+    assert text_table(resumed, MAGICBRUSH) == text_table(whole, MAGICBRUSH)
+    with pytest.raises(EvaluationError, match="holds results of another run: side was 64, now it is 128."):
+        run(sources, ItemSettings(sampling_steps=2, side=128), folder, data="test")
+
+
+def command(data: Path, out: Path, *more: str) -> list[str]:
+    options = ["--sampling-steps", "2", "--size", "64", "--device", "cpu", "--out", str(out)]
+    return ["bench", "--benchmark", "magicbrush", "--data", str(data), *options, *more]
+
+
+def test_magicbrush_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = write_magicbrush_folder(tmp_path / "test"), tmp_path / "out"
+    assert main(command(data, out, "--effects", "30", "2047")) == 0
+    printed = capsys.readouterr().out
+    assert "[1/2] 2047 words: L1 0." in printed and "Single-turn  IP2P" in printed and "Multi-turn" in printed
+    assert "3 sessions with 6 turns." in printed and "Means over 2 items, 1 seed." in printed
+    page = (out / "report.html").read_text("utf-8")
+    for part in page.split('src="')[1:]:
+        assert (out / part.split('"')[0]).is_file()
+    # 30: two sources, truths, outputs, and the chain of two; 2047: one of each, and no chain.
+    assert page.count("<img") == 2 + 2 + 2 + 2 + 1 + 1 + 1 and "one after the other" in page
+    content = json.loads((out / "results.json").read_text())
+    assert (
+        set(content["parts"]) == {"single", "multi"}
+        and content["benchmark"] == "MagicBrush"
+        and len(content["outcomes"]) == 2
+    )
+    rows = (out / "results.csv").read_text().splitlines()
+    assert rows[0] == "item,scope,method,seed,picture,l1,l2,clip_i,dino,clip_t,seconds"
+    assert [row.split(",")[4] for row in rows[1:]] == ["turn 1", "turn 1", "turn 2", "turn 2 after 1"]
+    with Image.open(out / "grid.png") as grid:
+        assert grid.height > 3 * 128
+    assert not list(out.rglob("*.part"))
+    for more, message in [
+        (["--lpips", "x"], "--lpips does nothing with --benchmark magicbrush. Leave it out."),
+        (["--effects", "7"], "Effect '7' does not exist here. Choose from 139, 2047, 30."),
+        (
+            ["--methods", "visii"],
+            "there are no pairs to learn from. Choose from words, region, instruction, explain, encode, encode_blind.",
+        ),
+        (["--dino", str(tmp_path)], "DINO: there is no config.json in"),
+    ]:
+        assert main(command(data, out, *more)) == 1 and message in capsys.readouterr().err
+    assert main(["bench", "--data", str(data), "--split", "dev"]) == 1
+    assert "--split does nothing with --benchmark top-bench." in capsys.readouterr().err
+
+
+def test_a_learned_instruction_edits_every_item_and_dino_fills_its_column(
+    tmp_path: Path, write_pairs: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, file = write_magicbrush_folder(tmp_path / "test"), tmp_path / "swap.safetensors"
+    pairs = write_pairs(tmp_path / "pairs", 2, size=(64, 64))
+    assert (
+        main(
+            [
+                "learn",
+                "--pairs",
+                str(pairs),
+                "--out",
+                str(file),
+                "--init",
+                "swap colors",
+                "--steps",
+                "2",
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
+    dino = write_dino(tmp_path / "dino")
+    out = tmp_path / "out"
+    more = [
+        "--methods",
+        "words",
+        "instruction",
+        "--instruction",
+        str(file),
+        "--dino",
+        str(dino),
+        "--effects",
+        "30",
+    ]
+    assert main(command(data, out, *more)) == 0
+    printed = capsys.readouterr().out
+    assert "DINO was not measured" not in printed and "             Instruction  0." in printed
+    words, learned = (ItemFolder(out).finished()[method, "30", 0] for method in ("words", "instruction"))
+    assert (
+        words.l1 != learned.l1 and len(learned.dino) == 3 and all(-1 <= value <= 1 for value in learned.dino)
+    )
+    model = DinoModel(dino)
+    made = from_image(Image.open(ItemFolder(out).image("30", "instruction", 0, 2)))
+    first, second = image_features(model, [made, from_image(pixels("30", 2))]).double().numpy()
+    assert learned.dino[2] == pytest.approx(first @ second, abs=1e-5)
+    assert main(command(data, out, *more[:3], "--methods", "instruction", "--effects", "30")) == 1
+    assert (
+        "the method 'instruction' needs a learned instruction. Add --instruction FILE."
+        in capsys.readouterr().err
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_run_gives_the_same_table(tmp_path: Path) -> None:
+    data, killed, whole = write_magicbrush_folder(tmp_path / "test"), tmp_path / "killed", tmp_path / "whole"
+
+    def line(out: Path) -> list[str]:
+        return [sys.executable, "-m", "instructbrush", *command(data, out, "--seeds", "3", "--jobs", "2")]
+
+    process = subprocess.Popen(line(killed), cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 180
+    while (
+        len(list(killed.glob("items/*/*.json"))) < 2
+        and time.monotonic() < deadline
+        and process.poll() is None
+    ):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(3)  # its workers end by themselves
+    kept = len(list(killed.glob("items/*/*.json")))
+    assert 2 <= kept <= 9
+    tables = []
+    for out in (killed, whole):
+        printed = subprocess.run(line(out), cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        assert printed.count(": L1 0.") == (9 - kept if out == killed else 9)
+        tables.append(
+            printed[printed.index("Results on") : printed.index("report.html")].replace(str(out), "")
+        )
+    assert tables[0] == tables[1] and "±" in tables[0]

@@ -1,0 +1,282 @@
+"""Tables and reports from outcomes, against arithmetic done by hand."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from instructbrush.cli.main import main
+from instructbrush.core.evaluation.by_example.effects import Effect
+from instructbrush.core.evaluation.by_example.report import write_report
+from instructbrush.core.evaluation.by_example.tables import (
+    PAPER,
+    TABLES,
+    figures,
+    interval,
+    summary,
+    text_tables,
+)
+from instructbrush.core.evaluation.results import Outcome, ResultFolder
+from instructbrush.core.pairs.pairs import EditPairs, make_pairs
+from instructbrush.tools.benchmarks.pocket_bench import PocketEffect
+from instructbrush.tools.pocket.world.held_out_effects import EFFECTS, UNNAMED
+
+
+def outcome(
+    effect: str,
+    scope: str,
+    method: str,
+    psnr: tuple[float, ...],
+    seed: int = 0,
+    lpips: tuple[float, ...] | None = (0.2, 0.4),
+) -> Outcome:
+    return Outcome(
+        effect,
+        scope,
+        method,
+        seed,
+        psnr,
+        (0.5, 0.7),
+        lpips,
+        0.25,
+        (0.9, 0.8),
+        init_text="turn <it> into & snow",
+        final_loss=0.5,
+        seconds=3.0,
+    )
+
+
+THREE = [
+    outcome("a", "global", "words", (10.0, 20.0)),
+    outcome("b", "global", "words", (20.0, 20.0)),
+    outcome("c", "local", "words", (30.0, 31.0)),
+    outcome("a", "global", "instructbrush", (25.0, 26.0)),
+]
+
+
+def test_averages_are_per_effect_first() -> None:
+    assert figures(THREE, "words", "global")["psnr"].mean == pytest.approx(17.5)
+    assert figures(THREE, "words", "local")["psnr"].mean == pytest.approx(30.5)
+    assert figures(THREE, "words")["psnr"].mean == pytest.approx((15 + 20 + 30.5) / 3)
+    assert figures(THREE, "words")["lpips"].mean == pytest.approx(0.3)
+    assert figures(THREE, "visii") is None and figures(THREE, "instructbrush", "local") is None
+
+
+def test_intervals_are_students() -> None:
+    assert interval([7.0]).half_width is None
+    # Deviation of 1, 2, 3 is 1; t of 2 degrees of freedom is 4.303.
+    found = interval([1.0, 2.0, 3.0])
+    assert found.mean == 2.0 and found.half_width == pytest.approx(4.303 / math.sqrt(3))
+    assert found.show(2) == "2.00 ±2.48" and interval([math.nan]).show(2) == "-"
+    assert interval([0.0, 1.0] * 10).half_width == pytest.approx(
+        1.96 * math.sqrt(20 / 19 / 4) / math.sqrt(20)
+    )
+
+
+def test_seeds_are_averaged_after_effects() -> None:
+    two = [
+        *THREE,
+        *[
+            outcome("abc"[index], "global", "words", (value,), seed=1)
+            for index, value in enumerate((20.0, 20.0, 20.0))
+        ],
+    ]
+    found = figures(two, "words")["psnr"]
+    first, second = (15 + 20 + 30.5) / 3, 20.0
+    assert found.mean == pytest.approx((first + second) / 2)
+    assert found.half_width == pytest.approx(
+        12.706 * abs(first - second) / math.sqrt(2) / math.sqrt(2), rel=1e-4
+    )
+    assert set(summary(two)["words"]) == {
+        "psnr",
+        "ssim",
+        "lpips",
+        "direction",
+        "psnr_ci95",
+        "ssim_ci95",
+        "lpips_ci95",
+        "direction_ci95",
+    }
+    assert set(summary(two)["instructbrush"]) == {"psnr", "ssim", "lpips", "direction"}
+
+
+def test_the_papers_figures_are_those_it_prints() -> None:
+    assert PAPER["all", "words"] == (17.87, 0.6450, 0.2298, 0.3982)
+    assert PAPER["all", "instructbrush"][0] - PAPER["all", "words"][0] == pytest.approx(2.81)
+    # Means over 14 global and 11 local effects give the means over all, to the digits printed.
+    for method in ("words", "visii", "instructbrush", "one_shot", "visii_one_shot"):
+        for place, within in ((0, 0.011), (1, 2e-4), (2, 2e-4), (3, 2e-4)):
+            both = (14 * PAPER["global", method][place] + 11 * PAPER["local", method][place]) / 25
+            assert both == pytest.approx(PAPER["all", method][place], abs=within), (method, place)
+    assert {row for table in TABLES for row in ((p, m) for p, m, _ in table.rows)} == set(PAPER)
+
+
+def test_tables_are_laid_out_as_the_papers() -> None:
+    lines = text_tables(THREE, "TOP-Bench").splitlines()
+    assert lines[0] == "Table 1: Quantitative results"
+    assert (
+        lines[2].split()
+        == "Datasets Method PSNR ↑ SSIM ↑ LPIPS ↓ Direct. ↓ | PSNR ↑ SSIM ↑ LPIPS ↓ Direct. ↓".split()
+    )
+    assert (
+        lines[3].split() == "TOP-Global IP2P 17.50 0.6000 0.3000 0.2500 | 16.10 0.5467 0.2810 0.2997".split()
+    )
+    assert lines[4].split() == "Ours 25.50 0.6000 0.3000 0.2500 | 18.66 0.5842 0.2526 0.2798".split()
+    assert lines[5].split()[:3] == ["TOP-Local", "IP2P", "30.50"] and lines[6].split()[:3] == [
+        "TOP-Bench",
+        "IP2P",
+        "21.83",
+    ]
+    assert len({line.index("|") for line in lines[1:8]}) == 1
+    assert "Means over 1 effect (1 global, 0 local), 1 seed." in text_tables(THREE[:1], "TOP-Bench")
+    assert (
+        "Means over 3 effects (2 global, 1 local), 1 seed." in lines
+        and "Table 2: Ablation study" not in lines
+    )
+    assert "Pocket-Global" in text_tables(THREE, "PocketBench") and "PocketBench" in text_tables(
+        THREE, "PocketBench"
+    )
+
+
+def test_without_lpips_the_column_says_so() -> None:
+    silent = [outcome("a", "global", "words", (10.0,), lpips=None)]
+    text = text_tables(silent, "TOP-Bench")
+    assert "TOP-Global IP2P 10.00 0.6000 - 0.2500 |" in " ".join(text.split()) and text.endswith(
+        "LPIPS was not measured: AlexNet's weights were not given (--lpips)."
+    )
+    assert summary(silent)["words"]["lpips"] is None
+
+
+class Still:
+    """An effect of plain images."""
+
+    name, scope, words = "sea painting", "global", "paint <b> & 'it'"
+
+    def load(self) -> Effect:
+        shades = torch.arange(15).view(15, 1, 1, 1) / 15
+        before = shades.expand(15, 32, 32, 3).clone()
+        pairs = make_pairs(before, 1 - before).pairs
+        return Effect(self.name, "global", self.words, EditPairs(pairs[:10]), EditPairs(pairs[10:]))
+
+
+def test_the_report_holds_figures_and_images(tmp_path: Path) -> None:
+    folder = ResultFolder(tmp_path / "out")
+    folder.begin({"data": "test"})
+    outcomes = [
+        Outcome(
+            "sea painting",
+            "global",
+            m,
+            0,
+            (9.5,) * 5,
+            (0.5,) * 5,
+            None,
+            0.5,
+            (0.9,) * 5,
+            "turn <it> into snow",
+        )
+        for m in ("words", "visii")
+    ]
+    for each in outcomes:
+        folder.write(each, [torch.full((32, 40, 3), 0.25)] * 5)
+    page = write_report(folder, outcomes, [Still()], "TOP-Bench", {"model": "x<y"})
+    text = page.read_text("utf-8")
+    assert (
+        "x&lt;y" in text
+        and "paint &lt;b&gt; &amp;" in text
+        and "<it>" not in text
+        and "Table 1: Quantitative results" in text
+    )
+    for part in text.split('src="')[1:]:
+        assert (page.parent / part.split('"')[0]).is_file()
+    assert text.count("<img") == 20 + 10 + 2 * 5
+    content = json.loads((folder.path / "results.json").read_text())
+    assert (
+        content["methods"]["visii"] == {"psnr": 9.5, "ssim": 0.5, "lpips": None, "direction": 0.5}
+        and len(content["outcomes"]) == 2
+    )
+    rows = list(csv.DictReader((folder.path / "results.csv").open()))
+    assert (
+        [row["method"] for row in rows] == ["words", "visii"]
+        and rows[0]["psnr"] == "9.5"
+        and rows[0]["lpips"] == ""
+        and rows[0]["final_loss"] == ""
+    )
+    with Image.open(folder.path / "grid.png") as grid:
+        assert grid.height > 300 and grid.width > 500
+
+
+def test_pocket_bench_has_the_shape_of_top_bench() -> None:
+    assert [sum(PocketEffect(name).scope == scope for name in EFFECTS) for scope in ("global", "local")] == [
+        14,
+        11,
+    ]
+    assert len(UNNAMED) >= 8 and set(EFFECTS) >= UNNAMED
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "solarised",
+        "plum_spotlight",
+        "half_olive",
+        "plum_shadow",
+        "plum_dots",
+        "mint_glasses",
+        "maroon_corner_star",
+        "film_photo",
+    ],
+)
+def test_pocket_effects_are_drawn_from_a_seed(name: str) -> None:
+    first, again = PocketEffect(name).load(), PocketEffect(name).load()
+    assert len(first.train) == 10 and len(first.test) == 5 and first.words
+    for one, other in zip((*first.train, *first.test), (*again.train, *again.test), strict=True):
+        assert torch.equal(one.before, other.before) and torch.equal(one.after, other.after)
+        assert one.before.shape == (128, 128, 3) and not torch.equal(one.before, one.after)
+        assert torch.equal(one.after, (one.after * 255).round() / 255)
+    tests = [pair.before for pair in first.test]
+    assert not any(torch.equal(pair.before, test) for pair in first.train for test in tests)
+
+
+def test_bench_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = PocketEffect("hue_75").load()
+    for half, part in (("train", pairs.train), ("test", pairs.test)):
+        for index, pair in enumerate(part):
+            for side, image in enumerate((pair.before, pair.after)):
+                path = tmp_path / "top" / "midnight" / half / f"{index}_{side}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray((image * 255).round().to(torch.uint8).numpy()).resize((96, 64)).save(path)
+    command = [
+        "bench",
+        "--data",
+        str(tmp_path / "top"),
+        "--size",
+        "64",
+        "--methods",
+        "words",
+        "--sampling-steps",
+        "1",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main([*command, "--device", "cpu"]) == 0
+    printed = capsys.readouterr()
+    assert "instructbrush: 1 of TOP-Bench's 25 effects are there." in printed.err
+    assert (
+        "[1/1] midnight words: " in printed.out
+        and "TOP-Global  IP2P" in printed.out
+        and "LPIPS was not measured" in printed.out
+    )
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert (
+        main(["bench", "--data", str(tmp_path / "nowhere")]) == 1
+        and "does not exist. Unpack TOP-Bench" in capsys.readouterr().err
+    )
+    assert (
+        main([*command, "--effects", "lava"]) == 1
+        and "Effect 'lava' does not exist here. Choose from midnight." in capsys.readouterr().err
+    )

@@ -1,0 +1,451 @@
+"""Benchmark runs: stopped, killed, continued, in several processes; and what each method learns with."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from instructbrush.core.editing.editor import DiffusersEditor
+from instructbrush.core.encoders.clip import pocket_clip
+from instructbrush.core.errors import EvaluationError, InstructBrushError, LearningError, StorageError
+from instructbrush.core.evaluation.by_example import methods as methods_module
+from instructbrush.core.evaluation.by_example.effects import Effect
+from instructbrush.core.evaluation.by_example.methods import DEFAULT_METHODS, METHODS, Task, Workbench
+from instructbrush.core.evaluation.by_example.tables import text_tables
+from instructbrush.core.evaluation.by_example.top_bench import TopBenchEffect
+from instructbrush.core.evaluation.results import Outcome, ResultFolder
+from instructbrush.core.evaluation.runner import RunSettings, run
+from instructbrush.core.learning.init_text.captions import CaptionSettings, caption_images, default_steps
+from instructbrush.core.learning.init_text.phrases import unique_phrases
+from instructbrush.core.pairs.pairs import EditPairs, make_pairs
+from instructbrush.tools.benchmarks.pocket_bench import PocketEffect
+
+SOURCES = [PocketEffect("hue_75"), PocketEffect("teal_hat")]
+TINY = RunSettings(methods=("words", "instructbrush", "no_time"), steps=2, sampling_steps=2)
+KEYS = [(method, source.name, 0) for source in SOURCES for method in TINY.methods]
+
+
+def execute(folder: Path, settings: RunSettings = TINY, **options: Any) -> list[Outcome]:
+    return run(SOURCES, settings, ResultFolder(folder), data="test", **options)
+
+
+def figures(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+    """Everything but the time it took."""
+    return [{**asdict(outcome), "seconds": 0} for outcome in outcomes]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_phrases() -> Iterator[None]:
+    """Finding phrases takes longer than everything else here, and has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            methods_module,
+            "unique_phrases",
+            lambda clip, pairs, cache: SimpleNamespace(init_text="turn it into snow"),
+        )
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Outcome], Path]:
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("bench") / "whole"
+    return execute(folder), folder
+
+
+def test_a_run_keeps_every_outcome_and_image(whole: tuple[list[Outcome], Path]) -> None:
+    outcomes, folder = whole
+    assert [outcome.key for outcome in outcomes] == KEYS
+    for outcome in outcomes:
+        assert (
+            len(outcome.psnr) == len(outcome.ssim) == len(outcome.image_similarity) == 5
+            and outcome.lpips is None
+        )
+        assert all(5 < value < 60 for value in outcome.psnr) and 0 <= outcome.direction <= 2
+        assert all(
+            (ResultFolder(folder).image(outcome.effect, outcome.method, 0, index)).is_file()
+            for index in range(5)
+        )
+    assert not list(folder.rglob("*.part"))
+    assert ResultFolder(folder).finished() == {outcome.key: outcome for outcome in outcomes}
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_and_gives_the_same(whole: tuple[list[Outcome], Path], tmp_path: Path) -> None:
+    def stop(outcome: Outcome, done: int, total: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(tmp_path, watch=stop)
+    assert len(ResultFolder(tmp_path).finished()) == 4
+    # Half a file, as a full disk leaves it, counts as none.
+    (tmp_path / "effects" / "hue_75" / "words-0.json").write_text('{"effect": "hu')
+    seen = []
+    resumed = execute(tmp_path, watch=lambda outcome, done, total: seen.append((outcome.key, done, total)))
+    assert seen == [
+        (("words", "hue_75", 0), 4, 6),
+        (("instructbrush", "teal_hat", 0), 5, 6),
+        (("no_time", "teal_hat", 0), 6, 6),
+    ]
+    assert figures(resumed) == figures(whole[0])
+    assert text_tables(resumed, "PocketBench") == text_tables(whole[0], "PocketBench")
+    again = execute(tmp_path, watch=lambda *given: pytest.fail("nothing was left to do"))
+    assert figures(again) == figures(resumed)
+
+
+def test_methods_and_seeds_may_be_added_but_not_other_settings(whole: tuple[list[Outcome], Path]) -> None:
+    outcomes, folder = whole
+    fewer = replace(TINY, methods=("words",))
+    assert figures(execute(folder, fewer)) == [
+        entry for entry in figures(outcomes) if entry["method"] == "words"
+    ]
+    with pytest.raises(
+        EvaluationError,
+        match="holds results of another run: sampling_steps was 2, now it is 3. Give another --out folder, or delete",
+    ):
+        execute(folder, replace(TINY, sampling_steps=3))
+    two = execute(folder, replace(fewer, seeds=2))
+    assert [outcome.seed for outcome in two] == [0, 1, 0, 1] and two[0].psnr != two[1].psnr
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"x")
+    with pytest.raises(
+        EvaluationError, match="holds other files and no benchmark's results. Give another --out folder."
+    ):
+        execute(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+@pytest.mark.slow
+def test_settings_of_learning_may_be_changed_by_name(
+    whole: tuple[list[Outcome], Path], tmp_path: Path
+) -> None:
+    changed = replace(
+        TINY,
+        methods=("instructbrush",),
+        changes=("attention.tokens=4", "attention.objective=guided", "text.clip_norm=null"),
+    )
+    outcomes = execute(tmp_path, changed)
+    assert all(
+        mine.final_loss != other.final_loss
+        for mine, other in zip(
+            outcomes, [one for one in whole[0] if one.method == "instructbrush"], strict=True
+        )
+    )
+    with pytest.raises(EvaluationError, match="holds results of another run: presets was"):
+        execute(tmp_path, replace(changed, changes=()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "tokens=4",
+            "is not SPACE.NAME=VALUE with a space of attention, text and a name of tokens, segments",
+        ),
+        ("attention.magic=4", "is not SPACE.NAME=VALUE"),
+        ("attention.tokens=4.5", "attention.tokens is '4.5', it must be of type int"),
+        ("attention.tokens=0", "tokens is 0, it must lie between 1 and 4096"),
+        ("attention.include_bos=1", "include_bos is '1', it must be of type bool"),
+        ("attention.objective=better", "objective is 'better', it must be one of plain, guided"),
+        ("attention.direction_weight=1", "direction_weight acts on text states"),
+    ],
+)
+def test_changes_that_no_setting_takes_are_refused(change: str, message: str) -> None:
+    with pytest.raises(LearningError, match=re.escape(message)):
+        RunSettings(changes=(change,))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"methods": ("words", "magic")},
+            "Method 'magic' does not exist. Choose from words, visii, instructbrush",
+        ),
+        ({"methods": ()}, "Method '' does not exist"),
+        ({"seeds": 0}, "seeds is 0, it must be at least 1"),
+        ({"steps": 0}, "steps is 0, it must be at least 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(EvaluationError, match=message):
+        RunSettings(**change)
+
+
+def test_jobs_and_ray_are_checked_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(EvaluationError, match="0 jobs are out of range"):
+        execute(tmp_path / "none", jobs=0)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(
+        EvaluationError,
+        match="--ray needs the ray package, which is not installed. Run: pip install ray, or use --jobs.",
+    ):
+        execute(tmp_path / "none", ray=True)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_no_process_and_gives_the_same_table(
+    tmp_path: Path, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from instructbrush.tools.benchmarks.pocket_bench import main
+
+    backbone = random_alexnet(tmp_path / "alexnet.safetensors")
+    options = [
+        "--effects",
+        "hue_75",
+        "teal_hat",
+        "--methods",
+        "words",
+        "--seeds",
+        "3",
+        "--sampling-steps",
+        "2",
+        "--lpips",
+        str(backbone),
+    ]
+    killed, out = tmp_path / "killed", tmp_path / "whole"
+    command = [
+        sys.executable,
+        repository / "tools" / "benchmarks" / "pocket_bench.py",
+        *options,
+        "--jobs",
+        "2",
+        "--out",
+        killed,
+    ]
+    process = subprocess.Popen(
+        [str(part) for part in command], cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while (
+        len(list(killed.glob("effects/*/*.json"))) < 2
+        and time.monotonic() < deadline
+        and process.poll() is None
+    ):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    while time.monotonic() < deadline and group_lives(process.pid):
+        time.sleep(0.1)
+    assert not group_lives(process.pid), "workers outlived the benchmark"
+    kept = len(list(killed.glob("effects/*/*.json")))
+    assert 2 <= kept <= 6
+
+    tables = []
+    for folder in (killed, out):
+        assert main([*options, "--jobs", "1", "--out", str(folder)]) == 0
+        printed = capsys.readouterr().out
+        assert printed.count(" dB (") == (6 - kept if folder == killed else 6)
+        tables.append(
+            printed[printed.index("Table 1") : printed.index("report.html")].replace(str(folder), "")
+        )
+        last = printed.splitlines()[-1]
+        assert (
+            last.startswith('{"methods": {"words": {"psnr": ')
+            and '"lpips": 0.' in last
+            and '"psnr_ci95": ' in last
+        )
+    assert tables[0] == tables[1]
+
+
+def group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    # Those that ended but were not waited for still have a number.
+    states = subprocess.run(
+        ["ps", "-o", "stat=", "-g", str(group)], capture_output=True, text=True
+    ).stdout.split()
+    return any(not state.startswith("Z") for state in states)
+
+
+def random_alexnet(path: Path) -> Path:
+    shapes = {
+        0: (64, 3, 11, 11),
+        3: (192, 64, 5, 5),
+        6: (384, 192, 3, 3),
+        8: (256, 384, 3, 3),
+        10: (256, 256, 3, 3),
+    }
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        f"features.{layer}.weight": torch.randn(shape, generator=generator) * 0.05
+        for layer, shape in shapes.items()
+    }
+    save_file(
+        weights | {f"features.{layer}.bias": torch.zeros(shape[0]) for layer, shape in shapes.items()}, path
+    )
+    return path
+
+
+def missing_images(folder: Path) -> TopBenchEffect:
+    gone = tuple((str(index), folder / "a.png", folder / "b.png") for index in range(10))
+    return TopBenchEffect("snow", "global", "make it snow", gone, gone[:5])
+
+
+def test_an_error_of_an_effect_reaches_the_caller(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="Effect 'snow': Image 'a.png' cannot be read"):
+        run(
+            [missing_images(tmp_path)],
+            replace(TINY, methods=("words",)),
+            ResultFolder(tmp_path / "out"),
+            data="test",
+        )
+
+
+@pytest.fixture(scope="module")
+def task(editor: DiffusersEditor, pair_tensors: Callable[..., tuple[Tensor, Tensor]]) -> Task:
+    train, test = make_pairs(*pair_tensors(10, 64, 64)), make_pairs(*pair_tensors(5, 64, 64, seed=50))
+    return Task(
+        Workbench(editor, pocket_clip(), steps=1, sampling_steps=1),
+        Effect("swap", "global", "shift the colors", train, test),
+    )
+
+
+def test_every_method_learns_with_what_its_name_says(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, tuple[Any, int, str]] = {}
+    monkeypatch.setattr(Task, "phrase", lambda self, pairs: "turn it into snow")
+    monkeypatch.setattr(Task, "caption", lambda self, pairs, seed: "red blue")
+    for name in [*DEFAULT_METHODS, "visii_one_shot"]:
+        monkeypatch.setattr(
+            Task,
+            "by_learning",
+            lambda self, settings, pairs, text, name=name: seen.update({name: (settings, len(pairs), text)}),
+        )
+        METHODS[name].make(task, 4)
+    assert "words" not in seen and all(
+        settings.seed == 4 and settings.text_scale == 2.0 for settings, _, _ in seen.values()
+    )
+    full, shots, text = seen["instructbrush"]
+    assert (full.space, full.segments, full.direction_weight, shots, text) == (
+        "attention",
+        5,
+        0.0,
+        10,
+        "turn it into snow",
+    )
+    visii = seen["visii"][0]
+    assert (
+        (visii.space, visii.objective, seen["visii"][2]) == ("text", "plain", "red blue")
+        and visii.direction_weight > 0
+        and visii.segments == 1
+    )
+    rates = {"learning_rate": visii.learning_rate, "final_learning_rate": visii.final_learning_rate}
+    assert seen["no_attention"] == (replace(full, space="text", **rates), 10, "turn it into snow")
+    assert seen["no_time"] == (
+        replace(full, segments=1, batch=5 * full.batch, parametrisation="separate"),
+        10,
+        "turn it into snow",
+    )
+    assert seen["no_init"] == (full, 10, "red blue")
+    assert seen["one_shot"] == (full, 1, "turn it into snow") and seen["visii_one_shot"][:2] == (visii, 1)
+
+
+@pytest.mark.slow
+def test_learning_begins_with_what_the_training_pairs_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(methods_module, "unique_phrases", unique_phrases)
+    settings = replace(TINY, methods=("visii", "instructbrush"), steps=1, sampling_steps=1)
+    caption, phrase = run(SOURCES[:1], settings, ResultFolder(tmp_path), data="test")
+    pairs, clip = SOURCES[0].load().train, pocket_clip()
+    assert phrase.init_text == unique_phrases(clip, pairs).init_text and "turn" in phrase.init_text
+    seeded = CaptionSettings(steps=default_steps(clip), seed=0)
+    assert (
+        caption.init_text == caption_images(clip, [pair.after for pair in pairs], seeded).text
+        and caption.init_text
+    )
+
+
+def test_the_direction_loss_is_left_out_where_the_clip_is_not_the_editors(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainers = []
+    original = methods_module.Trainer
+    monkeypatch.setattr(methods_module, "Trainer", lambda *given: trainers.append(given) or original(*given))
+    task.by_learning(task.bench.settings("text", 0), task.pairs(2), "snow")
+    assert trainers[0][4].direction_weight == 0.1 and trainers[0][7] is not None
+    narrow = torch.zeros(64, 32)
+    monkeypatch.setattr(type(task.bench.clip), "text_projection", property(lambda self: narrow))
+    task.by_learning(task.bench.settings("text", 0), task.pairs(2), "snow")
+    assert trainers[1][4].direction_weight == 0.0 and trainers[1][7] is None
+
+
+def test_each_test_image_gets_the_noise_it_would_get_beside_others(
+    task: Task, pair_tensors: Callable[..., tuple[Tensor, Tensor]]
+) -> None:
+    together = task.by_words(3).images
+    assert all(torch.equal(image, (image * 255).round() / 255) for image in together)
+    assert not torch.equal(task.by_words(4).images[0], together[0])
+    # An image of another size in the middle splits the batch; the others come out as before.
+    odd = make_pairs(*pair_tensors(1, 64, 72)).pairs
+    pairs = task.effect.test.pairs
+    mixed = replace(task.effect, test=EditPairs((*pairs[:2], *odd, *pairs[3:])))
+    apart = Task(task.bench, mixed).by_words(3).images
+    assert apart[2].shape == (64, 72, 3)
+    for index in (0, 1, 3, 4):
+        torch.testing.assert_close(apart[index], together[index], rtol=0, atol=1.01 / 255)
+
+
+def test_ray_gives_the_same_figures(whole: tuple[list[Outcome], Path], tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        settings = replace(TINY, methods=("words",))
+        outcomes = execute(tmp_path / "out", settings, ray=True)
+        wanted = [outcome for outcome in whole[0] if outcome.method == "words"]
+        assert [outcome.key for outcome in outcomes] == [outcome.key for outcome in wanted]
+        for found, expected in zip(outcomes, wanted, strict=True):
+            assert found.psnr == pytest.approx(expected.psnr, abs=1e-3)
+            assert ResultFolder(tmp_path / "out").image(found.effect, "words", 0, 4).is_file()
+        with pytest.raises(EvaluationError, match="Effect 'snow': Image 'a.png' cannot be read"):
+            run([missing_images(tmp_path)], settings, ResultFolder(tmp_path / "bad"), data="test", ray=True)
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_cannot_be_read_is_skipped_and_the_others_are_kept(tmp_path: Path, jobs: int) -> None:
+    sources, skipped = [missing_images(tmp_path), PocketEffect("teal_hat")], []
+    settings = replace(TINY, methods=("words",), seeds=2)
+
+    def skip(name: str, error: InstructBrushError) -> None:
+        skipped.append((name, str(error)))
+
+    outcomes = run(sources, settings, ResultFolder(tmp_path / "out"), data="test", jobs=jobs, skip=skip)
+    assert [outcome.key for outcome in outcomes] == [("words", "teal_hat", seed) for seed in range(2)]
+    ((name, told),) = skipped
+    assert name == "snow" and re.match(r"Effect 'snow': Image 'a\.png' cannot be read", told)
+    with pytest.raises(EvaluationError, match=re.escape(told)):
+        run(sources, settings, ResultFolder(tmp_path / "out"), data="test", jobs=jobs)
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"'run\.json' cannot be written to .*file"):
+        execute(tmp_path / "file")
+
+
+def test_what_a_killed_run_left_of_its_first_file_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / ".0123456789ab.xyz.part").touch()
+    ResultFolder(tmp_path).begin({"data": "test"})
+    assert (tmp_path / "run.json").exists()

@@ -1,0 +1,239 @@
+"""Injected keys and values, apart from any model."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from instructbrush.core.errors import InstructionError
+from instructbrush.core.instruction.injection import InjectedPart, Injection, RowInjections, inject
+from instructbrush.core.instruction.instruction import Blend, Instruction, InstructionInfo, Part
+
+LENGTH, WIDTH, TOKENS, SEGMENTS = 12, 6, 3, 5
+SITES = {"down.attn2": 8, "up.attn2": 16}
+
+
+def make_instruction(start: int = 1) -> Instruction:
+    torch.manual_seed(0)
+    info = InstructionInfo(family="pocket", fingerprint="0" * 64, segments=SEGMENTS, tokens=TOKENS)
+    keys, values = (
+        {site: torch.randn(SEGMENTS, TOKENS, width) for site, width in SITES.items()} for _ in range(2)
+    )
+    return Instruction(keys, values, torch.randn(LENGTH, WIDTH), start, info)
+
+
+def project(context: Tensor, width: int) -> Tensor:
+    return context @ torch.linspace(-1, 1, WIDTH * width).view(WIDTH, width)
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_whole_injection_replaces_the_learned_rows_and_no_other(start: int) -> None:
+    instruction = make_instruction(start)
+    injection = inject(instruction)
+    times = torch.tensor([10, 999])
+    call = injection.begin(torch.randn(2, LENGTH, WIDTH), times)
+    unlearned = [row for row in range(LENGTH) if not start <= row < start + TOKENS]
+    assert torch.equal(call.context[:, unlearned], instruction.context[unlearned].expand(2, -1, -1))
+    frozen = project(call.context, 8)
+    keys, values = call.keys_values("down.attn2", frozen.clone(), frozen.clone())
+    for row, segment in enumerate((0, 4)):
+        assert torch.equal(keys[row, start : start + TOKENS], instruction.keys["down.attn2"][segment])
+        assert torch.equal(values[row, start : start + TOKENS], instruction.values["down.attn2"][segment])
+    assert torch.equal(keys[:, :start], frozen[:, :start]) and torch.equal(
+        keys[:, start + TOKENS :], frozen[:, start + TOKENS :]
+    )
+
+
+def keys_of(injection: Injection | RowInjections, cond: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys at the first site, and values, which are projected to twice as much."""
+    call = injection.begin(cond, times)
+    frozen = project(call.context, 8)
+    return call.keys_values("down.attn2", frozen, 2 * frozen)
+
+
+def mixed(cond: Tensor, times: Tensor, **how: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(K' at strength as asked, the conditioning's own K, K at full strength) at the first site."""
+    instruction = make_instruction()
+    injection, whole = inject(instruction, **how), inject(instruction)
+    return keys_of(injection, cond, times)[0], project(cond, 8), keys_of(whole, cond, times)[0]
+
+
+def test_strength_interpolates_from_the_conditioning_to_the_learned() -> None:
+    times = torch.tensor([0, 500])
+    got, own, learned = mixed(torch.randn(2, LENGTH, WIDTH), times, strength=0.25)
+    assert torch.allclose(got, own + 0.25 * (learned - own), atol=1e-5)
+
+
+def test_range_leaves_the_conditioning_alone_outside() -> None:
+    """Fig. 3: learned for t >= T, the conditioning's own below; also inside one segment."""
+    times = torch.tensor([799, 800, 801, 999])
+    got, own, learned = mixed(torch.randn(4, LENGTH, WIDTH), times, end_timestep=800)
+    assert torch.equal(got[0], own[0])
+    assert torch.equal(got[1:], learned[1:])
+
+
+def test_segment_strengths_act_on_their_segment_alone() -> None:
+    times = torch.tensor([100, 300, 500, 700, 900])
+    got, own, learned = mixed(torch.randn(5, LENGTH, WIDTH), times, segment_strengths=[0, 0, 1, 0, 0.5])
+    assert torch.equal(got[[0, 1, 3]], own[[0, 1, 3]])
+    assert torch.equal(got[2], learned[2])
+    assert torch.allclose(got[4], (own[4] + learned[4]) / 2, atol=1e-5)
+
+
+def test_conditionings_of_another_length_keep_their_attention() -> None:
+    """Both are repeated to a common length, which softmax does not see."""
+    cond, times = torch.randn(1, 8, WIDTH), torch.tensor([100])
+    got, own, learned = mixed(cond, times, segment_strengths=[0, 1, 1, 1, 1])
+    assert got.shape[1] == 24
+    query = torch.randn(1, 5, 8)
+    assert torch.allclose(
+        scaled_dot_product_attention(query, got, got),
+        scaled_dot_product_attention(query, own, own),
+        atol=1e-5,
+    )
+    got, _, _ = mixed(cond, torch.tensor([900]), segment_strengths=[0, 1, 1, 1, 1])
+    learned = inject(make_instruction())
+    reference, _ = keys_of(learned, cond, torch.tensor([900]))
+    assert torch.allclose(
+        scaled_dot_product_attention(query, got, got),
+        scaled_dot_product_attention(query, reference, reference),
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+@pytest.mark.parametrize("length", [LENGTH, 8])
+def test_groups_of_rows_get_what_they_get_alone(length: int, strength: float) -> None:
+    """Plain rows, a whole injection and another in one batch, also where their contexts differ in length."""
+    instruction = make_instruction()
+    parts = [None, inject(instruction), inject(instruction, strength)]
+    context, times, query = torch.randn(6, length, WIDTH), torch.tensor([10, 900] * 3), torch.randn(2, 5, 8)
+    keys, values = keys_of(RowInjections(parts), context, times)
+    for index, part in enumerate(parts):
+        rows = slice(2 * index, 2 * index + 2)
+        plain = project(context[rows], 8)
+        k, v = (plain, 2 * plain) if part is None else keys_of(part, context[rows], times[rows])
+        if length == LENGTH:
+            assert torch.equal(keys[rows], k) and torch.equal(values[rows], v)
+        torch.testing.assert_close(
+            scaled_dot_product_attention(query, keys[rows], values[rows]),
+            scaled_dot_product_attention(query, k, v),
+            rtol=1e-4,
+            atol=1e-4,
+        )
+
+
+def test_identity_is_known_beforehand() -> None:
+    instruction = make_instruction()
+    assert inject(instruction, 0.0).is_identity
+    assert inject(instruction, end_timestep=1000).is_identity
+    assert inject(instruction, 1.0, [0, 0, 0, 0, 0]).is_identity
+    assert not inject(instruction, 0.1).is_identity
+    assert inject(instruction).whole and not inject(instruction, 0.5).whole
+
+
+def test_values_stay_in_the_models_dtype() -> None:
+    injection = inject(make_instruction())
+    call = injection.begin(torch.randn(1, LENGTH, WIDTH), torch.tensor([5]))
+    frozen = project(call.context, 8).to(torch.bfloat16)
+    keys, values = call.keys_values("down.attn2", frozen, frozen.clone())
+    assert keys.dtype == values.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (
+            {"segment_strengths": [1, 1]},
+            r"2 values were given, but the instruction has 5 segments\. Give 5 values",
+        ),
+        ({"strength": float("nan")}, r"nan with segment strengths .* is not finite"),
+        ({"end_timestep": 1001}, r"1000 to 1001 leaves 0\.\.1000"),
+        ({"start_timestep": -1}, r"-1 to 0 leaves 0\.\.1000"),
+    ],
+)
+def test_bad_settings_are_named(how: dict, message: str) -> None:
+    with pytest.raises(InstructionError, match=message):
+        inject(make_instruction(), **how)
+
+
+def make_text(segments: int = 1, length: int = LENGTH) -> Instruction:
+    generator = torch.Generator().manual_seed(5)
+    info = InstructionInfo("pocket", "0" * 64, segments, TOKENS, space="text")
+    return Instruction(
+        {},
+        {},
+        torch.randn(length, WIDTH, generator=generator),
+        1,
+        info,
+        torch.randn(segments, TOKENS, WIDTH, generator=generator),
+    )
+
+
+def states_of(text: Instruction, segment: int = 0) -> Tensor:
+    return torch.cat([text.context[:1], text.rows[segment], text.context[1 + TOKENS :]])
+
+
+def test_text_states_act_before_the_projection() -> None:
+    text, cond, times = make_text(2), torch.randn(2, LENGTH, WIDTH), torch.tensor([100, 900])
+    expected = torch.stack([states_of(text, 0), states_of(text, 1)])
+    whole = inject(text).begin(cond, times)
+    assert torch.equal(whole.context, expected)
+    keys = torch.randn(2, LENGTH, 8)
+    assert whole.keys_values("down.attn2", keys, keys)[0] is keys
+    half = inject(text, 0.25).begin(cond, times)
+    assert torch.allclose(half.context, cond + 0.25 * (expected - cond), atol=1e-6)
+
+
+def test_a_blend_is_the_weighted_sum_of_what_its_parts_would_put_in_place() -> None:
+    """Both spaces together, with differing segments, at a strength, against the formula written out."""
+    attention, text = make_instruction(), make_text(2)
+    cond, times = torch.randn(3, LENGTH, WIDTH), torch.tensor([0, 450, 999])
+    blend = Blend((Part(0.75, attention), Part(-0.5, text)))
+    keys, values = keys_of(inject(blend, 0.5), cond, times)
+    own = project(cond, 8)
+    learned = keys_of(inject(attention), cond, times)[0]
+    projected = torch.stack([project(states_of(text, segment), 8) for segment in (0, 0, 1)])
+    expected = own + 0.5 * (0.75 * (learned - own) - 0.5 * (projected - own))
+    torch.testing.assert_close(keys, expected, rtol=1e-5, atol=1e-5)
+    assert values.shape == keys.shape
+
+
+def test_a_blend_of_one_is_itself_and_of_weight_0_nothing() -> None:
+    instruction, cond, times = make_instruction(), torch.randn(2, LENGTH, WIDTH), torch.tensor([10, 700])
+    one = inject(Blend((Part(1.0, instruction), Part(0.0, make_text()))))
+    assert one.whole and torch.equal(
+        keys_of(one, cond, times)[0], keys_of(inject(instruction), cond, times)[0]
+    )
+    half = inject(Blend((Part(0.5, instruction),)))
+    assert torch.equal(keys_of(half, cond, times)[0], keys_of(inject(instruction, 0.5), cond, times)[0])
+    assert inject(Blend((Part(0.0, instruction),))).is_identity
+
+
+def test_blended_contexts_may_differ_in_length() -> None:
+    cond, times, query = torch.randn(1, 8, WIDTH), torch.tensor([10]), torch.randn(1, 5, 8)
+    blend = Blend((Part(1.0, make_instruction()), Part(1.0, make_text(length=6))))
+    keys, values = keys_of(inject(blend), cond, times)
+    assert keys.shape[1] == 24 and torch.isfinite(scaled_dot_product_attention(query, keys, values)).all()
+
+
+def test_segments_of_a_blend_must_agree_to_be_weighted_apart() -> None:
+    blend = Blend((Part(1.0, make_instruction()), Part(1.0, make_text(2))))
+    with pytest.raises(
+        InstructionError,
+        match=r"the blended instructions have \[2, 5\] segments, so their segments are not the same\. Give one value",
+    ):
+        inject(blend, 1.0, [1, 1, 1, 1, 0])
+    assert inject(blend, 1.0, [0.5]).strengths.tolist() == [0.5]
+
+
+def test_gradients_are_the_same_every_time() -> None:
+    """To the bit, also where many samples share a segment and threads share the work: a resumed run repeats what it would have done."""
+    keys = torch.zeros(1, TOKENS, 8000, requires_grad=True)
+    part = InjectedPart.attention(torch.zeros(LENGTH, WIDTH), 1, {"down.attn2": keys}, {})
+    draw, first = torch.randn(16, TOKENS, 8000), None
+    for _ in range(20):
+        keys.grad = None
+        part.rows(torch.zeros(16, dtype=torch.long)).backward(draw)
+        first = keys.grad if first is None else first
+        assert torch.equal(keys.grad, first)

@@ -1,0 +1,174 @@
+"""How learning fits into memory: what families are known to need, and what happens where that was wrong."""
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor
+
+from instructbrush.core.editing.loading import DiffusersEditor
+from instructbrush.core.errors import LearningError
+from instructbrush.core.learning import memory
+from instructbrush.core.learning.memory import MemoryPlan, largest_side, plan_memory
+from instructbrush.core.learning.objective import PairLatents
+from instructbrush.core.learning.settings import LearningSettings
+from instructbrush.core.learning.trainer import Trainer
+from instructbrush.tests.support import seeded
+
+GIB = 2**30
+SIDE_512 = 64 * 64
+
+
+class _FusedAttention(torch.autograd.Function):
+    """What a fused attention kernel keeps: its inputs and its output."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        out = torch.empty_like(query)
+        ctx.save_for_backward(query, keys, values, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient, None, None
+
+
+@pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
+def test_the_activations_of_a_family_are_those_that_autograd_keeps(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted on tensors without memory, for a latent of 512 px."""
+    config = getattr(seeded, family.upper())
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda query, keys, values, **_: _FusedAttention.apply(query, keys, values),
+    )
+    with torch.device("meta"):
+        unet: torch.nn.Module = UNet2DConditionModel(**config).requires_grad_(False).eval()
+        unet.to(torch.float16)
+        shapes = ((1, config["in_channels"], 64, 64), (1,), (1, 77, config["cross_attention_dim"]))
+        sample, time, context = (torch.empty(shape, dtype=torch.float16) for shape in shapes)
+        added = {
+            "text_embeds": torch.empty(1, 1280, dtype=torch.float16),
+            "time_ids": torch.empty(1, 6, dtype=torch.float16),
+        }
+    weights = {parameter.untyped_storage()._cdata for parameter in unet.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        place = tensor.untyped_storage()._cdata
+        if place not in weights:
+            kept[place] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        unet(sample, time, context.requires_grad_(), added_cond_kwargs=added if family == "sdxl" else None)
+    counted = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / SIDE_512
+    assert memory._ACTIVATIONS[family] == pytest.approx(counted, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"),
+    [
+        (None, MemoryPlan(5)),
+        (20 * GIB, MemoryPlan(5)),
+        (3 * GIB, MemoryPlan(5, True)),
+        (1.2 * GIB, MemoryPlan(3, True)),
+        (0.5 * GIB, MemoryPlan(1, True)),
+    ],
+)
+def test_the_fastest_plan_that_fits_is_taken(free: float | None, expected: MemoryPlan) -> None:
+    assert plan_memory("sd15", SIDE_512, 5, 2, None if free is None else int(free)) == expected
+
+
+def test_recomputing_can_be_asked_for() -> None:
+    assert plan_memory("sd15", SIDE_512, 5, 2, None, checkpointing=True) == MemoryPlan(5, True)
+
+
+def test_single_precision_needs_twice_as_much() -> None:
+    assert (
+        plan_memory("sd15", SIDE_512, 5, 4, 5 * GIB)
+        == MemoryPlan(5, True)
+        != plan_memory("sd15", SIDE_512, 5, 2, 5 * GIB)
+    )
+
+
+@pytest.mark.parametrize("free", [GIB, 4 * GIB])
+def test_the_largest_image_fits_and_the_next_does_not(free: int) -> None:
+    side = largest_side("sd15", 2, free)
+    needed = [memory._needed("sd15", (each // 8) ** 2, MemoryPlan(1, True), 2) for each in (side, side + 64)]
+    assert side % 64 == 0 and needed[0] <= free < needed[1]
+
+
+class Limited:
+    """A denoiser on a device with room for so many samples, or so many whose activations are recomputed."""
+
+    def __init__(self, denoiser: Any, plain: int, recomputed: int) -> None:
+        self._denoiser, self._limits = denoiser, {False: plain, True: recomputed}
+        self.checkpointing = False
+        self.calls: list[tuple[int, bool]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._denoiser, name)
+
+    def predict(self, noisy: Tensor, *rest: Any) -> Tensor:
+        self.calls.append((len(noisy), self.checkpointing))
+        if len(noisy) > self._limits[self.checkpointing]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        self._denoiser.checkpointing = self.checkpointing
+        return self._denoiser.predict(noisy, *rest)
+
+
+def trained(editor: DiffusersEditor, denoiser: Any) -> Trainer:
+    generator = torch.Generator().manual_seed(3)
+    before, after = (list(torch.randn(2, 4, 8, 8, generator=generator)) for _ in range(2))
+    trainer = Trainer(
+        denoiser,
+        PairLatents(before, after),
+        *editor.encode_text(["make it snow", ""]),
+        LearningSettings(steps=3, tokens=4),
+    )
+    try:
+        trainer.run()
+    finally:
+        editor.denoiser.checkpointing = False
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("plain", "recomputed", "plans"),
+    [
+        (5, 5, [(5, False)]),
+        (4, 5, [(5, False), (5, True)]),
+        (0, 2, [(5, False), (5, True), (3, True), (2, True)]),
+    ],
+)
+def test_a_step_that_does_not_fit_is_made_smaller_and_nothing_is_lost(
+    editor: DiffusersEditor, plain: int, recomputed: int, plans: list[tuple[int, bool]]
+) -> None:
+    limited = Limited(editor.denoiser, plain, recomputed)
+    small, whole = trained(editor, limited), trained(editor, editor.denoiser)
+    assert list(dict.fromkeys(limited.calls))[: len(plans)] == plans
+    assert small.losses == pytest.approx(whole.losses, rel=1e-4)
+    for name, tensor in whole.parameters.items():
+        # Adam divides by the gradient's size, and so enlarges the rounding of the smallest ones.
+        assert (small.parameters[name] - tensor).norm() <= 1e-3 * tensor.norm(), name
+
+
+def test_what_fits_in_no_way_is_refused_with_the_size_that_fits(editor: DiffusersEditor) -> None:
+    with pytest.raises(
+        LearningError,
+        match=r"too large for the device's memory \(0\.0 GiB free\)\. Use images of at most 64 x 64 pixels",
+    ):
+        trained(editor, Limited(editor.denoiser, 0, 0))
+
+
+def test_other_errors_are_no_lack_of_memory(editor: DiffusersEditor) -> None:
+    class Broken(Limited):
+        def predict(self, noisy: Tensor, *rest: Any) -> Tensor:
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        trained(editor, Broken(editor.denoiser, 0, 0))

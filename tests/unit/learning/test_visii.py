@@ -1,0 +1,169 @@
+"""Learning text states (Visii), against the method written out on its own."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from instructbrush.core.diffusion.schedule import fixed_noise
+from instructbrush.core.editing.loading import DiffusersEditor
+from instructbrush.core.errors import InstructionError, LearningError
+from instructbrush.core.instruction.injection import inject
+from instructbrush.core.learning.objective import Direction, PairLatents
+from instructbrush.core.learning.settings import PAPER, VISII, LearningSettings
+from instructbrush.core.learning.trainer import SegmentStream, Trainer
+
+PHRASE = "make it snow"
+SHORT = replace(VISII, steps=20, text_scale=2.0)
+
+
+@pytest.fixture(scope="module")
+def latents() -> PairLatents:
+    generator = torch.Generator().manual_seed(3)
+    before, after = (list(torch.randn(3, 4, 8, 8, generator=generator)) for _ in range(2))
+    return PairLatents(before, after)
+
+
+@pytest.fixture(scope="module")
+def direction(editor: DiffusersEditor) -> Direction:
+    generator = torch.Generator().manual_seed(4)
+    features = torch.randn(2, 3, 32, generator=generator)
+    return Direction.between(
+        features[0],
+        features[1],
+        torch.randn(editor.description.family.context_width, 32, generator=generator),
+    )
+
+
+def make_trainer(
+    editor: DiffusersEditor,
+    latents: PairLatents,
+    direction: Direction | None,
+    settings: LearningSettings = SHORT,
+) -> Trainer:
+    context, null = editor.encode_text([PHRASE, ""])
+    return Trainer(
+        editor.denoiser, latents, context, null, settings, PHRASE, editor.count_tokens(PHRASE), direction
+    )
+
+
+@pytest.mark.parametrize("clamp", [False, True])
+def test_the_loop_equals_one_written_by_hand(
+    editor: DiffusersEditor, latents: PairLatents, direction: Direction, clamp: bool
+) -> None:
+    settings = replace(SHORT, clamp_direction=clamp)
+    trainer = make_trainer(editor, latents, direction, settings)
+    trainer.run()
+
+    context, null = editor.encode_text([PHRASE, ""])
+    unet, abar = editor.denoiser.unet, editor.denoiser.alphas_cumprod
+    rows = context[1:4].clone().requires_grad_(True)
+    optimiser = torch.optim.AdamW([rows], lr=1e-3, weight_decay=0)
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:20].tolist()
+    losses = []
+    with torch.enable_grad():
+        for t in order:
+            states = torch.cat([context[:1], rows, context[4:]])
+            before, after = latents.before[t % 3], latents.after[t % 3]
+            noise = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(t))
+            noisy = abar[t].sqrt() * after + (1 - abar[t]).sqrt() * noise
+
+            def eps(image: Tensor, text: Tensor, noisy: Tensor = noisy, t: int = t) -> Tensor:
+                return unet(torch.cat([noisy, image])[None], torch.tensor([t]), text[None]).sample[0]
+
+            full, image, none = eps(before, states), eps(before, null), eps(torch.zeros_like(before), null)
+            guided = none + 1.5 * (image - none) + 2.0 * (full - image)
+            says = states.mean(0) @ direction.projection
+            cosine = (says @ direction.target) / (says.norm() * direction.target.norm())
+            loss = 4 * ((guided - noise) ** 2).mean() + 0.1 * (
+                1 - (cosine.clamp(max=0.5) if clamp else cosine)
+            )
+            optimiser.zero_grad()
+            loss.backward()
+            rows.grad *= min(1.0, 1.0 / (rows.grad.norm().item() + 1e-6))
+            optimiser.step()
+            losses.append(loss.item())
+    torch.testing.assert_close(torch.tensor(trainer.losses), torch.tensor(losses), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(trainer.instruction().rows[0], rows.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_every_timestep_comes_once_a_round_with_its_own_noise_and_pair(latents: PairLatents) -> None:
+    stream = SegmentStream(0, VISII)
+    first, second = ([stream.draw(latents) for _ in range(1000)] for _ in range(2))
+    assert sorted(time for _, time, _ in first) == list(range(1000))
+    assert [time for _, time, _ in first] != [time for _, time, _ in second]
+    again = {time: (pair, noise) for pair, time, noise in second}
+    for pair, time, noise in first[:50]:
+        assert pair == time % 3 == again[time][0]
+        assert torch.equal(noise, again[time][1]) and torch.equal(noise, fixed_noise((4, 8, 8), time, 0))
+
+
+def test_noise_of_timesteps_and_seeds_is_unrelated() -> None:
+    noises = torch.stack(
+        [fixed_noise((4, 32, 32), time, seed) for time in (0, 1, 999) for seed in (0, 1)]
+    ).flatten(1)
+    correlations = torch.corrcoef(noises) - torch.eye(len(noises))
+    assert correlations.abs().max() < 0.06 and abs(noises.std() - 1) < 0.02
+
+
+def test_the_instruction_holds_text_states_and_acts_in_the_context_alone(
+    editor: DiffusersEditor, latents: PairLatents, direction: Direction
+) -> None:
+    trainer = make_trainer(editor, latents, direction, replace(SHORT, steps=2))
+    trainer.run()
+    instruction = trainer.instruction()
+    assert (
+        instruction.info.space == "text"
+        and instruction.info.tokens == 3
+        and instruction.rows.shape == (1, 3, instruction.context.shape[1])
+    )
+    states = torch.cat([instruction.context[:1], instruction.rows[0], instruction.context[4:]])[None]
+    noisy, times, image = torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.randn(1, 4, 8, 8)
+    with torch.no_grad():
+        by_context = editor.denoiser.predict(noisy, times, image, states)
+        injected = editor.denoiser.predict(noisy, times, image, torch.zeros_like(states), inject(instruction))
+    assert torch.equal(by_context, injected)
+
+
+def test_segments_can_be_learned_in_the_space_of_text(editor: DiffusersEditor, latents: PairLatents) -> None:
+    """InstructBrush without attention (Table 2): time-aware text states."""
+    settings = replace(PAPER, space="text", steps=3, learning_rate=1e-2)
+    trainer = make_trainer(editor, latents, None, settings)
+    trainer.run()
+    rows = trainer.instruction().rows
+    assert rows.shape[:2] == (5, 3) and not torch.equal(rows[0], rows[1])
+
+
+@pytest.mark.parametrize(
+    ("width", "message"),
+    [
+        (None, r"text states are 128 wide; none was given\. Connect the one"),
+        (64, r"text states are 128 wide; the one given projects states 64 wide"),
+    ],
+)
+def test_the_direction_must_fit_the_model(
+    editor: DiffusersEditor, latents: PairLatents, width: int | None, message: str
+) -> None:
+    direction = None if width is None else Direction(torch.randn(width, 8), torch.randn(8))
+    with pytest.raises(LearningError, match=message):
+        make_trainer(editor, latents, direction)
+
+
+def test_direction_weight_belongs_to_text() -> None:
+    with pytest.raises(
+        LearningError, match=r"direction_weight acts on text states\. Set it to 0, or space to 'text'"
+    ):
+        replace(PAPER, direction_weight=0.1)
+
+
+def test_text_states_act_in_models_of_their_width_only(editor: DiffusersEditor, latents: PairLatents) -> None:
+    trainer = make_trainer(editor, latents, None, replace(SHORT, steps=1, direction_weight=0.0))
+    trainer.run()
+    instruction = trainer.instruction("snow")
+    assert instruction.check_fits(editor.description) == []
+    sd15 = replace(
+        editor.description, family=replace(editor.description.family, name="sd15", context_width=768)
+    )
+    with pytest.raises(InstructionError, match=r"'snow' holds text states 128 wide, .* takes 768"):
+        instruction.check_fits(sd15)

@@ -1,0 +1,362 @@
+"""Models that read a mask, and UltraEdit's SD3: what they are, what they are given, and what fits them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from instructbrush.core.editing.loading import DiffusersEditor, describe, load_editor
+from instructbrush.core.editing.sampler import edit_latents
+from instructbrush.core.errors import ModelError, RegionError
+from instructbrush.core.learning.objective import PairLatents
+from instructbrush.core.learning.settings import LearningSettings
+from instructbrush.core.learning.trainer import Trainer
+from instructbrush.core.models import builtin
+from instructbrush.core.models.families import FAMILIES, describe_unet, detect_family
+from instructbrush.core.pairs.pairs import make_pairs
+from instructbrush.core.regions.mask_images import mask_image
+from instructbrush.tests.support import seeded, seeded_sd3
+
+pytestmark = pytest.mark.slow  # edits or trains for real
+
+PREFIX = "model.diffusion_model."
+REGION = {**seeded.SMALL_SD15, "in_channels": 12}
+
+
+def described(tensors: dict[str, Tensor]) -> object:
+    return describe_unet(
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        lambda name, rows: tensors[name][:rows],
+    )
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> DiffusersEditor:
+    """SD1.5's layout with 12 input channels and few others."""
+    folder = seeded.write_folder(
+        tmp_path_factory.mktemp("mask") / "ultra", 3, REGION, text={**seeded.SMALL_CLIP, "vocab_size": 49408}
+    )
+    seeded.write_tokenizer(folder / "tokenizer")
+    return load_editor(folder)
+
+
+@pytest.fixture(scope="module")
+def sister(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> DiffusersEditor:
+    """What the pocket region editor begins as: the pocket editor's weights, and zeros for the mask."""
+    folder = tmp_path_factory.mktemp("built") / "pocket_region"
+    (folder / "unet").mkdir(parents=True)
+    config = json.loads((pocket / "unet" / "config.json").read_text())
+    (folder / "unet" / "config.json").write_text(json.dumps({**config, "in_channels": 12}))
+    states = load_file(pocket / "unet" / "diffusion_pytorch_model.safetensors")
+    first = states["conv_in.weight"]
+    save_file(
+        {**states, "conv_in.weight": torch.cat([first, torch.zeros_like(first[:, :4])], 1)},
+        folder / "unet" / "diffusion_pytorch_model.safetensors",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builtin, "POCKET_REGION_FOLDER", folder)
+        patch.setitem(builtin.TITLES, folder, "pocket region editor")
+        return load_editor(folder)
+
+
+class TestWhatTheyAre:
+    @pytest.mark.parametrize(
+        ("config", "family"), [(seeded.SD15, "sd15"), (seeded.SD21, "sd21"), (seeded.SDXL, "sdxl")]
+    )
+    def test_twelve_channels_are_of_their_sisters_family(
+        self, tmp_path: Path, config: dict, family: str
+    ) -> None:
+        kinds = []
+        for channels in (8, 12):
+            shapes = seeded.native_unet(seeded.unet_shapes({**config, "in_channels": channels}))
+            kinds.append(
+                describe(
+                    seeded.write_hollow(
+                        tmp_path / f"{channels}.safetensors",
+                        {PREFIX + name: shape for name, shape in shapes.items()},
+                    )
+                )
+            )
+        free, region = kinds
+        assert region.family == free.family == FAMILIES[family] and region.sites == free.sites
+        assert (free.in_channels, free.condition_channels, free.reads_mask) == (8, 4, False)
+        assert (region.in_channels, region.condition_channels, region.reads_mask) == (12, 8, True)
+
+    def test_siblings_with_the_same_attention_have_the_same_fingerprint(self, tmp_path: Path) -> None:
+        free, region = (
+            dict(seeded.weights(seeded.unet_shapes(config), 5)) for config in (seeded.SMALL_SD15, REGION)
+        )
+        region |= {name: tensor for name, tensor in free.items() if name != "conv_in.weight"}
+        assert described(free).fingerprint == described(region).fingerprint
+        save_file(
+            {PREFIX + name: tensor.half() for name, tensor in seeded.native_unet(region).items()},
+            tmp_path / "single.safetensors",
+        )
+        single, folder = (
+            describe(tmp_path / "single.safetensors"),
+            describe(seeded.write_folder(tmp_path / "folder", 5, REGION)),
+        )
+        assert single.in_channels == folder.in_channels == 12
+        assert single.fingerprint == folder.fingerprint == described(free).fingerprint
+
+    def test_a_mask_is_refused_by_name_where_none_is_read(self, editor: DiffusersEditor) -> None:
+        message = r"^pocket editor: this model reads no mask \(8 input channels, 12 in one that does\). Leave the mask away and keep the edit .* Region Edit"
+        with pytest.raises(ModelError, match=message):
+            editor.condition(torch.zeros(1, 64, 64, 3), torch.ones(1, 64, 64))
+
+    def test_single_file_names_fit_the_local_configuration(self) -> None:
+        from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+        from instructbrush.core.models.module_builder import UNET_CONFIG
+
+        config = {**UNET_CONFIG["sd15"], "in_channels": 12}
+        native = {
+            PREFIX + name: torch.empty(shape, device="meta")
+            for name, shape in seeded.native_unet(seeded.unet_shapes(config)).items()
+        }
+        converted = convert_ldm_unet_checkpoint(native, config)
+        assert {name: tuple(tensor.shape) for name, tensor in converted.items()} == seeded.unet_shapes(config)
+
+    def test_single_files_that_only_comfyui_reads_are_named(self, tmp_path: Path, pocket: Path) -> None:
+        config = json.loads((pocket / "unet" / "config.json").read_text())
+        shapes = {
+            name: (1, *shape[1:]) if name == "conv_in.weight" else shape
+            for name, shape in seeded.unet_shapes(config).items()
+        }
+        path = seeded.write_hollow(tmp_path / "saved.safetensors", shapes)
+        with pytest.raises(
+            ModelError,
+            match="^saved.safetensors: single files of the pocket family are read in ComfyUI only. Give the model as a diffusers",
+        ):
+            load_editor(path)
+
+
+class TestSD3:
+    @pytest.mark.parametrize("channels", [32, 48])
+    def test_full_size_files_are_described_from_their_header(self, tmp_path: Path, channels: int) -> None:
+        named = seeded_sd3.on_meta({**seeded_sd3.SD3, "in_channels": channels})
+        native = {
+            PREFIX + name: shape for name, shape in seeded_sd3.shapes_of(seeded_sd3.native(named)).items()
+        }
+        single = describe(seeded.write_hollow(tmp_path / "sd3.safetensors", native))
+        folder = tmp_path / "UltraEdit" / "transformer"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps({"_class_name": "SD3Transformer2DModel"}))
+        seeded.write_hollow(folder / "diffusion_pytorch_model.safetensors", seeded_sd3.shapes_of(named))
+        other = describe(folder.parent)
+        assert single.title == "sd3.safetensors" and other.title == "UltraEdit"
+        for description in (single, other):
+            assert description.family == FAMILIES["sd3"] and description.sites == ()
+            assert (description.in_channels, description.reads_mask, description.condition_channels) == (
+                channels,
+                channels == 48,
+                channels - 16,
+            )
+        assert single.fingerprint == other.fingerprint
+
+    def test_fingerprint_is_the_same_in_both_dialects_and_differs_between_models(self) -> None:
+        models = [seeded_sd3.tensors(seeded_sd3.SMALL_SD3, seed) for seed in (0, 1)]
+        first, second = (described(model).fingerprint for model in models)
+        halved = {name: tensor.half() for name, tensor in seeded_sd3.native(models[0]).items()}
+        assert described(halved).fingerprint == first != second
+
+    def test_it_runs_in_comfyui_only(self, tmp_path: Path) -> None:
+        save_file(seeded_sd3.native(seeded_sd3.tensors(seeded_sd3.SMALL_SD3, 0)), tmp_path / "it.safetensors")
+        with pytest.raises(
+            ModelError,
+            match=r"^it.safetensors: UltraEdit \(Stable Diffusion 3\) runs in ComfyUI only: use the nodes Load .* and Edit Guider",
+        ):
+            load_editor(tmp_path / "it.safetensors")
+
+    def test_no_instruction_acts_in_it(self, editor: DiffusersEditor) -> None:
+        description = described(seeded_sd3.tensors(seeded_sd3.SMALL_SD3, 0))
+        message = r"^UNet: UltraEdit \(Stable Diffusion 3\) has no cross-attention layers, so instructions can neither be learned on it nor act in it. Edit with"
+        with pytest.raises(ModelError, match=message):
+            description.require_sites()
+        with pytest.raises(ModelError, match=message):
+            learned(editor).check_fits(description)
+
+    @pytest.mark.parametrize(
+        ("channels", "message"),
+        [
+            (
+                16,
+                r"^it: this is not an InstructPix2Pix model: 16 input channels; 32 \(16 noise \+ 16 image\) or 48 \(\+ 16 mask\) are needed. It is a plain",
+            ),
+            (33, r"^it: this is an inpainting model, not an InstructPix2Pix model: 33 input channels; 32 "),
+            (64, r"^it: unknown kind of model: 64 input channels; 32 "),
+        ],
+    )
+    def test_other_kinds_are_named(self, channels: int, message: str) -> None:
+        named = seeded_sd3.on_meta({**seeded_sd3.SMALL_SD3, "in_channels": channels})
+        for tensors in (named, seeded_sd3.native(named)):
+            with pytest.raises(ModelError, match=message):
+                detect_family(seeded_sd3.shapes_of(tensors), title="it")
+
+
+class TestMaskImage:
+    def test_white_black_and_grey(self) -> None:
+        images = torch.rand(2, 8, 12, 3)
+        assert torch.equal(mask_image(None, images), torch.ones(1, 8, 12, 3))
+        mask = torch.rand(2, 8, 12)
+        assert torch.equal(mask_image(mask, images), mask[..., None].repeat(1, 1, 1, 3))
+        assert mask_image(mask[:1], images).shape == mask_image(mask[0], images).shape == (1, 8, 12, 3)
+
+    def test_it_is_scaled_where_the_aspect_agrees(self) -> None:
+        half = torch.zeros(1, 8, 8)
+        half[:, :, 4:] = 1
+        image = mask_image(half, torch.zeros(1, 64, 64, 3))[0, ..., 0]
+        assert image.shape == (64, 64) and image[:, :24].max() == 0 and image[:, 40:].min() == 1
+
+    @pytest.mark.parametrize(
+        ("mask", "message"),
+        [
+            (
+                torch.zeros(1, 8, 12),
+                r"^Mask: it is black all over, so there is nowhere to edit. Paint white .* invert the mask .* connect no mask.$",
+            ),
+            (torch.stack([torch.ones(8, 12), torch.zeros(8, 12)]), "^Mask: number 2 of 2 is black all over"),
+            (torch.ones(1, 8, 8), "^Mask: it is 8 x 8, the image 12 x 8, which is another aspect ratio."),
+            (torch.ones(3, 8, 12), "^Mask: 3 masks do not fit 2 images."),
+            (torch.full((1, 8, 12), float("nan")), "^Mask holds values that are not finite."),
+        ],
+    )
+    def test_what_does_not_fit_is_told(self, mask: Tensor, message: str) -> None:
+        with pytest.raises(RegionError, match=message):
+            mask_image(mask, torch.zeros(2, 8, 12, 3))
+
+
+class TestEngine:
+    @torch.no_grad()
+    def test_prediction_is_the_unets_on_noise_image_and_mask(self, small: DiffusersEditor) -> None:
+        images = torch.rand(2, 64, 64, 3)
+        mask = torch.zeros(1, 64, 64)
+        mask[:, :32] = 1
+        condition = small.condition(images, mask)
+        image, drawn = small.encode_images(images), small.encode_images(mask[..., None].repeat(2, 1, 1, 3))
+        # Flat images leave little but rounding for the random VAE's norms to scale up.
+        torch.testing.assert_close(condition, torch.cat([image, drawn], 1), rtol=0, atol=5e-3)
+        drawn = condition[:, 4:]
+        noisy, times, context = (
+            torch.randn(2, 4, 8, 8),
+            torch.tensor([30, 900]),
+            small.encode_text(["a hat"] * 2),
+        )
+        expected = small.denoiser.unet(torch.cat([noisy, image, drawn], 1), times, context).sample
+        torch.testing.assert_close(small.denoiser.predict(noisy, times, condition, context), expected)
+        assert not torch.allclose(
+            small.denoiser.predict(noisy, times, small.condition(images), context), expected, atol=1e-3
+        )
+
+    def test_no_mask_is_white(self, small: DiffusersEditor) -> None:
+        images = torch.rand(2, 48, 64, 3)
+        assert torch.equal(small.condition(images), small.condition(images, torch.ones(1, 48, 64)))
+
+    def test_a_condition_of_the_wrong_kind_is_told(
+        self, small: DiffusersEditor, editor: DiffusersEditor
+    ) -> None:
+        noisy, times = torch.randn(1, 4, 8, 8), torch.tensor([3])
+        message = r"^ultra: its image condition has 8 channels, 4 were given. It reads a mask as well: give it the latents of image and mask, as DiffusersE"
+        with pytest.raises(ModelError, match=message):
+            small.denoiser.predict(noisy, times, noisy, small.encode_text([""]))
+        with pytest.raises(
+            ModelError,
+            match="^pocket editor: its image condition has 4 channels, 8 were given. It reads no mask: give it the image's latent",
+        ):
+            editor.denoiser.predict(noisy, times, noisy.repeat(1, 2, 1, 1), editor.encode_text([""]))
+
+    def test_sampling_without_a_mask_is_told(self, small: DiffusersEditor) -> None:
+        states = small.encode_text([""])[0]
+        with pytest.raises(ModelError, match="^ultra: its image condition has 8 channels, 4 were given."):
+            edit_latents(small.denoiser, torch.randn(1, 4, 8, 8), states, states, steps=1)
+
+    @torch.no_grad()
+    def test_sampling_drops_the_mask_with_the_picture(self, small: DiffusersEditor) -> None:
+        """One step of Eq. 3 by hand: neither branch has neither."""
+        images = torch.rand(1, 64, 64, 3)
+        frame = small.encode_images(images)
+        mask = small.encode_images(mask_image(torch.eye(64), images))
+        words, null = small.encode_text(["a hat", ""])
+        result = edit_latents(
+            small.denoiser,
+            torch.cat([frame, mask], 1),
+            words,
+            null,
+            steps=1,
+            text_scale=3.0,
+            image_scale=1.5,
+            seed=5,
+        )
+        noise = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(5))[None]
+        abar = small.denoiser.alphas_cumprod[0]  # diffusers begins a single step at timestep 0
+        sigma = ((1 - abar) / abar).sqrt()
+        start, noise = noise * sigma, noise * sigma / (sigma**2 + 1).sqrt()
+        unet, times = small.denoiser.unet, torch.tensor([0])
+        both, neither = torch.cat([noise, frame, mask], 1), torch.cat([noise, torch.zeros(1, 8, 8, 8)], 1)
+        full, image, none = (
+            unet(given, times, states[None]).sample
+            for given, states in ((both, words), (both, null), (neither, null))
+        )
+        predicted = none + 1.5 * (image - none) + 3.0 * (full - image)
+        torch.testing.assert_close(result, start - sigma * predicted, rtol=1e-3, atol=1e-3)
+
+
+class TestPocketRegion:
+    def test_it_shares_all_but_the_unet(self, sister: DiffusersEditor, editor: DiffusersEditor) -> None:
+        assert sister.description.title == "pocket region editor" and sister.description.in_channels == 12
+        assert (
+            sister.description.family == editor.description.family
+            and sister.description.fingerprint == editor.description.fingerprint
+        )
+        assert torch.equal(sister.encode_text(["a hat"]), editor.encode_text(["a hat"]))
+        assert torch.equal(sister.denoiser.alphas_cumprod, editor.denoiser.alphas_cumprod)
+
+    def test_with_zeros_for_the_mask_it_is_the_pocket_editor(
+        self, sister: DiffusersEditor, editor: DiffusersEditor
+    ) -> None:
+        image = torch.rand(1, 64, 64, 3)
+        words, null = editor.encode_text(["make it night", ""])
+        ours = edit_latents(
+            sister.denoiser, sister.condition(image, torch.eye(64)), words, null, steps=2, text_scale=2.0
+        )
+        torch.testing.assert_close(
+            ours,
+            edit_latents(editor.denoiser, editor.condition(image), words, null, steps=2, text_scale=2.0),
+            rtol=1e-4,
+            atol=1e-4,
+        )
+
+    def test_instructions_fit_both_ways(self, sister: DiffusersEditor, editor: DiffusersEditor) -> None:
+        assert (
+            learned(sister).check_fits(editor.description)
+            == []
+            == learned(editor).check_fits(sister.description)
+        )
+
+    def test_a_folder_that_was_moved_is_told(self, tmp_path: Path, pocket: Path) -> None:
+        """Only the built-in one shares: a copy elsewhere is a model that lacks its parts."""
+        shutil.copytree(pocket / "unet", tmp_path / "copy" / "unet")
+        with pytest.raises(
+            ModelError, match=r"^vae/config.json: missing in .*copy. A diffusers folder needs it.$"
+        ):
+            load_editor(tmp_path / "copy")
+
+
+def learned(editor: DiffusersEditor) -> object:
+    """An instruction of two steps, learned the way that users learn."""
+    before = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    latents = PairLatents.encode(
+        make_pairs(before, 1 - before), editor.encode_images, editor.scale, editor.condition
+    )
+    assert (
+        latents.before[0].shape[0] == editor.description.condition_channels and latents.after[0].shape[0] == 4
+    )
+    context, null = editor.encode_text(["invert it", ""])
+    settings = LearningSettings(tokens=4, segments=2, steps=2, learning_rate=0.03, objective="guided")
+    trainer = Trainer(editor.denoiser, latents, context, null, settings, "invert it")
+    trainer.run()
+    return trainer.instruction()

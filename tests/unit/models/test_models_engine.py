@@ -1,0 +1,417 @@
+"""The diffusers engine: what it predicts, what gets gradients, and the parts around it."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from instructbrush.core.editing.denoiser import DiffusersDenoiser
+from instructbrush.core.editing.loading import DiffusersEditor, load_editor
+from instructbrush.core.errors import ModelError
+from instructbrush.core.instruction.injection import InjectedPart, Injection, inject
+from instructbrush.core.instruction.instruction import Instruction, InstructionInfo
+from instructbrush.tests.support import seeded
+
+ROWS = 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = seeded.write_folder(
+        tmp_path_factory.mktemp("small") / "model", 3, text={**seeded.SMALL_CLIP, "vocab_size": 49408}
+    )
+    seeded.write_tokenizer(root / "tokenizer")
+    return root
+
+
+@pytest.fixture(scope="module")
+def small(folder: Path) -> DiffusersEditor:
+    """SD1.5's layout with few channels."""
+    return load_editor(folder)
+
+
+def inputs(editor: DiffusersEditor, batch: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    noisy, image = (torch.randn(batch, 4, 8, 8, generator=draw) for _ in range(2))
+    context = editor.encode_text(["make it night"] * batch)
+    return noisy, torch.arange(batch) * 350 + 40, image, context
+
+
+def instruction_of(editor: DiffusersEditor, text: str, learned: bool = False) -> Instruction:
+    """An instruction that holds a text's own keys and values, or ones that were moved away from them."""
+    states = editor.encode_text([text])[0]
+    own = editor.denoiser.project(states)
+    draw = torch.Generator().manual_seed(2)
+
+    def rows(tensor: Tensor) -> Tensor:
+        copies = tensor[1 : 1 + ROWS].repeat(5, 1, 1)
+        return copies + (torch.randn(copies.shape, generator=draw) if learned else 0)
+
+    keys, values = ({name: rows(pair[index]) for name, pair in own.items()} for index in (0, 1))
+    info = InstructionInfo(
+        editor.description.family.name, editor.description.fingerprint, segments=5, tokens=ROWS
+    )
+    return Instruction(keys, values, states, 1, info)
+
+
+@pytest.fixture(params=["pocket", "small"])
+def model(request: pytest.FixtureRequest, editor: DiffusersEditor, small: DiffusersEditor) -> DiffusersEditor:
+    return editor if request.param == "pocket" else small
+
+
+@torch.no_grad()
+def test_prediction_is_the_stock_unets_bit_for_bit(model: DiffusersEditor) -> None:
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    noisy, times, image, context = inputs(model)
+    ours = model.denoiser.predict(noisy, times, image, context)
+    unet, mine = model.denoiser.unet, dict(model.denoiser.unet.attn_processors)
+    unet.set_attn_processor(AttnProcessor2_0())
+    stock = unet(torch.cat([noisy, image], 1), times, context).sample
+    unet.set_attn_processor(mine)
+    assert torch.equal(ours, stock)
+    assert ours.dtype == torch.float32
+
+
+@torch.no_grad()
+def test_a_texts_own_keys_and_values_are_that_text(model: DiffusersEditor) -> None:
+    noisy, times, image, context = inputs(model)
+    injection = inject(instruction_of(model, "make it night"))
+    other = model.encode_text(["something else"] * 2)
+    text = model.denoiser.predict(noisy, times, image, context)
+    assert torch.equal(model.denoiser.predict(noisy, times, image, other, injection), text)
+    assert not torch.equal(model.denoiser.predict(noisy, times, image, other), text)
+
+
+@torch.no_grad()
+def test_strength_zero_changes_nothing_and_one_changes_every_row(model: DiffusersEditor) -> None:
+    noisy, times, image, context = inputs(model)
+    plain = model.denoiser.predict(noisy, times, image, context)
+    learned = instruction_of(model, "a hat", learned=True)
+    assert torch.equal(model.denoiser.predict(noisy, times, image, context, inject(learned, 0.0)), plain)
+    for strength in (1.0, 0.5):
+        changed = model.denoiser.predict(noisy, times, image, context, inject(learned, strength))
+        assert ((changed - plain).flatten(1).abs().amax(1) > 1e-3).all()
+
+
+@torch.no_grad()
+def test_rows_of_a_batch_do_not_mix(model: DiffusersEditor) -> None:
+    noisy, times, image, context = inputs(model, 3)
+    injection = inject(instruction_of(model, "a hat", learned=True))
+    together = model.denoiser.predict(noisy, times, image, context, injection)
+    for row in range(3):
+        one = slice(row, row + 1)
+        alone = model.denoiser.predict(noisy[one], times[one], image[one], context[one], injection)
+        torch.testing.assert_close(alone, together[one], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_only_the_learned_tensors_get_gradients(model: DiffusersEditor, checkpointing: bool) -> None:
+    noisy, times, image, context = inputs(model)
+    learned = instruction_of(model, "a hat")
+    keys, values = (
+        {name: tensor.clone().requires_grad_() for name, tensor in side.items()}
+        for side in (learned.keys, learned.values)
+    )
+    injection = Injection((InjectedPart.attention(learned.context, 1, keys, values),), torch.ones(5))
+    unet = model.denoiser.unet
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
+    try:
+        model.denoiser.predict(noisy, times, image, context, injection).square().mean().backward()
+    finally:
+        unet.disable_gradient_checkpointing()
+    touched = sorted({int(time) // 200 for time in times})
+    for side in (keys, values):
+        for name, tensor in side.items():
+            moved = tensor.grad.abs().amax((1, 2)) > 0
+            assert moved.nonzero().flatten().tolist() == touched, name
+    assert all(not weight.requires_grad and weight.grad is None for weight in unet.parameters())
+
+
+def test_gradients_are_the_slope_of_the_prediction(small: DiffusersEditor) -> None:
+    noisy, times, image, context = inputs(small, 1)
+    learned = instruction_of(small, "a hat")
+    site = small.description.sites[-1].name
+    tensor = learned.values[site].clone().requires_grad_()
+    draw = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(4))
+
+    def mean(value: Tensor) -> Tensor:
+        injection = Injection(
+            (InjectedPart.attention(learned.context, 1, learned.keys, {**learned.values, site: value}),),
+            torch.ones(5),
+        )
+        return small.denoiser.predict(noisy, times, image, context, injection).square().mean()
+
+    mean(tensor).backward()
+    step = 0.05
+    with torch.no_grad():
+        slope = (mean(tensor + step * draw) - mean(tensor - step * draw)) / (2 * step)
+    torch.testing.assert_close((tensor.grad * draw).sum(), slope, rtol=2e-2, atol=1e-6)
+
+
+def test_two_threads_keep_their_own_instruction(editor: DiffusersEditor) -> None:
+    noisy, times, image, context = inputs(editor)
+    injections = [None, *(inject(instruction_of(editor, text, learned=True)) for text in ("a hat", "snow"))]
+    with torch.no_grad():
+        expected = [
+            editor.denoiser.predict(noisy, times, image, context, injection) for injection in injections
+        ]
+    results: dict[int, list[Tensor]] = {index: [] for index in range(len(injections))}
+
+    def work(index: int) -> None:
+        with torch.no_grad():
+            results[index].extend(
+                editor.denoiser.predict(noisy, times, image, context, injections[index]) for _ in range(3)
+            )
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in results]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, outcome in results.items():
+        assert len(outcome) == 3
+        for result in outcome:
+            torch.testing.assert_close(result, expected[index], rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_project_gives_every_sites_own_projections(model: DiffusersEditor) -> None:
+    states = model.encode_text(["make it night"])[0]
+    projected = model.denoiser.project(states)
+    assert list(projected) == [site.name for site in model.description.sites]
+    for site in model.description.sites:
+        keys, values = projected[site.name]
+        layer = model.denoiser.unet.get_submodule(site.name)
+        assert keys.shape == values.shape == (len(states), site.width)
+        assert torch.equal(keys, layer.to_k(states)) and torch.equal(values, layer.to_v(states))
+
+
+def test_learned_tensors_stay_fp32_in_a_half_precision_model(folder: Path, small: DiffusersEditor) -> None:
+    half = load_editor(folder, dtype=torch.bfloat16)
+    noisy, times, image, context = inputs(small)
+    learned = instruction_of(small, "a hat", learned=True)
+    keys = {name: tensor.clone().requires_grad_() for name, tensor in learned.keys.items()}
+    result = half.denoiser.predict(
+        noisy,
+        times,
+        image,
+        context,
+        Injection((InjectedPart.attention(learned.context, 1, keys, learned.values),), torch.ones(5)),
+    )
+    result.square().mean().backward()
+    assert result.dtype == torch.float32
+    assert all(
+        tensor.grad.dtype == torch.float32 and tensor.grad.isfinite().all() for tensor in keys.values()
+    )
+    assert half.denoiser.project(context[0])[half.description.sites[0].name][0].dtype == torch.float32
+    with torch.no_grad():
+        full = small.denoiser.predict(noisy, times, image, context, inject(learned))
+    assert (result - full).abs().mean() < 0.05 * full.abs().mean()
+
+
+@torch.no_grad()
+def test_v_prediction_is_turned_into_noise(folder: Path, small: DiffusersEditor, tmp_path: Path) -> None:
+    velocity = seeded.write_folder(
+        tmp_path / "v", 3, scheduler={**seeded.SCHEDULER, "prediction_type": "v_prediction"}
+    )
+    denoiser = load_editor(velocity, tokenizer=folder / "tokenizer").denoiser
+    assert denoiser.description.family.prediction == "v_prediction"
+    noisy, times, image, context = inputs(small)
+    raw = small.denoiser.predict(noisy, times, image, context)
+    abar = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0)[
+        times
+    ].view(-1, 1, 1, 1)
+    torch.testing.assert_close(
+        denoiser.predict(noisy, times, image, context),
+        (abar.sqrt() * raw + (1 - abar).sqrt() * noisy).float(),
+    )
+
+
+def test_noise_schedule_is_stable_diffusions(editor: DiffusersEditor) -> None:
+    abar = editor.denoiser.alphas_cumprod
+    assert abar.shape == (1000,) and abar.dtype == torch.float32
+    assert abar[0] == pytest.approx(0.99915, abs=1e-5) and abar[-1] == pytest.approx(0.0047, abs=1e-4)
+
+
+def test_wrong_shapes_are_named(editor: DiffusersEditor) -> None:
+    noisy, times, image, context = inputs(editor)
+    with pytest.raises(
+        ModelError,
+        match=r"^Latents: noisy \(2, 4, 8, 8\) and image \(2, 4, 4, 4\) must have the same shape \[batch, 4, height, width\].$",
+    ):
+        editor.denoiser.predict(noisy, times, image[..., :4, :4], context)
+    with pytest.raises(
+        ModelError, match=r"^Text states: shape \(1, 32, 128\) does not fit; \[2, tokens, 128\] is needed.$"
+    ):
+        editor.denoiser.predict(noisy, times, image, context[:1])
+    with pytest.raises(
+        ModelError,
+        match="^Images: 60 x 64 pixels cannot be encoded; crop or pad both sides to multiples of 8.$",
+    ):
+        editor.encode_images(torch.zeros(1, 64, 60, 3))
+    with pytest.raises(
+        ModelError,
+        match=r"^Images: shape \(1, 3, 64, 64\) does not fit; \[batch, height, width, 3\] is needed.$",
+    ):
+        editor.encode_images(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(
+        ModelError, match=r"^Latents: shape \(4, 8, 8\) does not fit; \[batch, 4, height, width\] is needed.$"
+    ):
+        editor.decode(torch.zeros(4, 8, 8))
+
+
+@torch.no_grad()
+def test_text_and_latents_are_the_diffusers_pipelines(
+    model: DiffusersEditor, folder: Path, pocket: Path
+) -> None:
+    from diffusers import AutoencoderKL, AutoencoderTiny
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    is_pocket = model.description.family.name == "pocket"
+    source = pocket if is_pocket else folder
+    tokenizer = CLIPTokenizer.from_pretrained(source / "tokenizer")
+    text_encoder = CLIPTextModel.from_pretrained(source / "text_encoder", torch_dtype=torch.float32)
+    vae = (AutoencoderTiny if is_pocket else AutoencoderKL).from_pretrained(
+        source / "vae", torch_dtype=torch.float32
+    )
+    words = ["make it night", ""]
+    ids = tokenizer(
+        words,
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    assert torch.equal(model.encode_text(words), text_encoder(ids)[0])
+    assert ids.shape[1] == model.window
+
+    images = torch.rand(2, 48, 64, 3, generator=torch.Generator().manual_seed(0))
+    encoded = vae.encode(images.movedim(3, 1) * 2 - 1)
+    latents = model.encode_images(images)
+    assert torch.equal(latents, encoded.latents if is_pocket else encoded.latent_dist.mode())
+    assert latents.shape == (2, 4, 6, 8)
+    factor = vae.config.scaling_factor
+    assert torch.equal(model.scale(latents), latents * factor)
+    decoded = model.decode(model.scale(latents))
+    torch.testing.assert_close(
+        decoded, (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1).movedim(1, 3), rtol=1e-4, atol=1e-5
+    )
+    assert decoded.shape == images.shape and 0 <= decoded.min() and decoded.max() <= 1
+
+
+def test_tokens_are_counted_and_cuts_are_told(
+    editor: DiffusersEditor, small: DiffusersEditor, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert small.count_tokens("make it night") == 3 and small.count_tokens("") == 0
+    long = "night " * 100
+    assert editor.encode_text([long]).shape[1] == editor.window
+    assert f"is cut to the {editor.window - 2} that fit" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def native_tokenizer() -> Iterator[object]:
+    from instructbrush.core.models.tokenizer import clip_tokenizer
+
+    yield clip_tokenizer()
+
+
+def test_rebuilt_tokenizer_is_clips(native_tokenizer: object, repository: Path) -> None:
+    # Known ids of CLIP's vocabulary, where ComfyUI's files are not at hand.
+    assert native_tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert len(native_tokenizer) == 49408 and native_tokenizer.model_max_length == 77
+    stock = repository / ".comfyui" / "ComfyUI" / "comfy" / "sd1_tokenizer"
+    if not stock.is_dir():
+        pytest.skip("the rest compares with the files that ComfyUI ships")
+    from transformers import CLIPTokenizer
+
+    reference = CLIPTokenizer.from_pretrained(stock, local_files_only=True)
+    assert native_tokenizer.get_vocab() == reference.get_vocab()
+    for text in (
+        "turn it into a teal hat",
+        "Ünïcode  naïve 漢字 🙂",
+        "it's 1234 -- (a:1.2) !?",
+        "",
+        "x" * 60,
+    ):
+        assert native_tokenizer(text).input_ids == reference(text).input_ids
+
+
+def test_sd2_text_tower_is_open_clips_penultimate_layer() -> None:
+    from open_clip.transformer import TextTransformer
+
+    from instructbrush.core.models.module_builder import TEXT_CONFIG, TEXT_PREFIX, Parts, _open_clip_weights
+
+    width, prefix = 64, TEXT_PREFIX["sd21"]
+    tower = TextTransformer(
+        context_length=16, vocab_size=50, width=width, heads=4, layers=3, output_dim=width
+    ).eval()
+    state = {prefix + name: tensor for name, tensor in tower.state_dict().items()}
+    config = {
+        **TEXT_CONFIG["sd21"],
+        "vocab_size": 50,
+        "max_position_embeddings": 16,
+        "hidden_size": width,
+        "num_attention_heads": 4,
+    }
+    config |= {"num_hidden_layers": 2, "intermediate_size": 4 * width}
+    ours = Parts("it", torch.device("cpu"), torch.float32).text_encoder(
+        config, _open_clip_weights(state, prefix, width)
+    )
+    ids = torch.randint(1, 49, (2, 16), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        states = tower.token_embedding(ids) + tower.positional_embedding
+        for block in tower.transformer.resblocks[:-1]:
+            states = block(states, attn_mask=tower.attn_mask)
+        torch.testing.assert_close(ours(ids)[0], tower.ln_final(states), rtol=1e-4, atol=1e-5)
+
+
+def test_sd21_single_file_names_fit_the_local_configuration() -> None:
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+
+    from instructbrush.core.models.module_builder import UNET_CONFIG, VAE_CONFIG
+
+    shapes = seeded.unet_shapes(seeded.SD21)
+    native = {
+        f"model.diffusion_model.{name}": torch.empty(shape, device="meta")
+        for name, shape in seeded.native_unet(shapes).items()
+    }
+    converted = convert_ldm_unet_checkpoint(native, UNET_CONFIG["sd21"])
+    assert (
+        {name: tuple(tensor.shape) for name, tensor in converted.items()}
+        == seeded.unet_shapes(UNET_CONFIG["sd21"])
+        == shapes
+    )
+    vae = {
+        f"first_stage_model.{seeded.native_vae_name(name)}": torch.empty(shape, device="meta")
+        for name, shape in seeded.vae_shapes(seeded.VAE).items()
+    }
+    assert set(convert_ldm_vae_checkpoint(vae, VAE_CONFIG)) == set(seeded.vae_shapes(VAE_CONFIG))
+
+
+def test_tiny_vae_in_a_stable_diffusion_folder_gives_unscaled_conditions(small: DiffusersEditor) -> None:
+    from diffusers import AutoencoderTiny
+
+    vae = AutoencoderTiny(
+        encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4
+    ).requires_grad_(False)
+    editor = DiffusersEditor(small.denoiser, vae, small.text_encoder, small.tokenizer)
+    images = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(0))
+    scaled = vae.encode(images.movedim(3, 1) * 2 - 1).latents
+    torch.testing.assert_close(editor.scale(editor.encode_images(images)), scaled)
+    torch.testing.assert_close(
+        editor.decode(scaled), (vae.decode(scaled).sample / 2 + 0.5).clamp(0, 1).movedim(1, 3)
+    )
+
+
+def test_sdxl_denoiser_is_refused(small: DiffusersEditor) -> None:
+    from dataclasses import replace
+
+    from instructbrush.core.models.families import SDXL
+
+    with pytest.raises(ModelError, match="runs in ComfyUI only"):
+        DiffusersDenoiser(small.denoiser.unet, replace(small.description, family=SDXL), torch.ones(1000))

@@ -1,0 +1,327 @@
+"""How people keep pairs in folders: every layout, and the names that lists may have."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from instructbrush.core.errors import PairError
+from instructbrush.core.pairs.layouts import ListedPair, pairs_below, pairs_in
+
+BEFORE, AFTER, MASK = 10, 200, 255
+
+
+def put(folder: Path, **shades: int) -> Path:
+    """Images by their names, each of one shade."""
+    for name, shade in shades.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16, 16), shade).save(path)
+    return folder
+
+
+def shade(path: Path | None) -> int | None:
+    if path is None:
+        return None
+    with Image.open(path) as image:
+        return int(image.convert("L").getpixel((0, 0)))  # type: ignore[arg-type]
+
+
+def sound(pairs: list[ListedPair]) -> list[str]:
+    """The pairs' names, after a look at which image is which."""
+    assert all(
+        (shade(pair.before), shade(pair.after)) == (BEFORE, AFTER) and shade(pair.mask) in (None, MASK)
+        for pair in pairs
+    )
+    return [pair.name for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    "sides",
+    [
+        ("before", "after"),
+        ("Before", "AFTER"),
+        ("original_images", "edited_images"),
+        ("input", "output"),
+        ("inputs", "outputs"),
+        ("source-imgs", "target-imgs"),
+        ("a", "b"),
+    ],
+)
+@pytest.mark.parametrize("masks", ["mask", "masks", "mask_images", None])
+def test_two_folders_and_one_of_masks(tmp_path: Path, sides: tuple[str, str], masks: str | None) -> None:
+    put(
+        tmp_path,
+        **{f"{sides[0]}/{name}.png": BEFORE for name in ("10", "2")},
+        **{f"{sides[1]}/{name}.JPG": AFTER for name in ("10", "2")},
+    )
+    if masks:
+        put(tmp_path, **{f"{masks}/2.png": MASK})
+    pairs = pairs_in(tmp_path)
+    assert [pair.mask is not None for pair in pairs] == [masks is not None, False]
+    images = [(pair.before.parent.name, pair.after.parent.name) for pair in pairs]
+    assert [pair.name for pair in pairs] == ["2", "10"] and images == [sides, sides]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("7_0.png", "7_1.png", "7_mask.png"),
+        ("x_before.png", "x_after.png", "x_mask.png"),
+        ("x-Before.png", "x-AFTER.PNG", "x-Mask.png"),
+        ("before_1.png", "after_1.png", "mask_1.png"),
+        ("before1.png", "after1.png", "mask1.png"),
+        ("x source.png", "x target.png", "x mask.png"),
+        ("1_original.png", "1_edited.png", "1_mask.png"),
+        ("1_src.png", "1_tgt.png", "1_mask.png"),
+        ("before.png", "after.png", "mask.png"),
+    ],
+)
+def test_names_that_say_which_side_a_image_is(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    put(tmp_path, **dict(zip(names, (BEFORE, AFTER, MASK), strict=True)))
+    (pair,) = pairs_in(tmp_path)
+    assert sound([pair]) and pair.mask is not None
+
+
+def test_numbers_of_pairs_are_not_taken_for_sides(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        **{
+            f"{side}_{number}.png": shade
+            for side, shade in (("before", BEFORE), ("after", AFTER))
+            for number in (0, 1)
+        },
+    )
+    assert sound(pairs_in(tmp_path)) == ["0", "1"]
+    put(tmp_path / "other", **{"source_0.png": BEFORE, "source_1.png": AFTER})
+    assert sound(pairs_in(tmp_path / "other")) == ["source"]
+
+
+def test_names_that_only_look_like_it_are_none(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        **{
+            "beforehand.png": BEFORE,
+            "aftermath.png": AFTER,
+            "photo_2.png": BEFORE,
+            "source_of_it.png": BEFORE,
+        },
+    )
+    refused: list[PairError] = []
+    assert pairs_in(tmp_path, refused.append) == []
+    assert [str(error) for error in refused] == [
+        "Image 'source_of_it.png' has no twin: the after image of pair 'of_it' is missing. Add it or remove this one."
+    ]
+
+
+def test_words_lie_beside_images(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        **{"1_before.png": BEFORE, "1_after.png": AFTER, "2_before.png": BEFORE, "2_after.png": AFTER},
+    )
+    (tmp_path / "1_after.txt").write_text("\ufeffmake it snow\n", "utf-8")
+    (tmp_path / "2.txt").write_text("make it night", "utf-8")
+    assert [pair.words for pair in pairs_in(tmp_path)] == ["make it snow", "make it night"]
+    (tmp_path / "2.txt").write_text("make it night\n", "utf-16")
+    assert [pair.words for pair in pairs_in(tmp_path)] == ["make it snow", "make it night"]
+    (tmp_path / "2.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(
+        PairError, match=r"^The words of '.*' cannot be read \(.*\)\. Mend the file, and save it as UTF-8\.$"
+    ):
+        pairs_in(tmp_path)
+    refused: list[PairError] = []
+    assert [pair.name for pair in pairs_in(tmp_path, refused.append)] == ["1"]
+    assert str(refused[0]).startswith("The words of '2' cannot be read (") and len(refused) == 1
+
+
+def test_a_folder_that_cannot_be_used_does_not_stop_those_beside_it(tmp_path: Path) -> None:
+    for place in ("one", "three", "two"):
+        put(tmp_path / place, **{"x.png": BEFORE, "y.png": AFTER})
+        (tmp_path / place / "pairs.json").write_text('[{"before": "x.png", "after": "y.png"}]')
+    (tmp_path / "three" / "pairs.json").write_text("[")
+    refused: list[PairError] = []
+    assert sound(pairs_below(tmp_path, refused.append)) == ["one/x", "two/x"]
+    assert [str(error).startswith("pairs.json of 'three' must be a list") for error in refused] == [True]
+    with pytest.raises(PairError, match=r"^pairs\.json of 'three' must be a list"):
+        pairs_below(tmp_path)
+
+
+def test_the_tree_of_instructpix2pix(tmp_path: Path) -> None:
+    for prompt, seeds in (("0000001", ("7", "123")), ("0000002", ("5",))):
+        place = put(
+            tmp_path / "shard-00" / prompt,
+            **{f"{seed}_{side}.jpg": (BEFORE, AFTER)[side] for seed in seeds for side in (0, 1)},
+        )
+        (place / "prompt.json").write_text(
+            json.dumps({"input": "a hill", "edit": f"make it {prompt}", "output": "another hill"})
+        )
+        # What InstructPix2Pix writes beside them names no images.
+        (place / "metadata.jsonl").write_text('{"seed": 7, "clip_sim_0": NaN}\n')
+    pairs = pairs_below(tmp_path)
+    assert [pair.name for pair in pairs] == [
+        "shard-00/0000001/7",
+        "shard-00/0000001/123",
+        "shard-00/0000002/5",
+    ]
+    assert [pair.words for pair in pairs] == ["make it 0000001", "make it 0000001", "make it 0000002"]
+    assert pairs_in(tmp_path) == []
+    (tmp_path / "shard-00/0000001/prompt.json").write_text("{")
+    refused: list[PairError] = []
+    assert [pair.name for pair in pairs_below(tmp_path, refused.append)] == ["shard-00/0000002/5"]
+    assert str(refused[0]).startswith("The words of '0000001' cannot be read (")
+
+
+ENTRIES = [
+    {"before": "x.png", "after": "y.png", "words": "w", "mask": "m.png"},
+    {"original_image": "x.png", "edited_image": "y.png", "edit_prompt": "w", "mask_image": "m.png"},
+    {
+        "input_image": "x.png",
+        "output_image": "y.png",
+        "edit": "w",
+        "mask_img": "m.png",
+        "input": "a caption",
+        "output": "a caption",
+    },
+    {"source_img": "x.png", "target_img": "y.png", "instruction": "w", "mask_img": "m.png"},
+    {"src_img": "x.png", "edited_img": "y.png", "edited_prompt_list": ["", "w"], "mask": "m.png"},
+    {"file_name": "x.png", "edited_image": "y.png", "instruction": "w", "mask": "m.png"},
+    {"before_file_name": "x.png", "after_file_name": "y.png", "edit_prompt": "w", "mask_file_name": "m.png"},
+    {"input": "./x.png", "output": "sub\\..\\y.png", "instruction": "w", "mask": "sub\\m.png"},
+]
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: " ".join(entry))
+@pytest.mark.parametrize("file", ["pairs.json", "pairs.jsonl", "metadata.jsonl", "metadata.csv"])
+def test_lists_of_every_kind(tmp_path: Path, file: str, entry: dict[str, Any]) -> None:
+    put(tmp_path, **{"x.png": BEFORE, "y.png": AFTER, "m.png": MASK, "sub/m.png": MASK})
+    if file.endswith(".csv"):
+        values = [value if isinstance(value, str) else value[-1] for value in entry.values()]
+        text = f"{','.join(entry)}\n{','.join(values)}\n"
+    else:
+        text = f"{json.dumps(entry)}\n\n" if file.endswith("l") else json.dumps({"pairs": [entry]})
+    (tmp_path / file).write_text(text, "utf-8")
+    (pair,) = pairs_in(tmp_path)
+    assert sound([pair]) == ["x"] and shade(pair.mask) == MASK and pair.words == "w"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_lists_begin_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    put(tmp_path, **{"ä.png": BEFORE, "y.png": AFTER})
+    (tmp_path / "pairs.json").write_text('[{"before": "ä.png", "after": "y.png"}]', encoding)
+    assert sound(pairs_in(tmp_path)) == ["ä"]
+
+
+def test_lists_lie_below_where_the_folder_has_none(tmp_path: Path) -> None:
+    place = put(tmp_path / "train", **{"x.png": BEFORE, "y.png": AFTER})
+    (place / "metadata.jsonl").write_text('{"file_name": "x.png", "edited_image": "y.png"}')
+    assert sound(pairs_below(tmp_path)) == ["train/x"]
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    far = put(tmp_path / "far", **{"0_0.png": BEFORE, "0_1.png": AFTER})
+    (far / "prompt.json").write_text('{"edit": "w"}')
+    near = tmp_path / "near"
+    near.mkdir()
+    (near / "linked").symlink_to(far)
+    (near / "circle").symlink_to(near)
+    (near / "nowhere.png").symlink_to(near / "missing.png")
+    assert sound(pairs_below(near)) == ["linked/0"]
+    (near / "pairs.json").write_text('[{"before": "linked/0_0.png", "after": "linked/0_1.png"}]')
+    assert sound(pairs_below(near)) == ["0_0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("../x.png", r"'\.\./x\.png' is outside the folder\. Move the image into it\.$"),
+        ("sub/../../x.png", r"'sub/\.\./\.\./x\.png' is outside the folder\."),
+        ("..\\x.png", r"is outside the folder\."),
+        ("/etc/x.png", r"'/etc/x\.png' is outside the folder\."),
+        ("..", r"'\.\.' is outside the folder\."),
+        ("no.png", r"'no\.png' does not exist\.$"),
+        ("a" * 300, r"Name 'a+…' cannot be used: it is 300 bytes long"),
+        ("a\0b", r"Name .* cannot be used: it holds a control character"),
+        ("/".join(["a" * 200] * 40), r"cannot be used: its path would be"),
+    ],
+)
+def test_names_that_are_no_image_of_the_folder_are_refused(tmp_path: Path, name: str, message: str) -> None:
+    put(tmp_path, **{"folder/x.png": BEFORE, "folder/y.png": AFTER, "x.png": BEFORE})
+    entries = [{"before": name, "after": "y.png"}, {"before": "x.png", "after": "y.png"}]
+    (tmp_path / "folder/pairs.json").write_text(json.dumps(entries))
+    with pytest.raises(PairError, match=rf"^pairs\.json of 'folder': .*{message}"):
+        pairs_in(tmp_path / "folder")
+    refused: list[PairError] = []
+    assert sound(pairs_in(tmp_path / "folder", refused.append)) == ["x"] and len(refused) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[" * 100000 + "]" * 100000,
+            r"^pairs\.json of '.*' must be a list of .* \(it is nested too deeply\)\.$",
+        ),
+        ('[{"before": "\\ud800", "after": "y.png"}]', r"^pairs\.json of '.*' must be a list of "),
+        ('{"pairs": 7}', r"^pairs\.json of '.*' must be a list of .* \(there is no list in it\)\.$"),
+        ("{", r"^pairs\.json of '.*' must be a list of "),
+        ("[7]", r'^pairs\.json of \'.*\', entry 0 must be {"before": file, "after": file} \('),
+        ('[{"before": "x.png"}]', r"^pairs\.json of '.*', entry 0 lacks 'after': it must be "),
+        (
+            '[{"before": ["x.png"], "after": "y.png"}]',
+            r"^pairs\.json of '.*', entry 0: 'before' is \['x\.png'\]\. Write the name of an image inside",
+        ),
+    ],
+)
+def test_lists_that_are_none_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "pairs.json").write_text(text)
+    with pytest.raises(PairError, match=message):
+        pairs_in(tmp_path)
+
+
+def test_prompts_that_are_none_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, **{"7_0.png": BEFORE, "7_1.png": AFTER})
+    (tmp_path / "prompt.json").write_text("[]")
+    with pytest.raises(
+        PairError,
+        match=r"^The words of '.*' cannot be read \(prompt\.json is no table\)\. Mend the file, and save it as UTF-8\.$",
+    ):
+        pairs_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names", [("before/1.png", "after/1.png"), ("1_0.png", "1_1.png"), ("control/1.png", "target/1.png")]
+)
+def test_the_folder_train_of_a_data_set_is_found(tmp_path: Path, names: tuple[str, str]) -> None:
+    put(tmp_path / "train", **dict(zip(names, (BEFORE, AFTER), strict=True)))
+    put(tmp_path / "validation", **dict(zip(names, (AFTER, BEFORE), strict=True)))
+    assert sound(pairs_below(tmp_path)) == ["train/1"]
+
+
+@pytest.mark.parametrize("parted", [",", ";", "\t", ", "])
+def test_tables_of_any_spreadsheet(tmp_path: Path, parted: str) -> None:
+    put(tmp_path, **{"x.png": BEFORE, "y.png": AFTER})
+    rows = [
+        ["Control", "Target", "Caption"],
+        ["x.png", "y.png", "make it snow", "and more"],
+        ["x.png", "y.png"],
+    ]
+    (tmp_path / "metadata.csv").write_text("\r\n".join(parted.join(row) for row in rows), "utf-8-sig")
+    found = pairs_in(tmp_path)
+    assert sound(found) == ["x", "x"] and [pair.words for pair in found] == ["make it snow", ""]
+
+
+def test_one_bad_line_is_left_out(tmp_path: Path) -> None:
+    put(tmp_path, **{"x.png": BEFORE, "y.png": AFTER})
+    (tmp_path / "pairs.jsonl").write_text('{"before": "x.png", "after": "y.png"}\n{"before": "x.p\n')
+    refused: list[PairError] = []
+    assert sound(pairs_in(tmp_path, refused.append)) == ["x"]
+    assert str(refused[0]).startswith("pairs.jsonl of ") and ", entry 1 must be " in str(refused[0])
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        PairError, match=r"^Folder 'gone' cannot be read \(.*\)\. Allow it, or move the images elsewhere\.$"
+    ):
+        pairs_in(tmp_path / "gone")

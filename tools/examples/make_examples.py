@@ -1,0 +1,95 @@
+"""Draw the images that the example workflows use, and learn the instructions that they load.
+
+    .venv/bin/python tools/examples/make_examples.py            # pairs and images
+    .venv/bin/python tools/examples/make_examples.py learn      # also the instructions; again whenever the pocket editor changes
+
+The effects are ones that no words name exactly and that the pocket editor never saw: dark blue on the left and warm light from the
+right; a duotone of plum and mint. Two more images are scenes in which the same wish asks for different edits, with what it asks for.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from instructbrush.tools.get_comfyui import REPOSITORY
+from instructbrush.tools.pocket.wishes.wishes import Wish, sample_wish
+from instructbrush.tools.pocket.world.held_out_effects import EFFECTS
+
+EXAMPLES = REPOSITORY / "example_workflows"
+INSTRUCTIONS = {"light_from_the_right": "ramp", "plum_and_mint": "duotone_plum_mint"}
+"""Name of an example instruction -> the effect it is learned from."""
+PAIRS = EXAMPLES / "pairs" / "light_from_the_right"
+NEW = EXAMPLES / "pairs" / "light_from_the_right_new"
+LEARNED = EXAMPLES / "models" / "instructions"
+WISH = "it should look as if hours had passed"
+WISHED = EXAMPLES / "pairs" / "hours_passed"
+MEANINGS = ("make it sunset", "make it night")
+"""What the wish asks for in the first image, where the sun is up, and in the second, where there is none."""
+
+
+def draw(folder: Path, effect: str, count: int, seed: int) -> None:
+    """Write `count` pairs of the effect."""
+    save(folder, *EFFECTS[effect].pairs(count, seed))
+
+
+def draw_wishes(folder: Path, kind: str, meanings: Sequence[str], seed: int) -> None:
+    """Write a pair for each of the edits that a kind of wish may ask for: a scene in which it does, and what it should become."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, Wish] = {}
+    while not found.keys() >= set(meanings):
+        wish = sample_wish(rng, kind)
+        found.setdefault(wish.instruction, wish)
+    save(
+        folder,
+        [found[meaning].before for meaning in meanings],
+        [found[meaning].after for meaning in meanings],
+    )
+
+
+def save(folder: Path, *sides: Iterable[np.ndarray]) -> None:
+    """Write images before and after as {i}_0.png and {i}_1.png."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for side, images in enumerate(sides):
+        for index, image in enumerate(images):
+            pixels = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{index}_{side}.png", optimize=True)
+
+
+def learn() -> None:
+    """Learn the instructions with the command line's defaults."""
+    from instructbrush.cli.main import main as instructbrush
+
+    LEARNED.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, effect in INSTRUCTIONS.items():
+            pairs = Path(folder) / name
+            draw(pairs, effect, 4, seed=2)
+            given = [
+                "--pairs",
+                str(pairs),
+                "--out",
+                str(LEARNED / f"{name}.safetensors"),
+                "--init",
+                EFFECTS[effect].words,
+                "--seed",
+                "0",
+                "--overwrite",
+            ]
+            if instructbrush(["learn", *given]):
+                raise SystemExit("learning failed")
+
+
+if __name__ == "__main__":
+    draw(PAIRS, INSTRUCTIONS[PAIRS.name], 4, seed=2)
+    draw(NEW, INSTRUCTIONS[PAIRS.name], 2, seed=5)
+    draw_wishes(WISHED, WISHED.name, MEANINGS, seed=7)
+    if "learn" in sys.argv[1:]:
+        learn()

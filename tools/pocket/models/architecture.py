@@ -1,0 +1,101 @@
+"""The shapes of the pocket editor's parts. Everything is a stock diffusers or transformers class, so stock loaders read it."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderTiny, EulerAncestralDiscreteScheduler, UNet2DConditionModel
+from transformers import CLIPConfig, CLIPModel
+
+CONTEXT = 32
+"""Rows of the text context."""
+WIDTH = 128
+"""Width of text states and of the shared CLIP space."""
+VAE_WIDTH = 32
+CHANNELS = (64, 128, 128)
+LAYERS = 1
+BETAS = (0.00085, 0.012)
+
+
+def make_vae(width: int = VAE_WIDTH) -> AutoencoderTiny:
+    """TAESD's layout, narrower: 128 px images in [-1, 1] to latents [4, 16, 16] of about unit deviation."""
+    return AutoencoderTiny(
+        encoder_block_out_channels=(width,) * 4,
+        decoder_block_out_channels=(width,) * 4,
+        num_encoder_blocks=(1, 3, 3, 3),
+        num_decoder_blocks=(3, 3, 3, 1),
+        latent_channels=4,
+        scaling_factor=1.0,
+    )
+
+
+def make_unet(
+    channels: tuple[int, ...] = CHANNELS, layers: int = LAYERS, in_channels: int = 8
+) -> UNet2DConditionModel:
+    """Build the InstructPix2Pix UNet: 8 input channels (noisy latent, image latent) or 12 (and mask latent), cross-attention at 16, 8 and 4 px.
+
+    Multiples of the first width and 32 groups are what ComfyUI's own UNet can express.
+    """
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=in_channels,
+        out_channels=4,
+        block_out_channels=channels,
+        layers_per_block=layers,
+        down_block_types=("CrossAttnDownBlock2D",) * len(channels),
+        up_block_types=("CrossAttnUpBlock2D",) * len(channels),
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=32,
+    )
+
+
+def tuned(name: str) -> bool:
+    """Whether the region editor's training changes a parameter: not the middle block, and no key or value of cross-attention."""
+    return not (
+        name.startswith(("mid_block.", "time_embedding.")) or ".attn2.to_k." in name or ".attn2.to_v." in name
+    )
+
+
+def make_clip(vocabulary: int, bos: int, eos: int) -> CLIPModel:
+    """Small CLIP: a 3-layer text tower and a 3-layer image tower on 16 px patches."""
+    text = {
+        "vocab_size": vocabulary,
+        "hidden_size": WIDTH,
+        "intermediate_size": 4 * WIDTH,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": CONTEXT,
+        "hidden_act": "quick_gelu",
+        "projection_dim": WIDTH,
+        "bos_token_id": bos,
+        "eos_token_id": eos,
+        "pad_token_id": eos,
+    }
+    vision = {
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "image_size": 128,
+        "patch_size": 16,
+        "hidden_act": "quick_gelu",
+        "projection_dim": WIDTH,
+    }
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
+
+
+def make_scheduler() -> EulerAncestralDiscreteScheduler:
+    """Euler ancestral over Stable Diffusion's noise schedule."""
+    return EulerAncestralDiscreteScheduler(
+        beta_start=BETAS[0],
+        beta_end=BETAS[1],
+        beta_schedule="scaled_linear",
+        num_train_timesteps=1000,
+        prediction_type="epsilon",
+    )
+
+
+def alphas_cumprod() -> torch.Tensor:
+    """The schedule's cumulative alphas, float32 [1000]."""
+    betas = torch.linspace(BETAS[0] ** 0.5, BETAS[1] ** 0.5, 1000) ** 2
+    return torch.cumprod(1 - betas, 0)

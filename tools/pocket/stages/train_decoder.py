@@ -1,0 +1,48 @@
+"""Stage 1b: the decoder alone, on the finished encoder. Latents stay what they are, so it can run beside or after the UNet's training."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..models.architecture import make_vae
+from ..world.photos import Photos, held_out
+from .train_vae import FINE, batch, gradient_loss, psnr, reconstruct, validation
+from .training_run import WORK, Run, arguments, load_average
+
+
+def main() -> None:
+    """Train until the budget ends; report PSNR on unseen scenes and photographs."""
+    options = arguments(__doc__ or "", seconds=2400, batch=16, rate=4e-4)
+    vae = make_vae().to(options.device, memory_format=torch.channels_last)
+    load_average("vae", vae)
+    vae.encoder.requires_grad_(False)
+    photos, scenes, real = Photos(WORK / "photos"), validation(), held_out()
+    run = Run("decoder", vae, options)
+
+    def report() -> None:
+        run.swap()
+        ours = psnr(reconstruct(vae, scenes[0], options.device)[0], scenes[0])
+        theirs = psnr(reconstruct(vae, real, options.device)[0], real)
+        fine = [value for value, kind in zip(ours, scenes[1], strict=True) if kind in FINE]
+        figures = {"scenes": ours.mean(), "worst": ours.min(), "fine": np.mean(fine), "photos": theirs.mean()}
+        run.log(**{name: round(float(value), 2) for name, value in figures.items()})
+        run.swap()
+
+    report()
+    while run.share < 1:
+        x = batch(run.randomness(), photos, options.batch).to(options.device)
+        with torch.autocast(options.device, torch.bfloat16):
+            with torch.no_grad():
+                latents = vae.encode(x).latents
+            y = vae.decode(latents + torch.randn_like(latents) * 0.05).sample.float()
+        run.apply(0.5 * (y - x).abs().mean() + 0.5 * (y - x).square().mean() + 0.25 * gradient_loss(y, x))
+        if run.step % 200 == 0:
+            report()
+            run.save()
+    report()
+    run.save()
+
+
+if __name__ == "__main__":
+    main()
