@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..diffusion.schedule import SEEDS
 from ..errors import LearningError
-from ..learning.checkpoint import check_tensors, load_optimiser_state, optimiser_state
+from ..learning.checkpoint import check_tensors, load_optimizer_state, optimizer_state
 from .stream import EditStream, Sample
 
 if TYPE_CHECKING:
@@ -132,11 +132,11 @@ class FineTuning:
         self._average: Any = EMAModel(
             list(self.parameters.values()), decay=settings.average_decay, foreach=True
         )
-        self._optimiser = torch.optim.AdamW(
+        self._optimizer = torch.optim.AdamW(
             list(self.parameters.values()), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         prepare: Any = accelerator.prepare
-        self._objective, self._stepper = prepare(objective.train(), self._optimiser)
+        self._objective, self._stepper = prepare(objective.train(), self._optimizer)
         self.steps_done = 0
         self._batches: Iterator[list[Sample]] | None = None
         self._losses = torch.zeros(2, device=accelerator.device)
@@ -147,14 +147,14 @@ class FineTuning:
         return self.settings.batch * self.settings.accumulation * self.accelerator.num_processes
 
     def step(self) -> None:
-        """One optimiser step."""
+        """One optimizer step."""
         settings, accelerator = self.settings, self.accelerator
         if self._batches is None:
             start = self.steps_done * self.samples_of_step
             self._batches = self.stream.batches(
                 start, settings.batch, accelerator.process_index, accelerator.num_processes, settings.threads
             )
-        for group in self._optimiser.param_groups:
+        for group in self._optimizer.param_groups:
             group["lr"] = settings.rate_at(self.steps_done)
         for _ in range(settings.accumulation):
             arguments = self._inputs(next(self._batches))
@@ -243,13 +243,13 @@ class FineTuning:
         return {**self._model, **data, **settings}
 
     def state(self) -> dict[str, Tensor]:
-        """Everything needed to continue exactly: weights, their average, optimiser, the scale of fp16 losses, and how far the run is."""
+        """Everything needed to continue exactly: weights, their average, optimizer, the scale of fp16 losses, and how far the run is."""
         state = {f"parameter.{name}": parameter.detach() for name, parameter in self.parameters.items()}
         state |= {
             f"average.{name}": tensor
             for name, tensor in zip(self.parameters, self._average.shadow_params, strict=True)
         }
-        state |= optimiser_state(self._optimiser, self.parameters)
+        state |= optimizer_state(self._optimizer, self.parameters)
         scaler = self.accelerator.scaler
         state |= {
             f"scaler.{name}": torch.tensor(value, dtype=torch.float64)
@@ -277,7 +277,7 @@ class FineTuning:
             ):
                 parameter.copy_(state[f"parameter.{name}"])
                 average.copy_(state[f"average.{name}"])
-        load_optimiser_state(self._optimiser, self.parameters, state)
+        load_optimizer_state(self._optimizer, self.parameters, state)
         self.steps_done = self._average.optimization_step = steps
         if self.accelerator.scaler:
             like = self.accelerator.scaler.state_dict()

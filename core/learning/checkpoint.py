@@ -179,25 +179,25 @@ class Keeper:
         self._failure, self._next = failure, now + max(self._every, (now - began) / _SHARE)
 
 
-def optimiser_state(optimiser: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def optimizer_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What AdamW keeps of each parameter, as ``optimiser.{entry}.{parameter}``."""
     return {
         f"optimiser.{entry}.{name}": torch.as_tensor(value)
         for name, parameter in parameters.items()
-        for entry, value in optimiser.state.get(parameter, {}).items()
+        for entry, value in optimizer.state.get(parameter, {}).items()
     }
 
 
-def load_optimiser_state(
-    optimiser: torch.optim.Optimizer, parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> None:
-    """Give an optimiser back what :func:`optimiser_state` took; other tensors of ``state`` are left alone."""
+    """Give an optimizer back what :func:`optimizer_state` took; other tensors of ``state`` are left alone."""
     for name, parameter in parameters.items():
         entries = {entry: state[key].clone() for entry, key in _entries(name).items() if key in state}
         # AdamW keeps its step counter on the CPU, unless its steps can be recorded.
-        optimiser.state[parameter] = {
+        optimizer.state[parameter] = {
             entry: value.to(
-                "cpu" if entry == "step" and not optimiser.defaults["capturable"] else parameter.device
+                "cpu" if entry == "step" and not optimizer.defaults["capturable"] else parameter.device
             )
             for entry, value in entries.items()
         }
@@ -212,8 +212,8 @@ def check_tensors(
 
     Args:
         state: to be checked.
-        expected: all but the optimiser's; their values do not matter.
-        parameters: what an optimiser moves, where there is one. Of one that had no gradient yet it keeps nothing.
+        expected: all but the optimizer's; their values do not matter.
+        parameters: what an optimizer moves, where there is one. Of one that had no gradient yet it keeps nothing.
 
     Raises:
         ValueError: one is missing, unknown, of another shape or type, not finite, or none that AdamW makes.

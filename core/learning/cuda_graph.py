@@ -14,7 +14,7 @@ from ..devices import is_out_of_memory
 logger = logging.getLogger(__name__)
 
 _EAGER_STEPS = 2
-"""Steps that run as they are before one is recorded: libraries choose their kernels in them, and the optimiser makes its state."""
+"""Steps that run as they are before one is recorded: libraries choose their kernels in them, and the optimizer makes its state."""
 _MOST_RECORDINGS = 8
 _TOLERANCE = 0.05
 """How far a recording's gradients may be from the eager ones, of their norm. Half precision and atomic sums alone make up to about a hundredth."""

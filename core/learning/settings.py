@@ -33,7 +33,7 @@ class LearningSettings:
     segments: int = 5
     """j, timestep segments."""
     steps: int = 400
-    """Optimiser steps; each trains all segments at once."""
+    """Optimizer steps; each trains all segments at once."""
     batch: int = 1
     """Samples of every segment in a step."""
     learning_rate: float = 6e-2

@@ -18,7 +18,7 @@ class Space(Protocol):
     """
 
     parameters: dict[str, Tensor]
-    """What the optimiser moves."""
+    """What the optimizer moves."""
 
     def part(self) -> InjectedPart:
         """What acts now, differentiable in :attr:`parameters`."""

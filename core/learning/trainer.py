@@ -17,7 +17,7 @@ from ..editing.denoiser import Denoiser
 from ..errors import LearningError, WorthlessError
 from ..instruction.injection import Injection
 from ..instruction.instruction import Instruction, InstructionInfo
-from .checkpoint import check_tensors, load_optimiser_state, optimiser_state
+from .checkpoint import check_tensors, load_optimizer_state, optimizer_state
 from .cuda_graph import Replay
 from .memory import MemoryPlan, largest_side, plan_memory
 from .objective import Direction, PairLatents, Samples, collect, noise_errors
@@ -107,7 +107,7 @@ class Trainer:
         self._rate: float | Tensor = (
             torch.tensor(settings.learning_rate, device=denoiser.device) if on_gpu else settings.learning_rate
         )
-        self.optimiser = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             list(self.parameters.values()),
             lr=self._rate,
             weight_decay=0.0,
@@ -135,7 +135,7 @@ class Trainer:
         )
 
     def step(self) -> None:
-        """One optimiser step, all segments together. Nothing here waits for the device.
+        """One optimizer step, all segments together. Nothing here waits for the device.
 
         Raises:
             LearningError: a single sample with recomputed activations does not fit into the device's memory.
@@ -144,7 +144,7 @@ class Trainer:
         if isinstance(self._rate, Tensor):
             self._rate.fill_(rate)
         else:
-            for group in self.optimiser.param_groups:
+            for group in self.optimizer.param_groups:
                 group["lr"] = rate
         with self._all_or_nothing():
             drawn = [
@@ -213,7 +213,7 @@ class Trainer:
     def _step(self, inputs: Sequence[Tensor]) -> Tensor:
         """One step on samples; returns the mean loss of the segments."""
         assert self.plan is not None
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         # A mean over each segment's samples: a segment's gradient is then what it would be if the segment were trained alone.
         weight = self._loss_scale * self.settings.noise_weight / self.settings.batch
         total = torch.zeros((), device=self.denoiser.device)
@@ -233,14 +233,14 @@ class Trainer:
                     tensor.grad.mul_(1 / self._loss_scale)
         if self.settings.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.clip_norm)
-        self.optimiser.step()
+        self.optimizer.step()
         return total / (len(self._trained) * self._loss_scale)
 
     def _changed(self) -> list[Tensor]:
         state = [
             value
             for tensor in self.parameters.values()
-            for value in self.optimiser.state[tensor].values()
+            for value in self.optimizer.state[tensor].values()
             if isinstance(value, Tensor)
         ]
         return [*self.parameters.values(), *state]
@@ -370,9 +370,9 @@ class Trainer:
         return hashlib.sha256(repr(sorted(self.identity().items())).encode()).hexdigest()
 
     def state(self) -> dict[str, Tensor]:
-        """Everything needed to continue exactly: parameters, optimiser, generators, positions and losses."""
+        """Everything needed to continue exactly: parameters, optimizer, generators, positions and losses."""
         state = {f"parameter.{name}": tensor.detach() for name, tensor in self.parameters.items()}
-        state |= optimiser_state(self.optimiser, self.parameters)
+        state |= optimizer_state(self.optimizer, self.parameters)
         state |= {
             f"stream.{segment}.{part}": tensor
             for segment, stream in self._streams.items()
@@ -395,7 +395,7 @@ class Trainer:
         with torch.no_grad():
             for name, tensor in self.parameters.items():
                 tensor.copy_(state[f"parameter.{name}"])
-        load_optimiser_state(self.optimiser, self.parameters, state)
+        load_optimizer_state(self.optimizer, self.parameters, state)
         self._update.forget()
         self.steps_done = int(state["steps_done"])
         self._losses, self._pending = state["losses"].tolist(), []

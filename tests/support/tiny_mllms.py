@@ -211,14 +211,14 @@ def taught(folder: Path, lessons: list[tuple[torch.Tensor, str, str]], steps: in
         )
         start = inputs["input_ids"].shape[1]
         batches.append(({"input_ids": ids, "pixel_values": inputs["pixel_values"]}, start))
-    optimiser = torch.optim.Adam(network.parameters(), lr=6e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=6e-3)
     for step in range(steps):
         given, start = batches[step % len(batches)]
         logits = network(**given).logits[0, start - 1 : -1]
         loss = torch.nn.functional.cross_entropy(logits, given["input_ids"][0, start:])
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
     network.save_pretrained(folder)
     return folder

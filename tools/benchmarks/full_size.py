@@ -202,7 +202,7 @@ class _Bench:
         """A loop of the kind that Visii published: one sample a step, all three branches with gradients, written out on the stock UNet."""
         side = self.sides[0]
         rows = self.context[1:11].clone().requires_grad_()
-        optimiser = torch.optim.AdamW([rows], lr=1e-3)
+        optimizer = torch.optim.AdamW([rows], lr=1e-3)
         latents = [self.draw(1, 4, side, side) for _ in range(PAIRS)]
         null = self.null.to(self.dtype)
 
@@ -218,9 +218,9 @@ class _Bench:
                 self.stock(sample, time.expand(3), contexts, return_dict=False)[0].float().chunk(3)
             )
             loss = (none + 1.5 * (image - none) + 7.5 * (full - image) - noise).square().mean()
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
 
         with torch.enable_grad():
             for tensor in self.stock.parameters():

@@ -108,17 +108,17 @@ def batches(
 
 def descend(parameters: list[nn.Parameter], rate: float, seconds: float) -> Callable[[Tensor], None]:
     """A step of AdamW at a rate that falls to a twentieth when the time is over; prints the running loss now and then."""
-    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
     began, seen = time.monotonic(), [0.0, 0.0, 0.0]
 
     def step(loss: Tensor) -> None:
         share = min(1.0, (time.monotonic() - began) / seconds)
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = rate * (1 - 0.95 * share) * min(1.0, (seen[2] + 1) / 50)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        optimizer.step()
         seen[0], seen[1], seen[2] = 0.98 * seen[0] + 0.02 * loss.item(), 0.98 * seen[1] + 0.02, seen[2] + 1
         if seen[2] % 50 == 0:
             print(f"step {seen[2]:.0f}: loss {seen[0] / seen[1]:.4f}, {share:.0%} of the time", flush=True)

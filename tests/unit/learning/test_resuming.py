@@ -100,18 +100,18 @@ MOMENT = "optimiser.exp_avg.keys.{site}"
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({MOMENT: None}, r"tensor 'optimiser\.exp_avg\.keys\..*' is missing"),
+        ({MOMENT: None}, r"tensor 'optimizer\.exp_avg\.keys\..*' is missing"),
         ({"optimiser.x": torch.zeros(1)}, r"tensor 'optimiser\.x' is unknown"),
         ({"nonsense": torch.zeros(1)}, r"tensor 'nonsense' is unknown"),
         (
             {MOMENT: torch.zeros(0)},
-            r"tensor 'optimiser\.exp_avg\.keys\..*' is float32 \[0\], not float32 \[2, 64\]",
+            r"tensor 'optimizer\.exp_avg\.keys\..*' is float32 \[0\], not float32 \[2, 64\]",
         ),
         ({MOMENT: torch.zeros(2, 64, dtype=torch.float16)}, r"is float16 \[2, 64\], not float32 \[2, 64\]"),
         ({MOMENT: torch.full((2, 64), float("nan"))}, r"is not finite"),
         (
             {"optimiser.step.keys.{site}": torch.tensor(-1.0)},
-            r"tensor 'optimiser\.step\.keys\..*' is negative",
+            r"tensor 'optimizer\.step\.keys\..*' is negative",
         ),
         ({"parameter.keys.{site}": None}, r"tensor 'parameter\.keys\..*' is missing"),
         (

@@ -59,7 +59,7 @@ def test_the_loop_equals_one_written_by_hand(
     context, null = editor.encode_text([PHRASE, ""])
     unet, abar = editor.denoiser.unet, editor.denoiser.alphas_cumprod
     rows = context[1:4].clone().requires_grad_(True)
-    optimiser = torch.optim.AdamW([rows], lr=1e-3, weight_decay=0)
+    optimizer = torch.optim.AdamW([rows], lr=1e-3, weight_decay=0)
     order = torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:20].tolist()
     losses = []
     with torch.enable_grad():
@@ -79,10 +79,10 @@ def test_the_loop_equals_one_written_by_hand(
             loss = 4 * ((guided - noise) ** 2).mean() + 0.1 * (
                 1 - (cosine.clamp(max=0.5) if clamp else cosine)
             )
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
             rows.grad *= min(1.0, 1.0 / (rows.grad.norm().item() + 1e-6))
-            optimiser.step()
+            optimizer.step()
             losses.append(loss.item())
     torch.testing.assert_close(torch.tensor(trainer.losses), torch.tensor(losses), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(trainer.instruction().rows[0], rows.detach(), rtol=1e-5, atol=1e-5)
