@@ -10,15 +10,15 @@ from PIL import Image
 
 from ..core.errors import InstructionError
 from ..core.instruction.algebra import blend, compose, scale, with_words
-from ..core.instruction.inspect import COMMON_WORDS, Project, Words, draw_norms, report
+from ..core.instruction.inspect import COMMON_WORDS, Projection, WordStates, draw_norms, report
 from ..core.instruction.instruction import Blend, Instruction
-from ..core.storage.images import from_image
+from ..core.storage.image_tensors import from_image
 from .comfy.models.description import describe
 from .comfy.sampling import text_encoding as text
 from .comfy.sampling.engine import ComfyDenoiser
 from .shared.node import Node
 from .shared.previews import previews
-from .shared.socket_types import InstructionSocket, image_of, shown
+from .shared.socket_types import InstructionSocket, thumbnail_of, with_thumbnail
 
 _BLENDED = 4
 
@@ -145,7 +145,7 @@ class ComposeInstructions(Node):
 
     @classmethod
     def execute(cls, first: Instruction | Blend, second: Instruction | Blend) -> io.NodeOutput:
-        return io.NodeOutput(shown(compose(first, second), image_of(first, second)))
+        return io.NodeOutput(with_thumbnail(compose(first, second), thumbnail_of(first, second)))
 
 
 class AddWordsToInstruction(Node):
@@ -266,10 +266,10 @@ class InspectInstruction(Node):
         known = None if clip is None else _word_states(clip, words)
         denoiser = None if model is None else _denoiser(model)
         with torch.inference_mode(False), nullcontext() if denoiser is None else denoiser.projecting():
-            project: Project | None = None if denoiser is None else denoiser.project
+            project: Projection | None = None if denoiser is None else denoiser.project
             told = "\n".join([*remarks, report(instruction, project, known)])
             bars = draw_norms(instruction, project)
-        frame = image_of(instruction)
+        frame = thumbnail_of(instruction)
         frames = [from_image(image)[None] for image in (bars, frame or Image.new("RGB", (1, 1), "grey"))]
         images = previews(each[0] for each in frames[: 2 if frame else 1])
         return io.NodeOutput(told, *frames, ui={**images, "text": [told]})
@@ -289,7 +289,7 @@ def _last_words(clip: Any, words: str, kept: int) -> str:
     return words
 
 
-def _word_states(clip: Any, words: str) -> Words:
+def _word_states(clip: Any, words: str) -> WordStates:
     """Every word with the state of its last token, which has seen the whole word."""
     chosen = list(dict.fromkeys(word.strip() for word in words.replace("\n", ",").split(",") if word.strip()))
     if words.strip() and not chosen:

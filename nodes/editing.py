@@ -17,7 +17,7 @@ from .comfy.sampling.latents import encode_both
 from .comfy.sampling.noise import FixedNoise, fixed_noise_sampler
 from .comfy.sampling.patch import attend, mark
 from .comfy.sampling.text_conditioning import with_states
-from .shared.guidance_scales import OWN_SCALE, scale_for
+from .shared.guidance_scales import DEFAULT_SCALE, scale_for
 from .shared.node import Node
 from .shared.socket_types import InstructionSocket
 
@@ -145,8 +145,8 @@ class EditGuiderNode(Node):
                 ),
                 io.Float.Input(
                     "text_scale",
-                    default=OWN_SCALE,
-                    min=OWN_SCALE,
+                    default=DEFAULT_SCALE,
+                    min=DEFAULT_SCALE,
                     max=30.0,
                     step=0.1,
                     tooltip="s_T of Eq. 3: how strongly to follow the instruction. -1 takes what suits the model (7.5; 2 for the pocket editor).",

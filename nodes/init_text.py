@@ -12,7 +12,7 @@ from ..core.learning.init_text.vocabulary import POCKET
 from ..core.pairs.pairs import EditPairs
 from .comfy.encoders import open_clip as clips
 from .comfy.folders import paths
-from .shared.node import Choice, Files, NameChoice, Node, looked_up
+from .shared.node import Choice, FileFingerprints, NameChoice, Node, check_names
 from .shared.socket_types import OpenClip, Pairs
 
 _AUTO = "auto"
@@ -33,7 +33,7 @@ def _clip_state(name: str) -> str:
     return "" if file is None else paths.file_state(file)
 
 
-_FILES = Files(_clip_state)
+_FILES = FileFingerprints(_clip_state)
 
 
 class LoadOpenClip(Node):
@@ -74,7 +74,7 @@ class LoadOpenClip(Node):
 
     @classmethod
     def validate_inputs(cls, clip_name: str | None = None) -> bool | str:
-        return looked_up(clips.file_of, clip_name)
+        return check_names(clips.file_of, clip_name)
 
     @classmethod
     def fingerprint_inputs(cls, clip_name: str | None = None) -> str:
@@ -82,7 +82,7 @@ class LoadOpenClip(Node):
 
     @classmethod
     def execute(cls, clip_name: str) -> io.NodeOutput:
-        _FILES.reading(clip_name)
+        _FILES.record(clip_name)
         return io.NodeOutput(clips.load(clip_name))
 
 

@@ -12,15 +12,15 @@ from ..core.errors import InstructionError, StorageError
 from ..core.instruction.file import load_instruction, read_thumbnail, save_instruction
 from ..core.instruction.instruction import Blend, Instruction, parts_of
 from ..core.storage.files import write_elsewhere
-from ..core.storage.images import from_image
+from ..core.storage.image_tensors import from_image
 from .comfy.folders import metadata, paths
-from .shared.node import Choice, Files, NameChoice, Node, looked_up
+from .shared.node import Choice, FileFingerprints, NameChoice, Node, check_names
 from .shared.previews import previews
-from .shared.socket_types import InstructionSocket, image_of, shown
+from .shared.socket_types import InstructionSocket, thumbnail_of, with_thumbnail
 
 logger = logging.getLogger(__name__)
 
-_FILES = Files(lambda name: paths.file_state(paths.instruction_path(name)))
+_FILES = FileFingerprints(lambda name: paths.file_state(paths.instruction_path(name)))
 
 _NUMBER, _REFUSE, _OVERWRITE = "add a number", "refuse", "overwrite"
 
@@ -74,7 +74,7 @@ class SaveInstruction(Node):
         path = paths.new_instruction_path(name)
         if if_taken == _NUMBER:
             path = paths.free_path(path)
-        image = image_of(instruction)
+        image = thumbnail_of(instruction)
         # The parts of a blend keep their own names.
         titled = (
             instruction
@@ -127,7 +127,7 @@ class LoadInstruction(Node):
 
     @classmethod
     def validate_inputs(cls, name: str | None = None) -> bool | str:
-        return looked_up(paths.instruction_path, name)
+        return check_names(paths.instruction_path, name)
 
     @classmethod
     def fingerprint_inputs(cls, name: str | None = None) -> str:
@@ -135,7 +135,7 @@ class LoadInstruction(Node):
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
-        _FILES.reading(name)
+        _FILES.record(name)
         path = paths.instruction_path(name)
         try:
             image = read_thumbnail(path)
@@ -143,7 +143,7 @@ class LoadInstruction(Node):
             # A damaged image keeps nobody from a sound instruction; one that is not sound says so below.
             logger.warning(error)
             image = None
-        loaded = shown(load_instruction(path), image)
+        loaded = with_thumbnail(load_instruction(path), image)
         remarks = [_remark(part.instruction, part.weight) for part in parts_of(loaded)]
         return io.NodeOutput(loaded, ui={**_preview(image), "text": remarks})
 

@@ -14,9 +14,9 @@ from .comfy.encoders import open_clip as clips
 from .comfy.learning.session import LearningSession
 from .comfy.models.description import describe
 from .shared import learning_inputs as inputs
-from .shared.guidance_scales import OWN_SCALE, scale_for
+from .shared.guidance_scales import DEFAULT_SCALE, scale_for
 from .shared.node import Choice, Node
-from .shared.socket_types import OpenClip, shown
+from .shared.socket_types import OpenClip, with_thumbnail
 
 _AUTO, _CUSTOM = "auto", "custom"
 
@@ -141,7 +141,7 @@ class LearnInstruction(Node):
         final_learning_rate: float = POCKET.final_learning_rate,
         weighting: Any = POCKET.weighting,
         include_bos: bool = False,
-        text_scale: float = OWN_SCALE,
+        text_scale: float = DEFAULT_SCALE,
         image_scale: float = 1.5,
         noise: Any = "fresh",
     ) -> io.NodeOutput:
@@ -290,7 +290,7 @@ class LearnTextInstruction(Node):
         final_learning_rate: float = POCKET_TEXT.final_learning_rate,
         objective: Any = POCKET_TEXT.objective,
         segments: int = POCKET_TEXT.segments,
-        text_scale: float = OWN_SCALE,
+        text_scale: float = DEFAULT_SCALE,
         image_scale: float = 1.5,
         noise: Any = "fresh",
     ) -> io.NodeOutput:
@@ -366,4 +366,4 @@ def _learn(
         direction,
     )
     instruction, summary = session.run(node, preview_every, resume)
-    return io.NodeOutput(shown(instruction, thumbnail(learned_from)), ui={"learning": [summary]})
+    return io.NodeOutput(with_thumbnail(instruction, thumbnail(learned_from)), ui={"learning": [summary]})

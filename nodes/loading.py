@@ -9,17 +9,17 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..core.pairs.pairs import FITS, EditPair, EditPairs, Fit, load_pairs, make_pairs
-from ..core.storage.images import from_image, to_image
+from ..core.storage.image_tensors import from_image, to_image
 from .comfy.folders import paths
 from .comfy.models import loading as models
-from .shared.node import Choice, Files, NameChoice, Node, looked_up
+from .shared.node import Choice, FileFingerprints, NameChoice, Node, check_names
 from .shared.previews import previews
 from .shared.socket_types import Pairs
 
 _PREVIEWS = 16
 _PREVIEW_HEIGHT = 192
 
-_FILES = Files(lambda folder: paths.folder_state(paths.pairs_path(folder)))
+_FILES = FileFingerprints(lambda folder: paths.folder_state(paths.pairs_path(folder)))
 
 
 class LoadInstructPix2Pix(Node):
@@ -63,7 +63,7 @@ class LoadInstructPix2Pix(Node):
 
     @classmethod
     def validate_inputs(cls, model_name: str | None = None) -> bool | str:
-        return looked_up(models.model_place, model_name)
+        return check_names(models.model_path, model_name)
 
     @classmethod
     def execute(cls, model_name: str) -> io.NodeOutput:
@@ -118,7 +118,7 @@ class LoadEditPairs(Node):
 
     @classmethod
     def validate_inputs(cls, folder: str | None = None) -> bool | str:
-        return looked_up(paths.pairs_path, folder)
+        return check_names(paths.pairs_path, folder)
 
     @classmethod
     def fingerprint_inputs(cls, folder: str | None = None, **_rest: Any) -> str:
@@ -126,7 +126,7 @@ class LoadEditPairs(Node):
 
     @classmethod
     def execute(cls, folder: str, size: int, fit: Fit = "stop") -> io.NodeOutput:
-        _FILES.reading(folder)
+        _FILES.record(folder)
         pairs = load_pairs(paths.pairs_path(folder), size or None, fit)
         return io.NodeOutput(
             pairs,

@@ -12,14 +12,14 @@ from ..core.diffusion.schedule import SEEDS
 from ..core.errors import EvaluationError
 from ..core.evaluation.preference.ratings import Study
 from ..core.evaluation.preference.study import FILE, StudyItem
-from ..core.storage.images import image_batch
+from ..core.storage.image_tensors import image_batch
 from .comfy.folders import paths
-from .shared.node import Files, Node
+from .shared.node import FileFingerprints, Node
 
 _MOST_CHARACTERS = 4 * 2**20
 """Of the judgements that a prompt carries."""
 
-_FILES = Files(lambda study: paths.file_state(paths.study_folder(study) / FILE))
+_FILES = FileFingerprints(lambda study: paths.file_state(paths.study_folder(study) / FILE))
 
 
 class JudgePreference(Node):
@@ -164,7 +164,7 @@ class JudgePreference(Node):
         seed: int = 0,
         judgements: str = "",
     ) -> io.NodeOutput:
-        _FILES.reading(study)
+        _FILES.record(study)
         folder = paths.study_folder(study)
         given = [(first_name, first), (second_name, second), (third_name, third), (fourth_name, fourth)]
         connected = [

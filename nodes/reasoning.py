@@ -9,16 +9,16 @@ from comfy_api.latest import io
 from ..core.encoders.mllm import Mllm
 from ..core.reasoning.connector import Connector
 from ..core.reasoning.explain import MOST_TOKENS, explain
-from ..core.storage.images import image_batch
+from ..core.storage.image_tensors import image_batch
 from .comfy.encoders import mllms
 from .comfy.encoders.open_clip import progress_of
 from .comfy.folders import paths
 from .comfy.sampling import text_encoding as text
-from .shared.node import Choice, Files, NameChoice, Node, looked_up
+from .shared.node import Choice, FileFingerprints, NameChoice, Node, check_names
 from .shared.socket_types import ConnectorSocket, MllmSocket
 
-_MLLM_FILES = Files(lambda name: paths.folder_state(mllms.folder_of(name)))
-_CONNECTOR_FILES = Files(lambda name: paths.file_state(mllms.connector_file(name)))
+_MLLM_FILES = FileFingerprints(lambda name: paths.folder_state(mllms.folder_of(name)))
+_CONNECTOR_FILES = FileFingerprints(lambda name: paths.file_state(mllms.connector_file(name)))
 
 
 class LoadMllm(Node):
@@ -67,7 +67,7 @@ class LoadMllm(Node):
 
     @classmethod
     def validate_inputs(cls, mllm_name: str | None = None) -> bool | str:
-        return looked_up(mllms.folder_of, mllm_name)
+        return check_names(mllms.folder_of, mllm_name)
 
     @classmethod
     def fingerprint_inputs(cls, mllm_name: str | None = None, **_rest: Any) -> str:
@@ -75,7 +75,7 @@ class LoadMllm(Node):
 
     @classmethod
     def execute(cls, mllm_name: str, precision: str) -> io.NodeOutput:
-        _MLLM_FILES.reading(mllm_name)
+        _MLLM_FILES.record(mllm_name)
         return io.NodeOutput(mllms.load(mllm_name, precision))
 
 
@@ -186,7 +186,7 @@ class LoadConnector(Node):
 
     @classmethod
     def validate_inputs(cls, connector_name: str | None = None) -> bool | str:
-        return looked_up(mllms.connector_file, connector_name)
+        return check_names(mllms.connector_file, connector_name)
 
     @classmethod
     def fingerprint_inputs(cls, connector_name: str | None = None) -> str:
@@ -194,7 +194,7 @@ class LoadConnector(Node):
 
     @classmethod
     def execute(cls, connector_name: str) -> io.NodeOutput:
-        _CONNECTOR_FILES.reading(connector_name)
+        _CONNECTOR_FILES.record(connector_name)
         return io.NodeOutput(mllms.load_connector_named(connector_name))
 
 

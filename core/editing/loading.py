@@ -10,7 +10,7 @@ from ..errors import ModelError
 from ..models.builtin import POCKET_FOLDER, POCKET_REGION_FOLDER, TITLES, part_files, part_folder
 from ..models.families import ModelDescription, describe_unet
 from ..models.hub_folders import model_folder, model_title
-from ..models.module_builder import UNET_PREFIX, Parts, folder_parts, single_file_parts
+from ..models.module_builder import UNET_PREFIX, ModuleBuilder, build_folder, build_single_file
 from ..models.tokenizer import clip_tokenizer, tokenizer_from_folder
 from ..models.weights import Weights, folder_weights, read_config, read_header, read_json
 from ..models.widening import widened_shapes
@@ -74,12 +74,12 @@ def load_editor(
             f"{description.title}: its weights are quantised with scales of their own ({scaled[:80]}), which are read in ComfyUI only. "
             "Take the model in fp16, bf16 or fp32."
         )
-    parts = Parts(description.title, torch.device(device), dtype)
+    parts = ModuleBuilder(description.title, torch.device(device), dtype)
     if source.is_dir():
-        unet, vae, text = folder_parts(parts, source, weights, in_channels)
+        unet, vae, text = build_folder(parts, source, weights, in_channels)
         words = tokenizer_from_folder(Path(tokenizer) if tokenizer else part_folder(source, "tokenizer"))
     else:
-        unet, vae, text = single_file_parts(parts, weights, description)
+        unet, vae, text = build_single_file(parts, weights, description)
         beside = Path(tokenizer) if tokenizer else source.parent / "tokenizer"
         found = tokenizer is not None or beside.is_dir()
         words = (

@@ -1,7 +1,7 @@
 """Editing images without ComfyUI: dual-guided Euler ancestral sampling."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,10 @@ from torch import Generator, Tensor
 from ..devices import to_device
 from ..diffusion.guidance import dual_guidance
 from ..diffusion.region_blending import Region, blend, blended_states
-from ..diffusion.schedule import SEEDS, TRAIN_TIMESTEPS, fixed_generator
-from ..instruction.injection import Injection, RowInjections
+from ..diffusion.schedule import TRAIN_TIMESTEPS, fixed_generator
+from ..instruction.injection import Injection, GroupedInjection
 from .denoiser import Denoiser
+from .settings import SamplingSettings
 
 
 @torch.no_grad()
@@ -22,41 +23,35 @@ def edit_latents(
     context: Tensor,
     null_context: Tensor,
     injection: Injection | None = None,
-    *,
-    steps: int = 20,
-    text_scale: float = 7.5,
-    image_scale: float = 1.5,
-    seed: int | Sequence[int] = 0,
-    fixed_noise: bool = False,
+    settings: SamplingSettings = SamplingSettings(),
     region: Region | None = None,
-    callback: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Sample the edit of each image by Eq. 3, with one model call a step for all images and branches. Nothing here waits for the device.
+    """Samples the edit of each image by Eq. 3, with one model call per step for all images and branches.
+
+    Nothing in the loop waits for the device. An image's result does not depend on the other images of its batch.
 
     Args:
         denoiser: the model.
-        image_latent: image conditions [B, C, h, w], see :meth:`~.denoiser.Denoiser.predict`.
+        image_latent: image conditions [B, C, h, w], see ``Denoiser.predict``.
         context: text states of the instruction's words, [L, D] or [B, L, D].
         null_context: text states of "", [L, D].
-        injection: learned keys and values for the instructed branch alone; both null branches keep the model's own.
-        steps: sampling steps.
-        text_scale, image_scale: s_T and s_I.
-        seed: of every image's noise; of a single one, image i gets ``seed + i``. An image gets the noise that it would get alone.
-        fixed_noise: begin with the noise that the last timestep was learned with and add at every step that of the timestep it goes to, the same for
-            every image; ``seed`` is then the one that the instruction was learned with.
+        injection: learned keys and values. They act in the instructed branch only; both null branches keep the model's own.
+        settings: steps, scales, seed and noise.
         region: where the edit may act (Eq. 1 of UltraEdit); outside, the result is the source.
-        callback: called with (steps done, steps in all).
 
     Returns:
         Scaled latents [B, 4, h, w], ready for the decoder.
     """
-    batch, device = image_latent.shape[0], denoiser.device
-    seeds = [(seed + index) % SEEDS for index in range(batch)] if isinstance(seed, int) else list(seed)
+    batch = image_latent.shape[0]
+    device = denoiser.device
+    steps = settings.steps
+    text_scale = settings.text_scale_for(denoiser.description.family)
+    seeds = settings.seeds(batch)
     timesteps, sigmas = _schedule(steps)
-    coming = [round(t) for t in timesteps] if fixed_noise else []
+    coming = [round(t) for t in timesteps] if settings.fixed_noise else []
     generators = (
         [fixed_generator(TRAIN_TIMESTEPS - 1, seeds[0])] * batch
-        if fixed_noise
+        if settings.fixed_noise
         else [Generator().manual_seed(each) for each in seeds]
     )
     shape = (denoiser.description.family.latent_channels, *image_latent.shape[2:])
@@ -69,7 +64,7 @@ def edit_latents(
     images = torch.cat([image_latent, image_latent, torch.zeros_like(image_latent)])
     contexts = torch.cat([context.to(device).expand(batch, -1, -1), null])
     injections = (
-        None if injection is None or injection.is_identity else RowInjections([injection, None, None])
+        None if injection is None or injection.is_identity else GroupedInjection([injection, None, None])
     )
     times = torch.tensor(timesteps, device=device)
     for index, sigma in enumerate(sigmas[:-1]):
@@ -77,17 +72,15 @@ def edit_latents(
         full, image, none = denoiser.predict(
             noisy.repeat(3, 1, 1, 1), times[index].expand(3 * batch), images, contexts, injections
         ).chunk(3)
-        guided = dual_guidance(none, image, full, image_scale, text_scale)
+        guided = dual_guidance(none, image, full, settings.image_scale, text_scale)
         down, up = _ancestral(sigma, sigmas[index + 1])
         latents = torch.add(latents, guided, alpha=down - sigma)
         if up:
-            if fixed_noise:
+            if settings.fixed_noise:
                 generators = [fixed_generator(coming[index + 1], seeds[0])] * batch
             latents = torch.add(latents, _draw(shape, generators, device), alpha=up)
         if source is not None and mask is not None and index + 1 in blended:
             latents = blend(mask, source + sigmas[index + 1] * noise, latents)
-        if callback is not None:
-            callback(index + 1, steps)
     return latents
 
 

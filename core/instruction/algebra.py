@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InstructionError
-from .instruction import Blend, Instruction, InstructionInfo, Part, parts_of
+from .instruction import Blend, Instruction, InstructionInfo, WeightedInstruction, parts_of
 
 _MAX_SEGMENTS = 1000
 
@@ -69,7 +69,7 @@ def blend(terms: Sequence[tuple[float, Instruction | Blend]]) -> Instruction | B
     Raises:
         InstructionError: no terms, a weight that is not finite, or instructions that no model takes together.
     """
-    flat: list[Part] = []
+    flat: list[WeightedInstruction] = []
     for weight, instruction in terms:
         if not math.isfinite(weight):
             raise InstructionError(
@@ -80,13 +80,13 @@ def blend(terms: Sequence[tuple[float, Instruction | Blend]]) -> Instruction | B
                 (i for i, known in enumerate(flat) if same_effect(known.instruction, part.instruction)), None
             )
             if place is None:
-                flat.append(Part(weight * part.weight, part.instruction))
+                flat.append(WeightedInstruction(weight * part.weight, part.instruction))
             else:
-                flat[place] = Part(flat[place].weight + weight * part.weight, flat[place].instruction)
+                flat[place] = WeightedInstruction(flat[place].weight + weight * part.weight, flat[place].instruction)
     if not flat:
         raise InstructionError("Blend: at least one instruction is needed.")
     _check_together([part.instruction for part in flat])
-    kept = tuple(part for part in flat if part.weight != 0) or (Part(0.0, flat[0].instruction),)
+    kept = tuple(part for part in flat if part.weight != 0) or (WeightedInstruction(0.0, flat[0].instruction),)
     return kept[0].instruction if len(kept) == 1 and kept[0].weight == 1 else Blend(kept)
 
 
@@ -160,7 +160,7 @@ def with_words(
     if isinstance(instruction, Instruction):
         return _hybrid(instruction, states, count, text)
     hybrids = [(part.weight, *_hybrid(part.instruction, states, count, text)) for part in instruction.parts]
-    return Blend(tuple(Part(weight, hybrid) for weight, hybrid, _ in hybrids)), max(
+    return Blend(tuple(WeightedInstruction(weight, hybrid) for weight, hybrid, _ in hybrids)), max(
         cut for _, _, cut in hybrids
     )
 

@@ -19,7 +19,7 @@ from ..errors import InstructionError
 from ..storage.files import write_tensors
 from ..storage.json_text import parse_json, read_record
 from ..storage.safetensors_header import TensorEntry, TensorHeader, read_tensor_header
-from .instruction import Blend, Instruction, InstructionInfo, Part, parts_of
+from .instruction import Blend, Instruction, InstructionInfo, WeightedInstruction, parts_of
 
 FORMAT_VERSION = 2
 """1 holds one instruction in the space of attention; 2 holds any instruction, and weighted sums of several. What 1 can hold is written as 1."""
@@ -191,7 +191,7 @@ def load_instruction(path: str | Path) -> Instruction | Blend:
             f"Instruction file '{path.name}' cannot be read: {error}. Copy or download it again."
         ) from error
     parts = tuple(
-        Part(header.weight, _instruction(header, prefix, tensors))
+        WeightedInstruction(header.weight, _instruction(header, prefix, tensors))
         for header, prefix in zip(headers, prefixes, strict=True)
     )
     return parts[0].instruction if len(parts) == 1 and parts[0].weight == 1 else Blend(parts)

@@ -15,11 +15,11 @@ from torch.nn import functional
 
 from ..diffusion.schedule import TRAIN_TIMESTEPS, segment_of
 from ..errors import InstructionError
-from .instruction import Blend, Instruction, Part, parts_of
+from .instruction import Blend, Instruction, WeightedInstruction, parts_of
 
 
 @dataclass(frozen=True)
-class InjectedPart:
+class InjectedInstruction:
     """One instruction of an injection: learned tensors on the model's device. Make it with :meth:`attention` or :meth:`text`."""
 
     context: Tensor
@@ -40,7 +40,7 @@ class InjectedPart:
         keys: Mapping[str, Tensor],
         values: Mapping[str, Tensor],
         weight: float = 1.0,
-    ) -> "InjectedPart":
+    ) -> "InjectedInstruction":
         """Of learned keys and values.
 
         Args:
@@ -58,7 +58,7 @@ class InjectedPart:
         return cls._of(context, start, torch.cat(list(tensors.values()), dim=2), columns, weight)
 
     @classmethod
-    def text(cls, context: Tensor, start: int, rows: Tensor, weight: float = 1.0) -> "InjectedPart":
+    def text(cls, context: Tensor, start: int, rows: Tensor, weight: float = 1.0) -> "InjectedInstruction":
         """Of learned text states [j, m, D]; the rest as :meth:`attention`."""
         return cls._of(context, start, rows, {}, weight)
 
@@ -70,12 +70,12 @@ class InjectedPart:
         learned: Tensor,
         columns: Mapping[tuple[str, str], int],
         weight: float,
-    ) -> "InjectedPart":
+    ) -> "InjectedInstruction":
         rest = context.clone()
         rest[start : start + learned.shape[1]] = 0
         return cls(rest, start, learned, columns, weight)
 
-    def to(self, device: torch.device | str) -> "InjectedPart":
+    def to(self, device: torch.device | str) -> "InjectedInstruction":
         """The same on another device."""
         return replace(self, context=self.context.to(device), learned=self.learned.to(device))
 
@@ -112,7 +112,7 @@ class Injection:
     has one addition to do. In the space of text the rows are learned before the projection instead: the same formula.
     """
 
-    parts: tuple[InjectedPart, ...]
+    parts: tuple[InjectedInstruction, ...]
     strengths: Tensor
     """s for every segment, [j]."""
     start_timestep: int = TRAIN_TIMESTEPS
@@ -182,7 +182,7 @@ class _OneInjection:
         strength = None if injection.whole else injection.strength_at(timesteps)
         # Sums in fp32, whatever the model computes in.
         terms: list[tuple[Tensor, Tensor | None]] = []
-        self._added: list[tuple[InjectedPart, dict[tuple[str, str], Tensor]]] = []
+        self._added: list[tuple[InjectedInstruction, dict[tuple[str, str], Tensor]]] = []
         for part in injection.parts:
             segment, share = (
                 segment_of(timesteps, part.segments),
@@ -237,7 +237,7 @@ def _of_one_length(rows: Sequence[Tensor]) -> list[Tensor]:
     return [each if each.shape[1] == common else each.repeat(1, common // each.shape[1], 1) for each in rows]
 
 
-class RowInjections:
+class GroupedInjection:
     """Several injections in one model call, each on rows of its own, so that instructed and plain branches run as one batch.
 
     Args:
@@ -320,14 +320,14 @@ def inject(
     )
 
 
-def _prepared(part: Part) -> InjectedPart:
+def _prepared(part: WeightedInstruction) -> InjectedInstruction:
     learned = part.instruction
     if learned.rows is not None:
-        return InjectedPart.text(learned.context, learned.start, learned.rows, part.weight)
-    return InjectedPart.attention(learned.context, learned.start, learned.keys, learned.values, part.weight)
+        return InjectedInstruction.text(learned.context, learned.start, learned.rows, part.weight)
+    return InjectedInstruction.attention(learned.context, learned.start, learned.keys, learned.values, part.weight)
 
 
-def _factors(parts: Sequence[Part], segment_strengths: Sequence[float] | None) -> list[float]:
+def _factors(parts: Sequence[WeightedInstruction], segment_strengths: Sequence[float] | None) -> list[float]:
     """One factor for every segment."""
     counts = sorted({part.instruction.info.segments for part in parts})
     segments = counts[0] if len(counts) == 1 else 1

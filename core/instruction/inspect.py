@@ -12,10 +12,10 @@ from ..diffusion.schedule import segment_bounds
 from ..errors import InstructionError
 from .instruction import Blend, Instruction, InstructionInfo, parts_of
 
-Project = Callable[[Tensor], Mapping[str, tuple[Tensor, Tensor]]]
+Projection = Callable[[Tensor], Mapping[str, tuple[Tensor, Tensor]]]
 """``Denoiser.project``: text states [rows, D] -> site name -> the model's own keys and values of them, each [rows, width]."""
 
-Words = Mapping[str, Tensor] | tuple[Sequence[str], Tensor]
+WordStates = Mapping[str, Tensor] | tuple[Sequence[str], Tensor]
 """Words and their text states: word -> [D], or the words and [n, D]."""
 
 COMMON_WORDS: tuple[str, ...] = tuple(
@@ -61,7 +61,7 @@ class Norms:
         return f"{value.item():.0%}" if self.relative else f"{value.item():.3g}"
 
 
-def norms(instruction: Instruction, project: Project | None = None) -> Norms:
+def norms(instruction: Instruction, project: Projection | None = None) -> Norms:
     """Norms of what was learned, for every segment and layer.
 
     With the learned rows ``gamma`` of a segment and the init phrase's own ``gamma_0``, this is ``|gamma - gamma_0| / |gamma_0|`` (Frobenius norms
@@ -92,7 +92,7 @@ def norms(instruction: Instruction, project: Project | None = None) -> Norms:
 
 
 def nearest_words(
-    instruction: Instruction, words: Words, project: Project | None = None, count: int = 3
+    instruction: Instruction, words: WordStates, project: Projection | None = None, count: int = 3
 ) -> list[list[tuple[str, float]]]:
     """The words nearest to every learned row.
 
@@ -161,7 +161,7 @@ def facts(info: InstructionInfo, weight: float = 1.0) -> dict[str, str]:
 
 
 def report(
-    instruction: Instruction | Blend, project: Project | None = None, words: Words | None = None
+    instruction: Instruction | Blend, project: Projection | None = None, words: WordStates | None = None
 ) -> str:
     """Header, norms and nearest words in plain text.
 
@@ -178,7 +178,7 @@ def report(
     )
 
 
-def draw_norms(instruction: Instruction | Blend, project: Project | None = None) -> Image.Image:
+def draw_norms(instruction: Instruction | Blend, project: Projection | None = None) -> Image.Image:
     """The norms as bars: a panel for every segment, a pair of bars (keys blue, values orange) for every layer, parts below each other."""
     drawn = [
         _draw(part.instruction.title, part.weight, norms(part.instruction, project))
@@ -192,7 +192,7 @@ def draw_norms(instruction: Instruction | Blend, project: Project | None = None)
     return whole
 
 
-def _at_sites(instruction: Instruction, project: Project) -> dict[str, tuple[Tensor, Tensor]]:
+def _at_sites(instruction: Instruction, project: Projection) -> dict[str, tuple[Tensor, Tensor]]:
     """Learned keys and values [j, m, width] at every site; those of text states by projection."""
     if instruction.rows is None:
         return {site: (keys, instruction.values[site]) for site, keys in instruction.keys.items()}
@@ -214,7 +214,7 @@ def _cosines(gamma: Tensor, words: Tensor) -> Tensor:
     return (normalize(gamma, dim=-1) @ normalize(words, dim=-1).T).mean(dim=0)
 
 
-def _report(instruction: Instruction, weight: float, project: Project | None, words: Words | None) -> str:
+def _report(instruction: Instruction, weight: float, project: Projection | None, words: WordStates | None) -> str:
     lines = [f"{name}: {text}" for name, text in facts(instruction.info, weight).items() if text]
     found, segments = norms(instruction, project), instruction.info.segments
     what = (

@@ -156,7 +156,7 @@ class Instruction:
 
 
 @dataclass(frozen=True)
-class Part:
+class WeightedInstruction:
     """One term of a :class:`Blend`."""
 
     weight: float
@@ -176,7 +176,7 @@ class Blend:
         InstructionError: no parts, or a weight is not finite.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[WeightedInstruction, ...]
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -198,6 +198,6 @@ class Blend:
         )
 
 
-def parts_of(instruction: Instruction | Blend) -> tuple[Part, ...]:
+def parts_of(instruction: Instruction | Blend) -> tuple[WeightedInstruction, ...]:
     """The terms of a blend; of a single instruction, itself at weight 1."""
-    return instruction.parts if isinstance(instruction, Blend) else (Part(1.0, instruction),)
+    return instruction.parts if isinstance(instruction, Blend) else (WeightedInstruction(1.0, instruction),)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..editing.denoiser import Denoiser
-from ..instruction.injection import InjectedPart
+from ..instruction.injection import InjectedInstruction
 from .settings import LearningSettings
 
 
@@ -20,7 +20,7 @@ class Space(Protocol):
     parameters: dict[str, Tensor]
     """What the optimizer moves."""
 
-    def part(self) -> InjectedPart:
+    def part(self) -> InjectedInstruction:
         """What acts now, differentiable in :attr:`parameters`."""
         ...
 
@@ -82,8 +82,8 @@ class AttentionSpace(_Segmented):
         }
         super().__init__(initial, settings)
 
-    def part(self) -> InjectedPart:
-        return InjectedPart.attention(self.context, self.start, self._kind("keys."), self._kind("values."))
+    def part(self) -> InjectedInstruction:
+        return InjectedInstruction.attention(self.context, self.start, self._kind("keys."), self._kind("values."))
 
     def _kind(self, prefix: str) -> dict[str, Tensor]:
         return {
@@ -98,5 +98,5 @@ class TextSpace(_Segmented):
         self.context, self.start = context, start
         super().__init__({"rows": context[start : start + tokens].float().clone()}, settings)
 
-    def part(self) -> InjectedPart:
-        return InjectedPart.text(self.context, self.start, self.gamma("rows"))
+    def part(self) -> InjectedInstruction:
+        return InjectedInstruction.text(self.context, self.start, self.gamma("rows"))

@@ -78,7 +78,7 @@ TEXT_CONFIG: dict[str, dict[str, Any]] = {
 }
 
 
-class Parts:
+class ModuleBuilder:
     """Builds the modules of one model. ``device`` and ``dtype`` are where and what the weights shall be."""
 
     def __init__(self, title: str, device: torch.device, dtype: torch.dtype) -> None:
@@ -150,8 +150,8 @@ class Parts:
         return module.eval().requires_grad_(False)
 
 
-def single_file_parts(
-    parts: Parts, weights: Weights, description: ModelDescription
+def build_single_file(
+    parts: ModuleBuilder, weights: Weights, description: ModelDescription
 ) -> tuple[UNet2DConditionModel, AutoencoderKL | AutoencoderTiny, CLIPTextModel]:
     """UNet, VAE and text encoder of an SD1.5 or SD2.1 single-file checkpoint.
 
@@ -215,8 +215,8 @@ def _open_clip_weights(weights: dict[str, torch.Tensor], prefix: str, width: int
     return named
 
 
-def folder_parts(
-    parts: Parts, folder: Path, unet_weights: Weights, in_channels: int | None = None
+def build_folder(
+    parts: ModuleBuilder, folder: Path, unet_weights: Weights, in_channels: int | None = None
 ) -> tuple[UNet2DConditionModel, AutoencoderKL | AutoencoderTiny, CLIPTextModel]:
     """UNet, VAE and text encoder of a diffusers folder; the UNet widened to ``in_channels`` where they are given.
 

@@ -8,16 +8,16 @@ from comfy_api.latest import io
 from ...core.errors import RegionError
 from ...core.regions.finder import MOST, Found, describe, phrases_of, union
 from ...core.regions.masks import box_mask
-from ...core.storage.images import image_batch
+from ...core.storage.image_tensors import image_batch
 from ..comfy.encoders import finders
 from ..comfy.encoders.open_clip import progress_of
 from ..comfy.folders import paths
-from ..shared.node import Files, NameChoice, Node, looked_up
+from ..shared.node import FileFingerprints, NameChoice, Node, check_names
 from ..shared.socket_types import RegionFinder
 
 _OWN = -1.0
 
-_FILES = Files(lambda *names: " ".join(map(paths.folder_state, finders.folders(*names).values())))
+_FILES = FileFingerprints(lambda *names: " ".join(map(paths.folder_state, finders.folders(*names).values())))
 
 
 class LoadRegionFinder(Node):
@@ -65,7 +65,7 @@ class LoadRegionFinder(Node):
 
     @classmethod
     def validate_inputs(cls, finder_name: str | None = None, sam_name: str | None = None) -> bool | str:
-        return looked_up(finders.folders, finder_name, sam_name)
+        return check_names(finders.folders, finder_name, sam_name)
 
     @classmethod
     def fingerprint_inputs(cls, finder_name: str | None = None, sam_name: str | None = None) -> str:
@@ -73,7 +73,7 @@ class LoadRegionFinder(Node):
 
     @classmethod
     def execute(cls, finder_name: str, sam_name: str) -> io.NodeOutput:
-        _FILES.reading(finder_name, sam_name)
+        _FILES.record(finder_name, sam_name)
         return io.NodeOutput(finders.load(finder_name, sam_name))
 
 

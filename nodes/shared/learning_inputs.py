@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ...core.diffusion.schedule import SEEDS
-from .guidance_scales import OWN_SCALE
+from .guidance_scales import DEFAULT_SCALE
 from .node import Choice
 from .socket_types import InstructionSocket, Pairs
 
@@ -84,8 +84,8 @@ def scales() -> list[io.Input]:
         io.Float.Input(
             "text_scale",
             optional=True,
-            default=OWN_SCALE,
-            min=OWN_SCALE,
+            default=DEFAULT_SCALE,
+            min=DEFAULT_SCALE,
             max=30.0,
             step=0.1,
             tooltip="s_T of the guided objective and of previews. -1 takes what suits the model (7.5; 2 for the pocket editor).",

@@ -50,7 +50,7 @@ class Node(io.ComfyNode):
         return []
 
 
-def looked_up(look: Callable[..., object], *names: Any) -> bool | str:
+def check_names(look: Callable[..., object], *names: Any) -> bool | str:
     """What validate_inputs answers for names of what lies in folders: ``look`` gets them and raises an InstructBrushError for one that is not there."""
     if None in names:
         return True
@@ -64,7 +64,7 @@ def looked_up(look: Callable[..., object], *names: Any) -> bool | str:
     return True
 
 
-class Files:
+class FileFingerprints:
     """What fingerprint_inputs answers for names of what lies in folders: a text that is another one as soon as something has changed there.
 
     Of a name that comes by wire nothing is known before the node runs. There the answer stays the same until something changes under one of the names that were
@@ -89,7 +89,7 @@ class Files:
             self._read, self._answer = now, uuid4().hex
         return self._answer
 
-    def reading(self, *names: str) -> None:
+    def record(self, *names: str) -> None:
         """To be called before a node reads what lies under its names.
 
         Raises:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from comfy_api.latest import io
 from PIL import Image
 
-from ...core.instruction.instruction import Blend, Instruction, Part, parts_of
+from ...core.instruction.instruction import Blend, Instruction, WeightedInstruction, parts_of
 
 Pairs = io.Custom("INSTRUCTBRUSH_PAIRS")
 """Carries core's ``EditPairs``."""
@@ -27,7 +27,7 @@ ConnectorSocket = io.Custom("INSTRUCTBRUSH_CONNECTOR")
 
 
 @dataclass(frozen=True)
-class ShownInstruction(Instruction):
+class InstructionWithThumbnail(Instruction):
     """An instruction that knows its image: before and after of the first pair, side by side."""
 
     thumbnail: Image.Image | None = None
@@ -36,22 +36,22 @@ class ShownInstruction(Instruction):
 _IMAGES = 4
 
 
-def shown(instruction: Instruction | Blend, thumbnail: Image.Image | None) -> Instruction | Blend:
+def with_thumbnail(instruction: Instruction | Blend, thumbnail: Image.Image | None) -> Instruction | Blend:
     """The same with an image: every part of a blend gets it, so that it stays whatever becomes of the others. Without one, images are left as they are."""
     if thumbnail is None:
         return instruction
     if isinstance(instruction, Blend):
         return Blend(
-            tuple(Part(part.weight, _shown(part.instruction, thumbnail)) for part in instruction.parts)
+            tuple(WeightedInstruction(part.weight, _shown(part.instruction, thumbnail)) for part in instruction.parts)
         )
     return _shown(instruction, thumbnail)
 
 
-def image_of(*instructions: Instruction | Blend) -> Image.Image | None:
+def thumbnail_of(*instructions: Instruction | Blend) -> Image.Image | None:
     """The images that they know, each once, below each other; None where there is none."""
     parts = [part.instruction for each in instructions for part in parts_of(each)]
     known = [
-        part.thumbnail for part in parts if isinstance(part, ShownInstruction) and part.thumbnail is not None
+        part.thumbnail for part in parts if isinstance(part, InstructionWithThumbnail) and part.thumbnail is not None
     ]
     images = list({(image.size, image.tobytes()): image for image in known}.values())[:_IMAGES]
     if len(images) < 2:
@@ -64,8 +64,8 @@ def image_of(*instructions: Instruction | Blend) -> Image.Image | None:
     return whole
 
 
-def _shown(instruction: Instruction, thumbnail: Image.Image) -> ShownInstruction:
-    return ShownInstruction(
+def _shown(instruction: Instruction, thumbnail: Image.Image) -> InstructionWithThumbnail:
+    return InstructionWithThumbnail(
         instruction.keys,
         instruction.values,
         instruction.context,

@@ -20,14 +20,14 @@ from instructbrush.core.editing.loading import describe, load_editor
 from instructbrush.core.encoders.mllm import check_folder, stored_bits, stored_dtype
 from instructbrush.core.errors import InstructBrushError
 from instructbrush.core.evaluation.by_example.top_bench import read_top_bench
-from instructbrush.core.evaluation.by_instruction.emu_edit import read_emu_edit
+from instructbrush.core.evaluation.by_instruction.datasets.emu_edit import read_emu_edit
 from instructbrush.core.evaluation.by_instruction.items import Score
-from instructbrush.core.evaluation.by_instruction.reasoning_items import read_reason
+from instructbrush.core.evaluation.by_instruction.datasets.reasoning import read_reason
 from instructbrush.core.evaluation.preference.ratings import Study, StudyItem
 from instructbrush.core.evaluation.results import ItemFolder, Outcome, ResultFolder
 from instructbrush.core.finetuning.pair_states import INDEX, PairStates, Reader
 from instructbrush.core.instruction.file import load_instruction, read_thumbnail, save_instruction
-from instructbrush.core.instruction.instruction import Blend, Instruction, InstructionInfo, Part
+from instructbrush.core.instruction.instruction import Blend, Instruction, InstructionInfo, WeightedInstruction
 from instructbrush.core.learning.checkpoint import load_checkpoint, save_checkpoint
 from instructbrush.core.learning.objective import PairLatents
 from instructbrush.core.learning.settings import LearningSettings
@@ -103,7 +103,7 @@ def _write_instruction(folder: Path) -> Path:
 
 def _write_blend(folder: Path) -> Path:
     return save_instruction(
-        Blend((Part(0.5, _instruction(1)), Part(-1.0, _instruction(2)))), folder / "x.safetensors"
+        Blend((WeightedInstruction(0.5, _instruction(1)), WeightedInstruction(-1.0, _instruction(2)))), folder / "x.safetensors"
     )
 
 

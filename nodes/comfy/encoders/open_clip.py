@@ -88,7 +88,7 @@ def _names_in(folder: Path) -> list[str]:
     try:
         return clip_names(folder)
     except OSError as error:
-        listing.tell(
+        listing.warn_once(
             str(folder), f"folder {folder} cannot be read ({error}). What lies in it is not offered."
         )
         return []

@@ -32,7 +32,7 @@ class _Read(NamedTuple):
 
 
 _kept: OrderedDict[str, _Read] = OrderedDict()
-_told: set[str] = set()
+_warned: set[str] = set()
 
 
 def entries(folder: str | Path) -> Entries:
@@ -47,9 +47,9 @@ def entries(folder: str | Path) -> Entries:
         _kept.pop(path, None)
         return Entries()
     except (OSError, ValueError) as error:
-        tell(path, f"folder {path} cannot be read ({error}). What lies in it is not offered.")
+        warn_once(path, f"folder {path} cannot be read ({error}). What lies in it is not offered.")
         return Entries()
-    _told.discard(path)
+    _warned.discard(path)
     identity = (status.st_dev, status.st_ino)
     if not read.links:
         return Entries(read.folders, read.files, identity)
@@ -76,10 +76,10 @@ def files_below(folder: str | Path, suffix: str, depth: int = 8) -> list[str]:
     return sorted(filter(is_usable, paths))
 
 
-def tell(about: str, message: str) -> None:
+def warn_once(about: str, message: str) -> None:
     """A warning in the log, the first time that there is one about this."""
-    if about not in _told:
-        _told.add(about)
+    if about not in _warned:
+        _warned.add(about)
         logging.warning("InstructBrush: %s", message)
 
 

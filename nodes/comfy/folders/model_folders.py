@@ -82,7 +82,7 @@ def _enter(kind: str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:  # a disk that is read-only, or a link to one that is not there
-        listing.tell(
+        listing.warn_once(
             f"made in {folder.parent}",
             f"folder {folder} cannot be made ({error}). extra_model_paths.yaml may name another one.",
         )

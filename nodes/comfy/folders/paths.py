@@ -89,7 +89,7 @@ def pairs_folders() -> list[str]:
     """Folders under ``input/`` that look like pairs (with images, two folders such as ``before`` and ``after``, or a list), then the pack's examples."""
     root = folder_paths.get_input_directory()
     if not os.path.isdir(root):
-        listing.tell(
+        listing.warn_once(
             root,
             f"ComfyUI's input folder {root} is not there. Load Edit Pairs offers the pack's examples only.",
         )

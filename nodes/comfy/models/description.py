@@ -12,7 +12,7 @@ from ....core.editing.loading import describe as describe_file
 from ....core.errors import ModelError
 from ....core.models.builtin import TITLES
 from ....core.models.families import ModelDescription, describe_unet
-from .plain_weights import dequantised
+from .plain_weights import dequantized
 
 _UNET = "diffusion_model."
 _PREDICTION = {ModelType.EPS: "epsilon", ModelType.V_PREDICTION: "v_prediction"}
@@ -75,8 +75,8 @@ def _own_weight(model: ModelPatcher, key: str) -> Tensor:
     for backup in (model.hook_backup, model.backup):
         if key in backup:
             kept = backup[key]
-            return dequantised(kept[0])  # the weight comes first in both
-    return dequantised(get_key_weight(model.model, key)[0])
+            return dequantized(kept[0])  # the weight comes first in both
+    return dequantized(get_key_weight(model.model, key)[0])
 
 
 def _heads(base: BaseModel) -> int | None:

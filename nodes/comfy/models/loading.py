@@ -41,7 +41,7 @@ def model_names() -> list[str]:
     return [*built_in, *files, *(f"diffusers/{name}" for name in _diffusers_folders())]
 
 
-def model_place(name: str) -> Path:
+def model_path(name: str) -> Path:
     """The file or the folder of one of :func:`model_names`.
 
     Raises:
@@ -70,7 +70,7 @@ def load_model(name: str) -> Loaded:
     Raises:
         ModelError: no such model, an unreadable or incomplete one, or not an editing model.
     """
-    place = model_place(name)
+    place = model_path(name)
     return load_folder(place) if place.is_dir() else load_file(place)
 
 

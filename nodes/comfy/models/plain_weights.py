@@ -28,7 +28,7 @@ def plain(tensor: Tensor) -> Tensor:
     )
 
 
-def dequantised(weight: Tensor) -> Tensor:
+def dequantized(weight: Tensor) -> Tensor:
     """A weight as an ordinary tensor: over its memory, or of numbers where it is kept quantised."""
     return plain(weight if type(weight.data) is Tensor else weight.dequantize())
 
@@ -49,7 +49,7 @@ def make_plain(module: torch.nn.Module) -> None:
                 each._buffers[name] = plain(buffer)
 
 
-def same_network(model: ModelPatcher) -> ModelPatcher:
+def static_clone(model: ModelPatcher) -> ModelPatcher:
     """A patcher over the same network that ComfyUI's dynamic VRAM takes no part in. It is never loaded: its weights come from :func:`plain_weights`."""
     if model.is_dynamic():
         return model.clone(disable_dynamic=True, model_override=model.get_clone_model_override())
@@ -63,7 +63,7 @@ def plain_weights(
     """Within it the network of a patcher has plain weights on ``patcher.load_device``, its patches are in place, and no other model is on the device.
 
     Args:
-        patcher: of :func:`same_network`.
+        patcher: of :func:`static_clone`.
         needed: whether a module is used at all, by its path in the network; the weights of others stay where they are.
     """
     device = patcher.load_device
@@ -119,7 +119,7 @@ def _lay_over(patcher: ModelPatcher, path: str, module: torch.nn.Module, undo: E
             ("weight_function", []),
             ("bias_function", []),
         ):
-            set_for_now(module, name, value, undo)
+            override_attribute(module, name, value, undo)
 
 
 @torch.no_grad()
@@ -135,7 +135,7 @@ def _weight(
         if key in patcher.patches
         else own
     )
-    weight = dequantised(weight)
+    weight = dequantized(weight)
     if weight.is_floating_point():
         if (
             kept is not None and kept.itemsize == 1
@@ -152,7 +152,7 @@ def _weight(
     return weight
 
 
-def set_for_now(module: torch.nn.Module, name: str, value: Any, undo: ExitStack) -> None:
+def override_attribute(module: torch.nn.Module, name: str, value: Any, undo: ExitStack) -> None:
     """Set an attribute of a module until ``undo`` closes; what another pack had set is back then."""
     if name in vars(module):
         undo.callback(setattr, module, name, vars(module)[name])

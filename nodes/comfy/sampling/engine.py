@@ -16,9 +16,9 @@ from comfy.patcher_extension import copy_nested_dicts, merge_nested_dicts
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ....core.instruction.injection import Injection, RowInjections
+from ....core.instruction.injection import Injection, GroupedInjection
 from ..models.description import describe
-from ..models.plain_weights import plain, plain_weights, same_network, set_for_now
+from ..models.plain_weights import plain, plain_weights, static_clone, override_attribute
 from .patch import inject_call
 
 
@@ -42,7 +42,7 @@ class ComfyDenoiser:
     ) -> None:
         self.description = describe(model)
         self.description.require_sites()
-        self.patcher = same_network(model)
+        self.patcher = static_clone(model)
         self.device = torch.device(model.load_device)
         self.dtype = model.model.get_dtype_inference()
         self.checkpointing = checkpointing
@@ -62,7 +62,7 @@ class ComfyDenoiser:
             undo.callback(self.patcher.cleanup)
             for module in self.unet.modules():
                 if isinstance(module, (BasicTransformerBlock, ResBlock)):
-                    set_for_now(module, "forward", self._recomputed(module.forward), undo)
+                    override_attribute(module, "forward", self._recomputed(module.forward), undo)
             yield self
 
     @contextmanager
@@ -87,7 +87,7 @@ class ComfyDenoiser:
         timesteps: Tensor,
         image_latent: Tensor,
         context: Tensor,
-        injection: Injection | RowInjections | None = None,
+        injection: Injection | GroupedInjection | None = None,
     ) -> Tensor:
         """See :meth:`Denoiser.predict`.
 
@@ -136,10 +136,10 @@ class ComfyDenoiser:
         )
         return options
 
-    def _extra(self, noisy: Tensor, injection: Injection | RowInjections | None) -> dict[str, Tensor]:
+    def _extra(self, noisy: Tensor, injection: Injection | GroupedInjection | None) -> dict[str, Tensor]:
         if self._pooled[0] is None or not self.patcher.model.adm_channels:
             return {}
-        groups = injection.parts if isinstance(injection, RowInjections) else [injection]
+        groups = injection.parts if isinstance(injection, GroupedInjection) else [injection]
         rows, (height, width) = noisy.shape[0] // len(groups), noisy.shape[2:]
         return {
             "y": torch.cat(

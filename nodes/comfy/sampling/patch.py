@@ -19,7 +19,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ....core.errors import InstructionError, ModelError
-from ....core.instruction.injection import InjectedCall, Injection, RowInjections
+from ....core.instruction.injection import InjectedCall, Injection, GroupedInjection
 from ....core.models.attention_sites import Site
 from ....core.models.families import ModelDescription
 
@@ -115,7 +115,7 @@ def attend(model: ModelPatcher) -> ModelPatcher:
 
 
 def inject_call(
-    injection: Injection | RowInjections,
+    injection: Injection | GroupedInjection,
     sites: tuple[Site, ...],
     timesteps: Tensor,
     context: Tensor,
@@ -194,7 +194,7 @@ def _call_unet(
         injection = (
             received[found]
             if alike
-            else RowInjections([None if each is None else received[each] for each in marks])
+            else GroupedInjection([None if each is None else received[each] for each in marks])
         )
         rows = train_timesteps(timesteps, found.edm)
         context, transformer_options = inject_call(injection, found.sites, rows, context, transformer_options)

@@ -124,9 +124,9 @@ def test_blends_are_saved_and_loaded_as_one_file(comfy):
         and remarks[1].endswith("rows, CLIP space")
     )
     # Both images, below each other, stay with whatever is made of the parts.
-    assert comfy.pack("nodes.shared.socket_types").image_of(loaded).size == (256, 256)
+    assert comfy.pack("nodes.shared.socket_types").thumbnail_of(loaded).size == (256, 256)
     half = made(comfy, "InstructBrushScale", instruction=loaded, factor=0.5)
-    assert comfy.pack("nodes.shared.socket_types").image_of(half).size == (256, 256)
+    assert comfy.pack("nodes.shared.socket_types").thumbnail_of(half).size == (256, 256)
 
 
 def test_composed_instructions_act_and_keep_both_images(comfy):

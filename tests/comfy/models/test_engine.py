@@ -117,7 +117,7 @@ def test_an_instruction_of_the_models_own_keys_changes_nothing(comfy, engine):
         keys = {name: k[1:9].repeat(5, 1, 1).requires_grad_() for name, (k, _) in projected.items()}
         values = {name: v[1:9].repeat(5, 1, 1).requires_grad_() for name, (_, v) in projected.items()}
         injection = made.Injection(
-            (made.InjectedPart.attention(context[0], 1, keys, values),), torch.ones(5, device=denoiser.device)
+            (made.InjectedInstruction.attention(context[0], 1, keys, values),), torch.ones(5, device=denoiser.device)
         )
         same = denoiser.predict(noisy, timesteps, image, context, injection)
         with torch.no_grad():

@@ -52,7 +52,7 @@ def listing(comfy):
     """The module that reads folders, with nothing kept and nothing told."""
     module = comfy.pack("nodes.comfy.folders.listing")
     module._kept.clear()
-    module._told.clear()
+    module._warned.clear()
     return module
 
 
@@ -379,7 +379,7 @@ def test_extra_model_paths_add_to_every_kind(comfy, tmp_path):
         assert "ViT-B-32/extra" in pack("nodes.comfy.encoders.open_clip").names()
         assert pack("nodes.comfy.encoders.lpips").backbone() is not None
         assert (
-            pack("nodes.comfy.models.loading").model_place("diffusers/extra") == more / "diffusers" / "extra"
+            pack("nodes.comfy.models.loading").model_path("diffusers/extra") == more / "diffusers" / "extra"
         )
     finally:
         comfy.folder_paths.folder_names_and_paths.update(before)

@@ -23,7 +23,7 @@ from instructbrush.core.instruction.algebra import (
     with_words,
 )
 from instructbrush.core.instruction.injection import inject
-from instructbrush.core.instruction.instruction import Blend, Instruction, InstructionInfo, Part, parts_of
+from instructbrush.core.instruction.instruction import Blend, Instruction, InstructionInfo, WeightedInstruction, parts_of
 
 LENGTH, WIDTH = 16, 6
 SITES = {"down.attn2": 8, "up.attn2": 4}
@@ -364,7 +364,7 @@ def test_the_words_reach_the_model_after_the_learned_rows(space: str) -> None:
 
 
 def test_every_part_of_a_blend_gets_the_words() -> None:
-    whole = Blend((Part(0.5, made(1, tokens=2)), Part(2.0, made(2, "text", tokens=4))))
+    whole = Blend((WeightedInstruction(0.5, made(1, tokens=2)), WeightedInstruction(2.0, made(2, "text", tokens=4))))
     hybrid, cut = with_words(whole, encoded(12), 12)
     assert cut == 2 and [part.weight for part in hybrid.parts] == [0.5, 2.0]
     for part, given_ in zip(hybrid.parts, whole.parts, strict=True):

@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from instructbrush.core.errors import InstructionError
-from instructbrush.core.instruction.injection import InjectedPart, Injection, RowInjections, inject
-from instructbrush.core.instruction.instruction import Blend, Instruction, InstructionInfo, Part
+from instructbrush.core.instruction.injection import InjectedInstruction, Injection, GroupedInjection, inject
+from instructbrush.core.instruction.instruction import Blend, Instruction, InstructionInfo, WeightedInstruction
 
 LENGTH, WIDTH, TOKENS, SEGMENTS = 12, 6, 3, 5
 SITES = {"down.attn2": 8, "up.attn2": 16}
@@ -44,7 +44,7 @@ def test_whole_injection_replaces_the_learned_rows_and_no_other(start: int) -> N
     )
 
 
-def keys_of(injection: Injection | RowInjections, cond: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+def keys_of(injection: Injection | GroupedInjection, cond: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     """Keys at the first site, and values, which are projected to twice as much."""
     call = injection.begin(cond, times)
     frozen = project(call.context, 8)
@@ -108,7 +108,7 @@ def test_groups_of_rows_get_what_they_get_alone(length: int, strength: float) ->
     instruction = make_instruction()
     parts = [None, inject(instruction), inject(instruction, strength)]
     context, times, query = torch.randn(6, length, WIDTH), torch.tensor([10, 900] * 3), torch.randn(2, 5, 8)
-    keys, values = keys_of(RowInjections(parts), context, times)
+    keys, values = keys_of(GroupedInjection(parts), context, times)
     for index, part in enumerate(parts):
         rows = slice(2 * index, 2 * index + 2)
         plain = project(context[rows], 8)
@@ -189,7 +189,7 @@ def test_a_blend_is_the_weighted_sum_of_what_its_parts_would_put_in_place() -> N
     """Both spaces together, with differing segments, at a strength, against the formula written out."""
     attention, text = make_instruction(), make_text(2)
     cond, times = torch.randn(3, LENGTH, WIDTH), torch.tensor([0, 450, 999])
-    blend = Blend((Part(0.75, attention), Part(-0.5, text)))
+    blend = Blend((WeightedInstruction(0.75, attention), WeightedInstruction(-0.5, text)))
     keys, values = keys_of(inject(blend, 0.5), cond, times)
     own = project(cond, 8)
     learned = keys_of(inject(attention), cond, times)[0]
@@ -201,24 +201,24 @@ def test_a_blend_is_the_weighted_sum_of_what_its_parts_would_put_in_place() -> N
 
 def test_a_blend_of_one_is_itself_and_of_weight_0_nothing() -> None:
     instruction, cond, times = make_instruction(), torch.randn(2, LENGTH, WIDTH), torch.tensor([10, 700])
-    one = inject(Blend((Part(1.0, instruction), Part(0.0, make_text()))))
+    one = inject(Blend((WeightedInstruction(1.0, instruction), WeightedInstruction(0.0, make_text()))))
     assert one.whole and torch.equal(
         keys_of(one, cond, times)[0], keys_of(inject(instruction), cond, times)[0]
     )
-    half = inject(Blend((Part(0.5, instruction),)))
+    half = inject(Blend((WeightedInstruction(0.5, instruction),)))
     assert torch.equal(keys_of(half, cond, times)[0], keys_of(inject(instruction, 0.5), cond, times)[0])
-    assert inject(Blend((Part(0.0, instruction),))).is_identity
+    assert inject(Blend((WeightedInstruction(0.0, instruction),))).is_identity
 
 
 def test_blended_contexts_may_differ_in_length() -> None:
     cond, times, query = torch.randn(1, 8, WIDTH), torch.tensor([10]), torch.randn(1, 5, 8)
-    blend = Blend((Part(1.0, make_instruction()), Part(1.0, make_text(length=6))))
+    blend = Blend((WeightedInstruction(1.0, make_instruction()), WeightedInstruction(1.0, make_text(length=6))))
     keys, values = keys_of(inject(blend), cond, times)
     assert keys.shape[1] == 24 and torch.isfinite(scaled_dot_product_attention(query, keys, values)).all()
 
 
 def test_segments_of_a_blend_must_agree_to_be_weighted_apart() -> None:
-    blend = Blend((Part(1.0, make_instruction()), Part(1.0, make_text(2))))
+    blend = Blend((WeightedInstruction(1.0, make_instruction()), WeightedInstruction(1.0, make_text(2))))
     with pytest.raises(
         InstructionError,
         match=r"the blended instructions have \[2, 5\] segments, so their segments are not the same\. Give one value",
@@ -230,7 +230,7 @@ def test_segments_of_a_blend_must_agree_to_be_weighted_apart() -> None:
 def test_gradients_are_the_same_every_time() -> None:
     """To the bit, also where many samples share a segment and threads share the work: a resumed run repeats what it would have done."""
     keys = torch.zeros(1, TOKENS, 8000, requires_grad=True)
-    part = InjectedPart.attention(torch.zeros(LENGTH, WIDTH), 1, {"down.attn2": keys}, {})
+    part = InjectedInstruction.attention(torch.zeros(LENGTH, WIDTH), 1, {"down.attn2": keys}, {})
     draw, first = torch.randn(16, TOKENS, 8000), None
     for _ in range(20):
         keys.grad = None

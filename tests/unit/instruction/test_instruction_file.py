@@ -18,7 +18,7 @@ from instructbrush.core.instruction.file import (
     read_thumbnail,
     save_instruction,
 )
-from instructbrush.core.instruction.instruction import Blend, Instruction, InstructionInfo, Part
+from instructbrush.core.instruction.instruction import Blend, Instruction, InstructionInfo, WeightedInstruction
 
 
 def make_instruction(seed: int = 0, width: int = 8) -> Instruction:
@@ -280,9 +280,9 @@ def test_text_instructions_round_trip(tmp_path: Path, start: int) -> None:
 def test_blends_round_trip_in_one_file(tmp_path: Path) -> None:
     blended = Blend(
         (
-            Part(0.5, make_instruction(1)),
-            Part(-1.25, make_text_instruction(2, 0)),
-            Part(2.0, make_instruction(3)),
+            WeightedInstruction(0.5, make_instruction(1)),
+            WeightedInstruction(-1.25, make_text_instruction(2, 0)),
+            WeightedInstruction(2.0, make_instruction(3)),
         )
     )
     path = save_instruction(
@@ -307,12 +307,12 @@ def test_blends_round_trip_in_one_file(tmp_path: Path) -> None:
 def test_a_scaled_instruction_keeps_its_weight_and_parts_may_share_memory(tmp_path: Path) -> None:
     instruction = make_instruction()
     loaded = load_instruction(
-        save_instruction(Blend((Part(0.5, instruction),)), tmp_path / "half.safetensors")
+        save_instruction(Blend((WeightedInstruction(0.5, instruction),)), tmp_path / "half.safetensors")
     )
     assert isinstance(loaded, Blend) and loaded.parts[0].weight == 0.5
     other = replace(instruction, context=instruction.context + 1)
     loaded = load_instruction(
-        save_instruction(Blend((Part(1.0, instruction), Part(1.0, other))), tmp_path / "both.safetensors")
+        save_instruction(Blend((WeightedInstruction(1.0, instruction), WeightedInstruction(1.0, other))), tmp_path / "both.safetensors")
     )
     assert_same(loaded.parts[1].instruction, other)
 
@@ -340,7 +340,7 @@ def test_the_example_of_format_1_is_read(repository: Path) -> None:
 def rewritten_blend(folder: Path, change: object) -> Path:
     """A saved blend of an attention and a text instruction whose header was changed: ``change(header, parts)``."""
     path = save_instruction(
-        Blend((Part(0.5, make_instruction()), Part(1.0, make_text_instruction()))),
+        Blend((WeightedInstruction(0.5, make_instruction()), WeightedInstruction(1.0, make_text_instruction()))),
         folder / "file.safetensors",
     )
     raw = path.read_bytes()
@@ -385,7 +385,7 @@ def test_changed_headers_of_blends_are_refused(tmp_path: Path, change: object, m
 
 
 def test_blends_too_large_for_a_file_are_refused(tmp_path: Path) -> None:
-    blended = Blend(tuple(Part(1.0, make_text_instruction(seed)) for seed in range(17)))
+    blended = Blend(tuple(WeightedInstruction(1.0, make_text_instruction(seed)) for seed in range(17)))
     with pytest.raises(
         InstructionError, match=r"a blend of 17 instructions is too large for one file\. Blend at most 16"
     ):

@@ -11,7 +11,7 @@ from torch import Tensor
 from instructbrush.core.editing.denoiser import DiffusersDenoiser
 from instructbrush.core.editing.loading import DiffusersEditor, load_editor
 from instructbrush.core.errors import ModelError
-from instructbrush.core.instruction.injection import InjectedPart, Injection, inject
+from instructbrush.core.instruction.injection import InjectedInstruction, Injection, inject
 from instructbrush.core.instruction.instruction import Instruction, InstructionInfo
 from instructbrush.tests.support import seeded
 
@@ -116,7 +116,7 @@ def test_only_the_learned_tensors_get_gradients(model: DiffusersEditor, checkpoi
         {name: tensor.clone().requires_grad_() for name, tensor in side.items()}
         for side in (learned.keys, learned.values)
     )
-    injection = Injection((InjectedPart.attention(learned.context, 1, keys, values),), torch.ones(5))
+    injection = Injection((InjectedInstruction.attention(learned.context, 1, keys, values),), torch.ones(5))
     unet = model.denoiser.unet
     if checkpointing:
         unet.enable_gradient_checkpointing()
@@ -141,7 +141,7 @@ def test_gradients_are_the_slope_of_the_prediction(small: DiffusersEditor) -> No
 
     def mean(value: Tensor) -> Tensor:
         injection = Injection(
-            (InjectedPart.attention(learned.context, 1, learned.keys, {**learned.values, site: value}),),
+            (InjectedInstruction.attention(learned.context, 1, learned.keys, {**learned.values, site: value}),),
             torch.ones(5),
         )
         return small.denoiser.predict(noisy, times, image, context, injection).square().mean()
@@ -201,7 +201,7 @@ def test_learned_tensors_stay_fp32_in_a_half_precision_model(folder: Path, small
         times,
         image,
         context,
-        Injection((InjectedPart.attention(learned.context, 1, keys, learned.values),), torch.ones(5)),
+        Injection((InjectedInstruction.attention(learned.context, 1, keys, learned.values),), torch.ones(5)),
     )
     result.square().mean().backward()
     assert result.dtype == torch.float32

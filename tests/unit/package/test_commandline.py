@@ -15,8 +15,8 @@ from PIL import Image
 
 from instructbrush.cli.main import main
 from instructbrush.core.instruction.file import load_instruction, save_instruction
-from instructbrush.core.instruction.instruction import Blend, Part
-from instructbrush.core.storage.images import to_image
+from instructbrush.core.instruction.instruction import Blend, WeightedInstruction
+from instructbrush.core.storage.image_tensors import to_image
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_inspect_prints_every_part_of_a_blend(
     example = next((repository / "example_workflows" / "models" / "instructions").glob("light*.safetensors"))
     learned = load_instruction(example)
     whole = Blend(
-        (Part(0.5, learned), Part(-1.0, replace(learned, info=replace(learned.info, title="another"))))
+        (WeightedInstruction(0.5, learned), WeightedInstruction(-1.0, replace(learned, info=replace(learned.info, title="another"))))
     )
     assert run("inspect", save_instruction(whole, tmp_path / "both.safetensors")) == 0
     first, second = capsys.readouterr().out.split("\n\n")
