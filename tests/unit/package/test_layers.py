@@ -1,4 +1,4 @@
-"""The layer rules, read from the source: who may import what, what nobody may call, and how long a file may grow."""
+"""The layer rules, read from the source: which folder may import which, and what no file may call."""
 
 import ast
 from collections.abc import Iterator
@@ -7,30 +7,31 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-SOURCES = sorted(path for room in ("cli", "core", "nodes") for path in (REPOSITORY / room).rglob("*.py"))
+SOURCES = sorted(path for top in ("cli", "core", "nodes") for path in (REPOSITORY / top).rglob("*.py"))
 COMFYUI = {
-    "comfy", "comfy_api", "comfy_api_nodes", "comfy_config", "comfy_execution", "comfy_extras", "comfyui_version",
-    "execution", "folder_paths", "latent_preview", "node_helpers", "nodes", "server",
+    "comfy", "comfy_api", "comfy_api_nodes", "comfy_config", "comfy_execution", "comfy_extras",
+    "comfyui_version", "execution", "folder_paths", "latent_preview", "node_helpers", "nodes", "server",
 }  # fmt: skip
 FORBIDDEN_MODULES = {
-    "pickle",
-    "cPickle",
-    "dill",
-    "shelve",
-    "marshal",
-    "subprocess",
-    "requests",
-    "urllib",
-    "http",
-    "httpx",
-    "aiohttp",
-    "socket",
-}
+    "pickle", "cPickle", "dill", "shelve", "marshal",
+    "subprocess", "requests", "urllib", "http", "httpx", "aiohttp", "socket",
+}  # fmt: skip
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "torch.load", "pip.main"}
+CORE_ORDER = (
+    "errors", "devices", "progress", "storage", "diffusion", "models", "instruction", "regions", "editing",
+    "encoders", "pairs", "learning", "reasoning", "finetuning", "evaluation",
+)  # fmt: skip
+"""Each part of core imports only parts before it. ARCHITECTURE.md repeats this list."""
+TOPS = {
+    "core": {"core"},
+    "cli": {"core", "cli"},
+    "nodes": {"core", "nodes"},
+}
+"""Top-level folder -> the top-level folders it may import."""
 
 
-def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Every absolute import: line number, full dotted name of the module."""
+def absolute_imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yields (line, module) of every absolute import."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, name.name) for name in node.names)
@@ -38,84 +39,96 @@ def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.module or ""
 
 
-def relative_imports(tree: ast.AST) -> Iterator[tuple[int, int, str]]:
-    """Every relative import: line number, number of dots, module."""
+def relative_imports(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yields (line, dotted path from the repository's root) of every relative import."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level > 0:
+            base = package[: len(package) - node.level + 1]
+            module = tuple(node.module.split(".")) if node.module else ()
             for name in node.names:
-                yield node.lineno, node.level, f"{node.module}.{name.name}" if node.module else name.name
+                yield node.lineno, (*base, *module, name.name)
 
 
-def called(node: ast.Call) -> str:
-    """Dotted name of what is called, or the empty string."""
-    return ast.unparse(node.func) if isinstance(node.func, ast.Name | ast.Attribute) else ""
+def call_errors(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+            name = ast.unparse(node.func)
+            if name in FORBIDDEN_CALLS:
+                yield node.lineno, f"calls {name}"
 
 
-def parse(path: Path) -> ast.AST:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+def absolute_errors(tree: ast.AST, parts: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    for line, module in absolute_imports(tree):
+        top = module.split(".")[0]
+        public = module == "comfy_api" or module.startswith("comfy_api.")
+        if top in COMFYUI and parts[0] != "nodes":
+            yield line, f"imports {module}: only nodes may import ComfyUI"
+        elif top in COMFYUI and parts[:2] != ("nodes", "comfy") and not public:
+            yield line, f"imports {module}: only nodes/comfy touches ComfyUI's internals"
+        if top in FORBIDDEN_MODULES:
+            yield line, f"imports {module}: not in cli, core or nodes"
+        if top == "instructbrush":
+            yield (
+                line,
+                f"imports {module}: ComfyUI loads the pack under another name, so imports are relative",
+            )
+
+
+def relative_errors(tree: ast.AST, parts: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    for line, target in relative_imports(tree, parts[:-1]):
+        if target[0] not in TOPS[parts[0]]:
+            yield (
+                line,
+                f"imports {'.'.join(target)}: {parts[0]} may import {' and '.join(sorted(TOPS[parts[0]]))}",
+            )
+        elif parts[0] == "core" and target[0] == "core" and len(parts) > 1 and parts[1] != "__init__.py":
+            here, there = CORE_ORDER.index(parts[1].removesuffix(".py")), CORE_ORDER.index(target[1])
+            if there > here:
+                yield line, f"imports {'.'.join(target)}: {CORE_ORDER[there]} comes after {CORE_ORDER[here]}"
 
 
 def layer_errors(name: str, source: str) -> list[str]:
-    """What a file called `name` (relative to the root) may not contain."""
-    tree = ast.parse(source)
-    parts = Path(name).parts
-    in_core, in_comfy = parts[0] == "core", parts[:2] == ("nodes", "comfy")
-    found = []
-    for line, module in imports(tree):
-        top = module.split(".")[0]
-        if in_core and top in COMFYUI:
-            found.append(f"{name}:{line} imports {module}: core knows nothing of ComfyUI")
-        if (
-            not in_core
-            and not in_comfy
-            and top in COMFYUI
-            and not (module == "comfy_api" or module.startswith("comfy_api."))
-        ):
-            found.append(f"{name}:{line} imports {module}: only nodes/comfy touches ComfyUI's insides")
-        if top in FORBIDDEN_MODULES:
-            found.append(f"{name}:{line} imports {module}: not in core or nodes")
-        if top == "instructbrush":
-            found.append(
-                f"{name}:{line} imports {module}: relative imports only, ComfyUI loads the pack under another name"
-            )
-    for line, level, module in relative_imports(tree):
-        reached = (*parts[:-1][: len(parts) - level], *module.split("."))
-        if in_core and reached[0] in ("nodes", "tools", "tests"):
-            found.append(f"{name}:{line} imports {'.'.join(reached)}: core stands alone")
-        if not in_core and reached[0] in ("tools", "tests"):
-            found.append(
-                f"{name}:{line} imports {'.'.join(reached)}: contributors' code stays out of the pack"
-            )
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and called(node) in FORBIDDEN_CALLS:
-            found.append(f"{name}:{node.lineno} calls {called(node)}")
-    return found
+    """Returns what a file called `name` (relative to the root) does against the rules."""
+    tree, parts = ast.parse(source), Path(name).parts
+    found = [*absolute_errors(tree, parts), *relative_errors(tree, parts), *call_errors(tree)]
+    return [f"{name}:{line} {error}" for line, error in found]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_layers(path):
+def test_file_keeps_the_layer_rules(path):
     assert layer_errors(str(path.relative_to(REPOSITORY)), path.read_text(encoding="utf-8")) == []
+
+
+def test_order_names_every_part_of_core():
+    parts = {
+        path.name.removesuffix(".py") for path in (REPOSITORY / "core").iterdir() if path.name[0] not in "_."
+    }
+    assert parts == set(CORE_ORDER)
 
 
 @pytest.mark.parametrize(
     ("name", "source", "complaint"),
     [
-        ("core/a.py", "import comfy.utils", "core knows nothing of ComfyUI"),
-        ("core/a.py", "def f():\n    from folder_paths import x", "core knows nothing of ComfyUI"),
-        ("core/a.py", "from comfy_api.latest import io", "core knows nothing of ComfyUI"),
-        ("core/b/a.py", "from ...nodes.comfy import paths", "core stands alone"),
-        ("core/a.py", "from .. import nodes", "core stands alone"),
+        ("core/errors.py", "import comfy.utils", "only nodes may import ComfyUI"),
+        ("core/errors.py", "def f():\n    from folder_paths import x", "only nodes may import ComfyUI"),
+        ("core/errors.py", "from comfy_api.latest import io", "only nodes may import ComfyUI"),
+        ("core/pairs/a.py", "from ...nodes.comfy import folders", "core may import core"),
+        ("core/errors.py", "from ..cli import main", "core may import core"),
+        ("core/storage/a.py", "from ..learning.trainer import Trainer", "learning comes after storage"),
+        ("core/models/a.py", "from .. import editing", "editing comes after models"),
+        ("cli/a.py", "from ..nodes import editing", "cli may import cli and core"),
+        ("cli/a.py", "import folder_paths", "only nodes may import ComfyUI"),
         ("nodes/a.py", "import comfy.model_management", "only nodes/comfy touches"),
         ("nodes/a.py", "from server import PromptServer", "only nodes/comfy touches"),
-        ("nodes/a.py", "from ..tools import get_comfyui", "contributors' code"),
-        ("nodes/comfy/a.py", "import subprocess", "not in core or nodes"),
-        ("nodes/a.py", "from urllib.request import urlopen", "not in core or nodes"),
-        ("core/a.py", "import torch\ntorch.load('x')", "calls torch.load"),
-        ("core/a.py", "eval('1')", "calls eval"),
-        ("core/a.py", "from instructbrush.core import errors", "relative imports only"),
+        ("nodes/a.py", "from ..tools import get_comfyui", "nodes may import core and nodes"),
+        ("nodes/comfy/a.py", "import subprocess", "not in cli, core or nodes"),
+        ("nodes/a.py", "from urllib.request import urlopen", "not in cli, core or nodes"),
+        ("core/errors.py", "import torch\ntorch.load('x')", "calls torch.load"),
+        ("core/errors.py", "eval('1')", "calls eval"),
+        ("core/errors.py", "from instructbrush.core import errors", "imports are relative"),
     ],
 )
-def test_each_rule_catches(name, source, complaint):
+def test_rule_catches(name, source, complaint):
     (found,) = layer_errors(name, source)
     assert complaint in found
 
@@ -123,23 +136,12 @@ def test_each_rule_catches(name, source, complaint):
 @pytest.mark.parametrize(
     ("name", "source"),
     [
+        ("cli/a.py", "from ..core.learning import trainer\nfrom . import options"),
         ("nodes/a.py", "from comfy_api.latest import io, ui"),
         ("nodes/comfy/a.py", "import comfy.utils\nimport folder_paths\nfrom server import PromptServer"),
-        ("core/b/a.py", "from ..errors import PairError\nmodel.eval()\nre.compile('x')"),
-        ("nodes/a.py", "from ..core.errors import PairError\nfrom .comfy import paths"),
+        ("core/pairs/a.py", "from ..errors import PairError\nmodel.eval()\nre.compile('x')"),
+        ("nodes/a.py", "from ..core.errors import PairError\nfrom .comfy import folders"),
     ],
 )
-def test_what_is_allowed_stays_allowed(name, source):
+def test_rules_allow(name, source):
     assert layer_errors(name, source) == []
-
-
-def test_no_file_has_grown_into_two_rooms():
-    kinds = {"core": "*.py", "nodes": "*.py", "tools": "*.py", "web": "*.js"}
-    files = [path for room, kind in kinds.items() for path in (REPOSITORY / room).rglob(kind)]
-    assert files
-    long = {
-        str(path.relative_to(REPOSITORY)): count
-        for path in files
-        if (count := len(path.read_text(encoding="utf-8").splitlines())) > 400
-    }
-    assert long == {}
