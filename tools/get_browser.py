@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Give the browser tests a Chromium: found, installed from Debian's packages when that needs no question, or named as missing."""
+"""Looks for a Chromium for the browser tests and installs one with apt-get where that is possible."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 
 def find_browser() -> str | None:
-    """Path of a Chromium or Chrome: $CHROMIUM, else the first on PATH."""
-    return os.environ.get("CHROMIUM") or next((path for path in map(shutil.which, NAMES) if path), None)
+    """Returns $CHROMIUM, else the first Chromium or Chrome on PATH, else None."""
+    if chosen := os.environ.get("CHROMIUM"):
+        return chosen
+    return next((path for path in map(shutil.which, NAMES) if path), None)
 
 
 def main() -> None:
-    """Install Chromium with apt-get when there is none, this is Debian and we are root (a container, CI)."""
+    """Installs Chromium if it is missing, apt-get exists and the user is root, as in a container or CI."""
     if find_browser():
         return
     may_install = shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0
@@ -30,7 +32,8 @@ def main() -> None:
             subprocess.run(command, env=environment, stdout=subprocess.DEVNULL)
     if not find_browser():
         print(
-            "NO CHROMIUM: the browser tests will be skipped. Install it (apt-get install chromium) or set CHROMIUM=/path.",
+            "NO CHROMIUM: the browser tests will be skipped."
+            " Install it (apt-get install chromium) or set CHROMIUM=/path.",
             flush=True,
         )
 

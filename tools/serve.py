@@ -1,4 +1,4 @@
-"""`make serve`: ComfyUI with this pack on http://127.0.0.1:8188, in .comfyui/base, for looking. PORT and further options may be given.
+"""`make serve`: starts ComfyUI with this pack on http://127.0.0.1:8188. Its base directory is .comfyui/base.
 
 .venv/bin/python tools/serve.py [--port N] [ComfyUI options]
 """
@@ -9,15 +9,16 @@ import argparse
 import os
 
 from instructbrush.tools.comfy_server import ComfyServer, device_arguments
-from instructbrush.tools.get_comfyui import HOLD
+from instructbrush.tools.get_comfyui import COMFYUI_FOLDER
 
 
 def main() -> None:
-    """Become the server: this process is replaced, so Ctrl-C and exit codes are ComfyUI's own."""
+    """Replaces this process by the server, so that Ctrl-C and exit codes are those of ComfyUI."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=8188)
-    known, further = parser.parse_known_args()
-    server = ComfyServer(HOLD / "base", port=known.port, arguments=[*device_arguments(), *further])
+    options, comfyui_options = parser.parse_known_args()
+    arguments = [*device_arguments(), *comfyui_options]
+    server = ComfyServer(COMFYUI_FOLDER / "base", port=options.port, arguments=arguments)
     os.chdir(server.base)
     os.execv(server.command[0], server.command)
 

@@ -14,7 +14,7 @@ from instructbrush.core.models.families import POCKET
 from instructbrush.core.reasoning.connector import config_for, new_connector, save_connector
 from instructbrush.tests.support import tiny_mllms
 from instructbrush.tools.comfy_server import ServerError
-from instructbrush.tools.demo import Graph
+from instructbrush.tools.prompts import Prompt
 
 WISH = "it should look as if hours had passed"
 ANSWER = '{"instruction": "make it night", "reason": "hours pass"}'
@@ -53,7 +53,7 @@ def models(server, images):
         file.unlink()
 
 
-class Reasoning(Graph):
+class Reasoning(Prompt):
     """What the tests have in common."""
 
     def __init__(self, names, model="pocket editor (built in)", mllm="mllm/taught"):

