@@ -12,20 +12,22 @@ from ..core.errors import EvaluationError, InstructBrushError
 from ..core.evaluation.by_example.effects import EffectSource
 from ..core.evaluation.by_example.methods import DEFAULT_METHODS, METHODS
 from ..core.evaluation.by_example.report import write_report
+from ..core.evaluation.by_example.results import EffectFolder, Outcome
 from ..core.evaluation.by_example.tables import text_tables
 from ..core.evaluation.by_example.top_bench import SIDE, TABLE_3, read_top_bench
 from ..core.evaluation.by_instruction import report as item_report
-from ..core.evaluation.by_instruction.emu_edit import read_emu_edit
-from ..core.evaluation.by_instruction.item_storage import StoredItem
-from ..core.evaluation.by_instruction.magicbrush import read_magicbrush
+from ..core.evaluation.by_instruction.datasets.emu_edit import read_emu_edit
+from ..core.evaluation.by_instruction.datasets.item_storage import StoredItem
+from ..core.evaluation.by_instruction.datasets.magicbrush import read_magicbrush
+from ..core.evaluation.by_instruction.datasets.reasoning import read_reason
 from ..core.evaluation.by_instruction.methods import ITEM_METHODS
-from ..core.evaluation.by_instruction.reasoning_items import read_reason
+from ..core.evaluation.by_instruction.results import ItemFolder
 from ..core.evaluation.by_instruction.run import ItemSettings
 from ..core.evaluation.by_instruction.studies import begin_studies
 from ..core.evaluation.by_instruction.tables import EMU_EDIT, MAGICBRUSH, REASON, text_table
 from ..core.evaluation.metrics import mean
-from ..core.evaluation.results import ItemFolder, Outcome, ResultFolder
 from ..core.evaluation.runner import RunSettings, run
+from .options import add_scale_options, sampling_settings
 from .terminal import say
 
 _OUT = {
@@ -133,8 +135,7 @@ def run_options(parser: argparse.ArgumentParser, out: str, methods: Sequence[str
         help="learning settings other than the preset's, such as attention.objective=guided",
     )
     parser.add_argument("--sampling-steps", type=int, default=20)
-    parser.add_argument("--text-scale", type=float, help="s_T (default 7.5, pocket editor 2)")
-    parser.add_argument("--image-scale", type=float, default=1.5, help="s_I")
+    add_scale_options(parser)
     parser.add_argument(
         "--effects", nargs="+", metavar="EFFECT", help="only these effects, or items of another benchmark"
     )
@@ -213,16 +214,14 @@ def run_and_report(
         methods=tuple(dict.fromkeys(options.methods)),
         seeds=options.seeds,
         steps=options.steps,
-        sampling_steps=options.sampling_steps,
-        text_scale=options.text_scale,
-        image_scale=options.image_scale,
+        sampling=sampling_settings(options, options.sampling_steps),
         model=options.model,
         device=options.device,
         cache=str(Path(options.out).resolve().with_name("phrases")),
         changes=tuple(options.set),
         **rest,
     )
-    folder = ResultFolder(options.out)
+    folder = EffectFolder(options.out)
     began = time.monotonic()
     unread = _Unread()
     watch = _progress(began, lambda one: f"{mean(one.psnr):.2f} dB")
@@ -295,9 +294,7 @@ def _bench_items(options: argparse.Namespace) -> None:
     settings = ItemSettings(
         methods=tuple(dict.fromkeys(options.methods or _ITEM_DEFAULTS.get(options.benchmark, ("words",)))),
         seeds=options.seeds,
-        sampling_steps=options.sampling_steps,
-        text_scale=options.text_scale,
-        image_scale=options.image_scale,
+        sampling=sampling_settings(options, options.sampling_steps),
         side=options.size or None,
         model=options.model,
         device=options.device,

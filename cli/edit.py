@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,13 +15,12 @@ from tqdm import tqdm
 from ..core.devices import is_out_of_memory
 from ..core.editing.editor import DiffusersEditor
 from ..core.editing.folder import Job, Listener, edit_images, note_of
-from ..core.editing.sampler import edit_latents
 from ..core.errors import DeviceError, InstructBrushError, PairError
 from ..core.instruction.file import load_instruction
 from ..core.instruction.injection import Injection, inject
-from ..core.storage.files import check_target
+from ..core.storage.files import check_writable
 from ..core.storage.image_files import IMAGES
-from .options import add_model_options, named_editor, positive, scale, words
+from .options import add_model_options, add_scale_options, named_editor, positive, sampling_settings, words
 from .terminal import say
 
 _BATCH = 8 if torch.cuda.is_available() else 2
@@ -35,8 +35,7 @@ def add_options(applying: argparse.ArgumentParser, editing: argparse.ArgumentPar
         add_model_options(parser)
         parser.add_argument("--images", required=True, help="folder of images, or one image")
         parser.add_argument("--out", required=True, help="folder for the results (PNG, same names and sizes)")
-        parser.add_argument("--text-scale", type=scale, help="s_T (default 7.5, pocket editor 2)")
-        parser.add_argument("--image-scale", type=scale, default=1.5, help="s_I")
+        add_scale_options(parser)
         parser.add_argument("--steps", type=positive, default=20)
         parser.add_argument(
             "--batch",
@@ -77,14 +76,14 @@ def apply(options: argparse.Namespace) -> None:
         say(remark)
     injection = inject(instruction, options.strength, end_timestep=options.end, device=editor.denoiser.device)
     made_by = [_digest(Path(options.instruction)), options.strength, options.end]
-    _edit_all(options, images, editor, editor.encode_text([""])[0], injection, made_by)
+    _edit_all(options, images, editor, injection, made_by)
 
 
 def edit(options: argparse.Namespace) -> None:
     """Edit every image of a folder by words."""
     images = _images(options)
     editor = named_editor(options)
-    _edit_all(options, images, editor, editor.encode_text([options.words])[0], None, [options.words])
+    _edit_all(options, images, editor, editor.encode_text([options.words])[0], [options.words])
 
 
 def _images(options: argparse.Namespace) -> list[tuple[Path, Path]]:
@@ -129,7 +128,7 @@ def _images(options: argparse.Namespace) -> list[tuple[Path, Path]]:
             f"Results would be written among the inputs in '{out}'. Give another --out folder."
         )
     results = [out / f"{name}.png" for name in names]
-    check_target(results[0])
+    check_writable(results[0])
     return list(zip(images, results, strict=True))
 
 
@@ -137,19 +136,15 @@ def _edit_all(
     options: argparse.Namespace,
     images: list[tuple[Path, Path]],
     editor: DiffusersEditor,
-    context: Tensor,
-    injection: Injection | None,
+    instruction: Tensor | Injection,
     made_by: list[object],
 ) -> None:
-    text_scale = (
-        editor.description.family.default_text_scale if options.text_scale is None else options.text_scale
-    )
+    sampling = sampling_settings(options, options.steps)
     side = options.size or _SIDES[editor.description.family.name]
-    null = editor.encode_text([""])[0]
     settings = [
-        options.steps,
-        text_scale,
-        options.image_scale,
+        sampling.steps,
+        sampling.text_scale_for(editor.description.family),
+        sampling.image_scale,
         options.seed,
         side,
         options.precision,
@@ -165,18 +160,9 @@ def _edit_all(
         )
 
     def edited(batch: Tensor) -> Tensor:
-        latents = edit_latents(
-            editor.denoiser,
-            editor.condition(batch),
-            context,
-            null,
-            injection,
-            steps=options.steps,
-            text_scale=text_scale,
-            image_scale=options.image_scale,
-            seed=[options.seed] * len(batch),
-        )
-        return editor.decode(latents)
+        # Every image gets the same noise, whatever batch it lands in.
+        seeds = (options.seed,) * len(batch)
+        return editor.edit(batch, instruction, replace(sampling, seed=seeds))
 
     jobs = [job(*image) for image in images]
     if not options.overwrite:

@@ -8,6 +8,7 @@ import torch
 from ..core.diffusion.schedule import SEEDS
 from ..core.editing.editor import DiffusersEditor
 from ..core.editing.loading import describe, load_editor
+from ..core.editing.settings import SamplingSettings
 from ..core.errors import InstructionError, LearningError
 
 _PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -29,6 +30,17 @@ def add_model_options(parser: argparse.ArgumentParser, seed: bool = True) -> Non
             default="auto",
             help="auto: fp16 for a full-size model on a GPU, fp32 otherwise",
         )
+
+
+def add_scale_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the guidance scales, which ``sampling_settings`` reads."""
+    parser.add_argument("--text-scale", type=scale, help="s_T (default 7.5, pocket editor 2)")
+    parser.add_argument("--image-scale", type=scale, default=1.5, help="s_I")
+
+
+def sampling_settings(options: argparse.Namespace, steps: int) -> SamplingSettings:
+    """Returns the settings of edits with these scales and this number of sampling steps."""
+    return SamplingSettings(steps, options.text_scale, options.image_scale)
 
 
 def named_editor(options: argparse.Namespace) -> DiffusersEditor:

@@ -15,7 +15,7 @@ from ..models.families import ModelDescription
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    from ..instruction.injection import InjectedCall, Injection, GroupedInjection
+    from ..instruction.injection import AnyInjection, InjectedCall
 
 
 class Denoiser(Protocol):
@@ -42,7 +42,7 @@ class Denoiser(Protocol):
         timesteps: Tensor,
         image_latent: Tensor,
         context: Tensor,
-        injection: Injection | GroupedInjection | None = None,
+        injection: AnyInjection | None = None,
     ) -> Tensor:
         """The noise that the model sees in a latent.
 
@@ -161,7 +161,7 @@ class DiffusersDenoiser:
         timesteps: Tensor,
         image_latent: Tensor,
         context: Tensor,
-        injection: Injection | GroupedInjection | None = None,
+        injection: AnyInjection | None = None,
     ) -> Tensor:
         """See :meth:`Denoiser.predict`.
 

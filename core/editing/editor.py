@@ -5,15 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ..diffusion.region_blending import Region
 from ..errors import ModelError
+from ..instruction.injection import Injection
 from ..models.families import ModelDescription
 from ..regions.mask_images import mask_image
 from .denoiser import DiffusersDenoiser
+from .sampler import edit_latents
+from .settings import DEFAULT_SAMPLING, SamplingSettings
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -118,6 +123,50 @@ class DiffusersEditor:
             return latents
         mask_latents = self.encode_images(mask_image(masks, images))
         return torch.cat([latents, mask_latents.expand(len(images), -1, -1, -1)], dim=1)
+
+    @cached_property
+    def null_context(self) -> Tensor:
+        """Text states of "", fp32 [L, D]."""
+        return self.encode_text([""])[0]
+
+    def edit(
+        self,
+        images: Tensor,
+        instruction: str | Sequence[str] | Tensor | Injection,
+        settings: SamplingSettings = DEFAULT_SAMPLING,
+        region: Region | None = None,
+        masks: Tensor | None = None,
+    ) -> Tensor:
+        """Edits images.
+
+        Args:
+            images: the images.
+            instruction: words (one text for all images, or one for each), text states ([L, D] or [B, L, D]), or a
+                learned instruction, see ``inject`` in core/instruction/injection.py.
+            settings: steps, scales, seed and noise.
+            region: keeps the source outside a mask while sampling; any model can do this.
+            masks: what a model that reads a mask is given, see ``condition``.
+
+        Returns:
+            Edited images in 0..1, fp32 [B, H, W, 3] on the model's device.
+
+        Raises:
+            ModelError: as ``condition``.
+            RegionError: as ``condition``.
+        """
+        injection = None
+        if isinstance(instruction, Injection):
+            context = self.null_context
+            injection = instruction
+        elif isinstance(instruction, Tensor):
+            context = instruction
+        else:
+            context = self.encode_text([instruction] if isinstance(instruction, str) else instruction)
+        condition = self.condition(images, masks)
+        latents = edit_latents(
+            self.denoiser, condition, context, self.null_context, injection, settings, region
+        )
+        return self.decode(latents)
 
     def scale(self, latents: Tensor) -> Tensor:
         """The target latent that the denoiser works on, from an unscaled one."""

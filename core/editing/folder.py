@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..devices import is_out_of_memory
 from ..errors import PairError
-from ..storage.image_files import open_image
-from ..storage.images import fit_to_multiple, from_image, save_image, to_image
+from ..storage.image_files import open_image, save_image
+from ..storage.image_tensors import fit_to_multiple, from_image, to_image
 
 NOTE = "instructbrush.edit"
 """Key of the PNG text that says what made a result."""

@@ -11,9 +11,9 @@ from ..devices import to_device
 from ..diffusion.guidance import dual_guidance
 from ..diffusion.region_blending import Region, blend, blended_states
 from ..diffusion.schedule import TRAIN_TIMESTEPS, fixed_generator
-from ..instruction.injection import Injection, GroupedInjection
+from ..instruction.injection import GroupedInjection, Injection
 from .denoiser import Denoiser
-from .settings import SamplingSettings
+from .settings import DEFAULT_SAMPLING, SamplingSettings
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def edit_latents(
     context: Tensor,
     null_context: Tensor,
     injection: Injection | None = None,
-    settings: SamplingSettings = SamplingSettings(),
+    settings: SamplingSettings = DEFAULT_SAMPLING,
     region: Region | None = None,
 ) -> Tensor:
     """Samples the edit of each image by Eq. 3, with one model call per step for all images and branches.

@@ -18,15 +18,17 @@ import torch
 from torch import Tensor
 
 from ..editing.loading import load_editor
+from ..editing.settings import SamplingSettings
 from ..encoders.clip import image_features, load_clip
 from ..errors import DataError, EvaluationError, InstructBrushError, PairError
 from ..learning.settings import read_changes
-from ..storage.files import check_target
+from ..storage.files import check_writable
 from .by_example.effects import Effect
 from .by_example.methods import DEFAULT_METHODS, METHODS, Edited, Task, Workbench
+from .by_example.results import EffectFolder, Outcome
 from .metrics import direction_distance, image_similarity, psnr, ssim
 from .perceptual import Perceptual
-from .results import Outcome, ResultFolder, complete
+from .results import complete
 
 _OUTCOME_BYTES = 100_000
 """Of an outcome with its images, small ones."""
@@ -94,10 +96,8 @@ class RunSettings:
     """Every method learns and edits once with each of the seeds 0 .. seeds - 1."""
     steps: int | None = None
     """Learning steps; None takes those of the model's presets."""
-    sampling_steps: int = 20
-    text_scale: float | None = None
-    """s_T; None takes the model's own."""
-    image_scale: float = 1.5
+    sampling: SamplingSettings = SamplingSettings()
+    """How edits are sampled. Methods set the seed."""
     model: str | None = None
     """None is the pocket editor."""
     device: str = "cpu"
@@ -117,28 +117,25 @@ class RunSettings:
             raise EvaluationError(
                 f"Method '{unknown or ''}' does not exist. Choose from {', '.join(METHODS)}."
             )
-        for name, least in (("seeds", 1), ("sampling_steps", 1), ("steps", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise EvaluationError(f"Benchmark: {name} is {value}, it must be at least {least}.")
+        counts = {"seeds": self.seeds, "sampling_steps": self.sampling.steps, "steps": self.steps}
+        for name, count in counts.items():
+            if count is not None and count < 1:
+                raise EvaluationError(f"Benchmark: {name} is {count}, it must be at least 1.")
         read_changes(self.changes)
 
     def describe(self) -> dict[str, Any]:
         """What tells this run's figures from another's; the models are loaded for it. Methods and seeds may be added later."""
         bench, _ = _models(self)
-        plain = {
-            name: value
-            for name, value in asdict(self).items()
-            if name in ("steps", "sampling_steps", "image_scale")
-        }
         backbone = sha256(Path(self.lpips).read_bytes()).hexdigest()[:16] if self.lpips else None
         presets = [asdict(bench.settings(space, 0)) for space in ("attention", "text")]
         return {
             "model": bench.editor.description.fingerprint[:16],
             "clip": f"{bench.clip.name} {bench.clip.fingerprint[:16]}",
             "lpips": backbone,
-            "text_scale": bench.scale,
-            **plain,
+            "text_scale": bench.text_scale,
+            "steps": self.steps,
+            "sampling_steps": self.sampling.steps,
+            "image_scale": self.sampling.image_scale,
             "presets": sha256(json.dumps(presets).encode()).hexdigest()[:16],
         }
 
@@ -172,7 +169,7 @@ class Unread:
 def run(
     sources: Sequence[Source],
     settings: Settings,
-    folder: ResultFolder,
+    folder: EffectFolder,
     *,
     data: str,
     jobs: int = 1,
@@ -220,7 +217,7 @@ def run(
             if missing:
                 units.append(Unit(source, seed, missing))
     done = sum(key in finished for key in keys)
-    check_target(folder.path / "results.json", _OUTCOME_BYTES * (len(keys) - done))
+    check_writable(folder.path / "results.json", _OUTCOME_BYTES * (len(keys) - done))
     if ray:
         made = _on_ray(units, settings, folder)
     elif jobs == 1:
@@ -255,9 +252,7 @@ def _models(settings: RunSettings) -> tuple[Workbench, Perceptual | None]:
         editor,
         clip,
         settings.steps,
-        settings.sampling_steps,
-        settings.text_scale,
-        settings.image_scale,
+        settings.sampling,
         cache,
         read_changes(settings.changes),
     )
@@ -309,7 +304,7 @@ def _made(unit: Unit, settings: Settings) -> Iterator[Made | Unread]:
     yield from settings.work(unit, loaded)
 
 
-def _here(units: Sequence[Unit], settings: Settings, folder: ResultFolder) -> Iterator[Any]:
+def _here(units: Sequence[Unit], settings: Settings, folder: EffectFolder) -> Iterator[Any]:
     """Outcomes, which are written, and sources that cannot be read."""
     for unit in units:
         for made in _made(unit, settings):
@@ -322,7 +317,7 @@ def _here(units: Sequence[Unit], settings: Settings, folder: ResultFolder) -> It
 
 
 def _in_processes(
-    units: Sequence[Unit], settings: Settings, folder: ResultFolder, jobs: int
+    units: Sequence[Unit], settings: Settings, folder: EffectFolder, jobs: int
 ) -> Iterator[Any]:
     """Processes that take a unit when they are free. Each writes its own results, so nothing is lost when one dies."""
     context = multiprocessing.get_context("spawn")
@@ -363,7 +358,7 @@ def _in_processes(
             worker.join()
 
 
-def _work(todo: Any, done: Any, settings: Settings, folder: ResultFolder, threads: int) -> None:
+def _work(todo: Any, done: Any, settings: Settings, folder: EffectFolder, threads: int) -> None:
     """The life of a worker process."""
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -381,7 +376,7 @@ def _work(todo: Any, done: Any, settings: Settings, folder: ResultFolder, thread
         pass  # the parent is interrupted too, and says so
 
 
-def _on_ray(units: Sequence[Unit], settings: Settings, folder: ResultFolder) -> Iterator[Any]:
+def _on_ray(units: Sequence[Unit], settings: Settings, folder: EffectFolder) -> Iterator[Any]:
     """One Ray task a unit. Results stream back and are written here, so workers need not share this folder."""
     ray = _import_ray()
     if not ray.is_initialized():

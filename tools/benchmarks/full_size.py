@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from instructbrush.core.editing.denoiser import Denoiser, DiffusersDenoiser
 from instructbrush.core.editing.sampler import edit_latents
+from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.instruction.injection import inject
 from instructbrush.core.instruction.instruction import Instruction
 from instructbrush.core.learning.objective import PairLatents
@@ -266,7 +267,9 @@ class _Bench:
         injection = inject(self.instruction(), device=device())
 
         def ours(chosen: Any, images: Tensor = image) -> Tensor:
-            return edit_latents(self.denoiser, images, self.context, self.null, chosen, steps=STEPS, **SCALES)
+            return edit_latents(
+                self.denoiser, images, self.context, self.null, chosen, SamplingSettings(STEPS, **SCALES)
+            )
 
         def theirs() -> Tensor:
             return pipeline_edit(

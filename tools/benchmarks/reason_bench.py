@@ -23,13 +23,13 @@ from torch import Tensor
 
 from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.editing.loading import load_editor
-from instructbrush.core.editing.sampler import edit_latents
+from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.encoders.clip import image_features, pocket_clip, text_features
 from instructbrush.core.encoders.dino import DinoModel
 from instructbrush.core.encoders.mllm import Mllm, load_mllm
 from instructbrush.core.errors import InstructBrushError
-from instructbrush.core.evaluation.by_instruction.items import Score
 from instructbrush.core.evaluation.by_instruction.methods import GREY, ITEM_METHODS
+from instructbrush.core.evaluation.by_instruction.results import Score
 from instructbrush.core.evaluation.by_instruction.tables import REASON, text_table
 from instructbrush.core.evaluation.metrics import (
     caption_similarity,
@@ -102,7 +102,6 @@ class Editing:
 
     def __init__(self, editor: DiffusersEditor, before: Tensor) -> None:
         self.editor, self.before = editor, before
-        self.null = editor.encode_text([""])[0]
 
     def edit(self, context: Tensor, rows: Sequence[int]) -> Tensor:
         """Edited images, as 8 bit keeps them.
@@ -111,23 +110,15 @@ class Editing:
             context: text states of some items' instructions [n, L, D].
             rows: which items they are.
         """
-        text_scale, made = self.editor.description.family.default_text_scale, []
+        made = []
         # The noise of a batch is that of its first item and on: runs of items that follow one another share a batch.
         starts = [place for place in range(len(rows)) if place == 0 or rows[place] != rows[place - 1] + 1]
         for first, last in zip(starts, [*starts[1:], len(rows)], strict=True):
             for place in range(first, last, BATCH):
                 part = slice(place, min(place + BATCH, last))
-                condition = self.editor.condition(self.before[list(rows[part])])
-                latents = edit_latents(
-                    self.editor.denoiser,
-                    condition,
-                    context[part],
-                    self.null,
-                    steps=STEPS,
-                    text_scale=text_scale,
-                    seed=NOISE_SEED + rows[place],
-                )
-                made.append(quantised(self.editor.decode(latents)))
+                settings = SamplingSettings(STEPS, seed=NOISE_SEED + rows[place])
+                edited = self.editor.edit(self.before[list(rows[part])], context[part], settings)
+                made.append(quantised(edited))
         return torch.cat(made)
 
 

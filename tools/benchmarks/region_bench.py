@@ -25,9 +25,10 @@ from instructbrush.core.diffusion.region_blending import Region
 from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.editing.loading import load_editor
 from instructbrush.core.editing.sampler import edit_latents
+from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.models.builtin import POCKET_REGION_FOLDER
 from instructbrush.core.regions.masks import bounding_box_mask, paste_back, soft_mask
-from instructbrush.core.storage.images import to_image
+from instructbrush.core.storage.image_tensors import to_image
 from instructbrush.tools.benchmarks.speed import side_by_side
 from instructbrush.tools.pocket.world.drawing import SIZE
 from instructbrush.tools.pocket.world.effects import LOCAL, edit
@@ -87,7 +88,7 @@ class Editing:
 
     def __init__(self, editor: DiffusersEditor, items: Items) -> None:
         self.editor, self.items = editor, items
-        self.words, self.null = editor.encode_text(items.words), editor.encode_text([""])[0]
+        self.words = editor.encode_text(items.words)
         self.source = editor.scale(editor.encode_images(items.before))
 
     def latents(
@@ -108,10 +109,8 @@ class Editing:
                     self.editor.denoiser,
                     self.editor.condition(self.items.before[part], given),
                     self.words[part],
-                    self.null,
-                    steps=STEPS,
-                    text_scale=self.editor.description.family.default_text_scale,
-                    seed=1000 + start,
+                    self.editor.null_context,
+                    settings=SamplingSettings(STEPS, seed=1000 + start),
                     region=None if small is None else Region(small, self.source[part]),
                 )
             )

@@ -22,6 +22,7 @@ from torch import Tensor
 from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.editing.loading import load_editor
 from instructbrush.core.editing.sampler import edit_latents
+from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.instruction.injection import Injection, inject
 from instructbrush.core.instruction.instruction import Instruction
 from instructbrush.core.learning.objective import PairLatents
@@ -119,7 +120,9 @@ def bench_pipeline(editor: DiffusersEditor, instruction: Instruction, rounds: in
     injection = inject(instruction, device=editor.device)
 
     def ours(injection: Injection | None) -> Tensor:
-        return edit_latents(editor.denoiser, image, context, null, injection, steps=STEPS, **SCALES)
+        return edit_latents(
+            editor.denoiser, image, context, null, injection, SamplingSettings(STEPS, **SCALES)
+        )
 
     def theirs() -> Tensor:
         return pipeline_edit(pipeline, context, null, image, SCALES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...editing.sampler import edit_latents
+from ...editing.settings import SamplingSettings
 from ...instruction.injection import Injection, inject
 from ...learning.init_text.captions import CaptionSettings, caption_images, default_steps
 from ...learning.init_text.phrases import unique_phrases
-from ...learning.objective import Direction, PairLatents
+from ...learning.objective import PairLatents
+from ...learning.request import InitText, LearningRequest, with_direction
+from ...learning.run import RunCallbacks, learn
 from ...learning.settings import LearningSettings, preset_for
 from ...learning.trainer import Trainer
 from ...pairs.pairs import EditPairs
+from ...progress import Progress
 from ..metrics import quantised
 from .effects import Effect
 
@@ -50,23 +52,19 @@ class Workbench:
     clip: ClipModel
     steps: int | None = None
     """Learning steps; None takes those of the model's presets."""
-    sampling_steps: int = 20
-    text_scale: float | None = None
-    """s_T; None takes the model's own."""
-    image_scale: float = 1.5
+    sampling: SamplingSettings = SamplingSettings()
+    """How edits are sampled. Methods set the seed."""
     cache: Path | None = None
     """Folder for the features of word lists."""
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Learning settings that differ from the presets, by space."""
-    callback: Callable[[int, int], None] | None = None
+    callback: Progress | None = None
     """After every learning step with (steps done, steps in all)."""
 
     @property
-    def scale(self) -> float:
-        """s_T that is used."""
-        return (
-            self.editor.description.family.default_text_scale if self.text_scale is None else self.text_scale
-        )
+    def text_scale(self) -> float:
+        """s_T of the run on this model."""
+        return self.sampling.text_scale_for(self.editor.description.family)
 
     def settings(self, space: str, seed: int) -> LearningSettings:
         """The preset of a space for this model, with this run's steps, scales, seed and changes."""
@@ -74,11 +72,22 @@ class Workbench:
         settings = replace(
             preset,
             steps=self.steps or preset.steps,
-            text_scale=self.scale,
-            image_scale=self.image_scale,
+            text_scale=self.text_scale,
+            image_scale=self.sampling.image_scale,
             seed=seed,
         )
         return replace(settings, **self.changes.get(space, {}))
+
+
+class _Progress(RunCallbacks):
+    """Reports every learning step."""
+
+    def __init__(self, report: Progress | None) -> None:
+        self._report = report
+
+    def after_step(self, trainer: Trainer, done: int, total: int) -> None:
+        if self._report is not None:
+            self._report(done, total)
 
 
 class Task:
@@ -121,55 +130,39 @@ class Task:
             ).text
         return self._captions[key]
 
-    @cached_property
-    def null(self) -> Tensor:
-        """Text states of "", [L, D]."""
-        return self.bench.editor.encode_text([""])[0]
-
     def by_words(self, seed: int) -> Edited:
         """Edit by the benchmark's instruction."""
         return Edited(
-            self._sample(self.bench.editor.encode_text([self.effect.words])[0], None, seed), self.effect.words
+            self._sample(self.bench.editor.encode_text([self.effect.words])[0], seed), self.effect.words
         )
 
     def by_learning(self, settings: LearningSettings, pairs: EditPairs, init_text: str) -> Edited:
-        """Learn an instruction and edit by it."""
+        """Learns an instruction and edits by it."""
         editor = self.bench.editor
         context = editor.encode_text([init_text])[0]
-        # A CLIP that is not the one whose text states the editor reads can judge, but says nothing about them: then Visii has no such loss.
-        speaks = settings.direction_weight and self.bench.clip.text_projection.shape[0] == context.shape[1]
-        direction = Direction.of(pairs, self.bench.clip) if speaks else None
-        if direction is None:
-            settings = replace(settings, direction_weight=0.0)
-        # The window holds no more, whatever the phrase has.
-        count = min(editor.count_tokens(init_text), editor.window - 2)
-        trainer = Trainer(
-            editor.denoiser, self.latents(pairs), context, self.null, settings, init_text, count, direction
+        settings, direction = with_direction(
+            settings, pairs, self.bench.clip, context.shape[1], skip_other_clip=True
         )
-        trainer.run(self.bench.callback)
-        instruction = trainer.instruction(self.effect.name)
+        request = LearningRequest(
+            editor.denoiser,
+            self.latents(pairs),
+            InitText(init_text, context, editor.count_tokens(init_text)),
+            editor.null_context,
+            settings,
+            direction,
+            title=self.effect.name,
+        )
+        instruction = learn(request, _Progress(self.bench.callback))
         injection = inject(instruction, device=editor.denoiser.device)
-        return Edited(
-            self._sample(self.null, injection, settings.seed), init_text, instruction.info.final_loss
-        )
+        return Edited(self._sample(injection, settings.seed), init_text, instruction.info.final_loss)
 
-    def _sample(self, context: Tensor, injection: Injection | None, seed: int) -> tuple[Tensor, ...]:
+    def _sample(self, instruction: Tensor | Injection, seed: int) -> tuple[Tensor, ...]:
         """Neighbours of one size in one batch; every image gets the noise it would get alone."""
         editor, made = self.bench.editor, []
         for _, group in groupby(enumerate(self.effect.inputs), lambda numbered: numbered[1].shape):
             numbers, images = zip(*group, strict=True)
-            latents = edit_latents(
-                editor.denoiser,
-                editor.condition(torch.stack(images)),
-                context,
-                self.null,
-                injection,
-                steps=self.bench.sampling_steps,
-                text_scale=self.bench.scale,
-                image_scale=self.bench.image_scale,
-                seed=_TEST_SEED * (seed + 1) + numbers[0],
-            )
-            made.extend(quantised(editor.decode(latents)))
+            sampling = replace(self.bench.sampling, seed=_TEST_SEED * (seed + 1) + numbers[0])
+            made.extend(quantised(editor.edit(torch.stack(images), instruction, sampling)))
         return tuple(made)
 
 

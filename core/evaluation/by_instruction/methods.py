@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ...diffusion.region_blending import Region
-from ...editing.sampler import edit_latents
 from ...errors import EvaluationError
 from ...instruction.injection import Injection
 from ...reasoning.connector import Connector
 from ..by_example.methods import Workbench
 from ..metrics import quantised
 from .items import Item, Turn, prepared
-from .mllm_cache import Reading
+from .mllm_cache import CachedMllm
 
 _SEED = 1_000_003
 """Keeps the noise of images apart from seed to seed."""
@@ -35,7 +33,7 @@ class ItemBench:
     """Pixels of the longer side that is edited; see :func:`~.items.prepared`."""
     learned: Injection | None = None
     """The instruction of ``--instruction``."""
-    reading: Reading | None = None
+    reading: CachedMllm | None = None
     """The vision-language model of ``--mllm``."""
     encoding: Encoding | None = None
     """What edits by the states of that model."""
@@ -49,16 +47,10 @@ class ItemBench:
             self._texts[words] = self.bench.editor.encode_text([words])[0]
         return self._texts[words]
 
-    @cached_property
-    def null(self) -> Tensor:
-        """Text states of "", [L, D]."""
-        return self.bench.editor.encode_text([""])[0]
-
     def sample(
         self,
         image: Tensor,
-        context: Tensor,
-        injection: Injection | None,
+        instruction: Tensor | Injection,
         seed: int,
         mask: Tensor | None = None,
     ) -> Tensor:
@@ -72,19 +64,8 @@ class ItemBench:
                 source,
             )
             given = mask if editor.description.reads_mask and mask.any() else None
-        latents = edit_latents(
-            editor.denoiser,
-            editor.condition(image[None], given),
-            context,
-            self.null,
-            injection,
-            steps=self.bench.sampling_steps,
-            text_scale=self.bench.scale,
-            image_scale=self.bench.image_scale,
-            seed=seed,
-            region=region,
-        )
-        return quantised(editor.decode(latents))[0]
+        sampling = replace(self.bench.sampling, seed=seed)
+        return quantised(editor.edit(image[None], instruction, sampling, region, given))[0]
 
     def edit(self, item: Item, method: ItemMethod, seed: int) -> tuple[Tensor, ...]:
         """What a method makes of an item, in the order of :meth:`~.items.Item.turn_of`.
@@ -107,7 +88,7 @@ class ItemBench:
 class Encoding:
     """What edits by image and words together (ReasonPix2Pix)."""
 
-    reading: Reading
+    reading: CachedMllm
     connector: Connector
     tuned: ItemBench
     """The editor that was tuned with the connector."""
@@ -116,7 +97,7 @@ class Encoding:
         """Edit a prepared image [H, W, 3]; ``shown`` is what the vision-language model sees."""
         states, mask = self.reading.states(shown, words, self.connector.config.task)
         return self.tuned.sample(
-            image, self.connector.encode(self.tuned.text(words)[None], states, mask)[0], None, seed
+            image, self.connector.encode(self.tuned.text(words)[None], states, mask)[0], seed
         )
 
 
@@ -138,12 +119,12 @@ class ItemMethod:
 
 
 def _words(bench: ItemBench, turn: Turn, image: Tensor, seed: int) -> Tensor:
-    return bench.sample(image, bench.text(turn.words), None, seed)
+    return bench.sample(image, bench.text(turn.words), seed)
 
 
 def _region(bench: ItemBench, turn: Turn, image: Tensor, seed: int) -> Tensor:
     mask = None if turn.mask is None else prepared(turn.mask[..., None].expand(-1, -1, 3), bench.side)[..., 0]
-    return bench.sample(image, bench.text(turn.words), None, seed, mask)
+    return bench.sample(image, bench.text(turn.words), seed, mask)
 
 
 def _instruction(bench: ItemBench, turn: Turn, image: Tensor, seed: int) -> Tensor:
@@ -151,7 +132,7 @@ def _instruction(bench: ItemBench, turn: Turn, image: Tensor, seed: int) -> Tens
         raise EvaluationError(
             "Benchmark: the method 'instruction' needs a learned instruction. Add --instruction FILE."
         )
-    return bench.sample(image, bench.null, bench.learned, seed)
+    return bench.sample(image, bench.learned, seed)
 
 
 def _explain(bench: ItemBench, turn: Turn, image: Tensor, seed: int) -> Tensor:
@@ -159,7 +140,7 @@ def _explain(bench: ItemBench, turn: Turn, image: Tensor, seed: int) -> Tensor:
         raise EvaluationError(
             "Benchmark: the method 'explain' needs a vision-language model. Add --mllm FOLDER."
         )
-    return bench.sample(image, bench.text(bench.reading.explained(image, turn.words).instruction), None, seed)
+    return bench.sample(image, bench.text(bench.reading.explained(image, turn.words).instruction), seed)
 
 
 def _encode(bench: ItemBench, turn: Turn, image: Tensor, seed: int) -> Tensor:

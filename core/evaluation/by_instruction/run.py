@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ...editing.loading import load_editor
+from ...editing.settings import SamplingSettings
 from ...encoders.clip import OpenClipModel, image_features, load_clip, text_features
 from ...encoders.dino import DinoModel
 from ...encoders.mllm import load_mllm
@@ -24,9 +25,10 @@ from ..by_example.methods import Workbench
 from ..by_example.top_bench import SIDE
 from ..metrics import caption_similarity, direction_similarity, image_similarity, l1_distance, l2_distance
 from ..runner import Made, Unit
-from .items import Item, Score, resized
+from .items import Item, resized
 from .methods import ITEM_METHODS, Encoding, ItemBench
-from .mllm_cache import Reading
+from .mllm_cache import CachedMllm
+from .results import Score
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +44,8 @@ class ItemSettings:
     methods: tuple[str, ...] = ("words",)
     seeds: int = 1
     """Every method edits once with each of the seeds 0 .. seeds - 1."""
-    sampling_steps: int = 20
-    text_scale: float | None = None
-    """s_T; None takes the model's own."""
-    image_scale: float = 1.5
+    sampling: SamplingSettings = SamplingSettings()
+    """How edits are sampled. Methods set the seed."""
     side: int | None = SIDE
     """Pixels of the longer side that is edited; None keeps sizes, to multiples of 8."""
     model: str | None = None
@@ -82,8 +82,11 @@ class ItemSettings:
             raise EvaluationError(
                 f"Benchmark: the method '{encoding}' needs the editor that was tuned with the connector. Add --tuned-model."
             )
-        for name, least in (("seeds", 1), ("sampling_steps", 1), ("side", 64)):
-            value = getattr(self, name)
+        for name, value, least in (
+            ("seeds", self.seeds, 1),
+            ("sampling_steps", self.sampling.steps, 1),
+            ("side", self.side, 64),
+        ):
             if value is not None and value < least:
                 raise EvaluationError(f"Benchmark: {name} is {value}, it must be at least {least}.")
 
@@ -103,9 +106,9 @@ class ItemSettings:
             "tuned_model": bench.encoding.tuned.bench.editor.description.fingerprint[:16]
             if bench.encoding
             else None,
-            "text_scale": bench.bench.scale,
-            "sampling_steps": self.sampling_steps,
-            "image_scale": self.image_scale,
+            "text_scale": bench.bench.text_scale,
+            "sampling_steps": self.sampling.steps,
+            "image_scale": self.sampling.image_scale,
             "side": self.side,
         }
 
@@ -132,23 +135,17 @@ def _models(settings: ItemSettings) -> "tuple[ItemBench, _Judge]":
         for remark in instruction.check_fits(editor.description):
             logger.warning(remark)
         learned = inject(instruction, device=editor.denoiser.device)
-    bench = Workbench(
-        editor,
-        clip,
-        sampling_steps=settings.sampling_steps,
-        text_scale=settings.text_scale,
-        image_scale=settings.image_scale,
-    )
+    bench = Workbench(editor, clip, sampling=settings.sampling)
     reading = encoding = None
     if any(ITEM_METHODS[name].reads for name in settings.methods):
         mllm = load_mllm(settings.mllm or POCKET_READER_FOLDER, settings.device, lazily=True)
-        reading = Reading(mllm, Path(settings.cache) if settings.cache else None)
+        reading = CachedMllm(mllm, Path(settings.cache) if settings.cache else None)
     if reading is not None and any(ITEM_METHODS[name].encodes for name in settings.methods):
         encoding = _load_encoding(settings, reading, bench)
     return ItemBench(bench, settings.side, learned, reading, encoding), _Judge(clip, dino)
 
 
-def _load_encoding(settings: ItemSettings, reading: Reading, bench: Workbench) -> Encoding:
+def _load_encoding(settings: ItemSettings, reading: CachedMllm, bench: Workbench) -> Encoding:
     """The connector and the tuned editor, which is used as the other one is."""
     connector = load_connector(settings.connector or POCKET_CONNECTOR_FILE, settings.device)
     tuned, mllm = load_editor(settings.tuned_model or POCKET_REASON_FOLDER, settings.device), reading.mllm

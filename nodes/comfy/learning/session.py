@@ -1,213 +1,211 @@
-"""A learning run inside ComfyUI: encoded with its CLIP and VAE, trained through its MODEL, watched, cancelled and taken up again."""
+"""Learns an instruction inside ComfyUI: encodes pairs and init text, runs the request, and shows and saves progress."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, overload
 
-import comfy.sd
 import torch
-from comfy.model_patcher import ModelPatcher
 from PIL import Image
 from torch import Tensor
 
 from ....core.devices import is_out_of_memory
-from ....core.editing.sampler import edit_latents
-from ....core.errors import ModelError, WorthlessError
+from ....core.encoders.clip import OpenClipModel
+from ....core.errors import ModelError
 from ....core.instruction.instruction import Instruction
-from ....core.learning.checkpoint import Keeper
+from ....core.learning.checkpoint import CheckpointSchedule
 from ....core.learning.objective import Direction, PairLatents
+from ....core.learning.request import InitText, LearningRequest, with_direction
+from ....core.learning.run import RunCallbacks, learn
 from ....core.learning.settings import LearningSettings
 from ....core.learning.trainer import Trainer
 from ....core.pairs.pairs import EditPair, EditPairs, thumbnail
-from ....core.storage.images import to_image
+from ..encoders import open_clip as clips
 from ..models.description import describe
 from ..sampling.engine import ComfyDenoiser
-from ..sampling.latents import decode_image, encode_condition, encode_image
-from ..sampling.text_encoding import count_tokens, encode_window
+from ..sampling.latents import encode_condition, encode_image
+from ..sampling.text_encoding import count_in_windows, encode_window
+from ..types import Clip, Model, Vae
+from .preview import PairPreview
 from .progress import Interrupted, LearningProgress, check_interrupted
 from .unfinished import Unfinished
 
-_PREVIEW_STEPS = 12
-_PREVIEW_SIDE = 256
+
+@dataclass(frozen=True)
+class LearningInputs:
+    """What a learning node is given."""
+
+    model: Model
+    clip: Clip
+    vae: Vae
+    pairs: EditPairs
+    watched: EditPair
+    """The pair whose edit is previewed."""
+    init_text: str
+    settings: LearningSettings
+    open_clip: OpenClipModel | None = None
+    """The CLIP of the direction loss."""
+    checkpointing: bool = False
+    """Save memory by recomputing activations."""
+
+
+@dataclass(frozen=True)
+class Display:
+    """Where and how often a run shows its progress."""
+
+    node: str
+    """Id of the node."""
+    preview_every: int = 0
+    """Steps between previews, 0 for none."""
 
 
 class LearningSession:
     """One learning run.
 
-    Args:
-        model, clip, vae: of one InstructPix2Pix model.
-        pairs: what to learn from.
-        watched: the pair whose edit is previewed.
-        init_text: words that come close to the edit.
-        settings: how to learn.
-        checkpointing: save memory by recomputing activations.
-        direction: how the images differ in CLIP space, for settings with a ``direction_weight``.
-
     Raises:
-        ModelError: the parts do not fit each other, or the model is no InstructPix2Pix model.
-        LearningError: the init text is too long.
+        ModelError: model, CLIP and VAE do not fit each other, or the model is not an InstructPix2Pix model.
+        LearningError: the CLIP of the direction loss is another one than the model's.
     """
 
-    def __init__(
-        self,
-        model: ModelPatcher,
-        clip: comfy.sd.CLIP,
-        vae: comfy.sd.VAE,
-        pairs: EditPairs,
-        watched: EditPair,
-        init_text: str,
-        settings: LearningSettings,
-        checkpointing: bool = False,
-        direction: Direction | None = None,
-    ) -> None:
-        describe(model).require_sites()  # before its text encoders are loaded for nothing
-        (context, pooled), (null, null_pooled) = encode_window(clip, init_text), encode_window(clip, "")
-        # Whatever was made in inference mode is copied out of it: autograd refuses such tensors.
-        with torch.inference_mode(False):
-            pooled, null_pooled = (
-                states if states is None else states.clone() for states in (pooled, null_pooled)
-            )
-            self.denoiser = ComfyDenoiser(model, (pooled, null_pooled), checkpointing)
-            self.context, self.null_context = (
-                states.clone().to(self.denoiser.device) for states in (context, null)
-            )
-        description = self.denoiser.description
-        family = description.family
-        if context.shape[1] != family.context_width:
+    def __init__(self, inputs: LearningInputs) -> None:
+        description = describe(inputs.model)
+        # Checked before any text encoder is loaded.
+        description.require_sites()
+        settings, direction = _direction(inputs, description.family.context_width)
+        context, pooled = encode_window(inputs.clip, inputs.init_text)
+        null_context, null_pooled = encode_window(inputs.clip, "")
+        if context.shape[1] != description.family.context_width:
             raise ModelError(
-                f"Learn Instruction: CLIP gives text states {context.shape[1]} wide, the {family.title} needs {family.context_width}. "
+                f"Learn Instruction: CLIP gives text states {context.shape[1]} wide, the {description.family.title} "
+                f"needs {description.family.context_width}. "
                 "Connect MODEL, CLIP and VAE of the same Load InstructPix2Pix."
             )
-        self.vae, self.pairs, self.watched = vae, pairs, watched
-        self.settings, self.init_text, self.direction = settings, init_text, direction
-        self.phrase_tokens = count_tokens(clip, init_text)
-        self.scale = family.scaling_factor
+        with torch.inference_mode(False):
+            pooled_pair = (_trainable(pooled), _trainable(null_pooled))
+            self._denoiser = ComfyDenoiser(inputs.model, pooled_pair, inputs.checkpointing)
 
         def condition(image: Tensor) -> Tensor:
-            return encode_condition(description, vae, image)
+            return encode_condition(description, inputs.vae, image)
 
         encoded = PairLatents.encode(
-            pairs, lambda image: encode_image(vae, image), lambda latent: latent * self.scale, condition
+            inputs.pairs,
+            lambda image: encode_image(inputs.vae, image),
+            lambda latent: latent * description.family.scaling_factor,
+            condition,
         )
-        self._watched_latent = self._trainable([condition(watched.before[None])[0]])[0]
-        self.latents = PairLatents(
-            self._trainable(encoded.before), self._trainable(encoded.after), encoded.digest
+        watched = self._on_device(condition(inputs.watched.before[None])[0])
+        before = [self._on_device(latent) for latent in encoded.before]
+        after = [self._on_device(latent) for latent in encoded.after]
+        tokens = sum(count_in_windows(inputs.clip, inputs.init_text))
+        self._request = LearningRequest(
+            self._denoiser,
+            PairLatents(before, after, encoded.digest),
+            InitText(inputs.init_text, self._on_device(context), tokens),
+            self._on_device(null_context),
+            settings,
+            direction,
         )
+        self._preview = PairPreview(inputs.vae, inputs.watched, watched)
+        self._thumbnail = thumbnail(inputs.pairs)
 
-    def run(
-        self, node: str, preview_every: int = 0, resume: bool = True
-    ) -> tuple[Instruction, dict[str, Any]]:
-        """Learn.
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        return _trainable(tensor).to(self._denoiser.device, torch.float32)
+
+    def run(self, display: Display, resume: bool = True) -> tuple[Instruction, dict[str, Any]]:
+        """Learns.
 
         Args:
-            node: id of the node that shows the progress.
-            preview_every: steps between previews, 0 for none.
-            resume: go on with a run of the same model, pairs, words and settings that was stopped; it may have had other steps and previews.
+            display: where progress is shown.
+            resume: continue a stopped run of the same model, pairs, words and settings; its steps and previews may
+                differ.
 
         Returns:
-            The instruction, and the whole of what the panel showed.
+            The instruction, and everything that the panel showed.
 
         Raises:
-            WorthlessError: what was learned is not worth keeping (not finite, nothing moved).
+            WorthlessError: the result is not worth keeping (not finite, or nothing changed).
             LearningError: the images are too large for the device's memory.
-            Interrupted: the user cancelled. Then, and whatever else is raised, what was learned lies in ``output/instructions/unfinished``.
+            Interrupted: the user cancelled. After this and any other error, what is learned so far is kept in
+                ``output/instructions/unfinished``.
         """
-        with torch.inference_mode(False), self.denoiser.loaded():
-            trainer = Trainer(
-                self.denoiser,
-                self.latents,
-                self.context,
-                self.null_context,
-                self.settings,
-                self.init_text,
-                self.phrase_tokens,
-                self.direction,
-            )
-            files = Unfinished(trainer, thumbnail(self.pairs))
-            remark = files.take_up() if resume else ""
-            progress = LearningProgress(node, self.settings.steps, trainer.steps_done, remark)
-            progress.show(trainer.steps_done, trainer.losses)
-            with self._kept(trainer, files, progress):
-                trainer.run(self._after_step(trainer, files, progress, preview_every))
-                instruction = trainer.instruction()
-            files.remove()
-        return instruction, progress.summary(trainer.losses)
+        run = _Run(display, self._preview, self._thumbnail, resume)
+        with torch.inference_mode(False), self._denoiser.loaded():
+            instruction = learn(self._request, run)
+            run.files.remove()
+        return instruction, run.summary()
 
-    def _after_step(
-        self, trainer: Trainer, files: Unfinished, progress: LearningProgress, preview_every: int
-    ) -> Callable[[int, int], None]:
-        keeper = Keeper(files.save_checkpoint, progress.warn)
 
-        def after_step(done: int, total: int) -> None:
-            check_interrupted()
-            last = done == total
-            preview = (
-                self._preview_if_it_fits(trainer)
-                if preview_every and (done % preview_every == 0 or last)
-                else None
-            )
-            if last or preview is not None or progress.due():
-                progress.show(done, trainer.losses, preview)
-                trainer.check_finite()
-            if not last:
-                keeper.offer()
+def _direction(inputs: LearningInputs, context_width: int) -> tuple[LearningSettings, Direction | None]:
+    if inputs.open_clip is not None and inputs.settings.direction_weight:
+        clips.prepare(inputs.open_clip)
+    # Autograd refuses tensors that are made in inference mode.
+    with torch.inference_mode(False):
+        return with_direction(inputs.settings, inputs.pairs, inputs.open_clip, context_width)
 
-        return after_step
 
-    @contextmanager
-    def _kept(self, trainer: Trainer, files: Unfinished, progress: LearningProgress) -> Iterator[None]:
-        """Keep what was learned when the user cancels or something fails; drop what must not be gone on with."""
-        try:
-            yield
-        except WorthlessError:
-            files.remove()
-            raise
-        except BaseException as error:
-            state = files.keep("cancelled" if isinstance(error, Interrupted) else "stopped")
-            if state:
-                logging.warning("InstructBrush: %s", state)
-                progress.show(trainer.steps_done, trainer.losses, state=state)
-            raise
+@overload
+def _trainable(tensor: Tensor) -> Tensor: ...
+@overload
+def _trainable(tensor: Tensor | None) -> Tensor | None: ...
+def _trainable(tensor: Tensor | None) -> Tensor | None:
+    """A copy outside of inference mode, whose tensors autograd refuses."""
+    with torch.inference_mode(False):
+        return None if tensor is None else tensor.clone()
+
+
+class _Run(RunCallbacks):
+    """Progress, previews and checkpoints of a run."""
+
+    def __init__(self, display: Display, preview: PairPreview, image: Image.Image, resume: bool) -> None:
+        self._display = display
+        self._preview = preview
+        self._thumbnail = image
+        self._resume = resume
+
+    def before_steps(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self.files = Unfinished(trainer, self._thumbnail)
+        remarks = [trainer.request.init_text.remark]
+        if self._resume:
+            remarks.append(self.files.resume())
+        remark = " ".join(remark for remark in remarks if remark)
+        self._progress = LearningProgress(
+            self._display.node, trainer.settings.steps, trainer.steps_done, remark
+        )
+        self._progress.show(trainer.steps_done, trainer.losses)
+        self._schedule = CheckpointSchedule(self.files.save_checkpoint, self._progress.warn)
+
+    def after_step(self, trainer: Trainer, done: int, total: int) -> None:
+        check_interrupted()
+        last = done == total
+        every = self._display.preview_every
+        image = None
+        if every and (done % every == 0 or last):
+            image = self._preview_if_it_fits(trainer)
+        if last or image is not None or self._progress.due():
+            self._progress.show(done, trainer.losses, image)
+            trainer.check_finite()
+        if not last:
+            self._schedule.save_if_due()
 
     def _preview_if_it_fits(self, trainer: Trainer) -> Image.Image | None:
-        """A preview; None where memory runs out for it, which is no reason to end the run."""
+        """A preview; None if memory runs out for it, which does not stop the run."""
         try:
-            return self._preview(trainer)
+            return self._preview.render(trainer)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            logging.warning("InstructBrush: memory ran out for a preview; learning goes on without it.")
+            logging.warning("InstructBrush: memory ran out for a preview; learning continues without it.")
             return None
 
-    @torch.no_grad()
-    def _preview(self, trainer: Trainer) -> Image.Image:
-        """The watched pair: before, edited so far (always from the same noise), after."""
-        latent = edit_latents(
-            self.denoiser,
-            self._watched_latent[None],
-            self.context,
-            self.null_context,
-            trainer.injection(),
-            steps=_PREVIEW_STEPS,
-            text_scale=self.settings.text_scale,
-            image_scale=self.settings.image_scale,
-            seed=self.settings.seed,
-        )
-        edited = decode_image(self.vae, latent / self.scale)[0]
-        strip = Image.new("RGB", (3 * _PREVIEW_SIDE, _PREVIEW_SIDE))
-        for place, frame in enumerate((self.watched.before, edited, self.watched.after)):
-            image = to_image(frame)
-            image.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
-            larger = image.resize(
-                (
-                    _PREVIEW_SIDE * image.width // max(image.size),
-                    _PREVIEW_SIDE * image.height // max(image.size),
-                )
-            )
-            strip.paste(larger, (place * _PREVIEW_SIDE, 0))
-        return strip
+    def discard(self, trainer: Trainer) -> None:
+        self.files.remove()
 
-    def _trainable(self, latents: Any) -> list[Tensor]:
-        with torch.inference_mode(False):
-            return [latent.clone().to(self.denoiser.device, torch.float32) for latent in latents]
+    def keep(self, trainer: Trainer, error: BaseException) -> None:
+        state = self.files.keep("cancelled" if isinstance(error, Interrupted) else "stopped")
+        if state:
+            logging.warning("InstructBrush: %s", state)
+            self._progress.show(trainer.steps_done, trainer.losses, state=state)
+
+    def summary(self) -> dict[str, Any]:
+        """Everything that the panel showed."""
+        return self._progress.summary(self._trainer.losses)

@@ -1,5 +1,7 @@
 """Instructions in the space of text: learned by the node, applied as plain CONDITIONING, sampled with the noise they were learned with."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -214,21 +216,9 @@ def test_fixed_noise_reproduces_bit_for_bit_and_equals_the_diffusers_engine(comf
     injection = comfy.pack("core.instruction.injection").inject(learned)
     image = editor.encode_images(make_image())
     edit = comfy.pack("core.editing.sampler").edit_latents
-    theirs = edit(
-        editor.denoiser,
-        image,
-        context,
-        null,
-        injection,
-        steps=6,
-        text_scale=3.0,
-        image_scale=1.4,
-        seed=7,
-        fixed_noise=True,
-    )
-    fresh = edit(
-        editor.denoiser, image, context, null, injection, steps=6, text_scale=3.0, image_scale=1.4, seed=7
-    )
+    settings = comfy.pack("core.editing.settings").SamplingSettings(6, 3.0, 1.4, seed=7, fixed_noise=True)
+    theirs = edit(editor.denoiser, image, context, null, injection, settings)
+    fresh = edit(editor.denoiser, image, context, null, injection, replace(settings, fixed_noise=False))
     ours, theirs, fresh = (each.flatten() for each in (results[0], theirs, fresh))
     assert (ours - theirs).norm() < 0.1 * (ours - fresh).norm()
 

@@ -13,9 +13,9 @@ from PIL import Image
 from instructbrush.cli import edit as command
 from instructbrush.cli.main import main
 from instructbrush.core.editing.editor import DiffusersEditor
-from instructbrush.core.editing.sampler import edit_latents
+from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.storage.image_files import read_image
-from instructbrush.core.storage.images import fit_to_multiple, to_image
+from instructbrush.core.storage.image_tensors import fit_to_multiple, to_image
 
 
 @pytest.fixture
@@ -153,19 +153,8 @@ def test_small_images_are_edited_pixel_for_pixel(images: Path, editor: Diffusers
     Image.open(images / "0_0.png").resize((70, 50)).save(images / "odd.png")
     assert edit(images / "odd.png", "--seed", 5) == 0
     image = fit_to_multiple(read_image(images / "odd.png"))[None]
-    context, null = editor.encode_text(["make it night", ""])
-    latents = edit_latents(
-        editor.denoiser,
-        editor.condition(image),
-        context,
-        null,
-        None,
-        steps=1,
-        text_scale=2.0,
-        image_scale=1.5,
-        seed=[5],
-    )
-    expected = to_image(editor.decode(latents)[0]).resize((70, 50), Image.Resampling.LANCZOS)
+    made = editor.edit(image, "make it night", SamplingSettings(1, text_scale=2.0, image_scale=1.5, seed=5))
+    expected = to_image(made[0]).resize((70, 50), Image.Resampling.LANCZOS)
     with Image.open(images.parent / "out" / "odd.png") as result:
         assert np.array_equal(np.asarray(result), np.asarray(expected))
 
@@ -188,7 +177,7 @@ def test_a_folder_that_takes_no_results_is_named_before_anything_is_edited(
     assert edit(images, "--out", images.parent / "file") == 1
     printed = capsys.readouterr().err
     assert re.fullmatch(
-        r"instructbrush: '0_0\.png' cannot be written to .*file: .*\. Check that the folder is there and may be written to\.\n",
+        r"instructbrush: '0_0\.png' cannot be written to .*file: .*\. Check that the folder exists and is writable\.\n",
         printed,
     )
 
@@ -212,7 +201,7 @@ def test_out_of_memory_names_the_way_out(
     def fail(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(command, "edit_latents", fail)
+    monkeypatch.setattr(DiffusersEditor, "edit", fail)
     assert edit(images) == 1
     assert (
         "Memory ran out with one image at a time. Give a --size below 256, or another --device. What is done stays."

@@ -10,6 +10,7 @@ from torch import Tensor
 from instructbrush.core.diffusion.region_blending import Region, blend, blended_states
 from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.editing.sampler import edit_latents
+from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.errors import RegionError
 
 STEPS, TEXT_SCALE, IMAGE_SCALE, SEED = 5, 2.0, 1.5, 3
@@ -28,10 +29,8 @@ def edit(editor: DiffusersEditor, source: Tensor) -> Edit:
     words, null = editor.encode_text(["make it night", ""])
 
     def run(region: Region | None) -> Tensor:
-        scales = {"text_scale": TEXT_SCALE, "image_scale": IMAGE_SCALE}
-        return edit_latents(
-            editor.denoiser, source, words, null, steps=STEPS, seed=SEED, region=region, **scales
-        )
+        settings = SamplingSettings(STEPS, TEXT_SCALE, IMAGE_SCALE, SEED)
+        return edit_latents(editor.denoiser, source, words, null, settings=settings, region=region)
 
     return run
 

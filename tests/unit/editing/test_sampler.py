@@ -1,6 +1,8 @@
 """Editing on the diffusers engine, against diffusers' own pipeline."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,9 +11,12 @@ from PIL import Image
 
 from instructbrush.core.editing.loading import DiffusersEditor
 from instructbrush.core.editing.sampler import edit_latents
-from instructbrush.core.instruction.injection import inject
+from instructbrush.core.editing.settings import SamplingSettings
+from instructbrush.core.instruction.injection import Injection, inject
 from instructbrush.core.instruction.instruction import Instruction, InstructionInfo
-from instructbrush.core.storage.images import to_image
+from instructbrush.core.storage.image_tensors import to_image
+
+THREE_STEPS = SamplingSettings(3, text_scale=7.5, seed=5)
 
 
 def words_instruction(editor: DiffusersEditor, words: str, tokens: int = 8) -> Instruction:
@@ -34,10 +39,17 @@ def image() -> torch.Tensor:
     return torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), torch.full((64, 64), 0.3)], dim=-1)
 
 
-def edited(editor: DiffusersEditor, image: torch.Tensor, words: str, **how: object) -> torch.Tensor:
+def edited(
+    editor: DiffusersEditor,
+    image: torch.Tensor,
+    words: str,
+    injection: Injection | None = None,
+    **changes: Any,
+) -> torch.Tensor:
     context, null = editor.encode_text([words, ""])
+    settings = SamplingSettings(4, text_scale=3.0, **changes)
     return edit_latents(
-        editor.denoiser, editor.encode_images(image[None]), context, null, steps=4, text_scale=3.0, **how
+        editor.denoiser, editor.encode_images(image[None]), context, null, injection, settings
     )
 
 
@@ -82,21 +94,22 @@ def test_strength_0_is_the_plain_edit_bit_for_bit(editor: DiffusersEditor, image
 def test_a_batch_gets_what_each_image_gets_alone(editor: DiffusersEditor, image: torch.Tensor) -> None:
     context, null = editor.encode_text(["make it night", ""])
     latents = editor.encode_images(torch.stack([image, image.flip(0)]))
-    together = edit_latents(editor.denoiser, latents, context, null, steps=3, seed=5)
+    together = edit_latents(editor.denoiser, latents, context, null, settings=THREE_STEPS)
     for index in range(2):
-        alone = edit_latents(
-            editor.denoiser, latents[index : index + 1], context, null, steps=3, seed=5 + index
-        )
+        settings = replace(THREE_STEPS, seed=5 + index)
+        alone = edit_latents(editor.denoiser, latents[index : index + 1], context, null, settings=settings)
         torch.testing.assert_close(together[index], alone[0], rtol=1e-4, atol=1e-4)
 
 
 def test_every_image_may_have_a_seed_of_its_own(editor: DiffusersEditor, image: torch.Tensor) -> None:
     context, null = editor.encode_text(["make it night", ""])
     latents = editor.encode_images(torch.stack([image, image.flip(0)]))
-    together = edit_latents(editor.denoiser, latents, context, null, steps=3, seed=[5, 5])
+    together = edit_latents(
+        editor.denoiser, latents, context, null, settings=replace(THREE_STEPS, seed=(5, 5))
+    )
     torch.testing.assert_close(
         together[1:],
-        edit_latents(editor.denoiser, latents[1:], context, null, steps=3, seed=5),
+        edit_latents(editor.denoiser, latents[1:], context, null, settings=THREE_STEPS),
         rtol=1e-4,
         atol=1e-4,
     )
@@ -131,7 +144,7 @@ def test_image_scale_below_1_keeps_all_three_branches(editor: DiffusersEditor, i
 
 def test_images_round_trip_through_pil() -> None:
     image = Image.new("RGB", (24, 16), (10, 20, 30))
-    from instructbrush.core.storage.images import fit_to_multiple, from_image
+    from instructbrush.core.storage.image_tensors import fit_to_multiple, from_image
 
     assert to_image(from_image(image)).tobytes() == image.tobytes()
     assert fit_to_multiple(torch.rand(30, 45, 3)).shape == (32, 48, 3)
@@ -145,14 +158,10 @@ def test_fixed_noise_gives_every_image_the_same_noise_every_time(
 ) -> None:
     context, null = editor.encode_text(["make it night", ""])
     images = editor.encode_images(torch.stack([image, image]))
-    first, second = (
-        edit_latents(
-            editor.denoiser, images, context, null, steps=4, text_scale=3.0, seed=7, fixed_noise=True
-        )
-        for _ in range(2)
-    )
+    fixed = SamplingSettings(4, text_scale=3.0, seed=7, fixed_noise=True)
+    first = edit_latents(editor.denoiser, images, context, null, settings=fixed)
+    second = edit_latents(editor.denoiser, images, context, null, settings=fixed)
     assert torch.equal(first, second)
     torch.testing.assert_close(first[0], first[1], rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(
-        first, edit_latents(editor.denoiser, images, context, null, steps=4, text_scale=3.0, seed=7), atol=0.1
-    )
+    fresh = edit_latents(editor.denoiser, images, context, null, settings=replace(fixed, fixed_noise=False))
+    assert not torch.allclose(first, fresh, atol=0.1)

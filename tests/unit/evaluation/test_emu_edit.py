@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 
 from instructbrush.cli.main import main
+from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.encoders.clip import pocket_clip
 from instructbrush.core.errors import DataError, EvaluationError
-from instructbrush.core.evaluation.by_instruction.emu_edit import read_emu_edit
-from instructbrush.core.evaluation.by_instruction.items import Score
+from instructbrush.core.evaluation.by_instruction.datasets.emu_edit import read_emu_edit
+from instructbrush.core.evaluation.by_instruction.results import ItemFolder, Score
 from instructbrush.core.evaluation.by_instruction.run import ItemSettings
-from instructbrush.core.evaluation.by_instruction.tables import EMU_EDIT, figures, text_table
-from instructbrush.core.evaluation.results import ItemFolder
+from instructbrush.core.evaluation.by_instruction.tables import EMU_EDIT, method_figures, text_table
 from instructbrush.core.evaluation.runner import run
-from instructbrush.core.storage.images import from_image
+from instructbrush.core.storage.image_tensors import from_image
 from instructbrush.tests.support.tiny_benchmarks import emu_rows, pixels, write_parquet, write_shards
 
 pytestmark = pytest.mark.slow  # edits or trains for real
@@ -135,7 +135,7 @@ def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
 def test_figures_equal_the_formulas_written_out_again(tmp_path: Path) -> None:
     sources = read_emu_edit(write_parquet(tmp_path / "test.parquet", emu_rows())).items[1:3]
     folder = ItemFolder(tmp_path / "out")
-    captioned, bare = run(sources, ItemSettings(sampling_steps=2, side=64), folder, data="test")
+    captioned, bare = run(sources, ItemSettings(sampling=SamplingSettings(2), side=64), folder, data="test")
     clip = pocket_clip()
 
     def unit(features: torch.Tensor) -> np.ndarray:
@@ -165,7 +165,7 @@ def score(item: str, l1: float, words: float | None) -> Score:
 
 def test_rows_without_captions_count_only_among_all_rows() -> None:
     scores = [score("a", 0.1, 0.2), score("b", 0.2, 0.4), score("c", 0.6, None)]
-    sound, every = (figures(scores, EMU_EDIT, "words", part) for part in ("captioned", "all"))
+    sound, every = (method_figures(scores, EMU_EDIT, "words", part) for part in ("captioned", "all"))
     assert (
         sound is not None
         and sound["l1"].mean == pytest.approx(0.15)
@@ -183,7 +183,7 @@ def test_rows_without_captions_count_only_among_all_rows() -> None:
         lines[4].split()
         == "All rows IP2P 0.3000 0.3000 0.3000 0.9000 0.8000 | 0.078 0.219 0.121 0.834 0.762".split()
     )
-    assert figures(scores[2:], EMU_EDIT, "words", "captioned") is None
+    assert method_figures(scores[2:], EMU_EDIT, "words", "captioned") is None
 
 
 def test_emu_edit_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,7 +208,7 @@ def test_emu_edit_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (
         page.count("<img") == 4
         and "truth" not in page.split("<h3>")[1]
-        and "UltraEdit measures the rows with sound captions alone" in page
+        and "UltraEdit measures only the rows with sound captions" in page
     )
     assert (out / "results.csv").read_text().splitlines()[
         0

@@ -18,19 +18,25 @@ from PIL import Image
 
 from instructbrush.cli.main import main
 from instructbrush.core.editing.editor import DiffusersEditor
+from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.encoders.clip import image_features, pocket_clip
 from instructbrush.core.encoders.dino import DinoModel
 from instructbrush.core.errors import EvaluationError
 from instructbrush.core.evaluation.by_example.methods import Workbench
-from instructbrush.core.evaluation.by_instruction.items import Item, Score, Turn, prepared
-from instructbrush.core.evaluation.by_instruction.magicbrush import read_magicbrush
+from instructbrush.core.evaluation.by_instruction.datasets.magicbrush import read_magicbrush
+from instructbrush.core.evaluation.by_instruction.items import Item, Turn, prepared
 from instructbrush.core.evaluation.by_instruction.methods import ITEM_METHODS, ItemBench, ItemMethod
+from instructbrush.core.evaluation.by_instruction.results import ItemFolder, Score
 from instructbrush.core.evaluation.by_instruction.run import ItemSettings
-from instructbrush.core.evaluation.by_instruction.tables import MAGICBRUSH, figures, summary, text_table
+from instructbrush.core.evaluation.by_instruction.tables import (
+    MAGICBRUSH,
+    method_figures,
+    summary,
+    text_table,
+)
 from instructbrush.core.evaluation.metrics import quantised
-from instructbrush.core.evaluation.results import ItemFolder
 from instructbrush.core.evaluation.runner import run
-from instructbrush.core.storage.images import from_image
+from instructbrush.core.storage.image_tensors import from_image
 from instructbrush.tests.support.tiny_benchmarks import (
     SESSIONS,
     magicbrush_rows,
@@ -43,7 +49,7 @@ from instructbrush.tests.support.tiny_benchmarks import (
 
 pytestmark = pytest.mark.slow  # edits or trains for real
 
-TINY = ItemSettings(sampling_steps=2, side=64)
+TINY = ItemSettings(sampling=SamplingSettings(2), side=64)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +130,7 @@ def score(
 
 def test_single_turn_averages_turns_and_multi_turn_ends_of_sessions() -> None:
     scores = [score("a", 3, (0.1, 0.2, 0.3, 0.5, 0.9)), score("b", 1, (0.4,), clip_t=(0.25,))]
-    single, multi = (figures(scores, MAGICBRUSH, "words", part) for part in ("single", "multi"))
+    single, multi = (method_figures(scores, MAGICBRUSH, "words", part) for part in ("single", "multi"))
     assert single is not None and single["l1"].mean == pytest.approx((0.1 + 0.2 + 0.3 + 0.4) / 4)
     assert multi is not None and multi["l1"].mean == pytest.approx((0.9 + 0.4) / 2)
     assert single["clip_t"].mean == multi["clip_t"].mean == 0.25, "turns without words do not count"
@@ -209,7 +215,7 @@ def test_settings_of_items_are_checked() -> None:
 def test_a_region_keeps_the_image_outside(editor: DiffusersEditor) -> None:
     image, mask = torch.rand(64, 128, 3, generator=torch.Generator().manual_seed(4)), torch.zeros(64, 128)
     mask[:, 96:] = 1
-    bench = ItemBench(Workbench(editor, pocket_clip(), sampling_steps=4), 128)
+    bench = ItemBench(Workbench(editor, pocket_clip(), sampling=SamplingSettings(4)), 128)
     turn = Turn("make it night", image, mask=mask)
     made = {name: ITEM_METHODS[name].edit(bench, turn, image, 5) for name in ("words", "region")}
     unedited = quantised(editor.decode(editor.scale(editor.encode_images(image[None]))))[0]
@@ -248,7 +254,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path: Path) -> None:
     assert seen == ["139", "30"] and plain(resumed) == plain(whole)
     assert text_table(resumed, MAGICBRUSH) == text_table(whole, MAGICBRUSH)
     with pytest.raises(EvaluationError, match="holds results of another run: side was 64, now it is 128."):
-        run(sources, ItemSettings(sampling_steps=2, side=128), folder, data="test")
+        run(sources, ItemSettings(sampling=SamplingSettings(2), side=128), folder, data="test")
 
 
 def command(data: Path, out: Path, *more: str) -> list[str]:

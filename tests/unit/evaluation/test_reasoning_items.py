@@ -14,23 +14,24 @@ from PIL import Image
 
 from instructbrush.cli.main import main
 from instructbrush.core.editing.editor import DiffusersEditor
+from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.encoders.clip import pocket_clip
 from instructbrush.core.encoders.mllm import Mllm
 from instructbrush.core.errors import DataError, EvaluationError, ModelError
 from instructbrush.core.evaluation.by_example.methods import Workbench
-from instructbrush.core.evaluation.by_instruction.items import Score, Turn
+from instructbrush.core.evaluation.by_instruction.datasets.reasoning import read_reason
+from instructbrush.core.evaluation.by_instruction.items import Turn
 from instructbrush.core.evaluation.by_instruction.methods import ITEM_METHODS, ItemBench
-from instructbrush.core.evaluation.by_instruction.reasoning_items import read_reason
+from instructbrush.core.evaluation.by_instruction.results import ItemFolder, Score
 from instructbrush.core.evaluation.by_instruction.run import ItemSettings
 from instructbrush.core.evaluation.by_instruction.studies import begin_studies
-from instructbrush.core.evaluation.by_instruction.tables import REASON, figures, summary, text_table
+from instructbrush.core.evaluation.by_instruction.tables import REASON, method_figures, summary, text_table
 from instructbrush.core.evaluation.preference.ratings import Study
-from instructbrush.core.evaluation.results import ItemFolder
 from instructbrush.core.evaluation.runner import run
 from instructbrush.core.models.builtin import POCKET_FOLDER
 from instructbrush.core.models.families import POCKET
 from instructbrush.core.reasoning.connector import config_for, new_connector, save_connector
-from instructbrush.core.storage.images import from_image
+from instructbrush.core.storage.image_tensors import from_image
 from instructbrush.tests.support import tiny_mllms
 from instructbrush.tests.support.tiny_benchmarks import pixels, png, write_parquet, write_shards
 from instructbrush.tools.benchmarks import reason_bench
@@ -261,7 +262,7 @@ def test_the_table_is_laid_out_as_the_papers() -> None:
         and set(found["reasoning"]) == {"words"}
         and found["direct"]["encode"]["l1"] == 0.05
     )
-    assert figures(scores, REASON, "encode", "reasoning") is None
+    assert method_figures(scores, REASON, "encode", "reasoning") is None
     assert "DINO was not measured" in text_table([score("a", "direct", "words", 0.1, dino=False)], REASON)
 
 
@@ -293,7 +294,7 @@ def test_pocketreasons_own_figures_print_as_that_table() -> None:
 
 
 def test_methods_say_what_they_lack(editor: DiffusersEditor) -> None:
-    bench = ItemBench(Workbench(editor, pocket_clip(), sampling_steps=1), 64)
+    bench = ItemBench(Workbench(editor, pocket_clip(), sampling=SamplingSettings(1)), 64)
     turn = Turn("make it night", torch.rand(64, 64, 3))
     for name, message in (
         ("explain", "Add --mllm FOLDER."),
@@ -354,7 +355,12 @@ def test_what_the_model_reads_is_computed_once_and_edits(
     tmp_path: Path, models: dict[str, str], asked: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     sources = read_reason(write_folder(tmp_path / "data")).items[:2]
-    settings: dict[str, Any] = {"sampling_steps": 2, "side": 64, "cache": str(tmp_path / "mllm"), **models}
+    settings: dict[str, Any] = {
+        "sampling": SamplingSettings(2),
+        "side": 64,
+        "cache": str(tmp_path / "mllm"),
+        **models,
+    }
     folder = ItemFolder(tmp_path / "out")
     methods = ("words", "explain", "encode", "encode_blind")
     found = {
@@ -402,7 +408,7 @@ def test_what_the_model_reads_is_computed_once_and_edits(
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_and_methods_come_later(tmp_path: Path, models: dict[str, str]) -> None:
     sources = read_reason(write_folder(tmp_path / "data")).items[:2]
-    few: dict[str, Any] = {"sampling_steps": 1, "side": 64}
+    few: dict[str, Any] = {"sampling": SamplingSettings(1), "side": 64}
 
     def plain(scores: list[Score]) -> list[dict[str, Any]]:
         return [{**asdict(one), "seconds": 0} for one in scores]
@@ -577,7 +583,7 @@ def test_studies_draw_the_same_images_of_both_kinds(tmp_path: Path) -> None:
     scores = []
     for source in sources:
         item = source.load()
-        folder.write_item(item, None)
+        folder.save_item_images(item, None)
         for index, method in enumerate(("words", "explain")):
             made = score(source.name, source.scope, method, 0.1)
             folder.write(made, [item.turns[0].source * index])

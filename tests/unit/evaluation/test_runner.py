@@ -18,14 +18,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from instructbrush.core.editing.editor import DiffusersEditor
+from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.encoders.clip import pocket_clip
 from instructbrush.core.errors import EvaluationError, InstructBrushError, LearningError, StorageError
 from instructbrush.core.evaluation.by_example import methods as methods_module
 from instructbrush.core.evaluation.by_example.effects import Effect
 from instructbrush.core.evaluation.by_example.methods import DEFAULT_METHODS, METHODS, Task, Workbench
+from instructbrush.core.evaluation.by_example.results import EffectFolder, Outcome
 from instructbrush.core.evaluation.by_example.tables import text_tables
 from instructbrush.core.evaluation.by_example.top_bench import TopBenchEffect
-from instructbrush.core.evaluation.results import Outcome, ResultFolder
 from instructbrush.core.evaluation.runner import RunSettings, run
 from instructbrush.core.learning.init_text.captions import CaptionSettings, caption_images, default_steps
 from instructbrush.core.learning.init_text.phrases import unique_phrases
@@ -33,12 +34,12 @@ from instructbrush.core.pairs.pairs import EditPairs, make_pairs
 from instructbrush.tools.benchmarks.pocket_bench import PocketEffect
 
 SOURCES = [PocketEffect("hue_75"), PocketEffect("teal_hat")]
-TINY = RunSettings(methods=("words", "instructbrush", "no_time"), steps=2, sampling_steps=2)
+TINY = RunSettings(methods=("words", "instructbrush", "no_time"), steps=2, sampling=SamplingSettings(2))
 KEYS = [(method, source.name, 0) for source in SOURCES for method in TINY.methods]
 
 
 def execute(folder: Path, settings: RunSettings = TINY, **options: Any) -> list[Outcome]:
-    return run(SOURCES, settings, ResultFolder(folder), data="test", **options)
+    return run(SOURCES, settings, EffectFolder(folder), data="test", **options)
 
 
 def figures(outcomes: list[Outcome]) -> list[dict[str, Any]]:
@@ -75,11 +76,11 @@ def test_a_run_keeps_every_outcome_and_image(whole: tuple[list[Outcome], Path]) 
         )
         assert all(5 < value < 60 for value in outcome.psnr) and 0 <= outcome.direction <= 2
         assert all(
-            (ResultFolder(folder).image(outcome.effect, outcome.method, 0, index)).is_file()
+            (EffectFolder(folder).image(outcome.effect, outcome.method, 0, index)).is_file()
             for index in range(5)
         )
     assert not list(folder.rglob("*.part"))
-    assert ResultFolder(folder).finished() == {outcome.key: outcome for outcome in outcomes}
+    assert EffectFolder(folder).finished() == {outcome.key: outcome for outcome in outcomes}
 
 
 @pytest.mark.slow
@@ -90,7 +91,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same(whole: tuple[list[Outcome], Pa
 
     with pytest.raises(KeyboardInterrupt):
         execute(tmp_path, watch=stop)
-    assert len(ResultFolder(tmp_path).finished()) == 4
+    assert len(EffectFolder(tmp_path).finished()) == 4
     # Half a file, as a full disk leaves it, counts as none.
     (tmp_path / "effects" / "hue_75" / "words-0.json").write_text('{"effect": "hu')
     seen = []
@@ -116,7 +117,7 @@ def test_methods_and_seeds_may_be_added_but_not_other_settings(whole: tuple[list
         EvaluationError,
         match="holds results of another run: sampling_steps was 2, now it is 3. Give another --out folder, or delete",
     ):
-        execute(folder, replace(TINY, sampling_steps=3))
+        execute(folder, replace(TINY, sampling=SamplingSettings(3)))
     two = execute(folder, replace(fewer, seeds=2))
     assert [outcome.seed for outcome in two] == [0, 1, 0, 1] and two[0].psnr != two[1].psnr
 
@@ -124,7 +125,7 @@ def test_methods_and_seeds_may_be_added_but_not_other_settings(whole: tuple[list
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"x")
     with pytest.raises(
-        EvaluationError, match="holds other files and no benchmark's results. Give another --out folder."
+        EvaluationError, match="holds other files, not results of a benchmark. Give another --out folder."
     ):
         execute(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
@@ -307,7 +308,7 @@ def test_an_error_of_an_effect_reaches_the_caller(tmp_path: Path) -> None:
         run(
             [missing_images(tmp_path)],
             replace(TINY, methods=("words",)),
-            ResultFolder(tmp_path / "out"),
+            EffectFolder(tmp_path / "out"),
             data="test",
         )
 
@@ -316,7 +317,7 @@ def test_an_error_of_an_effect_reaches_the_caller(tmp_path: Path) -> None:
 def task(editor: DiffusersEditor, pair_tensors: Callable[..., tuple[Tensor, Tensor]]) -> Task:
     train, test = make_pairs(*pair_tensors(10, 64, 64)), make_pairs(*pair_tensors(5, 64, 64, seed=50))
     return Task(
-        Workbench(editor, pocket_clip(), steps=1, sampling_steps=1),
+        Workbench(editor, pocket_clip(), steps=1, sampling=SamplingSettings(1)),
         Effect("swap", "global", "shift the colors", train, test),
     )
 
@@ -365,8 +366,8 @@ def test_learning_begins_with_what_the_training_pairs_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(methods_module, "unique_phrases", unique_phrases)
-    settings = replace(TINY, methods=("visii", "instructbrush"), steps=1, sampling_steps=1)
-    caption, phrase = run(SOURCES[:1], settings, ResultFolder(tmp_path), data="test")
+    settings = replace(TINY, methods=("visii", "instructbrush"), steps=1, sampling=SamplingSettings(1))
+    caption, phrase = run(SOURCES[:1], settings, EffectFolder(tmp_path), data="test")
     pairs, clip = SOURCES[0].load().train, pocket_clip()
     assert phrase.init_text == unique_phrases(clip, pairs).init_text and "turn" in phrase.init_text
     seeded = CaptionSettings(steps=default_steps(clip), seed=0)
@@ -416,9 +417,9 @@ def test_ray_gives_the_same_figures(whole: tuple[list[Outcome], Path], tmp_path:
         assert [outcome.key for outcome in outcomes] == [outcome.key for outcome in wanted]
         for found, expected in zip(outcomes, wanted, strict=True):
             assert found.psnr == pytest.approx(expected.psnr, abs=1e-3)
-            assert ResultFolder(tmp_path / "out").image(found.effect, "words", 0, 4).is_file()
+            assert EffectFolder(tmp_path / "out").image(found.effect, "words", 0, 4).is_file()
         with pytest.raises(EvaluationError, match="Effect 'snow': Image 'a.png' cannot be read"):
-            run([missing_images(tmp_path)], settings, ResultFolder(tmp_path / "bad"), data="test", ray=True)
+            run([missing_images(tmp_path)], settings, EffectFolder(tmp_path / "bad"), data="test", ray=True)
     finally:
         ray.shutdown()
 
@@ -431,12 +432,12 @@ def test_what_cannot_be_read_is_skipped_and_the_others_are_kept(tmp_path: Path, 
     def skip(name: str, error: InstructBrushError) -> None:
         skipped.append((name, str(error)))
 
-    outcomes = run(sources, settings, ResultFolder(tmp_path / "out"), data="test", jobs=jobs, skip=skip)
+    outcomes = run(sources, settings, EffectFolder(tmp_path / "out"), data="test", jobs=jobs, skip=skip)
     assert [outcome.key for outcome in outcomes] == [("words", "teal_hat", seed) for seed in range(2)]
     ((name, told),) = skipped
     assert name == "snow" and re.match(r"Effect 'snow': Image 'a\.png' cannot be read", told)
     with pytest.raises(EvaluationError, match=re.escape(told)):
-        run(sources, settings, ResultFolder(tmp_path / "out"), data="test", jobs=jobs)
+        run(sources, settings, EffectFolder(tmp_path / "out"), data="test", jobs=jobs)
 
 
 def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_measured(tmp_path: Path) -> None:
@@ -447,5 +448,5 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_measured(
 
 def test_what_a_killed_run_left_of_its_first_file_stops_nobody(tmp_path: Path) -> None:
     (tmp_path / ".0123456789ab.xyz.part").touch()
-    ResultFolder(tmp_path).begin({"data": "test"})
+    EffectFolder(tmp_path).begin({"data": "test"})
     assert (tmp_path / "run.json").exists()

@@ -22,10 +22,11 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from instructbrush.cli.main import main
-from instructbrush.cli.training_run import make_ready
+from instructbrush.cli.finetuning.run import make_ready
 from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.editing.loading import POCKET_FOLDER, load_editor
 from instructbrush.core.editing.sampler import edit_latents
+from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.errors import LearningError, ModelError, StorageError
 from instructbrush.core.finetuning.dataset import find_blocks
 from instructbrush.core.finetuning.export import save_model
@@ -306,7 +307,9 @@ class TestCommand:
         mask = torch.zeros(1, 64, 64)
         mask[:, :32] = 1
         everywhere, above = (
-            edit_latents(tuned.denoiser, tuned.condition(images, each), context, null, steps=2)
+            edit_latents(
+                tuned.denoiser, tuned.condition(images, each), context, null, settings=SamplingSettings(2)
+            )
             for each in (None, mask)
         )
         assert not torch.equal(everywhere, above)

@@ -20,6 +20,7 @@ from instructbrush.cli.main import main
 from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.editing.loading import load_editor
 from instructbrush.core.editing.sampler import edit_latents
+from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.encoders.mllm import STATES_TASK, Mllm, load_mllm
 from instructbrush.core.errors import LearningError, PairError
 from instructbrush.core.finetuning.dataset import Row, StoredImage, find_blocks
@@ -405,7 +406,7 @@ class TestCommand:
         reasoned = connector.encode(words, *mllm.states(list(images), ["one corner looks wrong"]))
         assert not torch.equal(reasoned, words)
         results = [
-            edit_latents(tuned.denoiser, tuned.condition(images), context, null, steps=2)
+            edit_latents(tuned.denoiser, tuned.condition(images), context, null, settings=SamplingSettings(2))
             for context in (words, reasoned)
         ]
         assert all(result.isfinite().all() for result in results) and not torch.equal(*results)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from instructbrush.core.editing.loading import DiffusersEditor, describe, load_editor
 from instructbrush.core.editing.sampler import edit_latents
+from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.errors import ModelError, RegionError
 from instructbrush.core.learning.objective import PairLatents
 from instructbrush.core.learning.settings import LearningSettings
@@ -272,7 +273,9 @@ class TestEngine:
     def test_sampling_without_a_mask_is_told(self, small: DiffusersEditor) -> None:
         states = small.encode_text([""])[0]
         with pytest.raises(ModelError, match="^ultra: its image condition has 8 channels, 4 were given."):
-            edit_latents(small.denoiser, torch.randn(1, 4, 8, 8), states, states, steps=1)
+            edit_latents(
+                small.denoiser, torch.randn(1, 4, 8, 8), states, states, settings=SamplingSettings(1)
+            )
 
     @torch.no_grad()
     def test_sampling_drops_the_mask_with_the_picture(self, small: DiffusersEditor) -> None:
@@ -286,10 +289,7 @@ class TestEngine:
             torch.cat([frame, mask], 1),
             words,
             null,
-            steps=1,
-            text_scale=3.0,
-            image_scale=1.5,
-            seed=5,
+            settings=SamplingSettings(1, text_scale=3.0, image_scale=1.5, seed=5),
         )
         noise = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(5))[None]
         abar = small.denoiser.alphas_cumprod[0]  # diffusers begins a single step at timestep 0
@@ -320,12 +320,13 @@ class TestPocketRegion:
     ) -> None:
         image = torch.rand(1, 64, 64, 3)
         words, null = editor.encode_text(["make it night", ""])
+        settings = SamplingSettings(2)
         ours = edit_latents(
-            sister.denoiser, sister.condition(image, torch.eye(64)), words, null, steps=2, text_scale=2.0
+            sister.denoiser, sister.condition(image, torch.eye(64)), words, null, settings=settings
         )
         torch.testing.assert_close(
             ours,
-            edit_latents(editor.denoiser, editor.condition(image), words, null, steps=2, text_scale=2.0),
+            edit_latents(editor.denoiser, editor.condition(image), words, null, settings=settings),
             rtol=1e-4,
             atol=1e-4,
         )
