@@ -1,1 +1,1 @@
-"""Images, models and mathematics: importable without ComfyUI."""
+"""Everything but the nodes and the command line. Runs without ComfyUI."""

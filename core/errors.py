@@ -1,12 +1,12 @@
-"""What went wrong, where, and how to mend it: every error this package raises for its users."""
+"""Errors that are meant for users. A message names what failed, the offending value and what to do."""
 
 
 class InstructBrushError(Exception):
-    """Base of all errors meant for the user. The message names what failed, the offending value and what to do."""
+    """Base of all errors below."""
 
 
 class ModelError(InstructBrushError):
-    """A model cannot be read, is of an unknown or unsuitable kind, or does not fit what it is used with."""
+    """A model is unreadable, of an unsupported kind, or does not fit what it is used with."""
 
 
 class PairError(InstructBrushError):
@@ -14,32 +14,32 @@ class PairError(InstructBrushError):
 
 
 class InstructionError(InstructBrushError):
-    """An instruction, or the file that holds one, is malformed or does not fit the model."""
+    """An instruction or its file is malformed, or does not fit the model."""
 
 
 class LearningError(InstructBrushError):
-    """Learning cannot start, cannot resume, or produced something that must not be kept."""
+    """Learning or training cannot start or resume, or its result is unusable."""
 
 
 class WorthlessError(LearningError):
-    """What was learned so far is not worth keeping, nor worth going on with: it is not finite, or nothing moved."""
+    """The result so far is not finite or has not changed, so it is neither kept nor resumed."""
 
 
 class DataError(InstructBrushError):
-    """A data set's tables cannot be read: damaged, without a column or an image, or what reads them is missing."""
+    """A data set is damaged, lacks a column or an image, or needs a library that is not installed."""
 
 
 class EvaluationError(InstructBrushError):
-    """Edits cannot be measured: a benchmark's folder is malformed, or something that measures is missing."""
+    """A benchmark's folder is malformed, or something that a metric needs is missing."""
 
 
 class RegionError(InstructBrushError):
-    """A region cannot be used: a mask or a box is malformed, refused, or does not fit the image."""
+    """A mask or a box is malformed, or does not fit the image."""
 
 
 class StorageError(InstructBrushError):
-    """A file cannot be written: no space, no permission, or its folder is gone."""
+    """A file cannot be written: no space, no permission, or no folder."""
 
 
 class DeviceError(InstructBrushError):
-    """A device was named that this machine, or this torch, does not have."""
+    """This machine or this build of torch does not have the named device."""

@@ -10,8 +10,9 @@ from PIL import Image
 
 from ..core.errors import InstructionError
 from ..core.instruction.algebra import blend, compose, scale, with_words
-from ..core.instruction.inspect import COMMON_WORDS, Projection, WordStates, draw_norms, report
+from ..core.instruction.inspect import COMMON_WORDS, Projection, WordStates, report
 from ..core.instruction.instruction import Blend, Instruction
+from ..core.instruction.norm_chart import draw_norms
 from ..core.storage.image_tensors import from_image
 from .comfy.models.description import describe
 from .comfy.sampling import text_encoding as text

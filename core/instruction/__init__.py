@@ -1,1 +1,1 @@
-"""A learned instruction and the file that holds it."""
+"""Learned instructions: data, arithmetic, files, and how they act in a model."""

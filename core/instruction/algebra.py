@@ -1,10 +1,11 @@
 """Arithmetic of instructions: scale, blend, add, negate, compose, and the hybrid with a user's own words.
 
-All functions are pure: they return new instructions and leave the given ones alone. What acts at a cross-attention layer is always::
+All functions are pure. With the conditioning's keys ``K_cond`` and each instruction's own keys ``K_i``, a
+cross-attention layer always computes::
 
     K' = K_cond + sum_i w_i (K_i - K_cond)
 
-(and the same for the values) with the conditioning's keys ``K_cond`` and those of each instruction alone ``K_i``; see ``artefact.Blend``.
+and the same for the values; see ``Blend`` in core/instruction/instruction.py.
 """
 
 import math
@@ -21,7 +22,9 @@ _MAX_SEGMENTS = 1000
 
 
 def scale(instruction: Instruction | Blend, factor: float) -> Instruction | Blend:
-    """``K' = K_cond + factor * sum_i w_i (K_i - K_cond)``: 0 has no effect, 1 is the instruction itself, beyond exaggerates.
+    """``K' = K_cond + factor * sum_i w_i (K_i - K_cond)``.
+
+    0 has no effect, 1 is the instruction itself, more than 1 exaggerates.
 
     Raises:
         InstructionError: the factor is not finite.
@@ -30,9 +33,10 @@ def scale(instruction: Instruction | Blend, factor: float) -> Instruction | Blen
 
 
 def negate(instruction: Instruction | Blend) -> Instruction | Blend:
-    """``K' = K_cond - sum_i w_i (K_i - K_cond)``: :func:`scale` by -1, a step from the conditioning the other way.
+    """``K' = K_cond - sum_i w_i (K_i - K_cond)``: ``scale`` by -1.
 
-    The other way to turn an instruction round, the learned rows in the middle branch of Eq. 3, belongs to the guidance, not to the instruction.
+    The other way to reverse an instruction, learned rows in the middle branch of Eq. 3, is part of the
+    guidance.
     """
     return scale(instruction, -1.0)
 
@@ -40,97 +44,94 @@ def negate(instruction: Instruction | Blend) -> Instruction | Blend:
 def add(first: Instruction | Blend, second: Instruction | Blend) -> Instruction | Blend:
     """``K' = K_cond + (K_a - K_cond) + (K_b - K_cond)``: the sum of both changes.
 
-    For instructions in the space of text this is the sum of the changes of the text states, because the projections are linear.
+    In the space of text this equals the sum of the changes of the text states, because the projections are
+    linear.
 
     Raises:
-        InstructionError: as :func:`blend`.
+        InstructionError: as ``blend``.
     """
     return blend([(1.0, first), (1.0, second)])
 
 
 def interpolate(first: Instruction | Blend, second: Instruction | Blend, t: float) -> Instruction | Blend:
-    """``K' = (1 - t) K_a + t K_b``: 0 is the first, 1 the second; the conditioning's words drop out.
+    """``K' = (1 - t) K_a + t K_b``: 0 is the first, 1 the second. The conditioning's words cancel out.
 
     Raises:
-        InstructionError: as :func:`blend`.
+        InstructionError: as ``blend``.
     """
     return blend([(1 - t, first), (t, second)])
 
 
 def blend(terms: Sequence[tuple[float, Instruction | Blend]]) -> Instruction | Blend:
-    """``K' = K_cond + sum_i w_i (K_i - K_cond)`` with the weights as they are given; they need not sum to one.
+    """``K' = K_cond + sum_i w_i (K_i - K_cond)``. The weights need not sum to one.
 
-    What can be said exactly in fewer terms is: blends inside become part of the sum, weights of equal instructions add up, terms of weight 0
-    vanish, and a single instruction at weight 1 is that instruction. Where every weight is 0, one term of weight 0 is kept: no effect.
+    The sum is simplified where that is exact: inner blends are flattened, weights of equal instructions add
+        up,
+    terms of weight 0 are dropped, and a single instruction of weight 1 is returned as it is. If every weight
+    is 0, one term of weight 0 remains.
 
     Args:
         terms: (weight, instruction) pairs, at least one.
 
     Raises:
-        InstructionError: no terms, a weight that is not finite, or instructions that no model takes together.
+        InstructionError: no terms, a weight that is not finite, or instructions that do not fit one model.
     """
-    flat: list[WeightedInstruction] = []
+    merged: list[WeightedInstruction] = []
     for weight, instruction in terms:
         if not math.isfinite(weight):
             raise InstructionError(
-                f"Blend: the weight {weight} of '{instruction.title}' is no number. Use one such as 0.5, 1 or -1."
+                f"Blend: the weight {weight} of '{instruction.title}' is no number. Use one such as 0.5, 1 "
+                "or -1."
             )
         for part in parts_of(instruction):
-            place = next(
-                (i for i, known in enumerate(flat) if same_effect(known.instruction, part.instruction)), None
-            )
-            if place is None:
-                flat.append(WeightedInstruction(weight * part.weight, part.instruction))
-            else:
-                flat[place] = WeightedInstruction(flat[place].weight + weight * part.weight, flat[place].instruction)
-    if not flat:
+            _add_term(merged, weight * part.weight, part.instruction)
+    if not merged:
         raise InstructionError("Blend: at least one instruction is needed.")
-    _check_together([part.instruction for part in flat])
-    kept = tuple(part for part in flat if part.weight != 0) or (WeightedInstruction(0.0, flat[0].instruction),)
-    return kept[0].instruction if len(kept) == 1 and kept[0].weight == 1 else Blend(kept)
+    _check_same_model([part.instruction for part in merged])
+    kept = tuple(part for part in merged if part.weight != 0)
+    if not kept:
+        return Blend((WeightedInstruction(0.0, merged[0].instruction),))
+    if len(kept) == 1 and kept[0].weight == 1:
+        return kept[0].instruction
+    return Blend(kept)
 
 
 def compose(first: Instruction | Blend, second: Instruction | Blend) -> Instruction:
-    """Token slots side by side: the model attends to the learned rows of both, as to two phrases one after the other::
+    """Puts the learned rows of both side by side, like two phrases in one sentence::
 
         K = [K_init_a[:start_a], gamma_a[segment], gamma_b[segment], K_init_a[start_a + m_a :]]
 
-    and the same for the values; in the space of text the same with the text states. The first one's frozen rows follow, all of them: attention takes
-    any number of rows, and without the end and padding that it rests on when there is nothing to do, an edit grows coarse. All of the second one's
-    learned rows are written, with its start-of-text row where that was learned.
+    and the same for the values; in the space of text the same with the text states. All learned rows of the
+    second instruction are kept, including its start-of-text row if that was learned. All frozen rows of the
+    first one follow, so the window grows: attention takes any number of rows, and without the end and padding
+        rows, which
+    attention rests on when there is nothing to do, edits become coarse.
 
     Args:
-        first, second: of one space, learned on one family of models; with differing numbers of segments, both are cut finer until they agree,
-            which changes nothing.
+        first, second: of one space, learned on one family of models. If their numbers of segments differ,
+            both are cut into the least common multiple, which changes nothing.
 
     Raises:
         InstructionError: a weighted sum (compose first, then scale or blend), or different spaces or models.
     """
-    a, b = _single(first), _single(second)
-    if a.info.space != b.info.space:
-        raise InstructionError(
-            f"Compose: '{a.title}' was learned in the space of {a.info.space}, '{b.title}' in that of {b.info.space}. Blend them instead, or learn one again."
-        )
-    if a.info.family != b.info.family or _widths(a) != _widths(b):
-        raise InstructionError(
-            f"Compose: '{a.title}' was learned on a {a.info.family} model, '{b.title}' on a {b.info.family} model with other layers. "
-            "Compose instructions of one model."
-        )
+    a = _single(first)
+    b = _single(second)
+    _check_composable(a, b)
     segments = math.lcm(a.info.segments, b.info.segments)
     if segments > _MAX_SEGMENTS:
         raise InstructionError(
-            f"Compose: {a.info.segments} and {b.info.segments} segments agree only in {segments}, more than there are timesteps. "
-            "Learn one again with the other's number of segments."
+            f"Compose: {a.info.segments} and {b.info.segments} segments agree only in {segments}, more than "
+            "there are timesteps. Learn one again with the other's number of segments."
         )
-    a, b = with_segments(a, segments), with_segments(b, segments)
-    init = b.context[b.start : b.start + b.info.tokens]
+    a = with_segments(a, segments)
+    b = with_segments(b, segments)
     end = a.start + a.info.tokens
-    context = torch.cat([a.context[:end], init, a.context[end:]])
+    init_of_b = b.context[b.start : b.start + b.info.tokens]
     return replace(
         a,
         keys={site: torch.cat([gamma, b.keys[site]], dim=1) for site, gamma in a.keys.items()},
         values={site: torch.cat([gamma, b.values[site]], dim=1) for site, gamma in a.values.items()},
-        context=context,
+        context=torch.cat([a.context[:end], init_of_b, a.context[end:]]),
         rows=None if a.rows is None or b.rows is None else torch.cat([a.rows, b.rows], dim=1),
         info=_composed_info(a, b),
     )
@@ -139,37 +140,41 @@ def compose(first: Instruction | Blend, second: Instruction | Blend) -> Instruct
 def with_words(
     instruction: Instruction | Blend, states: Tensor, count: int, text: str = ""
 ) -> tuple[Instruction | Blend, int]:
-    """The hybrid (Visii): the user's words after the learned rows, then the words' end and padding::
+    """The hybrid (Visii): writes the user's words after the learned rows, then the words' end and padding::
 
         context' = [context[:start + m], states[1 : 1 + n], states[1 + count : 1 + count + L - start - m - n]]
 
-    Only frozen rows change, so it serves both spaces. ``n`` is ``count``, or as many words as leave one row for the end; no row is written twice.
+    Only frozen rows change, so it works in both spaces. ``n`` is ``count``, or fewer if the window is too
+    short; one row always remains for the end of the text.
 
     Args:
         instruction: for a blend, every part gets the words.
-        states: the words as the text encoder gives them, the whole window, [L, D]: start, words, end, padding.
+        states: the words' text states, the whole window, [L, D]: start, words, end, padding.
         count: tokens of the words, without start and end. 0 leaves the instruction as it is.
         text: the words, for the title.
 
     Returns:
-        The hybrid, and how many tokens at the end of the words did not fit (into the tightest part).
+        The hybrid, and how many tokens at the end of the words did not fit into the tightest part.
 
     Raises:
-        InstructionError: the states are of another text encoder.
+        InstructionError: the states have another width than the instruction's context.
     """
     if isinstance(instruction, Instruction):
         return _hybrid(instruction, states, count, text)
-    hybrids = [(part.weight, *_hybrid(part.instruction, states, count, text)) for part in instruction.parts]
-    return Blend(tuple(WeightedInstruction(weight, hybrid) for weight, hybrid, _ in hybrids)), max(
-        cut for _, _, cut in hybrids
-    )
+    parts = []
+    most_cut = 0
+    for part in instruction.parts:
+        hybrid, cut = _hybrid(part.instruction, states, count, text)
+        parts.append(WeightedInstruction(part.weight, hybrid))
+        most_cut = max(most_cut, cut)
+    return Blend(tuple(parts)), most_cut
 
 
 def with_segments(instruction: Instruction, segments: int) -> Instruction:
-    """The same instruction cut into more segments, each a copy of the one it lies in: exact at every timestep.
+    """Cuts every segment into equal copies. The result is exact at every timestep.
 
     Raises:
-        InstructionError: ``segments`` is no multiple of the instruction's.
+        InstructionError: ``segments`` is not a multiple of the instruction's.
     """
     factor, rest = divmod(segments, instruction.info.segments)
     if rest or not factor:
@@ -188,17 +193,24 @@ def with_segments(instruction: Instruction, segments: int) -> Instruction:
 
 
 def same_effect(first: Instruction, second: Instruction) -> bool:
-    """Whether two instructions do the same to any model: equal tensors, whatever they are called."""
+    """Whether two instructions do the same in any model: their tensors are equal, titles may differ."""
     if first is second:
         return True
     if first.start != second.start or not _equal(first.learned(), second.learned()):
         return False
-    # The init phrase's states are not used where something was learned instead.
+    # Learned rows replace those of the init text, so only the frozen rows count.
     end = first.start + first.info.tokens
-    return all(
-        torch.equal(first.context[rows], second.context[rows])
-        for rows in (slice(first.start), slice(end, None))
-    )
+    frozen_rows = (slice(first.start), slice(end, None))
+    return all(torch.equal(first.context[rows], second.context[rows]) for rows in frozen_rows)
+
+
+def _add_term(terms: list[WeightedInstruction], weight: float, instruction: Instruction) -> None:
+    """Appends a term, or adds its weight to the term with the same effect."""
+    for index, term in enumerate(terms):
+        if same_effect(term.instruction, instruction):
+            terms[index] = WeightedInstruction(term.weight + weight, term.instruction)
+            return
+    terms.append(WeightedInstruction(weight, instruction))
 
 
 def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
@@ -207,22 +219,38 @@ def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _check_together(instructions: Sequence[Instruction]) -> None:
-    """One model must take them all: an attention part binds the family, every part the width of the text states."""
+def _check_same_model(instructions: Sequence[Instruction]) -> None:
+    """Text states must have one width; instructions in the space of attention must also share family and
+    sites."""
     first = instructions[0]
     for other in instructions[1:]:
         if other.context.shape[1] != first.context.shape[1]:
             raise InstructionError(
-                f"Blend: '{first.title}' has text states {first.context.shape[1]} wide, '{other.title}' {other.context.shape[1]}: no model takes both. "
-                "Blend instructions of one family of models."
+                f"Blend: '{first.title}' has text states {first.context.shape[1]} wide, '{other.title}' "
+                f"{other.context.shape[1]}: no model takes both. Blend instructions of one family of models."
             )
-    bound = [each for each in instructions if each.info.space == "attention"]
-    for other in bound[1:]:
-        if other.info.family != bound[0].info.family or _widths(other) != _widths(bound[0]):
+    in_attention = [each for each in instructions if each.info.space == "attention"]
+    for other in in_attention[1:]:
+        first = in_attention[0]
+        if other.info.family != first.info.family or _widths(other) != _widths(first):
             raise InstructionError(
-                f"Blend: '{bound[0].title}' was learned on a {bound[0].info.family} model, '{other.title}' on a {other.info.family} model with other layers: "
-                "no model takes both. Blend instructions of one family of models."
+                f"Blend: '{first.title}' was learned on a {first.info.family} model, '{other.title}' on a "
+                f"{other.info.family} model with other layers: no model takes both. Blend instructions of "
+                "one family of models."
             )
+
+
+def _check_composable(a: Instruction, b: Instruction) -> None:
+    if a.info.space != b.info.space:
+        raise InstructionError(
+            f"Compose: '{a.title}' was learned in the space of {a.info.space}, '{b.title}' in that of "
+            f"{b.info.space}. Blend them instead, or learn one again."
+        )
+    if a.info.family != b.info.family or _widths(a) != _widths(b):
+        raise InstructionError(
+            f"Compose: '{a.title}' was learned on a {a.info.family} model, '{b.title}' on a {b.info.family} "
+            "model with other layers. Compose instructions of one model."
+        )
 
 
 def _widths(instruction: Instruction) -> dict[str, int]:
@@ -230,12 +258,13 @@ def _widths(instruction: Instruction) -> dict[str, int]:
 
 
 def _single(instruction: Instruction | Blend) -> Instruction:
-    whole = blend([(1.0, instruction)])
-    if isinstance(whole, Blend):
+    simplified = blend([(1.0, instruction)])
+    if isinstance(simplified, Blend):
         raise InstructionError(
-            f"Compose: '{whole.title}' is a weighted sum, which has no rows of its own. Compose first, then scale or blend."
+            f"Compose: '{simplified.title}' is a weighted sum, and rows cannot be added to a sum. Compose "
+            "first, then scale or blend."
         )
-    return whole
+    return simplified
 
 
 def _composed_info(a: Instruction, b: Instruction) -> InstructionInfo:
@@ -262,16 +291,18 @@ def _hybrid(instruction: Instruction, states: Tensor, count: int, text: str) -> 
     context = instruction.context
     if states.ndim != 2 or states.shape[1] != context.shape[1]:
         raise InstructionError(
-            f"Add words: the text states are {tuple(states.shape)}, those of '{instruction.title}' {tuple(context.shape)}. "
-            "Use the text encoder of a model that the instruction fits."
+            f"Add words: the text states are {tuple(states.shape)}, those of '{instruction.title}' "
+            f"{tuple(context.shape)}. Use the text encoder of a model that the instruction fits."
         )
-    window, end = context.shape[0], instruction.start + instruction.info.tokens
+    window = context.shape[0]
+    end = instruction.start + instruction.info.tokens
     words = max(min(count, len(states) - 2, window - end - 1), 0)
     if words == 0:
         return instruction, count
-    # Where the window is full of words, the encoder has put their end into its last row.
-    after = min(1 + count, len(states) - 1)
+    # If words fill the encoder's window, its last row is their end.
+    end_of_words = min(1 + count, len(states) - 1)
     states = states.detach().cpu().float()
-    hybrid = torch.cat([context[:end], states[1 : 1 + words], states[after : after + window - end - words]])
+    padding = states[end_of_words : end_of_words + window - end - words]
+    hybrid = torch.cat([context[:end], states[1 : 1 + words], padding])
     title = f"{instruction.title} + {text}" if text else instruction.info.title
     return replace(instruction, context=hybrid, info=replace(instruction.info, title=title)), count - words

@@ -1,4 +1,4 @@
-"""Instruction files: safetensors with a checked header, written so that a crash leaves either the old file or the new one."""
+"""Instruction files: safetensors with a checked header, written atomically."""
 
 import base64
 import dataclasses
@@ -21,25 +21,26 @@ from ..storage.json_text import parse_json, read_record
 from ..storage.safetensors_header import TensorEntry, TensorHeader, read_tensor_header
 from .instruction import Blend, Instruction, InstructionInfo, WeightedInstruction, parts_of
 
+# Format 1 holds one instruction in the space of attention. Format 2 also holds the space of text and blends.
+# What fits into format 1 is written as format 1, so that older versions can read it.
 FORMAT_VERSION = 2
-"""1 holds one instruction in the space of attention; 2 holds any instruction, and weighted sums of several. What 1 can hold is written as 1."""
 _VERSION_KEY = "instructbrush.version"
 _INFO_KEY = "instructbrush.info"
 _MAX_HEADER_BYTES = 64 * 2**20
 _MAX_FILE_BYTES = 2**30
 _MAX_TENSORS = 4096
 _MAX_PARTS = 16
-_MAX_THUMBNAIL_LETTERS = 8 * 2**20
+_MAX_THUMBNAIL_CHARACTERS = 8 * 2**20
 _MAX_THUMBNAIL_PIXELS = 4 * 2**20
-_MOST_LETTERS = 100_000
-_MOST_LOSSES = 10_000
-_MOST_SETTINGS = 1000
-_MOST_COUNT = 2**53
+_MAX_TEXT_CHARACTERS = 100_000
+_MAX_LOSSES = 10_000
+_MAX_SETTINGS = 1000
+_MAX_COUNT = 2**53
 
 
 @dataclass(frozen=True)
 class _PartEntry:
-    """A part as the header has it."""
+    """The JSON of one part in the header."""
 
     weight: float
     start: int
@@ -48,7 +49,7 @@ class _PartEntry:
 
 @dataclass(frozen=True)
 class _UsedSettings:
-    """The learning settings that are used after learning."""
+    """The learning settings that are used after learning, so their types are checked."""
 
     seed: int = 0
     noise: str = ""
@@ -57,7 +58,7 @@ class _UsedSettings:
 
 @dataclass(frozen=True)
 class PartHeader:
-    """What a file says of one of its instructions."""
+    """The header of one instruction in a file."""
 
     weight: float
     info: InstructionInfo
@@ -73,20 +74,22 @@ def save_instruction(
     thumbnail: Image.Image | None = None,
     extra: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write an instruction file. A blend becomes one file that holds all its parts and their weights.
+    """Writes an instruction file. A blend becomes one file that holds all its parts and their weights.
 
     Args:
-        instruction: what to save.
-        path: ends in ``.safetensors``; missing folders are made.
+        instruction: the instruction or blend.
+        path: ends in ``.safetensors``; missing folders are created.
         overwrite: replace an existing file.
         thumbnail: shown by tools that show thumbnails of models.
-        extra: further header entries such as the ``workflow`` and ``prompt`` that made it; dropping the file on the canvas then reopens the graph.
+        extra: further header entries such as the ``workflow`` and ``prompt`` that made it; dropping the file
+            on ComfyUI's canvas then opens the graph.
 
     Returns:
         The path written.
 
     Raises:
-        InstructionError: the name does not end in ``.safetensors``, the file exists and ``overwrite`` is false, or there are too many parts for a file.
+        InstructionError: the name does not end in ``.safetensors``, the file exists and ``overwrite`` is
+            false, or there are too many parts for one file.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -96,45 +99,43 @@ def save_instruction(
             f"Save instruction: '{path}' exists already. Choose another name, or allow it to be overwritten."
         )
     parts = parts_of(instruction)
-    old = _is_old(instruction)
+    as_format_1 = _fits_format_1(instruction)
     tensors: dict[str, Tensor] = {}
     for index, part in enumerate(parts):
-        prefix = "" if old else f"{index}."
-        tensors |= {
-            prefix + name: tensor
-            for name, tensor in (*part.instruction.learned().items(), ("context", part.instruction.context))
-        }
+        prefix = "" if as_format_1 else f"{index}."
+        for name, tensor in part.instruction.learned().items():
+            tensors[prefix + name] = tensor
+        tensors[f"{prefix}context"] = part.instruction.context
     if len(parts) > _MAX_PARTS or len(tensors) > _MAX_TENSORS - 1:
         raise InstructionError(
-            f"Save instruction: a blend of {len(parts)} instructions is too large for one file. Blend at most {_MAX_PARTS}."
+            f"Save instruction: a blend of {len(parts)} instructions is too large for one file. Blend at "
+            f"most {_MAX_PARTS}."
         )
-    metadata = {**(extra or {}), **_metadata(instruction, old, path.stem, thumbnail)}
-    # Copies: parts that were made from each other may share memory, which safetensors refuses.
-    write_tensors(
-        {
-            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, tensor in tensors.items()
-        },
-        path,
-        metadata,
-    )
+    metadata = {**(extra or {}), **_metadata(instruction, as_format_1, path.stem, thumbnail)}
+    # Copies, because safetensors refuses tensors that share memory, as parts made from each other may.
+    copies = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    write_tensors(copies, path, metadata)
     return path
 
 
 def read_header(path: str | Path) -> tuple[PartHeader, ...]:
-    """What a file says of its instructions, one or the parts of a blend, without reading their tensors.
+    """Reads the headers of all instructions in a file, one or the parts of a blend, without their tensors.
 
     Raises:
-        InstructionError: as :func:`load_instruction`.
+        InstructionError: as ``load_instruction``.
     """
     return _read(Path(path))[0]
 
 
 def read_thumbnail(path: str | Path) -> Image.Image | None:
-    """The before/after image in the header, or None.
+    """Reads the before/after image in the header; None if there is none.
 
     Raises:
-        InstructionError: as :func:`read_header`; also for an image that is damaged or too large to be shown, of an instruction that is sound.
+        InstructionError: as ``read_header``, or the image is damaged or too large. The instruction itself may
+            still be readable.
     """
     path = Path(path)
     encoded = _checked_header(path).metadata.get("modelspec.thumbnail", "").partition("base64,")[2]
@@ -142,19 +143,17 @@ def read_thumbnail(path: str | Path) -> Image.Image | None:
         return None
     try:
         return _decoded(encoded)
-    except Exception as error:  # Pillow's decoders fail in many ways.
-        reason = (
-            "it is no sound JPEG, PNG or WebP"
-            if isinstance(error, UnidentifiedImageError)
-            else str(error)[:200]
-        )
+    except Exception as error:  # Pillow's decoders raise many kinds of errors.
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "it is no sound JPEG, PNG or WebP" if unknown else str(error)[:200]
         raise InstructionError(
-            f"Instruction file '{path.name}': its thumbnail cannot be shown ({reason}). Save the instruction again for a new one."
+            f"Instruction file '{path.name}': its thumbnail cannot be shown ({reason}). Save the "
+            "instruction again for a new one."
         ) from error
 
 
 def _decoded(encoded: str) -> Image.Image:
-    if len(encoded) > _MAX_THUMBNAIL_LETTERS:
+    if len(encoded) > _MAX_THUMBNAIL_CHARACTERS:
         raise ValueError(f"it takes {len(encoded) / 2**20:.0f} MB")
     with Image.open(io.BytesIO(base64.b64decode(encoded)), formats=("JPEG", "PNG", "WEBP")) as image:
         if image.width * image.height > _MAX_THUMBNAIL_PIXELS:
@@ -163,24 +162,27 @@ def _decoded(encoded: str) -> Image.Image:
 
 
 def load_instruction(path: str | Path) -> Instruction | Blend:
-    """Read an instruction file.
+    """Reads an instruction file.
 
     Returns:
-        The instruction; a blend where the file holds several, or one at another weight than 1.
+        The instruction, or a blend if the file holds several, or one with another weight than 1.
 
     Raises:
-        InstructionError: missing, truncated, no safetensors file, not an instruction, of a newer format, or holding other tensors than its
-            header promises. The message says which.
+        InstructionError: the file is missing, truncated, no safetensors file, not an instruction, of a newer
+            format, or holds other tensors than its header promises. The message says which.
     """
     path = Path(path)
     headers, prefixes, entries = _read(path)
-    found = [_tensor_names(header, prefix, entries) for header, prefix in zip(headers, prefixes, strict=True)]
-    foreign = sorted(set(entries) ^ {name for names in found for name in names})
-    if foreign:
+    expected = [
+        _tensor_names(header, prefix, entries) for header, prefix in zip(headers, prefixes, strict=True)
+    ]
+    mismatched = sorted(set(entries) ^ set().union(*expected))
+    if mismatched:
         raise InstructionError(
-            f"Instruction file '{path.name}': unexpected or missing tensor '{foreign[0]}'. The file was not written by InstructBrush."
+            f"Instruction file '{path.name}': unexpected or missing tensor '{mismatched[0]}'. The file was "
+            "not written by InstructBrush."
         )
-    for header, names in zip(headers, found, strict=True):
+    for header, names in zip(headers, expected, strict=True):
         for name in names:
             _check_entry(name, entries[name], header.info, path)
     try:
@@ -194,11 +196,14 @@ def load_instruction(path: str | Path) -> Instruction | Blend:
         WeightedInstruction(header.weight, _instruction(header, prefix, tensors))
         for header, prefix in zip(headers, prefixes, strict=True)
     )
-    return parts[0].instruction if len(parts) == 1 and parts[0].weight == 1 else Blend(parts)
+    if len(parts) == 1 and parts[0].weight == 1:
+        return parts[0].instruction
+    return Blend(parts)
 
 
-def _is_old(instruction: Instruction | Blend) -> bool:
-    """Whether format 1 can hold it, which knows neither weights nor the space of text, and tells the first learned row from the settings."""
+def _fits_format_1(instruction: Instruction | Blend) -> bool:
+    """Format 1 has neither weights nor the space of text, and takes the first learned row from the
+    settings."""
     if isinstance(instruction, Blend) or instruction.info.space != "attention":
         return False
     return instruction.start == _start_of(instruction.info)
@@ -209,7 +214,7 @@ def _start_of(info: InstructionInfo) -> int:
 
 
 def _metadata(
-    instruction: Instruction | Blend, old: bool, name: str, thumbnail: Image.Image | None
+    instruction: Instruction | Blend, as_format_1: bool, name: str, thumbnail: Image.Image | None
 ) -> dict[str, str]:
     parts = parts_of(instruction)
     infos = [part.instruction.info for part in parts]
@@ -223,15 +228,16 @@ def _metadata(
         for part in parts
     ]
     if isinstance(instruction, Blend):
-        description, title = f"Blend of {len(parts)} instructions: {instruction.title}.", name
+        title = name
+        description = f"Blend of {len(parts)} instructions: {instruction.title}."
     else:
-        description, title = (
-            f"Instruction learned from {infos[0].pairs} before/after pairs, from '{infos[0].init_text}'.",
-            instruction.title,
+        title = instruction.title
+        description = (
+            f"Instruction learned from {infos[0].pairs} before/after pairs, from '{infos[0].init_text}'."
         )
     metadata = {
-        _VERSION_KEY: "1" if old else str(FORMAT_VERSION),
-        _INFO_KEY: json.dumps(entries[0]["info"] if old else {"parts": entries}),
+        _VERSION_KEY: "1" if as_format_1 else str(FORMAT_VERSION),
+        _INFO_KEY: json.dumps(entries[0]["info"] if as_format_1 else {"parts": entries}),
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{families}/instructbrush",
         "modelspec.implementation": "instructbrush",
@@ -252,34 +258,34 @@ def _metadata(
 def _checked_header(path: Path) -> TensorHeader:
     what = f"Instruction file '{path.name}'"
     header = read_tensor_header(path, what, InstructionError, _MAX_HEADER_BYTES)
-    held = max((entry.end for entry in header.tensors.values()), default=0)
-    if held > _MAX_FILE_BYTES or len(header.tensors) > _MAX_TENSORS:
+    size = max((entry.end for entry in header.tensors.values()), default=0)
+    if size > _MAX_FILE_BYTES or len(header.tensors) > _MAX_TENSORS:
         raise InstructionError(
-            f"{what} is no instruction: it holds {len(header.tensors)} tensors of {held / 2**20:.0f} MB, too many for one. "
-            "Choose a file that Save Instruction wrote."
+            f"{what} is no instruction: it holds {len(header.tensors)} tensors of {size / 2**20:.0f} MB, too "
+            "many for one. Choose a file that Save Instruction wrote."
         )
     return header
 
 
 def _read(path: Path) -> tuple[tuple[PartHeader, ...], list[str], Mapping[str, TensorEntry]]:
-    """The parts' headers, the prefix of each one's tensors, and the entries of all tensors."""
+    """Returns the parts' headers, the prefix of each part's tensors, and the entries of all tensors."""
     header = _checked_header(path)
-    version, told = (header.metadata.get(key) for key in (_VERSION_KEY, _INFO_KEY))
-    if version is None or told is None:
+    version = header.metadata.get(_VERSION_KEY)
+    info_json = header.metadata.get(_INFO_KEY)
+    if version is None or info_json is None:
         raise InstructionError(
-            f"'{path.name}' is a safetensors file but no instruction. Choose a file that Save Instruction wrote."
+            f"'{path.name}' is a safetensors file but no instruction. Choose a file that Save Instruction "
+            "wrote."
         )
     if version not in map(str, range(1, FORMAT_VERSION + 1)):
         raise InstructionError(
-            f"Instruction file '{path.name}' has format {version[:20]}, this version reads up to {FORMAT_VERSION}. Update InstructBrush."
+            f"Instruction file '{path.name}' has format {version[:20]}, this version reads up to "
+            f"{FORMAT_VERSION}. Update InstructBrush."
         )
     try:
-        content = parse_json(told)
+        content = parse_json(info_json)
         if version == "1":
-            info = _info(content)
-            if info.space != "attention":
-                raise ValueError(f"format 1 does not know the space of {info.space}")
-            return (PartHeader(1.0, info, _start_of(info)),), [""], header.tensors
+            return (_format_1_header(content),), [""], header.tensors
         parts = content.get("parts") if isinstance(content, dict) else None
         if not isinstance(parts, list) or not 1 <= len(parts) <= _MAX_PARTS:
             raise ValueError(f"not 1 to {_MAX_PARTS} parts")
@@ -291,35 +297,42 @@ def _read(path: Path) -> tuple[tuple[PartHeader, ...], list[str], Mapping[str, T
     return headers, [f"{index}." for index in range(len(headers))], header.tensors
 
 
+def _format_1_header(content: Any) -> PartHeader:
+    info = _info(content)
+    if info.space != "attention":
+        raise ValueError(f"format 1 does not know the space of {info.space}")
+    return PartHeader(1.0, info, _start_of(info))
+
+
 def _part_header(part: Any) -> PartHeader:
-    told = read_record(_PartEntry, part)
-    if told.start not in (0, 1):
+    entry = read_record(_PartEntry, part)
+    if entry.start not in (0, 1):
         raise ValueError("its first row is neither 0 nor 1")
-    return PartHeader(told.weight, _info(told.info), told.start)
+    return PartHeader(entry.weight, _info(entry.info), entry.start)
 
 
 def _info(values: Any) -> InstructionInfo:
     info = read_record(InstructionInfo, values)
     if not (1 <= info.segments <= 1000 and 1 <= info.tokens <= 4096):
         raise ValueError("segments or tokens out of range")
-    if min(info.pairs, info.steps) < 0 or max(info.pairs, info.steps) > _MOST_COUNT:
+    if min(info.pairs, info.steps) < 0 or max(info.pairs, info.steps) > _MAX_COUNT:
         raise ValueError("pairs or steps out of range")
-    if len(info.losses) > _MOST_LOSSES:
-        raise ValueError(f"{len(info.losses)} losses, at most {_MOST_LOSSES} are expected")
+    if len(info.losses) > _MAX_LOSSES:
+        raise ValueError(f"{len(info.losses)} losses, at most {_MAX_LOSSES} are expected")
     for name in ("family", "fingerprint", "init_text", "title", "created", "model_title"):
-        if len(getattr(info, name)) > _MOST_LETTERS:
-            raise ValueError(f"{name} has more than {_MOST_LETTERS} characters")
-    if len(info.settings) > _MOST_SETTINGS:
-        raise ValueError(f"{len(info.settings)} settings, at most {_MOST_SETTINGS} are expected")
+        if len(getattr(info, name)) > _MAX_TEXT_CHARACTERS:
+            raise ValueError(f"{name} has more than {_MAX_TEXT_CHARACTERS} characters")
+    if len(info.settings) > _MAX_SETTINGS:
+        raise ValueError(f"{len(info.settings)} settings, at most {_MAX_SETTINGS} are expected")
     read_record(_UsedSettings, info.settings)
     for name, value in info.settings.items():
-        if not isinstance(value, str | int | float | None) or len(f"{name}{value}") > _MOST_LETTERS:
+        if not isinstance(value, str | int | float | None) or len(f"{name}{value}") > _MAX_TEXT_CHARACTERS:
             raise ValueError(f"setting {name[:40]} is no plain value")
     return info
 
 
 def _tensor_names(header: PartHeader, prefix: str, entries: Mapping[str, TensorEntry]) -> set[str]:
-    """The tensors a part should have: those of every site that has keys."""
+    """Names of the tensors that a part must have. Its sites are those with keys."""
     if header.info.space == "text":
         return {f"{prefix}context", f"{prefix}rows"}
     sites = [name.removeprefix(f"{prefix}keys.") for name in entries if name.startswith(f"{prefix}keys.")]
@@ -327,24 +340,21 @@ def _tensor_names(header: PartHeader, prefix: str, entries: Mapping[str, TensorE
 
 
 def _check_entry(name: str, entry: TensorEntry, info: InstructionInfo, path: Path) -> None:
-    is_context = name.rpartition(".")[2] == "context"
-    begin = () if is_context else (info.segments, info.tokens)
-    if (
-        entry.dtype != "F32"
-        or entry.shape[: len(begin)] != begin
-        or len(entry.shape) != (2 if is_context else 3)
-    ):
-        expected = "[rows, width]" if is_context else f"[{info.segments}, {info.tokens}, width]"
+    if name.rpartition(".")[2] == "context":
+        expected = "[rows, width]"
+        fits = len(entry.shape) == 2
+    else:
+        expected = f"[{info.segments}, {info.tokens}, width]"
+        fits = len(entry.shape) == 3 and entry.shape[:2] == (info.segments, info.tokens)
+    if entry.dtype != "F32" or not fits:
         raise InstructionError(
-            f"Instruction file '{path.name}': tensor '{name}' is {entry.dtype} {list(entry.shape)}, expected F32 "
-            f"{expected}. The file is damaged or was changed; save it again."
+            f"Instruction file '{path.name}': tensor '{name}' is {entry.dtype} {list(entry.shape)}, expected "
+            f"F32 {expected}. The file is damaged or was changed; save it again."
         )
 
 
 def _instruction(header: PartHeader, prefix: str, tensors: Mapping[str, Tensor]) -> Instruction:
     own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    keys, values = (
-        {name.removeprefix(kind): own[name] for name in sorted(own) if name.startswith(kind)}
-        for kind in ("keys.", "values.")
-    )
+    keys = {name.removeprefix("keys."): own[name] for name in sorted(own) if name.startswith("keys.")}
+    values = {name.removeprefix("values."): own[name] for name in sorted(own) if name.startswith("values.")}
     return Instruction(keys, values, own["context"], header.start, header.info, own.get("rows"))

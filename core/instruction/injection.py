@@ -1,7 +1,8 @@
-"""Learned keys and values in place of a model's own, in every cross-attention layer (InstructBrush, section 4.1).
+"""Puts learned keys and values into every cross-attention layer of a model (InstructBrush, section 4.1).
 
-An engine calls :meth:`Injection.begin` once a model call, runs the model on the context of the :class:`InjectedCall` it returns, and calls
-:meth:`InjectedCall.keys_values` at every site with the projections of that context. The mathematics is therefore the same in every engine.
+An engine calls ``begin`` once per model call, runs the model on the context of the ``InjectedCall`` it gets,
+and calls ``InjectedCall.keys_values`` at every site with the projections of that context. All engines share
+this code, so they agree.
 """
 
 import math
@@ -18,19 +19,63 @@ from ..errors import InstructionError
 from .instruction import Blend, Instruction, WeightedInstruction, parts_of
 
 
-@dataclass(frozen=True)
-class InjectedInstruction:
-    """One instruction of an injection: learned tensors on the model's device. Make it with :meth:`attention` or :meth:`text`."""
+class InjectedCall(Protocol):
+    """One model call with an injection. Computes once what is the same at all sites."""
 
     context: Tensor
-    """Text states of the init phrase, [L, D]; zeros in the learned rows, of which nothing acts."""
+    """Text states to project instead of the conditioning's, [B, rows, D]. If the conditioning and the init
+    text differ in length, both are repeated to a common multiple, which leaves attention unchanged."""
+
+    def keys_values(self, site: str, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds the learned rows at one site.
+
+        Args:
+            site: name of the cross-attention layer.
+            keys, values: projections of ``context``, [B, rows, width]. Changed in place.
+
+        Returns:
+            The same two tensors, now K' and V'.
+        """
+        ...
+
+
+class AnyInjection(Protocol):
+    """What an engine needs of an ``Injection`` or a ``GroupedInjection``."""
+
+    @property
+    def is_identity(self) -> bool:
+        """Nothing would change: the engine must leave the model call untouched, bit for bit."""
+        ...
+
+    def begin(self, context: Tensor, timesteps: Tensor) -> InjectedCall:
+        """Starts a model call.
+
+        Args:
+            context: text states of the conditioning, [B, L_cond, D].
+            timesteps: [B], 0..999, on the same device.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class InjectedInstruction:
+    """One instruction of an injection, on the model's device. Create it with ``attention`` or ``text``.
+
+    The learned tensors of all sites lie side by side in one tensor. So a model call selects the segment,
+    applies the strength and casts once, and not once for each of the (SDXL) 140 keys and values.
+    """
+
+    context: Tensor
+    """Text states of the init text, [L, D], with zeros in the learned rows."""
     start: int
-    """First row that was learned: 1 leaves the start-of-text row alone, 0 includes it."""
+    """First learned row: 1 leaves the start-of-text row alone, 0 includes it."""
     learned: Tensor
     """[j, m, width]: text states, or keys and values of all sites side by side."""
     columns: Mapping[tuple[str, str], int]
-    """("keys" or "values", site) -> how many columns of :attr:`learned` are its own, in their order; empty in the space of text."""
+    """("keys" or "values", site) -> number of its columns in ``learned``, in order. Empty in the space of
+    text."""
     weight: float = 1.0
+    """Weight in a blend."""
 
     @classmethod
     def attention(
@@ -41,56 +86,35 @@ class InjectedInstruction:
         values: Mapping[str, Tensor],
         weight: float = 1.0,
     ) -> "InjectedInstruction":
-        """Of learned keys and values.
-
-        Args:
-            context: text states of the init phrase [L, D].
-            start: first learned row.
-            keys, values: site -> [j, m, width].
-            weight: in a blend.
-        """
-        tensors = {
-            (kind, site): tensor
-            for kind, tensors in (("keys", keys), ("values", values))
-            for site, tensor in tensors.items()
-        }
+        """Joins learned keys and values, each site -> [j, m, width]. The other arguments are as in the
+        fields."""
+        tensors = {("keys", site): tensor for site, tensor in keys.items()}
+        tensors |= {("values", site): tensor for site, tensor in values.items()}
         columns = {name: tensor.shape[2] for name, tensor in tensors.items()}
-        return cls._of(context, start, torch.cat(list(tensors.values()), dim=2), columns, weight)
+        learned = torch.cat(list(tensors.values()), dim=2)
+        return cls(_without_learned_rows(context, start, learned), start, learned, columns, weight)
 
     @classmethod
     def text(cls, context: Tensor, start: int, rows: Tensor, weight: float = 1.0) -> "InjectedInstruction":
-        """Of learned text states [j, m, D]; the rest as :meth:`attention`."""
-        return cls._of(context, start, rows, {}, weight)
-
-    @classmethod
-    def _of(
-        cls,
-        context: Tensor,
-        start: int,
-        learned: Tensor,
-        columns: Mapping[tuple[str, str], int],
-        weight: float,
-    ) -> "InjectedInstruction":
-        rest = context.clone()
-        rest[start : start + learned.shape[1]] = 0
-        return cls(rest, start, learned, columns, weight)
+        """Takes learned text states [j, m, D]."""
+        return cls(_without_learned_rows(context, start, rows), start, rows, {}, weight)
 
     def to(self, device: torch.device | str) -> "InjectedInstruction":
-        """The same on another device."""
+        """Copies it to another device."""
         return replace(self, context=self.context.to(device), learned=self.learned.to(device))
 
     @property
     def segments(self) -> int:
-        """j."""
+        """j, the number of segments."""
         return self.learned.shape[0]
 
     def rows(self, segment: Tensor) -> Tensor:
-        """The learned rows of every sample's segment, [B, m, width]."""
-        # As an embedding, whose gradient is summed in a fixed order: that of indexing may differ from run to run.
+        """The learned rows of every sample's segment [B], as [B, m, width]."""
+        # An embedding sums its gradient in a fixed order; indexing may differ from run to run.
         return functional.embedding(segment, self.learned.flatten(1)).unflatten(1, self.learned.shape[1:])
 
     def states(self, segment: Tensor) -> Tensor:
-        """The text states that this part's keys and values are projected from, [B, L, D], for samples in the given segments [B]."""
+        """The text states to project, [B, L, D], for samples in the given segments [B]."""
         context = self.context.expand(segment.shape[0], -1, -1)
         if self.columns:
             return context
@@ -100,16 +124,19 @@ class InjectedInstruction:
 
 @dataclass(frozen=True)
 class Injection:
-    """Instructions made ready for a model call. All tensors live on one device; nothing here waits for the device.
+    """Instructions prepared for model calls. All tensors live on one device, and nothing here waits for it.
 
-    With the projections ``K_cond`` of the conditioning's words, ``K_init`` of the i-th init phrase and the learned rows ``gamma``::
+    With the projections ``K_cond`` of the conditioning, ``K_init`` of the i-th init text and the learned rows
+    ``gamma``::
 
         K_i = [K_init[:start], gamma[segment], K_init[start + m:]]
-        K'  = K_cond + s[segment] sum_i weight_i (K_i - K_cond)        for end_timestep <= t < start_timestep, K_cond elsewhere
+        K'  = K_cond + s[segment] sum_i weight_i (K_i - K_cond)    for end_timestep <= t < start_timestep
 
-    and the same for the values. The projections are linear and without bias, so the sum is taken over text states, before them, with zeros in the learned
-    rows; ``s weight gamma`` is added there afterwards. So a model call projects as many rows as without an instruction, whatever is blended, and a site
-    has one addition to do. In the space of text the rows are learned before the projection instead: the same formula.
+    and ``K' = K_cond`` elsewhere; the same for the values. The projections are linear and without bias. So
+    the sum is taken over text states before the projection, with zeros in the learned rows, and
+    ``s weight gamma`` is added afterwards. A model call then projects as many rows as without an instruction,
+    however many are blended. In the space of text the learned rows are part of the text states instead; the
+    formula is the same.
     """
 
     parts: tuple[InjectedInstruction, ...]
@@ -117,37 +144,31 @@ class Injection:
     """s for every segment, [j]."""
     start_timestep: int = TRAIN_TIMESTEPS
     end_timestep: int = 0
-    whole: bool = True
-    """One part at strength 1 over the whole range: the conditioning's own words play no part."""
+    replaces_conditioning: bool = True
+    """One part at strength 1 over the whole range: K_cond has weight 0 and is not needed."""
     is_identity: bool = False
     """Nothing would change: the engine must leave the model call untouched, bit for bit."""
 
     @property
     def is_text(self) -> bool:
-        """All of it is text states: it acts in the conditioning alone, without the attention layers' help."""
+        """All parts are text states, so the conditioning can carry them and no attention layer is changed."""
         return not any(part.columns for part in self.parts)
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors are."""
+        """The device of its tensors."""
         return self.strengths.device
 
     def to(self, device: torch.device) -> "Injection":
-        """The same on another device; itself when it is there already."""
+        """Copies it to another device, or returns itself if it is there."""
         if self.device == device:
             return self
-        return replace(
-            self, parts=tuple(part.to(device) for part in self.parts), strengths=self.strengths.to(device)
-        )
+        parts = tuple(part.to(device) for part in self.parts)
+        return replace(self, parts=parts, strengths=self.strengths.to(device))
 
-    def begin(self, context: Tensor, timesteps: Tensor) -> "InjectedCall":
-        """Start a model call.
-
-        Args:
-            context: text states of the conditioning, [B, L_cond, D].
-            timesteps: [B], 0..999, on the same device.
-        """
-        return _OneInjection(self, context, timesteps)
+    def begin(self, context: Tensor, timesteps: Tensor) -> "_UniformCall":
+        """See ``AnyInjection.begin``."""
+        return _UniformCall(self, context, timesteps)
 
     def strength_at(self, timesteps: Tensor) -> Tensor:
         """s of every sample, 0 outside the range, [B, 1, 1]."""
@@ -155,59 +176,48 @@ class Injection:
         return (self.strengths[segment_of(timesteps, self.strengths.shape[0])] * active).view(-1, 1, 1)
 
 
-class InjectedCall(Protocol):
-    """One model call with an injection. What does not depend on the site is computed once."""
+class GroupedInjection:
+    """Several injections in one model call, so that instructed and plain branches run as one batch.
 
-    context: Tensor
-    """What the engine projects instead of the conditioning's states, [B, rows, D]. Conditionings of another length than the init phrase's are both
-    repeated to their common multiple, which leaves attention unchanged."""
+    Args:
+        injections: one for each of equally large groups of rows; None leaves its rows to the model.
+    """
 
-    def keys_values(self, site: str, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """K' and V' at one site.
+    is_identity = False
 
-        Args:
-            site: name of the cross-attention layer.
-            keys, values: projections of :attr:`context`, [B, rows, width], made for this call: the learned rows are added to them in place.
+    def __init__(self, injections: Sequence[Injection | None]) -> None:
+        self.injections = injections
 
-        Returns:
-            The same keys and values.
-        """
-        ...
+    def begin(self, context: Tensor, timesteps: Tensor) -> InjectedCall:
+        """See ``AnyInjection.begin``. The rows of ``context`` and ``timesteps`` lie group after group."""
+        return _GroupedCall(self.injections, context, timesteps)
 
 
-class _OneInjection:
+class _UniformCall:
     """The same injection in every row of a call."""
 
     def __init__(self, injection: Injection, context: Tensor, timesteps: Tensor) -> None:
-        strength = None if injection.whole else injection.strength_at(timesteps)
-        # Sums in fp32, whatever the model computes in.
-        terms: list[tuple[Tensor, Tensor | None]] = []
+        strength = None if injection.replaces_conditioning else injection.strength_at(timesteps)
+        states: list[Tensor] = []
+        factors: list[Tensor | None] = []
         self._added: list[tuple[InjectedInstruction, dict[tuple[str, str], Tensor]]] = []
         for part in injection.parts:
-            segment, share = (
-                segment_of(timesteps, part.segments),
-                None if strength is None else part.weight * strength,
-            )
-            terms.append((part.states(segment), share))
+            segment = segment_of(timesteps, part.segments)
+            factor = None if strength is None else part.weight * strength
+            states.append(part.states(segment))
+            factors.append(factor)
             if part.columns:
-                # In the model's dtype and cut into sites once, not at every site.
-                learned = _times(part.rows(segment), share).to(context.dtype)
-                self._added.append(
-                    (
-                        part,
-                        dict(
-                            zip(part.columns, learned.split(list(part.columns.values()), dim=-1), strict=True)
-                        ),
-                    )
-                )
+                # Cast and cut once here, not at every site.
+                learned = _times(part.rows(segment), factor).to(context.dtype)
+                pieces = learned.split(list(part.columns.values()), dim=-1)
+                self._added.append((part, dict(zip(part.columns, pieces, strict=True))))
         if strength is not None:
-            shares = [share for _, share in terms if share is not None]
-            terms.append((context, 1 - sum(shares, strength.new_zeros(()))))
-        states = [
-            _times(each, share)
-            for each, (_, share) in zip(_of_one_length([each for each, _ in terms]), terms, strict=True)
-        ]
-        self.context = (states[0] if len(states) == 1 else sum(states[1:], states[0])).to(context.dtype)
+            total = sum((factor for factor in factors if factor is not None), strength.new_zeros(()))
+            states.append(context)
+            factors.append(1 - total)
+        # Summed in fp32, whatever dtype the model computes in.
+        terms = [_times(rows, factor) for rows, factor in zip(_of_one_length(states), factors, strict=True)]
+        self.context = (terms[0] if len(terms) == 1 else sum(terms[1:], terms[0])).to(context.dtype)
 
     @property
     def acts_at_sites(self) -> bool:
@@ -219,7 +229,8 @@ class _OneInjection:
         return keys, values
 
     def add(self, site: str, keys: Tensor, values: Tensor, samples: slice = slice(None)) -> None:
-        """Add the learned rows to the projections of :attr:`context`, or of that repeated, in place, in some samples of a batch."""
+        """Adds the learned rows in place, in some samples of a batch and in every repetition of the
+        context."""
         for part, learned in self._added:
             tokens = part.learned.shape[1]
             for first in range(part.start, keys.shape[1], part.context.shape[0]):
@@ -227,49 +238,22 @@ class _OneInjection:
                 values[samples, first : first + tokens].add_(learned["values", site])
 
 
-def _times(rows: Tensor, share: Tensor | None) -> Tensor:
-    return rows if share is None else share * rows
-
-
-def _of_one_length(rows: Sequence[Tensor]) -> list[Tensor]:
-    """Rows [B, L_i, width] repeated to the common multiple of their lengths, which leaves attention over them unchanged."""
-    common = math.lcm(*(each.shape[1] for each in rows))
-    return [each if each.shape[1] == common else each.repeat(1, common // each.shape[1], 1) for each in rows]
-
-
-class GroupedInjection:
-    """Several injections in one model call, each on rows of its own, so that instructed and plain branches run as one batch.
-
-    Args:
-        parts: one for each of equally large groups of rows; None leaves its rows to the model.
-    """
-
-    is_identity = False
-
-    def __init__(self, parts: Sequence[Injection | None]) -> None:
-        self.parts = parts
-
-    def begin(self, context: Tensor, timesteps: Tensor) -> InjectedCall:
-        """As :meth:`Injection.begin`, for all groups."""
-        return _RowGroups(self.parts, context, timesteps)
-
-
-class _RowGroups:
-    def __init__(self, parts: Sequence[Injection | None], context: Tensor, timesteps: Tensor) -> None:
-        contexts, count = context.chunk(len(parts)), len(parts)
-        groups = zip(parts, contexts, timesteps.chunk(count), strict=True)
-        calls = [None if part is None else _OneInjection(part, rows, t) for part, rows, t in groups]
-        self.context = torch.cat(
-            _of_one_length(
-                [rows if call is None else call.context for call, rows in zip(calls, contexts, strict=True)]
-            )
-        )
+class _GroupedCall:
+    def __init__(self, injections: Sequence[Injection | None], context: Tensor, timesteps: Tensor) -> None:
+        count = len(injections)
         size = len(context) // count
-        self._calls = [
-            (slice(i * size, (i + 1) * size), call)
-            for i, call in enumerate(calls)
-            if call is not None and call.acts_at_sites
-        ]
+        states: list[Tensor] = []
+        self._calls: list[tuple[slice, _UniformCall]] = []
+        groups = zip(injections, context.chunk(count), timesteps.chunk(count), strict=True)
+        for index, (injection, rows, times) in enumerate(groups):
+            if injection is None:
+                states.append(rows)
+                continue
+            call = injection.begin(rows, times)
+            states.append(call.context)
+            if call.acts_at_sites:
+                self._calls.append((slice(index * size, (index + 1) * size), call))
+        self.context = torch.cat(_of_one_length(states))
 
     def keys_values(self, site: str, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         for samples, call in self._calls:
@@ -285,50 +269,60 @@ def inject(
     end_timestep: int = 0,
     device: torch.device | str = "cpu",
 ) -> Injection:
-    """Make an instruction ready for a model.
+    """Prepares an instruction for a model.
 
     Args:
-        instruction: what was learned, or a weighted sum of such.
-        strength: s, 0 = the conditioning's own words, 1 = as learned; values beyond extrapolate.
-        segment_strengths: one factor for every segment, from low to high noise, multiplied with ``strength``; a single one serves all.
-        start_timestep, end_timestep: the instruction acts for ``end <= t < start``. Fig. 3's T is ``end_timestep``: 0 is the full edit, 1000
-            leaves the conditioning alone.
+        instruction: an instruction or a weighted sum of several.
+        strength: s. 0 is the conditioning alone, 1 is as learned; values beyond extrapolate.
+        segment_strengths: factors that are multiplied with ``strength``, one for every segment from low to
+            high noise, or a single one for all.
+        start_timestep, end_timestep: the instruction acts for ``end <= t < start``. Fig. 3's T is
+            ``end_timestep``: 0 is the full edit, 1000 leaves the conditioning alone.
         device: where the model runs.
 
     Raises:
-        InstructionError: a strength is not finite, there are too many or too few of them, or the range is not within 0..1000.
+        InstructionError: a strength is not finite, there are too many or too few of them, or the range is not
+            within 0..1000.
     """
     parts = [part for part in parts_of(instruction) if part.weight != 0.0]
-    factors = _factors(parts, segment_strengths)
+    factors = _segment_factors(parts, segment_strengths)
     scaled = [strength * factor for factor in factors]
     if not all(math.isfinite(value) for value in scaled):
         raise InstructionError(
-            f"Strength: {strength} with segment strengths {factors} is not finite. Use numbers such as 0, 0.5 or 1."
+            f"Strength: {strength} with segment strengths {factors} is not finite. Use numbers such as 0, "
+            "0.5 or 1."
         )
     if not 0 <= end_timestep <= TRAIN_TIMESTEPS or not 0 <= start_timestep <= TRAIN_TIMESTEPS:
         raise InstructionError(
-            f"Timestep range: {start_timestep} to {end_timestep} leaves 0..{TRAIN_TIMESTEPS}. Use start {TRAIN_TIMESTEPS} and end 0 for the whole range."
+            f"Timestep range: {start_timestep} to {end_timestep} leaves 0..{TRAIN_TIMESTEPS}. Use start "
+            f"{TRAIN_TIMESTEPS} and end 0 for the whole range."
         )
     whole_range = start_timestep == TRAIN_TIMESTEPS and end_timestep == 0
     return Injection(
-        tuple(_prepared(part).to(device) for part in parts),
+        tuple(_on_cpu(part).to(device) for part in parts),
         torch.tensor(scaled, dtype=torch.float32, device=device),
         start_timestep,
         end_timestep,
-        whole=whole_range and len(parts) == 1 and all(value * parts[0].weight == 1.0 for value in scaled),
+        replaces_conditioning=whole_range
+        and len(parts) == 1
+        and all(value * parts[0].weight == 1.0 for value in scaled),
         is_identity=not parts or start_timestep <= end_timestep or all(value == 0.0 for value in scaled),
     )
 
 
-def _prepared(part: WeightedInstruction) -> InjectedInstruction:
+def _on_cpu(part: WeightedInstruction) -> InjectedInstruction:
     learned = part.instruction
     if learned.rows is not None:
         return InjectedInstruction.text(learned.context, learned.start, learned.rows, part.weight)
-    return InjectedInstruction.attention(learned.context, learned.start, learned.keys, learned.values, part.weight)
+    return InjectedInstruction.attention(
+        learned.context, learned.start, learned.keys, learned.values, part.weight
+    )
 
 
-def _factors(parts: Sequence[WeightedInstruction], segment_strengths: Sequence[float] | None) -> list[float]:
-    """One factor for every segment."""
+def _segment_factors(
+    parts: Sequence[WeightedInstruction], segment_strengths: Sequence[float] | None
+) -> list[float]:
+    """One factor for every segment. A blend of instructions with different segments gets a single one."""
     counts = sorted({part.instruction.info.segments for part in parts})
     segments = counts[0] if len(counts) == 1 else 1
     factors = [1.0] if segment_strengths is None else [float(value) for value in segment_strengths]
@@ -336,11 +330,32 @@ def _factors(parts: Sequence[WeightedInstruction], segment_strengths: Sequence[f
         return factors * segments
     if len(counts) > 1:
         raise InstructionError(
-            f"Segment strengths: the blended instructions have {counts} segments, so their segments are not the same. Give one value for all."
+            f"Segment strengths: the blended instructions have {counts} segments, so their segments are not "
+            "the same. Give one value for all."
         )
     if len(factors) != segments:
         raise InstructionError(
-            f"Segment strengths: {len(factors)} values were given, but the instruction has {segments} segments. "
-            f"Give {segments} values, from low noise to high, or one for all."
+            f"Segment strengths: {len(factors)} values were given, but the instruction has {segments} "
+            f"segments. Give {segments} values, from low noise to high, or one for all."
         )
     return factors
+
+
+def _without_learned_rows(context: Tensor, start: int, learned: Tensor) -> Tensor:
+    """Zeros the rows that the learned ones replace."""
+    frozen = context.clone()
+    frozen[start : start + learned.shape[1]] = 0
+    return frozen
+
+
+def _times(rows: Tensor, factor: Tensor | None) -> Tensor:
+    return rows if factor is None else factor * rows
+
+
+def _of_one_length(states: Sequence[Tensor]) -> list[Tensor]:
+    """Repeats states [B, L_i, width] to the common multiple of their lengths. Attention over them is the
+    same."""
+    common = math.lcm(*(each.shape[1] for each in states))
+    return [
+        each if each.shape[1] == common else each.repeat(1, common // each.shape[1], 1) for each in states
+    ]

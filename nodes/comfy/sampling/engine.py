@@ -16,7 +16,7 @@ from comfy.patcher_extension import copy_nested_dicts, merge_nested_dicts
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ....core.instruction.injection import Injection, GroupedInjection
+from ....core.instruction.injection import AnyInjection, GroupedInjection
 from ..models.description import describe
 from ..models.plain_weights import plain, plain_weights, static_clone, override_attribute
 from .patch import inject_call
@@ -87,7 +87,7 @@ class ComfyDenoiser:
         timesteps: Tensor,
         image_latent: Tensor,
         context: Tensor,
-        injection: Injection | GroupedInjection | None = None,
+        injection: AnyInjection | None = None,
     ) -> Tensor:
         """See :meth:`Denoiser.predict`.
 
@@ -136,10 +136,10 @@ class ComfyDenoiser:
         )
         return options
 
-    def _extra(self, noisy: Tensor, injection: Injection | GroupedInjection | None) -> dict[str, Tensor]:
+    def _extra(self, noisy: Tensor, injection: AnyInjection | None) -> dict[str, Tensor]:
         if self._pooled[0] is None or not self.patcher.model.adm_channels:
             return {}
-        groups = injection.parts if isinstance(injection, GroupedInjection) else [injection]
+        groups = injection.injections if isinstance(injection, GroupedInjection) else [injection]
         rows, (height, width) = noisy.shape[0] // len(groups), noisy.shape[2:]
         return {
             "y": torch.cat(

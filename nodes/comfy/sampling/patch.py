@@ -19,7 +19,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ....core.errors import InstructionError, ModelError
-from ....core.instruction.injection import InjectedCall, Injection, GroupedInjection
+from ....core.instruction.injection import AnyInjection, GroupedInjection, InjectedCall, Injection
 from ....core.models.attention_sites import Site
 from ....core.models.families import ModelDescription
 
@@ -115,7 +115,7 @@ def attend(model: ModelPatcher) -> ModelPatcher:
 
 
 def inject_call(
-    injection: Injection | GroupedInjection,
+    injection: AnyInjection,
     sites: tuple[Site, ...],
     timesteps: Tensor,
     context: Tensor,

@@ -23,7 +23,13 @@ from instructbrush.core.instruction.algebra import (
     with_words,
 )
 from instructbrush.core.instruction.injection import inject
-from instructbrush.core.instruction.instruction import Blend, Instruction, InstructionInfo, WeightedInstruction, parts_of
+from instructbrush.core.instruction.instruction import (
+    Blend,
+    Instruction,
+    InstructionInfo,
+    WeightedInstruction,
+    parts_of,
+)
 
 LENGTH, WIDTH = 16, 6
 SITES = {"down.attn2": 8, "up.attn2": 4}
@@ -299,7 +305,7 @@ def test_a_composition_tells_what_it_was_made_of() -> None:
         (
             made(1),
             scale(made(2), 0.5),
-            r"'0\.5 a2' is a weighted sum, which has no rows of its own\. Compose first, then scale or blend",
+            r"'0\.5 a2' is a weighted sum, and rows cannot be added to a sum\. Compose first, then scale or blend",
         ),
         (made(1, segments=999), made(2, segments=1000), r"999 and 1000 segments agree only in 999000"),
     ],
@@ -364,7 +370,9 @@ def test_the_words_reach_the_model_after_the_learned_rows(space: str) -> None:
 
 
 def test_every_part_of_a_blend_gets_the_words() -> None:
-    whole = Blend((WeightedInstruction(0.5, made(1, tokens=2)), WeightedInstruction(2.0, made(2, "text", tokens=4))))
+    whole = Blend(
+        (WeightedInstruction(0.5, made(1, tokens=2)), WeightedInstruction(2.0, made(2, "text", tokens=4)))
+    )
     hybrid, cut = with_words(whole, encoded(12), 12)
     assert cut == 2 and [part.weight for part in hybrid.parts] == [0.5, 2.0]
     for part, given_ in zip(hybrid.parts, whole.parts, strict=True):

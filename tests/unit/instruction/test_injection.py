@@ -6,8 +6,18 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from instructbrush.core.errors import InstructionError
-from instructbrush.core.instruction.injection import InjectedInstruction, Injection, GroupedInjection, inject
-from instructbrush.core.instruction.instruction import Blend, Instruction, InstructionInfo, WeightedInstruction
+from instructbrush.core.instruction.injection import (
+    AnyInjection,
+    GroupedInjection,
+    InjectedInstruction,
+    inject,
+)
+from instructbrush.core.instruction.instruction import (
+    Blend,
+    Instruction,
+    InstructionInfo,
+    WeightedInstruction,
+)
 
 LENGTH, WIDTH, TOKENS, SEGMENTS = 12, 6, 3, 5
 SITES = {"down.attn2": 8, "up.attn2": 16}
@@ -44,7 +54,7 @@ def test_whole_injection_replaces_the_learned_rows_and_no_other(start: int) -> N
     )
 
 
-def keys_of(injection: Injection | GroupedInjection, cond: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+def keys_of(injection: AnyInjection, cond: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     """Keys at the first site, and values, which are projected to twice as much."""
     call = injection.begin(cond, times)
     frozen = project(call.context, 8)
@@ -129,7 +139,7 @@ def test_identity_is_known_beforehand() -> None:
     assert inject(instruction, end_timestep=1000).is_identity
     assert inject(instruction, 1.0, [0, 0, 0, 0, 0]).is_identity
     assert not inject(instruction, 0.1).is_identity
-    assert inject(instruction).whole and not inject(instruction, 0.5).whole
+    assert inject(instruction).replaces_conditioning and not inject(instruction, 0.5).replaces_conditioning
 
 
 def test_values_stay_in_the_models_dtype() -> None:
@@ -202,7 +212,7 @@ def test_a_blend_is_the_weighted_sum_of_what_its_parts_would_put_in_place() -> N
 def test_a_blend_of_one_is_itself_and_of_weight_0_nothing() -> None:
     instruction, cond, times = make_instruction(), torch.randn(2, LENGTH, WIDTH), torch.tensor([10, 700])
     one = inject(Blend((WeightedInstruction(1.0, instruction), WeightedInstruction(0.0, make_text()))))
-    assert one.whole and torch.equal(
+    assert one.replaces_conditioning and torch.equal(
         keys_of(one, cond, times)[0], keys_of(inject(instruction), cond, times)[0]
     )
     half = inject(Blend((WeightedInstruction(0.5, instruction),)))
@@ -212,7 +222,9 @@ def test_a_blend_of_one_is_itself_and_of_weight_0_nothing() -> None:
 
 def test_blended_contexts_may_differ_in_length() -> None:
     cond, times, query = torch.randn(1, 8, WIDTH), torch.tensor([10]), torch.randn(1, 5, 8)
-    blend = Blend((WeightedInstruction(1.0, make_instruction()), WeightedInstruction(1.0, make_text(length=6))))
+    blend = Blend(
+        (WeightedInstruction(1.0, make_instruction()), WeightedInstruction(1.0, make_text(length=6)))
+    )
     keys, values = keys_of(inject(blend), cond, times)
     assert keys.shape[1] == 24 and torch.isfinite(scaled_dot_product_attention(query, keys, values)).all()
 

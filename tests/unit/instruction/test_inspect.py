@@ -11,13 +11,13 @@ from instructbrush.core.errors import InstructionError
 from instructbrush.core.instruction.algebra import blend, compose
 from instructbrush.core.instruction.inspect import (
     COMMON_WORDS,
-    draw_norms,
     facts,
     nearest_words,
     norms,
     report,
 )
 from instructbrush.core.instruction.instruction import Instruction, InstructionInfo
+from instructbrush.core.instruction.norm_chart import draw_norms
 
 SITES = {
     "down_blocks.0.attentions.1.transformer_blocks.0.attn2": 8,

@@ -18,7 +18,12 @@ from instructbrush.core.instruction.file import (
     read_thumbnail,
     save_instruction,
 )
-from instructbrush.core.instruction.instruction import Blend, Instruction, InstructionInfo, WeightedInstruction
+from instructbrush.core.instruction.instruction import (
+    Blend,
+    Instruction,
+    InstructionInfo,
+    WeightedInstruction,
+)
 
 
 def make_instruction(seed: int = 0, width: int = 8) -> Instruction:
@@ -312,7 +317,10 @@ def test_a_scaled_instruction_keeps_its_weight_and_parts_may_share_memory(tmp_pa
     assert isinstance(loaded, Blend) and loaded.parts[0].weight == 0.5
     other = replace(instruction, context=instruction.context + 1)
     loaded = load_instruction(
-        save_instruction(Blend((WeightedInstruction(1.0, instruction), WeightedInstruction(1.0, other))), tmp_path / "both.safetensors")
+        save_instruction(
+            Blend((WeightedInstruction(1.0, instruction), WeightedInstruction(1.0, other))),
+            tmp_path / "both.safetensors",
+        )
     )
     assert_same(loaded.parts[1].instruction, other)
 
@@ -340,7 +348,9 @@ def test_the_example_of_format_1_is_read(repository: Path) -> None:
 def rewritten_blend(folder: Path, change: object) -> Path:
     """A saved blend of an attention and a text instruction whose header was changed: ``change(header, parts)``."""
     path = save_instruction(
-        Blend((WeightedInstruction(0.5, make_instruction()), WeightedInstruction(1.0, make_text_instruction()))),
+        Blend(
+            (WeightedInstruction(0.5, make_instruction()), WeightedInstruction(1.0, make_text_instruction()))
+        ),
         folder / "file.safetensors",
     )
     raw = path.read_bytes()
