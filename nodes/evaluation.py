@@ -19,7 +19,7 @@ from ..core.evaluation.metrics import (
     ssim,
 )
 from ..core.evaluation.perceptual import Perceptual
-from ..core.storage.images import image_batch
+from ..core.storage.image_tensors import image_batch
 from .comfy.encoders import lpips
 from .comfy.encoders import open_clip as clips
 from .shared.node import Node

@@ -20,12 +20,10 @@ from ..errors import ModelError
 from ..models.builtin import TITLES
 from ..models.hub_folders import model_folder, model_title
 from ..models.weights import fingerprint, folder_weights, read_config, read_json
-from ..storage.images import to_image
+from ..progress import Progress
+from ..storage.image_tensors import to_image
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
-"""Called with what is done and what there is to do at most; may raise to cancel."""
 
 PUBLIC = "llava-hf/llava-1.5-7b-hf"
 FILES = "config.json, model.safetensors (or its numbered parts), preprocessor_config.json, tokenizer.json, tokenizer_config.json, chat_template.json"

@@ -1,4 +1,4 @@
-"""A tuned model on disk: a diffusers folder that has a UNet of its own and everything else from the model that the run began with."""
+"""Writes a fine-tuned model as a diffusers folder: the new UNet and copies of the source's other parts."""
 
 import json
 import shutil
@@ -9,62 +9,69 @@ from safetensors import SafetensorError
 from ..editing.editor import DiffusersEditor
 from ..models.builtin import part_files, part_folder
 from ..models.weights import read_json
-from ..storage.files import not_written
+from ..storage.files import write_error
 
-_STEMS = {"vae": ("diffusion_pytorch_model",), "text_encoder": ("model",), "tokenizer": (), "scheduler": ()}
-"""Part -> names of its weights."""
+# Part -> file names of its weights, without extension.
+_WEIGHT_STEMS = {
+    "vae": ("diffusion_pytorch_model",),
+    "text_encoder": ("model",),
+    "tokenizer": (),
+    "scheduler": (),
+}
 
 
 def save_model(editor: DiffusersEditor, source: Path, out: Path) -> Path:
-    """Write the editor as a diffusers folder, over an older one.
+    """Writes the editor as a diffusers folder. Replaces an older folder.
+
+    The folder is written next to ``out`` and then renamed, so ``out`` is never incomplete.
 
     Args:
-        editor: its UNet, as it is now, is written.
-        source: the diffusers folder that it came from; the other parts are copied.
-        out: where the folder shall be. It is written beside that and then moved, so a folder of that name is always whole.
+        editor: its current UNet is written.
+        source: the diffusers folder that the editor came from; the other parts are copied.
+        out: the new folder.
 
     Returns:
         ``out``.
 
     Raises:
-        StorageError: it cannot be written. An older folder stays as it was.
+        StorageError: the folder cannot be written. An older folder stays unchanged.
     """
-    made, older = out.with_name(f".{out.name}.part"), out.with_name(f".{out.name}.older")
-    shutil.rmtree(made, ignore_errors=True)
+    unfinished = out.with_name(f".{out.name}.part")
+    replaced = out.with_name(f".{out.name}.older")
+    shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        _write(editor, source, made)
-        shutil.rmtree(older, ignore_errors=True)
+        _write(editor, source, unfinished)
+        shutil.rmtree(replaced, ignore_errors=True)
         if out.exists():
-            out.replace(older)
+            out.replace(replaced)
         try:
-            made.replace(out)
+            unfinished.replace(out)
         except OSError:
-            if older.exists():
-                older.replace(out)
+            if replaced.exists():
+                replaced.replace(out)
             raise
-        shutil.rmtree(older, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(made, ignore_errors=True)
-        raise not_written(out, error) from error
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise write_error(out, error) from error
     return out
 
 
-def _write(editor: DiffusersEditor, source: Path, made: Path) -> None:
-    made.mkdir(parents=True)
-    editor.denoiser.unet.save_pretrained(made / "unet", safe_serialization=True, max_shard_size="100GB")
-    for part, stems in _STEMS.items():
+def _write(editor: DiffusersEditor, source: Path, out: Path) -> None:
+    out.mkdir(parents=True)
+    editor.denoiser.unet.save_pretrained(out / "unet", safe_serialization=True, max_shard_size="100GB")
+    for part, stems in _WEIGHT_STEMS.items():
         folder = part_folder(source, part)
         if folder.is_dir():
-            (made / part).mkdir()
+            (out / part).mkdir()
             for file in [*part_files(source, part, stems), *folder.glob("*.json"), *folder.glob("*.txt")]:
-                shutil.copyfile(file, made / part / file.name)
+                shutil.copyfile(file, out / part / file.name)
     index = read_json(source / "model_index.json") if (source / "model_index.json").is_file() else {}
-    index = {name: entry for name, entry in index.items() if name in _STEMS or name == "unet"}
+    index = {name: entry for name, entry in index.items() if name in _WEIGHT_STEMS or name == "unet"}
     index |= {
         "_class_name": "StableDiffusionInstructPix2PixPipeline",
         "safety_checker": [None, None],
         "feature_extractor": [None, None],
+        "requires_safety_checker": False,
     }
-    (made / "model_index.json").write_text(
-        json.dumps(index | {"requires_safety_checker": False}, indent=2), encoding="utf-8"
-    )
+    (out / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")

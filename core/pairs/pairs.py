@@ -14,9 +14,8 @@ from torch import Tensor
 
 from ..errors import PairError
 from ..storage.image_files import OpenedImage, open_image
-from ..storage.image_files import read_image as read_image  # scripts that read pairs find it here
-from ..storage.image_sizes import VAE_STRIDE, Size, covering, cropped_as_by_vae, padded, same_ratio, scaled
-from ..storage.images import from_image, image_batch, on_white, to_image
+from ..storage.image_sizes import VAE_STRIDE, Size, covering, padded, same_ratio, scaled, vae_cropped
+from ..storage.image_tensors import from_image, image_batch, on_white, to_image
 from .layouts import ListedPair, pairs_below, pairs_in
 
 MAX_PAIRS = 1000
@@ -24,7 +23,7 @@ MIN_SIDE = 16
 _MOST_SIDE = 4096
 _MOST_PIXELS = 1024 * 1024
 """Of an image whose size is not chosen: the largest editing models were made for so many."""
-_MOST_TOLD = 20
+_MAX_LISTED = 20
 """Pairs that were left out and are told one by one; all are counted."""
 _THUMBNAIL_SIDE = 128
 
@@ -147,7 +146,7 @@ def make_pairs(
     """Pairs from images in memory. Before and after of one aspect ratio are brought to the smaller one's size.
 
     Args:
-        before, after: what :func:`~..storage.images.image_batch` takes (transparency is dropped); or several of them, which may differ in size.
+        before, after: what :func:`~..storage.image_tensors.image_batch` takes (transparency is dropped); or several of them, which may differ in size.
         names: names for messages, one for each pair; numbers when not given.
         fit: what becomes of a pair whose images have different aspect ratios.
 
@@ -217,7 +216,7 @@ def alike(
     sizes = [_size(before), _size(after)]
     if sizes[0] == sizes[1]:
         return before, after, ()
-    trimmed = cropped_as_by_vae(before), cropped_as_by_vae(after)
+    trimmed = vae_cropped(before), vae_cropped(after)
     if _size(trimmed[0]) == _size(trimmed[1]):
         return *trimmed, ("trimmed",)
     size = min(sizes, key=lambda each: each[0] * each[1])
@@ -267,8 +266,8 @@ def _read(
             scaled(after, (height, width)),
             (*deeds, "shrunk"),
         )
-    elif cropped_as_by_vae(before) is not before and min(_size(before)) >= MIN_SIDE:
-        before, after, deeds = cropped_as_by_vae(before), cropped_as_by_vae(after), (*deeds, "trimmed")
+    elif vae_cropped(before) is not before and min(_size(before)) >= MIN_SIDE:
+        before, after, deeds = vae_cropped(before), vae_cropped(after), (*deeds, "trimmed")
     return check_pair(listed.name, before, after), deeds, (*opened[0].remarks, *opened[1].remarks)
 
 
@@ -300,7 +299,7 @@ def _left_out(refused: Sequence[PairError], left: int) -> tuple[str, ...]:
     if not refused:
         return ()
     return (
-        *(f"Left out: {error}" for error in refused[:_MOST_TOLD]),
+        *(f"Left out: {error}" for error in refused[:_MAX_LISTED]),
         f"{_pairs(len(refused))} left out, {_pairs(left)} remain{'s' if left == 1 else ''}.",
     )
 

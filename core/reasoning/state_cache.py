@@ -1,4 +1,4 @@
-"""States of a vision-language model, kept by what they were made of: the same image and words are never computed twice."""
+"""Cache of a vision-language model's states. The same image and words are never computed twice."""
 
 import hashlib
 import logging
@@ -13,45 +13,51 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..encoders.mllm import STATES_TASK, Mllm, Progress
+from ..encoders.mllm import STATES_TASK, Mllm
 from ..errors import StorageError
+from ..progress import Progress
 from ..storage.files import write_tensors
-from ..storage.images import to_image
+from ..storage.image_tensors import to_image
 
 logger = logging.getLogger(__name__)
 
+# Version of how states are computed. A new version invalidates all cached states.
 VERSION = "1"
-"""Of how states are made. Another one finds nothing that was kept before."""
 
-_KEY = "instructbrush.states"
+_METADATA_KEY = "instructbrush.states"
 
 
 class StateStore:
-    """States [L, D] of single chats, in memory and in a folder; what was used longest ago goes first.
+    """States [L, D] of chats, in memory and in a folder. Drops the least recently used entries first.
 
     Args:
-        folder: of safetensors files, one for each entry; None keeps nothing on disk.
-        most_bytes: that the folder's files hold together. One entry of LLaVA-1.5-7B is 5 MB in half precision.
-        most_memory: that are kept in memory.
+        folder: holds one safetensors file for each entry; None stores nothing on disk.
+        most_bytes: size limit of the folder. An entry of LLaVA-1.5-7B takes 5 MB in half precision.
+        most_memory: size limit of the entries in memory, in bytes.
     """
 
     def __init__(
         self, folder: Path | None = None, most_bytes: int = 4 * 2**30, most_memory: int = 256 * 2**20
     ) -> None:
-        self.folder, self._most_bytes, self._most_memory = folder, most_bytes, most_memory
+        self.folder = folder
+        self._most_bytes = most_bytes
+        self._most_memory = most_memory
         self._recent: OrderedDict[str, Tensor] = OrderedDict()
-        self._used = 0
-        self._held: int | None = None
-        """Bytes in the folder, as far as is known."""
+        self._memory_used = 0
+        self._folder_size: int | None = None
+        """Estimated bytes in the folder; None before the first look."""
         self._warned = False
 
     def get(self, key: str) -> Tensor | None:
-        """What is kept under a key of :func:`state_key`, on the CPU in the precision it was computed in. A damaged file counts as none."""
+        """Returns the states under a ``state_key``, on the CPU in the precision they were computed in.
+
+        Returns None if there are none or if the file is damaged.
+        """
         found = self._recent.get(key)
         if found is None and self.folder is not None:
             found = _read(self._file(self.folder, key), key)
             if found is not None:
-                # The time of last use, by which files are dropped.
+                # The modification time records the last use. Old files are dropped first.
                 with suppress(OSError):
                     os.utime(self._file(self.folder, key))
         if found is not None:
@@ -59,17 +65,17 @@ class StateStore:
         return found
 
     def has(self, key: str) -> bool:
-        """Whether there is something under a key, damaged or not; nothing is read."""
+        """Returns whether there is an entry, possibly damaged. Reads no file."""
         return key in self._recent or (self.folder is not None and self._file(self.folder, key).is_file())
 
     def put(self, key: str, states: Tensor) -> None:
-        """Keep states [L, D]. Where the folder cannot be written to, a warning says so once."""
+        """Stores states [L, D]. Warns once if the folder cannot be written to."""
         states = states.detach().cpu().contiguous()
         self._remember(key, states)
         if self.folder is not None and states.nbytes <= self._most_bytes:
             try:
                 self._make_room(self.folder, states.nbytes)
-                write_tensors({"states": states}, self._file(self.folder, key), {_KEY: key})
+                write_tensors({"states": states}, self._file(self.folder, key), {_METADATA_KEY: key})
             except (OSError, StorageError) as error:
                 if not self._warned:
                     logger.warning(
@@ -80,27 +86,28 @@ class StateStore:
                 self._warned = True
 
     def _remember(self, key: str, states: Tensor) -> None:
-        before = self._recent.pop(key, None)
-        self._used += states.nbytes - (0 if before is None else before.nbytes)
+        old = self._recent.pop(key, None)
+        self._memory_used += states.nbytes - (0 if old is None else old.nbytes)
         self._recent[key] = states
-        while len(self._recent) > 1 and self._used > self._most_memory:
-            self._used -= self._recent.popitem(last=False)[1].nbytes
+        while len(self._recent) > 1 and self._memory_used > self._most_memory:
+            self._memory_used -= self._recent.popitem(last=False)[1].nbytes
 
     def _make_room(self, folder: Path, size: int) -> None:
-        # The folder is looked through once, and again when it seems full: other processes may use it too.
-        held = self._held
-        if held is None or held + size > self._most_bytes:
+        # Listing the folder is slow, so it happens once, and again when the folder seems full: other
+        # processes may use it too.
+        total = self._folder_size
+        if total is None or total + size > self._most_bytes:
             files = []
             for path in folder.glob("*.safetensors"):
-                with suppress(FileNotFoundError):  # another process dropped it
+                with suppress(FileNotFoundError):  # Another process may have dropped it.
                     files.append((path.stat().st_mtime_ns, path.stat().st_size, path))
-            held = sum(each for _, each, _ in files)
-            for _, each, path in sorted(files):
-                if held + size <= self._most_bytes:
+            total = sum(file_size for _, file_size, _ in files)
+            for _, file_size, path in sorted(files):
+                if total + size <= self._most_bytes:
                     break
                 path.unlink(missing_ok=True)
-                held -= each
-        self._held = held + size
+                total -= file_size
+        self._folder_size = total + size
 
     @staticmethod
     def _file(folder: Path, key: str) -> Path:
@@ -108,7 +115,10 @@ class StateStore:
 
 
 def state_key(mllm: Mllm, image: Tensor, words: str, task: str = STATES_TASK) -> str:
-    """Hex digits of all that decides about states: the image [H, W, 3] in 8 bits, the whole chat, the model and the precision it computes in."""
+    """Returns hex digits of everything that determines the states.
+
+    These are the image [H, W, 3] in 8 bits, the whole chat, the model and its precision.
+    """
     pixels = to_image(image)
     parts = (
         VERSION,
@@ -123,54 +133,60 @@ def state_key(mllm: Mllm, image: Tensor, words: str, task: str = STATES_TASK) ->
     return digest.hexdigest()
 
 
-def kept_states(
+def cached_states(
     mllm: Mllm,
-    images: Sequence[Tensor],
-    texts: Sequence[str],
+    chats: Sequence[tuple[Tensor, str]],
     store: StateStore,
     task: str = STATES_TASK,
     at_once: int = 1,
     ready: Callable[[], None] | None = None,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As :meth:`~..encoders.mllm.Mllm.states`, taken from the store where it has them and kept there where it has not.
+    """Returns what ``Mllm.states`` returns. Computes and stores only what the store does not have.
 
     Args:
-        mllm: its weights are not even read when the store has everything.
-        images, texts, task: see there.
-        store: where they are kept.
+        mllm: its weights are not read if the store has everything.
+        chats: (image [H, W, 3], words) each.
+        store: the cache.
+        task: see ``Mllm.states``.
         at_once: chats that are computed together.
-        ready: called once, before the model is used for the first time.
-        progress: called with the chats that are done and all there are.
+        ready: called once, before the model is first used.
+        progress: called with the number of finished chats and of all chats.
 
     Returns:
-        fp32 [B, L, D] and bool [B, L] on the CPU.
+        States fp32 [B, L, D] and their mask bool [B, L], on the CPU.
 
     Raises:
-        ModelError: see there.
+        ModelError: see ``Mllm.states``.
     """
-    if not texts or len(images) != len(texts):
-        mllm.states(images, texts, task)  # says what is wrong
-    keys = [state_key(mllm, image, words, task) for image, words in zip(images, texts, strict=True)]
+    if not chats:
+        mllm.states([], [], task)  # Raises the error for empty input.
+    keys = [state_key(mllm, image, words, task) for image, words in chats]
     found = {key: states for key in dict.fromkeys(keys) if (states := store.get(key)) is not None}
-    wanted = {key: place for place, key in reversed(list(enumerate(keys))) if key not in found}
-    places = sorted(wanted.values())
+    missing = {key: place for place, key in reversed(list(enumerate(keys))) if key not in found}
+    places = sorted(missing.values())
     if places and ready is not None:
         ready()
     for start in range(0, len(places), at_once):
-        some = places[start : start + at_once]
-        hidden, mask = mllm.states([images[place] for place in some], [texts[place] for place in some], task)
-        for place, states, real in zip(some, hidden, mask, strict=True):
-            # Exact: the last layer computed in this precision.
+        batch = places[start : start + at_once]
+        images = [chats[place][0] for place in batch]
+        texts = [chats[place][1] for place in batch]
+        hidden, mask = mllm.states(images, texts, task)
+        for place, states, real in zip(batch, hidden, mask, strict=True):
+            # The cast is exact: the model's last layer computes in this precision.
             found[keys[place]] = states[real].to(mllm.dtype).cpu()
             store.put(keys[place], found[keys[place]])
         if progress:
-            progress(len(keys) - len(places) + start + len(some), len(keys))
+            progress(len(keys) - len(places) + start + len(batch), len(keys))
     return padded([found[key] for key in keys])
 
 
 def padded(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """States [L_i, D] of different lengths as one fp32 [B, L, D], with zeros at the end, and bool [B, L], true where there are states."""
+    """Pads states [L_i, D] with zeros at the end.
+
+    Returns:
+        fp32 [B, L, D], and a mask bool [B, L] that is true for real states.
+    """
     lengths = torch.tensor([len(each) for each in states])
     joined = pad_sequence([each.float() for each in states], batch_first=True)
     return joined, torch.arange(joined.shape[1])[None] < lengths[:, None]
@@ -179,7 +195,9 @@ def padded(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def _read(file: Path, key: str) -> Tensor | None:
     try:
         with safe_open(file, framework="pt") as opened:
-            states = opened.get_tensor("states") if (opened.metadata() or {}).get(_KEY) == key else None
+            if (opened.metadata() or {}).get(_METADATA_KEY) != key:
+                return None
+            states = opened.get_tensor("states")
     except (OSError, SafetensorError):
         return None
-    return states if states is not None and states.ndim == 2 and bool(states.isfinite().all()) else None
+    return states if states.ndim == 2 and bool(states.isfinite().all()) else None

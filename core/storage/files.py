@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: a crash, a full disk or a cancelled run leaves the older file as it was."""
+"""Atomic writing of files: after a crash, a full disk or a cancelled run the old file is still intact."""
 
 import contextlib
 import errno
@@ -17,39 +17,41 @@ from ..errors import StorageError
 
 _SUFFIX = ".part"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""No space, a quota that is used up, and a limit on the size of files."""
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A new file beside ``path``, for the block to write. It takes the place of ``path`` when the block ends, and is removed when it raises.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Gives the block a temporary file beside ``path`` to write.
 
-    What an earlier process left there when it was killed is removed as well.
+    When the block ends, the temporary file replaces ``path``; when the block raises, it is removed.
+    Temporary files of earlier processes that were killed are removed as well.
 
     Raises:
-        StorageError: the folder cannot be made, or the file cannot be written: no space, no permission, a folder that is gone.
+        StorageError: the folder cannot be created, or the file cannot be written (no space, no permission,
+            missing folder).
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Short, so that every name that fits can be written; and told by the name, so that what a killed process left is found.
+        # A hash: short enough for every valid name, and the same for the file a killed process left.
         prefix = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}."
         _remove_abandoned(path.parent, prefix)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=_SUFFIX)
     except OSError as error:
-        raise not_written(path, error) from error
+        raise write_error(path, error) from error
     temporary = Path(name)
     try:
         _lock(handle)
         yield temporary
         _flush(temporary)
-        with contextlib.suppress(OSError):  # and some no permissions
-            temporary.chmod(0o666 & ~_umask())  # mkstemp makes files for the owner alone; models are shared
-        # Windows renames no file that is open.
+        # mkstemp creates files for the owner only, but models are shared. Some file systems lack permissions.
+        with contextlib.suppress(OSError):
+            temporary.chmod(0o666 & ~_umask())
+        # Windows cannot rename an open file.
         os.close(handle)
         handle = -1
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
-        raise not_written(path, error) from error
+        raise write_error(path, error) from error
     finally:
         if handle >= 0:
             os.close(handle)
@@ -58,40 +60,40 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether a file is one of :func:`replacing`'s, on its way or left by a process that was killed."""
+    """Whether a file is a temporary file of ``atomic_write``, in use or left by a killed process."""
     return path.name.startswith(".") and path.name.endswith(_SUFFIX)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file.
+    """Writes a safetensors file atomically.
 
     Raises:
-        StorageError: as :func:`replacing`.
+        StorageError: see ``atomic_write``.
     """
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(dict(tensors), temporary, dict(metadata))
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write a text file, in UTF-8 with line feeds.
+    """Writes a UTF-8 text file with line feeds, atomically.
 
     Raises:
-        StorageError: as :func:`replacing`.
+        StorageError: see ``atomic_write``.
     """
-    with replacing(path) as temporary:
-        # Names of files that are no text are written with their bytes as numbers.
+    with atomic_write(path) as temporary:
+        # File names may hold bytes that are not valid text; those are written as escapes.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_elsewhere(name: str, write: Callable[[Path], object]) -> Path | None:
-    """Write what could not be written where it belongs into a new temporary folder.
+    """Saves a result in a new temporary folder, for use when its proper place cannot be written.
 
     Args:
-        name: of the file or folder there.
-        write: writes it to a path.
+        name: name of the file or folder to create.
+        write: writes the result to a path.
 
     Returns:
-        Where it is now; None where that failed as well.
+        The path of the result, or None if this fails too.
     """
     try:
         folder = Path(tempfile.mkdtemp(prefix="instructbrush-"))
@@ -105,18 +107,18 @@ def write_elsewhere(name: str, write: Callable[[Path], object]) -> Path | None:
     return folder / name
 
 
-def check_target(path: Path, size: int = 0) -> None:
-    """See, before any work is done, that a file can be written: its folder, which is made, takes files and has room for ``size`` bytes.
+def check_writable(path: Path, size: int = 0) -> None:
+    """Checks before a long run that a file of ``size`` bytes can be written. Creates its folder.
 
     Raises:
-        StorageError: it cannot.
+        StorageError: the folder is not writable or has too little space, or a folder has this name.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent) as file:
             file.write(b" ")
     except OSError as error:
-        raise not_written(path, error) from error
+        raise write_error(path, error) from error
     if path.is_dir():
         raise StorageError(
             f"'{path.name}' cannot be written to {path.parent}: a folder has this name. Choose another name."
@@ -124,41 +126,44 @@ def check_target(path: Path, size: int = 0) -> None:
     free = _free_space(path.parent)
     if free is not None and free < size:
         raise StorageError(
-            f"'{path.name}' needs about {_megabytes(size)} in {path.parent}, where {_megabytes(free)} are free. Free some space, or choose another disk."
+            f"'{path.name}' needs about {_megabytes(size)} in {path.parent}, "
+            f"where {_megabytes(free)} are free. Free some space, or choose another disk."
         )
 
 
-def not_written(path: Path, error: Exception) -> StorageError:
-    """The error that tells a user why ``path`` was not written."""
+def write_error(path: Path, error: Exception) -> StorageError:
+    """Returns the error that tells the user why ``path`` was not written."""
     number = getattr(error, "errno", None)
     text = getattr(error, "strerror", None) or str(error)
-    # safetensors' own error has no number, but its text is the system's.
+    # SafetensorError has no errno, but its text contains the system's message.
     if number in _FULL or any(f"os error {each})" in text for each in _FULL):
         return StorageError(
-            f"'{path.name}' cannot be written to {path.parent}: no space is left there. Free some space, or choose another disk."
+            f"'{path.name}' cannot be written to {path.parent}: no space is left there. "
+            "Free some space, or choose another disk."
         )
     if number == errno.ENAMETOOLONG:
         return StorageError(
             f"'{path.name[:40]}…' cannot be written: its name is too long. Choose a shorter name."
         )
     return StorageError(
-        f"'{path.name}' cannot be written to {path.parent}: {text}. Check that the folder is there and may be written to."
+        f"'{path.name}' cannot be written to {path.parent}: {text}. "
+        "Check that the folder exists and is writable."
     )
 
 
 def _flush(path: Path) -> None:
-    """Bring a file to the disk, as far as the disk can be told to: some shared folders know no fsync."""
+    """Flushes a file to disk. Ignores that some network folders do not support fsync."""
     try:
         with path.open("rb") as written:
             os.fsync(written.fileno())
     except OSError as error:
-        # Where space is given out late, its lack shows here.
+        # File systems that allocate late report a full disk here.
         if error.errno in (*_FULL, errno.EIO):
             raise
 
 
 def _free_space(folder: Path) -> int | None:
-    """Bytes; None where a disk does not say: some shared folders and clouds refuse to, or say that they have no size at all."""
+    """Free bytes, or None if unknown: some network and cloud folders raise or report a size of 0."""
     try:
         usage = shutil.disk_usage(folder)
     except OSError:
@@ -177,12 +182,11 @@ def _umask() -> int:
 
 
 def _remove_abandoned(folder: Path, prefix: str) -> None:
-    """Remove unfinished files that no process writes any more: a writer keeps its file open and locked."""
+    """Removes temporary files that no process has locked any more."""
     try:
         names = os.listdir(folder)
-    except OSError:  # a folder that takes files need not show them
+    except OSError:  # a writable folder may be unreadable
         return
-    # Folders of results grow long, and each write looks here.
     for name in [name for name in names if name.startswith(prefix) and name.endswith(_SUFFIX)]:
         path = folder / name
         with contextlib.suppress(OSError):
@@ -192,11 +196,15 @@ def _remove_abandoned(folder: Path, prefix: str) -> None:
             finally:
                 os.close(handle)
             if free:
-                path.unlink()  # Windows refuses this while a writer has it open
+                path.unlink()  # fails on Windows while a writer has it open
 
 
 def _lock(handle: int) -> bool:
-    """Lock an open file against :func:`_remove_abandoned` of other processes until it is closed; False where another process has it."""
+    """Locks an open file until it is closed, so that other processes do not remove it.
+
+    Returns:
+        Whether the lock was taken; False if another process holds it.
+    """
     try:
         import fcntl
     except ImportError:

@@ -1,26 +1,29 @@
-"""Image files as people have them: opened, turned upright, in the colours of sRGB, with 8 bits a channel."""
+"""Reads image files of all kinds as upright sRGB images with 8 bits a channel, and writes PNG files."""
 
 import contextlib
 import functools
 import importlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import InstructBrushError, PairError
-from .bit_depth import eight_bits, read_tiff
+from .bit_depth import to_eight_bits
 from .colour_profiles import to_srgb
-from .images import from_image, on_white
+from .files import atomic_write
+from .image_tensors import from_image, on_white
+from .tiff_files import read_tiff
 
 logger = logging.getLogger(__name__)
 
+# Endings of image files in folders. How a file is decoded depends on its content.
 IMAGES = frozenset(
     f".{ending}"
     for ending in (
@@ -28,15 +31,13 @@ IMAGES = frozenset(
         *("avif", "heic", "heif", "hif", "jp2", "j2k", "jpf", "jpx", "ppm", "pgm", "pbm", "pnm"),
     )
 )
-"""Endings that make a file of a folder an image; what it is in truth, its content says."""
 MAX_PIXELS = 64 * 2**20
 
-# Formats of pixels that take no other program: Pillow hands PostScript to Ghostscript.
+# Formats that Pillow decodes itself; it would pass PostScript on to Ghostscript.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "HEIF")
-_TOLERATED = (b"\x89PNG\r\n", b"\xff\xd8\xff")
-"""How PNG and JPEG files begin, which are read where their end is missing."""
-_MAY_LACK = 0.25
-"""Share of the rows."""
+# First bytes of the formats that are read even if the end of the file is missing: PNG and JPEG.
+_TRUNCATABLE = (b"\x89PNG\r\n", b"\xff\xd8\xff")
+_MOST_MISSING_ROWS = 0.25
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -48,10 +49,13 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
-_tolerance = threading.Lock()
+_TIFF_BITS_PER_SAMPLE = 258
+_TIFF_PHOTOMETRIC = 262
+_TIFF_SAMPLE_FORMAT = 339
+_truncation_lock = threading.Lock()
 
 Reduction = Callable[[int, int], int]
-"""(width, height) -> how many times smaller an image may come."""
+"""(width, height) -> the factor by which an image may be reduced."""
 
 
 @dataclass(frozen=True)
@@ -61,66 +65,70 @@ class OpenedImage:
     image: Image.Image
     """RGB, or RGBA where the file has transparency."""
     size: tuple[int, int]
-    """Width and height of the upright image; those of the image are smaller where that was allowed."""
+    """Width and height of the upright image before any reduction."""
     remarks: tuple[str, ...]
-    """What a user should know of it, a sentence each."""
+    """Sentences that warn the user about the file."""
 
 
 def read_image(path: Path, size: int | None = None) -> Tensor:
-    """An image as [H, W, 3] fp32 in 0..1: as :func:`open_image`, with transparency on white. Remarks are logged.
+    """Reads an image as [H, W, 3] fp32 in 0..1. See ``open_image``; transparency becomes white.
+
+    Logs remarks about the file.
 
     Args:
-        path: of the file.
-        size: when given, the image is scaled to cover a square of this many pixels and cropped at its centre.
+        path: the file.
+        size: if given, the image is scaled to cover a square of this many pixels and cropped at its center.
 
     Raises:
-        PairError: unreadable, or more than 64 megapixels.
+        PairError: the file cannot be read, or has more than 64 megapixels.
     """
     return decode_image(path, path.name, size)
 
 
 def decode_image(file: Path | BinaryIO, name: str, size: int | None = None) -> Tensor:
-    """As :func:`read_image`, also from bytes in memory; ``name`` is for messages."""
-    frame = open_image(
-        file, name, _whole if size is None else lambda width, height: min(width, height) // (2 * size)
-    )
-    for remark in frame.remarks:
+    """Like ``read_image``, also for bytes in memory. ``name`` appears in messages."""
+
+    def reduction(width: int, height: int) -> int:
+        return 1 if size is None else min(width, height) // (2 * size)
+
+    opened = open_image(file, name, reduction)
+    for remark in opened.remarks:
         logger.warning("%s", remark)
-    image = on_white(frame.image)
+    image = on_white(opened.image)
     return from_image(image if size is None else ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
 
 
-def _whole(_width: int, _height: int) -> int:
+def _no_reduction(_width: int, _height: int) -> int:
     return 1
 
 
-def open_image(file: Path | BinaryIO, name: str, reduction: Reduction = _whole) -> OpenedImage:
-    """Decode an image: what its content says counts, whatever its ending; of several frames or pages the first.
+def open_image(file: Path | BinaryIO, name: str, reduction: Reduction = _no_reduction) -> OpenedImage:
+    """Decodes the first frame or page of an image file. The content decides the format, not the ending.
 
-    Rotation (EXIF) and colour profiles (ICC) are applied. Values of more than 8 bits are scaled by :func:`.bit_depth.eight_bits`. A PNG or JPEG
-    whose end is missing is read while at least three quarters of its rows are there.
+    Applies rotation (EXIF) and color profiles (ICC). Scales deeper values with ``to_eight_bits``.
+    Reads a truncated PNG or JPEG if at least three quarters of its rows are present.
 
     Args:
         file: a path, or bytes in memory.
-        name: for messages.
-        reduction: lets large images be decoded smaller, which takes less memory and time.
+        name: name of the image in messages.
+        reduction: allows large images to be decoded at a smaller size, which saves memory and time.
 
     Raises:
-        PairError: unreadable, or more than 64 megapixels.
+        PairError: the file cannot be read, or has more than 64 megapixels.
     """
     try:
         with file.open("rb") if isinstance(file, Path) else contextlib.nullcontext(file) as opened:
             return _open(_Stream(opened), name, reduction)
     except InstructBrushError:
         raise
-    except Exception as error:  # decoders raise whatever a damaged file makes them meet
+    except Exception as error:  # decoders raise errors of all kinds for damaged files
         raise PairError(
             f"Image '{name}' cannot be read ({_reason(error)}). Save it again as PNG or JPEG."
         ) from error
 
 
 class _Stream:
-    """A file that notices when more is read than it has."""
+    """A file that records reads beyond its end, which reveal a truncated file."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -131,8 +139,8 @@ class _Stream:
         self.ran_out |= not data and size != 0
         return data
 
-    def begin(self, size: int) -> bytes:
-        """The first bytes; reading then begins anew."""
+    def first_bytes(self, size: int) -> bytes:
+        """Returns the first bytes and rewinds the file."""
         self._file.seek(0)
         data = self._file.read(size)
         self._file.seek(0)
@@ -143,32 +151,29 @@ class _Stream:
 
 
 def _open(stream: _Stream, name: str, reduction: Reduction) -> OpenedImage:
-    if not stream.begin(1):
+    if not stream.first_bytes(1):
         raise ValueError("it is empty")
     remarks: list[str] = []
     try:
         decoded, size = _load(stream, name, reduction)
     except (OSError, SyntaxError) as error:
-        if stream.begin(16).startswith(_TOLERATED):
-            decoded, size = _load_cut(stream, name, reduction, error)
+        if stream.first_bytes(16).startswith(_TRUNCATABLE):
+            decoded, size = _load_truncated(stream, name, reduction, error)
         elif isinstance(error, UnidentifiedImageError):
-            return _open_otherwise(stream, name, reduction)
+            return _open_unknown_to_pillow(stream, name, reduction)
         else:
             raise
-    if (
-        stream.ran_out and decoded.format != "JPEG2000"
-    ):  # whose decoder reads on at the end of a whole file, too
+    # The JPEG 2000 decoder reads beyond the end of complete files too.
+    if stream.ran_out and decoded.format != "JPEG2000":
         remarks.append("is cut short and was read as far as it goes. Copy or download it again if you can")
     if getattr(decoded, "is_animated", False):
         remarks.append("holds several frames or pages; the first one is taken")
-    image = _plain(decoded, remarks)
-    return _finished(
-        image, size, _orientation(decoded), decoded.info.get("icc_profile"), name, remarks, reduction
-    )
+    image = _reduced(_eight_bit_image(decoded, remarks), size, reduction)
+    return _upright_srgb(image, size, _orientation(decoded), decoded.info.get("icc_profile"), name, remarks)
 
 
 def _load(stream: _Stream, name: str, reduction: Reduction) -> tuple[Image.Image, tuple[int, int]]:
-    """The image as Pillow decodes it, and the size of the whole picture."""
+    """Returns the image as Pillow decodes it, and its size before any reduction."""
     stream.seek(0)
     try:
         image = Image.open(cast(BinaryIO, stream), formats=_formats())
@@ -177,7 +182,8 @@ def _load(stream: _Stream, name: str, reduction: Reduction) -> tuple[Image.Image
     size = image.size
     _check_size(*size, name)
     times = max(reduction(*size), 1)
-    image.draft(None, (size[0] // times, size[1] // times))  # JPEG is decoded at 1/2, 1/4 or 1/8 at once
+    # JPEG can be decoded directly at 1/2, 1/4 or 1/8 of its size.
+    image.draft(None, (size[0] // times, size[1] // times))
     drafted = image.size != size
     stream.ran_out = False
     image.load()
@@ -191,24 +197,23 @@ def _check_size(width: int, height: int, name: str) -> None:
         )
 
 
-def _load_cut(
+def _load_truncated(
     stream: _Stream, name: str, reduction: Reduction, error: Exception
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """As :func:`_load`, of a PNG or JPEG whose end is missing."""
-    with _tolerant():
+    with _truncated_images_allowed():
         image, size = _load(stream, name, reduction)
     if not stream.ran_out:
         raise error  # it is damaged in another way
-    missing = _missing(image)
-    if missing > _MAY_LACK:
+    missing = _missing_rows(image)
+    if missing > _MOST_MISSING_ROWS:
         raise ValueError(f"it is cut short: {missing:.0%} of it is missing")
     return image, size
 
 
 @contextlib.contextmanager
-def _tolerant() -> Iterator[None]:
-    # Pillow knows this for the whole process only. What other threads read meanwhile says of itself that it ran out.
-    with _tolerance:
+def _truncated_images_allowed() -> Iterator[None]:
+    # Pillow has this setting per process only. Other threads still notice truncated files by ran_out.
+    with _truncation_lock:
         before = ImageFile.LOAD_TRUNCATED_IMAGES
         ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:
@@ -217,38 +222,38 @@ def _tolerant() -> Iterator[None]:
             ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def _missing(image: Image.Image) -> float:
-    """Share of the rows, at the lower end, that only hold what the decoder fills in."""
+def _missing_rows(image: Image.Image) -> float:
+    """Returns the fraction of rows at the bottom that hold only the decoder's fill value."""
     if image.info.get("interlace"):
-        return 1.0  # what is missing lies all over the image
+        return 1.0  # the missing pixels are spread over the whole image
     fill = (0,) if image.format == "PNG" else (127, 128)
     rows = np.isin(np.asarray(image), fill).reshape(image.height, -1).all(axis=1)
-    there = np.flatnonzero(~rows)
-    return 1 - (there[-1] + 1) / image.height if len(there) else 1.0
+    decoded = np.flatnonzero(~rows)
+    return 1 - (decoded[-1] + 1) / image.height if len(decoded) else 1.0
 
 
-def _open_otherwise(stream: _Stream, name: str, reduction: Reduction) -> OpenedImage:
-    """What Pillow does not know."""
-    begin = stream.begin(16)
-    if begin[4:8] == b"ftyp":
+def _open_unknown_to_pillow(stream: _Stream, name: str, reduction: Reduction) -> OpenedImage:
+    first = stream.first_bytes(16)
+    if first[4:8] == b"ftyp":
         raise PairError(
-            f"Image '{name}' is a HEIC or AVIF image, which this Pillow cannot read. Install pillow-heif (pip install pillow-heif), or save it as JPEG."
+            f"Image '{name}' is a HEIC or AVIF image, which this Pillow cannot read. "
+            "Install pillow-heif (pip install pillow-heif), or save it as JPEG."
         )
-    if not begin.startswith(_TIFF):
+    if not first.startswith(_TIFF):
         raise ValueError(
             "it is no image, or none of the formats PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 and PPM"
         )
     tiff = read_tiff(cast(BinaryIO, stream), lambda width, height: _check_size(width, height, name))
-    return _finished(
-        tiff.image, tiff.image.size, tiff.orientation, tiff.profile, name, tiff.remarks, reduction
-    )
+    size = tiff.image.size
+    image = _reduced(tiff.image, size, reduction)
+    return _upright_srgb(image, size, tiff.orientation, tiff.profile, name, tiff.remarks)
 
 
-def _plain(image: Image.Image, remarks: list[str]) -> Image.Image:
-    """With 8 bits a channel, as L, LA, RGB, RGBA, CMYK or LAB."""
+def _eight_bit_image(image: Image.Image, remarks: list[str]) -> Image.Image:
+    """Converts to 8 bits a channel, as L, LA, RGB, RGBA, CMYK or LAB. Appends to ``remarks``."""
     if image.mode.startswith(("I", "F")):
-        values, remark = eight_bits(*_values(image))
-        remarks.extend(remark)
+        values, new_remarks = to_eight_bits(*_deep_values(image))
+        remarks.extend(new_remarks)
         return Image.fromarray(values)
     mode = {"1": "L", "L": "L", "LA": "L", "La": "L", "CMYK": "CMYK", "LAB": "LAB"}.get(image.mode, "RGB")
     if image.has_transparency_data:
@@ -256,61 +261,74 @@ def _plain(image: Image.Image, remarks: list[str]) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _values(image: Image.Image) -> tuple[np.ndarray, float | None]:
-    """The values of a grey image of 16 or 32 bits, and the largest possible one where the file says so.
+def _deep_values(image: Image.Image) -> tuple[np.ndarray, float | None]:
+    """Returns the values of a grey image of 16 or 32 bits, and the largest possible value if known.
 
-    Pillow reads 16-bit colour as 8 bits, the upper ones: right to 1/255.
+    Pillow reads 16-bit color as its upper 8 bits, which is exact to 1/255.
     """
     values = np.asarray(image)
     tags = getattr(image, "tag_v2", {})
+    top: float | None = None
     if image.mode == "I" and tags:
-        bits, signed = tags.get(258, (1,))[0], tags.get(339, (1,))[0] == 2
-        values, top = (
-            (values, None)
-            if signed
-            else (values.view(np.uint32), None)
-            if bits == 32
-            else (values, 2.0**bits - 1)
-        )
-    elif image.mode == "F":
-        top = None
-    else:
-        top = 2.0 ** (tags.get(258, (16,))[0] if tags else 16) - 1
-    if tags.get(262) == 0:  # white is zero, which Pillow turns round in images of 8 bits only
+        bits = tags.get(_TIFF_BITS_PER_SAMPLE, (1,))[0]
+        signed = tags.get(_TIFF_SAMPLE_FORMAT, (1,))[0] == 2
+        if not signed and bits == 32:
+            values = values.view(np.uint32)
+        elif not signed:
+            top = 2.0**bits - 1
+    elif image.mode != "F":
+        top = 2.0 ** (tags.get(_TIFF_BITS_PER_SAMPLE, (16,))[0] if tags else 16) - 1
+    # 0 means that white is zero, which Pillow inverts for 8-bit images only.
+    if tags.get(_TIFF_PHOTOMETRIC) == 0:
         values = (top or float(values.max())) - values.astype(np.float32)
     return values, top
 
 
 def _orientation(image: Image.Image) -> int:
-    # Damaged EXIF raises all kinds of errors, and viewers show the image without it.
+    # Damaged EXIF raises errors of all kinds. Image viewers ignore it too.
     with contextlib.suppress(Exception):
         return int(image.getexif().get(_ORIENTATION, 1))
     return 1
 
 
-def _finished(
+def _reduced(image: Image.Image, size: tuple[int, int], reduction: Reduction) -> Image.Image:
+    """Reduces a decoded image further if decoding did not reduce it from ``size`` enough."""
+    times = reduction(*size) * image.width // size[0]
+    return image.reduce(times) if times > 1 else image
+
+
+def _upright_srgb(
     image: Image.Image,
     size: tuple[int, int],
     orientation: int,
     profile: bytes | None,
     name: str,
     remarks: list[str],
-    reduction: Reduction,
 ) -> OpenedImage:
-    times = reduction(*size) * image.width // size[0]
-    if times > 1:
-        image = image.reduce(times)
-    # ImageOps.exif_transpose writes the EXIF anew, which fails on some that cameras write.
+    # ImageOps.exif_transpose rewrites the EXIF, which fails for the EXIF of some cameras.
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
         size = size if orientation < 5 else (size[1], size[0])
-    image, remark = to_srgb(image, profile)
-    return OpenedImage(image, size, tuple(f"Image '{name}' {text}." for text in (*remarks, *remark)))
+    image, profile_remarks = to_srgb(image, profile)
+    return OpenedImage(image, size, tuple(f"Image '{name}' {text}." for text in (*remarks, *profile_remarks)))
+
+
+def save_image(image: Image.Image, path: Path, texts: Mapping[str, str] | None = None) -> None:
+    """Writes an image as PNG, with optional texts in its header.
+
+    Raises:
+        StorageError: see ``atomic_write``.
+    """
+    header = PngImagePlugin.PngInfo()
+    for key, text in (texts or {}).items():
+        header.add_text(key, text)
+    with atomic_write(path) as temporary:
+        image.save(temporary, format="PNG", pnginfo=header)
 
 
 @functools.cache
 def _formats() -> list[str]:
-    """The formats that this Pillow reads; HEIC where pillow-heif is installed."""
+    """Returns the formats that this Pillow reads, with HEIC if pillow-heif is installed."""
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
     Image.init()

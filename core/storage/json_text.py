@@ -1,4 +1,4 @@
-"""JSON that came from a file, and so may be damaged: whatever is wrong with it is a ``ValueError``."""
+"""Parses JSON from files that may be damaged: everything wrong with it raises ``ValueError``."""
 
 import dataclasses
 import json
@@ -8,22 +8,23 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 _INTEGERS = range(-(2**63), 2**64)
+# Most characters of a text in a record.
 _MOST_TEXT = 1_000_000
-"""Characters of one text of a record."""
 
 Record = TypeVar("Record")
 
 
 def parse_json(text: str | bytes, *, finite: bool = True, unique: bool = False) -> Any:
-    """What a JSON text holds.
+    """Parses a JSON text.
 
     Args:
-        text: bytes are UTF-8, with or without a byte order mark.
-        finite: refuse NaN, Infinity and numbers that are too large for a float.
-        unique: refuse a table that has a key twice; otherwise the last one counts.
+        text: a text, or UTF-8 bytes with or without a byte order mark.
+        finite: whether to reject NaN, Infinity and numbers too large for a float.
+        unique: whether to reject a table with a repeated key; otherwise the last value wins.
 
     Raises:
-        ValueError: no JSON, no UTF-8, nested too deeply, a number of thousands of digits, half a character, or what ``finite`` and ``unique`` refuse.
+        ValueError: not JSON, not UTF-8, nested too deeply, a number with thousands of digits, an unpaired
+            surrogate, or something that ``finite`` or ``unique`` rejects.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8-sig")
@@ -33,7 +34,7 @@ def parse_json(text: str | bytes, *, finite: bool = True, unique: bool = False) 
     try:
         content = json.loads(text, **hooks)
         if "\\ud" in text.lower():
-            # Half a character cannot be encoded: no file could be named so, and no text shown.
+            # Rejects unpaired surrogates, which cannot be encoded in file names or shown as text.
             json.dumps(content, ensure_ascii=False).encode()
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
@@ -41,15 +42,18 @@ def parse_json(text: str | bytes, *, finite: bool = True, unique: bool = False) 
 
 
 def read_record(kind: type[Record], content: Any, *, finite: bool = True) -> Record:
-    """A dataclass of plain values from a JSON table. Fields with a default may be missing; keys that are no field are passed over.
+    """Creates a dataclass of plain values from a JSON table.
+
+    Fields with a default may be missing. Unknown keys are ignored.
 
     Args:
-        kind: its fields are texts, numbers, ``Literal``, tuples of them, ``Mapping[str, Any]``, or None as well.
-        content: what :func:`parse_json` gave.
-        finite: refuse floats that are not.
+        kind: a dataclass whose fields are texts, numbers, ``Literal``, tuples of them or
+            ``Mapping[str, Any]``, all optionally None.
+        content: a result of ``parse_json``.
+        finite: whether to reject floats that are not finite.
 
     Raises:
-        ValueError: a field is missing or of another type. What ``kind`` itself raises passes through.
+        ValueError: a field is missing or of another type. Errors of ``kind`` itself are passed on.
     """
     if not isinstance(content, dict):
         raise ValueError("it is no table")
@@ -64,7 +68,7 @@ def read_record(kind: type[Record], content: Any, *, finite: bool = True) -> Rec
 
 
 def _value(value: Any, hint: Any, name: str, finite: bool) -> Any:
-    """A value as its field's type says."""
+    """Checks a value against its field's type, and returns it converted to that type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
@@ -90,7 +94,7 @@ def _value(value: Any, hint: Any, name: str, finite: bool) -> Any:
 def _shown(value: Any) -> str:
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "a table"
-    # A whole number of thousands of digits cannot be shown.
+    # Python refuses to print integers with thousands of digits.
     shown = "a number out of range" if isinstance(value, int) and value not in _INTEGERS else repr(value)
     return shown if len(shown) <= 60 else f"{shown[:57]}…"
 

@@ -1,21 +1,20 @@
-"""Names that users give to files and folders: checked in one place before they become a path."""
+"""Checks the names that users give to files and folders, before they become a path."""
 
 import os
 from pathlib import Path
 
 from ..errors import InstructBrushError, InstructionError
 
-_LONGEST = 255
-"""Bytes of a file's name, on the usual file systems."""
-_LONGEST_PATH = 4000
-"""Bytes of a file's whole path."""
-_NUMBER = 8
-"""Bytes that stay free in a new name, for the number that makes it unique."""
+# Most bytes of a file name on the usual file systems, and of a whole path.
+_MAX_NAME_BYTES = 255
+_MAX_PATH_BYTES = 4000
+# Bytes kept free in a new name for the number that makes it unique.
+_NUMBER_BYTES = 8
 _UNPORTABLE = frozenset('<>:"|?*')
+# Names that Windows reserves, with any ending.
 _DEVICES = frozenset(
     {"con", "prn", "aux", "nul", *(f"{kind}{number}" for kind in ("com", "lpt") for number in range(1, 10))}
 )
-"""Names that Windows keeps for itself, with any ending."""
 
 
 def resolve_inside(
@@ -26,38 +25,42 @@ def resolve_inside(
     new: bool = False,
     error: type[InstructBrushError] = InstructionError,
 ) -> Path:
-    """The path of ``name`` below ``folder``. Sub-folders are welcome, and so are links that the user has put there; the name itself cannot leave the folder.
+    """Returns the path of ``name`` below ``folder``.
+
+    The name may contain sub-folders but cannot leave the folder. Links in the folder are followed.
 
     Args:
-        folder: where the file or folder lies, or will lie.
+        folder: folder of the file or folder.
         name: with or without ``suffix``.
-        suffix: what the file's name ends in.
-        new: the name is for something that will be written, so it must also be possible on other systems and leave room for a number.
-        error: what to raise.
+        suffix: ending of the file's name.
+        new: whether the name is for a new file; then it must be valid on other systems too, and must leave
+            room for a number.
+        error: class of the errors.
 
     Raises:
-        InstructBrushError: the name is empty, absolute, too long, climbs out, or has characters that no file name has. It is one of ``error``.
+        InstructBrushError: an ``error``, if the name is empty, absolute, too long, leaves the folder, or has
+            characters that file names cannot have.
     """
     reason = _reason(name, suffix, new)
     path = Path(folder) / f"{name.strip().removesuffix(suffix)}{suffix}"
-    if not reason and len(os.fsencode(path)) > _LONGEST_PATH:
-        reason = (
-            f"its path would be {len(os.fsencode(path))} bytes long, at most {_LONGEST_PATH} are possible"
-        )
+    if not reason and len(os.fsencode(path)) > _MAX_PATH_BYTES:
+        length = len(os.fsencode(path))
+        reason = f"its path would be {length} bytes long, at most {_MAX_PATH_BYTES} are possible"
     if reason:
         raise error(
-            f"Name {_shown(name)} cannot be used: {reason}. Use a plain name such as 'snow' or 'weather/snow'."
+            f"Name {_shown(name)} cannot be used: {reason}. "
+            "Use a plain name such as 'snow' or 'weather/snow'."
         )
     return path
 
 
 def is_usable(name: str) -> bool:
-    """Whether something that lies in a folder under this name can be found again by :func:`resolve_inside`."""
+    """Whether ``resolve_inside`` accepts the name of an existing file."""
     return name == name.strip() and not _reason(name, "", False)
 
 
 def _reason(name: str, suffix: str, new: bool) -> str:
-    """Why a name cannot be used; empty for a good one."""
+    """Returns why a name cannot be used, or an empty text."""
     if any(ord(character) < 32 or ord(character) == 127 for character in name):
         return "it holds a control character"
     if any(0xD800 <= ord(character) <= 0xDFFF for character in name):
@@ -76,7 +79,7 @@ def _reason(name: str, suffix: str, new: bool) -> str:
             return f"it holds one of {' '.join(sorted(_UNPORTABLE))}"
         if new and part[-1] in " .":
             return "a part of it ends with a dot or a space"
-        longest = _LONGEST - (_NUMBER if new else 0) - len(suffix.encode())
+        longest = _MAX_NAME_BYTES - (_NUMBER_BYTES if new else 0) - len(suffix.encode())
         if len(part.encode()) > longest:
             return f"it is {len(part.encode())} bytes long, at most {longest} are possible"
     return ""

@@ -1,4 +1,4 @@
-"""Parquet tables with images in their cells, as the datasets library writes them."""
+"""Reads parquet tables with images in their cells, as the datasets library writes them."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,10 +8,10 @@ from ..errors import DataError
 
 
 def open_table(file: Path) -> Any:
-    """A parquet file as pyarrow's ``ParquetFile``.
+    """Opens a parquet file as pyarrow's ``ParquetFile``.
 
     Raises:
-        DataError: pyarrow is missing, or the file is missing, cut short or no parquet.
+        DataError: pyarrow is not installed, or the file is missing, truncated or not parquet.
     """
     try:
         import pyarrow
@@ -24,31 +24,33 @@ def open_table(file: Path) -> Any:
         return pyarrow.parquet.ParquetFile(file)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise DataError(
-            f"'{file.name}' cannot be read as parquet ({_reason(error)}). It may be cut short: download it again."
+            f"'{file.name}' cannot be read as parquet ({_reason(error)}). "
+            "It may be cut short: download it again."
         ) from error
 
 
 def check_columns(table: Any, file: Path, columns: Sequence[str]) -> None:
-    """See that an open table has all columns.
+    """Checks that a table has all columns.
 
     Raises:
-        DataError: one is missing.
+        DataError: a column is missing.
     """
     try:
         present = table.schema_arrow.names
-    except ValueError as error:  # bytes that are no text
+    except ValueError as error:  # names that are not valid UTF-8
         raise DataError(f"'{file.name}' is damaged ({_reason(error)}). Download it again.") from error
     missing = next((name for name in columns if name not in present), None)
     if missing is not None:
         raise DataError(
-            f"'{file.name}' has no column '{missing}'; its columns are {', '.join(present)}. Is it another data set?"
+            f"'{file.name}' has no column '{missing}'; its columns are {', '.join(present)}. "
+            "Is it another data set?"
         )
 
 
 def row_batches(
     table: Any, file: Path, columns: Sequence[str], size: int, group: int
 ) -> Iterator[list[dict[str, Any]]]:
-    """The rows of one row group of an open table, ``size`` at a time.
+    """Yields the rows of one row group in lists of ``size``.
 
     Raises:
         DataError: the file is damaged.
@@ -62,19 +64,20 @@ def row_batches(
         raise DataError(f"'{file.name}' is damaged ({_reason(error)}). Download it again.") from error
 
 
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-
-
 def image_bytes(value: Any, name: str) -> bytes:
-    """The bytes in an image's cell: a struct of ``bytes`` and ``path``, or bytes alone.
+    """Returns the bytes of an image's cell, which is a struct of ``bytes`` and ``path``, or just bytes.
 
     Raises:
-        DataError: there are none.
+        DataError: the cell holds no bytes.
     """
     content = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(content, bytes) or not content:
         raise DataError(
-            f"Image '{name}' is missing: the cell holds no bytes of an image. Download the file with its images."
+            f"Image '{name}' is missing: the cell holds no bytes of an image. "
+            "Download the file with its images."
         )
     return content
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,4 +1,4 @@
-"""Headers of safetensors files, checked before anything is read or allocated on their word."""
+"""Reads and checks the headers of safetensors files, before anything they describe is read or allocated."""
 
 import math
 import os
@@ -11,8 +11,8 @@ from typing import Any
 from ..errors import InstructBrushError
 from .json_text import parse_json
 
+# The limit of safetensors itself.
 MOST_HEADER_BYTES = 100_000_000
-"""As safetensors itself."""
 
 _SUBBYTE = ("F4", "F6")
 _DTYPE_BITS = {
@@ -28,17 +28,17 @@ _DTYPE_BITS = {
     for name in names
 }
 _MOST_SIDES = 64
+# First bytes of the text file that Git LFS leaves in place of a file that was not fetched.
 _POINTER = b"version "
-"""How the text begins that Git LFS leaves in place of a file that was not fetched."""
 _AGAIN = "Download or copy it again."
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """What a header says of one tensor. Its bytes are ``begin .. end`` of the file's data."""
+    """A header's entry for one tensor, which has the bytes ``begin .. end`` of the file's data."""
 
     dtype: str
-    """As safetensors writes it: "F32"."""
+    """The name that safetensors uses, such as "F32"."""
     shape: tuple[int, ...]
     begin: int
     end: int
@@ -46,7 +46,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """The header of a safetensors file: its metadata, and an entry for each tensor. The entries fill the file's data without holes or overlaps."""
+    """The header of a safetensors file. The tensors fill the file's data without gaps or overlaps."""
 
     metadata: Mapping[str, str]
     tensors: Mapping[str, TensorEntry]
@@ -55,16 +55,17 @@ class TensorHeader:
 def read_tensor_header(
     path: Path, what: str, error: type[InstructBrushError], most_header: int = MOST_HEADER_BYTES
 ) -> TensorHeader:
-    """Read the header of a safetensors file and nothing else. What passes, safetensors reads as well.
+    """Reads only the header of a safetensors file. Files that pass this check can be read by safetensors.
 
     Args:
-        path: of the file.
-        what: what messages call it, such as ``"model.safetensors"``.
-        error: what to raise.
-        most_header: bytes that its header may have.
+        path: the file.
+        what: what error messages call the file, such as ``"model.safetensors"``.
+        error: class of the errors.
+        most_header: most bytes that the header may have.
 
     Raises:
-        InstructBrushError: it cannot be opened, is no safetensors file, is cut short, or its header is damaged. It is one of ``error``.
+        InstructBrushError: an ``error``, if the file cannot be opened, is not a safetensors file, is
+            truncated, or has a damaged header.
     """
     try:
         with open(path, "rb", opener=_open_regular) as file:
@@ -73,20 +74,24 @@ def read_tensor_header(
             length = int.from_bytes(start, "little")
             if len(start) < 8 or most_header >= length > size - 8:
                 raise error(
-                    f"{what}: the file is cut short ({size} bytes, its header alone needs {length + 8}). {_AGAIN}"
+                    f"{what}: the file is cut short ({size} bytes, its header alone needs {length + 8}). "
+                    f"{_AGAIN}"
                 )
             if start == _POINTER:
                 raise error(
-                    f"{what}: it is a pointer of Git LFS, which stands for the real file. Get that one: git lfs pull, or download it by itself."
+                    f"{what}: it is a Git LFS pointer, a placeholder for the real file. "
+                    "Get the real file with git lfs pull, or download it separately."
                 )
             if length > most_header:
                 raise error(
-                    f"{what}: not a safetensors file (its header would be {length} bytes, at most {most_header} are accepted)."
+                    f"{what}: not a safetensors file (its header would be {length} bytes, "
+                    f"at most {most_header} are accepted)."
                 )
             raw = file.read(length)
     except (OSError, ValueError) as cause:
         raise error(
-            f"{what}: it cannot be opened in {path.parent} ({_reason(cause)}). Check its name and folder, and that it may be read."
+            f"{what}: it cannot be opened in {path.parent} ({_reason(cause)}). "
+            "Check its name and folder, and that it may be read."
         ) from cause
     try:
         header = parse_json(raw, unique=True)
@@ -98,14 +103,14 @@ def read_tensor_header(
     metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise error(f"{what}: its header is damaged (its metadata is no table of texts). {_AGAIN}")
-    held = size - 8 - length
-    tensors = {name: _entry(what, error, name, entry, held) for name, entry in header.items()}
-    _check_order(what, error, tensors, held)
+    data_bytes = size - 8 - length
+    tensors = {name: _entry(what, error, name, entry, data_bytes) for name, entry in header.items()}
+    _check_order(what, error, tensors, data_bytes)
     return TensorHeader(metadata, tensors)
 
 
 def _open_regular(name: str, flags: int) -> int:
-    # A pipe would keep the reader waiting for ever.
+    # Opening a pipe would block forever.
     handle = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
@@ -113,36 +118,40 @@ def _open_regular(name: str, flags: int) -> int:
     return handle
 
 
-def _entry(what: str, error: type[InstructBrushError], name: str, entry: Any, held: int) -> TensorEntry:
+def _entry(what: str, error: type[InstructBrushError], name: str, entry: Any, data_bytes: int) -> TensorEntry:
     try:
-        found = _parsed(entry)
+        parsed = _parsed(entry)
     except (LookupError, TypeError, ValueError) as cause:
         raise error(
             f"{what}: its header describes tensor '{name[:80]}' wrongly, so it is damaged. {_AGAIN}"
         ) from cause
-    if found.dtype.startswith(_SUBBYTE):
+    if parsed.dtype.startswith(_SUBBYTE):
         raise error(
-            f"{what}: tensor '{name[:80]}' is stored in {found.dtype}, which is not read. Take the file in fp16, bf16 or fp32."
+            f"{what}: tensor '{name[:80]}' is stored in {parsed.dtype}, which is not supported. "
+            "Take the file in fp16, bf16 or fp32."
         )
-    if found.end > held:
+    if parsed.end > data_bytes:
         raise error(
-            f"{what}: the file is cut short: tensor '{name[:80]}' ends at byte {found.end} of its data, the file holds {held}. {_AGAIN}"
+            f"{what}: the file is cut short: tensor '{name[:80]}' ends at byte {parsed.end} of its data, "
+            f"the file holds {data_bytes}. {_AGAIN}"
         )
-    return found
+    return parsed
 
 
 def _parsed(entry: Any) -> TensorEntry:
-    """An entry whose length is what its dtype and shape need.
+    """Parses an entry and checks that its length fits its dtype and shape.
 
     Raises:
-        LookupError, TypeError, ValueError: it is not.
+        LookupError, TypeError, ValueError: the entry is malformed.
     """
-    dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    dtype = entry["dtype"]
+    shape = tuple(entry["shape"])
+    begin, end = entry["data_offsets"]
     if len(entry) > 3 or not isinstance(entry["shape"], list) or len(shape) > _MOST_SIDES:
         raise ValueError("other keys, or no list of sides")
     if not all(type(number) is int and 0 <= number < 2**63 for number in (*shape, begin, end)):
         raise ValueError("a number that is no size")
-    # Empty sides do not count: the strides of an empty tensor have 64 bits too.
+    # Sides of 0 count as 1, because the strides of an empty tensor must fit into 64 bits too.
     if math.prod(max(side, 1) for side in shape) >= 2**60:
         raise ValueError("too large")
     bits = 8 * (end - begin)
@@ -152,19 +161,21 @@ def _parsed(entry: Any) -> TensorEntry:
 
 
 def _check_order(
-    what: str, error: type[InstructBrushError], tensors: Mapping[str, TensorEntry], held: int
+    what: str, error: type[InstructBrushError], tensors: Mapping[str, TensorEntry], data_bytes: int
 ) -> None:
-    """See that the tensors fill the data without holes or overlaps."""
+    """Checks that the tensors fill the data without gaps or overlaps."""
     end = 0
     for name, entry in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != end:
             raise error(
-                f"{what}: its header is damaged: tensor '{name[:80]}' begins at byte {entry.begin} of its data instead of {end}. {_AGAIN}"
+                f"{what}: its header is damaged: tensor '{name[:80]}' begins at byte {entry.begin} "
+                f"of its data instead of {end}. {_AGAIN}"
             )
         end = entry.end
-    if end != held:
+    if end != data_bytes:
         raise error(
-            f"{what}: its header is damaged: its tensors end at byte {end} of its data, the file holds {held}. {_AGAIN}"
+            f"{what}: its header is damaged: its tensors end at byte {end} of its data, "
+            f"the file holds {data_bytes}. {_AGAIN}"
         )
 
 

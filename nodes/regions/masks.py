@@ -18,7 +18,7 @@ from ...core.regions.masks import (
     paste_back,
     soft_mask,
 )
-from ...core.storage.images import image_batch
+from ...core.storage.image_tensors import image_batch
 from ..comfy.sampling.regional_conditioning import combine_regions
 from ..shared.node import Choice, Node
 from .boxes import read_boxes

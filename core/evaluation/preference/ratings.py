@@ -16,7 +16,8 @@ from typing import Any
 
 from ...errors import EvaluationError
 from ...storage.files import write_text
-from ...storage.images import save_image, to_image
+from ...storage.image_files import save_image
+from ...storage.image_tensors import to_image
 from .study import (
     FILE,
     FORMAT,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import EvaluationError
-from ...storage.images import to_image
+from ...storage.image_tensors import to_image
 from ...storage.json_text import parse_json
 
 FORMAT = 1

@@ -7,7 +7,7 @@ from torch import Tensor
 from ....core.errors import ModelError
 from ....core.models.families import ModelDescription
 from ....core.regions.mask_images import mask_image
-from ....core.storage.images import image_batch
+from ....core.storage.image_tensors import image_batch
 
 _SHORTEST = 16
 """Pixels of a side."""
@@ -17,7 +17,7 @@ def encode_image(vae: comfy.sd.VAE, image: Tensor, channels: int = 4) -> Tensor:
     """The latents of images: the VAE's mode, unscaled, [B, C, h, w]. Sides are cropped to multiples of 8.
 
     Args:
-        image: what :func:`~...images.image_batch` takes.
+        image: what :func:`~....images.image_batch` takes.
         channels: C, which the model needs.
 
     Raises:
@@ -43,7 +43,7 @@ def encode_both(
 
     Args:
         model: what they are for.
-        image: the images, what :func:`~...images.image_batch` takes.
+        image: the images, what :func:`~....images.image_batch` takes.
         mask: where the edit may act, [B or 1, H, W] in 0..1; None is white, everywhere.
 
     Returns:

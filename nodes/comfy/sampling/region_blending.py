@@ -16,7 +16,7 @@ from torch import Tensor
 from ....core.diffusion.region_blending import blend, blended_states
 from ....core.errors import RegionError
 from ....core.regions.masks import fit_mask, mask_batch
-from ....core.storage.image_sizes import before_vae, vae_crop
+from ....core.storage.image_sizes import size_before_vae_crop, vae_crop
 
 KEY = "instructbrush_region"
 _STRIDE = 8
@@ -75,7 +75,7 @@ def with_region(latent: dict[str, Any], mask: Tensor) -> dict[str, Any]:
         )
     height, width = (side * _STRIDE for side in samples.shape[-2:])
     mask = mask_batch(mask)
-    whole = before_vae((mask.shape[-2], mask.shape[-1]), (height, width))
+    whole = size_before_vae_crop((mask.shape[-2], mask.shape[-1]), (height, width))
     if whole is not None:
         top, left, _, _ = vae_crop(*whole)
         mask = fit_mask(mask, *whole, len(mask))[:, top : top + height, left : left + width]

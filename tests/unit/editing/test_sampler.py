@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionInstructPix2PixPipeline
 from PIL import Image
 
-from instructbrush.core.editing.loading import DiffusersEditor
+from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.editing.sampler import edit_latents
 from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.instruction.injection import Injection, inject

@@ -25,7 +25,10 @@ from instructbrush.tests.support.tiny_benchmarks import emu_rows, pixels, write_
 
 pytestmark = pytest.mark.slow  # edits or trains for real
 
-REMARK = "2 rows have a placeholder or nothing for a caption, 1 the same caption before and after: CLIP-dir and CLIP-out are measured on the other rows alone."
+REMARK = (
+    "2 rows have a placeholder or an empty caption, 1 have the same caption before and after: "
+    "CLIP-dir and CLIP-out are measured on the other rows only."
+)
 
 
 def test_rows_of_a_split_and_their_captions(tmp_path: Path) -> None:
@@ -73,7 +76,7 @@ def test_the_other_split_of_one_file_and_a_file_without_faults(tmp_path: Path) -
         ),
         (
             lambda rows: rows[1].update(hash="../up"),
-            "row 1: hash '../up' is no plain name of letters and digits.",
+            "row 1: hash '../up' is not a plain name of letters and digits.",
         ),
         (lambda rows: rows[4].update(instruction=None), "row 4: the instruction is empty."),
         (

@@ -24,7 +24,7 @@ from instructbrush.core.encoders.dino import DinoModel
 from instructbrush.core.errors import EvaluationError
 from instructbrush.core.evaluation.by_example.methods import Workbench
 from instructbrush.core.evaluation.by_instruction.datasets.magicbrush import read_magicbrush
-from instructbrush.core.evaluation.by_instruction.items import Item, Turn, prepared
+from instructbrush.core.evaluation.by_instruction.items import Item, Turn, editor_input
 from instructbrush.core.evaluation.by_instruction.methods import ITEM_METHODS, ItemBench, ItemMethod
 from instructbrush.core.evaluation.by_instruction.results import ItemFolder, Score
 from instructbrush.core.evaluation.by_instruction.run import ItemSettings
@@ -68,14 +68,14 @@ def test_images_are_prepared_as_instructpix2pix_prepares_them(
     size: tuple[int, int], side: int | None, wanted: tuple[int, int]
 ) -> None:
     image = torch.rand(size[1], size[0], 3)
-    found = prepared(image, side)
+    found = editor_input(image, side)
     assert (found.shape[1], found.shape[0]) == wanted
     if side is not None:
         # The published scripts' own arithmetic.
         factor = side / max(size)
         factor = np.ceil(min(size) * factor / 64) * 64 / min(size)
         assert wanted == tuple(int((length * factor + 1e-6) // 64) * 64 for length in size)
-    assert prepared(found, side) is found
+    assert editor_input(found, side) is found
 
 
 def test_turns_begin_from_the_truth_and_from_the_output_before(editor: DiffusersEditor) -> None:

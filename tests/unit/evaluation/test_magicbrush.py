@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from instructbrush.core.errors import DataError, EvaluationError
-from instructbrush.core.evaluation.by_instruction.magicbrush import read_magicbrush
+from instructbrush.core.evaluation.by_instruction.datasets.magicbrush import read_magicbrush
 from instructbrush.core.regions.mask_files import mask_from_image
-from instructbrush.core.storage.images import from_image
+from instructbrush.core.storage.image_tensors import from_image
 from instructbrush.tests.support.tiny_benchmarks import (
     SESSIONS,
     captions,
@@ -134,7 +134,7 @@ def cut(row: dict[str, Any], column: str) -> None:
             lambda rows: rows[3].update(instruction="  "),
             "row 3 (session 2047, turn 1): the instruction is empty.",
         ),
-        (lambda rows: rows[0].update(img_id="../139"), "img_id '../139' is no plain name"),
+        (lambda rows: rows[0].update(img_id="../139"), "img_id '../139' is not a plain name"),
         (
             lambda rows: rows[2].update(target_img=None),
             "dev.parquet row 2 target_img' is missing: the cell holds no bytes of an image.",
@@ -193,7 +193,7 @@ def test_malformed_tables_are_refused(
         (
             lambda rows: rows[3].update(img_id="../2047"),
             "../2047",
-            "MagicBrush: img_id '../2047' is no plain name",
+            "MagicBrush: img_id '../2047' is not a plain name",
         ),
     ],
 )
@@ -283,7 +283,7 @@ def alter_sessions(folder: Path, change: Callable[[Any], Any]) -> None:
             "session 30, turn 2 begins from '30-input.png', it must begin from '30-output1.png'",
         ),
         (lambda s: s["30"][0].pop("instruction"), "session 30, turn 1: 'instruction' is missing."),
-        (lambda s: s["30"][0].update(mask="../x.png"), "mask '../x.png' is no plain name"),
+        (lambda s: s["30"][0].update(mask="../x.png"), "mask '../x.png' is not a plain name"),
         (lambda s: s["2047"].clear(), "session 2047: it has no turns."),
         (lambda s: s.clear(), "lists no sessions."),
         (lambda s: list(s.values()), "'edit_sessions.json' must be a table from img_id to a list of turns."),

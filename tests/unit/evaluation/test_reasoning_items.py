@@ -116,7 +116,7 @@ def test_both_layouts_give_the_same_items(tmp_path: Path) -> None:
     [
         (
             lambda listed: listed[1].pop("reasoning"),
-            "entry 1: 'reasoning' is missing. An item has a direct instruction (words) and one from which",
+            "entry 1: 'reasoning' is missing. An item has a direct instruction (words) and one that only",
         ),
         (lambda listed: listed[0].update(words="  "), "entry 0: 'words' is missing."),
         (lambda listed: listed[2].update(words=["a", "b"]), "entry 2: 'words' is missing."),
@@ -124,13 +124,13 @@ def test_both_layouts_give_the_same_items(tmp_path: Path) -> None:
         (lambda listed: listed[0].pop("before"), "entry 0: 'before' is missing. Name the image's file."),
         (
             lambda listed: listed[1].update(after="../1.png"),
-            "entry 1: 'after', '../1.png', is no file of this folder. Put the images beside reason.json",
+            "entry 1: 'after', '../1.png', is not a file in this folder. Put the images beside reason.json",
         ),
         (
             lambda listed: listed[1].update(after="/etc/passwd"),
-            "entry 1: 'after', '/etc/passwd', is no file of this folder.",
+            "entry 1: 'after', '/etc/passwd', is not a file in this folder.",
         ),
-        (lambda listed: listed[1].update(after="a\0.png"), "is no file of this folder."),
+        (lambda listed: listed[1].update(after="a\0.png"), "is not a file in this folder."),
         (lambda listed: listed[1].update(after="images/9.png"), "Image '9.png' is missing in"),
         (lambda listed: listed[1].update(after="reason.json"), "Image 'reason.json' cannot be read"),
         (

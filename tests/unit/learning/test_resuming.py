@@ -25,14 +25,20 @@ from instructbrush.core.encoders.clip import pocket_clip
 from instructbrush.core.errors import LearningError, StorageError
 from instructbrush.core.instruction.file import load_instruction
 from instructbrush.core.learning import checkpoint as checkpoints
-from instructbrush.core.learning.checkpoint import Keeper, find_checkpoint, load_checkpoint, save_checkpoint
+from instructbrush.core.learning.checkpoint import (
+    CheckpointSchedule,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from instructbrush.core.learning.init_text.vocabulary import list_features
 from instructbrush.core.learning.objective import PairLatents
+from instructbrush.core.learning.request import InitText, LearningRequest
 from instructbrush.core.learning.settings import POCKET, LearningSettings
 from instructbrush.core.learning.trainer import Trainer
 from instructbrush.core.reasoning.state_cache import StateStore
 from instructbrush.core.storage.files import write_elsewhere, write_text
-from instructbrush.core.storage.images import to_image
+from instructbrush.core.storage.image_tensors import to_image
 
 SMALL = replace(POCKET, steps=6, tokens=2, segments=2)
 _LIMITED = """
@@ -43,9 +49,10 @@ sys.exit(main(sys.argv[2:]))
 """
 _EAGER = """
 import sys
-from instructbrush.cli import main as commandline
-commandline._CHECKPOINT_EVERY = 0.1
-sys.exit(commandline.main(sys.argv[1:]))
+from instructbrush.cli import learn
+from instructbrush.cli.main import main
+learn.CHECKPOINT_SECONDS = 0.1
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -57,7 +64,8 @@ def make(editor: DiffusersEditor) -> Callable[..., Trainer]:
     context, null = editor.encode_text(["make it snow", ""])
 
     def make(settings: LearningSettings = SMALL, words: str = "make it snow") -> Trainer:
-        return Trainer(editor.denoiser, latents, context, null, settings, words, 3)
+        init_text = InitText(words, context, 3)
+        return Trainer(LearningRequest(editor.denoiser, latents, init_text, null, settings))
 
     return make
 
@@ -100,18 +108,18 @@ MOMENT = "optimiser.exp_avg.keys.{site}"
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({MOMENT: None}, r"tensor 'optimizer\.exp_avg\.keys\..*' is missing"),
+        ({MOMENT: None}, r"tensor 'optimiser\.exp_avg\.keys\..*' is missing"),
         ({"optimiser.x": torch.zeros(1)}, r"tensor 'optimiser\.x' is unknown"),
         ({"nonsense": torch.zeros(1)}, r"tensor 'nonsense' is unknown"),
         (
             {MOMENT: torch.zeros(0)},
-            r"tensor 'optimizer\.exp_avg\.keys\..*' is float32 \[0\], not float32 \[2, 64\]",
+            r"tensor 'optimiser\.exp_avg\.keys\..*' is float32 \[0\], not float32 \[2, 64\]",
         ),
         ({MOMENT: torch.zeros(2, 64, dtype=torch.float16)}, r"is float16 \[2, 64\], not float32 \[2, 64\]"),
         ({MOMENT: torch.full((2, 64), float("nan"))}, r"is not finite"),
         (
             {"optimiser.step.keys.{site}": torch.tensor(-1.0)},
-            r"tensor 'optimizer\.step\.keys\..*' is negative",
+            r"tensor 'optimiser\.step\.keys\..*' is negative",
         ),
         ({"parameter.keys.{site}": None}, r"tensor 'parameter\.keys\..*' is missing"),
         (
@@ -167,10 +175,10 @@ def test_a_damaged_checkpoint_is_named_and_changes_nothing(
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({}, r"is no checkpoint of a learning run\. Remove"),
+        ({}, r"is not a checkpoint of a learning run\. Remove"),
         (
             {"instructbrush.run": "0" * 64},
-            r"was written by an older version, and cannot be gone on with\. Remove",
+            r"was written by an older version, which this one cannot resume\. Remove",
         ),
         ({"instructbrush.identity": "[" * 100_000}, r"is damaged: it is nested too deeply\. Remove"),
         ({"instructbrush.identity": "[]"}, r"is damaged: it does not say which run it belongs to\. Remove"),
@@ -213,7 +221,7 @@ def test_more_steps_and_other_previews_go_on_with_the_same_run(
     whole.run()
     # What was done keeps the rates that it had; what follows has those of the longer run.
     assert longer.losses[:4] == whole.losses[:4] and longer.losses[5] != whole.losses[5]
-    assert make(replace(SMALL, steps=8)).digest() == make().digest()
+    assert make(replace(SMALL, steps=8)).request.digest() == make().request.digest()
 
 
 @pytest.mark.parametrize(
@@ -269,10 +277,10 @@ def test_checkpoints_come_soon_and_as_often_as_their_cost_allows(monkeypatch: py
         saved.append(clock.now - 100)
         clock.now += cost
 
-    keeper = Keeper(save, lambda _: None)
+    schedule = CheckpointSchedule(save, lambda _: None)
     for _ in range(600):
         clock.now += 0.5
-        keeper.offer()
+        schedule.save_if_due()
         cost = 1.0 if len(saved) == 3 else cost
     assert saved[0] == 10.0 and 10 <= saved[1] - saved[0] < 11
     assert (
@@ -296,11 +304,11 @@ def test_a_checkpoint_that_cannot_be_written_is_told_once_and_so_is_that_it_can_
         if error is not None:
             raise error
 
-    keeper = Keeper(save, told.append)
+    schedule = CheckpointSchedule(save, told.append)
     while errors:
         clock.now += 10
-        keeper.offer()
-    rest = "Learning goes on, and what it learns is in memory alone for now."
+        schedule.save_if_due()
+    rest = "Learning continues; what it learns is only in memory for now."
     assert told == [f"Full. {rest}", f"Gone. {rest}", "The checkpoint can be written again."]
 
 
@@ -372,9 +380,9 @@ def test_another_name_and_more_steps_go_on_where_ctrl_c_stopped(
     with monkeypatch.context() as patch:
         stop_at(patch, 2, ctrl_c)
         assert commandline.main(learn(pairs, folder / "a.safetensors")) == 130
-    assert "stopped at step 2; the same command goes on from there" in capsys.readouterr().err
+    assert "stopped at step 2; the same command resumes there" in capsys.readouterr().err
     assert commandline.main(learn(pairs, folder / "b.safetensors", "--steps", 5)) == 0
-    assert "going on from step 2" in capsys.readouterr().err
+    assert "resuming at step 2" in capsys.readouterr().err
     assert load_instruction(folder / "b.safetensors").info.steps == 5
     assert sorted(path.name for path in folder.iterdir()) == ["b.safetensors", "pairs"], (
         "no checkpoint is left"
@@ -390,7 +398,7 @@ def test_a_damaged_checkpoint_of_another_name_is_told_and_left(
         assert commandline.main(learn(pairs, folder / "a.safetensors")) == 130
     change(folder / ".a.checkpoint", {"losses": None})
     assert commandline.main(learn(pairs, folder / "b.safetensors")) == 0
-    told = r"Checkpoint '\.a\.checkpoint' is damaged: tensor 'losses' is missing\. Remove it\. Learning begins anew\."
+    told = r"Checkpoint '\.a\.checkpoint' is damaged: tensor 'losses' is missing\. Remove it\. Learning starts anew\."
     assert re.search(told, capsys.readouterr().err)
     assert load_instruction(folder / "b.safetensors").info.steps == 4
     assert (folder / ".a.checkpoint").exists()
@@ -448,7 +456,7 @@ def test_an_instruction_whose_folder_vanishes_is_kept_elsewhere(
     assert commandline.main(learn(pairs, folder / "a.safetensors")) == 1
     (kept,) = elsewhere.rglob("a.safetensors")
     assert f"'a.safetensors' cannot be written to {folder}" in (told := capsys.readouterr().err)
-    assert told.endswith(f"What was learned was kept as {kept}.\n")
+    assert told.endswith(f"The instruction is kept as {kept}.\n")
     assert load_instruction(kept).info.steps == 4
 
 
@@ -473,7 +481,7 @@ def test_ctrl_c_on_a_full_disk_keeps_the_checkpoint_elsewhere(
     folder.mkdir()
     shutil.move(kept, folder)
     assert commandline.main(learn(pairs, folder / "a.safetensors")) == 0
-    assert "going on from step 2" in capsys.readouterr().err
+    assert "resuming at step 2" in capsys.readouterr().err
 
 
 def test_memory_that_runs_out_leaves_a_checkpoint_and_the_next_run_goes_on(
@@ -489,7 +497,7 @@ def test_memory_that_runs_out_leaves_a_checkpoint_and_the_next_run_goes_on(
         with pytest.raises(torch.OutOfMemoryError):
             commandline.main(learn(pairs, out))
     assert commandline.main(learn(pairs, out)) == 0
-    assert "going on from step 3" in capsys.readouterr().err
+    assert "resuming at step 3" in capsys.readouterr().err
 
 
 def in_a_process(code: str, *arguments: object) -> "subprocess.Popen[bytes]":

@@ -264,7 +264,7 @@ def damaged(change: Callable[[dict], None]) -> bytes:
         (
             "m.safetensors",
             b"version https://git-lfs.github.com/spec/v1\n",
-            r"^m.safetensors: it is a pointer of Git LFS, which stands for the real file\.",
+            r"^m.safetensors: it is a Git LFS pointer, a placeholder for the real file\.",
         ),
         (
             "m.safetensors",

@@ -147,7 +147,10 @@ def test_inspect_prints_every_part_of_a_blend(
     example = next((repository / "example_workflows" / "models" / "instructions").glob("light*.safetensors"))
     learned = load_instruction(example)
     whole = Blend(
-        (WeightedInstruction(0.5, learned), WeightedInstruction(-1.0, replace(learned, info=replace(learned.info, title="another"))))
+        (
+            WeightedInstruction(0.5, learned),
+            WeightedInstruction(-1.0, replace(learned, info=replace(learned.info, title="another"))),
+        )
     )
     assert run("inspect", save_instruction(whole, tmp_path / "both.safetensors")) == 0
     first, second = capsys.readouterr().out.split("\n\n")
@@ -328,8 +331,8 @@ def test_interrupted_learning_goes_on_where_it_stopped(folders: Path) -> None:
     process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, cwd=folders)
     deadline = time.monotonic() + 60
     line = b""
-    while b"going on from step" not in line and time.monotonic() < deadline:
+    while b"resuming at step" not in line and time.monotonic() < deadline:
         line = process.stderr.readline()
     process.kill()
     process.communicate()
-    assert b"going on from step" in line
+    assert b"resuming at step" in line

@@ -1,4 +1,4 @@
-"""Image files of every kind people have: the right pixels, or a sentence that names the file."""
+"""Image files of every kind: correct pixels, or an error that names the file."""
 
 import io
 import logging
@@ -33,7 +33,7 @@ from instructbrush.tests.support.image_kinds import (
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_pixels_are_right_to_one_step(tmp_path: Path, name: str) -> None:
+def test_reads_pixels_exactly_to_one_step(tmp_path: Path, name: str) -> None:
     expected = KINDS[name](tmp_path / name)
     assert expected.max() - expected.min() > 0.2
     image = read_image(tmp_path / name)
@@ -42,7 +42,7 @@ def test_pixels_are_right_to_one_step(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
-def test_avif(tmp_path: Path) -> None:
+def test_reads_avif(tmp_path: Path) -> None:
     flat = Image.new("RGB", (24, 20), (250, 40, 90))
     flat.save(tmp_path / "a.avif", quality=100, subsampling="4:4:4", exif=turned(6))
     image = read_image(tmp_path / "a.avif")
@@ -56,7 +56,7 @@ def turned(orientation: int) -> Image.Exif:
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif"])
-def test_images_are_upright(tmp_path: Path, ending: str) -> None:
+def test_turns_images_upright(tmp_path: Path, ending: str) -> None:
     upright = np.zeros((32, 48, 3), np.uint8)
     upright[:16, :16] = 255
     turns: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -77,7 +77,7 @@ def test_images_are_upright(tmp_path: Path, ending: str) -> None:
         assert open_image(path, path.name, lambda *_: 4).size == (48, 32)
 
 
-def test_what_a_user_should_know_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_logs_remarks_about_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def remarks(name: str, writer: Writer) -> str:
         writer(tmp_path / name)
         caplog.clear()
@@ -102,12 +102,12 @@ def test_what_a_user_should_know_is_said(tmp_path: Path, caplog: pytest.LogCaptu
     broken = saved(IMAGE, COLOURS, icc_profile=b"no profile")
     assert (
         remarks("b.png", broken)
-        == "Image 'b.png' has a colour profile that is damaged or of another kind; it was not used."
+        == "Image 'b.png' has a color profile that is damaged or of another kind; it was not used."
     )
     foreign = saved(IMAGE, COLOURS, icc_profile=ink_profile())
     assert "of another kind; it was not used." in remarks("c.png", foreign)
     assert remarks("d.tif", KINDS["32-bit numbers to 255.tif"]) == (
-        f"Image 'd.tif' does not say its range; its values go up to {GREYS.max()} and are taken as 0 to 255."
+        f"Image 'd.tif' does not state its range; its values go up to {GREYS.max()} and are read as 0 to 255."
     )
     assert (
         remarks("e.tif", KINDS["highlights.tif"])
@@ -117,13 +117,13 @@ def test_what_a_user_should_know_is_said(tmp_path: Path, caplog: pytest.LogCaptu
     assert below == "Image 'f.tif' holds values down to -0.25; those below 0 are clipped."
 
 
-def test_damaged_exif_does_not_matter(tmp_path: Path) -> None:
+def test_ignores_damaged_exif(tmp_path: Path) -> None:
     IMAGE.save(tmp_path / "a.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12")
     assert np.abs(read_image(tmp_path / "a.png").numpy() - COLOURS / 255).max() <= STEP
 
 
 @pytest.mark.parametrize(("ending", "options"), [("jpg", {}), ("jpg", {"progressive": True}), ("png", {})])
-def test_a_image_that_lacks_its_end_is_read_while_most_of_it_is_there(
+def test_reads_a_truncated_image_if_most_of_it_is_there(
     tmp_path: Path, ending: str, options: dict[str, object]
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
@@ -134,9 +134,10 @@ def test_a_image_that_lacks_its_end_is_read_while_most_of_it_is_there(
         path.write_bytes(content[:-lost])
         image = open_image(path, path.name)
         assert image.remarks == (
-            f"Image 'a.{ending}' is cut short and was read as far as it goes. Copy or download it again if you can.",
+            f"Image 'a.{ending}' is cut short and was read as far as it goes. "
+            "Copy or download it again if you can.",
         )
-        if not options:  # a progressive one gets less sharp all over
+        if not options:  # a progressive image loses sharpness everywhere
             assert torch.equal(read_image(path)[:150], whole[:150])
     for kept in (len(content) // 2, 400):
         if options and kept != 400:
@@ -161,7 +162,7 @@ def test_a_image_that_lacks_its_end_is_read_while_most_of_it_is_there(
         (
             "text.png",
             b"not an image",
-            r"it is no image, or none of the formats PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 and PPM",
+            r"no image, or none of the formats PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 and PPM\)",
         ),
         (
             "script.png",
@@ -177,13 +178,13 @@ def test_a_image_that_lacks_its_end_is_read_while_most_of_it_is_there(
         ("damaged.tif", b"II*\0\x08\0\0\0\0\0", r"Image 'damaged\.tif' cannot be read"),
     ],
 )
-def test_what_is_no_image_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_rejects_files_that_are_not_images(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(PairError, match=message):
         read_image(tmp_path / name)
 
 
-def test_files_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
+def test_rejects_files_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(PairError, match=r"Image 'gone\.png' cannot be read \(No such file or directory\)"):
         read_image(tmp_path / "gone.png")
     (tmp_path / "folder.png").mkdir()
@@ -196,7 +197,7 @@ def test_files_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
         read_image(tmp_path / "nan.tif")
 
 
-def test_huge_images_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+def test_rejects_huge_images_before_decoding(tmp_path: Path) -> None:
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
     bomb = (
         b"\x89PNG\r\n\x1a\n"
@@ -220,8 +221,8 @@ def test_huge_images_are_refused_before_they_are_decoded(tmp_path: Path) -> None
         read_image(tmp_path / "bomb.tif")
 
 
-def test_a_damaged_tiff_takes_no_memory(tmp_path: Path) -> None:
-    """Its width is a list, its height millions: their product would be a list of millions."""
+def test_rejects_a_damaged_tiff_without_using_memory(tmp_path: Path) -> None:
+    """Its width is a list and its height is millions: their product would be a huge list."""
     tifffile.imwrite(tmp_path / "a.tif", LINEAR, photometric="rgb")
     content = (tmp_path / "a.tif").read_bytes()
     for old, new in (((256, 4, 1, 24), (256, 4, 2, 24)), ((257, 4, 1, 20), (257, 4, 1, 10**6))):
@@ -232,7 +233,7 @@ def test_a_damaged_tiff_takes_no_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="measures memory")
-def test_a_photograph_of_65_megapixels_is_read_small_with_little_memory(tmp_path: Path) -> None:
+def test_reads_64_megapixels_reduced_with_little_memory(tmp_path: Path) -> None:
     def peak() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
@@ -243,6 +244,6 @@ def test_a_photograph_of_65_megapixels_is_read_small_with_little_memory(tmp_path
     assert peak() - before < 100
 
 
-def test_endings_of_phones_and_browsers_count() -> None:
+def test_knows_the_endings_of_phones_and_browsers() -> None:
     assert {".jpg", ".jfif", ".jpe", ".heic", ".heif", ".avif", ".gif", ".webp", ".tif", ".jp2"} <= IMAGES
     assert not IMAGES & {".eps", ".ps", ".pdf", ".wmf", ".svg"}

@@ -1,4 +1,4 @@
-"""What nodes give as IMAGE."""
+"""Checks of IMAGE inputs."""
 
 import math
 
@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from instructbrush.core.errors import PairError, RegionError
-from instructbrush.core.storage.images import image_batch
+from instructbrush.core.storage.image_tensors import image_batch
 
 
-def test_images_of_usual_shapes() -> None:
+def test_accepts_images_of_usual_shapes() -> None:
     colours = torch.rand(2, 5, 7, 4)
     assert torch.equal(image_batch(colours, "Image"), colours)
     assert image_batch(torch.rand(2, 5, 7, 6), "Image").shape == (2, 5, 7, 4)
@@ -27,14 +27,16 @@ def test_images_of_usual_shapes() -> None:
         ("a.png", r"Image: images are needed, but str came\."),
         (
             torch.rand(5, 7),
-            r"Image: its shape is \(5, 7\), images have \[batch, height, width, 3\]\. Connect an IMAGE with at least one image\.",
+            r"Image: its shape is \(5, 7\), images have \[batch, height, width, 3\]\. "
+            r"Connect an IMAGE with at least one image\.",
         ),
         (torch.rand(0, 5, 7, 3), r"Image: its shape is \(0, 5, 7, 3\)"),
         (torch.rand(1, 5, 7, 2), r"Image: its shape is \(1, 5, 7, 2\)"),
         (torch.rand(1, 3, 64, 64), r"Image: its shape is \(1, 3, 64, 64\)"),
         (
             torch.full((1, 5, 7, 3), math.nan),
-            r"Image: image 1 of 1 holds values that are not finite\. Look at what makes it: values run from 0 to 1\.",
+            r"Image: image 1 of 1 holds values that are not finite\. "
+            r"Look at what makes it: values run from 0 to 1\.",
         ),
         (
             torch.full((1, 5, 7, 3), 255, dtype=torch.uint8),
@@ -42,7 +44,7 @@ def test_images_of_usual_shapes() -> None:
         ),
     ],
 )
-def test_what_is_no_image(images: object, message: str) -> None:
+def test_rejects_what_is_not_an_image(images: object, message: str) -> None:
     with pytest.raises(RegionError, match=message):
         image_batch(images, "Image", RegionError)
     with pytest.raises(PairError):
