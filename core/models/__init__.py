@@ -1,1 +1,1 @@
-"""Models: what they are, where their cross-attention is, and how they are read and run."""
+"""Models: detection, weight files, and building modules from them."""

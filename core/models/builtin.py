@@ -1,4 +1,4 @@
-"""Where the models that come with the package are."""
+"""Folders of the models that come with the package."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ POCKET_FOLDER = Path(__file__).parent / "pocket"
 """The built-in editor, a diffusers folder."""
 
 POCKET_REGION_FOLDER = Path(__file__).parent / "pocket_region"
-"""Its sister that reads a mask: what its UNet has of its own. All else is the built-in editor's."""
+"""A fine-tune that reads a mask. It only has its own UNet; all else is shared with the built-in editor."""
 
 POCKET_FINDER_FOLDER = Path(__file__).parent / "pocket_finder"
 """The built-in region finder, a CLIPSeg folder."""
@@ -17,7 +17,7 @@ POCKET_READER_FOLDER = Path(__file__).parent / "pocket_reader"
 """The built-in vision-language model, a LLaVA folder."""
 
 POCKET_REASON_FOLDER = Path(__file__).parent / "pocket_reason"
-"""The built-in editor's sister that was tuned together with the reader's connector: what its UNet has of its own, and the connector."""
+"""A fine-tune for the reader's connector. It only has its own UNet and the connector."""
 
 POCKET_CONNECTOR_FILE = POCKET_REASON_FOLDER / "connector.safetensors"
 
@@ -29,22 +29,29 @@ TITLES = {
 }
 
 
+_SHARING_FOLDERS = (POCKET_REGION_FOLDER, POCKET_REASON_FOLDER)
+
+
 def part_folder(folder: Path, part: str) -> Path:
-    """The folder of a part (``"unet"``, ``"vae"``, ...) of a diffusers folder; the pocket editor's sisters share what they have not of their own."""
+    """Returns the folder of a part (``"unet"``, ``"vae"``, ...) of a diffusers folder.
+
+    The pocket editor's fine-tunes share the parts that they do not have.
+    """
     own = folder / part
-    return (
-        POCKET_FOLDER / part
-        if folder in (POCKET_REGION_FOLDER, POCKET_REASON_FOLDER) and not own.is_dir()
-        else own
-    )
+    if folder in _SHARING_FOLDERS and not own.is_dir():
+        return POCKET_FOLDER / part
+    return own
 
 
 def part_files(folder: Path, part: str, stems: tuple[str, ...]) -> list[Path]:
-    """The weights of a part; where a tensor is in several files, the last one counts. Empty where there are none.
+    """Returns the weight files of a part, or an empty list. If a tensor is in several files, the last one
+    counts.
 
     Raises:
         ModelError: a shard is missing.
     """
     own = weight_files(part_folder(folder, part), stems)
-    shares = folder in (POCKET_REGION_FOLDER, POCKET_REASON_FOLDER) and own and own[0].is_relative_to(folder)
-    return [*weight_files(POCKET_FOLDER / part, stems), *own] if shares else own
+    # The fine-tunes store the changed tensors only, on top of the built-in editor's.
+    if folder in _SHARING_FOLDERS and own and own[0].is_relative_to(folder):
+        return [*weight_files(POCKET_FOLDER / part, stems), *own]
+    return own

@@ -1,4 +1,4 @@
-"""What kind of model a UNet is, told from the shapes of its tensors."""
+"""Detects what family a model belongs to, from the shapes of its tensors."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from .attention_sites import Shapes, Site, is_native, sites_of_unet
 
 @dataclass(frozen=True)
 class Family:
-    """A family of InstructPix2Pix models that share one layout, so that an instruction learned on one acts in the others."""
+    """InstructPix2Pix models with one layout: an instruction learned on one also acts in the others."""
 
     name: str
     """``"pocket"``, ``"sd15"``, ``"sd21"``, ``"sdxl"``, ``"cosxl"`` or ``"sd3"``."""
@@ -22,13 +22,13 @@ class Family:
     context_width: int
     """Channels of the text states."""
     prediction: str
-    """What the model predicts: ``"epsilon"``, ``"v_prediction"``, ``"edm_v"`` or ``"flow"``."""
+    """Prediction type: ``"epsilon"``, ``"v_prediction"``, ``"edm_v"`` or ``"flow"``."""
     scaling_factor: float
-    """Factor of the target latent."""
+    """Factor on the VAE's latents."""
     scaled_image_latent: bool = False
-    """Whether the image condition is scaled too: InstructPix2Pix leaves it unscaled, CosXL-Edit scales it."""
+    """Whether the image condition is scaled too, as in CosXL-Edit. InstructPix2Pix leaves it unscaled."""
     heads: int | None = None
-    """Attention heads of every site, or ``None`` where ``head_width`` is what is constant."""
+    """Attention heads of every site; None if ``head_width`` is constant instead."""
     head_width: int | None = None
     default_text_scale: float = 7.5
     """s_T of Eq. 3."""
@@ -45,7 +45,7 @@ SDXL = Family("sdxl", "InstructPix2Pix (SDXL)", 2048, "epsilon", 0.13025, head_w
 COSXL = Family(
     "cosxl", "CosXL-Edit", 2048, "edm_v", 0.13025, scaled_image_latent=True, head_width=64, comfyui_only=True
 )
-# UltraEdit leaves out the shift of Stable Diffusion 3's latents.
+# UltraEdit scales latents as Stable Diffusion 3 does, but does not shift them.
 SD3 = Family(
     "sd3", "UltraEdit (Stable Diffusion 3)", 4096, "flow", 1.5305, latent_channels=16, comfyui_only=True
 )
@@ -53,28 +53,29 @@ SD3 = Family(
 FAMILIES: Mapping[str, Family] = {family.name: family for family in (POCKET, SD15, SD21, SDXL, COSXL, SD3)}
 
 ReadRows = Callable[[str, int], Tensor]
-"""``read(key, rows)`` -> the first rows of a 2-D tensor, in any floating dtype, on any device."""
+"""``read(key, count)`` -> the first rows of a 2-D tensor, in any floating dtype, on any device."""
 
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What is known about a model without running it.
+    """Describes a model without running it.
 
-    A model that reads a mask is of the family of its sister that does not: their sites are alike, so an instruction learned on one acts in the other.
+    Models that read a mask and models that do not belong to the same family. Their sites are alike, so an
+    instruction learned on one acts in the other.
     """
 
     family: Family
     sites: tuple[Site, ...]
-    """Empty for Stable Diffusion 3, whose layers attend to words and image at once."""
+    """Empty for Stable Diffusion 3, whose layers attend to text and image jointly."""
     in_channels: int
-    """Of the noisy latent, the image's latent and, in a model that reads a mask, the mask's: so many latents one after another."""
+    """Channels of the noisy latent, the image's latent and, if the model reads a mask, the mask's latent."""
     fingerprint: str
-    """See :func:`fingerprint_of`."""
+    """See ``fingerprint_of``."""
     title: str
 
     @property
     def condition_channels(self) -> int:
-        """Channels of the image condition: what comes after the noisy latent."""
+        """Channels of the image condition, i.e. of all that follows the noisy latent."""
         return self.in_channels - self.family.latent_channels
 
     @property
@@ -83,43 +84,46 @@ class ModelDescription:
         return self.in_channels == 3 * self.family.latent_channels
 
     def require_mask(self) -> None:
-        """See that the model can be given a mask.
+        """Checks that the model reads a mask.
 
         Raises:
-            ModelError: it takes none.
+            ModelError: it does not.
         """
         if not self.reads_mask:
             raise ModelError(
-                f"{self.title}: this model reads no mask ({self.in_channels} input channels, {3 * self.family.latent_channels} in one that does). "
-                "Leave the mask away and keep the edit in its place with Region Edit, or load a model that reads masks."
+                f"{self.title}: this model reads no mask ({self.in_channels} input channels, "
+                f"{3 * self.family.latent_channels} in one that does). Leave the mask away and keep the edit "
+                "in its place with Region Edit, or load a model that reads masks."
             )
 
     def require_sites(self) -> None:
-        """See that instructions can act in the model.
+        """Checks that instructions can act in the model.
 
         Raises:
             ModelError: it has no cross-attention layers.
         """
         if not self.sites:
             raise ModelError(
-                f"{self.title}: {self.family.title} has no cross-attention layers, so instructions can neither be learned on it nor act in it. "
-                "Edit with words, or use a model of the pocket, SD1.5, SD2.1 or SDXL family."
+                f"{self.title}: {self.family.title} has no cross-attention layers, so instructions can "
+                "neither be learned on it nor act in it. Edit with words, or use a model of the pocket, "
+                "SD1.5, SD2.1 or SDXL family."
             )
 
 
 def detect_family(
     shapes: Shapes, edm: bool = False, prediction: str | None = None, title: str = "UNet"
 ) -> Family:
-    """Tell the family from the shapes of a UNet, or of UltraEdit's transformer.
+    """Detects the family of a UNet, or of UltraEdit's transformer, by its shapes.
 
     Args:
         shapes: the model's tensors in either dialect, without a checkpoint's prefix.
-        edm: the checkpoint carries ``edm_vpred.sigma_max``, which sets CosXL apart from an ordinary SDXL model.
-        prediction: ``"epsilon"`` or ``"v_prediction"`` where that is known (a scheduler's config); shapes do not show it.
+        edm: the checkpoint has ``edm_vpred.sigma_max``, which CosXL has and SDXL has not.
+        prediction: ``"epsilon"`` or ``"v_prediction"`` if known, e.g. from a scheduler's config. Shapes do
+            not show it.
         title: the file's name, for messages.
 
     Raises:
-        ModelError: it is no editing model of a known family.
+        ModelError: it is not an editing model of a known family.
     """
     if sd3.is_transformer(shapes):
         _check_channels(sd3.in_channels(shapes), SD3, title)
@@ -127,8 +131,9 @@ def detect_family(
     first = shapes.get("input_blocks.0.0.weight") or shapes.get("conv_in.weight")
     if first is None or len(first) != 4:
         raise ModelError(
-            f"{title}: no Stable Diffusion UNet was found in it (neither conv_in.weight nor input_blocks.0.0.weight). "
-            "Choose an InstructPix2Pix checkpoint or a diffusers folder with a unet inside."
+            f"{title}: no Stable Diffusion UNet was found in it (neither conv_in.weight nor "
+            "input_blocks.0.0.weight). Choose an InstructPix2Pix checkpoint or a diffusers folder with a "
+            "unet inside."
         )
     _check_channels(first[1], SD15, title)
     sites = sites_of_unet(shapes)
@@ -136,14 +141,15 @@ def detect_family(
     by_width = {family.context_width: family for family in (POCKET, SD15, SD21, SDXL)}
     if len(widths) != 1 or next(iter(widths)) not in by_width:
         raise ModelError(
-            f"{title}: its text states are {', '.join(str(width) for width in sorted(widths))} wide, which is no known family "
-            "(pocket 128, SD1.5 768, SD2.1 1024, SDXL 2048)."
+            f"{title}: its text states are {', '.join(str(width) for width in sorted(widths))} wide, which "
+            "is no known family (pocket 128, SD1.5 768, SD2.1 1024, SDXL 2048)."
         )
     family = by_width[next(iter(widths))]
     expected = {"sd15": 16, "sd21": 16, "sdxl": 70}.get(family.name, len(sites))
     if len(sites) != expected:
         raise ModelError(
-            f"{title}: {len(sites)} cross-attention layers were found, a {family.title} model has {expected}. The file is incomplete or of another kind."
+            f"{title}: {len(sites)} cross-attention layers were found, a {family.title} model has "
+            f"{expected}. The file is incomplete or of another kind."
         )
     if edm and family is SDXL:
         return COSXL
@@ -158,30 +164,36 @@ def _check_channels(channels: int, family: Family, title: str) -> None:
     latent = family.latent_channels
     if channels in (2 * latent, 3 * latent):
         return
-    needed = f"{channels} input channels; {2 * latent} ({latent} noise + {latent} image) or {3 * latent} (+ {latent} mask) are needed"
+    needed = (
+        f"{channels} input channels; {2 * latent} ({latent} noise + {latent} image) or "
+        f"{3 * latent} (+ {latent} mask) are needed"
+    )
     if channels == latent:
-        known = "timbrooks/instruct-pix2pix" if family is not SD3 else "BleachNick/SD3_UltraEdit_w_mask"
+        example = "timbrooks/instruct-pix2pix" if family is not SD3 else "BleachNick/SD3_UltraEdit_w_mask"
         raise ModelError(
-            f"{title}: this is not an InstructPix2Pix model: {needed}. It is a plain text-to-image model; choose an InstructPix2Pix one such as {known}."
+            f"{title}: this is not an InstructPix2Pix model: {needed}. It is a plain text-to-image model; "
+            f"choose an InstructPix2Pix one such as {example}."
         )
     if channels == 2 * latent + 1:
         raise ModelError(
-            f"{title}: this is an inpainting model, not an InstructPix2Pix model: {needed}. It fills holes and follows no instructions; "
-            "use it with ComfyUI's own inpainting nodes, or choose an editing model."
+            f"{title}: this is an inpainting model, not an InstructPix2Pix model: {needed}. It fills holes "
+            "and follows no instructions; use it with ComfyUI's own inpainting nodes, or choose an editing "
+            "model."
         )
     raise ModelError(f"{title}: unknown kind of model: {needed}.")
 
 
 def fingerprint_of(sites: tuple[Site, ...], read: ReadRows, native: bool) -> str:
-    """A short identity of a model's cross-attention: sha256, hex, over all site names and shapes and a few weights.
+    """Hashes a model's cross-attention: sha256, hex, over all site names, their shapes and a few weights.
 
-    The weights are the first 4 rows of ``to_k`` and ``to_v`` of at most 8 sites spread over the model, rounded to fp16 and then to bf16. So the
-    fingerprint is the same in either key dialect and for fp32 and fp16 storage, and for a bf16 copy made from an fp16 file. A bf16 copy made
-    straight from fp32 weights, or fp8 storage, may give another one.
+    The weights are the first 4 rows of ``to_k`` and ``to_v`` of at most 8 sites spread over the model,
+    rounded to fp16 and then to bf16. So the fingerprint does not depend on the key dialect, and is the same
+    for fp32, for fp16, and for bf16 made from fp16. It may differ for bf16 made directly from fp32, and for
+    fp8.
 
     Args:
         sites: the model's sites.
-        read: gives the rows of a tensor by its key in the model's own dialect; see :data:`ReadRows`.
+        read: reads the first rows of a tensor by its key in the model's own dialect; see ``ReadRows``.
         native: whether that is the original (ComfyUI's) dialect.
     """
     digest = hashlib.sha256()
@@ -205,15 +217,15 @@ def describe_unet(
     title: str = "UNet",
     heads: int | None = None,
 ) -> ModelDescription:
-    """Describe a model in either dialect, from a file or from a live model.
+    """Describes a model in either dialect, from a file or from a live model.
 
     Args:
-        shapes, edm, prediction, title: as in :func:`detect_family`.
-        read: see :data:`ReadRows`. A live model must give its own weights, not ones that a LoRA has been merged into.
-        heads: number of attention heads where a config tells it (pocket), otherwise the family's.
+        shapes, edm, prediction, title: as in ``detect_family``.
+        read: see ``ReadRows``. For a live model it must read the original weights, without a merged LoRA.
+        heads: number of attention heads if a config has it (pocket); otherwise the family's.
 
     Raises:
-        ModelError: as :func:`detect_family`.
+        ModelError: as ``detect_family``.
     """
     family = detect_family(shapes, edm, prediction, title)
     if family is SD3:

@@ -1,4 +1,5 @@
-"""Where a model lies in a folder that the Hugging Face cache made: ``models--owner--name`` with ``refs``, ``snapshots`` and ``blobs``."""
+"""Finds models in the Hugging Face cache: ``models--owner--name`` with ``refs``, ``snapshots`` and
+``blobs``."""
 
 import os
 from pathlib import Path
@@ -7,11 +8,14 @@ _CACHED = "models--"
 
 
 def model_folder(path: str | Path) -> Path:
-    """The folder of a model's own files: of a cache folder ``models--owner--name`` the snapshot that ``refs/main`` names, or else the newest one; of any
-    other folder or file, itself. Nothing is raised: what is not there is for who reads it to say."""
+    """Returns the folder that holds a model's files.
+
+    In a cache folder this is the snapshot that ``refs/main`` names, or else the newest one. Any other folder
+    or file is returned as it is. Never raises; whoever reads the folder reports what is missing.
+    """
     path = Path(path)
     try:
-        # A model's own folder may keep snapshots of its training.
+        # Not by "snapshots" alone: a model's own folder may hold snapshots of its training.
         if not (
             os.path.basename(os.path.realpath(path)).startswith(_CACHED)
             or (path / "refs").is_dir()
@@ -28,7 +32,7 @@ def model_folder(path: str | Path) -> Path:
 
 
 def model_title(folder: Path) -> str:
-    """What to call a model: its folder's name, or the name that it has in the Hugging Face cache."""
+    """Returns a model's name for messages: its folder's name, or its name in the Hugging Face cache."""
     folder = Path(os.path.realpath(folder))
     cached = folder.parent.parent.name if folder.parent.name == "snapshots" else folder.name
     return cached.rpartition("--")[2] if cached.startswith(_CACHED) else folder.name

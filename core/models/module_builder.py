@@ -1,7 +1,10 @@
-"""The parts of a diffusers folder or a single-file checkpoint, built on the meta device and then filled with weights.
+"""Builds the modules of a model from a diffusers folder or a single file.
 
-diffusers' own ``from_single_file`` asks a server for configurations and its ``from_pretrained`` also reads pickles; here every configuration
-is local, only safetensors are read, and no weight is in memory twice. The key conversions of single files are diffusers' own.
+Modules are built on the meta device and then filled with weights.
+
+diffusers' own ``from_single_file`` asks a server for configurations, and its ``from_pretrained`` also reads
+pickles. Here every configuration is local, only safetensors are read, and no weight is in memory twice. The
+key conversions of single files are diffusers' own.
 """
 
 from __future__ import annotations
@@ -79,13 +82,15 @@ TEXT_CONFIG: dict[str, dict[str, Any]] = {
 
 
 class ModuleBuilder:
-    """Builds the modules of one model. ``device`` and ``dtype`` are where and what the weights shall be."""
+    """Builds the modules of one model, with weights on ``device`` in ``dtype``."""
 
     def __init__(self, title: str, device: torch.device, dtype: torch.dtype) -> None:
-        self.title, self.device, self.dtype = title, device, dtype
+        self.title = title
+        self.device = device
+        self.dtype = dtype
 
     def unet(self, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> UNet2DConditionModel:
-        """A UNet from a diffusers configuration and weights under diffusers' names."""
+        """Builds a UNet from a diffusers configuration and weights under diffusers' names."""
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
         return self._filled(UNet2DConditionModel.from_config, config, weights, "UNet")
@@ -93,46 +98,39 @@ class ModuleBuilder:
     def vae(
         self, config: dict[str, Any], weights: dict[str, torch.Tensor]
     ) -> AutoencoderKL | AutoencoderTiny:
-        """A VAE; ``_class_name`` in the configuration says which kind."""
+        """Builds the VAE that ``_class_name`` in the configuration names."""
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
         from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
         kind = config.get("_class_name", "AutoencoderKL")
         if kind not in ("AutoencoderKL", "AutoencoderTiny"):
             raise ModelError(
-                f"{self.title}: a VAE of the kind {kind} is not supported; AutoencoderKL and AutoencoderTiny are."
+                f"{self.title}: a VAE of the kind {kind} is not supported; AutoencoderKL and AutoencoderTiny "
+                "are."
             )
         if kind == "AutoencoderKL":
             return self._filled(AutoencoderKL.from_config, config, weights, "VAE")
-        # diffusers writes this setting of AutoencoderTiny but does not take it back.
-        known = {key: value for key, value in config.items() if key != "block_out_channels"}
-        return self._filled(AutoencoderTiny.from_config, known, weights, "VAE")
+        # diffusers writes this setting of AutoencoderTiny but does not accept it.
+        accepted = {key: value for key, value in config.items() if key != "block_out_channels"}
+        return self._filled(AutoencoderTiny.from_config, accepted, weights, "VAE")
 
     def text_encoder(self, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> CLIPTextModel:
-        """CLIP's text tower, from weights with or without ``text_model.`` before their names."""
+        """Builds CLIP's text tower from weights whose names may start with ``text_model.``."""
         from transformers import CLIPTextConfig, CLIPTextModel
 
-        # A whole CLIP's configuration keeps the text tower's inside.
+        # The configuration of a whole CLIP holds the text tower's.
         text = config.get("text_config") or config
         bare = {name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
+        ignored = ("architectures", "dtype", "torch_dtype")
 
         def build(text: dict[str, Any]) -> CLIPTextModel:
-            return CLIPTextModel(
-                CLIPTextConfig(
-                    **{
-                        key: value
-                        for key, value in text.items()
-                        if key not in ("architectures", "dtype", "torch_dtype")
-                    }
-                )
-            )
+            accepted = {key: value for key, value in text.items() if key not in ignored}
+            return CLIPTextModel(CLIPTextConfig(**accepted))
 
         # transformers < 5.6 keeps the tower under `text_model`.
         with torch.device("meta"):
-            nested = any(
-                name.startswith("text_model.")
-                for name in build({**text, "num_hidden_layers": 1}).state_dict()
-            )
+            one_layer = build({**text, "num_hidden_layers": 1})
+        nested = any(name.startswith("text_model.") for name in one_layer.state_dict())
         named = {f"text_model.{name}": tensor for name, tensor in bare.items()} if nested else bare
         return self._filled(build, text, named, "Text encoder")
 
@@ -140,23 +138,23 @@ class ModuleBuilder:
         try:
             with torch.device("meta"):
                 module = build(config)
-        except (
-            Exception
-        ) as error:  # A foreign configuration can make a network's constructor fail in any way.
+        except Exception as error:  # A wrong configuration can make a constructor raise anything.
+            reason = str(error)[:300] or type(error).__name__
             raise ModelError(
-                f"{self.title}: the configuration of its {part} cannot be used ({str(error)[:300] or type(error).__name__})."
+                f"{self.title}: the configuration of its {part} cannot be used ({reason})."
             ) from error
         fill(module, weights, f"{self.title}, {part}", self.device, self.dtype)
         return module.eval().requires_grad_(False)
 
 
 def build_single_file(
-    parts: ModuleBuilder, weights: Weights, description: ModelDescription
+    builder: ModuleBuilder, weights: Weights, description: ModelDescription
 ) -> tuple[UNet2DConditionModel, AutoencoderKL | AutoencoderTiny, CLIPTextModel]:
-    """UNet, VAE and text encoder of an SD1.5 or SD2.1 single-file checkpoint.
+    """Builds UNet, VAE and text encoder from an SD1.5 or SD2.1 single-file checkpoint.
 
     Raises:
-        ModelError: a family whose single files only ComfyUI reads, the VAE or the text encoder is not in the file, or a weight is missing or of another shape.
+        ModelError: only ComfyUI reads single files of the family, the file lacks the VAE or the text encoder,
+            or a weight is missing or of another shape.
     """
     from diffusers.loaders.single_file_utils import (
         convert_ldm_clip_checkpoint,
@@ -167,24 +165,26 @@ def build_single_file(
     family = description.family
     if family.name not in TEXT_PREFIX:
         raise ModelError(
-            f"{parts.title}: single files of the {family.name} family are read in ComfyUI only. Give the model as a diffusers folder."
+            f"{builder.title}: single files of the {family.name} family are read in ComfyUI only. Give the "
+            "model as a diffusers folder."
         )
     prefix = TEXT_PREFIX[family.name]
     for needed, what in ((VAE_PREFIX, "VAE"), (prefix, "text encoder")):
         if not weights.under(needed).shapes:
             raise ModelError(
-                f"{parts.title}: it holds no {what} (no tensors under {needed}). Use a full checkpoint or a diffusers folder, not the UNet alone."
+                f"{builder.title}: it holds no {what} (no tensors under {needed}). Use a full checkpoint or "
+                "a diffusers folder, not the UNet alone."
             )
     unet_config = {**UNET_CONFIG[family.name], "in_channels": description.in_channels}
-    # One part after another, so that no more than one part's mapped tensors are looked at while its weights are made.
-    unet = parts.unet(unet_config, convert_ldm_unet_checkpoint(_under(weights, UNET_PREFIX), unet_config))
-    vae = parts.vae(VAE_CONFIG, convert_ldm_vae_checkpoint(_under(weights, VAE_PREFIX), VAE_CONFIG))
+    # One part after another, so that the mapped tensors of only one part are in use at a time.
+    unet = builder.unet(unet_config, convert_ldm_unet_checkpoint(_under(weights, UNET_PREFIX), unet_config))
+    vae = builder.vae(VAE_CONFIG, convert_ldm_vae_checkpoint(_under(weights, VAE_PREFIX), VAE_CONFIG))
     text_weights = _under(weights, prefix)
     text_config = TEXT_CONFIG[family.name]
     if family.name == "sd15":
-        text = parts.text_encoder(text_config, convert_ldm_clip_checkpoint(text_weights))
+        text = builder.text_encoder(text_config, convert_ldm_clip_checkpoint(text_weights))
     else:
-        text = parts.text_encoder(
+        text = builder.text_encoder(
             text_config, _open_clip_weights(text_weights, prefix, text_config["hidden_size"])
         )
     return unet, vae, text
@@ -195,7 +195,8 @@ def _under(weights: Weights, prefix: str) -> dict[str, torch.Tensor]:
 
 
 def _open_clip_weights(weights: dict[str, torch.Tensor], prefix: str, width: int) -> dict[str, torch.Tensor]:
-    """OpenCLIP's text tower under CLIP's names: the stacked attention projection [3 x width, ...] becomes three views, nothing is copied."""
+    """Renames OpenCLIP's text tower to CLIP's names. Splits the stacked projection [3 x width, ...] into
+    three views."""
     from diffusers.loaders.single_file_utils import DIFFUSERS_TO_LDM_MAPPING
 
     table = DIFFUSERS_TO_LDM_MAPPING["openclip"]
@@ -216,38 +217,37 @@ def _open_clip_weights(weights: dict[str, torch.Tensor], prefix: str, width: int
 
 
 def build_folder(
-    parts: ModuleBuilder, folder: Path, unet_weights: Weights, in_channels: int | None = None
+    builder: ModuleBuilder, folder: Path, unet_weights: Weights, in_channels: int | None = None
 ) -> tuple[UNet2DConditionModel, AutoencoderKL | AutoencoderTiny, CLIPTextModel]:
-    """UNet, VAE and text encoder of a diffusers folder; the UNet widened to ``in_channels`` where they are given.
+    """Builds UNet, VAE and text encoder from a diffusers folder. Widens the UNet to ``in_channels`` if given.
 
     Raises:
         ModelError: a part is missing, or does not fit its configuration.
     """
-    unet_config, unet_tensors = read_config(folder / "unet" / "config.json"), dict(unet_weights.tensors())
+    unet_config = read_config(folder / "unet" / "config.json")
+    unet_tensors = dict(unet_weights.tensors())
     if in_channels is not None:
-        unet_config, unet_tensors = (
-            {**unet_config, "in_channels": in_channels},
-            widened_tensors(unet_tensors, in_channels),
-        )
-    unet = parts.unet(unet_config, unet_tensors)
-    vae_folder, text_folder = part_folder(folder, "vae"), part_folder(folder, "text_encoder")
+        unet_config = {**unet_config, "in_channels": in_channels}
+        unet_tensors = widened_tensors(unet_tensors, in_channels)
+    unet = builder.unet(unet_config, unet_tensors)
+    vae_folder = part_folder(folder, "vae")
     vae_config = read_config(vae_folder / "config.json")
-    vae = parts.vae(
-        vae_config,
-        _current_vae_names(dict(folder_weights(vae_folder, ("diffusion_pytorch_model",)).tensors())),
-    )
+    vae_tensors = dict(folder_weights(vae_folder, ("diffusion_pytorch_model",)).tensors())
+    vae = builder.vae(vae_config, _current_vae_names(vae_tensors))
+    text_folder = part_folder(folder, "text_encoder")
     text_config = read_config(text_folder / "config.json")
-    text = parts.text_encoder(text_config, dict(folder_weights(text_folder, ("model",)).tensors()))
+    text = builder.text_encoder(text_config, dict(folder_weights(text_folder, ("model",)).tensors()))
     return unet, vae, text
 
 
 def _current_vae_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Older diffusers files name the VAE's attention ``query``, ``key``, ``value``, ``proj_attn``; timbrooks/instruct-pix2pix is one of them."""
+    """Renames the VAE's attention in older diffusers files such as timbrooks/instruct-pix2pix."""
     names = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
     renamed = {}
     for name, tensor in weights.items():
         for old, new in names.items():
             if ".attentions." in name and old in name:
-                name, tensor = name.replace(old, new), tensor.flatten(1) if tensor.ndim == 4 else tensor
+                name = name.replace(old, new)
+                tensor = tensor.flatten(1) if tensor.ndim == 4 else tensor
         renamed[name] = tensor
     return renamed

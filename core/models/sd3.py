@@ -1,6 +1,7 @@
-"""UltraEdit's Stable Diffusion 3: a transformer with more input channels, told from the shapes of its tensors.
+"""Detects UltraEdit's Stable Diffusion 3, a transformer with more input channels, by the shapes of its
+tensors.
 
-Its layers attend to words and image at once, so there is no cross-attention for an instruction to act in.
+Its layers attend to text and image jointly, so there is no cross-attention for an instruction to act in.
 """
 
 import hashlib
@@ -13,11 +14,13 @@ from torch import Tensor
 from ..errors import ModelError
 from .attention_sites import Shapes
 
-_NATIVE, _DIFFUSERS = "joint_blocks.{}.x_block.attn.qkv.weight", "transformer_blocks.{}.attn.to_q.weight"
+_NATIVE = "joint_blocks.{}.x_block.attn.qkv.weight"
+_DIFFUSERS = "transformer_blocks.{}.attn.to_q.weight"
 
 
 def is_transformer(shapes: Shapes) -> bool:
-    """Whether these are the tensors of a Stable Diffusion 3 transformer, in ComfyUI's or in diffusers' dialect."""
+    """Whether these are the tensors of a Stable Diffusion 3 transformer, in ComfyUI's or diffusers'
+    dialect."""
     native = "joint_blocks.0.context_block.attn.qkv.weight" in shapes and "x_embedder.proj.weight" in shapes
     return native or (
         "transformer_blocks.0.attn.add_q_proj.weight" in shapes and "pos_embed.proj.weight" in shapes
@@ -25,30 +28,32 @@ def is_transformer(shapes: Shapes) -> bool:
 
 
 def in_channels(shapes: Shapes) -> int:
-    """Input channels of such a transformer.
+    """Returns the number of input channels.
 
     Raises:
-        ModelError: its first weight is none of a convolution.
+        ModelError: the first weight is not that of a convolution.
     """
     name = next(name for name in ("x_embedder.proj.weight", "pos_embed.proj.weight") if name in shapes)
     if len(shapes[name]) != 4:
         raise ModelError(
-            f"Transformer: {name} has shape {list(shapes[name])}, four sides are needed. The file is damaged or of another kind."
+            f"Transformer: {name} has shape {list(shapes[name])}, four sides are needed. The file is damaged "
+            "or of another kind."
         )
     return shapes[name][1]
 
 
 def fingerprint_of(shapes: Shapes, read: Callable[[str, int], Tensor]) -> str:
-    """A short identity: sha256, hex, over the first 4 rows of the image's queries in every layer, rounded to fp16 and then to bf16.
+    """Hashes a transformer: sha256, hex, over the first 4 rows of the image's queries in every layer.
 
-    The same in either dialect and for the storage types that :func:`~.families.fingerprint_of` names.
+    The rows are rounded to fp16 and then to bf16, so the same holds as for ``fingerprint_of`` in
+    core/models/families.py.
 
     Args:
         shapes: the transformer's tensors.
-        read: gives the first rows of a tensor by its key in the model's own dialect.
+        read: reads the first rows of a tensor by its key in the model's own dialect.
 
     Raises:
-        ModelError: the queries of a layer are no matrix.
+        ModelError: the queries of a layer are not a matrix.
     """
     template = _NATIVE if _NATIVE.format(0) in shapes else _DIFFUSERS
     layer = re.compile(re.escape(template).replace(r"\{\}", r"(\d{1,3})"))
@@ -57,7 +62,8 @@ def fingerprint_of(shapes: Shapes, read: Callable[[str, int], Tensor]) -> str:
         key = template.format(number)
         if len(shapes[key]) != 2:
             raise ModelError(
-                f"Transformer: {key} has shape {list(shapes[key])}, a matrix is needed. The file is damaged or of another kind."
+                f"Transformer: {key} has shape {list(shapes[key])}, a matrix is needed. The file is damaged "
+                "or of another kind."
             )
         digest.update(f"{number} {shapes[key][1]}\n".encode())
         rounded = read(key, 4).detach().to("cpu", torch.float16).to(torch.bfloat16).contiguous()

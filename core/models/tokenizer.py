@@ -1,4 +1,4 @@
-"""CLIP's tokenizer, from a folder or rebuilt from the vocabulary that open_clip ships, without a network."""
+"""CLIP's tokenizer, from a folder or from the vocabulary that open_clip ships. Needs no network."""
 
 import gzip
 import json
@@ -12,12 +12,12 @@ from ..errors import ModelError
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
-_WORDS = 49152 - 256 - 2
-"""Merges of CLIP's vocabulary: 49152 tokens less 256 bytes and 2 special tokens."""
+# 49152 tokens less 256 bytes and 2 special tokens.
+_MERGES = 49152 - 256 - 2
 
 
 def tokenizer_from_folder(folder: Path) -> "CLIPTokenizer":
-    """Read ``vocab.json`` and ``merges.txt`` (or ``tokenizer.json``) of a diffusers or transformers folder.
+    """Reads ``vocab.json`` and ``merges.txt`` (or ``tokenizer.json``) of a diffusers or transformers folder.
 
     Raises:
         ModelError: the folder holds no CLIP tokenizer.
@@ -30,17 +30,18 @@ def tokenizer_from_folder(folder: Path) -> "CLIPTokenizer":
         raise ModelError(f"Tokenizer: neither vocab.json and merges.txt nor tokenizer.json are in {folder}.")
     try:
         return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # Damaged files can make transformers and its tokenizers fail in any way.
+    except Exception as error:  # Damaged files can make transformers raise anything.
         raise ModelError(
             f"Tokenizer: the files in {folder} cannot be read ({str(error)[:300]}). Get them again."
         ) from error
 
 
 def clip_tokenizer(pad_token: str = "<|endoftext|>") -> "CLIPTokenizer":
-    """CLIP's standard tokenizer (49,408 tokens, window of 77), built from the byte-pair merges inside the installed open_clip.
+    """Builds CLIP's standard tokenizer (49,408 tokens, window of 77) from the byte-pair merges that open_clip
+    ships.
 
     Args:
-        pad_token: what fills the window: ``<|endoftext|>`` for SD1.5, ``!`` for SD2.1.
+        pad_token: fills the window; ``<|endoftext|>`` for SD1.5, ``!`` for SD2.1.
 
     Raises:
         ModelError: open_clip is not installed.
@@ -55,12 +56,14 @@ def clip_tokenizer(pad_token: str = "<|endoftext|>") -> "CLIPTokenizer":
     )
     if source is None or not source.is_file():
         raise ModelError(
-            "Tokenizer: a single-file checkpoint holds no vocabulary. Install open_clip_torch, which ships it, or give a folder with vocab.json and merges.txt."
+            "Tokenizer: a single-file checkpoint holds no vocabulary. Install open_clip_torch, which ships "
+            "it, or give a folder with vocab.json and merges.txt."
         )
     with gzip.open(source, "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")
-    merges = [(first, second) for first, second in (line.split() for line in lines[1 : _WORDS + 1])]
-    # The order CLIP numbers its tokens in: printable bytes, the other bytes, all of them as ends of words, the merges, the two special tokens.
+    merges = [line.split() for line in lines[1 : _MERGES + 1]]
+    # CLIP's order of tokens: printable bytes, other bytes, all of them as ends of words, merges, special
+    # tokens.
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
@@ -75,7 +78,7 @@ def clip_tokenizer(pad_token: str = "<|endoftext|>") -> "CLIPTokenizer":
         "<|endoftext|>",
     ]
     vocab = {token: number for number, token in enumerate(tokens)}
-    # Through files, because the constructor's arguments differ between transformers 4 and 5.
+    # Through files, because the constructor differs between transformers 4 and 5.
     with TemporaryDirectory() as folder:
         (Path(folder) / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
         (Path(folder) / "merges.txt").write_text(

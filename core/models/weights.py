@@ -1,4 +1,4 @@
-"""Safetensors files, checked before anything is read from them."""
+"""Reads safetensors files of models. Their headers are checked before anything else is read."""
 
 import contextlib
 import hashlib
@@ -19,12 +19,12 @@ from ..storage.safetensors_header import MOST_HEADER_BYTES, read_tensor_header
 
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
+# Vocabularies of tokenizers have 10 to 35 MB.
 _MOST_JSON_BYTES = 50_000_000
-"""Vocabularies of tokenizers are among them, of 10 to 35 MB."""
 _MOST_LAYERS = 10_000
 _HOW_TO_CONVERT = (
-    "Pickled checkpoints can run code when they are opened. Convert it once where you trust it: load it in ComfyUI and save it with "
-    "Save Checkpoint, or take the .safetensors version of the model."
+    "Pickled checkpoints can run code when they are opened. Convert it once where you trust it: load it in "
+    "ComfyUI and save it with Save Checkpoint, or take the .safetensors version of the model."
 )
 
 
@@ -35,16 +35,16 @@ class WeightsFile:
     path: Path
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, str]
-    """As safetensors writes them: "F32"."""
+    """In safetensors' notation, e.g. ``"F32"``."""
     metadata: Mapping[str, str]
 
 
 class Weights:
-    """The tensors of one model part, in one file or several, read one at a time.
+    """The tensors of one model part in one or more files, read one at a time.
 
     Args:
-        files: headers from :func:`read_header`; where a tensor is in several, the last one counts.
-        prefix: only tensors whose name starts so are seen, without it.
+        files: headers from ``read_header``. If a tensor is in several, the last one counts.
+        prefix: only tensors with this prefix are visible, by their names without it.
     """
 
     def __init__(self, files: list[WeightsFile], prefix: str = "") -> None:
@@ -62,28 +62,30 @@ class Weights:
         self.dtypes: dict[str, str] = {name: file.dtypes[prefix + name] for name, file in self._place.items()}
 
     def under(self, prefix: str) -> "Weights":
-        """Only the tensors below a further prefix."""
+        """Returns the tensors below a further prefix."""
         return Weights(self._files, self._prefix + prefix)
 
     def rows(self, name: str, count: int) -> Tensor:
-        """The first rows of a tensor; nothing else is read.
+        """Reads the first rows of a tensor and nothing else.
 
         Raises:
             ModelError: there is no such tensor, it has no rows, or its file has changed.
         """
         if name not in self._place:
             raise ModelError(
-                f"{self._files[0].path.name}: the weight {self._prefix}{name} is missing. The file is incomplete or of another kind."
+                f"{self._files[0].path.name}: the weight {self._prefix}{name} is missing. The file is "
+                "incomplete or of another kind."
             )
         if not self.shapes[name]:
             raise ModelError(
-                f"{self._place[name].path.name}: the weight {self._prefix}{name} is a single number. The file is of another kind."
+                f"{self._place[name].path.name}: the weight {self._prefix}{name} is a single number. The "
+                "file is of another kind."
             )
         with _opened(self._place[name].path) as file:
             return file.get_slice(self._prefix + name)[:count]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor with its name, as stored, mapped from the file and not copied.
+        """Yields every tensor with its name, as stored. Tensors are mapped from the file, not copied.
 
         Raises:
             ModelError: a file has changed.
@@ -97,7 +99,6 @@ class Weights:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A file whose header was read, open in safetensors."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -108,10 +109,10 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def refuse_pickle(path: Path) -> None:
-    """Raise for a file whose name says that it is a pickled checkpoint.
+    """Checks that a file's name is not that of a pickled checkpoint.
 
     Raises:
-        ModelError: with the way to convert it.
+        ModelError: it is; says how to convert it.
     """
     if path.suffix.lower() in PICKLE_SUFFIXES:
         raise ModelError(
@@ -120,29 +121,30 @@ def refuse_pickle(path: Path) -> None:
 
 
 def read_header(path: Path) -> WeightsFile:
-    """Read and check the header of a safetensors file, nothing else.
+    """Reads and checks the header of a safetensors file.
 
     Raises:
-        ModelError: the file is missing, a pickle, GGUF, not safetensors, cut short, damaged, or promises more than it holds.
+        ModelError: the file is missing, a pickle, GGUF, not safetensors, cut short or damaged.
     """
     refuse_pickle(path)
     _refuse_other_kinds(path)
     header = read_tensor_header(path, path.name, ModelError)
     shapes = {name: entry.shape for name, entry in header.tensors.items()}
-    return WeightsFile(
-        path, shapes, {name: entry.dtype for name, entry in header.tensors.items()}, header.metadata
-    )
+    dtypes = {name: entry.dtype for name, entry in header.tensors.items()}
+    return WeightsFile(path, shapes, dtypes, header.metadata)
 
 
 def _refuse_other_kinds(path: Path) -> None:
-    """Raise for what is there under a name or with a beginning that says it is something else, or not there at all."""
+    """Checks by its first bytes that a file exists and is neither GGUF nor a pickle under another name."""
     try:
+        # A folder has no bytes to check; the header's reader reports it.
         with path.open("rb") if path.is_file() else io.BytesIO() as file:
             start = file.read(8)
         missing = not path.exists()
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{path.name}: it cannot be opened in {path.parent} ({error}). Check its name and folder, and that it may be read."
+            f"{path.name}: it cannot be opened in {path.parent} ({error}). Check its name and folder, and "
+            "that it may be read."
         ) from error
     if missing:
         raise ModelError(f"{path.name}: no such file in {path.parent}. Check the path.")
@@ -150,7 +152,7 @@ def _refuse_other_kinds(path: Path) -> None:
         raise ModelError(
             f"{path.name}: GGUF files are not read, only .safetensors. Take the model in fp16, bf16 or fp32."
         )
-    # A sound file may begin with \x80 too: it is the low byte of its header's length.
+    # A safetensors file may start with \x80 too, the low byte of its header's length.
     if start.startswith(b"PK\x03\x04") or (
         start.startswith(b"\x80") and int.from_bytes(start, "little") > MOST_HEADER_BYTES
     ):
@@ -158,11 +160,12 @@ def _refuse_other_kinds(path: Path) -> None:
 
 
 def weight_files(folder: Path, stems: tuple[str, ...]) -> list[Path]:
-    """The weights in one folder of a diffusers model: one file, its shards in order, or nothing.
+    """Finds the weights in one folder of a diffusers model: one file, its shards in order, or nothing.
 
     Args:
         folder: e.g. ``.../unet``.
-        stems: file names without suffix, e.g. ``("diffusion_pytorch_model",)``. The full-precision variant is preferred to ``.fp16``.
+        stems: file names without suffix, e.g. ``("diffusion_pytorch_model",)``. Full precision is preferred
+            to ``.fp16``.
 
     Raises:
         ModelError: a shard is missing.
@@ -176,15 +179,15 @@ def weight_files(folder: Path, stems: tuple[str, ...]) -> list[Path]:
             shards = sorted(folder.glob(f"{stem}{variant}{numbered}.safetensors")) or sorted(
                 folder.glob(f"{stem}{numbered}{variant}.safetensors")
             )
-            shards = shards or _indexed(folder, f"{stem}.safetensors.index{variant}.json")
+            shards = shards or _shards_of_index(folder, f"{stem}.safetensors.index{variant}.json")
             if shards:
                 _check_shards(folder, shards, stem)
                 return shards
     return []
 
 
-def _indexed(folder: Path, name: str) -> list[Path]:
-    """The shards that an index of a folder names."""
+def _shards_of_index(folder: Path, name: str) -> list[Path]:
+    """Returns the shards that the folder's index names."""
     if not (folder / name).is_file():
         return []
     places = read_json(folder / name).get("weight_map")
@@ -199,28 +202,28 @@ def _check_shards(folder: Path, shards: list[Path], stem: str) -> None:
     absent = next((path for path in shards if not path.is_file()), None)
     if absent is not None:
         raise ModelError(
-            f"{folder.name}: {absent.name} is missing, which its index names as a part of {stem}. Download the missing parts."
+            f"{folder.name}: {absent.name} is missing, which its index names as a part of {stem}. Download "
+            "the missing parts."
         )
-    told = re.search(r"-of-(\d{5})", shards[0].name)
-    if told and len(shards) != int(told[1]):
+    count = re.search(r"-of-(\d{5})", shards[0].name)
+    if count and len(shards) != int(count[1]):
         raise ModelError(
-            f"{folder.name}: {len(shards)} of {int(told[1])} parts of {stem} are there. Download the missing ones."
+            f"{folder.name}: {len(shards)} of {int(count[1])} parts of {stem} are there. Download the "
+            "missing ones."
         )
 
 
 def folder_weights(folder: Path, stems: tuple[str, ...], files: list[Path] | None = None) -> Weights:
-    """The weights of :func:`weight_files`, or of ``files`` where they were looked up already.
+    """Opens the weights that ``weight_files`` finds, or ``files`` if they are known already.
 
     Raises:
-        ModelError: there is no ``.safetensors`` file, or it is not sound.
+        ModelError: there is no ``.safetensors`` file, or one is damaged.
     """
     files = weight_files(folder, stems) if files is None else files
     if files:
         return Weights([read_header(file) for file in files])
-    other = next(
-        (path for path in sorted(folder.glob("*")) if path.suffix.lower() in (*PICKLE_SUFFIXES, ".gguf")),
-        None,
-    )
+    refused = (*PICKLE_SUFFIXES, ".gguf")
+    other = next((path for path in sorted(folder.glob("*")) if path.suffix.lower() in refused), None)
     if other is not None:
         refuse_pickle(other)
         _refuse_other_kinds(other)
@@ -230,10 +233,10 @@ def folder_weights(folder: Path, stems: tuple[str, ...], files: list[Path] | Non
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A small JSON table such as a model's ``config.json``.
+    """Reads a JSON object such as a model's ``config.json``.
 
     Raises:
-        ModelError: it is missing, larger than 50 MB or not a JSON table.
+        ModelError: it is missing, larger than 50 MB or not a JSON object.
     """
     what = f"{path.parent.name}/{path.name}"
     try:
@@ -254,10 +257,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """As :func:`read_json`, for a network's ``config.json``.
+    """As ``read_json``, for a network's ``config.json``.
 
     Raises:
-        ModelError: also for more layers than any network has, which would be built for hours.
+        ModelError: also for more layers than any network has, which would take hours to build.
     """
     table = read_json(path)
     pending: list[Any] = [table]
@@ -270,7 +273,8 @@ def read_config(path: Path) -> dict[str, Any]:
             for name, value in inner.items():
                 if ("layers" in name or "depth" in name) and isinstance(value, int) and value > _MOST_LAYERS:
                     raise ModelError(
-                        f"{path.parent.name}/{path.name}: {name} is above {_MOST_LAYERS}. The file is damaged; download it again."
+                        f"{path.parent.name}/{path.name}: {name} is above {_MOST_LAYERS}. The file is "
+                        "damaged; download it again."
                     )
     return table
 
@@ -282,32 +286,34 @@ def fill(
     device: torch.device,
     dtype: torch.dtype,
 ) -> None:
-    """Give a module that was built on the ``meta`` device its weights, without ever holding them twice.
+    """Fills a module that was built on the ``meta`` device, without holding any weight twice.
 
     Args:
         module: all its parameters are on ``meta``.
-        tensors: by the module's own names; others are ignored. Consumed one at a time.
+        tensors: by the module's names; others are ignored. Read one at a time.
         part: name of the part, for messages.
-        device, dtype: where and in what floating dtype the weights shall be.
+        device, dtype: of the weights; integer tensors keep their dtype.
 
     Raises:
         ModelError: a weight is missing or has another shape.
     """
     state: dict[str, Tensor] = {}
-    for name, wanted in module.state_dict().items():
+    for name, empty in module.state_dict().items():
         tensor = tensors.get(name)
         if tensor is None:
             raise ModelError(
                 f"{part}: the weight {name} is missing. The file is incomplete or of another kind."
             )
-        if tensor.shape != wanted.shape:
+        if tensor.shape != empty.shape:
             raise ModelError(
-                f"{part}: the weight {name} has shape {list(tensor.shape)}, {list(wanted.shape)} is needed. The file is of another kind."
+                f"{part}: the weight {name} has shape {list(tensor.shape)}, {list(empty.shape)} is needed. "
+                "The file is of another kind."
             )
-        state[name] = tensor.to(device=device, dtype=dtype if wanted.is_floating_point() else None)
+        state[name] = tensor.to(device=device, dtype=dtype if empty.is_floating_point() else None)
     module.load_state_dict(state, assign=True)
     for name, buffer in list(module.named_buffers()):
-        if buffer.is_meta:  # the only ones left out of a state dict: CLIP's position_ids
+        # CLIP's position_ids are the only buffers that a state dict leaves out.
+        if buffer.is_meta:
             owner, _, leaf = name.rpartition(".")
             module.get_submodule(owner).register_buffer(
                 leaf, torch.arange(buffer.numel(), device=device).view(buffer.shape), persistent=False
@@ -315,7 +321,7 @@ def fill(
 
 
 def fingerprint(states: Mapping[str, Tensor]) -> str:
-    """Of names, shapes and the first numbers of every weight, in fp16: the same for a file in full and in half precision."""
+    """Hashes names, shapes and the first numbers of every weight, as fp16. Equal for fp32 and fp16 files."""
     digest = hashlib.sha256()
     for name, tensor in sorted(states.items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())

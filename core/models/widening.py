@@ -1,6 +1,7 @@
-"""More input channels for a UNet: what a text-to-image model needs to become an editor, and an editor to read a mask.
+"""Adds input channels to a UNet, to make an editor of a text-to-image model, or an editor that reads a mask.
 
-The new channels' weights are zero, so the widened model does what the narrow one did, whatever it is given in them (InstructPix2Pix, section 3.2).
+The weights of new channels are zero, so the widened model computes the same as the narrow one, whatever the
+new channels hold (InstructPix2Pix, section 3.2).
 """
 
 from collections.abc import Mapping
@@ -12,33 +13,30 @@ from ..errors import ModelError
 from .attention_sites import Shapes
 
 _INPUT = "conv_in.weight"
-_NARROW = (4, 8, 12)
-"""Noise; noise and image; noise, image and mask."""
+# Noise; noise and image; noise, image and mask.
+_KNOWN_CHANNELS = (4, 8, 12)
 
 
 def widened_shapes(shapes: Shapes, channels: int, title: str) -> Shapes:
-    """Shapes of a diffusers UNet with so many input channels; those of another kind of model as they are.
+    """Returns the shapes of a diffusers UNet with ``channels`` input channels. Other models are left alone.
 
     Raises:
-        ModelError: the UNet has more channels already, or a number that is none of 4, 8 and 12.
+        ModelError: the UNet has more channels, or not 4, 8 or 12.
     """
     if len(shapes.get(_INPUT, ())) != 4:
         return shapes
     rows, present, *kernel = shapes[_INPUT]
-    if present > channels or present not in _NARROW:
+    if present > channels or present not in _KNOWN_CHANNELS:
         raise ModelError(
-            f"{title}: its UNet has {present} input channels and cannot be widened to {channels}. Begin with an InstructPix2Pix model (8 channels), with plain "
-            "Stable Diffusion (4) or with what an earlier run made."
+            f"{title}: its UNet has {present} input channels and cannot be widened to {channels}. Start from "
+            "an InstructPix2Pix model (8 channels), with plain Stable Diffusion (4) or with what an earlier "
+            "run made."
         )
     return {**shapes, _INPUT: (rows, channels, *kernel)}
 
 
 def widened_tensors(tensors: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
-    """A diffusers UNet's weights with zeros for the channels that are new."""
+    """Returns a diffusers UNet's weights with zeros for the new channels."""
     first = tensors[_INPUT]
-    return {
-        **tensors,
-        _INPUT: torch.cat(
-            [first, first.new_zeros(first.shape[0], channels - first.shape[1], *first.shape[2:])], dim=1
-        ),
-    }
+    added = first.new_zeros(first.shape[0], channels - first.shape[1], *first.shape[2:])
+    return {**tensors, _INPUT: torch.cat([first, added], dim=1)}
