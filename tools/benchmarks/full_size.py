@@ -1,4 +1,7 @@
-"""Learning and applying on a UNet of Stable Diffusion 1.5's size, made from a seed; without a GPU on a small one of its kind, for the ratios alone."""
+"""Times learning and applying on a random UNet of Stable Diffusion 1.5's size.
+
+Without a GPU the UNet is a smaller one of the same kind, so that only the ratios mean something.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from instructbrush.core.editing.denoiser import Denoiser, DiffusersDenoiser
+from instructbrush.core.editing.denoiser import Denoiser
+from instructbrush.core.editing.diffusers_denoiser import DiffusersDenoiser
 from instructbrush.core.editing.sampler import edit_latents
 from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.instruction.injection import inject
 from instructbrush.core.instruction.instruction import Instruction
 from instructbrush.core.learning.objective import PairLatents
+from instructbrush.core.learning.request import InitText, LearningRequest
 from instructbrush.core.learning.settings import PAPER, LearningSettings
 from instructbrush.core.learning.trainer import Trainer
 from instructbrush.core.models.families import describe_unet
@@ -36,12 +41,12 @@ SMALL = {**UNET, "block_out_channels": [64, 64, 128, 128]}
 SCALES: dict[str, Any] = {"text_scale": 7.5, "image_scale": 1.5}
 WINDOW = 77
 PAIRS = 10
+# 1000 samples of each of 5 segments, as in the paper.
 SAMPLES = 5000
-"""1000 of each of 5 segments, as in the paper."""
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """All figures, after a table of them."""
+    """Prints a table of all figures and returns them."""
     bench = _Bench(rounds)
     bench.matrices()
     bench.learning()
@@ -56,7 +61,8 @@ class _Bench:
     def __init__(self, rounds: int) -> None:
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-        self.rounds, self.gpu = rounds, device().type == "cuda"
+        self.rounds = rounds
+        self.gpu = device().type == "cuda"
         self.dtype = torch.float16 if self.gpu else torch.float32
         self.sides = (64, 96) if self.gpu else (16, 24)
         self.config = UNET if self.gpu else SMALL
@@ -68,7 +74,7 @@ class _Bench:
         shapes = {name: tuple(tensor.shape) for name, tensor in self.states.items()}
         description = describe_unet(shapes, lambda key, rows: self.states[key][:rows], title="seeded")
         with torch.device("meta"):
-            # Over the same weights, as diffusers' pipeline takes it.
+            # Shares the weights, but keeps diffusers' attention processors, as diffusers' pipeline needs.
             self.stock = make(**self.config).eval()
         self.stock.load_state_dict(self.states, assign=True)
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
@@ -81,7 +87,8 @@ class _Bench:
             "dtype": str(self.dtype),
             "parameters": parameters,
         }
-        self.context, self.null = (self.draw(WINDOW, 768) for _ in range(2))
+        self.context = self.draw(WINDOW, 768)
+        self.null = self.draw(WINDOW, 768)
 
     def draw(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape))).to(device())
@@ -91,27 +98,28 @@ class _Bench:
         self.figures[key] = None if value is None else round(value, 3)
 
     def matrices(self) -> None:
-        """The measured peak of matrix products."""
-        size, self.peak = 8192 if self.gpu else 1024, 0.0
-        a, b = (torch.randn(size, size, device=device(), dtype=self.dtype) for _ in range(2))
+        """Measures the throughput of matrix products, to which steps are compared."""
+        size = 8192 if self.gpu else 1024
+        a = torch.randn(size, size, device=device(), dtype=self.dtype)
+        b = torch.randn(size, size, device=device(), dtype=self.dtype)
         seconds = side_by_side(self.rounds, 3, product=lambda: [a @ b for _ in range(10)])["product"] / 10
         self.peak = 2 * size**3 / seconds / 1e12
         self.show(f"matrix product {size}^3", self.peak, "TFLOP/s", "matrix_tflops")
 
     def trainer(self, denoiser: Denoiser, side: int, settings: LearningSettings) -> Trainer:
         generator = torch.Generator().manual_seed(0)
-        before, after = (
-            [torch.randn(4, side, side, generator=generator).to(device()) for _ in range(PAIRS)]
-            for _ in range(2)
-        )
-        return Trainer(denoiser, PairLatents(before, after), self.context, self.null, settings, "seeded")
+        before = [torch.randn(4, side, side, generator=generator).to(device()) for _ in range(PAIRS)]
+        after = [torch.randn(4, side, side, generator=generator).to(device()) for _ in range(PAIRS)]
+        init_text = InitText("seeded", self.context)
+        latents = PairLatents(before, after)
+        return Trainer(LearningRequest(denoiser, latents, init_text, self.null, settings))
 
     def stepping(
         self, denoiser: Denoiser, side: int, recorded: bool = True, **changes: Any
     ) -> tuple[float, float | None]:
-        """Median seconds of a step, and the peak of memory."""
+        """Returns median seconds of a step and peak memory in GiB. `recorded`: with CUDA graphs."""
         trainer = self.trainer(denoiser, side, replace(PAPER, tokens=10, steps=10**6, **changes))
-        trainer._update.enabled = recorded
+        trainer.replay.enabled = recorded
 
         def steps(count: int) -> Callable[[], object]:
             return lambda: [trainer.step() for _ in range(count)]
@@ -120,12 +128,12 @@ class _Bench:
             peak = peak_gib(steps(5))
             count = 10 if self.gpu else 1
             seconds = side_by_side(max(self.rounds // 3, 3), 0, steps=steps(count))["steps"] / count
-        trainer._update.forget()
+        trainer.replay.forget()
         denoiser.checkpointing = False
         return seconds, peak
 
     def learning(self) -> None:
-        """Steps on the diffusers engine."""
+        """Times learning steps on the diffusers engine."""
         for side in self.sides:
             for batch in (1, 2, 4) if self.gpu and side == self.sides[0] else (1,):
                 seconds, peak = self.stepping(self.denoiser, side, batch=batch)
@@ -152,22 +160,25 @@ class _Bench:
         self.show(f"learning step, {side * 8} px, 5 samples, guided", guided * 1000, "ms", "step_guided_ms")
 
     def flops(self, side: int) -> float:
-        """Of forward and backward for one sample; recording and checkpointing do not count."""
+        """Returns the floating-point operations of forward and backward for one sample."""
         trainer = self.trainer(self.denoiser, side, replace(PAPER, tokens=10, segments=1))
-        trainer._update.enabled = False
+        trainer.replay.enabled = False
         with FlopCounterMode(display=False) as counter, torch.enable_grad():
             trainer.step()
         return float(counter.get_total_flops())
 
     def comfy_model(self) -> Any:
-        """The same weights as a MODEL. The class is named, as ComfyUI finds it by its width, which the small UNet does not have."""
+        """Makes a MODEL of the same weights.
+
+        Its class is named here, because ComfyUI detects it by the width, which the small UNet does not have.
+        """
         import comfy.model_management as management
         from comfy import model_detection, model_patcher, supported_models
 
-        from instructbrush.nodes.comfy.models import key_names as convert
+        from instructbrush.nodes.comfy.models.key_names import unet_keys
 
         with torch.inference_mode():
-            states = convert.unet_keys({name: tensor.cpu() for name, tensor in self.states.items()})
+            states = unet_keys({name: tensor.cpu() for name, tensor in self.states.items()})
             config: Any = supported_models.SD15_instructpix2pix(
                 model_detection.detect_unet_config(states, "")
             )
@@ -179,7 +190,7 @@ class _Bench:
         )
 
     def learning_in_comfyui(self) -> None:
-        """Steps on ComfyUI's MODEL, plain and with recomputed activations."""
+        """Times learning steps on ComfyUI's MODEL, without and with gradient checkpointing."""
         from instructbrush.nodes.comfy.sampling.engine import ComfyDenoiser
 
         model = self.comfy_model()
@@ -200,7 +211,7 @@ class _Bench:
                 self.show("  peak of memory", peak, "GiB", f"comfyui_step_{side * 8}_{kind}_peak_gib")
 
     def visii(self) -> None:
-        """A loop of the kind that Visii published: one sample a step, all three branches with gradients, written out on the stock UNet."""
+        """Times a loop like Visii's: one sample a step, and gradients through all three branches."""
         side = self.sides[0]
         rows = self.context[1:11].clone().requires_grad_()
         optimizer = torch.optim.AdamW([rows], lr=1e-3)
@@ -214,10 +225,10 @@ class _Bench:
             abar = self.denoiser.alphas_cumprod[time].view(-1, 1, 1, 1)
             noisy = (abar.sqrt() * latents[1] + (1 - abar).sqrt() * noise).repeat(3, 1, 1, 1)
             images = torch.cat([latents[0], latents[0], torch.zeros_like(noise)])
-            sample, contexts = torch.cat([noisy, images], 1).to(self.dtype), torch.stack([states, null, null])
-            full, image, none = (
-                self.stock(sample, time.expand(3), contexts, return_dict=False)[0].float().chunk(3)
-            )
+            sample = torch.cat([noisy, images], 1).to(self.dtype)
+            contexts = torch.stack([states, null, null])
+            predicted = self.stock(sample, time.expand(3), contexts, return_dict=False)[0]
+            full, image, none = predicted.float().chunk(3)
             loss = (none + 1.5 * (image - none) + 7.5 * (full - image) - noise).square().mean()
             optimizer.zero_grad()
             loss.backward()
@@ -237,32 +248,8 @@ class _Bench:
         return trainer.instruction()
 
     def applying(self) -> None:
-        """Whole edits outside ComfyUI: words, instruction, diffusers' pipeline."""
-        from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import (
-            StableDiffusionInstructPix2PixPipeline,
-        )
-        from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
-
-        make: Any = StableDiffusionInstructPix2PixPipeline
-        scheduler: Any = EulerAncestralDiscreteScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
-        )
-        tiny: Any = AutoencoderTiny(
-            encoder_block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8)
-        )
-        parts = {
-            "vae": tiny,
-            "text_encoder": None,
-            "tokenizer": None,
-            "unet": self.stock,
-            "scheduler": scheduler,
-            "safety_checker": None,
-        }
-        pipeline = make(
-            **parts, feature_extractor=None, image_encoder=None, requires_safety_checker=False
-        ).to(device())
-        pipeline.set_progress_bar_config(disable=True)
+        """Times edits outside ComfyUI by words, by an instruction and by diffusers' pipeline."""
+        pipeline = self.pipeline()
         image = self.draw(1, 4, self.sides[0], self.sides[0])
         injection = inject(self.instruction(), device=device())
 
@@ -296,10 +283,40 @@ class _Bench:
             "  instruction, of words", times.ratio("instruction", "words"), "", "core_instruction_to_words"
         )
 
+    def pipeline(self) -> Any:
+        """Makes diffusers' InstructPix2Pix pipeline on the same weights."""
+        from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import (
+            StableDiffusionInstructPix2PixPipeline,
+        )
+        from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
+
+        make: Any = StableDiffusionInstructPix2PixPipeline
+        scheduler: Any = EulerAncestralDiscreteScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+        )
+        vae: Any = AutoencoderTiny(
+            encoder_block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8)
+        )
+        pipeline = make(
+            vae=vae,
+            text_encoder=None,
+            tokenizer=None,
+            unet=self.stock,
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            image_encoder=None,
+            requires_safety_checker=False,
+        ).to(device())
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
     def applying_in_comfyui(self) -> None:
-        """Whole edits by Edit Guider: words, instruction, half strength."""
+        """Times edits by Edit Guider with words, an instruction, and the instruction at half strength."""
         image = self.draw(1, 4, self.sides[0], self.sides[0]).cpu()
-        words, none = ([[states[None].cpu(), {}]] for states in (self.context, self.null))
+        words = [[self.context[None].cpu(), {}]]
+        none = [[self.null[None].cpu(), {}]]
         times = time_edit_guider(
             self.comfy_model(), words, none, image, self.instruction(), SCALES, self.rounds
         )

@@ -1,8 +1,10 @@
-"""What learning settings do on PocketBench: each variant against the preset, side by side on the same effects. The presets were chosen by this.
+"""Compares learning settings on PocketBench: each variant against the preset, on the same effects.
 
-    .venv/bin/python tools/benchmarks/pocket_settings.py [--steps N] [--effects NAME ...] [--variants NAME ...] [--jobs 2]
+    .venv/bin/python tools/benchmarks/pocket_settings.py [--steps N] [--jobs 2]
+        [--effects NAME ...] [--variants NAME ...]
 
-Stopped runs go on where they were. Prints a table and writes it to output/pocket_settings/table.md.
+The presets were chosen with this tool. A stopped run resumes. The tool prints a table and writes it to
+output/pocket_settings/table.md.
 """
 
 from __future__ import annotations
@@ -13,14 +15,16 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 
 from instructbrush.core.errors import InstructBrushError
-from instructbrush.core.evaluation.results import Outcome, ResultFolder
-from instructbrush.core.evaluation.runner import RunSettings, run
+from instructbrush.core.evaluation.by_example.results import EffectFolder, Outcome
+from instructbrush.core.evaluation.by_example.run import EffectRunSettings
+from instructbrush.core.evaluation.runner import run
 from instructbrush.tools.benchmarks.pocket_bench import OUT, STEPS, PocketEffect
 from instructbrush.tools.get_backbone import get_backbone
 
 FOLDER = OUT.with_name("pocket_settings")
+# Three global and three local effects, of which words cannot name two.
 DEFAULT_EFFECTS = ("hue_75", "split_light", "teal_orange_photo", "teal_hat", "maroon_outline", "half_olive")
-"""Three global and three local ones; two that words cannot name."""
+# Variant -> method and its changes to the preset.
 VARIANTS = {
     "separate": ("instructbrush", "attention.parametrisation=separate"),
     "guided": ("instructbrush", "attention.objective=guided"),
@@ -38,12 +42,11 @@ VARIANTS = {
     "visii_rate_double": ("visii", "text.learning_rate=0.16", "text.final_learning_rate=0.016"),
     "visii_tokens_8": ("visii", "text.tokens=8"),
 }
-"""Name -> method and what is set otherwise than in the preset."""
 BASES = {"preset": ("instructbrush",), "visii_preset": ("visii",)}
 
 
 def _row(name: str, mine: Sequence[Outcome], base: Sequence[Outcome]) -> str:
-    """Means, and how far each effect is from the preset on the same effect."""
+    """Formats the means of a variant and its gain over the preset, averaged over the effects."""
     gains = [mean(one.psnr) - mean(other.psnr) for one, other in zip(mine, base, strict=True)]
     spread = stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
     parts = [[outcome for outcome in mine if outcome.scope == scope] for scope in ("global", "local")]
@@ -56,7 +59,7 @@ def _row(name: str, mine: Sequence[Outcome], base: Sequence[Outcome]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run every variant that is missing and print the table."""
+    """Runs every variant that has no results yet and prints the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -79,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         backbone = str(get_backbone())
         for name, (method, *changes) in {**needed, **chosen}.items():
-            settings = RunSettings(
+            settings = EffectRunSettings(
                 (method,),
                 steps=options.steps,
                 lpips=backbone,
@@ -87,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 changes=tuple(changes),
             )
             outcomes = run(
-                sources, settings, ResultFolder(FOLDER / name), data="PocketBench", jobs=options.jobs
+                sources, settings, EffectFolder(FOLDER / name), data="PocketBench", jobs=options.jobs
             )
             rows.append(_row(name, outcomes, bases.setdefault(method, outcomes)))
             print(rows[-1], flush=True)
@@ -99,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # Under its own name, so that worker processes find PocketEffect where it was pickled.
+    # Imported by name, because worker processes unpickle PocketEffect from its module, not from __main__.
     from instructbrush.tools.benchmarks.pocket_settings import main as run_main
 
     sys.exit(run_main())

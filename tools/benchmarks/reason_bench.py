@@ -1,11 +1,13 @@
-"""PocketReason (`make bench-reason`): 200 unseen items of the pocket world, each with a direct and an indirect instruction. The last line it prints is one
-JSON object.
+"""PocketReason (`make bench-reason`): 200 unseen items, each with a direct and an indirect instruction.
 
     .venv/bin/python tools/benchmarks/reason_bench.py [--items N] [--dino FOLDER] [--out FOLDER]
 
-Half of the wishes are image-dependent: the same words ask for different edits in different scenes. Half of each have wordings that training never saw,
-and shape and colour pairs that it never drew may occur among them. Rows: the pocket editor as it is, the editor after the reader explained the
-instruction, the tuned editor with the reader's states of image and words, and the same where the reader is shown a grey image instead.
+Half of the wishes depend on the image: the same words ask for different edits in different scenes. Of each
+half, half have wordings that training never saw, and pairs of shape and color that training omits can occur.
+
+The rows: the pocket editor; the pocket editor after the reader explained the instruction; the tuned editor
+with the reader's states of image and words; the same with a grey image in place of the reader's. The last
+line of the output is one JSON object.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,30 +53,32 @@ from instructbrush.tools.pocket.wishes.kinds import DEPENDENT, INDEPENDENT
 from instructbrush.tools.pocket.wishes.wishes import Wish, sample_wish
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SEED, STEPS, BATCH = 5_050, 20, 20
+SEED = 5_050
+STEPS = 20
+BATCH = 20
+# The noise of an item is the same in every row.
 NOISE_SEED = 1000
-"""An item's noise is the same in every row."""
+# Row -> name of the method in the benchmark runner.
 METHODS = {"base": "words", "explain": "explain", "encode": "encode", "encode_blind": "encode_blind"}
-"""Rows, and what the benchmark runner calls them."""
 TITLES = {row: ITEM_METHODS[method].title for row, method in METHODS.items()}
 BENCHMARK = replace(REASON, name="PocketReason", published="Photographs, as published")
 
 
 @dataclass(frozen=True)
 class Items:
-    """The items: wishes, their images before and after as 8 bit keeps them [n, 128, 128, 3], and which have held-out wordings."""
+    """Wishes, and which of them have held-out wordings. Images are [n, 128, 128, 3], rounded to 8 bits."""
 
     wishes: list[Wish]
     held_out: list[bool]
 
     @property
     def before(self) -> Tensor:
-        """What is edited."""
+        """Images before the edit."""
         return quantised(torch.from_numpy(np.stack([wish.before for wish in self.wishes])))
 
     @property
     def after(self) -> Tensor:
-        """What the edit should come to."""
+        """Images after the edit."""
         return quantised(torch.from_numpy(np.stack([wish.after for wish in self.wishes])))
 
     @property
@@ -88,30 +93,32 @@ class Items:
 
 
 def unseen_items(count: int) -> Items:
-    """``count`` items, image-dependent and others in turn, every kind in turn; two in four have wordings held out from training."""
+    """Draws ``count`` items. Every second wish depends on the image; two in four have held-out wordings."""
     rng = np.random.default_rng(SEED)
     held_out = [index % 4 > 1 for index in range(count)]
-    kinds = [list(DEPENDENT if index % 2 == 0 else INDEPENDENT) for index in range(count)]
-    return Items(
-        [sample_wish(rng, kinds[i][i // 2 % len(kinds[i])], held_out[i]) for i in range(count)], held_out
-    )
+    wishes = []
+    for index in range(count):
+        kinds = list(DEPENDENT if index % 2 == 0 else INDEPENDENT)
+        wishes.append(sample_wish(rng, kinds[index // 2 % len(kinds)], held_out[index]))
+    return Items(wishes, held_out)
 
 
-class Editing:
-    """Samples edits of the items' images."""
+class ItemEditor:
+    """Edits the images of the items with one model."""
 
     def __init__(self, editor: DiffusersEditor, before: Tensor) -> None:
-        self.editor, self.before = editor, before
+        self.editor = editor
+        self.before = before
 
     def edit(self, context: Tensor, rows: Sequence[int]) -> Tensor:
-        """Edited images, as 8 bit keeps them.
+        """Returns edited images [n, 128, 128, 3], rounded to 8 bits.
 
         Args:
-            context: text states of some items' instructions [n, L, D].
-            rows: which items they are.
+            context: text states of the instructions [n, L, D].
+            rows: numbers of the n items.
         """
         made = []
-        # The noise of a batch is that of its first item and on: runs of items that follow one another share a batch.
+        # A batch draws its noise from the number of its first item, so it holds consecutive items only.
         starts = [place for place in range(len(rows)) if place == 0 or rows[place] != rows[place - 1] + 1]
         for first, last in zip(starts, [*starts[1:], len(rows)], strict=True):
             for place in range(first, last, BATCH):
@@ -122,74 +129,76 @@ class Editing:
         return torch.cat(made)
 
 
-def by_words(editing: Editing, *texts: Sequence[str]) -> list[Tensor]:
-    """Edits by each list of instructions, one for every item; what several lists have in common is sampled once."""
+def edit_by_words(editor: ItemEditor, *texts: Sequence[str]) -> list[Tensor]:
+    """Edits by each list of instructions, one for every item. Samples an item once for equal instructions."""
     done: list[list[str]] = []
     made: list[Tensor] = []
     for words in texts:
-        images = torch.empty_like(editing.before)
+        images = torch.empty_like(editor.before)
         missing: list[int] = []
         for row, text in enumerate(words):
-            known = next((number for number, earlier in enumerate(done) if earlier[row] == text), None)
-            if known is None:
+            same = next((number for number, earlier in enumerate(done) if earlier[row] == text), None)
+            if same is None:
                 missing.append(row)
             else:
-                images[row] = made[known][row]
+                images[row] = made[same][row]
         if missing:
-            images[missing] = editing.edit(
-                editing.editor.encode_text([words[row] for row in missing]), missing
-            )
+            context = editor.editor.encode_text([words[row] for row in missing])
+            images[missing] = editor.edit(context, missing)
         done.append(list(words))
         made.append(images)
     return made
 
 
 @torch.no_grad()
-def by_states(
-    editing: Editing, connector: Connector, reader: Mllm, shown: Tensor, words: Sequence[str]
+def edit_by_states(
+    editor: ItemEditor, connector: Connector, reader: Mllm, shown: Tensor, words: Sequence[str]
 ) -> Tensor:
-    """Edits by Encode Instruction, the reader being shown other images than the editor where ``shown`` says so."""
-    text, contexts = editing.editor.encode_text(words), []
+    """Edits as Encode Instruction does. `shown`: the images [n, 128, 128, 3] that the reader sees."""
+    text = editor.editor.encode_text(words)
+    contexts = []
     for start in range(0, len(words), BATCH):
         part = slice(start, start + BATCH)
         states, mask = reader.states(list(shown[part]), words[part], connector.config.task)
         contexts.append(connector.encode(text[part], states, mask))
-    return editing.edit(torch.cat(contexts), range(len(words)))
+    return editor.edit(torch.cat(contexts), range(len(words)))
 
 
-class Judge:
-    """Table 3's metrics of each item."""
+class Metrics:
+    """Computes the metrics of Table 3 for each item."""
 
     def __init__(self, items: Items, dino: DinoModel | None) -> None:
-        self.after, self.dino, self.clip = items.after, dino, pocket_clip()
+        self.after = items.after
+        self.dino = dino
+        self.clip = pocket_clip()
         self.captions = text_features(self.clip, [wish.caption for wish in items.wishes])
-        self.seen = image_features(self.clip, self.after)
-        self.shape = None if dino is None else image_features(dino, self.after)
+        self.clip_features = image_features(self.clip, self.after)
+        self.dino_features = None if dino is None else image_features(dino, self.after)
 
     def scores(self, images: Tensor) -> dict[str, Tensor]:
-        """Metric -> value of each item [n]."""
+        """Returns metric -> value of each item [n]."""
         features = image_features(self.clip, images)
-        found = {"l1": l1_distance(images, self.after), "l2": l2_distance(images, self.after)}
-        found |= {
-            "clip_i": image_similarity(self.seen, features),
+        scores = {
+            "l1": l1_distance(images, self.after),
+            "l2": l2_distance(images, self.after),
+            "clip_i": image_similarity(self.clip_features, features),
             "clip_t": caption_similarity(self.captions, features),
         }
-        if self.dino is not None and self.shape is not None:
-            found["dino"] = image_similarity(self.shape, image_features(self.dino, images))
-        return found
+        if self.dino is not None and self.dino_features is not None:
+            scores["dino"] = image_similarity(self.dino_features, image_features(self.dino, images))
+        return scores
 
 
+# Row -> "direct" or "indirect" -> metric -> value of each item [n].
 Scores = Mapping[str, Mapping[str, Mapping[str, Tensor]]]
-"""Method -> "direct" or "indirect" -> metric -> value of each item [n]."""
 
 
 def measure(items: Items, dino: DinoModel | None, out: Path) -> tuple[Scores, list[str]]:
-    """Run every row; leaves a grid of images. Also returns what Explain made of the wishes."""
-    reader, connector = load_mllm(POCKET_READER_FOLDER), load_connector(POCKET_CONNECTOR_FILE)
-    plain, tuned = (
-        Editing(load_editor(), items.before),
-        Editing(load_editor(POCKET_REASON_FOLDER), items.before),
-    )
+    """Runs every row and writes a grid of images. Returns the scores and the explained wishes."""
+    reader = load_mllm(POCKET_READER_FOLDER)
+    connector = load_connector(POCKET_CONNECTOR_FILE)
+    plain = ItemEditor(load_editor(), items.before)
+    tuned = ItemEditor(load_editor(POCKET_REASON_FOLDER), items.before)
     kinds = {"direct": items.direct, "indirect": items.indirect}
     explained = {
         kind: [
@@ -197,51 +206,43 @@ def measure(items: Items, dino: DinoModel | None, out: Path) -> tuple[Scores, li
         ]
         for kind, words in kinds.items()
     }
-    made = by_words(plain, items.direct, items.indirect, explained["direct"], explained["indirect"])
+    made = edit_by_words(plain, items.direct, items.indirect, explained["direct"], explained["indirect"])
     images: dict[str, dict[str, Tensor]] = {
         "base": dict(zip(kinds, made[:2], strict=True)),
         "explain": dict(zip(kinds, made[2:], strict=True)),
     }
     for method, shown in (("encode", items.before), ("encode_blind", torch.full_like(items.before, GREY))):
         images[method] = {
-            kind: by_states(tuned, connector, reader, shown, words) for kind, words in kinds.items()
+            kind: edit_by_states(tuned, connector, reader, shown, words) for kind, words in kinds.items()
         }
-    judge = Judge(items, dino)
+    metrics = Metrics(items, dino)
     rows = range(0, len(items.wishes), max(1, len(items.wishes) // 16))
     columns = (items.before, items.after, *(images[method]["indirect"] for method in TITLES))
     grid([[column[row] for column in columns] for row in rows], out / "grid.png")
-    return {
-        method: {kind: judge.scores(each) for kind, each in both.items()} for method, both in images.items()
-    }, explained["indirect"]
+    scores = {
+        method: {kind: metrics.scores(each) for kind, each in both.items()} for method, both in images.items()
+    }
+    return scores, explained["indirect"]
 
 
 def records(scores: Scores) -> list[Score]:
-    """Every item's figures as the benchmark runner keeps them, so that its tables print them."""
+    """Converts the scores to the benchmark runner's records, so that its tables can print them."""
     kept = []
     for row, both in scores.items():
-        for scope, found in zip(REASON.parts, both.values(), strict=True):
-            for item in range(len(found["l1"])):
-                values = {name: (float(each[item]),) for name, each in found.items()}
-                kept.append(
-                    Score(
-                        f"{item}-{scope}",
-                        scope,
-                        METHODS[row],
-                        0,
-                        1,
-                        clip_dir=(None,),
-                        **{"dino": None, **values},
-                    )
-                )
+        for scope, metrics in zip(REASON.parts, both.values(), strict=True):
+            for item in range(len(metrics["l1"])):
+                values: dict[str, Any] = {name: (float(each[item]),) for name, each in metrics.items()}
+                values.setdefault("dino", None)
+                kept.append(Score(f"{item}-{scope}", scope, METHODS[row], 0, 1, clip_dir=(None,), **values))
     return kept
 
 
-def parts(items: Items, scores: Scores) -> list[str]:
-    """L1 on reasoning instructions, part by part."""
+def table_of_parts(items: Items, scores: Scores) -> list[str]:
+    """Returns a table of L1 on reasoning instructions for parts of the items."""
     dependent = torch.tensor([wish.image_dependent for wish in items.wishes])
     held_out = torch.tensor(items.held_out)
     groups = {
-        "picture decides": dependent,
+        "image decides": dependent,
         "words decide": ~dependent,
         "known wordings": ~held_out,
         "held-out wordings": held_out,
@@ -258,7 +259,7 @@ def parts(items: Items, scores: Scores) -> list[str]:
 
 
 def summary(items: Items, scores: Scores) -> dict[str, dict[str, float]]:
-    """What is compared from one version to the next."""
+    """Returns the figures that are compared between versions."""
     dependent = torch.tensor([wish.image_dependent for wish in items.wishes])
     return {
         method: {
@@ -271,7 +272,7 @@ def summary(items: Items, scores: Scores) -> dict[str, dict[str, float]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print."""
+    """Measures and prints. Returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -284,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=REPOSITORY / "output" / "reason_bench")
     options = parser.parse_args(arguments)
     if options.items < 4:
-        parser.error("--items must be 4 or more, so that every part has one")
+        parser.error("--items must be 4 or more, so that every part has an item")
     items = unseen_items(options.items)
     try:
         scores, explained = measure(items, DinoModel(options.dino) if options.dino else None, options.out)
@@ -292,14 +293,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"reason_bench: {error}", file=sys.stderr)
         return 1
     dependent = [wish.image_dependent for wish in items.wishes]
-    right = [said == wish.instruction for said, wish in zip(explained, items.wishes, strict=True)]
-    seen = [each for each, decides in zip(right, dependent, strict=True) if decides]
-    print(f"PocketReason: {len(right)} unseen items, {sum(dependent)} of them picture-dependent\n")
-    print("\n".join([text_table(records(scores), BENCHMARK), "", *parts(items, scores), ""]))
+    exact = [words == wish.instruction for words, wish in zip(explained, items.wishes, strict=True)]
+    exact_dependent = [each for each, depends in zip(exact, dependent, strict=True) if depends]
+    print(f"PocketReason: {len(exact)} unseen items, {sum(dependent)} of them image-dependent\n")
+    print("\n".join([text_table(records(scores), BENCHMARK), "", *table_of_parts(items, scores), ""]))
     print(
-        f"The reader explains {sum(right) / len(right):.1%} of the wishes exactly, {sum(seen) / len(seen):.1%} of the picture-dependent ones."
+        f"The reader explains {sum(exact) / len(exact):.1%} of the wishes exactly,"
+        f" {sum(exact_dependent) / len(exact_dependent):.1%} of the image-dependent wishes."
     )
-    print(f"Pictures: {options.out / 'grid.png'} (before, as it should be, {', '.join(TITLES.values())})\n")
+    print(f"Images: {options.out / 'grid.png'} (before, truth, {', '.join(TITLES.values())})\n")
     print(json.dumps({"methods": summary(items, scores)}))
     return 0
 

@@ -1,11 +1,14 @@
-"""What the pack costs, each figure as a ratio of two things measured in turn in one run.
+"""`make bench-speed`: measures what the pack costs in time, as ratios of two jobs that run in turn.
 
-.venv/bin/python tools/benchmarks/speed.py [--rounds N]          on the pocket editor
-.venv/bin/python tools/benchmarks/speed.py --full-size           on a UNet of Stable Diffusion 1.5's size made from a seed; a small one of its kind without a GPU
+.venv/bin/python tools/benchmarks/speed.py [--rounds N]   on the pocket editor
+.venv/bin/python tools/benchmarks/speed.py --full-size    on a random UNet of Stable Diffusion 1.5's size;
+                                                          without a GPU on a smaller one of the same kind
 
-Sampling in ComfyUI: 20 Euler ancestral steps of Edit Guider with a learned instruction (at full and at half strength) against the same words.
-Sampling outside it: the same by core's sampler, against diffusers' own pipeline.
-Learning: one step of all segments in one batch against one step of each in turn, and ComfyUI's MODEL against the diffusers UNet.
+Sampling in ComfyUI: 20 Euler ancestral steps of Edit Guider with a learned instruction, at full and at half
+strength, against the same steps with words.
+Sampling outside ComfyUI: the same edits by core's sampler, against diffusers' pipeline.
+Learning: a step of all segments in one batch against a step of each segment in turn, and ComfyUI's MODEL
+against the diffusers UNet.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.instruction.injection import Injection, inject
 from instructbrush.core.instruction.instruction import Instruction
 from instructbrush.core.learning.objective import PairLatents
+from instructbrush.core.learning.request import InitText, LearningRequest
+from instructbrush.core.learning.run import learn
 from instructbrush.core.learning.settings import POCKET
 from instructbrush.core.learning.trainer import Trainer
 from instructbrush.core.models.builtin import POCKET_FOLDER
@@ -38,16 +43,15 @@ SCALES: dict[str, Any] = {"text_scale": 2.0, "image_scale": 1.5}
 
 
 def random_latents(pairs: int = 4, side: int = SIDE) -> PairLatents:
-    """Pairs of unit latents: what they show does not matter for time."""
+    """Returns pairs of random latents."""
     generator = torch.Generator().manual_seed(0)
-    before, after = (
-        list(torch.randn(pairs, 4, side, side, generator=generator).to(device())) for _ in range(2)
-    )
-    return PairLatents(before, after)
+    before = torch.randn(pairs, 4, side, side, generator=generator).to(device())
+    after = torch.randn(pairs, 4, side, side, generator=generator).to(device())
+    return PairLatents(list(before), list(after))
 
 
 def bench_learning(editor: DiffusersEditor, rounds: int) -> Times:
-    """Seconds of a learning step: batched and in turn on diffusers, batched on ComfyUI; plain and guided."""
+    """Times a learning step on diffusers, batched, in turn and guided, and batched on ComfyUI's MODEL."""
     from instructbrush.nodes.comfy.models.loading import POCKET_NAME, load_model
     from instructbrush.nodes.comfy.sampling.engine import ComfyDenoiser
 
@@ -57,26 +61,25 @@ def bench_learning(editor: DiffusersEditor, rounds: int) -> Times:
     def trainer(denoiser: Any, segment: int | None = None, **changes: Any) -> Trainer:
         settings = replace(POCKET, parametrisation="separate", steps=10**6, **changes)
         return Trainer(
-            denoiser,
-            latents,
-            context,
-            null,
-            settings,
-            PHRASE,
-            only_segments=None if segment is None else (segment,),
+            LearningRequest(
+                denoiser,
+                latents,
+                InitText(PHRASE, context),
+                null,
+                settings,
+                only_segments=None if segment is None else (segment,),
+            )
         )
 
     model, _, _ = load_model(POCKET_NAME)
     with torch.inference_mode(False), torch.enable_grad(), ComfyDenoiser(model).loaded() as native:
-        batched, guided, on_comfyui = (
-            trainer(editor.denoiser),
-            trainer(editor.denoiser, objective="guided"),
-            trainer(native),
-        )
+        batched = trainer(editor.denoiser)
+        guided = trainer(editor.denoiser, objective="guided")
+        on_comfyui = trainer(native)
         in_turn = [trainer(editor.denoiser, segment) for segment in range(POCKET.segments)]
         return side_by_side(
             rounds,
-            4,  # a step is recorded in the third round, on a GPU
+            4,  # on a GPU, the third round records a CUDA graph
             batched=batched.step,
             sequential=lambda: [each.step() for each in in_turn],
             guided=guided.step,
@@ -85,15 +88,16 @@ def bench_learning(editor: DiffusersEditor, rounds: int) -> Times:
 
 
 def learned_instruction(editor: DiffusersEditor) -> Instruction:
-    """An instruction of one step."""
+    """Learns an instruction for one step."""
     context, null = editor.encode_text([PHRASE, ""])
-    trainer = Trainer(editor.denoiser, random_latents(), context, null, replace(POCKET, steps=1), PHRASE)
-    trainer.run()
-    return trainer.instruction()
+    settings = replace(POCKET, steps=1)
+    return learn(
+        LearningRequest(editor.denoiser, random_latents(), InitText(PHRASE, context), null, settings)
+    )
 
 
 def bench_sampling(instruction: Instruction, rounds: int) -> Times:
-    """Seconds of a whole edit in ComfyUI, by words and by an instruction."""
+    """Times an edit in ComfyUI by words and by an instruction."""
     from instructbrush.nodes.comfy.models.loading import POCKET_NAME, load_model
     from instructbrush.nodes.comfy.sampling import text_encoding as text
 
@@ -106,7 +110,7 @@ def bench_sampling(instruction: Instruction, rounds: int) -> Times:
 
 
 def bench_pipeline(editor: DiffusersEditor, instruction: Instruction, rounds: int) -> tuple[Times, float]:
-    """Seconds of a whole edit outside ComfyUI, by core and by diffusers' pipeline; and how alike the two images are, PSNR in dB."""
+    """Times an edit by core and by diffusers' pipeline. Also returns the PSNR between their images in dB."""
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import (
         StableDiffusionInstructPix2PixPipeline,
     )
@@ -135,7 +139,7 @@ def bench_pipeline(editor: DiffusersEditor, instruction: Instruction, rounds: in
 
 
 def pocket(rounds: int) -> dict[str, Any]:
-    """All ratios on the pocket editor, after a table of times."""
+    """Prints a table of times on the pocket editor. Returns the ratios."""
     editor = load_editor(device=device())
     instruction = learned_instruction(editor)
     sampling = bench_sampling(instruction, rounds)
@@ -164,7 +168,7 @@ def pocket(rounds: int) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print; the last line is one JSON object."""
+    """Measures and prints. The last line is one JSON object."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

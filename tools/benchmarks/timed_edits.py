@@ -1,4 +1,4 @@
-"""Whole edits to be timed: 20 Euler ancestral steps by ComfyUI's Edit Guider and by diffusers' pipeline."""
+"""Edits that the benchmarks time: 20 Euler ancestral steps by Edit Guider or by diffusers' pipeline."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def time_edit_guider(
     scales: dict[str, float],
     rounds: int,
 ) -> Times:
-    """Edits by words, by an instruction and by it at half strength, in ComfyUI.
+    """Times edits in ComfyUI by words, by an instruction and by the instruction at half strength.
 
     Args:
         model: the MODEL.
         words, none: CONDITIONING of the words and of "".
-        image: its latent [1, 4, h, w].
-        instruction: for this model.
-        scales: s_T and s_I.
-        rounds: see :func:`~.timing.side_by_side`.
+        image: latent of the image [1, 4, h, w].
+        instruction: an instruction for this model.
+        scales: text_scale (s_T) and image_scale (s_I).
+        rounds: see ``side_by_side``.
     """
     import comfy.samplers
 
@@ -44,9 +44,11 @@ def time_edit_guider(
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS)
 
     def edit(strength: float | None) -> Callable[[], object]:
-        patched, full = model, words
+        patched = model
+        full = words
         if strength is not None:
-            patched, full = attend(model), mark(words, inject(instruction, strength), describe(model))
+            patched = attend(model)
+            full = mark(words, inject(instruction, strength), describe(model))
         guider = EditGuider(patched, scales["text_scale"], scales["image_scale"])
         guider.set_branches(with_image(full, image), with_image(none, image), none)
         return lambda: guider.sample(
@@ -60,7 +62,10 @@ def time_edit_guider(
 def pipeline_edit(
     pipeline: Any, context: Tensor, null: Tensor, image: Tensor, scales: dict[str, float]
 ) -> Tensor:
-    """The latent that diffusers' pipeline makes of an image's latent [1, 4, h, w] with the text states [L, D] of words and of "", seed 0."""
+    """Edits an image's latent [1, 4, h, w] with diffusers' pipeline and seed 0.
+
+    `context` and `null` are the text states [L, D] of the words and of "".
+    """
     return pipeline(
         prompt_embeds=context[None],
         negative_prompt_embeds=null[None],

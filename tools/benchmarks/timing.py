@@ -1,4 +1,4 @@
-"""Measuring jobs side by side, and what of a device they use."""
+"""Measures times of jobs side by side, and their memory."""
 
 from __future__ import annotations
 
@@ -16,35 +16,38 @@ from instructbrush.tools.get_comfyui import comfyui_root
 
 
 def device() -> torch.device:
-    """The GPU where there is one."""
+    """Returns the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def synchronise() -> None:
-    """Wait for the GPU, where there is one."""
+    """Waits for the GPU, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds that jobs took, round by round."""
+    """Seconds of each job in each round."""
 
     seconds: dict[str, list[float]]
 
     def __getitem__(self, job: str) -> float:
-        """The median of a job."""
+        """Median seconds of a job."""
         return statistics.median(self.seconds[job])
 
     def ratio(self, job: str, other: str) -> float:
-        """The median over the rounds of how much longer a job took than another in the same round: a machine that grows slower slows both."""
+        """Median over the rounds of the ratio of two jobs.
+
+        Both jobs of a round ran one after the other, so a machine that slows down does not change the ratio.
+        """
         return statistics.median(
             one / two for one, two in zip(self.seconds[job], self.seconds[other], strict=True)
         )
 
 
 def side_by_side(rounds: int, warm_up: int = 1, **jobs: Callable[[], object]) -> Times:
-    """Run jobs in turn, forwards and backwards by turns, after some rounds that are not counted."""
+    """Runs all jobs in each round, in an order that alternates. The first `warm_up` rounds do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for round_ in range(rounds + warm_up):
         for name, job in jobs.items() if round_ % 2 else reversed(jobs.items()):
@@ -58,7 +61,7 @@ def side_by_side(rounds: int, warm_up: int = 1, **jobs: Callable[[], object]) ->
 
 
 def peak_gib(job: Callable[[], Any]) -> float | None:
-    """GiB that torch holds at most while a job runs, everything that is there before included; None without a GPU."""
+    """Runs a job. Returns the peak GiB that torch reserves, including earlier tensors; None without a GPU."""
     if not torch.cuda.is_available():
         job()
         return None
@@ -70,12 +73,12 @@ def peak_gib(job: Callable[[], Any]) -> float | None:
 
 
 def resident_mib() -> int:
-    """Most memory that this process had on the CPU so far, in MiB."""
+    """Peak resident memory of this process in MiB."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def start_comfyui() -> None:
-    """Make ComfyUI's modules importable, on the CPU where there is no GPU."""
+    """Makes ComfyUI's modules importable. Without a GPU, ComfyUI uses the CPU."""
     sys.path.insert(0, str(comfyui_root()))
     # ComfyUI reads the command line when it is imported.
     sys.argv = sys.argv[:1]
