@@ -13,6 +13,7 @@ from ..core.evaluation.by_example.effects import EffectSource
 from ..core.evaluation.by_example.methods import DEFAULT_METHODS, METHODS
 from ..core.evaluation.by_example.report import write_report
 from ..core.evaluation.by_example.results import EffectFolder, Outcome
+from ..core.evaluation.by_example.run import EffectRunSettings
 from ..core.evaluation.by_example.tables import text_tables
 from ..core.evaluation.by_example.top_bench import SIDE, TABLE_3, read_top_bench
 from ..core.evaluation.by_instruction import report as item_report
@@ -22,11 +23,11 @@ from ..core.evaluation.by_instruction.datasets.magicbrush import read_magicbrush
 from ..core.evaluation.by_instruction.datasets.reasoning import read_reason
 from ..core.evaluation.by_instruction.methods import ITEM_METHODS
 from ..core.evaluation.by_instruction.results import ItemFolder
-from ..core.evaluation.by_instruction.run import ItemSettings
+from ..core.evaluation.by_instruction.run import ItemRunSettings
 from ..core.evaluation.by_instruction.studies import begin_studies
 from ..core.evaluation.by_instruction.tables import EMU_EDIT, MAGICBRUSH, REASON, text_table
 from ..core.evaluation.metrics import mean
-from ..core.evaluation.runner import RunSettings, run
+from ..core.evaluation.runner import run
 from .options import add_scale_options, sampling_settings
 from .terminal import say
 
@@ -204,13 +205,13 @@ def run_and_report(
         sources: the effects, of which ``--effects`` may choose.
         benchmark: its name.
         data: names the images, see :func:`~..core.evaluation.runner.run`.
-        rest: further fields of :class:`~..core.evaluation.runner.RunSettings`.
+        rest: further fields of :class:`~..core.evaluation.runner.EffectRunSettings`.
 
     Raises:
         EvaluationError: an effect that does not exist, and all that a run raises.
     """
     chosen = _chosen(sources, options.effects)
-    settings = RunSettings(
+    settings = EffectRunSettings(
         methods=tuple(dict.fromkeys(options.methods)),
         seeds=options.seeds,
         steps=options.steps,
@@ -291,7 +292,7 @@ def _bench_items(options: argparse.Namespace) -> None:
     else:
         benchmark, found = EMU_EDIT, read_emu_edit(options.data, options.split or "test", options.strict)
     chosen = _chosen(found.items, options.effects)
-    settings = ItemSettings(
+    settings = ItemRunSettings(
         methods=tuple(dict.fromkeys(options.methods or _ITEM_DEFAULTS.get(options.benchmark, ("words",)))),
         seeds=options.seeds,
         sampling=sampling_settings(options, options.sampling_steps),

@@ -1,4 +1,4 @@
-"""``apply`` and ``edit``: images of a folder, edited by an instruction or by words."""
+"""``apply`` and ``edit``: edit a folder of images by an instruction or by words."""
 
 import argparse
 import hashlib
@@ -13,115 +13,113 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..core.devices import is_out_of_memory
+from ..core.editing.batch_editing import EditCallbacks, EditJob, edit_images, note_of
 from ..core.editing.editor import DiffusersEditor
-from ..core.editing.folder import Job, Listener, edit_images, note_of
 from ..core.errors import DeviceError, InstructBrushError, PairError
 from ..core.instruction.file import load_instruction
 from ..core.instruction.injection import Injection, inject
 from ..core.storage.files import check_writable
 from ..core.storage.image_files import IMAGES
-from .options import add_model_options, add_scale_options, named_editor, positive, sampling_settings, words
+from .options import (
+    add_model_options,
+    add_scale_options,
+    load_chosen_editor,
+    positive_int,
+    sampling_settings,
+    utf8_text,
+)
 from .terminal import say
 
-_BATCH = 8 if torch.cuda.is_available() else 2
-_SIDES = {"pocket": 256, "sd15": 1024, "sd21": 1536}
-"""Twice the side of the images that a family was trained on: larger ones are slow, and are edited worse."""
+_DEFAULT_BATCH = 8 if torch.cuda.is_available() else 2
+
+# Twice the side that a family was trained on. Larger images are slow and come out worse.
+_DEFAULT_SIDES = {"pocket": 256, "sd15": 1024, "sd21": 1536}
 
 
-def add_options(applying: argparse.ArgumentParser, editing: argparse.ArgumentParser) -> None:
-    """The options of ``apply`` and ``edit``."""
-    sides = ", ".join(f"{family} {side}" for family, side in _SIDES.items())
-    for parser in (applying, editing):
-        add_model_options(parser)
-        parser.add_argument("--images", required=True, help="folder of images, or one image")
-        parser.add_argument("--out", required=True, help="folder for the results (PNG, same names and sizes)")
-        add_scale_options(parser)
-        parser.add_argument("--steps", type=positive, default=20)
-        parser.add_argument(
-            "--batch",
-            type=positive,
-            default=_BATCH,
-            help=f"images of one size at once (default {_BATCH}); fewer where memory runs out",
-        )
-        parser.add_argument(
-            "--size",
-            type=positive,
-            help=f"images of more than SIZE x SIZE pixels are edited at that many and scaled back (default {sides})",
-        )
-        parser.add_argument(
-            "--strict",
-            action="store_true",
-            help="stop at the first image that cannot be read; otherwise it is skipped, and the exit code is 1",
-        )
-        parser.add_argument(
-            "--overwrite", action="store_true", help="edit anew what this very command has done before"
-        )
-    applying.add_argument("--instruction", required=True, help="instruction file")
-    applying.add_argument("--strength", type=float, default=1.0)
-    applying.add_argument(
+def add_options(apply_parser: argparse.ArgumentParser, edit_parser: argparse.ArgumentParser) -> None:
+    """Adds the options of ``apply`` and ``edit``."""
+    for parser in (apply_parser, edit_parser):
+        _add_common_options(parser)
+    apply_parser.add_argument("--instruction", required=True, help="instruction file")
+    apply_parser.add_argument("--strength", type=float, default=1.0)
+    apply_parser.add_argument(
         "--end",
         type=int,
         default=0,
         help="T of the paper's Fig. 3: the instruction acts for timesteps T and above",
     )
-    editing.add_argument("--words", type=words, required=True)
+    edit_parser.add_argument("--words", type=utf8_text, required=True)
+
+
+def _add_common_options(parser: argparse.ArgumentParser) -> None:
+    add_model_options(parser)
+    parser.add_argument("--images", required=True, help="folder of images, or one image")
+    parser.add_argument("--out", required=True, help="folder for the results (PNG, same names and sizes)")
+    add_scale_options(parser)
+    parser.add_argument("--steps", type=positive_int, default=20)
+    parser.add_argument(
+        "--batch",
+        type=positive_int,
+        default=_DEFAULT_BATCH,
+        help=f"images of one size at once (default {_DEFAULT_BATCH}); fewer if memory runs out",
+    )
+    sides = ", ".join(f"{family} {side}" for family, side in _DEFAULT_SIDES.items())
+    parser.add_argument(
+        "--size",
+        type=positive_int,
+        help="images of more than SIZE x SIZE pixels are edited at that many and scaled back "
+        f"(default {sides})",
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop at the first image that cannot be read; otherwise it is skipped, and the exit code is 1",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="edit all images again, also those that the same command has edited before",
+    )
 
 
 def apply(options: argparse.Namespace) -> None:
-    """Apply an instruction to every image of a folder."""
+    """Applies an instruction to every image of a folder."""
     instruction = load_instruction(options.instruction)
-    images = _images(options)
-    editor = named_editor(options)
+    images = _find_images(options)
+    editor = load_chosen_editor(options)
     for remark in instruction.check_fits(editor.description):
         say(remark)
     injection = inject(instruction, options.strength, end_timestep=options.end, device=editor.denoiser.device)
-    made_by = [_digest(Path(options.instruction)), options.strength, options.end]
-    _edit_all(options, images, editor, injection, made_by)
+    identity = [_digest(Path(options.instruction)), options.strength, options.end]
+    _edit_all(options, images, editor, injection, identity)
 
 
 def edit(options: argparse.Namespace) -> None:
-    """Edit every image of a folder by words."""
-    images = _images(options)
-    editor = named_editor(options)
+    """Edits every image of a folder by words."""
+    images = _find_images(options)
+    editor = load_chosen_editor(options)
     _edit_all(options, images, editor, editor.encode_text([options.words])[0], [options.words])
 
 
-def _images(options: argparse.Namespace) -> list[tuple[Path, Path]]:
-    """Every image and where its result goes.
+def _find_images(options: argparse.Namespace) -> list[tuple[Path, Path]]:
+    """Lists the images, each with the path of its result.
 
     Raises:
-        InstructBrushError: there are none, or two results would have one name, or replace the images.
+        InstructBrushError: there are no images, two results would have the same name, or results would
+            overwrite images.
         StorageError: the results cannot be written.
     """
-    source, out = Path(options.images), Path(options.out)
-    try:
-        files = [source] if source.is_file() else sorted(source.iterdir())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InstructBrushError(
-            f"Images folder '{source}' does not exist. Give a folder of images, or one image."
-        ) from error
-    except OSError as error:
-        raise InstructBrushError(
-            f"Images folder '{source}' cannot be listed: {error.strerror}. Check its permissions."
-        ) from error
-    # A link that leads nowhere is told as an image that cannot be read; a pipe would never end.
-    images = [
-        path
-        for path in files
-        if path == source
-        or path.suffix.lower() in IMAGES
-        and not path.name.startswith(".")
-        and (path.is_file() or not path.exists())
-    ]
-    if not images:
-        raise InstructBrushError(f"Images folder '{source}' holds no images ({', '.join(sorted(IMAGES))}).")
+    source = Path(options.images)
+    out = Path(options.out)
+    images = _list_images(source)
     names = [path.stem for path in images]
+    # Windows ignores case in names.
     counts = Counter(map(os.path.normcase, names))
-    # Windows takes names that differ in case alone for one.
-    doubled = next((name for name in names if counts[os.path.normcase(name)] > 1), None)
-    if doubled is not None:
+    duplicate = next((name for name in names if counts[os.path.normcase(name)] > 1), None)
+    if duplicate is not None:
         raise InstructBrushError(
-            f"Images folder '{source}' holds two images named '{doubled}': their results would overwrite each other. Rename one."
+            f"Images folder '{source}' holds two images named '{duplicate}': their results would overwrite "
+            "each other. Rename one."
         )
     if os.path.realpath(out) == os.path.realpath(images[0].parent):
         raise InstructBrushError(
@@ -132,15 +130,50 @@ def _images(options: argparse.Namespace) -> list[tuple[Path, Path]]:
     return list(zip(images, results, strict=True))
 
 
+def _list_images(source: Path) -> list[Path]:
+    try:
+        if source.is_file():
+            return [source]
+        files = sorted(source.iterdir())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InstructBrushError(
+            f"Images folder '{source}' does not exist. Give a folder of images, or one image."
+        ) from error
+    except OSError as error:
+        raise InstructBrushError(
+            f"Images folder '{source}' cannot be listed: {error.strerror}. Check its permissions."
+        ) from error
+    images = [path for path in files if _is_image(path)]
+    if not images:
+        raise InstructBrushError(f"Images folder '{source}' holds no images ({', '.join(sorted(IMAGES))}).")
+    return images
+
+
+def _is_image(path: Path) -> bool:
+    if path.suffix.lower() not in IMAGES or path.name.startswith("."):
+        return False
+    # Keep broken links, so that they are reported as unreadable. Skip pipes: reading one could block forever.
+    return path.is_file() or not path.exists()
+
+
 def _edit_all(
     options: argparse.Namespace,
     images: list[tuple[Path, Path]],
     editor: DiffusersEditor,
     instruction: Tensor | Injection,
-    made_by: list[object],
+    identity: list[object],
 ) -> None:
+    """Edits the images that the same command has not edited before.
+
+    Args:
+        options: the options of the command.
+        images: each image with the path of its result.
+        editor: the model.
+        instruction: text states [L, D], or a learned instruction.
+        identity: values that identify the instruction.
+    """
     sampling = sampling_settings(options, options.steps)
-    side = options.size or _SIDES[editor.description.family.name]
+    side = options.size or _DEFAULT_SIDES[editor.description.family.name]
     settings = [
         sampling.steps,
         sampling.text_scale_for(editor.description.family),
@@ -152,102 +185,106 @@ def _edit_all(
         editor.description.fingerprint,
     ]
 
-    def job(source: Path, result: Path) -> Job:
-        return Job(
-            source,
-            result,
-            lambda: hashlib.sha256(json.dumps([_digest(source), *made_by, *settings]).encode()).hexdigest(),
-        )
+    def job_of(source: Path, result: Path) -> EditJob:
+        def note() -> str:
+            made_from = [_digest(source), *identity, *settings]
+            return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
-    def edited(batch: Tensor) -> Tensor:
-        # Every image gets the same noise, whatever batch it lands in.
+        return EditJob(source, result, note)
+
+    def edit_batch(batch: Tensor) -> Tensor:
+        # Every image gets the same noise, so results do not depend on batches.
         seeds = (options.seed,) * len(batch)
         return editor.edit(batch, instruction, replace(sampling, seed=seeds))
 
-    jobs = [job(*image) for image in images]
+    jobs = [job_of(*image) for image in images]
     if not options.overwrite:
         jobs = [job for job in jobs if not _is_done(job)]
     progress = _Progress(len(images), len(jobs), side, options.strict)
+    callbacks = EditCallbacks(progress.bar.update, progress.skip, say, progress.report_scaled)
     with progress.bar:
         try:
-            edit_images(
-                jobs,
-                edited,
-                options.batch,
-                side * side,
-                Listener(progress.bar.update, progress.skip, say, progress.say_scaled),
-            )
+            edit_images(jobs, edit_batch, options.batch, side * side, callbacks)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise DeviceError(
-                f"Memory ran out with one image at a time. Give a --size below {side}, or another --device. What is done stays."
+                f"Memory ran out with one image at a time. Give a --size below {side}, or another --device. "
+                "Finished images are kept."
             ) from error
-    progress.end(options.out)
+    progress.finish(options.out)
 
 
 class _Progress:
-    """What a user sees."""
+    """Progress bar, messages and counts."""
 
     def __init__(self, images: int, to_do: int, side: int, strict: bool) -> None:
         self.bar = tqdm(total=to_do, desc="editing", unit="image")
-        self._images, self._to_do, self._side, self._strict = images, to_do, side, strict
+        self._images = images
+        self._to_do = to_do
+        self._side = side
+        self._strict = strict
         self._skipped = 0
-        self._scaled = False
+        self._reported_scaling = False
 
     def skip(self, error: PairError) -> None:
+        """Counts and reports an image that cannot be read. Raises the error if the run is strict."""
         if self._strict:
             raise error
         self._skipped += 1
         self.bar.update()
         say(f"{error} It is skipped.")
 
-    def say_scaled(self, source: Path, size: tuple[int, int]) -> None:
-        if not self._scaled:
-            side = f"{self._side} x {self._side}"
-            say(
-                f"'{source.name}' is {size[0]} x {size[1]}: images of more than {side} pixels are edited at that many and scaled back. Change it with --size."
-            )
-        self._scaled = True
+    def report_scaled(self, source: Path, size: tuple[int, int]) -> None:
+        """Says that large images are edited scaled down. Only the first is reported."""
+        if self._reported_scaling:
+            return
+        self._reported_scaling = True
+        side = f"{self._side} x {self._side}"
+        say(
+            f"'{source.name}' is {size[0]} x {size[1]}: images of more than {side} pixels are edited at that "
+            "many and scaled back. Change it with --size."
+        )
 
-    def end(self, out: str) -> None:
-        """Print what was done.
+    def finish(self, out: str) -> None:
+        """Prints how many images were edited.
 
         Raises:
             PairError: images were skipped.
         """
-        before = self._images - self._to_do
-        counts = f"{out}: {self._to_do - self._skipped} of {self._images} images edited" + (
-            f", {before} done before" if before else ""
-        )
+        counts = f"{out}: {self._to_do - self._skipped} of {self._images} images edited"
+        done_before = self._images - self._to_do
+        if done_before:
+            counts += f", {done_before} done before"
         if self._skipped:
             raise PairError(
-                f"{counts}, {self._skipped} skipped. Mend or remove what was skipped, and give the same command again: what is done stays."
+                f"{counts}, {self._skipped} skipped. Repair or remove the skipped images and run the same "
+                "command again: it edits only what is missing."
             )
         print(counts)
 
 
-def _is_done(job: Job) -> bool:
-    made_by = note_of(job.result)
+def _is_done(job: EditJob) -> bool:
+    note = note_of(job.result)
     try:
-        return made_by is not None and made_by == job.note()
+        return note is not None and note == job.note()
     except PairError:
         return False
 
 
 def _digest(path: Path) -> str:
-    """Hex digits of a file's content.
+    """SHA-256 of a file's content, as hex digits.
 
     Raises:
-        PairError: it cannot be read.
+        PairError: the file cannot be read.
     """
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            while part := file.read(2**20):
-                digest.update(part)
+            while chunk := file.read(2**20):
+                digest.update(chunk)
     except OSError as error:
         raise PairError(
-            f"'{path.name}' cannot be read ({error.strerror}). Check that it is there and may be read."
+            f"'{path.name}' cannot be read ({error.strerror}). Check that it exists and may be read."
         ) from error
     return digest.hexdigest()

@@ -1,65 +1,70 @@
-"""Ctrl-C, and the signals by which a system ends a process, as one exception that comes when it does no harm."""
+"""Ctrl-C, SIGTERM and SIGHUP as ``KeyboardInterrupt``, raised where it does no harm."""
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-_ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+# SIGHUP does not exist on Windows.
+_TERMINATING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+_Handler = Callable[[int, FrameType | None], None]
 
 
 def exit_code(interrupt: KeyboardInterrupt) -> int:
-    """What shells expect of a process that a signal ended: 130 after Ctrl-C, 143 after ``kill``."""
+    """The exit code that shells expect after a signal: 130 after Ctrl-C, 143 after ``kill``."""
     return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
 
 
 @contextmanager
-def catching_signals() -> Iterator[None]:
-    """Within it SIGTERM and SIGHUP raise ``KeyboardInterrupt``, where nothing else was decided about them, as ``nohup`` does."""
-    with _handling([number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL], _raise):
+def signals_as_interrupts() -> Iterator[None]:
+    """Makes SIGTERM and SIGHUP raise ``KeyboardInterrupt``.
+
+    Leaves signals alone that already have a handler or are ignored, as under ``nohup``.
+    """
+    numbers = [number for number in _TERMINATING if signal.getsignal(number) is signal.SIG_DFL]
+    with _handling(numbers, _raise_interrupt):
         yield
 
 
 @contextmanager
-def between_steps() -> Iterator[Callable[[], None]]:
-    """Within it the first signal waits for a call of the function that is given, which raises ``KeyboardInterrupt`` then. A second one does not wait."""
-    waiting: list[int] = []
+def deferred_interrupts() -> Iterator[Callable[[], None]]:
+    """Defers the first signal until the yielded function is called, which then raises ``KeyboardInterrupt``.
 
-    def note(number: int, _: FrameType | None) -> None:
-        if waiting:
+    A second signal raises at once.
+    """
+    deferred: list[int] = []
+
+    def defer(number: int, _: FrameType | None) -> None:
+        if deferred:
             raise KeyboardInterrupt(number)
-        waiting.append(number)
+        deferred.append(number)
 
     def check() -> None:
-        if waiting:
-            raise KeyboardInterrupt(waiting[0])
+        if deferred:
+            raise KeyboardInterrupt(deferred[0])
 
-    with _handling(
-        [
-            number
-            for number in (signal.SIGINT, *_ENDING)
-            if signal.getsignal(number) in (signal.default_int_handler, _raise)
-        ],
-        note,
-    ):
+    numbers = [
+        number
+        for number in (signal.SIGINT, *_TERMINATING)
+        if signal.getsignal(number) in (signal.default_int_handler, _raise_interrupt)
+    ]
+    with _handling(numbers, defer):
         yield check
 
 
-def _raise(number: int, _: FrameType | None) -> None:
+def _raise_interrupt(number: int, _: FrameType | None) -> None:
     raise KeyboardInterrupt(number)
 
 
 @contextmanager
-def _handling(numbers: list[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    # Only the main thread may decide about signals.
-    before = (
-        {number: signal.signal(number, handler) for number in numbers}
-        if threading.current_thread() is threading.main_thread()
-        else {}
-    )
+def _handling(numbers: Sequence[int], handler: _Handler) -> Iterator[None]:
+    # Python allows only the main thread to set handlers.
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in numbers} if in_main_thread else {}
     try:
         yield
     finally:
-        for number, each in before.items():
-            signal.signal(number, each)
+        for number, previous in before.items():
+            signal.signal(number, previous)

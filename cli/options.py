@@ -1,4 +1,4 @@
-"""Options of the command line that several commands have: the model, where it runs and how precisely."""
+"""Options that several commands share: model, device, precision, seed and guidance scales."""
 
 import argparse
 import math
@@ -15,12 +15,12 @@ _PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloa
 
 
 def add_model_options(parser: argparse.ArgumentParser, seed: bool = True) -> None:
-    """Which model, on which device; with a seed and a precision where asked for."""
+    """Adds ``--model`` and ``--device``; by default also ``--seed`` and ``--precision``."""
     parser.add_argument(
         "--model", help="diffusers folder or .safetensors checkpoint (default: the built-in pocket editor)"
     )
     parser.add_argument(
-        "--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, mps, xpu"
+        "--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps, xpu"
     )
     if seed:
         parser.add_argument("--seed", type=seed_number, default=0, help="0 to 2^64 - 1 (default 0)")
@@ -34,8 +34,8 @@ def add_model_options(parser: argparse.ArgumentParser, seed: bool = True) -> Non
 
 def add_scale_options(parser: argparse.ArgumentParser) -> None:
     """Adds the guidance scales, which ``sampling_settings`` reads."""
-    parser.add_argument("--text-scale", type=scale, help="s_T (default 7.5, pocket editor 2)")
-    parser.add_argument("--image-scale", type=scale, default=1.5, help="s_I")
+    parser.add_argument("--text-scale", type=finite_float, help="s_T (default 7.5, pocket editor 2)")
+    parser.add_argument("--image-scale", type=finite_float, default=1.5, help="s_I")
 
 
 def sampling_settings(options: argparse.Namespace, steps: int) -> SamplingSettings:
@@ -43,8 +43,8 @@ def sampling_settings(options: argparse.Namespace, steps: int) -> SamplingSettin
     return SamplingSettings(steps, options.text_scale, options.image_scale)
 
 
-def named_editor(options: argparse.Namespace) -> DiffusersEditor:
-    """The model that was named, in half precision where a GPU computes with a full-size one, unless told otherwise."""
+def load_chosen_editor(options: argparse.Namespace) -> DiffusersEditor:
+    """Loads the chosen model. ``auto`` precision is fp16 for a full-size model on a GPU, else fp32."""
     precision = options.precision
     if precision == "auto":
         full_size = describe(options.model).family.name != "pocket"
@@ -53,10 +53,10 @@ def named_editor(options: argparse.Namespace) -> DiffusersEditor:
 
 
 def seed_number(text: str) -> int:
-    """A seed of 64 bits.
+    """Parses a 64-bit seed.
 
     Raises:
-        LearningError: it is none, or out of range.
+        LearningError: the text is not a whole number in 0 .. 2^64 - 1.
     """
     try:
         number = int(text)
@@ -67,31 +67,34 @@ def seed_number(text: str) -> int:
     return number
 
 
-def positive(text: str) -> int:
-    """A number of things, of which at least one is needed."""
+def positive_int(text: str) -> int:
+    """Parses a whole number of at least 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not at least 1")
     return number
 
 
-def scale(text: str) -> float:
-    """A guidance scale or a strength."""
+def finite_float(text: str) -> float:
+    """Parses a finite number."""
     number = float(text)
     if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{number} is no finite number")
+        raise argparse.ArgumentTypeError(f"{number} is not a finite number")
     return number
 
 
-def words(text: str) -> str:
-    """What a text encoder reads. Without a locale Python takes the bytes of a terminal for halves of characters; they are UTF-8 nearly everywhere.
+def utf8_text(text: str) -> str:
+    """Decodes words for the text encoder.
+
+    Without a locale, Python decodes UTF-8 arguments to surrogate escapes. This restores them.
 
     Raises:
-        InstructionError: it holds other bytes.
+        InstructionError: the bytes are not UTF-8.
     """
     try:
         return text.encode("utf-8", "surrogateescape").decode()
     except ValueError as error:
         raise InstructionError(
-            f"The words {text[:60]!r} hold half a character. Write them anew, in a terminal that is set to UTF-8."
+            f"The words {text[:60]!r} are not valid UTF-8. "
+            "Type them again in a terminal that is set to UTF-8."
         ) from error

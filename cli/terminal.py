@@ -1,4 +1,4 @@
-"""What the command line says beside its results."""
+"""Messages on stderr."""
 
 import sys
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ from typing import Any, TextIO, cast
 from tqdm import tqdm
 
 
-class _Patient:
-    """A stream that passes over what cannot be written to it."""
+class _TolerantStream:
+    """A stream that ignores write errors."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -28,11 +28,11 @@ class _Patient:
 
 
 @contextmanager
-def talking_on() -> Iterator[None]:
-    """Within it no work ends because stderr, which may be a file on a full disk, takes no more."""
+def tolerant_stderr() -> Iterator[None]:
+    """Ignores write errors of stderr, for example if it is a file on a full disk: the work goes on."""
     before = sys.stderr
     if before is not None:
-        sys.stderr = cast(TextIO, _Patient(before))
+        sys.stderr = cast(TextIO, _TolerantStream(before))
     try:
         yield
     finally:
@@ -40,5 +40,5 @@ def talking_on() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """Write a line to stderr, above a progress bar where there is one."""
+    """Writes a line to stderr, above any progress bar."""
     tqdm.write(f"instructbrush: {text}", file=sys.stderr)

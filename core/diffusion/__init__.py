@@ -1,1 +1,1 @@
-"""The mathematics of diffusion: noise schedule, timestep segments, guidance and region blending."""
+"""Equations that need no model: noise schedule, segments, dual guidance (Eq. 3) and region blending."""

@@ -1,4 +1,4 @@
-"""Timesteps and the segments they fall into."""
+"""Timesteps: their segments, the forward process, and the noise that belongs to each."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,14 @@ from torch import Generator, Tensor
 
 TRAIN_TIMESTEPS = 1000
 SEEDS = 2**64
-"""How many seeds there are: 0 .. 2^64 - 1. What is computed from them wraps around."""
+"""Number of seeds: valid ones are 0 .. 2^64 - 1. Computed seeds wrap around."""
 
 
 def segment_of(timesteps: Tensor, segments: int) -> Tensor:
-    """The segment each timestep belongs to: ``min(j - 1, floor(t / (1000 / j)))`` (InstructBrush, section 4.1).
+    """The segment of each timestep: ``min(j - 1, floor(t / (1000 / j)))`` (InstructBrush, section 4.1).
 
-    The segment follows the timestep, never the index of a sampling step, so an instruction acts alike under any sampler and number of steps.
+    The segment depends on the timestep, not on the index of a sampling step. An instruction therefore acts
+    alike with any sampler and number of steps.
 
     Args:
         timesteps: any shape, integer or float, in 0..999.
@@ -28,7 +29,7 @@ def segment_of(timesteps: Tensor, segments: int) -> Tensor:
 
 
 def segment_bounds(segment: int, segments: int) -> tuple[int, int]:
-    """First and one-past-last integer timestep of a segment; the inverse of :func:`segment_of`."""
+    """First and one-past-last integer timestep of a segment; the inverse of ``segment_of``."""
     first = -(-segment * TRAIN_TIMESTEPS // segments)
     last = TRAIN_TIMESTEPS if segment == segments - 1 else -(-(segment + 1) * TRAIN_TIMESTEPS // segments)
     return first, last
@@ -37,7 +38,8 @@ def segment_bounds(segment: int, segments: int) -> tuple[int, int]:
 def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
     """The forward process ``sqrt(abar_t) z + sqrt(1 - abar_t) e``.
 
-    Written out because diffusers' Euler schedulers add noise in the unscaled (sigma) form and cache a step index.
+    Written out because diffusers' Euler schedulers add noise in the unscaled (sigma) form and cache a step
+    index.
 
     Args:
         latents: clean target latents [B, C, h, w].
@@ -49,15 +51,11 @@ def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod:
     return abar.sqrt() * latents + (1 - abar).sqrt() * noise
 
 
-def fixed_generator(timestep: int, seed: int) -> Generator:
-    """A generator on the CPU whose first draw is the noise that a timestep keeps."""
-    return Generator().manual_seed((seed * TRAIN_TIMESTEPS + timestep) % SEEDS)
-
-
 def fixed_noise(shape: Sequence[int], timestep: int, seed: int) -> Tensor:
-    """The noise that a timestep keeps, standard normal of the given shape on the CPU.
+    """The fixed noise of a timestep (Visii): standard normal of the given shape, on the CPU.
 
-    Visii draws the noise of every timestep once, learns with it and samples with it again. Drawn from (seed, timestep), it need not be stored:
-    equal arguments give equal noise, bit for bit.
+    Visii draws the noise of every timestep once, and uses it for learning and for sampling. It need not be
+    stored, because it depends on (shape, timestep, seed) only, bit for bit.
     """
-    return torch.randn(*shape, generator=fixed_generator(timestep, seed))
+    generator = Generator().manual_seed((seed * TRAIN_TIMESTEPS + timestep) % SEEDS)
+    return torch.randn(*shape, generator=generator)

@@ -1,1 +1,1 @@
-"""Applying: noise levels and segments, dual guidance, injected keys and values, the sampler."""
+"""Edits images on the diffusers engine: model loading, the ``Denoiser`` protocol, and the sampler."""

@@ -1,4 +1,4 @@
-"""The whole editing model outside ComfyUI: text encoder, VAE and denoiser."""
+"""A complete editing model outside ComfyUI: text encoder, VAE and denoiser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..errors import ModelError
 from ..instruction.injection import Injection
 from ..models.families import ModelDescription
 from ..regions.mask_images import mask_image
-from .denoiser import DiffusersDenoiser
+from .diffusers_denoiser import DiffusersDenoiser
 from .sampler import edit_latents
 from .settings import DEFAULT_SAMPLING, SamplingSettings
 
@@ -30,9 +30,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DiffusersEditor:
-    """A frozen InstructPix2Pix model on the diffusers engine. Nothing in it gets gradients.
+    """A frozen InstructPix2Pix model on the diffusers engine. Its weights never get gradients.
 
-    Images are fp32 [B, H, W, 3] in 0..1, sides multiples of :attr:`stride`. Latents are fp32 [B, 4, H/8, W/8].
+    Images are fp32 [B, H, W, 3] in 0..1, with sides that are multiples of ``stride``. Latents are fp32
+    [B, 4, H/8, W/8].
     """
 
     denoiser: DiffusersDenoiser
@@ -42,34 +43,36 @@ class DiffusersEditor:
 
     @property
     def description(self) -> ModelDescription:
-        """What the model is."""
+        """Family, layers and fingerprint of the model."""
         return self.denoiser.description
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """Device of the weights."""
         return self.denoiser.device
 
     @property
     def stride(self) -> int:
-        """Pixels of a side that one latent pixel stands for."""
+        """Pixels per latent pixel, along a side."""
         config: Any = self.vae.config
-        return 2 ** (len(config.encoder_block_out_channels if self._tiny else config.block_out_channels) - 1)
+        blocks = config.encoder_block_out_channels if self._is_tiny else config.block_out_channels
+        return 2 ** (len(blocks) - 1)
 
     @property
     def window(self) -> int:
-        """Tokens of the text window, start and end included."""
+        """Tokens that the text encoder reads, start and end tokens included."""
         return int(self.text_encoder.config.max_position_embeddings)
 
     def count_tokens(self, text: str) -> int:
-        """How many rows of the window a text's own tokens take, uncut, without start and end."""
+        """Number of tokens in a text, without truncation and without start and end tokens."""
         return len(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """The text encoder's states, fp32 [B, L, D]. What does not fit into the window is cut, with a warning that says so."""
+        """Text states, fp32 [B, L, D]. Truncates longer texts to the window and logs a warning."""
         for text in texts:
-            if (count := self.count_tokens(text)) > self.window - 2:
+            count = self.count_tokens(text)
+            if count > self.window - 2:
                 logger.warning(
                     "Text of %d tokens is cut to the %d that fit: %s", count, self.window - 2, text
                 )
@@ -80,10 +83,10 @@ class DiffusersEditor:
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
-        """The images' latents: the VAE's mode, unscaled.
+        """Latents of images: the mode of the VAE, unscaled.
 
         Raises:
-            ModelError: not [B, H, W, 3], or a side that is no multiple of the stride.
+            ModelError: the shape is not [B, H, W, 3], or a side is not a multiple of ``stride``.
         """
         stride = self.stride
         if images.ndim != 4 or images.shape[3] != 3:
@@ -93,28 +96,30 @@ class DiffusersEditor:
         height, width = images.shape[1:3]
         if height % stride or width % stride or not height or not width:
             raise ModelError(
-                f"Images: {width} x {height} pixels cannot be encoded; crop or pad both sides to multiples of {stride}."
+                f"Images: {width} x {height} pixels cannot be encoded; "
+                f"crop or pad both sides to multiples of {stride}."
             )
         pixels = (images.movedim(3, 1).to(self.device, torch.float32) * 2 - 1).to(self.vae.dtype)
         encoded: Any = self.vae.encode(pixels)
         if hasattr(encoded, "latent_dist"):
             return encoded.latent_dist.mode().float()
-        # A tiny autoencoder writes latents that are scaled already.
+        # A tiny autoencoder returns scaled latents.
         return encoded.latents.float() / self.description.family.scaling_factor
 
     def condition(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
-        """The image condition as the denoiser takes it: the images' latents and, in a model that reads a mask, the masks' after them.
+        """Image condition for the denoiser: latents of the images, then of the masks if the model reads them.
 
         Args:
             images: the images.
-            masks: where the edit may act, [h, w] or [b, h, w] in 0..1, of the images' aspect ratio. None is white: everywhere.
+            masks: where the edit may act, [h, w] or [b, h, w] in 0..1, with the images' aspect ratio. None
+                means everywhere.
 
         Returns:
-            [B, C, h, w], C as ``description.condition_channels``.
+            [B, C, h, w], where C is ``description.condition_channels``.
 
         Raises:
-            ModelError: as :meth:`encode_images`; also for a mask where the model reads none.
-            RegionError: a mask that is black all over, or that does not fit.
+            ModelError: as ``encode_images``, or the model reads no mask and one is given.
+            RegionError: a mask is black everywhere or does not fit.
         """
         latents = self.encode_images(images)
         if masks is not None:
@@ -141,11 +146,11 @@ class DiffusersEditor:
 
         Args:
             images: the images.
-            instruction: words (one text for all images, or one for each), text states ([L, D] or [B, L, D]), or a
-                learned instruction, see ``inject`` in core/instruction/injection.py.
+            instruction: words (one text for all images, or one for each), text states ([L, D] or
+                [B, L, D]), or a learned instruction prepared by ``inject`` (core/instruction/injection.py).
             settings: steps, scales, seed and noise.
-            region: keeps the source outside a mask while sampling; any model can do this.
-            masks: what a model that reads a mask is given, see ``condition``.
+            region: where the edit may act, by blending with the source while sampling. Works on any model.
+            masks: where the edit may act, as input of a model that reads masks; see ``condition``.
 
         Returns:
             Edited images in 0..1, fp32 [B, H, W, 3] on the model's device.
@@ -169,7 +174,7 @@ class DiffusersEditor:
         return self.decode(latents)
 
     def scale(self, latents: Tensor) -> Tensor:
-        """The target latent that the denoiser works on, from an unscaled one."""
+        """Scales latents to the range that the denoiser works in."""
         return latents * self.description.family.scaling_factor
 
     @torch.no_grad()
@@ -177,17 +182,19 @@ class DiffusersEditor:
         """Images in 0..1 from scaled latents.
 
         Raises:
-            ModelError: not [B, 4, h, w].
+            ModelError: the shape is not [B, 4, h, w].
         """
         if latents.ndim != 4 or latents.shape[1] != 4:
             raise ModelError(
                 f"Latents: shape {tuple(latents.shape)} does not fit; [batch, 4, height, width] is needed."
             )
-        unscaled = latents.float() if self._tiny else latents.float() / self.description.family.scaling_factor
+        unscaled = latents.float()
+        if not self._is_tiny:
+            unscaled = unscaled / self.description.family.scaling_factor
         decode: Any = self.vae.decode
         pixels = decode(unscaled.to(self.device, self.vae.dtype), return_dict=False)[0]
         return (pixels.float() / 2 + 0.5).clamp(0, 1).movedim(1, 3)
 
     @property
-    def _tiny(self) -> bool:
+    def _is_tiny(self) -> bool:
         return "encoder_block_out_channels" in self.vae.config

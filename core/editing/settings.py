@@ -18,9 +18,9 @@ class SamplingSettings:
     seed: int | tuple[int, ...] = 0
     """Seed of each image's noise. With a single number, image i gets ``seed + i``."""
     fixed_noise: bool = False
-    """Whether all images share the noise that learning with fixed noise drew for each timestep (Visii).
+    """Whether every image gets the noise that learning with fixed noise drew for each timestep (Visii).
 
-    The first seed must be the one that the instruction was learned with.
+    The first seed must then be the one that the instruction was learned with.
     """
 
     def seeds(self, images: int) -> list[int]:

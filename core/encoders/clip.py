@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..editing.loading import POCKET_FOLDER
+from ..models.builtin import POCKET_FOLDER
 from ..errors import ModelError
 from ..models.tokenizer import tokenizer_from_folder
 from ..models.weights import Weights, fill, fingerprint, folder_weights, read_header

@@ -46,7 +46,8 @@ def test_a_bad_image_is_skipped_and_counted(images: Path, capsys: pytest.Capture
         in printed
     )
     assert printed.endswith(
-        "out: 3 of 5 images edited, 2 skipped. Mend or remove what was skipped, and give the same command again: what is done stays.\n"
+        "out: 3 of 5 images edited, 2 skipped. "
+        "Repair or remove the skipped images and run the same command again: it edits only what is missing.\n"
     )
     assert list(results(images.parent / "out")) == ["0_0.png", "1_0.png", "1_1.png"]
 
@@ -204,6 +205,7 @@ def test_out_of_memory_names_the_way_out(
     monkeypatch.setattr(DiffusersEditor, "edit", fail)
     assert edit(images) == 1
     assert (
-        "Memory ran out with one image at a time. Give a --size below 256, or another --device. What is done stays."
+        "Memory ran out with one image at a time. Give a --size below 256, or another --device. "
+        "Finished images are kept."
         in capsys.readouterr().err
     )

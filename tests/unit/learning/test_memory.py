@@ -7,11 +7,17 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
-from instructbrush.core.editing.loading import DiffusersEditor
+from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.errors import LearningError
-from instructbrush.core.learning import memory
-from instructbrush.core.learning.memory import MemoryPlan, largest_side, plan_memory
+from instructbrush.core.learning.memory import (
+    ACTIVATION_BYTES,
+    MemoryPlan,
+    bytes_needed,
+    largest_side,
+    plan_memory,
+)
 from instructbrush.core.learning.objective import PairLatents
+from instructbrush.core.learning.request import InitText, LearningRequest
 from instructbrush.core.learning.settings import LearningSettings
 from instructbrush.core.learning.trainer import Trainer
 from instructbrush.tests.support import seeded
@@ -66,7 +72,7 @@ def test_the_activations_of_a_family_are_those_that_autograd_keeps(
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         unet(sample, time, context.requires_grad_(), added_cond_kwargs=added if family == "sdxl" else None)
     counted = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / SIDE_512
-    assert memory._ACTIVATIONS[family] == pytest.approx(counted, rel=0.1)
+    assert ACTIVATION_BYTES[family] == pytest.approx(counted, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +104,7 @@ def test_single_precision_needs_twice_as_much() -> None:
 @pytest.mark.parametrize("free", [GIB, 4 * GIB])
 def test_the_largest_image_fits_and_the_next_does_not(free: int) -> None:
     side = largest_side("sd15", 2, free)
-    needed = [memory._needed("sd15", (each // 8) ** 2, MemoryPlan(1, True), 2) for each in (side, side + 64)]
+    needed = [bytes_needed("sd15", (each // 8) ** 2, MemoryPlan(1, True), 2) for each in (side, side + 64)]
     assert side % 64 == 0 and needed[0] <= free < needed[1]
 
 
@@ -124,11 +130,15 @@ class Limited:
 def trained(editor: DiffusersEditor, denoiser: Any) -> Trainer:
     generator = torch.Generator().manual_seed(3)
     before, after = (list(torch.randn(2, 4, 8, 8, generator=generator)) for _ in range(2))
+    context, null_context = editor.encode_text(["make it snow", ""])
     trainer = Trainer(
-        denoiser,
-        PairLatents(before, after),
-        *editor.encode_text(["make it snow", ""]),
-        LearningSettings(steps=3, tokens=4),
+        LearningRequest(
+            denoiser,
+            PairLatents(before, after),
+            InitText("make it snow", context),
+            null_context,
+            LearningSettings(steps=3, tokens=4),
+        )
     )
     try:
         trainer.run()

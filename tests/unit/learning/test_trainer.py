@@ -8,13 +8,15 @@ import torch
 
 from instructbrush.core.diffusion.guidance import dual_guidance
 from instructbrush.core.diffusion.schedule import add_noise, segment_of
-from instructbrush.core.editing.loading import DiffusersEditor
+from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.errors import LearningError
 from instructbrush.core.instruction.injection import inject
 from instructbrush.core.learning.checkpoint import load_checkpoint, save_checkpoint
 from instructbrush.core.learning.objective import PairLatents, collect, noise_errors, snr_weights
+from instructbrush.core.learning.request import InitText, LearningRequest
+from instructbrush.core.learning.segment_streams import SegmentStream
 from instructbrush.core.learning.settings import PAPER, POCKET, POCKET_TEXT, LearningSettings
-from instructbrush.core.learning.trainer import SegmentStream, Trainer, curve
+from instructbrush.core.learning.trainer import Trainer, loss_curve
 
 SMALL = replace(POCKET, steps=6, tokens=4)
 SMALL_TEXT = replace(POCKET_TEXT, steps=6, tokens=4, direction_weight=0.0)
@@ -31,7 +33,8 @@ def make_trainer(
     editor: DiffusersEditor, latents: PairLatents, settings: LearningSettings = SMALL, **kwargs: object
 ) -> Trainer:
     context, null = editor.encode_text(["make it snow", ""])
-    return Trainer(editor.denoiser, latents, context, null, settings, "make it snow", 3, **kwargs)
+    init_text = InitText("make it snow", context, 3)
+    return Trainer(LearningRequest(editor.denoiser, latents, init_text, null, settings, **kwargs))
 
 
 def learned(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -97,7 +100,7 @@ def test_batched_segments_equal_sequential_ones(editor: DiffusersEditor, latents
         for name, tensor in learned(alone).items():
             torch.testing.assert_close(tensor[segment], together[name][segment], rtol=1e-4, atol=1e-5)
             others = [other for other in range(settings.segments) if other != segment]
-            assert torch.equal(tensor[others], alone.space.beginning()[name].expand(4, -1, -1)), (
+            assert torch.equal(tensor[others], alone.space.initial()[name].expand(4, -1, -1)), (
                 "segments not trained must stay"
             )
 
@@ -141,12 +144,12 @@ def test_the_scale_of_the_loss_in_half_precision_changes_nothing_else(
     settings = replace(SMALL, clip_norm=clip_norm)
     context, null = editor.encode_text(["make it snow", ""])
     plain, scaled = (
-        Trainer(each, latents, context, null, settings)
+        Trainer(LearningRequest(each, latents, InitText("", context), null, settings))
         for each in (editor.denoiser, InHalfPrecision(editor.denoiser))
     )
     plain.run()
     scaled.run()
-    assert plain._loss_scale == 1 and scaled._loss_scale == 16
+    assert plain.loss_scale == 1 and scaled.loss_scale == 16
     assert scaled.losses == pytest.approx(plain.losses, rel=1e-6)
     assert all(torch.equal(tensor, scaled.parameters[name]) for name, tensor in plain.parameters.items())
 
@@ -242,7 +245,8 @@ def test_paper_preset_takes_m_from_the_phrase(editor: DiffusersEditor, latents: 
     instruction = trainer.instruction("snow")
     assert instruction.info.tokens == 3 and instruction.info.settings["learning_rate"] == 1e-3
     context, null = editor.encode_text(["", ""])
-    assert Trainer(editor.denoiser, latents, context, null, replace(PAPER, steps=1)).tokens == 10
+    empty = LearningRequest(editor.denoiser, latents, InitText("", context), null, replace(PAPER, steps=1))
+    assert empty.rows == 10
 
 
 def test_include_bos_learns_row_0(editor: DiffusersEditor, latents: PairLatents) -> None:
@@ -303,5 +307,5 @@ def test_bad_settings_and_runs_are_named(
 
 
 def test_loss_curve_is_short() -> None:
-    assert curve([1.0, 3.0], 1) == [2.0]
-    assert len(curve(list(map(float, range(1234))))) <= 100 and curve([]) == []
+    assert loss_curve([1.0, 3.0], 1) == [2.0]
+    assert len(loss_curve(list(map(float, range(1234))))) <= 100 and loss_curve([]) == []

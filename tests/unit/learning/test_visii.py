@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from instructbrush.core.diffusion.schedule import fixed_noise
-from instructbrush.core.editing.loading import DiffusersEditor
+from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.errors import InstructionError, LearningError
 from instructbrush.core.instruction.injection import inject
 from instructbrush.core.learning.objective import Direction, PairLatents
+from instructbrush.core.learning.request import InitText, LearningRequest
+from instructbrush.core.learning.segment_streams import SegmentStream
 from instructbrush.core.learning.settings import PAPER, VISII, LearningSettings
-from instructbrush.core.learning.trainer import SegmentStream, Trainer
+from instructbrush.core.learning.trainer import Trainer
 
 PHRASE = "make it snow"
 SHORT = replace(VISII, steps=20, text_scale=2.0)
@@ -43,9 +45,8 @@ def make_trainer(
     settings: LearningSettings = SHORT,
 ) -> Trainer:
     context, null = editor.encode_text([PHRASE, ""])
-    return Trainer(
-        editor.denoiser, latents, context, null, settings, PHRASE, editor.count_tokens(PHRASE), direction
-    )
+    init_text = InitText(PHRASE, context, editor.count_tokens(PHRASE))
+    return Trainer(LearningRequest(editor.denoiser, latents, init_text, null, settings, direction))
 
 
 @pytest.mark.parametrize("clamp", [False, True])

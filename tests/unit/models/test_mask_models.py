@@ -9,11 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from instructbrush.core.editing.loading import DiffusersEditor, describe, load_editor
+from instructbrush.core.editing.editor import DiffusersEditor
+from instructbrush.core.editing.loading import describe, load_editor
 from instructbrush.core.editing.sampler import edit_latents
 from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.errors import ModelError, RegionError
 from instructbrush.core.learning.objective import PairLatents
+from instructbrush.core.learning.request import InitText, LearningRequest
 from instructbrush.core.learning.settings import LearningSettings
 from instructbrush.core.learning.trainer import Trainer
 from instructbrush.core.models import builtin
@@ -218,9 +220,9 @@ class TestMaskImage:
         [
             (
                 torch.zeros(1, 8, 12),
-                r"^Mask: it is black all over, so there is nowhere to edit. Paint white .* invert the mask .* connect no mask.$",
+                r"^Mask: it is black everywhere, so nothing would be edited. Paint white .* invert the mask .* connect no mask.$",
             ),
-            (torch.stack([torch.ones(8, 12), torch.zeros(8, 12)]), "^Mask: number 2 of 2 is black all over"),
+            (torch.stack([torch.ones(8, 12), torch.zeros(8, 12)]), "^Mask: number 2 of 2 is black everywhere"),
             (torch.ones(1, 8, 8), "^Mask: it is 8 x 8, the image 12 x 8, which is another aspect ratio."),
             (torch.ones(3, 8, 12), "^Mask: 3 masks do not fit 2 images."),
             (torch.full((1, 8, 12), float("nan")), "^Mask holds values that are not finite."),
@@ -358,6 +360,7 @@ def learned(editor: DiffusersEditor) -> object:
     )
     context, null = editor.encode_text(["invert it", ""])
     settings = LearningSettings(tokens=4, segments=2, steps=2, learning_rate=0.03, objective="guided")
-    trainer = Trainer(editor.denoiser, latents, context, null, settings, "invert it")
+    init_text = InitText("invert it", context)
+    trainer = Trainer(LearningRequest(editor.denoiser, latents, init_text, null, settings))
     trainer.run()
     return trainer.instruction()

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from instructbrush.core.editing.denoiser import DiffusersDenoiser
-from instructbrush.core.editing.loading import DiffusersEditor, load_editor
+from instructbrush.core.editing.diffusers_denoiser import DiffusersDenoiser
+from instructbrush.core.editing.editor import DiffusersEditor
+from instructbrush.core.editing.loading import load_editor
 from instructbrush.core.errors import ModelError
 from instructbrush.core.instruction.injection import InjectedInstruction, Injection, inject
 from instructbrush.core.instruction.instruction import Instruction, InstructionInfo

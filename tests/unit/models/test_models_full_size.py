@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from instructbrush.core.editing.loading import DiffusersEditor, load_editor
+from instructbrush.core.editing.editor import DiffusersEditor
+from instructbrush.core.editing.loading import load_editor
 from instructbrush.tests.support import seeded
 
 SEED = 15

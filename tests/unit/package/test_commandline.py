@@ -219,11 +219,11 @@ def test_strength_0_equals_the_empty_words(folders: Path) -> None:
         (["edit", "--words", "x", "--images", "images", "--out", "o", "--model", "nowhere"], "nowhere"),
         (
             ["edit", "--words", "\udce9", "--images", "images", "--out", "o"],
-            "The words '\\udce9' hold half a character. Write them anew, in a terminal",
+            "The words '\\udce9' are not valid UTF-8. Type them again in a terminal",
         ),
         (
             ["learn", "--pairs", "pairs", "--out", "x.safetensors", "--init", "a\ud83d"],
-            "hold half a character",
+            "are not valid UTF-8",
         ),
         (
             ["learn", "--pairs", "pairs", "--out", "x.safetensors", "--seed", "1e3"],

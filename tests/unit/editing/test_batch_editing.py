@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from instructbrush.core.editing.folder import Job, Listener, edit_images, note_of
+from instructbrush.core.editing.batch_editing import EditJob, EditCallbacks, edit_images, note_of
 from instructbrush.core.errors import PairError, StorageError
 
 SIZES = [(40, 32), (40, 32), (24, 24), (40, 32), (35, 17), (24, 24), (40, 32)]
@@ -49,8 +49,8 @@ def inverted(paths: list[Path], out: Path, batch: int, room: int = 100, pixels: 
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return 1 - given
 
-    jobs = [Job(path, out / f"{path.stem}.png", lambda: "inverted") for path in paths]
-    listener = Listener(
+    jobs = [EditJob(path, out / f"{path.stem}.png", lambda: "inverted") for path in paths]
+    listener = EditCallbacks(
         told.done.append,
         told.skipped.append,
         told.remarks.append,
@@ -111,10 +111,10 @@ def test_large_images_are_edited_small_and_come_out_in_their_size(tmp_path: Path
 
     told = Told()
     jobs = [
-        Job(path, tmp_path / "out" / f"{path.stem}.png", lambda: "")
+        EditJob(path, tmp_path / "out" / f"{path.stem}.png", lambda: "")
         for path in (tmp_path / "a.jpg", tmp_path / "b.png")
     ]
-    listener = Listener(
+    listener = EditCallbacks(
         told.done.append,
         told.skipped.append,
         told.remarks.append,
@@ -151,9 +151,9 @@ def test_images_that_wait_for_others_of_their_size_are_few(tmp_path: Path) -> No
     for index, path in enumerate(paths):
         Image.new("RGB", (16 + 8 * index, 16)).save(path)
     there: list[int] = []
-    jobs = [Job(path, tmp_path / "out" / path.name, lambda: "") for path in paths]
+    jobs = [EditJob(path, tmp_path / "out" / path.name, lambda: "") for path in paths]
     edit_images(
-        jobs, lambda given: there.append(given.shape[2]) or given, 2, 10**6, Listener(*[lambda *_: None] * 4)
+        jobs, lambda given: there.append(given.shape[2]) or given, 2, 10**6, EditCallbacks(*[lambda *_: None] * 4)
     )
     assert there == [16 + 8 * index for index in range(40)]
 

@@ -1,0 +1,1 @@
+"""The commands that fine-tune editing models: ``train-region`` and ``reason train``."""
