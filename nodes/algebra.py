@@ -16,7 +16,7 @@ from ..core.instruction.norm_chart import draw_norms
 from ..core.storage.image_tensors import from_image
 from .comfy.models.description import describe
 from .comfy.sampling import text_encoding as text
-from .comfy.sampling.engine import ComfyDenoiser
+from .comfy.sampling.comfy_denoiser import ComfyDenoiser
 from .shared.node import Node
 from .shared.previews import previews
 from .shared.socket_types import InstructionSocket, thumbnail_of, with_thumbnail

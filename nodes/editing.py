@@ -12,11 +12,11 @@ from ..core.instruction.injection import Injection, inject
 from ..core.instruction.instruction import Blend, Instruction, parts_of
 from .comfy.models.description import describe
 from .comfy.sampling import text_encoding as text
+from .comfy.sampling.fixed_noise import FixedNoise, fixed_noise_sampler
 from .comfy.sampling.guider import EditGuider, with_image
-from .comfy.sampling.latents import encode_both
-from .comfy.sampling.noise import FixedNoise, fixed_noise_sampler
-from .comfy.sampling.patch import attend, mark
-from .comfy.sampling.text_conditioning import with_states
+from .comfy.sampling.instruction_patch import attach_instruction, patch_model
+from .comfy.sampling.latents import encode_with_mask
+from .comfy.sampling.text_conditioning import with_learned_states
 from .shared.guidance_scales import DEFAULT_SCALE, scale_for
 from .shared.node import Node
 from .shared.socket_types import InstructionSocket
@@ -221,7 +221,7 @@ class EditGuiderNode(Node):
                 "or disconnect the conditioning."
             )
         description = describe(model)
-        latents = encode_both(description, vae, image, mask)
+        latents = encode_with_mask(description, vae, image, mask)
         none = text.encode(clip, "")
         full = text.encode(clip, words) if conditioning is None else conditioning
         if instruction is not None:
@@ -299,8 +299,8 @@ def _instructed(model: Any, conditioning: list[Any], injection: Injection) -> tu
     if injection.is_identity:
         return model, conditioning
     if injection.is_text:
-        return model, with_states(conditioning, injection)
-    return attend(model), mark(conditioning, injection, describe(model))
+        return model, with_learned_states(conditioning, injection)
+    return patch_model(model), attach_instruction(conditioning, injection, describe(model))
 
 
 def _factors(words: str) -> list[float] | None:

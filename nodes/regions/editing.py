@@ -1,4 +1,4 @@
-"""Nodes that edit in regions."""
+"""Nodes that edit within regions."""
 
 from typing import Any
 
@@ -7,13 +7,14 @@ from comfy_api.latest import io
 
 from ..comfy.models.description import describe
 from ..comfy.sampling.guider import with_image
-from ..comfy.sampling.latents import encode_both
+from ..comfy.sampling.latents import encode_with_mask
 from ..comfy.sampling.region_blending import keep_region, with_region
+from ..comfy.types import Model, Vae
 from ..shared.node import Node
 
 
 class RegionConditioning(Node):
-    """An image and a mask into a conditioning."""
+    """Adds an image and a mask to a conditioning."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -21,8 +22,9 @@ class RegionConditioning(Node):
             node_id="InstructBrushRegionConditioning",
             display_name="Region Conditioning",
             category="InstructBrush/regions",
-            description="Gives a conditioning the image to edit and, for models that read a mask (UltraEdit, the pocket region editor), where to edit it. "
-            "Use it on the positive words and on the empty ones of DualCFGGuider's cond2, and leave its negative as it is.",
+            description="Adds the image to edit to a conditioning and, for models that read a mask (UltraEdit, "
+            "the pocket region editor), the region to edit. Use it on the positive conditioning and on the empty "
+            "one for DualCFGGuider's cond2, but not on the negative one.",
             search_aliases=[
                 "ultraedit",
                 "mask conditioning",
@@ -34,28 +36,28 @@ class RegionConditioning(Node):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="The model that will sample. Models without mask channels take the image alone.",
+                    tooltip="The model for sampling. Models without mask channels use only the image.",
                 ),
                 io.Conditioning.Input(
-                    "conditioning", tooltip="The words, or an instruction from Apply Instruction."
+                    "conditioning", tooltip="The encoded words, or an instruction from Apply Instruction."
                 ),
-                io.Vae.Input("vae", tooltip="The model's autoencoder: image and mask go through it."),
+                io.Vae.Input("vae", tooltip="The model's VAE. It encodes image and mask."),
                 io.Image.Input(
                     "image", tooltip="The image to edit, or several. Sides are cropped to multiples of 8."
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where the edit may act: white edits, black stays. One for all images or one for each, of the image's aspect ratio. "
-                    "Without one the model edits everywhere (free-form).",
+                    tooltip="Where the edit may act: white is edited, black stays. One mask for all images or one "
+                    "for each, with the image's aspect ratio. Without a mask the model edits everywhere (free-form).",
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(
-                    display_name="CONDITIONING", tooltip="The conditioning that carries image and mask."
+                    display_name="CONDITIONING", tooltip="The conditioning with image and mask."
                 ),
                 io.Latent.Output(
-                    display_name="LATENT", tooltip="An empty latent of the image's size, for the sampler."
+                    display_name="LATENT", tooltip="An empty latent with the image's size, for the sampler."
                 ),
             ],
         )
@@ -63,18 +65,18 @@ class RegionConditioning(Node):
     @classmethod
     def execute(
         cls,
-        model: Any,
+        model: Model,
         conditioning: list[Any],
-        vae: Any,
+        vae: Vae,
         image: torch.Tensor,
         mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        latents = encode_both(describe(model), vae, image, mask)
+        latents = encode_with_mask(describe(model), vae, image, mask)
         return io.NodeOutput(with_image(conditioning, *latents), {"samples": torch.zeros_like(latents[0])})
 
 
 class RegionEdit(Node):
-    """An edit that stays in a region."""
+    """Keeps an edit inside a region."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -82,8 +84,9 @@ class RegionEdit(Node):
             node_id="InstructBrushRegionEdit",
             display_name="Region Edit",
             category="InstructBrush/regions",
-            description="Keeps an edit inside a mask, with any model and any sampler (UltraEdit, Eq. 1): while sampling, the image itself is put back "
-            "outside the mask every few steps, and at the end. Both outputs go on to the sampler or guider.",
+            description="Keeps an edit inside a mask, with any model and any sampler (UltraEdit, Eq. 1). During "
+            "sampling, the original image is restored outside the mask every few steps and at the end. "
+            "Connect both outputs to the sampler or guider.",
             search_aliases=[
                 "region edit",
                 "masked edit",
@@ -94,25 +97,25 @@ class RegionEdit(Node):
                 "ultraedit",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="The model that will sample."),
+                io.Model.Input("model", tooltip="The model for sampling."),
                 io.Latent.Input("latent", tooltip="The image to edit, from VAE Encode."),
                 io.Mask.Input(
                     "mask",
-                    tooltip="Where the edit may act: white edits, black stays, grey mixes. One for all images or one for each, of the image's aspect "
-                    "ratio. Soft Region makes a soft one.",
+                    tooltip="Where the edit may act: white is edited, black stays, grey is mixed. One mask for all "
+                    "images or one for each, with the image's aspect ratio. Soft Region makes a soft mask.",
                 ),
                 io.Int.Input(
                     "blend_every",
                     default=2,
                     min=1,
                     max=1000,
-                    tooltip="Steps from one blending to the next. 2 is UltraEdit's: the steps between let the edit grow together with its surroundings. "
-                    "1 blends every step. The last step always blends.",
+                    tooltip="Steps from one blending to the next. UltraEdit uses 2: the steps in between let the edit "
+                    "adapt to its surroundings. 1 blends at every step. The last step always blends.",
                 ),
             ],
             outputs=[
                 io.Model.Output(
-                    display_name="MODEL", tooltip="The model, keeping to the region that the latent carries."
+                    display_name="MODEL", tooltip="The model that keeps the edit inside the latent's region."
                 ),
                 io.Latent.Output(
                     display_name="LATENT",
@@ -123,6 +126,6 @@ class RegionEdit(Node):
 
     @classmethod
     def execute(
-        cls, model: Any, latent: dict[str, Any], mask: torch.Tensor, blend_every: int
+        cls, model: Model, latent: dict[str, Any], mask: torch.Tensor, blend_every: int
     ) -> io.NodeOutput:
         return io.NodeOutput(keep_region(model, blend_every), with_region(latent, mask))

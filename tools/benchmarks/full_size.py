@@ -191,7 +191,7 @@ class _Bench:
 
     def learning_in_comfyui(self) -> None:
         """Times learning steps on ComfyUI's MODEL, without and with gradient checkpointing."""
-        from instructbrush.nodes.comfy.sampling.engine import ComfyDenoiser
+        from instructbrush.nodes.comfy.sampling.comfy_denoiser import ComfyDenoiser
 
         model = self.comfy_model()
         for side in self.sides:

@@ -53,7 +53,7 @@ def random_latents(pairs: int = 4, side: int = SIDE) -> PairLatents:
 def bench_learning(editor: DiffusersEditor, rounds: int) -> Times:
     """Times a learning step on diffusers, batched, in turn and guided, and batched on ComfyUI's MODEL."""
     from instructbrush.nodes.comfy.models.loading import POCKET_NAME, load_model
-    from instructbrush.nodes.comfy.sampling.engine import ComfyDenoiser
+    from instructbrush.nodes.comfy.sampling.comfy_denoiser import ComfyDenoiser
 
     latents = random_latents()
     context, null = editor.encode_text([PHRASE, ""])

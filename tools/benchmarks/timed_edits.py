@@ -38,7 +38,7 @@ def time_edit_guider(
 
     from instructbrush.nodes.comfy.models.description import describe
     from instructbrush.nodes.comfy.sampling.guider import EditGuider, with_image
-    from instructbrush.nodes.comfy.sampling.patch import attend, mark
+    from instructbrush.nodes.comfy.sampling.instruction_patch import attach_instruction, patch_model
 
     sampler = comfy.samplers.sampler_object("euler_ancestral")
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS)
@@ -47,8 +47,8 @@ def time_edit_guider(
         patched = model
         full = words
         if strength is not None:
-            patched = attend(model)
-            full = mark(words, inject(instruction, strength), describe(model))
+            patched = patch_model(model)
+            full = attach_instruction(words, inject(instruction, strength), describe(model))
         guider = EditGuider(patched, scales["text_scale"], scales["image_scale"])
         guider.set_branches(with_image(full, image), with_image(none, image), none)
         return lambda: guider.sample(

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ....core.encoders.mllm import PUBLIC, Mllm, check_folder, load_mllm, stored_bits, stored_dtype
 from ....core.errors import ModelError
-from ....core.learning.init_text.vocabulary import Progress
 from ....core.models.builtin import POCKET_CONNECTOR_FILE, POCKET_READER_FOLDER
+from ....core.progress import Progress
 from ....core.reasoning.connector import Connector, load_connector, text_fingerprint
-from ....core.reasoning.state_cache import StateStore, kept_states
+from ....core.reasoning.state_cache import StateStore, cached_states
 from ..folders import model_folders
-from ..sampling.patch import Conditioning
+from ..sampling.instruction_patch import Conditioning
 from . import residency as held
 
 POCKET_TITLE = "pocket reader (built in)"
@@ -139,10 +139,9 @@ def states(
     Raises:
         ModelError: an image or the words do not fit.
     """
-    return kept_states(
+    return cached_states(
         mllm,
-        list(images),
-        [words] * len(images),
+        [(image, words) for image in images],
         store(),
         task,
         ready=lambda: prepare(mllm),

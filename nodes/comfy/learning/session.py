@@ -21,7 +21,7 @@ from ....core.learning.trainer import Trainer
 from ....core.pairs.pairs import EditPair, EditPairs, thumbnail
 from ..encoders import open_clip as clips
 from ..models.description import describe
-from ..sampling.engine import ComfyDenoiser
+from ..sampling.comfy_denoiser import ComfyDenoiser
 from ..sampling.latents import encode_condition, encode_image
 from ..sampling.text_encoding import count_in_windows, encode_window
 from ..types import Clip, Model, Vae

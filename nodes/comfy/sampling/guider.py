@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ....core.diffusion.guidance import dual_guidance
 from ..models.base_models import MASK_LATENT
-from .patch import Conditioning
+from .instruction_patch import Conditioning
 
 
 class EditGuider(comfy.samplers.CFGGuider):

@@ -36,7 +36,7 @@ def encode_image(vae: comfy.sd.VAE, image: Tensor, channels: int = 4) -> Tensor:
     return latent
 
 
-def encode_both(
+def encode_with_mask(
     model: ModelDescription, vae: comfy.sd.VAE, image: Tensor, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """The latents of images and, for a model that reads a mask, of their masks.
@@ -64,7 +64,7 @@ def encode_both(
 
 def encode_condition(model: ModelDescription, vae: comfy.sd.VAE, image: Tensor) -> Tensor:
     """The image condition of images as one tensor, free-form where the model reads a mask: what core's denoisers take."""
-    latent, mask_latent = encode_both(model, vae, image)
+    latent, mask_latent = encode_with_mask(model, vae, image)
     return (
         latent
         if mask_latent is None

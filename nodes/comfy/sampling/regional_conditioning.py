@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ....core.regions.masks import combine_masks, fit_mask, mask_batch
-from .patch import Conditioning
+from .instruction_patch import Conditioning
 
 _SHARE = 1e-3
 """Weight of every region where none lies."""

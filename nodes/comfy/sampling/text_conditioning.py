@@ -6,10 +6,10 @@ import torch
 
 from ....core.diffusion.schedule import TRAIN_TIMESTEPS, segment_bounds
 from ....core.instruction.injection import Injection
-from .patch import Conditioning
+from .instruction_patch import Conditioning
 
 
-def with_states(conditioning: Conditioning, injection: Injection) -> Conditioning:
+def with_learned_states(conditioning: Conditioning, injection: Injection) -> Conditioning:
     """A CONDITIONING whose text states are those of the injection, in as many entries as it has parts of the noise schedule.
 
     Args:

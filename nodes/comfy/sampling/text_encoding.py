@@ -7,8 +7,7 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ....core.errors import LearningError
-from .patch import Conditioning
+from .instruction_patch import Conditioning
 
 _TEXTS_AT_ONCE = 32
 
@@ -19,18 +18,10 @@ def encode(clip: comfy.sd.CLIP, text: str) -> Conditioning:
 
 
 def encode_window(clip: comfy.sd.CLIP, text: str) -> tuple[Tensor, Tensor | None]:
-    """A text's states [L, D], one window of the text encoder, and its pooled states [1, D].
-
-    Raises:
-        LearningError: it is too long for one window.
-    """
-    windows = next(iter(clip.tokenize(text).values()))
-    if len(windows) != 1:
-        raise LearningError(
-            f"Init text: '{text[:60]}…' is longer than the {len(windows[0])} tokens the text encoder takes at once. Shorten it."
-        )
+    """The states [L, D] of a text's first window, and the pooled states [1, D] of the text."""
+    first_window = next(iter(clip.tokenize(text).values()))[0]
     (states, options), *_ = encode(clip, text)
-    return states[0].clone(), options.get("pooled_output")
+    return states[0, : len(first_window)].clone(), options.get("pooled_output")
 
 
 def count_tokens(clip: comfy.sd.CLIP, text: str) -> int:

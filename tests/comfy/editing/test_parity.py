@@ -116,7 +116,7 @@ def test_parity_guidance_is_equation_3(comfy):
     with torch.inference_mode():
         guider.sample(torch.zeros_like(x), torch.zeros_like(x), OneStep(), torch.tensor([3.0, 0.0]), seed=0)
         image = vae.encode(make_image())
-    denoiser = comfy.pack("nodes.comfy.sampling.engine").ComfyDenoiser(model)
+    denoiser = comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model)
     text = comfy.pack("nodes.comfy.sampling.text_encoding")
     words, empty = (text.encode(clip, phrase)[0][0] for phrase in ("make it night", ""))
     timestep = model.model.model_sampling.timestep(sigma).to(comfy.device)
@@ -182,6 +182,7 @@ def test_parity_both_engines_give_the_same_loss_and_gradients(comfy, objective, 
     encode = comfy.pack("nodes.comfy.sampling.text_encoding").encode_window
     states = [encode(clip, words)[0] for words in ("make it warm", "")]
     objectives, trainers = comfy.pack("core.learning.objective"), comfy.pack("core.learning.trainer")
+    requests = comfy.pack("core.learning.request")
     settings = comfy.pack("core.learning.settings").LearningSettings(
         tokens=6, segments=3, steps=2, objective=objective
     )
@@ -190,13 +191,16 @@ def test_parity_both_engines_give_the_same_loss_and_gradients(comfy, objective, 
         *([torch.randn(4, 8, 8, generator=generator).to(comfy.device) for _ in range(2)] for _ in range(2))
     )
     engines = {
-        "comfy": comfy.pack("nodes.comfy.sampling.engine").ComfyDenoiser(model, checkpointing=checkpointing),
+        "comfy": comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model, checkpointing=checkpointing),
         "diffusers": comfy.pack("core.editing.loading").load_editor(device=comfy.device).denoiser,
     }
     found = {}
     with engines["comfy"].loaded():
         for name, engine in engines.items():
-            trainer = trainers.Trainer(engine, latents, states[0].clone(), states[1].clone(), settings)
+            init_text = requests.InitText("make it warm", states[0].clone())
+            trainer = trainers.Trainer(
+                requests.LearningRequest(engine, latents, init_text, states[1].clone(), settings)
+            )
             noise = [
                 torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(index)) for index in range(3)
             ]
@@ -256,11 +260,10 @@ def test_parity_learning_through_the_node_is_learning_with_the_trainer(comfy):
     )
     latents = objectives.PairLatents.encode(pairs(comfy), editor.encode_images, editor.scale)
     context, null = editor.encode_text(["make it warm", ""])
-    trainer = comfy.pack("core.learning.trainer").Trainer(
-        editor.denoiser, latents, context, null, settings, "make it warm"
-    )
-    trainer.run()
-    theirs = trainer.instruction()
+    requests = comfy.pack("core.learning.request")
+    init_text = requests.InitText("make it warm", context)
+    request = requests.LearningRequest(editor.denoiser, latents, init_text, null, settings)
+    theirs = comfy.pack("core.learning.run").learn(request)
     assert torch.allclose(torch.tensor(ours.info.losses), torch.tensor(theirs.info.losses), rtol=1e-3)
     assert {**ours.info.settings} == {**theirs.info.settings}
 
@@ -286,7 +289,7 @@ def test_parity_pocket_editor_is_its_diffusers_self(comfy):
     context = editor.encode_text(["make it night", ""])
     timesteps = torch.tensor([10, 900])
     expected = editor.denoiser.predict(noisy, timesteps, image_latent, context)
-    denoiser = comfy.pack("nodes.comfy.sampling.engine").ComfyDenoiser(model)
+    denoiser = comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model)
     with denoiser.loaded(), torch.no_grad():
         given = (each.to(comfy.device) for each in (noisy, timesteps, image_latent, context))
         assert torch.allclose(denoiser.predict(*given).cpu(), expected, atol=1e-4)

@@ -122,7 +122,7 @@ def test_a_run_that_memory_ends_is_kept_and_goes_on(comfy, monkeypatch):
     settings = {"steps": 5, "seed": 12}
     whole = learned(comfy, **settings, resume=False)
     comfy.forget()
-    denoiser = comfy.pack("nodes.comfy.sampling.engine").ComfyDenoiser
+    denoiser = comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser
     trainers = comfy.pack("core.learning.trainer")
     predict, step, done = denoiser.predict, trainers.Trainer.step, []
 
@@ -226,7 +226,7 @@ def test_a_run_that_is_further_than_asked_for_says_so(comfy):
     assert run.values[0].info.steps == 3
     assert (
         run.data("instructbrush.learn")[-1]["state"]
-        == "3 steps were done before, and count although 2 are asked for"
+        == "the stopped run already has 3 steps, more than the 2 asked for; all of them count"
     )
 
 
@@ -239,7 +239,7 @@ def test_a_damaged_checkpoint_is_set_aside(comfy):
     graph = comfy.graph()
     run = comfy.run(graph, learning(graph, comfy, Parts(graph), **settings).out(0))
     assert same(whole, run.values[0])
-    assert run.data("instructbrush.learn")[-1]["state"].endswith("Learning begins anew.")
+    assert run.data("instructbrush.learn")[-1]["state"].endswith("Learning starts anew.")
     assert unfinished(comfy) == []
 
 
@@ -256,14 +256,16 @@ def blocked(folder):
 
 
 def test_where_nothing_can_be_written_the_instruction_comes_out_all_the_same(comfy, monkeypatch):
-    monkeypatch.setattr(comfy.pack("core.learning.checkpoint").Keeper.__init__, "__defaults__", (0.0,))
+    monkeypatch.setattr(
+        comfy.pack("core.learning.checkpoint").CheckpointSchedule.__init__, "__defaults__", (0.0,)
+    )
     with blocked(comfy.pack("nodes.comfy.folders.paths").unfinished()):
         graph = comfy.graph()
         run = comfy.run(graph, learning(graph, comfy, Parts(graph), steps=4, seed=23).out(0))
         assert run.values[0].info.steps == 4
         state = run.data("instructbrush.learn")[-1]["state"]
         assert ".checkpoint' cannot be written to" in state and state.endswith(
-            "Learning goes on, and what it learns is in memory alone for now."
+            "Learning continues; what it learns is only in memory for now."
         )
 
 
@@ -276,7 +278,7 @@ def test_a_cancelled_run_that_cannot_be_kept_in_its_place_is_kept_elsewhere(comf
     assert comfy.pack("core.instruction.file").load_instruction(kept).info.steps == 3
     assert state.startswith("cancelled at step 3. ")
     assert state.endswith(
-        f"It was kept in {kept.parent}; move both files to output/instructions/unfinished to go on"
+        f"It is kept in {kept.parent}; move both files to output/instructions/unfinished to resume"
     )
     kept.parent.rename(folder)
     assert learned(comfy, steps=5, seed=24).info.steps == 5
@@ -287,7 +289,7 @@ def test_a_preview_that_does_not_fit_ends_no_run(comfy, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(comfy.pack("nodes.comfy.learning.session").LearningSession, "_preview", full)
+    monkeypatch.setattr(comfy.pack("nodes.comfy.learning.preview").PairPreview, "render", full)
     assert learned(comfy, steps=3, seed=25, preview_every=1).info.steps == 3
 
 
@@ -305,3 +307,17 @@ def test_an_instruction_that_cannot_be_saved_is_saved_elsewhere(comfy, monkeypat
     (kept,) = tmp_path.rglob("snow.safetensors")
     assert path == str(kept) and result.info.title == "snow"
     assert comfy.pack("core.instruction.file").load_instruction(kept).info.title == "snow"
+
+
+def test_starts_from_the_part_of_a_long_init_text_that_fits_and_says_so(comfy):
+    words = "make it night " * 20
+    graph = comfy.graph()
+    run = comfy.run(graph, learning(graph, comfy, Parts(graph), tokens=0, steps=2, init_text=words).out(0))
+    (result,) = run.values
+    assert result.info.init_text == words and result.info.tokens == 30
+    assert run.data("instructbrush.learn")[-1]["state"] == (
+        "The init text has 60 tokens, the text encoder reads 30. "
+        "Learning starts from those; shorten the text to choose them yourself."
+    )
+    editor = comfy.pack("core.editing.loading").load_editor()
+    assert torch.allclose(result.context, editor.encode_text([words])[0].cpu(), atol=1e-4)

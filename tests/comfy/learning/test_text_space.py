@@ -145,13 +145,13 @@ def test_parts_of_the_schedule_act_as_through_the_model(comfy, segments, changes
     parts = Parts(graph)
     positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
     patch, describe = (
-        comfy.pack("nodes.comfy.sampling.patch"),
+        comfy.pack("nodes.comfy.sampling.instruction_patch"),
         comfy.pack("nodes.comfy.models.description").describe,
     )
     model, conditioning = comfy.values(graph, parts.model, positive)
-    marked = comfy.give(graph, patch.mark(conditioning, injection, describe(model)))
+    marked = comfy.give(graph, patch.attach_instruction(conditioning, injection, describe(model)))
     by_patch = latent_of(
-        comfy, graph, sampled(graph, comfy.give(graph, patch.attend(model)), marked, negative, latent)
+        comfy, graph, sampled(graph, comfy.give(graph, patch.patch_model(model)), marked, negative, latent)
     )
     assert torch.allclose(plain, by_patch, atol=1e-4)
 

@@ -57,7 +57,7 @@ def build(comfy, name):
 def engine(request, comfy):
     pooled = torch.randn(1, 1280, generator=torch.Generator().manual_seed(3))
     model = build(comfy, request.param)
-    yield request.param, comfy.pack("nodes.comfy.sampling.engine").ComfyDenoiser(model, (pooled, pooled))
+    yield request.param, comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model, (pooled, pooled))
 
 
 def draw(engine, rows=3):
@@ -117,7 +117,8 @@ def test_an_instruction_of_the_models_own_keys_changes_nothing(comfy, engine):
         keys = {name: k[1:9].repeat(5, 1, 1).requires_grad_() for name, (k, _) in projected.items()}
         values = {name: v[1:9].repeat(5, 1, 1).requires_grad_() for name, (_, v) in projected.items()}
         injection = made.Injection(
-            (made.InjectedInstruction.attention(context[0], 1, keys, values),), torch.ones(5, device=denoiser.device)
+            (made.InjectedInstruction.attention(context[0], 1, keys, values),),
+            torch.ones(5, device=denoiser.device),
         )
         same = denoiser.predict(noisy, timesteps, image, context, injection)
         with torch.no_grad():
@@ -131,7 +132,7 @@ def test_an_instruction_of_the_models_own_keys_changes_nothing(comfy, engine):
 
 
 def test_edm_timesteps_are_positions_in_the_schedule(comfy):
-    patch = comfy.pack("nodes.comfy.sampling.patch")
+    patch = comfy.pack("nodes.comfy.sampling.instruction_patch")
     from comfy.model_sampling import ModelSamplingDiscrete
 
     sigmas = ModelSamplingDiscrete().sigmas
@@ -146,13 +147,20 @@ def test_gradients_are_finite_on_half_precision_weights(comfy, dtype):
     model = build(comfy, "sd15")
     model.model.diffusion_model.to(dtype)
     model.model.diffusion_model.dtype = dtype
-    denoiser = comfy.pack("nodes.comfy.sampling.engine").ComfyDenoiser(model)
+    denoiser = comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model)
     noisy, timesteps, image, context = draw(denoiser, 2)
     trainers, objectives = comfy.pack("core.learning.trainer"), comfy.pack("core.learning.objective")
+    requests = comfy.pack("core.learning.request")
     settings = comfy.pack("core.learning.settings").LearningSettings(tokens=4, segments=2, steps=2)
     with denoiser.loaded():
         trainer = trainers.Trainer(
-            denoiser, objectives.PairLatents([image[0]], [noisy[0]]), context[0], context[1], settings
+            requests.LearningRequest(
+                denoiser,
+                objectives.PairLatents([image[0]], [noisy[0]]),
+                requests.InitText("", context[0]),
+                context[1],
+                settings,
+            )
         )
         trainer.run()
     learned = trainer.instruction()

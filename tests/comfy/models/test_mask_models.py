@@ -174,7 +174,7 @@ class TestTwelveChannels:
         graph = comfy.graph()
         (model,) = comfy.values(graph, Parts(graph, RANDOM).model)
         editor = comfy.pack("core.editing.loading").load_editor(comfy.base / "models" / RANDOM)
-        ours = comfy.pack("nodes.comfy.sampling.engine").ComfyDenoiser(model)
+        ours = comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model)
         assert ours.description == editor.description and ours.description.reads_mask
         generator = torch.Generator().manual_seed(2)
         noisy, condition = (torch.randn(2, channels, 9, 12, generator=generator) for channels in (4, 8))
@@ -338,7 +338,7 @@ class TestMistakes:
         [
             (
                 torch.zeros(1, 64, 64),
-                "Mask: it is black all over, so there is nowhere to edit. Paint white where the edit shall act, or invert the mask if it",
+                "Mask: it is black everywhere, so nothing would be edited. Paint white where the edit should act, or",
             ),
             (torch.ones(1, 64, 32), "Mask: it is 32 x 64, the image 64 x 64, which is another aspect ratio."),
             (torch.ones(3, 64, 64), "Mask: 3 masks do not fit 1 images."),

@@ -147,7 +147,7 @@ def test_learning_sees_the_lora_that_sampling_sees(comfy, parts, loaded_before):
         without = parts[0].model.apply_model(x, sigma, **given)
         if loaded_before:
             management.load_models_gpu([model])
-    denoiser = comfy.pack("nodes.comfy.sampling.engine").ComfyDenoiser(model)
+    denoiser = comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model)
     with denoiser.loaded():
         assert torch.allclose(denoiser.patcher.model.apply_model(x, sigma, **given), sampled, atol=1e-4)
     with torch.inference_mode():
@@ -207,7 +207,7 @@ def test_an_offloaded_model_can_be_learned_on(comfy, monkeypatch, parts):
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_model_is_given_back_as_it_was(comfy, parts, fails):
     model = parts[0]
-    denoiser = comfy.pack("nodes.comfy.sampling.engine").ComfyDenoiser(model)
+    denoiser = comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model)
     others = model.model.diffusion_model.middle_block[0]
     forward = others.forward
     others.forward = lambda *given, **named: forward(*given, **named)  # as another pack may have set it
@@ -235,7 +235,7 @@ def test_weights_of_the_right_dtype_are_not_copied(comfy, monkeypatch, parts):
         pytest.skip("on a GPU they are copied there")
     model = build(comfy, monkeypatch, torch.float32, torch.float32, lazily=False)
     places = {name: tensor.data_ptr() for name, tensor in model.model.state_dict().items()}
-    with comfy.pack("nodes.comfy.sampling.engine").ComfyDenoiser(model).loaded():
+    with comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model).loaded():
         assert {name: tensor.data_ptr() for name, tensor in model.model.state_dict().items()} == places
 
 
@@ -250,7 +250,7 @@ def test_a_gpu_holds_one_copy_and_gives_it_back(comfy, monkeypatch, parts):
     model = build(comfy, monkeypatch, torch.float16, torch.float32, lazily=False)
     with torch.inference_mode():
         management.load_models_gpu([model])
-    with comfy.pack("nodes.comfy.sampling.engine").ComfyDenoiser(model).loaded():
+    with comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model).loaded():
         size = sum(parameter.nbytes for parameter in model.model.parameters())
         assert torch.cuda.memory_allocated() - before < 1.2 * size + 2**20
     assert torch.cuda.memory_allocated() - before < 0.2 * size + 2**20

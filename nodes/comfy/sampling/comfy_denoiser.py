@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ....core.instruction.injection import AnyInjection, GroupedInjection
 from ..models.description import describe
-from ..models.plain_weights import plain, plain_weights, static_clone, override_attribute
-from .patch import inject_call
+from ..models.plain_weights import override_attribute, plain, plain_weights, static_clone
+from .instruction_patch import prepare_call
 
 
 class ComfyDenoiser:
@@ -99,7 +99,7 @@ class ComfyDenoiser:
         options = self._transformer_options(timesteps)
         context = context.to(self.dtype)
         if injection is not None and not injection.is_identity:
-            context, options = inject_call(injection, self.description.sites, timesteps, context, options)
+            context, options = prepare_call(injection, self.description.sites, timesteps, context, options)
         sigma = self._sigmas[timesteps]
         wide = sigma.view(-1, 1, 1, 1)
         x = noisy * (wide.square() + 1).sqrt()

@@ -105,7 +105,7 @@ def mark(conditioning: Conditioning, injection: Injection, model: ModelDescripti
     return marked
 
 
-def attend(model: ModelPatcher) -> ModelPatcher:
+def patch_model(model: ModelPatcher) -> ModelPatcher:
     """A MODEL that heeds marked conditionings and is otherwise the same, to the bit. Attending twice is attending once."""
     attending = model.clone()
     if not attending.get_wrappers(WrappersMP.DIFFUSION_MODEL, KEY):
@@ -114,7 +114,7 @@ def attend(model: ModelPatcher) -> ModelPatcher:
     return attending
 
 
-def inject_call(
+def prepare_call(
     injection: AnyInjection,
     sites: tuple[Site, ...],
     timesteps: Tensor,
@@ -197,7 +197,7 @@ def _call_unet(
             else GroupedInjection([None if each is None else received[each] for each in marks])
         )
         rows = train_timesteps(timesteps, found.edm)
-        context, transformer_options = inject_call(injection, found.sites, rows, context, transformer_options)
+        context, transformer_options = prepare_call(injection, found.sites, rows, context, transformer_options)
     return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
 
 
