@@ -1,7 +1,7 @@
 """InstructBrush: learn an image edit from before/after pairs and apply it, in ComfyUI and from Python.
 
-ComfyUI reads `WEB_DIRECTORY` and calls `comfy_entrypoint`. Nothing heavy is imported here, so the package also serves scripts
-that want `instructbrush.core` alone.
+ComfyUI reads `WEB_DIRECTORY` and calls `comfy_entrypoint`. Nothing heavy is imported here, so scripts can
+import `instructbrush.core` without ComfyUI.
 """
 
 import logging
@@ -15,36 +15,45 @@ if TYPE_CHECKING:
 __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]
 
 WEB_DIRECTORY = "./web"
+# Also in pyproject.toml.
 _OLDEST = "0.30.0"
-"""The ComfyUI that is needed, as pyproject.toml has it."""
 
 
 async def comfy_entrypoint() -> "ComfyExtension":
-    """The nodes, imported only when ComfyUI asks for them."""
+    """Imports the nodes when ComfyUI asks for them."""
     from .nodes import InstructBrushExtension
 
     return InstructBrushExtension()
 
 
-def _too_old() -> str:
-    """The version of the ComfyUI that loads this, where that is older than what is needed; otherwise empty."""
+def _running_version() -> str:
+    """Returns the version of the running ComfyUI; empty if it is so old that it has no version module."""
     try:
-        from comfyui_version import __version__ as found
+        from comfyui_version import __version__
     except ImportError:
-        return "an old one that tells no version"
-    return found if [0, 0, 0] < _numbers(found) < _numbers(_OLDEST) else ""
+        return ""
+    return __version__
+
+
+def _is_too_old(version: str) -> bool:
+    # A version without numbers, such as "nightly", is assumed to be new enough.
+    return not version or [0, 0, 0] < _numbers(version) < _numbers(_OLDEST)
 
 
 def _numbers(version: str) -> list[int]:
-    return [*(int(number) for number in re.findall(r"\d+", version)[:3]), 0, 0, 0][:3]
+    numbers = [int(number) for number in re.findall(r"\d+", version)[:3]]
+    return [*numbers, 0, 0, 0][:3]
 
 
-# ComfyUI has imported its folder_paths before it looks at any pack.
-if "folder_paths" in sys.modules and (_found := _too_old()):
-    logging.error(
-        "InstructBrush needs ComfyUI %s or newer, and this one is %s: update ComfyUI. Until then its nodes are not there.",
-        _OLDEST,
-        _found,
-    )
-    # With this ComfyUI asks for nothing more, and says nothing more; an older one knows no comfy_entrypoint.
-    NODE_CLASS_MAPPINGS: dict[str, type] = {}
+# ComfyUI imports its folder_paths before it looks at any pack.
+if "folder_paths" in sys.modules:
+    _version = _running_version()
+    if _is_too_old(_version):
+        logging.error(
+            "InstructBrush needs ComfyUI %s or newer, but this is %s. Update ComfyUI. "
+            "Until then the nodes are not available.",
+            _OLDEST,
+            f"ComfyUI {_version}" if _version else "an older ComfyUI of unknown version",
+        )
+        # With an empty table ComfyUI does not call comfy_entrypoint, and old versions do not complain.
+        NODE_CLASS_MAPPINGS: dict[str, type] = {}

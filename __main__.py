@@ -1,4 +1,4 @@
-"""`python -m instructbrush`: the command line, without ComfyUI."""
+"""Runs the command line, without ComfyUI: `python -m instructbrush`."""
 
 import sys
 

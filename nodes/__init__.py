@@ -1,11 +1,12 @@
-"""The nodes, a file for each room of core. Importing this needs ComfyUI."""
+"""The nodes, in one module for each topic. Importing this needs ComfyUI."""
 
 import logging
 from importlib import import_module
 
 from comfy_api.latest import ComfyExtension, io
 
-_ENTERED = (
+# Modules of nodes/comfy that register the pack's folders and models with ComfyUI.
+_REGISTERED = (
     "folders.paths",
     "encoders.open_clip",
     "encoders.lpips",
@@ -13,8 +14,8 @@ _ENTERED = (
     "encoders.mllms",
     "models.model_detection",
 )
-"""Modules of nodes/comfy that enter folders and models of the pack in ComfyUI's lists."""
 
+# Module -> its nodes, in the order of a typical first use.
 _NODES = {
     "loading": ("LoadInstructPix2Pix", "LoadEditPairs", "MakeEditPairs"),
     "init_text": ("LoadOpenClip", "UniquePhrasesNode", "CaptionInit"),
@@ -35,32 +36,35 @@ _NODES = {
     "evaluation": ("EvaluateEdit",),
     "preference": ("JudgePreference",),
 }
-"""All nodes by their module, in the order of a first use."""
 
 
 class InstructBrushExtension(ComfyExtension):
-    """What ComfyUI asks for the pack's nodes. One that is broken, or a folder that cannot be used, takes nothing else away: the log says what is missing."""
+    """Gives ComfyUI the pack's nodes.
+
+    A broken node or an unusable folder does not stop the others. The log says what is missing.
+    """
 
     async def on_load(self) -> None:
-        """Enter the pack's model folders and the models that ComfyUI does not detect by itself."""
-        for name in _ENTERED:
+        """Registers the pack's model folders, and the models that ComfyUI does not detect by itself."""
+        for name in _REGISTERED:
             try:
                 import_module(f".comfy.{name}", __name__).register()
             except Exception:
                 logging.exception(
-                    "InstructBrush: nodes/comfy/%s.py could not enter its folders or models. The nodes that need them may miss some.",
+                    "InstructBrush: nodes/comfy/%s.py could not register its folders or models. Nodes that "
+                    "need them may not list them.",
                     name,
                 )
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All nodes that work."""
+        """Returns all nodes that work."""
         return [node for module, names in _NODES.items() for node in _nodes(module, names)]
 
 
 def _nodes(module: str, names: tuple[str, ...]) -> list[type[io.ComfyNode]]:
     try:
-        found = import_module(f".{module}", __name__)
-        nodes = [getattr(found, name) for name in names]
+        imported = import_module(f".{module}", __name__)
+        nodes = [getattr(imported, name) for name in names]
     except Exception:
         logging.exception(
             "InstructBrush: nodes/%s.py cannot be imported. Its nodes (%s) are left out, the others work.",
@@ -68,10 +72,10 @@ def _nodes(module: str, names: tuple[str, ...]) -> list[type[io.ComfyNode]]:
             ", ".join(names),
         )
         return []
-    return list(filter(_works, nodes))
+    return [node for node in nodes if _has_schema(node)]
 
 
-def _works(node: type[io.ComfyNode]) -> bool:
+def _has_schema(node: type[io.ComfyNode]) -> bool:
     try:
         node.GET_SCHEMA()
     except Exception:

@@ -1,7 +1,8 @@
-"""Nodes that calculate with instructions, and one that looks inside them."""
+"""Nodes that compute with instructions, and one that looks inside them."""
 
 import logging
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,17 +16,18 @@ from ..core.instruction.instruction import Blend, Instruction
 from ..core.instruction.norm_chart import draw_norms
 from ..core.storage.image_tensors import from_image
 from .comfy.models.description import describe
-from .comfy.sampling import text_encoding as text
+from .comfy.sampling import text_encoding
 from .comfy.sampling.comfy_denoiser import ComfyDenoiser
+from .comfy.types import Clip, Model
 from .shared.node import Node
 from .shared.previews import previews
 from .shared.socket_types import InstructionSocket, thumbnail_of, with_thumbnail
 
-_BLENDED = 4
+_BLEND_INPUTS = 4
 
 
 class ScaleInstruction(Node):
-    """An instruction, stronger, weaker or the other way."""
+    """Makes an instruction stronger, weaker or negative."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -33,8 +35,10 @@ class ScaleInstruction(Node):
             node_id="InstructBrushScale",
             display_name="Scale Instruction",
             category="InstructBrush/instruction",
-            description="Makes an instruction stronger or weaker, or turns it round: a step from the conditioning's words the other way. "
-            "The factor is saved with it.",
+            description=(
+                "Makes an instruction stronger or weaker, or reverses it. The factor is saved with the "
+                "instruction."
+            ),
             search_aliases=[
                 "negate instruction",
                 "invert instruction",
@@ -43,14 +47,17 @@ class ScaleInstruction(Node):
                 "multiply instruction",
             ],
             inputs=[
-                InstructionSocket.Input("instruction", tooltip="What to scale."),
+                InstructionSocket.Input("instruction", tooltip="The instruction to scale."),
                 io.Float.Input(
                     "factor",
                     default=1.0,
                     min=-4.0,
                     max=4.0,
                     step=0.05,
-                    tooltip="1 leaves it as it is, 0 takes its effect away, between them it mixes with the words; beyond 1 exaggerates, -1 is the opposite.",
+                    tooltip=(
+                        "1 leaves the instruction as it is, 0 removes its effect, values between mix it with "
+                        "the words. More than 1 exaggerates; -1 is the opposite."
+                    ),
                 ),
             ],
             outputs=[InstructionSocket.Output(display_name="INSTRUCTION", tooltip="The scaled instruction.")],
@@ -62,12 +69,12 @@ class ScaleInstruction(Node):
 
 
 class BlendInstructions(Node):
-    """A weighted sum of instructions."""
+    """Adds up instructions by weights."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         inputs: list[io.Input] = []
-        for number in range(1, _BLENDED + 1):
+        for number in range(1, _BLEND_INPUTS + 1):
             inputs += [
                 InstructionSocket.Input(
                     f"instruction_{number}",
@@ -81,15 +88,18 @@ class BlendInstructions(Node):
                     max=4.0,
                     step=0.05,
                     optional=number > 1,
-                    tooltip="How much of it. Weights that sum to 1 mix; 1 and 1 add both effects; a negative one takes an effect away.",
+                    tooltip=(
+                        "Weight of this instruction. Weights that sum to 1 mix; 1 and 1 add both effects; a "
+                        "negative weight removes an effect."
+                    ),
                 ),
             ]
         return io.Schema(
             node_id="InstructBrushBlend",
             display_name="Blend Instructions",
             category="InstructBrush/instruction",
-            description="Mixes up to four instructions by weights, also of different kinds and numbers of rows. Blends can be blended again, and Save "
-            "Instruction writes a blend as one file.",
+            description="Mixes up to four instructions by weights, also of different kinds and numbers of "
+            "rows. Blends can be blended again, and Save Instruction writes a blend as one file.",
             search_aliases=[
                 "mix instructions",
                 "interpolate instructions",
@@ -105,7 +115,7 @@ class BlendInstructions(Node):
     @classmethod
     def execute(cls, instruction_1: Instruction | Blend, weight_1: float, **others: Any) -> io.NodeOutput:
         terms = [(weight_1, instruction_1)]
-        for number in range(2, _BLENDED + 1):
+        for number in range(2, _BLEND_INPUTS + 1):
             instruction = others.get(f"instruction_{number}")
             if instruction is not None:
                 terms.append((others.get(f"weight_{number}", 0.5), instruction))
@@ -113,7 +123,7 @@ class BlendInstructions(Node):
 
 
 class ComposeInstructions(Node):
-    """Two instructions side by side."""
+    """Joins two instructions side by side."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -121,8 +131,8 @@ class ComposeInstructions(Node):
             node_id="InstructBrushCompose",
             display_name="Compose Instructions",
             category="InstructBrush/instruction",
-            description="Puts the learned rows of two instructions side by side, as two phrases in one sentence: the model attends to both, each in "
-            "full, where a blend mixes them.",
+            description="Puts the learned rows of two instructions side by side, like two phrases in one "
+            "sentence. The model attends to both in full, while a blend mixes them.",
             search_aliases=[
                 "concatenate instructions",
                 "join instructions",
@@ -134,12 +144,15 @@ class ComposeInstructions(Node):
                 InstructionSocket.Input("first", tooltip="The instruction whose rows come first."),
                 InstructionSocket.Input(
                     "second",
-                    tooltip="The instruction whose rows follow. Of the same kind, learned on the same family of models.",
+                    tooltip=(
+                        "The instruction whose rows follow. Of the same kind, learned on the same family of "
+                        "models."
+                    ),
                 ),
             ],
             outputs=[
                 InstructionSocket.Output(
-                    display_name="INSTRUCTION", tooltip="Both in one, with as many rows as both together."
+                    display_name="INSTRUCTION", tooltip="Both in one, with the rows of both."
                 )
             ],
         )
@@ -150,7 +163,7 @@ class ComposeInstructions(Node):
 
 
 class AddWordsToInstruction(Node):
-    """The hybrid of an instruction and words."""
+    """Joins an instruction and words (Visii's hybrid)."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -158,8 +171,9 @@ class AddWordsToInstruction(Node):
             node_id="InstructBrushAddWords",
             display_name="Add Words to Instruction",
             category="InstructBrush/instruction",
-            description="Writes words after the learned rows (Visii's hybrid): the instruction says how, the words add what. Words that do not fit the text "
-            "window are cut, and the node says which.",
+            description="Writes words after the learned rows (Visii's hybrid). The instruction says how to "
+            "edit, the words add what. Words that do not fit the text window are cut, and the node shows "
+            "them.",
             search_aliases=[
                 "hybrid instruction",
                 "visii hybrid",
@@ -170,37 +184,34 @@ class AddWordsToInstruction(Node):
             has_intermediate_output=True,
             inputs=[
                 InstructionSocket.Input(
-                    "instruction", tooltip="What comes before the words. Each part of a blend gets them."
+                    "instruction", tooltip="The words follow its rows. Each part of a blend gets them."
                 ),
-                io.Clip.Input(
-                    "clip", tooltip="The text encoder of the model that the instruction is used with."
-                ),
+                io.Clip.Input("clip", tooltip="Text encoder of the model that you use the instruction with."),
                 io.String.Input(
                     "words",
                     default="",
                     multiline=True,
-                    tooltip="What to add. Empty leaves the instruction as it is.",
+                    tooltip="The words to add. Empty leaves the instruction as it is.",
                 ),
             ],
             outputs=[
                 InstructionSocket.Output(
                     display_name="INSTRUCTION", tooltip="The instruction with the words after it."
                 ),
-                io.String.Output(
-                    display_name="cut", tooltip="The words that did not fit; empty when all do."
-                ),
+                io.String.Output(display_name="cut", tooltip="The words that did not fit; empty if all fit."),
             ],
         )
 
     @classmethod
-    def execute(cls, instruction: Instruction | Blend, clip: Any, words: str) -> io.NodeOutput:
+    def execute(cls, instruction: Instruction | Blend, clip: Clip, words: str) -> io.NodeOutput:
         words = words.strip()
-        counts = text.count_in_windows(clip, words) if words else [0]
-        states = text.encode_first_windows(clip, [words])[0]
+        counts = text_encoding.count_in_windows(clip, words) if words else [0]
+        states = text_encoding.encode_first_windows(clip, [words])[0]
         hybrid, cut = with_words(instruction, states, counts[0], words)
         cut += sum(counts[1:])
-        lost = _last_words(clip, words, sum(counts) - cut) if cut else ""
-        remark = f"{sum(counts) - cut} tokens of words after the learned rows"
+        kept = sum(counts) - cut
+        lost = _last_words(clip, words, kept) if cut else ""
+        remark = f"{kept} tokens of words after the learned rows"
         if lost:
             remark += f". Cut, because the text window is full: {lost}"
             logging.warning("InstructBrush: Add Words to Instruction: no room for: %s", lost)
@@ -208,7 +219,7 @@ class AddWordsToInstruction(Node):
 
 
 class InspectInstruction(Node):
-    """A look inside an instruction."""
+    """Shows what is inside an instruction."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -216,8 +227,8 @@ class InspectInstruction(Node):
             node_id="InstructBrushInspect",
             display_name="Inspect Instruction",
             category="InstructBrush/instruction",
-            description="Shows how an instruction was learned, how far it went from its beginning in every segment and layer, and which words its rows come "
-            "near to. With MODEL and CLIP it tells more.",
+            description="Shows how an instruction was learned, how far it moved from its init text in every "
+            "segment and layer, and which words its rows are near to. Shows more with MODEL and CLIP.",
             search_aliases=[
                 "instruction info",
                 "instruction header",
@@ -227,81 +238,102 @@ class InspectInstruction(Node):
             ],
             is_output_node=True,
             inputs=[
-                InstructionSocket.Input("instruction", tooltip="What to look at; of a blend, every part."),
+                InstructionSocket.Input(
+                    "instruction", tooltip="The instruction to look at. Shows every part of a blend."
+                ),
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="The model it was learned on: norms become relative to the init phrase, and keys and values can be named.",
+                    tooltip=(
+                        "The model it was learned on. Norms become relative to the init text, and keys and "
+                        "values can be compared with words."
+                    ),
                 ),
                 io.Clip.Input(
                     "clip",
                     optional=True,
-                    tooltip="The model's text encoder: finds the words nearest to the learned rows.",
+                    tooltip="The model's text encoder. Finds the words nearest to the learned rows.",
                 ),
                 io.String.Input(
                     "words",
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="Words to compare with, separated by commas. Empty compares with common words of editing.",
+                    tooltip=(
+                        "Words to compare with, separated by commas. Empty compares with common words for "
+                        "editing."
+                    ),
                 ),
             ],
             outputs=[
-                io.String.Output(display_name="report", tooltip="What the node shows, as text."),
+                io.String.Output(display_name="report", tooltip="The report as text."),
                 io.Image.Output(
                     display_name="norms",
                     tooltip="Bars for every segment and layer: keys blue, values orange.",
                 ),
                 io.Image.Output(
                     display_name="thumbnail",
-                    tooltip="Before and after of a pair it was learned from; one grey pixel when it knows none.",
+                    tooltip=(
+                        "Before and after of a pair it was learned from; one grey pixel if it has no "
+                        "thumbnail."
+                    ),
                 ),
             ],
         )
 
     @classmethod
     def execute(
-        cls, instruction: Instruction | Blend, model: Any = None, clip: Any = None, words: str = ""
+        cls,
+        instruction: Instruction | Blend,
+        model: Model | None = None,
+        clip: Clip | None = None,
+        words: str = "",
     ) -> io.NodeOutput:
         remarks = instruction.check_fits(describe(model)) if model is not None else []
-        known = None if clip is None else _word_states(clip, words)
-        denoiser = None if model is None else _denoiser(model)
-        with torch.inference_mode(False), nullcontext() if denoiser is None else denoiser.projecting():
-            project: Projection | None = None if denoiser is None else denoiser.project
-            told = "\n".join([*remarks, report(instruction, project, known)])
-            bars = draw_norms(instruction, project)
-        frame = thumbnail_of(instruction)
-        frames = [from_image(image)[None] for image in (bars, frame or Image.new("RGB", (1, 1), "grey"))]
-        images = previews(each[0] for each in frames[: 2 if frame else 1])
-        return io.NodeOutput(told, *frames, ui={**images, "text": [told]})
+        word_states = None if clip is None else _word_states(clip, words)
+        with _projection(model) as project:
+            text = "\n".join([*remarks, report(instruction, project, word_states)])
+            bars = from_image(draw_norms(instruction, project))
+        image = thumbnail_of(instruction)
+        thumbnail = from_image(image or Image.new("RGB", (1, 1), "grey"))
+        shown = [bars, thumbnail] if image else [bars]
+        return io.NodeOutput(text, bars[None], thumbnail[None], ui={**previews(shown), "text": [text]})
 
 
-def _denoiser(model: Any) -> ComfyDenoiser:
+@contextmanager
+def _projection(model: Model | None) -> Iterator[Projection | None]:
+    """Opens the model's projections of text states to keys and values; None without a model."""
     with torch.inference_mode(False):
-        return ComfyDenoiser(model)
+        if model is None:
+            yield None
+            return
+        denoiser = ComfyDenoiser(model)
+        with denoiser.projecting():
+            yield denoiser.project
 
 
-def _last_words(clip: Any, words: str, kept: int) -> str:
-    """The words beyond the first ``kept`` tokens; one that is cut through counts as lost."""
+def _last_words(clip: Clip, words: str, kept: int) -> str:
+    """Returns the words after the first ``kept`` tokens. A word that is cut in two is one of them."""
     split = words.split()
     for number in range(len(split), 0, -1):
-        if sum(text.count_in_windows(clip, " ".join(split[:number]))) <= kept:
+        if sum(text_encoding.count_in_windows(clip, " ".join(split[:number]))) <= kept:
             return " ".join(split[number:])
     return words
 
 
-def _word_states(clip: Any, words: str) -> WordStates:
-    """Every word with the state of its last token, which has seen the whole word."""
+def _word_states(clip: Clip, words: str) -> WordStates:
+    """Encodes words. A word's state is that of its last token, which attends to the whole word."""
     chosen = list(dict.fromkeys(word.strip() for word in words.replace("\n", ",").split(",") if word.strip()))
     if words.strip() and not chosen:
         raise InstructionError(
-            f"Inspect Instruction: '{words}' holds no words. Write some, separated by commas, or leave it empty."
+            f"Inspect Instruction: '{words}' holds no words. Write some, separated by commas, or leave it "
+            "empty."
         )
-    counts = {word: text.count_tokens(clip, word) for word in chosen or COMMON_WORDS}
+    counts = {word: text_encoding.count_tokens(clip, word) for word in chosen or COMMON_WORDS}
     if not chosen:
-        # A common word that the text encoder takes in pieces is none of its own words.
+        # Prefer common words that are one token, because the others are split into pieces.
         counts = {word: count for word, count in counts.items() if count == 1} or counts
-    states = text.encode_first_windows(clip, list(counts))
+    states = text_encoding.encode_first_windows(clip, list(counts))
     return list(counts), torch.stack(
         [rows[count] for rows, count in zip(states, counts.values(), strict=True)]
     )

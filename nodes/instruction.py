@@ -1,8 +1,9 @@
-"""Nodes that keep instructions on disk."""
+"""Nodes that save and load instructions."""
 
 import json
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
@@ -22,11 +23,13 @@ logger = logging.getLogger(__name__)
 
 _FILES = FileFingerprints(lambda name: paths.file_state(paths.instruction_path(name)))
 
-_NUMBER, _REFUSE, _OVERWRITE = "add a number", "refuse", "overwrite"
+_NUMBER = "add a number"
+_REFUSE = "refuse"
+_OVERWRITE = "overwrite"
 
 
 class SaveInstruction(Node):
-    """An instruction into a file."""
+    """Saves an instruction to a file."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -34,8 +37,9 @@ class SaveInstruction(Node):
             node_id="InstructBrushSave",
             display_name="Save Instruction",
             category="InstructBrush/instruction",
-            description="Saves an instruction to output/instructions, with a thumbnail and the workflow that made it: dropping the file on the "
-            "canvas opens it again. A blend becomes one file that holds all of its instructions.",
+            description="Saves an instruction to output/instructions, with a thumbnail and its workflow. "
+            "Drop the file on the canvas to open the workflow again. A blend becomes one file that holds all "
+            "of its instructions.",
             search_aliases=[
                 "export instruction",
                 "save edit",
@@ -46,26 +50,27 @@ class SaveInstruction(Node):
             is_output_node=True,
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[
-                InstructionSocket.Input(
-                    "instruction", tooltip="What Learn Instruction gave, or what was made of it."
-                ),
+                InstructionSocket.Input("instruction", tooltip="The instruction or blend to save."),
                 io.String.Input(
                     "name",
                     default="instruction",
-                    tooltip="Name of the file, without ending. Sub-folders are made: weather/snow.",
+                    tooltip="Name of the file without suffix. Sub-folders are created, e.g. weather/snow.",
                 ),
                 Choice(
                     "if_taken",
                     options=[_NUMBER, _REFUSE, _OVERWRITE],
                     default=_NUMBER,
-                    tooltip="What to do when the name is taken: save under name_2, name_3 …; stop with an error; or replace the older file.",
+                    tooltip=(
+                        "If the name is taken: save as name_2, name_3 …; stop with an error; or replace the "
+                        "older file."
+                    ),
                 ),
             ],
             outputs=[
                 InstructionSocket.Output(
-                    display_name="INSTRUCTION", tooltip="The same instruction, under its name."
+                    display_name="INSTRUCTION", tooltip="The same instruction, titled with its name."
                 ),
-                io.String.Output(display_name="path", tooltip="The file that was written."),
+                io.String.Output(display_name="path", tooltip="Path of the file."),
             ],
         )
 
@@ -75,31 +80,22 @@ class SaveInstruction(Node):
         if if_taken == _NUMBER:
             path = paths.free_path(path)
         image = thumbnail_of(instruction)
-        # The parts of a blend keep their own names.
-        titled = (
-            instruction
-            if isinstance(instruction, Blend)
-            else replace(instruction, info=replace(instruction.info, title=path.stem))
-        )
+        titled = instruction
+        if not isinstance(instruction, Blend):  # the parts of a blend keep their titles
+            titled = replace(instruction, info=replace(instruction.info, title=path.stem))
         extra = _graph(cls.hidden)
         try:
             save_instruction(titled, path, overwrite=if_taken == _OVERWRITE, thumbnail=image, extra=extra)
-            told = f"Saved to {path}"
+            remark = f"Saved to {path}"
         except StorageError as error:
-            kept = write_elsewhere(
-                path.name, lambda place: save_instruction(titled, place, thumbnail=image, extra=extra)
-            )
-            if kept is None:
-                raise StorageError(
-                    f"{error} The instruction is still in memory: run the workflow again once it can be saved."
-                ) from error
-            path, told = kept, f"{error} It was saved to {kept} instead."
-            logger.warning("InstructBrush: %s", told)
-        return io.NodeOutput(titled, str(path), ui={**_preview(image), "text": [told]})
+            path = _save_elsewhere(titled, path.name, image, extra, error)
+            remark = f"{error} It was saved to {path} instead."
+            logger.warning("InstructBrush: %s", remark)
+        return io.NodeOutput(titled, str(path), ui={**_preview(image), "text": [remark]})
 
 
 class LoadInstruction(Node):
-    """An instruction from a file."""
+    """Loads an instruction from a file."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -114,7 +110,7 @@ class LoadInstruction(Node):
                 NameChoice(
                     "name",
                     options=paths.instruction_names(),
-                    tooltip="An instruction file. Key R reads the list again.",
+                    tooltip="An instruction file. Press R to reload the list.",
                 )
             ],
             outputs=[
@@ -140,12 +136,30 @@ class LoadInstruction(Node):
         try:
             image = read_thumbnail(path)
         except InstructionError as error:
-            # A damaged image keeps nobody from a sound instruction; one that is not sound says so below.
+            # The instruction may be fine although its thumbnail is damaged.
             logger.warning(error)
             image = None
         loaded = with_thumbnail(load_instruction(path), image)
         remarks = [_remark(part.instruction, part.weight) for part in parts_of(loaded)]
         return io.NodeOutput(loaded, ui={**_preview(image), "text": remarks})
+
+
+def _save_elsewhere(
+    instruction: Instruction | Blend,
+    name: str,
+    thumbnail: Image.Image | None,
+    extra: dict[str, str],
+    error: StorageError,
+) -> Path:
+    """Saves to another folder after ``error``. Raises StorageError if that fails too."""
+    path = write_elsewhere(
+        name, lambda place: save_instruction(instruction, place, thumbnail=thumbnail, extra=extra)
+    )
+    if path is None:
+        raise StorageError(
+            f"{error} The instruction is still in memory: run the workflow again once it can be saved."
+        ) from error
+    return path
 
 
 def _preview(image: Image.Image | None) -> dict[str, list[Any]]:
@@ -154,14 +168,19 @@ def _preview(image: Image.Image | None) -> dict[str, list[Any]]:
 
 def _remark(instruction: Instruction, weight: float) -> str:
     info = instruction.info
-    words = f"from '{info.init_text}', " if info.init_text else ""
-    remark = f"{info.family}: {words}{info.pairs} pairs, {info.steps} steps, {info.segments} segments x {info.tokens} rows"
-    space = ", CLIP space" if info.space == "text" else ""
-    return f"{remark}{space}" if weight == 1 else f"{weight:g} x {instruction.title}, {remark}{space}"
+    parts = [
+        f"from '{info.init_text}'" if info.init_text else "",
+        f"{info.pairs} pairs",
+        f"{info.steps} steps",
+        f"{info.segments} segments x {info.tokens} rows",
+        "text space" if info.space == "text" else "",
+    ]
+    remark = f"{info.family}: {', '.join(part for part in parts if part)}"
+    return remark if weight == 1 else f"{weight:g} x {instruction.title}, {remark}"
 
 
 def _graph(hidden: io.HiddenHolder) -> dict[str, str]:
-    """The prompt and the workflow as header entries, unless the server was started with ``--disable-metadata``."""
+    """Returns prompt and workflow as header entries; none if the server runs with ``--disable-metadata``."""
     if metadata.disabled():
         return {}
     entries = {"prompt": hidden.prompt} if hidden.prompt else {}

@@ -1,4 +1,4 @@
-"""Nodes that bring models and pairs into a graph."""
+"""Nodes that load models and pairs."""
 
 import logging
 from collections.abc import Sequence
@@ -11,19 +11,19 @@ from PIL import Image
 from ..core.pairs.pairs import FITS, EditPair, EditPairs, Fit, load_pairs, make_pairs
 from ..core.storage.image_tensors import from_image, to_image
 from .comfy.folders import paths
-from .comfy.models import loading as models
+from .comfy.models.loading import POCKET_NAME, load_model, model_names, model_path
 from .shared.node import Choice, FileFingerprints, NameChoice, Node, check_names
 from .shared.previews import previews
 from .shared.socket_types import Pairs
 
-_PREVIEWS = 16
+_MOST_PREVIEWS = 16
 _PREVIEW_HEIGHT = 192
 
 _FILES = FileFingerprints(lambda folder: paths.folder_state(paths.pairs_path(folder)))
 
 
 class LoadInstructPix2Pix(Node):
-    """MODEL, CLIP and VAE of an InstructPix2Pix model."""
+    """Loads MODEL, CLIP and VAE of an InstructPix2Pix model."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -31,8 +31,9 @@ class LoadInstructPix2Pix(Node):
             node_id="InstructBrushLoadModel",
             display_name="Load InstructPix2Pix",
             category="InstructBrush/loading",
-            description="Loads an editing model: a pocket editor that comes with the pack, a checkpoint, or a diffusers folder such as "
-            "timbrooks/instruct-pix2pix or UltraEdit's. Its outputs are ordinary and work with every stock node.",
+            description="Loads an editing model: a pocket editor that comes with the pack, a checkpoint, or "
+            "a diffusers folder such as timbrooks/instruct-pix2pix or UltraEdit's. Its outputs are ordinary "
+            "and work with every stock node.",
             search_aliases=[
                 "instruct pix2pix",
                 "ip2p",
@@ -45,10 +46,11 @@ class LoadInstructPix2Pix(Node):
             inputs=[
                 NameChoice(
                     "model_name",
-                    options=models.model_names(),
-                    default=models.POCKET_NAME,
-                    tooltip="The built-in editor (128 px, made for trying things out), a file in models/checkpoints, or a folder in models/diffusers. "
-                    "The model must take 8 channels (noise and image) or 12 (and a mask); SD3 twice or three times 16.",
+                    options=model_names(),
+                    default=POCKET_NAME,
+                    tooltip="A built-in editor (128 px, to try things out), a file in models/checkpoints, or "
+                    "a folder in models/diffusers. The model must take 8 channels (noise and image) or 12 "
+                    "(and a mask); SD3 32 or 48.",
                 )
             ],
             outputs=[
@@ -63,15 +65,15 @@ class LoadInstructPix2Pix(Node):
 
     @classmethod
     def validate_inputs(cls, model_name: str | None = None) -> bool | str:
-        return check_names(models.model_path, model_name)
+        return check_names(model_path, model_name)
 
     @classmethod
     def execute(cls, model_name: str) -> io.NodeOutput:
-        return io.NodeOutput(*models.load_model(model_name))
+        return io.NodeOutput(*load_model(model_name))
 
 
 class LoadEditPairs(Node):
-    """Pairs from a folder."""
+    """Loads pairs from a folder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -79,8 +81,9 @@ class LoadEditPairs(Node):
             node_id="InstructBrushLoadPairs",
             display_name="Load Edit Pairs",
             category="InstructBrush/loading",
-            description="Reads before/after pairs from a folder inside ComfyUI's input folder: images named 0_0.png (before) and 0_1.png (after), 1_0.png "
-            "and 1_1.png and so on; or sub-folders before/ and after/ with equal names; or a list such as pairs.json or metadata.jsonl. A pair that cannot be "
+            description="Reads before/after pairs from a folder inside ComfyUI's input folder: images named "
+            "0_0.png (before) and 0_1.png (after), 1_0.png and 1_1.png and so on; or sub-folders before/ and "
+            "after/ with equal names; or a list such as pairs.json or metadata.jsonl. A pair that cannot be "
             "read is left out, and the node says so.",
             search_aliases=["before after", "image pairs", "training pairs", "dataset", "visual instruction"],
             has_intermediate_output=True,
@@ -88,7 +91,10 @@ class LoadEditPairs(Node):
                 NameChoice(
                     "folder",
                     options=paths.pairs_folders(),
-                    tooltip="A folder inside ComfyUI's input folder, or an example that comes with the pack. Key R reads the list again.",
+                    tooltip=(
+                        "A folder inside ComfyUI's input folder, or an example that comes with the pack. "
+                        "Press R to reload the list."
+                    ),
                 ),
                 io.Int.Input(
                     "size",
@@ -96,8 +102,9 @@ class LoadEditPairs(Node):
                     min=0,
                     max=4096,
                     step=8,
-                    tooltip="Scale and crop every image to a square of this many pixels. 0 leaves them as they are, up to 1024 x 1024 pixels. "
-                    "Best is what the model was made for: 128 for the pocket editor, 512 for SD1.5, 1024 for SDXL.",
+                    tooltip="Side of the square that every image is scaled and cropped to. 0 keeps the "
+                    "sizes, up to 1024 x 1024 pixels. Best is the model's own size: 128 for the pocket "
+                    "editor, 512 for SD1.5, 1024 for SDXL.",
                 ),
                 _fit_input(),
             ],
@@ -132,12 +139,12 @@ class LoadEditPairs(Node):
             pairs,
             [pair.before[None] for pair in pairs],
             [pair.after[None] for pair in pairs],
-            ui=_shown(pairs),
+            ui=_pairs_ui(pairs),
         )
 
 
 class MakeEditPairs(Node):
-    """Pairs from two batches or lists."""
+    """Makes pairs of two batches or lists."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -145,7 +152,7 @@ class MakeEditPairs(Node):
             node_id="InstructBrushMakePairs",
             display_name="Make Edit Pairs",
             category="InstructBrush/loading",
-            description="Makes before/after pairs of two batches or lists of images: the first with the first, the second with the second, and so on.",
+            description="Makes before/after pairs of two batches or lists of images, in their order.",
             search_aliases=["before after", "image pairs", "pair batches", "training pairs"],
             has_intermediate_output=True,
             is_input_list=True,
@@ -167,7 +174,7 @@ class MakeEditPairs(Node):
         cls, before: list[torch.Tensor], after: list[torch.Tensor], fit: Sequence[Fit] = ("stop",)
     ) -> io.NodeOutput:
         pairs = make_pairs(before, after, fit=fit[0])
-        return io.NodeOutput(pairs, ui=_shown(pairs))
+        return io.NodeOutput(pairs, ui=_pairs_ui(pairs))
 
 
 def _fit_input() -> Choice:
@@ -176,21 +183,24 @@ def _fit_input() -> Choice:
         options=list(FITS),
         default=FITS[0],
         optional=True,
-        tooltip="What becomes of a pair whose images have different aspect ratios. stop: the run ends and names the pair. crop: the larger image is "
-        "scaled and cropped to the smaller one's size. pad: it is scaled to fit into that size, and its border is repeated around it.",
+        tooltip="For pairs whose images differ in aspect ratio. stop: end the run and name the pair. crop: "
+        "scale and crop the larger image to the smaller one's size. pad: scale it to fit into that size, and "
+        "repeat its border around it.",
         advanced=True,
     )
 
 
-def _shown(pairs: EditPairs) -> dict[str, list[Any]]:
-    """The first pairs, before and after side by side, at one height; and what there is to say of them all."""
+def _pairs_ui(pairs: EditPairs) -> dict[str, list[Any]]:
+    """Returns the ui with previews of the first pairs and the remarks on all. Logs the remarks as
+    warnings."""
     for remark in pairs.remarks:
         logging.warning("InstructBrush: %s", remark)
-    return {**previews(map(_side_by_side, pairs.pairs[:_PREVIEWS])), "text": ["\n".join(pairs.remarks)]}
+    images = map(_side_by_side, pairs.pairs[:_MOST_PREVIEWS])
+    return {**previews(images), "text": ["\n".join(pairs.remarks)]}
 
 
 def _side_by_side(pair: EditPair) -> torch.Tensor:
     height, width = pair.before.shape[:2]
     size = (max(width * _PREVIEW_HEIGHT // height, 1), _PREVIEW_HEIGHT)
-    both = (to_image(frame).resize(size, Image.Resampling.BICUBIC) for frame in (pair.before, pair.after))
-    return torch.cat([from_image(image) for image in both], dim=1)
+    images = [to_image(frame).resize(size, Image.Resampling.BICUBIC) for frame in (pair.before, pair.after)]
+    return torch.cat([from_image(image) for image in images], dim=1)

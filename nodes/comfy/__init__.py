@@ -1,1 +1,1 @@
-"""The only code that touches ComfyUI's insides."""
+"""The only code that uses ComfyUI's internals."""

@@ -1,11 +1,8 @@
-"""Types of ComfyUI's objects, for annotations only."""
+"""Types of ComfyUI's sockets MODEL, CLIP and VAE, for annotations."""
 
-from typing import TYPE_CHECKING, TypeAlias
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP, VAE
 
-if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
-    from comfy.sd import CLIP, VAE
-
-Model: TypeAlias = "ModelPatcher"
-Clip: TypeAlias = "CLIP"
-Vae: TypeAlias = "VAE"
+Model = ModelPatcher
+Clip = CLIP
+Vae = VAE

@@ -1,1 +1,1 @@
-"""What several nodes share: socket types, inputs and previews."""
+"""Code that several nodes share: socket types, inputs, checks and previews."""

@@ -1,4 +1,4 @@
-"""What every node of the pack does with inputs that come by wire."""
+"""The base class of nodes. Checks input values that come by wire, and fingerprints files."""
 
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -11,131 +11,145 @@ from ...core.errors import InstructBrushError
 
 
 class Choice(io.Combo.Input):
-    """One of a list, chosen in the node or sent as a text by wire."""
+    """One of a list, chosen in the node or connected as a text."""
 
     def get_io_type(self) -> str:
-        """COMBO, which a text fits as well."""
+        """COMBO, which also accepts a text output."""
         return _ListOrText(super().get_io_type())
 
 
 class NameChoice(Choice):
-    """One of what lies in the user's folders, which may change: execute itself says what is not there."""
+    """The name of something in the user's folders. Folders may change, so ``execute`` checks the name."""
 
 
 class Node(io.ComfyNode):
-    """A node that checks texts and numbers which came by wire.
+    """A node that checks the texts and numbers that come by wire.
 
-    ComfyUI gives None to validate_inputs and fingerprint_inputs for what comes by wire: it is known, and checked, when the node runs.
+    ComfyUI passes None for them to validate_inputs and fingerprint_inputs. Their values are known only when
+    the node runs.
     """
 
     @classmethod
     def check_lazy_status(cls, **values: Any) -> list[str]:
-        """Check choices, texts and numbers; nothing is lazy. ComfyUI calls this with all values just before the node runs.
+        """Checks choices, texts and numbers. ComfyUI calls this with all values just before the node runs.
+
+        Returns:
+            An empty list, because no input is lazy.
 
         Raises:
-            InstructBrushError: one is no text or no number, none of its list, or out of its range.
+            InstructBrushError: a value has the wrong type, is no choice of its list, or is out of range.
         """
         schema = cls.define_schema()
+        title = schema.display_name or cls.__name__
         for each in schema.inputs:
-            check = (
-                _check_number
-                if isinstance(each, io.Int.Input | io.Float.Input)
-                else _check
-                if isinstance(each, io.Combo.Input | io.String.Input)
-                else None
-            )
-            if check is not None and each.id in values:
+            if isinstance(each, io.Int.Input | io.Float.Input):
+                check = _check_number
+            elif isinstance(each, io.Combo.Input | io.String.Input):
+                check = _check_text
+            else:
+                continue
+            if each.id in values:
                 for value in values[each.id] if schema.is_input_list else [values[each.id]]:
-                    check(schema.display_name or cls.__name__, each, value)
+                    check(title, each, value)
         return []
 
 
-def check_names(look: Callable[..., object], *names: Any) -> bool | str:
-    """What validate_inputs answers for names of what lies in folders: ``look`` gets them and raises an InstructBrushError for one that is not there."""
+def check_names(find: Callable[..., object], *names: Any) -> bool | str:
+    """The answer of validate_inputs for names of files and folders.
+
+    Args:
+        find: gets the names and raises an InstructBrushError if one does not exist.
+        names: None for a name that comes by wire, which cannot be checked yet.
+
+    Returns:
+        True, or an error message.
+    """
     if None in names:
         return True
-    foreign = next((name for name in names if not isinstance(name, str)), None)
-    if foreign is not None:
-        return f"{foreign!r} is no name. Choose one of the list."
+    for name in names:
+        if not isinstance(name, str):
+            return f"{name!r} is no name. Choose one of the list."
     try:
-        look(*names)
+        find(*names)
     except InstructBrushError as error:
         return str(error)
     return True
 
 
 class FileFingerprints:
-    """What fingerprint_inputs answers for names of what lies in folders: a text that is another one as soon as something has changed there.
+    """The answers of fingerprint_inputs for names of files and folders. They change when the files change.
 
-    Of a name that comes by wire nothing is known before the node runs. There the answer stays the same until something changes under one of the names that were
-    read so far.
+    A name that comes by wire is unknown before the node runs. Its fingerprint changes when a file changes
+    that was read under any name so far.
 
     Args:
-        state: gets the names, and changes whenever what lies there does; raises an InstructBrushError where nothing does.
+        state: gets the names and returns a text that changes with the files. Raises an InstructBrushError if
+            they do not exist.
     """
 
     def __init__(self, state: Callable[..., str]) -> None:
-        self._look = state
-        self._read: dict[tuple[str, ...], str] = {}
-        # No other process gives the same answer: ComfyUI may keep results longer than it runs itself.
-        self._answer = uuid4().hex
+        self._state_of = state
+        self._states_read: dict[tuple[str, ...], str] = {}
+        # Unique across processes, because ComfyUI may keep results longer than it runs.
+        self._wire_fingerprint = uuid4().hex
 
     def fingerprint(self, *names: str | None) -> str:
-        """The answer for a node's names."""
+        """Returns the fingerprint for a node's names; None for a name that comes by wire."""
         if None not in names:
-            return self._look(*names)
-        now = {read: self._state(read) for read in self._read}
-        if now != self._read:
-            self._read, self._answer = now, uuid4().hex
-        return self._answer
+            return self._state_of(*names)
+        states = {read: self._state_or_empty(read) for read in self._states_read}
+        if states != self._states_read:
+            self._states_read = states
+            self._wire_fingerprint = uuid4().hex
+        return self._wire_fingerprint
 
     def record(self, *names: str) -> None:
-        """To be called before a node reads what lies under its names.
+        """Must be called before a node reads the files under its names.
 
         Raises:
-            InstructBrushError: nothing lies there.
+            InstructBrushError: they do not exist.
         """
-        self._read[names] = self._look(*names)
+        self._states_read[names] = self._state_of(*names)
 
-    def _state(self, names: tuple[str, ...]) -> str:
+    def _state_or_empty(self, names: tuple[str, ...]) -> str:
         try:
-            return self._look(*names)
+            return self._state_of(*names)
         except InstructBrushError:
             return ""
 
 
 class _ListOrText(str):
-    """ComfyUI asks with ``!=`` whether the type of an output differs from that of an input."""
+    """A type name that accepts text outputs. ComfyUI compares the types of output and input with ``!=``."""
 
     def __ne__(self, other: object) -> bool:
         return not (self == other or (isinstance(other, str) and io.String.io_type in other.split(",")))
 
 
-def _check_number(title: str, wanted: Any, value: object) -> None:
-    whole = isinstance(wanted, io.Int.Input)
+def _check_number(title: str, declared: Any, value: object) -> None:
+    whole = isinstance(declared, io.Int.Input)
     if not isinstance(value, Integral if whole else Real):
         needed = "a whole number" if whole else "a number"
         raise InstructBrushError(
-            f"{title}: {wanted.id} must be {needed}, not {type(value).__name__}. Connect {needed}, or write one into the node."
+            f"{title}: {declared.id} must be {needed}, not {type(value).__name__}. Connect {needed}, or "
+            "write one into the node."
         )
-    if not wanted.min <= value <= wanted.max:
+    if not declared.min <= value <= declared.max:
         raise InstructBrushError(
-            f"{title}: {wanted.id} is {value}; it must lie between {wanted.min} and {wanted.max}."
+            f"{title}: {declared.id} is {value}; it must lie between {declared.min} and {declared.max}."
         )
 
 
-def _check(title: str, wanted: Any, value: object) -> None:
+def _check_text(title: str, declared: Any, value: object) -> None:
     if not isinstance(value, str):
         raise InstructBrushError(
-            f"{title}: {wanted.id} must be a text, not {type(value).__name__}. Connect a text, or write one into the node."
+            f"{title}: {declared.id} must be a text, not {type(value).__name__}. Connect a text, or write "
+            "one into the node."
         )
     if any(0xD800 <= ord(letter) <= 0xDFFF for letter in value):
-        raise InstructBrushError(f"{title}: {wanted.id} holds half a character. Write it anew.")
-    if (
-        isinstance(wanted, io.Combo.Input)
-        and not isinstance(wanted, NameChoice)
-        and value not in wanted.options
-    ):
+        raise InstructBrushError(f"{title}: {declared.id} holds half a character. Write it anew.")
+    is_choice = isinstance(declared, io.Combo.Input) and not isinstance(declared, NameChoice)
+    if is_choice and value not in declared.options:
         raise InstructBrushError(
-            f"{title}: '{value}' is no choice for {wanted.id}. Choose one of: {', '.join(map(str, wanted.options))}."
+            f"{title}: '{value}' is no choice for {declared.id}. Choose one of: "
+            f"{', '.join(map(str, declared.options))}."
         )

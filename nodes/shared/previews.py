@@ -1,4 +1,4 @@
-"""Images that nodes show."""
+"""Preview images below nodes."""
 
 import logging
 from collections.abc import Iterable
@@ -9,7 +9,11 @@ from comfy_api.latest import ui
 
 
 def previews(frames: Iterable[torch.Tensor]) -> dict[str, list[Any]]:
-    """Images [H, W, 3] as a node's ``ui``. Where ComfyUI's folder for them cannot be written to, those that lack are told in the log: they end no run."""
+    """Writes images [H, W, 3] for a node's ``ui``.
+
+    If ComfyUI's temporary folder cannot be written to, the rest is skipped with a warning, so that the run
+    goes on.
+    """
     images: list[Any] = []
     try:
         for image in frames:

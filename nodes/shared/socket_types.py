@@ -1,4 +1,4 @@
-"""The pack's own socket types, and what travels through them."""
+"""The pack's socket types, and instructions that carry a thumbnail."""
 
 from dataclasses import dataclass
 
@@ -14,57 +14,63 @@ InstructionSocket = io.Custom("INSTRUCTBRUSH_INSTRUCTION")
 """Carries core's ``Instruction`` or ``Blend``."""
 
 OpenClip = io.Custom("INSTRUCTBRUSH_OPEN_CLIP")
-"""Carries core's ``ClipModel``: images and words in one space."""
+"""Carries core's ``ClipModel``, which embeds images and words in one space."""
 
 RegionFinder = io.Custom("INSTRUCTBRUSH_REGION_FINDER")
-"""Carries core's ``RegionFinder``: finds objects by words."""
+"""Carries core's ``RegionFinder``, which finds objects by words."""
 
 MllmSocket = io.Custom("INSTRUCTBRUSH_MLLM")
-"""Carries core's ``Mllm``: reads an image together with words."""
+"""Carries core's ``Mllm``, a vision-language model."""
 
 ConnectorSocket = io.Custom("INSTRUCTBRUSH_CONNECTOR")
-"""Carries core's ``Connector``: from an MLLM's states to an editor's text states."""
+"""Carries core's ``Connector``, which maps an MLLM's states to an editor's text states."""
+
+
+_MOST_THUMBNAILS = 4
 
 
 @dataclass(frozen=True)
 class InstructionWithThumbnail(Instruction):
-    """An instruction that knows its image: before and after of the first pair, side by side."""
+    """An instruction with an image: before and after of its first pair, side by side."""
 
     thumbnail: Image.Image | None = None
 
 
-_IMAGES = 4
-
-
 def with_thumbnail(instruction: Instruction | Blend, thumbnail: Image.Image | None) -> Instruction | Blend:
-    """The same with an image: every part of a blend gets it, so that it stays whatever becomes of the others. Without one, images are left as they are."""
+    """Attaches a thumbnail to an instruction, or to every part of a blend. None leaves thumbnails as they
+    are."""
     if thumbnail is None:
         return instruction
-    if isinstance(instruction, Blend):
-        return Blend(
-            tuple(WeightedInstruction(part.weight, _shown(part.instruction, thumbnail)) for part in instruction.parts)
-        )
-    return _shown(instruction, thumbnail)
+    if not isinstance(instruction, Blend):
+        return _attach(instruction, thumbnail)
+    parts = [
+        WeightedInstruction(part.weight, _attach(part.instruction, thumbnail)) for part in instruction.parts
+    ]
+    return Blend(tuple(parts))
 
 
 def thumbnail_of(*instructions: Instruction | Blend) -> Image.Image | None:
-    """The images that they know, each once, below each other; None where there is none."""
-    parts = [part.instruction for each in instructions for part in parts_of(each)]
-    known = [
-        part.thumbnail for part in parts if isinstance(part, InstructionWithThumbnail) and part.thumbnail is not None
+    """Returns all different thumbnails of the instructions below each other; None if there are none."""
+    thumbnails = [
+        part.instruction.thumbnail
+        for instruction in instructions
+        for part in parts_of(instruction)
+        if isinstance(part.instruction, InstructionWithThumbnail)
     ]
-    images = list({(image.size, image.tobytes()): image for image in known}.values())[:_IMAGES]
+    different = {(image.size, image.tobytes()): image for image in thumbnails if image is not None}
+    images = list(different.values())[:_MOST_THUMBNAILS]
     if len(images) < 2:
         return images[0] if images else None
-    whole = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)))
+    size = (max(image.width for image in images), sum(image.height for image in images))
+    joined = Image.new("RGB", size)
     top = 0
     for image in images:
-        whole.paste(image, (0, top))
+        joined.paste(image, (0, top))
         top += image.height
-    return whole
+    return joined
 
 
-def _shown(instruction: Instruction, thumbnail: Image.Image) -> InstructionWithThumbnail:
+def _attach(instruction: Instruction, thumbnail: Image.Image) -> InstructionWithThumbnail:
     return InstructionWithThumbnail(
         instruction.keys,
         instruction.values,

@@ -1,1 +1,1 @@
-"""ComfyUI's folders."""
+"""Files and folders of a ComfyUI installation."""

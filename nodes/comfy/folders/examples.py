@@ -1,4 +1,5 @@
-"""What the example workflows use: pairs, an instruction, a ControlNet and a LoRA that come with the pack, listed beside the user's own files."""
+"""The pack's example files: pairs, an instruction, a ControlNet and a LoRA. Nodes list them after the user's
+own files."""
 
 from pathlib import Path
 
@@ -11,16 +12,18 @@ _MARK = " (example)"
 
 
 def register() -> None:
-    """Enter the models among ComfyUI's folders, after the user's: a file of the user's with the same name wins."""
+    """Adds the example models to ComfyUI's folders. They come last, so the user's files win."""
     for kind in listing.entries(FOLDER / "models").folders:
         folder_paths.add_model_folder_path(kind, str(FOLDER / "models" / kind))
 
 
 def pairs_folders() -> list[str]:
-    """Folders of example pairs, as Load Edit Pairs lists them."""
+    """Returns the names of the example pairs folders in Load Edit Pairs."""
     return [name + _MARK for name in listing.entries(FOLDER / "pairs").folders]
 
 
 def pairs_path(name: str) -> Path | None:
-    """The folder of one of :func:`pairs_folders`, None for any other name."""
-    return FOLDER / "pairs" / name.removesuffix(_MARK) if name in pairs_folders() else None
+    """Returns the folder of one of ``pairs_folders``, None for any other name."""
+    if name not in pairs_folders():
+        return None
+    return FOLDER / "pairs" / name.removesuffix(_MARK)

@@ -1,4 +1,8 @@
-"""What lies in the user's folders. Nothing here raises: what cannot be read is left out, and told once in the log. A changed folder is read again."""
+"""Lists the user's folders, with a cache.
+
+Nothing here raises. What cannot be read is left out, with one warning in the log. A changed folder is read
+again.
+"""
 
 import logging
 import os
@@ -10,41 +14,45 @@ from typing import NamedTuple
 
 from ....core.storage.names import is_usable
 
-_SETTLED = 2 * 10**9
-"""Nanoseconds. A folder that changed later than that may change again without another time: some file systems count in steps of two seconds."""
-_MOST_KEPT = 50_000
-"""Folders whose entries are kept, the latest that were read: one that is gone may never be looked at again."""
+# A folder that changed less than two seconds ago is not cached: some file systems store times in steps of two
+# seconds, so it may change again without a new time.
+_SETTLED_NS = 2 * 10**9
+# The oldest entries are dropped, because deleted folders would stay forever.
+_MOST_CACHED = 50_000
 
 
 class Entries(NamedTuple):
-    """What lies in one folder, sorted; a link counts as what it leads to, and one that leads nowhere is left out. ``identity`` tells a folder from others."""
+    """The sorted contents of one folder. Links count as their targets; broken links are left out."""
 
     folders: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     identity: tuple[int, int] = (0, 0)
+    """Device and inode of the folder."""
 
 
 class _Read(NamedTuple):
+    """A cached folder. ``changed`` is its modification time in nanoseconds."""
+
     changed: int
     folders: tuple[str, ...]
     files: tuple[str, ...]
     links: tuple[str, ...]
 
 
-_kept: OrderedDict[str, _Read] = OrderedDict()
+_cache: OrderedDict[str, _Read] = OrderedDict()
 _warned: set[str] = set()
 
 
 def entries(folder: str | Path) -> Entries:
-    """What lies in a folder; nothing where it is missing or cannot be read."""
+    """Returns the contents of a folder; empty if it is missing or unreadable."""
     path = str(folder)
     try:
         status = os.stat(path)
-        read = _kept.get(path)
+        read = _cache.get(path)
         if read is None or read.changed != status.st_mtime_ns:
             read = _scan(path, status.st_mtime_ns)
     except FileNotFoundError:
-        _kept.pop(path, None)
+        _cache.pop(path, None)
         return Entries()
     except (OSError, ValueError) as error:
         warn_once(path, f"folder {path} cannot be read ({error}). What lies in it is not offered.")
@@ -53,20 +61,24 @@ def entries(folder: str | Path) -> Entries:
     identity = (status.st_dev, status.st_ino)
     if not read.links:
         return Entries(read.folders, read.files, identity)
-    # Where a link leads may change without the folder's time.
+    # The target of a link may change without a change of the folder's time.
     folders = [name for name in read.links if os.path.isdir(os.path.join(path, name))]
     files = [name for name in read.links if os.path.isfile(os.path.join(path, name))]
     return Entries(tuple(sorted([*read.folders, *folders])), tuple(sorted([*read.files, *files])), identity)
 
 
 def walk(folder: str | Path, depth: int) -> Iterator[tuple[str, Entries]]:
-    """The folder itself, named ``""``, and every folder down to ``depth`` levels below it, by its path with slashes. Links are followed, but never back into a
-    folder that they lie in; folders with a dot in front are passed over."""
+    """Yields (path, contents) of the folder, whose path is ``""``, and of the folders below it.
+
+    Goes ``depth`` levels down. Paths use slashes. Follows links, but never back into a folder that contains
+    them. Skips folders whose names start with a dot.
+    """
     yield from _walk(str(folder), "", depth, ())
 
 
 def files_below(folder: str | Path, suffix: str, depth: int = 8) -> list[str]:
-    """Every file of a kind in a folder and below it, by its path with slashes. Names that no input can carry are left out."""
+    """Returns the paths of all files with a suffix, with slashes. Leaves out names that no input can
+    carry."""
     paths = (
         f"{name}/{file}" if name else file
         for name, found in walk(folder, depth)
@@ -77,29 +89,34 @@ def files_below(folder: str | Path, suffix: str, depth: int = 8) -> list[str]:
 
 
 def warn_once(about: str, message: str) -> None:
-    """A warning in the log, the first time that there is one about this."""
+    """Logs a warning, unless there was one ``about`` the same thing."""
     if about not in _warned:
         _warned.add(about)
         logging.warning("InstructBrush: %s", message)
 
 
 def _scan(path: str, changed: int) -> _Read:
-    begun = time.time_ns()
+    started = time.time_ns()
     kinds: dict[str, list[str]] = {"folder": [], "file": [], "link": []}
-    with os.scandir(path) as found:
-        for entry in found:
+    with os.scandir(path) as scan:
+        for entry in scan:
             kinds[_kind(entry)].append(entry.name)
-    read = _Read(changed, *(tuple(sorted(kinds[kind])) for kind in ("folder", "file", "link")))
-    if begun - changed > _SETTLED:
-        _kept[path] = read
-        if len(_kept) > _MOST_KEPT:
-            _kept.popitem(last=False)
+    folders = tuple(sorted(kinds["folder"]))
+    files = tuple(sorted(kinds["file"]))
+    links = tuple(sorted(kinds["link"]))
+    read = _Read(changed, folders, files, links)
+    if started - changed > _SETTLED_NS:
+        _cache[path] = read
+        if len(_cache) > _MOST_CACHED:
+            _cache.popitem(last=False)
     return read
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
     try:
-        return "link" if entry.is_symlink() else "folder" if entry.is_dir() else "file"
+        if entry.is_symlink():
+            return "link"
+        return "folder" if entry.is_dir() else "file"
     except OSError:
         return "file"
 
@@ -114,9 +131,5 @@ def _walk(
     if depth:
         for child in found.folders:
             if not child.startswith("."):
-                yield from _walk(
-                    os.path.join(folder, child),
-                    f"{name}/{child}" if name else child,
-                    depth - 1,
-                    (*above, found.identity),
-                )
+                path = f"{name}/{child}" if name else child
+                yield from _walk(os.path.join(folder, child), path, depth - 1, (*above, found.identity))

@@ -1,8 +1,8 @@
-"""Whether files may tell how they were made."""
+"""ComfyUI's setting for metadata in files."""
 
 from comfy.cli_args import args
 
 
 def disabled() -> bool:
-    """The server was started with ``--disable-metadata``."""
+    """Whether the server was started with ``--disable-metadata``."""
     return bool(args.disable_metadata)

@@ -1,4 +1,4 @@
-"""Where things lie in a ComfyUI installation, by names that cannot leave their folders."""
+"""Paths in a ComfyUI installation, by names that cannot leave their folders."""
 
 import hashlib
 import os
@@ -20,42 +20,44 @@ _STATE_DEPTH = 8
 
 
 def register() -> None:
-    """Make ``models/instructions`` and ``output/instructions`` one kind of model folder, as ComfyUI's other models have theirs."""
+    """Registers ``models/instructions`` and ``output/instructions`` as one kind of model folder, and the
+    examples."""
     model_folders.register(INSTRUCTIONS, output_instructions())
     examples.register()
 
 
 def output_instructions() -> Path:
-    """Where Save Instruction writes."""
+    """Returns the folder of Save Instruction."""
     return Path(folder_paths.get_output_directory()) / INSTRUCTIONS
 
 
 def unfinished() -> Path:
-    """Where a learning run that was cancelled leaves what it learned, and its checkpoint."""
+    """Returns the folder for checkpoints and results of cancelled learning runs."""
     return output_instructions() / "unfinished"
 
 
 def instruction_names() -> list[str]:
-    """Every instruction file, by its path inside its folder."""
+    """Returns all instruction files, by their paths inside their folders."""
     return model_folders.files(INSTRUCTIONS)
 
 
 def instruction_path(name: str) -> Path:
-    """The file of one of :func:`instruction_names`.
+    """Returns the file of one of ``instruction_names``.
 
     Raises:
-        InstructionError: there is none of that name, or the name leaves its folder.
+        InstructionError: it does not exist, or the name leaves its folder.
     """
     path = model_folders.file_of(INSTRUCTIONS, name, InstructionError)
     if path is None:
         raise InstructionError(
-            f"Instruction '{name}' was not found in models/{INSTRUCTIONS} or output/{INSTRUCTIONS}. Refresh the list (key R) and choose one of it."
+            f"Instruction '{name}' was not found in models/{INSTRUCTIONS} or output/{INSTRUCTIONS}. Refresh "
+            "the list (key R) and choose from it."
         )
     return path
 
 
 def new_instruction_path(name: str) -> Path:
-    """Where an instruction of this name is saved.
+    """Returns the path to save an instruction under.
 
     Raises:
         InstructionError: the name is empty or leaves the folder.
@@ -64,7 +66,7 @@ def new_instruction_path(name: str) -> Path:
 
 
 def study_folder(name: str) -> Path:
-    """Where the study of preference of this name is kept: ``output/instructbrush_studies/<name>``.
+    """Returns the folder of a preference study, ``output/instructbrush_studies/<name>``.
 
     Raises:
         EvaluationError: the name is empty or leaves the folder.
@@ -73,20 +75,25 @@ def study_folder(name: str) -> Path:
 
 
 def output_studies() -> Path:
-    """Where Judge Preference writes."""
+    """Returns the folder of Judge Preference."""
     return Path(folder_paths.get_output_directory()) / STUDIES
 
 
 def free_path(path: Path) -> Path:
-    """``path`` itself, or with the first number that makes it new: ``snow_2.safetensors``."""
-    candidates = (
-        path if number == 1 else path.with_stem(f"{path.stem}_{number}") for number in range(1, 1_000_000)
-    )
-    return next(candidate for candidate in candidates if not os.path.exists(candidate))
+    """Returns ``path``, or with the first number that is not taken, e.g. ``snow_2.safetensors``."""
+    number = 1
+    candidate = path
+    while os.path.exists(candidate):
+        number += 1
+        candidate = path.with_stem(f"{path.stem}_{number}")
+    return candidate
 
 
 def pairs_folders() -> list[str]:
-    """Folders under ``input/`` that look like pairs (with images, two folders such as ``before`` and ``after``, or a list), then the pack's examples."""
+    """Returns the folders under ``input/`` that look like pairs, then the pack's examples.
+
+    Such a folder holds images, two folders such as ``before`` and ``after``, or a list.
+    """
     root = folder_paths.get_input_directory()
     if not os.path.isdir(root):
         listing.warn_once(
@@ -97,10 +104,10 @@ def pairs_folders() -> list[str]:
 
 
 def pairs_path(name: str) -> Path:
-    """The folder of one of :func:`pairs_folders`.
+    """Returns the folder of one of ``pairs_folders``, or any other folder under ``input/``.
 
     Raises:
-        PairError: there is none of that name under ``input/`` or among the examples, or the name leaves ``input/``.
+        PairError: it does not exist, or the name leaves ``input/``.
     """
     example = examples.pairs_path(name)
     if example:
@@ -108,27 +115,28 @@ def pairs_path(name: str) -> Path:
     folder = resolve_inside(folder_paths.get_input_directory(), name, error=PairError)
     if not os.path.isdir(folder):
         raise PairError(
-            f"Pairs folder '{name}' does not exist in ComfyUI's input folder. Copy the folder there and refresh the list (key R)."
+            f"Pairs folder '{name}' does not exist in ComfyUI's input folder. Copy the folder there and "
+            "refresh the list (key R)."
         )
     return folder
 
 
 def folder_state(folder: Path) -> str:
-    """Changes whenever a file in the folder does. What cannot be read does not count."""
+    """Returns a text that changes when a file in the folder changes. Ignores what cannot be read."""
     state = hashlib.sha256()
     for name, found in listing.walk(folder, _STATE_DEPTH):
         for file in found.files:
             path = os.path.join(folder, name, file)
-            state.update(f"{name}/{file} {_time(path)}\n".encode(errors="surrogateescape"))
+            state.update(f"{name}/{file} {_size_and_time(path)}\n".encode(errors="surrogateescape"))
     return state.hexdigest()
 
 
 def file_state(path: Path) -> str:
-    """Changes whenever the file does."""
-    return f"{path} {_time(path)}"
+    """Returns a text that changes when the file changes."""
+    return f"{path} {_size_and_time(path)}"
 
 
-def _time(path: str | Path) -> tuple[int, int] | None:
+def _size_and_time(path: str | Path) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
     except OSError:
@@ -138,18 +146,20 @@ def _time(path: str | Path) -> tuple[int, int] | None:
 
 def _candidates(root: str) -> set[str]:
     names: set[str] = set()
-    whole: set[str] = set()
+    pairs_layouts: set[str] = set()
     for name, found in listing.walk(root, _DEPTH):
         above = name.rpartition("/")[0]
-        if above in whole:  # its images are one side of pairs
-            whole.add(name)
+        if above in pairs_layouts:  # its images are one side of pairs
+            pairs_layouts.add(name)
         elif name and sides_among(found.folders):
-            whole.add(name)
+            pairs_layouts.add(name)
             names.add(name)
-        elif name and PROMPT in found.files:  # InstructPix2Pix's trees have a folder for each few pairs
+        elif name and PROMPT in found.files:  # InstructPix2Pix's data has a folder for every few pairs
             names.add(above or name)
-        elif name and any(
-            file in LISTS or os.path.splitext(file)[1].lower() in IMAGES for file in found.files
-        ):
+        elif name and any(_is_pairs_file(file) for file in found.files):
             names.add(name)
     return names
+
+
+def _is_pairs_file(name: str) -> bool:
+    return name in LISTS or os.path.splitext(name)[1].lower() in IMAGES

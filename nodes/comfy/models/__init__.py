@@ -1,1 +1,1 @@
-"""Models as ComfyUI loads them."""
+"""Loads models in ComfyUI, detects and describes them."""

@@ -1,7 +1,8 @@
-"""Editing models as ComfyUI runs them: what is concatenated to the noisy latent.
+"""ComfyUI model classes of editing models. They define what is concatenated to the noisy latent.
 
-A CONDITIONING carries the image's latent as ``concat_latent_image``, like any other in ComfyUI, and the mask's under :data:`MASK_LATENT`. One that carries
-neither is the null branch of Eq. 3: zeros for both, as in UltraEdit's pipelines.
+A CONDITIONING carries the image's latent as ``concat_latent_image``, as is usual in ComfyUI, and the mask's
+latent as ``MASK_LATENT``. One that carries neither is the null branch of Eq. 3, with zeros for both, as in
+UltraEdit's pipelines.
 """
 
 from typing import Any
@@ -12,16 +13,16 @@ from comfy import model_base
 from ....core.errors import ModelError
 
 MASK_LATENT = "instructbrush_mask_latent"
-"""Where a CONDITIONING carries the latent of a mask, [1 or B, C, h, w], unscaled."""
+"""Key of a mask's latent in a CONDITIONING, [1 or B, C, h, w], unscaled."""
 
 _IMAGE = "concat_latent_image"
 
 
 class InstructPix2Pix(model_base.IP2P, model_base.BaseModel):
-    """A UNet that takes the unscaled image latent after the noisy one; no image is the zero latent."""
+    """A UNet that takes the unscaled image latent after the noisy one, or zeros without an image."""
 
     def process_ip2p_image_in(self, image: torch.Tensor) -> torch.Tensor:
-        """The image condition as the UNet takes it: unchanged."""
+        """Returns the image condition unscaled."""
         return image
 
 
@@ -29,11 +30,11 @@ class UltraEdit(model_base.IP2P, model_base.SD3):
     """Stable Diffusion 3 with the unscaled image latent after the noisy one."""
 
     def process_ip2p_image_in(self, image: torch.Tensor) -> torch.Tensor:
-        """The image condition as the transformer takes it: unchanged."""
+        """Returns the image condition unscaled."""
         return image
 
     def concat_cond(self, **kwargs: Any) -> torch.Tensor:
-        """What comes after the noisy latent.
+        """Returns what follows the noisy latent.
 
         Raises:
             ModelError: the positive CONDITIONING carries no image.
@@ -43,10 +44,10 @@ class UltraEdit(model_base.IP2P, model_base.SD3):
 
 
 class _ReadsMask(model_base.IP2P):
-    """The mask's latent after the image's."""
+    """Adds the mask's latent after the image's."""
 
     def concat_cond(self, **kwargs: Any) -> torch.Tensor:
-        """What comes after the noisy latent.
+        """Returns what follows the noisy latent.
 
         Raises:
             ModelError: the positive CONDITIONING carries no image, or an image comes without a mask.
@@ -55,8 +56,9 @@ class _ReadsMask(model_base.IP2P):
         mask = kwargs.get(MASK_LATENT)
         if mask is None and kwargs.get(_IMAGE) is not None:
             raise ModelError(
-                "This model reads a mask, and the CONDITIONING carries an image without one. Use Region Conditioning instead of InstructPixToPixConditioning; "
-                "with no mask connected it lets the model edit everywhere."
+                "This model reads a mask, and the CONDITIONING carries an image without one. Use Region "
+                "Conditioning instead of InstructPixToPixConditioning; with no mask connected it lets the "
+                "model edit everywhere."
             )
         image = super().concat_cond(**kwargs)
         if mask is None:
@@ -65,21 +67,21 @@ class _ReadsMask(model_base.IP2P):
 
 
 class RegionInstructPix2Pix(_ReadsMask, InstructPix2Pix):
-    """The same with the latent of a mask after the image's (UltraEdit)."""
+    """SD1.5 and SD2.1 models that read a mask (UltraEdit)."""
 
 
 class RegionSDXL(_ReadsMask, model_base.SDXL_instructpix2pix):
-    """The same on SDXL."""
+    """SDXL models that read a mask (UltraEdit)."""
 
 
 class RegionUltraEdit(_ReadsMask, UltraEdit):
-    """The same on Stable Diffusion 3."""
+    """Stable Diffusion 3 models that read a mask (UltraEdit)."""
 
 
 def _require_image(carried: dict[str, Any]) -> None:
-    # Only the null branches may come without.
+    # Only null branches may lack an image.
     if carried.get(_IMAGE) is None and carried.get("prompt_type") == "positive":
         raise ModelError(
-            "This model edits images, and the positive CONDITIONING carries none. Put Region Conditioning between the words and the sampler, or use "
-            "Edit Guider."
+            "This model edits images, and the positive CONDITIONING carries none. Put Region Conditioning "
+            "between the words and the sampler, or use Edit Guider."
         )

@@ -1,4 +1,4 @@
-"""What core needs to know of a ComfyUI MODEL: its family, its sites, its fingerprint."""
+"""Describes a ComfyUI MODEL for core: family, sites, fingerprint."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,65 +17,66 @@ from .plain_weights import dequantized
 _UNET = "diffusion_model."
 _PREDICTION = {ModelType.EPS: "epsilon", ModelType.V_PREDICTION: "v_prediction"}
 
-# A fingerprint reads weights, so it is taken once for each loaded model, however many patchers share it.
-_known: WeakKeyDictionary[BaseModel, ModelDescription] = WeakKeyDictionary()
+# Cached by the loaded model, which many patchers may share, because a fingerprint reads weights.
+_cache: WeakKeyDictionary[BaseModel, ModelDescription] = WeakKeyDictionary()
 
 
 def describe(model: ModelPatcher) -> ModelDescription:
-    """Describe a MODEL by its own weights, whatever LoRA or other patches it carries.
+    """Describes a MODEL by its original weights, without LoRAs and other patches.
 
     Raises:
-        ModelError: it is no editing model of a known family.
+        ModelError: it is not an editing model of a known family.
     """
     base = model.model
-    found = _known.get(base)
-    if found is None:
-        shapes = {key: tuple(value.shape) for key, value in base.diffusion_model.state_dict().items()}
-        edm = base.model_type == ModelType.V_PREDICTION_EDM
-        prediction = None if edm else _PREDICTION.get(base.model_type, base.model_type.name.lower())
-        found = describe_unet(
-            shapes,
-            lambda key, rows: _own_weight(model, _UNET + key)[:rows],
-            edm,
-            prediction,
-            title_of(model),
-            _heads(base),
-        )
-        found = _known[base] = replace(found, fingerprint=_file_fingerprint(model) or found.fingerprint)
-    return found
+    if base in _cache:
+        return _cache[base]
+    shapes = {key: tuple(value.shape) for key, value in base.diffusion_model.state_dict().items()}
+    edm = base.model_type == ModelType.V_PREDICTION_EDM
+    description = describe_unet(
+        shapes,
+        lambda key, rows: _own_weight(model, _UNET + key)[:rows],
+        edm,
+        None if edm else _PREDICTION.get(base.model_type, base.model_type.name.lower()),
+        title_of(model),
+        _heads(base),
+    )
+    fingerprint = _file_fingerprint(model) or description.fingerprint
+    _cache[base] = replace(description, fingerprint=fingerprint)
+    return _cache[base]
 
 
 def title_of(model: ModelPatcher) -> str:
-    """The file or folder a MODEL was loaded from, without its ending, or its class where the loader left no trace."""
+    """Returns the name of the file or folder of a MODEL without suffix, or its class if that is unknown."""
     file = _file_of(model)
     return type(model.model).__name__ if file is None else TITLES.get(file, file.stem)
 
 
 def _file_fingerprint(model: ModelPatcher) -> str | None:
-    """The fingerprint of the file behind a model that ComfyUI keeps in 8 bits (``--fp8_e4m3fn-unet``), whose weights are no longer the file's."""
+    """Returns the file's fingerprint if ComfyUI keeps the model in 8 bits (``--fp8_e4m3fn-unet``).
+
+    The weights in memory then differ from the file's.
+    """
     file = _file_of(model)
-    if file is None or all(
-        parameter.dtype.itemsize > 1 for parameter in model.model.diffusion_model.parameters()
-    ):
+    parameters = model.model.diffusion_model.parameters()
+    if file is None or all(parameter.dtype.itemsize > 1 for parameter in parameters):
         return None
     try:
         return describe_file(file).fingerprint
-    except ModelError:  # of a kind that core does not read
+    except ModelError:  # core does not read files of this kind
         return None
 
 
 def _file_of(model: ModelPatcher) -> Path | None:
-    """What a MODEL was loaded from, where the loader left a trace."""
+    """Returns the file or folder of a MODEL if its loader recorded it."""
     arguments = model.cached_patcher_init[1] if model.cached_patcher_init else ()
     return Path(arguments[0]) if arguments and isinstance(arguments[0], str) else None
 
 
 def _own_weight(model: ModelPatcher, key: str) -> Tensor:
-    """A weight as it was loaded: what a LoRA has been merged into is kept aside by ComfyUI."""
+    """Returns a weight without a merged LoRA; ComfyUI keeps a backup of it."""
     for backup in (model.hook_backup, model.backup):
         if key in backup:
-            kept = backup[key]
-            return dequantized(kept[0])  # the weight comes first in both
+            return dequantized(backup[key][0])  # the first entry is the weight, in both kinds of backup
     return dequantized(get_key_weight(model.model, key)[0])
 
 

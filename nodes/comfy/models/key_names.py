@@ -1,4 +1,4 @@
-"""diffusers' names of tensors -> ComfyUI's."""
+"""Converts diffusers' names of tensors to ComfyUI's."""
 
 import re
 
@@ -12,13 +12,14 @@ TAESD_WIDTH = 64
 
 
 def unet_keys(states: States) -> States:
-    """A diffusers UNet's tensors under ComfyUI's names. Empties ``states``, so that nothing is held twice."""
+    """Renames the tensors of a diffusers UNet. Empties ``states``, so that nothing is held twice."""
     names = comfy.utils.unet_to_diffusers(_structure(states))
     return {names[key]: states.pop(key) for key in list(states) if key in names}
 
 
 def text_keys(states: States) -> States:
-    """A text tower's tensors as ComfyUI names them: CLIP's all below ``text_model.``, without the index of positions; T5's as they are."""
+    """Renames the tensors of a text encoder: CLIP's go below ``text_model.``, without ``position_ids``; T5's
+    stay."""
     if any(key.startswith("encoder.block.") for key in states):
         return states
     named = {
@@ -29,10 +30,11 @@ def text_keys(states: States) -> States:
 
 
 def tiny_vae_keys(states: States) -> States:
-    """A diffusers ``AutoencoderTiny`` as ComfyUI's TAESD.
+    """Converts a diffusers ``AutoencoderTiny`` to ComfyUI's TAESD.
 
-    TAESD is 64 channels wide. A narrower one is filled up with zero weights: the added channels stay zero through ReLUs and skips, so the
-    result is the same. ComfyUI's decoder has its clamp as layer 0, hence the shift by one.
+    TAESD is 64 channels wide. A narrower one is padded with zero weights: the added channels stay zero
+    through ReLUs and skip connections, so the result is the same. ComfyUI's decoder has its clamp as layer 0,
+    hence the shift by one.
     """
     converted: States = {}
     for key, value in states.items():
@@ -40,24 +42,22 @@ def tiny_vae_keys(states: States) -> States:
         layer, _, inner = rest.partition(".")
         shift = 1 if part == "decoder" else 0
         converted[f"taesd_{part}.{int(layer) + shift}.{inner}"] = value
-    last = {
-        part: max(int(key.split(".")[1]) for key in converted if key.startswith(part))
-        for part in ("taesd_encoder", "taesd_decoder")
-    }
-    first = {"taesd_encoder": 0, "taesd_decoder": 1}
-    widened = {
-        key: _widened(
-            value,
-            inputs=int(key.split(".")[1]) != first[key.split(".")[0]],
-            outputs=int(key.split(".")[1]) != last[key.split(".")[0]],
-        )
-        for key, value in converted.items()
-    }
+    layers: dict[str, list[int]] = {}
+    for key in converted:
+        part, layer, *_ = key.split(".")
+        layers.setdefault(part, []).append(int(layer))
+    widened: States = {}
+    for key, value in converted.items():
+        part, layer, *_ = key.split(".")
+        is_first = int(layer) == (1 if part == "taesd_decoder" else 0)
+        is_last = int(layer) == max(layers[part])
+        widened[key] = _widened(value, inputs=not is_first, outputs=not is_last)
     return {**widened, "vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)}
 
 
 def _widened(value: Tensor, inputs: bool, outputs: bool) -> Tensor:
-    """Zeros up to TAESD's width on the sides that touch hidden channels; the outermost layers keep their 3 or 4."""
+    """Pads hidden channels with zeros to TAESD's width. Image and latent channels of the outermost layers
+    stay."""
     rows = TAESD_WIDTH - value.shape[0] if outputs else 0
     if value.ndim == 1:
         return F.pad(value, (0, rows))
@@ -66,14 +66,14 @@ def _widened(value: Tensor, inputs: bool, outputs: bool) -> Tensor:
 
 
 def _structure(states: States) -> dict[str, list[int] | int]:
-    """How many residual and transformer layers there are at each place, in the form that ComfyUI's name table asks for."""
-    residual: dict[tuple[str, int], int] = {}
-    depth: dict[tuple[str, int, int], int] = {}
+    """Counts residual and transformer layers, in the form that ComfyUI's ``unet_to_diffusers`` takes."""
+    residual: dict[tuple[str, int], int] = {}  # (way, level) -> residual layers
+    depth: dict[tuple[str, int, int], int] = {}  # (way, level, layer) -> transformer layers
     middle = 0
     for key in states:
         if found := re.match(r"(down|up)_blocks\.(\d+)\.resnets\.(\d+)\.", key):
-            place = (found[1], int(found[2]))
-            residual[place] = max(residual.get(place, 0), int(found[3]) + 1)
+            level = (found[1], int(found[2]))
+            residual[level] = max(residual.get(level, 0), int(found[3]) + 1)
         elif found := re.match(
             r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.", key
         ):
@@ -90,7 +90,7 @@ def _structure(states: States) -> dict[str, list[int] | int]:
         "num_res_blocks": [residual["down", level] for level in levels],
         "channel_mult": levels,
         "transformer_depth": down,
-        # The table takes the last entry first.
+        # unet_to_diffusers takes the last entry first.
         "transformer_depth_output": up[::-1],
         "transformer_depth_middle": middle,
     }

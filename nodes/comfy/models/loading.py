@@ -1,4 +1,4 @@
-"""InstructPix2Pix models as ComfyUI's MODEL, CLIP and VAE: the built-in one, single files, diffusers folders."""
+"""Loads InstructPix2Pix models as MODEL, CLIP and VAE: built-in ones, single files, diffusers folders."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ from ....core.models.builtin import (
 from ....core.models.families import Family, detect_family
 from ....core.models.weights import Weights, read_header, read_json
 from ..folders import model_folders
-from . import key_names as convert
+from .key_names import States, text_keys, tiny_vae_keys, unet_keys
 from .model_detection import PocketClip, PocketTokenizers, register
 
 POCKET_NAME = "pocket editor (built in)"
@@ -35,50 +35,51 @@ Loaded = tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]
 
 
 def model_names() -> list[str]:
-    """What Load InstructPix2Pix offers: the built-in editors, ``checkpoints/…`` and ``diffusers/…``."""
+    """Returns the choices of Load InstructPix2Pix: built-in editors, ``checkpoints/…`` and
+    ``diffusers/…``."""
     built_in = [name for name, folder in _built_in().items() if folder.is_dir()]
     files = [f"checkpoints/{name}" for name in model_folders.files("checkpoints")]
     return [*built_in, *files, *(f"diffusers/{name}" for name in _diffusers_folders())]
 
 
 def model_path(name: str) -> Path:
-    """The file or the folder of one of :func:`model_names`.
+    """Returns the file or folder of one of ``model_names``.
 
     Raises:
-        ModelError: there is none of that name, or the name leaves its folder.
+        ModelError: it does not exist, or the name leaves its folder.
     """
     if name in _built_in():
         return _built_in()[name]
     kind, _, rest = name.partition("/")
-    place = None
+    path = None
     if kind == "checkpoints":
-        place = model_folders.file_of(kind, rest)
+        path = model_folders.file_of(kind, rest)
     elif kind == "diffusers":
         folder = model_folders.folder_named(kind, rest, _diffusers_folders())
-        place = folder if os.path.isdir(folder) else None
-    if place is None:
-        raise ModelError(f"Model '{name}' was not found. Refresh the list (key R) and choose one of it.")
-    return place
+        path = folder if os.path.isdir(folder) else None
+    if path is None:
+        raise ModelError(f"Model '{name}' was not found. Refresh the list (key R) and choose from it.")
+    return path
 
 
 def load_model(name: str) -> Loaded:
-    """Load a model by one of :func:`model_names`.
+    """Loads one of ``model_names``.
 
     Returns:
-        MODEL, CLIP and VAE as ComfyUI's own loaders make them.
+        MODEL, CLIP and VAE, as ComfyUI's own loaders make them.
 
     Raises:
-        ModelError: no such model, an unreadable or incomplete one, or not an editing model.
+        ModelError: the model does not exist, is unreadable or incomplete, or is not an editing model.
     """
-    place = model_path(name)
-    return load_folder(place) if place.is_dir() else load_file(place)
+    path = model_path(name)
+    return load_folder(path) if path.is_dir() else load_file(path)
 
 
 def load_file(path: Path) -> Loaded:
-    """Load a single-file checkpoint.
+    """Loads a single-file checkpoint.
 
     Raises:
-        ModelError: as :func:`load_model`.
+        ModelError: as ``load_model``.
     """
     register()
     _check_kind([path], _CHECKPOINT_PREFIX, path.name)
@@ -91,80 +92,88 @@ def load_file(path: Path) -> Loaded:
     if model is None or clip is None or vae is None or vae.first_stage_model is None:
         missing = "text encoder" if clip is None else "VAE"
         raise ModelError(
-            f"{path.name}: it holds no {missing}. Choose a complete checkpoint, or load the parts with ComfyUI's own loaders."
+            f"{path.name}: it holds no {missing}. Choose a complete checkpoint, or load the parts with "
+            "ComfyUI's own loaders."
         )
     return model, clip, vae
 
 
 def load_folder(folder: Path) -> Loaded:
-    """Load a diffusers folder: ``unet`` or ``transformer``, ``vae``, ``text_encoder`` and, for SDXL, ``text_encoder_2``, for SD3 also ``text_encoder_3``.
+    """Loads a diffusers folder: ``unet`` or ``transformer``, ``vae``, and one to three text encoders.
 
     Raises:
-        ModelError: as :func:`load_model`.
+        ModelError: as ``load_model``.
     """
     register()
     family = _check_kind(_weights(folder, _denoiser_part(folder)), "", folder.name)
-    vae_files, text_files = _weights(folder, "vae"), _weights(folder, "text_encoder")
+    vae_files = _weights(folder, "vae")
+    text_files = [_weights(folder, "text_encoder")]
+    for part in ("text_encoder_2", "text_encoder_3"):
+        if (folder / part).is_dir():
+            text_files.append(_weights(folder, part))
     model = load_folder_unet(str(folder))
     vae = load_folder_vae(vae_files)
-    embeddings = folder_paths.get_folder_paths("embeddings")
-    if family.name == "pocket":
-        states = {
-            f"clip_l.transformer.{key}": value for key, value in convert.text_keys(_read(text_files)).items()
-        }
-        target = supported_models_base.ClipTarget(PocketTokenizers, PocketClip)
-        size = comfy.utils.calculate_parameters(states)
-        clip = comfy.sd.CLIP(
-            target, embedding_directory=embeddings, parameters=size, tokenizer_data=states, state_dict=states
-        )
-    else:
-        further = [
-            _weights(folder, part)
-            for part in ("text_encoder_2", "text_encoder_3")
-            if (folder / part).is_dir()
-        ]
-        states_of_all = [convert.text_keys(_read(files)) for files in (text_files, *further)]
-        kind = comfy.sd.CLIPType.SD3 if family.name == "sd3" else comfy.sd.CLIPType.STABLE_DIFFUSION
-        clip = comfy.sd.load_text_encoder_state_dicts(
-            states_of_all, embedding_directory=embeddings, clip_type=kind
-        )
+    clip = _pocket_clip(text_files[0]) if family.name == "pocket" else _clip(family, text_files)
     return model, clip, vae
 
 
 def load_folder_unet(folder: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    """The UNet or transformer of a diffusers folder. ComfyUI calls this again when it needs a fresh copy (several GPUs)."""
+    """Loads the UNet or transformer of a diffusers folder. ComfyUI calls this again for a copy on another
+    GPU."""
     path = Path(folder)
     part = _denoiser_part(path)
     states = _read(_weights(path, part))
-    # ComfyUI itself knows diffusers' names of transformers.
-    states = convert.unet_keys(states) if part == "unet" else states
+    # ComfyUI reads diffusers' names of transformers.
+    states = unet_keys(states) if part == "unet" else states
     if _prediction(path) == "v_prediction":
         states["v_pred"] = torch.tensor([])
     model = comfy.sd.load_diffusion_model_state_dict(states, disable_dynamic=disable_dynamic)
     if model is None:
         raise ModelError(
-            f"{path.name}: ComfyUI does not know a model of this shape. Choose an SD1.5, SD2.1, SDXL or SD3 editing model."
+            f"{path.name}: ComfyUI does not know a model of this shape. Choose an SD1.5, SD2.1, SDXL or SD3 "
+            "editing model."
         )
     model.cached_patcher_init = (load_folder_unet, (folder,))
     return model
 
 
 def load_folder_vae(files: list[Path]) -> comfy.sd.VAE:
-    """The VAE of a diffusers folder; a tiny autoencoder is read as ComfyUI's TAESD, in fp32."""
+    """Loads the VAE of a diffusers folder; a tiny autoencoder as ComfyUI's TAESD, in fp32."""
     states = _read(files)
-    tiny = "decoder.layers.0.weight" in states
-    vae = comfy.sd.VAE(
-        sd=convert.tiny_vae_keys(states) if tiny else states, dtype=torch.float32 if tiny else None
-    )
+    if "decoder.layers.0.weight" in states:
+        vae = comfy.sd.VAE(sd=tiny_vae_keys(states), dtype=torch.float32)
+    else:
+        vae = comfy.sd.VAE(sd=states)
     if vae.first_stage_model is None:
         raise ModelError(
-            f"{files[0].parent.parent.name}: its vae is of no known kind. Choose a folder with an AutoencoderKL."
+            f"{files[0].parent.parent.name}: its VAE is of an unknown kind. Choose a folder with an "
+            "AutoencoderKL."
         )
     return vae
 
 
+def _pocket_clip(files: list[Path]) -> comfy.sd.CLIP:
+    states = {f"clip_l.transformer.{key}": value for key, value in text_keys(_read(files)).items()}
+    return comfy.sd.CLIP(
+        supported_models_base.ClipTarget(PocketTokenizers, PocketClip),
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        parameters=comfy.utils.calculate_parameters(states),
+        tokenizer_data=states,
+        state_dict=states,
+    )
+
+
+def _clip(family: Family, files_of_encoders: list[list[Path]]) -> comfy.sd.CLIP:
+    kind = comfy.sd.CLIPType.SD3 if family.name == "sd3" else comfy.sd.CLIPType.STABLE_DIFFUSION
+    return comfy.sd.load_text_encoder_state_dicts(
+        [text_keys(_read(files)) for files in files_of_encoders],
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        clip_type=kind,
+    )
+
+
 def _built_in() -> dict[str, Path]:
-    """Name -> folder of the models that come with the pack, whether they are there or not."""
+    """Returns name -> folder of the models that come with the pack. The folders may be missing."""
     return {
         POCKET_NAME: POCKET_FOLDER,
         POCKET_REGION_NAME: POCKET_REGION_FOLDER,
@@ -173,7 +182,7 @@ def _built_in() -> dict[str, Path]:
 
 
 def _diffusers_folders() -> dict[str, Path]:
-    """Name -> folder of every model under ``models/diffusers`` that has a UNet or a transformer; the first root that has a name wins."""
+    """Returns name -> folder of the models under ``models/diffusers`` that have a UNet or a transformer."""
     folders = model_folders.folders_with("model_index.json", "diffusers", _DIFFUSERS_DEPTH)
     return {
         name: folder for name, folder in folders.items() if os.path.isdir(folder / _denoiser_part(folder))
@@ -182,27 +191,26 @@ def _diffusers_folders() -> dict[str, Path]:
 
 def _denoiser_part(folder: Path) -> str:
     """``"transformer"`` for SD3, else ``"unet"``."""
-    return (
-        "transformer"
-        if os.path.isdir(folder / "transformer") and not os.path.isdir(folder / "unet")
-        else "unet"
-    )
+    if os.path.isdir(folder / "transformer") and not os.path.isdir(folder / "unet"):
+        return "transformer"
+    return "unet"
 
 
 def _weights(folder: Path, part: str) -> list[Path]:
     files = part_files(folder, part, ("diffusion_pytorch_model", "model"))
     if not files:
         raise ModelError(
-            f"{folder.name}: no weights (.safetensors) were found in its folder {part}. Download the whole model, with its safetensors files."
+            f"{folder.name}: no weights (.safetensors) were found in its folder {part}. Download the whole "
+            "model, with its safetensors files."
         )
     return files
 
 
-def _read(files: list[Path]) -> convert.States:
-    # Through ComfyUI, which maps files into memory as the user has set it.
-    states: convert.States = {}
+def _read(files: list[Path]) -> States:
+    # Through ComfyUI, which maps files into memory if the user wants it.
+    states: States = {}
     for file in files:
-        states.update(cast(convert.States, comfy.utils.load_torch_file(str(file))))
+        states.update(cast(States, comfy.utils.load_torch_file(str(file))))
     return states
 
 
@@ -212,7 +220,7 @@ def _prediction(folder: Path) -> str:
 
 
 def _check_kind(files: list[Path], prefix: str, title: str) -> Family:
-    """Tell the family from the files' headers alone, and refuse what is no editing model."""
+    """Detects the family from the files' headers. Raises ModelError if it is not an editing model."""
     headers = Weights([read_header(path) for path in files])
     shapes = {
         name.removeprefix(prefix): shape for name, shape in headers.shapes.items() if name.startswith(prefix)

@@ -1,6 +1,8 @@
-"""Kinds of model that ComfyUI's detection does not know: the pocket editor, SD2.1 with 8 input channels, and UltraEdit's, which read a mask or run on SD3.
+"""Adds model kinds to ComfyUI's detection: the pocket editors, SD2.1 with 8 input channels, and UltraEdit's
+models.
 
-They are entered in the list that ComfyUI goes through when it looks at a checkpoint, so that its own loaders read them as well.
+UltraEdit's read a mask or run on SD3. All are entered in the list that ComfyUI searches for a checkpoint, so
+its own loaders read them too.
 """
 
 import json
@@ -14,7 +16,8 @@ from .base_models import InstructPix2Pix, RegionInstructPix2Pix, RegionSDXL, Reg
 
 
 class PocketTokenizer(sd1_clip.SDTokenizer):
-    """The pocket editor's small vocabulary; ComfyUI's weights ``(word:1.2)`` and windows work as usual."""
+    """Tokenizes with the pocket editor's small vocabulary. ComfyUI's weights ``(word:1.2)`` and windows
+    work."""
 
     def __init__(
         self, embedding_directory: str | list[str] | None = None, tokenizer_data: dict[str, Any] | None = None
@@ -31,7 +34,7 @@ class PocketTokenizer(sd1_clip.SDTokenizer):
 
 
 class PocketTokenizers(sd1_clip.SD1Tokenizer):
-    """What CLIP expects: tokenizers by name, here one."""
+    """The wrapper that CLIP expects, with one tokenizer."""
 
     def __init__(
         self, embedding_directory: str | list[str] | None = None, tokenizer_data: dict[str, Any] | None = None
@@ -44,7 +47,8 @@ class PocketTokenizers(sd1_clip.SD1Tokenizer):
 
 
 class PocketText(sd1_clip.SDClipModel):
-    """The pocket editor's text tower: last layer, final norm applied, as ``CLIPTextModel`` returns it."""
+    """The pocket editor's text tower. Its output is the last layer after the final norm, as in
+    ``CLIPTextModel``."""
 
     def __init__(
         self,
@@ -63,7 +67,7 @@ class PocketText(sd1_clip.SDClipModel):
             return_projected_pooled=False,
             model_options=model_options or {},
         )
-        # ComfyUI's text model always makes room for 49408 tokens.
+        # ComfyUI's text model always has 49408 tokens.
         embeddings = self.transformer.text_model.embeddings
         embeddings.token_embedding = self.operations.Embedding(
             config["vocab_size"], config["hidden_size"], dtype=dtype, device=device
@@ -72,7 +76,7 @@ class PocketText(sd1_clip.SDClipModel):
 
 
 class PocketClip(sd1_clip.SD1ClipModel):
-    """What CLIP expects: text towers by name, here one."""
+    """The wrapper that CLIP expects, with one text tower."""
 
     def __init__(
         self,
@@ -80,11 +84,13 @@ class PocketClip(sd1_clip.SD1ClipModel):
         dtype: torch.dtype | None = None,
         model_options: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=PocketText)  # type: ignore[arg-type]
+        tower: Any = PocketText
+        super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=tower)
 
 
 class Pocket(supported_models.SD15):
-    """The built-in editor. Everything but its sizes is Stable Diffusion 1.5's; a ControlNet of its shape is recognised too."""
+    """The built-in editor: Stable Diffusion 1.5 with other sizes. A ControlNet of its shape is detected
+    too."""
 
     unet_config = {
         "context_dim": 128,
@@ -101,13 +107,13 @@ class Pocket(supported_models.SD15):
     def get_model(
         self, state_dict: dict[str, torch.Tensor], prefix: str = "", device: Any = None
     ) -> model_base.BaseModel:
-        """Build the (still empty) model."""
+        """Builds the model without weights."""
         return InstructPix2Pix(self, device=device)
 
     def clip_target(
         self, state_dict: dict[str, torch.Tensor] | None = None
     ) -> supported_models_base.ClipTarget:
-        """Tokenizer and text tower."""
+        """Returns the classes of tokenizer and text tower."""
         return supported_models_base.ClipTarget(PocketTokenizers, PocketClip)
 
 
@@ -117,29 +123,27 @@ class SD21InstructPix2Pix(supported_models.SD20):
     unet_config = {**supported_models.SD20.unet_config, "in_channels": 8}
 
     def model_type(self, state_dict: dict[str, torch.Tensor], prefix: str = "") -> model_base.ModelType:
-        """The checkpoint says when it predicts v, as ComfyUI's own saving does."""
-        return (
-            model_base.ModelType.V_PREDICTION
-            if f"{prefix}v_pred" in state_dict or "v_pred" in state_dict
-            else model_base.ModelType.EPS
-        )
+        """Reads the prediction type from the marker that ComfyUI saves in checkpoints."""
+        if f"{prefix}v_pred" in state_dict or "v_pred" in state_dict:
+            return model_base.ModelType.V_PREDICTION
+        return model_base.ModelType.EPS
 
     def get_model(
         self, state_dict: dict[str, torch.Tensor], prefix: str = "", device: Any = None
     ) -> model_base.BaseModel:
-        """Build the (still empty) model."""
+        """Builds the model without weights."""
         return InstructPix2Pix(self, model_type=self.model_type(state_dict, prefix), device=device)
 
 
 class PocketRegion(Pocket):
-    """The built-in editor's sister that reads a mask."""
+    """The built-in region editor, which reads a mask."""
 
     unet_config = {**Pocket.unet_config, "in_channels": 12}
 
     def get_model(
         self, state_dict: dict[str, torch.Tensor], prefix: str = "", device: Any = None
     ) -> model_base.BaseModel:
-        """Build the (still empty) model."""
+        """Builds the model without weights."""
         return RegionInstructPix2Pix(self, device=device)
 
 
@@ -151,7 +155,7 @@ class SD15Region(supported_models.SD15_instructpix2pix):
     def get_model(
         self, state_dict: dict[str, torch.Tensor], prefix: str = "", device: Any = None
     ) -> model_base.BaseModel:
-        """Build the (still empty) model."""
+        """Builds the model without weights."""
         return RegionInstructPix2Pix(self, device=device)
 
 
@@ -163,7 +167,7 @@ class SD21Region(SD21InstructPix2Pix):
     def get_model(
         self, state_dict: dict[str, torch.Tensor], prefix: str = "", device: Any = None
     ) -> model_base.BaseModel:
-        """Build the (still empty) model."""
+        """Builds the model without weights."""
         return RegionInstructPix2Pix(self, model_type=self.model_type(state_dict, prefix), device=device)
 
 
@@ -175,12 +179,12 @@ class SDXLRegion(supported_models.SDXL_instructpix2pix):
     def get_model(
         self, state_dict: dict[str, torch.Tensor], prefix: str = "", device: Any = None
     ) -> model_base.BaseModel:
-        """Build the (still empty) model."""
+        """Builds the model without weights."""
         return RegionSDXL(self, model_type=self.model_type(state_dict, prefix), device=device)
 
 
 class UnshiftedSD3(latent_formats.SD3):
-    """Stable Diffusion 3's latents, scaled but not shifted: so UltraEdit trained and decodes."""
+    """Stable Diffusion 3's latents, scaled but not shifted, as UltraEdit was trained."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -188,7 +192,7 @@ class UnshiftedSD3(latent_formats.SD3):
 
 
 class UltraEditSD3(supported_models.SD3):
-    """UltraEdit's Stable Diffusion 3, free-form."""
+    """UltraEdit's Stable Diffusion 3 without a mask."""
 
     unet_config = {**supported_models.SD3.unet_config, "in_channels": 32}
     latent_format = UnshiftedSD3
@@ -196,7 +200,7 @@ class UltraEditSD3(supported_models.SD3):
     def get_model(
         self, state_dict: dict[str, torch.Tensor], prefix: str = "", device: Any = None
     ) -> model_base.BaseModel:
-        """Build the (still empty) model."""
+        """Builds the model without weights."""
         return UltraEdit(self, device=device)
 
 
@@ -208,10 +212,12 @@ class UltraEditSD3Region(UltraEditSD3):
     def get_model(
         self, state_dict: dict[str, torch.Tensor], prefix: str = "", device: Any = None
     ) -> model_base.BaseModel:
-        """Build the (still empty) model."""
+        """Builds the model without weights."""
         return RegionUltraEdit(self, device=device)
 
 
+# Each is inserted before the last one, and ComfyUI takes the first match, so the most specific kinds come
+# last.
 _MODELS = (
     SD21InstructPix2Pix,
     Pocket,
@@ -222,14 +228,14 @@ _MODELS = (
     UltraEditSD3,
     UltraEditSD3Region,
 )
-"""Each before those it must come after in ComfyUI's list: the first that matches there is taken."""
 
 
 def register() -> None:
-    """Enter them all in ComfyUI's list, before the models they would be mistaken for. Doing it again changes nothing."""
-    known = {model.__name__ for model in supported_models.models}
+    """Puts all models at the start of ComfyUI's list, before those that they look like. May be called
+    again."""
+    registered = {model.__name__ for model in supported_models.models}
     for model in _MODELS:
-        if model.__name__ not in known:
+        if model.__name__ not in registered:
             supported_models.models.insert(0, model)
 
 

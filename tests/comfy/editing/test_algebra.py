@@ -121,7 +121,7 @@ def test_blends_are_saved_and_loaded_as_one_file(comfy):
     assert (
         len(remarks) == 2
         and remarks[0].startswith("0.5 x seeded, pocket:")
-        and remarks[1].endswith("rows, CLIP space")
+        and remarks[1].endswith("rows, text space")
     )
     # Both images, below each other, stay with whatever is made of the parts.
     assert comfy.pack("nodes.shared.socket_types").thumbnail_of(loaded).size == (256, 256)

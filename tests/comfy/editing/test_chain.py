@@ -124,10 +124,10 @@ def test_a_lora_does_not_change_the_models_identity(comfy, addons):
     describe = comfy.pack("nodes.comfy.models.description")
     with torch.inference_mode():
         management.load_models_gpu([patched], force_patch_weights=True)
-        describe._known.clear()
+        describe._cache.clear()
         merged = describe.describe(patched)
         management.load_models_gpu([plain])
-        describe._known.clear()
+        describe._cache.clear()
         assert merged == describe.describe(plain)
 
 

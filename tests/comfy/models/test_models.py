@@ -208,7 +208,7 @@ def test_what_cannot_be_loaded_is_told(comfy):
         "empty: no weights (.safetensors) were found in its folder unet. Download the whole model, with its safetensors files."
     )
     assert (
-        "Model 'checkpoints/none.safetensors' was not found. Refresh the list (key R) and choose one of it."
+        "Model 'checkpoints/none.safetensors' was not found. Refresh the list (key R) and choose from it."
         in unloadable(comfy, "checkpoints/none.safetensors")
     )
     for name in ("checkpoints/../secret.safetensors", "diffusers/..", "diffusers//etc", "checkpoints/a\0b"):

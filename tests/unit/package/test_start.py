@@ -1,4 +1,7 @@
-"""A ComfyUI that is too old gets one sentence, not a traceback. Each runs in an interpreter of its own, with a tree that has no more than the pack looks at."""
+"""Start with a ComfyUI that is too old or new enough.
+
+Every test starts an interpreter with a stand-in for ComfyUI that has only what the pack looks at.
+"""
 
 import re
 import subprocess
@@ -21,7 +24,7 @@ print(getattr(module, "NODE_CLASS_MAPPINGS", None), "torch" in sys.modules)
 
 
 def loaded_by(comfyui: Path, version: str | None, root: Path) -> tuple[str, str]:
-    """What a ComfyUI of this version finds in the pack, and what its log says."""
+    """Imports the pack as ComfyUI does. Returns what the script prints and what the log says."""
     (comfyui / "folder_paths.py").write_text("")
     if version is not None:
         (comfyui / "comfyui_version.py").write_text(f'__version__ = "{version}"\n')
@@ -34,38 +37,34 @@ def loaded_by(comfyui: Path, version: str | None, root: Path) -> tuple[str, str]
 @pytest.mark.parametrize(
     ("version", "found"),
     [
-        ("0.3.0", "0.3.0"),
-        ("0.29.9", "0.29.9"),
-        ("0.3.75-dev", "0.3.75-dev"),
-        (None, "an old one that tells no version"),
+        ("0.3.0", "ComfyUI 0.3.0"),
+        ("0.29.9", "ComfyUI 0.29.9"),
+        ("0.3.75-dev", "ComfyUI 0.3.75-dev"),
+        (None, "an older ComfyUI of unknown version"),
     ],
 )
-def test_a_comfyui_that_is_too_old_gets_one_sentence(
+def test_logs_one_sentence_on_an_old_comfyui(
     tmp_path: Path, repository: Path, version: str | None, found: str
 ) -> None:
     printed, log = loaded_by(tmp_path, version, repository)
-    # An empty table, so that it asks for no entry point either.
+    # With an empty table ComfyUI does not ask for the entry point.
     assert printed == "{} False"
-    assert (
-        log
-        == f"ERROR InstructBrush needs ComfyUI 0.30.0 or newer, and this one is {found}: update ComfyUI. Until then its nodes are not there."
+    assert log == (
+        f"ERROR InstructBrush needs ComfyUI 0.30.0 or newer, but this is {found}. Update ComfyUI. "
+        "Until then the nodes are not available."
     )
 
 
 @pytest.mark.parametrize("version", ["0.30.0", "0.30", "0.30.1", "0.100.0", "1.0", "v0.31.0", "nightly"])
-def test_one_that_is_new_enough_or_tells_no_number_asks_for_the_entry_point(
+def test_accepts_new_versions_and_versions_without_numbers(
     tmp_path: Path, repository: Path, version: str
 ) -> None:
     assert loaded_by(tmp_path, version, repository) == ("None False", "")
 
 
-def test_what_is_needed_is_what_is_declared(repository: Path) -> None:
-    declared = re.search(
-        r'^requires-comfyui = ">=([\d.]+)"',
-        (repository / "pyproject.toml").read_text(encoding="utf-8"),
-        re.MULTILINE,
-    )
-    named = re.search(
-        r'^_OLDEST = "([\d.]+)"', (repository / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE
-    )
-    assert declared and named and declared[1] == named[1]
+def test_requires_the_version_that_pyproject_declares(repository: Path) -> None:
+    project = (repository / "pyproject.toml").read_text(encoding="utf-8")
+    package = (repository / "__init__.py").read_text(encoding="utf-8")
+    declared = re.search(r'^requires-comfyui = ">=([\d.]+)"', project, re.MULTILINE)
+    required = re.search(r'^_OLDEST = "([\d.]+)"', package, re.MULTILINE)
+    assert declared and required and declared[1] == required[1]
