@@ -1,1 +1,1 @@
-"""Sampling with ComfyUI's MODEL."""
+"""Editing in ComfyUI: denoiser engine, instruction patch, guidance, regions, noise and text encoding."""

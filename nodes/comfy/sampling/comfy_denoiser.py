@@ -1,6 +1,7 @@
-"""ComfyUI's MODEL as a :class:`~....core.editing.denoiser.Denoiser`: the same weights, patches and LoRA that sampling uses, with gradients.
+"""The ComfyUI engine: a MODEL as a ``Denoiser`` (core/editing/denoiser.py), with gradients.
 
-Nodes run in inference mode, whose tensors autograd refuses. Everything here is meant to run inside ``torch.inference_mode(False)``.
+It uses the same weights, patches and LoRAs as sampling does. Nodes run in inference mode, whose tensors
+autograd rejects: use this engine within ``torch.inference_mode(False)``.
 """
 
 from collections.abc import Iterator
@@ -23,15 +24,18 @@ from .instruction_patch import prepare_call
 
 
 class ComfyDenoiser:
-    """A MODEL that predicts noise for core.
+    """A MODEL as a ``Denoiser``.
 
     Args:
-        model: the MODEL; it is cloned, not changed.
-        pooled: pooled text states [1, D] of the init phrase and of the empty text, for models that ask for them (SDXL).
-        checkpointing: recompute activations in the backward pass: about a third slower, a fraction of the memory.
+        model: the MODEL. It is cloned, not changed.
+        pooled: pooled text states [1, D] of the init text and of the empty text, for models that use them
+            (SDXL).
+        checkpointing: recompute activations in the backward pass. This is about a third slower and takes a
+            fraction of the memory.
 
     Raises:
-        ModelError: no InstructPix2Pix model of a known family, or one without cross-attention layers.
+        ModelError: the model is not an InstructPix2Pix model of a known family, or has no cross-attention
+            layers.
     """
 
     def __init__(
@@ -47,8 +51,8 @@ class ComfyDenoiser:
         self.dtype = model.model.get_dtype_inference()
         self.checkpointing = checkpointing
         self._pooled = pooled
-        self._known_pooled: dict[tuple[bool, int, int], Tensor] = {}
-        # EDM models take any sigma; timesteps are then positions in Stable Diffusion's schedule.
+        self._pooled_cache: dict[tuple[bool, int, int], Tensor] = {}
+        # EDM models accept any sigma. Their timesteps are positions in Stable Diffusion's schedule.
         edm = self.description.family.prediction == "edm_v"
         table: Any = ModelSamplingDiscrete() if edm else self.patcher.get_model_object("model_sampling")
         self._sigmas = plain(table.sigmas).to(self.device, torch.float32)
@@ -56,7 +60,7 @@ class ComfyDenoiser:
 
     @contextmanager
     def loaded(self) -> Iterator["ComfyDenoiser"]:
-        """The model on its device, ready for gradients."""
+        """Keeps the model on its device, ready for gradients."""
         with plain_weights(self.patcher), ExitStack() as undo:
             self.patcher.pre_run()
             undo.callback(self.patcher.cleanup)
@@ -67,7 +71,7 @@ class ComfyDenoiser:
 
     @contextmanager
     def projecting(self) -> Iterator["ComfyDenoiser"]:
-        """Only as much of the model on its device as :meth:`project` needs."""
+        """Keeps only the layers that ``project`` needs on the device."""
         layers = {
             f"diffusion_model.{site.native_name}.{name}"
             for site in self.description.sites
@@ -78,7 +82,7 @@ class ComfyDenoiser:
 
     @property
     def unet(self) -> Any:
-        """The UNet itself."""
+        """The UNet."""
         return self.patcher.model.diffusion_model
 
     def predict(
@@ -89,20 +93,20 @@ class ComfyDenoiser:
         context: Tensor,
         injection: AnyInjection | None = None,
     ) -> Tensor:
-        """See :meth:`Denoiser.predict`.
+        """See ``Denoiser.predict``.
 
-        ComfyUI's models take ``x = z + sigma e`` and answer with the clean latent ``z``; so ``x = noisy / sqrt(abar)`` and ``e = (x - z) / sigma``,
-        whatever the UNet itself predicts.
+        ComfyUI's models take ``x = z + sigma e`` and return the clean latent ``z``, whatever the UNet
+        predicts. So ``x = noisy / sqrt(abar)`` and ``e = (x - z) / sigma``.
         """
         base = self.patcher.model
-        timesteps = timesteps.round().long()  # samplers use the places between, too
+        timesteps = timesteps.round().long()  # samplers pass floats
         options = self._transformer_options(timesteps)
         context = context.to(self.dtype)
         if injection is not None and not injection.is_identity:
             context, options = prepare_call(injection, self.description.sites, timesteps, context, options)
         sigma = self._sigmas[timesteps]
-        wide = sigma.view(-1, 1, 1, 1)
-        x = noisy * (wide.square() + 1).sqrt()
+        wide_sigma = sigma.view(-1, 1, 1, 1)
+        x = noisy * (wide_sigma.square() + 1).sqrt()
         image = base.process_ip2p_image_in(image_latent)
         denoised = base.apply_model(
             x,
@@ -112,11 +116,11 @@ class ComfyDenoiser:
             transformer_options=options,
             **self._extra(noisy, injection),
         )
-        return (x - denoised).float() / wide
+        return (x - denoised).float() / wide_sigma
 
     @torch.no_grad()
     def project(self, context: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """See :meth:`Denoiser.project`."""
+        """See ``Denoiser.project``."""
         states = context.to(self.device, self.dtype)
         layers: dict[str, Any] = {
             site.name: self.unet.get_submodule(site.native_name) for site in self.description.sites
@@ -128,9 +132,10 @@ class ComfyDenoiser:
     def _transformer_options(self, timesteps: Tensor) -> dict[str, Any]:
         options = copy_nested_dicts(self.patcher.model_options.get("transformer_options", {}))
         options = merge_nested_dicts(options, {"wrappers": self.patcher.wrappers})
-        # What patches such as IPAdapter's ask a call: which branch its rows are (0: the instructed one), and the noise level.
+        # Patches such as IPAdapter's read the branch of the rows (0 is the instructed one) and the noise
+        # level.
         options.update(cond_or_uncond=[0], uuids=[], sigmas=self._sigmas[timesteps])
-        # Attention that the server may have been started with (Sage, sub-quadratic) has no backward pass, or a costly one.
+        # The server's attention (Sage, sub-quadratic) may have no backward pass, or a costly one.
         options["optimized_attention_override"] = lambda _, *inputs, **named: attention_pytorch(
             *inputs, **named
         )
@@ -140,35 +145,32 @@ class ComfyDenoiser:
         if self._pooled[0] is None or not self.patcher.model.adm_channels:
             return {}
         groups = injection.injections if isinstance(injection, GroupedInjection) else [injection]
-        rows, (height, width) = noisy.shape[0] // len(groups), noisy.shape[2:]
-        return {
-            "y": torch.cat(
-                [
-                    self._pooled_states(part is not None, height * 8, width * 8).expand(rows, -1)
-                    for part in groups
-                ]
-            )
-        }
+        rows = noisy.shape[0] // len(groups)
+        height, width = noisy.shape[2:]
+        states = [
+            self._pooled_states(group is not None, height * 8, width * 8).expand(rows, -1) for group in groups
+        ]
+        return {"y": torch.cat(states)}
 
     def _pooled_states(self, instructed: bool, height: int, width: int) -> Tensor:
-        """What SDXL is told beside the text states, [1, adm]: pooled states and image size."""
+        """SDXL's extra conditioning, [1, adm]: pooled text states and image size."""
         key = (instructed, height, width)
-        if key not in self._known_pooled:
+        if key not in self._pooled_cache:
             pooled: Any = self._pooled[0 if instructed else 1]
             adm = self.patcher.model.encode_adm(
                 pooled_output=pooled.to(self.device), width=width, height=height, device=self.device
             )
-            self._known_pooled[key] = adm.to(self.device)
-        return self._known_pooled[key]
+            self._pooled_cache[key] = adm.to(self.device)
+        return self._pooled_cache[key]
 
     def _recomputed(self, forward: Any) -> Any:
-        """A block's forward that runs again in the backward pass, where memory asks for it."""
+        """A block's forward that runs again in the backward pass if ``checkpointing`` is set."""
 
         def run(*inputs: Any, **named: Any) -> Any:
             if not self.checkpointing or not torch.is_grad_enabled():
                 return forward(*inputs, **named)
             if "transformer_options" in named:
-                # ComfyUI writes the current block's name into this dict as it goes: recomputation needs it as it is now.
+                # ComfyUI writes each block's name into this dict. Recomputation needs its present content.
                 named["transformer_options"] = named["transformer_options"].copy()
             return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **named)
 

@@ -1,4 +1,4 @@
-"""The noise that an instruction was learned with, as ComfyUI's NOISE and SAMPLER (Visii's fixed noise)."""
+"""Visii's fixed noise as ComfyUI's NOISE and SAMPLER: sampling uses the noise that learning used."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from ....core.diffusion.schedule import TRAIN_TIMESTEPS, fixed_noise
 
 
 class FixedNoise:
-    """NOISE: what the last timestep, where sampling begins, was learned with; the same for every image of a batch."""
+    """NOISE: the fixed noise of the last timestep, where sampling starts. The same for all images."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -24,15 +24,15 @@ class FixedNoise:
 
 
 def fixed_noise_sampler(seed: int) -> comfy.samplers.KSAMPLER:
-    """Euler ancestral whose every step adds the noise that was learned with at the timestep it goes to."""
+    """Euler ancestral sampler that adds, at every step, the fixed noise of the timestep it reaches."""
 
     def sample(model: Any, x: Tensor, sigmas: Tensor, **options: Any) -> Tensor:
         sampling = model.inner_model.model_patcher.get_model_object("model_sampling")
-        # All at once: asking for each would wait for the device at every step.
-        coming = iter(sampling.timestep(sigmas[1:]).round().int().tolist())
+        # Read all at once: reading one by one would wait for the device at every step.
+        next_timesteps = iter(sampling.timestep(sigmas[1:]).round().int().tolist())
 
         def noise_sampler(_: Tensor, __: Tensor) -> Tensor:
-            return fixed_noise(x.shape[1:], next(coming), seed).to(x).expand_as(x)
+            return fixed_noise(x.shape[1:], next(next_timesteps), seed).to(x).expand_as(x)
 
         return sample_euler_ancestral(model, x, sigmas, noise_sampler=noise_sampler, **options)
 

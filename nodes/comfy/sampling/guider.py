@@ -16,7 +16,8 @@ from .instruction_patch import Conditioning
 class EditGuider(comfy.samplers.CFGGuider):
     """Guides with three branches: image and instruction, image alone, neither.
 
-    The branches have the names and the order that ComfyUI's DualCFGGuider gives them, so what acts on its branches acts on these.
+    The branches have the names and the order of ComfyUI's DualCFGGuider, so patches for that guider work
+    here.
     """
 
     def __init__(self, model: ModelPatcher, text_scale: float, image_scale: float) -> None:
@@ -25,7 +26,7 @@ class EditGuider(comfy.samplers.CFGGuider):
         self.image_scale = image_scale
 
     def set_branches(self, full: Conditioning, image: Conditioning, none: Conditioning) -> None:
-        """Set the conditionings of the three branches."""
+        """Sets the conditionings of the three branches."""
         self.inner_set_conds({"positive": full, "middle": image, "negative": none})
 
     def predict_noise(
@@ -35,7 +36,7 @@ class EditGuider(comfy.samplers.CFGGuider):
         model_options: dict[str, Any] | None = None,
         seed: int | None = None,
     ) -> Tensor:
-        """The guided prediction (of the clean latent: Eq. 3's coefficients sum to one, so it is the same)."""
+        """The guided clean latent. Eq. 3 holds for it too, because its coefficients sum to one."""
         branches = [self.conds["negative"], self.conds["middle"], self.conds["positive"]]
         none, image, full = comfy.samplers.calc_cond_batch(
             self.inner_model, branches, x, timestep, model_options or {}
@@ -44,7 +45,13 @@ class EditGuider(comfy.samplers.CFGGuider):
 
 
 def with_image(conditioning: Conditioning, latent: Tensor, mask_latent: Tensor | None = None) -> Conditioning:
-    """A conditioning whose entries carry the image's latent [B, C, h, w] and, for a model that reads one, the mask's [B or 1, C, h, w]."""
+    """Adds image latents to every entry of a conditioning.
+
+    Args:
+        conditioning: the conditioning. It is not changed.
+        latent: latents of the images, [B, C, h, w].
+        mask_latent: latents of the masks, [B or 1, C, h, w], for models that read a mask.
+    """
     return node_helpers.conditioning_set_values(
         conditioning, {"concat_latent_image": latent, MASK_LATENT: mask_latent}
     )

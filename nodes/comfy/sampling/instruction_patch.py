@@ -1,10 +1,12 @@
-"""How an instruction acts in a ComfyUI graph.
+"""Makes an instruction act in a ComfyUI graph: attaches it to a CONDITIONING and patches the MODEL.
 
-The instruction travels in the CONDITIONING: every entry gets a :class:`Mark` among its ``model_conds``, which survives masks, areas, timestep
-ranges, ControlNets and combining. The MODEL carries one wrapper, the same for all instructions, that meets the marks when the UNet is called and
-replaces keys and values in that call alone, in the rows of the marked entries. Anything that has already been put in their place (IPAdapter and the
-like) is called with the learned ones. While an attending MODEL samples, entries without an instruction carry an empty mark, so that ComfyUI batches them
-with the others and an edit costs as many model calls as one by words.
+Every entry of the CONDITIONING gets an ``AttachedInstruction`` in its ``model_conds``, which survives masks,
+areas, timestep ranges, ControlNets and combining. The MODEL gets one wrapper, the same for all instructions.
+When the UNet is called, the wrapper finds the attached instructions and replaces keys and values in their
+rows, in that call only. Attention that other patches have replaced (IPAdapter and others) is called with the
+learned keys and values. While a patched MODEL samples, entries without an instruction get an empty
+attachment, so that ComfyUI batches them with the others. An edit then takes as many model calls as one by
+words.
 """
 
 from collections.abc import Callable
@@ -26,92 +28,99 @@ from ....core.models.families import ModelDescription
 KEY = "instructbrush"
 
 Conditioning = list[list[Any]]
-Replace = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
+Replacement = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
+
+_SCHEDULE = ModelSamplingDiscrete()
 
 
-class Mark:
-    """An instruction on its way to the UNet.
+class AttachedInstruction:
+    """An instruction in a CONDITIONING.
 
-    It also notices when it never gets there: a CONDITIONING that was wired without the MODEL would otherwise change nothing, silently. It is
-    handed out once for every model call, and must have been received before it is handed out again.
+    Detects a CONDITIONING that reached the sampler without its MODEL, where it would silently do nothing:
+    every announced model call must fetch the injection before the next call is announced.
     """
 
     def __init__(self, injection: Injection, model: ModelDescription) -> None:
         self.sites = model.sites
         self.edm = model.family.prediction == "edm_v"
-        self.awaited = False
-        self.attended = False
+        self.announced = False
+        """A call was announced and has not fetched the injection yet."""
+        self.model_is_patched = False
+        """A patched MODEL is sampling. Calls may then be skipped, for example by caches."""
         self._injections = {injection.device: injection}
 
-    def hand_out(self) -> None:
-        """Called for every model call that this instruction takes part in.
+    def announce_call(self) -> None:
+        """Notes that a model call with this instruction comes next.
 
         Raises:
-            ModelError: the last one did not arrive.
+            ModelError: the last announced call did not fetch the injection.
         """
-        if self.awaited and not self.attended:
-            self.awaited = False
+        if self.announced and not self.model_is_patched:
+            self.announced = False
             raise ModelError(
-                "Apply Instruction: its CONDITIONING reached the sampler but its MODEL did not, so the instruction would do nothing. "
+                "Apply Instruction: its CONDITIONING reached the sampler but its MODEL did not, so the "
+                "instruction would do nothing. "
                 "Connect the MODEL output of Apply Instruction to the sampler or guider."
             )
-        self.awaited = True
+        self.announced = True
 
-    def receive(self, device: torch.device) -> Injection:
-        """Called by the wrapper on MODEL.
-
-        Returns:
-            The learned keys and values on ``device``, copied there once.
-        """
-        self.awaited = False
+    def fetch(self, device: torch.device) -> Injection:
+        """Returns the injection on ``device``, where it is copied once."""
+        self.announced = False
         if device not in self._injections:
             self._injections[device] = next(iter(self._injections.values())).to(device)
         return self._injections[device]
 
 
-class _MarkCond(CONDConstant):
-    """A :class:`Mark`, or None, in the form in which ComfyUI carries conditions to the model. In a batch they become a tuple, one for each entry."""
+class _Attachment(CONDConstant):
+    """An ``AttachedInstruction`` or None as a ComfyUI condition. A batch gets a tuple, one for each entry."""
 
-    def can_concat(self, other: "_MarkCond") -> bool:
+    def can_concat(self, other: "_Attachment") -> bool:
         return True
 
-    def concat(self, others: "list[_MarkCond]") -> tuple[Mark | None, ...]:
-        marks = (self.cond, *(other.cond for other in others))
-        for each in dict.fromkeys(marks):
-            if each is not None:
-                each.hand_out()
-        return marks
+    def concat(self, others: "list[_Attachment]") -> tuple[AttachedInstruction | None, ...]:
+        attached = (self.cond, *(other.cond for other in others))
+        for instruction in dict.fromkeys(attached):
+            if instruction is not None:
+                instruction.announce_call()
+        return attached
 
 
-_UNMARKED = _MarkCond(None)
+_NO_INSTRUCTION = _Attachment(None)
 
 
-def mark(conditioning: Conditioning, injection: Injection, model: ModelDescription) -> Conditioning:
-    """A CONDITIONING whose entries carry the instruction; the given one is left alone.
+def attach_instruction(
+    conditioning: Conditioning, injection: Injection, model: ModelDescription
+) -> Conditioning:
+    """Attaches an instruction to every entry of a CONDITIONING, which is not changed.
 
     Raises:
-        InstructionError: an entry carries an instruction already.
+        InstructionError: an entry already carries an instruction.
     """
-    cond = _MarkCond(Mark(injection, model))
-    marked = []
+    attachment = _Attachment(AttachedInstruction(injection, model))
+    result = []
     for states, options in conditioning:
-        carried = options.get("model_conds", {})
-        if KEY in carried:
+        model_conds = options.get("model_conds", {})
+        if KEY in model_conds:
             raise InstructionError(
-                "Apply Instruction: this CONDITIONING carries an instruction already. Apply each instruction to a CONDITIONING of its own, "
+                "Apply Instruction: this CONDITIONING already carries an instruction. "
+                "Apply each instruction to a separate CONDITIONING, "
                 "give each a mask or an area, and combine them."
             )
-        marked.append([states, {**options, "model_conds": {**carried, KEY: cond}}])
-    return marked
+        result.append([states, {**options, "model_conds": {**model_conds, KEY: attachment}}])
+    return result
 
 
 def patch_model(model: ModelPatcher) -> ModelPatcher:
-    """A MODEL that heeds marked conditionings and is otherwise the same, to the bit. Attending twice is attending once."""
-    attending = model.clone()
-    if not attending.get_wrappers(WrappersMP.DIFFUSION_MODEL, KEY):
-        attending.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _call_unet)
-        attending.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _sample)
-    return attending
+    """Returns a MODEL that lets attached instructions act.
+
+    Without attached instructions it computes the same, bit for bit. A patched MODEL is not patched again.
+    """
+    patched = model.clone()
+    if not patched.get_wrappers(WrappersMP.DIFFUSION_MODEL, KEY):
+        patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _call_unet)
+        patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _sample)
+    return patched
 
 
 def prepare_call(
@@ -121,33 +130,34 @@ def prepare_call(
     context: Tensor,
     transformer_options: dict[str, Any],
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Prepare one UNet call.
+    """Prepares one UNet call with an injection.
 
     Args:
         injection: on the device of the call.
-        sites: the UNet's.
+        sites: the UNet's cross-attention layers.
         timesteps: [B], 0..999, one for each row.
-        context: the text states the call was to use [B, L, D].
-        transformer_options: the call's; not modified.
+        context: text states of the call, [B, L, D].
+        transformer_options: options of the call. They are not changed.
 
     Returns:
-        The context and the transformer options to call with.
+        The context and the transformer options for the call.
     """
     options = transformer_options.copy()
-    replaces = options["patches_replace"] = options.get("patches_replace", {}).copy()
-    attn2 = replaces["attn2"] = replaces.get("attn2", {}).copy()
+    options["patches_replace"] = options.get("patches_replace", {}).copy()
+    replacements = options["patches_replace"].get("attn2", {}).copy()
+    options["patches_replace"]["attn2"] = replacements
     call = injection.begin(context, timesteps)
     for site in sites:
-        # ComfyUI looks for the exact layer first, then for the block.
-        previous = attn2.get(site.block, attn2.get(site.block[:2]))
-        attn2[site.block] = _InjectedAttention(site.name, call, previous)
+        # ComfyUI looks for a replacement of the layer first, then of its block.
+        previous = replacements.get(site.block, replacements.get(site.block[:2]))
+        replacements[site.block] = _InjectedAttention(site.name, call, previous)
     return call.context, options
 
 
 def train_timesteps(timesteps: Tensor, edm: bool) -> Tensor:
-    """The UNet's own timesteps as positions 0..999 of Stable Diffusion's schedule, by which segments are told.
+    """Converts the UNet's timesteps to positions 0..999 of Stable Diffusion's schedule, which segments use.
 
-    EDM models are given ``log(sigma) / 4`` instead; the position is that of the nearest sigma.
+    EDM models get ``log(sigma) / 4`` as timestep. Their position is that of the nearest sigma.
     """
     if not edm:
         return timesteps
@@ -155,13 +165,10 @@ def train_timesteps(timesteps: Tensor, edm: bool) -> Tensor:
     return schedule.timestep((4 * timesteps.float()).exp())
 
 
-_SCHEDULE = ModelSamplingDiscrete()
-
-
 class _InjectedAttention:
-    """Attention of one site with the instruction's keys and values, through whatever attention was in its place before."""
+    """Attention of one site with learned keys and values, computed by the previous replacement if any."""
 
-    def __init__(self, site: str, call: InjectedCall, previous: Replace | None) -> None:
+    def __init__(self, site: str, call: InjectedCall, previous: Replacement | None) -> None:
         self.site = site
         self.call = call
         self.previous = previous
@@ -170,9 +177,13 @@ class _InjectedAttention:
         k, v = self.call.keys_values(self.site, k, v)
         if self.previous is not None:
             return self.previous(q, k, v, extra_options)
-        heads, precision = extra_options["n_heads"], extra_options["attn_precision"]
         return optimized_attention(
-            q, k, v, heads, attn_precision=precision, transformer_options=extra_options
+            q,
+            k,
+            v,
+            extra_options["n_heads"],
+            attn_precision=extra_options["attn_precision"],
+            transformer_options=extra_options,
         )
 
 
@@ -186,32 +197,45 @@ def _call_unet(
     transformer_options: dict[str, Any],
     **kwargs: Any,
 ) -> Tensor:
-    marks: tuple[Mark | None, ...] = kwargs.pop(KEY, ())
-    found = next((each for each in marks if each is not None), None)
-    if found is not None:
-        received = {each: each.receive(x.device) for each in marks if each is not None}
-        alike = len(received) == 1 and None not in marks
-        injection = (
-            received[found]
-            if alike
-            else GroupedInjection([None if each is None else received[each] for each in marks])
+    """Wraps a UNet call: lets the attached instructions act."""
+    attached: tuple[AttachedInstruction | None, ...] = kwargs.pop(KEY, ())
+    instructions = [instruction for instruction in attached if instruction is not None]
+    if instructions:
+        first = instructions[0]
+        injections = {instruction: instruction.fetch(x.device) for instruction in instructions}
+        injection: AnyInjection
+        if len(injections) == 1 and None not in attached:
+            injection = injections[first]
+        else:
+            injection = GroupedInjection(
+                [None if instruction is None else injections[instruction] for instruction in attached]
+            )
+        positions = train_timesteps(timesteps, first.edm)
+        context, transformer_options = prepare_call(
+            injection, first.sites, positions, context, transformer_options
         )
-        rows = train_timesteps(timesteps, found.edm)
-        context, transformer_options = prepare_call(injection, found.sites, rows, context, transformer_options)
     return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
 
 
 def _sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """Sampling with an attending MODEL: whatever skips model calls (caches), the marks are in good hands, and none is left from a broken run."""
+    """Wraps a sampling run of a patched MODEL.
+
+    Announced calls may be skipped during the run, and an interrupted run before it leaves no announced call.
+    """
     entries = [entry for conds in executor.class_obj.conds.values() for entry in conds]
-    marks = [entry["model_conds"][KEY].cond for entry in entries if KEY in entry.get("model_conds", {})]
-    if marks:
-        for entry in entries:  # the sampler's own copies; only their inner dicts are shared with the graph
-            entry["model_conds"] = {KEY: _UNMARKED, **entry.get("model_conds", {})}
-    for found in marks:
-        found.awaited, found.attended = False, True
+    attached: list[AttachedInstruction] = [
+        entry["model_conds"][KEY].cond for entry in entries if KEY in entry.get("model_conds", {})
+    ]
+    if attached:
+        # Entries are the sampler's copies, but the graph shares their inner dicts: replace, do not change
+        # them.
+        for entry in entries:
+            entry["model_conds"] = {KEY: _NO_INSTRUCTION, **entry.get("model_conds", {})}
+    for instruction in attached:
+        instruction.announced = False
+        instruction.model_is_patched = True
     try:
         return executor(*args, **kwargs)
     finally:
-        for found in marks:
-            found.attended = False
+        for instruction in attached:
+            instruction.model_is_patched = False

@@ -1,12 +1,12 @@
-"""Eq. 1 of UltraEdit in ComfyUI: a MODEL that puts the source back outside the mask while it samples.
+"""Region blending (UltraEdit, Eq. 1) in ComfyUI: a MODEL that restores the source outside a mask.
 
-The mask travels in the LATENT as its noise mask. ComfyUI by itself would mix with it what the model sees and what it predicts, at every step, and leave the
-sampler's own state as it was. Eq. 1 changes the state, and only at some steps. So the noise mask is taken away from the sampler, and the
-states that the equation names are blended where they are: samplers hand the model their own state.
+The mask travels as the noise mask of the LATENT. ComfyUI would blend the model's input and prediction with
+it, at every step, but not the sampler's state. Eq. 1 changes the state, and only at some steps. So the
+sampler gets no noise mask. Instead, the state is blended in place when the sampler passes it to the model.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -24,28 +24,28 @@ _STRIDE = 8
 
 @dataclass(frozen=True)
 class _Run:
-    """One sampling run."""
+    """What blending needs to know of a sampling run."""
 
     mask: Tensor
     source: Tensor
     noise: Tensor
     sigmas: Tensor
-    """Noise levels of the states that are blended while the run goes on; the last state is not among them."""
+    """Noise levels of the states that are blended during the run, without the last state."""
     model: Any
 
     def noised(self, sigma: Tensor) -> Tensor:
-        """The source, noised with the run's own noise, sigma [1]."""
+        """The source at noise level ``sigma`` [1], with the run's noise."""
         return self.model.scale_latent_inpaint(
             x=self.source, sigma=sigma, noise=self.noise, latent_image=self.source
         )
 
 
 def keep_region(model: ModelPatcher, every: int) -> ModelPatcher:
-    """A MODEL that samples by Eq. 1 with the noise mask of the LATENT it is given.
+    """Returns a MODEL that samples by Eq. 1, with the noise mask of the LATENT.
 
     Args:
-        model: any MODEL; one that keeps a region already is given the new number of steps.
-        every: as in :func:`blended_states`.
+        model: any MODEL. For one that already keeps a region, ``every`` is replaced.
+        every: steps between blendings, see ``blended_states``.
 
     Raises:
         RegionError: ``every`` is below 1.
@@ -60,12 +60,17 @@ def keep_region(model: ModelPatcher, every: int) -> ModelPatcher:
 
 
 def with_region(latent: dict[str, Any], mask: Tensor) -> dict[str, Any]:
-    """A LATENT that carries a mask, what core's ``mask_batch`` takes.
+    """Returns a LATENT with a noise mask.
 
-    A mask of an image whose sides are no multiples of 8, at any resolution, is cropped as ComfyUI crops the image.
+    ComfyUI crops images whose sides are not multiples of 8. A mask of such an image, at any resolution, is
+    cropped alike.
+
+    Args:
+        latent: the LATENT of the source. It is not changed.
+        mask: the mask, in a form that ``mask_batch`` (core/regions/masks.py) accepts.
 
     Raises:
-        RegionError: an empty latent, or a mask that does not fit.
+        RegionError: the latent is empty, or the mask does not fit.
     """
     samples = latent["samples"]
     if not torch.count_nonzero(samples):
@@ -73,18 +78,28 @@ def with_region(latent: dict[str, Any], mask: Tensor) -> dict[str, Any]:
             "Region Edit: the LATENT is empty, so there is no image to keep outside the mask. "
             "Connect VAE Encode of the image that is edited, not the empty latent of a conditioning node."
         )
-    height, width = (side * _STRIDE for side in samples.shape[-2:])
+    height = samples.shape[-2] * _STRIDE
+    width = samples.shape[-1] * _STRIDE
     mask = mask_batch(mask)
-    whole = size_before_vae_crop((mask.shape[-2], mask.shape[-1]), (height, width))
-    if whole is not None:
-        top, left, _, _ = vae_crop(*whole)
-        mask = fit_mask(mask, *whole, len(mask))[:, top : top + height, left : left + width]
+    full_size = size_before_vae_crop((mask.shape[-2], mask.shape[-1]), (height, width))
+    if full_size is not None:
+        top, left, _, _ = vae_crop(*full_size)
+        mask = fit_mask(mask, *full_size, len(mask))[:, top : top + height, left : left + width]
     return {**latent, "noise_mask": fit_mask(mask, height, width, len(samples)).reshape(-1, 1, height, width)}
+
+
+class _SamplerInputs(NamedTuple):
+    """The last arguments of a sampler."""
+
+    noise: Tensor
+    latent_image: Tensor
+    denoise_mask: Tensor | None = None
+    disable_pbar: bool = False
 
 
 @dataclass(frozen=True)
 class _Sampling:
-    """Around a whole sampling run."""
+    """Wraps a sampling run."""
 
     every: int
 
@@ -95,38 +110,40 @@ class _Sampling:
         sigmas: Tensor,
         extra_args: dict[str, Any],
         callback: Any,
-        noise: Tensor,
-        latent_image: Tensor,
-        denoise_mask: Tensor | None = None,
-        disable_pbar: bool = False,
+        *args: Any,
+        **kwargs: Any,
     ) -> Tensor:
-        if denoise_mask is None:
+        inputs = _SamplerInputs(*args, **kwargs)
+        mask = inputs.denoise_mask
+        if mask is None:
             raise RegionError(
-                "Region Edit: its MODEL reached the sampler but its LATENT did not, so there is no region to keep to. "
+                "Region Edit: its MODEL reached the sampler but its LATENT did not, so there is no region. "
                 "Connect the LATENT output of Region Edit to the sampler."
             )
         model = guider.inner_model
         states = blended_states(len(sigmas) - 1, self.every)
-        # With a channel for each of the latent's, all alike: one is enough.
-        run = _Run(
-            denoise_mask[:, :1] if denoise_mask.ndim == 4 else denoise_mask,
-            latent_image,
-            noise,
-            sigmas[states[:-1]],
-            model,
-        )
-        options = extra_args["model_options"] = extra_args["model_options"].copy()
+        # The mask may have one channel for each of the latent's channels, all equal.
+        mask = mask[:, :1] if mask.ndim == 4 else mask
+        run = _Run(mask, inputs.latent_image, inputs.noise, sigmas[states[:-1]], model)
+        options = extra_args["model_options"].copy()
         options["transformer_options"] = {**options.get("transformer_options", {}), KEY: run}
-        # Asked before: some samplers change the levels they are given. Where noise is left at the end, another sampler goes on.
-        last = (
-            run.source
-            if float(sigmas[-1]) == 0.0
-            else model.model_sampling.inverse_noise_scaling(sigmas[-1], run.noised(sigmas[-1:]))
-        )
+        extra_args["model_options"] = options
+        # Computed before the run, because some samplers change sigmas in place.
+        final_source = run.source
+        if float(sigmas[-1]) != 0.0:
+            # Noise is left at the end, for another sampler to continue.
+            final_source = model.model_sampling.inverse_noise_scaling(sigmas[-1], run.noised(sigmas[-1:]))
         samples = executor(
-            guider, sigmas, extra_args, callback, noise.clone(), latent_image, None, disable_pbar
+            guider,
+            sigmas,
+            extra_args,
+            callback,
+            inputs.noise.clone(),
+            inputs.latent_image,
+            None,
+            inputs.disable_pbar,
         )
-        return blend(run.mask, last, samples)
+        return blend(run.mask, final_source, samples)
 
 
 def _predict(
@@ -136,10 +153,10 @@ def _predict(
     model_options: dict[str, Any] | None = None,
     seed: int | None = None,
 ) -> Tensor:
-    """Before the model is called: blend the sampler's state if it is one of those that the equation names."""
+    """Wraps a model call: blends the sampler's state first if it is one of the blended states."""
     run: _Run | None = (model_options or {}).get("transformer_options", {}).get(KEY)
     if run is not None and len(run.sigmas):
-        # On the device, so that nothing waits for it. Stages between two steps have other noise levels, and are left alone.
-        named = (run.sigmas == timestep[0]).any()
-        x.copy_(torch.where(named, blend(run.mask, run.noised(timestep[:1]), x), x))
+        # Compared on the device to avoid waiting for it. Stages between two steps have other noise levels.
+        is_blended = (run.sigmas == timestep[0]).any()
+        x.copy_(torch.where(is_blended, blend(run.mask, run.noised(timestep[:1]), x), x))
     return executor(x, timestep, model_options, seed)

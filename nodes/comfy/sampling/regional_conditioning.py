@@ -1,4 +1,4 @@
-"""CONDITIONING that acts in parts of the image."""
+"""CONDITIONING for several regions of an image."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,35 +9,38 @@ from torch import Tensor
 from ....core.regions.masks import combine_masks, fit_mask, mask_batch
 from .instruction_patch import Conditioning
 
-_SHARE = 1e-3
-"""Weight of every region where none lies."""
+# Weight of all regions in places that no region covers.
+_UNCOVERED_WEIGHT = 1e-3
 
 
 def combine_regions(
     regions: Sequence[tuple[Conditioning, Tensor]], rest: Conditioning | None
 ) -> tuple[Conditioning, Tensor]:
-    """Several regions with a conditioning each, for one pass. Entries are masked as ComfyUI's Conditioning (Set Mask) does by default; one that has a mask
-    already acts where both masks do.
+    """Combines the conditionings of several regions for one sampling pass.
 
-    ComfyUI mixes what the entries predict, weighted by their masks and divided by the sum of the weights. Where that sum is 0 it predicts nothing at
-    all (a latent of zeros), and the model sees that at its next step. So without a ``rest``, all regions share what none of them covers.
+    Masks every entry as the defaults of ComfyUI's Conditioning (Set Mask) do. An entry that already has a
+    mask acts where both masks do.
+
+    ComfyUI averages the predictions of the entries, weighted by their masks. Where all weights are 0 it
+    predicts a latent of zeros, which the model sees in the next step. So without ``rest``, all regions share
+    the places that none of them covers.
 
     Args:
-        regions: conditionings, left as they are, and their masks [B, H, W] in 0..1, all of one size; of a batch or single.
-        rest: acts where the regions leave room.
+        regions: conditionings and their masks [B or 1, H, W] in 0..1, all of one size. They are not changed.
+        rest: conditioning for the places outside the regions.
 
     Returns:
         The CONDITIONING, and the union of the regions [B, H, W].
 
     Raises:
-        RegionError: an entry's own mask does not fit the region's.
+        RegionError: an entry's own mask does not fit its region's mask.
     """
     entries = [_masked(entry, mask) for conditioning, mask in regions for entry in conditioning]
     union = combine_masks([options["mask"] for _, options in entries])
     if rest is not None:
         return [*entries, *(_masked(entry, 1 - union) for entry in rest)], union
     return [
-        [states, {**options, "mask": torch.where(union == 0, _SHARE, options["mask"])}]
+        [states, {**options, "mask": torch.where(union == 0, _UNCOVERED_WEIGHT, options["mask"])}]
         for states, options in entries
     ], union
 

@@ -185,7 +185,7 @@ def test_a_timestep_range_of_stock_nodes(comfy):
 def test_two_instructions_on_one_conditioning_are_refused(comfy):
     chain = Chain(comfy).apply(instruction(comfy)).apply(instruction(comfy, 1))
     assert chain.error() == (
-        "Apply Instruction: this CONDITIONING carries an instruction already. Apply each instruction to a CONDITIONING of its own, "
+        "Apply Instruction: this CONDITIONING already carries an instruction. Apply each instruction to a separate CONDITIONING, "
         "give each a mask or an area, and combine them."
     )
 

@@ -191,7 +191,7 @@ def test_damaged_and_foreign_files_are_refused(comfy):
     [
         (
             {"segment_strengths": "1, x"},
-            "Segment strengths: '1, x' is no list of numbers (could not convert string to float: ' x'). ",
+            "Segment strengths: '1, x' is not a list of numbers (could not convert string to float: ' x'). ",
         ),
         (
             {"segment_strengths": "1, 2, 3"},
@@ -211,19 +211,9 @@ def test_settings_that_make_no_sense_are_refused(comfy, changes, message):
     assert comfy.error(graph, model).startswith(message)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"tokens": 32},
-            "Learning: 32 tokens from row 1 do not fit the text encoder's 32 rows. Use at most 31 tokens.",
-        ),
-        (
-            {"init_text": "make it night " * 20},
-            "Init text: 'make it night make it night make it night make it night make…' is longer than the 32 tokens ",
-        ),
-    ],
-)
-def test_learning_that_cannot_begin_is_refused(comfy, changes, message):
+def test_refuses_more_tokens_than_the_text_window_has(comfy):
     graph = comfy.graph()
-    assert comfy.error(graph, learning(graph, comfy, Parts(graph), **changes).out(0)).startswith(message)
+    node = learning(graph, comfy, Parts(graph), tokens=32)
+    assert comfy.error(graph, node.out(0)) == (
+        "Learning: 32 tokens from row 1 do not fit the text encoder's 32 rows. Use at most 31 tokens."
+    )
