@@ -1,4 +1,4 @@
-"""``apply`` and ``edit`` on folders as people have them: one bad image, a second run, large images, full disks."""
+"""``apply`` and ``edit`` on real folders: unreadable images, repeated runs, large images, full disks."""
 
 import os
 import re
@@ -31,19 +31,19 @@ def edit(images: Path, *options: object) -> int:
 
 
 def results(folder: Path) -> dict[str, int]:
-    """Name -> when it was written."""
+    """Name -> time of the last change."""
     return {path.name: path.stat().st_mtime_ns for path in sorted(folder.iterdir())}
 
 
-def test_a_bad_image_is_skipped_and_counted(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_skips_and_counts_unreadable_images(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (images / "0_1.png").write_bytes((images / "0_1.png").read_bytes()[:400])
     (images / "gone.png").symlink_to(images / "nowhere.png")
     assert edit(images) == 1
     printed = capsys.readouterr().err
     assert "instructbrush: Image '0_1.png' cannot be read (it is cut short: " in printed
     assert (
-        "instructbrush: Image 'gone.png' cannot be read (No such file or directory). Save it again as PNG or JPEG. It is skipped.\n"
-        in printed
+        "instructbrush: Image 'gone.png' cannot be read (No such file or directory). "
+        "Save it again as PNG or JPEG. It is skipped.\n" in printed
     )
     assert printed.endswith(
         "out: 3 of 5 images edited, 2 skipped. "
@@ -53,14 +53,14 @@ def test_a_bad_image_is_skipped_and_counted(images: Path, capsys: pytest.Capture
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_what_is_no_file_is_no_image(images: Path) -> None:
+def test_ignores_pipes_and_folders(images: Path) -> None:
     os.mkfifo(images / "pipe.png")
     (images / "folder.png").mkdir()
     assert edit(images) == 0
     assert list(results(images.parent / "out")) == ["0_0.png", "0_1.png", "1_0.png", "1_1.png"]
 
 
-def test_strict_stops_at_the_first_bad_image(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_strict_stops_at_the_first_unreadable_image(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (images / "0_0.png").write_bytes(b"")
     assert edit(images, "--strict", "--batch", 1) == 1
     printed = capsys.readouterr().err
@@ -70,7 +70,9 @@ def test_strict_stops_at_the_first_bad_image(images: Path, capsys: pytest.Captur
     assert list((images.parent / "out").iterdir()) == []
 
 
-def test_the_same_command_goes_on_where_it_stopped(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_same_command_edits_only_what_is_missing_or_changed(
+    images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = images.parent / "out"
     assert edit(images) == 0
     assert capsys.readouterr().out == f"{out}: 4 of 4 images edited\n"
@@ -95,7 +97,7 @@ def test_the_same_command_goes_on_where_it_stopped(images: Path, capsys: pytest.
         ["--overwrite"],
     ],
 )
-def test_other_settings_edit_anew(images: Path, other: list[object]) -> None:
+def test_other_settings_edit_again(images: Path, other: list[object]) -> None:
     out = images.parent / "out"
     assert edit(images / "0_0.png") == 0
     first = results(out)
@@ -103,7 +105,7 @@ def test_other_settings_edit_anew(images: Path, other: list[object]) -> None:
     assert list(results(out)) == list(first) == ["0_0.png"] and results(out) != first
 
 
-def test_another_instruction_of_the_same_name_edits_anew(images: Path) -> None:
+def test_changed_instruction_file_edits_again(images: Path) -> None:
     out, file = images.parent / "out", images.parent / "a.safetensors"
     written = []
     for seed in (0, 1):
@@ -128,29 +130,30 @@ def test_another_instruction_of_the_same_name_edits_anew(images: Path) -> None:
     assert written[0] != written[1]
 
 
-def test_one_image_of_any_ending_can_be_given(images: Path) -> None:
+def test_accepts_a_single_image_with_any_suffix(images: Path) -> None:
     (images / "0_0.png").rename(images / "scan.dat")
     assert edit(images / "scan.dat") == 0
     assert list(results(images.parent / "out")) == ["scan.png"]
 
 
-def test_a_large_image_is_edited_at_the_size_of_the_model(
-    images: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_scales_large_images_down_and_says_so_once(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     for name in ("a.jpg", "b.jpg"):
         Image.open(images / "0_0.png").resize((400, 300)).save(images / name, exif=exif)
     assert edit(images) == 0
     printed = capsys.readouterr().err
-    said = "'a.jpg' is 300 x 400: images of more than 256 x 256 pixels are edited at that many and scaled back. Change it with --size."
-    assert printed.count("scaled back") == 1 and f"instructbrush: {said}\n" in printed
+    message = (
+        "instructbrush: 'a.jpg' is 300 x 400: images of more than 256 x 256 pixels are edited at that many "
+        "and scaled back. Change it with --size.\n"
+    )
+    assert printed.count("scaled back") == 1 and message in printed
     with Image.open(images.parent / "out" / "a.png") as result:
         assert result.size == (300, 400)
     assert edit(images, "--size", 400) == 0 and "scaled back" not in capsys.readouterr().err
 
 
-def test_small_images_are_edited_pixel_for_pixel(images: Path, editor: DiffusersEditor) -> None:
+def test_edits_small_images_at_their_size(images: Path, editor: DiffusersEditor) -> None:
     Image.open(images / "0_0.png").resize((70, 50)).save(images / "odd.png")
     assert edit(images / "odd.png", "--seed", 5) == 0
     image = fit_to_multiple(read_image(images / "odd.png"))[None]
@@ -160,7 +163,7 @@ def test_small_images_are_edited_pixel_for_pixel(images: Path, editor: Diffusers
         assert np.array_equal(np.asarray(result), np.asarray(expected))
 
 
-def test_what_a_user_should_know_of_a_image_is_said(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_remarks_on_images(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
     frames[0].save(images / "moving.gif", save_all=True, append_images=frames[1:])
     assert edit(images / "moving.gif") == 0
@@ -170,7 +173,7 @@ def test_what_a_user_should_know_of_a_image_is_said(images: Path, capsys: pytest
     )
 
 
-def test_a_folder_that_takes_no_results_is_named_before_anything_is_edited(
+def test_checks_the_output_folder_before_it_loads_the_model(
     images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (images.parent / "file").touch()
@@ -178,13 +181,14 @@ def test_a_folder_that_takes_no_results_is_named_before_anything_is_edited(
     assert edit(images, "--out", images.parent / "file") == 1
     printed = capsys.readouterr().err
     assert re.fullmatch(
-        r"instructbrush: '0_0\.png' cannot be written to .*file: .*\. Check that the folder exists and is writable\.\n",
+        r"instructbrush: '0_0\.png' cannot be written to .*file: .*\. "
+        r"Check that the folder exists and is writable\.\n",
         printed,
     )
 
 
 @pytest.mark.skipif(os.name == "nt" or os.getuid() == 0, reason="permissions do not bind this user")
-def test_a_folder_that_cannot_be_listed_is_named(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reports_a_folder_that_cannot_be_listed(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images.chmod(0)
     try:
         assert edit(images) == 1
@@ -196,7 +200,7 @@ def test_a_folder_that_cannot_be_listed_is_named(images: Path, capsys: pytest.Ca
     )
 
 
-def test_out_of_memory_names_the_way_out(
+def test_out_of_memory_message_names_a_remedy(
     images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -206,6 +210,5 @@ def test_out_of_memory_names_the_way_out(
     assert edit(images) == 1
     assert (
         "Memory ran out with one image at a time. Give a --size below 256, or another --device. "
-        "Finished images are kept."
-        in capsys.readouterr().err
+        "Finished images are kept." in capsys.readouterr().err
     )

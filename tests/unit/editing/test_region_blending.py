@@ -1,4 +1,4 @@
-"""Eq. 1 of UltraEdit against a loop written by hand."""
+"""Region blending (UltraEdit, Eq. 1) against a hand-written loop."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,10 @@ from instructbrush.core.editing.sampler import edit_latents
 from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.errors import RegionError
 
-STEPS, TEXT_SCALE, IMAGE_SCALE, SEED = 5, 2.0, 1.5, 3
+STEPS = 5
+TEXT_SCALE = 2.0
+IMAGE_SCALE = 1.5
+SEED = 3
 
 Edit = Callable[..., Tensor]
 
@@ -35,14 +38,15 @@ def edit(editor: DiffusersEditor, source: Tensor) -> Edit:
     return run
 
 
-def soft(source: Tensor) -> Tensor:
+def soft_mask(source: Tensor) -> Tensor:
     mask = torch.zeros(1, 1, *source.shape[2:])
-    mask[..., 1:5, 2:6], mask[..., 2:4, 3:5] = 0.5, 1.0
+    mask[..., 1:5, 2:6] = 0.5
+    mask[..., 2:4, 3:5] = 1.0
     return mask
 
 
 def by_hand(editor: DiffusersEditor, source: Tensor, scaled: Tensor, mask: Tensor, every: int) -> Tensor:
-    """Every branch by itself, one step after the other, as the equations stand in the papers."""
+    """Eq. 1 and Eq. 3 as in the papers, with one model call for each branch."""
     words, null = editor.encode_text(["make it night", ""])
     scheduler = EulerAncestralDiscreteScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000
@@ -60,7 +64,9 @@ def by_hand(editor: DiffusersEditor, source: Tensor, scaled: Tensor, mask: Tenso
             return editor.denoiser.predict(model_input, times, frame, text.expand(2, -1, -1))
 
         with torch.no_grad():
-            none, image, full = predict(null, source * 0), predict(null, source), predict(words, source)
+            none = predict(null, source * 0)
+            image = predict(null, source)
+            full = predict(words, source)
         guided = none + IMAGE_SCALE * (image - none) + TEXT_SCALE * (full - image)
         state = scheduler.step(guided, timestep, state, generator=generators).prev_sample
         if (STEPS - 1 - index) % every == 0:
@@ -69,19 +75,17 @@ def by_hand(editor: DiffusersEditor, source: Tensor, scaled: Tensor, mask: Tenso
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
-def test_equation_1_is_the_loop_written_by_hand(
-    editor: DiffusersEditor, source: Tensor, edit: Edit, every: int
-) -> None:
+def test_matches_a_hand_written_loop(editor: DiffusersEditor, source: Tensor, edit: Edit, every: int) -> None:
     scaled = editor.scale(source)
     torch.testing.assert_close(
-        edit(Region(soft(source), scaled, every)),
-        by_hand(editor, source, scaled, soft(source), every),
+        edit(Region(soft_mask(source), scaled, every)),
+        by_hand(editor, source, scaled, soft_mask(source), every),
         rtol=0,
         atol=1e-4,
     )
 
 
-def test_ones_are_the_free_edit_and_zeros_the_source(
+def test_mask_of_ones_edits_freely_and_of_zeros_keeps_the_source(
     editor: DiffusersEditor, source: Tensor, edit: Edit
 ) -> None:
     scaled, whole = editor.scale(source), torch.ones(1, 1, *source.shape[2:])
@@ -90,31 +94,31 @@ def test_ones_are_the_free_edit_and_zeros_the_source(
     assert torch.equal(edit(Region(whole * 0, scaled)), scaled)
 
 
-def test_half_a_mask_is_half_of_both_in_the_last_state(
+def test_soft_mask_mixes_edit_and_source_in_the_last_state(
     editor: DiffusersEditor, source: Tensor, edit: Edit
 ) -> None:
     scaled, half = editor.scale(source), torch.full((1, 1, *source.shape[2:]), 0.5)
-    # Only the last state is blended, so what is blended is the free edit.
+    # Only the last state is blended, so the free edit is blended.
     torch.testing.assert_close(edit(Region(half, scaled, every=STEPS)), 0.5 * scaled + 0.5 * edit(None))
 
 
-def test_outside_is_the_source_and_every_image_may_have_a_mask(
+def test_keeps_the_source_outside_the_mask_of_each_image(
     editor: DiffusersEditor, source: Tensor, edit: Edit
 ) -> None:
     scaled = editor.scale(source)
-    masks = torch.cat([soft(source), soft(source).flip(2)])
+    masks = torch.cat([soft_mask(source), soft_mask(source).flip(2)])
     made = edit(Region(masks, scaled))
     assert torch.equal(made[masks.expand_as(made) == 0], scaled[masks.expand_as(made) == 0])
     torch.testing.assert_close(made[:1], edit(Region(masks[:1], scaled))[:1])
     assert not torch.allclose(made[1:], edit(Region(masks[:1], scaled))[1:])
 
 
-def test_the_last_state_is_always_blended() -> None:
+def test_blended_states_include_the_last() -> None:
     assert blended_states(6, 2) == [2, 4, 6] and blended_states(5, 2) == [1, 3, 5]
     assert blended_states(4, 1) == [1, 2, 3, 4] and blended_states(4, 9) == [4]
 
 
-def test_blending_is_exact_at_both_ends() -> None:
+def test_blend_is_exact_for_masks_of_0_and_1() -> None:
     source, state = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     one = torch.ones(1, 1, 8, 8)
     assert torch.equal(blend(one, source, state), state) and torch.equal(
@@ -135,6 +139,6 @@ def test_blending_is_exact_at_both_ends() -> None:
         (torch.ones(1, 1, 8, 8), 0, "blending every 0 steps is not possible"),
     ],
 )
-def test_regions_that_do_not_fit_are_refused(mask: Tensor, every: int, message: str) -> None:
+def test_rejects_regions_that_do_not_fit(mask: Tensor, every: int, message: str) -> None:
     with pytest.raises(RegionError, match=message):
         Region(mask, torch.zeros(3, 4, 8, 8), every)

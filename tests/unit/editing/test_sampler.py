@@ -1,4 +1,4 @@
-"""Editing on the diffusers engine, against diffusers' own pipeline."""
+"""The sampler on the diffusers engine, compared with diffusers' pipeline."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,16 +20,15 @@ THREE_STEPS = SamplingSettings(3, text_scale=7.5, seed=5)
 
 
 def words_instruction(editor: DiffusersEditor, words: str, tokens: int = 8) -> Instruction:
-    """An instruction that holds exactly the words' own keys and values."""
+    """An instruction that consists of the keys and values of words."""
     context = editor.encode_text([words])[0]
     projected = editor.denoiser.project(context)
     info = InstructionInfo(
         editor.description.family.name, editor.description.fingerprint, 5, tokens, init_text=words
     )
-    keys, values = (
-        {site: pair[kind][1 : 1 + tokens].expand(5, -1, -1).clone() for site, pair in projected.items()}
-        for kind in (0, 1)
-    )
+    rows = slice(1, 1 + tokens)
+    keys = {site: pair[0][rows].expand(5, -1, -1).clone() for site, pair in projected.items()}
+    values = {site: pair[1][rows].expand(5, -1, -1).clone() for site, pair in projected.items()}
     return Instruction(keys, values, context, 1, info)
 
 
@@ -53,9 +52,7 @@ def edited(
     )
 
 
-def test_diffusers_own_pipeline_runs_the_pocket_editor_and_agrees(
-    pocket: Path, editor: DiffusersEditor, image: torch.Tensor
-) -> None:
+def test_matches_the_diffusers_pipeline(pocket: Path, editor: DiffusersEditor, image: torch.Tensor) -> None:
     pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(pocket, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
     result = pipeline(
@@ -72,14 +69,12 @@ def test_diffusers_own_pipeline_runs_the_pocket_editor_and_agrees(
     torch.testing.assert_close(ours.permute(0, 3, 1, 2), result, rtol=0, atol=2e-4)
 
 
-def test_a_texts_own_keys_and_values_reproduce_the_text_exactly(
-    editor: DiffusersEditor, image: torch.Tensor
-) -> None:
+def test_instruction_made_of_words_matches_the_words(editor: DiffusersEditor, image: torch.Tensor) -> None:
     injection = inject(words_instruction(editor, "make it night"))
     assert torch.equal(edited(editor, image, "", injection=injection), edited(editor, image, "make it night"))
 
 
-def test_strength_0_is_the_plain_edit_bit_for_bit(editor: DiffusersEditor, image: torch.Tensor) -> None:
+def test_strength_0_changes_nothing_bit_for_bit(editor: DiffusersEditor, image: torch.Tensor) -> None:
     instruction = words_instruction(editor, "make it night")
     plain = edited(editor, image, "add a hat")
     for off in (
@@ -91,7 +86,7 @@ def test_strength_0_is_the_plain_edit_bit_for_bit(editor: DiffusersEditor, image
     assert not torch.equal(edited(editor, image, "add a hat", injection=inject(instruction, 0.5)), plain)
 
 
-def test_a_batch_gets_what_each_image_gets_alone(editor: DiffusersEditor, image: torch.Tensor) -> None:
+def test_results_do_not_depend_on_the_batch(editor: DiffusersEditor, image: torch.Tensor) -> None:
     context, null = editor.encode_text(["make it night", ""])
     latents = editor.encode_images(torch.stack([image, image.flip(0)]))
     together = edit_latents(editor.denoiser, latents, context, null, settings=THREE_STEPS)
@@ -101,7 +96,7 @@ def test_a_batch_gets_what_each_image_gets_alone(editor: DiffusersEditor, image:
         torch.testing.assert_close(together[index], alone[0], rtol=1e-4, atol=1e-4)
 
 
-def test_every_image_may_have_a_seed_of_its_own(editor: DiffusersEditor, image: torch.Tensor) -> None:
+def test_accepts_a_seed_for_each_image(editor: DiffusersEditor, image: torch.Tensor) -> None:
     context, null = editor.encode_text(["make it night", ""])
     latents = editor.encode_images(torch.stack([image, image.flip(0)]))
     together = edit_latents(
@@ -116,7 +111,7 @@ def test_every_image_may_have_a_seed_of_its_own(editor: DiffusersEditor, image: 
 
 
 @pytest.mark.parametrize("instructed", [False, True])
-def test_a_step_is_one_model_call(
+def test_calls_the_model_once_per_step(
     editor: DiffusersEditor, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch, instructed: bool
 ) -> None:
     rows, forward = [], editor.denoiser.unet.forward
@@ -134,15 +129,15 @@ def test_a_step_is_one_model_call(
     assert rows == [3, 3, 3, 3]
 
 
-def test_image_scale_below_1_keeps_all_three_branches(editor: DiffusersEditor, image: torch.Tensor) -> None:
-    """diffusers' pipeline silently drops guidance there; Eq. 3 does not."""
+def test_image_scale_below_1_uses_all_three_branches(editor: DiffusersEditor, image: torch.Tensor) -> None:
+    """Unlike diffusers' pipeline, which drops guidance below 1."""
     low = edited(editor, image, "make it night", image_scale=0.5)
     assert torch.isfinite(low).all() and not torch.allclose(
         low, edited(editor, image, "make it night", image_scale=1.0)
     )
 
 
-def test_images_round_trip_through_pil() -> None:
+def test_image_tensors_round_trip_through_pil() -> None:
     image = Image.new("RGB", (24, 16), (10, 20, 30))
     from instructbrush.core.storage.image_tensors import fit_to_multiple, from_image
 
@@ -153,7 +148,7 @@ def test_images_round_trip_through_pil() -> None:
     assert fit_to_multiple(kept) is kept
 
 
-def test_fixed_noise_gives_every_image_the_same_noise_every_time(
+def test_fixed_noise_is_the_same_for_all_images_and_runs(
     editor: DiffusersEditor, image: torch.Tensor
 ) -> None:
     context, null = editor.encode_text(["make it night", ""])
