@@ -11,7 +11,7 @@ from ..core.devices import named_device
 from ..core.errors import InstructBrushError
 from ..core.instruction.file import read_header
 from ..core.instruction.inspect import facts
-from . import bench, edit, learn
+from . import bench, bench_options, edit, learn
 from .finetuning import train_reason, train_region
 from .interrupts import exit_code, signals_as_interrupts
 from .options import add_model_options
@@ -94,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Compare methods on TOP-Bench, MagicBrush, Emu Edit Test or reasoning: learn from pairs, edit, measure.",
     )
     add_model_options(bench_parser, seed=False)
-    bench.add_options(bench_parser)
+    bench_options.add_options(bench_parser)
     train_region.add_options(
         command(
             "train-region",

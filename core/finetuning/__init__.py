@@ -1,1 +1,1 @@
-"""Fine-tuning a whole editing model on pairs with words: the data, InstructPix2Pix's loss, and a loop for one process or many."""
+"""Fine-tunes an editing model on pairs with words: data, InstructPix2Pix's loss, and the training loop."""

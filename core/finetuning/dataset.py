@@ -1,6 +1,6 @@
-"""Pairs with words, and masks and indirect instructions where there are any: rows of parquet tables, or folders as :mod:`..pairs.layouts` reads them.
+"""Data sets for fine-tuning: parquet tables, and folders or lists of pairs (see core/pairs/layouts.py).
 
-Images are read when needed.
+Data is read in blocks. Images are decoded only when a pair is used.
 """
 
 import hashlib
@@ -8,265 +8,122 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import torch
-from numpy.random import Generator
-from torch import Tensor
-from torch.nn import functional
-
-from ..errors import DataError, PairError, RegionError
+from ..errors import DataError, PairError
 from ..pairs import layouts
 from ..pairs.layouts import direct_words, first_of, folders_below, indirect_texts, pairs_below, read_list
-from ..pairs.pairs import alike, check_pair
-from ..regions.mask_files import read_mask
-from ..regions.masks import fit_mask
-from ..storage.image_files import decode_image
-from ..storage.image_sizes import cropped_as_by_vae
 from ..storage.parquet import check_columns, image_bytes, open_table, row_batches
+from .training_pairs import ImageSource, PairRecord
 
 logger = logging.getLogger(__name__)
 
-BEFORE, AFTER, WORDS = "source_image", "edited_image", "edit_prompt"
-"""Columns of UltraEdit's tables; :mod:`..pairs.layouts` has the names that others give them."""
+# Columns of UltraEdit's tables. core/pairs/layouts.py lists the names that other data sets use.
+BEFORE = "source_image"
+AFTER = "edited_image"
+WORDS = "edit_prompt"
 
-_DARKEST_GREY = 1 / 255
-_MOST_TOLD = 20
-"""Entries of a list that were left out and are told one by one; all are counted."""
-
-
-@dataclass(frozen=True)
-class StoredImage:
-    """An image that was not decoded yet."""
-
-    content: bytes | Path
-    name: str
-
-    def read(self) -> Tensor:
-        """[H, W, 3] fp32 in 0..1.
-
-        Raises:
-            PairError: it cannot be read.
-        """
-        return decode_image(self._file(), self.name)
-
-    def read_mask(self) -> Tensor:
-        """The mask [h, w] in 0..1 that it is.
-
-        Raises:
-            RegionError: it cannot be read, or marks no region.
-        """
-        return read_mask(self._file(), self.name)
-
-    def stored(self) -> bytes:
-        """The bytes that it is stored as.
-
-        Raises:
-            PairError: the file cannot be read.
-        """
-        try:
-            return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
-        except OSError as error:
-            raise PairError(f"Image '{self.name}' cannot be read ({error}). Put it back.") from error
-
-    def _file(self) -> BytesIO | Path:
-        return BytesIO(self.content) if isinstance(self.content, bytes) else self.content
+# Skipped list entries that are logged one by one; the rest are only counted.
+_MOST_LOGGED = 20
 
 
 @dataclass(frozen=True)
-class Triplet:
-    """A pair with words and region, decoded."""
-
-    before: Tensor
-    """[H, W, 3] fp32 in 0..1."""
-    after: Tensor
-    """Of the same size."""
-    mask: Tensor
-    """[H, W] in 0..1, 1 = the edit acts here; ones where the pair is free-form."""
-    words: str
-
-    def framed(self, side: int, rng: Generator | None = None, flip: float = 0.0) -> "Triplet":
-        """Scaled so that the shorter side is ``side``, and cropped to a square. Images and mask are treated as one, so they stay in place.
-
-        Args:
-            side: pixels.
-            rng: where the crop lies, always so that some of the region is in it, and whether left and right change places. None is the middle.
-            flip: chance that they do.
-        """
-        stack = torch.cat([self.before, self.after, self.mask[..., None]], dim=2).movedim(2, 0)
-        height, width = stack.shape[1:]
-        if min(height, width) != side:
-            size = (
-                (side, max(round(width * side / height), side))
-                if height < width
-                else (max(round(height * side / width), side), side)
-            )
-            stack = functional.interpolate(stack[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
-        top, left = (_offset(stack[6].amax(1 - axis), side, rng) for axis in (0, 1))
-        stack = stack[:, top : top + side, left : left + side]
-        if rng is not None and rng.random() < flip:
-            stack = stack.flip(2)
-        stack = stack.movedim(0, 2).contiguous()
-        return Triplet(stack[..., :3], stack[..., 3:6], stack[..., 6], self.words)
-
-
-def _offset(line: Tensor, side: int, rng: Generator | None) -> int:
-    """Where a crop of ``side`` begins along an axis; ``line`` is the largest value of the mask at each of its places."""
-    room = len(line) - side
-    if room == 0 or rng is None:
-        return room // 2
-    marked = (line >= 0.5 * line.max()).nonzero()[:, 0]
-    place = int(marked[rng.integers(len(marked))])
-    return int(rng.integers(max(place - side + 1, 0), min(place, room) + 1))
-
-
-@dataclass(frozen=True)
-class Row:
-    """A pair that was not decoded yet."""
-
-    name: str
-    """For messages."""
-    words: str
-    before: StoredImage
-    after: StoredImage
-    mask: StoredImage | None
-    reasoning: tuple[str, ...] = ()
-    """Indirect instructions that ask for the same edit."""
-    fault: str = ""
-    """Why it cannot be used, where that shows before anything is decoded."""
-
-    def read(self) -> Triplet:
-        """Decode and check. Images and mask of one aspect ratio are brought to one size.
-
-        Raises:
-            PairError: no words, an image that cannot be read, different aspect ratios, a mask that is coloured or black all over.
-        """
-        if self.fault:
-            raise PairError(self.fault)
-        if not self.words.strip():
-            raise PairError(f"Pair '{self.name}' has no words. Say what the edit is, or take the pair out.")
-        before, after, _ = alike(self.name, self.before.read(), self.after.read())
-        pair = check_pair(self.name, before, after)
-        mask = torch.ones(before.shape[:2]) if self.mask is None else self._region(self.mask, before)
-        return Triplet(pair.before, pair.after, mask, self.words.strip())
-
-    def _region(self, image: StoredImage, before: Tensor) -> Tensor:
-        height, width = before.shape[:2]
-        try:
-            mask = image.read_mask()
-            cut = cropped_as_by_vae(mask)
-            mask = cut if cut.shape == (height, width) else fit_mask(mask, height, width, batch=1)[0]
-        except RegionError as error:
-            raise PairError(f"Pair '{self.name}': {error}") from error
-        if mask.max() < _DARKEST_GREY:
-            raise PairError(
-                f"Pair '{self.name}': the mask is black all over. Paint white where the edit acts; a pair without a region has no mask at all."
-            )
-        return mask
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What a table calls the parts of a pair."""
+class ColumnNames:
+    """Names of a table's columns."""
 
     before: str
     after: str
     words: str
     mask: str | None
-    """Missing, or null in a row, where the edit is free-form."""
+    """None, or null in a row, for free-form edits."""
     reasoning: str | None
 
     @property
-    def names(self) -> list[str]:
-        """Those that are there."""
-        return [
-            name
-            for name in (self.before, self.after, self.words, self.mask, self.reasoning)
-            if name is not None
-        ]
+    def present(self) -> list[str]:
+        """The names that are not None."""
+        names = (self.before, self.after, self.words, self.mask, self.reasoning)
+        return [name for name in names if name is not None]
 
 
 @dataclass(frozen=True)
 class TableBlock:
-    """A row group of a parquet file: so much is read at once."""
+    """A row group of a parquet file, which is read at once."""
 
     file: Path
     group: int
     first: int
-    """Row of the file that the group begins with."""
+    """Number of the group's first row in the file."""
     count: int
-    columns: Columns
+    columns: ColumnNames
 
     @property
     def name(self) -> str:
-        """Which rows they are, wherever the file lies."""
+        """Identifies the rows, wherever the file is stored."""
         return f"{self.file.name} {self.group} {self.count}"
 
-    def rows(self) -> list[Row]:
-        """The rows, images as the bytes they are stored as.
+    def records(self) -> list[PairRecord]:
+        """Reads the rows; images stay encoded.
 
         Raises:
             DataError: the file is damaged.
         """
         with open_table(self.file) as table:
-            cells = [
+            rows = [
                 row
-                for batch in row_batches(table, self.file, self.columns.names, 64, self.group)
+                for batch in row_batches(table, self.file, self.columns.present, 64, self.group)
                 for row in batch
             ]
         return [
-            self._row(f"{self.file.name} row {number}", row) for number, row in enumerate(cells, self.first)
+            self._record(f"{self.file.name} row {number}", row) for number, row in enumerate(rows, self.first)
         ]
 
-    def _row(self, name: str, row: Mapping[str, Any]) -> Row:
-        names = self.columns
+    def _record(self, name: str, row: Mapping[str, Any]) -> PairRecord:
+        columns = self.columns
 
-        def image(column: str) -> StoredImage:
-            return StoredImage(image_bytes(row[column], f"{name} {column}"), f"{name} {column}")
+        def image(column: str) -> ImageSource:
+            return ImageSource(image_bytes(row[column], f"{name} {column}"), f"{name} {column}")
 
         try:
-            mask = image(names.mask) if names.mask and row[names.mask] is not None else None
-            reasoning = indirect_texts(row[names.reasoning] if names.reasoning else None, name)
-            return Row(
-                name, direct_words(row[names.words]), image(names.before), image(names.after), mask, reasoning
-            )
+            mask = image(columns.mask) if columns.mask and row[columns.mask] is not None else None
+            reasoning = indirect_texts(row[columns.reasoning] if columns.reasoning else None, name)
+            words = direct_words(row[columns.words])
+            return PairRecord(name, words, image(columns.before), image(columns.after), mask, reasoning)
         except (DataError, PairError) as error:
-            nothing = StoredImage(b"", name)
-            return Row(name, "", nothing, nothing, None, fault=str(error))
+            empty = ImageSource(b"", name)
+            return PairRecord(name, "", empty, empty, None, fault=str(error))
 
 
 @dataclass(frozen=True)
 class FolderBlock:
     """The pairs of a folder."""
 
-    pairs: tuple[Row, ...]
+    pairs: tuple[PairRecord, ...]
 
     @property
     def count(self) -> int:
-        """How many pairs."""
+        """Number of pairs."""
         return len(self.pairs)
 
     @property
     def name(self) -> str:
-        """Which pairs they are."""
+        """Identifies the pairs, wherever the folder is stored."""
         return repr(
             [
                 (
-                    row.name,
-                    row.words,
-                    row.before.name,
-                    row.after.name,
-                    row.mask and row.mask.name,
-                    *row.reasoning,
+                    pair.name,
+                    pair.words,
+                    pair.before.name,
+                    pair.after.name,
+                    pair.mask and pair.mask.name,
+                    *pair.reasoning,
                 )
-                for row in self.pairs
+                for pair in self.pairs
             ]
         )
 
-    def rows(self) -> list[Row]:
-        """The pairs."""
+    def records(self) -> list[PairRecord]:
+        """Returns the pairs."""
         return list(self.pairs)
 
 
@@ -274,15 +131,16 @@ Block = TableBlock | FolderBlock
 
 
 def find_blocks(places: Sequence[Path], strict: bool = False) -> tuple[Block, ...]:
-    """Everything there is to train on; of tables only the footers are read.
+    """Finds all training data. Reads only the footers of tables.
 
     Args:
-        places: .parquet files, folders with such files at any depth, folders of pairs with words (see :func:`~..pairs.layouts.pairs_in`), their lists.
-        strict: stop at the first entry of a list that cannot be used. Otherwise it is left out, and logged.
+        places: .parquet files, folders that contain such files at any depth, folders of pairs with words
+            (see ``pairs_below`` in core/pairs/layouts.py), or lists of such pairs.
+        strict: raise for the first list entry that cannot be used. Otherwise it is skipped and logged.
 
     Raises:
-        PairError: nothing there, or a malformed list.
-        DataError: a table without one of the columns, a damaged one, or pyarrow is missing.
+        PairError: nothing was found, or a list is malformed.
+        DataError: a table is damaged or lacks a column, or pyarrow is not installed.
     """
     blocks: list[Block] = []
     for place in places:
@@ -290,107 +148,105 @@ def find_blocks(places: Sequence[Path], strict: bool = False) -> tuple[Block, ..
             raise PairError(
                 f"Data: '{place}' does not exist. Give a folder with .parquet files or with pairs.json."
             )
-        tables = _tables(place)
-        blocks += (
-            [block for file in tables for block in _table_blocks(file)]
-            if tables
-            else [_folder_block(place, strict)]
-        )
+        tables = _table_files(place)
+        for file in tables:
+            blocks += _table_blocks(file)
+        if not tables:
+            blocks.append(_folder_block(place, strict))
     blocks = [block for block in blocks if block.count]
     if not blocks:
-        raise PairError(
-            f"Data: {', '.join(str(place) for place in places)}: there are no pairs. Download the files again."
-        )
+        names = ", ".join(str(place) for place in places)
+        raise PairError(f"Data: {names}: there are no pairs. Download the files again.")
     return tuple(blocks)
 
 
 def digest_of(blocks: Sequence[Block]) -> str:
-    """Hex digits that say which pairs they are."""
+    """Returns hex digits that identify the pairs."""
     return hashlib.sha256(repr([block.name for block in blocks]).encode()).hexdigest()
 
 
-def first_rows(blocks: Sequence[Block], number: int) -> list[Row]:
-    """The pairs that the data begins with, of those that can be read: always the same ones, to look at.
+def first_usable_records(blocks: Sequence[Block], number: int) -> list[PairRecord]:
+    """Returns the first pairs that can be decoded. They are always the same, so that images can be compared.
 
     Raises:
         DataError: a file is damaged.
     """
-    found: list[Row] = []
-    for row in (row for block in blocks for row in block.rows()):
+    found: list[PairRecord] = []
+    for record in (record for block in blocks for record in block.records()):
         if len(found) == number:
             break
         with suppress(PairError):
-            replace(row, words=next(filter(None, (row.words, *row.reasoning)), "")).read()
-            found.append(row)
+            words = next(filter(None, (record.words, *record.reasoning)), "")
+            replace(record, words=words).read()
+            found.append(record)
     return found
 
 
-def _tables(place: Path) -> list[Path]:
-    """The .parquet files that a place is or holds."""
+def _table_files(place: Path) -> list[Path]:
     if place.is_file():
         return [place] if place.suffix == ".parquet" else []
-    return sorted(
-        file
-        for folder in (place, *folders_below(place))
-        for file in folder.glob("*.parquet")
-        if file.is_file()
-    )
+    folders = (place, *folders_below(place))
+    return sorted(file for folder in folders for file in folder.glob("*.parquet") if file.is_file())
 
 
 def _table_blocks(file: Path) -> list[TableBlock]:
     with open_table(file) as table:
         check_columns(table, file, ())
-        present = dict.fromkeys(table.schema_arrow.names, True)
-        found = [
-            first_of(names, present)
-            for names in (layouts.BEFORE, layouts.AFTER, layouts.WORDS, layouts.MASK, (layouts.REASONING,))
-        ]
-        before, after, words = (
-            name or usual for name, usual in zip(found[:3], (BEFORE, AFTER, WORDS), strict=True)
-        )
-        check_columns(table, file, (before, after, words))
+        columns = _column_names(table.schema_arrow.names)
+        check_columns(table, file, (columns.before, columns.after, columns.words))
         counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
-    columns = Columns(before, after, words, found[3], found[4])
     return [
         TableBlock(file, group, sum(counts[:group]), count, columns) for group, count in enumerate(counts)
     ]
 
 
+def _column_names(names: Sequence[str]) -> ColumnNames:
+    """Picks a table's columns; missing required ones get UltraEdit's names."""
+    present = dict.fromkeys(names, True)
+    return ColumnNames(
+        before=first_of(layouts.BEFORE, present) or BEFORE,
+        after=first_of(layouts.AFTER, present) or AFTER,
+        words=first_of(layouts.WORDS, present) or WORDS,
+        mask=first_of(layouts.MASK, present),
+        reasoning=first_of((layouts.REASONING,), present),
+    )
+
+
 def _folder_block(place: Path, strict: bool) -> FolderBlock:
-    """The pairs of a folder, or of one of its lists."""
+    """Reads the pairs of a folder or of a single list."""
     folder = place.parent if place.is_file() else place
     refused: list[PairError] = []
     found = read_list(place, refused.append) if place.is_file() else pairs_below(place, refused.append)
     if refused and (strict or not found):
         raise refused[0]
-    for error in refused[:_MOST_TOLD]:
+    for error in refused[:_MOST_LOGGED]:
         logger.warning("instructbrush: skipped: %s", error)
     if refused:
         logger.warning(
             "instructbrush: %d pairs of '%s' were skipped, %d remain.", len(refused), folder.name, len(found)
         )
     if not any(pair.words or pair.reasoning for pair in found):
-        what = (
-            f"holds {len(found)} pairs without words" if found else "holds neither .parquet files nor pairs"
-        )
+        if found:
+            problem = f"holds {len(found)} pairs without words"
+        else:
+            problem = "holds neither .parquet files nor pairs"
         raise PairError(
-            f"Data: '{place}' {what}. Fine-tuning needs words: write pairs.json, a list of "
-            '{"before": file, "after": file, "words": text} with "mask": file where there is one.'
+            f"Data: '{place}' {problem}. Fine-tuning needs words: write pairs.json, a list of "
+            '{"before": file, "after": file, "words": text}, with "mask": file for edits in a region.'
         )
 
-    def image(path: Path) -> StoredImage:
-        return StoredImage(path, str(path.relative_to(folder)))
+    def image(path: Path) -> ImageSource:
+        return ImageSource(path, str(path.relative_to(folder)))
 
-    return FolderBlock(
-        tuple(
-            Row(
-                f"{number} of {folder.name}",
-                pair.words,
-                image(pair.before),
-                image(pair.after),
-                image(pair.mask) if pair.mask else None,
-                pair.reasoning,
-            )
-            for number, pair in enumerate(found)
+    records = [
+        PairRecord(
+            f"{number} of {folder.name}",
+            pair.words,
+            image(pair.before),
+            image(pair.after),
+            image(pair.mask) if pair.mask else None,
+            pair.reasoning,
         )
-    )
+        for number, pair in enumerate(found)
+    ]
+    return FolderBlock(tuple(records))

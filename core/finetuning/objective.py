@@ -1,4 +1,4 @@
-"""InstructPix2Pix's training loss: what is drawn for each sample, and the error of the prediction."""
+"""InstructPix2Pix's training loss: random draws, the UNet's inputs, and the error of its prediction."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Draws:
-    """What is random about a batch, beside its order and crops."""
+    """The random draws of a batch."""
 
     timesteps: Tensor
     """int64 [B], 0..999."""
     noise: Tensor
-    """Standard normal, of the latents' shape."""
+    """Standard normal, shaped like the latents."""
     without_text: Tensor
     """bool [B]: the instruction becomes "" here."""
     without_image: Tensor
@@ -39,14 +39,15 @@ def draw(
     dropout: float,
     device: torch.device | str = "cpu",
 ) -> Draws:
-    """Draw for the samples at these places of the order; each place always gives the same, in whatever batch and process it is.
+    """Draws timesteps, noise and dropout. An index always gives the same draws, in any batch and process.
 
     Args:
-        indices: places of the order, [B].
-        shape: of one latent.
-        seed: of the run.
-        dropout: share of samples without text, of samples without image, and of samples without both, each (InstructPix2Pix: 0.05).
-        device: where the tensors shall be.
+        indices: indices of the samples in the order, [B].
+        shape: shape of one latent.
+        seed: seed of the run.
+        dropout: share of samples without text, share without image, and share without both (each;
+            InstructPix2Pix: 0.05).
+        device: device of the tensors.
     """
     rngs = [np.random.default_rng((seed, index, 3)) for index in indices]
     timesteps = torch.tensor([int(rng.integers(TRAIN_TIMESTEPS)) for rng in rngs], device=device)
@@ -58,12 +59,12 @@ def draw(
 
 
 def target_of(latents: Tensor, draws: Draws, alphas_cumprod: Tensor, prediction: str) -> Tensor:
-    """What the model shall predict: the noise, or v = sqrt(abar) e - sqrt(1 - abar) z.
+    """Returns the prediction target: the noise e, or v = sqrt(abar) e - sqrt(1 - abar) z.
 
     Args:
-        latents: clean and scaled [B, 4, h, w].
+        latents: clean, scaled latents z [B, 4, h, w].
         draws: timesteps and noise.
-        alphas_cumprod: [1000].
+        alphas_cumprod: abar [1000].
         prediction: ``"epsilon"`` or ``"v_prediction"``.
     """
     if prediction == "epsilon":
@@ -72,8 +73,11 @@ def target_of(latents: Tensor, draws: Draws, alphas_cumprod: Tensor, prediction:
     return abar.sqrt() * draws.noise - (1 - abar).sqrt() * latents
 
 
-class DenoisingError(nn.Module):
-    """A UNet's mean squared error on noisy latents. What is trained is inside, so that the gradients of several processes meet."""
+class DenoisingLoss(nn.Module):
+    """The UNet's mean squared error on noisy latents.
+
+    The UNet is a submodule, so that DistributedDataParallel reduces its gradients.
+    """
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         super().__init__()
@@ -82,12 +86,13 @@ class DenoisingError(nn.Module):
     def forward(
         self, noisy: Tensor, timesteps: Tensor, condition: Tensor, context: Tensor, target: Tensor
     ) -> Tensor:
-        """The error of each sample, fp32 [B].
+        """Returns the error of each sample, fp32 [B].
 
         Args:
             noisy: [B, 4, h, w].
             timesteps: [B].
-            condition: latents of the image and of its mask [B, C, h, w].
+            condition: latents of the image, followed by those of its mask if the model reads one,
+                [B, C, h, w].
             context: text states [B, L, D].
             target: [B, 4, h, w].
         """
@@ -98,42 +103,40 @@ class DenoisingError(nn.Module):
 
 
 class EditInputs:
-    """Samples as what :class:`DenoisingError` takes: encoded by the editor's frozen parts, noised, and without text or image where that is drawn.
+    """Turns samples into the arguments of ``DenoisingLoss``: encodes, adds noise, drops text and image.
 
     Args:
-        editor: its UNet is not used.
-        seed: of the run.
-        dropout: see :func:`draw`.
+        editor: its VAE and text encoder are used, its UNet is not.
+        seed: seed of the run.
+        dropout: see ``draw``.
     """
 
     def __init__(self, editor: DiffusersEditor, seed: int, dropout: float) -> None:
-        self._editor, self._seed, self._dropout = editor, seed, dropout
+        self._editor = editor
+        self._seed = seed
+        self._dropout = dropout
         self._null = editor.encode_text([""])
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """The arguments of :meth:`DenoisingError.forward`."""
-        return self.drawn(samples)[0]
+        """Returns the arguments of ``DenoisingLoss.forward``."""
+        return self.with_draws(samples)[0]
 
     @torch.no_grad()
-    def drawn(self, samples: Sequence[Sample]) -> tuple[dict[str, Tensor], Draws]:
-        """The arguments, and what was drawn for them."""
-        editor, abar = self._editor, self._editor.denoiser.alphas_cumprod
+    def with_draws(self, samples: Sequence[Sample]) -> tuple[dict[str, Tensor], Draws]:
+        """Returns the arguments of ``DenoisingLoss.forward`` and the draws behind them."""
+        editor = self._editor
+        abar = editor.denoiser.alphas_cumprod
         latents = editor.scale(editor.encode_images(torch.stack([sample.after for sample in samples])))
         masks = torch.stack([sample.mask for sample in samples]) if editor.description.reads_mask else None
         condition = editor.condition(torch.stack([sample.before for sample in samples]), masks)
-        draws = draw(
-            [sample.index for sample in samples], latents.shape[1:], self._seed, self._dropout, latents.device
-        )
-        context = torch.where(
-            draws.without_text[:, None, None],
-            self._null,
-            editor.encode_text([sample.words for sample in samples]),
-        )
+        indices = [sample.index for sample in samples]
+        draws = draw(indices, latents.shape[1:], self._seed, self._dropout, latents.device)
+        words = editor.encode_text([sample.words for sample in samples])
         arguments = {
             "noisy": add_noise(latents, draws.noise, draws.timesteps, abar),
             "timesteps": draws.timesteps,
             "condition": torch.where(draws.without_image[:, None, None, None], 0.0, condition),
-            "context": context,
+            "context": torch.where(draws.without_text[:, None, None], self._null, words),
             "target": target_of(latents, draws, abar, editor.description.family.prediction),
         }
         return arguments, draws

@@ -1,8 +1,9 @@
-"""States of a vision-language model for all pairs of a data set, made once and kept in a folder: the model is loaded only while some are missing.
+"""States of a vision-language model (MLLM) for all pairs of a data set, computed once and kept in a folder.
 
-They are taken on the whole source image as it is stored, which is what Encode Instruction shows the model later, and not on what a training sample's crop
-leaves of it: so they do not depend on crops, and an image has them once for each of its texts. A list beside them says which are whose, so that a run whose
-states are all there goes on without the model.
+States are computed from the whole, uncropped source image, as Encode Instruction computes them later. So they
+do
+not depend on the training crop: each image has one state for each of its texts. A list in the folder says
+which states belong to which pair; when all states are there, a run needs no MLLM.
 """
 
 from __future__ import annotations
@@ -13,63 +14,88 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from numpy.random import Generator
 from torch import Tensor
 from tqdm import tqdm
 
 from ..encoders.mllm import Mllm
-from ..errors import DataError, LearningError, ModelError, PairError, StorageError
-from ..reasoning.state_cache import VERSION, StateStore, kept_states, state_key
+from ..errors import LearningError, ModelError, PairError, StorageError
+from ..reasoning.state_cache import VERSION, StateStore, cached_states, state_key
 from ..storage.files import write_text
 from ..storage.json_text import parse_json, read_record
-from .dataset import Block, Row, digest_of
+from .dataset import Block
+from .text_selection import PairTexts, TextSelection
+from .training_pairs import PairRecord
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
 
+# File name of the list.
 INDEX = "states.json"
-"""The list, in the folder of the states."""
-
-Chat = tuple[Row, tuple[str, ...]]
-"""A pair, and all texts that the model reads with its image."""
 
 
 @dataclass(frozen=True)
-class Reader:
-    """What states were made with."""
+class MllmIdentity:
+    """The MLLM, precision and task that states were computed with. Stored in the list."""
 
     name: str
     fingerprint: str
-    """Of the MLLM."""
     width: int
-    """D."""
+    """D, channels of the states."""
     dtype: str
     bits: int | None
     task: str
+    """Text in front of the words."""
 
     @classmethod
-    def of(cls, mllm: Mllm, task: str) -> Reader:
-        """An MLLM with a task."""
-        return cls(
-            mllm.name, mllm.fingerprint, mllm.width, str(mllm.dtype).removeprefix("torch."), mllm.bits, task
-        )
+    def of(cls, mllm: Mllm, task: str) -> MllmIdentity:
+        """Returns the identity of an MLLM with a task."""
+        dtype = str(mllm.dtype).removeprefix("torch.")
+        return cls(mllm.name, mllm.fingerprint, mllm.width, dtype, mllm.bits, task)
 
     def __str__(self) -> str:
         return f"'{self.name}' in {f'{self.bits} bits' if self.bits else self.dtype} (asked '{self.task}')"
 
 
 @dataclass(frozen=True)
-class _List:
-    """The list as its file has it."""
+class MllmSource:
+    """How to get the MLLM, and how to ask it."""
+
+    name: str
+    task: str
+    """Text in front of the words, see core/encoders/mllm.py."""
+    load: Callable[[], Mllm]
+    """Opens the MLLM lazily. It may fail if the list already has all states of ``name``."""
+    batch: int
+    """Chats that the MLLM reads together."""
+
+
+@dataclass(frozen=True)
+class NeededStates:
+    """The pairs and texts whose states a run needs."""
+
+    texts: TextSelection
+    blocks: Sequence[Block]
+    watched: Sequence[PairTexts]
+    """Further pairs, shown in sample images."""
+
+    @property
+    def digest(self) -> str:
+        """Identifies the states that the data needs, without the watched pairs."""
+        return self.texts.digest(self.blocks)
+
+
+@dataclass(frozen=True)
+class _StatesFile:
+    """Content of the list's file."""
 
     version: str
     reader: Mapping[str, Any]
@@ -79,49 +105,51 @@ class _List:
 
 @dataclass(frozen=True)
 class PairStates:
-    """The states of pairs, on disk.
-
-    Attributes:
-        folder: where they are.
-        reader: what they were made with.
-        keys: :func:`chat_digest` -> :func:`~..reasoning.state_cache.state_key`.
-        data: :attr:`Texts.digest` of the data that all of it is here for.
-    """
+    """The list of states in a folder."""
 
     folder: Path
-    reader: Reader
+    mllm: MllmIdentity
     keys: Mapping[str, str]
+    """``pair_digest`` -> ``state_key`` (see core/reasoning/state_cache.py)."""
     data: tuple[str, ...]
+    """``TextSelection.digest`` of the data whose states are complete."""
 
-    def of(self, row: Row, words: str) -> Tensor:
-        """The states [L, D] of a pair's source image with words, in the precision they were computed in. Safe to call from several threads.
+    def of(self, record: PairRecord, words: str) -> Tensor:
+        """Reads the states [L, D] of a pair's source image with words, in the MLLM's precision. Thread-safe.
 
         Raises:
-            LearningError: there are none, or they are damaged.
+            LearningError: the states are missing or damaged.
         """
-        key = self.keys.get(chat_digest(row, words))
-        # A store of its own for each call: threads share nothing, and nothing stays in memory.
+        key = self.keys.get(pair_digest(record, words))
+        # A new store for each call: threads share nothing, and nothing stays in memory.
         states = None if key is None else StateStore(self.folder, most_memory=0).get(key)
         if states is None:
             raise LearningError(
-                f"Pair '{row.name}': its states are not in '{self.folder}' any more, or its image has changed. Delete {self.folder / INDEX} and go on with "
-                "--resume: what is missing is made again."
+                f"Pair '{record.name}': its states are no longer in '{self.folder}', or its image has "
+                f"changed. Delete {self.folder / INDEX} and add --resume: missing states are computed again."
             )
         return states
 
-    def has_all_of(self, data: str, watched: Sequence[Chat]) -> bool:
-        """Whether all states of some data are here, and of further pairs."""
+    def has_all(self, needed: NeededStates) -> bool:
+        """Returns whether all needed states are in the folder."""
+        if needed.digest not in self.data:
+            return False
+        watched = ((record, words) for record, texts in needed.watched for words in texts)
+        if not all(pair_digest(record, words) in self.keys for record, words in watched):
+            return False
         store = StateStore(self.folder)
-        listed = data in self.data and all(
-            chat_digest(row, words) in self.keys for row, texts in watched for words in texts
-        )
-        return listed and all(store.has(key) for key in self.keys.values())
+        return all(store.has(key) for key in self.keys.values())
+
+    def merged(self, keys: Mapping[str, str], digest: str) -> PairStates:
+        """Returns the list with further keys and a further data digest."""
+        data = tuple(dict.fromkeys((*self.data, digest)))
+        return PairStates(self.folder, self.mllm, {**self.keys, **keys}, data)
 
     def write(self) -> None:
-        """Write the list, by one rename at the end."""
+        """Writes the list atomically."""
         content = {
             "version": VERSION,
-            "reader": dataclasses.asdict(self.reader),
+            "reader": dataclasses.asdict(self.mllm),
             "data": self.data,
             "keys": dict(self.keys),
         }
@@ -129,187 +157,151 @@ class PairStates:
 
     @classmethod
     def read(cls, folder: Path) -> PairStates | None:
-        """The list that a folder has; None where there is none that this version can use, so that it is made again."""
+        """Reads a folder's list. Returns None if it is missing, damaged or of another version."""
         try:
-            told = read_record(_List, parse_json((folder / INDEX).read_bytes()))
-            reader = read_record(Reader, told.reader)
+            file = read_record(_StatesFile, parse_json((folder / INDEX).read_bytes()))
+            mllm = read_record(MllmIdentity, file.reader)
         except (OSError, ValueError):
             return None
-        # Keys name files: hex digits lead nowhere else.
-        sound = told.version == VERSION and all(
-            isinstance(key, str) and re.fullmatch("[0-9a-f]+", key) for key in told.keys.values()
-        )
-        return cls(folder, reader, told.keys, told.data) if sound else None
+        if file.version != VERSION:
+            return None
+        # Keys become file names. Hex digits cannot leave the folder.
+        if not all(isinstance(key, str) and re.fullmatch("[0-9a-f]+", key) for key in file.keys.values()):
+            return None
+        return cls(folder, mllm, file.keys, file.data)
 
 
-@dataclass(frozen=True)
-class Texts:
-    """Which texts of pairs are used: the direct instruction, the indirect ones, or all.
-
-    Attributes:
-        indirect: chance of an indirect instruction where there are both. At 0 and 1 the other kind is used only where it is the only one.
-    """
-
-    indirect: float
-
-    def kinds(self, row: Row) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The direct instruction of a pair, if it may be drawn, and its indirect ones that may. Both are empty where the pair has no words."""
-        direct = (row.words.strip(),) if row.words.strip() else ()
-        indirect = row.reasoning if self.indirect > 0 or not direct else ()
-        return (direct if self.indirect < 1 or not indirect else (), indirect)
-
-    def of(self, row: Row) -> tuple[str, ...]:
-        """All texts of a pair that may be drawn."""
-        direct, indirect = self.kinds(row)
-        return direct + indirect
-
-    def draw(self, row: Row, rng: Generator) -> str:
-        """One text of a pair, "" where it has none."""
-        direct, indirect = self.kinds(row)
-        some = indirect if indirect and (not direct or rng.random() < self.indirect) else direct
-        return some[int(rng.integers(len(some)))] if some else ""
-
-    def chats(self, blocks: Sequence[Block]) -> Iterator[Chat]:
-        """Every pair with its texts; those of a damaged file are left out, with a warning."""
-        for block in blocks:
-            try:
-                rows = block.rows()
-            except (DataError, PairError) as error:
-                logger.warning("instructbrush: skipped: %s", error)
-                continue
-            yield from ((row, self.of(row)) for row in rows)
-
-    def digest(self, blocks: Sequence[Block]) -> str:
-        """Hex digits that say which states are needed for some data."""
-        return hashlib.sha256(
-            repr((digest_of(blocks), self.indirect > 0, self.indirect < 1)).encode()
-        ).hexdigest()
+def pair_digest(record: PairRecord, words: str) -> str:
+    """Returns hex digits of a pair's encoded source image and words. Needs no model."""
+    return hashlib.sha256(words.encode() + b"\0" + record.before.read_bytes()).hexdigest()[:40]
 
 
-def chat_digest(row: Row, words: str) -> str:
-    """Hex digits of a pair's source image, as it is stored, and words; of nothing that a model must be loaded for."""
-    return hashlib.sha256(words.encode() + b"\0" + row.before.stored()).hexdigest()[:40]
-
-
-def states_of_pairs(
-    folder: Path,
-    load: Callable[[], Mllm],
-    name: str,
-    task: str,
-    texts: Texts,
-    blocks: Sequence[Block],
-    watched: Sequence[Chat],
-    at_once: int,
-    accelerator: Accelerator,
+def load_or_compute_states(
+    folder: Path, source: MllmSource, needed: NeededStates, accelerator: Accelerator
 ) -> PairStates:
-    """All states that a run needs. What is missing is computed, by all processes together, and kept; then the MLLM is let go of.
+    """Returns all states that a run needs. All processes together compute missing ones, then free the MLLM.
 
     Args:
-        folder: of the states; all processes must see it.
-        load: opens the MLLM lazily. It may fail where all states are there and are ``name``'s.
-        name: of the MLLM.
-        task: that comes before the words, see :mod:`..encoders.mllm`.
-        texts: which texts are used.
-        blocks: the data.
-        watched: further pairs, to look at.
-        at_once: chats that the MLLM reads together.
-        accelerator: of the run.
+        folder: folder of the states; all processes must see it.
+        source: the MLLM.
+        needed: the pairs and texts.
+        accelerator: accelerator of the run.
 
     Raises:
-        LearningError: the folder has another MLLM's states, or cannot be written to.
+        LearningError: the folder holds another MLLM's states, or cannot be written to.
         ModelError: the MLLM cannot be loaded, or cannot read a pair.
         PairError: none of the pairs can be used.
     """
-    data = texts.digest(blocks)
     kept = PairStates.read(folder)
-    complete = kept is not None and kept.has_all_of(data, watched)
+    complete = kept is not None and kept.has_all(needed)
     try:
-        mllm = load()
+        mllm = source.load()
     except ModelError:
-        if kept is not None and complete and kept.reader.name == name:
+        if kept is not None and complete and kept.mllm.name == source.name:
             return kept
         raise
-    reader = Reader.of(mllm, task)
-    if kept is not None and kept.reader != reader:
+    identity = MllmIdentity.of(mllm, source.task)
+    if kept is None:
+        kept = PairStates(folder, identity, {}, ())
+    if kept.mllm != identity:
         raise LearningError(
-            f"The states in '{folder}' are those of {kept.reader}, not of {reader}; a connector reads one MLLM. Give --mllm and --mllm-precision as they were, "
-            "or another folder with --states."
+            f"The states in '{folder}' are those of {kept.mllm}, not of {identity}; a connector reads one "
+            "MLLM. Give --mllm and --mllm-precision as before, or another folder with --states."
         )
-    if kept is not None and complete:
+    if complete:
         return kept
-    accelerator.wait_for_everyone()  # nobody writes before all have looked
-    count = sum(block.count for block in blocks) + len(watched)
-    chats = tqdm(
-        chain(texts.chats(blocks), watched),
+    accelerator.wait_for_everyone()  # No process writes before all have looked.
+    states = kept.merged(_compute(mllm, source, folder, needed, accelerator), needed.digest)
+    mllm.free()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if not states.has_all(needed):
+        raise LearningError(
+            f"States of the MLLM could not be kept in '{folder}'. Check that the disk has room and that the "
+            "folder is writable."
+        )
+    if accelerator.is_main_process:
+        try:
+            states.write()
+        except StorageError as error:
+            logger.warning("instructbrush: %s The MLLM will be needed again when the run resumes.", error)
+    return states
+
+
+def _compute(
+    mllm: Mllm, source: MllmSource, folder: Path, needed: NeededStates, accelerator: Accelerator
+) -> dict[str, str]:
+    """Computes and stores missing states, a share in each process. Returns the keys of all processes.
+
+    Raises:
+        PairError: none of the pairs can be used.
+    """
+    from accelerate.utils import gather_object
+
+    count = sum(block.count for block in needed.blocks) + len(needed.watched)
+    pairs = tqdm(
+        chain(needed.texts.pairs(needed.blocks), needed.watched),
         "reading",
         count,
         unit="pair",
         disable=not accelerator.is_main_process,
     )
-    keys = _compute(mllm, StateStore(folder, sys.maxsize, most_memory=0), task, chats, at_once, accelerator)
-    mllm.free()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    made = PairStates(
-        folder,
-        reader,
-        {**(kept.keys if kept else {}), **keys},
-        tuple(dict.fromkeys((*(kept.data if kept else ()), data))),
+    batches = _StateBatches(mllm, StateStore(folder, sys.maxsize, most_memory=0), source)
+    share = (
+        pair
+        for number, pair in enumerate(pairs)
+        if number % accelerator.num_processes == accelerator.process_index
     )
-    if not made.has_all_of(data, watched):
-        raise LearningError(
-            f"States of the MLLM could not be kept in '{folder}'. See that there is room, and that it can be written to."
-        )
-    if accelerator.is_main_process:
-        try:
-            made.write()
-        except StorageError as error:
-            logger.warning("instructbrush: %s The MLLM will be needed again when the run goes on.", error)
-    return made
-
-
-def _compute(
-    mllm: Mllm, store: StateStore, task: str, chats: Iterable[Chat], at_once: int, accelerator: Accelerator
-) -> dict[str, str]:
-    """Compute what a store has not: of every process its share. Returns the keys of all.
-
-    Raises:
-        PairError: there are none, as no pair can be used.
-    """
-    from accelerate.utils import gather_object
-
-    keys: dict[str, str] = {}
-    waiting: list[tuple[str, Tensor, str]] = []
-    first_fault = ""
-
-    def compute() -> None:
-        names, images, words = zip(*waiting, strict=True)
-        waiting.clear()
-        try:
-            kept_states(mllm, images, words, store, task, at_once)
-        except ModelError as error:
-            raise ModelError(f"{error} This happened at: {', '.join(dict.fromkeys(names))}.") from error
-
-    for number, (row, texts) in enumerate(chats):
-        if number % accelerator.num_processes != accelerator.process_index:
-            continue
-        # Decodes and checks the whole pair: what is wrong with it shows now and not at a step days later.
-        try:
-            image = dataclasses.replace(row, words=texts[0] if texts else "").read().before
-        except PairError as error:
-            logger.warning("instructbrush: skipped: %s", error)
-            first_fault = first_fault or str(error)
-            continue
-        for words in texts:
-            digest = chat_digest(row, words)
-            if digest not in keys:
-                keys[digest] = state_key(mllm, image, words, task)
-                waiting.append((row.name, image, words))
-            if len(waiting) == at_once:
-                compute()
-    if waiting:
-        compute()
-    found = {digest: key for part in gather_object([keys]) for digest, key in part.items()}
-    if not found:
+    first_fault = batches.add_all(share)
+    keys = {digest: key for part in gather_object([batches.keys]) for digest, key in part.items()}
+    if not keys:
         raise PairError(f"Data: none of the pairs can be used. {first_fault}")
-    return found
+    return keys
+
+
+class _StateBatches:
+    """Collects chats and computes their states in batches."""
+
+    def __init__(self, mllm: Mllm, store: StateStore, source: MllmSource) -> None:
+        self._mllm = mllm
+        self._store = store
+        self._source = source
+        self._waiting: list[tuple[str, Tensor, str]] = []
+        """(pair's name, image, words)."""
+        self.keys: dict[str, str] = {}
+
+    def add_all(self, pairs: Iterable[PairTexts]) -> str:
+        """Computes the states of all pairs. Returns why the first unusable pair was skipped, or ""."""
+        first_fault = ""
+        for record, texts in pairs:
+            # Decode and check the whole pair now, so that a fault is found before training starts.
+            try:
+                image = dataclasses.replace(record, words=texts[0] if texts else "").read().before
+            except PairError as error:
+                logger.warning("instructbrush: skipped: %s", error)
+                first_fault = first_fault or str(error)
+                continue
+            for words in texts:
+                self._add(record, image, words)
+        self._flush()
+        return first_fault
+
+    def _add(self, record: PairRecord, image: Tensor, words: str) -> None:
+        digest = pair_digest(record, words)
+        if digest in self.keys:
+            return
+        self.keys[digest] = state_key(self._mllm, image, words, self._source.task)
+        self._waiting.append((record.name, image, words))
+        if len(self._waiting) == self._source.batch:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        names = [name for name, _, _ in self._waiting]
+        chats = [(image, words) for _, image, words in self._waiting]
+        self._waiting.clear()
+        try:
+            cached_states(self._mllm, chats, self._store, self._source.task, self._source.batch)
+        except ModelError as error:
+            raise ModelError(f"{error} Pairs in this batch: {', '.join(dict.fromkeys(names))}.") from error

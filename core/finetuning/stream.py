@@ -1,4 +1,8 @@
-"""The endless order in which pairs are trained on: decided by seed and place alone, so any number of processes can share it and go on anywhere in it."""
+"""The endless order of training samples.
+
+Sample ``index`` depends only on the seed and the index. Any number of processes can share the order, and a
+run can resume anywhere in it.
+"""
 
 import logging
 from bisect import bisect_right
@@ -13,161 +17,179 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import DataError, PairError
-from .dataset import Block, Row, Triplet, digest_of, first_rows
+from .dataset import Block, digest_of, first_usable_records
+from .training_pairs import PairRecord, TrainingPair
 
 logger = logging.getLogger(__name__)
 
+# Least number of pairs that are shuffled together. A window is held in memory with encoded images.
 WINDOW = 1024
-"""Rows that are shuffled among each other, at least; a window is held in memory as it is stored."""
+# Batches that are prepared ahead of the one in use.
 _AHEAD = 3
-"""Batches that are made while one is trained on."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What the training sees at one place of the order."""
+    """A cropped pair at one index of the order."""
 
     index: int
-    """The place; what is random about the sample's training follows from it."""
+    """Seeds everything that is random about the sample."""
     before: Tensor
     """[side, side, 3] fp32 in 0..1."""
     after: Tensor
+    """[side, side, 3] fp32 in 0..1."""
     mask: Tensor
-    """[side, side] in 0..1, white where the pair is free-form."""
+    """[side, side] in 0..1, all ones for a free-form pair."""
     words: str
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """The windows of an epoch."""
+
+    number: int
+    windows: list[np.ndarray]
+    """Block numbers of each window."""
+    starts: list[int]
+    """Position in the epoch where each window starts, and the epoch's length."""
+
+
+@dataclass(frozen=True)
+class _Window:
+    """The shuffled pairs of a window."""
+
+    key: tuple[int, int]
+    """(epoch, window)."""
+    order: np.ndarray
+    """(block, pair within the block) int64 [pairs, 2]."""
 
 
 class EditStream:
     """Pairs in an endless order: epoch after epoch, each a new shuffle of everything.
 
-    The blocks are shuffled, gathered into windows of about :data:`WINDOW` rows, and the rows of a window shuffled within their blocks and taken from each
-    block in turn. So a file is read block by block, and where several processes take every n-th sample, each reads its share of the blocks.
+    Blocks are shuffled and grouped into windows of at least ``WINDOW`` pairs. Within a window, the pairs of
+    each block are shuffled, then taken from the blocks in turn. So files are read block by block, and when
+    several processes take every n-th sample, each reads only its share of the blocks.
 
-    In the place of a pair that cannot be used stands the next one that can.
+    A pair that cannot be used is replaced by the next one that can.
 
     Args:
-        blocks: what there is.
-        side: pixels of the square that images are cropped to.
-        seed: of the order, the crops and the flips.
-        flip: chance that left and right change places.
-        free_share: chance that a pair with a mask is shown with a white one, as a free-form pair.
+        blocks: the data.
+        side: pixels of the square crop.
+        seed: seeds the order, the crops and the flips.
+        flip: probability of a horizontal flip.
+        free_share: probability that a pair with a mask gets an all-white mask, like a free-form pair.
     """
 
     def __init__(
         self, blocks: Sequence[Block], side: int, seed: int = 0, flip: float = 0.5, free_share: float = 0.35
     ) -> None:
-        self._blocks, self._side, self._seed, self._flip, self._free_share = (
-            tuple(blocks),
-            side,
-            seed,
-            flip,
-            free_share,
-        )
+        self._blocks = tuple(blocks)
+        self._side = side
+        self._seed = seed
+        self._flip = flip
+        self._free_share = free_share
         self._counts = np.array([block.count for block in self._blocks])
-        self._epoch: tuple[int, list[np.ndarray], list[int]] = (-1, [], [])
-        self._window: tuple[tuple[int, int], np.ndarray] = ((-1, -1), np.empty((0, 2), np.int64))
-        self._held: dict[int, list[Row]] = {}
+        self._epoch = _Epoch(-1, [], [])
+        self._window = _Window((-1, -1), np.empty((0, 2), np.int64))
+        self._records: dict[int, list[PairRecord]] = {}
         self._damaged: dict[int, DataError | PairError] = {}
         self._first_fault = ""
         self.skipped: dict[str, int] = {}
-        """What could not be used: a pair, or the block of a damaged file with the number of its pairs."""
+        """Name of an unusable pair or damaged block -> number of pairs lost."""
         self.digest = digest_of(self._blocks)
-        """Which pairs they are."""
+        """Identifies the pairs."""
 
     def __len__(self) -> int:
-        """Pairs of an epoch."""
+        """Pairs in an epoch."""
         return int(self._counts.sum())
 
-    def place(self, index: int) -> tuple[int, int]:
-        """(block, row within it) of the sample at a place of the order."""
+    def locate(self, index: int) -> tuple[int, int]:
+        """Returns (block, pair within the block) of an index."""
         epoch, position = divmod(index, len(self))
-        if self._epoch[0] != epoch:
-            windows = self._windows(epoch)
+        if self._epoch.number != epoch:
+            windows = self._split_windows(epoch)
             sizes = [int(self._counts[window].sum()) for window in windows]
-            self._epoch = (epoch, windows, [0, *np.cumsum(sizes).tolist()])
-        _, windows, starts = self._epoch
-        number = bisect_right(starts, position) - 1
-        if self._window[0] != (epoch, number):
-            self._window = ((epoch, number), self._shuffled(windows[number], (self._seed, epoch, number, 1)))
-        block, row = self._window[1][position - starts[number]]
-        return int(block), int(row)
+            self._epoch = _Epoch(epoch, windows, [0, *np.cumsum(sizes).tolist()])
+        number = bisect_right(self._epoch.starts, position) - 1
+        if self._window.key != (epoch, number):
+            order = self._shuffle_window(self._epoch.windows[number], (self._seed, epoch, number, 1))
+            self._window = _Window((epoch, number), order)
+        block, pair = self._window.order[position - self._epoch.starts[number]]
+        return int(block), int(pair)
 
-    def _windows(self, epoch: int) -> list[np.ndarray]:
-        """The blocks of an epoch, window by window."""
+    def _split_windows(self, epoch: int) -> list[np.ndarray]:
+        """Shuffles the blocks of an epoch and splits them into windows."""
         order = np.random.default_rng((self._seed, epoch)).permutation(len(self._blocks))
-        ends, rows = [], 0
-        for place, block in enumerate(order[:-1], 1):
-            rows += self._counts[block]
-            if rows >= WINDOW:
-                ends.append(place)
-                rows = 0
+        ends, pairs = [], 0
+        for number, block in enumerate(order[:-1], 1):
+            pairs += self._counts[block]
+            if pairs >= WINDOW:
+                ends.append(number)
+                pairs = 0
         return np.split(order, ends)
 
-    def _shuffled(self, blocks: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
-        """(block, row) of every row of a window [rows, 2]."""
-        rng = np.random.default_rng(key)
-        rows = [rng.permutation(self._counts[block]) for block in blocks]
-        which = np.repeat(np.arange(len(blocks)), [len(each) for each in rows])
-        turn = np.concatenate([np.arange(len(each)) for each in rows])
-        return np.stack([blocks[which], np.concatenate(rows)], axis=1)[np.lexsort((which, turn))]
+    def _shuffle_window(self, blocks: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
+        """Returns (block, pair within the block) of every pair of a window, int64 [pairs, 2]."""
+        rng = np.random.default_rng(seed)
+        shuffled = [rng.permutation(self._counts[block]) for block in blocks]
+        block_of_pair = np.repeat(np.arange(len(blocks)), [len(pairs) for pairs in shuffled])
+        turn_of_pair = np.concatenate([np.arange(len(pairs)) for pairs in shuffled])
+        order = np.lexsort((block_of_pair, turn_of_pair))
+        return np.stack([blocks[block_of_pair], np.concatenate(shuffled)], axis=1)[order]
 
-    def row(self, index: int) -> Row:
-        """The pair at a place of the order, not decoded. Fast where places are asked for in rising order.
+    def record(self, index: int) -> PairRecord:
+        """Returns the pair at an index, not decoded. Fast if indices rise.
 
         Raises:
             PairError, DataError: its block cannot be read.
         """
-        before = self._window[0]
-        block, number = self.place(index)
-        if self._window[0] != before:
-            self._held.clear()
+        window_before = self._window.key
+        block, number = self.locate(index)
+        if self._window.key != window_before:
+            self._records.clear()
         if block in self._damaged:
             raise self._damaged[block]
-        if block not in self._held:
+        if block not in self._records:
             try:
-                self._held[block] = self._blocks[block].rows()
+                self._records[block] = self._blocks[block].records()
             except (DataError, PairError) as error:
                 self._damaged[block] = error
                 self._skip(self._blocks[block].name, self._blocks[block].count, error)
                 raise
-        return self._held[block][number]
+        return self._records[block][number]
 
-    def sample(self, index: int, row: Row) -> Sample:
-        """Decode a pair and frame it as its place has it.
+    def sample(self, index: int, record: PairRecord) -> Sample:
+        """Decodes a pair and crops it as its index demands.
 
         Raises:
-            PairError: the pair cannot be used; the message names it.
+            PairError: the pair cannot be used.
         """
         rng = np.random.default_rng((self._seed, index, 2))
-        read = row.read().framed(self._side, rng, self._flip)
+        pair = record.read().cropped(self._side, rng, self._flip)
         free = rng.random() < self._free_share
-        return Sample(
-            index,
-            read.before,
-            read.after,
-            read.mask.new_ones(read.mask.shape) if free else read.mask,
-            read.words,
-        )
+        mask = pair.mask.new_ones(pair.mask.shape) if free else pair.mask
+        return Sample(index, pair.before, pair.after, mask, pair.words)
 
-    def _row(self, index: int) -> Row | None:
+    def _record_or_none(self, index: int) -> PairRecord | None:
         try:
-            return self.row(index)
+            return self.record(index)
         except (DataError, PairError):
             return None
 
-    def _sample(self, index: int, row: Row | None) -> Sample | None:
-        """A sample at a place; None where the pair cannot be used."""
-        if row is None:
+    def _sample_or_none(self, index: int, record: PairRecord | None) -> Sample | None:
+        if record is None:
             return None
         try:
-            return self.sample(index, row)
+            return self.sample(index, record)
         except (DataError, PairError) as error:
-            self._skip(row.name, 1, error)
+            self._skip(record.name, 1, error)
             return None
 
     def _next_sample(self, index: int) -> Sample:
-        for place in range(index + 1, index + len(self)):
-            sample = self._sample(index, self._row(place))
+        """Returns a sample at ``index`` from the next usable pair."""
+        for other in range(index + 1, index + len(self)):
+            sample = self._sample_or_none(index, self._record_or_none(other))
             if sample is not None:
                 return sample
         raise PairError(f"Data: none of the {len(self)} pairs can be used. {self._first_fault}")
@@ -178,21 +200,23 @@ class EditStream:
             self.skipped[name] = pairs
             logger.warning("instructbrush: skipped: %s", error)
 
-    def first(self, number: int) -> list[Triplet]:
-        """The pairs that the data begins with, framed in the middle: always the same ones, to look at."""
-        return [row.read().framed(self._side) for row in first_rows(self._blocks, number)]
+    def first_pairs(self, number: int) -> list[TrainingPair]:
+        """Returns the data's first usable pairs, cropped in the middle. They are always the same."""
+        return [record.read().cropped(self._side) for record in first_usable_records(self._blocks, number)]
 
     def batches(
         self, start: int, size: int, process: int = 0, processes: int = 1, threads: int = 4
     ) -> Iterator[list[Sample]]:
-        """Batches of one process, made by threads while earlier ones are used: of each ``size * processes`` samples in a row every n-th.
+        """Yields the batches of one process. Threads prepare them ahead of use.
+
+        Each step takes ``size * processes`` consecutive samples; this process gets every ``processes``-th.
 
         Args:
-            start: place of the order where the first batch of all processes together begins.
-            size: samples of a batch.
+            start: index of the first sample of all processes.
+            size: samples in a batch.
             process: number of this process.
-            processes: how many share the order.
-            threads: that decode images.
+            processes: number of processes that share the order.
+            threads: threads that decode images.
 
         Raises:
             PairError: none of the pairs can be used.
@@ -202,7 +226,8 @@ class EditStream:
             def load(batch: int) -> list[Sample]:
                 begin = start + batch * size * processes
                 indices = range(begin + process, begin + size * processes, processes)
-                found = decoders.map(self._sample, indices, [self._row(index) for index in indices])
+                records = [self._record_or_none(index) for index in indices]
+                found = decoders.map(self._sample_or_none, indices, records)
                 return [
                     sample or self._next_sample(index) for index, sample in zip(indices, found, strict=True)
                 ]

@@ -1,7 +1,8 @@
-"""Training a connector and an editor together, on direct and indirect instructions (ReasonPix2Pix): InstructPix2Pix's loss and dropout.
+"""Trains a connector and an editor together on direct and indirect instructions (ReasonPix2Pix).
 
-What is dropped: without text a sample has the text states of "" alone, which never pass through the connector, as Eq. 3's null branches have. Without
-image its latents are zero and its words stay as they are, the MLLM's states with them: these belong to the instruction, although an image made them.
+Loss and dropout are InstructPix2Pix's. A sample without text gets the text states of "" and skips the
+connector, like the null branches of Eq. 3. A sample without image has zero latents but keeps its words and
+the MLLM's states: these belong to the instruction, although they were computed from an image.
 """
 
 from __future__ import annotations
@@ -17,95 +18,93 @@ from torch import Tensor, nn
 from ..editing.editor import DiffusersEditor
 from ..reasoning.connector import Connector
 from ..reasoning.state_cache import padded
-from .dataset import Block, Row
-from .objective import DenoisingError, EditInputs
-from .pair_states import PairStates, Texts
+from .dataset import Block
+from .objective import DenoisingLoss, EditInputs
+from .pair_states import PairStates
 from .stream import EditStream, Sample
+from .text_selection import TextSelection
+from .training_pairs import PairRecord
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 
 @dataclass(frozen=True)
-class ReasonedSample(Sample):
-    """A sample with what an MLLM makes of it."""
+class ConnectorSample(Sample):
+    """A sample with the MLLM's states."""
 
     states: Tensor
-    """[L, D], of the whole source image with the sample's words."""
+    """[L, D], from the whole source image with the sample's words."""
 
 
-class ReasonedStream(EditStream):
-    """Pairs in the order of :class:`~.stream.EditStream`, each with one of its texts and that text's states.
+class ConnectorStream(EditStream):
+    """Pairs in the order of ``EditStream``, each with one of its texts and that text's states.
 
-    Left and right never change places: words such as "the one on the left" would become wrong, and states are those of the image as it is.
+    Images are never flipped: words such as "the one on the left" would become wrong, and states are computed
+    from the unflipped image.
 
     Args:
-        blocks, side, seed: see there.
-        texts: which texts are drawn. Which one follows from the sample's place, as its crop does.
-        states: of every pair with every text.
+        blocks, side, seed: see ``EditStream``.
+        texts: which texts are drawn. A sample's index decides its text, as it decides its crop.
+        states: states of every pair with every text.
     """
 
     def __init__(
-        self, blocks: Sequence[Block], side: int, seed: int, texts: Texts, states: PairStates
+        self, blocks: Sequence[Block], side: int, seed: int, texts: TextSelection, states: PairStates
     ) -> None:
         super().__init__(blocks, side, seed, flip=0.0)
-        self._texts, self._states = texts, states
+        self._texts = texts
+        self._states = states
 
-    def sample(self, index: int, row: Row) -> ReasonedSample:
-        """See :meth:`~.stream.EditStream.sample`.
+    def sample(self, index: int, record: PairRecord) -> ConnectorSample:
+        """See ``EditStream.sample``.
 
         Raises:
-            LearningError: there are no states of the pair.
+            LearningError: the states of the pair are missing.
         """
-        words = self._texts.draw(row, np.random.default_rng((self._seed, index, 4)))
-        sample = super().sample(index, replace(row, words=words))
-        return ReasonedSample(**vars(sample), states=self._states.of(row, words))
+        words = self._texts.draw(record, np.random.default_rng((self._seed, index, 4)))
+        sample = super().sample(index, replace(record, words=words))
+        return ConnectorSample(**vars(sample), states=self._states.of(record, words))
 
 
-class ReasonedError(nn.Module):
-    """The error of the UNet on text states that passed through the connector. Both are trained."""
+class ConnectorLoss(nn.Module):
+    """``DenoisingLoss`` on text states that pass through the connector. Both modules are trained."""
 
     def __init__(self, unet: UNet2DConditionModel, connector: Connector) -> None:
         super().__init__()
-        self.connector, self.denoising = connector, DenoisingError(unet)
+        self.connector = connector
+        self.denoising = DenoisingLoss(unet)
 
-    def forward(
-        self,
-        noisy: Tensor,
-        timesteps: Tensor,
-        condition: Tensor,
-        context: Tensor,
-        target: Tensor,
-        without_text: Tensor,
-        states: Tensor,
-        mask: Tensor,
-    ) -> Tensor:
-        """The error of each sample, fp32 [B].
+    def forward(self, without_text: Tensor, states: Tensor, mask: Tensor, **denoising: Tensor) -> Tensor:
+        """Returns the error of each sample, fp32 [B].
 
         Args:
-            noisy, timesteps, condition, target: see :class:`~.objective.DenoisingError`.
-            context: text states [B, L, W], those of "" where ``without_text``.
-            without_text: bool [B]: the connector is passed by here.
-            states: the MLLM's [B, S, D].
-            mask: bool [B, S], true where there are states.
+            without_text: bool [B]: these samples skip the connector.
+            states: the MLLM's states [B, S, D].
+            mask: bool [B, S], true for real states, false for padding.
+            denoising: arguments of ``DenoisingLoss.forward``. ``context`` holds the text states of "" for
+                samples without text.
         """
-        reasoned = torch.where(without_text[:, None, None], context, self.connector(context, states, mask))
-        return self.denoising(noisy, timesteps, condition, reasoned, target)
+        context = denoising["context"]
+        with_states = self.connector(context, states, mask)
+        denoising["context"] = torch.where(without_text[:, None, None], context, with_states)
+        return self.denoising(**denoising)
 
 
-class ReasonedInputs:
-    """Samples as what :class:`ReasonedError` takes.
+class ConnectorInputs:
+    """Turns samples into the arguments of ``ConnectorLoss``.
 
     Args:
-        editor, seed, dropout: see :class:`~.objective.EditInputs`.
+        editor, seed, dropout: see ``EditInputs``.
     """
 
     def __init__(self, editor: DiffusersEditor, seed: int, dropout: float) -> None:
-        self._edit, self._device = EditInputs(editor, seed, dropout), editor.device
+        self._edit_inputs = EditInputs(editor, seed, dropout)
+        self._device = editor.device
 
-    def __call__(self, samples: Sequence[ReasonedSample]) -> dict[str, Tensor]:
-        """The arguments of :meth:`ReasonedError.forward`."""
-        arguments, draws = self._edit.drawn(samples)
+    def __call__(self, samples: Sequence[ConnectorSample]) -> dict[str, Tensor]:
+        """Returns the arguments of ``ConnectorLoss.forward``."""
+        arguments, draws = self._edit_inputs.with_draws(samples)
         states, mask = padded([sample.states for sample in samples])
         return {
             **arguments,

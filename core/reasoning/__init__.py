@@ -1,1 +1,1 @@
-"""Instructions that need a thought: a vision-language model reads the words together with the image."""
+"""Instructions that need reasoning: a vision-language model reads the words together with the image."""

@@ -1,4 +1,4 @@
-"""From a wish to an instruction: a vision-language model looks at the image and says which edit fulfils the wish."""
+"""Turns a wish into an instruction: a vision-language model looks at the image and names the edit."""
 
 import json
 import re
@@ -11,43 +11,53 @@ from torch import Tensor
 from ..encoders.mllm import Progress
 from ..errors import InstructionError
 
+# Length limit of an answer, in tokens.
 MOST_TOKENS = 200
-"""Of an answer."""
+# Length limit of an instruction, in characters. Text encoders read about 75 tokens.
 MOST_LETTERS = 200
-"""Of an instruction; text encoders read about 75 tokens."""
 
+# The prompts. Models may have been trained with these words: do not change them.
 TASK = (
-    "Look at this picture and read the wish below it. The wish may not say what to change. Decide which one edit of this very picture fulfils the wish. "
+    "Look at this picture and read the wish below it. The wish may not say what to change. "
+    "Decide which one edit of this very picture fulfils the wish. "
     "Answer only with JSON of this form: "
-    '{"instruction": "a short command for an image editor, such as: turn the sunglasses into a face mask", "reason": "one sentence that says why"} '
+    '{"instruction": "a short command for an image editor, such as: turn the sunglasses into a face mask", '
+    '"reason": "one sentence that says why"} '
     "The wish:"
 )
 STRICT_TASK = (
-    "Answer with a single line of JSON and nothing else: no explanation before or after it, no code block. It has exactly two keys. "
-    '"instruction" is a command of at most fifteen words that tells an image editor what to change in this picture so that the wish below is fulfilled. '
+    "Answer with a single line of JSON and nothing else: no explanation before or after it, no code block. "
+    "It has exactly two keys. "
+    '"instruction" is a command of at most fifteen words that tells an image editor what to change in this '
+    "picture so that the wish below is fulfilled. "
     '"reason" is one short sentence. For example: '
-    '{"instruction": "turn the sunglasses into a face mask", "reason": "a face mask is wished for instead of sunglasses"} '
+    '{"instruction": "turn the sunglasses into a face mask", '
+    '"reason": "a face mask is wished for instead of sunglasses"} '
     "The wish:"
 )
 
+# Length limits in characters.
 _MOST_REASON = 1000
 _MOST_ANSWER = 1_000_000
+# Places in an answer where JSON is looked for.
 _MOST_TRIES = 100
+
+# Tags that models put around their thoughts.
 _THOUGHT = re.compile(
-    r"<(/?)(?:think(?:ing)?|thoughts?|reasoning|analysis|reflection|seed:think)\b[^<>]{0,80}>|[\[◁](/?)think[\]▷]",
+    r"<(/?)(?:think(?:ing)?|thoughts?|reasoning|analysis|reflection|seed:think)\b[^<>]{0,80}>"
+    r"|[\[◁](/?)think[\]▷]",
     re.IGNORECASE,
 )
-"""Tags around thoughts, of the models that have them."""
+# Control characters except line ends, and surrogates.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
-"""Control characters other than those that end lines, and halves of characters."""
 
 
-class Answers(Protocol):
-    """What :func:`explain` needs of a :class:`~..encoders.mllm.Mllm`."""
+class AnsweringModel(Protocol):
+    """The part of ``Mllm`` that ``explain`` uses."""
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Shown in messages."""
         ...
 
     def answer(
@@ -58,51 +68,51 @@ class Answers(Protocol):
         task: str = ...,
         progress: Progress | None = ...,
     ) -> str:
-        """See :meth:`~..encoders.mllm.Mllm.answer`."""
+        """See ``Mllm.answer``."""
         ...
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a wish means for an image.
-
-    Attributes:
-        instruction: an explicit edit, on one line; the user's own words where ``fallback`` is true.
-        reason: the model's; empty where ``fallback`` is true.
-        fallback: whether the model gave no usable answer.
-        warning: what to tell the user then; empty otherwise.
-    """
+    """The edit that a wish means for an image."""
 
     instruction: str
+    """An explicit edit on one line; the user's own words if ``fallback``."""
     reason: str
+    """The model's reason; empty if ``fallback``."""
     fallback: bool = False
+    """Whether the model gave no usable answer."""
     warning: str = ""
+    """Message for the user if ``fallback``, else empty."""
 
 
 def explain(
-    mllm: Answers,
+    mllm: AnsweringModel,
     image: Tensor,
     wish: str,
     max_new_tokens: int = MOST_TOKENS,
     progress: Progress | None = None,
 ) -> Explanation:
-    """Ask which edit of an image fulfils a wish. An answer that cannot be used is asked for once more, more strictly; then the wish itself is taken.
+    """Asks a model which edit of an image fulfils a wish.
+
+    If the answer cannot be used, asks once more with a stricter prompt. If that fails too, returns the wish.
 
     Args:
-        mllm: who is asked.
+        mllm: the model.
         image: [H, W, 3] in 0..1.
-        wish: what the user wants, which may name no edit: "she prefers a face mask to sunglasses".
-        max_new_tokens: of an answer.
+        wish: what the user wants. It may name no edit: "she prefers a face mask to sunglasses".
+        max_new_tokens: length limit of an answer.
         progress: called after every token.
 
     Raises:
-        InstructionError: there are no words.
-        ModelError: the image does not fit, or the words are too many for the model.
+        InstructionError: the wish is empty.
+        ModelError: the image does not fit, or the wish is too long for the model.
     """
     wish = " ".join(wish.split())
     if not wish:
         raise InstructionError(
-            "Explain Instruction: there is no wish. Write what you would like, such as: it should look as if hours had passed."
+            "Explain Instruction: there is no wish. Write what you would like, such as: it should look as if "
+            "hours had passed."
         )
     problem = answer = ""
     for task in (TASK, STRICT_TASK):
@@ -112,43 +122,47 @@ def explain(
         except InstructionError as error:
             problem = str(error)
     warning = (
-        f"{mllm.name} gave no usable answer, so your own words are used. {problem} Its last answer began: {' '.join(answer.split())[:80]!r}. "
-        "Say it in other words, or load a larger model."
+        f"{mllm.name} gave no usable answer, so your own words are used. {problem} "
+        f"Its last answer began: {' '.join(answer.split())[:80]!r}. "
+        "Rephrase the wish, or load a larger model."
     )
     return Explanation(wish, "", True, warning)
 
 
 def parse_answer(answer: str) -> Explanation:
-    """Read the last usable JSON table in an answer, whatever text is around it; spaces at the ends of keys and values do not count.
+    """Reads the last usable JSON object in an answer. Ignores text around it, and spaces around values.
 
-    What stands between ``<think>`` and ``</think>``, or other tags around thoughts, is no answer, nor is what follows a ``<think>`` that never ends.
+    Text between ``<think>`` and ``</think>``, or similar tags, is ignored too, as is everything after a
+    ``<think>`` that never ends.
 
     Raises:
-        InstructionError: there is none with an instruction on one line, of at most ``MOST_LETTERS`` letters, and a reason. The message says what is wrong.
+        InstructionError: no object has a reason and an instruction of one line with at most ``MOST_LETTERS``
+            characters. The message says what is wrong.
     """
-    spoken, thinking = _spoken(answer[-_MOST_ANSWER:])
+    text, ends_in_thought = _without_thoughts(answer[-_MOST_ANSWER:])
     problems: list[InstructionError] = []
-    for table in _tables(spoken):
-        told = {str(key).strip().lower(): value for key, value in table.items()}
+    for found in _json_objects(text):
+        fields = {str(key).strip().lower(): value for key, value in found.items()}
         try:
-            return _explanation(told)
+            return _explanation(fields)
         except InstructionError as error:
-            problems.insert(0 if "instruction" in told else len(problems), error)
+            # Problems of objects with an instruction are the most helpful ones.
+            problems.insert(0 if "instruction" in fields else len(problems), error)
     if problems:
         raise problems[0]
     raise InstructionError(
         "It was still thinking when it ended: allow it more tokens."
-        if thinking
+        if ends_in_thought
         else "There was no JSON in it."
     )
 
 
-def _explanation(table: dict[str, Any]) -> Explanation:
+def _explanation(fields: dict[str, Any]) -> Explanation:
     for key in ("instruction", "reason"):
-        if not isinstance(table.get(key), str):
+        if not isinstance(fields.get(key), str):
             raise InstructionError(f"Its JSON had no text named {key}.")
-    instruction, reason = (_UNPRINTABLE.sub(" ", table[key]) for key in ("instruction", "reason"))
-    instruction = instruction.strip()
+    instruction = _UNPRINTABLE.sub(" ", fields["instruction"]).strip()
+    reason = _UNPRINTABLE.sub(" ", fields["reason"])
     if not any(letter.isalnum() for letter in instruction):
         raise InstructionError("Its instruction was empty.")
     if len(instruction.splitlines()) > 1 or len(instruction) > MOST_LETTERS:
@@ -156,39 +170,46 @@ def _explanation(table: dict[str, Any]) -> Explanation:
     return Explanation(" ".join(instruction.split()), " ".join(reason.split())[:_MOST_REASON])
 
 
-def _spoken(answer: str) -> tuple[str, bool]:
-    """An answer without its thoughts, and whether the last thought never ended."""
+def _without_thoughts(answer: str) -> tuple[str, bool]:
+    """Returns an answer without its thoughts, and whether the last thought never ended."""
     parts: list[str] = []
-    depth = begun = 0
-    for mark in _THOUGHT.finditer(answer):
+    depth = 0
+    part_start = 0
+    for tag in _THOUGHT.finditer(answer):
         if not depth:
-            parts.append(answer[begun : mark.start()])
-        if not (mark[1] or mark[2]):
+            parts.append(answer[part_start : tag.start()])
+        closes = tag[1] or tag[2]
+        if not closes:
             depth += 1
         elif depth:
             depth -= 1
         else:
-            parts.clear()  # some chat templates open the first thought themselves
-        begun = mark.end()
-    return " ".join(parts if depth else [*parts, answer[begun:]]), depth > 0
+            # Some chat templates open the first thought themselves, so all before was a thought.
+            parts.clear()
+        part_start = tag.end()
+    return " ".join(parts if depth else [*parts, answer[part_start:]]), depth > 0
 
 
-def _tables(text: str) -> Iterator[dict[str, Any]]:
-    """JSON tables in a text, those that begin last first. How many places are tried, and how much is read there, is limited: a text may be all braces."""
+def _json_objects(text: str) -> Iterator[dict[str, Any]]:
+    """Yields the JSON objects in a text, the last one first.
+
+    Limits how many places are tried and how much is read, because a text may be all braces.
+    """
     decoder = json.JSONDecoder()
-    place, room = len(text), 4 * len(text) + 100_000
+    place = len(text)
+    budget = 4 * len(text) + 100_000
     for _ in range(_MOST_TRIES):
         place = text.rfind("{", 0, place)
-        if place < 0 or room < 0:
+        if place < 0 or budget < 0:
             return
         try:
-            table, end = decoder.raw_decode(text, place)
+            found, end = decoder.raw_decode(text, place)
         except RecursionError:
             continue
         except json.JSONDecodeError as error:
-            room -= error.pos - place
-        except ValueError:  # a number of thousands of digits
-            room -= len(text) - place
+            budget -= error.pos - place
+        except ValueError:  # A number with thousands of digits.
+            budget -= len(text) - place
         else:
-            room -= end - place
-            yield table
+            budget -= end - place
+            yield found

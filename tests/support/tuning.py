@@ -1,10 +1,11 @@
-"""What tests of fine-tuning share: accelerate on the CPU, several processes, and comparing runs."""
+"""Helpers of the fine-tuning tests: accelerate on the CPU, several processes, and comparing runs."""
 
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import psutil
 import pytest
@@ -15,7 +16,7 @@ from instructbrush.core.finetuning.trainer import FineTuning
 
 
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """accelerate settles device and precision once in a process; every test begins anew."""
+    """Makes accelerate use the CPU. Resets it afterwards, because it sets its device once in a process."""
     from accelerate.state import AcceleratorState
 
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
@@ -30,6 +31,12 @@ def weights(run: FineTuning) -> dict[str, Tensor]:
 def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert one.keys() == other.keys()
     assert [name for name, tensor in one.items() if not torch.equal(tensor, other[name])] == []
+
+
+def assert_no_pickles(folder: Path) -> None:
+    """Checks that a folder has no pickled weights and no unfinished files."""
+    suffixes = (".pt", ".bin", ".pkl", ".pth", ".part")
+    assert [path for path in folder.rglob("*") if path.suffix in suffixes] == []
 
 
 def run_in_two_processes(arguments: Sequence[str]) -> None:
@@ -53,16 +60,16 @@ def run_in_two_processes(arguments: Sequence[str]) -> None:
         except subprocess.TimeoutExpired:
             first = psutil.Process(launcher.pid)
             for process in (*first.children(recursive=True), first):
-                process.send_signal(signal.SIGABRT)  # at which it says where its threads are
+                process.send_signal(signal.SIGABRT)  # It prints the stacks of its threads.
             _, told = launcher.communicate()
             pytest.fail(f"two processes hang:\n{told[-20000:]}")
     assert launcher.returncode == 0, told[-3000:]
 
 
 def assert_same_gradients(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
-    """Of two checkpoints: the mean of the gradients, as AdamW keeps it, and the weights that follow."""
+    """Compares AdamW's mean gradients and the weights of two checkpoints."""
     means = {name: tensor for name, tensor in one.items() if name.startswith("optimiser.exp_avg.")}
-    # What is zero but for rounding, such as the gradient of a key's bias, has no relative error.
+    # Gradients that are zero up to rounding, such as that of a key's bias, have no relative error.
     floor = 1e-8 * max(float(tensor.abs().max()) for tensor in means.values())
     for name, tensor in means.items():
         torch.testing.assert_close(

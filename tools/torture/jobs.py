@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from instructbrush.core.errors import InstructBrushError
-from instructbrush.core.evaluation.results import ItemFolder
+from instructbrush.core.evaluation.by_instruction.results import ItemFolder
 from instructbrush.core.instruction.file import load_instruction, save_instruction
 
 REPO = Path(__file__).resolve().parents[2]
@@ -163,9 +163,10 @@ def _learn(data: Path, folder: Path, steps: int = _LEARNING_STEPS) -> int:
 
 
 def _learn_briefly(data: Path, folder: Path) -> int:
-    from instructbrush.cli import main as commandline
+    from instructbrush.cli import learn
 
-    commandline._CHECKPOINT_EVERY = 0  # so that a short run has some
+    # A short run writes checkpoints, too.
+    learn.CHECKPOINT_SECONDS = 0
     return _learn(data, folder, _BRIEF_STEPS)
 
 

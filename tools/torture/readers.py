@@ -19,17 +19,23 @@ from safetensors.torch import save_file
 from instructbrush.core.editing.loading import describe, load_editor
 from instructbrush.core.encoders.mllm import check_folder, stored_bits, stored_dtype
 from instructbrush.core.errors import InstructBrushError
+from instructbrush.core.evaluation.by_example.results import EffectFolder, Outcome
 from instructbrush.core.evaluation.by_example.top_bench import read_top_bench
 from instructbrush.core.evaluation.by_instruction.datasets.emu_edit import read_emu_edit
-from instructbrush.core.evaluation.by_instruction.items import Score
 from instructbrush.core.evaluation.by_instruction.datasets.reasoning import read_reason
+from instructbrush.core.evaluation.by_instruction.results import ItemFolder, Score
 from instructbrush.core.evaluation.preference.ratings import Study, StudyItem
-from instructbrush.core.evaluation.results import ItemFolder, Outcome, ResultFolder
-from instructbrush.core.finetuning.pair_states import INDEX, PairStates, Reader
+from instructbrush.core.finetuning.pair_states import INDEX, MllmIdentity, PairStates
 from instructbrush.core.instruction.file import load_instruction, read_thumbnail, save_instruction
-from instructbrush.core.instruction.instruction import Blend, Instruction, InstructionInfo, WeightedInstruction
+from instructbrush.core.instruction.instruction import (
+    Blend,
+    Instruction,
+    InstructionInfo,
+    WeightedInstruction,
+)
 from instructbrush.core.learning.checkpoint import load_checkpoint, save_checkpoint
 from instructbrush.core.learning.objective import PairLatents
+from instructbrush.core.learning.request import InitText, LearningRequest
 from instructbrush.core.learning.settings import LearningSettings
 from instructbrush.core.learning.trainer import Trainer
 from instructbrush.core.models.builtin import POCKET_FOLDER, POCKET_READER_FOLDER
@@ -103,7 +109,8 @@ def _write_instruction(folder: Path) -> Path:
 
 def _write_blend(folder: Path) -> Path:
     return save_instruction(
-        Blend((WeightedInstruction(0.5, _instruction(1)), WeightedInstruction(-1.0, _instruction(2)))), folder / "x.safetensors"
+        Blend((WeightedInstruction(0.5, _instruction(1)), WeightedInstruction(-1.0, _instruction(2)))),
+        folder / "x.safetensors",
     )
 
 
@@ -121,7 +128,8 @@ def _trainer() -> Trainer:
     chosen = LearningSettings(
         space="text", tokens=2, segments=1, steps=3, objective="plain", parametrisation="separate"
     )
-    trainer = Trainer(editor.denoiser, latents, context, null, chosen, "make it snow", 3)
+    init_text = InitText("make it snow", context, 3)
+    trainer = Trainer(LearningRequest(editor.denoiser, latents, init_text, null, chosen))
     trainer.step()
     return trainer
 
@@ -162,7 +170,7 @@ def _write_state(folder: Path) -> Path:
 
 def _write_list(folder: Path) -> Path:
     PairStates(
-        folder, Reader("reader", "f" * 64, 4, "float32", None, "What?"), {"a" * 40: _KEY}, ("d" * 64,)
+        folder, MllmIdentity("reader", "f" * 64, 4, "float32", None, "What?"), {"a" * 40: _KEY}, ("d" * 64,)
     ).write()
     return folder / INDEX
 
@@ -170,7 +178,9 @@ def _write_list(folder: Path) -> Path:
 def _read_list(file: Path) -> None:
     found = PairStates.read(file.parent)
     if found is not None:
-        found.has_all_of("d" * 64, ())
+        store = StateStore(file.parent)
+        for key in found.keys.values():
+            store.has(key)
 
 
 def _write_pairs(folder: Path) -> Path:
@@ -193,7 +203,7 @@ _RUN = {"data": "somewhere", "seeds": [0, 1], "text_scale": 7.5, "lpips": None}
 
 
 def _write_run(folder: Path) -> Path:
-    ResultFolder(folder).begin(_RUN)
+    EffectFolder(folder).begin(_RUN)
     return folder / "run.json"
 
 
@@ -362,11 +372,11 @@ CASES = (
     Case("state", _write_state, lambda file: StateStore(file.parent).get(_KEY), mutations.of_tensors, 2),
     Case("list of states", _write_list, _read_list, mutations.of_table, 2),
     Case("pairs.json", _write_pairs, lambda file: load_pairs(file.parent), mutations.of_table, 1.5),
-    Case("run.json", _write_run, lambda file: ResultFolder(file.parent).begin(_RUN), mutations.of_table, 3),
+    Case("run.json", _write_run, lambda file: EffectFolder(file.parent).begin(_RUN), mutations.of_table, 3),
     Case(
         "outcome",
         _write_outcome,
-        lambda file: ResultFolder(file.parents[2]).finished(),
+        lambda file: EffectFolder(file.parents[2]).finished(),
         mutations.of_table,
         3,
     ),

@@ -1,4 +1,4 @@
-"""A vision-language model in a run on items: what it answers to an image and words, and its states of them, are computed once, whatever the seeds."""
+"""A vision-language model whose answers and states are cached, because all seeds of a run need the same."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from torch import Tensor
 from ...encoders.mllm import Mllm
 from ...errors import StorageError
 from ...reasoning.explain import STRICT_TASK, TASK, Explanation, explain
-from ...reasoning.state_cache import StateStore, kept_states, state_key
+from ...reasoning.state_cache import StateStore, cached_states, state_key
 from ...storage.files import write_text
 from ...storage.json_text import parse_json, read_record
 
@@ -19,50 +19,51 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Reading:
-    """The model of ``--mllm``, and what it was asked before."""
+class CachedMllm:
+    """A vision-language model with its cache."""
 
     mllm: Mllm
-    """Its weights are read when something is asked for the first time."""
+    """Reads its weights when it is first used."""
     cache: Path | None = None
-    """Folder in which answers and states are kept for the run's other processes and for later runs; None keeps them in memory alone."""
+    """Folder for answers and states, shared with other processes and later runs; None caches in memory."""
     _answers: dict[str, Explanation] = field(default_factory=dict)
 
     @cached_property
     def _states(self) -> StateStore:
         return StateStore(self.cache)
 
-    def explained(self, image: Tensor, words: str) -> Explanation:
-        """Which edit of an image [H, W, 3] the words ask for; see :func:`~...reasoning.explain.explain`. A log's warning says where the words themselves
-        are taken because no answer could be used.
+    def explain_edit(self, image: Tensor, words: str) -> Explanation:
+        """Returns the edit of an image [H, W, 3] that the words ask for, see core/reasoning/explain.py.
+
+        Logs a warning if no answer was usable and the words themselves are used.
 
         Raises:
-            ModelError: the image does not fit, or the words are too many for the model.
+            ModelError: the image does not fit the model, or the text is too long for it.
         """
         key = state_key(self.mllm, image, words, f"{TASK}\n{STRICT_TASK}")
-        found = self._answers.get(key) or self._kept(key)
-        if found is None:
-            found = explain(self.mllm, image, words)
-            if found.fallback:
-                logger.warning(found.warning)
+        explanation = self._answers.get(key) or self._read_answer(key)
+        if explanation is None:
+            explanation = explain(self.mllm, image, words)
+            if explanation.fallback:
+                logger.warning(explanation.warning)
             if self.cache is not None:
                 try:
-                    write_text(json.dumps(asdict(found)), self.cache / f"{key}.json")
+                    write_text(json.dumps(asdict(explanation)), self.cache / f"{key}.json")
                 except StorageError as error:
                     logger.warning("%s The model will be asked again.", error)
-        self._answers[key] = found
-        return found
+        self._answers[key] = explanation
+        return explanation
 
     def states(self, image: Tensor, words: str, task: str) -> tuple[Tensor, Tensor]:
-        """States of an image [H, W, 3] and words, fp32 [1, L, D], and bool [1, L], true where they count.
+        """Returns the states of an image [H, W, 3] and words, fp32 [1, L, D], and their mask, bool [1, L].
 
         Raises:
-            ModelError: as :meth:`explained`.
+            ModelError: the image does not fit the model, or the text is too long for it.
         """
-        return kept_states(self.mllm, [image], [words], self._states, task)
+        return cached_states(self.mllm, [(image, words)], self._states, task)
 
-    def _kept(self, key: str) -> Explanation | None:
-        """An answer in the folder; a damaged file counts as none."""
+    def _read_answer(self, key: str) -> Explanation | None:
+        """Returns an answer from the folder; None if the file is missing or damaged."""
         if self.cache is None:
             return None
         try:

@@ -23,7 +23,7 @@ from instructbrush.core.encoders.mllm import (
     stored_dtype,
 )
 from instructbrush.core.errors import ModelError
-from instructbrush.core.reasoning.state_cache import StateStore, kept_states, padded, state_key
+from instructbrush.core.reasoning.state_cache import StateStore, cached_states, padded, state_key
 from instructbrush.tests.support import tiny_mllms
 
 WORDS = ["make it night", "she prefers a face mask to sunglasses", "hm"]
@@ -190,7 +190,7 @@ def test_an_answer_is_the_most_probable_token_each_time(mllm, folders, images):
 
 def test_the_folder_s_own_settings_of_sampling_do_not_count(mllm, own, images):
     folder = own()
-    tiny_mllms.edited(
+    tiny_mllms.change_json(
         folder / "generation_config.json", do_sample=True, temperature=5.0, repetition_penalty=9.0, top_k=3
     )
     assert load_mllm(folder).answer(images[0], WORDS[0], 8) == mllm.answer(images[0], WORDS[0], 8)
@@ -246,7 +246,7 @@ def test_old_folders_of_llava_without_chat_and_patch_size(mllm, own, images):
 def test_precisions(own, mllm, images):
     folder = own()
     assert stored_dtype(folder) == torch.float32 and Mllm(folder).dtype == torch.float32
-    tiny_mllms.edited(folder / "config.json", dtype="bfloat16")
+    tiny_mllms.change_json(folder / "config.json", dtype="bfloat16")
     assert stored_dtype(folder) == torch.bfloat16 and Mllm(folder).dtype == torch.float32
     half = load_mllm(folder, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in half.module.parameters()} == {torch.bfloat16}
@@ -287,11 +287,11 @@ def test_weights_are_read_when_needed_and_freed(folders, images):
 
 def test_code_in_the_folder_is_not_run(own):
     folder = own()
-    tiny_mllms.edited(
+    tiny_mllms.change_json(
         folder / "config.json",
         auto_map={"AutoConfig": "evil.Config", "AutoModelForImageTextToText": "evil.Model"},
     )
-    tiny_mllms.edited(folder / "processor_config.json", auto_map={"AutoProcessor": "evil.Processor"})
+    tiny_mllms.change_json(folder / "processor_config.json", auto_map={"AutoProcessor": "evil.Processor"})
     (folder / "evil.py").write_text("raise SystemExit('code of the folder was run')")
     assert type(load_mllm(folder).module["mllm"]).__name__ == "LlavaForConditionalGeneration"
 
@@ -331,7 +331,7 @@ def test_a_missing_folder_says_what_belongs_there(tmp_path):
 
 def test_a_model_without_eyes_is_refused(own):
     folder = own()
-    tiny_mllms.edited(folder / "config.json", model_type="llama")
+    tiny_mllms.change_json(folder / "config.json", model_type="llama")
     with pytest.raises(
         ModelError,
         match="its config.json says 'llama', which transformers does not know as a model that reads images and words",
@@ -427,7 +427,7 @@ def test_gguf_weights_are_named(own):
 @pytest.mark.skipif(importlib.util.find_spec("optimum") is not None, reason="optimum is installed")
 def test_quantised_weights_without_the_package_that_reads_them(own):
     folder = own()
-    tiny_mllms.edited(folder / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    tiny_mllms.change_json(folder / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
     with pytest.raises(
         ModelError,
         match=r"MLLM 'left': a package that its weights or files need is missing \(.*\)\. Install it, or get the model in fp16",
@@ -438,7 +438,7 @@ def test_quantised_weights_without_the_package_that_reads_them(own):
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 def test_quantised_weights_without_bitsandbytes(own):
     folder = own()
-    tiny_mllms.edited(
+    tiny_mllms.change_json(
         folder / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}
     )
     assert stored_bits(folder) == 4
@@ -463,7 +463,7 @@ def test_quantised_weights_without_bitsandbytes(own):
 )
 def test_bits_of_stored_weights(own, told, bits):
     folder = own()
-    tiny_mllms.edited(folder / "config.json", quantization_config=told)
+    tiny_mllms.change_json(folder / "config.json", quantization_config=told)
     assert stored_bits(folder) == bits
 
 
@@ -482,7 +482,7 @@ def test_a_network_that_cannot_be_moved_stays(folders, caplog):
 
 def test_more_layers_than_any_network_has_are_refused(own):
     folder = own()
-    tiny_mllms.edited(folder / "config.json", text_config={"num_hidden_layers": 10**9})
+    tiny_mllms.change_json(folder / "config.json", text_config={"num_hidden_layers": 10**9})
     with pytest.raises(
         ModelError,
         match=r"left/config.json: num_hidden_layers is above 10000. The file is damaged; download it again.",
@@ -497,7 +497,7 @@ def test_settings_that_make_no_model_are_refused(own):
     with pytest.raises(ModelError, match="left/config.json: not a table of settings"):
         load_mllm(folder)
     (folder / "config.json").write_text(whole)
-    tiny_mllms.edited(folder / "config.json", vision_feature_layer="last")
+    tiny_mllms.change_json(folder / "config.json", vision_feature_layer="last")
     with pytest.raises(ModelError, match="MLLM 'left': transformers cannot load "):
         load_mllm(folder)
 
@@ -601,10 +601,10 @@ def test_what_was_computed_once_costs_nothing(folders, images, tmp_path):
     expected, mask = load_mllm(folders["left"]).states(images, WORDS)
     readied, seen = [], []
     store = StateStore(tmp_path)
-    first = kept_states(
+    chats = list(zip(images, WORDS, strict=True))
+    first = cached_states(
         model,
-        [*images, images[0]],
-        [*WORDS, WORDS[0]],
+        [*chats, chats[0]],
         store,
         at_once=2,
         ready=lambda: readied.append(1),
@@ -616,7 +616,7 @@ def test_what_was_computed_once_costs_nothing(folders, images, tmp_path):
     # In this process, and in the next one, which does not even read the weights.
     fresh = Counting(folders["left"])
     for model, kept in ((fresh, store), (fresh, StateStore(tmp_path))):
-        again = kept_states(model, images, WORDS, kept, ready=lambda: pytest.fail("the model is not needed"))
+        again = cached_states(model, chats, kept, ready=lambda: pytest.fail("the model is not needed"))
         assert torch.equal(again[0], first[0][:3]) and torch.equal(again[1], mask)
     assert not fresh.loaded and not fresh.computed
 
@@ -644,7 +644,7 @@ def test_a_folder_of_states_is_bounded_and_survives_damage(tmp_path, caplog):
         store.put(key, entry + number)
         os.utime(tmp_path / f"{key[:40]}.safetensors", (number, number))
     assert (
-        2 <= len(list(tmp_path.glob("*.safetensors"))) < 8 and len(store._recent) == 2 and store._used == 256
+        2 <= len(list(tmp_path.glob("*.safetensors"))) < 8 and len(store._recent) == 2 and store._memory_used == 256
     )
     assert all(torch.equal(store.get(keys[number]), entry + number) for number in (6, 7))
     fresh = StateStore(tmp_path)
@@ -766,9 +766,9 @@ def test_llava_1_5_of_full_width_is_loaded_encodes_and_frees_its_memory(own, ima
     config = json.loads(json.dumps(PUBLISHED))
     config["text_config"]["num_hidden_layers"], config["vision_config"]["num_hidden_layers"] = 1, 2
     (folder / "config.json").write_text(json.dumps(config))
-    tiny_mllms.edited(folder / "processor_config.json", patch_size=14, image_processor=None)
+    tiny_mllms.change_json(folder / "processor_config.json", patch_size=14, image_processor=None)
     sizes = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
-    tiny_mllms.edited(folder / "preprocessor_config.json", **sizes)
+    tiny_mllms.change_json(folder / "preprocessor_config.json", **sizes)
     tokens = json.loads((folder / "tokenizer.json").read_text())
     named = {"<image>": 32000, "<pad>": 32001}
     tokens["model"]["vocab"] = {
