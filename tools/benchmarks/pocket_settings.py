@@ -18,6 +18,7 @@ from instructbrush.core.errors import InstructBrushError
 from instructbrush.core.evaluation.by_example.results import EffectFolder, Outcome
 from instructbrush.core.evaluation.by_example.run import EffectRunSettings
 from instructbrush.core.evaluation.runner import run
+from instructbrush.core.evaluation.workers import Workers
 from instructbrush.tools.benchmarks.pocket_bench import OUT, STEPS, PocketEffect
 from instructbrush.tools.get_backbone import get_backbone
 
@@ -90,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 changes=tuple(changes),
             )
             outcomes = run(
-                sources, settings, EffectFolder(FOLDER / name), data="PocketBench", jobs=options.jobs
+                sources, settings, EffectFolder(FOLDER / name), data="PocketBench", workers=Workers(options.jobs)
             )
             rows.append(_row(name, outcomes, bases.setdefault(method, outcomes)))
             print(rows[-1], flush=True)

@@ -1,4 +1,4 @@
-"""One editing effect of a benchmark: what a method learns from and is judged by."""
+"""An editing effect of a benchmark: training and test pairs."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -7,14 +7,15 @@ from torch import Tensor
 
 from ...pairs.pairs import EditPairs
 
-TRAIN_PAIRS, TEST_PAIRS = 10, 5
+TRAIN_PAIRS = 10
+TEST_PAIRS = 5
 
 Scope = Literal["global", "local"]
 
 
 @dataclass(frozen=True)
 class Effect:
-    """Training and test pairs of one edit, and the words that come closest to it."""
+    """Training and test pairs of one edit, and the instruction in words that comes closest to it."""
 
     name: str
     scope: Scope
@@ -29,21 +30,21 @@ class Effect:
 
     @property
     def truth(self) -> list[Tensor]:
-        """What the edit should make of them."""
+        """Test images after the edit, [H, W, 3] each."""
         return [pair.after for pair in self.test]
 
 
 class EffectSource(Protocol):
-    """Where an effect comes from. Small and picklable: it travels to other processes and machines, its images do not."""
+    """Loads an effect. Small and picklable, because workers get the source instead of the images."""
 
     @property
     def name(self) -> str:
-        """Name, unique within a benchmark; also a folder's name."""
+        """Name, unique within a benchmark; also used as a folder name."""
         ...
 
     @property
     def scope(self) -> Scope:
-        """``global``: the whole picture changes; ``local``: a part of it."""
+        """``global``: the whole image changes; ``local``: a part of it."""
         ...
 
     @property
@@ -52,5 +53,5 @@ class EffectSource(Protocol):
         ...
 
     def load(self) -> Effect:
-        """Read or draw the images; the same every time."""
+        """Reads or draws the images; the same on every call."""
         ...

@@ -1,162 +1,180 @@
-"""What edits the items of a benchmark without training pairs: the instruction in words, what a vision-language model makes of it, or one learned before."""
+"""Methods that edit items: the instruction in words, a learned one, or one from a vision-language model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ...diffusion.region_blending import Region
+from ...editing.settings import SamplingSettings
 from ...errors import EvaluationError
 from ...instruction.injection import Injection
 from ...reasoning.connector import Connector
-from ..by_example.methods import Workbench
 from ..metrics import quantised
-from .items import Item, Turn, prepared
+from .items import Item, Turn, editor_input
 from .mllm_cache import CachedMllm
 
-_SEED = 1_000_003
-"""Keeps the noise of images apart from seed to seed."""
+if TYPE_CHECKING:
+    from ...editing.editor import DiffusersEditor
+
 GREY = 0.5
-"""What a vision-language model is shown instead of the image."""
+"""Value of the plain image that ``encode_blind`` shows to the vision-language model."""
+
+# The noise seed of turn t is _SEED_STEP * (seed + 1) + t, so the noise of two seeds never overlaps.
+_SEED_STEP = 1_000_003
+_CACHED_TEXTS = 8
 
 
 @dataclass(frozen=True)
-class ItemBench:
-    """The models of a run on items, loaded once in every process, and how they are used."""
+class ItemEditor:
+    """The models that edit items, with their settings. Loaded once in every process."""
 
-    bench: Workbench
+    editor: DiffusersEditor
+    sampling: SamplingSettings
+    """How edits are sampled; the seed is set for each edit."""
     side: int | None
-    """Pixels of the longer side that is edited; see :func:`~.items.prepared`."""
+    """Pixels of the longer side of edited images, see ``editor_input``."""
     learned: Injection | None = None
-    """The instruction of ``--instruction``."""
-    reading: CachedMllm | None = None
-    """The vision-language model of ``--mllm``."""
-    encoding: Encoding | None = None
-    """What edits by the states of that model."""
+    """The learned instruction, for the method ``instruction``."""
+    mllm: CachedMllm | None = None
+    """The vision-language model, for methods that explain or encode."""
+    encoding: EncodingEditor | None = None
+    """For methods that encode."""
     _texts: dict[str, Tensor] = field(default_factory=dict)
 
     def text(self, words: str) -> Tensor:
-        """Text states of some words, [L, D]; those of the last few are kept."""
+        """Returns the text states of the words, [L, D]. Caches the last few texts."""
         if words not in self._texts:
-            while len(self._texts) >= 8:
+            while len(self._texts) >= _CACHED_TEXTS:
                 self._texts.pop(next(iter(self._texts)))
-            self._texts[words] = self.bench.editor.encode_text([words])[0]
+            self._texts[words] = self.editor.encode_text([words])[0]
         return self._texts[words]
 
     def sample(
-        self,
-        image: Tensor,
-        instruction: Tensor | Injection,
-        seed: int,
-        mask: Tensor | None = None,
+        self, image: Tensor, instruction: Tensor | Injection, seed: int, mask: Tensor | None = None
     ) -> Tensor:
-        """Edit one prepared image [H, W, 3], kept to a mask [H, W] where one is given; 8-bit values in 0..1 come back."""
-        editor = self.bench.editor
-        region, given = None, None
+        """Edits an image and returns 8-bit values in 0..1.
+
+        Args:
+            image: [H, W, 3] as from ``editor_input``.
+            instruction: text states [L, D], or a learned instruction.
+            seed: seed of the noise.
+            mask: [H, W]; keeps the edit inside this region.
+        """
+        region = None
+        editor_mask = None
         if mask is not None:
-            source = editor.scale(editor.encode_images(image[None]))
-            region = Region(
-                functional.interpolate(mask[None, None], source.shape[2:], mode="bilinear", antialias=True),
-                source,
+            source = self.editor.scale(self.editor.encode_images(image[None]))
+            latent_mask = functional.interpolate(
+                mask[None, None], source.shape[2:], mode="bilinear", antialias=True
             )
-            given = mask if editor.description.reads_mask and mask.any() else None
-        sampling = replace(self.bench.sampling, seed=seed)
-        return quantised(editor.edit(image[None], instruction, sampling, region, given))[0]
+            region = Region(latent_mask, source)
+            if self.editor.description.reads_mask and mask.any():
+                editor_mask = mask
+        sampling = replace(self.sampling, seed=seed)
+        return quantised(self.editor.edit(image[None], instruction, sampling, region, editor_mask))[0]
 
     def edit(self, item: Item, method: ItemMethod, seed: int) -> tuple[Tensor, ...]:
-        """What a method makes of an item, in the order of :meth:`~.items.Item.turn_of`.
+        """Returns the edited images of an item in the order of ``Item.turn_of``.
 
-        The noise depends on seed and turn alone, so a turn from the data's own source and the same turn from an earlier output differ by their
-        input only.
+        The noise depends only on seed and turn. So an edit of a turn's own source and an edit of the output
+        before it differ only in their input.
         """
-        noise = [_SEED * (seed + 1) + number for number in range(len(item.turns))]
-        alone = [
-            method.edit(self, turn, prepared(turn.source, self.side), noise[number])
-            for number, turn in enumerate(item.turns)
+        seeds = [_SEED_STEP * (seed + 1) + turn for turn in range(len(item.turns))]
+        from_sources = [
+            method.edit(self, turn, editor_input(turn.source, self.side), seeds[index])
+            for index, turn in enumerate(item.turns)
         ]
-        chain = alone[:1]
-        for number, turn in enumerate(item.turns[1:], start=1):
-            chain.append(method.edit(self, turn, prepared(chain[-1], self.side), noise[number]))
-        return (*alone, *chain[1:])
+        chain = from_sources[:1]
+        for index, turn in enumerate(item.turns[1:], start=1):
+            chain.append(method.edit(self, turn, editor_input(chain[-1], self.side), seeds[index]))
+        return (*from_sources, *chain[1:])
 
 
 @dataclass(frozen=True)
-class Encoding:
-    """What edits by image and words together (ReasonPix2Pix)."""
+class EncodingEditor:
+    """Edits by the states that a vision-language model has of image and words (ReasonPix2Pix)."""
 
-    reading: CachedMllm
+    mllm: CachedMllm
     connector: Connector
-    tuned: ItemBench
+    tuned: ItemEditor
     """The editor that was tuned with the connector."""
 
     def sample(self, words: str, image: Tensor, shown: Tensor, seed: int) -> Tensor:
-        """Edit a prepared image [H, W, 3]; ``shown`` is what the vision-language model sees."""
-        states, mask = self.reading.states(shown, words, self.connector.config.task)
-        return self.tuned.sample(
-            image, self.connector.encode(self.tuned.text(words)[None], states, mask)[0], seed
-        )
+        """Edits an image [H, W, 3] as from ``editor_input``. The vision-language model sees ``shown``."""
+        states, mask = self.mllm.states(shown, words, self.connector.config.task)
+        context = self.connector.encode(self.tuned.text(words)[None], states, mask)[0]
+        return self.tuned.sample(image, context, seed)
 
 
 @dataclass(frozen=True)
 class ItemMethod:
-    """A row of the tables."""
+    """A method that the tables compare."""
 
     name: str
     title: str
-    """What the papers call it."""
+    """Name in the papers."""
     text: str
-    """One line for a reader of the report."""
-    edit: Callable[[ItemBench, Turn, Tensor, int], Tensor]
-    """From a turn, the prepared image it begins from and the noise's seed; the turn's mask is of its source's own size."""
-    reads: bool = False
-    """Whether it takes the vision-language model."""
-    encodes: bool = False
-    """Whether it also takes the connector and the tuned editor."""
+    """One line for the reader of the report."""
+    edit: Callable[[ItemEditor, Turn, Tensor, int], Tensor]
+    """(editor, turn, image as from ``editor_input``, noise seed) -> edited image.
+
+    The turn's mask has the size of its source.
+    """
+    needs_mllm: bool = False
+    """Whether it needs the vision-language model."""
+    needs_encoding: bool = False
+    """Whether it also needs the connector and the tuned editor."""
 
 
-def _words(bench: ItemBench, turn: Turn, image: Tensor, seed: int) -> Tensor:
-    return bench.sample(image, bench.text(turn.words), seed)
+def _words(editor: ItemEditor, turn: Turn, image: Tensor, seed: int) -> Tensor:
+    return editor.sample(image, editor.text(turn.words), seed)
 
 
-def _region(bench: ItemBench, turn: Turn, image: Tensor, seed: int) -> Tensor:
-    mask = None if turn.mask is None else prepared(turn.mask[..., None].expand(-1, -1, 3), bench.side)[..., 0]
-    return bench.sample(image, bench.text(turn.words), seed, mask)
+def _region(editor: ItemEditor, turn: Turn, image: Tensor, seed: int) -> Tensor:
+    mask = None
+    if turn.mask is not None:
+        mask = editor_input(turn.mask[..., None].expand(-1, -1, 3), editor.side)[..., 0]
+    return editor.sample(image, editor.text(turn.words), seed, mask)
 
 
-def _instruction(bench: ItemBench, turn: Turn, image: Tensor, seed: int) -> Tensor:
-    if bench.learned is None:
+def _instruction(editor: ItemEditor, turn: Turn, image: Tensor, seed: int) -> Tensor:
+    if editor.learned is None:
         raise EvaluationError(
             "Benchmark: the method 'instruction' needs a learned instruction. Add --instruction FILE."
         )
-    return bench.sample(image, bench.learned, seed)
+    return editor.sample(image, editor.learned, seed)
 
 
-def _explain(bench: ItemBench, turn: Turn, image: Tensor, seed: int) -> Tensor:
-    if bench.reading is None:
+def _explain(editor: ItemEditor, turn: Turn, image: Tensor, seed: int) -> Tensor:
+    if editor.mllm is None:
         raise EvaluationError(
             "Benchmark: the method 'explain' needs a vision-language model. Add --mllm FOLDER."
         )
-    return bench.sample(image, bench.text(bench.reading.explained(image, turn.words).instruction), seed)
+    explanation = editor.mllm.explain_edit(image, turn.words)
+    return editor.sample(image, editor.text(explanation.instruction), seed)
 
 
-def _encode(bench: ItemBench, turn: Turn, image: Tensor, seed: int) -> Tensor:
-    return _encoding(bench).sample(turn.words, image, image, seed)
+def _encode(editor: ItemEditor, turn: Turn, image: Tensor, seed: int) -> Tensor:
+    return _encoding(editor).sample(turn.words, image, image, seed)
 
 
-def _encode_blind(bench: ItemBench, turn: Turn, image: Tensor, seed: int) -> Tensor:
-    return _encoding(bench).sample(turn.words, image, torch.full_like(image, GREY), seed)
+def _encode_blind(editor: ItemEditor, turn: Turn, image: Tensor, seed: int) -> Tensor:
+    return _encoding(editor).sample(turn.words, image, torch.full_like(image, GREY), seed)
 
 
-def _encoding(bench: ItemBench) -> Encoding:
-    if bench.encoding is None:
+def _encoding(editor: ItemEditor) -> EncodingEditor:
+    if editor.encoding is None:
         raise EvaluationError(
-            "Benchmark: the method 'encode' needs a connector and the editor that was tuned with it. Add --connector and --tuned-model."
+            "Benchmark: the method 'encode' needs a connector and the editor that was tuned with it. "
+            "Add --connector and --tuned-model."
         )
-    return bench.encoding
+    return editor.encoding
 
 
 _ALL = (
@@ -164,7 +182,7 @@ _ALL = (
     ItemMethod(
         "region",
         "IP2P in the region",
-        "the same, kept to the data's own mask (Region Edit); free where there is none",
+        "the same, limited to the mask of the data (Region Edit); free if there is no mask",
         _region,
     ),
     ItemMethod(
@@ -176,27 +194,27 @@ _ALL = (
     ItemMethod(
         "explain",
         "Explain + IP2P",
-        "the editor with what a vision-language model makes of image and words",
+        "the editor with the instruction that a vision-language model writes for image and words",
         _explain,
-        reads=True,
+        needs_mllm=True,
     ),
     ItemMethod(
         "encode",
         "Encode",
         "the tuned editor with a vision-language model's states of image and words",
         _encode,
-        reads=True,
-        encodes=True,
+        needs_mllm=True,
+        needs_encoding=True,
     ),
     ItemMethod(
         "encode_blind",
         "Encode w/o image",
-        "the same, but the model is shown plain grey",
+        "the same, but the vision-language model sees a plain gray image",
         _encode_blind,
-        reads=True,
-        encodes=True,
+        needs_mllm=True,
+        needs_encoding=True,
     ),
 )
 
 ITEM_METHODS: Mapping[str, ItemMethod] = {method.name: method for method in _ALL}
-"""Every method by name."""
+"""Name -> method."""

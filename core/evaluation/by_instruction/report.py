@@ -1,4 +1,4 @@
-"""What a run on items leaves for people and programs: results.json, results.csv, report.html and grid.png."""
+"""The files a run on items leaves: results.json, results.csv, report.html and grid.png."""
 
 import csv
 import io
@@ -12,17 +12,19 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from ...storage.files import write_text
-from ...storage.images import save_image
-from ..by_example.report import STYLE, image_row
+from ...storage.image_files import save_image
 from ..metrics import mean
-from ..results import ItemFolder
-from .item_storage import StoredItem
-from .items import Score
+from ..reports import html
+from .datasets.item_storage import StoredItem
 from .methods import ITEM_METHODS
-from .tables import DIGITS, ItemBenchmark, lines_of, summary, value_of
+from .results import ItemFolder, Score
+from .tables import DIGITS, ItemBenchmark, summary, table_rows, value_of
 
 _GRID_ITEMS = 24
-_CELL, _GAP, _LABEL = 128, 3, 130
+# Pixels in grid.png.
+_CELL = 128
+_GAP = 3
+_LABEL = 130
 
 
 def write_report(
@@ -34,23 +36,22 @@ def write_report(
     about: Mapping[str, Any],
     remarks: Sequence[str],
 ) -> Path:
-    """Write everything; returns the HTML file. Nothing in it but seconds depends on when or how often the run was stopped.
+    """Writes all files and returns the HTML file. Except for seconds, a resumed run gives the same files.
 
     Args:
-        folder: where the scores are.
-        scores: all of them.
-        sources: their items; the images are kept once, so that the report stands by itself.
-        benchmark: what is printed.
-        side: pixels of the images that are kept, see :func:`~.items.prepared`.
-        about: what was run, for the reader.
-        remarks: what must be known about the figures.
+        folder: holds the scores.
+        scores: all scores of the run.
+        sources: their items. Their images are saved beside the report, so it needs no other files.
+        benchmark: the table and its published figures.
+        side: size of the saved images in pixels, see ``editor_input``.
+        about: settings of the run, printed in the report.
+        remarks: notes on the figures, printed in the report.
     """
     for source in sources:
         last = len(source.turns) - 1
-        if not folder.own(
-            source.name, "source" if source.turns[last].truth is None else "truth", last
-        ).exists():
-            folder.write_item(source.load(), side)
+        last_kind = "source" if source.turns[last].truth is None else "truth"
+        if not folder.own(source.name, last_kind, last).exists():
+            folder.save_item_images(source.load(), side)
     content = {
         "benchmark": benchmark.name,
         "about": dict(about),
@@ -67,25 +68,16 @@ def write_report(
 
 
 def csv_text(scores: Sequence[Score], benchmark: ItemBenchmark) -> str:
-    """A line for every image."""
+    """Returns results.csv: one line per image."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["item", "scope", "method", "seed", "picture", *benchmark.metrics, "seconds"])
     for score in scores:
         for index in range(len(score.l1)):
-            # repr keeps every digit; nothing is written for what was not measured.
+            # repr keeps every digit. A metric that was not measured gives an empty cell.
             values = ["".join(map(repr, value_of(score, metric, [index]))) for metric in benchmark.metrics]
-            writer.writerow(
-                [
-                    score.item,
-                    score.scope,
-                    score.method,
-                    score.seed,
-                    _label(index, score.turns),
-                    *values,
-                    score.seconds,
-                ]
-            )
+            key = [score.item, score.scope, score.method, score.seed]
+            writer.writerow([*key, _image_label(index, score.turns), *values, score.seconds])
     return text.getvalue()
 
 
@@ -97,101 +89,85 @@ def html_text(
     about: Mapping[str, Any],
     remarks: Sequence[str],
 ) -> str:
-    """The report as one page that refers to the images beside it."""
+    """Returns report.html: one page that refers to the images beside it."""
     heads = list(benchmark.metrics.values())
-    # The paper's columns are grey; where it has rows instead, none is.
-    style = STYLE.replace("nth-child(n+7)", f"nth-child(n+{3 + len(heads) * (2 if benchmark.across else 1)})")
-    left, right = (f"{part} " for part in benchmark.parts) if benchmark.across else ("", "paper ")
-    parts = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(benchmark.name)}</title><style>{style}</style><h1>{escape(benchmark.name)}</h1>"
-    ]
-    parts.append(
-        "<p>"
-        + " · ".join(f"{escape(str(key))}: {escape(str(value))}" for key, value in about.items())
-        + "</p>"
-    )
-    top = "".join(
-        f"<th>{head}</th>"
-        for head in ("Datasets", "Method", *[side + head for side in (left, right) for head in heads])
-    )
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>"
-        for line in lines_of(scores, benchmark)
-    )
-    parts.append(f"<h2>{escape(benchmark.title)}</h2><table><tr>{top}</tr>{rows}</table>")
-    parts.append(
-        "<p><small>"
-        + "<br>".join(escape(remark) for remark in (*remarks, benchmark.about))
-        + "</small></p><h2>Items</h2>"
-    )
+    if benchmark.side_by_side:
+        prefixes = [f"{part} " for part in benchmark.parts]
+        gray_from = 3 + 2 * len(heads)  # no column: the published figures are rows
+    else:
+        prefixes = ["", "paper "]
+        gray_from = 3 + len(heads)
+    blocks = html.page_head(benchmark.name, about, gray_from)
+    all_heads = [prefix + head for prefix in prefixes for head in heads]
+    blocks.append(html.table(benchmark.title, all_heads, table_rows(scores, benchmark)))
+    notes = "<br>".join(escape(remark) for remark in (*remarks, benchmark.about))
+    blocks.append(f"<p><small>{notes}</small></p><h2>Items</h2>")
     methods = [ITEM_METHODS[name] for name in dict.fromkeys(score.method for score in scores)]
-    parts.append(
-        "<ul>"
-        + "".join(f"<li><b>{method.name}</b> ({method.title}): {method.text}</li>" for method in methods)
-        + "</ul>"
-    )
-    own: dict[str, list[Score]] = {}
+    blocks.append(html.method_list((method.name, method.title, method.text) for method in methods))
+    scores_of: dict[str, list[Score]] = {}
     for score in scores:
-        own.setdefault(score.item, []).append(score)
+        scores_of.setdefault(score.item, []).append(score)
     for source in sources:
-        turns = range(len(source.turns))
-        parts.append(
-            f"<h3>{escape(source.name)} <small>{escape(source.scope)}, “{escape(source.words)}”</small></h3>"
-        )
-        parts.append(
-            image_row("source", [_file(folder, folder.own(source.name, "source", turn)) for turn in turns])
-        )
-        if source.turns[0].truth is not None:
-            parts.append(
-                image_row("truth", [_file(folder, folder.own(source.name, "truth", turn)) for turn in turns])
-            )
-        for score in own.get(source.name, ()):
-            made = [
-                _file(folder, folder.image(score.item, score.method, score.seed, index))
-                for index in range(len(score.l1))
-            ]
-            seed = f" seed {score.seed}" if score.seed else ""
-            parts.append(
-                image_row(
-                    f"{score.method}{seed}", made[: score.turns], _figures(score, benchmark, list(turns))
-                )
-            )
-            if made[score.turns :]:
-                chain = [made[0], *made[score.turns :]]
-                parts.append(
-                    image_row(
-                        f"{score.method}{seed}, one after the other",
-                        chain,
-                        _figures(score, benchmark, [len(made) - 1]),
-                    )
-                )
-    return "\n".join(parts)
+        blocks.extend(_item_html(folder, scores_of.get(source.name, []), source, benchmark))
+    return "\n".join(blocks)
+
+
+def _item_html(
+    folder: ItemFolder, scores: Sequence[Score], source: StoredItem, benchmark: ItemBenchmark
+) -> list[str]:
+    """An item's section: source and ground truth of its turns, and a row of images for each score."""
+
+    def relative(path: Path) -> str:
+        return path.relative_to(folder.path).as_posix()
+
+    turns = range(len(source.turns))
+    words = escape(source.words)
+    blocks = [f"<h3>{escape(source.name)} <small>{escape(source.scope)}, “{words}”</small></h3>"]
+    kinds = ["source"] if source.turns[0].truth is None else ["source", "truth"]
+    for kind in kinds:
+        blocks.append(html.image_row(kind, [relative(folder.own(source.name, kind, turn)) for turn in turns]))
+    for score in scores:
+        files = [
+            relative(folder.image(score.item, score.method, score.seed, index))
+            for index in range(len(score.l1))
+        ]
+        seed = f" seed {score.seed}" if score.seed else ""
+        title = f"{score.method}{seed}"
+        blocks.append(html.image_row(title, files[: score.turns], _figures(score, benchmark, list(turns))))
+        if files[score.turns :]:
+            chain = [files[0], *files[score.turns :]]
+            figures = _figures(score, benchmark, [len(files) - 1])
+            blocks.append(html.image_row(f"{title}, one after the other", chain, figures))
+    return blocks
 
 
 def grid(folder: ItemFolder, scores: Sequence[Score], sources: Sequence[StoredItem]) -> Image.Image:
-    """A row of images for every turn of some items: the source, each method's output with the first seed, and the truth where there is one."""
+    """Draws grid.png: a row for each turn with source, each method's output (first seed), ground truth."""
     methods = list(dict.fromkeys(score.method for score in scores))
-    truths = any(source.turns[0].truth is not None for source in sources)
-    columns = ["source", *methods, *(["truth"] if truths else [])]
-    step, top = _CELL + _GAP, 18
+    with_truth = any(source.turns[0].truth is not None for source in sources)
+    columns = ["source", *methods, *(["truth"] if with_truth else [])]
+    step = _CELL + _GAP
+    top = 18
     rows = [(source, turn) for source in sources for turn in range(len(source.turns))]
     sheet = Image.new("RGB", (_LABEL + len(columns) * step, top + len(rows) * (step + 14)), "white")
     draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(columns):
         draw.text((_LABEL + column * step, 4), name, fill="black")
-    first = {(score.item, score.method): score.seed for score in reversed(scores)}
-    for place, (source, turn) in enumerate(rows):
-        y = top + place * (step + 14)
-        # The sheet's own letters are Latin alone.
+    first_seed = {(score.item, score.method): score.seed for score in reversed(scores)}
+    for row, (source, turn) in enumerate(rows):
+        y = top + row * (step + 14)
+        # Pillow's built-in font has Latin letters only.
         words = source.turns[turn].words.encode("latin-1", "replace").decode("latin-1")
         draw.text((4, y), f"{source.name}  {turn + 1}: {words}", fill="black")
         files = [folder.own(source.name, "source", turn)]
-        files += [folder.image(source.name, method, first[source.name, method], turn) for method in methods]
-        files += [folder.own(source.name, "truth", turn)] if truths else []
+        for method in methods:
+            files.append(folder.image(source.name, method, first_seed[source.name, method], turn))
+        if with_truth:
+            files.append(folder.own(source.name, "truth", turn))
         for column, file in enumerate(files):
             with Image.open(file) as image:
-                shown = image.convert("RGB").resize((_CELL, _CELL), Image.Resampling.LANCZOS)
-            sheet.paste(shown, (_LABEL + column * step, y + 14))
+                cell = image.convert("RGB").resize((_CELL, _CELL), Image.Resampling.LANCZOS)
+            sheet.paste(cell, (_LABEL + column * step, y + 14))
     return sheet
 
 
@@ -202,10 +178,6 @@ def _figures(score: Score, benchmark: ItemBenchmark, images: Sequence[int]) -> s
     )
 
 
-def _label(index: int, turns: int) -> str:
-    """Such as "turn 2", and "turn 2 after 1" where it went on from an output."""
+def _image_label(index: int, turns: int) -> str:
+    """Returns "turn 2", or "turn 2 after 1" for an edit of the output of turn 1."""
     return f"turn {index + 1}" if index < turns else f"turn {index - turns + 2} after {index - turns + 1}"
-
-
-def _file(folder: ItemFolder, path: Path) -> str:
-    return path.relative_to(folder.path).as_posix()

@@ -1,19 +1,17 @@
-"""Running a benchmark of items: settings and measures for :func:`~..runner.run`."""
+"""Settings of a run on items, for ``run`` in core/evaluation/runner.py."""
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ...editing.loading import load_editor
 from ...editing.settings import SamplingSettings
-from ...encoders.clip import OpenClipModel, image_features, load_clip, text_features
+from ...encoders.clip import load_clip
 from ...encoders.dino import DinoModel
 from ...encoders.mllm import load_mllm
 from ...errors import EvaluationError
@@ -21,33 +19,32 @@ from ...instruction.file import load_instruction
 from ...instruction.injection import inject
 from ...models.builtin import POCKET_CONNECTOR_FILE, POCKET_READER_FOLDER, POCKET_REASON_FOLDER
 from ...reasoning.connector import load_connector, text_fingerprint
-from ..by_example.methods import Workbench
-from ..by_example.top_bench import SIDE
-from ..metrics import caption_similarity, direction_similarity, image_similarity, l1_distance, l2_distance
-from ..runner import Made, Unit
-from .items import Item, resized
-from .methods import ITEM_METHODS, Encoding, ItemBench
+from ..protocols import OutcomeWithImages, WorkUnit
+from .items import Item
+from .methods import ITEM_METHODS, EncodingEditor, ItemEditor
 from .mllm_cache import CachedMllm
-from .results import Score
+from .scoring import ItemScorer
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ItemSettings:
-    """Everything that figures depend on but the items (``Settings`` of :mod:`..runner`). Paths must mean the same on every machine of a cluster.
+class ItemRunSettings:
+    """Everything that determines the figures except the items.
+
+    Paths must be valid on every machine of a cluster.
 
     Raises:
-        EvaluationError: an unknown method, one without what it needs, or a number out of range.
+        EvaluationError: a method is unknown or lacks what it needs, or a number is out of range.
     """
 
     methods: tuple[str, ...] = ("words",)
     seeds: int = 1
-    """Every method edits once with each of the seeds 0 .. seeds - 1."""
+    """Every method edits with each of the seeds 0 .. seeds - 1."""
     sampling: SamplingSettings = SamplingSettings()
     """How edits are sampled. Methods set the seed."""
-    side: int | None = SIDE
-    """Pixels of the longer side that is edited; None keeps sizes, to multiples of 8."""
+    side: int | None = 512
+    """Pixels of the longer side of edited images; None keeps the size, as multiples of 8."""
     model: str | None = None
     """None is the pocket editor."""
     device: str = "cpu"
@@ -55,32 +52,34 @@ class ItemSettings:
     """None is the pocket editor's CLIP."""
     clip_folder: str | None = None
     dino: str | None = None
-    """Folder of a DINO; None leaves it out."""
+    """Folder of a DINO model; None leaves DINO out."""
     instruction: str | None = None
     """File of a learned instruction, for the method of that name."""
     mllm: str | None = None
     """Folder of a vision-language model, for methods that explain or encode; None is the pocket reader."""
     connector: str | None = None
-    """File of the connector between it and the tuned editor; None is the pocket one."""
+    """File of the connector between it and the tuned editor; None is the pocket connector."""
     tuned_model: str | None = None
-    """The editor that was tuned with the connector; None is the pocket one."""
+    """The editor that was tuned with the connector; None is the pocket reasoning editor."""
     cache: str | None = None
-    """Folder for what the vision-language model said and read; None keeps it in memory alone."""
+    """Folder for the vision-language model's answers and states; None caches them in memory."""
 
     def __post_init__(self) -> None:
         unknown = next((name for name in self.methods if name not in ITEM_METHODS), None)
         if unknown is not None or not self.methods:
             raise EvaluationError(
-                f"Method '{unknown or ''}' is none of this benchmark's: there are no pairs to learn from. Choose from {', '.join(ITEM_METHODS)}."
+                f"Method '{unknown or ''}' cannot run on this benchmark, which has no pairs to learn from. "
+                f"Choose from {', '.join(ITEM_METHODS)}."
             )
         if "instruction" in self.methods and not self.instruction:
             raise EvaluationError(
                 "Benchmark: the method 'instruction' needs a learned instruction. Add --instruction FILE."
             )
-        encoding = next((name for name in self.methods if ITEM_METHODS[name].encodes), None)
+        encoding = next((name for name in self.methods if ITEM_METHODS[name].needs_encoding), None)
         if encoding and self.model and not self.tuned_model:
             raise EvaluationError(
-                f"Benchmark: the method '{encoding}' needs the editor that was tuned with the connector. Add --tuned-model."
+                f"Benchmark: the method '{encoding}' needs the editor that was tuned with the connector. "
+                "Add --tuned-model."
             )
         for name, value, least in (
             ("seeds", self.seeds, 1),
@@ -91,43 +90,47 @@ class ItemSettings:
                 raise EvaluationError(f"Benchmark: {name} is {value}, it must be at least {least}.")
 
     def describe(self) -> dict[str, Any]:
-        """What tells this run's figures from another's; the models are loaded for it. Methods and seeds may be added later."""
-        bench, judge = _models(self)
-        clip, editor = judge.clip, bench.bench.editor
+        """Returns what identifies the figures of this run. Loads the models.
+
+        Methods and seeds are not part of it, because they may be added later.
+        """
+        models, scorer = _models(self)
+        mllm = connector = tuned_model = None
+        if models.mllm:
+            mllm = f"{models.mllm.mllm.fingerprint[:16]} {models.mllm.mllm.dtype}"
+        if models.encoding:
+            connector = _file_digest(self.connector or POCKET_CONNECTOR_FILE)
+            tuned_model = models.encoding.tuned.editor.description.fingerprint[:16]
+        description = models.editor.description
         return {
-            "model": editor.description.fingerprint[:16],
-            "clip": f"{clip.name} {clip.fingerprint[:16]}",
-            "dino": f"{judge.dino.name} {judge.dino.fingerprint[:16]}" if judge.dino else None,
+            "model": description.fingerprint[:16],
+            "clip": f"{scorer.clip.name} {scorer.clip.fingerprint[:16]}",
+            "dino": f"{scorer.dino.name} {scorer.dino.fingerprint[:16]}" if scorer.dino else None,
             "instruction": _file_digest(self.instruction) if self.instruction else None,
-            "mllm": f"{bench.reading.mllm.fingerprint[:16]} {bench.reading.mllm.dtype}"
-            if bench.reading
-            else None,
-            "connector": _file_digest(self.connector or POCKET_CONNECTOR_FILE) if bench.encoding else None,
-            "tuned_model": bench.encoding.tuned.bench.editor.description.fingerprint[:16]
-            if bench.encoding
-            else None,
-            "text_scale": bench.bench.text_scale,
+            "mllm": mllm,
+            "connector": connector,
+            "tuned_model": tuned_model,
+            "text_scale": self.sampling.text_scale_for(description.family),
             "sampling_steps": self.sampling.steps,
             "image_scale": self.sampling.image_scale,
             "side": self.side,
         }
 
-    def work(self, unit: Unit, loaded: Item) -> Iterator[Made]:
-        """Every missing method of an item, one after the other."""
-        bench, judge = _models(self)
-        truth = judge.truth(loaded)
+    def work(self, unit: WorkUnit, loaded: Item) -> Iterator[OutcomeWithImages]:
+        """Runs the unit's methods on an item."""
+        models, scorer = _models(self)
+        features = scorer.features(loaded)
         for name in unit.methods:
-            began = time.monotonic()
-            images = bench.edit(loaded, ITEM_METHODS[name], unit.seed)
-            yield judge.score(truth, name, unit.seed, images, time.monotonic() - began), images
+            start = time.monotonic()
+            images = models.edit(loaded, ITEM_METHODS[name], unit.seed)
+            yield scorer.score(features, name, unit.seed, images, time.monotonic() - start), images
 
 
 @lru_cache(maxsize=1)
-def _models(settings: ItemSettings) -> "tuple[ItemBench, _Judge]":
+def _models(settings: ItemRunSettings) -> tuple[ItemEditor, ItemScorer]:
     editor = load_editor(settings.model, settings.device)
-    clip = load_clip(
-        settings.clip, Path(settings.clip_folder) if settings.clip_folder else None, settings.device
-    )
+    clip_folder = Path(settings.clip_folder) if settings.clip_folder else None
+    clip = load_clip(settings.clip, clip_folder, settings.device)
     dino = DinoModel(settings.dino, settings.device) if settings.dino else None
     learned = None
     if settings.instruction:
@@ -135,106 +138,29 @@ def _models(settings: ItemSettings) -> "tuple[ItemBench, _Judge]":
         for remark in instruction.check_fits(editor.description):
             logger.warning(remark)
         learned = inject(instruction, device=editor.denoiser.device)
-    bench = Workbench(editor, clip, sampling=settings.sampling)
-    reading = encoding = None
-    if any(ITEM_METHODS[name].reads for name in settings.methods):
-        mllm = load_mllm(settings.mllm or POCKET_READER_FOLDER, settings.device, lazily=True)
-        reading = CachedMllm(mllm, Path(settings.cache) if settings.cache else None)
-    if reading is not None and any(ITEM_METHODS[name].encodes for name in settings.methods):
-        encoding = _load_encoding(settings, reading, bench)
-    return ItemBench(bench, settings.side, learned, reading, encoding), _Judge(clip, dino)
+    mllm = None
+    encoding = None
+    methods = [ITEM_METHODS[name] for name in settings.methods]
+    if any(method.needs_mllm for method in methods):
+        model = load_mllm(settings.mllm or POCKET_READER_FOLDER, settings.device, lazily=True)
+        mllm = CachedMllm(model, Path(settings.cache) if settings.cache else None)
+    if mllm is not None and any(method.needs_encoding for method in methods):
+        encoding = _load_encoding_editor(settings, mllm)
+    models = ItemEditor(editor, settings.sampling, settings.side, learned, mllm, encoding)
+    return models, ItemScorer(clip, dino)
 
 
-def _load_encoding(settings: ItemSettings, reading: CachedMllm, bench: Workbench) -> Encoding:
-    """The connector and the tuned editor, which is used as the other one is."""
+def _load_encoding_editor(settings: ItemRunSettings, mllm: CachedMllm) -> EncodingEditor:
     connector = load_connector(settings.connector or POCKET_CONNECTOR_FILE, settings.device)
-    tuned, mllm = load_editor(settings.tuned_model or POCKET_REASON_FOLDER, settings.device), reading.mllm
+    tuned = load_editor(settings.tuned_model or POCKET_REASON_FOLDER, settings.device)
+    model = mllm.mllm
     text = text_fingerprint(tuned.text_encoder.state_dict())
     for remark in connector.check_fits(
-        mllm.width, mllm.name, mllm.fingerprint, tuned.description.family.context_width, text
+        model.width, model.name, model.fingerprint, tuned.description.family.context_width, text
     ):
         logger.warning(remark)
-    return Encoding(reading, connector, ItemBench(replace(bench, editor=tuned), settings.side))
+    return EncodingEditor(mllm, connector, ItemEditor(tuned, settings.sampling, settings.side))
 
 
 def _file_digest(path: str | Path) -> str:
     return sha256(Path(path).read_bytes()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class _Truth:
-    """Features of an item that all methods share: a row for every turn, of length 1."""
-
-    item: Item
-    references: Tensor
-    dino: Tensor | None
-    sources: Tensor | None
-    """None where no edit has a direction in words."""
-    captions: dict[str, Tensor]
-    """Each caption's feature, [1, P]."""
-
-
-class _Judge:
-    """Measures the images of an item, as MagicBrush's own evaluation does: pixels at the reference's size, features of the images as they are."""
-
-    def __init__(self, clip: OpenClipModel, dino: DinoModel | None) -> None:
-        self.clip, self.dino = clip, dino
-
-    def truth(self, item: Item) -> _Truth:
-        references, sources = self._clip([turn.reference for turn in item.turns]), None
-        if any(turn.caption is not None and turn.caption_before is not None for turn in item.turns):
-            sources = (
-                references
-                if all(turn.truth is None for turn in item.turns)
-                else self._clip([turn.source for turn in item.turns])
-            )
-        texts = {
-            text for turn in item.turns for text in (turn.caption, turn.caption_before) if text is not None
-        }
-        captions = {text: text_features(self.clip, [text]).cpu() for text in sorted(texts)}
-        return _Truth(
-            item, references, self._dino([turn.reference for turn in item.turns]), sources, captions
-        )
-
-    def score(self, truth: _Truth, method: str, seed: int, images: Sequence[Tensor], seconds: float) -> Score:
-        item, outputs, dino = truth.item, self._clip(images), self._dino(images)
-        rows = [item.turn_of(number) for number in range(len(images))]
-        references = [item.turns[row].reference for row in rows]
-        both = [
-            (resized(made, reference)[None], reference[None])
-            for made, reference in zip(images, references, strict=True)
-        ]
-        words: list[float | None] = []
-        directions: list[float | None] = []
-        for made, row in zip(outputs[:, None], rows, strict=True):
-            after, before = (
-                truth.captions.get(text) if text else None
-                for text in (item.turns[row].caption, item.turns[row].caption_before)
-            )
-            words.append(None if after is None else float(caption_similarity(after, made)))
-            if after is None or before is None or truth.sources is None:
-                directions.append(None)
-            else:
-                directions.append(float(direction_similarity(truth.sources[row][None], made, before, after)))
-        return Score(
-            item=item.name,
-            scope=item.scope,
-            method=method,
-            seed=seed,
-            turns=len(item.turns),
-            l1=tuple(float(l1_distance(made, reference)) for made, reference in both),
-            l2=tuple(float(l2_distance(made, reference)) for made, reference in both),
-            clip_i=tuple(image_similarity(truth.references[rows], outputs).tolist()),
-            dino=None
-            if dino is None or truth.dino is None
-            else tuple(image_similarity(truth.dino[rows], dino).tolist()),
-            clip_t=tuple(words),
-            clip_dir=tuple(directions),
-            seconds=round(seconds, 2),
-        )
-
-    def _clip(self, images: Sequence[Tensor]) -> Tensor:
-        return image_features(self.clip, images).cpu()
-
-    def _dino(self, images: Sequence[Tensor]) -> Tensor | None:
-        return image_features(self.dino, images).cpu() if self.dino else None

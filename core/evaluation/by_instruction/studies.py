@@ -1,4 +1,4 @@
-"""Results of a run on items as studies of preference, which Judge Preference goes on with (Table 4 of ReasonPix2Pix): one for each part of the benchmark."""
+"""Preference studies of a run's results, as in Table 4 of ReasonPix2Pix: one study for each part."""
 
 import random
 from collections.abc import Sequence
@@ -7,9 +7,8 @@ from pathlib import Path
 from ...storage.image_files import read_image
 from ..preference.ratings import Study
 from ..preference.study import StudyItem
-from ..results import ItemFolder
-from .item_storage import StoredItem
-from .items import Score
+from .datasets.item_storage import StoredItem
+from .results import ItemFolder, Score
 from .tables import ItemBenchmark
 
 
@@ -19,31 +18,31 @@ def begin_studies(
     sources: Sequence[StoredItem],
     benchmark: ItemBenchmark,
     place: Path,
-    most: int,
+    max_items: int,
 ) -> list[Study]:
-    """Begin studies of what the methods made with the first seed, or go on with those that are there.
+    """Begins or resumes studies of what the methods made with the first seed.
 
     Args:
-        folder: where the images are, sources among them (:func:`~.report.write_report`).
-        scores: of all methods that are compared, two or more.
-        sources: their items, of one turn each.
-        benchmark: its parts.
-        place: the study of a part is kept in a folder of the part's name within.
-        most: of each part so many items are drawn, the same of every part; the paper has 100.
+        folder: holds the images. ``write_report`` saves the sources there first.
+        scores: scores of two or more methods.
+        sources: their items, with one turn each.
+        benchmark: its parts. Each part gets a study.
+        place: folder of the studies; each study is in a subfolder with the part's name.
+        max_items: number of items drawn for each study; the paper has 100.
 
     Raises:
-        EvaluationError: see :meth:`~..preference.ratings.Study.begin`.
+        EvaluationError: see ``Study.begin``.
     """
     methods = list(dict.fromkeys(score.method for score in scores))
     studies = []
-    for part, block in benchmark.parts.items():
-        named = {score.item for score in scores if block.images(score)}
-        chosen = [source for source in sources if source.name in named]
-        drawn = sorted(random.Random(0).sample(range(len(chosen)), min(most, len(chosen))))
+    for part_name, part in benchmark.parts.items():
+        names = {score.item for score in scores if part.images(score)}
+        candidates = [source for source in sources if source.name in names]
+        count = min(max_items, len(candidates))
+        drawn = sorted(random.Random(0).sample(range(len(candidates)), count))
         if drawn:
-            studies.append(
-                Study.begin(place / part, [_study_item(folder, chosen[number], methods) for number in drawn])
-            )
+            items = [_study_item(folder, candidates[index], methods) for index in drawn]
+            studies.append(Study.begin(place / part_name, items))
     return studies
 
 

@@ -1,51 +1,59 @@
-"""Tables of benchmarks of items in the papers' layout, beside the papers' figures."""
+"""Tables of MagicBrush, Emu Edit Test and reasoning instructions, beside the published figures."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..by_example.tables import Figure, Row, interval, side_by_side
 from ..metrics import mean
-from .items import Score
+from ..reports.figures import Figure, MetricFigures, interval, plain_figures
+from ..reports.text_table import format_table
 from .methods import ITEM_METHODS
+from .results import Score
 
 DIGITS = 4
 
 
 @dataclass(frozen=True)
-class Part:
-    """A block of a table's rows: which images of a score it averages."""
+class BenchmarkPart:
+    """A part of a benchmark: the images of a score that its figures average."""
 
     title: str
     images: Callable[[Score], Sequence[int]]
+    """Score -> indices of its images."""
 
 
 @dataclass(frozen=True)
 class ItemBenchmark:
-    """What is printed of a benchmark."""
+    """The table of a benchmark and its published figures."""
 
     name: str
     title: str
-    """Of its table."""
+    """Title of the table."""
     metrics: Mapping[str, str]
-    """Field of :class:`~.items.Score` -> column."""
-    parts: Mapping[str, Part]
+    """Field of ``Score`` -> head of the column."""
+    parts: Mapping[str, BenchmarkPart]
     paper: Mapping[tuple[str, str], tuple[float, ...]]
-    """(part, method) -> published figures, in the order of ``metrics``; where parts stand side by side the paper's own name of the method."""
+    """(part, method) -> published figures in the order of ``metrics``.
+
+    With ``side_by_side`` the method is the paper's name of it.
+    """
     published: str
-    """Where they come from."""
+    """Head of the published figures."""
     about: str
-    """One sentence on those figures for the report."""
-    across: bool = False
-    """Whether the two parts stand side by side and the paper's rows below; otherwise parts stand below each other and the paper's figures beside them."""
+    """Note on the published figures for the report."""
+    side_by_side: bool = False
+    """Whether the two parts are columns and the published figures are rows below them.
+
+    Otherwise the parts are rows and the published figures are columns beside them.
+    """
 
     @property
     def halves(self) -> tuple[str, str]:
-        """What stands left and right in the table."""
-        left, right = (
-            (part.title for part in self.parts.values()) if self.across else (self.name, self.published)
-        )
-        return left, right
+        """Heads of the left and the right half of the table."""
+        if not self.side_by_side:
+            return self.name, self.published
+        left, right = self.parts.values()
+        return left.title, right.title
 
 
 MAGICBRUSH = ItemBenchmark(
@@ -53,16 +61,17 @@ MAGICBRUSH = ItemBenchmark(
     title="Results on MagicBrush",
     metrics={"l1": "L1 ↓", "l2": "L2 ↓", "clip_i": "CLIP-I ↑", "dino": "DINO ↑", "clip_t": "CLIP-T ↑"},
     parts={
-        # All turns count alike, whatever session they are of; a session's end counts once, that of a single turn too.
-        "single": Part("Single-turn", lambda score: range(score.turns)),
-        "multi": Part("Multi-turn", lambda score: [len(score.l1) - 1]),
+        # Single-turn: every turn has the same weight. Multi-turn: the last image of every session.
+        "single": BenchmarkPart("Single-turn", lambda score: range(score.turns)),
+        "multi": BenchmarkPart("Multi-turn", lambda score: [len(score.l1) - 1]),
     },
     paper={
         ("single", "words"): (0.1122, 0.0371, 0.8524, 0.7428, 0.2764),
         ("multi", "words"): (0.1584, 0.0598, 0.7924, 0.6177, 0.2726),
     },
     published="MagicBrush test, as published",
-    about="The paper's figures are InstructPix2Pix's on the test split (MagicBrush, Table 2), with CLIP ViT-B/32 and DINO ViT-S/16.",
+    about="The paper's figures are InstructPix2Pix's on the test split (MagicBrush, Table 2), with CLIP "
+    "ViT-B/32 and DINO ViT-S/16.",
 )
 EMU_EDIT = ItemBenchmark(
     name="Emu Edit Test",
@@ -75,25 +84,26 @@ EMU_EDIT = ItemBenchmark(
         "dino": "DINO ↑",
     },
     parts={
-        "captioned": Part(
+        "captioned": BenchmarkPart(
             "Sound captions", lambda score: range(score.turns) if score.clip_dir[0] is not None else ()
         ),
-        "all": Part("All rows", lambda score: range(score.turns)),
+        "all": BenchmarkPart("All rows", lambda score: range(score.turns)),
     },
     paper={("all", "words"): (0.078, 0.219, 0.121, 0.834, 0.762)},
     published="Emu Edit Test, as published",
-    about="The paper's figures are InstructPix2Pix's (Emu Edit, quantitative comparison); it names neither its CLIP nor its DINO. "
-    "UltraEdit measures the rows with sound captions alone, with CLIP ViT-B/32 and DINO ViT-S/16.",
+    about="The paper's figures are InstructPix2Pix's (Emu Edit, quantitative comparison); the paper names "
+    "neither its CLIP nor its DINO. UltraEdit measures only the rows with sound captions, with CLIP ViT-B/32 "
+    "and DINO ViT-S/16.",
 )
 REASON = ItemBenchmark(
     name="Reasoning",
     title="Results on direct and reasoning instructions",
     metrics=MAGICBRUSH.metrics,
     parts={
-        "direct": Part(
+        "direct": BenchmarkPart(
             "Direct instruction", lambda score: range(score.turns) if score.scope == "direct" else ()
         ),
-        "reasoning": Part(
+        "reasoning": BenchmarkPart(
             "Reasoning instruction", lambda score: range(score.turns) if score.scope == "reasoning" else ()
         ),
     },
@@ -112,88 +122,89 @@ REASON = ItemBenchmark(
         ("reasoning", "ReasonPix2Pix"): (0.1347, 0.0476, 0.7824, 0.7216, 0.2350),
     },
     published="As published",
-    about="The paper's figures are those of ReasonPix2Pix, Table 3, on photographs of its own that are unpublished; it names neither its CLIP nor its DINO.",
-    across=True,
+    about="The paper's figures are from ReasonPix2Pix, Table 3, on its own unpublished photographs; the "
+    "paper names neither its CLIP nor its DINO.",
+    side_by_side=True,
 )
 
 
 def value_of(score: Score, metric: str, images: Sequence[int]) -> list[float]:
-    """A metric of some images, without those it was not measured for."""
+    """Returns a metric of the given images, without the images it was not measured for."""
     values = getattr(score, metric)
     return [] if values is None else [values[index] for index in images if values[index] is not None]
 
 
-def figures(scores: Sequence[Score], benchmark: ItemBenchmark, method: str, part: str) -> Row | None:
-    """The row of a method: for every seed the mean over images, then their mean and its interval; None where there is no image."""
-    chosen = [(score, benchmark.parts[part].images(score)) for score in scores if score.method == method]
+def method_figures(
+    scores: Sequence[Score], benchmark: ItemBenchmark, method: str, part: str
+) -> MetricFigures | None:
+    """Returns a method's figures: for each seed the mean over images, then mean and interval over seeds.
+
+    Returns:
+        None if the part has no images of the method.
+    """
+    images_of = benchmark.parts[part].images
+    chosen = [(score, images_of(score)) for score in scores if score.method == method]
     if not any(images for _, images in chosen):
         return None
     seeds = sorted({score.seed for score, _ in chosen})
-    return {
-        metric: interval(
-            [
-                mean(
-                    [
-                        value
-                        for score, images in chosen
-                        if score.seed == seed
-                        for value in value_of(score, metric, images)
-                    ]
-                )
-                for seed in seeds
-            ]
-        )
-        for metric in benchmark.metrics
-    }
+
+    def mean_of_seed(metric: str, seed: int) -> float:
+        values: list[float] = []
+        for score, images in chosen:
+            if score.seed == seed:
+                values.extend(value_of(score, metric, images))
+        return mean(values)
+
+    return {metric: interval([mean_of_seed(metric, seed) for seed in seeds]) for metric in benchmark.metrics}
 
 
-def lines_of(scores: Sequence[Score], benchmark: ItemBenchmark) -> list[list[str]]:
-    """Cells of the table's rows: part, method, figures, and the paper's; of parts side by side: whose figures, method, figures of both parts."""
-    if benchmark.across:
-        return _lines_across(scores, benchmark)
-    lines = []
-    for part, block in benchmark.parts.items():
-        title = block.title
+def table_rows(scores: Sequence[Score], benchmark: ItemBenchmark) -> list[list[str]]:
+    """Returns the cells of the table's rows.
+
+    Parts below each other: part, method, measured figures, published figures.
+    Parts side by side: whose figures they are, method, figures of both parts.
+    """
+    if benchmark.side_by_side:
+        return _rows_side_by_side(scores, benchmark)
+    rows = []
+    for part_name, part in benchmark.parts.items():
+        title = part.title
         for method in dict.fromkeys(score.method for score in scores):
-            row = figures(scores, benchmark, method, part)
-            if row is None:
+            figures = method_figures(scores, benchmark, method, part_name)
+            if figures is None:
                 continue
-            published = benchmark.paper.get((part, method), (math.nan,) * len(benchmark.metrics))
-            measured = [row[metric].show(DIGITS) for metric in benchmark.metrics]
-            # As many digits as the paper prints.
+            published = benchmark.paper.get((part_name, method), (math.nan,) * len(benchmark.metrics))
+            measured = [figures[metric].show(DIGITS) for metric in benchmark.metrics]
+            # str keeps the number of digits that the paper prints.
             paper = ["-" if math.isnan(value) else str(value) for value in published]
-            lines.append([title, ITEM_METHODS[method].title, *measured, *paper])
+            rows.append([title, ITEM_METHODS[method].title, *measured, *paper])
             title = ""
-    return lines
+    return rows
 
 
-def _lines_across(scores: Sequence[Score], benchmark: ItemBenchmark) -> list[list[str]]:
-    lines, nothing = [], dict.fromkeys(benchmark.metrics, Figure(math.nan))
+def _rows_side_by_side(scores: Sequence[Score], benchmark: ItemBenchmark) -> list[list[str]]:
+    rows = []
+    not_measured = dict.fromkeys(benchmark.metrics, Figure(math.nan))
+    owner = benchmark.name
     for method in dict.fromkeys(score.method for score in scores):
-        rows = [figures(scores, benchmark, method, part) or nothing for part in benchmark.parts]
-        own = benchmark.name if not lines else ""
-        lines.append(
-            [
-                own,
-                ITEM_METHODS[method].title,
-                *(row[metric].show(DIGITS) for row in rows for metric in benchmark.metrics),
-            ]
-        )
-    theirs = benchmark.published
+        cells = [owner, ITEM_METHODS[method].title]
+        for part in benchmark.parts:
+            figures = method_figures(scores, benchmark, method, part) or not_measured
+            cells.extend(figures[metric].show(DIGITS) for metric in benchmark.metrics)
+        rows.append(cells)
+        owner = ""
+    owner = benchmark.published
     for name in dict.fromkeys(name for _, name in benchmark.paper):
-        lines.append(
-            [
-                theirs,
-                name,
-                *(f"{value:.{DIGITS}f}" for part in benchmark.parts for value in benchmark.paper[part, name]),
-            ]
-        )
-        theirs = ""
-    return lines
+        cells = [owner, name]
+        for part in benchmark.parts:
+            cells.extend(f"{value:.{DIGITS}f}" for value in benchmark.paper[part, name])
+        rows.append(cells)
+        owner = ""
+    return rows
 
 
 def text_table(scores: Sequence[Score], benchmark: ItemBenchmark, remarks: Sequence[str] = ()) -> str:
-    """The table as text and what must be known about it."""
+    """Formats the table as text, with notes on its figures below it."""
     items = max(
         len({score.item for score in scores if part.images(score)}) for part in benchmark.parts.values()
     )
@@ -202,31 +213,21 @@ def text_table(scores: Sequence[Score], benchmark: ItemBenchmark, remarks: Seque
     notes = [note + (", ± 95 % interval over seeds." if seeds > 1 else "."), *remarks]
     if any(score.dino is None for score in scores):
         notes.append("DINO was not measured: no model was given (--dino).")
-    table = side_by_side(
-        benchmark.title, *benchmark.halves, list(benchmark.metrics.values()), lines_of(scores, benchmark)
-    )
+    left, right = benchmark.halves
+    rows = table_rows(scores, benchmark)
+    table = format_table(benchmark.title, left, right, list(benchmark.metrics.values()), rows)
     return "\n".join([table, "", *notes])
 
 
 def summary(
     scores: Sequence[Score], benchmark: ItemBenchmark
 ) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Part -> method -> metric -> mean, None where it was not measured; with several seeds also ``l1_ci95`` and so on."""
-    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    """Returns part -> method -> metric -> mean, see ``plain_figures``."""
+    summaries: dict[str, dict[str, dict[str, float | None]]] = {}
     for part in benchmark.parts:
-        found[part] = {}
+        summaries[part] = {}
         for method in dict.fromkeys(score.method for score in scores):
-            row = figures(scores, benchmark, method, part)
-            if row is not None:
-                found[part][method] = _plain(row)
-    return found
-
-
-def _plain(row: Mapping[str, Figure]) -> dict[str, float | None]:
-    plain: dict[str, float | None] = {
-        metric: None if math.isnan(figure.mean) else round(figure.mean, 6) for metric, figure in row.items()
-    }
-    widths = {f"{metric}_ci95": figure.half_width for metric, figure in row.items()}
-    return plain | {
-        name: round(width, 6) for name, width in widths.items() if width is not None and not math.isnan(width)
-    }
+            figures = method_figures(scores, benchmark, method, part)
+            if figures is not None:
+                summaries[part][method] = plain_figures(figures, 6)
+    return summaries

@@ -1,7 +1,8 @@
-"""What people prefer: results of two or more methods side by side, blind and shuffled, judged first, second or tie, and rated by TrueSkill.
+"""Preference studies: people compare results of methods, blind and shuffled, and TrueSkill rates the methods.
 
-The human evaluation of UltraEdit (supplementary material, D.1, Tables 7 and 8). A study is a folder with the images, under names that tell nothing, and
-``study.jsonl``: a line that says what is compared in which order, then a line for every judgement and every undoing, in the order they were made.
+This is the human evaluation of UltraEdit (supplementary material, D.1, Tables 7 and 8). A study is a folder
+with the images, under names that do not reveal the method, and ``study.jsonl``: a line that describes the
+study, then a line for every judgement and every undo.
 """
 
 import hashlib
@@ -21,19 +22,19 @@ from ...storage.image_tensors import to_image
 from .study import (
     FILE,
     FORMAT,
+    EventLog,
     Judgement,
-    Progress,
     StudyItem,
-    damaged,
-    describe,
-    listed,
-    parse,
+    damage_error,
+    describe_items,
+    draw_comparisons,
+    parse_line,
+    quoted_names,
     read_header,
-    shuffled,
 )
 
 DRAW_PROBABILITY = 0.10
-"""How often TrueSkill expects a tie between equals: its own default. A higher one makes ties say less."""
+"""Probability of a tie between equal methods: TrueSkill's default. With a higher one, ties count less."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,16 @@ class Comparison:
     item: str
     instruction: str
     left: str
-    """The method on the left."""
+    """Method of the left image."""
     right: str
+    """Method of the right image."""
     images: tuple[str | None, str, str]
-    """Files in the study's folder: source (None without one), left, right."""
+    """Files in the study's folder: source (or None), left, right."""
 
 
 @dataclass(frozen=True)
 class MethodRating:
-    """How a method fared. TrueSkill begins at mu 25 and sigma 25/3."""
+    """A method's TrueSkill rating and its number of results. Ratings begin at mu 25 and sigma 25/3."""
 
     method: str
     mu: float
@@ -62,12 +64,12 @@ class MethodRating:
 
 
 class Study:
-    """A study on disk. Made by :meth:`begin` or :meth:`open`."""
+    """A study on disk, created by ``begin`` or ``open``."""
 
-    def __init__(self, folder: Path, header: Mapping[str, Any], progress: Progress) -> None:
+    def __init__(self, folder: Path, header: Mapping[str, Any], log: EventLog) -> None:
         self.folder = folder
         self.key: str = header["key"]
-        """Random hex digits: judgements made for one study are never taken for another's of the same name."""
+        """Random hex digits. They keep apart the judgements of two studies with the same name."""
         self.seed: int = header["seed"]
         self.methods: tuple[str, ...] = tuple(header["methods"])
         self.comparisons = tuple(
@@ -76,61 +78,62 @@ class Study:
         )
         """In the order in which they are asked."""
         self._items: list[dict[str, Any]] = header["items"]
-        self._progress = progress
+        self._log = log
 
     @classmethod
     def begin(cls, folder: str | Path, items: Sequence[StudyItem], seed: int = 0) -> "Study":
-        """Begin a study, or go on with the one that is there.
+        """Begins a study, or resumes the one in the folder.
 
-        Every two methods are compared on every item. The seed draws the order, and the side each method stands on: of the comparisons of two methods,
-        each stands left in half. A study that has begun keeps its order whatever the seed.
+        Every two methods are compared on every item. The seed draws the order of the comparisons and the
+        sides: in half of the comparisons of two methods, the first one is on the left. A resumed study keeps
+        its order whatever the seed.
 
         Args:
-            folder: the study's own; made when missing.
-            items: what is compared. Ids and methods' names are any text.
+            folder: folder of the study; created if missing.
+            items: what is compared. Ids and names of methods may be any text.
             seed: any integer.
 
         Raises:
-            EvaluationError: fewer than two methods, items that do not fit each other, or a folder that holds a study of other images, methods or
-                instructions, or a damaged one. What is there is never changed.
+            EvaluationError: there are fewer than two methods, the items do not match each other, or the
+                folder holds a damaged study or one of other images, methods or instructions. An existing
+                study is never changed.
         """
         folder = Path(folder)
-        methods, entries = describe(items)
+        methods, entries = describe_items(items)
         if os.path.isfile(folder / FILE):
             study = cls.open(folder, images=False)
-            study._compare(methods, entries)
-        else:
-            if os.path.exists(folder) and not os.path.isdir(folder):
-                raise EvaluationError(
-                    f"Study '{folder.name}' cannot be begun: '{folder}' is a file. Give the study another name."
-                )
-            key = uuid.uuid4().hex
-            header = {
-                "format": FORMAT,
-                "key": key,
-                "seed": seed,
-                "methods": methods,
-                "items": entries,
-                "comparisons": shuffled(len(entries), methods, seed),
-            }
-            study = cls(folder, header, Progress())
+            study._check_same_contents(methods, entries)
             study._write_images(items)
-            # Last, and by a rename: a study that is there has all its images.
-            write_text(json.dumps(header) + "\n", folder / FILE)
             return study
+        if os.path.exists(folder) and not os.path.isdir(folder):
+            raise EvaluationError(
+                f"Study '{folder.name}' cannot be begun: '{folder}' is a file. Give the study another name."
+            )
+        header = {
+            "format": FORMAT,
+            "key": uuid.uuid4().hex,
+            "seed": seed,
+            "methods": methods,
+            "items": entries,
+            "comparisons": draw_comparisons(len(entries), methods, seed),
+        }
+        study = cls(folder, header, EventLog())
         study._write_images(items)
+        # Written last and atomically, so that a study that exists has all its images.
+        write_text(json.dumps(header) + "\n", folder / FILE)
         return study
 
     @classmethod
     def open(cls, folder: str | Path, *, images: bool = True) -> "Study":
-        """Read a study.
+        """Reads a study.
 
         Args:
-            folder: the study's own.
-            images: check that its images are there too.
+            folder: folder of the study.
+            images: whether to check that the images exist.
 
         Raises:
-            EvaluationError: there is none, an image is missing, or the file is damaged: the message names the line, and the file is left as it is.
+            EvaluationError: there is no study, an image is missing, or the file is damaged. The message names
+                the damaged line; the file is not changed.
         """
         folder = Path(folder)
         file = folder / FILE
@@ -138,96 +141,95 @@ class Study:
             *lines, rest = file.read_bytes().split(b"\n")
         except (FileNotFoundError, NotADirectoryError) as error:
             raise EvaluationError(
-                f"Study '{folder.name}' has not begun: '{file}' does not exist. Give the images to compare, or another name."
+                f"Study '{folder.name}' has not begun: '{file}' does not exist. "
+                "Give the images to compare, or another name."
             ) from error
         except OSError as error:
             raise EvaluationError(
-                f"Study '{folder.name}': '{file}' cannot be opened ({error.strerror}). Check that it may be read."
+                f"Study '{folder.name}': '{file}' cannot be opened ({error.strerror}). "
+                "Check that it may be read."
             ) from error
-        study = cls(folder, read_header(file, lines[0] if lines else rest), Progress())
-        for index, line in enumerate(lines[1:], start=2):
-            event = parse(file, index, line)
-            fault = study._progress.fault(event, len(study.comparisons))
-            if fault or event["id"] in study._progress.known:
-                raise damaged(file, index, fault or "its id is taken")
-            study._progress.add(event)
+        log = EventLog()
+        study = cls(folder, read_header(file, lines[0] if lines else rest), log)
+        for number, line in enumerate(lines[1:], start=2):
+            event = parse_line(file, number, line)
+            fault = log.fault(event, len(study.comparisons))
+            if fault or event["id"] in log.ids:
+                raise damage_error(file, number, fault or "its id is taken")
+            log.add(event)
         if rest:
-            raise damaged(file, len(lines) + 1, "it was cut off while being written")
-        for name in (
-            {name for comparison in study.comparisons for name in comparison.images if name} if images else ()
-        ):
-            if not os.path.isfile(folder / name):
-                raise EvaluationError(
-                    f"Study '{folder.name}': image '{name}' is missing in '{folder}'. Give the images again, and it is written anew."
-                )
+            raise damage_error(file, len(lines) + 1, "it was cut off while being written")
+        if images:
+            study._check_images()
         return study
 
     @property
     def judgements(self) -> tuple[Judgement, ...]:
-        """Those that stand, in the order they were made."""
-        return tuple(self._progress.standing.values())
+        """Judgements that were not undone, in the order they were made."""
+        return tuple(self._log.standing.values())
 
     @property
-    def known(self) -> frozenset[str]:
-        """Ids of everything that was ever taken in."""
-        return frozenset(self._progress.known)
+    def event_ids(self) -> frozenset[str]:
+        """Ids of all stored events."""
+        return frozenset(self._log.ids)
 
     @property
     def pending(self) -> tuple[int, ...]:
-        """Numbers of the comparisons that are still to be judged, in order."""
+        """Numbers of the comparisons that are not judged, in order."""
         judged = {judgement.number for judgement in self.judgements}
         return tuple(number for number in range(len(self.comparisons)) if number not in judged)
 
     def judge(self, number: int, choice: str) -> Judgement:
-        """Store a judgement.
+        """Stores a judgement.
 
         Args:
-            number: of the comparison, from 0.
+            number: number of the comparison, from 0.
             choice: ``"left"``, ``"tie"`` or ``"right"``.
 
         Raises:
-            EvaluationError: there is no such comparison or choice, or it is judged already.
+            EvaluationError: there is no such comparison or choice, or the comparison is judged already.
         """
         event = {"id": uuid.uuid4().hex, "number": number, "choice": choice}
-        fault = self._progress.fault(event, len(self.comparisons))
+        fault = self._log.fault(event, len(self.comparisons))
         if fault:
             raise EvaluationError(f"Study '{self.folder.name}': {fault}.")
-        self.take_in([event])
-        return self._progress.standing[event["id"]]
+        self.add_events([event])
+        return self._log.standing[event["id"]]
 
     def undo(self) -> Judgement | None:
-        """Take the last judgement that stands back, and return it; None when none stands. The log keeps both."""
+        """Undoes the last judgement and returns it; None if there is none. The file keeps both events."""
         if not self.judgements:
             return None
         last = self.judgements[-1]
-        self.take_in([{"id": uuid.uuid4().hex, "undo": last.id}])
+        self.add_events([{"id": uuid.uuid4().hex, "undo": last.id}])
         return last
 
-    def take_in(self, events: Iterable[Mapping[str, Any]]) -> list[str]:
-        """Store judgements and undoings that were made elsewhere, each once however often it comes.
+    def add_events(self, events: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Stores events that were made elsewhere. Events that are already stored are ignored.
 
         Args:
             events: ``{"id", "number", "choice"}`` or ``{"id", "undo": id}``, in the order they were made.
 
         Returns:
-            Why events were left out, such as those of a comparison that another judge was quicker with.
+            The reasons why events were left out, for example because another judge was faster.
         """
-        left_out, new = [], []
+        left_out = []
+        new = []
         for event in events:
             name = event.get("id")
-            if isinstance(name, str) and name in self._progress.known:
+            if isinstance(name, str) and name in self._log.ids:
                 continue
-            fault = self._progress.fault(event, len(self.comparisons))
+            fault = self._log.fault(event, len(self.comparisons))
             if fault:
                 left_out.append(fault)
                 continue
-            what = (
-                {"undo": event["undo"]}
-                if event.get("undo") is not None
-                else {"number": event["number"], "choice": event["choice"]}
-            )
-            new.append({"id": name, **what, "at": datetime.now(timezone.utc).isoformat(timespec="seconds")})
-            self._progress.add(new[-1])
+            if event.get("undo") is not None:
+                content = {"undo": event["undo"]}
+            else:
+                content = {"number": event["number"], "choice": event["choice"]}
+            time = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            new.append({"id": name, **content, "at": time})
+            self._log.add(new[-1])
         if new:
             with open(self.folder / FILE, "ab") as file:
                 file.write("".join(json.dumps(event) + "\n" for event in new).encode())
@@ -236,13 +238,13 @@ class Study:
         return left_out
 
     def ratings(self, draw_probability: float = DRAW_PROBABILITY) -> list[MethodRating]:
-        """TrueSkill's ratings of the judgements that stand, one match after the other in their order; ties are its draws.
+        """Returns TrueSkill's rating of each method, in the study's order.
+
+        Each judgement is a match, in the order of the judgements; a tie is a draw.
 
         Args:
-            draw_probability: see ``DRAW_PROBABILITY``. All else is the package's: mu 25, sigma 25/3, beta 25/6, tau 25/300.
-
-        Returns:
-            One rating for each method, in the study's order.
+            draw_probability: see ``DRAW_PROBABILITY``. The other parameters are the package's defaults: mu
+                25, sigma 25/3, beta 25/6, tau 25/300.
 
         Raises:
             EvaluationError: the trueskill package is not installed.
@@ -253,11 +255,10 @@ class Study:
         counts = {method: {"won": 0, "tied": 0, "lost": 0} for method in self.methods}
         for judgement in self.judgements:
             comparison = self.comparisons[judgement.number]
-            better, worse = (
-                (comparison.right, comparison.left)
-                if judgement.choice == "right"
-                else (comparison.left, comparison.right)
-            )
+            better = comparison.left
+            worse = comparison.right
+            if judgement.choice == "right":
+                better, worse = worse, better
             drawn = judgement.choice == "tie"
             ratings[better], ratings[worse] = trueskill.rate_1vs1(
                 ratings[better], ratings[worse], drawn=drawn, env=environment
@@ -270,14 +271,15 @@ class Study:
         ]
 
     def report(self) -> str:
-        """Progress and ratings as a table, best method first."""
+        """Returns progress and ratings as a table, best method first."""
         ratings = sorted(self.ratings(), key=lambda rating: -rating.mu)
         width = max(len("method"), *(len(rating.method) for rating in ratings))
         lines = [f"Study '{self.folder.name}': {len(self.judgements)} of {len(self.comparisons)} judged"]
         lines.append(f"{'method':<{width}}     mu  sigma    won   tied   lost")
         for each in ratings:
             lines.append(
-                f"{each.method:<{width}}  {each.mu:5.2f}  {each.sigma:5.2f}  {each.won:5d}  {each.tied:5d}  {each.lost:5d}"
+                f"{each.method:<{width}}  {each.mu:5.2f}  {each.sigma:5.2f}  "
+                f"{each.won:5d}  {each.tied:5d}  {each.lost:5d}"
             )
         lines.append(
             f"TrueSkill, draw probability {DRAW_PROBABILITY:g}"
@@ -296,39 +298,49 @@ class Study:
         )
 
     def _image(self, item: str, method: str | None) -> str:
-        # Made of the key: the same method has another name on every item, and nothing of it shows.
+        # The hash hides the method, because a method's images have unrelated names on different items.
         return hashlib.sha256(json.dumps([self.key, item, method]).encode()).hexdigest()[:24] + ".png"
+
+    def _check_images(self) -> None:
+        for name in {name for comparison in self.comparisons for name in comparison.images if name}:
+            if not os.path.isfile(self.folder / name):
+                raise EvaluationError(
+                    f"Study '{self.folder.name}': image '{name}' is missing in '{self.folder}'. "
+                    "Give the images again, and it is written anew."
+                )
 
     def _write_images(self, items: Iterable[StudyItem]) -> None:
         for item in items:
-            shown = [(None, item.source)] if item.source is not None else []
-            for method, image in [*shown, *item.results.items()]:
+            source = [(None, item.source)] if item.source is not None else []
+            for method, image in [*source, *item.results.items()]:
                 path = self.folder / self._image(item.id, method)
                 if not os.path.isfile(path):
                     save_image(to_image(image), path)
 
-    def _compare(self, methods: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> None:
-        """Refuse to go on with other images than the study began with."""
-        other = None
-        if set(methods) != set(self.methods):
-            other = f"its methods are {listed(self.methods)}, not {listed(methods)}"
-        elif len(entries) != len(self._items):
-            other = f"it has {len(self._items)} items, not {len(entries)}"
-        for old, new in zip(self._items, entries, strict=False):
-            if other is None and old != new:
-                parts = {"id": "the id", "instruction": "the instruction", "source": "the source image"}
-                changed = [text for part, text in parts.items() if old[part] != new[part]]
-                changed += [
-                    f"the image of '{method}'"
-                    for method in self.methods
-                    if old["results"].get(method) != new["results"].get(method)
-                ]
-                other = f"{changed[0]} of item '{old['id']}' is another now"
-        if other:
+    def _check_same_contents(self, methods: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> None:
+        difference = self._difference(methods, entries)
+        if difference:
             raise EvaluationError(
-                f"Study '{self.folder.name}' was begun with other contents: {other}. Give the study another name to begin a new one, or give what it was begun "
-                "with; images that are generated anew each time are better saved first and loaded from their files."
+                f"Study '{self.folder.name}' was begun with other contents: {difference}. Give the study "
+                "another name to begin a new one, or give the original contents. Images that are generated "
+                "anew each time should be saved first and loaded from their files."
             )
+
+    def _difference(self, methods: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> str | None:
+        """The first difference between the study and new contents; None if they are the same."""
+        if set(methods) != set(self.methods):
+            return f"its methods are {quoted_names(self.methods)}, not {quoted_names(methods)}"
+        if len(entries) != len(self._items):
+            return f"it has {len(self._items)} items, not {len(entries)}"
+        names = {"id": "the id", "instruction": "the instruction", "source": "the source image"}
+        for old, new in zip(self._items, entries, strict=True):
+            for field, name in names.items():
+                if old[field] != new[field]:
+                    return f"{name} of item '{old['id']}' is another now"
+            for method in self.methods:
+                if old["results"].get(method) != new["results"].get(method):
+                    return f"the image of '{method}' of item '{old['id']}' is another now"
+        return None
 
 
 def _import_trueskill() -> Any:
@@ -336,6 +348,7 @@ def _import_trueskill() -> Any:
         import trueskill
     except ImportError as error:
         raise EvaluationError(
-            "Preference: ratings need the trueskill package, which is not installed. Run: pip install trueskill."
+            "Preference: ratings need the trueskill package, which is not installed. "
+            "Run: pip install trueskill."
         ) from error
     return trueskill

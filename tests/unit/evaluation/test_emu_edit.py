@@ -17,7 +17,7 @@ from instructbrush.core.encoders.clip import pocket_clip
 from instructbrush.core.errors import DataError, EvaluationError
 from instructbrush.core.evaluation.by_instruction.datasets.emu_edit import read_emu_edit
 from instructbrush.core.evaluation.by_instruction.results import ItemFolder, Score
-from instructbrush.core.evaluation.by_instruction.run import ItemSettings
+from instructbrush.core.evaluation.by_instruction.run import ItemRunSettings
 from instructbrush.core.evaluation.by_instruction.tables import EMU_EDIT, method_figures, text_table
 from instructbrush.core.evaluation.runner import run
 from instructbrush.core.storage.image_tensors import from_image
@@ -138,7 +138,7 @@ def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
 def test_figures_equal_the_formulas_written_out_again(tmp_path: Path) -> None:
     sources = read_emu_edit(write_parquet(tmp_path / "test.parquet", emu_rows())).items[1:3]
     folder = ItemFolder(tmp_path / "out")
-    captioned, bare = run(sources, ItemSettings(sampling=SamplingSettings(2), side=64), folder, data="test")
+    captioned, bare = run(sources, ItemRunSettings(sampling=SamplingSettings(2), side=64), folder, data="test")
     clip = pocket_clip()
 
     def unit(features: torch.Tensor) -> np.ndarray:

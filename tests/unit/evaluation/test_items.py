@@ -22,12 +22,11 @@ from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.encoders.clip import image_features, pocket_clip
 from instructbrush.core.encoders.dino import DinoModel
 from instructbrush.core.errors import EvaluationError
-from instructbrush.core.evaluation.by_example.methods import Workbench
 from instructbrush.core.evaluation.by_instruction.datasets.magicbrush import read_magicbrush
 from instructbrush.core.evaluation.by_instruction.items import Item, Turn, editor_input
-from instructbrush.core.evaluation.by_instruction.methods import ITEM_METHODS, ItemBench, ItemMethod
+from instructbrush.core.evaluation.by_instruction.methods import ITEM_METHODS, ItemEditor, ItemMethod
 from instructbrush.core.evaluation.by_instruction.results import ItemFolder, Score
-from instructbrush.core.evaluation.by_instruction.run import ItemSettings
+from instructbrush.core.evaluation.by_instruction.run import ItemRunSettings
 from instructbrush.core.evaluation.by_instruction.tables import (
     MAGICBRUSH,
     method_figures,
@@ -49,7 +48,7 @@ from instructbrush.tests.support.tiny_benchmarks import (
 
 pytestmark = pytest.mark.slow  # edits or trains for real
 
-TINY = ItemSettings(sampling=SamplingSettings(2), side=64)
+TINY = ItemRunSettings(sampling=SamplingSettings(2), side=64)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +80,7 @@ def test_images_are_prepared_as_instructpix2pix_prepares_them(
 def test_turns_begin_from_the_truth_and_from_the_output_before(editor: DiffusersEditor) -> None:
     seen: list[tuple[str, Any, int]] = []
 
-    def edit(bench: ItemBench, turn: Turn, image: torch.Tensor, seed: int) -> torch.Tensor:
+    def edit(editor: ItemEditor, turn: Turn, image: torch.Tensor, seed: int) -> torch.Tensor:
         seen.append((turn.words, image, seed))
         return image * 0.5
 
@@ -90,7 +89,7 @@ def test_turns_begin_from_the_truth_and_from_the_output_before(editor: Diffusers
         for index in range(3)
     )
     item = Item("a", "3 turns", turns)
-    bench = ItemBench(Workbench(editor, pocket_clip()), 64)
+    bench = ItemEditor(editor, SamplingSettings(), 64)
     made = bench.edit(item, ItemMethod("half", "", "", edit), 1)
     assert [words for words, _, _ in seen] == ["turn 0", "turn 1", "turn 2", "turn 1", "turn 2"]
     torch.testing.assert_close(
@@ -197,9 +196,9 @@ def test_settings_of_items_are_checked() -> None:
     for change, message in [
         (
             {"methods": ("visii",)},
-            "Method 'visii' is none of this benchmark's: there are no pairs to learn from. Choose from words, region, instruction",
+            "Method 'visii' cannot run on this benchmark, which has no pairs to learn from. Choose from words, region, instruction",
         ),
-        ({"methods": ()}, "Method '' is none"),
+        ({"methods": ()}, "Method '' cannot run"),
         (
             {"methods": ("instruction",)},
             "the method 'instruction' needs a learned instruction. Add --instruction FILE.",
@@ -208,14 +207,14 @@ def test_settings_of_items_are_checked() -> None:
         ({"side": 32}, "side is 32, it must be at least 64"),
     ]:
         with pytest.raises(EvaluationError, match=message):
-            ItemSettings(**change)
+            ItemRunSettings(**change)
     assert set(ITEM_METHODS) == {"words", "region", "instruction", "explain", "encode", "encode_blind"}
 
 
 def test_a_region_keeps_the_image_outside(editor: DiffusersEditor) -> None:
     image, mask = torch.rand(64, 128, 3, generator=torch.Generator().manual_seed(4)), torch.zeros(64, 128)
     mask[:, 96:] = 1
-    bench = ItemBench(Workbench(editor, pocket_clip(), sampling=SamplingSettings(4)), 128)
+    bench = ItemEditor(editor, SamplingSettings(4), 128)
     turn = Turn("make it night", image, mask=mask)
     made = {name: ITEM_METHODS[name].edit(bench, turn, image, 5) for name in ("words", "region")}
     unedited = quantised(editor.decode(editor.scale(editor.encode_images(image[None]))))[0]
@@ -246,15 +245,15 @@ def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path: Path) -> None:
 
     folder = ItemFolder(tmp_path / "stopped")
     with pytest.raises(KeyboardInterrupt):
-        run(sources, TINY, folder, data="test", watch=stop)
+        run(sources, TINY, folder, data="test", on_outcome=stop)
     assert len(folder.finished()) == 2
     (folder.path / "items" / "139" / "words-0.json").write_text('{"item": "1')
     seen: list[str] = []
-    resumed = run(sources, TINY, folder, data="test", watch=lambda one, done, total: seen.append(one.item))
+    resumed = run(sources, TINY, folder, data="test", on_outcome=lambda one, done, total: seen.append(one.item))
     assert seen == ["139", "30"] and plain(resumed) == plain(whole)
     assert text_table(resumed, MAGICBRUSH) == text_table(whole, MAGICBRUSH)
     with pytest.raises(EvaluationError, match="holds results of another run: side was 64, now it is 128."):
-        run(sources, ItemSettings(sampling=SamplingSettings(2), side=128), folder, data="test")
+        run(sources, ItemRunSettings(sampling=SamplingSettings(2), side=128), folder, data="test")
 
 
 def command(data: Path, out: Path, *more: str) -> list[str]:
@@ -290,7 +289,7 @@ def test_magicbrush_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
         (["--effects", "7"], "Effect '7' does not exist here. Choose from 139, 2047, 30."),
         (
             ["--methods", "visii"],
-            "there are no pairs to learn from. Choose from words, region, instruction, explain, encode, encode_blind.",
+            "which has no pairs to learn from. Choose from words, region, instruction, explain, encode, encode_blind.",
         ),
         (["--dino", str(tmp_path)], "DINO: there is no config.json in"),
     ]:

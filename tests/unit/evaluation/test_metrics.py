@@ -14,7 +14,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from instructbrush.core.errors import EvaluationError
-from instructbrush.core.evaluation.by_instruction.items import resized
+from instructbrush.core.evaluation.by_instruction.items import resize_like
 from instructbrush.core.evaluation.metrics import (
     caption_similarity,
     direction_distance,
@@ -144,9 +144,9 @@ def test_magicbrushs_distances_of_a_hand_worked_example() -> None:
 def test_images_are_scaled_to_the_truths_size_as_pil_does_it() -> None:
     made = quantised(two_batches(1)[0])[0]
     with_pil = Image.fromarray((made * 255).round().to(torch.uint8).numpy()).resize((80, 50))
-    found = resized(made, torch.zeros(50, 80, 3))
+    found = resize_like(made, torch.zeros(50, 80, 3))
     assert torch.equal((found * 255).round().to(torch.uint8), torch.from_numpy(np.array(with_pil)))
-    assert resized(made, torch.zeros_like(made)) is made
+    assert resize_like(made, torch.zeros_like(made)) is made
 
 
 def test_agreement_with_a_caption_is_a_cosine() -> None:
@@ -226,7 +226,9 @@ def test_what_is_no_backbone_is_refused(alexnet: dict[str, Tensor], backbone: Pa
         {name: tensor for name, tensor in alexnet.items() if name != "features.6.bias"},
         tmp_path / "half.safetensors",
     )
-    with pytest.raises(EvaluationError, match="'half.safetensors' is no AlexNet: features.6.bias is missing"):
+    with pytest.raises(
+        EvaluationError, match="'half.safetensors' is not AlexNet: features.6.bias is missing"
+    ):
         Perceptual(tmp_path / "half.safetensors")
     with pytest.raises(EvaluationError, match="each side at least 32 pixels"):
         Perceptual(backbone).distance(torch.zeros(1, 16, 16, 3), torch.zeros(1, 16, 16, 3))

@@ -152,7 +152,7 @@ def test_judging_goes_on_where_it_was_left(tmp_path: Path) -> None:
         first.judge(0, "tie")
     with pytest.raises(EvaluationError, match="comparison 4 is not one of 4"):
         first.judge(4, "tie")
-    with pytest.raises(EvaluationError, match="choice 'best' is none of left, tie, right"):
+    with pytest.raises(EvaluationError, match="choice 'best' is not one of left, tie, right"):
         first.judge(3, "best")
     assert len((tmp_path / "s" / FILE).read_text().splitlines()) == 3
 
@@ -182,12 +182,12 @@ def test_events_count_once_and_late_ones_are_left_out(tmp_path: Path) -> None:
         {"id": "c", "undo": "a"},
         {"id": "d", "number": 1, "choice": "right"},
     ]
-    assert study.take_in(events[:2]) == [] and study.take_in(events) == [] and study.take_in(events) == []
+    assert study.add_events(events[:2]) == [] and study.add_events(events) == [] and study.add_events(events) == []
     assert [(j.id, j.number, j.choice) for j in Study.open(tmp_path / "s").judgements] == [
         ("b", 0, "tie"),
         ("d", 1, "right"),
     ]
-    assert study.known == {"a", "b", "c", "d"} and study.pending == (2,)
+    assert study.event_ids == {"a", "b", "c", "d"} and study.pending == (2,)
     bad = [
         {"id": "e", "number": 0, "choice": "left"},
         {"id": "f", "undo": "a"},
@@ -199,7 +199,7 @@ def test_events_count_once_and_late_ones_are_left_out(tmp_path: Path) -> None:
         {"id": "i", "number": 2, "choice": ["tie"]},
         {"id": "j", "number": -1, "choice": "tie"},
     ]
-    left_out = study.take_in(bad)
+    left_out = study.add_events(bad)
     assert (
         len(left_out) == len(bad)
         and left_out[0] == "comparison 0 is judged already"
@@ -302,8 +302,8 @@ def test_methods_may_be_given_in_another_order_and_differences_below_eight_bits_
     [
         ([], "at least one item"),
         (items(2, ("alone",)), "two methods or more"),
-        (items(2, ("a", " ")), "' ' is no name for a method"),
-        (items(2, ("a", "b\nc")), "is no name for a method"),
+        (items(2, ("a", " ")), "' ' is not a valid name for a method"),
+        (items(2, ("a", "b\nc")), "is not a valid name for a method"),
         ([*items(1), *items(1)], "two items have the same id"),
         (
             [items(1)[0], StudyItem("x", items(1, ("a", "b"))[0].results)],

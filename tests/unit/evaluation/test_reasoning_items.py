@@ -15,15 +15,13 @@ from PIL import Image
 from instructbrush.cli.main import main
 from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.editing.settings import SamplingSettings
-from instructbrush.core.encoders.clip import pocket_clip
 from instructbrush.core.encoders.mllm import Mllm
 from instructbrush.core.errors import DataError, EvaluationError, ModelError
-from instructbrush.core.evaluation.by_example.methods import Workbench
 from instructbrush.core.evaluation.by_instruction.datasets.reasoning import read_reason
 from instructbrush.core.evaluation.by_instruction.items import Turn
-from instructbrush.core.evaluation.by_instruction.methods import ITEM_METHODS, ItemBench
+from instructbrush.core.evaluation.by_instruction.methods import ITEM_METHODS, ItemEditor
 from instructbrush.core.evaluation.by_instruction.results import ItemFolder, Score
-from instructbrush.core.evaluation.by_instruction.run import ItemSettings
+from instructbrush.core.evaluation.by_instruction.run import ItemRunSettings
 from instructbrush.core.evaluation.by_instruction.studies import begin_studies
 from instructbrush.core.evaluation.by_instruction.tables import REASON, method_figures, summary, text_table
 from instructbrush.core.evaluation.preference.ratings import Study
@@ -120,7 +118,7 @@ def test_both_layouts_give_the_same_items(tmp_path: Path) -> None:
         ),
         (lambda listed: listed[0].update(words="  "), "entry 0: 'words' is missing."),
         (lambda listed: listed[2].update(words=["a", "b"]), "entry 2: 'words' is missing."),
-        (lambda listed: listed[2].update(caption=3), "entry 2: 'caption' is no text."),
+        (lambda listed: listed[2].update(caption=3), "entry 2: 'caption' is not a text."),
         (lambda listed: listed[0].pop("before"), "entry 0: 'before' is missing. Name the image's file."),
         (
             lambda listed: listed[1].update(after="../1.png"),
@@ -294,7 +292,7 @@ def test_pocketreasons_own_figures_print_as_that_table() -> None:
 
 
 def test_methods_say_what_they_lack(editor: DiffusersEditor) -> None:
-    bench = ItemBench(Workbench(editor, pocket_clip(), sampling=SamplingSettings(1)), 64)
+    bench = ItemEditor(editor, SamplingSettings(1), 64)
     turn = Turn("make it night", torch.rand(64, 64, 3))
     for name, message in (
         ("explain", "Add --mllm FOLDER."),
@@ -309,15 +307,15 @@ def test_methods_say_what_they_lack(editor: DiffusersEditor) -> None:
         EvaluationError,
         match="the method 'encode' needs the editor that was tuned with the connector. Add --tuned-model.",
     ):
-        ItemSettings(methods=("words", "encode"), model="photographs")
-    assert ItemSettings(methods=("encode",), model="photographs", tuned_model="tuned").tuned_model == "tuned"
+        ItemRunSettings(methods=("words", "encode"), model="photographs")
+    assert ItemRunSettings(methods=("encode",), model="photographs", tuned_model="tuned").tuned_model == "tuned"
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A LLaVA that was taught one wish, a connector for it that changes something, and an editor for the tuned one."""
     home = tmp_path_factory.mktemp("models")
-    tiny_mllms.taught(home / "taught", [(from_image(pixels("0", 0)), KNOWN, REST)], 150)
+    tiny_mllms.train_llava(home / "taught", [(from_image(pixels("0", 0)), KNOWN, REST)], 150)
     mllm = Mllm(home / "taught")
     connector = new_connector(
         config_for(POCKET, mllm.width, mllm_name=mllm.name, mllm_fingerprint=mllm.fingerprint)
@@ -365,7 +363,7 @@ def test_what_the_model_reads_is_computed_once_and_edits(
     methods = ("words", "explain", "encode", "encode_blind")
     found = {
         one.key: one
-        for one in run(sources, ItemSettings(methods=methods, seeds=2, **settings), folder, data="test")
+        for one in run(sources, ItemRunSettings(methods=methods, seeds=2, **settings), folder, data="test")
     }
     assert len(found) == 16
     # Two seeds and one answer: the wish that was taught at once, the other one after a second question, and then its own words.
@@ -391,14 +389,14 @@ def test_what_the_model_reads_is_computed_once_and_edits(
         assert len({made(method, item) for method in ("words", "encode", "encode_blind")}) == 3
     # A later run with one more seed asks nothing, and reads no weights.
     asked.clear()
-    more = run(sources, ItemSettings(methods=methods, seeds=3, **settings), folder, data="test")
+    more = run(sources, ItemRunSettings(methods=methods, seeds=3, **settings), folder, data="test")
     assert len(more) == 24 and not asked and {one.key: one for one in more}.items() >= found.items()
     # A damaged answer is asked for again.
     for file in (tmp_path / "mllm").glob("*.json"):
         file.write_text('{"instruction')
     again = run(
         sources[1:],
-        ItemSettings(methods=("explain",), **settings),
+        ItemRunSettings(methods=("explain",), **settings),
         ItemFolder(tmp_path / "again"),
         data="test",
     )
@@ -415,12 +413,12 @@ def test_a_stopped_run_goes_on_and_methods_come_later(tmp_path: Path, models: di
 
     whole = run(
         sources,
-        ItemSettings(methods=("words", "encode"), **few, **models),
+        ItemRunSettings(methods=("words", "encode"), **few, **models),
         ItemFolder(tmp_path / "whole"),
         data="test",
     )
     folder = ItemFolder(tmp_path / "stopped")
-    run(sources, ItemSettings(**few), folder, data="test")
+    run(sources, ItemRunSettings(**few), folder, data="test")
     assert json.loads((folder.path / "run.json").read_text())["connector"] is None
 
     def stop(one: Score, done: int, total: int) -> None:
@@ -429,22 +427,22 @@ def test_a_stopped_run_goes_on_and_methods_come_later(tmp_path: Path, models: di
     with pytest.raises(KeyboardInterrupt):
         run(
             sources,
-            ItemSettings(methods=("words", "encode"), **few, **models),
+            ItemRunSettings(methods=("words", "encode"), **few, **models),
             folder,
             data="test",
-            watch=stop,
+            on_outcome=stop,
         )
     seen: list[tuple[str, str]] = []
     resumed = run(
         sources,
-        ItemSettings(methods=("words", "encode"), **few, **models),
+        ItemRunSettings(methods=("words", "encode"), **few, **models),
         folder,
         data="test",
-        watch=lambda one, *_: seen.append((one.method, one.item)),
+        on_outcome=lambda one, *_: seen.append((one.method, one.item)),
     )
     assert seen == [("encode", "0000-reasoning")] and plain(resumed) == plain(whole)
     # The words alone go on beside it; another connector does not.
-    run(sources, ItemSettings(**few), folder, data="test")
+    run(sources, ItemRunSettings(**few), folder, data="test")
     other = tmp_path / "other.safetensors"
     width = Mllm(models["mllm"]).width
     save_connector(new_connector(config_for(POCKET, width), seed=1), other)
@@ -454,7 +452,7 @@ def test_a_stopped_run_goes_on_and_methods_come_later(tmp_path: Path, models: di
     ):
         run(
             sources,
-            ItemSettings(methods=("encode",), **few, **{**models, "connector": str(other)}),
+            ItemRunSettings(methods=("encode",), **few, **{**models, "connector": str(other)}),
             folder,
             data="test",
         )
@@ -465,7 +463,7 @@ def test_a_stopped_run_goes_on_and_methods_come_later(tmp_path: Path, models: di
     ):
         run(
             sources,
-            ItemSettings(methods=("encode",), **few, **{**models, "connector": str(unfit)}),
+            ItemRunSettings(methods=("encode",), **few, **{**models, "connector": str(unfit)}),
             ItemFolder(tmp_path / "unfit"),
             data="test",
         )

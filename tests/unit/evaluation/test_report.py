@@ -12,15 +12,15 @@ from PIL import Image
 from instructbrush.cli.main import main
 from instructbrush.core.evaluation.by_example.effects import Effect
 from instructbrush.core.evaluation.by_example.report import write_report
+from instructbrush.core.evaluation.by_example.results import EffectFolder, Outcome
 from instructbrush.core.evaluation.by_example.tables import (
     PAPER,
     TABLES,
-    figures,
-    interval,
+    method_figures,
     summary,
     text_tables,
 )
-from instructbrush.core.evaluation.results import Outcome, ResultFolder
+from instructbrush.core.evaluation.reports.figures import interval
 from instructbrush.core.pairs.pairs import EditPairs, make_pairs
 from instructbrush.tools.benchmarks.pocket_bench import PocketEffect
 from instructbrush.tools.pocket.world.held_out_effects import EFFECTS, UNNAMED
@@ -59,11 +59,11 @@ THREE = [
 
 
 def test_averages_are_per_effect_first() -> None:
-    assert figures(THREE, "words", "global")["psnr"].mean == pytest.approx(17.5)
-    assert figures(THREE, "words", "local")["psnr"].mean == pytest.approx(30.5)
-    assert figures(THREE, "words")["psnr"].mean == pytest.approx((15 + 20 + 30.5) / 3)
-    assert figures(THREE, "words")["lpips"].mean == pytest.approx(0.3)
-    assert figures(THREE, "visii") is None and figures(THREE, "instructbrush", "local") is None
+    assert method_figures(THREE, "words", "global")["psnr"].mean == pytest.approx(17.5)
+    assert method_figures(THREE, "words", "local")["psnr"].mean == pytest.approx(30.5)
+    assert method_figures(THREE, "words")["psnr"].mean == pytest.approx((15 + 20 + 30.5) / 3)
+    assert method_figures(THREE, "words")["lpips"].mean == pytest.approx(0.3)
+    assert method_figures(THREE, "visii") is None and method_figures(THREE, "instructbrush", "local") is None
 
 
 def test_intervals_are_students() -> None:
@@ -85,7 +85,7 @@ def test_seeds_are_averaged_after_effects() -> None:
             for index, value in enumerate((20.0, 20.0, 20.0))
         ],
     ]
-    found = figures(two, "words")["psnr"]
+    found = method_figures(two, "words")["psnr"]
     first, second = (15 + 20 + 30.5) / 3, 20.0
     assert found.mean == pytest.approx((first + second) / 2)
     assert found.half_width == pytest.approx(
@@ -164,7 +164,7 @@ class Still:
 
 
 def test_the_report_holds_figures_and_images(tmp_path: Path) -> None:
-    folder = ResultFolder(tmp_path / "out")
+    folder = EffectFolder(tmp_path / "out")
     folder.begin({"data": "test"})
     outcomes = [
         Outcome(

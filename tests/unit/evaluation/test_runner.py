@@ -25,20 +25,25 @@ from instructbrush.core.evaluation.by_example import methods as methods_module
 from instructbrush.core.evaluation.by_example.effects import Effect
 from instructbrush.core.evaluation.by_example.methods import DEFAULT_METHODS, METHODS, Task, Workbench
 from instructbrush.core.evaluation.by_example.results import EffectFolder, Outcome
+from instructbrush.core.evaluation.by_example.run import EffectRunSettings
 from instructbrush.core.evaluation.by_example.tables import text_tables
 from instructbrush.core.evaluation.by_example.top_bench import TopBenchEffect
-from instructbrush.core.evaluation.runner import RunSettings, run
+from instructbrush.core.evaluation.runner import run
+from instructbrush.core.evaluation.workers import Workers
+from instructbrush.core.instruction.instruction import Instruction
 from instructbrush.core.learning.init_text.captions import CaptionSettings, caption_images, default_steps
 from instructbrush.core.learning.init_text.phrases import unique_phrases
+from instructbrush.core.learning.request import LearningRequest
+from instructbrush.core.learning.run import RunCallbacks
 from instructbrush.core.pairs.pairs import EditPairs, make_pairs
 from instructbrush.tools.benchmarks.pocket_bench import PocketEffect
 
 SOURCES = [PocketEffect("hue_75"), PocketEffect("teal_hat")]
-TINY = RunSettings(methods=("words", "instructbrush", "no_time"), steps=2, sampling=SamplingSettings(2))
+TINY = EffectRunSettings(methods=("words", "instructbrush", "no_time"), steps=2, sampling=SamplingSettings(2))
 KEYS = [(method, source.name, 0) for source in SOURCES for method in TINY.methods]
 
 
-def execute(folder: Path, settings: RunSettings = TINY, **options: Any) -> list[Outcome]:
+def execute(folder: Path, settings: EffectRunSettings = TINY, **options: Any) -> list[Outcome]:
     return run(SOURCES, settings, EffectFolder(folder), data="test", **options)
 
 
@@ -90,12 +95,12 @@ def test_a_stopped_run_goes_on_and_gives_the_same(whole: tuple[list[Outcome], Pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        execute(tmp_path, watch=stop)
+        execute(tmp_path, on_outcome=stop)
     assert len(EffectFolder(tmp_path).finished()) == 4
     # Half a file, as a full disk leaves it, counts as none.
     (tmp_path / "effects" / "hue_75" / "words-0.json").write_text('{"effect": "hu')
     seen = []
-    resumed = execute(tmp_path, watch=lambda outcome, done, total: seen.append((outcome.key, done, total)))
+    resumed = execute(tmp_path, on_outcome=lambda outcome, done, total: seen.append((outcome.key, done, total)))
     assert seen == [
         (("words", "hue_75", 0), 4, 6),
         (("instructbrush", "teal_hat", 0), 5, 6),
@@ -103,7 +108,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same(whole: tuple[list[Outcome], Pa
     ]
     assert figures(resumed) == figures(whole[0])
     assert text_tables(resumed, "PocketBench") == text_tables(whole[0], "PocketBench")
-    again = execute(tmp_path, watch=lambda *given: pytest.fail("nothing was left to do"))
+    again = execute(tmp_path, on_outcome=lambda *given: pytest.fail("nothing was left to do"))
     assert figures(again) == figures(resumed)
 
 
@@ -168,7 +173,7 @@ def test_settings_of_learning_may_be_changed_by_name(
 )
 def test_changes_that_no_setting_takes_are_refused(change: str, message: str) -> None:
     with pytest.raises(LearningError, match=re.escape(message)):
-        RunSettings(changes=(change,))
+        EffectRunSettings(changes=(change,))
 
 
 @pytest.mark.parametrize(
@@ -185,20 +190,20 @@ def test_changes_that_no_setting_takes_are_refused(change: str, message: str) ->
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
-        RunSettings(**change)
+        EffectRunSettings(**change)
 
 
 def test_jobs_and_ray_are_checked_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(EvaluationError, match="0 jobs are out of range"):
-        execute(tmp_path / "none", jobs=0)
+        execute(tmp_path / "none", workers=Workers(0))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(
         EvaluationError,
         match="--ray needs the ray package, which is not installed. Run: pip install ray, or use --jobs.",
     ):
-        execute(tmp_path / "none", ray=True)
+        execute(tmp_path / "none", workers=Workers(ray=True))
     assert not (tmp_path / "none").exists()
 
 
@@ -380,15 +385,20 @@ def test_learning_begins_with_what_the_training_pairs_say(
 def test_the_direction_loss_is_left_out_where_the_clip_is_not_the_editors(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainers = []
-    original = methods_module.Trainer
-    monkeypatch.setattr(methods_module, "Trainer", lambda *given: trainers.append(given) or original(*given))
+    requests = []
+    original = methods_module.learn
+
+    def learn(request: LearningRequest, callbacks: RunCallbacks) -> Instruction:
+        requests.append(request)
+        return original(request, callbacks)
+
+    monkeypatch.setattr(methods_module, "learn", learn)
     task.by_learning(task.bench.settings("text", 0), task.pairs(2), "snow")
-    assert trainers[0][4].direction_weight == 0.1 and trainers[0][7] is not None
+    assert requests[0].settings.direction_weight == 0.1 and requests[0].direction is not None
     narrow = torch.zeros(64, 32)
     monkeypatch.setattr(type(task.bench.clip), "text_projection", property(lambda self: narrow))
     task.by_learning(task.bench.settings("text", 0), task.pairs(2), "snow")
-    assert trainers[1][4].direction_weight == 0.0 and trainers[1][7] is None
+    assert requests[1].settings.direction_weight == 0.0 and requests[1].direction is None
 
 
 def test_each_test_image_gets_the_noise_it_would_get_beside_others(
@@ -412,14 +422,14 @@ def test_ray_gives_the_same_figures(whole: tuple[list[Outcome], Path], tmp_path:
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         settings = replace(TINY, methods=("words",))
-        outcomes = execute(tmp_path / "out", settings, ray=True)
+        outcomes = execute(tmp_path / "out", settings, workers=Workers(ray=True))
         wanted = [outcome for outcome in whole[0] if outcome.method == "words"]
         assert [outcome.key for outcome in outcomes] == [outcome.key for outcome in wanted]
         for found, expected in zip(outcomes, wanted, strict=True):
             assert found.psnr == pytest.approx(expected.psnr, abs=1e-3)
             assert EffectFolder(tmp_path / "out").image(found.effect, "words", 0, 4).is_file()
         with pytest.raises(EvaluationError, match="Effect 'snow': Image 'a.png' cannot be read"):
-            run([missing_images(tmp_path)], settings, EffectFolder(tmp_path / "bad"), data="test", ray=True)
+            run([missing_images(tmp_path)], settings, EffectFolder(tmp_path / "bad"), data="test", workers=Workers(ray=True))
     finally:
         ray.shutdown()
 
@@ -432,12 +442,12 @@ def test_what_cannot_be_read_is_skipped_and_the_others_are_kept(tmp_path: Path, 
     def skip(name: str, error: InstructBrushError) -> None:
         skipped.append((name, str(error)))
 
-    outcomes = run(sources, settings, EffectFolder(tmp_path / "out"), data="test", jobs=jobs, skip=skip)
+    outcomes = run(sources, settings, EffectFolder(tmp_path / "out"), data="test", workers=Workers(jobs), on_skipped=skip)
     assert [outcome.key for outcome in outcomes] == [("words", "teal_hat", seed) for seed in range(2)]
     ((name, told),) = skipped
     assert name == "snow" and re.match(r"Effect 'snow': Image 'a\.png' cannot be read", told)
     with pytest.raises(EvaluationError, match=re.escape(told)):
-        run(sources, settings, EffectFolder(tmp_path / "out"), data="test", jobs=jobs)
+        run(sources, settings, EffectFolder(tmp_path / "out"), data="test", workers=Workers(jobs))
 
 
 def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_measured(tmp_path: Path) -> None:

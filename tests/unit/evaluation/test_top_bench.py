@@ -127,7 +127,7 @@ def renumbered(folder: Path) -> None:
         ),
         (
             lambda root: write(root / "glow"),
-            "'glow' is none of TOP-Bench's effects (Table 3 of the paper). Rename the folder, move it away, or describe",
+            "'glow' is not an effect of TOP-Bench (Table 3 of the paper). Rename the folder, move it away, or describe",
         ),
         (
             lambda root: [write(root / name) for name in ("sea painting", "sea_painting")],
@@ -206,7 +206,7 @@ def renumbered(folder: Path) -> None:
             lambda root: (root / "effects.json").write_text(
                 '{"../x": {"instruction": "y", "scope": "local"}}'
             ),
-            "'../x' is no name of a folder",
+            "'../x' is not a folder name",
         ),
     ],
 )

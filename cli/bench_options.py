@@ -1,0 +1,177 @@
+"""Options of ``bench``, and which benchmarks each of them applies to."""
+
+import argparse
+from collections.abc import Sequence
+
+from ..core.errors import EvaluationError
+from ..core.evaluation.by_example.methods import DEFAULT_METHODS, METHODS
+from ..core.evaluation.by_example.top_bench import SIDE
+from ..core.evaluation.by_instruction.methods import ITEM_METHODS
+
+OUT_FOLDERS = {
+    "top-bench": "output/bench",
+    "magicbrush": "output/magicbrush",
+    "emu-edit": "output/emu-edit",
+    "reason": "output/reason",
+}
+"""Benchmark -> default folder of its results."""
+
+_ITEM_BENCHMARKS = ("magicbrush", "emu-edit", "reason")
+# Option -> the benchmarks it applies to. Options that are not listed apply to all benchmarks.
+_APPLIES_TO = {
+    "lpips": ("top-bench",),
+    "steps": ("top-bench",),
+    "set": ("top-bench",),
+    "split": _ITEM_BENCHMARKS,
+    "dino": _ITEM_BENCHMARKS,
+    "captions": ("magicbrush",),
+    "instruction": _ITEM_BENCHMARKS,
+    "mllm": _ITEM_BENCHMARKS,
+    "connector": _ITEM_BENCHMARKS,
+    "tuned_model": _ITEM_BENCHMARKS,
+    "study": ("reason",),
+}
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Refuses options that do not apply to the benchmark, and values out of range.
+
+    Raises:
+        EvaluationError: names the option.
+    """
+    for name, benchmarks in _APPLIES_TO.items():
+        if getattr(options, name) and options.benchmark not in benchmarks:
+            raise EvaluationError(
+                f"--{name.replace('_', '-')} does nothing with --benchmark {options.benchmark}. Leave it out."
+            )
+    if options.benchmark in _ITEM_BENCHMARKS and options.study_items < 1:
+        raise EvaluationError(f"--study-items is {options.study_items}, it must be at least 1.")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of ``bench`` except model and device."""
+    parser.add_argument("--benchmark", choices=tuple(OUT_FOLDERS), default="top-bench")
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="folder of the benchmark. TOP-Bench: a folder for each effect, with 10 training and 5 test "
+        "pairs. MagicBrush: images/ and edit_sessions.json, or .parquet files. Emu Edit Test: .parquet "
+        "files. Reasoning instructions: reason.json or .parquet files",
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=SIDE,
+        help=f"images are scaled and cropped to this many pixels; 0 keeps them (default {SIDE})",
+    )
+    parser.add_argument(
+        "--clip",
+        help="CLIP for the metrics and the init text, such as ViT-L-14/openai (default: the pocket editor's)",
+    )
+    parser.add_argument("--clip-folder", help="folder of its .safetensors")
+    parser.add_argument(
+        "--lpips",
+        help="AlexNet's ImageNet weights for LPIPS (.safetensors; tools/get_backbone.py gets them); "
+        "without them that column stays empty",
+    )
+    _add_item_options(parser)
+    all_methods = tuple(dict.fromkeys((*METHODS, *ITEM_METHODS)))
+    add_run_options(parser, ", ".join(OUT_FOLDERS.values()), all_methods)
+    parser.set_defaults(methods=None, out=None)
+
+
+def _add_item_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("MagicBrush, Emu Edit Test and reasoning instructions")
+    group.add_argument(
+        "--split", help="which .parquet files to read (default: dev for MagicBrush, test for the others)"
+    )
+    group.add_argument(
+        "--dino",
+        help="folder of a DINO model in transformers' layout, such as facebook/dino-vits16; "
+        "without it that column stays empty",
+    )
+    group.add_argument(
+        "--captions",
+        help="MagicBrush's local_descriptions.json for CLIP-T (default: the one beside edit_sessions.json)",
+    )
+    group.add_argument("--instruction", help="file of a learned instruction, for the method of that name")
+    group.add_argument(
+        "--mllm",
+        help="folder of a vision-language model in transformers' layout, for explain and encode "
+        "(default: the pocket reader)",
+    )
+    group.add_argument("--connector", help="file of a connector, for encode (default: the pocket reader's)")
+    group.add_argument(
+        "--tuned-model",
+        help="the editor that was tuned with the connector, for encode "
+        "(default: the pocket reasoning editor)",
+    )
+    group.add_argument(
+        "--study",
+        metavar="FOLDER",
+        help="reasoning instructions: also begin preference studies of the methods, FOLDER/direct and "
+        "FOLDER/reasoning. If FOLDER is in ComfyUI's output/instructbrush_studies, the node Judge Preference "
+        "opens them; once they are judged, the same command prints the ratings",
+    )
+    group.add_argument(
+        "--study-items",
+        type=int,
+        default=100,
+        metavar="N",
+        help="number of items drawn for each study (default 100)",
+    )
+
+
+def add_run_options(
+    parser: argparse.ArgumentParser, out: str, methods: Sequence[str] = tuple(METHODS)
+) -> None:
+    """Adds the options that every benchmark has, also PocketBench in tools/."""
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=methods,
+        default=list(DEFAULT_METHODS),
+        metavar="METHOD",
+        help=", ".join(methods),
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        help="number of seeds; every method runs with each. From two on, tables show 95 %% intervals",
+    )
+    parser.add_argument("--steps", type=int, help="learning steps (default: the preset's)")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="SPACE.NAME=VALUE",
+        help="learning settings that differ from the preset's, such as attention.objective=guided",
+    )
+    parser.add_argument("--sampling-steps", type=int, default=20)
+    parser.add_argument("--text-scale", type=float, help="s_T (default 7.5, pocket editor 2)")
+    parser.add_argument("--image-scale", type=float, default=1.5, help="s_I")
+    parser.add_argument(
+        "--effects", nargs="+", metavar="EFFECT", help="run only these effects (or items of other benchmarks)"
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit with code 1 if effects or items cannot be read; otherwise they are skipped",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="number of processes, each with its share of the machine's threads",
+    )
+    parser.add_argument(
+        "--ray",
+        action="store_true",
+        help="run on a Ray cluster instead: the one of RAY_ADDRESS, or one started here",
+    )
+    parser.add_argument(
+        "--out",
+        default=out,
+        help=f"folder for results; the same command resumes a stopped run (default {out})",
+    )

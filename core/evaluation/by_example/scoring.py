@@ -1,0 +1,58 @@
+"""Measures the edits of an effect's test images."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ...encoders.clip import ClipModel, image_features
+from ..metrics import direction_distance, image_similarity, psnr, ssim
+from ..perceptual import Perceptual
+from .effects import Effect
+from .methods import Edited
+from .results import Outcome
+
+
+class EffectScorer:
+    """Measures what methods make of an effect. Computes the features of its own images once.
+
+    Args:
+        effect: the training pairs and test images.
+        clip: encoder for Direction and image similarity.
+        perceptual: measures LPIPS; None leaves it out.
+    """
+
+    def __init__(self, effect: Effect, clip: ClipModel, perceptual: Perceptual | None) -> None:
+        self._effect = effect
+        self._clip = clip
+        self._perceptual = perceptual
+        before = self._features([pair.before for pair in effect.train])
+        after = self._features([pair.after for pair in effect.train])
+        self._examples = after - before
+        self._inputs = self._features(effect.inputs)
+
+    def score(self, method: str, seed: int, edited: Edited, seconds: float) -> Outcome:
+        """Returns the figures of a method's images."""
+        pairs = [
+            (image[None], truth[None]) for image, truth in zip(edited.images, self._effect.truth, strict=True)
+        ]
+        lpips = None
+        if self._perceptual:
+            lpips = tuple(float(self._perceptual.distance(image, truth)) for image, truth in pairs)
+        outputs = self._features(edited.images)
+        return Outcome(
+            effect=self._effect.name,
+            scope=self._effect.scope,
+            method=method,
+            seed=seed,
+            psnr=tuple(float(psnr(image, truth)) for image, truth in pairs),
+            ssim=tuple(float(ssim(image, truth)) for image, truth in pairs),
+            lpips=lpips,
+            direction=direction_distance(outputs - self._inputs, self._examples),
+            image_similarity=tuple(image_similarity(self._inputs, outputs).tolist()),
+            init_text=edited.init_text,
+            final_loss=edited.final_loss,
+            seconds=round(seconds, 2),
+        )
+
+    def _features(self, images: Sequence[Tensor]) -> Tensor:
+        return image_features(self._clip, images).cpu()

@@ -1,0 +1,1 @@
+"""Parts that the reports of all benchmarks share: figures, text tables, HTML."""

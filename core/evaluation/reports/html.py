@@ -1,0 +1,58 @@
+"""HTML of the reports. Image files are given relative to the page."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+_STYLE = """
+body{{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1200px;padding:0 1rem;color:#222;
+background:#fff}}
+table{{border-collapse:collapse;margin:1rem 0}}
+th,td{{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #ddd}}
+td:nth-child(-n+2),th:nth-child(-n+2){{text-align:left}}td:nth-child(n+{gray}){{color:#777}}
+.row{{display:flex;gap:4px;align-items:center;margin:2px 0;flex-wrap:wrap}}
+.row b{{width:190px;font-weight:400;font-size:13px}}
+.row img{{width:104px;height:104px;object-fit:cover}}.row b small{{display:block;line-height:1.25}}
+h2{{margin-top:2.5rem}}h3{{margin:1.5rem 0 .3rem}}small{{color:#777}}
+"""
+
+
+def page_head(title: str, about: Mapping[str, Any], gray_from: int) -> list[str]:
+    """Returns the start of a page: style, heading, and what was run.
+
+    Args:
+        title: the benchmark's name.
+        about: settings of the run.
+        gray_from: table columns from this number on, counted from 1, are gray (published figures).
+    """
+    style = _STYLE.format(gray=gray_from)
+    entries = [f"{escape(str(key))}: {escape(str(value))}" for key, value in about.items()]
+    return [
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title>"
+        f"<style>{style}</style><h1>{escape(title)}</h1>",
+        f"<p>{' · '.join(entries)}</p>",
+    ]
+
+
+def table(title: str, heads: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+    """Returns a table under a heading; ``heads`` are the columns of the figures."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("Datasets", "Method", *heads))
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<h2>{escape(title)}</h2><table><tr>{head}</tr>{body}</table>"
+
+
+def method_list(methods: Iterable[tuple[str, str, str]]) -> str:
+    """Returns a list of methods, each given as (name, the paper's name, one line of text)."""
+    items = [f"<li><b>{name}</b> ({title}): {text}</li>" for name, title, text in methods]
+    return f"<ul>{''.join(items)}</ul>"
+
+
+def images(files: Iterable[str]) -> str:
+    """Returns the images without a title."""
+    return "".join(f'<img loading=lazy src="{escape(file)}" alt="">' for file in files)
+
+
+def image_row(title: str, files: Iterable[str], note: str = "") -> str:
+    """Returns images side by side under a title."""
+    small = f"<small>{escape(note)}</small>" if note else ""
+    return f"<div class=row><b>{escape(title)}{small}</b>{images(files)}</div>"

@@ -1,0 +1,194 @@
+"""Where a benchmark's units of work run: in this process, in several processes, or on a Ray cluster."""
+
+import multiprocessing
+import os
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from typing import Any
+
+import torch
+
+from ..errors import DataError, EvaluationError, InstructBrushError, PairError
+from .protocols import BenchmarkSettings, OutcomeWithImages, UnreadableSource, WorkUnit
+from .results import ResultFolder
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Number and kind of the workers."""
+
+    jobs: int = 1
+    """Processes. Each gets its share of the machine's threads."""
+    ray: bool = False
+    """Use a Ray cluster instead: the one of ``RAY_ADDRESS``, or one started on this machine."""
+
+    def check(self) -> None:
+        """Checks that the workers can start.
+
+        Raises:
+            EvaluationError: the number of jobs is out of range, or the ray package is missing.
+        """
+        if self.jobs < 1:
+            raise EvaluationError(f"Benchmark: {self.jobs} jobs are out of range, at least 1 is needed.")
+        if self.ray:
+            _import_ray()
+
+    def run(
+        self, units: Sequence[WorkUnit], settings: BenchmarkSettings, folder: ResultFolder
+    ) -> Iterator[Any]:
+        """Runs the units and stores their outcomes. Yields outcomes and ``UnreadableSource`` objects."""
+        if self.ray:
+            return _on_ray(units, settings, folder)
+        if self.jobs == 1:
+            return _in_this_process(units, settings, folder)
+        return _in_processes(units, settings, folder, self.jobs)
+
+
+IN_THIS_PROCESS = Workers()
+
+
+def _run_unit(unit: WorkUnit, settings: BenchmarkSettings) -> Iterator[OutcomeWithImages | UnreadableSource]:
+    try:
+        loaded = unit.source.load()
+    except (DataError, EvaluationError, PairError) as error:
+        yield UnreadableSource(unit.source.name, error)
+        return
+    yield from settings.work(unit, loaded)
+
+
+def _in_this_process(
+    units: Sequence[WorkUnit], settings: BenchmarkSettings, folder: ResultFolder
+) -> Iterator[Any]:
+    for unit in units:
+        for result in _run_unit(unit, settings):
+            if isinstance(result, UnreadableSource):
+                yield result
+                continue
+            outcome, images = result
+            folder.write(outcome, images)
+            yield outcome
+
+
+def _in_processes(
+    units: Sequence[WorkUnit], settings: BenchmarkSettings, folder: ResultFolder, jobs: int
+) -> Iterator[Any]:
+    """Each process stores its own outcomes, so that nothing is lost when one of them dies."""
+    context = multiprocessing.get_context("spawn")
+    tasks = context.Queue()
+    messages = context.Queue()
+    # Sums differ in their last digits with the number of threads, so this number must not depend on how
+    # many units are left.
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    jobs = min(jobs, len(units))
+    for unit in (*units, *[None] * jobs):
+        tasks.put(unit)
+    arguments = (tasks, messages, settings, folder, threads)
+    processes = [context.Process(target=_worker_process, args=arguments, daemon=True) for _ in range(jobs)]
+    for process in processes:
+        process.start()
+    running = jobs
+    try:
+        while running:
+            try:
+                message = messages.get(timeout=1.0)
+            except queue.Empty:
+                dead = next((process for process in processes if process.exitcode), None)
+                if dead is not None:
+                    raise EvaluationError(
+                        f"A worker process of the benchmark died (exit code {dead.exitcode}), perhaps from "
+                        "lack of memory. Finished results are kept: start again, with fewer --jobs."
+                    ) from None
+                continue
+            if message is None:
+                running -= 1
+            elif isinstance(message, InstructBrushError):
+                raise message
+            else:
+                yield message
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _worker_process(
+    tasks: Any, messages: Any, settings: BenchmarkSettings, folder: ResultFolder, threads: int
+) -> None:
+    """Runs units until it gets None. Sends outcomes, then None, or the error that ended it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        # A killed parent cannot end its workers, so each worker watches the parent.
+        threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
+    torch.set_num_threads(threads)
+    try:
+        while (unit := tasks.get()) is not None:
+            for outcome in _in_this_process([unit], settings, folder):
+                messages.put(outcome)
+        messages.put(None)
+    except InstructBrushError as error:
+        messages.put(error)
+    except KeyboardInterrupt:
+        pass  # the parent gets the interrupt too and reports it
+
+
+def _exit_with(parent_sentinel: int) -> None:
+    wait([parent_sentinel])
+    os._exit(1)
+
+
+def _on_ray(units: Sequence[WorkUnit], settings: BenchmarkSettings, folder: ResultFolder) -> Iterator[Any]:
+    """Runs a Ray task per unit. Stores the outcomes here, so the workers need no access to the folder."""
+    ray = _import_ray()
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
+    gpus = 1 if settings.device.startswith("cuda") else 0
+    remote = ray.remote(num_cpus=1, num_gpus=gpus, num_returns="streaming")(_run_unit_on_ray)
+    streams = [remote.remote(unit, settings) for unit in units]
+    try:
+        while streams:
+            ready_streams, _ = ray.wait(streams, num_returns=1)
+            ready = ready_streams[0]
+            try:
+                result = ray.get(next(ready))
+            except StopIteration:
+                streams.remove(ready)
+                continue
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, InstructBrushError):
+                    raise error.cause from error
+                raise
+            if isinstance(result, UnreadableSource):
+                yield result
+                continue
+            outcome, images = result
+            folder.write(outcome, [torch.from_numpy(image.copy()) for image in images])
+            yield outcome
+    finally:
+        for stream in streams:
+            ray.cancel(stream)
+
+
+def _run_unit_on_ray(
+    unit: WorkUnit, settings: BenchmarkSettings
+) -> Iterator[tuple[Any, list[Any]] | UnreadableSource]:
+    torch.set_num_threads(1)
+    for result in _run_unit(unit, settings):
+        if isinstance(result, UnreadableSource):
+            yield result
+        else:
+            outcome, images = result
+            yield outcome, [image.numpy() for image in images]
+
+
+def _import_ray() -> Any:
+    try:
+        import ray  # pyright: ignore[reportMissingImports] (optional)
+    except ImportError as error:
+        raise EvaluationError(
+            "Benchmark: --ray needs the ray package, which is not installed. "
+            "Run: pip install ray, or use --jobs."
+        ) from error
+    return ray
