@@ -11,6 +11,8 @@ from ..core.learning.init_text.phrases import PHRASES, unique_phrases
 from ..core.learning.init_text.vocabulary import POCKET
 from ..core.pairs.pairs import EditPairs
 from .comfy.encoders import open_clip as clips
+from .comfy.encoders.progress import node_progress
+from .comfy.encoders.residency import prepare
 from .comfy.folders import paths
 from .shared.node import Choice, FileFingerprints, NameChoice, Node, check_names
 from .shared.socket_types import OpenClip, Pairs
@@ -171,7 +173,7 @@ class UniquePhrasesNode(Node):
         word_lists: str,
         similarity_scale: float = 1.0,
     ) -> io.NodeOutput:
-        clips.prepare(open_clip)
+        prepare(open_clip)
         found = unique_phrases(
             open_clip,
             pairs,
@@ -180,7 +182,7 @@ class UniquePhrasesNode(Node):
             scale=similarity_scale,
             lists=None if word_lists == _AUTO else word_lists.split(", "),
             cache=clips.cache_folder(),
-            progress=clips.progress_of(cls.hidden.unique_id),
+            progress=node_progress(cls.hidden.unique_id),
         )
         table = found.describe()
         return io.NodeOutput(found.init_text, table, ui={"text": [table]})
@@ -288,11 +290,11 @@ class CaptionInit(Node):
         weight_decay: float = 0.1,
         batch_size: int = 1,
     ) -> io.NodeOutput:
-        clips.prepare(open_clip)
+        prepare(open_clip)
         settings = CaptionSettings(
             tokens, steps or default_steps(open_clip), learning_rate, weight_decay, batch_size, seed
         )
-        show = clips.progress_of(cls.hidden.unique_id)
+        show = node_progress(cls.hidden.unique_id)
         with torch.inference_mode(False):
             images = [pair.after.clone() for pair in pairs]
             caption = caption_images(open_clip, images, settings, lambda done, total, _: show(done, total))

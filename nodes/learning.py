@@ -1,18 +1,16 @@
 """The nodes that learn: keys and values of every layer (InstructBrush), and text states (Visii)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 
 from ..core.encoders.clip import OpenClipModel
-from ..core.learning.objective import Direction
 from ..core.learning.settings import POCKET, POCKET_TEXT, PRESETS, LearningSettings, preset_for
-from ..core.pairs.pairs import EditPairs, thumbnail
-from .comfy.encoders import open_clip as clips
-from .comfy.learning.session import LearningSession
+from ..core.pairs.pairs import EditPair, EditPairs, thumbnail
+from .comfy.learning.session import Display, LearningInputs, LearningSession
 from .comfy.models.description import describe
+from .comfy.types import Clip, Model, Vae
 from .shared import learning_inputs as inputs
 from .shared.guidance_scales import DEFAULT_SCALE, scale_for
 from .shared.node import Choice, Node
@@ -121,9 +119,9 @@ class LearnInstruction(Node):
     @classmethod
     def execute(
         cls,
-        model: Any,
-        clip: Any,
-        vae: Any,
+        model: Model,
+        clip: Clip,
+        vae: Vae,
         pairs: EditPairs,
         init_text: str,
         preset: str,
@@ -163,16 +161,12 @@ class LearnInstruction(Node):
                 seed=seed,
             )
         else:
-            settings = _preset(family.name, "attention", preset, seed)
-        return _learn(
-            cls.hidden.unique_id,
-            Sources(model, clip, vae, pairs, init_text),
-            settings,
-            preview_every,
-            hold_out,
-            gradient_checkpointing,
-            resume,
+            settings = _settings(family.name, "attention", preset, seed)
+        used, watched = _watched(pairs, hold_out)
+        run_inputs = LearningInputs(
+            model, clip, vae, used, watched, init_text, settings, checkpointing=gradient_checkpointing
         )
+        return _learn(run_inputs, Display(cls.hidden.unique_id, preview_every), resume)
 
 
 class LearnTextInstruction(Node):
@@ -270,9 +264,9 @@ class LearnTextInstruction(Node):
     @classmethod
     def execute(
         cls,
-        model: Any,
-        clip: Any,
-        vae: Any,
+        model: Model,
+        clip: Clip,
+        vae: Vae,
         pairs: EditPairs,
         init_text: str,
         preset: str,
@@ -312,58 +306,26 @@ class LearnTextInstruction(Node):
                 seed=seed,
             )
         else:
-            settings = _preset(family.name, "text", preset, seed)
-        if open_clip is None:
-            settings = replace(settings, direction_weight=0.0)
-        sources = Sources(model, clip, vae, pairs, init_text, open_clip)
-        return _learn(
-            cls.hidden.unique_id, sources, settings, preview_every, hold_out, gradient_checkpointing, resume
+            settings = _settings(family.name, "text", preset, seed)
+        used, watched = _watched(pairs, hold_out)
+        run_inputs = LearningInputs(
+            model, clip, vae, used, watched, init_text, settings, open_clip, gradient_checkpointing
         )
+        return _learn(run_inputs, Display(cls.hidden.unique_id, preview_every), resume)
 
 
-@dataclass(frozen=True)
-class Sources:
-    """What a learning node was given."""
-
-    model: Any
-    clip: Any
-    vae: Any
-    pairs: EditPairs
-    init_text: str
-    open_clip: OpenClipModel | None = None
+def _settings(family: str, space: str, preset: str, seed: int) -> LearningSettings:
+    settings = preset_for(family, space) if preset == _AUTO else PRESETS[space][preset]
+    return replace(settings, seed=seed)
 
 
-def _preset(family: str, space: str, name: str, seed: int) -> LearningSettings:
-    return replace(preset_for(family, space) if name == _AUTO else PRESETS[space][name], seed=seed)
+def _watched(pairs: EditPairs, hold_out: int) -> tuple[EditPairs, EditPair]:
+    """The pairs to learn from, and the pair to preview: the one that is held out, or the first one."""
+    if not hold_out:
+        return pairs, pairs[0]
+    return pairs.without(hold_out - 1), pairs[(hold_out - 1) % len(pairs)]
 
 
-def _learn(
-    node: str,
-    sources: Sources,
-    settings: LearningSettings,
-    preview_every: int,
-    hold_out: int,
-    checkpointing: bool,
-    resume: bool,
-) -> io.NodeOutput:
-    pairs = sources.pairs
-    watched = pairs[(hold_out - 1) % len(pairs) if hold_out else 0]
-    learned_from = pairs.without(hold_out - 1) if hold_out else pairs
-    direction = None
-    if sources.open_clip is not None and settings.direction_weight:
-        clips.prepare(sources.open_clip)
-        with torch.inference_mode(False):  # autograd refuses what is made in inference mode
-            direction = Direction.of(learned_from, sources.open_clip)
-    session = LearningSession(
-        sources.model,
-        sources.clip,
-        sources.vae,
-        learned_from,
-        watched,
-        sources.init_text,
-        settings,
-        checkpointing,
-        direction,
-    )
-    instruction, summary = session.run(node, preview_every, resume)
-    return io.NodeOutput(with_thumbnail(instruction, thumbnail(learned_from)), ui={"learning": [summary]})
+def _learn(inputs: LearningInputs, display: Display, resume: bool) -> io.NodeOutput:
+    instruction, summary = LearningSession(inputs).run(display, resume)
+    return io.NodeOutput(with_thumbnail(instruction, thumbnail(inputs.pairs)), ui={"learning": [summary]})

@@ -1,4 +1,4 @@
-"""A learning run on disk: stopped here, continued exactly there."""
+"""Checkpoints of learning and fine-tuning runs, from which a run continues exactly."""
 
 import json
 import time
@@ -15,41 +15,41 @@ from ..storage.files import write_elsewhere, write_tensors
 from ..storage.json_text import parse_json
 
 CHECKPOINT_SECONDS = 10.0
-"""Seconds of learning to the first checkpoint."""
+"""Least seconds before the first checkpoint, and between two."""
+# Largest share of a run's time that is spent on checkpoints.
 _SHARE = 0.02
-"""Of a run's time that goes into checkpoints, at most."""
 _IDENTITY_KEY = "instructbrush.identity"
+# Key of older checkpoints, which hold only a digest of their run's identity.
 _OLDER_KEY = "instructbrush.run"
-"""Of checkpoints that say by a digest alone which run they belong to."""
+# Longest value that a message shows, in characters. Digests are longer.
 _SHORT = 40
-"""Characters of a value that a message shows; digests are longer."""
 
 
 class Resumable(Protocol):
     """A run that can be saved between two steps: learning an instruction, or fine-tuning a model."""
 
     def identity(self) -> Mapping[str, Any]:
-        """What a checkpoint must agree with: plain values, by the names that users know them by."""
+        """What a checkpoint must agree with: JSON values by names that users know."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """Everything needed to continue exactly, with the number of steps as ``steps_done``."""
+        """Everything that is needed to continue exactly, with the number of steps as ``steps_done``."""
         ...
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from :meth:`state`.
+        """Continues from ``state``.
 
         Raises:
-            ValueError: it is no state of this run. The run is as it was.
+            ValueError: the state does not fit this run. Nothing is changed then.
         """
         ...
 
 
 def save_checkpoint(trainer: Resumable, path: str | Path) -> Path:
-    """Write the run's state, atomically, over an older one.
+    """Writes the run's state atomically, over an older checkpoint.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the file cannot be written.
     """
     path = Path(path)
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in trainer.state().items()}
@@ -58,24 +58,30 @@ def save_checkpoint(trainer: Resumable, path: str | Path) -> Path:
 
 
 def keep_checkpoint(trainer: Resumable, path: Path) -> str:
-    """Write the state of a run that ends here; elsewhere where it cannot be written to ``path``. Returns what a user should know then, else ""."""
+    """Writes the state of a run that ends early, to another folder if ``path`` cannot be written.
+
+    Returns:
+        A message for the user if the checkpoint is not at ``path``, else "".
+    """
     try:
         save_checkpoint(trainer, path)
     except (StorageError, OSError) as error:
         kept = write_elsewhere(path.name, lambda place: save_checkpoint(trainer, place))
-        return f"{error} {f'The checkpoint was kept as {kept}: move it there to go on.' if kept else 'The checkpoint could be kept nowhere else.'}"
+        if kept:
+            return f"{error} The checkpoint is kept as {kept}: move it there to resume."
+        return f"{error} The checkpoint could not be kept elsewhere."
     return ""
 
 
 def load_checkpoint(
     trainer: Resumable, path: str | Path, otherwise: str = "Remove it to begin anew."
 ) -> None:
-    """Continue a run in a trainer that was made alike: :meth:`Resumable.identity` says in what.
+    """Continues a run from its checkpoint.
 
     Args:
-        trainer: stays as it is where the checkpoint cannot be used.
-        path: of the checkpoint.
-        otherwise: what a user can do where it cannot be used, for the message.
+        trainer: a run of the same identity. It is unchanged if the checkpoint cannot be used.
+        path: the checkpoint.
+        otherwise: what a user can do if the checkpoint cannot be used, for the message.
 
     Raises:
         LearningError: the file is missing or damaged, or belongs to another run.
@@ -95,23 +101,21 @@ def load_checkpoint(
 
 
 def find_checkpoint(trainer: Resumable, folder: Path, pattern: str, most_steps: int) -> Path | None:
-    """The newest checkpoint in a folder that a run can go on from, whatever its name.
+    """Finds the newest checkpoint in a folder that a run can resume from.
 
     Args:
         trainer: the run.
         folder: where to look.
-        pattern: of the names that checkpoints have there.
-        most_steps: one that is further counts as none.
+        pattern: glob pattern of the checkpoints' names.
+        most_steps: checkpoints with more steps are ignored.
     """
     found: list[tuple[int, Path]] = []
     identity = trainer.identity()
     for path in folder.glob(pattern):
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
-                if (
-                    not _difference(file.metadata() or {}, identity)
-                    and int(file.get_tensor("steps_done")) <= most_steps
-                ):
+                same_run = not _difference(file.metadata() or {}, identity)
+                if same_run and int(file.get_tensor("steps_done")) <= most_steps:
                     found.append((path.stat().st_mtime_ns, path))
         except (SafetensorError, OSError, ValueError, RuntimeError, OverflowError):
             continue
@@ -119,68 +123,74 @@ def find_checkpoint(trainer: Resumable, folder: Path, pattern: str, most_steps: 
 
 
 def _difference(metadata: Mapping[str, str], now: Mapping[str, Any]) -> str:
-    """In what a checkpoint differs from a run, to follow its name; empty where it belongs to the run."""
+    """Says how a checkpoint differs from a run, as words that follow its name; empty if it belongs to the run.
+
+    Raises:
+        ValueError: the checkpoint's identity cannot be read.
+    """
+    if _OLDER_KEY in metadata and _IDENTITY_KEY not in metadata:
+        return "was written by an older version, which this one cannot resume"
     if _IDENTITY_KEY not in metadata:
-        return (
-            "was written by an older version, and cannot be gone on with"
-            if _OLDER_KEY in metadata
-            else "is no checkpoint of a learning run"
-        )
-    was, wanted = parse_json(metadata[_IDENTITY_KEY]), parse_json(json.dumps(now))
+        return "is not a checkpoint of a learning run"
+    was = parse_json(metadata[_IDENTITY_KEY])
     if not isinstance(was, dict):
         raise ValueError("it does not say which run it belongs to")
-    names = [name for name in (*wanted, *was) if was.get(name) != wanted.get(name)]
-    told = [_changed(name, was.get(name), wanted.get(name)) for name in dict.fromkeys(names)]
-    return (
-        f"belongs to another run: {', '.join(told)} {'differs' if len(told) == 1 else 'differ'}"
-        if told
-        else ""
-    )
+    wanted = parse_json(json.dumps(now))
+    names = [name for name in dict.fromkeys((*wanted, *was)) if was.get(name) != wanted.get(name)]
+    if not names:
+        return ""
+    changes = ", ".join(_changed(name, was.get(name), wanted.get(name)) for name in names)
+    return f"belongs to another run: {changes} {'differs' if len(names) == 1 else 'differ'}"
 
 
 def _changed(name: str, was: Any, now: Any) -> str:
-    shown = [json.dumps(value, ensure_ascii=False) for value in (was, now)]
-    return (
-        name if any(len(value) > _SHORT for value in shown) else f"{name} ({shown[0]} there, {shown[1]} here)"
-    )
+    there = json.dumps(was, ensure_ascii=False)
+    here = json.dumps(now, ensure_ascii=False)
+    if max(len(there), len(here)) > _SHORT:
+        return name
+    return f"{name} ({there} there, {here} here)"
 
 
-class Keeper:
-    """Checkpoints on the way: the first one soon, then as often as their cost allows. Where none can be written, the run goes on.
+class CheckpointSchedule:
+    """Writes checkpoints during a run: the first one soon, then as often as their cost allows. A checkpoint that cannot
+    be written does not stop the run.
 
     Args:
-        save: writes one.
-        tell: takes a sentence: checkpoints cannot be written, or can be written again.
-        every: seconds to the first one, and between two at least.
+        save: writes a checkpoint.
+        tell: receives a sentence when checkpoints cannot be written, or can be written again.
+        every: least seconds before the first checkpoint, and between two.
     """
 
     def __init__(
         self, save: Callable[[], object], tell: Callable[[str], None], every: float = CHECKPOINT_SECONDS
     ) -> None:
-        self._save, self._tell, self._every = save, tell, every
+        self._save = save
+        self._tell = tell
+        self._every = every
         self._next = time.monotonic() + every
         self._failure = ""
 
-    def offer(self) -> None:
-        """Write a checkpoint if it is time for one; to be called between two steps."""
+    def save_if_due(self) -> None:
+        """Writes a checkpoint if it is time for one. Call it between two steps."""
         began = time.monotonic()
         if began < self._next:
             return
+        failure = ""
         try:
             self._save()
-            failure = ""
         except (StorageError, OSError) as error:
             failure = str(error)
         if failure and failure != self._failure:
-            self._tell(f"{failure} Learning goes on, and what it learns is in memory alone for now.")
+            self._tell(f"{failure} Learning continues; what it learns is only in memory for now.")
         elif self._failure and not failure:
             self._tell("The checkpoint can be written again.")
         now = time.monotonic()
-        self._failure, self._next = failure, now + max(self._every, (now - began) / _SHARE)
+        self._failure = failure
+        self._next = now + max(self._every, (now - began) / _SHARE)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What AdamW keeps of each parameter, as ``optimiser.{entry}.{parameter}``."""
+    """AdamW's state of each parameter, as ``optimiser.{entry}.{parameter}``."""
     return {
         f"optimiser.{entry}.{name}": torch.as_tensor(value)
         for name, parameter in parameters.items()
@@ -191,7 +201,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, T
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> None:
-    """Give an optimizer back what :func:`optimizer_state` took; other tensors of ``state`` are left alone."""
+    """Restores what ``optimizer_state`` returned; ignores other tensors of ``state``."""
     for name, parameter in parameters.items():
         entries = {entry: state[key].clone() for entry, key in _entries(name).items() if key in state}
         # AdamW keeps its step counter on the CPU, unless its steps can be recorded.
@@ -208,15 +218,15 @@ def check_tensors(
     expected: Mapping[str, Tensor],
     parameters: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """See that a state has exactly the tensors that it should have.
+    """Checks that a state has exactly the expected tensors.
 
     Args:
-        state: to be checked.
-        expected: all but the optimizer's; their values do not matter.
-        parameters: what an optimizer moves, where there is one. Of one that had no gradient yet it keeps nothing.
+        state: the state.
+        expected: tensors of the right shape and type, without the optimizer's; their values do not matter.
+        parameters: the optimizer's parameters. A parameter that had no gradient yet has no optimizer state.
 
     Raises:
-        ValueError: one is missing, unknown, of another shape or type, not finite, or none that AdamW makes.
+        ValueError: a tensor is missing, unknown, of another shape or type, not finite, or impossible for AdamW.
     """
     expected = dict(expected)
     for name, parameter in (parameters or {}).items():

@@ -1,18 +1,31 @@
-"""How a learning step fits into the device's memory: all samples at once, with recomputed activations, or a few samples after another."""
+"""Fits a learning step into the device's memory: all samples at once, with recomputed activations, or in chunks."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-_ACTIVATIONS = {"pocket": 14_000, "sd15": 183_000, "sd21": 172_000, "sdxl": 337_000, "cosxl": 337_000}
+import torch
+from torch import Tensor
+
+from ..devices import free_memory, is_out_of_memory
+from ..editing.denoiser import Denoiser
+from ..errors import LearningError
+from .cuda_graph import Replay
+
+logger = logging.getLogger(__name__)
+
+ACTIVATION_BYTES = {"pocket": 14_000, "sd15": 183_000, "sd21": 172_000, "sdxl": 337_000, "cosxl": 337_000}
 """Bytes that the backward pass keeps for one latent pixel of one sample, in half precision."""
+# Share of these bytes that remains when blocks recompute their activations. Measured: 54 of 181 kB, SD1.5 at 512 and
+# at 768 pixels.
 _RECOMPUTED = 0.3
-"""Share of it that is left where blocks recompute their activations (measured: 54 of 181 kB, SD1.5 at 512 and at 768 px)."""
+# Room for everything else that a step allocates, and for other programs.
 _SPARE = 400 * 2**20
-"""For what else a step allocates, and for what other programs may take meanwhile."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How a step goes through its samples. Every plan learns the same, but for rounding."""
+    """How a step goes through its samples. Every plan learns the same, except for rounding."""
 
     rows: int
     """Samples that go through the model at once."""
@@ -20,27 +33,100 @@ class MemoryPlan:
     """Blocks recompute their activations in the backward pass: about a third slower, a third of the memory."""
 
     def smaller(self) -> "MemoryPlan | None":
-        """The next plan that needs less memory, if there is one."""
+        """The next plan that needs less memory, or None."""
         if not self.checkpointing:
             return replace(self, checkpointing=True)
         return replace(self, rows=(self.rows + 1) // 2) if self.rows > 1 else None
 
 
+class StepMemory:
+    """Runs steps by the fastest plan that fits into memory, and by a smaller one after memory ran out.
+
+    Args:
+        denoiser: the model; its ``checkpointing`` follows the plan.
+        pixels: h x w of the largest latent.
+        samples: samples of a step.
+        replay: runs a step on its inputs.
+    """
+
+    def __init__(self, denoiser: Denoiser, pixels: int, samples: int, replay: Replay) -> None:
+        self._denoiser = denoiser
+        self._pixels = pixels
+        self._samples = samples
+        self._replay = replay
+        self.plan: MemoryPlan | None = None
+
+    def run(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Runs one step on its inputs and returns the loss.
+
+        Raises:
+            LearningError: a single sample with recomputed activations does not fit.
+        """
+        if self.plan is None:
+            self._follow(self._first_plan())
+        while True:
+            try:
+                return self._replay(inputs)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                smaller = self._smaller_plan()
+                if smaller is None:
+                    raise LearningError(self._too_large()) from error
+            # Outside of the except block the failed step's tensors are freed.
+            self._follow(smaller)
+            torch.cuda.empty_cache()
+            logger.info("InstructBrush: memory ran out; learning continues with %s", smaller)
+
+    def _first_plan(self) -> MemoryPlan:
+        return plan_memory(
+            self._family,
+            self._pixels,
+            self._samples,
+            self._denoiser.dtype.itemsize,
+            free_memory(self._denoiser.device),
+            self._denoiser.checkpointing,
+        )
+
+    def _smaller_plan(self) -> MemoryPlan | None:
+        # Recordings of other sizes hold memory, too: without them the same plan may fit.
+        if self._replay.forget():
+            return self.plan
+        return None if self.plan is None else self.plan.smaller()
+
+    def _follow(self, plan: MemoryPlan) -> None:
+        self.plan = plan
+        self._denoiser.checkpointing = plan.checkpointing
+        self._replay.forget()
+
+    def _too_large(self) -> str:
+        free = free_memory(self._denoiser.device) or 0
+        fits = largest_side(self._family, self._denoiser.dtype.itemsize, free)
+        return (
+            f"Learning: these images are too large for the device's memory ({free / 2**30:.1f} GiB free). "
+            f"Use images of at most {fits} x {fits} pixels."
+        )
+
+    @property
+    def _family(self) -> str:
+        return self._denoiser.description.family.name
+
+
 def plan_memory(
-    family: str, pixels: int, rows: int, itemsize: int, free: int | None, checkpointing: bool = False
+    family: str, pixels: int, samples: int, itemsize: int, free: int | None, checkpointing: bool = False
 ) -> MemoryPlan:
-    """The fastest plan that fits, by what families are known to need; where none is known to fit, the smallest.
+    """The fastest plan that fits, by what families are known to need; the smallest one if none fits.
 
     Args:
         family: name of the model's family.
-        pixels: of the largest latent, h x w.
-        rows: samples of a step.
+        pixels: h x w of the largest latent.
+        samples: samples of a step.
         itemsize: bytes of a number in the model's dtype.
-        free: bytes free on the device once the weights are there; None where nobody knows.
+        free: free bytes on the device once the weights are loaded; None if unknown.
         checkpointing: recompute activations in any case.
     """
-    plan = MemoryPlan(rows, checkpointing)
-    while free is not None and _needed(family, pixels, plan, itemsize) > free:
+    plan = MemoryPlan(samples, checkpointing)
+    while free is not None and bytes_needed(family, pixels, plan, itemsize) > free:
         smaller = plan.smaller()
         if smaller is None:
             break
@@ -49,13 +135,14 @@ def plan_memory(
 
 
 def largest_side(family: str, itemsize: int, free: int) -> int:
-    """The side of the largest square image that the smallest plan has room for, in pixels, a multiple of 64."""
+    """Side of the largest square image that the smallest plan has room for, in pixels, a multiple of 64."""
     side = 64
-    while _needed(family, ((side + 64) // 8) ** 2, MemoryPlan(1, True), itemsize) <= free:
+    while bytes_needed(family, ((side + 64) // 8) ** 2, MemoryPlan(1, True), itemsize) <= free:
         side += 64
     return side
 
 
-def _needed(family: str, pixels: int, plan: MemoryPlan, itemsize: int) -> float:
-    kept = _ACTIVATIONS.get(family, _ACTIVATIONS["sdxl"]) * itemsize / 2
+def bytes_needed(family: str, pixels: int, plan: MemoryPlan, itemsize: int) -> float:
+    """Bytes that a step needs beside the weights. Unknown families count as SDXL."""
+    kept = ACTIVATION_BYTES.get(family, ACTIVATION_BYTES["sdxl"]) * itemsize / 2
     return kept * (_RECOMPUTED if plan.checkpointing else 1) * pixels * plan.rows + _SPARE

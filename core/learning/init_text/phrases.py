@@ -12,7 +12,8 @@ from torch import Tensor
 from ...encoders.clip import ClipModel, image_features
 from ...errors import LearningError
 from ...pairs.pairs import EditPairs
-from .vocabulary import CHUNK, Progress, encode_phrases, list_features, lists_for
+from ...progress import Progress
+from .vocabulary import CHUNK, encode_phrases, list_features, lists_for
 
 CANDIDATES = 2048
 """Phrases of the vocabulary that a caption is chained from."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,12 +11,10 @@ from torch import Tensor
 
 from ...encoders.clip import POCKET_NAME, ClipModel, text_features
 from ...errors import LearningError, ModelError, StorageError
+from ...progress import Progress
 from ...storage.files import write_tensors
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
-"""Called with what is done and what there is to do; may raise to cancel."""
 
 POCKET = "pocket"
 INTERROGATOR = ("flavors", "mediums", "movements", "artists", "trending")

@@ -19,7 +19,7 @@ from ....core.learning.run import RunCallbacks, learn
 from ....core.learning.settings import LearningSettings
 from ....core.learning.trainer import Trainer
 from ....core.pairs.pairs import EditPair, EditPairs, thumbnail
-from ..encoders import open_clip as clips
+from ..encoders.residency import prepare
 from ..models.description import describe
 from ..sampling.comfy_denoiser import ComfyDenoiser
 from ..sampling.latents import encode_condition, encode_image
@@ -136,7 +136,7 @@ class LearningSession:
 
 def _direction(inputs: LearningInputs, context_width: int) -> tuple[LearningSettings, Direction | None]:
     if inputs.open_clip is not None and inputs.settings.direction_weight:
-        clips.prepare(inputs.open_clip)
+        prepare(inputs.open_clip)
     # Autograd refuses tensors that are made in inference mode.
     with torch.inference_mode(False):
         return with_direction(inputs.settings, inputs.pairs, inputs.open_clip, context_width)

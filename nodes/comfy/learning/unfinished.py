@@ -1,4 +1,4 @@
-"""What a learning run leaves when it is stopped: a checkpoint and an instruction of what was learned so far, in ``output/instructions/unfinished``."""
+"""Files of a stopped learning run, in ``output/instructions/unfinished``: a checkpoint and an instruction."""
 
 import logging
 import os
@@ -26,48 +26,56 @@ class Unfinished:
     """
 
     def __init__(self, trainer: Trainer, image: Image.Image) -> None:
-        self._trainer, self._image = trainer, image
-        folder, name = paths.unfinished(), trainer.digest()[:12]
-        self._checkpoint, self._instruction = folder / f"{name}.checkpoint", folder / f"{name}{paths.SUFFIX}"
+        self._trainer = trainer
+        self._image = image
+        folder = paths.unfinished()
+        name = trainer.request.digest()[:12]
+        self._checkpoint = folder / f"{name}.checkpoint"
+        self._instruction = folder / f"{name}{paths.SUFFIX}"
         self._damaged = folder / f"{name}.damaged"
 
-    def take_up(self) -> str:
-        """Go on from the checkpoint, where there is one. One that is damaged is set aside. Returns what a user should know."""
+    def resume(self) -> str:
+        """Resumes from the checkpoint, if there is one. Sets a damaged one aside.
+
+        Returns:
+            What the user should know, or "".
+        """
         if not os.path.exists(self._checkpoint):
             return ""
         try:
-            load_checkpoint(self._trainer, self._checkpoint, "Learning begins anew.")
+            load_checkpoint(self._trainer, self._checkpoint, "Learning starts anew.")
         except LearningError as error:
             with suppress(OSError):
                 self._checkpoint.replace(self._damaged)
             logging.warning("InstructBrush: %s", error)
             return str(error)
-        done, wanted = self._trainer.steps_done, self._trainer.settings.steps
-        logging.info("InstructBrush: going on from step %d of a run that was stopped.", done)
+        done = self._trainer.steps_done
+        wanted = self._trainer.settings.steps
+        logging.info("InstructBrush: resuming a stopped run at step %d.", done)
+        if done <= wanted:
+            return ""
         return (
-            f"{done} steps were done before, and count although {wanted} are asked for"
-            if done > wanted
-            else ""
+            f"the stopped run already has {done} steps, more than the {wanted} asked for; all of them count"
         )
 
     def save_checkpoint(self) -> None:
-        """Write the checkpoint.
+        """Writes the checkpoint.
 
         Raises:
             WorthlessError: the loss is not finite.
-            StorageError: it cannot be written.
+            StorageError: the file cannot be written.
         """
         self._trainer.check_finite()
         save_checkpoint(self._trainer, self._checkpoint)
 
     def keep(self, why: str) -> str:
-        """Write both files, elsewhere where they cannot be written here.
+        """Writes both files, to another folder if they cannot be written here.
 
         Args:
-            why: the run ends.
+            why: why the run ends.
 
         Returns:
-            What became of them, for the user; empty where there was nothing worth keeping.
+            A message for the user; "" if there is nothing worth keeping.
         """
         steps = self._trainer.steps_done
         if not steps:
@@ -81,12 +89,15 @@ class Unfinished:
         except (StorageError, OSError) as error:
             kept = write_elsewhere("unfinished", self._write)
             where = (
-                f"It was kept in {kept}; move both files to {_PLACE} to go on"
+                f"It is kept in {kept}; move both files to {_PLACE} to resume"
                 if kept
-                else "It could be kept nowhere else"
+                else "It could not be kept elsewhere"
             )
             return f"{why} at step {steps}. {error} {where}"
-        return f"{why} at step {steps}, kept as {_PLACE}/{self._instruction.name}; run it again with the same settings to go on"
+        return (
+            f"{why} at step {steps}, kept as {_PLACE}/{self._instruction.name}; "
+            "run it again with the same settings to resume"
+        )
 
     def _write(self, folder: Path) -> None:
         save_checkpoint(self._trainer, folder / self._checkpoint.name)
@@ -94,7 +105,7 @@ class Unfinished:
         save_instruction(instruction, folder / self._instruction.name, overwrite=True, thumbnail=self._image)
 
     def remove(self) -> None:
-        """Remove what the run left earlier: it came to its end, or must not be gone on with."""
+        """Removes the files of earlier attempts: the run is complete, or its checkpoint must not be resumed from."""
         for file in (self._checkpoint, self._instruction, self._damaged):
             with suppress(OSError):
                 file.unlink(missing_ok=True)

@@ -133,20 +133,20 @@ def test_the_clip_is_held_by_comfyui_and_can_be_learned_with_after_inference_mod
     assert not any(
         parameter.is_inference() or parameter.requires_grad for parameter in clip.module.parameters()
     )
-    rooms = comfy.pack("nodes.comfy.encoders.open_clip")
+    residency = comfy.pack("nodes.comfy.encoders.residency")
     with torch.inference_mode():
         clip.module.ln_final.weight = torch.nn.Parameter(
             clip.module.ln_final.weight.clone(), requires_grad=False
         )
-        rooms.prepare(clip)
+        residency.prepare(clip)
     assert not clip.module.ln_final.weight.is_inference()
     assert any(
         each.model is not None and each.model.model is clip.module
         for each in management.current_loaded_models
     )
     with torch.inference_mode():
-        rooms.prepare(clip)
-    held = weakref.ref(comfy.pack("nodes.comfy.encoders.residency")._patchers[clip])
+        residency.prepare(clip)
+    held = weakref.ref(residency.patchers[clip])
     assert (
         sum(
             each.model is not None and each.model.model is clip.module

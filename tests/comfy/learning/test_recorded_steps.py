@@ -25,12 +25,16 @@ def run(comfy, sizes, enabled=True, steps=30, predict=None):
     )
     latents = comfy.pack("core.learning.objective").PairLatents(before, after)
     settings = comfy.pack("core.learning.settings").LearningSettings(steps=steps, tokens=4)
+    context, null_context = editor.encode_text(["make it snow", ""])
+    requests = comfy.pack("core.learning.request")
     trainer = comfy.pack("core.learning.trainer").Trainer(
-        editor.denoiser, latents, *editor.encode_text(["make it snow", ""]), settings
+        requests.LearningRequest(
+            editor.denoiser, latents, requests.InitText("make it snow", context), null_context, settings
+        )
     )
-    trainer._update.enabled = enabled
+    trainer.replay.enabled = enabled
     recordings = []
-    trainer.run(lambda done, total: recordings.append(len(trainer._update._recordings)))
+    trainer.run(lambda done, total: recordings.append(len(trainer.replay._recordings)))
     return trainer, recordings[-1]
 
 
@@ -38,7 +42,7 @@ def run(comfy, sizes, enabled=True, steps=30, predict=None):
 def test_recorded_steps_learn_what_eager_ones_learn(comfy, sizes):
     recorded, count = run(comfy, sizes)
     eager, none = run(comfy, sizes, enabled=False)
-    assert recorded._update.enabled and (count == 1 if len(set(sizes)) == 1 else count > 1) and none == 0
+    assert recorded.replay.enabled and (count == 1 if len(set(sizes)) == 1 else count > 1) and none == 0
     assert recorded.losses == pytest.approx(eager.losses, rel=1e-2)
     for name, tensor in eager.parameters.items():
         assert (recorded.parameters[name] - tensor).norm() <= 0.02 * tensor.norm(), name
@@ -53,7 +57,7 @@ def test_a_model_that_cannot_be_recorded_learns_eagerly(comfy, caplog):
 
     stopped, count = run(comfy, SIZES["one size"], steps=6, predict=waits)
     eager, _ = run(comfy, SIZES["one size"], enabled=False, steps=6)
-    assert count == 0 and not stopped._update.enabled and "cannot be recorded" in caplog.text
+    assert count == 0 and not stopped.replay.enabled and "cannot be recorded" in caplog.text
     assert stopped.losses == pytest.approx(eager.losses, rel=1e-2)
 
 
@@ -65,4 +69,4 @@ def test_a_recording_that_does_something_else_is_not_used(comfy, caplog):
         return predicted * (1 + 0.5 * (len(calls) > 3))  # from the fourth call, which is the recorded one
 
     odd, count = run(comfy, SIZES["one size"], steps=4, predict=counting)
-    assert count == 0 and not odd._update.enabled and "its first step is another one" in caplog.text
+    assert count == 0 and not odd.replay.enabled and "its first step is another one" in caplog.text

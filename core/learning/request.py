@@ -1,0 +1,176 @@
+"""What a learning run needs: model, pairs, init text, settings and CLIP direction. Every caller fills one request."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from ..editing.denoiser import Denoiser
+from ..encoders.clip import ClipModel
+from ..errors import LearningError
+from ..pairs.pairs import EditPairs
+from .objective import Direction, PairLatents
+from .settings import LearningSettings
+
+_EMPTY_TEXT_ROWS = 10
+"""Learned rows when neither the settings nor the init text say how many."""
+
+
+@dataclass(frozen=True)
+class InitText:
+    """The text that learning starts from.
+
+    A text longer than the text encoder's window is allowed: learning starts from the part that fits, and ``remark``
+    says so. ``text`` stays whole, for the file and for the identity of the run.
+    """
+
+    text: str
+    states: Tensor
+    """Text states of the window, [L, D]."""
+    tokens: int = 0
+    """Tokens of the whole text, without start and end."""
+
+    @property
+    def rows(self) -> int:
+        """Tokens that fit into the window, without start and end."""
+        return min(self.tokens, len(self.states) - 2)
+
+    @property
+    def remark(self) -> str:
+        """Tells the user that the text is cut; empty when it fits."""
+        if self.rows == self.tokens:
+            return ""
+        return (
+            f"The init text has {self.tokens} tokens, the text encoder reads {self.rows}. "
+            "Learning starts from those; shorten the text to choose them yourself."
+        )
+
+
+@dataclass(frozen=True)
+class LearningRequest:
+    """What one run learns from, and how.
+
+    Raises:
+        LearningError: the learned rows do not fit the text window, ``only_segments`` is used with shared segments, or
+            the settings have a ``direction_weight`` and ``direction`` is missing or of another width.
+    """
+
+    denoiser: Denoiser
+    """The frozen model, of any engine."""
+    latents: PairLatents
+    """The pairs, encoded once, on the denoiser's device."""
+    init_text: InitText
+    null_context: Tensor
+    """Text states of "", [L, D]."""
+    settings: LearningSettings
+    direction: Direction | None = None
+    """How the images differ in CLIP space, for settings with a ``direction_weight``; see ``with_direction``."""
+    only_segments: tuple[int, ...] | None = None
+    """Train these segments alone (separate segments only); the others keep their initial values."""
+    title: str = ""
+    """Title of the instruction."""
+
+    def __post_init__(self) -> None:
+        window, width = self.init_text.states.shape
+        if self.first_row + self.rows > window:
+            raise LearningError(
+                f"Learning: {self.rows} tokens from row {self.first_row} do not fit the text encoder's {window} rows. "
+                f"Use at most {window - self.first_row} tokens."
+            )
+        if self.only_segments is not None and self.settings.parametrisation == "shared":
+            raise LearningError(
+                "Learning: shared segments are trained together. Set segments to 'separate' to train some alone."
+            )
+        if self.settings.direction_weight:
+            _check_width(None if self.direction is None else len(self.direction.projection), width)
+
+    @property
+    def rows(self) -> int:
+        """m, number of learned rows."""
+        return self.settings.tokens or self.init_text.rows or _EMPTY_TEXT_ROWS
+
+    @property
+    def first_row(self) -> int:
+        """Row of the text window where the learned rows start."""
+        return 0 if self.settings.include_bos else 1
+
+    @property
+    def trained_segments(self) -> tuple[int, ...]:
+        """Segments that are trained."""
+        return self.only_segments or tuple(range(self.settings.segments))
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with: the model, the pairs, the words and the settings that decide what a
+        step learns."""
+        pairs = hashlib.sha256(self.latents.digest.encode())
+        if not self.latents.digest:
+            for latent in (*self.latents.before, *self.latents.after):
+                pairs.update(latent.detach().float().cpu().numpy().tobytes())
+        identity = {
+            "model": self.denoiser.description.fingerprint,
+            "pairs": pairs.hexdigest(),
+            "words": self.init_text.text,
+            "trained segments": list(self.trained_segments),
+        }
+        if self.direction is not None and self.settings.direction_weight:
+            target = self.direction.target.cpu().numpy().tobytes()
+            identity["CLIP"] = hashlib.sha256(target).hexdigest()
+        return identity | self.settings.decisive()
+
+    def digest(self) -> str:
+        """Hex digest of ``identity``, for file names."""
+        return hashlib.sha256(repr(sorted(self.identity().items())).encode()).hexdigest()
+
+
+def with_direction(
+    settings: LearningSettings,
+    pairs: EditPairs,
+    clip: ClipModel | None,
+    context_width: int,
+    skip_other_clip: bool = False,
+) -> tuple[LearningSettings, Direction | None]:
+    """Decides whether a run has a direction loss (Visii), the same way for the nodes, the command line and the benchmark.
+
+    The loss projects the model's text states with CLIP's text projection, so it needs the CLIP that the model's text
+    encoder belongs to:
+
+    - Settings without a ``direction_weight`` have no direction.
+    - Without a CLIP, ``direction_weight`` becomes 0.
+    - A CLIP of another width is an error, because the user chose it for this loss. With ``skip_other_clip``
+      ``direction_weight`` becomes 0 instead: the benchmark's CLIP is there to measure.
+
+    Args:
+        settings: how to learn.
+        pairs: what to learn from.
+        clip: the CLIP, on any device.
+        context_width: D, width of the model's text states.
+        skip_other_clip: see above.
+
+    Returns:
+        The settings to use, and the direction if they have a weight for it.
+
+    Raises:
+        LearningError: the CLIP has another width.
+    """
+    if not settings.direction_weight:
+        return settings, None
+    other_width = clip is not None and len(clip.text_projection) != context_width
+    if clip is None or (other_width and skip_other_clip):
+        return replace(settings, direction_weight=0.0), None
+    _check_width(len(clip.text_projection), context_width)
+    return settings, Direction.of(pairs, clip)
+
+
+def _check_width(projection_width: int | None, context_width: int) -> None:
+    if projection_width == context_width:
+        return
+    found = (
+        "none was given"
+        if projection_width is None
+        else f"the one given projects states {projection_width} wide"
+    )
+    raise LearningError(
+        f"Learning: the direction loss needs a CLIP model whose text states are {context_width} wide; {found}. "
+        "Connect the one that the model's text encoder belongs to, or set the direction weight to 0."
+    )

@@ -1,0 +1,63 @@
+"""Preview of a learning run: one pair, edited by what is learned so far."""
+
+import torch
+from comfy.sd import VAE
+from PIL import Image
+from torch import Tensor
+
+from ....core.editing.sampler import edit_latents
+from ....core.editing.settings import SamplingSettings
+from ....core.learning.trainer import Trainer
+from ....core.pairs.pairs import EditPair
+from ....core.storage.image_tensors import to_image
+from ..sampling.latents import decode_image
+
+_STEPS = 12
+_SIDE = 256
+
+
+class PairPreview:
+    """Edits one pair, always from the same noise.
+
+    Args:
+        vae: decodes the edit.
+        pair: the pair.
+        condition: image condition of its image before the edit, [C, h, w].
+    """
+
+    def __init__(self, vae: VAE, pair: EditPair, condition: Tensor) -> None:
+        self._vae = vae
+        self._pair = pair
+        self._condition = condition
+
+    @torch.no_grad()
+    def render(self, trainer: Trainer) -> Image.Image:
+        """Before, edited, and after, side by side."""
+        settings = trainer.settings
+        sampling = SamplingSettings(
+            steps=_STEPS,
+            text_scale=settings.text_scale,
+            image_scale=settings.image_scale,
+            seed=settings.seed,
+        )
+        latent = edit_latents(
+            trainer.denoiser,
+            self._condition[None],
+            trainer.context,
+            trainer.null_context,
+            trainer.injection(),
+            sampling,
+        )
+        scale = trainer.denoiser.description.family.scaling_factor
+        edited = decode_image(self._vae, latent / scale)[0]
+        strip = Image.new("RGB", (3 * _SIDE, _SIDE))
+        for place, frame in enumerate((self._pair.before, edited, self._pair.after)):
+            strip.paste(_fitted(to_image(frame)), (place * _SIDE, 0))
+        return strip
+
+
+def _fitted(image: Image.Image) -> Image.Image:
+    """Scaled so that the longer side is as long as a preview's."""
+    image.thumbnail((_SIDE, _SIDE))
+    longest = max(image.size)
+    return image.resize((_SIDE * image.width // longest, _SIDE * image.height // longest))
