@@ -11,7 +11,8 @@ from ..core.reasoning.connector import Connector
 from ..core.reasoning.explain import MOST_TOKENS, explain
 from ..core.storage.image_tensors import image_batch
 from .comfy.encoders import mllms
-from .comfy.encoders.open_clip import progress_of
+from .comfy.encoders.progress import node_progress
+from .comfy.encoders.residency import prepare
 from .comfy.folders import paths
 from .comfy.sampling import text_encoding as text
 from .shared.node import Choice, FileFingerprints, NameChoice, Node, check_names
@@ -141,8 +142,8 @@ class ExplainInstruction(Node):
     ) -> io.NodeOutput:
         frame = image_batch(image, "Image")[0, ..., :3]
         if wish.strip():
-            mllms.prepare(mllm)
-        found = explain(mllm, frame, wish, max_tokens, progress_of(cls.hidden.unique_id))
+            prepare(mllm)
+        found = explain(mllm, frame, wish, max_tokens, node_progress(cls.hidden.unique_id))
         if found.fallback:
             logging.warning("InstructBrush: %s", found.warning)
         shown = f"{found.instruction}\n\n{f'Warning: {found.warning}' if found.fallback else found.reason}"
@@ -256,6 +257,6 @@ class EncodeInstruction(Node):
         if not words.strip():
             return io.NodeOutput(conditioning)
         hidden, mask = mllms.states(
-            mllm, images, words, connector.config.task, progress_of(cls.hidden.unique_id)
+            mllm, images, words, connector.config.task, node_progress(cls.hidden.unique_id)
         )
         return io.NodeOutput(mllms.encode(connector, conditioning, hidden, mask))

@@ -1,1 +1,1 @@
-"""Where an edit may act: masks and boxes."""
+"""Regions where an edit may act: masks, boxes, and models that find them by words."""

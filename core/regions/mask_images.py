@@ -1,4 +1,4 @@
-"""Masks as the images that mask-conditioned models read (UltraEdit)."""
+"""Converts masks to the images that mask-conditioned models (UltraEdit) read."""
 
 import torch
 from torch import Tensor
@@ -10,29 +10,29 @@ _DARKEST_GREY = 1 / 255
 
 
 def mask_image(mask: Tensor | None, images: Tensor) -> Tensor:
-    """The image that stands for a mask: white where the edit may act, black where it must not, grey between them.
+    """Converts masks to images: white where the edit may act, black where it must not, grey between.
 
-    The models were trained on such images, put through the VAE like any other. All white means that the edit may act everywhere.
+    The models were trained with the VAE's latents of such images. All white allows the edit everywhere.
 
     Args:
-        mask: what :func:`~.masks.mask_batch` takes, of the images' aspect ratio; None is white.
+        mask: what ``mask_batch`` accepts, with the images' aspect ratio; None is white.
         images: the images to edit [B, H, W, C].
 
     Returns:
-        [1 or B, H, W, 3] fp32 in 0..1; one where one stands for all.
+        [1 or B, H, W, 3] fp32 in 0..1; a single one if there is one mask for all images.
 
     Raises:
-        RegionError: a mask that is black all over; otherwise as :func:`~.masks.fit_mask`.
+        RegionError: a mask is black everywhere; see also ``fit_mask``.
     """
     batch, height, width = images.shape[:3]
     mask = torch.ones(1, height, width) if mask is None else mask_batch(mask)
     single = len(mask) == 1
     fitted = fit_mask(mask, height, width, 1 if single else batch)
-    for number, each in enumerate(fitted, 1):
-        if each.max() < _DARKEST_GREY:
+    for number, single_mask in enumerate(fitted, 1):
+        if single_mask.max() < _DARKEST_GREY:
             which = "it is" if single else f"number {number} of {batch} is"
             raise RegionError(
-                f"Mask: {which} black all over, so there is nowhere to edit. Paint white where the edit shall act, or invert the mask if it is the wrong way "
-                "round. To edit everywhere, connect no mask."
+                f"Mask: {which} black everywhere, so nothing would be edited. Paint white where the edit "
+                "should act, or invert the mask. To edit everywhere, connect no mask."
             )
     return fitted[..., None].expand(-1, -1, -1, 3)

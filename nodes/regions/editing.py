@@ -22,9 +22,9 @@ class RegionConditioning(Node):
             node_id="InstructBrushRegionConditioning",
             display_name="Region Conditioning",
             category="InstructBrush/regions",
-            description="Adds the image to edit to a conditioning and, for models that read a mask (UltraEdit, "
-            "the pocket region editor), the region to edit. Use it on the positive conditioning and on the empty "
-            "one for DualCFGGuider's cond2, but not on the negative one.",
+            description="Adds the image to edit to a conditioning and, for models that read a mask "
+            "(UltraEdit, the pocket region editor), the region to edit. Use it on the positive conditioning "
+            "and on the empty one for DualCFGGuider's cond2, but not on the negative one.",
             search_aliases=[
                 "ultraedit",
                 "mask conditioning",
@@ -48,8 +48,9 @@ class RegionConditioning(Node):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where the edit may act: white is edited, black stays. One mask for all images or one "
-                    "for each, with the image's aspect ratio. Without a mask the model edits everywhere (free-form).",
+                    tooltip="Where the edit may act: white is edited, black stays. One mask for all images "
+                    "or one for each, with the image's aspect ratio. Without a mask the model edits "
+                    "everywhere (free-form).",
                 ),
             ],
             outputs=[
@@ -84,9 +85,9 @@ class RegionEdit(Node):
             node_id="InstructBrushRegionEdit",
             display_name="Region Edit",
             category="InstructBrush/regions",
-            description="Keeps an edit inside a mask, with any model and any sampler (UltraEdit, Eq. 1). During "
-            "sampling, the original image is restored outside the mask every few steps and at the end. "
-            "Connect both outputs to the sampler or guider.",
+            description="Keeps an edit inside a mask, with any model and any sampler (UltraEdit, Eq. 1). "
+            "During sampling, the original image is restored outside the mask every few steps and at the "
+            "end. Connect both outputs to the sampler or guider.",
             search_aliases=[
                 "region edit",
                 "masked edit",
@@ -101,16 +102,18 @@ class RegionEdit(Node):
                 io.Latent.Input("latent", tooltip="The image to edit, from VAE Encode."),
                 io.Mask.Input(
                     "mask",
-                    tooltip="Where the edit may act: white is edited, black stays, grey is mixed. One mask for all "
-                    "images or one for each, with the image's aspect ratio. Soft Region makes a soft mask.",
+                    tooltip="Where the edit may act: white is edited, black stays, grey is mixed. One mask "
+                    "for all images or one for each, with the image's aspect ratio. Soft Region makes a soft "
+                    "mask.",
                 ),
                 io.Int.Input(
                     "blend_every",
                     default=2,
                     min=1,
                     max=1000,
-                    tooltip="Steps from one blending to the next. UltraEdit uses 2: the steps in between let the edit "
-                    "adapt to its surroundings. 1 blends at every step. The last step always blends.",
+                    tooltip="Steps from one blending to the next. UltraEdit uses 2: the steps in between let "
+                    "the edit adapt to its surroundings. 1 blends at every step. The last step always "
+                    "blends.",
                 ),
             ],
             outputs=[

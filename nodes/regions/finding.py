@@ -6,32 +6,35 @@ import torch
 from comfy_api.latest import io
 
 from ...core.errors import RegionError
-from ...core.regions.finder import MOST, Found, describe, phrases_of, union
-from ...core.regions.masks import box_mask
+from ...core.regions.boxes import box_mask
+from ...core.regions.finder import MOST_OBJECTS, FoundObject, report_table, split_phrases, union_mask
 from ...core.storage.image_tensors import image_batch
 from ..comfy.encoders import finders
-from ..comfy.encoders.open_clip import progress_of
+from ..comfy.encoders.progress import node_progress
+from ..comfy.encoders.residency import prepare
 from ..comfy.folders import paths
 from ..shared.node import FileFingerprints, NameChoice, Node, check_names
 from ..shared.socket_types import RegionFinder
 
-_OWN = -1.0
+_FINDERS_DEFAULT = -1.0
 
 _FILES = FileFingerprints(lambda *names: " ".join(map(paths.folder_state, finders.folders(*names).values())))
 
 
 class LoadRegionFinder(Node):
-    """A model that finds objects by words."""
+    """Loads a model that finds objects by words."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        names, sams = finders.finder_names(), finders.sam_names()
+        names = finders.finder_names()
+        sams = finders.sam_names()
         return io.Schema(
             node_id="InstructBrushLoadRegionFinder",
             display_name="Load Region Finder",
             category="InstructBrush/loading",
-            description="Loads what Find Region looks for words with: Grounding DINO (boxes) together with SAM (masks in them), or CLIPSeg (masks straight "
-            "from words), from folders in models/grounding_dino, models/sam and models/clipseg.",
+            description="Loads the model that Find Region uses: Grounding DINO (boxes) together with SAM "
+            "(masks in the boxes), or CLIPSeg (masks directly from words), from folders in "
+            "models/grounding_dino, models/sam and models/clipseg.",
             search_aliases=[
                 "grounding dino",
                 "segment anything",
@@ -47,15 +50,16 @@ class LoadRegionFinder(Node):
                     "finder_name",
                     options=names,
                     default=names[0],
-                    tooltip="The built-in finder knows the pocket editor's drawings. For photographs put the folder of a Grounding DINO or CLIPSeg model, as "
-                    "transformers has it, into models/grounding_dino or models/clipseg. Key R reads the list again.",
+                    tooltip="The built-in finder knows the pocket editor's drawings. For photographs put the "
+                    "folder of a Grounding DINO or CLIPSeg model in transformers' layout into "
+                    "models/grounding_dino or models/clipseg. Key R refreshes the list.",
                 ),
                 NameChoice(
                     "sam_name",
                     options=sams,
                     default=sams[0],
-                    tooltip="A folder in models/sam (SAM or SAM 2, as transformers has it). It makes the masks for Grounding DINO; the other finders do "
-                    "without it.",
+                    tooltip="A folder in models/sam (SAM or SAM 2 in transformers' layout). It makes the "
+                    "masks for Grounding DINO; the other finders do not use it.",
                 ),
             ],
             outputs=[
@@ -78,7 +82,7 @@ class LoadRegionFinder(Node):
 
 
 class FindRegion(Node):
-    """Masks and boxes of what words name."""
+    """Finds masks and boxes of the objects that words name."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -86,8 +90,9 @@ class FindRegion(Node):
             node_id="InstructBrushFindRegion",
             display_name="Find Region",
             category="InstructBrush/regions",
-            description="Finds what words name in images: a mask of all of it, a mask and a box for each object. When nothing is found, the masks are "
-            "empty and the report says so.",
+            description="Finds the objects that words name in images. Returns a mask of all objects, and a "
+            "mask and a box for each object. When nothing is found, the masks are empty and the report says "
+            "so.",
             search_aliases=[
                 "text to mask",
                 "segment by text",
@@ -101,52 +106,56 @@ class FindRegion(Node):
             has_intermediate_output=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                io.Image.Input("image", tooltip="Images to look in, one after the other."),
-                RegionFinder.Input("finder", tooltip="What looks for the words, from Load Region Finder."),
+                io.Image.Input("image", tooltip="Images to search, one after the other."),
+                RegionFinder.Input("finder", tooltip="The finder from Load Region Finder."),
                 io.String.Input(
                     "words",
                     default="",
                     placeholder="red ball, hat",
-                    tooltip="What to look for. Several things are separated by commas or full stops, and are found together.",
+                    tooltip="What to look for. Separate several things by commas or full stops.",
                 ),
                 io.Float.Input(
                     "box_threshold",
-                    default=_OWN,
-                    min=_OWN,
+                    default=_FINDERS_DEFAULT,
+                    min=_FINDERS_DEFAULT,
                     max=1.0,
                     step=0.01,
                     round=0.001,
-                    tooltip="How sure an object must be, 0 to 1. Lower finds more, higher makes fewer mistakes. -1 takes what suits the finder: 0.3 for "
-                    "Grounding DINO, 0.4 for CLIPSeg, 0.5 for the pocket finder.",
+                    tooltip="Smallest score of an object, 0 to 1. Lower values find more, higher values make "
+                    "fewer mistakes. -1 uses the finder's default: 0.3 for Grounding DINO, 0.4 for CLIPSeg, "
+                    "0.5 for the pocket finder.",
                 ),
                 io.Float.Input(
                     "text_threshold",
-                    default=_OWN,
-                    min=_OWN,
+                    default=_FINDERS_DEFAULT,
+                    min=_FINDERS_DEFAULT,
                     max=1.0,
                     step=0.01,
                     round=0.001,
-                    tooltip="Grounding DINO: how well a word must fit an object. CLIPSeg: how sure a pixel must be to be in the mask; higher makes it smaller. "
-                    "-1 takes what suits the finder: 0.25, 0.4, and 0.5 for the pocket finder.",
+                    tooltip="Grounding DINO: how well a word must fit an object. CLIPSeg: smallest "
+                    "probability of a pixel in the mask; higher values make the mask smaller. -1 uses the "
+                    "finder's default: 0.25 for Grounding DINO, 0.4 for CLIPSeg, 0.5 for the pocket finder.",
                 ),
                 io.Int.Input(
                     "max_objects",
                     optional=True,
-                    default=MOST,
+                    default=MOST_OBJECTS,
                     min=1,
                     max=1000,
-                    tooltip="Objects that are kept in each image, the best ones.",
+                    tooltip="Largest number of objects in each image. The best ones are kept.",
                     advanced=True,
                 ),
             ],
             outputs=[
                 io.Mask.Output(
                     display_name="mask",
-                    tooltip="One mask for each image, with all its objects: the fine mask. Empty where nothing was found.",
+                    tooltip="The fine mask: one mask for each image, with all its objects. Empty if nothing "
+                    "was found.",
                 ),
                 io.Mask.Output(
                     display_name="masks",
-                    tooltip="One mask for each object, best first, image after image. A single empty one without any.",
+                    tooltip="One mask for each object, best first, image after image. A single empty one "
+                    "without objects.",
                 ),
                 io.Mask.Output(
                     display_name="box_mask",
@@ -154,11 +163,11 @@ class FindRegion(Node):
                 ),
                 io.BoundingBox.Output(
                     display_name="bboxes",
-                    tooltip="The boxes of each image, as ComfyUI's own detectors give them.",
+                    tooltip="The boxes of each image, in the format of ComfyUI's detectors.",
                 ),
                 io.String.Output(
                     display_name="report",
-                    tooltip="Every object with its score, box and area, and what was not found.",
+                    tooltip="Every object with its score, box and area, and the words that found nothing.",
                 ),
             ],
         )
@@ -171,33 +180,43 @@ class FindRegion(Node):
         words: str,
         box_threshold: float,
         text_threshold: float,
-        max_objects: int = MOST,
+        max_objects: int = MOST_OBJECTS,
     ) -> io.NodeOutput:
-        phrases = phrases_of(words)
+        phrases = split_phrases(words)
         image = image_batch(image, "Image", RegionError)[..., :3]
-        limits = [None if threshold == _OWN else threshold for threshold in (box_threshold, text_threshold)]
-        finders.prepare(finder)
-        show = progress_of(cls.hidden.unique_id)
-        show(0, len(image))
+        prepare(finder)
+        progress = node_progress(cls.hidden.unique_id)
+        progress(0, len(image))
         height, width = image.shape[1:3]
-        found: list[list[Found]] = []
+        objects_of_images: list[list[FoundObject]] = []
         for frame in image:
-            found.append(finder.find(frame, phrases, *limits, max_objects))
-            show(len(found), len(image))
-        masks = [each.mask for objects in found for each in objects] or [torch.zeros(height, width)]
-        report = _report(found, phrases)
+            objects = finder.find(
+                frame, phrases, _threshold(box_threshold), _threshold(text_threshold), max_objects
+            )
+            objects_of_images.append(objects)
+            progress(len(objects_of_images), len(image))
+        masks = [found.mask for objects in objects_of_images for found in objects]
+        report = _report(objects_of_images, phrases)
         return io.NodeOutput(
-            torch.stack([union(objects, height, width) for objects in found]),
-            torch.stack(masks),
-            torch.stack([box_mask([each.box for each in objects], height, width) for objects in found]),
-            [[_bbox(each) for each in objects] for objects in found],
+            torch.stack([union_mask(objects, height, width) for objects in objects_of_images]),
+            torch.stack(masks or [torch.zeros(height, width)]),
+            torch.stack([_boxes_mask(objects, height, width) for objects in objects_of_images]),
+            [[_bbox(found) for found in objects] for objects in objects_of_images],
             report,
             ui={"text": [report]},
         )
 
 
-def _bbox(found: Found) -> dict[str, Any]:
-    """As ComfyUI's own detectors write it, in pixels."""
+def _threshold(value: float) -> float | None:
+    return None if value == _FINDERS_DEFAULT else value
+
+
+def _boxes_mask(objects: list[FoundObject], height: int, width: int) -> torch.Tensor:
+    return box_mask([found.box for found in objects], height, width)
+
+
+def _bbox(found: FoundObject) -> dict[str, Any]:
+    """Converts an object's box to the format of ComfyUI's detectors, in pixels."""
     box = found.box
     return {
         "x": box.left,
@@ -209,8 +228,8 @@ def _bbox(found: Found) -> dict[str, Any]:
     }
 
 
-def _report(found: list[list[Found]], phrases: list[str]) -> str:
-    tables = [describe(objects, phrases) for objects in found]
+def _report(objects_of_images: list[list[FoundObject]], phrases: list[str]) -> str:
+    tables = [report_table(objects, phrases) for objects in objects_of_images]
     if len(tables) == 1:
         return tables[0]
     return "\n\n".join(f"Image {number}\n{table}" for number, table in enumerate(tables, 1))

@@ -1,23 +1,16 @@
-"""Nodes that prepare regions: what a mask may be, how soft it is, and what becomes of the pixels outside."""
+"""Nodes that clean, soften and combine masks, and paste edits back."""
 
+import math
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 
 from ...core.errors import RegionError
+from ...core.regions.boxes import bounding_box_mask, box_mask, clip_boxes
 from ...core.regions.cleaning import CleanSettings, clean_mask
-from ...core.regions.masks import (
-    bounding_box_mask,
-    box_mask,
-    clip_boxes,
-    combine_masks,
-    fit_mask,
-    is_unpainted,
-    mask_batch,
-    paste_back,
-    soft_mask,
-)
+from ...core.regions.masks import combine_masks, fit_mask, is_unpainted, mask_batch, mask_size, soft_mask
+from ...core.regions.paste_back import paste_back
 from ...core.storage.image_tensors import image_batch
 from ..comfy.sampling.regional_conditioning import combine_regions
 from ..shared.node import Choice, Node
@@ -27,7 +20,7 @@ _REGIONS = 4
 
 
 class CleanRegion(Node):
-    """A mask that is fit for editing, or the reason why it is not."""
+    """Cleans masks, or tells why one is refused."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -36,8 +29,9 @@ class CleanRegion(Node):
             node_id="InstructBrushCleanRegion",
             display_name="Clean Region",
             category="InstructBrush/regions",
-            description="Checks masks against UltraEdit's limits and cleans them: holes, fragments, widening, growing, feathering. The node shows what "
-            "each mask covers, and why one is refused.",
+            description="Checks masks against UltraEdit's limits and cleans them: fills holes, drops "
+            "fragments, widens, grows and feathers. The node shows what each mask covers, or why it is "
+            "refused.",
             search_aliases=[
                 "clean mask",
                 "mask area",
@@ -55,34 +49,36 @@ class CleanRegion(Node):
                     "when_refused",
                     options=["stop", "keep", "empty", "whole picture"],
                     default="stop",
-                    tooltip="What becomes of a refused mask. stop: the run ends with the reason. keep: it goes on as it came. empty: nothing is edited. "
-                    "whole picture: everything is.",
+                    tooltip="What to do with a refused mask. stop: ends the run with the reason. keep: uses "
+                    "it unchanged. empty: edits nothing. whole picture: edits everything.",
                 ),
                 Choice(
                     "shape",
                     options=["fine", "hull", "box"],
                     default=default.shape,
-                    tooltip="fine: as it is. hull: every fragment becomes its filled outline without dents. box: every fragment becomes the box around it. "
-                    "Edits that change a shape need room: hull or box.",
+                    tooltip="fine: keeps the shape. hull: replaces every fragment by its convex hull. box: "
+                    "replaces every fragment by its bounding box. Edits that change a shape need room: hull "
+                    "or box.",
                 ),
                 io.Int.Input(
                     "grow",
                     default=default.grow,
                     min=-1024,
                     max=1024,
-                    tooltip="Pixels by which the mask grows, round, on all sides. Negative shrinks it.",
+                    tooltip="Pixels by which the mask grows in all directions. Negative values shrink it.",
                 ),
                 io.Int.Input(
                     "feather",
                     default=default.feather,
                     min=0,
                     max=1024,
-                    tooltip="Pixels over which the mask fades out around itself. Inside it stays whole, beyond this distance it stays 0.",
+                    tooltip="Pixels over which the mask fades out around its edge. It stays 1 inside and 0 "
+                    "beyond this distance.",
                 ),
                 io.Boolean.Input(
                     "fill_holes",
                     default=default.fill_holes,
-                    tooltip="Holes that the mask encloses become part of it, however large.",
+                    tooltip="Fills the holes of the mask, however large they are.",
                 ),
                 io.Float.Input(
                     "drop_fragments",
@@ -90,7 +86,8 @@ class CleanRegion(Node):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="Fragments smaller than this fraction of the mask's own area are dropped. 0 keeps all, 0.01 drops specks.",
+                    tooltip="Drops fragments smaller than this fraction of the mask's area. 0 keeps all, "
+                    "0.01 drops specks.",
                 ),
                 io.Float.Input(
                     "min_area",
@@ -98,7 +95,7 @@ class CleanRegion(Node):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="A mask that covers less of the image is refused. The paper's limit is 0.01.",
+                    tooltip="Refuses a mask that covers less of the image. The paper's limit is 0.01.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -107,7 +104,7 @@ class CleanRegion(Node):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="A mask that covers more of the image is refused. The paper's limit is 0.9.",
+                    tooltip="Refuses a mask that covers more of the image. The paper's limit is 0.9.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -115,7 +112,7 @@ class CleanRegion(Node):
                     default=default.max_fragments,
                     min=1,
                     max=1_000_000,
-                    tooltip="A mask in more pieces is refused. The paper's limit is 500.",
+                    tooltip="Refuses a mask with more fragments. The paper's limit is 500.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -124,48 +121,49 @@ class CleanRegion(Node):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Pixels with values above this belong to the mask, the others do not.",
+                    tooltip="Pixels with values above this belong to the mask.",
                     advanced=True,
                 ),
             ],
             outputs=[
-                io.Mask.Output(display_name="MASK", tooltip="The cleaned masks, as many as came."),
+                io.Mask.Output(display_name="MASK", tooltip="The cleaned masks, one for each input mask."),
                 io.String.Output(
                     display_name="report",
-                    tooltip="What each mask covers, or why it was refused, a line for each.",
+                    tooltip="A line for each mask: what it covers, or why it was refused.",
                 ),
             ],
         )
 
     @classmethod
     def execute(cls, mask: torch.Tensor, when_refused: str, **settings: Any) -> io.NodeOutput:
-        asked = CleanSettings(**settings)
+        clean_settings = CleanSettings(**settings)
         masks = mask_batch(mask)
-        cleaned, report = [], []
-        for number, each in enumerate(masks, 1):
-            result = clean_mask(each, asked)
-            report.append(result.reason if len(masks) == 1 else f"{number}: {result.reason}")
+        cleaned = []
+        lines = []
+        for number, single_mask in enumerate(masks, 1):
+            result = clean_mask(single_mask, clean_settings)
+            lines.append(result.reason if len(masks) == 1 else f"{number}: {result.reason}")
             if result.accepted or when_refused == "keep":
                 cleaned.append(result.mask)
             elif when_refused == "stop":
                 hint = (
                     "Perhaps none was painted: Load Image gives such a black one of 64 x 64 then. "
-                    if is_unpainted(each)
+                    if is_unpainted(single_mask)
                     else ""
                 )
                 raise RegionError(
-                    f"Clean Region: mask {number} of {len(masks)} was {result.reason}. {hint}Give another mask, change the limits, or let when_refused go on."
+                    f"Clean Region: mask {number} of {len(masks)} was {result.reason}. "
+                    f"{hint}Give another mask, change the limits, or choose another when_refused."
                 )
             else:
-                cleaned.append(
-                    torch.full_like(each, float(when_refused == "whole picture"), dtype=torch.float32)
-                )
-        told = "\n".join(report)
-        return io.NodeOutput(torch.stack(cleaned), told, ui={"text": [told]})
+                value = float(when_refused == "whole picture")
+                cleaned.append(torch.full_like(single_mask, value, dtype=torch.float32))
+        report = "\n".join(lines)
+        return io.NodeOutput(torch.stack(cleaned), report, ui={"text": [report]})
 
 
 class SoftRegion(Node):
-    """UltraEdit's soft mask."""
+    """Makes UltraEdit's soft mask."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -173,8 +171,8 @@ class SoftRegion(Node):
             node_id="InstructBrushSoftRegion",
             display_name="Soft Region",
             category="InstructBrush/regions",
-            description="Makes UltraEdit's soft mask (Eq. 2): the fine mask stays, and between it and the box around it the mask is s, so that the edit can "
-            "pass smoothly into the image. For Region Edit.",
+            description="Makes UltraEdit's soft mask (Eq. 2) for Region Edit: 1 in the fine mask, and s "
+            "between it and the box around it, so that the edit blends smoothly into the image.",
             search_aliases=[
                 "soft mask",
                 "ultraedit mask",
@@ -184,32 +182,36 @@ class SoftRegion(Node):
                 "soft inpainting",
             ],
             inputs=[
-                io.Mask.Input("mask", tooltip="The fine mask of what is to be edited. One or several."),
+                io.Mask.Input("mask", tooltip="The fine mask of what to edit. One or several."),
                 io.Float.Input(
                     "s",
                     default=0.5,
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="The mask's value between fine mask and box: 0 leaves the fine mask alone, 1 edits all of the box. The paper takes 0.2 to 0.8.",
+                    tooltip="The mask's value between fine mask and box. 0 keeps only the fine mask, 1 edits "
+                    "the whole box. The paper uses 0.2 to 0.8.",
                 ),
                 io.Mask.Input(
                     "box_mask",
                     optional=True,
-                    tooltip="The box mask, of the same size. Without one and without boxes, it is the box around the mask.",
+                    tooltip="The box mask, with the same size. Without box_mask and boxes, the box around "
+                    "the mask is used.",
                 ),
                 io.BoundingBox.Input(
                     "boxes",
                     force_input=True,
                     optional=True,
-                    tooltip="Boxes in pixels of the mask, from Find Region or any node that gives bounding boxes. With a box mask too, both count.",
+                    tooltip="Boxes in pixels of the mask, from Find Region or any node that returns bounding "
+                    "boxes. They are combined with box_mask.",
                 ),
                 Choice(
                     "own_box",
                     options=["around all", "around each fragment"],
                     default="around all",
                     optional=True,
-                    tooltip="Where no boxes are connected: one box around the whole mask, or one around each piece of it.",
+                    tooltip="Without box_mask and boxes: one box around the whole mask, or one around each "
+                    "fragment.",
                     advanced=True,
                 ),
             ],
@@ -226,16 +228,16 @@ class SoftRegion(Node):
         own_box: str = "around all",
     ) -> io.NodeOutput:
         fine = mask_batch(mask)
-        around = [] if box_mask is None else [mask_batch(box_mask)]
+        box_masks = [] if box_mask is None else [mask_batch(box_mask)]
         if boxes is not None:
-            around.append(_mask_of_boxes(boxes, fine))
-        if not around:
-            around.append(bounding_box_mask(fine, each_fragment=own_box == "around each fragment"))
-        return io.NodeOutput(soft_mask(fine, combine_masks(around), s))
+            box_masks.append(_mask_of_boxes(boxes, fine))
+        if not box_masks:
+            box_masks.append(bounding_box_mask(fine, each_fragment=own_box == "around each fragment"))
+        return io.NodeOutput(soft_mask(fine, combine_masks(box_masks), s))
 
 
 class PasteBack(Node):
-    """The original's own pixels outside the mask."""
+    """Restores the original's pixels outside the mask."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -243,8 +245,9 @@ class PasteBack(Node):
             node_id="InstructBrushPasteBack",
             display_name="Paste Back",
             category="InstructBrush/regions",
-            description="Puts the original's own pixels back outside the mask, bit for bit: what the VAE changed there is undone. Images that were cropped "
-            "to multiples of 8 for editing come back at their full size.",
+            description="Restores the original's pixels outside the mask, bit for bit, and so undoes what "
+            "the VAE changed there. Images that were cropped to multiples of 8 for editing get their full "
+            "size back.",
             search_aliases=[
                 "composite masked",
                 "restore outside mask",
@@ -255,17 +258,22 @@ class PasteBack(Node):
             ],
             inputs=[
                 io.Image.Input("edited", tooltip="Edited images."),
-                io.Image.Input("original", tooltip="The images before the edit, as many, or one for all."),
+                io.Image.Input(
+                    "original",
+                    tooltip="The images before the edit: one for each edited image, or one for all.",
+                ),
                 io.Mask.Input(
                     "mask",
-                    tooltip="Where the edit counts, as many masks as images, or one for all. Where it is 0 the original stays.",
+                    tooltip="Where to use the edit: one mask for each image, or one for all. Where it is 0, "
+                    "the original stays.",
                 ),
                 io.Int.Input(
                     "feather",
                     default=0,
                     min=0,
                     max=1024,
-                    tooltip="Pixels over which the edit fades in from the mask's border inwards. Outside the mask nothing changes, whatever this is.",
+                    tooltip="Pixels over which the edit fades in from the mask's border inwards. Pixels "
+                    "outside the mask never change.",
                 ),
             ],
             outputs=[
@@ -290,7 +298,7 @@ class PasteBack(Node):
 
 
 class CombineRegions(Node):
-    """Several regions with a conditioning each."""
+    """Combines several regions with a conditioning each."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -300,7 +308,8 @@ class CombineRegions(Node):
                 io.Conditioning.Input(
                     f"conditioning_{number}",
                     optional=number > 1,
-                    tooltip="What is done in this region: words, or a learned instruction (Apply Instruction before this node).",
+                    tooltip="The edit in this region: encoded words, or a learned instruction from Apply "
+                    "Instruction.",
                 ),
                 io.Mask.Input(
                     f"mask_{number}",
@@ -312,15 +321,17 @@ class CombineRegions(Node):
             io.Conditioning.Input(
                 "rest",
                 optional=True,
-                tooltip="What is done where no region lies. Without it the regions share that, and Region Edit keeps the image there.",
+                tooltip="The edit outside all regions. Without it the regions share the outside, and Region "
+                "Edit keeps the image there.",
             )
         )
         return io.Schema(
             node_id="InstructBrushCombineRegions",
             display_name="Combine Regions",
             category="InstructBrush/regions",
-            description="Up to four regions, each with an instruction of its own, edited in one pass. Where regions overlap they share, in proportion to their "
-            "masks. The union of the masks goes to Region Edit. Chain two of these nodes for more regions.",
+            description="Edits up to four regions with different instructions in one pass. Overlapping "
+            "regions are mixed in proportion to their masks. Connect the union of the masks to Region Edit. "
+            "Chain two of these nodes for more regions.",
             search_aliases=[
                 "regional prompt",
                 "regional conditioning",
@@ -332,7 +343,8 @@ class CombineRegions(Node):
             inputs=inputs,
             outputs=[
                 io.Conditioning.Output(
-                    display_name="CONDITIONING", tooltip="All regions in one, for the sampler's positive."
+                    display_name="CONDITIONING",
+                    tooltip="The conditioning of all regions, for the sampler's positive input.",
                 ),
                 io.Mask.Output(
                     display_name="MASK", tooltip="The union of the regions, for Region Edit and Paste Back."
@@ -342,28 +354,32 @@ class CombineRegions(Node):
 
     @classmethod
     def execute(cls, rest: list[Any] | None = None, **pairs: Any) -> io.NodeOutput:
-        given: list[tuple[list[Any], torch.Tensor]] = []
+        regions: list[tuple[list[Any], torch.Tensor]] = []
         for number in range(1, _REGIONS + 1):
-            conditioning, mask = pairs.get(f"conditioning_{number}"), pairs.get(f"mask_{number}")
-            if (conditioning is None) != (mask is None):
-                has, lacks = ("mask", "conditioning") if conditioning is None else ("conditioning", "mask")
-                raise RegionError(
-                    f"Combine Regions: {has}_{number} has no {lacks}_{number}. Connect both, or neither."
-                )
+            conditioning = pairs.get(f"conditioning_{number}")
+            mask = pairs.get(f"mask_{number}")
             if conditioning is not None and mask is not None:
-                given.append((conditioning, mask_batch(mask)))
-        count = max(len(mask) for _, mask in given)
-        height, width = max((mask.shape[-2:] for _, mask in given), key=lambda sides: sides[0] * sides[1])
-        return io.NodeOutput(
-            *combine_regions(
-                [(conditioning, fit_mask(mask, height, width, count)) for conditioning, mask in given], rest
-            )
-        )
+                regions.append((conditioning, mask_batch(mask)))
+            elif conditioning is not None:
+                raise _incomplete(number, "conditioning", "mask")
+            elif mask is not None:
+                raise _incomplete(number, "mask", "conditioning")
+        count = max(len(mask) for _, mask in regions)
+        height, width = max((mask_size(mask) for _, mask in regions), key=math.prod)
+        fitted = [(conditioning, fit_mask(mask, height, width, count)) for conditioning, mask in regions]
+        return io.NodeOutput(*combine_regions(fitted, rest))
+
+
+def _incomplete(number: int, connected: str, missing: str) -> RegionError:
+    return RegionError(
+        f"Combine Regions: {connected}_{number} has no {missing}_{number}. Connect both, or neither."
+    )
 
 
 def _mask_of_boxes(boxes: Any, masks: torch.Tensor) -> torch.Tensor:
-    height, width = masks.shape[-2:]
-    found = read_boxes(boxes, len(masks))
-    return torch.stack([box_mask(clip_boxes(each, width, height), height, width) for each in found]).to(
-        masks.device
-    )
+    height, width = mask_size(masks)
+    box_masks = [
+        box_mask(clip_boxes(image_boxes, width, height), height, width)
+        for image_boxes in read_boxes(boxes, len(masks))
+    ]
+    return torch.stack(box_masks).to(masks.device)

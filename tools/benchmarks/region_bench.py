@@ -30,8 +30,8 @@ from instructbrush.core.editing.sampler import edit_latents
 from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.models.builtin import POCKET_REGION_FOLDER
 from instructbrush.core.regions.boxes import bounding_box_mask
-from instructbrush.core.regions.paste_back import paste_back
 from instructbrush.core.regions.masks import soft_mask
+from instructbrush.core.regions.paste_back import paste_back
 from instructbrush.core.storage.image_tensors import to_image
 from instructbrush.tools.benchmarks.timing import side_by_side
 from instructbrush.tools.pocket.world.drawing import SIZE

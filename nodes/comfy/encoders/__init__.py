@@ -1,1 +1,1 @@
-"""Encoders that share the device with ComfyUI's models."""
+"""Encoders in a ComfyUI installation: their folders, and their place on the device among ComfyUI's models."""

@@ -1,4 +1,4 @@
-"""Models that find regions by words in a ComfyUI installation: where their folders lie, and when they are on the device."""
+"""Lists and loads the models in a ComfyUI installation that find regions by words."""
 
 from pathlib import Path
 
@@ -6,71 +6,74 @@ import comfy.model_management
 import torch
 
 from ....core.models.builtin import POCKET_FINDER_FOLDER
-from ....core.regions.finder import RegionFinder, load_finder
-from ....core.regions.finder_models import CLIPSEG, GROUNDING_DINO, SAM, FolderKind, check_folder
+from ....core.regions.finder import RegionFinder
+from ....core.regions.finder_folders import CLIPSEG, GROUNDING_DINO, SAM, FolderKind, check_folder
+from ....core.regions.finder_loading import load_finder
 from ..folders import model_folders
-from . import residency as held
 
 POCKET_TITLE = "pocket finder (built in)"
 
-_DINO, _SAM, _CLIPSEG = "grounding_dino", "sam", "clipseg"
+_DINO = "grounding_dino"
+_SAM = "sam"
+_CLIPSEG = "clipseg"
 _KINDS: dict[str, FolderKind] = {_DINO: GROUNDING_DINO, _CLIPSEG: CLIPSEG, _SAM: SAM}
 
 
 def register() -> None:
-    """Make ``models/grounding_dino``, ``models/sam`` and ``models/clipseg`` model folders."""
+    """Registers ``models/grounding_dino``, ``models/sam`` and ``models/clipseg`` as model folders."""
     for kind in _KINDS:
         model_folders.register_folders(kind)
 
 
 def finder_names() -> list[str]:
-    """The built-in finder where there is one, ``grounding_dino/…`` and ``clipseg/…``: what lies there, or the public model that may be put there."""
+    """Returns the built-in finder, if present, and the folders ``grounding_dino/…`` and ``clipseg/…``.
+
+    An empty model folder is listed with the name of a public model that can be put there.
+    """
     built_in = [POCKET_TITLE] if POCKET_FINDER_FOLDER.is_dir() else []
     return [*built_in, *(f"{kind}/{name}" for kind in (_DINO, _CLIPSEG) for name in _names(kind))]
 
 
 def sam_names() -> list[str]:
-    """Folders in ``models/sam``, or the public model that may be put there."""
+    """Returns the folders in ``models/sam``, or the name of a public model that can be put there."""
     return _names(_SAM)
 
 
 def folders(finder_name: str, sam_name: str) -> dict[str, Path]:
-    """The folders that a choice of :func:`finder_names` and :func:`sam_names` stands for, by their kind; none for the built-in finder.
+    """Returns the folders by kind for a choice from ``finder_names`` and ``sam_names``.
+
+    The built-in finder has none.
 
     Raises:
-        ModelError: one is missing, incomplete or of another kind.
+        ModelError: a folder is missing, incomplete or of another kind.
     """
     if finder_name == POCKET_TITLE:
         return {}
     kind, _, name = finder_name.partition("/")
-    chosen = (
-        {kind: name} if kind == _CLIPSEG else {_DINO: name if kind == _DINO else finder_name, _SAM: sam_name}
-    )
-    found = {kind: _folder(kind, name) for kind, name in chosen.items()}
-    for kind, folder in found.items():
+    if kind == _CLIPSEG:
+        chosen = {_CLIPSEG: name}
+    else:
+        chosen = {_DINO: name if kind == _DINO else finder_name, _SAM: sam_name}
+    paths = {kind: _folder(kind, name) for kind, name in chosen.items()}
+    for kind, folder in paths.items():
         check_folder(folder, _KINDS[kind])
-    return found
+    return paths
 
 
 def load(finder_name: str, sam_name: str) -> RegionFinder:
-    """Load a choice of :func:`finder_names` and :func:`sam_names`, to where ComfyUI keeps models that are not in use.
+    """Loads a choice from ``finder_names`` and ``sam_names`` onto ComfyUI's offload device.
 
     Raises:
-        ModelError: as :func:`folders`, or its files cannot be used.
+        ModelError: a folder is missing or invalid; see ``folders``.
     """
-    found = folders(finder_name, sam_name)
+    paths = folders(finder_name, sam_name)
     with torch.inference_mode(False):
         return load_finder(
-            found.get(_DINO),
-            found.get(_SAM),
-            found.get(_CLIPSEG),
+            paths.get(_DINO),
+            paths.get(_SAM),
+            paths.get(_CLIPSEG),
             comfy.model_management.text_encoder_offload_device(),
         )
-
-
-def prepare(finder: RegionFinder) -> None:
-    """Bring a finder to the device."""
-    held.bring(finder, finder.module)
 
 
 def _names(kind: str) -> list[str]:
@@ -78,5 +81,5 @@ def _names(kind: str) -> list[str]:
 
 
 def _folder(kind: str, name: str) -> Path:
-    """Where a model lies, or where it would belong."""
+    """Returns the path of a model's folder, which may not exist."""
     return model_folders.folder_named(kind, name, model_folders.transformers_folders(kind))

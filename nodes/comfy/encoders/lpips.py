@@ -1,4 +1,4 @@
-"""Where the weights that LPIPS needs lie in a ComfyUI installation."""
+"""Finds the weights that LPIPS needs in a ComfyUI installation."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ FOLDER = "lpips"
 
 
 def register() -> None:
-    """Make ``models/lpips`` a model folder."""
+    """Registers ``models/lpips`` as a model folder."""
     model_folders.register(FOLDER)
 
 
 def backbone() -> Path | None:
-    """AlexNet's weights: the first .safetensors with alexnet in its name; None when there is none."""
+    """Returns AlexNet's weights: the first .safetensors file with alexnet in its name, or None."""
     files = (
         folder / name
         for folder in model_folders.folders_of(FOLDER)

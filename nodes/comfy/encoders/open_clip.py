@@ -1,40 +1,36 @@
-"""CLIPs in a ComfyUI installation: where their files lie, and when they are on the device."""
+"""Lists and loads the CLIP models in a ComfyUI installation."""
 
 from pathlib import Path
 
 import comfy.model_management
-import comfy.utils
 import folder_paths
 import torch
 
 from ....core.encoders.clip import KNOWN_NAMES, OpenClipModel, clip_file, clip_names, load_clip
 from ....core.errors import ModelError
-from ....core.learning.init_text.vocabulary import Progress
 from ....core.storage.names import resolve_inside
 from ..folders import listing, model_folders
-from ..learning.progress import check_interrupted
-from . import residency as held
 
 FOLDER = "open_clip"
 POCKET_TITLE = "pocket CLIP (built in)"
 
 
 def register() -> None:
-    """Make ``models/open_clip`` a model folder like ComfyUI's own."""
+    """Registers ``models/open_clip`` as a model folder."""
     model_folders.register(FOLDER)
 
 
 def names() -> list[str]:
-    """The built-in CLIP, the papers' (whose files may still be missing), and whatever else lies in the folder."""
+    """Returns the built-in CLIP, those of the papers (also without files), and others in the folder."""
     found = [name for folder in model_folders.folders_of(FOLDER) for name in _names_in(folder)]
     return list(dict.fromkeys([POCKET_TITLE, *KNOWN_NAMES, *found]))
 
 
 def file_of(name: str) -> Path | None:
-    """The file of one of :func:`names`, ``None`` for the built-in CLIP.
+    """Returns the file of one of ``names``, or None for the built-in CLIP.
 
     Raises:
-        ModelError: it is not there, or the name cannot be one.
+        ModelError: the file is missing, or the name is invalid.
     """
     if name == POCKET_TITLE:
         return None
@@ -49,10 +45,10 @@ def file_of(name: str) -> Path | None:
 
 
 def load(name: str) -> OpenClipModel:
-    """Load one of :func:`names`, to where ComfyUI keeps models that are not in use.
+    """Loads one of ``names`` onto ComfyUI's offload device.
 
     Raises:
-        ModelError: it is not there, or its file cannot be used.
+        ModelError: the file is missing or cannot be used.
     """
     file = file_of(name)
     with torch.inference_mode(False):
@@ -63,25 +59,9 @@ def load(name: str) -> OpenClipModel:
         )
 
 
-def prepare(clip: OpenClipModel) -> None:
-    """Bring a CLIP to the device."""
-    held.bring(clip, clip.module)
-
-
 def cache_folder() -> Path:
-    """Where features of word lists are kept: ComfyUI's folder for what is the server's own business, which no address reaches."""
+    """Returns the folder for features of word lists, in ComfyUI's system folder, which is not served."""
     return Path(folder_paths.get_system_user_directory("instructbrush")) / "phrases"
-
-
-def progress_of(node: str) -> Progress:
-    """A node's progress bar for core: moved now and then, and raising ComfyUI's own exception when the user pressed cancel."""
-    bar = comfy.utils.ProgressBar(100, node_id=node)
-
-    def show(done: int, total: int) -> None:
-        check_interrupted()
-        bar.update_absolute(done, total)
-
-    return show
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -89,6 +69,6 @@ def _names_in(folder: Path) -> list[str]:
         return clip_names(folder)
     except OSError as error:
         listing.warn_once(
-            str(folder), f"folder {folder} cannot be read ({error}). What lies in it is not offered."
+            str(folder), f"folder {folder} cannot be read ({error}). Its files are not offered."
         )
         return []

@@ -1,31 +1,45 @@
-"""Models of other kinds than ComfyUI's own, held as it holds its own: others make room for them when they are used, and they make room for others later."""
+"""Loads encoders onto the device through ComfyUI, so that they and its models make room for each other."""
 
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ....core.encoders.clip import OpenClipModel
+from ....core.encoders.mllm import Mllm
+from ....core.reasoning.connector import Connector
+from ....core.regions.finder import RegionFinder
 from ..models.plain_weights import make_plain
 
-_patchers: "WeakKeyDictionary[Any, ModelPatcher]" = WeakKeyDictionary()
-"""A patcher knows the networks and not the model around them, so that both go when the model does."""
+Encoder = OpenClipModel | Mllm | Connector | RegionFinder
+
+# A patcher refers to the networks and not to the encoder, so that both are freed with the encoder.
+patchers: "WeakKeyDictionary[Encoder, ModelPatcher]" = WeakKeyDictionary()
 
 
-def bring(model: Any, module: torch.nn.Module, stays: bool = False) -> None:
-    """Bring a model's networks to the device, ready for gradients.
+def prepare(encoder: Encoder) -> None:
+    """Loads an encoder's networks onto the device, usable with gradients.
 
-    Args:
-        model: what the networks belong to.
-        module: the networks.
-        stays: they cannot leave the device.
+    Quantized vision-language models cannot leave the device. Before the first use of one, all other models
+    are unloaded to make room.
     """
+    stays = isinstance(encoder, Mllm) and bool(encoder.bits)
+    if isinstance(encoder, Mllm) and stays and not encoder.loaded:
+        comfy.model_management.unload_all_models()
+    module = _networks(encoder)
     with torch.inference_mode(False):
-        patcher = _patchers.get(model)
+        patcher = patchers.get(encoder)
         if patcher is None:
             device = comfy.model_management.get_torch_device()
             offload = device if stays else comfy.model_management.text_encoder_offload_device()
-            patcher = _patchers[model] = ModelPatcher(module, device, offload)
+            patcher = patchers[encoder] = ModelPatcher(module, device, offload)
         comfy.model_management.load_models_gpu([patcher], force_full_load=True)
-        make_plain(module)  # a node in inference mode may have moved it since
+        # A node in inference mode may have moved the weights, which makes them unusable for gradients.
+        make_plain(module)
+
+
+def _networks(encoder: Encoder) -> torch.nn.Module:
+    if isinstance(encoder, Connector):
+        return torch.nn.ModuleDict(dict(encoder.named_children()))
+    return encoder.module

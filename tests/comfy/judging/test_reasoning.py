@@ -32,7 +32,7 @@ def models(comfy):
     """A taught tiny LLaVA and a connector for it, where users put theirs."""
     root = Path(comfy.folder_paths.models_dir)
     folder = root / "mllm" / "tiny"
-    tiny_mllms.taught(folder, [(make_image(1)[0], WISH, ANSWER)], 200)
+    tiny_mllms.train_llava(folder, [(make_image(1)[0], WISH, ANSWER)], 200)
     made = connector(comfy, folder)
     file = comfy.pack("core.reasoning.connector").save_connector(made, root / "connectors" / CONNECTOR)
     yield folder, file
@@ -251,12 +251,12 @@ def test_the_model_is_held_by_comfyui_and_goes_with_it(comfy, forgetful):
     graph = comfy.graph()
     links = load(graph), load_connector(graph)
     mllm, made = comfy.values(graph, *links)
-    rooms = comfy.pack("nodes.comfy.encoders.mllms")
+    residency = comfy.pack("nodes.comfy.encoders.residency")
     assert not mllm.loaded
     with torch.inference_mode():
         for _ in range(2):
-            rooms.prepare(mllm)
-            rooms.prepare(made)
+            residency.prepare(mllm)
+            residency.prepare(made)
     assert not any(
         parameter.is_inference() or parameter.requires_grad
         for parameter in (*mllm.module.parameters(), *made.parameters())
@@ -269,7 +269,7 @@ def test_the_model_is_held_by_comfyui_and_goes_with_it(comfy, forgetful):
         == 1
     )
     held = [
-        weakref.ref(comfy.pack("nodes.comfy.encoders.residency")._patchers[each]) for each in (mllm, made)
+        weakref.ref(residency.patchers[each]) for each in (mllm, made)
     ] + [weakref.ref(next(mllm.module.parameters()))]
     management.unload_all_models()
     graph = comfy.graph()

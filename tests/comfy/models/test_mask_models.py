@@ -107,7 +107,7 @@ class TestDetection:
         ],
         ids=["pocket", "sd15", "sd21", "sd21-v", "sdxl"],
     )
-    def test_twelve_channels_are_found_in_every_family(self, comfy, unet, extra, family, kind):
+    def test_detects_twelve_channels_in_every_family(self, comfy, unet, extra, family, kind):
         convert = comfy.pack("nodes.comfy.models.key_names")
         shapes = seeded.unet_shapes({**unet, "in_channels": 12})
         with torch.device("meta"):
@@ -121,7 +121,7 @@ class TestDetection:
         self.concatenates(comfy, model, 4)
 
     @pytest.mark.parametrize("channels", [32, 48])
-    def test_sd3_of_full_size_is_found_in_both_dialects(self, comfy, channels):
+    def test_detects_full_size_sd3_in_both_dialects(self, comfy, channels):
         from comfy import model_detection
 
         named = seeded_sd3.on_meta({**seeded_sd3.SD3, "in_channels": channels})
@@ -170,7 +170,7 @@ class TestDetection:
 
 
 class TestTwelveChannels:
-    def test_both_engines_describe_and_predict_alike(self, comfy):
+    def test_both_engines_agree(self, comfy):
         graph = comfy.graph()
         (model,) = comfy.values(graph, Parts(graph, RANDOM).model)
         editor = comfy.pack("core.editing.loading").load_editor(comfy.base / "models" / RANDOM)
@@ -186,7 +186,7 @@ class TestTwelveChannels:
         assert torch.allclose(found, editor.denoiser.predict(noisy, timesteps, condition, context), atol=1e-4)
 
     @pytest.mark.parametrize("mask", [None, half(), half(128, 128)], ids=["free-form", "half", "scaled"])
-    def test_edit_guider_is_equation_3_in_diffusers(self, comfy, mask):
+    def test_edit_guider_matches_equation_3_in_diffusers(self, comfy, mask):
         """One step against three predictions of core's engine: the mask is there with the image, and gone with it."""
         graph = comfy.graph()
         (guider,) = comfy.values(
@@ -212,7 +212,7 @@ class TestTwelveChannels:
         found = (x - predicted(guider, x, float(sigma))) / sigma
         assert torch.allclose(found, by_hand, atol=1e-3 * by_hand.abs().max().item())
 
-    def test_the_mask_matters_and_white_is_no_mask(self, comfy):
+    def test_white_mask_equals_no_mask_and_others_differ(self, comfy):
         free, white, masked = (
             edited(comfy, RANDOM, **mask) for mask in ({}, {"mask": torch.ones(1, 64, 64)}, {"mask": half()})
         )
@@ -222,7 +222,7 @@ class TestTwelveChannels:
             and not torch.allclose(free, masked, atol=1e-3)
         )
 
-    def test_stock_nodes_do_the_same(self, comfy):
+    def test_stock_nodes_match_edit_guider(self, comfy):
         """Region Conditioning and ComfyUI's DualCFGGuider, as the help page wires them."""
         graph = comfy.graph()
         parts = Parts(graph, RANDOM)
@@ -243,7 +243,7 @@ class TestTwelveChannels:
             custom_sampled(comfy, graph, guider.out(0), first.out(1)), edited(comfy, RANDOM, mask=half())
         )
 
-    def test_a_batch_has_a_mask_each(self, comfy):
+    def test_every_image_of_a_batch_has_its_mask(self, comfy):
         images, masks = make_image(3, count=2), torch.cat([half(), half().flip(2)])
         results = []
         for rows in (slice(0, 2), slice(0, 1), slice(1, 2)):
@@ -262,7 +262,7 @@ class TestTwelveChannels:
         both, *alone = results
         assert torch.allclose(both, torch.cat(alone), atol=1e-3)
 
-    def test_a_checkpoint_of_it_is_read_by_stock_loaders(self, comfy):
+    def test_stock_loaders_read_a_saved_checkpoint(self, comfy):
         graph = comfy.graph()
         parts = Parts(graph, RANDOM)
         graph.node(
@@ -294,13 +294,13 @@ class TestTwelveChannels:
         finally:
             target.unlink()
 
-    def test_an_instruction_acts_in_the_sister_as_in_the_pocket_editor(self, comfy):
+    def test_instruction_acts_as_in_the_pocket_editor(self, comfy):
         """Whose weights for the mask are still zero, so that both must agree."""
         learned = instruction(comfy)
         pocket = edited(comfy, "pocket editor (built in)", instruction=learned)
         assert torch.allclose(edited(comfy, SISTER, instruction=learned, mask=half()), pocket, atol=1e-3)
 
-    def test_learning_on_the_sister_is_learning_on_the_pocket_editor(self, comfy):
+    def test_learning_matches_the_pocket_editor(self, comfy):
         found = []
         for name in ("pocket editor (built in)", SISTER):
             graph = comfy.graph()
@@ -314,7 +314,7 @@ class TestTwelveChannels:
         assert torch.allclose(torch.tensor(sister.info.losses), torch.tensor(pocket.info.losses), rtol=1e-3)
         assert (sister.info.family, sister.info.fingerprint) == ("pocket", pocket.info.fingerprint)
 
-    def test_the_built_in_one_is_offered_where_its_weights_are(self, comfy, monkeypatch, tmp_path):
+    def test_offers_the_built_in_model_if_it_is_installed(self, comfy, monkeypatch, tmp_path):
         models, builtin = comfy.pack("nodes.comfy.models.loading"), comfy.pack("core.models.builtin")
         folder = tmp_path / "pocket_region"
         for module in (models, builtin):
@@ -345,7 +345,7 @@ class TestMistakes:
             (torch.full((1, 64, 64), 2.0), "Mask holds values from 2 to 2. Scale them"),
         ],
     )
-    def test_masks_that_do_not_fit(self, comfy, mask, message):
+    def test_rejects_masks_that_do_not_fit(self, comfy, mask, message):
         graph = comfy.graph()
         parts = Parts(graph, RANDOM)
         assert comfy.error(graph, region_conditioning(comfy, graph, parts, mask=mask).out(0)).startswith(
@@ -356,7 +356,7 @@ class TestMistakes:
             graph, edit_guider(comfy, graph, Parts(graph, RANDOM), mask=mask).out(0)
         ).startswith(message)
 
-    def test_a_mask_for_a_model_that_reads_none(self, comfy):
+    def test_rejects_a_mask_for_a_model_without_one(self, comfy):
         message = "pocket editor: this model reads no mask (8 input channels, 12 in one that does). Leave the mask away and keep the edit in its place with Reg"
         for make in (region_conditioning, edit_guider):
             graph = comfy.graph()
@@ -364,7 +364,7 @@ class TestMistakes:
                 message
             )
 
-    def test_such_a_model_takes_the_image_alone(self, comfy):
+    def test_region_conditioning_works_without_a_mask(self, comfy):
         graph = comfy.graph()
         parts = Parts(graph)
         negative = graph.node("CLIPTextEncode", clip=parts.clip, text="").out(0)
@@ -380,7 +380,7 @@ class TestMistakes:
             ours, comfy.values(graph, sampled(graph, parts.model, positive, negative, latent))[0]["samples"]
         )
 
-    def test_a_mask_model_without_mask_or_image(self, comfy):
+    def test_mask_model_rejects_a_missing_mask_or_image(self, comfy):
         graph = comfy.graph()
         parts = Parts(graph, RANDOM)
         positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))

@@ -148,13 +148,13 @@ def test_the_finder_is_held_by_comfyui_and_goes_with_it(comfy):
     graph = comfy.graph()
     link = load(graph)
     (finder,) = comfy.values(graph, link)
-    rooms = comfy.pack("nodes.comfy.encoders.finders")
+    residency = comfy.pack("nodes.comfy.encoders.residency")
     assert not any(
         parameter.is_inference() or parameter.requires_grad for parameter in finder.module.parameters()
     )
     with torch.inference_mode():
-        rooms.prepare(finder)
-        rooms.prepare(finder)
+        residency.prepare(finder)
+        residency.prepare(finder)
     assert (
         sum(
             each.model is not None and each.model.model is finder.module
@@ -162,7 +162,7 @@ def test_the_finder_is_held_by_comfyui_and_goes_with_it(comfy):
         )
         == 1
     )
-    held = weakref.ref(comfy.pack("nodes.comfy.encoders.residency")._patchers[finder])
+    held = weakref.ref(residency.patchers[finder])
     management.unload_all_models()
     graph = comfy.graph()
     assert comfy.values(

@@ -66,11 +66,11 @@ def sister(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> DiffusersE
         return load_editor(folder)
 
 
-class TestWhatTheyAre:
+class TestDescription:
     @pytest.mark.parametrize(
         ("config", "family"), [(seeded.SD15, "sd15"), (seeded.SD21, "sd21"), (seeded.SDXL, "sdxl")]
     )
-    def test_twelve_channels_are_of_their_sisters_family(
+    def test_twelve_channels_belong_to_the_family_of_eight(
         self, tmp_path: Path, config: dict, family: str
     ) -> None:
         kinds = []
@@ -89,7 +89,7 @@ class TestWhatTheyAre:
         assert (free.in_channels, free.condition_channels, free.reads_mask) == (8, 4, False)
         assert (region.in_channels, region.condition_channels, region.reads_mask) == (12, 8, True)
 
-    def test_siblings_with_the_same_attention_have_the_same_fingerprint(self, tmp_path: Path) -> None:
+    def test_fingerprint_does_not_depend_on_the_input_channels(self, tmp_path: Path) -> None:
         free, region = (
             dict(seeded.weights(seeded.unet_shapes(config), 5)) for config in (seeded.SMALL_SD15, REGION)
         )
@@ -106,12 +106,12 @@ class TestWhatTheyAre:
         assert single.in_channels == folder.in_channels == 12
         assert single.fingerprint == folder.fingerprint == described(free).fingerprint
 
-    def test_a_mask_is_refused_by_name_where_none_is_read(self, editor: DiffusersEditor) -> None:
+    def test_rejects_a_mask_for_a_model_without_one(self, editor: DiffusersEditor) -> None:
         message = r"^pocket editor: this model reads no mask \(8 input channels, 12 in one that does\). Leave the mask away and keep the edit .* Region Edit"
         with pytest.raises(ModelError, match=message):
             editor.condition(torch.zeros(1, 64, 64, 3), torch.ones(1, 64, 64))
 
-    def test_single_file_names_fit_the_local_configuration(self) -> None:
+    def test_single_file_shapes_match_the_local_configuration(self) -> None:
         from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
         from instructbrush.core.models.module_builder import UNET_CONFIG
@@ -124,7 +124,7 @@ class TestWhatTheyAre:
         converted = convert_ldm_unet_checkpoint(native, config)
         assert {name: tuple(tensor.shape) for name, tensor in converted.items()} == seeded.unet_shapes(config)
 
-    def test_single_files_that_only_comfyui_reads_are_named(self, tmp_path: Path, pocket: Path) -> None:
+    def test_rejects_single_files_that_only_comfyui_reads(self, tmp_path: Path, pocket: Path) -> None:
         config = json.loads((pocket / "unet" / "config.json").read_text())
         shapes = {
             name: (1, *shape[1:]) if name == "conv_in.weight" else shape
@@ -133,14 +133,17 @@ class TestWhatTheyAre:
         path = seeded.write_hollow(tmp_path / "saved.safetensors", shapes)
         with pytest.raises(
             ModelError,
-            match="^saved.safetensors: single files of the pocket family are read in ComfyUI only. Give the model as a diffusers",
+            match=(
+                "^saved.safetensors: single files of the pocket family are read in ComfyUI only. Give the "
+                "model as a diffusers"
+            ),
         ):
             load_editor(path)
 
 
 class TestSD3:
     @pytest.mark.parametrize("channels", [32, 48])
-    def test_full_size_files_are_described_from_their_header(self, tmp_path: Path, channels: int) -> None:
+    def test_describes_full_size_files_from_their_header(self, tmp_path: Path, channels: int) -> None:
         named = seeded_sd3.on_meta({**seeded_sd3.SD3, "in_channels": channels})
         native = {
             PREFIX + name: shape for name, shape in seeded_sd3.shapes_of(seeded_sd3.native(named)).items()
@@ -161,21 +164,24 @@ class TestSD3:
             )
         assert single.fingerprint == other.fingerprint
 
-    def test_fingerprint_is_the_same_in_both_dialects_and_differs_between_models(self) -> None:
+    def test_fingerprint_differs_between_models_but_not_dialects(self) -> None:
         models = [seeded_sd3.tensors(seeded_sd3.SMALL_SD3, seed) for seed in (0, 1)]
         first, second = (described(model).fingerprint for model in models)
         halved = {name: tensor.half() for name, tensor in seeded_sd3.native(models[0]).items()}
         assert described(halved).fingerprint == first != second
 
-    def test_it_runs_in_comfyui_only(self, tmp_path: Path) -> None:
+    def test_diffusers_engine_rejects_sd3(self, tmp_path: Path) -> None:
         save_file(seeded_sd3.native(seeded_sd3.tensors(seeded_sd3.SMALL_SD3, 0)), tmp_path / "it.safetensors")
         with pytest.raises(
             ModelError,
-            match=r"^it.safetensors: UltraEdit \(Stable Diffusion 3\) runs in ComfyUI only: use the nodes Load .* and Edit Guider",
+            match=(
+                r"^it.safetensors: UltraEdit \(Stable Diffusion 3\) runs in ComfyUI only: use the nodes Load "
+                r".* and Edit Guider"
+            ),
         ):
             load_editor(tmp_path / "it.safetensors")
 
-    def test_no_instruction_acts_in_it(self, editor: DiffusersEditor) -> None:
+    def test_rejects_instructions(self, editor: DiffusersEditor) -> None:
         description = described(seeded_sd3.tensors(seeded_sd3.SMALL_SD3, 0))
         message = r"^UNet: UltraEdit \(Stable Diffusion 3\) has no cross-attention layers, so instructions can neither be learned on it nor act in it. Edit with"
         with pytest.raises(ModelError, match=message):
@@ -188,13 +194,14 @@ class TestSD3:
         [
             (
                 16,
-                r"^it: this is not an InstructPix2Pix model: 16 input channels; 32 \(16 noise \+ 16 image\) or 48 \(\+ 16 mask\) are needed. It is a plain",
+                r"^it: this is not an InstructPix2Pix model: 16 input channels; 32 \(16 noise \+ 16 image\) "
+                r"or 48 \(\+ 16 mask\) are needed. It is a plain",
             ),
             (33, r"^it: this is an inpainting model, not an InstructPix2Pix model: 33 input channels; 32 "),
             (64, r"^it: unknown kind of model: 64 input channels; 32 "),
         ],
     )
-    def test_other_kinds_are_named(self, channels: int, message: str) -> None:
+    def test_rejects_other_kinds_of_transformer(self, channels: int, message: str) -> None:
         named = seeded_sd3.on_meta({**seeded_sd3.SMALL_SD3, "in_channels": channels})
         for tensors in (named, seeded_sd3.native(named)):
             with pytest.raises(ModelError, match=message):
@@ -202,14 +209,14 @@ class TestSD3:
 
 
 class TestMaskImage:
-    def test_white_black_and_grey(self) -> None:
+    def test_turns_masks_into_images(self) -> None:
         images = torch.rand(2, 8, 12, 3)
         assert torch.equal(mask_image(None, images), torch.ones(1, 8, 12, 3))
         mask = torch.rand(2, 8, 12)
         assert torch.equal(mask_image(mask, images), mask[..., None].repeat(1, 1, 1, 3))
         assert mask_image(mask[:1], images).shape == mask_image(mask[0], images).shape == (1, 8, 12, 3)
 
-    def test_it_is_scaled_where_the_aspect_agrees(self) -> None:
+    def test_scales_masks_of_the_same_aspect_ratio(self) -> None:
         half = torch.zeros(1, 8, 8)
         half[:, :, 4:] = 1
         image = mask_image(half, torch.zeros(1, 64, 64, 3))[0, ..., 0]
@@ -220,22 +227,26 @@ class TestMaskImage:
         [
             (
                 torch.zeros(1, 8, 12),
-                r"^Mask: it is black everywhere, so nothing would be edited. Paint white .* invert the mask .* connect no mask.$",
+                r"^Mask: it is black everywhere, so nothing would be edited. Paint white .* invert the mask "
+                r".* connect no mask.$",
             ),
-            (torch.stack([torch.ones(8, 12), torch.zeros(8, 12)]), "^Mask: number 2 of 2 is black everywhere"),
+            (
+                torch.stack([torch.ones(8, 12), torch.zeros(8, 12)]),
+                "^Mask: number 2 of 2 is black everywhere",
+            ),
             (torch.ones(1, 8, 8), "^Mask: it is 8 x 8, the image 12 x 8, which is another aspect ratio."),
             (torch.ones(3, 8, 12), "^Mask: 3 masks do not fit 2 images."),
             (torch.full((1, 8, 12), float("nan")), "^Mask holds values that are not finite."),
         ],
     )
-    def test_what_does_not_fit_is_told(self, mask: Tensor, message: str) -> None:
+    def test_rejects_masks_that_do_not_fit(self, mask: Tensor, message: str) -> None:
         with pytest.raises(RegionError, match=message):
             mask_image(mask, torch.zeros(2, 8, 12, 3))
 
 
 class TestEngine:
     @torch.no_grad()
-    def test_prediction_is_the_unets_on_noise_image_and_mask(self, small: DiffusersEditor) -> None:
+    def test_prediction_is_that_of_the_unet_on_noise_image_and_mask(self, small: DiffusersEditor) -> None:
         images = torch.rand(2, 64, 64, 3)
         mask = torch.zeros(1, 64, 64)
         mask[:, :32] = 1
@@ -255,11 +266,11 @@ class TestEngine:
             small.denoiser.predict(noisy, times, small.condition(images), context), expected, atol=1e-3
         )
 
-    def test_no_mask_is_white(self, small: DiffusersEditor) -> None:
+    def test_white_mask_equals_no_mask(self, small: DiffusersEditor) -> None:
         images = torch.rand(2, 48, 64, 3)
         assert torch.equal(small.condition(images), small.condition(images, torch.ones(1, 48, 64)))
 
-    def test_a_condition_of_the_wrong_kind_is_told(
+    def test_rejects_a_condition_of_the_wrong_kind(
         self, small: DiffusersEditor, editor: DiffusersEditor
     ) -> None:
         noisy, times = torch.randn(1, 4, 8, 8), torch.tensor([3])
@@ -268,11 +279,14 @@ class TestEngine:
             small.denoiser.predict(noisy, times, noisy, small.encode_text([""]))
         with pytest.raises(
             ModelError,
-            match="^pocket editor: its image condition has 4 channels, 8 were given. It reads no mask: give it the image's latent",
+            match=(
+                "^pocket editor: its image condition has 4 channels, 8 were given. It reads no mask: give it "
+                "the image's latent"
+            ),
         ):
             editor.denoiser.predict(noisy, times, noisy.repeat(1, 2, 1, 1), editor.encode_text([""]))
 
-    def test_sampling_without_a_mask_is_told(self, small: DiffusersEditor) -> None:
+    def test_sampler_rejects_a_condition_without_a_mask(self, small: DiffusersEditor) -> None:
         states = small.encode_text([""])[0]
         with pytest.raises(ModelError, match="^ultra: its image condition has 8 channels, 4 were given."):
             edit_latents(
@@ -280,7 +294,7 @@ class TestEngine:
             )
 
     @torch.no_grad()
-    def test_sampling_drops_the_mask_with_the_picture(self, small: DiffusersEditor) -> None:
+    def test_null_branch_drops_image_and_mask(self, small: DiffusersEditor) -> None:
         """One step of Eq. 3 by hand: neither branch has neither."""
         images = torch.rand(1, 64, 64, 3)
         frame = small.encode_images(images)
@@ -308,7 +322,7 @@ class TestEngine:
 
 
 class TestPocketRegion:
-    def test_it_shares_all_but_the_unet(self, sister: DiffusersEditor, editor: DiffusersEditor) -> None:
+    def test_shares_all_parts_but_the_unet(self, sister: DiffusersEditor, editor: DiffusersEditor) -> None:
         assert sister.description.title == "pocket region editor" and sister.description.in_channels == 12
         assert (
             sister.description.family == editor.description.family
@@ -317,7 +331,7 @@ class TestPocketRegion:
         assert torch.equal(sister.encode_text(["a hat"]), editor.encode_text(["a hat"]))
         assert torch.equal(sister.denoiser.alphas_cumprod, editor.denoiser.alphas_cumprod)
 
-    def test_with_zeros_for_the_mask_it_is_the_pocket_editor(
+    def test_matches_the_pocket_editor_while_its_mask_weights_are_zero(
         self, sister: DiffusersEditor, editor: DiffusersEditor
     ) -> None:
         image = torch.rand(1, 64, 64, 3)
@@ -340,7 +354,7 @@ class TestPocketRegion:
             == learned(editor).check_fits(sister.description)
         )
 
-    def test_a_folder_that_was_moved_is_told(self, tmp_path: Path, pocket: Path) -> None:
+    def test_rejects_a_copy_without_the_shared_parts(self, tmp_path: Path, pocket: Path) -> None:
         """Only the built-in one shares: a copy elsewhere is a model that lacks its parts."""
         shutil.copytree(pocket / "unet", tmp_path / "copy" / "unet")
         with pytest.raises(

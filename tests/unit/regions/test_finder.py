@@ -1,4 +1,4 @@
-"""Finding regions by words: the boxes and masks that transformers' own classes give, phrases and thresholds."""
+"""Finding regions by words: boxes and masks equal those of transformers; phrases and thresholds."""
 
 import json
 import re
@@ -7,18 +7,13 @@ import pytest
 import torch
 
 from instructbrush.core.errors import ModelError, RegionError
-from instructbrush.core.regions import finder as finders
-from instructbrush.core.regions.finder import (
-    ClipSegFinder,
-    Found,
-    GroundedSam,
-    describe,
-    load_finder,
-    phrases_of,
-    union,
-)
-from instructbrush.core.regions.finder_models import SAM, load_folder
-from instructbrush.core.regions.masks import Box
+from instructbrush.core.regions import finder_loading, grounded_sam
+from instructbrush.core.regions.boxes import Box
+from instructbrush.core.regions.clipseg import ClipSegFinder
+from instructbrush.core.regions.finder import FoundObject, report_table, split_phrases, union_mask
+from instructbrush.core.regions.finder_folders import SAM, load_folder
+from instructbrush.core.regions.finder_loading import load_finder
+from instructbrush.core.regions.grounded_sam import GroundedSam
 from instructbrush.tests.support import tiny_finders
 
 PHRASES = ["red ball", "cat", "dog"]
@@ -31,7 +26,7 @@ def noise(height=48, width=80):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """The folders of tiny models by name."""
+    """Folders of tiny models by name."""
     root = tmp_path_factory.mktemp("finders")
     made = {"dino": tiny_finders.grounding_dino, "sam": tiny_finders.sam, "clipseg": tiny_finders.clipseg}
     for name in made:
@@ -49,8 +44,8 @@ def clipseg(models):
     return ClipSegFinder(models["clipseg"])
 
 
-def by_hand(models, image, box_threshold, text_threshold):
-    """What transformers' processor makes of the model's answer: boxes, scores and labels; and the phrase of each box's most probable word."""
+def transformers_boxes(models, image, box_threshold, text_threshold):
+    """Boxes, scores and labels from transformers' processor, and the phrase of each box's most probable word."""
     from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
 
     model = GroundingDinoForObjectDetection.from_pretrained(models["dino"], local_files_only=True).eval()
@@ -73,23 +68,22 @@ def by_hand(models, image, box_threshold, text_threshold):
 
 
 @pytest.mark.parametrize("size", [(48, 80), (90, 40), (64, 64)])
-def test_boxes_are_transformers_own(grounded, models, monkeypatch, size):
-    monkeypatch.setattr(finders, "_SAME", 1.0)
+def test_boxes_match_transformers(grounded, models, monkeypatch, size):
+    monkeypatch.setattr(grounded_sam, "_SAME_OBJECT_IOU", 1.0)
     image = noise(*size)
     found = grounded.find(image, PHRASES, 0.5, 0.4)
-    results, phrases = by_hand(models, image, 0.5, 0.4)
+    results, phrases = transformers_boxes(models, image, 0.5, 0.4)
     expected = []
     for score, box, label, phrase in zip(
         results["scores"].tolist(), results["boxes"], results["text_labels"], phrases, strict=True
     ):
-        left, top, right, bottom = (
-            min(max(value, 0.0), float(limit))
-            for value, limit in zip(box.tolist(), (*size[::-1], *size[::-1]), strict=True)
-        )
-        # A box whose words are all below the second threshold gets no words from transformers, and is none of ours.
+        height, width = size
+        left, right = box[::2].clamp(0, width).tolist()
+        top, bottom = box[1::2].clamp(0, height).tolist()
+        # transformers returns boxes without words above the second threshold; the finder drops them.
         if set(re.findall(r"\w+", label)) & {"red", "ball", "cat", "dog"} and left < right and top < bottom:
             expected.append((score, phrase, (left, top, right, bottom)))
-    expected.sort(key=lambda each: -each[0])
+    expected.sort(key=lambda entry: -entry[0])
     assert len(expected) > 3 and len({phrase for _, phrase, _ in expected}) > 1
     assert [each.phrase for each in found] == [phrase for _, phrase, _ in expected]
     for each, (score, _, box) in zip(found, expected, strict=True):
@@ -98,7 +92,7 @@ def test_boxes_are_transformers_own(grounded, models, monkeypatch, size):
 
 
 @pytest.mark.parametrize("size", [(48, 80), (90, 40)])
-def test_masks_are_sam_s_own_for_those_boxes(grounded, models, size):
+def test_masks_match_sam_in_transformers(grounded, models, size):
     from transformers import SamModel, SamProcessor
 
     image = noise(*size)
@@ -120,9 +114,9 @@ def test_masks_are_sam_s_own_for_those_boxes(grounded, models, size):
     assert any(0 < each.mask.mean() < 1 for each in found)
 
 
-def test_more_boxes_than_go_at_once_get_the_same_masks(grounded, monkeypatch):
+def test_masks_do_not_depend_on_the_chunk_size(grounded, monkeypatch):
     whole = grounded.find(noise(), PHRASES, 0.2, 0.1)
-    monkeypatch.setattr(finders, "_BOXES_AT_ONCE", 2)
+    monkeypatch.setattr(grounded_sam, "_BOXES_AT_ONCE", 2)
     parts = grounded.find(noise(), PHRASES, 0.2, 0.1)
     assert len(whole) > 4 and all(
         torch.equal(first.mask, second.mask) for first, second in zip(whole, parts, strict=True)
@@ -130,7 +124,7 @@ def test_more_boxes_than_go_at_once_get_the_same_masks(grounded, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["MMGroundingDino", "sam2"])
-def test_relatives_are_loaded_by_the_same_interface(models, tmp_path, kind):
+def test_loads_mm_grounding_dino_and_sam_2(models, tmp_path, kind):
     folders = {"dino": models["dino"], "sam": models["sam"]}
     if kind == "sam2":
         folders["sam"] = tiny_finders.sam2(tmp_path)
@@ -142,14 +136,14 @@ def test_relatives_are_loaded_by_the_same_interface(models, tmp_path, kind):
     )
 
 
-def test_a_folder_of_sam_2_as_it_is_published_is_loaded(tmp_path):
+def test_loads_the_published_folder_of_sam_2(tmp_path):
     folder = tiny_finders.sam2(tmp_path)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "sam2_video"}))
     assert type(load_folder(folder, SAM)[0]).__name__ == "Sam2Model"
 
 
-def test_sam_2_gives_what_transformers_gives(grounded, models, tmp_path):
+def test_sam_2_masks_match_transformers(grounded, models, tmp_path):
     from transformers import Sam2Model, Sam2Processor
 
     folder = tiny_finders.sam2(tmp_path)
@@ -163,10 +157,10 @@ def test_sam_2_gives_what_transformers_gives(grounded, models, tmp_path):
     torch.testing.assert_close(torch.stack([each.mask for each in found]), masks)
 
 
-def test_of_boxes_that_coincide_the_best_is_kept(grounded, monkeypatch):
-    monkeypatch.setattr(finders, "_SAME", 1.0)
+def test_keeps_the_best_of_coinciding_boxes(grounded, monkeypatch):
+    monkeypatch.setattr(grounded_sam, "_SAME_OBJECT_IOU", 1.0)
     every = grounded.find(noise(), PHRASES, 0.1, 0.05)
-    monkeypatch.setattr(finders, "_SAME", 0.0)
+    monkeypatch.setattr(grounded_sam, "_SAME_OBJECT_IOU", 0.0)
     apart = grounded.find(noise(), PHRASES, 0.1, 0.05)
     boxes = {each.box for each in every}
     assert 0 < len(apart) <= len(every) and {each.box for each in apart} <= boxes
@@ -178,7 +172,7 @@ def test_of_boxes_that_coincide_the_best_is_kept(grounded, monkeypatch):
             assert each.phrase != other.phrase or not crossing
 
 
-def test_clipseg_s_maps_are_transformers_own(clipseg, models):
+def test_clipseg_maps_match_transformers(clipseg, models):
     from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
     image, phrases = noise(40, 100), ["red circle", "a hat on the blue square"]
@@ -194,7 +188,7 @@ def test_clipseg_s_maps_are_transformers_own(clipseg, models):
 
 
 @pytest.mark.parametrize(("box_threshold", "text_threshold"), [(0.6, 0.5), (0.5, 0.6), (0.62, 0.58)])
-def test_clipseg_s_objects_are_the_fragments_of_its_maps(clipseg, box_threshold, text_threshold):
+def test_clipseg_objects_are_fragments_of_its_maps(clipseg, box_threshold, text_threshold):
     from skimage.measure import label, regionprops
 
     image, phrases = noise(), ["red circle", "hat"]
@@ -219,12 +213,12 @@ def test_clipseg_s_objects_are_the_fragments_of_its_maps(clipseg, box_threshold,
 
 
 @pytest.mark.parametrize("which", ["grounded", "clipseg"])
-def test_nothing_found_is_an_answer(request, which):
+def test_returns_an_empty_list_when_nothing_is_found(request, which):
     finder = request.getfixturevalue(which)
     found = finder.find(noise(), ["cat", "red ball"], 1.0)
-    assert found == [] and union(found, 48, 80).shape == (48, 80) and not union(found, 48, 80).any()
+    assert found == [] and union_mask(found, 48, 80).shape == (48, 80) and not union_mask(found, 48, 80).any()
     assert (
-        describe(found, ["cat", "red ball"])
+        report_table(found, ["cat", "red ball"])
         == "Nothing was found for cat, red ball. Lower box_threshold or use other words."
     )
 
@@ -232,9 +226,10 @@ def test_nothing_found_is_an_answer(request, which):
 @pytest.mark.parametrize(
     ("which", "low", "high"), [("grounded", (0.1, 0.1), (0.9, 0.1)), ("clipseg", (0.5, 0.55), (0.62, 0.55))]
 )
-def test_a_higher_threshold_finds_some_of_the_same(request, which, low, high):
+def test_a_higher_threshold_finds_a_subset(request, which, low, high):
     finder = request.getfixturevalue(which)
-    many, few = (finder.find(noise(), PHRASES, *limits, most=1000) for limits in (low, high))
+    many = finder.find(noise(), PHRASES, *low, most=1000)
+    few = finder.find(noise(), PHRASES, *high, most=1000)
     assert 0 < len(few) < len(many) and {(each.phrase, each.box) for each in few} < {
         (each.phrase, each.box) for each in many
     }
@@ -247,13 +242,14 @@ def test_a_higher_threshold_finds_some_of_the_same(request, which, low, high):
     )
 
 
-def test_words_must_fit_a_box(grounded):
-    loose, strict = (grounded.find(noise(), PHRASES, 0.2, text) for text in (0.1, 0.9))
+def test_a_higher_text_threshold_finds_less(grounded):
+    loose = grounded.find(noise(), PHRASES, 0.2, 0.1)
+    strict = grounded.find(noise(), PHRASES, 0.2, 0.9)
     assert len(strict) < len(loose)
 
 
 @pytest.mark.parametrize("which", ["grounded", "clipseg"])
-def test_only_the_best_are_kept_and_own_thresholds_are_taken(request, which):
+def test_keeps_the_best_objects_and_uses_default_thresholds(request, which):
     finder = request.getfixturevalue(which)
     every = finder.find(noise(), PHRASES, most=1000)
     assert every == sorted(every, key=lambda each: -each.score) and len(every) > 2
@@ -262,14 +258,14 @@ def test_only_the_best_are_kept_and_own_thresholds_are_taken(request, which):
     ]
 
 
-def test_a_image_of_any_shape_is_looked_at(grounded, clipseg):
-    for size in [(9, 300), (300, 7), (3, 3)]:
-        for finder in (grounded, clipseg):
-            for each in finder.find(noise(*size), ["red circle"], 0.1, 0.1, most=3):
-                assert each.mask.shape == size
+@pytest.mark.parametrize("which", ["grounded", "clipseg"])
+@pytest.mark.parametrize("size", [(9, 300), (300, 7), (3, 3)])
+def test_accepts_images_of_any_shape(request, which, size):
+    found = request.getfixturevalue(which).find(noise(*size), ["red circle"], 0.1, 0.1, most=3)
+    assert found and all(each.mask.shape == size for each in found)
 
 
-def test_finders_are_frozen_and_say_where_they_are(grounded, clipseg):
+def test_finders_are_frozen_and_know_their_device(grounded, clipseg):
     for finder, name in ((grounded, "dino + sam"), (clipseg, "clipseg")):
         assert finder.name == name and finder.device == torch.device("cpu")
         assert all(
@@ -288,17 +284,17 @@ def test_finders_are_frozen_and_say_where_they_are(grounded, clipseg):
         (" .,cat", ["cat"]),
     ],
 )
-def test_words_are_taken_apart(words, phrases):
-    assert phrases_of(words) == phrases
+def test_splits_words_into_phrases(words, phrases):
+    assert split_phrases(words) == phrases
 
 
 @pytest.mark.parametrize("words", ["", "  ", " . , ;\n"])
-def test_words_with_nothing_in_them_are_refused(grounded, words):
+def test_rejects_words_without_phrases(grounded, words):
     with pytest.raises(
         RegionError,
         match=r"Find Region: there are no words in '.*'\. Name what to look for, such as: red ball, hat\.",
     ):
-        phrases_of(words)
+        split_phrases(words)
     with pytest.raises(RegionError, match="there are no words"):
         grounded.find(noise(), [words])
 
@@ -310,7 +306,7 @@ def test_words_with_nothing_in_them_are_refused(grounded, words):
         ({"box_threshold": 1.5}, "Find Region: box_threshold 1.5 is not between 0 and 1. "),
         ({"box_threshold": float("nan")}, "Find Region: box_threshold nan is not between 0 and 1. "),
         ({"text_threshold": -0.1}, "Find Region: text_threshold -0.1 is not between 0 and 1. "),
-        ({"most": 0}, "Find Region: at most 0 objects is none. Allow at least 1."),
+        ({"most": 0}, "Find Region: at most 0 objects were asked for. Allow at least 1."),
         (
             {"image": torch.zeros(1, 8, 8, 3)},
             "Find Region: an image of shape [1, 8, 8, 3] does not fit; [height, width, 3] is needed.",
@@ -326,30 +322,30 @@ def test_words_with_nothing_in_them_are_refused(grounded, words):
         ({"phrases": ["red " * 80]}, " reads "),
     ],
 )
-def test_bad_input_is_refused_by_name(request, which, changes, message):
+def test_rejects_invalid_input(request, which, changes, message):
     with pytest.raises(RegionError, match=re.escape(message)):
         request.getfixturevalue(which).find(**{"image": noise(), "phrases": PHRASES, **changes})
 
 
-def test_the_table_names_every_object_and_what_is_missing():
+def test_report_lists_objects_and_missing_phrases():
     mask = torch.zeros(10, 20)
     mask[2:6, 5:10] = 1
     found = [
-        Found("red ball", 0.912, Box(5.2, 1.8, 10.0, 6.1), mask),
-        Found("cat", 0.4, Box(0, 0, 20, 10), torch.ones(10, 20)),
+        FoundObject("red ball", 0.912, Box(5.2, 1.8, 10.0, 6.1), mask),
+        FoundObject("cat", 0.4, Box(0, 0, 20, 10), torch.ones(10, 20)),
     ]
-    assert describe(found, ["cat", "dog", "red ball"]).splitlines() == [
+    assert report_table(found, ["cat", "dog", "red ball"]).splitlines() == [
         "phrase    score  box             area",
         "red ball  0.91   5, 2 to 10, 6   10.0%",
         "cat       0.40   0, 0 to 20, 10  100.0%",
         "Nothing was found for dog. Lower box_threshold or use other words.",
     ]
-    assert torch.equal(union(found, 10, 20), torch.ones(10, 20)) and torch.equal(
-        union(found[:1], 10, 20), mask
+    assert torch.equal(union_mask(found, 10, 20), torch.ones(10, 20)) and torch.equal(
+        union_mask(found[:1], 10, 20), mask
     )
 
 
-def test_finders_by_their_folders(models, monkeypatch, tmp_path):
+def test_loads_finders_from_folders(models, monkeypatch, tmp_path):
     assert isinstance(load_finder(models["dino"], models["sam"]), GroundedSam)
     assert load_finder(clipseg_folder=models["clipseg"]).name == "clipseg"
     for half in ({"dino_folder": models["dino"]}, {"sam_folder": models["sam"]}):
@@ -358,9 +354,9 @@ def test_finders_by_their_folders(models, monkeypatch, tmp_path):
             match="Grounding DINO finds boxes and SAM the masks in them. Give the folders of both, or one of CLIPSeg.",
         ):
             load_finder(**half)
-    monkeypatch.setattr(finders, "POCKET_FINDER_FOLDER", tmp_path / "none")
+    monkeypatch.setattr(finder_loading, "POCKET_FINDER_FOLDER", tmp_path / "none")
     with pytest.raises(ModelError, match="this build of InstructBrush has no built-in one"):
         load_finder()
-    monkeypatch.setattr(finders, "POCKET_FINDER_FOLDER", models["clipseg"])
+    monkeypatch.setattr(finder_loading, "POCKET_FINDER_FOLDER", models["clipseg"])
     built_in = load_finder()
     assert built_in.name == "pocket finder" and built_in.thresholds == (0.5, 0.5)

@@ -1,4 +1,4 @@
-"""Masks in image files: which channel holds the region."""
+"""Reading masks from image files."""
 
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +17,7 @@ WHITE[:, :6] = 1
 
 
 def levels(low: int = 0, high: int = 255) -> Image.Image:
-    """The region as levels of grey."""
+    """The region in grey levels."""
     return Image.fromarray((low + (high - low) * WHITE).to(torch.uint8).numpy())
 
 
@@ -50,23 +50,23 @@ def saved(image: Image.Image, kind: str = "PNG") -> BytesIO:
         levels().convert("RGBA"),
         levels(0, 1),
         Image.fromarray((WHITE * 65535).numpy().astype(np.uint16)),
-        # What transparency that is the same everywhere leaves to the colours.
+        # With constant alpha, the colors decide.
         with_alpha(levels(), Image.new("L", (24, 16), 128)),
         with_alpha(levels(), Image.new("L", (24, 16), 0)),
-        # ComfyUI's mask editor: black, and transparent where it was painted. And MagicBrush: the image, erased.
+        # ComfyUI's mask editor (black, transparent where painted) and MagicBrush (the image, erased).
         with_alpha(Image.new("RGB", (24, 16)), levels(255, 0)),
         with_alpha(photograph(), levels(255, 0)),
         with_alpha(photograph(grey=True), levels(255, 0)),
-        # White, painted on nothing.
+        # White painted on an empty image.
         with_alpha(Image.new("RGB", (24, 16), "white"), levels()),
         with_alpha(levels(), levels()),
     ],
 )
-def test_the_channel_that_holds_the_region_counts(image: Image.Image) -> None:
+def test_reads_the_channel_that_holds_the_region(image: Image.Image) -> None:
     assert torch.equal(read_mask(saved(image), "m.png"), WHITE)
 
 
-def test_soft_edges_stay_soft() -> None:
+def test_keeps_soft_edges() -> None:
     ramp = Image.fromarray(np.tile(np.arange(0, 240, 10, dtype=np.uint8), (16, 1)))
     soft = torch.from_numpy(np.asarray(ramp, dtype=np.float32) / 255)
     assert torch.equal(read_mask(saved(ramp), "m.png"), soft)
@@ -75,7 +75,7 @@ def test_soft_edges_stay_soft() -> None:
     )
 
 
-def test_what_is_the_same_everywhere() -> None:
+def test_reads_constant_masks() -> None:
     def whole(image: Image.Image) -> float:
         found = mask_from_image(image)
         assert found is not None and (found == found[0, 0]).all()
@@ -88,12 +88,12 @@ def test_what_is_the_same_everywhere() -> None:
     )
 
 
-def test_jpegs_are_grey_enough() -> None:
+def test_accepts_rounding_of_jpeg() -> None:
     found: Tensor = read_mask(saved(levels().convert("RGB"), "JPEG"), "m.jpg")
     assert torch.equal((found > 0.5).float(), WHITE)
 
 
-def test_images_that_mark_nothing_are_refused(tmp_path: Path) -> None:
+def test_rejects_images_that_mark_no_region(tmp_path: Path) -> None:
     with pytest.raises(
         RegionError,
         match=r"^Mask 'm\.png' is a coloured image without transparency, so it marks no region\. A mask is white where",

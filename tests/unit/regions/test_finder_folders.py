@@ -1,4 +1,4 @@
-"""Folders of models that find regions: what is refused and how, layouts, and the full-size models by their published names."""
+"""Folders of models that find regions: layouts, errors, and the weight names of the published models."""
 
 import json
 import re
@@ -11,14 +11,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from instructbrush.core.errors import ModelError
-from instructbrush.core.regions.finder import ClipSegFinder, GroundedSam
-from instructbrush.core.regions.finder_models import CLIPSEG, GROUNDING_DINO, SAM, check_folder, load_folder
+from instructbrush.core.regions.clipseg import ClipSegFinder
+from instructbrush.core.regions.finder_folders import (
+    CLIPSEG,
+    GROUNDING_DINO,
+    SAM,
+    check_folder,
+    load_folder,
+)
+from instructbrush.core.regions.grounded_sam import GroundedSam
 from instructbrush.tests.support import tiny_finders
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """The folders of tiny models by name."""
+    """Folders of tiny models by name."""
     root = tmp_path_factory.mktemp("finders")
     made = {"dino": tiny_finders.grounding_dino, "sam": tiny_finders.sam, "clipseg": tiny_finders.clipseg}
     for name in made:
@@ -28,7 +35,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def own(models, tmp_path):
-    """A copy of a tiny model's folder that a test may spoil."""
+    """Copies a tiny model's folder for a test that damages it."""
     return lambda name: Path(shutil.copytree(models[name], tmp_path / name))
 
 
@@ -41,7 +48,7 @@ KINDS = {"dino": GROUNDING_DINO, "sam": SAM, "clipseg": CLIPSEG}
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_missing_folder_says_what_belongs_there(tmp_path, name):
+def test_missing_folder_error_tells_what_belongs_there(tmp_path, name):
     folder = tmp_path / "nowhere"
     with pytest.raises(ModelError) as caught:
         load_folder(folder, KINDS[name])
@@ -53,7 +60,7 @@ def test_a_missing_folder_says_what_belongs_there(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "files", "said"),
+    ("name", "files", "message"),
     [
         ("dino", ["config.json"], "config.json is missing."),
         (
@@ -71,15 +78,15 @@ def test_a_missing_folder_says_what_belongs_there(tmp_path, name):
         ("sam", ["model.safetensors"], "there is no model.safetensors in"),
     ],
 )
-def test_a_missing_file_is_named(own, name, files, said):
+def test_missing_file_error_names_the_file(own, name, files, message):
     folder = own(name)
     for file in files:
         (folder / file).unlink()
-    with pytest.raises(ModelError, match=re.escape(said)):
+    with pytest.raises(ModelError, match=re.escape(message)):
         check_folder(folder, KINDS[name])
 
 
-def test_a_folder_of_another_kind_is_named(models):
+def test_rejects_a_folder_of_another_kind(models):
     with pytest.raises(
         ModelError,
         match=r"Grounding DINO 'sam': its config.json says 'sam', which is no Grounding DINO \(grounding-dino, mm-grounding-dino\)",
@@ -95,7 +102,7 @@ def test_a_folder_of_another_kind_is_named(models):
         ClipSegFinder(models["dino"])
 
 
-def test_pickled_weights_are_refused(own):
+def test_rejects_pickled_weights(own):
     folder = own("sam")
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
@@ -108,7 +115,7 @@ def test_pickled_weights_are_refused(own):
         load_folder(folder, SAM)
 
 
-def test_damaged_weights_are_refused(own):
+def test_rejects_damaged_weights(own):
     folder = own("dino")
     file = folder / "model.safetensors"
     whole = file.read_bytes()
@@ -130,7 +137,7 @@ def test_damaged_weights_are_refused(own):
         load_folder(folder, GROUNDING_DINO)
 
 
-def test_parts_and_code_from_elsewhere_are_refused(own):
+def test_rejects_external_backbones_and_runs_no_code(own):
     folder = own("dino")
     file = folder / "config.json"
     config = json.loads(file.read_text())
@@ -148,7 +155,7 @@ def test_parts_and_code_from_elsewhere_are_refused(own):
         load_folder(folder, GROUNDING_DINO)
 
 
-def test_weights_in_parts_and_the_newer_layout_are_read(own, models):
+def test_reads_sharded_weights_and_the_newer_layout(own, models):
     from transformers import SamModel, SamProcessor
 
     folder = own("sam")
@@ -157,13 +164,14 @@ def test_weights_in_parts_and_the_newer_layout_are_read(own, models):
     SamModel.from_pretrained(models["sam"]).save_pretrained(folder, max_shard_size="20KB")
     SamProcessor.from_pretrained(models["sam"]).save_pretrained(folder)
     assert len(list(folder.glob("model-*.safetensors"))) > 1 and (folder / "processor_config.json").is_file()
-    states, expected = (load_folder(each, SAM)[0].state_dict() for each in (folder, models["sam"]))
+    states = load_folder(folder, SAM)[0].state_dict()
+    expected = load_folder(models["sam"], SAM)[0].state_dict()
     assert states.keys() == expected.keys() and all(
         torch.equal(states[name], expected[name]) for name in states
     )
 
 
-def test_half_precision_weights_are_run_in_fp32(own):
+def test_runs_half_precision_weights_in_fp32(own):
     folder = own("clipseg")
     file = folder / "model.safetensors"
     save_file(
@@ -179,6 +187,7 @@ def test_half_precision_weights_are_run_in_fp32(own):
     assert finder.probabilities(torch.rand(48, 80, 3), ["hat"]).isfinite().all()
 
 
+# Names of Swin's weights in transformers 5, and in the published file.
 _PUBLISHED = (
     (".model.swin.", ".model."),
     (".attention.relative_position_bias.", ".attention.self."),
@@ -189,7 +198,6 @@ _PUBLISHED = (
     (".mlp.fc1.", ".intermediate.dense."),
     (".mlp.fc2.", ".output.dense."),
 )
-"""How transformers 5 calls the weights of Swin, and how the published file does."""
 
 
 @pytest.mark.parametrize(
@@ -224,8 +232,8 @@ _PUBLISHED = (
         ),
     ],
 )
-def test_the_full_size_models_are_read_by_their_published_names(own, kind, name, config, weights, samples):
-    """The header of the published file over a hole in the disk: names and shapes are matched, no number is ever allocated."""
+def test_full_size_models_match_the_published_weight_names(own, kind, name, config, weights, samples):
+    """Uses the published file's header with a sparse file, so that no weights are allocated."""
     import transformers
 
     folder = own(name)
@@ -234,7 +242,7 @@ def test_the_full_size_models_are_read_by_their_published_names(own, kind, name,
     network = getattr(transformers, kind.classes[settings.model_type][0])
     with torch.device("meta"):
         model = network(settings)
-    # Of layers that share their weights the published file holds the first, and has one of two names. It has no norm after the whole of Swin.
+    # The published file holds shared weights once, under one of their names, and has no norm after Swin.
     later = (".bbox_embed.", "prompt_encoder.shared")
     named = sorted(
         model.named_parameters(remove_duplicate=False),

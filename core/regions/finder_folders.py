@@ -1,4 +1,4 @@
-"""Networks that find objects by words, from folders in transformers' layout, checked before anything is read from them."""
+"""Checks and loads the folders (in transformers' layout) of models that find regions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,29 +18,25 @@ _PROCESSOR_FILES = (("preprocessor_config.json",), ("processor_config.json",))
 
 @dataclass(frozen=True)
 class FolderKind:
-    """One kind of folder.
-
-    Attributes:
-        title: what messages call it.
-        classes: ``model_type`` of its config.json -> transformers' class of the network, and of what prepares images and words for it.
-        public: a public model of this kind.
-        tokenizer: files of which one set must be there; none where it reads no words.
-        settings: what its configuration is overridden with.
-    """
+    """A kind of model folder."""
 
     title: str
+    """Name in messages."""
     classes: Mapping[str, tuple[str, str]]
+    """``model_type`` in config.json -> names of transformers' classes of the network and its processor."""
     public: str
+    """A public model of this kind."""
     tokenizer: tuple[tuple[str, ...], ...] = ()
+    """Sets of tokenizer files, one of which must exist; empty if the model reads no words."""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    """Overrides for the model's configuration."""
 
     @property
     def files(self) -> str:
-        """What belongs into a folder of this kind."""
-        words = " or ".join(" and ".join(files) for files in self.tokenizer)
-        return "config.json, model.safetensors, preprocessor_config.json" + (
-            f", {words}, tokenizer_config.json" if words else ""
-        )
+        """The files that belong into a folder of this kind."""
+        tokenizer = " or ".join(" and ".join(files) for files in self.tokenizer)
+        names = "config.json, model.safetensors, preprocessor_config.json"
+        return f"{names}, {tokenizer}, tokenizer_config.json" if tokenizer else names
 
 
 GROUNDING_DINO = FolderKind(
@@ -56,7 +52,7 @@ GROUNDING_DINO = FolderKind(
 )
 SAM = FolderKind(
     "SAM",
-    # SAM 2's public folders call themselves video models; their image part is loaded.
+    # SAM 2's public folders declare video models; only their image part is loaded.
     {
         "sam": ("SamModel", "SamProcessor"),
         "sam2": ("Sam2Model", "Sam2Processor"),
@@ -73,26 +69,32 @@ CLIPSEG = FolderKind(
 
 
 def load_folder(folder: Path, kind: FolderKind) -> tuple[Any, Any]:
-    """Load a network, frozen and in fp32 on the CPU. No network is used, no code of the folder is run and only ``.safetensors`` files are read.
+    """Loads a network, frozen and in fp32 on the CPU.
+
+    Downloads nothing, runs no code of the folder, and reads only ``.safetensors`` weights.
 
     Args:
-        folder: in transformers' layout.
-        kind: what it must be.
+        folder: a folder in transformers' layout.
+        kind: the expected kind.
 
     Returns:
-        The network, and transformers' processor of its images and words.
+        The network, and transformers' processor for its images and words.
 
     Raises:
-        ModelError: the folder or a file of it is missing, damaged or pickled, or it is of another kind.
+        ModelError: the folder or a file is missing, damaged or pickled, or the model is of another kind.
     """
     import transformers
 
     folder = model_folder(folder)
-    model_type, name = check_folder(folder, kind), model_title(folder)
-    network, processor = (getattr(transformers, each, None) for each in kind.classes[model_type])
+    model_type = check_folder(folder, kind)
+    name = model_title(folder)
+    network_class, processor_class = kind.classes[model_type]
+    network = getattr(transformers, network_class, None)
+    processor = getattr(transformers, processor_class, None)
     if network is None or processor is None:
         raise ModelError(
-            f"{kind.title} '{name}': transformers {transformers.__version__} is too old for its kind, {model_type}. Update transformers."
+            f"{kind.title} '{name}': transformers {transformers.__version__} is too old for its kind, "
+            f"{model_type}. Update transformers."
         )
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
@@ -100,34 +102,38 @@ def load_folder(folder: Path, kind: FolderKind) -> tuple[Any, Any]:
             str(folder), use_safetensors=True, output_loading_info=True, **options, **kind.settings
         )
         prepared = processor.from_pretrained(str(folder), **options)
-    except Exception as error:  # A foreign configuration can make transformers fail in any way.
+    except Exception as error:  # unknown configurations make transformers fail in any way
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ModelError(
-            f"{kind.title} '{name}': transformers cannot load {folder} ({reason[:300]}). Get its files again: {kind.files}."
+            f"{kind.title} '{name}': transformers cannot load {folder} ({reason[:300]}). "
+            f"Get its files again: {kind.files}."
         ) from error
-    # transformers itself would go on with random numbers in their place.
-    absent = sorted(report["missing_keys"])
-    if absent:
+    # transformers would replace missing weights with random numbers.
+    missing = sorted(report["missing_keys"])
+    if missing:
         raise ModelError(
-            f"{kind.title} '{name}': {len(absent)} weights such as {absent[0]} are missing in {folder}. The file is incomplete or belongs to another "
-            "config.json."
+            f"{kind.title} '{name}': {len(missing)} weights such as {missing[0]} are missing in {folder}. "
+            "The file is incomplete or belongs to another config.json."
         )
     frozen: Module = model.float().eval().requires_grad_(False)
     return frozen, prepared
 
 
 def check_folder(folder: Path, kind: FolderKind) -> str:
-    """See from names, headers and settings that a folder can be loaded.
+    """Checks file names, headers and settings of a folder without loading it.
 
     Returns:
-        The ``model_type`` of its config.json.
+        The ``model_type`` in its config.json.
 
     Raises:
-        ModelError: as :func:`load_folder`.
+        ModelError: see ``load_folder``.
     """
     folder = model_folder(folder)
     here = f"{kind.title} '{model_title(folder)}'"
-    advice = f"Put {kind.public}, or another model of its kind, into {folder}: {kind.files}. Nothing is downloaded by itself."
+    advice = (
+        f"Put {kind.public}, or another model of its kind, into {folder}: {kind.files}. "
+        "Nothing is downloaded by itself."
+    )
     if not folder.is_dir():
         raise ModelError(f"{here}: there is no folder {folder}. {advice}")
     if not (folder / "config.json").is_file():
@@ -136,17 +142,19 @@ def check_folder(folder: Path, kind: FolderKind) -> str:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in kind.classes:
         raise ModelError(
-            f"{here}: its config.json says '{model_type}', which is no {kind.title} ({', '.join(kind.classes)}). {advice}"
+            f"{here}: its config.json says '{model_type}', which is no {kind.title} "
+            f"({', '.join(kind.classes)}). {advice}"
         )
     if any(config.get(key) for key in ("backbone", "use_timm_backbone", "use_pretrained_backbone")):
         raise ModelError(
-            f"{here}: its config.json takes a part of the network from elsewhere (backbone), which is not done. {advice}"
+            f"{here}: its config.json takes a part of the network from elsewhere (backbone), "
+            f"which is not supported. {advice}"
         )
     for sets in (_PROCESSOR_FILES, kind.tokenizer):
         if sets and not any(all((folder / name).is_file() for name in names) for names in sets):
             raise ModelError(
                 f"{here}: {' or '.join(' and '.join(names) for names in sets)} is missing. {advice}"
             )
-    # Raises for weights that are missing, pickled, cut short or unsound.
+    # Raises for weights that are missing, pickled, truncated or damaged.
     folder_weights(folder, ("model",))
     return model_type
