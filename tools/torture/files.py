@@ -1,4 +1,4 @@
-"""Damaged files into every reader: it must read them or refuse them with a sentence, in bounded time and memory."""
+"""Damaged files into every reader. It must read or refuse them, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from instructbrush.core.errors import InstructBrushError
 
 from .readers import CASES, Case
 
+# A reader that takes longer counts as escaped.
 _SECONDS = 10
-"""A reader that takes longer has escaped."""
+# Bytes that readers may allocate.
 _MEMORY = 4 * 2**30
-"""Bytes that readers may take above what the process has when they begin."""
-_SHOWN = 5
-"""Tracebacks that are printed."""
+# Tracebacks that are printed.
+_MOST_SHOWN = 5
 
 
 class TooLongError(BaseException):
-    """A reader has not come to an end; no exception that it might handle."""
+    """A reader takes too long. A BaseException, so that the reader does not catch it."""
 
 
 def run(count: int, seed_of_all: int, cases: tuple[Case, ...] | None = None) -> dict[str, int]:
-    """Damage files and read them.
+    """Damages files and reads them.
 
     Args:
-        count: trials, of all kinds together.
-        seed_of_all: the same one damages in the same way.
-        cases: all by default.
+        count: number of trials, over all kinds of files.
+        seed_of_all: the same seed gives the same damage.
+        cases: kinds of files; all by default.
 
     Returns:
-        How many were ``tried``, and found ``valid`` or ``refused`` with an error of this package; ``escaped`` ended in another exception, after too long a
-        time or in too much memory.
+        Number of files that were ``tried``, were ``valid``, were ``refused`` with an error of this package,
+        or ``escaped``: ended in another exception, or took too much time or memory.
     """
     cases = CASES if cases is None else cases
     shares = sum(case.share for case in cases)
@@ -60,7 +60,7 @@ def run(count: int, seed_of_all: int, cases: tuple[Case, ...] | None = None) -> 
             for case in cases:
                 home = Path(folder) / case.name.replace(" ", "_")
                 home.mkdir()
-                counts += _tried(
+                counts += _try_case(
                     case, home, max(1, round(count * case.share / shares)), seed_of_all, counts["escaped"]
                 )
     finally:
@@ -68,7 +68,7 @@ def run(count: int, seed_of_all: int, cases: tuple[Case, ...] | None = None) -> 
     return {name: counts[name] for name in ("tried", "valid", "refused", "escaped")}
 
 
-def _tried(case: Case, home: Path, count: int, seed_of_all: int, escaped: int) -> Counter[str]:
+def _try_case(case: Case, home: Path, count: int, seed_of_all: int, escaped: int) -> Counter[str]:
     file = case.write(home)
     sound = file.read_bytes()
     case.read(file)
@@ -94,7 +94,7 @@ def _tried(case: Case, home: Path, count: int, seed_of_all: int, escaped: int) -
             counts["refused"] += 1
         except (Exception, TooLongError):
             counts["escaped"] += 1
-            if escaped + counts["escaped"] <= _SHOWN:
+            if escaped + counts["escaped"] <= _MOST_SHOWN:
                 print(f"\n{case.name}, seed {seed_of_all}: {content[:400]!r}", file=sys.stderr)
                 traceback.print_exc()
 
@@ -104,7 +104,7 @@ def _tried(case: Case, home: Path, count: int, seed_of_all: int, escaped: int) -
 
 @contextlib.contextmanager
 def _limited_time() -> Iterator[None]:
-    """Raise in a block that takes too long, where the system has alarms: not on Windows, and not beside the main thread."""
+    """Raises TooLongError in a block that takes too long. Not on Windows, nor outside the main thread."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -113,7 +113,7 @@ def _limited_time() -> Iterator[None]:
         raise TooLongError
 
     before = signal.signal(signal.SIGALRM, stop)
-    # Again and again: what is raised in a callback of the garbage collector is lost.
+    # Repeats, because an exception in a callback of the garbage collector is lost.
     signal.setitimer(signal.ITIMER_REAL, _SECONDS, 0.1)
     try:
         yield
@@ -124,7 +124,7 @@ def _limited_time() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _limited_memory() -> Iterator[None]:
-    """Limit the memory that the process can still take, where the system can."""
+    """Limits the memory that the process can allocate, if the system supports it."""
     try:
         import resource
     except ImportError:
@@ -144,5 +144,5 @@ def _limited_memory() -> Iterator[None]:
 
 
 def _memory_folder() -> str | None:
-    """A folder in memory, where there is one: the disk is not what is tried."""
+    """Returns a folder in memory, if there is one. It is faster, and the disk is not under test."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

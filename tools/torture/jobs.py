@@ -1,4 +1,4 @@
-"""Work that is disturbed: what it reads, what it does, what its files must be at any moment, and what they must be in the end."""
+"""Jobs that the trials disturb: their input, their work, and checks of their files during and after it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,15 @@ REPO = Path(__file__).resolve().parents[2]
 PAIRS = REPO / "example_workflows" / "pairs" / "hours_passed"
 LIGHT = REPO / "example_workflows" / "pairs" / "light_from_the_right"
 INSTRUCTION = REPO / "example_workflows" / "models" / "instructions" / "plum_and_mint.safetensors"
-_LEARNING_STEPS, _BRIEF_STEPS, _TUNING_STEPS = 250, 12, 12
+_LEARNING_STEPS = 250
+_BRIEF_STEPS = 12
+_TUNING_STEPS = 12
 _SAVES = 200
+# How much wider the larger of two saved instructions is.
 _WIDER = 20
 
 _processes = multiprocessing.get_context("forkserver")
-# A child is a fork of a process that has imported everything and done nothing: it begins at once.
+# Children are forks of a process that has imported everything, so they start fast.
 _processes.set_forkserver_preload(
     [
         "instructbrush.cli.main",
@@ -48,94 +51,101 @@ _processes.set_forkserver_preload(
 
 @dataclass(frozen=True)
 class Job:
-    """One kind of work. ``data`` is a folder for what it reads, made once; ``folder`` one for what it writes."""
+    """A kind of work. It reads from a ``data`` folder, which is written once, and writes to ``folder``."""
 
     seconds: float
-    """About how long it takes."""
+    """Approximate duration."""
     prepare: Callable[[Path], object]
-    """Make the data."""
+    """Writes the data."""
     work: Callable[[Path, Path], int]
-    """(data, folder) -> exit code. Begun again in the same folder, it goes on."""
+    """(data, folder) -> exit code. Started again in the same folder, it continues."""
     done: Callable[[Path], int]
-    """How much is finished in a folder, which may be any moment's; raises where a file is neither absent nor sound."""
+    """Measures how much of the work is finished in a folder, at any moment. Raises if a file is damaged."""
     result: Callable[[Path], Any]
-    """What finished work has left, to be compared."""
+    """Returns the result of finished work, to be compared."""
 
 
 @dataclass(frozen=True)
 class End:
-    """How a process ended by itself."""
+    """How a process ended that was not killed."""
 
     code: int
-    said: str
+    """Exit code."""
+    output: str
+    """Text on stdout and stderr."""
     escaped: str
-    """The traceback of what came through; empty when nothing did."""
+    """Traceback of an exception that the command did not handle; empty if there was none."""
 
 
-class Running:
-    """Work that has begun, in a process of its own.
+class JobProcess:
+    """A running job in a child process.
 
     Args:
-        name: of ``JOBS``.
-        data, folder: as in :class:`Job`.
-        before: called first in that process, with its argument.
+        name: a key of ``JOBS``.
+        data, folder: see ``Job``.
+        setup: a function and its argument; called first in the process.
     """
 
     def __init__(
-        self, name: str, data: Path, folder: Path, before: tuple[Callable[[Any], object], Any] | None = None
+        self, name: str, data: Path, folder: Path, setup: tuple[Callable[[Any], object], Any] | None = None
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._end, there = _processes.Pipe(duplex=False)
+        self._end, child_end = _processes.Pipe(duplex=False)
         self.process: BaseProcess = _processes.Process(
-            target=_carry_out, args=(name, data, folder, before, there)
+            target=_run_job, args=(name, data, folder, setup, child_end)
         )
         self.process.start()
-        there.close()
+        child_end.close()
 
-    def wait(self, seconds: float) -> bool:
-        """Whether it ends within so many seconds."""
+    def ends_within(self, seconds: float) -> bool:
+        """Waits at most ``seconds``. Returns whether the process has ended."""
         self.process.join(seconds)
         return self.process.exitcode is not None
 
     def kill(self) -> None:
-        """At once, without a chance to tidy up."""
+        """Kills the process without a chance to clean up."""
         self.process.kill()
         self.process.join()
 
-    def end(self, seconds: float = 300) -> End:
-        """Wait for the end; a hang is an exception that escaped."""
+    def wait_for_end(self, seconds: float = 300) -> End:
+        """Waits for the end. A hang counts as escaped."""
         if self._end.poll(seconds):
             with contextlib.suppress(EOFError):
                 return self._end.recv()
         self.kill()
-        return End(-1, "", f"it did not end within {seconds:.0f} s, or without a word")
+        return End(-1, "", f"it did not end within {seconds:.0f} s, or it crashed")
 
 
-def undisturbed(name: str, place: Path) -> tuple[Path, Any]:
-    """Make the data of a job below ``place`` and do the work once. Returns the folder with the data, and the result."""
-    job, data, folder = JOBS[name], place / "data", place / "untouched"
+def run_undisturbed(name: str, place: Path) -> tuple[Path, Any]:
+    """Writes the data of a job below ``place`` and runs it once. Returns the data's folder and the result."""
+    job = JOBS[name]
+    data = place / "data"
+    folder = place / "undisturbed"
     data.mkdir(parents=True)
     job.prepare(data)
-    end = Running(name, data, folder).end()
-    assert end.code == 0, f"{name} fails undisturbed: {end.said}\n{end.escaped}"
+    end = JobProcess(name, data, folder).wait_for_end()
+    assert end.code == 0, f"{name} fails undisturbed: {end.output}\n{end.escaped}"
     return data, job.result(folder)
 
 
-def _carry_out(
-    name: str, data: Path, folder: Path, before: tuple[Callable[[Any], object], Any] | None, end: Connection
+def _run_job(
+    name: str, data: Path, folder: Path, setup: tuple[Callable[[Any], object], Any] | None, end: Connection
 ) -> None:
+    """Runs a job in the child process and sends its end to the parent."""
     torch.set_num_threads(1)
-    code, escaped, said = 1, "", io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+    code = 1
+    escaped = ""
+    output = io.StringIO()
+    with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
         try:
-            if before is not None:
-                before[0](before[1])
+            if setup is not None:
+                setup[0](setup[1])
             code = JOBS[name].work(data, folder)
         except InstructBrushError as error:
-            said.write(f"instructbrush: {error}")
-        except BaseException:  # whatever comes through is what is looked for
+            output.write(f"instructbrush: {error}")
+        except BaseException:  # Any exception that the command did not handle has escaped.
             escaped = traceback.format_exc()
-    end.send(End(code, said.getvalue(), escaped))
+    end.send(End(code, output.getvalue(), escaped))
 
 
 def _command(*arguments: object) -> int:
@@ -145,21 +155,8 @@ def _command(*arguments: object) -> int:
 
 
 def _learn(data: Path, folder: Path, steps: int = _LEARNING_STEPS) -> int:
-    out = folder / "x.safetensors"
-    return _command(
-        "learn",
-        "--pairs",
-        PAIRS,
-        "--size",
-        64,
-        "--steps",
-        steps,
-        "--out",
-        out,
-        "--overwrite",
-        "--device",
-        "cpu",
-    )
+    options = ("--pairs", PAIRS, "--size", 64, "--steps", steps, "--overwrite", "--device", "cpu")
+    return _command("learn", *options, "--out", folder / "x.safetensors")
 
 
 def _learn_briefly(data: Path, folder: Path) -> int:
@@ -191,10 +188,8 @@ def _learned(folder: Path) -> Any:
 
 def _save(data: Path, folder: Path) -> int:
     small: Any = load_instruction(INSTRUCTION)
-    keys, values = (
-        {name: tensor.repeat(1, 1, _WIDER) for name, tensor in part.items()}
-        for part in (small.keys, small.values)
-    )
+    keys = {name: tensor.repeat(1, 1, _WIDER) for name, tensor in small.keys.items()}
+    values = {name: tensor.repeat(1, 1, _WIDER) for name, tensor in small.values.items()}
     large = replace(small, keys=keys, values=values)
     for number in range(_SAVES):
         save_instruction((small, large)[number % 2], folder / "x.safetensors", overwrite=True)
@@ -226,7 +221,7 @@ def _scores(folder: Path) -> Any:
 
 
 def _listed(file: str) -> Callable[[Path], None]:
-    """Copies of example pairs, and a list of them with words."""
+    """Returns a writer of copies of example pairs and a list of them with words."""
 
     def write(data: Path) -> None:
         entries = []
@@ -243,34 +238,11 @@ def _listed(file: str) -> Callable[[Path], None]:
 
 def _tune(data: Path, folder: Path) -> int:
     out = folder / "run"
-    going_on = ["--resume"] if (out / "checkpoint.safetensors").exists() else []
-    fixed = (
-        "--resolution",
-        64,
-        "--batch",
-        1,
-        "--precision",
-        "no",
-        "--save-every",
-        2,
-        "--log-every",
-        1,
-        "--pictures-every",
-        4,
-    )
-    return _command(
-        "train-region",
-        "--model",
-        "pocket",
-        "--data",
-        data,
-        "--out",
-        out,
-        "--steps",
-        _TUNING_STEPS,
-        *fixed,
-        *going_on,
-    )
+    resume = ["--resume"] if (out / "checkpoint.safetensors").exists() else []
+    task = ("--model", "pocket", "--data", data, "--out", out, "--steps", _TUNING_STEPS)
+    training = ("--resolution", 64, "--batch", 1, "--precision", "no")
+    output = ("--save-every", 2, "--log-every", 1, "--pictures-every", 4)
+    return _command("train-region", *task, *training, *output, *resume)
 
 
 def _tuned(folder: Path) -> Any:
@@ -279,7 +251,7 @@ def _tuned(folder: Path) -> Any:
 
 
 def _edit(data: Path, folder: Path) -> int:
-    # One by one: batches of another size are rounded otherwise.
+    # One by one: the batch size affects rounding, and a resumed run has other batches.
     options = ("--steps", 2, "--device", "cpu", "--batch", 1)
     return _command(
         "edit", "--words", "make it night", "--images", data / "images", "--out", folder / "out", *options

@@ -1,4 +1,4 @@
-"""Damage, as hypothesis strategies: bytes that rot or get lost, JSON that says something else, headers that promise what is not there."""
+"""Damage as hypothesis strategies: changed or lost bytes, other JSON values, headers that do not match."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 Damaged = st.SearchStrategy[bytes]
 Slot = tuple[MutableMapping[str, Any] | MutableSequence[Any], Any]
-"""Where a value of a JSON tree is: its table or list, and its key there."""
+"""Place of a value in a JSON tree: its object or array, and its key there."""
 
+# Marker -> text that no JSON writer would write. Markers are replaced after the tree is written.
 _RAW = {
     f"\x01{name}": text
     for name, text in {
@@ -31,9 +32,8 @@ _RAW = {
         "nothing": "",
     }.items()
 }
-"""Marks -> what stands in their place in the text: what no JSON writer would write."""
+# Most bytes that one step of damage adds.
 _MOST_BYTES = 200_000
-"""That one step of damage adds."""
 _PLACES = st.floats(0, 1, exclude_max=True)
 _HOSTILE = [
     "",
@@ -87,16 +87,16 @@ values: st.SearchStrategy[Any] = st.one_of(
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     ),
 ).map(copy.deepcopy)
-"""JSON values that stand where others belong; a copy each time, because they are changed further."""
+"""Unexpected JSON values. Copies, because later steps change them."""
 
 
 @st.composite
 def of_bytes(draw: st.DrawFn, sound: bytes) -> bytes:
-    """Some bytes changed, a part cut out, doubled, or replaced, or the end missing."""
+    """Changes some bytes, removes, doubles or replaces a part, or cuts off the end."""
     content = bytearray(sound)
     kind = draw(st.sampled_from(["bytes", "bytes", "cut", "lost", "doubled", "foreign", "zeros"]))
     place = int(draw(_PLACES) * (len(content) + 1))
-    # Most of what can go wrong is in the first bytes, where the headers are.
+    # Headers are in the first bytes, where most can go wrong.
     place = place if draw(st.booleans()) else min(place, draw(st.integers(0, 64)))
     length = draw(st.integers(0, 64))
     if kind == "bytes":
@@ -116,14 +116,14 @@ def of_bytes(draw: st.DrawFn, sound: bytes) -> bytes:
 
 @st.composite
 def of_json(draw: st.DrawFn, sound: str) -> str:
-    """A JSON text in which one to three values say something else, are gone, or are there twice."""
+    """Changes, removes or doubles one to three values of a JSON text."""
     tree: Any = [json.loads(sound)]
     for _ in range(draw(st.integers(1, 3))):
         slots = list(_slots(tree))
         holder, key = slots[int(draw(_PLACES) * len(slots))]
         old = holder[key]
         kind = draw(st.sampled_from(["value", "value", "value", "inner", "gone", "more", "other"]))
-        if kind == "inner" and _is_table(old):
+        if kind == "inner" and _holds_json(old):
             holder[key] = draw(of_json(old))
         elif kind == "gone" and holder is not tree:
             del holder[key]
@@ -144,7 +144,7 @@ def of_json(draw: st.DrawFn, sound: str) -> str:
 
 
 def of_table(sound: bytes) -> Damaged:
-    """A JSON file: its values or its bytes."""
+    """Damages the values or the bytes of a JSON file."""
     text = sound.decode()
     changed = of_json(text).map(lambda changed: changed.encode("utf-8", "surrogatepass"))
     return st.one_of(
@@ -154,7 +154,7 @@ def of_table(sound: bytes) -> Damaged:
 
 @st.composite
 def of_lines(draw: st.DrawFn, sound: bytes) -> bytes:
-    """A file of JSON lines: one of them changed, doubled or moved, or the file's bytes."""
+    """Changes, doubles or removes a line of a JSON lines file, or damages its bytes."""
     if draw(st.integers(0, 3)) == 0:
         return draw(of_bytes(sound))
     lines = sound.split(b"\n")
@@ -171,17 +171,17 @@ def of_lines(draw: st.DrawFn, sound: bytes) -> bytes:
 
 @st.composite
 def of_tensors(draw: st.DrawFn, sound: bytes) -> bytes:
-    """A safetensors file: its header's values, its header's length, or its bytes."""
+    """Damages the header's values, the header's length or the bytes of a safetensors file."""
     if draw(st.integers(0, 2)) == 0:
         return draw(of_bytes(sound))
     length = int.from_bytes(sound[:8], "little")
     header = draw(of_json(sound[8 : 8 + length].decode())).encode("utf-8", "surrogatepass")
-    told = draw(st.sampled_from([0] * 20 + [1, -1, 8, 2**32, 2**63, -len(header)]))
-    return ((len(header) + told) % 2**64).to_bytes(8, "little") + header + sound[8 + length :]
+    excess = draw(st.sampled_from([0] * 20 + [1, -1, 8, 2**32, 2**63, -len(header)]))
+    return ((len(header) + excess) % 2**64).to_bytes(8, "little") + header + sound[8 + length :]
 
 
 def of_thumbnail(key: str) -> Callable[[bytes], Damaged]:
-    """A safetensors file whose header has an image under a key: the image's bytes, or its base64."""
+    """Damages the bytes or the base64 text of an image in a safetensors header."""
 
     def damaged(sound: bytes) -> Damaged:
         length = int.from_bytes(sound[:8], "little")
@@ -202,8 +202,8 @@ def of_thumbnail(key: str) -> Callable[[bytes], Damaged]:
     return damaged
 
 
-def _is_table(value: Any) -> bool:
-    """Whether a value is a text that is a JSON table or list itself."""
+def _holds_json(value: Any) -> bool:
+    """Returns whether a value is a text that holds a JSON object or array."""
     try:
         return isinstance(value, str) and isinstance(json.loads(value), dict | list)
     except (ValueError, RecursionError):
@@ -211,7 +211,7 @@ def _is_table(value: Any) -> bool:
 
 
 def _slots(tree: Any) -> Iterator[Slot]:
-    """Every place in a tree that has a value."""
+    """Yields every place of a value in a tree."""
     for key in list(tree) if isinstance(tree, dict) else range(len(tree)):
         yield tree, key
         if isinstance(tree[key], dict | list):

@@ -1,4 +1,4 @@
-"""For ComfyUI's folder custom_nodes: a MODEL whose memory runs out, to see what becomes of a run and of the next one."""
+"""A custom node for ComfyUI: a MODEL whose memory runs out. The server trials copy it into custom_nodes."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 
 
 class OutOfMemory:
-    """A MODEL that computes so often, and then no more."""
+    """A MODEL that raises an out-of-memory error after a number of attention calls."""
 
     CATEGORY = "torture"
     RETURN_TYPES = ("MODEL",)
@@ -17,12 +17,12 @@ class OutOfMemory:
         return {"required": {"model": ("MODEL",), "calls": ("INT", {"default": 10})}}
 
     def limited(self, model: Any, calls: int) -> tuple[Any]:
-        made = 0
+        calls_made = 0
 
         def attention(q: Any, context: Any, value: Any, options: Any) -> tuple[Any, Any, Any]:
-            nonlocal made
-            made += 1
-            if made > calls:
+            nonlocal calls_made
+            calls_made += 1
+            if calls_made > calls:
                 raise torch.OutOfMemoryError("out of memory (simulated)")
             return q, context, value
 

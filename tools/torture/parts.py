@@ -1,20 +1,20 @@
-"""The parts of `make torture`, each in a module of its name."""
+"""The parts of `make torture`. Each is the module of its name."""
 
 from importlib import import_module
 
+# Name -> number of trials.
 PARTS = {"files": 202_000, "kills": 50, "disk": 100, "server": 100}
-"""Name -> trials."""
 
 
 def run_part(part: str, count: int, seed: int) -> dict[str, int]:
-    """Run one in this process.
+    """Runs a part in this process.
 
     Args:
-        part: of ``PARTS``.
-        count: trials.
-        seed: the same one tries the same.
+        part: a name of ``PARTS``.
+        count: number of trials.
+        seed: the same seed gives the same trials.
 
     Returns:
-        What was counted, such as ``tried``, ``refused``, ``escaped`` and ``lost``.
+        Counts, such as ``tried``, ``refused``, ``escaped`` and ``lost``.
     """
     return import_module(f"instructbrush.tools.torture.{part}").run(count, seed)

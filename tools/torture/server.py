@@ -1,4 +1,4 @@
-"""A real server: many runs in a row, hostile names, two clients at once, memory that runs out."""
+"""Trials on a real server: many runs in a row, hostile names, two clients at once, memory that runs out."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from instructbrush.tools.comfy_server import ComfyServer, ServerError
 ADDON = Path(__file__).with_name("out_of_memory.py")
 MODEL = "pocket editor (built in)"
 _PAIRS = "hours_passed (example)"
+# Kinds of ComfyUI's errors for values that the nodes or ComfyUI refuse.
 _REFUSALS = ("custom_validation_failed", "value_not_in_list")
-"""What ComfyUI calls a value that our nodes, or it, do not take."""
-_FLAT = 1.05
-"""How much more memory or time the last runs may take than the first ones."""
+# Memory or time that the last runs may take, relative to early ones.
+_MOST_GROWTH = 1.05
 _NAMES_TO_A_RUN = 10
 
 _PIECES = (
@@ -73,7 +73,8 @@ _PIECES = (
     ),
     *("diffusers", "checkpoints", "snow", ".safetensors", ".checkpoint", "unfinished", MODEL, "(example)"),
 )
-NAMED: dict[str, tuple[str, dict[str, Any]]] = {
+# Node -> its input that becomes a path, and its other inputs.
+NAME_INPUTS: dict[str, tuple[str, dict[str, Any]]] = {
     "InstructBrushLoad": ("name", {}),
     "InstructBrushLoadPairs": ("folder", {"size": 64}),
     "InstructBrushLoadModel": ("model_name", {}),
@@ -82,11 +83,10 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "InstructBrushLoadConnector": ("connector_name", {}),
     "InstructBrushLoadRegionFinder": ("finder_name", {"sam_name": "x"}),
 }
-"""Node -> its input that becomes a path, and its other ones."""
 
 
 def run(count: int, seed: int) -> dict[str, int]:
-    """``count`` runs in a row, ten times as many names, and the rest once."""
+    """Runs ``count`` workflows in a row, tries ten times as many names, and does the other trials once."""
     with tempfile.TemporaryDirectory(prefix="instructbrush-") as place:
         base = Path(place) / "base"
         (base / "custom_nodes").mkdir(parents=True)
@@ -116,7 +116,13 @@ class Nodes(dict[str, Any]):
 
 
 def learning(seed: int, steps: int = 4, calls: int | None = None) -> Nodes:
-    """Learn, apply to an image, sample, preview. With ``calls`` the model's memory runs out after so many layers."""
+    """Returns a workflow: learn, save, edit an image, preview.
+
+    Args:
+        seed: seed of learning and sampling.
+        steps: learning steps.
+        calls: attention calls after which the model's memory runs out; None for no limit.
+    """
     nodes = Nodes()
     loaded = nodes.add("InstructBrushLoadModel", model_name=MODEL)
     clip, vae = [loaded[0], 1], [loaded[0], 2]
@@ -131,7 +137,7 @@ def learning(seed: int, steps: int = 4, calls: int | None = None) -> Nodes:
         "learning_rate": 0.03,
         "objective": "plain",
     }
-    watching = {"seed": seed, "preview_every": 2, "hold_out": 0}
+    preview = {"seed": seed, "preview_every": 2, "hold_out": 0}
     learned = nodes.add(
         "InstructBrushLearn",
         model=model,
@@ -140,18 +146,18 @@ def learning(seed: int, steps: int = 4, calls: int | None = None) -> Nodes:
         pairs=pairs,
         init_text="make it night",
         **settings,
-        **watching,
+        **preview,
     )
     nodes.add("InstructBrushSave", instruction=learned, name="soak", if_taken="overwrite")
     image = nodes.add("EmptyImage", width=64, height=64, batch_size=1, color=1000 + seed % 1000)
-    given: dict[str, Any] = {
+    edit: dict[str, Any] = {
         "words": "",
         "text_scale": -1.0,
         "image_scale": 1.5,
         "strength": 1.0,
         "instruction": learned,
     }
-    guider = nodes.add("InstructBrushEditGuider", model=loaded, clip=clip, vae=vae, image=image, **given)
+    guider = nodes.add("InstructBrushEditGuider", model=loaded, clip=clip, vae=vae, image=image, **edit)
     noise = nodes.add("RandomNoise", noise_seed=seed)
     sampler = nodes.add("KSamplerSelect", sampler_name="euler")
     sigmas = nodes.add("BasicScheduler", model=loaded, scheduler="normal", steps=2, denoise=1.0)
@@ -168,9 +174,10 @@ def learning(seed: int, steps: int = 4, calls: int | None = None) -> Nodes:
 
 
 def soak(server: ComfyServer, count: int) -> dict[str, int]:
-    """Runs one after the other: memory and processor time stay as they are."""
+    """Runs workflows one after the other. Memory and processor time must not grow."""
     process = psutil.Process(server.pid)
-    memory, seconds = [], []
+    memory = []
+    seconds = []
     for number in range(count):
         before = process.cpu_times().user
         server.run(learning(number))
@@ -180,26 +187,29 @@ def soak(server: ComfyServer, count: int) -> dict[str, int]:
     early, late = slice(fifth, 2 * fifth), slice(-fifth, None)
     counts = {"tried": count, "survived": count, "escaped": 0, "lost": 0}
     for what, values in (("memory", memory), ("time", seconds)):
-        grown = median(values[late]) / median(values[early])
-        print(f"server: {what} of the last runs / of early ones: {grown:.3f}", flush=True)
-        if count >= 50 and grown > _FLAT:
+        growth = median(values[late]) / median(values[early])
+        print(f"server: {what} of the last runs / of early ones: {growth:.3f}", flush=True)
+        if count >= 50 and growth > _MOST_GROWTH:
             counts["escaped"] += 1
     return counts
 
 
 def hostile_names(server: ComfyServer, count: int, seed: int) -> dict[str, int]:
-    """Names that no file should have, into every input that becomes a path: each is refused by a sentence of ours, or taken inside its folder."""
+    """Gives names that no file should have to every input that becomes a path.
+
+    Each must be refused with an error of this package or ComfyUI's validation, or stay inside its folder.
+    """
     draw = random.Random(seed)
     counts = {"tried": 0, "valid": 0, "refused": 0, "escaped": 0, "lost": 0}
     outside = _files(server.base, skip=("output", "temp", "user", "server.log"))
-    nodes = list(NAMED)
+    nodes = list(NAME_INPUTS)
     for start in range(0, count, _NAMES_TO_A_RUN):
         for number in range(start, min(start + _NAMES_TO_A_RUN, count)):
             name = "".join(draw.choices(_PIECES, k=draw.randint(1, 4)))
             kind = draw.choice([*nodes, "InstructBrushSave"])
-            told = _give(server, kind, name, linked=bool(number % 2))
+            outcome = _try_name(server, kind, name, linked=bool(number % 2))
             counts["tried"] += 1
-            counts[told] += 1
+            counts[outcome] += 1
     appeared = _files(server.base, skip=("output", "temp", "user", "server.log")) - outside
     if appeared:
         print(f"server: files appeared: {sorted(map(str, appeared))[:5]}", flush=True)
@@ -207,25 +217,23 @@ def hostile_names(server: ComfyServer, count: int, seed: int) -> dict[str, int]:
     return counts
 
 
-def _give(server: ComfyServer, kind: str, name: str, linked: bool) -> str:
-    """One name into one node, as its widget's value or through a link."""
+def _try_name(server: ComfyServer, kind: str, name: str, linked: bool) -> str:
+    """Gives a name to a node, in its widget or through a link. Returns the outcome."""
     nodes = Nodes()
     value: Any = nodes.add("PrimitiveString", value=name) if linked else name
     if kind == "InstructBrushSave":
         instruction = nodes.add("InstructBrushLoad", name="plum_and_mint.safetensors")
         nodes.add(kind, instruction=instruction, name=value, if_taken="overwrite")
     else:
-        field, more = NAMED[kind]
+        field, more = NAME_INPUTS[kind]
         nodes.add("PreviewAny", source=nodes.add(kind, **{field: value}, **more))
     try:
         server.run(nodes, seconds=60)
     except ServerError as error:
         if all(kind in _REFUSALS or ".core.errors." in kind for kind in error.kinds) and error.kinds:
             return "refused"
-        print(
-            f"server: {kind} with {name[:60]!r}{' by a link' if linked else ''}: {error.kinds} {str(error)[:300]}",
-            flush=True,
-        )
+        how = " through a link" if linked else ""
+        print(f"server: {kind} with {name[:60]!r}{how}: {error.kinds} {str(error)[:300]}", flush=True)
         return "escaped"
     return "valid"
 
@@ -239,12 +247,12 @@ def _files(folder: Path, skip: Sequence[str]) -> set[Path]:
 
 
 def two_clients(server: ComfyServer, count: int) -> dict[str, int]:
-    """Two users who queue at once: each sees the progress and the end of the own runs, and no other's."""
+    """Lets two users queue at once. Each must see progress and end of their own runs only."""
     other = copy.copy(server)
     other.client = uuid.uuid4().hex
     counts = {"tried": 2 * count, "survived": 0, "escaped": 0, "lost": 0}
 
-    def use(client: ComfyServer, first: int) -> list[str]:
+    def run_all(client: ComfyServer, first: int) -> list[str]:
         faults = []
         for number in range(first, first + count):
             steps = 3 + first % 2
@@ -254,13 +262,14 @@ def two_clients(server: ComfyServer, count: int) -> dict[str, int]:
                 faults.append(str(error))
                 continue
             if not seen or {message["total"] for message in seen} != {steps} or seen[-1]["step"] != steps:
-                faults.append(
-                    f"progress of {[(message['step'], message['total']) for message in seen]}, {steps} steps were asked for"
-                )
+                progress = [(message["step"], message["total"]) for message in seen]
+                faults.append(f"progress was {progress}, expected {steps} steps")
         return faults
 
     with ThreadPoolExecutor(2) as threads:
-        faults = [fault for found in threads.map(use, (server, other), (10_000, 20_001)) for fault in found]
+        faults = [
+            fault for found in threads.map(run_all, (server, other), (10_000, 20_001)) for fault in found
+        ]
     for fault in faults:
         print(f"server: two clients: {fault}", flush=True)
     counts["lost"] = len(faults)
@@ -269,12 +278,12 @@ def two_clients(server: ComfyServer, count: int) -> dict[str, int]:
 
 
 def out_of_memory(server: ComfyServer) -> dict[str, int]:
-    """Memory runs out in the middle of learning: the run says so and keeps what it has learned, and the next one works."""
+    """Lets memory run out during learning. The run must say so and keep a checkpoint; the next one must work."""
     counts = {"tried": 1, "survived": 0, "refused": 0, "escaped": 0, "lost": 0}
     try:
         server.run(learning(30_000, steps=40, calls=400))
         counts["escaped"] += 1
-        print("server: memory ran out and nobody noticed", flush=True)
+        print("server: memory ran out and no error was raised", flush=True)
     except ServerError as error:
         if "memory" in str(error):
             counts["refused"] += 1
@@ -283,7 +292,7 @@ def out_of_memory(server: ComfyServer) -> dict[str, int]:
             print(f"server: out of memory: {error}", flush=True)
     kept = list((server.base / "output" / "instructions" / "unfinished").glob("*.checkpoint"))
     if not kept:
-        print("server: what was learned before memory ran out is gone", flush=True)
+        print("server: there is no checkpoint of the run whose memory ran out", flush=True)
         counts["lost"] += 1
     server.run(learning(30_000, steps=6))
     counts["survived"] += 1

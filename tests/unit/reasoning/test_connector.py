@@ -1,4 +1,4 @@
-"""The connector: nothing at first, padding, windows, its file, what is refused and how."""
+"""The connector: architecture, padding, windows, its file, and rejected input."""
 
 import dataclasses
 import json
@@ -43,7 +43,7 @@ def draw(*shape, seed=0):
 
 @pytest.fixture
 def trained():
-    """A connector whose last layer does something."""
+    """A connector that changes the text states."""
     connector = new_connector(CONFIG).eval().requires_grad_(False)
     connector.project_out.weight.copy_(draw(16, 16, seed=9))
     connector.project_out.bias.copy_(draw(16, seed=8))
@@ -58,16 +58,15 @@ def inputs(batch=2, length=6, positions=9):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("length", [6, 12])
-def test_untrained_it_changes_no_bit(dtype, length):
+def test_untrained_connector_changes_no_bit(dtype, length):
     text, states, mask = inputs(length=length)
     text = text.to(dtype)
     connector = new_connector(CONFIG).eval()
-    assert torch.equal(connector.encode(text, states, mask), text) and torch.equal(
-        connector(text, states, mask), text
-    )
+    assert torch.equal(connector.encode(text, states, mask), text)
+    assert torch.equal(connector(text, states, mask), text)
 
 
-def test_untrained_it_is_the_editor_s_own_text_encoding(editor):
+def test_untrained_connector_keeps_the_editor_s_text_states(editor):
     text = editor.encode_text(["make it night", "add snow"])
     config = config_for(POCKET, 24)
     assert (config.queries, config.layers, config.heads, config.feedforward) == (32, 3, 4, 512)
@@ -75,7 +74,7 @@ def test_untrained_it_is_the_editor_s_own_text_encoding(editor):
     assert torch.equal(new_connector(config).eval().encode(text, states, mask), text)
 
 
-def test_the_last_layer_learns_first_and_then_all(trained):
+def test_only_the_last_layer_of_an_untrained_connector_gets_gradients():
     text, states, mask = inputs()
     untrained = new_connector(CONFIG)
     untrained(text, states, mask).square().sum().backward()
@@ -85,22 +84,24 @@ def test_the_last_layer_learns_first_and_then_all(trained):
         if parameter.grad is not None and parameter.grad.any()
     }
     assert moved == {"project_out.weight", "project_out.bias"}
+
+
+def test_all_layers_of_a_trained_connector_get_gradients(trained):
+    text, states, mask = inputs()
     trained.requires_grad_(True)
     trained(text, states, mask).square().sum().backward()
     assert all(parameter.grad is not None for parameter in trained.parameters())
     dead = {name for name, parameter in trained.named_parameters() if not parameter.grad.abs().max() > 1e-7}
-    assert all(
-        name.endswith("to_k.bias") for name in dead
-    )  # a constant added to all keys changes no attention
+    # A constant added to all keys does not change attention.
+    assert all(name.endswith("to_k.bias") for name in dead)
 
 
-def test_it_is_what_the_design_says(trained):
-    """Section by section with torch's own layers."""
+def test_matches_torch_s_decoder_layers(trained):
     text, states, mask = inputs()
     weights = trained.state_dict()
     memory = functional.linear(
         functional.layer_norm(states, (24,), weights["norm_in.weight"], weights["norm_in.bias"]),
-        *_of(weights, "project_in"),
+        *linear_of(weights, "project_in"),
     )
     rows = weights["queries.weight"].expand(2, -1, -1)
     for number in range(2):
@@ -131,16 +132,16 @@ def test_it_is_what_the_design_says(trained):
         rows = layer(rows, memory, memory_key_padding_mask=~mask)
     change = functional.linear(
         functional.layer_norm(rows, (16,), weights["norm_out.weight"], weights["norm_out.bias"]),
-        *_of(weights, "project_out"),
+        *linear_of(weights, "project_out"),
     )
     torch.testing.assert_close(trained.encode(text, states, mask), text + change, rtol=1e-4, atol=1e-5)
 
 
-def _of(weights, name):
+def linear_of(weights, name):
     return weights[f"{name}.weight"], weights[f"{name}.bias"]
 
 
-def test_padding_and_order_change_nothing(trained):
+def test_padding_and_order_of_the_batch_do_not_matter(trained):
     text, states, mask = inputs()
     together = trained.encode(text, states, mask)
     alone = trained.encode(text[1:], states[1:, :6], mask[1:, :6])
@@ -152,45 +153,38 @@ def test_padding_and_order_change_nothing(trained):
     )
 
 
-def test_one_text_for_several_images_and_further_windows(trained):
+def test_encodes_one_text_with_several_images_and_keeps_further_windows(trained):
     text, states, mask = inputs(length=12)
     encoded = trained.encode(text[:1], states, mask)
-    assert encoded.shape == (2, 12, 16) and torch.equal(encoded[:, 6:], text[:1, 6:].expand(2, -1, -1))
-    assert (encoded[0, :6] - encoded[1, :6]).abs().max() > 0.01 and (
-        encoded[0, :6] - text[0, :6]
-    ).abs().max() > 0.1
+    assert encoded.shape == (2, 12, 16)
+    assert torch.equal(encoded[:, 6:], text[:1, 6:].expand(2, -1, -1))
+    assert (encoded[0, :6] - encoded[1, :6]).abs().max() > 0.01
+    assert (encoded[0, :6] - text[0, :6]).abs().max() > 0.1
 
 
-def test_a_file_keeps_everything(trained, tmp_path):
+def test_a_file_keeps_weights_and_config(trained, tmp_path):
     path = save_connector(trained, tmp_path / "deep" / "c.safetensors")
     assert read_connector_config(path) == CONFIG
     read = load_connector(path)
-    assert (
-        read.config == CONFIG
-        and not read.training
-        and not any(parameter.requires_grad for parameter in read.parameters())
-    )
+    assert read.config == CONFIG
+    assert not read.training
+    assert not any(parameter.requires_grad for parameter in read.parameters())
     assert all(torch.equal(tensor, trained.state_dict()[name]) for name, tensor in read.state_dict().items())
     half = load_connector(save_connector(trained, path, torch.float16))
-    assert next(half.parameters()).dtype == torch.float32 and path.stat().st_size < 45_000
+    assert next(half.parameters()).dtype == torch.float32
+    assert path.stat().st_size < 45_000
     torch.testing.assert_close(half.encode(*inputs()), trained.encode(*inputs()), rtol=0, atol=0.05)
 
 
-def test_what_a_newer_file_says_beside_is_passed_over(trained, tmp_path):
-    path = written(trained, tmp_path, {**dataclasses.asdict(CONFIG), "colour": "blue"})
+def test_ignores_unknown_fields_of_the_header(trained, tmp_path):
+    path = write_file(trained, tmp_path, {**dataclasses.asdict(CONFIG), "colour": "blue"})
     assert load_connector(path).config == CONFIG
 
 
-def test_the_usual_shapes():
-    sd15, sd21 = config_for(SD15, 4096, mllm_name="llava"), config_for(SD21, 4096)
-    assert (sd15.text_width, sd15.queries, sd15.layers, sd15.heads, sd15.feedforward, sd15.mllm_name) == (
-        768,
-        77,
-        6,
-        12,
-        3072,
-        "llava",
-    )
+def test_default_shapes():
+    sd15 = config_for(SD15, 4096, mllm_name="llava")
+    assert sd15 == ConnectorConfig("sd15", 768, 4096, 77, 6, 12, 3072, mllm_name="llava")
+    sd21 = config_for(SD21, 4096)
     assert (sd21.text_width, sd21.heads, sd21.feedforward) == (1024, 16, 4096)
     with torch.device("meta"):
         assert sum(parameter.numel() for parameter in Connector(sd15).parameters()) == 60_516_608
@@ -198,37 +192,38 @@ def test_the_usual_shapes():
 
 def test_the_same_seed_makes_the_same_connector():
     before = torch.get_rng_state()
-    first, second, third = (new_connector(CONFIG, seed).state_dict() for seed in (0, 0, 1))
+    first = new_connector(CONFIG, 0).state_dict()
+    again = new_connector(CONFIG, 0).state_dict()
+    other = new_connector(CONFIG, 1).state_dict()
     assert torch.equal(torch.get_rng_state(), before)
-    assert all(torch.equal(first[name], second[name]) for name in first) and not torch.equal(
-        first["queries.weight"], third["queries.weight"]
-    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["queries.weight"], other["queries.weight"])
 
 
-def test_a_text_encoder_is_known_by_any_name(editor):
+def test_text_fingerprint_is_the_same_for_all_tensor_names(editor):
     states = editor.text_encoder.state_dict()
     own = text_fingerprint(states)
     wrapped = {
         f"clip_l.transformer.text_model.{name.removeprefix('text_model.')}": tensor.half()
         for name, tensor in states.items()
     }
-    assert (
-        own and text_fingerprint(wrapped) == own and text_fingerprint({"encoder.weight": torch.ones(2)}) == ""
-    )
+    assert own
+    assert text_fingerprint(wrapped) == own
+    assert text_fingerprint({"encoder.weight": torch.ones(2)}) == ""
     changed = {
         name: tensor + 0.1 if "final_layer_norm.weight" in name else tensor for name, tensor in states.items()
     }
     assert text_fingerprint(changed) != own
 
 
-def test_what_it_fits(trained):
-    assert (
-        trained.check_fits(24, "reader", "bb", 16, "aa")
-        == []
-        == trained.check_fits(24, "reader", "bb", 16, "")[:0]
-    )
+def test_accepts_the_models_it_was_trained_with(trained):
+    assert trained.check_fits(24, "reader", "bb", 16, "aa") == []
+
+
+def test_warns_about_other_models_of_the_same_width(trained):
     assert trained.check_fits(24, "other", "cc", 16, "dd") == [
-        "The connector was trained with another MLLM (reader) than the one that is connected; results may be worse.",
+        "The connector was trained with another MLLM (reader) than the one that is connected; "
+        "results may be worse.",
         "The connector was trained with another CLIP than the one that is connected; results may be worse.",
     ]
 
@@ -238,15 +233,17 @@ def test_what_it_fits(trained):
     [
         (
             (23, 16),
-            "Encode Instruction: 'llava' has states 23 wide, the connector was trained with reader (24). Load that MLLM, or a connector for this one.",
+            "Encode Instruction: 'llava' has states 23 wide, the connector was trained with reader (24). "
+            "Load that MLLM, or a connector for this one.",
         ),
         (
             (24, 768),
-            "Encode Instruction: CLIP gives text states 768 wide, the connector was trained for 16 (pocket). Connect the CLIP of the model that",
+            "Encode Instruction: CLIP gives text states 768 wide, the connector was trained for 16 (pocket). "
+            "Connect the CLIP of the model that",
         ),
     ],
 )
-def test_other_widths_are_refused(trained, widths, message):
+def test_rejects_other_widths(trained, widths, message):
     with pytest.raises(ModelError, match=re.escape(message)):
         trained.check_fits(widths[0], "llava", "bb", widths[1], "aa")
 
@@ -287,7 +284,7 @@ def test_other_widths_are_refused(trained, widths, message):
         ),
     ],
 )
-def test_bad_input_is_refused_by_name(trained, text, states, mask, message):
+def test_rejects_tensors_that_do_not_fit(trained, text, states, mask, message):
     with pytest.raises(ModelError, match=re.escape(message)):
         trained.encode(text, states, mask.bool())
 
@@ -305,12 +302,12 @@ def test_bad_input_is_refused_by_name(trained, text, states, mask, message):
         ({"task": None}, "Connector: task is None; a text is needed."),
     ],
 )
-def test_shapes_that_cannot_be_are_refused(changes, message):
+def test_rejects_invalid_configs(changes, message):
     with pytest.raises(ModelError, match=re.escape(message)):
         dataclasses.replace(CONFIG, **changes)
 
 
-def written(connector, folder, info, version="1", **tensors):
+def write_file(connector, folder, info, version="1", **tensors):
     """A connector file with another header."""
     path = folder / "c.safetensors"
     states = {**connector.state_dict(), **tensors}
@@ -327,14 +324,14 @@ def written(connector, folder, info, version="1", **tensors):
 @pytest.mark.parametrize(
     ("info", "version", "tensors", "message"),
     [
-        (None, "2", {}, "c.safetensors: its format is 2, this version reads up to 1. Update InstructBrush."),
+        ({}, "2", {}, "c.safetensors: its format is 2, this version reads up to 1. Update InstructBrush."),
         ("[", "1", {}, "c.safetensors: its header is damaged ("),
         ("[]", "1", {}, "c.safetensors: its header is damaged ("),
-        ({"family": "pocket"}, "1", {}, "c.safetensors: its header is damaged ("),
+        ('{"family": "pocket"}', "1", {}, "c.safetensors: its header is damaged ("),
         ({"layers": 65}, "1", {}, "Connector: layers is 65; a whole number from 1 to 64 is needed."),
         ({"layers": 3}, "1", {}, "c.safetensors: unexpected or missing tensor 'layers.2."),
         (
-            None,
+            {},
             "1",
             {"extra": torch.ones(1)},
             "c.safetensors: unexpected or missing tensor 'extra'. The file was not written by InstructBrush.",
@@ -343,38 +340,41 @@ def written(connector, folder, info, version="1", **tensors):
             {"queries": 7},
             "1",
             {},
-            "c.safetensors: tensor 'queries.weight' is [6, 16], its header promises [7, 16]. The file is damaged.",
+            "c.safetensors: tensor 'queries.weight' is [6, 16], its header promises [7, 16]. "
+            "The file is damaged.",
         ),
         (
-            None,
+            {},
             "1",
             {"norm_in.bias": torch.full((24,), float("inf"))},
             "c.safetensors: tensor 'norm_in.bias' holds values that are not finite numbers.",
         ),
         (
-            None,
+            {},
             "1",
             {"norm_in.bias": torch.ones(24, dtype=torch.int32)},
             "c.safetensors: tensor 'norm_in.bias' holds values that are not finite numbers.",
         ),
     ],
 )
-def test_files_that_are_no_connectors_are_refused(trained, tmp_path, info, version, tensors, message):
-    told = info if isinstance(info, str) else {**dataclasses.asdict(CONFIG), **(info or {})}
-    told = info if isinstance(info, dict) and info == {"family": "pocket"} else told
+def test_rejects_damaged_connector_files(trained, tmp_path, info, version, tensors, message):
+    """``info`` is the text of the header's info, or changes of its fields."""
+    if not isinstance(info, str):
+        info = {**dataclasses.asdict(CONFIG), **info}
     with pytest.raises(ModelError, match=re.escape(message)):
-        load_connector(written(trained, tmp_path, told, version, **tensors))
+        load_connector(write_file(trained, tmp_path, info, version, **tensors))
 
 
-def test_other_files_are_refused(trained, tmp_path):
+def test_rejects_files_that_are_not_connectors(trained, tmp_path):
     with pytest.raises(ModelError, match="c.safetensors: no such file in "):
         load_connector(tmp_path / "c.safetensors")
     plain = tmp_path / "plain.safetensors"
     save_file({"a": torch.ones(1)}, plain)
-    with pytest.raises(
-        ModelError,
-        match="plain.safetensors is a safetensors file but no connector. Choose one that 'python -m instructbrush reason train' wrote.",
-    ):
+    message = (
+        "plain.safetensors is a safetensors file but not a connector. "
+        "Choose one that 'python -m instructbrush reason train' wrote."
+    )
+    with pytest.raises(ModelError, match=message):
         load_connector(plain)
     path = save_connector(trained, tmp_path / "c.safetensors")
     path.write_bytes(path.read_bytes()[:-4])
@@ -389,6 +389,6 @@ def test_other_files_are_refused(trained, tmp_path):
         save_connector(trained, tmp_path / "c.bin")
 
 
-def test_a_file_is_the_size_of_its_tensors(trained, tmp_path):
+def test_a_file_holds_exactly_the_weights(trained, tmp_path):
     path = save_connector(trained, tmp_path / "c.safetensors")
     assert load_file(path).keys() == trained.state_dict().keys()

@@ -1,4 +1,4 @@
-"""From wishes to instructions: answers that are read, asked again, given up; a model that was taught to answer."""
+"""Wishes become instructions: reading answers, asking again, falling back, and a trained tiny model."""
 
 import re
 import time
@@ -24,12 +24,13 @@ IMAGE = torch.full((32, 32, 3), 0.5)
 
 
 class Scripted:
-    """Says what it was given, one answer after another, and keeps what it was asked."""
+    """A model that gives prepared answers and records the questions."""
 
     name = "scripted"
 
     def __init__(self, *answers):
-        self.answers, self.asked = list(answers), []
+        self.answers = list(answers)
+        self.asked = []
 
     def answer(self, image, words, max_new_tokens=200, task="", progress=None):
         self.asked.append((words, max_new_tokens, task))
@@ -49,7 +50,7 @@ class Scripted:
         f'{{"instruction": "make it day", "reason": "a first idea"}} No: {GOOD} {{"sure": true}}',
         f'{{"instruction": "make it day", "reason": "a first idea"}} {GOOD} {{"instruction": "cut of',
         f'<think>Maybe {{"instruction": "make it day", "reason": "a first idea"}}?</think>{GOOD}',
-        f'<Thinking>\none <think>two</think> {{"instruction": "make it day", "reason": "r"}}\n</Thinking>\n\n{GOOD}',
+        '<Thinking>\none <think>two</think> {"instruction": "make it day", "reason": "r"}\n</Thinking>\n\n' + GOOD,
         f'<thought process>{{"instruction": "make it day", "reason": "r"}}</thought>{GOOD}',
         f'[THINK]{{"instruction": "make it day", "reason": "r"}}[/THINK] {GOOD}',
         f'◁think▷{{"instruction": "make it day", "reason": "r"}}◁/think▷{GOOD}',
@@ -61,7 +62,7 @@ class Scripted:
         '{"instruction": "make it\\u0000 night\\ud800", "reason": "hours\\u0007 have passed"}',
     ],
 )
-def test_json_is_found_in_whatever_is_said_around_it(answer):
+def test_finds_json_in_any_text(answer):
     assert parse_answer(answer) == Explanation("make it night", "hours have passed")
 
 
@@ -94,7 +95,7 @@ def test_json_is_found_in_whatever_is_said_around_it(answer):
         ),
     ],
 )
-def test_answers_that_cannot_be_used(answer, message):
+def test_rejects_unusable_answers(answer, message):
     with pytest.raises(InstructionError) as caught:
         parse_answer(answer)
     assert str(caught.value) == message
@@ -111,14 +112,14 @@ def test_answers_that_cannot_be_used(answer, message):
         "<think>" * 90_000 + "{" * 9,
     ],
 )
-def test_huge_answers_take_no_time(answer):
-    begun = time.process_time()
+def test_reads_huge_answers_fast(answer):
+    start = time.process_time()
     with pytest.raises(InstructionError):
         parse_answer(answer)
-    assert time.process_time() - begun < 1
+    assert time.process_time() - start < 1
 
 
-def test_a_good_answer_is_taken_at_once():
+def test_uses_a_good_answer_at_once():
     model = Scripted(GOOD)
     assert explain(model, IMAGE, " it should look as if\nhours had passed ", 50) == Explanation(
         "make it night", "hours have passed"
@@ -126,77 +127,75 @@ def test_a_good_answer_is_taken_at_once():
     assert model.asked == [("it should look as if hours had passed", 50, TASK)]
 
 
-def test_a_bad_answer_is_asked_for_once_more():
+def test_asks_again_after_a_bad_answer():
     model = Scripted("make it night", GOOD)
     assert not explain(model, IMAGE, "hours").fallback
     assert [task for _, _, task in model.asked] == [TASK, STRICT_TASK]
 
 
-def test_after_two_bad_answers_the_words_stay_as_they_are():
+def test_falls_back_to_the_wish_after_two_bad_answers():
     model = Scripted("well", "it\nis late " * 30)
     found = explain(model, IMAGE, "let hours pass")
-    assert (found.instruction, found.reason, found.fallback) == ("let hours pass", "", True) and len(
-        model.asked
-    ) == 2
+    assert (found.instruction, found.reason, found.fallback) == ("let hours pass", "", True)
+    assert len(model.asked) == 2
+    answer_start = " ".join(("it is late " * 30).split())[:80]
     assert found.warning == (
         "scripted gave no usable answer, so your own words are used. There was no JSON in it. "
-        f"Its last answer began: {' '.join(('it is late ' * 30).split())[:80]!r}. Say it in other words, or load a larger model."
+        f"Its last answer began: {answer_start!r}. Rephrase the wish, or load a larger model."
     )
 
 
 @pytest.mark.parametrize("wish", ["", " \n"])
-def test_no_wish(wish):
-    with pytest.raises(
-        InstructionError,
-        match=re.escape("Explain Instruction: there is no wish. Write what you would like, such as: "),
-    ):
+def test_rejects_an_empty_wish(wish):
+    message = re.escape("Explain Instruction: there is no wish. Write what you would like, such as: ")
+    with pytest.raises(InstructionError, match=message):
         explain(Scripted(), IMAGE, wish)
 
 
-def test_tasks_show_a_form_that_is_read():
+def test_example_answers_in_the_prompts_are_readable():
     for task in (TASK, STRICT_TASK):
         assert parse_answer(task).instruction
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory):
-    """A tiny LLaVA whose answer to the same words depends on the image."""
+def trained_mllm(tmp_path_factory):
+    """A tiny LLaVA whose answer to the same words depends on the image, and a dark and a light image."""
     images = torch.zeros(32, 32, 3), torch.ones(32, 32, 3)
     answers = [
         '{"instruction": "make it day", "reason": "dark"}',
         '{"instruction": "make it night", "reason": "light"}',
     ]
     lessons = [(image, "hours later", answer) for image, answer in zip(images, answers, strict=True)]
-    return load_mllm(tiny_mllms.taught(tmp_path_factory.mktemp("taught"), lessons)), images
+    return load_mllm(tiny_mllms.train_llava(tmp_path_factory.mktemp("taught"), lessons)), images
 
 
-def test_the_same_words_ask_for_different_edits_of_different_images(taught):
-    mllm, images = taught
-    seen = []
-    dark, light = (
-        explain(mllm, image, "hours later", progress=lambda *at: seen.append(at)) for image in images
-    )
-    assert (
-        dark == Explanation("make it day", "dark") and light == Explanation("make it night", "light") and seen
-    )
+def test_explains_the_same_wish_differently_for_different_images(trained_mllm):
+    mllm, images = trained_mllm
+    progress = []
+    dark = explain(mllm, images[0], "hours later", progress=lambda *at: progress.append(at))
+    assert dark == Explanation("make it day", "dark")
+    assert progress
+    assert explain(mllm, images[1], "hours later") == Explanation("make it night", "light")
     assert explain(mllm, images[0], "hours later") == dark
 
 
-def test_an_answer_that_is_cut_off_is_none(taught):
-    mllm, images = taught
+def test_falls_back_when_the_answer_is_cut_off(trained_mllm):
+    mllm, images = trained_mllm
     found = explain(mllm, images[0], "hours later", 8)
-    assert (
-        found.fallback and found.instruction == "hours later" and "There was no JSON in it." in found.warning
-    )
+    assert found.fallback
+    assert found.instruction == "hours later"
+    assert "There was no JSON in it." in found.warning
 
 
-def test_an_untaught_model_falls_back_and_bad_images_are_refused(tmp_path):
+def test_falls_back_with_an_untrained_model(tmp_path):
     mllm = load_mllm(tiny_mllms.llava(tmp_path))
     found = explain(mllm, IMAGE, "hours later", 12)
-    assert (
-        found.fallback
-        and found.instruction == "hours later"
-        and found.warning.startswith(f"{mllm.name} gave no usable answer")
-    )
+    assert found.fallback
+    assert found.instruction == "hours later"
+    assert found.warning.startswith(f"{mllm.name} gave no usable answer")
+
+
+def test_rejects_images_of_another_shape(tmp_path):
+    mllm = load_mllm(tiny_mllms.llava(tmp_path))
     with pytest.raises(ModelError, match="an image of shape"):
         explain(mllm, IMAGE[..., :2], "hours later")

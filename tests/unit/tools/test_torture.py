@@ -1,4 +1,4 @@
-"""`make torture` in small: the same trials, a few of each."""
+"""A few trials of `make torture`."""
 
 import random
 from pathlib import Path
@@ -10,13 +10,13 @@ from instructbrush.tools.torture import disk, kills
 GOOD = {"escaped": 0, "lost": 0}
 
 
-def test_nothing_is_lost_when_work_is_killed(tmp_path: Path) -> None:
+def test_loses_nothing_when_work_is_killed(tmp_path: Path) -> None:
     counts = kills.disturb("save", tmp_path, 2, random.Random(7))
     assert counts == {"tried": 2, "survived": 2, **GOOD}
 
 
 @pytest.mark.parametrize("name", ["save", "learn briefly"])
-def test_nothing_is_lost_when_the_disk_is_full(tmp_path: Path, name: str) -> None:
+def test_loses_nothing_when_the_disk_is_full(tmp_path: Path, name: str) -> None:
     counts = disk.disturb(name, tmp_path, 4)
     assert counts == {**counts, "tried": 4, **GOOD}
     assert counts["refused"] + counts["valid"] == 4
