@@ -1,4 +1,4 @@
-"""Nodes that let people judge."""
+"""Nodes for human judgement."""
 
 import json
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ from ..core.storage.image_tensors import image_batch
 from .comfy.folders import paths
 from .shared.node import FileFingerprints, Node
 
-_MOST_CHARACTERS = 4 * 2**20
-"""Of the judgements that a prompt carries."""
+# Maximum length of the judgements in a prompt.
+_MAX_CHARACTERS = 4 * 2**20
 
 _FILES = FileFingerprints(lambda study: paths.file_state(paths.study_folder(study) / FILE))
 
 
 class JudgePreference(Node):
-    """Two sets of results side by side, blind."""
+    """Compares results of two to four methods side by side, blind."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -31,8 +31,9 @@ class JudgePreference(Node):
             node_id="InstructBrushPreference",
             display_name="Judge Preference",
             category="InstructBrush/evaluation",
-            description="Shows the results of two methods side by side in the node, blind and shuffled, and asks which is better: first, tie or second "
-            "(keys 1, 2 and 3; 0 takes the last one back). Judgements are kept in the study and go on where they stopped; TrueSkill rates the methods.",
+            description="Shows the results of two methods side by side, blind and shuffled, and asks which "
+            "is better: first, tie or second (keys 1, 2 and 3; 0 undoes the last judgement). The study "
+            "stores the judgements, so you can continue later. TrueSkill rates the methods.",
             search_aliases=[
                 "human evaluation",
                 "user study",
@@ -49,53 +50,57 @@ class JudgePreference(Node):
                 io.String.Input(
                     "study",
                     default="study",
-                    tooltip="Name of the study: images and judgements are kept under it in output/instructbrush_studies. Another name begins another study.",
+                    tooltip="Name of the study. Its images and judgements are stored under this name in "
+                    "output/instructbrush_studies. Another name begins another study.",
                 ),
                 io.Image.Input(
                     "first",
                     optional=True,
-                    tooltip="Results of the first method. A study that has begun also goes on with no images connected at all.",
+                    tooltip="Results of the first method. A study that has begun can continue without any "
+                    "connected images.",
                 ),
                 io.Image.Input(
                     "second",
                     optional=True,
-                    tooltip="Results of the second method, as many, in the same order and of the same size.",
+                    tooltip="Results of the second method: as many images, in the same order and of the same "
+                    "size.",
                 ),
                 io.Image.Input(
                     "third",
                     optional=True,
-                    tooltip="Results of a third method. Every two methods are compared.",
+                    tooltip="Results of a third method. Each method is compared with every other.",
                 ),
                 io.Image.Input("fourth", optional=True, tooltip="Results of a fourth method."),
                 io.Image.Input(
                     "source",
                     optional=True,
-                    tooltip="The images before the edit, as many or one for all, shown beside the results.",
+                    tooltip="The images before the edit, shown beside the results: one for each result, or "
+                    "one for all.",
                 ),
                 io.String.Input(
                     "first_name",
                     default="method A",
                     optional=True,
-                    tooltip="What the ratings call the first method. Not shown while judging.",
+                    tooltip="Name of the first method in the ratings. Not shown while judging.",
                 ),
                 io.String.Input(
                     "second_name",
                     default="method B",
                     optional=True,
-                    tooltip="What the ratings call the second method.",
+                    tooltip="Name of the second method in the ratings.",
                 ),
                 io.String.Input(
                     "third_name",
                     default="method C",
                     optional=True,
-                    tooltip="What the ratings call the third method.",
+                    tooltip="Name of the third method in the ratings.",
                     advanced=True,
                 ),
                 io.String.Input(
                     "fourth_name",
                     default="method D",
                     optional=True,
-                    tooltip="What the ratings call the fourth method.",
+                    tooltip="Name of the fourth method in the ratings.",
                     advanced=True,
                 ),
                 io.String.Input(
@@ -104,7 +109,8 @@ class JudgePreference(Node):
                     multiline=True,
                     dynamic_prompts=False,
                     optional=True,
-                    tooltip="What the edit was to do, shown above the images: one line for all, one line for each image, or nothing.",
+                    tooltip="The instruction of the edit, shown above the images: one line for all, one line "
+                    "for each image, or nothing.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -113,7 +119,8 @@ class JudgePreference(Node):
                     max=SEEDS - 1,
                     control_after_generate=False,
                     optional=True,
-                    tooltip="Draws the order of the comparisons and the sides. A study keeps the order it began with.",
+                    tooltip="Draws the order of the comparisons and the sides. A study keeps the order that "
+                    "it began with.",
                 ),
                 io.String.Input(
                     "judgements",
@@ -122,29 +129,29 @@ class JudgePreference(Node):
                     socketless=True,
                     dynamic_prompts=False,
                     extra_dict={"hidden": True},
-                    tooltip="Judgements on their way to the study, written by the node's panel.",
+                    tooltip="Judgements that are not stored in the study yet. The node's panel writes them.",
                 ),
             ],
             outputs=[
                 io.String.Output(
-                    display_name="report", tooltip="Progress and ratings as a table, the best method first."
+                    display_name="report", tooltip="Progress and ratings as a table, best method first."
                 ),
                 io.Float.Output(
                     display_name="first_mu",
-                    tooltip="TrueSkill's estimate of the first method's skill: 25 before any judgement, more is better.",
+                    tooltip="TrueSkill rating of the first method: 25 at the start, higher is better.",
                 ),
                 io.Float.Output(
                     display_name="first_sigma",
-                    tooltip="How unsure it is: 8.33 before any judgement, lower is surer.",
+                    tooltip="Uncertainty of this rating: 8.33 at the start, lower is more certain.",
                 ),
-                io.Float.Output(display_name="second_mu", tooltip="The same of the second method."),
-                io.Float.Output(display_name="second_sigma", tooltip="How unsure that is."),
+                io.Float.Output(display_name="second_mu", tooltip="TrueSkill rating of the second method."),
+                io.Float.Output(display_name="second_sigma", tooltip="Uncertainty of this rating."),
             ],
         )
 
     @classmethod
     def fingerprint_inputs(cls, study: str | None = None, **_rest: Any) -> str:
-        # Another run of the node, or another prompt, may have stored judgements since.
+        # Another prompt may have stored judgements since the last run.
         return _FILES.fingerprint(study)
 
     @classmethod
@@ -166,61 +173,66 @@ class JudgePreference(Node):
     ) -> io.NodeOutput:
         _FILES.record(study)
         folder = paths.study_folder(study)
-        given = [(first_name, first), (second_name, second), (third_name, third), (fourth_name, fourth)]
-        connected = [
+        inputs = [(first_name, first), (second_name, second), (third_name, third), (fourth_name, fourth)]
+        methods = [
             (name.strip(), image_batch(images, f"'{name}'", EvaluationError))
-            for name, images in given
+            for name, images in inputs
             if images is not None
         ]
-        if not connected:
+        if not methods:
             stored = Study.open(folder)
-            named = stored.methods[:2]
+            rated_methods = stored.methods[:2]
         elif first is None or second is None:
             raise EvaluationError(
-                "Judge Preference: connect both first and second; or no images at all, to go on with a study that has begun."
+                "Judge Preference: connect both first and second, or no images at all to continue a study "
+                "that has begun."
             )
         else:
             sources = None if source is None else image_batch(source, "Source", EvaluationError)
-            stored = Study.begin(folder, _items(connected, sources, instructions), seed)
-            named = tuple(name for name, _ in connected[:2])
-        events, remark = _received(judgements, stored)
+            stored = Study.begin(folder, _items(methods, sources, instructions), seed)
+            rated_methods = tuple(name for name, _ in methods[:2])
+        events, remark = _read_judgements(judgements, stored)
         left_out = stored.add_events(events)
         if left_out:
             remark = f"{len(left_out)} judgements were left out: {left_out[0]}."
         report = "\n".join(filter(None, [stored.report(), remark]))
-        rated = {rating.method: rating for rating in stored.ratings()}
-        figures = [figure for name in named for figure in (rated[name].mu, rated[name].sigma)]
-        shown = _shown(stored, [event["id"] for event in events if isinstance(event.get("id"), str)], remark)
-        return io.NodeOutput(report, *figures, ui={"preference": [shown]})
+        ratings = {rating.method: rating for rating in stored.ratings()}
+        figures = [figure for name in rated_methods for figure in (ratings[name].mu, ratings[name].sigma)]
+        event_ids = [event["id"] for event in events if isinstance(event.get("id"), str)]
+        return io.NodeOutput(report, *figures, ui={"preference": [_panel_data(stored, event_ids, remark)]})
 
 
 def _items(
-    connected: list[tuple[str, torch.Tensor]], source: torch.Tensor | None, instructions: str
+    methods: list[tuple[str, torch.Tensor]], source: torch.Tensor | None, instructions: str
 ) -> list[StudyItem]:
-    counts = {name: len(images) for name, images in connected}
-    if len(counts) < len(connected):
+    counts = {name: len(images) for name, images in methods}
+    if len(counts) < len(methods):
+        names = ", ".join(name for name, _ in methods)
         raise EvaluationError(
-            f"Judge Preference: two methods have the same name ({', '.join(name for name, _ in connected)}). Give each its own."
+            f"Judge Preference: two methods have the same name ({names}). Give each its own."
         )
     if len(set(counts.values())) > 1:
-        told = ", ".join(f"{count} of '{name}'" for name, count in counts.items())
+        count_list = ", ".join(f"{count} of '{name}'" for name, count in counts.items())
         raise EvaluationError(
-            f"Judge Preference: the methods have different numbers of images: {told}. Connect as many of each, in the same order."
+            f"Judge Preference: the methods have different numbers of images: {count_list}. Connect the same "
+            "number for each, in the same order."
         )
     (count,) = set(counts.values())
     if source is not None and len(source) not in (1, count):
         raise EvaluationError(
-            f"Judge Preference: {len(source)} source images do not fit {count} results. Connect as many, or one for all."
+            f"Judge Preference: {len(source)} source images do not fit {count} results. Connect one for "
+            "each, or one for all."
         )
     lines = [line.strip() for line in instructions.strip().splitlines()]
     if len(lines) not in (0, 1, count):
         raise EvaluationError(
-            f"Judge Preference: {len(lines)} lines of instructions do not fit {count} images. Write a line for each, one for all, or none."
+            f"Judge Preference: {len(lines)} lines of instructions do not fit {count} images. Write a line "
+            "for each, one for all, or none."
         )
     return [
         StudyItem(
             id=str(index),
-            results={name: images[index, ..., :3] for name, images in connected},
+            results={name: images[index, ..., :3] for name, images in methods},
             instruction=lines[index % len(lines)] if lines else "",
             source=None if source is None else source[index % len(source), ..., :3],
         )
@@ -228,28 +240,30 @@ def _items(
     ]
 
 
-def _received(judgements: str, study: Study) -> tuple[list[Mapping[str, Any]], str]:
-    """The judgements that came with the prompt, and a remark where they belong to another study."""
+def _read_judgements(judgements: str, study: Study) -> tuple[list[Mapping[str, Any]], str]:
+    """Returns the events of the prompt, and a remark if they belong to another study."""
     if not judgements.strip():
         return [], ""
     try:
-        if len(judgements) > _MOST_CHARACTERS:
+        if len(judgements) > _MAX_CHARACTERS:
             raise ValueError(f"{len(judgements)} characters are too many")
         content = json.loads(judgements)
-        key, events = content["key"], content["events"]
+        key = content["key"]
+        events = content["events"]
         if not isinstance(events, list) or not all(isinstance(event, dict) for event in events):
             raise ValueError("there is no list of events")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EvaluationError(
-            f"Judge Preference: the judgements cannot be read ({error!r}). Judge in the node's panel, or empty the field."
+            f"Judge Preference: the judgements cannot be read ({error!r}). Judge in the node's panel, or "
+            "empty the field."
         ) from error
     if key != study.key:
         return [], f"{len(events)} judgements of another study were left out." if events else ""
     return events, ""
 
 
-def _shown(study: Study, received: list[str], remark: str) -> dict[str, Any]:
-    """What the panel gets. It tells no sides, and no ratings before the end, from which sides could be guessed."""
+def _panel_data(study: Study, received_ids: list[str], remark: str) -> dict[str, Any]:
+    """Returns the data of the node's panel. Without methods and early ratings, so that judges stay blind."""
     name = study.folder.relative_to(paths.output_studies()).as_posix()
     return {
         "key": study.key,
@@ -259,7 +273,7 @@ def _shown(study: Study, received: list[str], remark: str) -> dict[str, Any]:
             {"instruction": each.instruction, "images": each.images} for each in study.comparisons
         ],
         "judged": [asdict(judgement) for judgement in study.judgements],
-        "known": sorted({*study.event_ids, *received}),
+        "known": sorted({*study.event_ids, *received_ids}),
         "ratings": None if study.pending else [asdict(rating) for rating in study.ratings()],
         "remark": remark,
     }

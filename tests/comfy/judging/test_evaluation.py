@@ -116,6 +116,6 @@ def test_batches_that_do_not_fit_are_refused(comfy):
     assert "cannot be compared with the truth" in comfy.error(graph, node.out(0))
     graph, node = evaluate(comfy, make_image(1, 2), make_image(1, 2), make_image(1, 1))
     assert (
-        "Evaluate Edit: 1 images of 64 x 64 before the edit do not fit 2 edited ones of 64 x 64."
+        "Evaluate Edit: 1 images of 64 x 64 before the edit do not match 2 edited images of 64 x 64."
         in comfy.error(graph, node.out(0))
     )

@@ -142,7 +142,7 @@ def test_what_makes_no_study_is_refused(comfy):
     assert refusal("nothing").startswith("Study 'nothing' has not begun: ")
     assert (
         refusal("x", one)
-        == "Judge Preference: connect both first and second; or no images at all, to go on with a study that has begun."
+        == "Judge Preference: connect both first and second, or no images at all to continue a study that has begun."
     )
     assert "2 of 'method A', 3 of 'method B'" in refusal("x", one, make_image(2, 3))
     assert "two methods have the same name (a, a)" in refusal("x", one, two, first_name="a", second_name=" a")
