@@ -114,7 +114,7 @@ class ComfyDenoiser:
             c_concat=image,
             c_crossattn=context,
             transformer_options=options,
-            **self._extra(noisy, injection),
+            **self._sdxl_conditioning(noisy, injection),
         )
         return (x - denoised).float() / wide_sigma
 
@@ -141,7 +141,7 @@ class ComfyDenoiser:
         )
         return options
 
-    def _extra(self, noisy: Tensor, injection: AnyInjection | None) -> dict[str, Tensor]:
+    def _sdxl_conditioning(self, noisy: Tensor, injection: AnyInjection | None) -> dict[str, Tensor]:
         if self._pooled[0] is None or not self.patcher.model.adm_channels:
             return {}
         groups = injection.injections if isinstance(injection, GroupedInjection) else [injection]

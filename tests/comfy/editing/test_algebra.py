@@ -1,4 +1,4 @@
-"""The nodes that calculate with instructions, among ComfyUI's own nodes and the pack's."""
+"""Scale, Blend, Compose, Add Words and Inspect Instruction in graphs."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def parts_of(comfy, learned):
 
 
 def made(comfy, node_id, **inputs):
-    """What a node makes of instructions, words and numbers."""
+    """The first output of a node for instructions, words and numbers."""
     graph = comfy.graph()
     inputs = {
         name: value if isinstance(value, int | float | str) else comfy.give(graph, value)
@@ -35,7 +35,7 @@ def made(comfy, node_id, **inputs):
     return comfy.values(graph, graph.node(node_id, **inputs).out(0))[0]
 
 
-def refused(comfy, node_id, **inputs):
+def error_of(comfy, node_id, **inputs):
     graph = comfy.graph()
     inputs = {
         name: value if isinstance(value, int | float | str) else comfy.give(graph, value)
@@ -57,12 +57,14 @@ def close(first, second, tolerance=2e-5):
     return torch.allclose(first, second, atol=tolerance * second.abs().max().item())
 
 
-def titled(comfy, learned, colour):
-    """With an image of one colour."""
-    return comfy.pack("nodes.shared.socket_types").shown(learned, Image.new("RGB", (256, 128), colour))
+def with_thumbnail(comfy, learned, colour):
+    """The instruction with a plain thumbnail."""
+    return comfy.pack("nodes.shared.socket_types").with_thumbnail(
+        learned, Image.new("RGB", (256, 128), colour)
+    )
 
 
-def test_scaling_is_the_strength_of_apply(comfy):
+def test_scale_matches_the_strength_of_apply(comfy):
     learned = instruction(comfy)
     assert made(comfy, "InstructBrushScale", instruction=learned, factor=1.0) is learned
     for factor in (0.5, -1.0):
@@ -74,7 +76,7 @@ def test_scaling_is_the_strength_of_apply(comfy):
     )
 
 
-def test_a_blend_of_two_is_their_weighted_sum(comfy):
+def test_blend_is_a_weighted_sum(comfy):
     first, second = instruction(comfy, 1), instruction(comfy, 2, segments=2, tokens=4)
     whole = made(
         comfy, "InstructBrushBlend", instruction_1=first, weight_1=0.25, instruction_2=second, weight_2=0.75
@@ -95,10 +97,10 @@ def test_a_blend_of_two_is_their_weighted_sum(comfy):
     assert torch.isfinite(edited(comfy, nested)).all()
 
 
-def test_blends_are_saved_and_loaded_as_one_file(comfy):
+def test_saves_and_loads_a_blend_as_one_file(comfy):
     first, second = (
-        titled(comfy, instruction(comfy, 1), "red"),
-        titled(comfy, text_instruction(comfy), "blue"),
+        with_thumbnail(comfy, instruction(comfy, 1), "red"),
+        with_thumbnail(comfy, text_instruction(comfy), "blue"),
     )
     whole = made(
         comfy, "InstructBrushBlend", instruction_1=first, weight_1=0.5, instruction_2=second, weight_2=-1.0
@@ -123,16 +125,16 @@ def test_blends_are_saved_and_loaded_as_one_file(comfy):
         and remarks[0].startswith("0.5 x seeded, pocket:")
         and remarks[1].endswith("rows, text space")
     )
-    # Both images, below each other, stay with whatever is made of the parts.
+    # Instructions made of the parts keep both thumbnails, one below the other.
     assert comfy.pack("nodes.shared.socket_types").thumbnail_of(loaded).size == (256, 256)
     half = made(comfy, "InstructBrushScale", instruction=loaded, factor=0.5)
     assert comfy.pack("nodes.shared.socket_types").thumbnail_of(half).size == (256, 256)
 
 
-def test_composed_instructions_act_and_keep_both_images(comfy):
+def test_composition_acts_and_keeps_both_thumbnails(comfy):
     first, second = (
-        titled(comfy, instruction(comfy, 1), "red"),
-        titled(comfy, instruction(comfy, 2, segments=2, tokens=4), "blue"),
+        with_thumbnail(comfy, instruction(comfy, 1), "red"),
+        with_thumbnail(comfy, instruction(comfy, 2, segments=2, tokens=4), "blue"),
     )
     both = made(comfy, "InstructBrushCompose", first=first, second=second)
     assert (both.info.tokens, both.info.segments) == (12, 10)
@@ -146,8 +148,8 @@ def test_composed_instructions_act_and_keep_both_images(comfy):
     )
 
 
-def test_long_compositions_outgrow_the_text_window(comfy):
-    """Twice 16 rows in a window of 32: attention takes any number, whole and mixed with the words' own."""
+def test_composition_may_exceed_the_text_window(comfy):
+    """Twice 16 rows with a window of 32: attention accepts any number of rows, also mixed with words."""
     both = made(
         comfy,
         "InstructBrushCompose",
@@ -163,11 +165,12 @@ def test_long_compositions_outgrow_the_text_window(comfy):
     )
 
 
-def test_what_cannot_be_composed_is_refused(comfy):
-    assert refused(
+def test_rejects_composing_two_spaces(comfy):
+    assert error_of(
         comfy, "InstructBrushCompose", first=instruction(comfy), second=text_instruction(comfy)
     ) == (
-        "Compose: 'seeded' was learned in the space of attention, 'seeded' in that of text. Blend them instead, or learn one again."
+        "Compose: 'seeded' was learned in the space of attention, 'seeded' in that of text. Blend them "
+        "instead, or learn one again."
     )
 
 
@@ -183,8 +186,8 @@ def with_words(comfy, learned, words):
     return *run.values, remark
 
 
-def test_words_follow_the_learned_rows(comfy):
-    learned = titled(comfy, instruction(comfy), "red")
+def test_add_words_appends_them_to_the_learned_rows(comfy):
+    learned = with_thumbnail(comfy, instruction(comfy), "red")
     hybrid, cut, remark = with_words(comfy, learned, "make it night")
     editor = comfy.pack("core.editing.loading").load_editor()
     states = editor.encode_text(["make it night"])[0]
@@ -196,7 +199,7 @@ def test_words_follow_the_learned_rows(comfy):
     assert same is learned and cut == "" and remark == "0 tokens of words after the learned rows"
 
 
-def test_words_that_do_not_fit_are_named(comfy):
+def test_add_words_returns_the_words_that_do_not_fit(comfy):
     learned = text_instruction(comfy, tokens=26)
     hybrid, cut, remark = with_words(comfy, learned, "make it night and add snow with rain")
     assert cut == "add snow with rain" and remark.endswith(
@@ -219,53 +222,55 @@ def inspected(comfy, learned, connected=True, **changes):
     return *run.values, len(output["images"])
 
 
-def test_an_instruction_is_looked_into(comfy):
+def test_inspect_describes_an_instruction(comfy):
     editor = comfy.pack("core.editing.loading").load_editor()
     phrase = editor.encode_text(["make it night"])[0]
     projected = editor.denoiser.project(phrase)
     learned = instruction(comfy, segments=2, tokens=3)
-    # Its beginning, with the values of the second segment doubled.
-    begin = {
+    # Equal to its init text, but with doubled values in the second segment.
+    init = {
         site: (keys[1:4].expand(2, -1, -1), torch.stack([values[1:4], 2 * values[1:4]]))
         for site, (keys, values) in projected.items()
     }
     learned = type(learned)(
-        {site: pair[0] for site, pair in begin.items()},
-        {site: pair[1] for site, pair in begin.items()},
+        {site: pair[0] for site, pair in init.items()},
+        {site: pair[1] for site, pair in init.items()},
         phrase,
         1,
         learned.info,
     )
-    told, bars, thumbnail, shown = inspected(comfy, titled(comfy, learned, "red"), words="night, snow\nmake")
-    assert "  t 0-499: K 0%, V 0%\n  t 500-999: K 0%, V 100%\n" in told
-    assert "\n  row 1: make 1.00, " in told and "\n  row 3: night " in told
+    description, bars, thumbnail, shown = inspected(
+        comfy, with_thumbnail(comfy, learned, "red"), words="night, snow\nmake"
+    )
+    assert "  t 0-499: K 0%, V 0%\n  t 500-999: K 0%, V 100%\n" in description
+    assert "\n  row 1: make 1.00, " in description and "\n  row 3: night " in description
     assert bars.shape[2:] == (640, 3) and thumbnail.shape == (1, 128, 256, 3) and shown == 2
-    told, bars, thumbnail, shown = inspected(comfy, learned, connected=False)
+    description, bars, thumbnail, shown = inspected(comfy, learned, connected=False)
     assert (
-        "connect the model" in told
-        and "nearest words:" not in told
+        "connect the model" in description
+        and "nearest words:" not in description
         and thumbnail.shape == (1, 1, 1, 3)
         and shown == 1
     )
-    told, *_ = inspected(comfy, learned)
-    assert "anime" not in told, "words that this text encoder takes in pieces are left out"
+    description, *_ = inspected(comfy, learned)
+    assert "anime" not in description, "words of several tokens are left out"
 
 
-def test_a_model_that_was_looked_into_can_still_be_learned_on(comfy):
+def test_can_learn_on_a_model_after_inspecting(comfy):
     graph = comfy.graph()
     parts = Parts(graph)
-    told = graph.node(
+    description = graph.node(
         "InstructBrushInspect",
         instruction=comfy.give(graph, instruction(comfy)),
         model=parts.model,
         clip=parts.clip,
     ).out(0)
     after = learning(graph, comfy, parts, steps=2, init_text="make it night").out(0)
-    _, learned = comfy.values(graph, told, after)
+    _, learned = comfy.values(graph, description, after)
     assert learned.info.steps == 2
 
 
-def test_every_part_of_a_blend_is_looked_into(comfy):
+def test_inspect_describes_every_part_of_a_blend(comfy):
     whole = made(
         comfy,
         "InstructBrushBlend",
@@ -274,8 +279,12 @@ def test_every_part_of_a_blend_is_looked_into(comfy):
         instruction_2=text_instruction(comfy),
         weight_2=2.0,
     )
-    told, bars, *_ = inspected(comfy, whole)
-    assert "weight: 0.5" in told and "weight: 2" in told and told.count("nearest words:") == 2
+    description, bars, *_ = inspected(comfy, whole)
+    assert (
+        "weight: 0.5" in description
+        and "weight: 2" in description
+        and description.count("nearest words:") == 2
+    )
     assert bars.shape[1] == 504
 
 
@@ -289,7 +298,7 @@ def test_every_part_of_a_blend_is_looked_into(comfy):
         "InstructBrushInspect",
     ],
 )
-def test_instructions_are_left_alone(comfy, node_id):
+def test_nodes_do_not_change_their_inputs(comfy, node_id):
     learned = instruction(comfy, tokens=4)
     before = {name: tensor.clone() for name, tensor in learned.learned().items()} | {
         "context": learned.context.clone()

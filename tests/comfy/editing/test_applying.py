@@ -1,4 +1,4 @@
-"""Apply Instruction and Edit Guider among ComfyUI's own nodes: each thing changes only what it should."""
+"""Apply Instruction with ComfyUI's masks, areas, timestep ranges, batches and long texts."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ STEPS = 3
 
 
 class Chain:
-    """A graph that edits one image with stock nodes, with places to change it."""
+    """A graph that edits one image with stock nodes. Tests change its model and conditionings."""
 
     def __init__(self, comfy, count=1, size=64):
         self.comfy, self.graph = comfy, comfy.graph()
@@ -26,7 +26,7 @@ class Chain:
         return self
 
     def branch(self, learned, **changes):
-        """(MODEL, CONDITIONING) with an instruction, leaving the chain as it is."""
+        """MODEL and CONDITIONING with an instruction. Does not change the chain."""
         return applied(self.graph, self.comfy, self.model, self.positive, learned, **changes)
 
     def node(self, class_type, **inputs):
@@ -58,19 +58,20 @@ def close(first, second, tolerance=2e-5):
     return torch.allclose(first, second, atol=tolerance * second.abs().max().item())
 
 
-def test_conditioning_without_the_model_is_refused(comfy):
+def test_rejects_the_conditioning_without_the_model(comfy):
     chain = Chain(comfy)
-    attending, chain.positive = chain.branch(instruction(comfy))
+    patched_model, chain.positive = chain.branch(instruction(comfy))
     assert chain.error() == (
-        "Apply Instruction: its CONDITIONING reached the sampler but its MODEL did not, so the instruction would do nothing. "
+        "Apply Instruction: its CONDITIONING reached the sampler but its MODEL did not, so the instruction "
+        "would do nothing. "
         "Connect the MODEL output of Apply Instruction to the sampler or guider."
     )
     # The same CONDITIONING, cached, works once the MODEL is wired.
-    chain.model = attending
+    chain.model = patched_model
     assert torch.isfinite(chain.sample()).all()
 
 
-def test_strength_runs_from_words_to_instruction(comfy):
+def test_strength_mixes_words_and_instruction(comfy):
     words, whole = Chain(comfy).sample(), Chain(comfy).apply(instruction(comfy)).sample()
     nearly_words = Chain(comfy).apply(instruction(comfy), strength=1e-4).sample()
     nearly_whole = Chain(comfy).apply(instruction(comfy), strength=1 - 1e-4).sample()
@@ -78,7 +79,7 @@ def test_strength_runs_from_words_to_instruction(comfy):
     assert not close(words, whole, 1e-2)
 
 
-def test_segment_strengths_of_one_value_are_the_strength(comfy):
+def test_equal_segment_strengths_match_the_strength(comfy):
     half = Chain(comfy).apply(instruction(comfy), strength=0.5).sample()
     assert torch.equal(Chain(comfy).apply(instruction(comfy), segment_strengths="0.5").sample(), half)
     assert torch.equal(
@@ -86,8 +87,8 @@ def test_segment_strengths_of_one_value_are_the_strength(comfy):
     )
 
 
-def test_the_timestep_range_follows_the_noise(comfy):
-    """Below T the words act: sampling from a noise level below T is the stock graph."""
+def test_timestep_range_follows_the_noise_level(comfy):
+    """Words act below T: sampling that starts below T matches the stock graph."""
     low_noise = {"denoise": 0.3}
     words = Chain(comfy).sample(**low_noise)
     assert close(Chain(comfy).apply(instruction(comfy), end_timestep=400).sample(**low_noise), words)
@@ -98,14 +99,14 @@ def test_the_timestep_range_follows_the_noise(comfy):
     )
 
 
-def test_a_batch_of_two_is_two_alone(comfy):
+def test_results_do_not_depend_on_the_batch(comfy):
     both = Chain(comfy, count=2).apply(instruction(comfy)).sample()
     assert both.shape[0] == 2
-    # The first image of the batch gets the noise it would get alone.
+    # The first image of a batch gets the same noise as a single image.
     assert close(both[:1], Chain(comfy, count=1).apply(instruction(comfy)).sample(), 1e-4)
 
 
-def test_a_mask_of_ones_is_no_mask_and_of_zeros_no_instruction(comfy):
+def test_instruction_acts_only_inside_its_mask(comfy):
     def masked(mask):
         chain = Chain(comfy)
         words = chain.positive
@@ -132,11 +133,11 @@ def test_a_mask_of_ones_is_no_mask_and_of_zeros_no_instruction(comfy):
     whole, words = Chain(comfy).apply(instruction(comfy)).sample(steps=1), Chain(comfy).sample(steps=1)
     assert close(masked(torch.ones(1, 64, 64)), whole) and close(masked(torch.zeros(1, 64, 64)), words)
     half = masked(left_mask())
-    # One step: the left half is predicted by the instruction, the right half by the words.
+    # In a single step, the instruction predicts the left half and the words the right half.
     assert close(half[..., :4], whole[..., :4]) and close(half[..., 4:], words[..., 4:])
 
 
-def test_an_area_edits_inside_itself_alone(comfy):
+def test_instruction_acts_only_inside_its_area(comfy):
     chain = Chain(comfy, size=128)
     words = chain.positive
     chain.model, marked = chain.branch(instruction(comfy))
@@ -148,7 +149,7 @@ def test_an_area_edits_inside_itself_alone(comfy):
     assert close(mixed[..., 8:], stock[..., 8:]) and not close(mixed[..., :8], stock[..., :8], 1e-2)
 
 
-def test_two_instructions_on_two_masks(comfy):
+def test_two_instructions_act_in_two_masks(comfy):
     first, second = instruction(comfy, 1), instruction(comfy, 2, segments=3, tokens=5)
     chain = Chain(comfy)
     words = chain.positive
@@ -171,7 +172,7 @@ def test_two_instructions_on_two_masks(comfy):
     assert close(mixed[..., 4:], Chain(comfy).apply(second).sample(steps=1)[..., 4:])
 
 
-def test_a_timestep_range_of_stock_nodes(comfy):
+def test_timestep_range_matches_stock_nodes(comfy):
     chain = Chain(comfy)
     words = chain.positive
     chain.model, marked = chain.branch(instruction(comfy))
@@ -182,17 +183,17 @@ def test_a_timestep_range_of_stock_nodes(comfy):
     assert close(by_nodes, Chain(comfy).apply(instruction(comfy), end_timestep=500).sample(steps=8), 1e-4)
 
 
-def test_two_instructions_on_one_conditioning_are_refused(comfy):
+def test_rejects_two_instructions_on_one_conditioning(comfy):
     chain = Chain(comfy).apply(instruction(comfy)).apply(instruction(comfy, 1))
     assert chain.error() == (
-        "Apply Instruction: this CONDITIONING already carries an instruction. Apply each instruction to a separate CONDITIONING, "
-        "give each a mask or an area, and combine them."
+        "Apply Instruction: this CONDITIONING already carries an instruction. "
+        "Apply each instruction to a separate CONDITIONING, give each a mask or an area, and combine them."
     )
 
 
 @pytest.mark.parametrize("length", [1, 2])
-def test_longer_words_take_part(comfy, length):
-    """Words of two windows beside an init phrase of one: both are repeated to a common length."""
+def test_accepts_words_of_several_windows(comfy, length):
+    """Words of several windows with an init text of one: both are repeated to a common length."""
     chain = Chain(comfy)
     words = " ".join(["make it night"] * 14 * length)
     chain.positive, chain.negative, chain.latent = conditioned(

@@ -1,4 +1,4 @@
-"""An instruction in a chain with LoRA, ControlNet and another attention patch: each changes only what it should."""
+"""Instructions together with LoRA, ControlNet and other attention patches."""
 
 import pytest
 import torch
@@ -7,40 +7,77 @@ from instructbrush.tests.comfy.addons import unet_lora_layers, write_controlnet,
 from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, instruction, make_image, sampled
 
 STEPS = 2
+UNET_LORA = "seeded_unet.safetensors"
+TEXT_LORA = "seeded_text.safetensors"
 
 
 @pytest.fixture(scope="module")
 def addons(comfy):
-    """Names of the files made for these tests."""
+    """Writes a UNet LoRA, a text encoder LoRA and a ControlNet."""
     graph = comfy.graph()
     (model,) = comfy.values(graph, Parts(graph).model)
     folder = comfy.base / "models"
-    write_lora(folder / "loras" / "seeded_unet.safetensors", unet_lora_layers(model))
+    write_lora(folder / "loras" / UNET_LORA, unet_lora_layers(model))
     clip_layers = {f"lora_te_text_model_encoder_layers_{layer}_mlp_fc1": (512, 128) for layer in range(3)}
-    write_lora(folder / "loras" / "seeded_text.safetensors", clip_layers)
+    write_lora(folder / "loras" / TEXT_LORA, clip_layers)
     write_controlnet(folder / "controlnet" / "seeded.safetensors", model)
+
+
+def controlled(comfy, graph, positive, negative, strength):
+    """Adds the ControlNet. Returns links to positive and negative."""
+    net = graph.node("ControlNetLoader", control_net_name="seeded.safetensors")
+    node = graph.node(
+        "ControlNetApplyAdvanced",
+        positive=positive,
+        negative=negative,
+        control_net=net.out(0),
+        image=comfy.give(graph, make_image(9)),
+        strength=strength,
+        start_percent=0.0,
+        end_percent=1.0,
+    )
+    return node.out(0), node.out(1)
+
+
+def patched(comfy, graph, model, patch):
+    """Replaces the attention of three blocks of a MODEL."""
+    (patcher,) = comfy.values(graph, model)
+    patcher = patcher.clone()
+    for block in (("input", 1), ("middle", 0), ("output", 2)):
+        patcher.set_model_attn2_replace(patch, *block)
+    return comfy.give(graph, patcher)
 
 
 def edit(
     comfy,
     learned=None,
     lora=None,
-    lora_strength=1.0,
     control=None,
-    before=False,
+    control_first=False,
     patch=None,
     patch_last=False,
     **changes,
 ):
-    """Sample with what is given in the chain. ``before``: ControlNet is applied before the instruction."""
+    """Samples an edit.
+
+    Args:
+        learned: instruction to apply.
+        lora: name and strength of a LoRA.
+        control: strength of the ControlNet.
+        control_first: apply the ControlNet before the instruction.
+        patch: replacement of the attention in three blocks.
+        patch_last: patch the attention after the instruction is applied.
+        changes: settings of the sampler.
+    """
     graph = comfy.graph()
     parts = Parts(graph)
     if lora:
+        lora_name, lora_strength = lora
         node = graph.node(
             "LoraLoader",
             model=parts.model,
             clip=parts.clip,
-            lora_name=lora,
+            lora_name=lora_name,
             strength_model=lora_strength,
             strength_clip=lora_strength,
         )
@@ -48,37 +85,16 @@ def edit(
     positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
     model = parts.model
 
-    def controlled(positive, negative):
-        net = graph.node("ControlNetLoader", control_net_name="seeded.safetensors")
-        node = graph.node(
-            "ControlNetApplyAdvanced",
-            positive=positive,
-            negative=negative,
-            control_net=net.out(0),
-            image=comfy.give(graph, make_image(9)),
-            strength=control,
-            start_percent=0.0,
-            end_percent=1.0,
-        )
-        return node.out(0), node.out(1)
-
-    def patched(model):
-        (patcher,) = comfy.values(graph, model)
-        patcher = patcher.clone()
-        for block in (("input", 1), ("middle", 0), ("output", 2)):
-            patcher.set_model_attn2_replace(patch, *block)
-        return comfy.give(graph, patcher)
-
     if patch and not patch_last:
-        model = patched(model)
-    if control is not None and before:
-        positive, negative = controlled(positive, negative)
+        model = patched(comfy, graph, model, patch)
+    if control is not None and control_first:
+        positive, negative = controlled(comfy, graph, positive, negative, control)
     if learned is not None:
         model, positive = applied(graph, comfy, model, positive, learned)
-    if control is not None and not before:
-        positive, negative = controlled(positive, negative)
+    if control is not None and not control_first:
+        positive, negative = controlled(comfy, graph, positive, negative, control)
     if patch and patch_last:
-        model = patched(model)
+        model = patched(comfy, graph, model, patch)
     return comfy.values(
         graph, sampled(graph, model, positive, negative, latent, **{"steps": STEPS, **changes})
     )[0]["samples"]
@@ -94,30 +110,27 @@ def close(first, second):
 
 def test_lora_and_instruction_both_act(comfy, addons):
     learned = instruction(comfy)
-    both, alone = edit(comfy, learned, "seeded_unet.safetensors"), edit(comfy, learned)
-    assert differ(both, alone) and differ(both, edit(comfy, lora="seeded_unet.safetensors"))
-    assert torch.equal(edit(comfy, learned, "seeded_unet.safetensors", lora_strength=0.0), alone)
+    both = edit(comfy, learned, (UNET_LORA, 1.0))
+    alone = edit(comfy, learned)
+    assert differ(both, alone) and differ(both, edit(comfy, lora=(UNET_LORA, 1.0)))
+    assert torch.equal(edit(comfy, learned, (UNET_LORA, 0.0)), alone)
 
 
-def test_lora_on_words_leaves_a_full_instruction_alone(comfy, addons):
-    """A LoRA on the text encoder changes words; at full strength the words play no part, in the instructed branch (cfg 1)."""
+def test_text_lora_does_not_change_an_instruction_at_full_strength(comfy, addons):
+    """At full strength, words do not act in the instructed branch (the only one at cfg 1)."""
     learned = instruction(comfy)
-    assert differ(edit(comfy, lora="seeded_text.safetensors", cfg=1.0), edit(comfy, cfg=1.0))
-    assert torch.equal(
-        edit(comfy, learned, "seeded_text.safetensors", cfg=1.0), edit(comfy, learned, cfg=1.0)
-    )
+    assert differ(edit(comfy, lora=(TEXT_LORA, 1.0), cfg=1.0), edit(comfy, cfg=1.0))
+    assert torch.equal(edit(comfy, learned, (TEXT_LORA, 1.0), cfg=1.0), edit(comfy, learned, cfg=1.0))
 
 
-def test_a_lora_does_not_change_the_models_identity(comfy, addons):
-    """An instruction learned without a LoRA fits the same model with one, loaded and merged."""
+def test_lora_does_not_change_the_fingerprint(comfy, addons):
+    """An instruction learned without a LoRA fits the same model with a merged LoRA."""
     graph = comfy.graph()
     parts = Parts(graph)
     plain, patched = comfy.values(
         graph,
         parts.model,
-        graph.node(
-            "LoraLoaderModelOnly", model=parts.model, lora_name="seeded_unet.safetensors", strength_model=1.0
-        ).out(0),
+        graph.node("LoraLoaderModelOnly", model=parts.model, lora_name=UNET_LORA, strength_model=1.0).out(0),
     )
     from comfy import model_management as management
 
@@ -131,17 +144,17 @@ def test_a_lora_does_not_change_the_models_identity(comfy, addons):
         assert merged == describe.describe(plain)
 
 
-@pytest.mark.parametrize("before", [True, False])
-def test_controlnet_and_instruction_both_act(comfy, addons, before):
+@pytest.mark.parametrize("first", [True, False])
+def test_controlnet_and_instruction_both_act(comfy, addons, first):
     learned = instruction(comfy)
-    both = edit(comfy, learned, control=1.0, before=before)
+    both = edit(comfy, learned, control=1.0, control_first=first)
     assert differ(both, edit(comfy, learned)) and differ(both, edit(comfy, control=1.0))
-    assert torch.equal(edit(comfy, learned, control=0.0, before=before), edit(comfy, learned))
-    assert torch.equal(both, edit(comfy, learned, control=1.0, before=not before))
+    assert torch.equal(edit(comfy, learned, control=0.0, control_first=first), edit(comfy, learned))
+    assert torch.equal(both, edit(comfy, learned, control=1.0, control_first=not first))
 
 
-def test_controlnet_never_sees_learned_rows(comfy, addons, monkeypatch):
-    """It is given the words' states, whatever the instruction does in the UNet."""
+def test_controlnet_gets_the_states_of_the_words(comfy, addons, monkeypatch):
+    """The instruction changes keys and values in the UNet only."""
     from comfy.cldm import cldm
 
     seen = {"plain": [], "learned": []}
@@ -162,7 +175,7 @@ def test_controlnet_never_sees_learned_rows(comfy, addons, monkeypatch):
 
 
 class Adapter:
-    """What IPAdapter does: the attention of the words plus an attention of its own."""
+    """An attention patch like IPAdapter: adds attention to further keys and values."""
 
     def __init__(self, weight=1.0):
         self.weight, self.keys = weight, []
@@ -181,7 +194,7 @@ class Adapter:
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_another_attention_replacement_is_chained(comfy, addons, last):
+def test_other_attention_patches_get_the_learned_keys(comfy, addons, last):
     learned = instruction(comfy)
     alone = edit(comfy, learned)
     adapter = Adapter()
@@ -196,13 +209,12 @@ def test_another_attention_replacement_is_chained(comfy, addons, last):
         for keys in batch
     ]
     found = [any(torch.allclose(keys, segment) for segment in rows) for keys in seen]
-    assert any(found) and not all(
-        found
-    )  # the instructed branch shows it the learned keys, the other branch the words'
+    # The instructed branch passes learned keys, the other branch those of the words.
+    assert any(found) and not all(found)
 
 
-def test_dual_guider_with_everything_in_the_chain(comfy, addons):
-    """LoRA, ControlNet, another replacement and an instruction under DualCFGGuider: runs, and the instruction still counts."""
+def test_dual_guider_with_lora_controlnet_and_instruction(comfy, addons):
+    """The instruction still acts under DualCFGGuider with a LoRA and a ControlNet."""
 
     def run(learned):
         graph = comfy.graph()
@@ -211,7 +223,7 @@ def test_dual_guider_with_everything_in_the_chain(comfy, addons):
             "LoraLoader",
             model=parts.model,
             clip=parts.clip,
-            lora_name="seeded_unet.safetensors",
+            lora_name=UNET_LORA,
             strength_model=0.5,
             strength_clip=0.5,
         )
@@ -220,22 +232,13 @@ def test_dual_guider_with_everything_in_the_chain(comfy, addons):
         model = parts.model
         if learned is not None:
             model, positive = applied(graph, comfy, model, positive, learned)
-        net = graph.node("ControlNetLoader", control_net_name="seeded.safetensors")
-        image = comfy.give(graph, make_image(9))
-        control = {
-            "control_net": net.out(0),
-            "image": image,
-            "strength": 0.8,
-            "start_percent": 0.0,
-            "end_percent": 1.0,
-        }
-        node = graph.node("ControlNetApplyAdvanced", positive=positive, negative=negative, **control)
+        positive, negative = controlled(comfy, graph, positive, negative, 0.8)
         plain = graph.node("CLIPTextEncode", clip=parts.clip, text="").out(0)
         guider = graph.node(
             "DualCFGGuider",
             model=model,
-            cond1=node.out(0),
-            cond2=node.out(1),
+            cond1=positive,
+            cond2=negative,
             negative=plain,
             cfg_conds=2.0,
             cfg_cond2_negative=1.5,

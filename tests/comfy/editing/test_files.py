@@ -1,4 +1,4 @@
-"""Save and Load Instruction: where files go, what they tell, and what is refused."""
+"""Save and Load Instruction: folders, metadata, and rejected names and files."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def loaded(comfy, name):
     return comfy.values(graph, graph.node("InstructBrushLoad", name=name).out(0))[0]
 
 
-def test_saved_files_are_listed_at_once_and_loaded_the_same(comfy):
+def test_lists_saved_files_at_once_and_loads_them(comfy):
     learned = instruction(comfy, 4)
     path = saved(comfy, learned, "weather/snow")
     assert path == comfy.base / "output" / "instructions" / "weather" / "snow.safetensors"
@@ -49,7 +49,7 @@ def test_saved_files_are_listed_at_once_and_loaded_the_same(comfy):
     )
 
 
-def test_files_in_models_are_listed_too(comfy):
+def test_lists_files_in_the_models_folder(comfy):
     path = saved(comfy, instruction(comfy, 4), "here")
     there = comfy.base / "models" / "instructions" / "there.safetensors"
     there.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def test_files_in_models_are_listed_too(comfy):
     assert loaded(comfy, "there.safetensors").info.title == "here"
 
 
-def test_a_taken_name_is_numbered_refused_or_replaced(comfy):
+def test_numbers_rejects_or_replaces_a_taken_name(comfy):
     first, second = instruction(comfy, 1), instruction(comfy, 2)
     path = saved(comfy, first, "taken")
     bytes_before = path.read_bytes()
@@ -75,7 +75,7 @@ def test_a_taken_name_is_numbered_refused_or_replaced(comfy):
     assert saved(comfy, second, "taken", "overwrite") == path and path.read_bytes() != bytes_before
 
 
-def test_a_replaced_file_is_read_again(comfy):
+def test_reads_a_replaced_file_again(comfy):
     saved(comfy, instruction(comfy, 1), "again", "overwrite")
     graph = comfy.graph()
     link = graph.node("InstructBrushLoad", name="again.safetensors").out(0)
@@ -85,27 +85,27 @@ def test_a_replaced_file_is_read_again(comfy):
     assert not torch.equal(first.context, second.context)
 
 
-def test_the_file_carries_its_workflow_and_thumbnail(comfy):
+def test_stores_workflow_and_thumbnail(comfy):
     graph = comfy.graph()
     node = graph.node(
         "InstructBrushSave",
         instruction=learning(graph, comfy, Parts(graph)).out(0),
-        name="told",
+        name="with_metadata",
         if_taken="overwrite",
     )
     workflow = {"nodes": [], "version": 0.4}
     path = Path(comfy.values(graph, node.out(1), extra_pnginfo={"workflow": workflow})[0])
-    told = header(path)
-    assert json.loads(told["workflow"]) == workflow and json.loads(told["prompt"])
-    assert told["modelspec.thumbnail"].startswith("data:image/jpeg;base64,") and json.loads(
-        told["ssmd_cover_images"]
+    metadata = header(path)
+    assert json.loads(metadata["workflow"]) == workflow and json.loads(metadata["prompt"])
+    assert metadata["modelspec.thumbnail"].startswith("data:image/jpeg;base64,") and json.loads(
+        metadata["ssmd_cover_images"]
     )
     graph = comfy.graph()
-    run = comfy.run(graph, graph.node("InstructBrushLoad", name="told.safetensors").out(0))
+    run = comfy.run(graph, graph.node("InstructBrushLoad", name="with_metadata.safetensors").out(0))
     assert run.values[0].thumbnail.size == (256, 128)
 
 
-def test_metadata_can_be_switched_off(comfy, monkeypatch):
+def test_disable_metadata_leaves_out_the_workflow(comfy, monkeypatch):
     from comfy.cli_args import args
 
     monkeypatch.setattr(args, "disable_metadata", True)
@@ -136,7 +136,7 @@ _DOTS = "it starts with a slash, or a part of it is empty or made of dots"
     ],
     ids=lambda value: value[:12].encode("ascii", "replace").decode(),
 )
-def test_names_that_cannot_be_used_are_refused(comfy, name, reason):
+def test_rejects_invalid_names(comfy, name, reason):
     graph, node = save(comfy, instruction(comfy), name)
     message = comfy.error(graph, node.out(1))
     assert re.fullmatch(
@@ -155,12 +155,12 @@ def test_names_that_cannot_be_used_are_refused(comfy, name, reason):
         ("../secret.safetensors", "Name '../secret.safetensors' cannot be used: "),
     ],
 )
-def test_files_that_are_none_are_refused(comfy, name, message):
+def test_rejects_missing_files(comfy, name, message):
     graph = comfy.graph()
     assert message in comfy.error(graph, graph.node("InstructBrushLoad", name=name).out(0))
 
 
-def test_damaged_and_foreign_files_are_refused(comfy):
+def test_rejects_damaged_and_foreign_files(comfy):
     folder = comfy.base / "output" / "instructions"
     path = saved(comfy, instruction(comfy), "whole", "overwrite")
     (folder / "cut.safetensors").write_bytes(path.read_bytes()[:-100])
@@ -176,13 +176,13 @@ def test_damaged_and_foreign_files_are_refused(comfy):
         return comfy.error(graph, graph.node("InstructBrushLoad", name=name).out(0))
 
     assert message("cut.safetensors").startswith("Instruction file 'cut.safetensors': the file is cut short")
-    assert (
-        message("foreign.safetensors")
-        == "'foreign.safetensors' is a safetensors file but no instruction. Choose a file that Save Instruction wrote."
+    assert message("foreign.safetensors") == (
+        "'foreign.safetensors' is a safetensors file but no instruction. "
+        "Choose a file that Save Instruction wrote."
     )
-    assert (
-        message("newer.safetensors")
-        == "Instruction file 'newer.safetensors' has format 99, this version reads up to 2. Update InstructBrush."
+    assert message("newer.safetensors") == (
+        "Instruction file 'newer.safetensors' has format 99, this version reads up to 2. "
+        "Update InstructBrush."
     )
 
 
@@ -203,7 +203,7 @@ def test_damaged_and_foreign_files_are_refused(comfy):
         ),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(comfy, changes, message):
+def test_rejects_invalid_segment_strengths(comfy, changes, message):
     graph = comfy.graph()
     parts = Parts(graph)
     positive, _, _ = conditioned(graph, parts, comfy.give(graph, make_image()))
@@ -211,7 +211,7 @@ def test_settings_that_make_no_sense_are_refused(comfy, changes, message):
     assert comfy.error(graph, model).startswith(message)
 
 
-def test_refuses_more_tokens_than_the_text_window_has(comfy):
+def test_rejects_more_tokens_than_the_text_window_has(comfy):
     graph = comfy.graph()
     node = learning(graph, comfy, Parts(graph), tokens=32)
     assert comfy.error(graph, node.out(0)) == (

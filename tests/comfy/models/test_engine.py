@@ -72,7 +72,7 @@ def draw(engine, rows=3):
     )
 
 
-def test_the_family_is_told(engine):
+def test_detects_the_family(engine):
     name, denoiser = engine
     family = denoiser.description.family
     assert family.name == name.removesuffix("-v").removesuffix("-mask")
@@ -82,7 +82,7 @@ def test_the_family_is_told(engine):
     assert torch.allclose(denoiser.alphas_cumprod.cpu(), torch.cumprod(1 - schedule, 0).float(), atol=1e-5)
 
 
-def test_whatever_is_predicted_the_noise_is_given(engine):
+def test_predict_returns_noise_in_every_family(engine):
     name, denoiser = engine
     noisy, timesteps, image, context = draw(denoiser)
     with denoiser.loaded(), torch.no_grad():
@@ -91,7 +91,7 @@ def test_whatever_is_predicted_the_noise_is_given(engine):
         sigma = ((1 - abar) / abar).sqrt()
         times = sigma.flatten().log() / 4 if name == "cosxl" else timesteps.float()
         condition = image * 0.13025 if name == "cosxl" else image
-        extra = denoiser._extra(noisy, None)
+        extra = denoiser._sdxl_conditioning(noisy, None)
         raw = denoiser.unet(torch.cat([noisy, condition], 1), times, context=context, **extra)
         expected = (
             raw
@@ -106,7 +106,7 @@ def test_whatever_is_predicted_the_noise_is_given(engine):
         )
 
 
-def test_an_instruction_of_the_models_own_keys_changes_nothing(comfy, engine):
+def test_keys_and_values_of_the_words_act_like_the_words(comfy, engine):
     """Learned rows that are the frozen projections of the words: the prediction is that of the words."""
     _, denoiser = engine
     noisy, timesteps, image, context = draw(denoiser)
@@ -131,7 +131,7 @@ def test_an_instruction_of_the_models_own_keys_changes_nothing(comfy, engine):
     assert not any(parameter.grad is not None for parameter in denoiser.unet.parameters())
 
 
-def test_edm_timesteps_are_positions_in_the_schedule(comfy):
+def test_maps_edm_timesteps_to_positions_in_the_schedule(comfy):
     patch = comfy.pack("nodes.comfy.sampling.instruction_patch")
     from comfy.model_sampling import ModelSamplingDiscrete
 
