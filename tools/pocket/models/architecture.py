@@ -1,4 +1,7 @@
-"""The shapes of the pocket editor's parts. Everything is a stock diffusers or transformers class, so stock loaders read it."""
+"""Architectures of the pocket editor's parts.
+
+All are diffusers or transformers classes, so stock loaders read them.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ import torch
 from diffusers import AutoencoderTiny, EulerAncestralDiscreteScheduler, UNet2DConditionModel
 from transformers import CLIPConfig, CLIPModel
 
+# Rows of the text context.
 CONTEXT = 32
-"""Rows of the text context."""
+# Width of the text states and of the shared CLIP space.
 WIDTH = 128
-"""Width of text states and of the shared CLIP space."""
 VAE_WIDTH = 32
 CHANNELS = (64, 128, 128)
 LAYERS = 1
@@ -17,7 +20,7 @@ BETAS = (0.00085, 0.012)
 
 
 def make_vae(width: int = VAE_WIDTH) -> AutoencoderTiny:
-    """TAESD's layout, narrower: 128 px images in [-1, 1] to latents [4, 16, 16] of about unit deviation."""
+    """Builds a narrow TAESD: 128 px images in [-1, 1] to latents [4, 16, 16] of about unit variance."""
     return AutoencoderTiny(
         encoder_block_out_channels=(width,) * 4,
         decoder_block_out_channels=(width,) * 4,
@@ -31,9 +34,10 @@ def make_vae(width: int = VAE_WIDTH) -> AutoencoderTiny:
 def make_unet(
     channels: tuple[int, ...] = CHANNELS, layers: int = LAYERS, in_channels: int = 8
 ) -> UNet2DConditionModel:
-    """Build the InstructPix2Pix UNet: 8 input channels (noisy latent, image latent) or 12 (and mask latent), cross-attention at 16, 8 and 4 px.
+    """Builds the InstructPix2Pix UNet with cross-attention at 16, 8 and 4 px.
 
-    Multiples of the first width and 32 groups are what ComfyUI's own UNet can express.
+    It has 8 input channels (noisy latent, image latent), or 12 with the mask latent. Widths are multiples of
+    the first one and there are 32 norm groups, because ComfyUI's UNet supports nothing else.
     """
     return UNet2DConditionModel(
         sample_size=16,
@@ -49,15 +53,18 @@ def make_unet(
     )
 
 
-def tuned(name: str) -> bool:
-    """Whether the region editor's training changes a parameter: not the middle block, and no key or value of cross-attention."""
+def is_tuned(name: str) -> bool:
+    """Whether fine-tuning changes a parameter of the UNet.
+
+    Middle block, time embedding, and keys and values of cross-attention stay as they are.
+    """
     return not (
         name.startswith(("mid_block.", "time_embedding.")) or ".attn2.to_k." in name or ".attn2.to_v." in name
     )
 
 
 def make_clip(vocabulary: int, bos: int, eos: int) -> CLIPModel:
-    """Small CLIP: a 3-layer text tower and a 3-layer image tower on 16 px patches."""
+    """Builds a small CLIP: a 3-layer text tower and a 3-layer image tower with 16 px patches."""
     text = {
         "vocab_size": vocabulary,
         "hidden_size": WIDTH,
@@ -85,7 +92,7 @@ def make_clip(vocabulary: int, bos: int, eos: int) -> CLIPModel:
 
 
 def make_scheduler() -> EulerAncestralDiscreteScheduler:
-    """Euler ancestral over Stable Diffusion's noise schedule."""
+    """Builds an Euler ancestral sampler with Stable Diffusion's noise schedule."""
     return EulerAncestralDiscreteScheduler(
         beta_start=BETAS[0],
         beta_end=BETAS[1],
@@ -96,6 +103,6 @@ def make_scheduler() -> EulerAncestralDiscreteScheduler:
 
 
 def alphas_cumprod() -> torch.Tensor:
-    """The schedule's cumulative alphas, float32 [1000]."""
+    """Returns the cumulative alphas of the noise schedule, float32 [1000]."""
     betas = torch.linspace(BETAS[0] ** 0.5, BETAS[1] ** 0.5, 1000) ** 2
     return torch.cumprod(1 - betas, 0)

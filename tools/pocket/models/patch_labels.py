@@ -1,5 +1,8 @@
-"""What a vision tower shall see: for every patch of a drawn scene, which shape and colour the thing there has, what it wears, where its outline runs, and how
-it compares with the others."""
+"""Labels of image patches, from which a vision tower learns to see, and the classifier that predicts them.
+
+Labels of a patch of a drawn scene: shape and color of the thing there, what it wears, its outline, and how it
+compares with the other things.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +20,24 @@ from ..stages.train_clip import DEVIATION, MEAN
 from ..stages.training_run import load_average
 from ..wishes.kinds import MAKERS
 from ..world.drawing import COLOUR_NAMES, SHAPES, SIZE, is_unseen_pair, shape_distance
-from ..world.scenes import Scene, nearest_name, render, sample_scene
+from ..world.scenes import Scene, Thing, nearest_name, render, sample_scene
 
 WORN = ("border", "stripes", "dots", "hat", "glasses", "eyes", "smile")
+# Share of a patch that a thing must cover to label the patch.
 COVERED = 0.25
-"""Share of a patch that a thing must cover to be what is there."""
+# Share of things that get another hat, pair of glasses, smile or border.
 DRESSED = 0.35
-"""Share of things that wear something more than scenes have by themselves."""
+# The outline in a patch has this many rows and columns.
 CELLS = 4
-"""A patch's outline is told in so many rows and columns."""
 
+# Size beside the other things; "" for a thing that is alone or about as big as another one.
 SIZES = ("", "smallest", "between", "biggest")
-"""How big a thing is beside the others; nothing where it is alone or too near to another's size."""
+# A thing is clearly bigger than another one from this ratio of radii.
 CLEARLY = 1.2
-"""How many times the next one's size is plainly bigger."""
+# Share of scenes that come from wishes that compare things.
 COMPARED_SHARE = 0.4
-"""Share of scenes that wishes compare things in."""
+# Index of the outlines among the labels. A mirror flips the cells within each patch too.
 OUTLINE = 3
-"""Where outlines are among what is told: a mirror turns each of them too."""
 COMPARING = (
     "odd_one",
     "matching_pair",
@@ -46,15 +49,20 @@ COMPARING = (
     "cheer_up",
 )
 
-Told = tuple[Tensor, ...]
-"""Of every patch: shape and colour [n, P], 0 for nothing, what is worn [n, P, 7], outline [n, P, 16], size among :data:`SIZES` [n, P], colour of stripes or
-dots [n, P], 0 for none, and whether it alone has its colour, its shape, where there are three [n, P, 2]."""
+# Seven labels of every patch:
+# - shape and color [n, P], 0 for none,
+# - items worn [n, P, 7],
+# - outline [n, P, 16],
+# - index of the size in SIZES [n, P],
+# - color of stripes or dots [n, P], 0 for none,
+# - of three things, the only one with its color, and with its shape [n, P, 2].
+PatchLabels = tuple[Tensor, ...]
+# Images [n, 3, 128, 128], normalized for CLIP, and their seven patch labels.
 Batch = tuple[Tensor, ...]
-"""Images [n, 3, 128, 128] as CLIP reads them, and what is told of them."""
 
 
 class Heads(nn.Linear):
-    """Read patches [n, P, width]: logits of all that is told of them."""
+    """Predicts the logits of all labels from patch states [n, P, width]."""
 
     sizes = (
         len(SHAPES) + 1,
@@ -70,142 +78,145 @@ class Heads(nn.Linear):
         super().__init__(width, sum(self.sizes))
 
     def forward(self, states: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        """Logits [n, P, names] of each."""
+        """Returns the logits of each label, [n, P, classes]."""
         return super().forward(states).float().split(self.sizes, dim=-1)
 
 
-class Sight(nn.Module):
-    """A CLIP vision tower and what reads its patches while it learns to see."""
+class PatchClassifier(nn.Module):
+    """A CLIP vision tower with heads that predict patch labels."""
 
     def __init__(self, tower: nn.Module) -> None:
         super().__init__()
         config: Any = tower.config
-        self.tower, self.side = tower, config.image_size // config.patch_size
+        self.tower = tower
+        self.side = config.image_size // config.patch_size
         self.heads = Heads(config.hidden_size)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Logits of what a batch says of its patches."""
+        """Returns the logits of each label."""
         return self.heads(patch_states(self.tower, pixels))
 
     def loss(self, batch: Batch) -> Tensor:
-        """Cross-entropy of all that is to be told, patches with something and without counting as much."""
-        pixels, *told = batch
-        return sight_error(self(pixels), told)
+        """Returns the sum of the losses of all labels."""
+        pixels, *labels = batch
+        return label_loss(self(pixels), labels)
 
 
 def patch_states(tower: nn.Module, pixels: Tensor) -> Tensor:
-    """What a tower makes of every patch [n, P, width]."""
+    """Returns the last hidden state of every patch, [n, P, width]."""
     return tower(pixel_values=pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
 
 
-def named_error(shapes: Tensor, colours: Tensor, shape: Tensor, colour: Tensor) -> Tensor:
-    """Cross-entropy of the shapes and colours named [n, P, names], patches with something and without counting as much."""
+def shape_and_colour_loss(shapes: Tensor, colours: Tensor, shape: Tensor, colour: Tensor) -> Tensor:
+    """Returns the cross-entropy of shape logits and color logits [n, P, classes].
+
+    Patches with a thing and patches without one have equal total weights. Shapes count twice.
+    """
     there = shape > 0
     weight = torch.where(there, 0.5 / there.sum().clamp(min=1), 0.5 / (~there).sum().clamp(min=1))
-    named = [
-        functional.cross_entropy(each.flatten(0, 1), truth.flatten(), reduction="none").view_as(weight)
-        for each, truth in ((shapes, shape), (colours, colour))
-    ]
-    return ((2 * named[0] + named[1]) * weight).sum()
+    shape_loss = functional.cross_entropy(shapes.flatten(0, 1), shape.flatten(), reduction="none")
+    colour_loss = functional.cross_entropy(colours.flatten(0, 1), colour.flatten(), reduction="none")
+    return ((2 * shape_loss + colour_loss).view_as(weight) * weight).sum()
 
 
-def sight_error(logits: Sequence[Tensor], told: Sequence[Tensor]) -> Tensor:
-    """Cross-entropy of all that is to be told of patches."""
-    shape, colour, worn, outline, size, pattern, odd = told
+def label_loss(logits: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
+    """Returns the sum of the losses of all labels."""
+    shape, colour, worn, outline, size, pattern, odd = labels
     there = shape > 0
-    error = named_error(
-        logits[0], logits[1], shape, colour
-    ) + 2 * functional.binary_cross_entropy_with_logits(logits[3], outline)
+    loss = shape_and_colour_loss(logits[0], logits[1], shape, colour)
+    loss = loss + 2 * functional.binary_cross_entropy_with_logits(logits[3], outline)
     if there.any():
-        error = error + functional.binary_cross_entropy_with_logits(logits[2][there], worn[there])
-        error = (
-            error
-            + functional.cross_entropy(logits[4][there], size[there])
-            + functional.cross_entropy(logits[5][there], pattern[there])
-        )
-        error = error + 2 * functional.binary_cross_entropy_with_logits(logits[6][there], odd[there])
-    return error
+        loss = loss + functional.binary_cross_entropy_with_logits(logits[2][there], worn[there])
+        loss = loss + functional.cross_entropy(logits[4][there], size[there])
+        loss = loss + functional.cross_entropy(logits[5][there], pattern[there])
+        loss = loss + 2 * functional.binary_cross_entropy_with_logits(logits[6][there], odd[there])
+    return loss
 
 
 def silhouettes(scene: Scene) -> list[np.ndarray]:
-    """What is seen of every thing, bool [128, 128]: later things cover earlier ones. Borders belong to the thing, hats do not."""
-    seen: list[np.ndarray] = []
+    """Returns the visible pixels of every thing, bool [128, 128].
+
+    Later things cover earlier ones. Borders belong to the thing, hats do not.
+    """
+    visible: list[np.ndarray] = []
     for thing in scene.things:
         own = shape_distance(thing.shape, thing.x, thing.y, thing.r) <= (5 if thing.border is not None else 0)
-        seen = [other & ~own for other in seen]
-        seen.append(own)
-    return seen
+        visible = [other & ~own for other in visible]
+        visible.append(own)
+    return visible
 
 
-def compared(scene: Scene) -> list[tuple[int, bool, bool]]:
-    """How each thing compares with the others: its size among :data:`SIZES`, whether it alone of three has its colour, whether it alone has its shape."""
+def compare_things(scene: Scene) -> list[tuple[int, bool, bool]]:
+    """Compares each thing with the others.
+
+    Returns the index of its size in `SIZES`, whether it is the odd one of three by color, and whether by
+    shape.
+    """
     radii = sorted(thing.r for thing in scene.things)
-    colours, shapes = (
-        [nearest_name(thing.colour) for thing in scene.things],
-        [thing.shape for thing in scene.things],
-    )
-    found = []
-    for thing, colour in zip(scene.things, colours, strict=True):
-        smaller, bigger = (
-            [r for r in radii if r * CLEARLY < thing.r],
-            [r for r in radii if r > thing.r * CLEARLY],
-        )
-        apart = len(radii) > 1 and len(smaller) + len(bigger) == len(radii) - 1
-        size = 0 if not apart else 2 if smaller and bigger else 3 if smaller else 1
-        found.append(
-            (
-                size,
-                *(
-                    len(names) == 3 and names.count(own) == 1 and len(set(names)) == 2
-                    for names, own in ((colours, colour), (shapes, thing.shape))
-                ),
-            )
-        )
-    return found
+    colours = [nearest_name(thing.colour) for thing in scene.things]
+    shapes = [thing.shape for thing in scene.things]
+    return [
+        (_size(thing.r, radii), _is_odd(colour, colours), _is_odd(thing.shape, shapes))
+        for thing, colour in zip(scene.things, colours, strict=True)
+    ]
 
 
-def seen(scene: Scene, side: int) -> tuple[np.ndarray, ...]:
-    """What is in every patch: see :data:`Told`."""
-    patch, cell = SIZE // side, SIZE // side // CELLS
-    shape, colour = np.zeros((2, side, side), np.int64)
-    worn, most = np.zeros((side, side, len(WORN)), np.float32), np.full((side, side), COVERED, np.float32)
-    size, pattern = np.zeros((2, side, side), np.int64)
+def _size(radius: float, radii: list[float]) -> int:
+    """Returns the index in `SIZES` of a thing with this radius among all radii."""
+    smaller = [r for r in radii if r * CLEARLY < radius]
+    bigger = [r for r in radii if r > radius * CLEARLY]
+    if len(radii) < 2 or len(smaller) + len(bigger) < len(radii) - 1:
+        return 0
+    if smaller and bigger:
+        return 2
+    return 3 if smaller else 1
+
+
+def _is_odd(name: str, names: list[str]) -> bool:
+    return len(names) == 3 and names.count(name) == 1 and len(set(names)) == 2
+
+
+def _wears(thing: Thing, name: str) -> bool:
+    item = getattr(thing, name)
+    return item if isinstance(item, bool) else item is not None
+
+
+def label_patches(scene: Scene, side: int) -> tuple[np.ndarray, ...]:
+    """Returns the labels of all patches, as in `PatchLabels` but with [side, side] instead of [n, P]."""
+    patch = SIZE // side
+    cell = patch // CELLS
+    shape, colour, size, pattern = np.zeros((4, side, side), np.int64)
+    worn = np.zeros((side, side, len(WORN)), np.float32)
     odd = np.zeros((side, side, 2), np.float32)
+    largest_share = np.full((side, side), COVERED, np.float32)
     masks = silhouettes(scene)
-    for thing, mask, beside in zip(scene.things, masks, compared(scene), strict=True):
+    for thing, mask, comparison in zip(scene.things, masks, compare_things(scene), strict=True):
         share = mask.reshape(side, patch, side, patch).mean((1, 3))
-        here = share >= most
-        most[here] = share[here]
-        shape[here], colour[here] = (
-            SHAPES.index(thing.shape) + 1,
-            COLOUR_NAMES.index(nearest_name(thing.colour)) + 1,
-        )
-        worn[here] = [
-            bool(each) if isinstance(each, bool) else each is not None
-            for each in (getattr(thing, name) for name in WORN)
-        ]
-        dyed = thing.stripes if thing.stripes is not None else thing.dots
-        size[here], odd[here] = beside[0], beside[1:]
-        pattern[here] = 0 if dyed is None else COLOUR_NAMES.index(nearest_name(dyed)) + 1
-    cells = (
-        np.any(masks, axis=0).reshape(side, CELLS, cell, side, CELLS, cell).mean((2, 5)).transpose(0, 2, 1, 3)
-    )
-    return shape, colour, worn, cells.reshape(side, side, CELLS**2).astype(np.float32), size, pattern, odd
+        here = share >= largest_share
+        largest_share[here] = share[here]
+        shape[here] = SHAPES.index(thing.shape) + 1
+        colour[here] = COLOUR_NAMES.index(nearest_name(thing.colour)) + 1
+        worn[here] = [_wears(thing, name) for name in WORN]
+        size[here] = comparison[0]
+        odd[here] = comparison[1:]
+        pattern_colour = thing.stripes if thing.stripes is not None else thing.dots
+        pattern[here] = 0 if pattern_colour is None else COLOUR_NAMES.index(nearest_name(pattern_colour)) + 1
+    cells = np.any(masks, axis=0).reshape(side, CELLS, cell, side, CELLS, cell).mean((2, 5))
+    outline = cells.transpose(0, 2, 1, 3).reshape(side, side, CELLS**2).astype(np.float32)
+    return shape, colour, worn, outline, size, pattern, odd
 
 
 def _dressed(rng: np.random.Generator, scene: Scene) -> Scene:
-    """The scene with hats, glasses, smiles and borders that `sample_scene` never draws."""
+    """Adds hats, glasses, smiles and borders, which `sample_scene` never draws."""
     for index in range(len(scene.things)):
         if rng.random() < DRESSED:
-            scene = scene.with_thing(
-                index,
-                **{str(rng.choice(("hat", "glasses", "smile", "border"))): rng.random(3).astype(np.float32)},
-            )
+            item = str(rng.choice(("hat", "glasses", "smile", "border")))
+            scene = scene.with_thing(index, **{item: rng.random(3).astype(np.float32)})
     return scene
 
 
 def _comparing(rng: np.random.Generator) -> Scene:
-    """A scene of a wish that compares things."""
+    """Draws a scene of a wish that compares things."""
     while True:
         scene = MAKERS[str(rng.choice(COMPARING))](rng).scene
         if not any(
@@ -215,36 +226,32 @@ def _comparing(rng: np.random.Generator) -> Scene:
 
 
 def draw(rng: np.random.Generator, count: int, side: int) -> Batch:
-    """Draw scenes, and look at each in a mirror too, which costs less than drawing."""
+    """Draws a batch of `count` images: half of them scenes, the other half the same scenes mirrored."""
     scenes = [
         _comparing(rng) if rng.random() < COMPARED_SHARE else _dressed(rng, sample_scene(rng, dressed=0.4))
         for _ in range(-(-count // 2))
     ]
     images = [render(scene) for scene in scenes]
-    told = [list(each) for each in zip(*(seen(scene, side) for scene in scenes), strict=True)]
+    labels = [np.stack(each) for each in zip(*(label_patches(scene, side) for scene in scenes), strict=True)]
+    # Mirroring costs less than drawing.
     images += [image[:, ::-1] for image in images]
-    for each in told:
-        each += [one[:, ::-1] for one in each]
-    cells = told[OUTLINE]
-    cells[len(scenes) :] = [
-        one.reshape(side, side, CELLS, CELLS)[..., ::-1].reshape(side, side, -1)
-        for one in cells[len(scenes) :]
-    ]
+    mirrored = [label[:, :, ::-1] for label in labels]
+    cells = mirrored[OUTLINE].reshape(len(scenes), side, side, CELLS, CELLS)[..., ::-1]
+    mirrored[OUTLINE] = cells.reshape(len(scenes), side, side, -1)
     pixels = torch.from_numpy(np.stack(images)[:count]).permute(0, 3, 1, 2)
-    return (pixels - MEAN) / DEVIATION, *(
-        torch.from_numpy(np.stack(each)[:count]).flatten(1, 2) for each in told
-    )
+    both = [np.concatenate(halves)[:count] for halves in zip(labels, mirrored, strict=True)]
+    return (pixels - MEAN) / DEVIATION, *(torch.from_numpy(label).flatten(1, 2) for label in both)
 
 
 def load_tower() -> nn.Module:
-    """The editor's own image encoder, without what it projects with: what sight begins as."""
+    """Loads the editor's image encoder without its projection. The classifier's training starts from it."""
     return CLIPVisionModelWithProjection.from_pretrained(
         TARGET / "image_encoder", torch_dtype=torch.float32
     ).vision_model
 
 
-def taught() -> Sight:
-    """What `train_sight` taught: the tower, and what reads its patches."""
-    sight = Sight(load_tower())
-    load_average("sight", sight)
-    return sight
+def load_classifier() -> PatchClassifier:
+    """Loads the classifier that `train_sight` trained."""
+    classifier = PatchClassifier(load_tower())
+    load_average("sight", classifier)
+    return classifier

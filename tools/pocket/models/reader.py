@@ -1,7 +1,8 @@
-"""The pocket reader: a very small LLaVA. Its shape, its tokenizer and processor, and how images and texts become its training batches.
+"""The pocket reader, a very small LLaVA: architecture, tokenizer, processor and training batches.
 
-Everything is transformers' own class, so stock loaders read the folder it is written to. It is asked `<user><image> words<reader>` and answers with JSON, or
-with plain words to a question; whatever task is put before the words, its chat template leaves out.
+All parts are transformers classes, so stock loaders read its folder. The prompt is `<user><image>
+words<reader>`. The answer is JSON for a wish and plain words for a question. The chat template drops any task
+description before the words.
 """
 
 from __future__ import annotations
@@ -32,23 +33,36 @@ from ..wishes.wordings import every_wording
 from ..world.drawing import SIZE
 from .tokenizer import COMMON
 
-PATCH, VISION_WIDTH, VISION_LAYERS = 16, 128, 3
-WIDTH, LAYERS, HEADS, FEEDFORWARD = 192, 4, 4, 512
-ROOM = 192
-"""Tokens it reads and writes at most, 64 of them the image's."""
+PATCH = 16
+VISION_WIDTH = 128
+VISION_LAYERS = 3
+WIDTH = 192
+LAYERS = 4
+HEADS = 4
+FEEDFORWARD = 512
+# Largest number of tokens of a chat with its answer; 64 of them belong to the image.
+MAX_TOKENS = 192
 IMAGE_TOKENS = (SIZE // PATCH) ** 2
-PAD, END, IMAGE, USER, READER = "<pad>", "</s>", "<image>", "<user>", "<reader>"
+PAD = "<pad>"
+END = "</s>"
+IMAGE = "<image>"
+USER = "<user>"
+READER = "<reader>"
 SPECIAL = (PAD, END, IMAGE, USER, READER)
+# Keeps only the last text of a message. Earlier texts describe the task, and the reader knows only one task.
 TEMPLATE = (
     "{% for message in messages %}<user><image>"
-    "{% for part in message['content'] if part['type'] == 'text' %}{% if loop.last %} {{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}"
+    "{% if loop.last %} {{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}<reader>{% endif %}"
 )
-"""The last text of a message is the user's words, what is before it the task, which the reader was trained for and need not be told."""
 
 
 def corpus(count: int = 2000) -> Counter[str]:
-    """Every word that training can say, and common editing words, as the tokenizer will see them: with a space before them, and as an answer begins."""
+    """Counts lines with every word of training, and common editing words.
+
+    A space precedes each line as in a prompt. Answers occur without the space too.
+    """
     rng = np.random.default_rng(41)
     lines = [*every_wording(), *COMMON.split()]
     for _ in range(count):
@@ -63,7 +77,10 @@ def corpus(count: int = 2000) -> Counter[str]:
 
 
 def train_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE in which every known word is one token, any other text falls into pieces and nothing is refused; write it to `folder`."""
+    """Trains a byte-level BPE and writes it to `folder`.
+
+    Every word of training is one token. Any other text becomes several smaller tokens.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -75,7 +92,7 @@ def train_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # Twice, because the trainer counts lines and every word of the list of common ones occurs once.
+    # Repeats each line by its count, at most 20 times.
     tokenizer.train_from_iterator(
         [line for line, count in sorted(corpus().items()) for _ in range(min(count, 20))], trainer
     )
@@ -84,7 +101,7 @@ def train_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         pad_token=PAD,
         eos_token=END,
         additional_special_tokens=[IMAGE, USER, READER],
-        model_max_length=ROOM,
+        model_max_length=MAX_TOKENS,
         clean_up_tokenization_spaces=False,
         padding_side="right",
     )
@@ -94,17 +111,15 @@ def train_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def reader_tokenizer() -> PreTrainedTokenizerFast:
-    """Load the trained tokenizer, training it on first use."""
+    """Loads the trained tokenizer. Trains it on first use."""
     folder = WORK / "reader_tokenizer"
-    return (
-        PreTrainedTokenizerFast.from_pretrained(folder)
-        if (folder / "tokenizer.json").exists()
-        else train_tokenizer(folder)
-    )
+    if (folder / "tokenizer.json").exists():
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    return train_tokenizer(folder)
 
 
 def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """What prepares images and chats as LLaVA's does."""
+    """Builds the processor for images and chats, like that of LLaVA."""
     image_processor = CLIPImageProcessor(
         size={"shortest_edge": SIZE},
         crop_size={"height": SIZE, "width": SIZE},
@@ -123,8 +138,9 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
 
 
 def make_reader(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
-    """Build the reader, its weights still random: 2.8 M parameters."""
-    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    """Builds the reader with random weights: 2.8 M parameters."""
+    end = tokenizer.eos_token_id
+    pad = tokenizer.pad_token_id
     vision = CLIPVisionConfig(
         hidden_size=VISION_WIDTH,
         intermediate_size=3 * VISION_WIDTH,
@@ -142,7 +158,7 @@ def make_reader(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenera
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
         num_key_value_heads=HEADS,
-        max_position_embeddings=ROOM,
+        max_position_embeddings=MAX_TOKENS,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=end,
@@ -158,28 +174,30 @@ def make_reader(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenera
         tie_word_embeddings=True,
     )
     model = LlavaForConditionalGeneration(config)
-    model.generation_config.eos_token_id, model.generation_config.pad_token_id = end, pad
+    model.generation_config.eos_token_id = end
+    model.generation_config.pad_token_id = pad
     return model
 
 
 def start_vision(model: LlavaForConditionalGeneration, states: dict[str, torch.Tensor]) -> None:
-    """Give the vision tower the weights of a CLIP tower of its shape, by their names there."""
+    """Loads weights of a CLIP vision tower of the same shape, named as in that tower, into the reader's."""
     tower = model.model.vision_tower
     prefix = "vision_model." if any(name.startswith("vision_model.") for name in tower.state_dict()) else ""
     tower.load_state_dict({prefix + name: tensor for name, tensor in states.items()})
 
 
 def pixel_values(images: np.ndarray) -> torch.Tensor:
-    """Images [n, 128, 128, 3] in 0..1 as the vision tower reads them [n, 3, 128, 128], through 8 bits as the processor gets them."""
+    """Normalizes images [n, 128, 128, 3] in 0..1 to [n, 3, 128, 128], with the processor's 8-bit rounding."""
     eight_bit = torch.from_numpy((np.clip(images, 0, 1) * 255).round() / 255).float()
     return (eight_bit.permute(0, 3, 1, 2) - MEAN) / DEVIATION
 
 
 @dataclass(frozen=True)
-class Packed:
-    """Images and several chats about each, side by side in one sequence: each chat sees the image and itself, so none is computed twice.
+class PackedChats:
+    """Images with several chats each. All chats of an image share one sequence with one copy of the image.
 
-    `ids`, `positions`, `labels` are [n, L] (labels -100 where nothing is to be said), `chats` [n, L] is 0 for the image, 1.. for its chats, -1 for padding.
+    Each chat attends to the image and to itself. `ids`, `positions` and `labels` are [n, L]; labels are -100
+    outside of answers. `chats` [n, L] is 0 for the image, 1.. for its chats and -1 for padding.
     """
 
     pixels: torch.Tensor
@@ -189,16 +207,14 @@ class Packed:
     chats: torch.Tensor
 
     def mask(self) -> torch.Tensor:
-        """What attends to what, to be added to the logits of attention: float [n, 1, L, L], 0 or -10000."""
-        earlier = torch.ones(
-            self.ids.shape[1], self.ids.shape[1], dtype=torch.bool, device=self.ids.device
-        ).tril()
+        """Returns the attention mask to add to the attention logits, float [n, 1, L, L], 0 or -10000."""
+        length = self.ids.shape[1]
+        earlier = torch.ones(length, length, dtype=torch.bool, device=self.ids.device).tril()
         own = (self.chats[:, :, None] == self.chats[:, None]) | (self.chats[:, None] == 0)
         return ((own & earlier).float()[:, None] - 1) * 1e4
 
-    def to(self, device: str) -> Packed:
-        """The same on a device."""
-        return Packed(
+    def to(self, device: str) -> PackedChats:
+        return PackedChats(
             *(
                 tensor.to(device)
                 for tensor in (self.pixels, self.ids, self.positions, self.labels, self.chats)
@@ -207,64 +223,64 @@ class Packed:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, words: str) -> list[int]:
-    """Tokens of what follows the image in a chat, up to where the answer begins."""
+    """Returns the tokens between the image and the answer of a chat."""
     return tokenizer(f" {words}{READER}", add_special_tokens=False).input_ids
 
 
 def image_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """Tokens that every chat begins with."""
+    """Returns the first tokens of every chat: user and image."""
     return tokenizer.convert_tokens_to_ids([USER] + [IMAGE] * IMAGE_TOKENS)
 
 
 def pack(
     tokenizer: PreTrainedTokenizerFast, images: np.ndarray, chats: list[list[tuple[str, str]]]
-) -> Packed:
-    """Images [n, 128, 128, 3] and, for each, its (words, answer) chats, as one batch."""
+) -> PackedChats:
+    """Packs images [n, 128, 128, 3] and the (words, answer) chats of each into one batch."""
     start = image_ids(tokenizer)
-    rows: list[tuple[list[int], list[int], list[int], list[int]]] = []
-    for several in chats:
-        ids, positions, labels, numbers = (
-            list(start),
-            list(range(len(start))),
-            [-100] * len(start),
-            [0] * len(start),
-        )
-        for number, (words, answer) in enumerate(several, 1):
-            asked = prompt_ids(tokenizer, words)
-            said = [*tokenizer(answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
-            ids += asked + said
-            positions += range(len(start), len(start) + len(asked) + len(said))
-            labels += [-100] * len(asked) + said
-            numbers += [number] * (len(asked) + len(said))
-        rows.append((ids, positions, labels, numbers))
-    longest = max(len(row[0]) for row in rows)
+    sequences: list[tuple[list[int], list[int], list[int], list[int]]] = []
+    for image_chats in chats:
+        ids = list(start)
+        positions = list(range(len(start)))
+        labels = [-100] * len(start)
+        numbers = [0] * len(start)
+        for number, (words, answer) in enumerate(image_chats, 1):
+            prompt = prompt_ids(tokenizer, words)
+            target = [*tokenizer(answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+            length = len(prompt) + len(target)
+            ids += prompt + target
+            positions += range(len(start), len(start) + length)
+            labels += [-100] * len(prompt) + target
+            numbers += [number] * length
+        sequences.append((ids, positions, labels, numbers))
+    longest = max(len(sequence[0]) for sequence in sequences)
     padding = (tokenizer.pad_token_id, 0, -100, -1)
     columns = [
-        torch.tensor([row[i] + [fill] * (longest - len(row[i])) for row in rows])
+        torch.tensor([sequence[i] + [fill] * (longest - len(sequence[i])) for sequence in sequences])
         for i, fill in enumerate(padding)
     ]
-    return Packed(pixel_values(images), *columns)
+    return PackedChats(pixel_values(images), *columns)
 
 
 def answer_loss(
-    model: LlavaForConditionalGeneration, batch: Packed, projected: torch.Tensor | None = None
+    model: LlavaForConditionalGeneration, batch: PackedChats, projected: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Cross-entropy of the answers' tokens, each counted alike; `projected` [n, 64, width] saves looking at the images again."""
+    """Returns the mean cross-entropy of the answers' tokens.
+
+    `projected` [n, 64, width] are the projected image patches, if they are already computed.
+    """
     if projected is None:
-        seen = {"input_ids": batch.ids, "pixel_values": batch.pixels}
+        inputs = {"input_ids": batch.ids, "pixel_values": batch.pixels}
     else:
         words = model.get_input_embeddings()(batch.ids)
-        seen = {
-            "inputs_embeds": torch.cat(
-                [words[:, :1], projected.to(words.dtype), words[:, 1 + IMAGE_TOKENS :]], 1
-            )
-        }
+        embeddings = [words[:, :1], projected.to(words.dtype), words[:, 1 + IMAGE_TOKENS :]]
+        inputs = {"inputs_embeds": torch.cat(embeddings, 1)}
     hidden = model.model(
-        **seen, attention_mask=batch.mask(), position_ids=batch.positions, use_cache=False
+        **inputs, attention_mask=batch.mask(), position_ids=batch.positions, use_cache=False
     ).last_hidden_state
     labels = batch.labels[:, 1:]
-    said = labels >= 0
-    return torch.nn.functional.cross_entropy(model.lm_head(hidden[:, :-1][said]).float(), labels[said])
+    answered = labels >= 0
+    logits = model.lm_head(hidden[:, :-1][answered]).float()
+    return torch.nn.functional.cross_entropy(logits, labels[answered])
 
 
 @torch.no_grad()
@@ -275,25 +291,28 @@ def answers(
     words: list[str],
     most: int = 64,
 ) -> list[str]:
-    """What the reader says, the most probable token each time."""
-    device, start = next(model.parameters()).device, image_ids(tokenizer)
-    asked = [start + prompt_ids(tokenizer, text) for text in words]
-    longest = max(map(len, asked))
+    """Returns the reader's answers by greedy decoding, at most `most` tokens each."""
+    device = next(model.parameters()).device
+    start = image_ids(tokenizer)
+    prompts = [start + prompt_ids(tokenizer, text) for text in words]
+    longest = max(len(prompt) for prompt in prompts)
+    padding = [longest - len(prompt) for prompt in prompts]
     pad = tokenizer.pad_token_id
-    ids = torch.tensor([[pad] * (longest - len(each)) + each for each in asked], device=device)
-    mask = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in asked], device=device)
-    made = model.generate(
+    padded = [[pad] * count + prompt for count, prompt in zip(padding, prompts, strict=True)]
+    ids = torch.tensor(padded, device=device)
+    mask = torch.tensor([[0] * count + [1] * (longest - count) for count in padding], device=device)
+    generated = model.generate(
         input_ids=ids,
         attention_mask=mask,
         pixel_values=pixel_values(images).to(device),
-        max_new_tokens=min(most, ROOM - longest),
+        max_new_tokens=min(most, MAX_TOKENS - longest),
         do_sample=False,
     )
-    return tokenizer.batch_decode(made[:, longest:], skip_special_tokens=True)
+    return tokenizer.batch_decode(generated[:, longest:], skip_special_tokens=True)
 
 
 def instruction_in(answer: str) -> str:
-    """The instruction of an answer; empty where it is no such JSON."""
+    """Returns the instruction of an answer; "" if the answer is not the expected JSON."""
     try:
         table = json.loads(answer)
     except ValueError:

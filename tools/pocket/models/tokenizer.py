@@ -1,7 +1,7 @@
-"""The small CLIP tokenizer: trained on the editor's own captions and instructions plus a list of common editing words.
+"""The small CLIP tokenizer, trained on the editor's captions and instructions and on common editing words.
 
-It is a real byte-level CLIP BPE (`vocab.json` and `merges.txt`): every word listed here and every word of the captions is one
-token; any other text falls apart into pieces and letters and is never refused.
+It is a byte-level CLIP BPE (`vocab.json` and `merges.txt`). Every word of the captions and of the list is one
+token. Any other text becomes several smaller tokens.
 """
 
 from __future__ import annotations
@@ -21,59 +21,62 @@ from ..world.scenes import caption, sample_scene
 from .architecture import CONTEXT
 
 COMMON = """
-a an the and or of on in at to it its with without into from for as is are be this that these those all every some any more less most
-very much little bit slightly strongly lightly please make turn change give add put draw paint color colour recolor replace remove delete
-erase take away swap move flip mirror rotate shift scale resize crop zoom enlarge shrink stretch cut copy paste fill cover hide show keep
-increase decrease raise lower reduce boost soften sharpen blur smooth brighten darken lighten saturate desaturate fade tint tone grade
-invert colorize posterize pixelate outline convert transform apply use look like style effect filter image picture photo photograph
-drawing painting sketch cartoon poster print film frame border edge edges corner corners shadow shadows highlight highlights background
-foreground sky ground floor grass sand stone earth ice snow rain fog mist cloud clouds sun moon star stars sea water river mountain forest
-tree trees flower house road city street field desert beach night day morning evening sunset sunrise dawn dusk noon winter summer spring
-autumn fall weather storm wind light dark bright dim pale deep vivid dull warm cold cool hot soft hard sharp flat high low contrast
-brightness saturation hue exposure gamma temperature vignette sepia gray grey grayscale black white red orange yellow green cyan blue purple
-pink brown teal turquoise olive navy maroon magenta violet lavender gold golden silver beige cream crimson scarlet lime mint coral peach
-salmon indigo tan khaki rainbow duotone monochrome negative gradient pattern striped stripes stripe dotted dots dot spots checkered plain
-texture wood metal glass paper canvas ink oil watercolor pencil charcoal crayon pastel neon retro vintage old new modern faded cinematic
-teal-and-orange dreamy noir pop art pixel pixels blurry noisy grainy clean circle square triangle diamond hexagon cross ring oval heart
-crescent arrow shape shapes object objects thing things big bigger biggest large larger small smaller tiny huge tall short wide narrow
-thick thin round left right top bottom middle center centre upper lower above below under over behind front beside between next near far
-one two three four five first second third other another same different only both each hat cap glasses sunglasses eye eyes smile face mouth
-nose hair beard crown scarf bow tie shirt dress coat person man woman boy girl child dog cat bird fish horse car boat plane cup bottle
-wine coffee table chair lamp window door wall roof bridge building tower garden rocket astronaut happy sad young older younger degrees
-percent angle channel channels level levels ramp half side sides full empty nothing something anything real fake watch turned made
+a an the and or of on in at to it its with without into from for as is are be this that these those all
+every some any more less most very much little bit slightly strongly lightly please make turn change give
+add put draw paint color colour recolor replace remove delete erase take away swap move flip mirror rotate
+shift scale resize crop zoom enlarge shrink stretch cut copy paste fill cover hide show keep increase
+decrease raise lower reduce boost soften sharpen blur smooth brighten darken lighten saturate desaturate
+fade tint tone grade invert colorize posterize pixelate outline convert transform apply use look like style
+effect filter image picture photo photograph drawing painting sketch cartoon poster print film frame border
+edge edges corner corners shadow shadows highlight highlights background foreground sky ground floor grass
+sand stone earth ice snow rain fog mist cloud clouds sun moon star stars sea water river mountain forest
+tree trees flower house road city street field desert beach night day morning evening sunset sunrise dawn
+dusk noon winter summer spring autumn fall weather storm wind light dark bright dim pale deep vivid dull
+warm cold cool hot soft hard sharp flat high low contrast brightness saturation hue exposure gamma
+temperature vignette sepia gray grey grayscale black white red orange yellow green cyan blue purple pink
+brown teal turquoise olive navy maroon magenta violet lavender gold golden silver beige cream crimson
+scarlet lime mint coral peach salmon indigo tan khaki rainbow duotone monochrome negative gradient pattern
+striped stripes stripe dotted dots dot spots checkered plain texture wood metal glass paper canvas ink oil
+watercolor pencil charcoal crayon pastel neon retro vintage old new modern faded cinematic teal-and-orange
+dreamy noir pop art pixel pixels blurry noisy grainy clean circle square triangle diamond hexagon cross ring
+oval heart crescent arrow shape shapes object objects thing things big bigger biggest large larger small
+smaller tiny huge tall short wide narrow thick thin round left right top bottom middle center centre upper
+lower above below under over behind front beside between next near far one two three four five first second
+third other another same different only both each hat cap glasses sunglasses eye eyes smile face mouth nose
+hair beard crown scarf bow tie shirt dress coat person man woman boy girl child dog cat bird fish horse car
+boat plane cup bottle wine coffee table chair lamp window door wall roof bridge building tower garden rocket
+astronaut happy sad young older younger degrees percent angle channel channels level levels ramp half side
+sides full empty nothing something anything real fake watch turned made
 """
 
 
 def corpus(count: int = 12_000) -> list[str]:
-    """Captions and instructions as training draws them."""
+    """Draws captions and instructions like those of training."""
     rng = np.random.default_rng(5)
     lines = []
     for index in range(count):
         scene = sample_scene(rng)
-        made = edit(scene, KINDS[index % len(KINDS)], rng)
+        sample = edit(scene, KINDS[index % len(KINDS)], rng)
         lines.append(caption(scene, rng))
-        if made is not None:
-            lines += [made.words, made.caption(rng)]
+        if sample is not None:
+            lines += [sample.words, sample.caption(rng)]
     return lines
 
 
 def words_of(text: str) -> list[str]:
-    """Split as CLIP's tokenizer does: letters together, digits one by one."""
+    """Splits text like CLIP's tokenizer: runs of letters, single digits, runs of other characters."""
     return re.findall(r"[a-z]+|[0-9]|[^\sa-z0-9]+", text.lower())
 
 
 def byte_letters() -> list[str]:
-    """The 256 printable stand-ins for bytes, in CLIP's order."""
+    """Returns the 256 printable characters that stand for bytes, in CLIP's order."""
     kept = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in kept]
     return [chr(byte) for byte in kept] + [chr(256 + index) for index, _ in enumerate(others)]
 
 
 def train_merges(counts: Counter[str], pieces: int = 150) -> list[tuple[str, str]]:
-    """Learn BPE merges until `pieces` frequent ones are made, then complete every word to a single token.
-
-    Plain BPE would stop with rare words in pieces; completing them greedily keeps the rule "a known word is one token".
-    """
+    """Learns `pieces` BPE merges by frequency, then merges until every word is a single token."""
     words = {word: [*word[:-1], word[-1] + "</w>"] for word in counts}
     merges: list[tuple[str, str]] = []
     while True:
@@ -100,7 +103,7 @@ def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def train_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Train, write `vocab.json` and `merges.txt` to `folder` and return the tokenizer that transformers loads from them."""
+    """Trains a tokenizer, writes its files to `folder`, and returns it as transformers loads it."""
     counts: Counter[str] = Counter(word for line in corpus() for word in words_of(line) if word.isalpha())
     for word in words_of(COMMON):
         if word.isalpha():
@@ -135,8 +138,8 @@ def train_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def tokenizer() -> CLIPTokenizer:
-    """Load the trained tokenizer, training it on first use."""
+    """Loads the trained tokenizer. Trains it on first use."""
     folder = WORK / "tokenizer"
-    return (
-        CLIPTokenizer.from_pretrained(folder) if (folder / "vocab.json").exists() else train_tokenizer(folder)
-    )
+    if (folder / "vocab.json").exists():
+        return CLIPTokenizer.from_pretrained(folder)
+    return train_tokenizer(folder)

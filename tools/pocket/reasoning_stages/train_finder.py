@@ -1,9 +1,10 @@
-"""The pocket finder: a small CLIPSeg that finds what words name in a scene, trained from scratch beside the editor's frozen text tower.
+"""Trains the pocket finder, a small CLIPSeg that marks what words name in a scene.
 
     python -m tools.pocket.reasoning_stages.train_sight --seconds 1500
     python -m tools.pocket.reasoning_stages.train_finder --seconds 900
 
-Everything is transformers' own class, so stock loaders read the folder that it writes. Held-out shapes are never drawn for it.
+All parts are transformers classes, so stock loaders read the exported folder. The text tower is the editor's
+and stays frozen. Training never draws held-out shapes.
 """
 
 from __future__ import annotations
@@ -22,25 +23,26 @@ from torch.nn import functional
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from ..models.architecture import CONTEXT, WIDTH
-from ..models.patch_labels import load_tower, silhouettes, taught
+from ..models.patch_labels import load_classifier, load_tower, silhouettes
 from ..models.tokenizer import tokenizer
-from ..stages.export import TARGET, halve
+from ..stages.export import TARGET, convert_to_fp16
 from ..stages.train_clip import DEVIATION, MEAN, Trainee, clip_model
 from ..stages.training_run import WORK, Run, arguments, load_average
 from ..world.drawing import COLOUR_NAMES, SHAPES, SIZE, YY, box, disc
 from ..world.scenes import Scene, nearest_name, render, sample_scene
 
 FINDER_TARGET = TARGET.with_name("pocket_finder")
+# Share of phrases that name nothing in the image. Their mask is empty.
 ABSENT = 0.25
-"""Share of phrases that name nothing in the image: their mask is empty."""
+# Shares of scenes with one, two and three things. Scenes with one thing do not teach shapes.
 CROWD = (0.25, 0.45, 0.3)
-"""Shares of scenes with one, two and three things: where there is only one, whatever stands out is right."""
 
 
 def make_finder() -> CLIPSegForImageSegmentation:
-    """Build the model; its text tower is the editor's."""
-    words, text = tokenizer(), clip_model().config.text_config
-    # Its shape alone: the rest of a loaded configuration says where on this machine it was read from.
+    """Builds the model with the editor's frozen text tower."""
+    words = tokenizer()
+    text = clip_model().config.text_config
+    # Copies the shape only, because the loaded configuration also contains a path on this machine.
     shape = (
         "hidden_size",
         "intermediate_size",
@@ -50,8 +52,7 @@ def make_finder() -> CLIPSegForImageSegmentation:
         "patch_size",
         "hidden_act",
     )
-    tower = load_tower().config.to_dict()
-    tower = {name: tower[name] for name in shape}
+    tower_config = load_tower().config.to_dict()
     shared = {"hidden_size": WIDTH, "num_attention_heads": 4, "hidden_act": "quick_gelu"}
     config = CLIPSegConfig(
         text_config={
@@ -64,7 +65,7 @@ def make_finder() -> CLIPSegForImageSegmentation:
             "eos_token_id": words.eos_token_id,
             "pad_token_id": words.eos_token_id,
         },
-        vision_config=tower,
+        vision_config={name: tower_config[name] for name in shape},
         projection_dim=WIDTH,
         extract_layers=[0, 1, 2],
         reduce_dim=64,
@@ -73,7 +74,7 @@ def make_finder() -> CLIPSegForImageSegmentation:
         use_complex_transposed_convolution=False,
     )
     model = CLIPSegForImageSegmentation(config)
-    # It begins unsure and mostly empty: from large logits it would run into answering nothing at all and stay there.
+    # Starts with small logits and mostly empty masks. From large logits, training ends in always empty masks.
     nn.init.normal_(model.decoder.transposed_convolution.weight, std=0.02)
     nn.init.constant_(model.decoder.transposed_convolution.bias, -2.0)
     trainee = Trainee(clip_model())
@@ -86,11 +87,13 @@ def make_finder() -> CLIPSegForImageSegmentation:
 
 
 def _parts(scene: Scene, things: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """What can be named beside the things: sky, ground, background, what is worn."""
+    """Returns masks of sky, ground, background and worn items by name."""
     covered = np.any(things, axis=0) if things else np.zeros((SIZE, SIZE), bool)
     worn: dict[str, np.ndarray] = {}
     for thing, seen in zip(scene.things, things, strict=True):
-        x, y, r = thing.x, thing.y, thing.r
+        x = thing.x
+        y = thing.y
+        r = thing.r
         if thing.hat is not None:
             brim = y - r * 0.78
             hat = (box(x - r * 0.85, brim - 5, x + r * 0.85, brim + 1) <= 0) | (
@@ -115,8 +118,9 @@ def _parts(scene: Scene, things: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def sample_phrase(rng: np.random.Generator, scene: Scene) -> tuple[str, np.ndarray]:
-    """A phrase and what it names in the scene, bool [128, 128]."""
-    things, article = silhouettes(scene), str(rng.choice(["the ", "a ", ""]))
+    """Draws a phrase and the mask of what it names in the scene, bool [128, 128]."""
+    things = silhouettes(scene)
+    article = str(rng.choice(["the ", "a ", ""]))
     share = rng.random()
     if share < ABSENT:
         missing = [shape for shape in SHAPES if shape not in {thing.shape for thing in scene.things}]
@@ -126,25 +130,28 @@ def sample_phrase(rng: np.random.Generator, scene: Scene) -> tuple[str, np.ndarr
     parts = _parts(scene, things)
     if share < 0.4:
         name = str(rng.choice(sorted(parts)))
-        return ("" if name == "eyes" else article.replace("a ", "the ")) + name, parts[name]
+        article = "" if name == "eyes" else article.replace("a ", "the ")
+        return article + name, parts[name]
     index = int(rng.integers(len(scene.things)))
     thing = scene.things[index]
     colour = nearest_name(thing.colour)
     form = rng.random()
     if form < 0.45:
-        alike = [seen for other, seen in zip(scene.things, things, strict=True) if other.shape == thing.shape]
+        alike = [mask for other, mask in zip(scene.things, things, strict=True) if other.shape == thing.shape]
         return f"{article}{thing.shape}", np.any(alike, axis=0)
     if form < 0.8:
         return f"{article}{colour} {thing.shape}", things[index]
     alike = [
-        seen for other, seen in zip(scene.things, things, strict=True) if nearest_name(other.colour) == colour
+        mask for other, mask in zip(scene.things, things, strict=True) if nearest_name(other.colour) == colour
     ]
     return f"the {colour} thing", np.any(alike, axis=0)
 
 
 def draw(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, list[str], torch.Tensor]:
-    """Images [n, 3, 128, 128] as CLIP reads them, phrases, and masks [n, 128, 128] in 0..1."""
-    images, phrases, masks = [], [], []
+    """Draws images [n, 3, 128, 128] normalized for CLIP, phrases, and masks [n, 128, 128] in 0..1."""
+    images: list[np.ndarray] = []
+    phrases: list[str] = []
+    masks: list[np.ndarray] = []
     for _ in range(count):
         scene = sample_scene(rng, int(rng.choice(3, p=CROWD)) + 1, dressed=0.25)
         if rng.random() < 0.25:
@@ -159,7 +166,7 @@ def draw(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, list[str],
 
 
 def tokens(phrases: list[str]) -> torch.Tensor:
-    """Token ids [n, 32]."""
+    """Returns token ids [n, 32]."""
     return tokenizer()(
         phrases, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt"
     ).input_ids
@@ -167,28 +174,29 @@ def tokens(phrases: list[str]) -> torch.Tensor:
 
 @torch.no_grad()
 def validate(model: CLIPSegForImageSegmentation, device: str) -> dict[str, float]:
-    """Intersection over union where something is named, and the share of empty answers where nothing is."""
+    """Returns the mean IoU of phrases that name something, and the share of empty masks of the others."""
     pixels, phrases, masks = draw(np.random.default_rng(99_991), 128)
-    made = model(input_ids=tokens(phrases).to(device), pixel_values=pixels.to(device)).logits.cpu() > 0
+    predicted = model(input_ids=tokens(phrases).to(device), pixel_values=pixels.to(device)).logits.cpu() > 0
     truth = masks > 0.5
     named = truth.flatten(1).any(1)
-    both, either = (made & truth).flatten(1).sum(1)[named], (made | truth).flatten(1).sum(1)[named]
-    empty = (made.flatten(1).float().mean(1) < 0.002)[~named]
+    intersection = (predicted & truth).flatten(1).sum(1)[named]
+    union = (predicted | truth).flatten(1).sum(1)[named]
+    empty = (predicted.flatten(1).float().mean(1) < 0.002)[~named]
     return {
-        "iou": round(float((both / either.clamp(min=1)).mean()), 4),
+        "iou": round(float((intersection / union.clamp(min=1)).mean()), 4),
         "empty": round(float(empty.float().mean()), 3),
     }
 
 
 def export_finder(target: Path = FINDER_TARGET) -> None:
-    """Write the averaged weights as a folder that transformers loads, in fp16."""
+    """Writes the averaged weights in fp16 as a folder that transformers loads."""
     model = make_finder()
     load_average("finder", model)
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".finder-") as temporary:
         folder = Path(temporary)
         model.save_pretrained(folder)
-        halve(folder / "model.safetensors")
+        convert_to_fp16(folder / "model.safetensors")
         shutil.copytree(WORK / "tokenizer", folder, dirs_exist_ok=True)
         side = {"height": SIZE, "width": SIZE}
         processor = {
@@ -210,14 +218,15 @@ def export_finder(target: Path = FINDER_TARGET) -> None:
 
 
 def main() -> None:
-    """Train until the budget ends."""
+    """Trains until the budget ends."""
     options = arguments(__doc__ or "", seconds=900, batch=32, rate=1e-3)
     device = options.device
     model = make_finder()
-    model.clip.vision_model.load_state_dict(taught().tower.state_dict())
+    model.clip.vision_model.load_state_dict(load_classifier().tower.state_dict())
     model.to(device)
     run = Run("finder", model, options, decay=0.998)
-    began, done = time.monotonic(), run.step
+    first_step = run.step
+    began = time.monotonic()
     while run.share < 1:
         pixels, phrases, masks = draw(run.randomness(), options.batch)
         with torch.autocast(device, torch.bfloat16):
@@ -239,7 +248,8 @@ def main() -> None:
             figures = validate(model, device)
             model.train()
             run.swap()
-            run.log(rate=round((run.step - done) * options.batch / (time.monotonic() - began), 1), **figures)
+            rate = (run.step - first_step) * options.batch / (time.monotonic() - began)
+            run.log(rate=round(rate, 1), **figures)
             run.save()
     run.save()
     export_finder()

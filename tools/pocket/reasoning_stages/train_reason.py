@@ -1,17 +1,18 @@
-"""Reason stage 3: the connector from the reader to the editor, and the editor tuned with it, on direct and indirect instructions.
+"""Reason stage 3 trains the connector from reader to editor, and fine-tunes the editor with it.
 
     python -m tools.pocket.reasoning_stages.train_reason --seconds 5400
 
-First the connector alone learns to make of a wish the text states of the instruction that fulfils it, which the editor knows already: with the editor's loss
-alone 400 steps hardly brought it anywhere. Then both learn with InstructPix2Pix's loss and dropout. The reader itself is not needed any more, its states are
-in the cache. Keys and values of every cross-attention layer stay as they are, so an instruction learned on the editor acts in the tuned one; middle block and
-time embedding stay too, so that what is shipped, the difference between both, is small.
+First the connector alone trains: from a wish it predicts the text states of the instruction that fulfills it,
+which the editor knows already. With the editor's loss alone it hardly changed in 400 steps. Then both train
+with InstructPix2Pix's loss and dropout, on direct and indirect instructions. The reader's states come from
+the cache. Keys and values of cross-attention do not change, so an instruction learned with the editor works
+in the fine-tuned one. Middle block and time embedding do not change either, which keeps the exported
+difference small.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from pathlib import Path
 
@@ -19,7 +20,6 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from safetensors.torch import save_file
 from torch import nn
 
 from instructbrush.core.editing.editor import DiffusersEditor
@@ -34,39 +34,44 @@ from instructbrush.core.reasoning.connector import (
 )
 from instructbrush.core.reasoning.state_cache import padded
 
-from ..models.architecture import tuned
+from ..models.architecture import is_tuned
 from ..stages.cache_latents import VALIDATION
-from ..stages.export import TARGET
+from ..stages.export import TARGET, write_difference
 from ..stages.train_unet import Noise, exact_output, squared_error
 from ..stages.training_run import Run, arguments, load_average
 from .cache_reason import load_shard, shard_path, wishes_path
 from .train_reader import READER_TARGET
 
 REASON_TARGET = TARGET.with_name("pocket_reason")
+# Share of pairs with an indirect wish.
 INDIRECT_SHARE = 0.5
-"""Share of pairs that are shown with an indirect wish."""
+# As for the region editor: low noise decides about marks and corners.
 SNR_LIMIT = 20.0
-"""As the region editor's: marks and corners are decided where there is little noise."""
-LEAD_SHARE, LEAD_BATCH, LEAD_RATE = 0.4, 64, 1e-3
-"""Of the time, for the connector alone; chats in its steps, a quarter of them direct instructions, and its rate."""
+# The connector trains alone first: share of the time, batch size (a quarter of it direct instructions),
+# learning rate.
+LEAD_SHARE = 0.4
+LEAD_BATCH = 64
+LEAD_RATE = 1e-3
+# Weight of the connector's loss beside the editor's.
 MEANT_WEIGHT = 0.05
-"""Of the connector's own loss beside the editor's."""
 
+# Text states [n, 32, 128], reader states [n, L, D], their mask [n, L], and meant text states [n, 32, 128].
+# The meant text states of a wish are those of the instruction that fulfills it; those of a direct instruction
+# are its own.
 Meaning = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-"""Text states [n, 32, 128], the reader's states [n, L, D] and their mask [n, L], and the text states of what is meant [n, 32, 128]: of a wish those of the
-direct instruction that fulfils it, of a direct instruction its own."""
+# Latents before and after [n, 4, 16, 16], and the words about them.
 Batch = tuple[torch.Tensor, torch.Tensor, Meaning]
-"""Latents before and after [n, 4, 16, 16], and what is said of them."""
 
 
 class Reasoning(nn.Module):
-    """What is trained: the connector, and the UNet where the sisters may differ."""
+    """The trained model: the connector, and the tuned parameters of the UNet."""
 
     def __init__(self, connector: Connector, unet: UNet2DConditionModel) -> None:
         super().__init__()
-        self.connector, self.unet = connector, unet
+        self.connector = connector
+        self.unet = unet
         for name, parameter in unet.named_parameters():
-            parameter.requires_grad_(tuned(name))
+            parameter.requires_grad_(is_tuned(name))
 
     def forward(
         self,
@@ -76,14 +81,18 @@ class Reasoning(nn.Module):
         null: torch.Tensor,
         without: torch.Tensor,
     ) -> torch.Tensor:
-        """Predict the noise [n, 4, 16, 16]; where `without` [n] is true with the empty instruction, which never passes through the connector."""
+        """Predicts the noise [n, 4, 16, 16].
+
+        Where `without` [n] is true, the text is the empty instruction `null`, which never passes through the
+        connector.
+        """
         before, _, (text, states, mask, _) = batch
         context = torch.where(without[:, None, None], null, self.connector(text, states, mask))
         return self.unet(torch.cat([noisy, before], 1), timesteps, context).sample
 
 
 def make_reasoning(editor: DiffusersEditor, reader: Mllm) -> Reasoning:
-    """The editor with an untrained connector: it does what the editor did."""
+    """Builds the editor with an untrained connector, which changes nothing yet."""
     config = config_for(
         editor.description.family,
         reader.width,
@@ -95,7 +104,7 @@ def make_reasoning(editor: DiffusersEditor, reader: Mllm) -> Reasoning:
 
 
 def text_table(editor: DiffusersEditor, texts: list[str]) -> tuple[torch.Tensor, dict[str, int]]:
-    """The states of every different text, fp16 [n, 32, 128], and its row there."""
+    """Returns the states of the distinct texts, fp16 [n, 32, 128], and the row of each text."""
     distinct = list(dict.fromkeys(texts))
     table = torch.cat(
         [editor.encode_text(distinct[i : i + 256]).half() for i in range(0, len(distinct), 256)]
@@ -103,63 +112,68 @@ def text_table(editor: DiffusersEditor, texts: list[str]) -> tuple[torch.Tensor,
     return table, {text: row for row, text in enumerate(distinct)}
 
 
-class Wishes:
-    """The cached wishes of some shards, and the text states of their words and of what they mean."""
+class CachedWishes:
+    """The cached wishes of some shards, with text states of their words and of the meant instructions."""
 
     def __init__(self, editor: DiffusersEditor, shards: list[dict]) -> None:
         self.states = [states for shard in shards for states in shard["states"]]
-        words, meant = ([text for shard in shards for text in shard[each]] for each in ("words", "meant"))
-        self.table, number = text_table(editor, words + meant)
-        self.rows = [(number[text], number[other]) for text, other in zip(words, meant, strict=True)]
+        words = [text for shard in shards for text in shard["words"]]
+        meant = [text for shard in shards for text in shard["meant"]]
+        self.table, row_of = text_table(editor, words + meant)
+        self.word_rows = [row_of[text] for text in words]
+        self.meant_rows = [row_of[text] for text in meant]
 
     def draw(self, rng: np.random.Generator, count: int, device: str) -> Meaning:
-        """Draw wishes."""
-        chosen = rng.integers(len(self.rows), size=count)
-        text, meant = (
-            self.table[[self.rows[row][side] for row in chosen]].float().to(device) for side in (0, 1)
-        )
+        """Draws wishes."""
+        chosen = rng.integers(len(self.word_rows), size=count)
+        text = self.table[[self.word_rows[row] for row in chosen]].float().to(device)
+        meant = self.table[[self.meant_rows[row] for row in chosen]].float().to(device)
         states, mask = padded([self.states[row] for row in chosen])
         return text, states.to(device), mask.to(device), meant
 
 
-class ReasonPairs:
-    """The cached chats of some shards, and the text states of their words."""
+class CachedChats:
+    """The cached chats of some shards, with text states of their words."""
 
     def __init__(self, editor: DiffusersEditor, reader: str, shards: list[int]) -> None:
-        latents, starts, words, self.states, self.rows = [], [], [], [], []
+        latents: list[torch.Tensor] = []
+        starts: list[torch.Tensor] = []
+        words: list[str] = []
+        indirect: list[bool] = []
+        self.states: list[torch.Tensor] = []
+        self.rows: list[tuple[int, int]] = []
         for index in shards:
             shard = load_shard(shard_path(index), reader)
-            first = sum(map(len, latents))
+            first = sum(len(part) for part in latents)
             latents.append(shard["latents"])
             starts.append(shard["starts"])
+            words += shard["words"]
             self.states += shard["states"]
-            self.rows += [(first + image, result) for image, result, _ in shard["rows"]]
-            words += [
-                (text, bool(indirect))
-                for text, (_, _, indirect) in zip(shard["words"], shard["rows"], strict=True)
-            ]
-        self.latents, self.starts = torch.cat(latents), torch.cat(starts)
-        self.indirect, self.direct = (
-            [row for row, (_, each) in enumerate(words) if each == kind] for kind in (True, False)
-        )
-        self.table, number = text_table(editor, [text for text, _ in words])
-        self.text = [number[text] for text, _ in words]
-        # What fulfils a wish comes right after it.
-        self.meant = [self.text[row + wish] for row, (_, wish) in enumerate(words)]
+            for image, result, is_wish in shard["rows"]:
+                self.rows.append((first + image, result))
+                indirect.append(bool(is_wish))
+        self.latents = torch.cat(latents)
+        self.starts = torch.cat(starts)
+        self.indirect = [chat for chat, is_wish in enumerate(indirect) if is_wish]
+        self.direct = [chat for chat, is_wish in enumerate(indirect) if not is_wish]
+        self.table, row_of = text_table(editor, words)
+        self.text = [row_of[text] for text in words]
+        # The instruction that fulfills a wish is the next chat.
+        self.meant = [self.text[chat + is_wish] for chat, is_wish in enumerate(indirect)]
 
     def take(self, chats: list[int], device: str) -> Batch:
-        """Some chats as a batch, fp32."""
-        images, results = zip(*(self.rows[chat] for chat in chats), strict=True)
-        before, after = self.latents[list(images), 0], self.latents[list(images), list(results)]
-        states, mask = padded(
-            [
-                torch.cat([self.starts[image], self.states[chat]])
-                for image, chat in zip(images, chats, strict=True)
-            ]
-        )
-        text, meant = (
-            self.table[[rows[chat] for chat in chats]].float().to(device) for rows in (self.text, self.meant)
-        )
+        """Returns some chats as a batch, fp32."""
+        images = [self.rows[chat][0] for chat in chats]
+        results = [self.rows[chat][1] for chat in chats]
+        before = self.latents[images, 0]
+        after = self.latents[images, results]
+        sequences = [
+            torch.cat([self.starts[image], self.states[chat]])
+            for image, chat in zip(images, chats, strict=True)
+        ]
+        states, mask = padded(sequences)
+        text = self.table[[self.text[chat] for chat in chats]].float().to(device)
+        meant = self.table[[self.meant[chat] for chat in chats]].float().to(device)
         return (
             before.float().to(device),
             after.float().to(device),
@@ -167,14 +181,14 @@ class ReasonPairs:
         )
 
     def draw(self, rng: np.random.Generator, count: int, device: str) -> Batch:
-        """Draw chats, INDIRECT_SHARE of them indirect."""
+        """Draws chats, a share of INDIRECT_SHARE indirect."""
         wishes = round(INDIRECT_SHARE * count)
         chats = [*rng.choice(self.indirect, wishes), *rng.choice(self.direct, count - wishes)]
         return self.take([int(chat) for chat in chats], device)
 
 
 def meant_error(connector: Connector, meaning: Meaning) -> torch.Tensor:
-    """Mean squared error of the text states that a connector makes."""
+    """Returns the mean squared error between the connector's text states and the meant ones."""
     text, states, mask, meant = meaning
     return (connector(text, states, mask).float() - meant).square().mean()
 
@@ -183,8 +197,11 @@ def meant_error(connector: Connector, meaning: Meaning) -> torch.Tensor:
 def validate(
     model: Reasoning, noise: Noise, null: torch.Tensor, batches: dict[str, Batch]
 ) -> dict[str, float]:
-    """Mean squared error of the predicted noise on unseen pairs with always the same noise, mean over four timesteps: `direct`, `indirect`, and `base`,
-    which is `indirect` with the text states alone."""
+    """Returns the mean squared error of the predicted noise for unseen pairs and fixed noise.
+
+    `direct` and `indirect` use the connector. `base` is `indirect` with text states only. `meant` is the
+    connector's error.
+    """
     errors: dict[str, float] = {}
     for name, batch in batches.items():
         generator = torch.Generator().manual_seed(1)
@@ -206,126 +223,109 @@ def validate(
     return errors
 
 
-def lead(
+def train_connector(
     connector: Connector,
-    wishes: Wishes,
-    pairs: ReasonPairs,
-    watched: dict[str, Batch],
+    wishes: CachedWishes,
+    pairs: CachedChats,
+    unseen: dict[str, Batch],
     options: argparse.Namespace,
 ) -> None:
-    """Teach the connector what wishes mean and that direct instructions mean themselves, unless that was done before."""
+    """Trains the connector alone: wishes mean other instructions, direct instructions mean themselves.
+
+    Resumes from its checkpoint and ends at once if it has finished before.
+    """
     run = Run("connector", connector, options, decay=0.998)
     direct = LEAD_BATCH // 4
     while run.share < 1:
         rng = run.randomness()
-        own = pairs.take([int(chat) for chat in rng.choice(pairs.direct, direct)], options.device)[2]
+        chats = [int(chat) for chat in rng.choice(pairs.direct, direct)]
+        instructions = pairs.take(chats, options.device)[2]
+        indirect = wishes.draw(rng, LEAD_BATCH - direct, options.device)
         with torch.autocast(options.device, torch.bfloat16):
-            loss = 0.75 * meant_error(
-                connector, wishes.draw(rng, LEAD_BATCH - direct, options.device)
-            ) + 0.25 * meant_error(connector, own)
+            loss = 0.75 * meant_error(connector, indirect) + 0.25 * meant_error(connector, instructions)
         run.apply(loss, warmup=100, floor=0.03)
         if run.step % 200 == 0:
             run.swap()
             with torch.no_grad():
-                run.log(
-                    **{
-                        name: round(float(meant_error(connector, batch[2])), 5)
-                        for name, batch in watched.items()
-                    }
-                )
+                errors = {name: float(meant_error(connector, batch[2])) for name, batch in unseen.items()}
+            run.log(**{name: round(error, 5) for name, error in errors.items()})
             run.swap()
             run.save()
     run.save()
     load_average("connector", connector)
 
 
-def part_of(options: argparse.Namespace, share: float, **changes: float) -> argparse.Namespace:
-    """Options for a share of the training."""
-    return argparse.Namespace(
-        **{
-            **vars(options),
-            "seconds": share * options.seconds,
-            "steps": round(share * options.steps),
-            **changes,
-        }
-    )
+def with_share(options: argparse.Namespace, share: float, **changes: float) -> argparse.Namespace:
+    """Returns the options with a share of the time and steps, and other changes."""
+    budget = {"seconds": share * options.seconds, "steps": round(share * options.steps)}
+    return argparse.Namespace(**{**vars(options), **budget, **changes})
 
 
 def export_reason(target: Path = REASON_TARGET) -> int:
-    """Write the connector, and the UNet's configuration with the tensors that are not the editor's own, in fp16. Returns their bytes."""
+    """Writes the connector and, in fp16, the UNet's tensors that differ from the editor's.
+
+    Returns the folder's bytes.
+    """
     editor = load_editor()
-    known = {name: tensor.clone() for name, tensor in editor.denoiser.unet.state_dict().items()}
+    base = {name: tensor.clone() for name, tensor in editor.denoiser.unet.state_dict().items()}
     model = make_reasoning(editor, load_mllm(READER_TARGET, lazily=True))
     load_average("reason", model)
-    own = {
-        name: t.half().contiguous()
-        for name, t in model.unet.state_dict().items()
-        if not torch.equal(t, known[name])
-    }
-    folder = target / "unet"
-    folder.mkdir(parents=True, exist_ok=True)
-    model.unet.save_config(folder)
-    file = folder / "diffusion_pytorch_model.safetensors"
-    save_file(own, file.with_suffix(".tmp"), metadata={"format": "pt"})
-    os.replace(file.with_suffix(".tmp"), file)
+    write_difference(model.unet, base, target / "unet")
     save_connector(model.connector, target / "connector.safetensors", torch.float16)
     return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
 
 
 def main() -> None:
-    """Train until the budget ends."""
+    """Trains until the budget ends."""
     options = arguments(__doc__ or "", seconds=5400, batch=32, rate=3e-4)
     device = options.device
-    editor, reader = load_editor(device=device), load_mllm(READER_TARGET, lazily=True)
-    shards = sorted(
-        int(path.stem) for path in shard_path(0).parent.glob("[0-9]*.pt") if path != shard_path(VALIDATION)
-    )
-    pairs, unseen = (
-        ReasonPairs(editor, reader.fingerprint, shards),
-        ReasonPairs(editor, reader.fingerprint, [VALIDATION]),
-    )
-    null, noise = editor.encode_text([""])[0], Noise(device, SNR_LIMIT)
+    editor = load_editor(device=device)
+    reader = load_mllm(READER_TARGET, lazily=True)
+    paths = [path for path in shard_path(0).parent.glob("[0-9]*.pt") if path != shard_path(VALIDATION)]
+    pairs = CachedChats(editor, reader.fingerprint, sorted(int(path.stem) for path in paths))
+    validation = CachedChats(editor, reader.fingerprint, [VALIDATION])
+    null = editor.encode_text([""])[0]
+    noise = Noise(device, SNR_LIMIT)
     print(
         f"{len(pairs.rows)} chats, {len(pairs.indirect)} of them indirect, {len(pairs.table)} distinct texts",
         flush=True,
     )
-    watched = {
-        "direct": unseen.take(unseen.direct[:100], device),
-        "indirect": unseen.take(unseen.indirect[:100], device),
+    unseen = {
+        "direct": validation.take(validation.direct[:100], device),
+        "indirect": validation.take(validation.indirect[:100], device),
     }
     model = make_reasoning(editor, reader).to(device)
     model.unet.set_attn_processor(AttnProcessor())
     exact_output(model.unet, device)
-    wishes = Wishes(
-        editor,
-        [load_shard(path, reader.fingerprint) for path in sorted(wishes_path(0).parent.glob("wishes_*.pt"))],
-    )
-    lead(model.connector, wishes, pairs, watched, part_of(options, LEAD_SHARE, rate=LEAD_RATE))
+    wish_paths = sorted(wishes_path(0).parent.glob("wishes_*.pt"))
+    wishes = CachedWishes(editor, [load_shard(path, reader.fingerprint) for path in wish_paths])
+    train_connector(model.connector, wishes, pairs, unseen, with_share(options, LEAD_SHARE, rate=LEAD_RATE))
     del wishes
-    run = Run("reason", model, part_of(options, 1 - LEAD_SHARE), decay=0.999)
-    began, done = time.monotonic(), run.step
+    run = Run("reason", model, with_share(options, 1 - LEAD_SHARE), decay=0.999)
+    first_step = run.step
+    began = time.monotonic()
     while run.share < 1:
         rng = run.randomness()
         batch = pairs.draw(rng, options.batch, device)
         draw = torch.from_numpy(rng.random(options.batch).astype(np.float32)).to(device)
-        batch[0][(draw >= 0.05) & (draw < 0.15)] = (
-            0  # 5 % without text, 5 % without both, 5 % without the image
-        )
-        timesteps, epsilon = noise.draw(options.batch), torch.randn_like(batch[1])
+        # 5 % without text, 5 % without both, 5 % without the image
+        batch[0][(draw >= 0.05) & (draw < 0.15)] = 0
+        timesteps = noise.draw(options.batch)
+        epsilon = torch.randn_like(batch[1])
         with torch.autocast(device, torch.bfloat16):
             predicted = model(noise.add(batch[1], epsilon, timesteps), timesteps, batch, null, draw < 0.10)
         error = squared_error(predicted.float() - epsilon, noise.coarse[timesteps])
-        loss = (error * noise.weights[timesteps]).mean() + MEANT_WEIGHT * meant_error(
-            model.connector, batch[2]
-        )
+        loss = (error * noise.weights[timesteps]).mean()
+        loss = loss + MEANT_WEIGHT * meant_error(model.connector, batch[2])
         run.apply(loss, warmup=100, floor=0.03)
         if run.step % 200 == 0:
             run.swap()
             model.eval()
-            errors = validate(model, noise, null, {**watched, "base": watched["indirect"]})
+            errors = validate(model, noise, null, {**unseen, "base": unseen["indirect"]})
             model.train()
             run.swap()
-            run.log(rate=round((run.step - done) * options.batch / (time.monotonic() - began), 1), **errors)
+            rate = (run.step - first_step) * options.batch / (time.monotonic() - began)
+            run.log(rate=round(rate, 1), **errors)
             run.save()
     run.save()
     print(f"{export_reason() / 2**20:.2f} MiB in {REASON_TARGET.name}")

@@ -1,7 +1,7 @@
-"""Stage 3: draw the editor's training pairs once, encode them and keep latents and words in shards.
+"""Stage 3 draws the editor's training pairs once, encodes them, and stores latents and words in shards.
 
-A shard holds GROUPS images with EDITS edits each and depends on nothing but its number, so shards can be made in any order, by
-several processes, and added later.
+A shard contains GROUPS images with EDITS edits each. It depends only on its number, so shards can be made in
+any order, by several processes, and added later.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,44 +22,56 @@ from ..world.photos import Photos
 from .train_vae import to_tensor
 from .training_run import WORK, load_average
 
-GROUPS, EDITS = 250, 6
+GROUPS = 250
+EDITS = 6
+# Groups encoded together. On CPU, an image in a batch of 35 takes two thirds of the time in a batch of 7.
 BATCH = 5
-"""Groups encoded together: on CPU 35 images at once take two thirds of the time of 7."""
+# Number of the validation shard.
 VALIDATION = 9_999
-"""The number of the validation shard."""
 
 
 def shard_path(index: int) -> Path:
-    """Where shard `index` is kept."""
+    """Returns the path of shard `index`."""
     return WORK / "latents" / f"{index:04d}.pt"
 
 
 @torch.no_grad()
 def encode(vae: AutoencoderTiny, images: np.ndarray, device: str) -> torch.Tensor:
-    """Encode images [n, 128, 128, 3] in bf16: latents fp16 [n, 4, 16, 16]."""
+    """Encodes images [n, 128, 128, 3] in bf16 to latents fp16 [n, 4, 16, 16]."""
     with torch.autocast(device, torch.bfloat16):
         return vae.encode(to_tensor(images).to(device)).latents.half().cpu().contiguous()
 
 
 def make_shard(index: int, vae: AutoencoderTiny, photos: Photos, device: str = "cpu") -> None:
-    """Draw, encode and write one shard: `latents` [GROUPS, 1 + EDITS, 4, 16, 16] (the image first), `words` and `kinds`."""
+    """Draws, encodes and writes one shard.
+
+    It contains `latents` [GROUPS, 1 + EDITS, 4, 16, 16] (the unedited image first), `words` and `kinds`.
+    """
     rng = np.random.default_rng((31, index))
-    latents, words, kinds = [], [], []
+    latents: list[torch.Tensor] = []
+    words: list[tuple[str, ...]] = []
+    kinds: list[tuple[str, ...]] = []
     for _ in range(GROUPS // BATCH):
         groups = [sample_group(rng, photos, EDITS) for _ in range(BATCH)]
         images = np.stack([image for group in groups for image in (group.before, *group.afters)])
         latents.append(encode(vae, images, device).unflatten(0, (BATCH, 1 + EDITS)))
         words += [group.words for group in groups]
         kinds += [group.kinds for group in groups]
-    path = shard_path(index)
+    write_shard(shard_path(index), {"latents": torch.cat(latents), "words": words, "kinds": kinds})
+
+
+def write_shard(path: Path, shard: dict[str, Any]) -> None:
+    """Writes a shard atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"latents": torch.cat(latents), "words": words, "kinds": kinds}, path.with_suffix(".tmp"))
+    torch.save(shard, path.with_suffix(".tmp"))
     path.with_suffix(".tmp").replace(path)
 
 
 def load_shards() -> tuple[torch.Tensor, list[str], list[str]]:
-    """Load every training shard: latents [groups, 1 + EDITS, 4, 16, 16] fp16, words and kinds flat (group-major)."""
-    latents, words, kinds = [], [], []
+    """Loads all training shards: latents fp16 [groups, 1 + EDITS, 4, 16, 16], flat words and flat kinds."""
+    latents: list[torch.Tensor] = []
+    words: list[str] = []
+    kinds: list[str] = []
     for path in sorted(shard_path(0).parent.glob("*.pt")):
         if path == shard_path(VALIDATION):
             continue
@@ -75,12 +88,12 @@ def cache(
     path_of: Callable[[int], Path],
     make: Callable[[int, AutoencoderTiny, Photos, str], None],
 ) -> None:
-    """Make the shards that are missing, as the command line says.
+    """Runs the command line that makes missing shards, the validation shard first.
 
     Args:
-        description: of the command.
-        shards: how many by default; the validation shard comes before them.
-        path_of: where a shard is kept.
+        description: description of the command.
+        shards: default number of shards.
+        path_of: returns the path of a shard.
         make: draws, encodes and writes one shard.
     """
     parser = argparse.ArgumentParser(description=description)

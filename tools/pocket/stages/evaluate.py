@@ -1,4 +1,4 @@
-"""Measure the exported folder: `python -m tools.pocket.stages.evaluate`. Everything is judged on scenes and photographs never trained on."""
+"""Measures the exported editor on unseen scenes and photographs: `python -m tools.pocket.stages.evaluate`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from ..world.drawing import COLOUR_NAMES, COLOURS, is_unseen_pair
-from ..world.effects import KINDS, TONE, edit, tone_edit
+from ..world.effects import KINDS, edit
 from ..world.held_out_effects import EFFECTS
 from ..world.image_grid import grid
 from ..world.photos import Photos, held_out
 from ..world.scenes import render, sample_scene
+from ..world.tone_effects import TONE, tone_edit
 from .export import TARGET
 from .train_clip import EDITS, Pool
 from .train_vae import FINE, psnr, to_images, to_tensor
@@ -28,7 +29,7 @@ from .training_run import WORK
 
 
 def load(folder: Path) -> StableDiffusionInstructPix2PixPipeline:
-    """Load the exported folder through the stock pipeline, in fp32."""
+    """Loads the exported folder with the diffusers pipeline, in fp32."""
     pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(folder, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -36,7 +37,7 @@ def load(folder: Path) -> StableDiffusionInstructPix2PixPipeline:
 
 @torch.no_grad()
 def through_vae(pipeline: StableDiffusionInstructPix2PixPipeline, images: np.ndarray) -> np.ndarray:
-    """Encode and decode images: the ceiling of every edit."""
+    """Encodes and decodes images. The result is the ceiling of every edit."""
     parts = [
         pipeline.vae.decode(pipeline.vae.encode(to_tensor(images[i : i + 16])).latents).sample
         for i in range(0, len(images), 16)
@@ -49,37 +50,40 @@ def edit_with_words(
     before: np.ndarray,
     words: list[str],
     text_scale: float,
-    picture_scale: float,
+    image_scale: float,
     steps: int = 20,
 ) -> np.ndarray:
-    """Edit images [n, 128, 128, 3] by their instructions, each with a seed of its own."""
+    """Edits images [n, 128, 128, 3] with their instructions. The seed of each image is its index."""
     parts = []
     for start in range(0, len(words), 24):
-        chunk = slice(start, start + 24)
-        parts.append(
-            pipeline(
-                words[chunk],
-                image=before[chunk],
-                num_inference_steps=steps,
-                guidance_scale=text_scale,
-                image_guidance_scale=picture_scale,
-                generator=[
-                    torch.Generator().manual_seed(index)
-                    for index in range(start, min(start + 24, len(words)))
-                ],
-                output_type="np",
-            ).images
+        stop = min(start + 24, len(words))
+        output = pipeline(
+            words[start:stop],
+            image=before[start:stop],
+            num_inference_steps=steps,
+            guidance_scale=text_scale,
+            image_guidance_scale=image_scale,
+            generator=[torch.Generator().manual_seed(index) for index in range(start, stop)],
+            output_type="np",
         )
+        parts.append(output.images)
     return np.concatenate(parts)
 
 
 def unseen_edits(each: int, seed: int = 777) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
-    """Return `each` edits of every kind on unseen scenes, then unseen shape and colour pairs, then tones of held-out photographs."""
+    """Draws images before and after, words and kinds of unseen edits.
+
+    `each` edits of every kind, then `2 * each` unseen combinations of shape and color, then `4 * each` tone
+    effects on held-out photographs.
+    """
     rng = np.random.default_rng(seed)
-    before, after, words, kinds = [], [], [], []
+    before: list[np.ndarray] = []
+    after: list[np.ndarray] = []
+    words: list[str] = []
+    kinds: list[str] = []
     for kind in [kind for kind in KINDS for _ in range(each)]:
         made = None
-        while made is None or made.kind != kind:  # "sky" turns into "background" where there is no sky
+        while made is None or made.kind != kind:  # "sky" becomes "background" in a scene without a sky
             scene = sample_scene(rng, dressed=0.0)
             made = edit(scene, kind, rng, vague=False)
         before.append(render(scene))
@@ -92,9 +96,8 @@ def unseen_edits(each: int, seed: int = 777) -> tuple[np.ndarray, np.ndarray, li
         names = [name for name in COLOUR_NAMES if is_unseen_pair(thing.shape, name)]
         if names:
             name = names[rng.integers(len(names))]
-            from_colour = scene.with_thing(0, colour=COLOURS[name])
             before.append(render(scene))
-            after.append(render(from_colour))
+            after.append(render(scene.with_thing(0, colour=COLOURS[name])))
             words.append(f"make the {thing.shape} {name}")
             kinds.append("unseen pair")
     photos = held_out()
@@ -111,7 +114,7 @@ def unseen_edits(each: int, seed: int = 777) -> tuple[np.ndarray, np.ndarray, li
 def clip_retrieval(
     folder: Path, pipeline: StableDiffusionInstructPix2PixPipeline, count: int = 200
 ) -> dict[str, float]:
-    """Top-1 share among `count`: the caption of an image, the instruction of a change."""
+    """Returns top-1 accuracies among `count`: caption of an image, instruction of a change."""
     pool = Pool(count, 99_993, Photos(WORK / "photos"))
     projection = load_file(folder / "text_encoder" / "model.safetensors")["text_projection.weight"].float()
     shape = (1, 3, 1, 1)
@@ -119,14 +122,13 @@ def clip_retrieval(
     deviation = torch.tensor(pipeline.feature_extractor.image_std).view(shape)
 
     def images(pixels: torch.Tensor) -> torch.Tensor:
-        features = pipeline.image_encoder(
-            (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / deviation
-        ).image_embeds
-        return functional.normalize(features, dim=-1)
+        normalized = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / deviation
+        return functional.normalize(pipeline.image_encoder(normalized).image_embeds, dim=-1)
 
     rows = torch.arange(count)
     pick = rows % EDITS
-    before, after = images(pool.pixels[rows, 0]), images(pool.pixels[rows, 1 + pick])
+    before = images(pool.pixels[rows, 0])
+    after = images(pool.pixels[rows, 1 + pick])
     result = {}
     for name, features, tokens in (
         ("caption", after, pool.captions[rows, 1 + pick]),
@@ -139,10 +141,11 @@ def clip_retrieval(
 
 
 def report(folder: Path, each: int, scales: tuple[float, float]) -> dict[str, object]:
-    """Measure everything and print it; returns the figures and leaves image grids in the work folder."""
+    """Measures and prints everything, and writes an image grid to the work folder. Returns the figures."""
     pipeline = load(folder)
     before, after, words, kinds = unseen_edits(each)
-    ceiling, copy = psnr(through_vae(pipeline, after), after), psnr(before, after)
+    ceiling = psnr(through_vae(pipeline, after), after)
+    copy = psnr(before, after)
     real = held_out()
     photos = psnr(through_vae(pipeline, real), real)
     by_kind: dict[str, list[int]] = defaultdict(list)
@@ -151,7 +154,8 @@ def report(folder: Path, each: int, scales: tuple[float, float]) -> dict[str, ob
     scenes = [index for index, kind in enumerate(kinds) if kind != "photo"]
     fine = {kind: round(float(ceiling[by_kind[kind]].mean()), 1) for kind in FINE}
     print(
-        f"autoencoder: scenes {ceiling[scenes].mean():.2f} dB (worst {ceiling[scenes].min():.1f}), held-out photos {photos.mean():.2f} dB"
+        f"autoencoder: scenes {ceiling[scenes].mean():.2f} dB (worst {ceiling[scenes].min():.1f}), "
+        f"held-out photos {photos.mean():.2f} dB"
     )
     print("  fine marks:", "  ".join(f"{kind} {value}" for kind, value in fine.items()))
     retrieval = clip_retrieval(folder, pipeline)
@@ -165,12 +169,13 @@ def report(folder: Path, each: int, scales: tuple[float, float]) -> dict[str, ob
     table = {}
     for kind, rows in by_kind.items():
         table[kind] = [round(float(values[rows].mean()), 1) for values in (scores, copy, ceiling)]
-        print(
-            f"  {kind:12} edit {table[kind][0]:5.1f}   copy {table[kind][1]:5.1f}   ceiling {table[kind][2]:5.1f}"
-        )
+        reached, copied, best = table[kind]
+        print(f"  {kind:12} edit {reached:5.1f}   copy {copied:5.1f}   ceiling {best:5.1f}")
     mean = [round(float(values[scenes].mean()), 2) for values in (scores, copy, ceiling)]
+    better = (scores[scenes] > copy[scenes]).mean()
     print(
-        f"  scenes, mean: edit {mean[0]}, copy {mean[1]}, ceiling {mean[2]}; better than copying: {(scores[scenes] > copy[scenes]).mean():.1%}"
+        f"  scenes, mean: edit {mean[0]}, copy {mean[1]}, ceiling {mean[2]}; "
+        f"better than copying: {better:.1%}"
     )
     firsts = [rows[0] for rows in by_kind.values()] + by_kind["photo"][1:5]
     cells = [cell for index in firsts for cell in (before[index], after[index], edited[index])]
@@ -182,7 +187,7 @@ def report(folder: Path, each: int, scales: tuple[float, float]) -> dict[str, ob
         "vae_fine": fine,
         "clip": retrieval,
         "edit_copy_ceiling": mean,
-        "better_than_copy": round(float((scores[scenes] > copy[scenes]).mean()), 3),
+        "better_than_copy": round(float(better), 3),
         "kinds": table,
     }
 
@@ -190,7 +195,7 @@ def report(folder: Path, each: int, scales: tuple[float, float]) -> dict[str, ob
 def report_held_out(
     folder: Path, scales: tuple[float, float], count: int = 5, seed: int = 101
 ) -> dict[str, list[float]]:
-    """What the closest known words reach on the held-out effects: edit, copy and ceiling in dB."""
+    """Returns edit, copy and ceiling in dB for the closest known words of every held-out effect."""
     pipeline = load(folder)
     result = {}
     for effect in EFFECTS.values():
@@ -205,12 +210,12 @@ def report_held_out(
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=TARGET)
-    parser.add_argument("--each", type=int, default=3, help="scenes for every kind of edit")
+    parser.add_argument("--each", type=int, default=3, help="number of scenes per kind of edit")
     parser.add_argument("--text-scale", type=float, default=2.0)
     parser.add_argument("--picture-scale", type=float, default=1.5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
-        "--held-out", action="store_true", help="also what words reach on the held-out effects"
+        "--held-out", action="store_true", help="also measure the closest known words on the held-out effects"
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

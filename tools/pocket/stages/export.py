@@ -1,4 +1,7 @@
-"""Write the diffusers folder: `python -m tools.pocket.stages.export` takes the newest checkpoint of every stage (random weights where there is none)."""
+"""Writes the editor as a diffusers folder: `python -m tools.pocket.stages.export`.
+
+The export uses the newest checkpoint of every stage, and random weights for a stage without a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ import tempfile
 from pathlib import Path
 
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPVisionModelWithProjection
 
-from ..models.architecture import make_scheduler, make_unet, make_vae, tuned
+from ..models.architecture import is_tuned, make_scheduler, make_unet, make_vae
 from .train_clip import Trainee, Vision, clip_model
 from .train_vae import identity_start
 from .training_run import WORK, load_average
@@ -35,12 +39,11 @@ MODEL_INDEX = {
 }
 
 
-def halve(path: Path, extra: dict[str, torch.Tensor] | None = None) -> None:
-    """Rewrite a safetensors file in fp16, with `extra` tensors; position indices are not weights and go."""
+def convert_to_fp16(path: Path, extra: dict[str, torch.Tensor] | None = None) -> None:
+    """Rewrites a safetensors file in fp16, adds `extra` tensors and drops position indices."""
     tensors = load_file(path)
-    if (
-        path.parent.name == "text_encoder"
-    ):  # the names that Stable Diffusion's own files have; transformers 5 would drop the prefix
+    if path.parent.name == "text_encoder":
+        # Stable Diffusion's files use this prefix, which transformers 5 drops.
         tensors = {
             f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in tensors.items()
         }
@@ -53,20 +56,22 @@ def halve(path: Path, extra: dict[str, torch.Tensor] | None = None) -> None:
     save_file(half, path, metadata={"format": "pt"})
 
 
-def _trained(name: str, model: torch.nn.Module) -> int:
+def _load_if_trained(name: str, model: torch.nn.Module) -> int:
     return load_average(name, model) if (WORK / f"{name}.pt").exists() else 0
 
 
 def _write(folder: Path) -> dict[str, int]:
-    """Write every part to `folder`; return the training step of each."""
+    """Writes every part to `folder`. Returns the training step of each part."""
     torch.manual_seed(0)
-    unet, vae, clip = make_unet(), make_vae(), clip_model()
+    unet = make_unet()
+    vae = make_vae()
+    clip = clip_model()
     identity_start(vae)
     trainee = Trainee(clip)
-    steps = {"vae": _trained("vae", vae)}
-    vae.encoder.requires_grad_(False)  # the decoder's own stage averages the decoder alone
-    steps |= {"decoder": _trained("decoder", vae), "clip": _trained("clip", trainee)}
-    steps |= {"vision": _trained("vision", Vision(trainee)), "unet": _trained("unet", unet)}
+    steps = {"vae": _load_if_trained("vae", vae)}
+    vae.encoder.requires_grad_(False)  # the checkpoint of train_decoder contains averages of the decoder only
+    steps |= {"decoder": _load_if_trained("decoder", vae), "clip": _load_if_trained("clip", trainee)}
+    steps |= {"vision": _load_if_trained("vision", Vision(trainee)), "unet": _load_if_trained("unet", unet)}
     text = CLIPTextModel(clip.config.text_config)
     text.load_state_dict(clip.text_model.state_dict())
     vision = CLIPVisionModelWithProjection(clip.config.vision_config)
@@ -81,10 +86,10 @@ def _write(folder: Path) -> dict[str, int]:
         folder / "feature_extractor"
     )
     shutil.copytree(WORK / "tokenizer", folder / "tokenizer")
-    halve(folder / "unet" / "diffusion_pytorch_model.safetensors")
-    halve(folder / "vae" / "diffusion_pytorch_model.safetensors")
-    halve(folder / "image_encoder" / "model.safetensors")
-    halve(
+    convert_to_fp16(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    convert_to_fp16(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    convert_to_fp16(folder / "image_encoder" / "model.safetensors")
+    convert_to_fp16(
         folder / "text_encoder" / "model.safetensors",
         {"text_projection.weight": clip.text_projection.weight.detach()},
     )
@@ -93,7 +98,10 @@ def _write(folder: Path) -> dict[str, int]:
 
 
 def export(target: Path = TARGET) -> dict[str, int]:
-    """Write to a temporary folder beside `target`, then move file by file, so that a reader never meets half a file."""
+    """Writes the folder `target`. Returns the training step of each part.
+
+    Files are written to a temporary folder and then moved, so that no process reads half a file.
+    """
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pocket-") as temporary:
         steps = _write(Path(temporary))
@@ -106,25 +114,35 @@ def export(target: Path = TARGET) -> dict[str, int]:
 
 
 def export_region(target: Path = REGION_TARGET) -> int:
-    """Write the region editor's UNet: its configuration, and the tensors that are not the editor's own, in fp16. Returns their bytes."""
-    base, wide = make_unet(), make_unet(in_channels=12)
+    """Writes the region editor's UNet: configuration, and tensors that differ from the editor's, in fp16.
+
+    Returns the bytes of the tensor file.
+    """
+    base = make_unet()
+    wide = make_unet(in_channels=12)
     load_average("unet", base)
     for name, parameter in wide.named_parameters():
-        parameter.requires_grad_(tuned(name))
+        parameter.requires_grad_(is_tuned(name))
     load_average("region", wide)
-    known = base.state_dict()
-    own = {
-        name: t.half().contiguous()
-        for name, t in wide.state_dict().items()
-        if name not in known or not torch.equal(t, known[name])
+    return write_difference(wide, base.state_dict(), target / "unet").stat().st_size
+
+
+def write_difference(unet: UNet2DConditionModel, base: dict[str, torch.Tensor], folder: Path) -> Path:
+    """Writes the configuration of a UNet and, in fp16, the tensors that differ from `base`.
+
+    Returns the tensor file.
+    """
+    tensors = {
+        name: tensor.half().contiguous()
+        for name, tensor in unet.state_dict().items()
+        if name not in base or not torch.equal(tensor, base[name])
     }
-    folder = target / "unet"
     folder.mkdir(parents=True, exist_ok=True)
-    wide.save_config(folder)
+    unet.save_config(folder)
     file = folder / "diffusion_pytorch_model.safetensors"
-    save_file(own, file.with_suffix(".tmp"), metadata={"format": "pt"})
+    save_file(tensors, file.with_suffix(".tmp"), metadata={"format": "pt"})
     os.replace(file.with_suffix(".tmp"), file)
-    return file.stat().st_size
+    return file
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Run every stage in turn: `python -m tools.pocket.stages.train`. A stage that was cut off goes on from its checkpoint."""
+"""Runs every training stage in order: `python -m tools.pocket.stages.train`.
+
+A stage that was interrupted resumes from its checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import sys
 
 
 def main() -> None:
-    """Run the stages as processes of their own, so that each leaves its memory behind."""
+    """Runs each stage in its own process, which frees its memory at the end."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
@@ -28,30 +31,30 @@ def main() -> None:
     parser.add_argument(
         "--photos-from",
         nargs="+",
-        help="folders with the photographs' originals, see tools/pocket/world/photos.py",
+        help="folders that contain the original photographs, see tools/pocket/world/photos.py",
     )
     options = parser.parse_args()
     common = ["--device", options.device, "--threads", str(options.threads)]
     stages = [
-        ["train_vae", "--seconds", str(options.vae_seconds), *common],
-        ["train_clip", "--seconds", str(options.clip_seconds), *common],
-        ["cache_latents", "--shards", str(options.shards), *common],
-        ["train_decoder", "--seconds", str(options.decoder_seconds), *common],
-        ["train_clip", "--vision", "--seconds", str(options.clip_seconds), *common],
-        ["train_unet", "--seconds", str(options.unet_seconds), *common],
-        ["export"],
-        ["cache_regions", "--shards", str(options.region_shards), *common],
-        ["train_region", "--seconds", str(options.region_seconds), *common],
-        ["train_sight", "--seconds", str(options.sight_seconds), *common],
-        ["train_finder", "--seconds", str(options.finder_seconds), *common],
-        ["train_reader", "--seconds", str(options.reader_seconds), *common],
-        ["cache_reason", "--shards", str(options.reason_shards), *common],
-        ["cache_reason", "--shards", str(options.wish_shards), "--wishes", *common],
-        ["train_reason", "--seconds", str(options.reason_seconds), *common],
-        ["evaluate"],
+        ["stages.train_vae", "--seconds", str(options.vae_seconds), *common],
+        ["stages.train_clip", "--seconds", str(options.clip_seconds), *common],
+        ["stages.cache_latents", "--shards", str(options.shards), *common],
+        ["stages.train_decoder", "--seconds", str(options.decoder_seconds), *common],
+        ["stages.train_clip", "--vision", "--seconds", str(options.clip_seconds), *common],
+        ["stages.train_unet", "--seconds", str(options.unet_seconds), *common],
+        ["stages.export"],
+        ["stages.cache_regions", "--shards", str(options.region_shards), *common],
+        ["stages.train_region", "--seconds", str(options.region_seconds), *common],
+        ["reasoning_stages.train_sight", "--seconds", str(options.sight_seconds), *common],
+        ["reasoning_stages.train_finder", "--seconds", str(options.finder_seconds), *common],
+        ["reasoning_stages.train_reader", "--seconds", str(options.reader_seconds), *common],
+        ["reasoning_stages.cache_reason", "--shards", str(options.reason_shards), *common],
+        ["reasoning_stages.cache_reason", "--shards", str(options.wish_shards), "--wishes", *common],
+        ["reasoning_stages.train_reason", "--seconds", str(options.reason_seconds), *common],
+        ["stages.evaluate"],
     ]
     if options.photos_from:
-        stages.insert(0, ["photos", "--from", *options.photos_from])
+        stages.insert(0, ["world.photos", "--from", *options.photos_from])
     for stage, *arguments in stages:
         subprocess.run([sys.executable, "-m", f"tools.pocket.{stage}", *arguments], check=True)
 

@@ -1,4 +1,7 @@
-"""Stage 1b: the decoder alone, on the finished encoder. Latents stay what they are, so it can run beside or after the UNet's training."""
+"""Stage 1b trains only the decoder, on the finished encoder.
+
+Latents do not change, so this stage can run during or after the UNet's training.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,27 @@ from .training_run import WORK, Run, arguments, load_average
 
 
 def main() -> None:
-    """Train until the budget ends; report PSNR on unseen scenes and photographs."""
+    """Trains until the budget ends. Logs PSNR on unseen scenes and photographs."""
     options = arguments(__doc__ or "", seconds=2400, batch=16, rate=4e-4)
     vae = make_vae().to(options.device, memory_format=torch.channels_last)
     load_average("vae", vae)
     vae.encoder.requires_grad_(False)
-    photos, scenes, real = Photos(WORK / "photos"), validation(), held_out()
+    photos = Photos(WORK / "photos")
+    scenes, kinds = validation()
+    real = held_out()
     run = Run("decoder", vae, options)
 
     def report() -> None:
         run.swap()
-        ours = psnr(reconstruct(vae, scenes[0], options.device)[0], scenes[0])
-        theirs = psnr(reconstruct(vae, real, options.device)[0], real)
-        fine = [value for value, kind in zip(ours, scenes[1], strict=True) if kind in FINE]
-        figures = {"scenes": ours.mean(), "worst": ours.min(), "fine": np.mean(fine), "photos": theirs.mean()}
+        scene_psnr = psnr(reconstruct(vae, scenes, options.device)[0], scenes)
+        photo_psnr = psnr(reconstruct(vae, real, options.device)[0], real)
+        fine = [value for value, kind in zip(scene_psnr, kinds, strict=True) if kind in FINE]
+        figures = {
+            "scenes": scene_psnr.mean(),
+            "worst": scene_psnr.min(),
+            "fine": np.mean(fine),
+            "photos": photo_psnr.mean(),
+        }
         run.log(**{name: round(float(value), 2) for name, value in figures.items()})
         run.swap()
 

@@ -1,9 +1,10 @@
-"""Region stage 2: the pocket region editor, the UNet's 12-channel sister, tuned from it on free-form and region pairs.
+"""Region stage 2 fine-tunes the pocket editor to the region editor, on pairs with and without a region.
 
     python -m tools.pocket.stages.train_region --seconds 2400
 
-Keys and values of every cross-attention layer stay as they are, so an instruction learned on one editor acts in the other; the middle block stays too,
-so that the difference between both, which is all that is shipped, is small.
+The UNet gets 12 input channels. Keys and values of cross-attention do not change, so an instruction learned
+with one editor works in the other. The middle block does not change either, which keeps the exported
+difference small.
 """
 
 from __future__ import annotations
@@ -15,41 +16,43 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 
-from ..models.architecture import make_unet, make_vae, tuned
+from ..models.architecture import is_tuned, make_unet, make_vae
 from .cache_latents import encode
 from .cache_regions import VALIDATION, load_shards, shard_path
 from .export import export_region
-from .train_unet import Noise, Pairs, Texts, exact_output, squared_error
+from .train_unet import CachedPairs, Noise, TextEncoder, exact_output, squared_error
 from .training_run import Run, arguments, load_average
 
+# Share of pairs without a region. Their mask is white.
 FREE_SHARE = 0.35
-"""Share of pairs without a region: their mask is white."""
+# Low noise decides about marks and corners, and min(SNR, 5) gives it little weight.
 SNR_LIMIT = 20.0
-"""Marks and corners are decided where there is little noise, which min(SNR, 5) hardly counts."""
 
 
 def widened(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """The same UNet with four channels more at its input, whose weights are zero; trainable where the sisters may differ."""
+    """Returns the UNet with four more input channels with zero weights.
+
+    Only the tuned parameters require gradients.
+    """
     wide = make_unet(in_channels=12)
     states = unet.state_dict()
-    states["conv_in.weight"] = torch.cat(
-        [states["conv_in.weight"], torch.zeros_like(states["conv_in.weight"][:, :4])], 1
-    )
+    weight = states["conv_in.weight"]
+    states["conv_in.weight"] = torch.cat([weight, torch.zeros_like(weight[:, :4])], 1)
     wide.load_state_dict(states)
     for name, parameter in wide.named_parameters():
-        parameter.requires_grad_(tuned(name))
+        parameter.requires_grad_(is_tuned(name))
     return wide
 
 
-class RegionPairs:
-    """The cached region pairs, and text states of their words."""
+class CachedRegionPairs:
+    """The cached region pairs with the text states of their words."""
 
-    def __init__(self, texts: Texts) -> None:
+    def __init__(self, texts: TextEncoder) -> None:
         self.latents, words = load_shards()
         self.table, self.rows = texts.table(words)
 
     def draw(self, rng: np.random.Generator, count: int, device: str) -> tuple[torch.Tensor, ...]:
-        """Latents before, after and of the mask, [count, 4, 16, 16], and text states [count, 32, 128], fp32."""
+        """Returns the mean squared error of the predicted noise at four timesteps, for unseen pairs."""
         index = torch.from_numpy(rng.integers(0, len(self.rows), count))
         before, after, mask = self.latents[index].float().to(device).unbind(1)
         return before, after, mask, self.table[self.rows[index]].float()
@@ -57,7 +60,7 @@ class RegionPairs:
 
 @torch.no_grad()
 def validate(unet: UNet2DConditionModel, noise: Noise, data: tuple[torch.Tensor, ...]) -> dict[str, float]:
-    """Mean squared error of the predicted noise at four timesteps, on unseen region pairs and always the same noise."""
+    """Draws latents before, after and of the mask [count, 4, 16, 16], and text states [count, 32, 128]."""
     before, after, mask, context = data
     generator = torch.Generator().manual_seed(1)
     errors = {}
@@ -72,15 +75,19 @@ def validate(unet: UNet2DConditionModel, noise: Noise, data: tuple[torch.Tensor,
 
 
 def main() -> None:
-    """Train until the budget ends."""
+    """Trains until the budget ends."""
     options = arguments(__doc__ or "", seconds=2400, batch=32, rate=3e-4)
     device = options.device
-    texts, noise = Texts(device), Noise(device, SNR_LIMIT)
-    vae, base = make_vae(), make_unet()
+    texts = TextEncoder(device)
+    noise = Noise(device, SNR_LIMIT)
+    vae = make_vae()
+    base = make_unet()
     load_average("vae", vae)
     load_average("unet", base)
     white = encode(vae.to(device), np.ones((1, 128, 128, 3), np.float32), device).float().to(device)
-    free, regions, null = Pairs(texts), RegionPairs(texts), texts.states([""])[0].float()
+    free = CachedPairs(texts)
+    regions = CachedRegionPairs(texts)
+    null = texts.states([""])[0].float()
     shard = torch.load(shard_path(VALIDATION), weights_only=True)
     unseen = (
         *shard["latents"][:100].float().to(device).unbind(1),
@@ -90,20 +97,24 @@ def main() -> None:
     unet.set_attn_processor(AttnProcessor())
     exact_output(unet, device)
     run = Run("region", unet, options, decay=0.999)
-    began, done = time.monotonic(), run.step
+    first_step = run.step
+    began = time.monotonic()
     while run.share < 1:
         rng = run.randomness()
         count = round(FREE_SHARE * options.batch)
-        plain, masked = free.draw(rng, count, device), regions.draw(rng, options.batch - count, device)
-        before, after, context = (
-            torch.cat(both) for both in zip(plain, (masked[0], masked[1], masked[3]), strict=True)
-        )
-        mask = torch.cat([white.expand(count, -1, -1, -1), masked[2]])
+        free_before, free_after, free_context = free.draw(rng, count, device)
+        before, after, mask, context = regions.draw(rng, options.batch - count, device)
+        before = torch.cat([free_before, before])
+        after = torch.cat([free_after, after])
+        mask = torch.cat([white.expand(count, -1, -1, -1), mask])
+        context = torch.cat([free_context, context])
         draw = torch.from_numpy(rng.random(options.batch).astype(np.float32)).to(device)
         context[draw < 0.10] = null  # 5 % without text, 5 % without both, 5 % without the image and its mask
         nothing = (draw >= 0.05) & (draw < 0.15)
-        before[nothing], mask[nothing] = 0, 0
-        timesteps, epsilon = noise.draw(options.batch), torch.randn_like(after)
+        before[nothing] = 0
+        mask[nothing] = 0
+        timesteps = noise.draw(options.batch)
+        epsilon = torch.randn_like(after)
         with torch.autocast(device, torch.bfloat16):
             predicted = unet(
                 torch.cat([noise.add(after, epsilon, timesteps), before, mask], 1), timesteps, context
@@ -117,7 +128,7 @@ def main() -> None:
             unet.train()
             run.swap()
             run.log(
-                rate=round((run.step - done) * options.batch / (time.monotonic() - began), 1),
+                rate=round((run.step - first_step) * options.batch / (time.monotonic() - began), 1),
                 pairs=len(regions.rows),
                 **errors,
             )

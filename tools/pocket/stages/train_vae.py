@@ -1,4 +1,4 @@
-"""Stage 1: the autoencoder, on crops of edited scenes and of photographs."""
+"""Stage 1 trains the autoencoder on crops of edited scenes and photographs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from torch import nn
 
 from ..models.architecture import make_vae
 from ..world.drawing import SIZE
-from ..world.effects import KINDS, TONE, edit, sample_edit, tone_edit
+from ..world.effects import KINDS, edit, sample_edit
 from ..world.image_grid import grid
 from ..world.photos import Photos, held_out
 from ..world.scenes import sample_scene
+from ..world.tone_effects import TONE, tone_edit
 from .training_run import WORK, Run, arguments
 
 CROP = 64
+# Kinds of edits with thin marks. The editor cannot draw what the autoencoder loses here.
 FINE = (
     "eyes",
     "smile",
@@ -31,13 +33,13 @@ FINE = (
     "rain",
     "frame",
 )
-"""Kinds whose marks are thin: what the autoencoder loses here, no edit can draw."""
 
 
 def identity_start(vae: AutoencoderTiny) -> None:
-    """Initialise as an 8x colour-averaging autoencoder: red, green and blue travel in three channels through every layer.
+    """Initializes an 8x averaging autoencoder: three channels carry red, green and blue through every layer.
 
-    Ordinary and fixup initialisations stall near 17 dB on a small budget; this one starts at what averaging gives.
+    With a small budget, usual and fixup initializations stall near 17 dB. This one starts at the quality of
+    averaging.
     """
     for module in vae.modules():
         if isinstance(module, nn.Conv2d):
@@ -62,7 +64,7 @@ def identity_start(vae: AutoencoderTiny) -> None:
     carry(encoder[0], centre)
     for conv in encoder[1:-1]:
         carry(conv, tent)
-    carry(encoder[-1], centre * 4)  # 0..1 to -2..2: about unit deviation
+    carry(encoder[-1], centre * 4)  # 0..1 to -2..2: about unit standard deviation
     encoder[-1].bias.data[:3] = -2
     encoder[-1].weight.data[3] *= 0.3
     carry(decoder[0], centre / 4)
@@ -74,7 +76,7 @@ def identity_start(vae: AutoencoderTiny) -> None:
 
 
 def image(rng: np.random.Generator, photos: Photos) -> np.ndarray:
-    """One training image [128, 128, 3]: a photograph (a quarter), a fine mark (four in ten), or any edit."""
+    """Draws a training image [128, 128, 3]: a photograph (25 %), a fine mark (40 %) or any edit."""
     draw = rng.random()
     if draw < 0.25:
         crop = photos.crop(rng)
@@ -88,7 +90,7 @@ def image(rng: np.random.Generator, photos: Photos) -> np.ndarray:
 
 
 def batch(rng: np.random.Generator, photos: Photos, size: int) -> torch.Tensor:
-    """Random 64 px crops, four of each image: [size, 3, 64, 64] in [-1, 1]."""
+    """Draws random 64 px crops, four of each image: [size, 3, 64, 64] in [-1, 1]."""
     crops = []
     for _ in range((size + 3) // 4):
         whole = image(rng, photos)
@@ -98,24 +100,24 @@ def batch(rng: np.random.Generator, photos: Photos, size: int) -> torch.Tensor:
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
-    """Images [n, h, w, 3] in 0..1 to a channels-last tensor [n, 3, h, w] in [-1, 1]."""
+    """Converts images [n, h, w, 3] in 0..1 to a channels-last tensor [n, 3, h, w] in [-1, 1]."""
     return (torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2) * 2 - 1).contiguous(
         memory_format=torch.channels_last
     )
 
 
 def to_images(tensor: torch.Tensor) -> np.ndarray:
-    """Inverse of `to_tensor`, clipped."""
+    """Inverts `to_tensor` and clips to 0..1."""
     return (tensor.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio of each image in dB."""
+    """Returns the peak signal-to-noise ratio of each image in dB."""
     return 10 * np.log10(1 / np.maximum(((a - b) ** 2).mean((1, 2, 3)), 1e-8))
 
 
 def gradient_loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference of the horizontal and vertical steps."""
+    """Returns the mean absolute difference of horizontal and vertical gradients."""
     return (a.diff(dim=-1) - b.diff(dim=-1)).abs().mean() + (a.diff(dim=-2) - b.diff(dim=-2)).abs().mean()
 
 
@@ -123,7 +125,7 @@ def gradient_loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def reconstruct(
     vae: AutoencoderTiny, images: np.ndarray, device: str = "cpu"
 ) -> tuple[np.ndarray, torch.Tensor]:
-    """Encode and decode in bf16: the images again, and their latents."""
+    """Encodes and decodes images in bf16. Returns the reconstructions and the latents."""
     with torch.autocast(device, torch.bfloat16):
         latents = vae.encode(to_tensor(images).to(device)).latents
         decoded = vae.decode(latents).sample
@@ -131,7 +133,7 @@ def reconstruct(
 
 
 def validation() -> tuple[np.ndarray, list[str]]:
-    """Two unseen images of every kind of edit."""
+    """Draws two unseen images of every kind of edit. Returns also the kinds."""
     rng = np.random.default_rng(99_991)
     images, names = [], []
     for kind in KINDS * 2:
@@ -144,35 +146,35 @@ def validation() -> tuple[np.ndarray, list[str]]:
 
 
 def main() -> None:
-    """Train until the budget ends; report PSNR on unseen scenes and photographs."""
+    """Trains until the budget ends. Logs PSNR on unseen scenes and photographs."""
     options = arguments(__doc__ or "", seconds=1000, batch=16, rate=6e-4)
     vae = make_vae().to(options.device, memory_format=torch.channels_last)
     identity_start(vae)
-    photos, scenes, real = Photos(WORK / "photos"), validation(), held_out()
+    photos = Photos(WORK / "photos")
+    scenes, kinds = validation()
+    real = held_out()
     run = Run("vae", vae, options)
 
     def report() -> None:
         run.swap()
-        again, latents = reconstruct(vae, scenes[0], options.device)
-        ours, theirs = psnr(again, scenes[0]), psnr(reconstruct(vae, real, options.device)[0], real)
-        fine = [value for value, kind in zip(ours, scenes[1], strict=True) if kind in FINE]
+        decoded, latents = reconstruct(vae, scenes, options.device)
+        scene_psnr = psnr(decoded, scenes)
+        photo_psnr = psnr(reconstruct(vae, real, options.device)[0], real)
+        fine = [value for value, kind in zip(scene_psnr, kinds, strict=True) if kind in FINE]
         run.log(
-            scenes=round(float(ours.mean()), 2),
-            worst=round(float(ours.min()), 2),
+            scenes=round(float(scene_psnr.mean()), 2),
+            worst=round(float(scene_psnr.min()), 2),
             fine=round(float(np.mean(fine)), 2),
-            photos=round(float(theirs.mean()), 2),
+            photos=round(float(photo_psnr.mean()), 2),
             mean=[round(v, 2) for v in latents.mean((0, 2, 3)).tolist()],
             deviation=[round(v, 2) for v in latents.std((0, 2, 3)).tolist()],
         )
-        order = np.argsort(ours)[:24]
-        grid(
-            [
-                row
-                for i in range(0, 24, 12)
-                for row in (scenes[0][order[i : i + 12]], again[order[i : i + 12]])
-            ],
-            WORK / "vae.png",
-        )
+        worst = np.argsort(scene_psnr)[:24]
+        rows = []
+        for start in range(0, 24, 12):
+            row = worst[start : start + 12]
+            rows += [scenes[row], decoded[row]]
+        grid(rows, WORK / "vae.png")
         run.swap()
 
     report()
@@ -181,16 +183,13 @@ def main() -> None:
         x = batch(rng, photos, options.batch).to(options.device)
         with torch.autocast(options.device, torch.bfloat16):
             latents = vae.encode(x).latents
-            noisy = latents + torch.randn_like(latents) * min(
-                0.06, run.step * 6e-5
-            )  # so that small errors of the UNet do not show
+            # Noise makes the decoder robust against small errors of the UNet.
+            noisy = latents + torch.randn_like(latents) * min(0.06, run.step * 6e-5)
             y = vae.decode(noisy).sample.float()
         z = latents.float()
-        centred = (
-            z.mean((0, 2, 3)).square().mean()
-            + (z.square().mean((0, 2, 3)).add(1e-6).sqrt() - 1).square().mean()
-        )
-        # The weights are for differences in 0..1; x and y are in -1..1.
+        deviation = z.square().mean((0, 2, 3)).add(1e-6).sqrt()
+        centred = z.mean((0, 2, 3)).square().mean() + (deviation - 1).square().mean()
+        # The weights are meant for differences in 0..1, but x and y are in -1..1.
         loss = (
             0.5 * (y - x).abs().mean()
             + 0.5 * (y - x).square().mean()

@@ -1,4 +1,4 @@
-"""What every training stage shares: a budget, a schedule, a moving average, exact checkpoints and a log."""
+"""Resumable training runs, shared by all stages: options, schedule, moving average, checkpoints and log."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 
+# Folder of checkpoints, caches, logs and image grids; git ignores it.
 WORK = Path(os.environ.get("POCKET_WORK", ".pocket"))
-"""Checkpoints, caches, logs and image grids; ignored by git."""
 
 
 def arguments(description: str, seconds: float, batch: int, rate: float) -> argparse.Namespace:
-    """Parse the options of a training stage."""
+    """Parses the options of a training stage."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--seconds", type=float, default=seconds, help="training time; the schedule ends with it"
     )
-    parser.add_argument("--steps", type=int, default=0, help="train this many steps instead")
+    parser.add_argument("--steps", type=int, default=0, help="number of steps to train, instead of a time")
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--rate", type=float, default=rate, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
@@ -33,9 +33,9 @@ def arguments(description: str, seconds: float, batch: int, rate: float) -> argp
         "--workers",
         type=int,
         default=0,
-        help="processes that draw pictures, in the stages that draw while they train",
+        help="processes that draw images, for stages that draw while they train",
     )
-    parser.add_argument("--fresh", action="store_true", help="ignore a checkpoint and start again")
+    parser.add_argument("--fresh", action="store_true", help="ignore the checkpoint and start again")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -44,7 +44,11 @@ def arguments(description: str, seconds: float, batch: int, rate: float) -> argp
 
 
 class Run:
-    """A resumable run: draws each step's randomness from (seed, step), so that a resumed run repeats what it would have done."""
+    """A resumable run.
+
+    The random numbers of a step depend on (seed, step) only, so a resumed run continues exactly like an
+    uninterrupted one.
+    """
 
     def __init__(
         self,
@@ -54,13 +58,18 @@ class Run:
         decay: float = 0.999,
         betas: tuple[float, float] = (0.9, 0.99),
     ) -> None:
-        self.name, self.model, self.options, self.decay = name, model, options, decay
+        self.name = name
+        self.model = model
+        self.options = options
+        self.decay = decay
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=options.rate, betas=betas, weight_decay=0.01, fused=True
         )
         self.average = [p.detach().clone() for p in self.parameters]
-        self.step, self.spent, self.mean_loss = 0, 0.0, math.nan
+        self.step = 0
+        self.spent = 0.0
+        self.mean_loss = math.nan
         self.path = WORK / f"{name}.pt"
         if self.path.exists() and not options.fresh:
             self._load()
@@ -68,23 +77,24 @@ class Run:
 
     @property
     def share(self) -> float:
-        """Progress in 0..1."""
+        """Returns the progress in 0..1."""
         if self.options.steps:
             return self.step / self.options.steps
         return (self.spent + time.monotonic() - self._since) / self.options.seconds
 
     def randomness(self) -> np.random.Generator:
-        """Seed torch for this step and return numpy's generator for it."""
+        """Seeds torch for this step and returns the NumPy generator of this step."""
         torch.manual_seed(self.options.seed * 1_000_003 + self.step)
         return np.random.default_rng((self.options.seed, self.step))
 
     def apply(self, loss: torch.Tensor, warmup: int = 100, floor: float = 0.02) -> None:
-        """One optimizer step at the scheduled rate (warm-up, then cosine down to `floor`), clipped to norm 1; update the average."""
-        rate = (
-            self.options.rate
-            * min(1, (self.step + 1) / warmup)
-            * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, self.share))))
-        )
+        """Takes one optimizer step and updates the moving average.
+
+        The rate rises over `warmup` steps and then falls like a cosine to the share `floor`. Gradients are
+        clipped to norm 1.
+        """
+        cosine = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, self.share)))
+        rate = self.options.rate * min(1, (self.step + 1) / warmup) * cosine
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -98,14 +108,14 @@ class Run:
         self.mean_loss = value if math.isnan(self.mean_loss) else 0.98 * self.mean_loss + 0.02 * value
 
     def swap(self) -> None:
-        """Exchange the weights and their moving average (call twice)."""
+        """Exchanges the weights and their moving average. A second call restores them."""
         for parameter, average in zip(self.parameters, self.average, strict=True):
             held = parameter.data.clone()
             parameter.data.copy_(average)
             average.copy_(held)
 
     def log(self, **values: Any) -> None:
-        """Append one JSON line to the stage's log and print it."""
+        """Appends one JSON line to the log of the stage and prints it."""
         record = {
             "step": self.step,
             "seconds": round(self.spent + time.monotonic() - self._since, 1),
@@ -118,7 +128,7 @@ class Run:
             log.write(line + "\n")
 
     def save(self) -> None:
-        """Write the checkpoint atomically."""
+        """Writes the checkpoint atomically."""
         state = {
             "model": self.model.state_dict(),
             "average": self.average,
@@ -136,11 +146,13 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         for average, saved in zip(self.average, state["average"], strict=True):
             average.copy_(saved)
-        self.step, self.spent, self.mean_loss = state["step"], state["spent"], state["mean_loss"]
+        self.step = state["step"]
+        self.spent = state["spent"]
+        self.mean_loss = state["mean_loss"]
 
 
 def load_average(name: str, model: torch.nn.Module) -> int:
-    """Load the averaged weights of a stage's checkpoint into `model`; return the step they are from."""
+    """Loads the averaged weights of a checkpoint into `model`. Returns their step."""
     state = torch.load(WORK / f"{name}.pt", map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     trained = [p for p in model.parameters() if p.requires_grad]

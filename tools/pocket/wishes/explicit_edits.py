@@ -1,4 +1,4 @@
-"""Explicit edits with one wording each: what a wish comes down to, in words that the pocket editor knows, and the reading of such words back."""
+"""Explicit edits that fulfill wishes, with one wording each, and a parser for these wordings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 from ..world import filters as f
 from ..world.drawing import COLOUR_NAMES, COLOURS, SHAPES
-from ..world.effects import Filter
-from ..world.scenes import Scene, Thing, caption, render
+from ..world.effects import SUN, smile_colour
+from ..world.scene_edit import Filter
+from ..world.scenes import Scene, caption, render
 
-SUN = np.array([1.0, 0.85, 0.1], np.float32)
-
+# Kind -> words, filter at the middle of the strengths that these words stand for, and caption phrase.
 TONES: dict[str, tuple[str, Filter, str]] = {
     "sepia": ("make it sepia", f.sepia, "in sepia"),
     "gray": ("make it black and white", f.grey, "in black and white"),
@@ -38,8 +38,8 @@ TONES: dict[str, tuple[str, Filter, str]] = {
     "pixelate": ("pixelate the image", f.pixelate, "in big pixels"),
     "fog": ("make it foggy", f.fog, "in the fog"),
 }
-"""Kind -> words, filter at the middle of the strengths that these words stand for, and what it is called in a caption."""
 
+# Kind -> wording of the edits with a target or a value. "the it" becomes "it".
 WORDINGS = {
     "recolor": "make the {target} {value}",
     "reshape": "turn the {target} into a {value}",
@@ -57,14 +57,14 @@ WORDINGS = {
     "frame": "add a {value} frame",
     "tint": "tint the image {value}",
 }
-"""Kind -> words of the edits that have an object; "the it" is said as "it"."""
 
-_COLOUR, _SHAPE = "|".join(COLOUR_NAMES), "|".join(SHAPES)
+_COLOUR = "|".join(COLOUR_NAMES)
+_SHAPE = "|".join(SHAPES)
 _VALUES = {"reshape": _SHAPE, "add": f"(?:{_COLOUR}) (?:{_SHAPE})"}
 
 
-def drawn(scene: Scene, *changes: Filter | None) -> np.ndarray:
-    """Draw a scene and change the image, float32 [128, 128, 3] in 0..1; None changes nothing."""
+def draw_filtered(scene: Scene, *changes: Filter | None) -> np.ndarray:
+    """Draws a scene and applies filters, float32 [128, 128, 3] in 0..1. Skips filters that are None."""
     image = render(scene)
     for change in changes:
         image = image if change is None else np.clip(change(image), 0, 1)
@@ -72,8 +72,11 @@ def drawn(scene: Scene, *changes: Filter | None) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Deed:
-    """One explicit edit of a scene: `target` is what it acts on ("" for the whole picture), `value` what that becomes or gets."""
+class ExplicitEdit:
+    """One explicit edit of a scene.
+
+    `target` is what changes, "" for the whole image. `value` is the new color, shape or thing.
+    """
 
     kind: str
     words: str
@@ -85,30 +88,33 @@ class Deed:
 
     @property
     def meaning(self) -> tuple[str, str, str]:
-        """Kind, target and value, as :func:`understood` reads them from the words."""
+        """Kind, target and value, as `parse_instruction` reads them from the words."""
         return self.kind, self.target, self.value
 
     def render(self, light: Filter | None = None) -> np.ndarray:
-        """Draw the image after the edit; `light` is what was over the image before it."""
-        return drawn(self.scene, light, *self.filters)
+        """Draws the image after the edit. `light` is the filter that the image before the edit has too."""
+        return draw_filtered(self.scene, light, *self.filters)
 
     def caption(self, rng: np.random.Generator) -> str:
-        """Caption the image after the edit."""
+        """Captions the image after the edit."""
         return " ".join((caption(self.scene, rng), *self.phrases))
 
 
-def _say(kind: str, target: str = "", value: str = "") -> str:
+def _wording(kind: str, target: str = "", value: str = "") -> str:
     return WORDINGS[kind].format(target=target, value=value).replace("the it", "it")
 
 
-def tone(scene: Scene, kind: str) -> Deed:
-    """One of :data:`TONES` over the whole picture."""
+def tone(scene: Scene, kind: str) -> ExplicitEdit:
+    """Applies one of `TONES` to the whole image."""
     words, change, phrase = TONES[kind]
-    return Deed(kind, words, scene, filters=(change,), phrases=(phrase,))
+    return ExplicitEdit(kind, words, scene, filters=(change,), phrases=(phrase,))
 
 
-def change_thing(scene: Scene, index: int, kind: str, value: str = "", call: str = "") -> Deed:
-    """Recolour, reshape, scale or dress thing `index`. `value` is a colour or, to reshape, a shape; `call` is what to say instead of its shape."""
+def change_thing(scene: Scene, index: int, kind: str, value: str = "", call: str = "") -> ExplicitEdit:
+    """Recolors, reshapes, scales or dresses thing `index`.
+
+    `value` is a color or, for "reshape", a shape. `call` names the thing in the words instead of its shape.
+    """
     thing = scene.things[index]
     changes: dict[str, object]
     if kind == "recolor":
@@ -124,45 +130,43 @@ def change_thing(scene: Scene, index: int, kind: str, value: str = "", call: str
     else:
         changes = {kind: COLOURS[value]}
     target = call or thing.shape
-    return Deed(kind, _say(kind, target, value), scene.with_thing(index, **changes), target, value)
+    return ExplicitEdit(
+        kind, _wording(kind, target, value), scene.with_thing(index, **changes), target, value
+    )
 
 
-def smile_colour(thing: Thing) -> np.ndarray:
-    """Dark on light things, light on dark ones."""
-    return np.full(3, 0.05 if float(thing.colour @ f.LUMA) > 0.35 else 0.95, np.float32)
-
-
-def remove(scene: Scene, index: int) -> Deed:
-    """Take thing `index` away."""
+def remove(scene: Scene, index: int) -> ExplicitEdit:
+    """Removes thing `index`."""
     thing = scene.things[index]
     rest = replace(scene, things=tuple(other for other in scene.things if other is not thing))
-    return Deed("remove", _say("remove", thing.shape), rest, thing.shape)
+    return ExplicitEdit("remove", _wording("remove", thing.shape), rest, thing.shape)
 
 
-def add_twin(scene: Scene) -> Deed:
-    """Put another thing like the only one on the free side, as far from the middle."""
+def add_twin(scene: Scene) -> ExplicitEdit:
+    """Adds a copy of the only thing on the free side, mirrored at the middle."""
     thing = scene.things[0]
-    side, value = "right" if thing.x < 64 else "left", f"{thing.colour_name} {thing.shape}"
+    side = "right" if thing.x < 64 else "left"
+    value = f"{thing.colour_name} {thing.shape}"
     after = replace(scene, things=(thing, replace(thing, x=128 - thing.x)))
-    return Deed("add", _say("add", side, value), after, side, value)
+    return ExplicitEdit("add", _wording("add", side, value), after, side, value)
 
 
-def add_sun(scene: Scene) -> Deed:
-    """The sun at its place in the sky."""
-    return Deed("sun", _say("sun"), replace(scene, sun=SUN), phrases=("under the sun",))
+def add_sun(scene: Scene) -> ExplicitEdit:
+    """Adds the sun to the sky."""
+    return ExplicitEdit("sun", _wording("sun"), replace(scene, sun=SUN), phrases=("under the sun",))
 
 
-def paint_background(scene: Scene, name: str) -> Deed:
-    """One colour behind the things."""
+def paint_background(scene: Scene, name: str) -> ExplicitEdit:
+    """Makes the background one color."""
     after = replace(scene, background="plain", top=COLOURS[name], bottom=COLOURS[name], clouds=(), ground="")
-    return Deed("background", _say("background", value=name), after, value=name)
+    return ExplicitEdit("background", _wording("background", value=name), after, value=name)
 
 
-def put_frame(scene: Scene, name: str) -> Deed:
-    """A frame of one colour."""
-    return Deed(
+def put_frame(scene: Scene, name: str) -> ExplicitEdit:
+    """Adds a frame of one color."""
+    return ExplicitEdit(
         "frame",
-        _say("frame", value=name),
+        _wording("frame", value=name),
         scene,
         value=name,
         filters=(lambda p: f.frame(p, COLOURS[name]),),
@@ -170,11 +174,11 @@ def put_frame(scene: Scene, name: str) -> Deed:
     )
 
 
-def tint(scene: Scene, name: str) -> Deed:
-    """A tint of one colour."""
-    return Deed(
+def tint(scene: Scene, name: str) -> ExplicitEdit:
+    """Tints the image with one color."""
+    return ExplicitEdit(
         "tint",
-        _say("tint", value=name),
+        _wording("tint", value=name),
         scene,
         value=name,
         filters=(lambda p: f.tint(p, COLOURS[name]),),
@@ -191,8 +195,8 @@ _PATTERNS = {kind: _pattern(kind) for kind in WORDINGS}
 _TONE_WORDS = {words: kind for kind, (words, _, _) in TONES.items()}
 
 
-def understood(words: str) -> tuple[str, str, str] | None:
-    """Kind, target and value of an explicit instruction in the wordings of this file; None for any other text."""
+def parse_instruction(words: str) -> tuple[str, str, str] | None:
+    """Parses an instruction to kind, target and value. Returns None for any other text."""
     text = " ".join(words.lower().split()).rstrip(".")
     if text in _TONE_WORDS:
         return _TONE_WORDS[text], "", ""
@@ -200,5 +204,6 @@ def understood(words: str) -> tuple[str, str, str] | None:
         found = pattern.fullmatch(text)
         if found:
             groups = found.groupdict()
-            return kind, (groups.get("target") or "").removeprefix("the "), groups.get("value") or ""
+            target = (groups.get("target") or "").removeprefix("the ")
+            return kind, target, groups.get("value") or ""
     return None

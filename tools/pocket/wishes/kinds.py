@@ -1,4 +1,7 @@
-"""What each kind of wish finds in a scene and asks of it. A maker draws a scene in which the wish makes sense and says which explicit edit fulfils it."""
+"""Kinds of wishes.
+
+For each kind a maker draws a scene in which the wish makes sense, and the edit that fulfills it there.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,17 @@ import numpy as np
 
 from ..world import filters as f
 from ..world.drawing import COLOUR_NAMES, COLOURS, near
-from ..world.effects import Filter
+from ..world.effects import SUN, smile_colour
+from ..world.scene_edit import Filter
 from ..world.scenes import GROUNDS, SKIES, Scene, contrasts, sample_scene
 from .explicit_edits import (
-    SUN,
-    Deed,
+    ExplicitEdit,
     add_sun,
     add_twin,
     change_thing,
     paint_background,
     put_frame,
     remove,
-    smile_colour,
     tint,
     tone,
 )
@@ -31,10 +33,13 @@ CHROMATIC = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink
 
 @dataclass(frozen=True)
 class Draft:
-    """A scene, what is over the drawn image (a spoilt exposure or cast, or nothing), the edit that fulfils the wish, and why it does."""
+    """A scene, the edit that fulfills the wish in it, and the reason.
+
+    `light` is a filter for the image before and after the edit, such as a wrong exposure.
+    """
 
     scene: Scene
-    deed: Deed
+    edit: ExplicitEdit
     reason: str
     light: Filter | None = None
 
@@ -43,7 +48,10 @@ Maker = Callable[[np.random.Generator], Draft]
 
 
 def _scene(rng: np.random.Generator, count: int, place: str = "") -> Scene:
-    """Draw a scene of bare things on the ground ("ground"), before a plain or graded background ("inside"), or anywhere."""
+    """Draws a scene of undecorated things.
+
+    `place` is "ground", "inside" (plain or gradient background) or "" for any.
+    """
     while True:
         scene = sample_scene(rng, count, unseen_pairs=True, dressed=0.0)
         if not place or (scene.background == "ground") == (place == "ground"):
@@ -51,7 +59,7 @@ def _scene(rng: np.random.Generator, count: int, place: str = "") -> Scene:
 
 
 def _dyed(rng: np.random.Generator, scene: Scene, names: list[str]) -> Scene:
-    """The scene with its things in these colours."""
+    """Returns the scene with its things in these colors."""
     things = tuple(
         replace(thing, colour_name=name, colour=near(rng, COLOURS[name]))
         for thing, name in zip(scene.things, names, strict=True)
@@ -62,10 +70,10 @@ def _dyed(rng: np.random.Generator, scene: Scene, names: list[str]) -> Scene:
 def _visible(
     rng: np.random.Generator, scene: Scene, count: int, names: tuple[str, ...] = COLOUR_NAMES
 ) -> list[str] | None:
-    """`count` different colours out of `names` that stand out from the background; None where there are too few."""
+    """Returns `count` different colors of `names` that stand out from the background; None if too few do."""
     fit = [str(name) for name in rng.permutation(names) if contrasts(COLOURS[str(name)], scene, 0.5)]
     chosen: list[str] = []
-    for name in fit:  # far enough apart to be told from one another
+    for name in fit:  # the chosen colors must also differ clearly from each other
         if all(np.abs(COLOURS[name] - COLOURS[other]).sum() > 0.6 for other in chosen):
             chosen.append(name)
     return chosen[:count] if len(chosen) >= count else None
@@ -74,7 +82,7 @@ def _visible(
 def _coloured(
     rng: np.random.Generator, count: int, kinds: int, place: str = "", names: tuple[str, ...] = COLOUR_NAMES
 ) -> tuple[Scene, list[str]]:
-    """A scene of `count` things, and `kinds` colours to dye them with."""
+    """Draws a scene of `count` things, and `kinds` colors for them."""
     while True:
         scene = _scene(rng, count, place)
         colours = _visible(rng, scene, kinds, names)
@@ -83,13 +91,16 @@ def _coloured(
 
 
 def _one(rng: np.random.Generator, names: tuple[str, ...], place: str = "") -> tuple[Scene, str]:
-    """A scene with one thing in one of these colours."""
+    """Draws a scene with one thing in one of these colors. Returns also the color."""
     scene, (name,) = _coloured(rng, 1, 1, place, names)
     return _dyed(rng, scene, [name]), name
 
 
 def _two(rng: np.random.Generator, kinds: int = 2) -> tuple[Scene, list[str], int]:
-    """A scene of two things in `kinds` colours out of those, the spare ones after the things', and which of the things is the other one."""
+    """Draws a scene of two things.
+
+    Returns also `kinds` colors, the things' own first, and the index of one thing.
+    """
     scene, colours = _coloured(rng, 2, kinds)
     return _dyed(rng, scene, colours[:2]), colours, int(rng.integers(2))
 
@@ -120,7 +131,7 @@ def _odd_one(rng: np.random.Generator) -> Draft:
 def _sized(
     rng: np.random.Generator, scene: Scene, index: int, small: tuple[float, float], big: tuple[float, float]
 ) -> Scene:
-    """Thing `index` of a small radius, the others of a big one."""
+    """Returns the scene with a small radius for thing `index` and a big one for the others."""
     things = tuple(
         replace(thing, r=float(rng.uniform(*(small if i == index else big))))
         for i, thing in enumerate(scene.things)
@@ -133,9 +144,8 @@ def _matching_pair(rng: np.random.Generator) -> Draft:
     scene = _sized(rng, scene, index, (13, 16), (23, 27))
     big = 1 - index
     if rng.random() < 0.7:
-        return Draft(
-            scene, change_thing(scene, index, "recolor", colours[big]), f"the big one is {colours[big]}"
-        )
+        edit = change_thing(scene, index, "recolor", colours[big])
+        return Draft(scene, edit, f"the big one is {colours[big]}")
     scene = _dyed(rng, scene, [colours[big]] * 2)
     shape = scene.things[big].shape
     return Draft(scene, change_thing(scene, index, "reshape", shape), f"the big one is a {shape}")
@@ -149,6 +159,7 @@ def _freezing(rng: np.random.Generator) -> Draft:
     return Draft(scene, tone(scene, "cold"), "it is no place where snow can fall")
 
 
+# What a camera does wrong -> the filter that spoils the image, the tone that corrects it, and the reason.
 _SPOILT: dict[str, tuple[Callable[[np.random.Generator], Filter], str, str]] = {
     "dark": (
         lambda rng: partial(f.darker, amount=float(rng.uniform(0.45, 0.6))),
@@ -173,13 +184,12 @@ _SPOILT: dict[str, tuple[Callable[[np.random.Generator], Filter], str, str]] = {
         "the colors are too weak",
     ),
 }
-"""What a camera does wrong: the spoiling filter, the tone that mends it, and what is to be seen."""
 
 
 def _spoilt(*ways: str) -> Maker:
     def make(rng: np.random.Generator) -> Draft:
         spoil, mend, reason = _SPOILT[ways[rng.integers(len(ways))]]
-        # A light over the image is told by what has known colours: white clouds in a blue sky, things in full colour.
+        # Known colors reveal a color cast: white clouds in a blue sky, and things in full color.
         scene = _coloured(rng, int(rng.integers(1, 4)), 3, "ground")[0]
         clouds = tuple(
             (float(x + rng.uniform(-9, 9)), float(rng.uniform(14, 30)), float(rng.uniform(8, 11)))
@@ -193,8 +203,12 @@ def _spoilt(*ways: str) -> Maker:
     return make
 
 
-_WEATHER = {"ice": ("snow", "snow goes with ice"), "grass": ("rain", "grass wants rain"), "sand": ("sun", "sand lies in the sun"),
-            "stone": ("fog", "fog lies over the stone")}  # fmt: skip
+_WEATHER = {
+    "ice": ("snow", "snow goes with ice"),
+    "grass": ("rain", "grass wants rain"),
+    "sand": ("sun", "sand lies in the sun"),
+    "stone": ("fog", "fog lies over the stone"),
+}
 
 
 def _weather_fits(rng: np.random.Generator) -> Draft:
@@ -209,33 +223,27 @@ def _weather_fits(rng: np.random.Generator) -> Draft:
 
 
 def _stand_out(rng: np.random.Generator) -> Draft:
-    dark = rng.random() < 0.5
-    scene, name = _one(
-        rng,
-        ("red", "blue", "purple", "black", "brown")
-        if dark
-        else ("orange", "yellow", "cyan", "pink", "white"),
-        "inside",
-    )
-    return Draft(
-        scene,
-        paint_background(scene, "white" if dark else "black"),
-        f"{name} is {'dark' if dark else 'light'}",
-    )
+    if rng.random() < 0.5:
+        scene, name = _one(rng, ("red", "blue", "purple", "black", "brown"), "inside")
+        return Draft(scene, paint_background(scene, "white"), f"{name} is dark")
+    scene, name = _one(rng, ("orange", "yellow", "cyan", "pink", "white"), "inside")
+    return Draft(scene, paint_background(scene, "black"), f"{name} is light")
 
 
 def _hide(rng: np.random.Generator) -> Draft:
     while True:
-        around = str(rng.choice(CHROMATIC))
-        colour = near(rng, COLOURS[around])
+        background = str(rng.choice(CHROMATIC))
+        colour = near(rng, COLOURS[background])
         scene = replace(_scene(rng, 1, "inside"), background="plain", top=colour, bottom=colour)
         own = _visible(rng, scene, 1)
         if own is not None:
             scene = _dyed(rng, scene, own)
-            return Draft(scene, change_thing(scene, 0, "recolor", around), f"what is behind it is {around}")
+            return Draft(
+                scene, change_thing(scene, 0, "recolor", background), f"what is behind it is {background}"
+            )
 
 
-def _framed(rng: np.random.Generator) -> Draft:
+def _frame(rng: np.random.Generator) -> Draft:
     scene, name = _one(rng, COLOUR_NAMES)
     return Draft(scene, put_frame(scene, name), f"it is {name}")
 
@@ -253,12 +261,9 @@ def _traffic_light(rng: np.random.Generator) -> Draft:
 
 def _other_temper(rng: np.random.Generator) -> Draft:
     scene, name = _one(rng, ("red", "orange", "yellow", "blue", "cyan"))
-    hot = name in ("red", "orange", "yellow")
-    return Draft(
-        scene,
-        change_thing(scene, 0, "recolor", "blue" if hot else "red"),
-        f"{name} is a {'hot' if hot else 'cold'} color",
-    )
+    if name in ("red", "orange", "yellow"):
+        return Draft(scene, change_thing(scene, 0, "recolor", "blue"), f"{name} is a hot color")
+    return Draft(scene, change_thing(scene, 0, "recolor", "red"), f"{name} is a cold color")
 
 
 def _forgot_hat(rng: np.random.Generator) -> Draft:
@@ -271,20 +276,17 @@ def _forgot_hat(rng: np.random.Generator) -> Draft:
 def _cannot_see(rng: np.random.Generator) -> Draft:
     scene, _, index = _two(rng)
     shape = scene.things[index].shape
-    return Draft(
-        scene.with_thing(1 - index, eyes=True),
-        change_thing(scene.with_thing(1 - index, eyes=True), index, "eyes"),
-        f"the {shape} has no eyes",
-    )
+    scene = scene.with_thing(1 - index, eyes=True)
+    return Draft(scene, change_thing(scene, index, "eyes"), f"the {shape} has no eyes")
 
 
 def _dressed_alike(rng: np.random.Generator) -> Draft:
     scene, colours, index = _two(rng, 3)
-    pattern, shape = str(rng.choice(["stripes", "dots"])), scene.things[1 - index].shape
+    pattern = str(rng.choice(["stripes", "dots"]))
+    shape = scene.things[1 - index].shape
     scene = scene.with_thing(1 - index, **{pattern: COLOURS[colours[2]]})
-    return Draft(
-        scene, change_thing(scene, index, pattern, colours[2]), f"the {shape} has {colours[2]} {pattern}"
-    )
+    reason = f"the {shape} has {colours[2]} {pattern}"
+    return Draft(scene, change_thing(scene, index, pattern, colours[2]), reason)
 
 
 def _equal_sizes(rng: np.random.Generator) -> Draft:
@@ -295,7 +297,8 @@ def _equal_sizes(rng: np.random.Generator) -> Draft:
 
 
 def _too_crowded(rng: np.random.Generator) -> Draft:
-    scene, index = _scene(rng, 3), int(rng.integers(3))
+    scene = _scene(rng, 3)
+    index = int(rng.integers(3))
     scene = _sized(rng, scene, index, (9, 11), (16, 19))
     return Draft(scene, remove(scene, index), f"the {scene.things[index].shape} is the smallest")
 
@@ -309,19 +312,18 @@ def _company(rng: np.random.Generator) -> Draft:
         y=float(rng.uniform(56, 88)),
         r=float(rng.uniform(16, 21)),
     )
-    return Draft(
-        scene, add_twin(scene), f"it is a {name} {scene.things[0].shape} on the {'left' if left else 'right'}"
-    )
+    side = "left" if left else "right"
+    return Draft(scene, add_twin(scene), f"it is a {name} {scene.things[0].shape} on the {side}")
 
 
 def _cheer_up(rng: np.random.Generator) -> Draft:
     scene, _, index = _two(rng)
     scene = scene.with_thing(1 - index, smile=smile_colour(scene.things[1 - index]))
-    return Draft(
-        scene, change_thing(scene, index, "smile"), f"the {scene.things[index].shape} does not smile"
-    )
+    reason = f"the {scene.things[index].shape} does not smile"
+    return Draft(scene, change_thing(scene, index, "smile"), reason)
 
 
+# The image decides: the same words ask for different edits in different scenes.
 DEPENDENT: dict[str, Maker] = {
     "hours_passed": _hours_passed,
     "odd_one": _odd_one,
@@ -332,7 +334,7 @@ DEPENDENT: dict[str, Maker] = {
     "weather_fits": _weather_fits,
     "stand_out": _stand_out,
     "hide": _hide,
-    "framed": _framed,
+    "framed": _frame,
     "take_on": _take_on,
     "traffic_light": _traffic_light,
     "other_temper": _other_temper,
@@ -345,11 +347,12 @@ DEPENDENT: dict[str, Maker] = {
     "mend": _spoilt(*_SPOILT),
     "cheer_up": _cheer_up,
 }
-"""The image decides: the same words ask for different edits in different scenes."""
 
 
-def _always(make: Callable[[Scene], Deed], reason: str, place: str = "", alone: bool = False) -> Maker:
-    """The same edit wherever the wish makes sense: on the ground, or where there is one thing only."""
+def _always(
+    make: Callable[[Scene], ExplicitEdit], reason: str, place: str = "", alone: bool = False
+) -> Maker:
+    """Builds a maker for the same edit in every scene. `alone` draws scenes with one thing only."""
 
     def draw(rng: np.random.Generator) -> Draft:
         scene = _scene(rng, 1 if alone else int(rng.integers(1, 4)), place)
@@ -366,6 +369,7 @@ def _it(kind: str, reason: str) -> Maker:
     return _always(lambda scene: change_thing(scene, 0, kind, call="it"), reason, alone=True)
 
 
+# The words alone decide.
 INDEPENDENT: dict[str, Maker] = {
     "sun_on_head": _always(add_sun, "the sun burns from above", "ground"),
     "old_album": _tone("sepia", "old photos are brown"),
@@ -390,6 +394,5 @@ INDEPENDENT: dict[str, Maker] = {
     "joke": _it("smile", "who is happy smiles"),
     "gallery": _always(partial(put_frame, name="brown"), "pictures on a wall have frames of wood"),
 }
-"""The words alone decide."""
 
 MAKERS = {**DEPENDENT, **INDEPENDENT}

@@ -1,4 +1,4 @@
-"""Questions about a scene and their answers: what the pocket reader learns to look for before it reasons about wishes."""
+"""Questions about a scene and their answers. They teach the pocket reader to look at the image."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ def _short(thing: Thing) -> str:
 def _place(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     ordered = sorted(scene.things, key=lambda thing: thing.x)
     if len(ordered) == 1:
-        side = "left" if ordered[0].x < 52 else "right" if ordered[0].x > 76 else "middle"
-        return "where is it", f"in the {side}" if side == "middle" else f"on the {side}"
+        if ordered[0].x < 52:
+            return "where is it", "on the left"
+        if ordered[0].x > 76:
+            return "where is it", "on the right"
+        return "where is it", "in the middle"
     side, thing = [("left", ordered[0]), ("right", ordered[-1])][rng.integers(2)]
     return f"what is on the {side}", _short(thing)
 
@@ -30,20 +33,16 @@ def _size(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
     if len(ordered) < 2:
         return None
     if rng.random() < 0.5:
-        return (
-            ("which one is the smallest", f"the {ordered[0].shape}")
-            if ordered[1].r > 1.2 * ordered[0].r
-            else None
-        )
-    return (
-        ("which one is the biggest", f"the {ordered[-1].shape}")
-        if ordered[-1].r > 1.2 * ordered[-2].r
-        else None
-    )
+        if ordered[1].r > 1.2 * ordered[0].r:
+            return "which one is the smallest", f"the {ordered[0].shape}"
+        return None
+    if ordered[-1].r > 1.2 * ordered[-2].r:
+        return "which one is the biggest", f"the {ordered[-1].shape}"
+    return None
 
 
 def _odd(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
-    """What sets one thing apart from all others; the other way of looking at it gives no answer."""
+    """Asks which of three things is the only one with its color or shape; None if there is no such thing."""
     for question, values in (
         ("which one has another color", [thing.colour_name for thing in scene.things]),
         ("which one has another shape", [thing.shape for thing in scene.things]),
@@ -56,16 +55,13 @@ def _odd(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
 
 def _worn(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
     names = [name for name in _WORN if any(getattr(thing, name) is not None for thing in scene.things)]
-    names += [
-        name
-        for name, on in (
-            ("eyes", any(t.eyes for t in scene.things)),
-            ("a smile", any(t.smile is not None for t in scene.things)),
-        )
-        if on
-    ]
+    if any(thing.eyes for thing in scene.things):
+        names.append("eyes")
+    if any(thing.smile is not None for thing in scene.things):
+        names.append("a smile")
     if not names:
-        return "what does it wear" if len(scene.things) == 1 else "what do they wear", "nothing"
+        question = "what does it wear" if len(scene.things) == 1 else "what do they wear"
+        return question, "nothing"
     name = names[rng.integers(len(names))]
     attribute = name.removeprefix("a ")
     wearers = [
@@ -75,11 +71,10 @@ def _worn(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
     ]
     single = name in ("hat", "border")
     if attribute not in ("eyes", "smile") and rng.random() < 0.5:
-        return f"what color {'is' if single else 'are'} the {attribute}", nearest_name(
-            getattr(wearers[0], attribute)
-        )
-    said = f"a {name}" if single else name
-    return f"which one has {said}", " and ".join(f"the {thing.shape}" for thing in wearers)
+        verb = "is" if single else "are"
+        return f"what color {verb} the {attribute}", nearest_name(getattr(wearers[0], attribute))
+    item = f"a {name}" if single else name
+    return f"which one has {item}", " and ".join(f"the {thing.shape}" for thing in wearers)
 
 
 def _behind(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
@@ -112,15 +107,19 @@ def _count(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
 
 
 def sample_question(rng: np.random.Generator, scene: Scene) -> tuple[str, str]:
-    """A question about a scene that holds something, and its answer; sometimes it is asked for a caption."""
-    asked = None
-    while asked is None:
-        kind = (_place, _size, _odd, _worn, _behind, _colour, _colour, _count, _told)[rng.integers(9)]
-        asked = kind(scene, rng)
-    return asked
+    """Draws a question about a scene with at least one thing, and its answer.
+
+    Some questions ask for a caption.
+    """
+    kinds = (_place, _size, _odd, _worn, _behind, _colour, _colour, _count, _description)
+    question = None
+    while question is None:
+        kind = kinds[rng.integers(len(kinds))]
+        question = kind(scene, rng)
+    return question
 
 
-def _told(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
+def _description(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     if rng.random() < 0.5:
         return "what are the things", " and ".join(describe(thing) for thing in scene.things)
     return ASK_CAPTION[rng.integers(len(ASK_CAPTION))], caption(scene, rng)

@@ -1,4 +1,4 @@
-"""Signed-distance drawing on 128 px float canvases: colours, shapes and a paint brush.
+"""Signed-distance drawing on 128 px float canvases: colors, shapes and painting.
 
 Images are float32 arrays [128, 128, 3] in 0..1; a distance field is [128, 128] in pixels, negative inside.
 """
@@ -32,42 +32,44 @@ COLOURS: dict[str, np.ndarray] = {
 COLOUR_NAMES = tuple(COLOURS)
 
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "hexagon", "cross", "ring", "flower", "oval")
+# Shapes that only the held-out effects draw; no training image or caption contains them.
 UNSEEN_SHAPES = ("heart", "crescent", "arrow", "house")
-"""Drawn by the held-out effects only; no training image or caption holds them."""
 
 
 def is_unseen_pair(shape: str, colour: str) -> bool:
-    """Whether training keeps this shape from ever taking this colour (about one combination in thirteen)."""
+    """Whether training never shows this shape in this color (about one combination in thirteen)."""
     return shape in SHAPES and (SHAPES.index(shape) * 5 + COLOUR_NAMES.index(colour) * 3) % 13 == 0
 
 
 def random_colour(rng: np.random.Generator) -> np.ndarray:
-    """Return an arbitrary, mostly unnamed colour, float32 [3]."""
+    """Returns an arbitrary, mostly unnamed color, float32 [3]."""
     return np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.4, 1), rng.uniform(0.35, 1)), np.float32)
 
 
 def near(rng: np.random.Generator, colour: np.ndarray, spread: float = 0.04) -> np.ndarray:
-    """Return `colour` jittered by a normal of `spread`."""
+    """Returns `colour` plus normal noise with standard deviation `spread`, clipped to 0..1."""
     return np.clip(colour + rng.normal(0, spread, 3), 0, 1).astype(np.float32)
 
 
 def paint(
     image: np.ndarray, distance: np.ndarray, colour: np.ndarray, opacity: float = 1.0, softness: float = 1.0
 ) -> None:
-    """Paint `colour` over `image` in place wherever `distance` is negative, the edge blended over `softness` pixels."""
+    """Paints `colour` over `image` in place where `distance` is negative. Edges are `softness` px wide."""
     alpha = (np.clip(0.5 - distance / softness, 0, 1) * opacity)[..., None]
     image *= 1 - alpha
     image += alpha * colour
 
 
 def disc(x: float, y: float, r: float) -> np.ndarray:
-    """Distance to a disc."""
+    """Returns the distance to a disc."""
     return np.hypot(XX - x, YY - y) - r
 
 
 def box(x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
-    """Distance (maximum norm) to an axis-aligned box."""
-    return np.maximum(np.abs(XX - (x0 + x1) / 2) - (x1 - x0) / 2, np.abs(YY - (y0 + y1) / 2) - (y1 - y0) / 2)
+    """Returns the distance (maximum norm) to an axis-aligned box."""
+    horizontal = np.abs(XX - (x0 + x1) / 2) - (x1 - x0) / 2
+    vertical = np.abs(YY - (y0 + y1) / 2) - (y1 - y0) / 2
+    return np.maximum(horizontal, vertical)
 
 
 def _star(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
@@ -75,8 +77,10 @@ def _star(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
     angle = np.arctan2(x, -y)
     angle = np.abs((angle + turn / 2) % turn - turn / 2)
     length = np.hypot(x, y)
-    tip_x, tip_y = r * 1.15, 0.0
-    edge_x, edge_y = r * 0.52 * np.cos(turn / 2) - tip_x, r * 0.52 * np.sin(turn / 2) - tip_y
+    tip_x = r * 1.15
+    tip_y = 0.0
+    edge_x = r * 0.52 * np.cos(turn / 2) - tip_x
+    edge_y = r * 0.52 * np.sin(turn / 2) - tip_y
     cross = (length * np.cos(angle) - tip_x) * edge_y - (length * np.sin(angle) - tip_y) * edge_x
     return cross / np.hypot(edge_x, edge_y)
 
@@ -100,7 +104,10 @@ def _house(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
 
 
 def shape_distance(shape: str, x: float, y: float, r: float) -> np.ndarray:
-    """Distance to `shape` of radius `r` pixels centred at (x, y). Raises KeyError for an unknown shape."""
+    """Returns the distance to `shape` with radius `r` px and center (x, y).
+
+    Raises KeyError for an unknown shape.
+    """
     dx, dy = XX - x, YY - y
     ax, ay = np.abs(dx), np.abs(dy)
     if shape == "circle":

@@ -1,4 +1,4 @@
-"""Image grids for looking at what the training rooms make: `python -m tools.pocket.world.image_grid out.png`."""
+"""Image grids for a look at the training images: `python -m tools.pocket.world.image_grid out.png`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .scenes import render, sample_scene
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], path: Path | str) -> None:
-    """Save rows of equal images [H, W, 3] in 0..1 as one PNG."""
+    """Saves rows of images [H, W, 3] in 0..1, all of one size, as one PNG."""
     sheet = np.concatenate([np.concatenate(list(row), 1) for row in rows], 0)
     Image.fromarray((np.clip(sheet, 0, 1) * 255).round().astype(np.uint8)).save(path)
 
 
 def main(path: str) -> None:
-    """Draw every kind of edit beside its scene and print its words."""
+    """Draws one edit of every kind beside its scene and prints its words."""
     rng = np.random.default_rng(0)
     cells: list[np.ndarray] = []
     for kind in KINDS:

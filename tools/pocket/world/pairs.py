@@ -1,4 +1,4 @@
-"""Training pairs: an image before, its edits after, and all their words."""
+"""Training pairs of the editor: an image, several edits of it, and all their words."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .effects import TONE, sample_edit, tone_edit
+from .effects import sample_edit
 from .photos import Photos
 from .scenes import caption, render, sample_scene
+from .tone_effects import TONE, tone_edit
 
 PHOTO_SHARE = 0.2
 
@@ -28,10 +29,17 @@ class Group:
 def sample_group(
     rng: np.random.Generator, photos: Photos, edits: int, photo_share: float = PHOTO_SHARE
 ) -> Group:
-    """Draw a scene, or with probability `photo_share` a photograph (tone effects only), and `edits` different edits of it."""
-    afters, words, captions, kinds = [], [], [], []
+    """Draws an image and `edits` different edits of it.
+
+    The image is a scene or, with probability `photo_share`, a photograph, which gets tone effects only.
+    """
+    afters: list[np.ndarray] = []
+    words: list[str] = []
+    captions: list[str] = []
+    kinds: list[str] = []
     if rng.random() < photo_share:
-        before, name = photos.crop(rng), str(rng.choice(["a photo", "a photograph"]))
+        before = photos.crop(rng)
+        name = str(rng.choice(["a photo", "a photograph"]))
         for kind in rng.permutation(TONE)[:edits]:
             instruction, change, phrase = tone_edit(str(kind), rng)
             afters.append(change(before).astype(np.float32))

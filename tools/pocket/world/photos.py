@@ -1,8 +1,9 @@
-"""Photographs: where they come from, crops for training, and the held-out crops shipped with the repository.
+"""Photographs: their sources, random crops for training, and the held-out crops in this repository.
 
-`gather` copies the sources that are on this machine (scikit-image's and scikit-learn's sample images, and the files of
-Debian's wallpaper packages unpacked below `--wallpapers`) into the work folder, 512 px on the shorter side. Only images in the
-public domain or under CC0, CC BY or CC BY-SA are listed. Images marked `held` are never trained on.
+`gather` looks for the sources in folders of this machine: the sample images of scikit-image and scikit-learn,
+and unpacked Debian wallpaper packages. It copies them to the work folder, at most 512 px on the shorter side.
+All images are in the public domain or under CC0, CC BY or CC BY-SA. Images marked `held` are never used for
+training.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ CROPS = Path(__file__).parent / "photos"
 
 @dataclass(frozen=True)
 class Source:
-    """An image file, the package that carries it, its author and licence."""
+    """An image file, the package that contains it, its author and license."""
 
     file: str
     package: str
@@ -105,7 +106,7 @@ def _on_short_side(image: Image.Image, side: int) -> Image.Image:
 
 
 def gather(target: Path, roots: list[Path]) -> list[str]:
-    """Copy every source found below `roots` to `target`, at most 512 px on the shorter side; return the names not found."""
+    """Copies every source below `roots` to `target`. Returns the names that were not found."""
     target.mkdir(parents=True, exist_ok=True)
     found = {
         path.name: path
@@ -125,7 +126,10 @@ def gather(target: Path, roots: list[Path]) -> list[str]:
 
 
 class Photos:
-    """Random crops of the training photographs at several scales."""
+    """Random crops of the training photographs at several scales.
+
+    Raises FileNotFoundError if the folder contains no training photograph.
+    """
 
     SCALES = (140, 200, 300, 420)
 
@@ -144,15 +148,19 @@ class Photos:
             )
 
     def crop(self, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
-        """Return a random crop, float32 [size, size, 3] in 0..1, mirrored half of the time."""
+        """Returns a random crop, float32 [size, size, 3] in 0..1, mirrored half of the time."""
         image = self.images[rng.integers(len(self.images))]
-        y, x = rng.integers(image.shape[0] - size + 1), rng.integers(image.shape[1] - size + 1)
+        y = rng.integers(image.shape[0] - size + 1)
+        x = rng.integers(image.shape[1] - size + 1)
         crop = image[y : y + size, x : x + size].astype(np.float32) / 255
         return crop[:, ::-1].copy() if rng.random() < 0.5 else crop
 
 
 def held_out() -> np.ndarray:
-    """Return the shipped crops of images never trained on: float32 [n, 128, 128, 3] in 0..1, in a fixed order."""
+    """Returns the held-out crops, float32 [n, 128, 128, 3] in 0..1, in a fixed order.
+
+    Raises FileNotFoundError if the repository's folder of crops is empty.
+    """
     paths = sorted([*CROPS.glob("*.png"), *CROPS.glob("*.jpg")])
     if not paths:
         raise FileNotFoundError(
@@ -162,12 +170,13 @@ def held_out() -> np.ndarray:
 
 
 def write_held_out(folder: Path) -> None:
-    """Cut the held-out crops (three or four of each held image) and list where they come from."""
+    """Cuts four crops of each held-out image and writes SOURCES.md."""
     CROPS.mkdir(parents=True, exist_ok=True)
     lines = [
         "# Where these photographs come from\n",
-        "Crops of 128 px, scaled down, from pictures that the pocket editor never saw in training. They serve tests, demonstrations and the benchmark.\n",
-        "| crops | picture | carried by | author | licence |",
+        "Crops of 128 px from scaled-down photographs. The pocket editor never saw these photographs "
+        "in training.\nTests, demonstrations and the benchmark use the crops.\n",
+        "| crops | file | package | author | license |",
         "|---|---|---|---|---|",
     ]
     for source in (source for source in SOURCES if source.held):
@@ -176,10 +185,10 @@ def write_held_out(folder: Path) -> None:
         rng = np.random.default_rng(len(stem))
         for index, side in enumerate((132, 190, 260, 190)):
             image = _on_short_side(Image.open(folder / f"{stem}.png"), side)
-            x, y = int(rng.integers(image.width - SIZE + 1)), int(rng.integers(image.height - SIZE + 1))
-            image.crop((x, y, x + SIZE, y + SIZE)).save(
-                CROPS / f"{index}_{name}.jpg", quality=95, subsampling=0
-            )
+            x = int(rng.integers(image.width - SIZE + 1))
+            y = int(rng.integers(image.height - SIZE + 1))
+            crop = image.crop((x, y, x + SIZE, y + SIZE))
+            crop.save(CROPS / f"{index}_{name}.jpg", quality=95, subsampling=0)
         lines.append(
             f"| `*_{name}.jpg` | {source.file} | {source.package} | {source.author} | {source.licence} |"
         )
@@ -195,7 +204,7 @@ if __name__ == "__main__":
         type=Path,
         nargs="+",
         required=True,
-        help="folders to look in: skimage/data, unpacked packages",
+        help="folders to search: skimage/data, sklearn/datasets/images, unpacked wallpaper packages",
     )
     options = parser.parse_args()
     print("not found:", gather(options.work / "photos", options.roots))

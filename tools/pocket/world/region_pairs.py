@@ -1,4 +1,4 @@
-"""Region pairs: an image, a mask, words, and the image after an edit that stays in the mask. What the pocket region editor is taught on."""
+"""Training pairs of the region editor: an image, a mask, words, and the image after an edit in the mask."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ import numpy as np
 from scipy import ndimage
 
 from .drawing import SIZE, XX, YY, disc, shape_distance
-from .effects import LOCAL, TONE, Edit, edit, tone_edit
+from .effects import LOCAL, edit
 from .photos import Photos
 from .scenes import Scene, render, sample_scene
+from .tone_effects import TONE, tone_edit
 
+# Pixels that change by less do not count as edited.
 VISIBLE = 0.04
-"""Pixels that change by less are not part of an edit."""
-LOCAL_SHARE, PHOTO_SHARE = 0.75, 0.12
+# Share of pairs with a local edit, and of pairs with a photograph.
+LOCAL_SHARE = 0.75
+PHOTO_SHARE = 0.12
 
 
 @dataclass(frozen=True)
 class RegionPair:
-    """Images float32 [128, 128, 3] in 0..1; the mask float32 [128, 128], 1 where the edit may act."""
+    """Images are float32 [128, 128, 3] in 0..1. The mask is float32 [128, 128], 1 where the edit may act."""
 
     before: np.ndarray
     after: np.ndarray
@@ -29,39 +32,38 @@ class RegionPair:
 
 
 def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """The pixels that an edit changes, bool [128, 128]."""
+    """Returns the pixels that an edit changes, bool [128, 128]."""
     return np.abs(after - before).max(-1) > VISIBLE
 
 
-def around(region: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A mask that a person or a segmenter would make of a region: its outline with some margin, its box, or an ellipse about it."""
+def mask_around(region: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns a mask like those of people and segmenters: outline with a margin, box or ellipse."""
     margin = int(rng.integers(2, 9))
     rows, columns = np.nonzero(region)
-    top, bottom, left, right = (
-        rows.min() - margin,
-        rows.max() + margin,
-        columns.min() - margin,
-        columns.max() + margin,
-    )
+    top = rows.min() - margin
+    bottom = rows.max() + margin
+    left = columns.min() - margin
+    right = columns.max() + margin
     form = rng.random()
     if form < 0.5:
         filled = ndimage.binary_fill_holes(region)
         return ndimage.binary_dilation(filled, iterations=margin).astype(np.float32)
     if form < 0.8:
         return ((top <= YY) & (bottom >= YY) & (left <= XX) & (right >= XX)).astype(np.float32)
-    middle, reach = (
-        ((top + bottom) / 2, (left + right) / 2),
-        ((bottom - top) / 2 * 1.42 + 1, (right - left) / 2 * 1.42 + 1),
-    )
-    return (((YY - middle[0]) / reach[0]) ** 2 + ((XX - middle[1]) / reach[1]) ** 2 <= 1).astype(np.float32)
+    middle_y = (top + bottom) / 2
+    middle_x = (left + right) / 2
+    reach_y = (bottom - top) / 2 * 1.42 + 1
+    reach_x = (right - left) / 2 * 1.42 + 1
+    ellipse = ((YY - middle_y) / reach_y) ** 2 + ((XX - middle_x) / reach_x) ** 2 <= 1
+    return ellipse.astype(np.float32)
 
 
 def any_region(scene: Scene | None, rng: np.random.Generator) -> np.ndarray:
-    """A region for an edit that could act anywhere: a thing, a disc, a box or one side of the image."""
+    """Returns a region for an edit that can act anywhere: a thing, a disc, a box or one side of the image."""
     form = rng.random()
     if scene is not None and scene.things and form < 0.4:
         thing = scene.things[rng.integers(len(scene.things))]
-        return around(shape_distance(thing.shape, thing.x, thing.y, thing.r) <= 0, rng)
+        return mask_around(shape_distance(thing.shape, thing.x, thing.y, thing.r) <= 0, rng)
     if form < 0.6:
         return (disc(rng.uniform(25, 103), rng.uniform(25, 103), rng.uniform(18, 45)) <= 0).astype(np.float32)
     if form < 0.85:
@@ -69,13 +71,12 @@ def any_region(scene: Scene | None, rng: np.random.Generator) -> np.ndarray:
         width, height = rng.integers(32, 97, 2)
         return ((left <= XX) & (left + width >= XX) & (top <= YY) & (top + height >= YY)).astype(np.float32)
     angle = rng.uniform(0, 2 * np.pi)
-    return (np.cos(angle) * (XX - SIZE / 2) + np.sin(angle) * (YY - SIZE / 2) <= rng.uniform(-25, 25)).astype(
-        np.float32
-    )
+    side = np.cos(angle) * (XX - SIZE / 2) + np.sin(angle) * (YY - SIZE / 2) <= rng.uniform(-25, 25)
+    return side.astype(np.float32)
 
 
-def _pointed(words: str, scene: Scene, rng: np.random.Generator) -> str:
-    """The mask can point: half of the time "the circle" becomes "it"."""
+def _point_at(words: str, scene: Scene, rng: np.random.Generator) -> str:
+    """Half of the time "the circle" becomes "it", because the mask shows which thing is meant."""
     if rng.random() < 0.5:
         for thing in scene.things:
             words = words.replace(f"the {thing.shape}", "it")
@@ -85,19 +86,20 @@ def _pointed(words: str, scene: Scene, rng: np.random.Generator) -> str:
 def local_pair(
     rng: np.random.Generator, scene: Scene, kind: str, vague: bool | None = None
 ) -> RegionPair | None:
-    """A local edit of a scene with a mask about what it changes; None where it cannot be done."""
-    made: Edit | None = edit(scene, kind, rng, vague)
+    """Returns a local edit of a scene with a mask around the change, or None where the edit is impossible."""
+    made = edit(scene, kind, rng, vague)
     if made is None:
         return None
-    before, after = render(scene), made.render()
+    before = render(scene)
+    after = made.render()
     region = changed(before, after)
     if region.sum() < 30:
         return None
-    return RegionPair(before, after, around(region, rng), _pointed(made.words, scene, rng), kind)
+    return RegionPair(before, after, mask_around(region, rng), _point_at(made.words, scene, rng), kind)
 
 
 def sample_region_pair(rng: np.random.Generator, photos: Photos) -> RegionPair:
-    """Draw a local edit with its mask, or a tone that a whole picture could have, kept to a part of it."""
+    """Draws a local edit with its mask, or a tone effect within a region."""
     while True:
         if rng.random() < LOCAL_SHARE:
             made = local_pair(rng, sample_scene(rng), str(rng.choice(LOCAL)))

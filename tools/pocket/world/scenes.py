@@ -1,4 +1,4 @@
-"""Scenes: a background and one to three things, sampled, drawn and put into words."""
+"""Scenes: a background and one to three things. Sampling, drawing and captions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BLACK = np.zeros(3, np.float32)
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: shape, colour, centre and radius in pixels, and what it wears (a colour, or None for nothing)."""
+    """One object: shape, color, center and radius in px, and the colors of worn items, None if not worn."""
 
     shape: str
     colour_name: str
@@ -67,7 +67,7 @@ class Scene:
     things: tuple[Thing, ...] = field(default=())
 
     def with_thing(self, index: int, **changes: object) -> Scene:
-        """Return a copy whose thing `index` is changed."""
+        """Returns a copy with thing `index` changed."""
         things = list(self.things)
         things[index] = replace(things[index], **changes)
         return replace(self, things=tuple(things))
@@ -99,12 +99,12 @@ def _background(rng: np.random.Generator) -> Scene:
 
 
 def contrasts(colour: np.ndarray, scene: Scene, least: float = 0.35) -> bool:
-    """Whether `colour` stands out from both colours of the background (sum of absolute differences)."""
+    """Whether `colour` differs from both background colors by more than `least` (L1 distance)."""
     return min(np.abs(colour - scene.top).sum(), np.abs(colour - scene.bottom).sum()) > least
 
 
 def _places(rng: np.random.Generator, count: int) -> list[tuple[float, float, float]]:
-    """Centres and radii that keep `count` things apart."""
+    """Returns centers and radii that keep `count` things apart."""
     if count == 1:
         return [(rng.uniform(38, 90), rng.uniform(52, 86), rng.uniform(20, 32))]
     if count == 2:
@@ -119,10 +119,14 @@ def sample_scene(
     unseen_pairs: bool = False,
     dressed: float = 0.12,
 ) -> Scene:
-    """Draw a random scene.
+    """Draws a random scene.
 
-    `count` things (default: mostly one, sometimes two, rarely three), each of another shape out of `shapes`. Held-out shape and
-    colour combinations appear only with `unseen_pairs`. With probability `dressed` a thing already wears eyes or a pattern.
+    Args:
+        rng: source of all random choices.
+        count: number of things; by default mostly one, sometimes two, rarely three.
+        shapes: shapes to choose from; every thing has a different one.
+        unseen_pairs: allows the combinations of shape and color that training never shows.
+        dressed: probability that a thing wears eyes or a pattern.
     """
     scene = _background(rng)
     count = count or int(rng.choice([1, 2, 3], p=[0.58, 0.34, 0.08]))
@@ -169,7 +173,9 @@ def _draw_background(scene: Scene) -> np.ndarray:
 
 
 def _draw_face(image: np.ndarray, thing: Thing) -> None:
-    x, y, r = thing.x, thing.y, thing.r
+    x = thing.x
+    y = thing.y
+    r = thing.r
     if thing.eyes:
         for side in (-1, 1):
             paint(image, disc(x + side * r * 0.36, y - r * 0.08, r * 0.29), WHITE)
@@ -179,16 +185,15 @@ def _draw_face(image: np.ndarray, thing: Thing) -> None:
         paint(image, arc, thing.smile)
     if thing.glasses is not None:
         for side in (-1, 1):
-            paint(
-                image,
-                np.abs(disc(x + side * r * 0.45, y - r * 0.08, r * 0.36)) - max(2.2, r * 0.1),
-                thing.glasses,
-            )
+            rim = np.abs(disc(x + side * r * 0.45, y - r * 0.08, r * 0.36)) - max(2.2, r * 0.1)
+            paint(image, rim, thing.glasses)
         paint(image, box(x - r * 0.14, y - r * 0.08 - 2, x + r * 0.14, y - r * 0.08 + 2), thing.glasses)
 
 
 def _draw_thing(image: np.ndarray, thing: Thing) -> None:
-    x, y, r = thing.x, thing.y, thing.r
+    x = thing.x
+    y = thing.y
+    r = thing.r
     distance = shape_distance(thing.shape, x, y, r)
     if thing.border is not None:
         paint(image, distance - 5.0, thing.border)
@@ -208,7 +213,7 @@ def _draw_thing(image: np.ndarray, thing: Thing) -> None:
 
 
 def render(scene: Scene) -> np.ndarray:
-    """Draw a scene: float32 [128, 128, 3] in 0..1."""
+    """Draws a scene: float32 [128, 128, 3] in 0..1."""
     image = _draw_background(scene)
     for thing in scene.things:
         _draw_thing(image, thing)
@@ -216,12 +221,12 @@ def render(scene: Scene) -> np.ndarray:
 
 
 def nearest_name(colour: np.ndarray) -> str:
-    """Name of the known colour closest to `colour`."""
+    """Returns the name of the known color closest to `colour`."""
     return min(COLOURS, key=lambda name: float(((COLOURS[name] - colour) ** 2).sum()))
 
 
 def describe(thing: Thing) -> str:
-    """Words for one thing: "a red circle with a blue hat and eyes"."""
+    """Describes one thing: "a red circle with a blue hat and eyes"."""
     parts = []
     for name, article in (("hat", "a "), ("border", "a "), ("glasses", ""), ("stripes", ""), ("dots", "")):
         colour = getattr(thing, name)
@@ -231,20 +236,23 @@ def describe(thing: Thing) -> str:
         parts.append("eyes")
     if thing.smile is not None:
         parts.append("a smile")
-    size = "small " if thing.r < 15 else "big " if thing.r > 31 else ""
+    size = ""
+    if thing.r < 15:
+        size = "small "
+    elif thing.r > 31:
+        size = "big "
     wears = f" with {' and '.join(parts)}" if parts else ""
     return f"a {size}{nearest_name(thing.colour)} {thing.shape}{wears}"
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Caption a scene in one of several wordings; the background is left out half of the time."""
+    """Captions a scene in one of several wordings. Half of them leave out the background."""
     words = " and ".join(describe(thing) for thing in scene.things) or "an empty background"
     if rng.random() < 0.5:
         return words
     if scene.background == "ground":
         ground = f"on {scene.ground}" if scene.ground else ""
-        return str(
-            rng.choice([f"{words} {ground}", f"{words} {ground} under a {nearest_name(scene.top)} sky"])
-        )
+        wordings = [f"{words} {ground}", f"{words} {ground} under a {nearest_name(scene.top)} sky"]
+        return str(rng.choice(wordings))
     kind = "gradient" if scene.background == "gradient" else "background"
     return f"{words} on a {nearest_name(scene.top)} {kind}"
