@@ -1,4 +1,4 @@
-"""A study as a judge meets it: images, clicks and keys, a page that is reloaded in between, and ratings at the end, in both renderers."""
+"""Judge Preference in the browser, in both renderers: clicks, keys, a page reload, ratings."""
 
 import json
 
@@ -10,13 +10,18 @@ BUILD = """(study) => {
         const node = LiteGraph.createNode(type);
         node.pos = [x, 100];
         app.graph.add(node);
-        for (const [key, value] of Object.entries(values)) node.widgets.find((widget) => widget.name === key).value = value;
+        for (const [key, value] of Object.entries(values)) {
+            node.widgets.find((widget) => widget.name === key).value = value;
+        }
         return node;
     };
+    const named = { study, first_name: "words", second_name: "learned", instructions: "one\\ntwo\\nthree" };
     const images = ["0x3355aa", "0xaa5533", "0x777777"].map((color, i) =>
         add("EmptyImage", { width: 64, height: 64, batch_size: i < 2 ? 3 : 1, color: Number(color) }, -300));
-    const judge = add("InstructBrushPreference", { study, first_name: "words", second_name: "learned", instructions: "one\\ntwo\\nthree" }, 100);
-    ["first", "second", "source"].forEach((name, i) => images[i].connect(0, judge, judge.inputs.findIndex((input) => input.name === name)));
+    const judge = add("InstructBrushPreference", named, 100);
+    ["first", "second", "source"].forEach((name, i) => {
+        images[i].connect(0, judge, judge.inputs.findIndex((input) => input.name === name));
+    });
     app.canvas.ds.scale = 0.9;
     app.canvas.ds.offset = [60, 0];
     app.canvas.setDirty(true, true);
@@ -60,7 +65,7 @@ def log_of(server, study):
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
-def test_a_study_is_judged_with_a_reload_in_between(vue, server, open_page, shots):
+def test_study_survives_a_page_reload(vue, server, open_page, shots):
     study = f"browser_{'vue' if vue else 'classic'}"
     page = open_page(vue=vue)
     page.evaluate(BUILD, study)
@@ -74,9 +79,9 @@ def test_a_study_is_judged_with_a_reload_in_between(vue, server, open_page, shot
     assert page.locator(".ib-instruction").text_content() in ("one", "two", "three")
     assert page.locator(".ib-preference").inner_html().count("learned") == 0
     assert page.evaluate(
-        "() => [...document.querySelectorAll('.ib-preference img')].every((image) => image.naturalWidth === 64)"
-    )
-    # The hidden widget takes no place among the others.
+        "() => [...document.querySelectorAll('.ib-preference img')].map((image) => image.naturalWidth)"
+    ) == [64, 64, 64]
+    # The hidden widget is not displayed.
     assert (
         page.evaluate(
             "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'judgements').hidden",
@@ -93,16 +98,19 @@ def test_a_study_is_judged_with_a_reload_in_between(vue, server, open_page, shot
     ready(page)
     page.keyboard.press("0")
     wait_for(page, "1 of 3")
-    # Nothing was run since the beginning: what was judged waits in the workflow and in the user's data.
+    # The graph did not run again: the judgements are in the workflow and in the user's data only.
     assert len(log_of(server, study)) == 1
     key = log_of(server, study)[0]["key"]
     kept = f"/userdata/instructbrush%2Fpreference-{key}.json"
     page.wait_for_function(
-        "async (kept) => { const r = await fetch('/api' + kept); return r.ok && (await r.json()).events.length === 3 }",
+        """async (kept) => {
+            const response = await fetch('/api' + kept);
+            return response.ok && (await response.json()).events.length === 3;
+        }""",
         arg=kept,
     )
 
-    # A new page knows nothing of it, until it asks for the study; the images are not made again.
+    # A new page gets the judgements when it continues the study, without generating the images again.
     page.close()
     page = open_page(vue=vue)
     page.evaluate(BUILD, study)
@@ -114,7 +122,7 @@ def test_a_study_is_judged_with_a_reload_in_between(vue, server, open_page, shot
     wait_for(page, "2 of 3")
     ready(page)
     button(page, "Tie").click()
-    # The end is stored and rated by itself.
+    # After the last judgement the panel stores everything and shows the ratings.
     page.wait_for_selector(".ib-ratings tr", timeout=60_000)
     page.screenshot(path=shots / f"preference_rated_{'vue' if vue else 'classic'}.png")
     table = page.locator(".ib-ratings").inner_text()
@@ -130,7 +138,7 @@ def test_a_study_is_judged_with_a_reload_in_between(vue, server, open_page, shot
     )
     page.wait_for_function("async (kept) => (await fetch('/api' + kept)).status === 404", arg=kept)
 
-    # The last one can still be taken back, and judging it again gives new ratings.
+    # The last judgement can still be undone; judging again gives new ratings.
     button(page, "Undo").click()
     wait_for(page, "2 of 3")
     assert page.locator(".ib-ratings tr").count() == 0
@@ -140,33 +148,33 @@ def test_a_study_is_judged_with_a_reload_in_between(vue, server, open_page, shot
     assert log_of(server, study)[-1]["choice"] == "left" and len(log_of(server, study)) == 8
 
 
-def test_judgements_wait_in_the_workflow(open_page):
-    """A workflow that is saved between two runs carries what was judged, and no event counts twice."""
+def test_events_in_a_saved_workflow_count_once(open_page):
     page = open_page()
-    found = page.evaluate(
+    results = page.evaluate(
         """async () => {
-            const { standing, united, eventsOf } = await import("/extensions/instructbrush/js/preference.js");
+            const panel = await import("/extensions/instructbrush/js/preference.js");
+            const { applyEvents, mergeEvents, parseEvents } = panel;
             const a = { id: "a", number: 0, choice: "left" };
             const b = { id: "b", number: 1, choice: "tie" };
             const again = { id: "c", number: 1, choice: "right" };
             return {
-                plain: standing([a], [b]).map((each) => each.id),
-                late: standing([a, b], [again]).map((each) => each.id),
-                undone: standing([a], [b, { id: "u", undo: "b" }, again]).map((each) => each.id),
-                stored: standing([a], [{ id: "u", undo: "a" }]).length,
-                united: united([a, b], [b, again]).map((each) => each.id),
-                other: eventsOf(JSON.stringify({ key: "x", events: [a] }), "y").length,
-                own: eventsOf(JSON.stringify({ key: "x", events: [a] }), "x").length,
-                none: [eventsOf("", "x"), eventsOf("{", "x"), eventsOf("null", "x")].map((list) => list.length),
+                plain: applyEvents([a], [b]).map((each) => each.id),
+                late: applyEvents([a, b], [again]).map((each) => each.id),
+                undone: applyEvents([a], [b, { id: "u", undo: "b" }, again]).map((each) => each.id),
+                stored: applyEvents([a], [{ id: "u", undo: "a" }]).length,
+                merged: mergeEvents([a, b], [b, again]).map((each) => each.id),
+                other: parseEvents(JSON.stringify({ key: "x", events: [a] }), "y").length,
+                own: parseEvents(JSON.stringify({ key: "x", events: [a] }), "x").length,
+                none: ["", "{", "null"].map((text) => parseEvents(text, "x").length),
             };
         }"""
     )
-    assert found == {
+    assert results == {
         "plain": ["a", "b"],
         "late": ["a", "b"],
         "undone": ["a", "c"],
         "stored": 0,
-        "united": ["a", "b", "c"],
+        "merged": ["a", "b", "c"],
         "other": 0,
         "own": 1,
         "none": [0, 0, 0],

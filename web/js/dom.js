@@ -1,4 +1,4 @@
-// Small helpers shared by the panels: elements without innerHTML, the node behind an execution id, and what its run gave.
+// Helpers that the panels share: creating elements without innerHTML, finding nodes, and receiving results.
 import { app } from "../../../scripts/app.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -8,7 +8,7 @@ export function element(name, attributes = {}, ...children) {
   return fill(document.createElement(name), attributes, children);
 }
 
-/** The same for SVG. */
+/** The same for an SVG element. */
 export function drawing(name, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, name), attributes, children);
 }
@@ -20,7 +20,7 @@ function fill(made, { text, ...attributes }, children) {
   return made;
 }
 
-/** The node a message is about. Inside subgraphs the id is a path: "12:5" is node 5 of the subgraph in node 12. */
+/** Returns the node of a message. In subgraphs the id is a path: "12:5" is node 5 in node 12. */
 export function nodeOf(executionId) {
   const path = String(executionId).split(":");
   const last = path.pop();
@@ -29,7 +29,10 @@ export function nodeOf(executionId) {
   return graph?.getNodeById(last) ?? null;
 }
 
-/** Adds a panel to a node as a widget that is neither saved with the workflow nor sent with the prompt. 20 px of the height are margin. */
+/**
+ * Adds a panel to a node as a widget that is neither saved with the workflow nor sent with the prompt.
+ * 20 px of the height are margin.
+ */
 export function addPanel(node, name, root, height) {
   const widget = node.addDOMWidget(name, "instructbrush", root, {
     serialize: false,
@@ -38,13 +41,13 @@ export function addPanel(node, name, root, height) {
     getMaxHeight: () => 2 * height,
   });
   widget.serialize = false;
-  // The classic renderer sizes a new node before extensions add to it; a loaded node gets its saved size after this.
+  // The classic renderer sizes a new node before extensions add widgets. A loaded node gets its size later.
   const [width, tall] = node.computeSize();
   node.setSize([Math.max(width, node.size[0]), Math.max(tall, node.size[1])]);
   return widget;
 }
 
-/** Calls `show` with what the node's run gave to the front end, also when ComfyUI answers from its cache. */
+/** Calls `show` with the node's UI output after each run, also when ComfyUI answers from its cache. */
 export function onResult(node, show) {
   const before = node.onExecuted;
   node.onExecuted = function (output) {
@@ -53,8 +56,9 @@ export function onResult(node, show) {
   };
 }
 
-/** The style sheet, once. */
+/** Loads the style sheet, once. */
 export function loadStyle() {
   const address = new URL("../instructbrush.css", import.meta.url).href;
-  if (!document.querySelector(`link[href="${address}"]`)) document.head.append(element("link", { rel: "stylesheet", href: address }));
+  if (document.querySelector(`link[href="${address}"]`)) return;
+  document.head.append(element("link", { rel: "stylesheet", href: address }));
 }

@@ -1,8 +1,8 @@
-// What Learn Instruction shows while it runs and after: step, time left, loss curve, and the held-out pair as edited so far.
+// The panel of the learning nodes: step, time left, loss curve, and the current edit of the held-out pair.
 import { element } from "./dom.js";
 import { brief, LossChart, smooth } from "./loss_chart.js";
 
-/** 95 -> "1:35" */
+/** Formats seconds: 95 -> "1:35". */
 export function clock(seconds) {
   const whole = Math.max(0, Math.round(seconds));
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
@@ -13,12 +13,16 @@ export class LearningPanel {
     this.chart = new LossChart();
     this.bar = element("progress", { class: "ib-bar", max: 1, value: 0 });
     this.words = element("div", { class: "ib-words", text: "Not run yet" });
-    this.image = element("img", { class: "ib-image", alt: "Held-out pair: before, edited so far, after", hidden: "" });
+    const alt = "Held-out pair: before, edited so far, after";
+    this.image = element("img", { class: "ib-image", alt, hidden: "" });
     this.root = element("div", { class: "ib-panel" }, this.words, this.bar, this.chart.root, this.image);
     this.losses = [];
   }
 
-  /** A message of the run. Losses come as those since the last message; `first` (steps done before them) makes lost messages harmless. */
+  /**
+   * Shows a message of the run. `losses` are those since the last message, and `first` is the number of steps
+   * before them, so that a lost message does no harm.
+   */
   show({ step, total, losses = [], first = this.losses.length, seconds_left, preview, state }) {
     this.losses.length = Math.min(this.losses.length, first);
     this.losses.push(...losses);
@@ -36,7 +40,7 @@ export class LearningPanel {
     }
   }
 
-  /** Forget the last run. */
+  /** Removes what the last run showed. */
   clear() {
     this.losses = [];
     this.image.hidden = true;

@@ -1,4 +1,4 @@
-// The loss curve: every loss as it came, faint, and a running mean over it, on a logarithmic scale.
+// The loss curve on a logarithmic scale: every loss as a faint line, and a running mean over it.
 import { drawing } from "./dom.js";
 
 const WIDTH = 320;
@@ -7,18 +7,20 @@ const LEFT = 40;
 const BOTTOM = 14;
 const MOST_POINTS = 160;
 
-/** Means over at most `count` equal runs of the list, so that a long run stays a short path. */
+/** Returns means over at most `count` equal parts of the list, so that the path of a long run stays short. */
 export function thin(losses, count = MOST_POINTS) {
   if (losses.length <= count) return losses.slice();
   const kept = [];
   for (let i = 0; i < count; i++) {
-    const part = losses.slice(Math.floor((i * losses.length) / count), Math.floor(((i + 1) * losses.length) / count));
+    const start = Math.floor((i * losses.length) / count);
+    const end = Math.floor(((i + 1) * losses.length) / count);
+    const part = losses.slice(start, end);
     kept.push(part.reduce((sum, loss) => sum + loss, 0) / part.length);
   }
   return kept;
 }
 
-/** Exponential running mean, corrected for its start, so the first values are not pulled to anything. */
+/** Returns an exponential running mean with bias correction, so that it does not start near zero. */
 export function smooth(losses, keep = 0.9) {
   let mean = 0;
   let weight = 0;
@@ -29,7 +31,7 @@ export function smooth(losses, keep = 0.9) {
   });
 }
 
-/** Three significant digits, never an exponent for the sizes losses have. */
+/** Formats a loss with three significant digits, without an exponent from 0.001 to 1000. */
 export function brief(value) {
   return value >= 0.001 && value < 1000 ? String(Number(value.toPrecision(3))) : value.toExponential(1);
 }
@@ -38,8 +40,9 @@ export class LossChart {
   constructor() {
     this.raw = drawing("path", { class: "ib-raw" });
     this.mean = drawing("path", { class: "ib-mean" });
-    this.labels = [0, 1].map((row) => drawing("text", { class: "ib-axis", x: LEFT - 5, y: row ? HEIGHT - BOTTOM : 10, "text-anchor": "end" }));
-    this.last = drawing("text", { class: "ib-axis", x: WIDTH - 2, y: HEIGHT - 2, "text-anchor": "end" });
+    const label = (x, y) => drawing("text", { class: "ib-axis", x, y, "text-anchor": "end" });
+    this.labels = [label(LEFT - 5, 10), label(LEFT - 5, HEIGHT - BOTTOM)];
+    this.last = label(WIDTH - 2, HEIGHT - 2);
     const frame = drawing("path", { class: "ib-frame", d: `M${LEFT} 2V${HEIGHT - BOTTOM}H${WIDTH - 2}` });
     this.root = drawing(
       "svg",
@@ -52,7 +55,7 @@ export class LossChart {
     );
   }
 
-  /** losses: all of them, oldest first; total: steps of the whole run, so the curve grows to the right. */
+  /** Draws all losses, oldest first. `total` is the number of steps, so the curve grows to the right. */
   draw(losses, total) {
     const values = losses.filter((loss) => Number.isFinite(loss) && loss > 0);
     if (!values.length) {
@@ -65,12 +68,13 @@ export class LossChart {
     const low = Math.min(...thinned, ...means);
     const high = Math.max(...thinned, ...means, low * 1.0001);
     const span = Math.log(high) - Math.log(low);
-    const reach = ((WIDTH - 2 - LEFT) * Math.min(1, values.length / Math.max(total, 1))) / Math.max(thinned.length - 1, 1);
+    const width = (WIDTH - 2 - LEFT) * Math.min(1, values.length / Math.max(total, 1));
+    const step = width / Math.max(thinned.length - 1, 1);
     const path = (list) =>
       list
         .map((loss, i) => {
           const y = 4 + ((Math.log(high) - Math.log(loss)) / span) * (HEIGHT - BOTTOM - 8);
-          return `${i ? "L" : "M"}${(LEFT + i * reach).toFixed(1)} ${y.toFixed(1)}`;
+          return `${i ? "L" : "M"}${(LEFT + i * step).toFixed(1)} ${y.toFixed(1)}`;
         })
         .join("");
     this.raw.setAttribute("d", path(thinned));

@@ -1,6 +1,8 @@
-// The panel of Judge Preference: two results side by side, judged by click or key. A judgement goes at once into the node's hidden `judgements` widget, which
-// travels with the workflow and the prompt, and into the user's data on the server, where a closed page leaves it. A run of the node stores them in the
-// study; every one has an id, so that none counts twice.
+// The panel of Judge Preference: two results side by side, judged by click or key.
+//
+// A judgement is written at once into the node's hidden `judgements` widget, part of the workflow and
+// the prompt, and into the user's data on the server, where it survives when the page is closed. A run of the
+// node stores the judgements in the study. Each event has an id, so that no event counts twice.
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { addPanel, element, loadStyle, nodeOf, onResult } from "./dom.js";
@@ -9,71 +11,91 @@ const NODE = "InstructBrushPreference";
 const WIDTH = 640;
 const HEIGHT = 380;
 
-/** Button -> its words and key. The keys are in the order of the buttons. */
-const CHOICES = { left: ["First", "1"], tie: ["Tie", "2"], right: ["Second", "3"], undo: ["Undo", "0"] };
+/** Choice -> text and key of its button, in the order of the buttons. */
+const CHOICES = {
+  left: { text: "First", key: "1" },
+  tie: { text: "Tie", key: "2" },
+  right: { text: "Second", key: "3" },
+  undo: { text: "Undo", key: "0" },
+};
 
-/** What stands after events that the server does not know yet: judgements in the order they were made, one for each comparison. */
-export function standing(judged, events) {
-  const found = judged.slice();
+/**
+ * Applies events that the server does not have yet to the judgements it has. Returns the judgements that were
+ * not undone, in the order they were made, one for each comparison.
+ */
+export function applyEvents(judged, events) {
+  const judgements = judged.slice();
   for (const event of events) {
     if (event.undo !== undefined) {
-      const place = found.findIndex((each) => each.id === event.undo);
-      if (place >= 0) found.splice(place, 1);
-    } else if (!found.some((each) => each.number === event.number)) {
-      found.push(event);
+      const index = judgements.findIndex((judgement) => judgement.id === event.undo);
+      if (index >= 0) judgements.splice(index, 1);
+    } else if (!judgements.some((judgement) => judgement.number === event.number)) {
+      judgements.push(event);
     }
   }
-  return found;
+  return judgements;
 }
 
-/** Events of both lists, each once. */
-export function united(events, more) {
+/** Returns the events of both lists, each once. */
+export function mergeEvents(events, more) {
   const ids = new Set(events.map((event) => event.id));
   return [...events, ...more.filter((event) => !ids.has(event.id))];
 }
 
-/** The events that a text holds for a study; none when it is another's, or no such text. */
-export function eventsOf(text, key) {
+/** Parses stored events. Returns none if the text is not valid or belongs to another study. */
+export function parseEvents(text, key) {
   try {
-    const { key: of, events } = JSON.parse(text);
-    return of === key && Array.isArray(events) ? events : [];
+    const { key: studyKey, events } = JSON.parse(text);
+    return studyKey === key && Array.isArray(events) ? events : [];
   } catch {
     return [];
   }
 }
 
-/** 128 random bits. crypto.randomUUID is missing where the page comes from another machine without https. */
+/** Returns 128 random bits. crypto.randomUUID is missing if another machine serves the page without https. */
 function newId() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** Where the user's data keep what a study has not been told. The key is hexadecimal digits from the server. */
-function keptAt(key) {
+/** Returns the file of a study's unsent events in the user's data. The key is hex digits from the server. */
+function eventFile(key) {
   return `instructbrush/preference-${key}.json`;
 }
 
 export class PreferencePanel {
-  /** widget: the hidden one of the judgements; run: stores them by a run of this node alone. */
+  /** @param widget the hidden widget of the judgements; @param run runs only this node, to store them. */
   constructor(widget, run) {
     this.widget = widget;
     this.run = run;
+    /** Output of the node's last run. */
     this.data = null;
+    /** Events that are not in the study yet. */
     this.events = [];
-    this.kept = Promise.resolve();
-    this.wrote = false;
-    this.drawn = 0;
+    /** The last write to the user's data. */
+    this.writing = Promise.resolve();
+    /** Whether the user's data has a file of events. */
+    this.hasFile = false;
+    /** Number of draws, to detect that a newer draw has started. */
+    this.draws = 0;
     this.words = element("div", { class: "ib-words", text: "Run the graph to begin" });
     this.bar = element("progress", { class: "ib-bar", max: 1, value: 0 });
     this.instruction = element("div", { class: "ib-instruction" });
     this.images = ["Source", "First", "Second"].map((name) => element("img", { alt: name }));
-    this.sides = this.images.map((image) => element("figure", {}, image, element("figcaption", { text: image.alt })));
+    this.sides = this.images.map((image) => {
+      return element("figure", {}, image, element("figcaption", { text: image.alt }));
+    });
     this.row = element("div", { class: "ib-sides" }, ...this.sides);
     this.table = element("table", { class: "ib-ratings" });
-    this.buttons = Object.fromEntries(
-      Object.entries(CHOICES).map(([choice, [text, key]]) => [choice, button(text, () => this.act(choice), `Key ${key}`)]),
-    );
+    this.buttons = {};
+    for (const [choice, { text, key }] of Object.entries(CHOICES)) {
+      this.buttons[choice] = button(text, () => this.act(choice), `Key ${key}`);
+    }
     this.store = button("Continue a stored study", () => this.send());
-    this.large = button("Full screen", () => (document.fullscreenElement ? document.exitFullscreen() : this.root.requestFullscreen()));
+    this.large = button("Full screen", () => {
+      if (document.fullscreenElement) document.exitFullscreen();
+      else this.root.requestFullscreen();
+    });
     this.root = element(
       "div",
       { class: "ib-panel ib-preference", tabindex: "0" },
@@ -85,38 +107,38 @@ export class PreferencePanel {
       element("div", { class: "ib-choices" }, ...Object.values(this.buttons), this.store, this.large),
     );
     this.root.addEventListener("keydown", (event) => this.pressed(event));
-    // Otherwise a press drags the node.
+    // Otherwise a click drags the node.
     this.root.addEventListener("pointerdown", (event) => event.stopPropagation());
     this.draw();
   }
 
-  /** What a run of the node gave: the comparisons in their order, and what the study has been told. */
+  /** Shows the output of a run of the node: the comparisons in order, and the stored judgements. */
   async show(data) {
     if (this.data?.key !== data.key) {
-      const response = await api.getUserData(keptAt(data.key)).catch(() => null);
+      const response = await api.getUserData(eventFile(data.key)).catch(() => null);
       const text = response?.ok ? await response.text() : "";
-      this.wrote = Boolean(text);
-      this.events = united(eventsOf(text, data.key), eventsOf(this.widget.value, data.key));
+      this.hasFile = Boolean(text);
+      this.events = mergeEvents(parseEvents(text, data.key), parseEvents(this.widget.value, data.key));
     }
     this.data = data;
-    const known = new Set(data.known);
-    this.events = this.events.filter((event) => !known.has(event.id));
+    const stored = new Set(data.known);
+    this.events = this.events.filter((event) => !stored.has(event.id));
     this.keep();
     this.draw();
   }
 
   get judged() {
-    return this.data ? standing(this.data.judged, this.events) : [];
+    return this.data ? applyEvents(this.data.judged, this.events) : [];
   }
 
-  /** Number of the comparison that is asked next; -1 when none is left. */
+  /** Number of the next comparison; -1 if none is left. */
   get next() {
-    const judged = new Set(this.judged.map((each) => each.number));
+    const judged = new Set(this.judged.map((judgement) => judgement.number));
     return this.data ? this.data.comparisons.findIndex((_, number) => !judged.has(number)) : -1;
   }
 
   act(choice) {
-    // A button that becomes disabled would swallow the next key.
+    // A focused button that becomes disabled would swallow the next key.
     this.root.focus({ preventScroll: true });
     const last = this.judged.at(-1);
     if (choice !== "undo") this.events.push({ id: newId(), number: this.next, choice });
@@ -128,11 +150,11 @@ export class PreferencePanel {
 
   pressed(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const choice = Object.keys(CHOICES).find((each) => CHOICES[each][1] === event.key);
+    const choice = Object.keys(CHOICES).find((name) => CHOICES[name].key === event.key);
     if (!choice) return;
     event.preventDefault();
     event.stopPropagation();
-    // A key that is held down judges once.
+    // A key that is held down counts once.
     if (!event.repeat) this.buttons[choice].click();
   }
 
@@ -144,18 +166,19 @@ export class PreferencePanel {
     }
   }
 
-  /** Keep what the study has not been told, in the workflow and on the server; writes wait for each other. */
+  /** Writes the unsent events to the workflow and, one write at a time, to the user's data. */
   keep() {
     const { key } = this.data;
     const text = this.events.length ? JSON.stringify({ key, events: this.events }) : "";
     this.widget.value = text;
     app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
-    if (!text && !this.wrote) return;
-    this.wrote = Boolean(text);
+    if (!text && !this.hasFile) return;
+    this.hasFile = Boolean(text);
     const options = { overwrite: true, stringify: false, throwOnError: true, full_info: false };
-    const write = () => (text ? api.storeUserData(keptAt(key), text, options) : api.deleteUserData(keptAt(key)));
-    this.kept = this.kept.then(write).catch((error) => {
-      this.words.textContent = `Kept in the workflow only: ${error.message}`;
+    const file = eventFile(key);
+    const write = () => (text ? api.storeUserData(file, text, options) : api.deleteUserData(file));
+    this.writing = this.writing.then(write).catch((error) => {
+      this.words.textContent = `Saved in the workflow only: ${error.message}`;
     });
   }
 
@@ -165,7 +188,10 @@ export class PreferencePanel {
     const comparison = comparisons[this.next];
     const finished = this.data !== null && !comparison;
     const rated = finished && ratings && !this.events.length;
-    if (this.data) this.words.textContent = [study, `${judged.length} of ${comparisons.length}`, remark].filter(Boolean).join(" · ");
+    if (this.data) {
+      const parts = [study, `${judged.length} of ${comparisons.length}`, remark];
+      this.words.textContent = parts.filter(Boolean).join(" · ");
+    }
     this.bar.max = Math.max(comparisons.length, 1);
     this.bar.value = judged.length;
     this.instruction.textContent = comparison?.instruction ?? "";
@@ -180,30 +206,36 @@ export class PreferencePanel {
       else image.removeAttribute("src");
     }
     this.row.hidden = !comparison;
-    this.drawn += 1;
-    if (comparison) this.ask(this.drawn);
+    this.draws += 1;
+    if (comparison) this.enableWhenLoaded(this.draws);
   }
 
-  /** Only what is seen can be judged. The images of the next question are fetched meanwhile. */
-  async ask(drawn) {
+  /** Enables the buttons once all images are visible, then loads the images of the next comparison. */
+  async enableWhenLoaded(draw) {
+    const images = this.images.filter((image) => image.hasAttribute("src"));
     try {
-      await Promise.all(this.images.filter((image) => image.hasAttribute("src")).map((image) => image.decode()));
+      await Promise.all(images.map((image) => image.decode()));
     } catch {
-      if (drawn === this.drawn) this.words.textContent = "An image of this comparison is missing. Run the graph again.";
+      if (draw === this.draws) {
+        this.words.textContent = "An image of this comparison is missing. Run the graph again.";
+      }
       return;
     }
-    if (drawn !== this.drawn) return;
+    if (draw !== this.draws) return;
     this.enable(true, this.judged.length > 0);
-    const later = this.data.comparisons[this.next + 1];
-    for (const file of later?.images ?? []) if (file) new Image().src = this.address(file);
+    const following = this.data.comparisons[this.next + 1];
+    for (const file of following?.images ?? []) if (file) new Image().src = this.address(file);
   }
 
   enable(choices, undo) {
-    for (const choice of Object.keys(CHOICES)) this.buttons[choice].disabled = choice === "undo" ? !undo : !choices;
+    for (const choice of Object.keys(CHOICES)) {
+      this.buttons[choice].disabled = choice === "undo" ? !undo : !choices;
+    }
   }
 
   address(filename) {
-    return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder: this.data.folder, type: "output" })}`);
+    const query = new URLSearchParams({ filename, subfolder: this.data.folder, type: "output" });
+    return api.apiURL(`/view?${query}`);
   }
 }
 
@@ -214,20 +246,20 @@ function button(text, act, title = "") {
 }
 
 function rows(ratings) {
-  const line = (name, cells) => element("tr", {}, ...cells.map((text) => element(name, { text })));
-  const best = [...ratings].sort((one, other) => other.mu - one.mu);
-  return [
-    line("th", ["Method", "TrueSkill", "Won", "Tied", "Lost"]),
-    ...best.map((each) => line("td", [each.method, `${each.mu.toFixed(1)} ± ${each.sigma.toFixed(1)}`, each.won, each.tied, each.lost])),
-  ];
+  const row = (tag, cells) => element("tr", {}, ...cells.map((text) => element(tag, { text })));
+  const bestFirst = [...ratings].sort((one, other) => other.mu - one.mu);
+  const ratingRow = ({ method, mu, sigma, won, tied, lost }) =>
+    row("td", [method, `${mu.toFixed(1)} ± ${sigma.toFixed(1)}`, won, tied, lost]);
+  return [row("th", ["Method", "TrueSkill", "Won", "Tied", "Lost"]), ...bestFirst.map(ratingRow)];
 }
 
-/** Runs one node without what it is connected to: judgements reach their study, and the images are not made again. */
+/** Runs one node without its links. This stores judgements without generating the images again. */
 async function runAlone(node, study) {
   const { output, workflow } = await app.graphToPrompt();
-  const id = Object.keys(output).find((each) => nodeOf(each) === node);
+  const id = Object.keys(output).find((candidate) => nodeOf(candidate) === node);
   if (!id) throw new Error("the node is muted or bypassed");
-  const inputs = Object.fromEntries(Object.entries(output[id].inputs).filter(([, value]) => !Array.isArray(value)));
+  const isLink = Array.isArray;
+  const inputs = Object.fromEntries(Object.entries(output[id].inputs).filter(([, value]) => !isLink(value)));
   inputs.study ??= study;
   await api.queuePrompt(0, { output: { [id]: { ...output[id], inputs } }, workflow });
 }
