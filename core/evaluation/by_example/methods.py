@@ -1,4 +1,4 @@
-"""What a benchmark compares: words, Visii, InstructBrush, and InstructBrush without one of its parts (Tables 1, 2 and 4)."""
+"""Methods that a benchmark compares: words, Visii, InstructBrush and its ablations (Tables 1, 2 and 4)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ from ...learning.init_text.captions import CaptionSettings, caption_images, defa
 from ...learning.init_text.phrases import unique_phrases
 from ...learning.objective import PairLatents
 from ...learning.request import InitText, LearningRequest, with_direction
-from ...learning.run import RunCallbacks, learn
+from ...learning.run import learn
 from ...learning.settings import LearningSettings, preset_for
-from ...learning.trainer import Trainer
 from ...pairs.pairs import EditPairs
-from ...progress import Progress
 from ..metrics import quantised
 from .effects import Effect
 
@@ -29,37 +27,35 @@ if TYPE_CHECKING:
     from ...editing.editor import DiffusersEditor
     from ...encoders.clip import ClipModel
 
-_TEST_SEED = 1_000_003
-"""Keeps the noise of test images apart from seed to seed."""
+# Test image i gets the noise seed _SEED_STEP * (seed + 1) + i, so the noise of two seeds never overlaps.
+_SEED_STEP = 1_000_003
 
 
 @dataclass(frozen=True)
 class Edited:
-    """What a method made of an effect's test images."""
+    """The test images of an effect as a method edited them."""
 
     images: tuple[Tensor, ...]
     """[H, W, 3] each, 8-bit values in 0..1."""
     init_text: str = ""
-    """What learning began with, or the words themselves."""
+    """The text that learning started from, or the instruction in words."""
     final_loss: float | None = None
 
 
 @dataclass(frozen=True)
-class Workbench:
-    """The models of a run, loaded once in every process, and how they are used."""
+class BenchmarkModels:
+    """The models of a run with their settings. Loaded once in every process."""
 
     editor: DiffusersEditor
     clip: ClipModel
     steps: int | None = None
-    """Learning steps; None takes those of the model's presets."""
+    """Learning steps; None uses those of the model's presets."""
     sampling: SamplingSettings = SamplingSettings()
-    """How edits are sampled. Methods set the seed."""
+    """How edits are sampled; the seed is set for each edit."""
     cache: Path | None = None
     """Folder for the features of word lists."""
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Learning settings that differ from the presets, by space."""
-    callback: Progress | None = None
-    """After every learning step with (steps done, steps in all)."""
 
     @property
     def text_scale(self) -> float:
@@ -67,7 +63,7 @@ class Workbench:
         return self.sampling.text_scale_for(self.editor.description.family)
 
     def settings(self, space: str, seed: int) -> LearningSettings:
-        """The preset of a space for this model, with this run's steps, scales, seed and changes."""
+        """Returns a space's preset for this model, with the steps, scales, seed and changes of the run."""
         preset = preset_for(self.editor.description.family.name, space)
         settings = replace(
             preset,
@@ -79,33 +75,23 @@ class Workbench:
         return replace(settings, **self.changes.get(space, {}))
 
 
-class _Progress(RunCallbacks):
-    """Reports every learning step."""
+class EffectEditor:
+    """Edits the test images of an effect. Caches what several methods need."""
 
-    def __init__(self, report: Progress | None) -> None:
-        self._report = report
-
-    def after_step(self, trainer: Trainer, done: int, total: int) -> None:
-        if self._report is not None:
-            self._report(done, total)
-
-
-class Task:
-    """An effect on a workbench: what several methods need of it is computed once."""
-
-    def __init__(self, bench: Workbench, effect: Effect) -> None:
-        self.bench, self.effect = bench, effect
+    def __init__(self, models: BenchmarkModels, effect: Effect) -> None:
+        self.models = models
+        self.effect = effect
         self._latents: dict[int, PairLatents] = {}
         self._phrases: dict[int, str] = {}
         self._captions: dict[tuple[int, int], str] = {}
 
     def pairs(self, shots: int | None = None) -> EditPairs:
-        """The first ``shots`` training pairs; all when None."""
+        """Returns the first ``shots`` training pairs, or all."""
         return EditPairs(self.effect.train.pairs[:shots])
 
     def latents(self, pairs: EditPairs) -> PairLatents:
-        """The pairs, encoded."""
-        editor = self.bench.editor
+        """Returns the encoded pairs."""
+        editor = self.models.editor
         if len(pairs) not in self._latents:
             self._latents[len(pairs)] = PairLatents.encode(
                 pairs, editor.encode_images, editor.scale, editor.condition
@@ -113,35 +99,32 @@ class Task:
         return self._latents[len(pairs)]
 
     def phrase(self, pairs: EditPairs) -> str:
-        """Unique phrases (Eq. 6-7): "turn <p_x> into <p_y>"."""
+        """Returns the unique phrases (Eq. 6-7) as "turn <p_x> into <p_y>"."""
         if len(pairs) not in self._phrases:
-            self._phrases[len(pairs)] = unique_phrases(
-                self.bench.clip, pairs, cache=self.bench.cache
-            ).init_text
+            phrases = unique_phrases(self.models.clip, pairs, cache=self.models.cache)
+            self._phrases[len(pairs)] = phrases.init_text
         return self._phrases[len(pairs)]
 
     def caption(self, pairs: EditPairs, seed: int) -> str:
-        """A hard prompt of the images after the edit (PEZ), as Visii begins."""
+        """Returns a hard prompt of the images after the edit (PEZ), the init text of Visii."""
         key = len(pairs), seed
         if key not in self._captions:
-            settings = CaptionSettings(steps=default_steps(self.bench.clip), seed=seed)
-            self._captions[key] = caption_images(
-                self.bench.clip, [pair.after for pair in pairs], settings
-            ).text
+            settings = CaptionSettings(steps=default_steps(self.models.clip), seed=seed)
+            images = [pair.after for pair in pairs]
+            self._captions[key] = caption_images(self.models.clip, images, settings).text
         return self._captions[key]
 
     def by_words(self, seed: int) -> Edited:
-        """Edit by the benchmark's instruction."""
-        return Edited(
-            self._sample(self.bench.editor.encode_text([self.effect.words])[0], seed), self.effect.words
-        )
+        """Edits with the benchmark's instruction in words."""
+        context = self.models.editor.encode_text([self.effect.words])[0]
+        return Edited(self._sample(context, seed), self.effect.words)
 
     def by_learning(self, settings: LearningSettings, pairs: EditPairs, init_text: str) -> Edited:
         """Learns an instruction and edits by it."""
-        editor = self.bench.editor
+        editor = self.models.editor
         context = editor.encode_text([init_text])[0]
         settings, direction = with_direction(
-            settings, pairs, self.bench.clip, context.shape[1], skip_other_clip=True
+            settings, pairs, self.models.clip, context.shape[1], skip_other_clip=True
         )
         request = LearningRequest(
             editor.denoiser,
@@ -152,69 +135,79 @@ class Task:
             direction,
             title=self.effect.name,
         )
-        instruction = learn(request, _Progress(self.bench.callback))
+        instruction = learn(request)
         injection = inject(instruction, device=editor.denoiser.device)
         return Edited(self._sample(injection, settings.seed), init_text, instruction.info.final_loss)
 
     def _sample(self, instruction: Tensor | Injection, seed: int) -> tuple[Tensor, ...]:
-        """Neighbours of one size in one batch; every image gets the noise it would get alone."""
-        editor, made = self.bench.editor, []
+        """Batches neighbors of one size. Every image gets the same noise as in a batch of its own."""
+        images: list[Tensor] = []
         for _, group in groupby(enumerate(self.effect.inputs), lambda numbered: numbered[1].shape):
-            numbers, images = zip(*group, strict=True)
-            sampling = replace(self.bench.sampling, seed=_TEST_SEED * (seed + 1) + numbers[0])
-            made.extend(quantised(editor.edit(torch.stack(images), instruction, sampling)))
-        return tuple(made)
+            numbers, inputs = zip(*group, strict=True)
+            sampling = replace(self.models.sampling, seed=_SEED_STEP * (seed + 1) + numbers[0])
+            images.extend(quantised(self.models.editor.edit(torch.stack(inputs), instruction, sampling)))
+        return tuple(images)
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the tables."""
+    """A method that the tables compare."""
 
     name: str
     title: str
-    """What the paper calls it."""
+    """Name in the paper."""
     text: str
-    """One line for a reader of the report."""
-    make: Callable[[Task, int], Edited]
-    """From a task and a seed."""
+    """One line for the reader of the report."""
+    edit: Callable[[EffectEditor, int], Edited]
+    """(editor of an effect, seed) -> edited test images."""
 
 
-def _visii(task: Task, seed: int, shots: int | None = None) -> Edited:
-    pairs = task.pairs(shots)
-    return task.by_learning(task.bench.settings("text", seed), pairs, task.caption(pairs, seed))
+def _words(editor: EffectEditor, seed: int) -> Edited:
+    return editor.by_words(seed)
 
 
-def _instructbrush(task: Task, seed: int, shots: int | None = None) -> Edited:
-    pairs = task.pairs(shots)
-    return task.by_learning(task.bench.settings("attention", seed), pairs, task.phrase(pairs))
+def _visii(editor: EffectEditor, seed: int, shots: int | None = None) -> Edited:
+    pairs = editor.pairs(shots)
+    return editor.by_learning(editor.models.settings("text", seed), pairs, editor.caption(pairs, seed))
 
 
-def _no_attention(task: Task, seed: int) -> Edited:
-    """As InstructBrush but for the space, and the learning rate that belongs to it."""
-    full, text = task.bench.settings("attention", seed), task.bench.settings("text", seed)
+def _visii_one_shot(editor: EffectEditor, seed: int) -> Edited:
+    return _visii(editor, seed, 1)
+
+
+def _instructbrush(editor: EffectEditor, seed: int, shots: int | None = None) -> Edited:
+    pairs = editor.pairs(shots)
+    return editor.by_learning(editor.models.settings("attention", seed), pairs, editor.phrase(pairs))
+
+
+def _one_shot(editor: EffectEditor, seed: int) -> Edited:
+    return _instructbrush(editor, seed, 1)
+
+
+def _no_attention(editor: EffectEditor, seed: int) -> Edited:
+    """InstructBrush in the text space, with the learning rate of that space."""
+    full = editor.models.settings("attention", seed)
+    text = editor.models.settings("text", seed)
     settings = replace(
         full, space="text", learning_rate=text.learning_rate, final_learning_rate=text.final_learning_rate
     )
-    return task.by_learning(settings, task.pairs(), task.phrase(task.pairs()))
+    return editor.by_learning(settings, editor.pairs(), editor.phrase(editor.pairs()))
 
 
-def _no_time(task: Task, seed: int) -> Edited:
-    """One segment that sees as many samples as all segments together."""
-    full = task.bench.settings("attention", seed)
+def _no_time(editor: EffectEditor, seed: int) -> Edited:
+    """InstructBrush with one segment, which sees as many samples as all segments together."""
+    full = editor.models.settings("attention", seed)
     settings = replace(full, segments=1, batch=full.segments * full.batch, parametrisation="separate")
-    return task.by_learning(settings, task.pairs(), task.phrase(task.pairs()))
+    return editor.by_learning(settings, editor.pairs(), editor.phrase(editor.pairs()))
 
 
-def _no_init(task: Task, seed: int) -> Edited:
-    return task.by_learning(
-        task.bench.settings("attention", seed), task.pairs(), task.caption(task.pairs(), seed)
-    )
+def _no_init(editor: EffectEditor, seed: int) -> Edited:
+    pairs = editor.pairs()
+    return editor.by_learning(editor.models.settings("attention", seed), pairs, editor.caption(pairs, seed))
 
 
 _ALL = (
-    Method(
-        "words", "IP2P", "the base editor with the benchmark's words", lambda task, seed: task.by_words(seed)
-    ),
+    Method("words", "IP2P", "the base editor with the benchmark's words", _words),
     Method(
         "visii",
         "Visii",
@@ -237,21 +230,11 @@ _ALL = (
     Method(
         "no_init", "w/o Init", "as InstructBrush, but from a caption of the images after the edit", _no_init
     ),
-    Method(
-        "one_shot",
-        "Ours (one-shot)",
-        "as InstructBrush, from the first pair alone",
-        lambda task, seed: _instructbrush(task, seed, 1),
-    ),
-    Method(
-        "visii_one_shot",
-        "Visii (one-shot)",
-        "as Visii, from the first pair alone",
-        lambda task, seed: _visii(task, seed, 1),
-    ),
+    Method("one_shot", "Ours (one-shot)", "as InstructBrush, from the first pair only", _one_shot),
+    Method("visii_one_shot", "Visii (one-shot)", "as Visii, from the first pair only", _visii_one_shot),
 )
 
 METHODS: Mapping[str, Method] = {method.name: method for method in _ALL}
-"""Every method by name."""
+"""Name -> method."""
 
 DEFAULT_METHODS = ("words", "visii", "instructbrush", "no_attention", "no_time", "no_init", "one_shot")

@@ -11,13 +11,13 @@ from typing import Any
 
 from ...editing.loading import load_editor
 from ...editing.settings import SamplingSettings
-from ...encoders.clip import load_clip
+from ...encoders.clip_loading import load_clip
 from ...errors import EvaluationError
 from ...learning.settings import read_changes
 from ..perceptual import Perceptual
 from ..protocols import OutcomeWithImages, WorkUnit
 from .effects import Effect
-from .methods import DEFAULT_METHODS, METHODS, Task, Workbench
+from .methods import DEFAULT_METHODS, METHODS, BenchmarkModels, EffectEditor
 from .scoring import EffectScorer
 
 
@@ -68,14 +68,14 @@ class EffectRunSettings:
 
         Methods and seeds are not part of it, because they may be added later.
         """
-        bench, _ = _models(self)
+        models, _ = _models(self)
         backbone = sha256(Path(self.lpips).read_bytes()).hexdigest()[:16] if self.lpips else None
-        presets = [asdict(bench.settings(space, 0)) for space in ("attention", "text")]
+        presets = [asdict(models.settings(space, 0)) for space in ("attention", "text")]
         return {
-            "model": bench.editor.description.fingerprint[:16],
-            "clip": f"{bench.clip.name} {bench.clip.fingerprint[:16]}",
+            "model": models.editor.description.fingerprint[:16],
+            "clip": f"{models.clip.name} {models.clip.fingerprint[:16]}",
             "lpips": backbone,
-            "text_scale": bench.text_scale,
+            "text_scale": models.text_scale,
             "steps": self.steps,
             "sampling_steps": self.sampling.steps,
             "image_scale": self.sampling.image_scale,
@@ -84,21 +84,21 @@ class EffectRunSettings:
 
     def work(self, unit: WorkUnit, loaded: Effect) -> Iterator[OutcomeWithImages]:
         """Runs the unit's methods on an effect."""
-        bench, perceptual = _models(self)
-        task = Task(bench, loaded)
-        scorer = EffectScorer(loaded, bench.clip, perceptual)
+        models, perceptual = _models(self)
+        editor = EffectEditor(models, loaded)
+        scorer = EffectScorer(loaded, models.clip, perceptual)
         for name in unit.methods:
             start = time.monotonic()
-            edited = METHODS[name].make(task, unit.seed)
+            edited = METHODS[name].edit(editor, unit.seed)
             yield scorer.score(name, unit.seed, edited, time.monotonic() - start), edited.images
 
 
 @lru_cache(maxsize=1)
-def _models(settings: EffectRunSettings) -> tuple[Workbench, Perceptual | None]:
+def _models(settings: EffectRunSettings) -> tuple[BenchmarkModels, Perceptual | None]:
     editor = load_editor(settings.model, settings.device)
     clip_folder = Path(settings.clip_folder) if settings.clip_folder else None
     clip = load_clip(settings.clip, clip_folder, settings.device)
     perceptual = Perceptual(settings.lpips, settings.device) if settings.lpips else None
     cache = Path(settings.cache) if settings.cache else None
     changes = read_changes(settings.changes)
-    return Workbench(editor, clip, settings.steps, settings.sampling, cache, changes), perceptual
+    return BenchmarkModels(editor, clip, settings.steps, settings.sampling, cache, changes), perceptual

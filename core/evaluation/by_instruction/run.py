@@ -11,7 +11,7 @@ from typing import Any
 
 from ...editing.loading import load_editor
 from ...editing.settings import SamplingSettings
-from ...encoders.clip import load_clip
+from ...encoders.clip_loading import load_clip
 from ...encoders.dino import DinoModel
 from ...encoders.mllm import load_mllm
 from ...errors import EvaluationError

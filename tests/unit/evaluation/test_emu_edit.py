@@ -13,7 +13,7 @@ from PIL import Image
 
 from instructbrush.cli.main import main
 from instructbrush.core.editing.settings import SamplingSettings
-from instructbrush.core.encoders.clip import pocket_clip
+from instructbrush.core.encoders.pocket_clip import pocket_clip
 from instructbrush.core.errors import DataError, EvaluationError
 from instructbrush.core.evaluation.by_instruction.datasets.emu_edit import read_emu_edit
 from instructbrush.core.evaluation.by_instruction.results import ItemFolder, Score

@@ -19,7 +19,8 @@ from PIL import Image
 from instructbrush.cli.main import main
 from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.editing.settings import SamplingSettings
-from instructbrush.core.encoders.clip import image_features, pocket_clip
+from instructbrush.core.encoders.clip import image_features
+from instructbrush.core.encoders.pocket_clip import pocket_clip
 from instructbrush.core.encoders.dino import DinoModel
 from instructbrush.core.errors import EvaluationError
 from instructbrush.core.evaluation.by_instruction.datasets.magicbrush import read_magicbrush

@@ -19,11 +19,16 @@ from torch import Tensor
 
 from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.editing.settings import SamplingSettings
-from instructbrush.core.encoders.clip import pocket_clip
+from instructbrush.core.encoders.pocket_clip import pocket_clip
 from instructbrush.core.errors import EvaluationError, InstructBrushError, LearningError, StorageError
 from instructbrush.core.evaluation.by_example import methods as methods_module
 from instructbrush.core.evaluation.by_example.effects import Effect
-from instructbrush.core.evaluation.by_example.methods import DEFAULT_METHODS, METHODS, Task, Workbench
+from instructbrush.core.evaluation.by_example.methods import (
+    DEFAULT_METHODS,
+    METHODS,
+    BenchmarkModels,
+    EffectEditor,
+)
 from instructbrush.core.evaluation.by_example.results import EffectFolder, Outcome
 from instructbrush.core.evaluation.by_example.run import EffectRunSettings
 from instructbrush.core.evaluation.by_example.tables import text_tables
@@ -34,7 +39,6 @@ from instructbrush.core.instruction.instruction import Instruction
 from instructbrush.core.learning.init_text.captions import CaptionSettings, caption_images, default_steps
 from instructbrush.core.learning.init_text.phrases import unique_phrases
 from instructbrush.core.learning.request import LearningRequest
-from instructbrush.core.learning.run import RunCallbacks
 from instructbrush.core.pairs.pairs import EditPairs, make_pairs
 from instructbrush.tools.benchmarks.pocket_bench import PocketEffect
 
@@ -100,7 +104,9 @@ def test_a_stopped_run_goes_on_and_gives_the_same(whole: tuple[list[Outcome], Pa
     # Half a file, as a full disk leaves it, counts as none.
     (tmp_path / "effects" / "hue_75" / "words-0.json").write_text('{"effect": "hu')
     seen = []
-    resumed = execute(tmp_path, on_outcome=lambda outcome, done, total: seen.append((outcome.key, done, total)))
+    resumed = execute(
+        tmp_path, on_outcome=lambda outcome, done, total: seen.append((outcome.key, done, total))
+    )
     assert seen == [
         (("words", "hue_75", 0), 4, 6),
         (("instructbrush", "teal_hat", 0), 5, 6),
@@ -319,25 +325,27 @@ def test_an_error_of_an_effect_reaches_the_caller(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def task(editor: DiffusersEditor, pair_tensors: Callable[..., tuple[Tensor, Tensor]]) -> Task:
+def task(editor: DiffusersEditor, pair_tensors: Callable[..., tuple[Tensor, Tensor]]) -> EffectEditor:
     train, test = make_pairs(*pair_tensors(10, 64, 64)), make_pairs(*pair_tensors(5, 64, 64, seed=50))
-    return Task(
-        Workbench(editor, pocket_clip(), steps=1, sampling=SamplingSettings(1)),
+    return EffectEditor(
+        BenchmarkModels(editor, pocket_clip(), steps=1, sampling=SamplingSettings(1)),
         Effect("swap", "global", "shift the colors", train, test),
     )
 
 
-def test_every_method_learns_with_what_its_name_says(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_method_learns_with_what_its_name_says(
+    task: EffectEditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: dict[str, tuple[Any, int, str]] = {}
-    monkeypatch.setattr(Task, "phrase", lambda self, pairs: "turn it into snow")
-    monkeypatch.setattr(Task, "caption", lambda self, pairs, seed: "red blue")
+    monkeypatch.setattr(EffectEditor, "phrase", lambda self, pairs: "turn it into snow")
+    monkeypatch.setattr(EffectEditor, "caption", lambda self, pairs, seed: "red blue")
     for name in [*DEFAULT_METHODS, "visii_one_shot"]:
         monkeypatch.setattr(
-            Task,
+            EffectEditor,
             "by_learning",
             lambda self, settings, pairs, text, name=name: seen.update({name: (settings, len(pairs), text)}),
         )
-        METHODS[name].make(task, 4)
+        METHODS[name].edit(task, 4)
     assert "words" not in seen and all(
         settings.seed == 4 and settings.text_scale == 2.0 for settings, _, _ in seen.values()
     )
@@ -383,26 +391,26 @@ def test_learning_begins_with_what_the_training_pairs_say(
 
 
 def test_the_direction_loss_is_left_out_where_the_clip_is_not_the_editors(
-    task: Task, monkeypatch: pytest.MonkeyPatch
+    task: EffectEditor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = []
     original = methods_module.learn
 
-    def learn(request: LearningRequest, callbacks: RunCallbacks) -> Instruction:
+    def learn(request: LearningRequest) -> Instruction:
         requests.append(request)
-        return original(request, callbacks)
+        return original(request)
 
     monkeypatch.setattr(methods_module, "learn", learn)
-    task.by_learning(task.bench.settings("text", 0), task.pairs(2), "snow")
+    task.by_learning(task.models.settings("text", 0), task.pairs(2), "snow")
     assert requests[0].settings.direction_weight == 0.1 and requests[0].direction is not None
     narrow = torch.zeros(64, 32)
-    monkeypatch.setattr(type(task.bench.clip), "text_projection", property(lambda self: narrow))
-    task.by_learning(task.bench.settings("text", 0), task.pairs(2), "snow")
+    monkeypatch.setattr(type(task.models.clip), "text_projection", property(lambda self: narrow))
+    task.by_learning(task.models.settings("text", 0), task.pairs(2), "snow")
     assert requests[1].settings.direction_weight == 0.0 and requests[1].direction is None
 
 
 def test_each_test_image_gets_the_noise_it_would_get_beside_others(
-    task: Task, pair_tensors: Callable[..., tuple[Tensor, Tensor]]
+    task: EffectEditor, pair_tensors: Callable[..., tuple[Tensor, Tensor]]
 ) -> None:
     together = task.by_words(3).images
     assert all(torch.equal(image, (image * 255).round() / 255) for image in together)
@@ -411,7 +419,7 @@ def test_each_test_image_gets_the_noise_it_would_get_beside_others(
     odd = make_pairs(*pair_tensors(1, 64, 72)).pairs
     pairs = task.effect.test.pairs
     mixed = replace(task.effect, test=EditPairs((*pairs[:2], *odd, *pairs[3:])))
-    apart = Task(task.bench, mixed).by_words(3).images
+    apart = EffectEditor(task.models, mixed).by_words(3).images
     assert apart[2].shape == (64, 72, 3)
     for index in (0, 1, 3, 4):
         torch.testing.assert_close(apart[index], together[index], rtol=0, atol=1.01 / 255)
@@ -429,7 +437,13 @@ def test_ray_gives_the_same_figures(whole: tuple[list[Outcome], Path], tmp_path:
             assert found.psnr == pytest.approx(expected.psnr, abs=1e-3)
             assert EffectFolder(tmp_path / "out").image(found.effect, "words", 0, 4).is_file()
         with pytest.raises(EvaluationError, match="Effect 'snow': Image 'a.png' cannot be read"):
-            run([missing_images(tmp_path)], settings, EffectFolder(tmp_path / "bad"), data="test", workers=Workers(ray=True))
+            run(
+                [missing_images(tmp_path)],
+                settings,
+                EffectFolder(tmp_path / "bad"),
+                data="test",
+                workers=Workers(ray=True),
+            )
     finally:
         ray.shutdown()
 
@@ -442,7 +456,9 @@ def test_what_cannot_be_read_is_skipped_and_the_others_are_kept(tmp_path: Path, 
     def skip(name: str, error: InstructBrushError) -> None:
         skipped.append((name, str(error)))
 
-    outcomes = run(sources, settings, EffectFolder(tmp_path / "out"), data="test", workers=Workers(jobs), on_skipped=skip)
+    outcomes = run(
+        sources, settings, EffectFolder(tmp_path / "out"), data="test", workers=Workers(jobs), on_skipped=skip
+    )
     assert [outcome.key for outcome in outcomes] == [("words", "teal_hat", seed) for seed in range(2)]
     ((name, told),) = skipped
     assert name == "snow" and re.match(r"Effect 'snow': Image 'a\.png' cannot be read", told)
