@@ -177,7 +177,7 @@ def test_checks_the_output_folder_before_it_loads_the_model(
     images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (images.parent / "file").touch()
-    monkeypatch.setattr(command, "named_editor", lambda _: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(command, "load_chosen_editor", lambda _: pytest.fail("the model was loaded"))
     assert edit(images, "--out", images.parent / "file") == 1
     printed = capsys.readouterr().err
     assert re.fullmatch(
