@@ -1,1 +1,1 @@
-"""The command line, ``python -m instructbrush``: learning, editing, benchmarks and fine-tuning without ComfyUI."""
+"""The command line, ``python -m instructbrush``: learns, edits, benchmarks and fine-tunes without ComfyUI."""

@@ -1,4 +1,4 @@
-"""Nodes for instructions that need a thought."""
+"""Nodes for instructions that need reasoning: a vision-language model (MLLM) reads words and image."""
 
 import logging
 from typing import Any
@@ -14,7 +14,8 @@ from .comfy.encoders import mllms
 from .comfy.encoders.progress import node_progress
 from .comfy.encoders.residency import prepare
 from .comfy.folders import paths
-from .comfy.sampling import text_encoding as text
+from .comfy.sampling import text_encoding
+from .comfy.types import Clip
 from .shared.node import Choice, FileFingerprints, NameChoice, Node, check_names
 from .shared.socket_types import ConnectorSocket, MllmSocket
 
@@ -23,7 +24,7 @@ _CONNECTOR_FILES = FileFingerprints(lambda name: paths.file_state(mllms.connecto
 
 
 class LoadMllm(Node):
-    """A model that reads images together with words."""
+    """Loads a vision-language model."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -32,8 +33,9 @@ class LoadMllm(Node):
             node_id="InstructBrushLoadMllm",
             display_name="Load MLLM",
             category="InstructBrush/loading",
-            description="Loads a vision-language model such as LLaVA-1.5 or Qwen2-VL, which reads an image together with words, from a folder in models/mllm "
-            "or models/LLM. ComfyUI brings it to the device when it is needed and makes it leave room for the editor afterwards.",
+            description="Loads a vision-language model such as LLaVA-1.5 or Qwen2-VL, which reads an image "
+            "together with words, from a folder in models/mllm or models/LLM. ComfyUI moves it to the "
+            "device when it is needed, and frees its memory when the editor needs room.",
             search_aliases=[
                 "llava",
                 "qwen vl",
@@ -48,15 +50,17 @@ class LoadMllm(Node):
                     "mllm_name",
                     options=names,
                     default=names[0],
-                    tooltip="The built-in reader knows the pocket editor's drawings. For photographs put the folder of a model, as transformers has it, into "
-                    "models/mllm: llava-hf/llava-1.5-7b-hf, a Qwen2-VL or another. Key R reads the list again.",
+                    tooltip="The built-in reader knows the pocket editor's drawings. For photographs, put "
+                    "the folder of a transformers model into models/mllm: llava-hf/llava-1.5-7b-hf, a "
+                    "Qwen2-VL or another. Key R refreshes the list.",
                 ),
                 Choice(
                     "precision",
                     options=list(mllms.PRECISIONS),
                     default="auto",
-                    tooltip="Of its weights. auto takes what they are stored in, and fp32 on the CPU. 8 and 4 bit need the package bitsandbytes and a GPU; "
-                    "such a model stays on the GPU until it is dropped.",
+                    tooltip="Precision of the weights. auto: as stored, and fp32 on the CPU. 8 and 4 bit "
+                    "need a GPU and the package bitsandbytes; such a model stays on the GPU until it is "
+                    "unloaded.",
                 ),
             ],
             outputs=[
@@ -81,7 +85,7 @@ class LoadMllm(Node):
 
 
 class ExplainInstruction(Node):
-    """An explicit instruction for what somebody wishes."""
+    """Turns a wish into an explicit instruction."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -89,8 +93,9 @@ class ExplainInstruction(Node):
             node_id="InstructBrushExplain",
             display_name="Explain Instruction (MLLM)",
             category="InstructBrush/reasoning",
-            description="Turns a wish that names no edit, such as 'she prefers a face mask to sunglasses', into an instruction for this image that every "
-            "editing model follows. Needs no training. Of several images the first decides.",
+            description="Turns a wish that names no edit, such as 'she prefers a face mask to sunglasses', "
+            "into an instruction for this image that every editing model follows. Needs no training. Uses "
+            "the first image of a batch.",
             search_aliases=[
                 "rewrite instruction",
                 "implicit instruction",
@@ -102,10 +107,11 @@ class ExplainInstruction(Node):
             has_intermediate_output=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                MllmSocket.Input("mllm", tooltip="Who looks at the image, from Load MLLM."),
+                MllmSocket.Input("mllm", tooltip="The model that looks at the image, from Load MLLM."),
                 io.Image.Input(
                     "image",
-                    tooltip="The image to edit. Of a batch the first image decides; a list of images is explained one by one, to a list.",
+                    tooltip="The image to edit. Only the first image of a batch is used. A list of images "
+                    "gives a list of instructions.",
                 ),
                 io.String.Input(
                     "wish",
@@ -120,18 +126,19 @@ class ExplainInstruction(Node):
                     default=MOST_TOKENS,
                     min=8,
                     max=4096,
-                    tooltip="Where an answer ends at the latest, in tokens.",
+                    tooltip="Length limit of an answer, in tokens.",
                     advanced=True,
                 ),
             ],
             outputs=[
                 io.String.Output(
                     display_name="instruction",
-                    tooltip="What to do, in one line, for CLIP Text Encode, Edit Guider and others. Your own words if all fails.",
+                    tooltip="The edit in one line, for CLIP Text Encode, Edit Guider and others. Your own "
+                    "words if the model gives no usable answer.",
                 ),
                 io.String.Output(
                     display_name="reason",
-                    tooltip="Why, in the model's words. Empty if your own words are used.",
+                    tooltip="The model's reason. Empty if your own words are used.",
                 ),
             ],
         )
@@ -146,12 +153,13 @@ class ExplainInstruction(Node):
         found = explain(mllm, frame, wish, max_tokens, node_progress(cls.hidden.unique_id))
         if found.fallback:
             logging.warning("InstructBrush: %s", found.warning)
-        shown = f"{found.instruction}\n\n{f'Warning: {found.warning}' if found.fallback else found.reason}"
+        comment = f"Warning: {found.warning}" if found.fallback else found.reason
+        shown = f"{found.instruction}\n\n{comment}"
         return io.NodeOutput(found.instruction, found.reason, ui={"text": [shown]})
 
 
 class LoadConnector(Node):
-    """What brings an MLLM's states to an editor."""
+    """Loads a connector between an MLLM and an editor."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -160,8 +168,9 @@ class LoadConnector(Node):
             node_id="InstructBrushLoadConnector",
             display_name="Load Connector",
             category="InstructBrush/loading",
-            description="Loads a trained connector from models/connectors: the part of ReasonPix2Pix that brings what a vision-language model has read to an "
-            "editing model. It belongs to one MLLM and to the editing model that was tuned with it.",
+            description="Loads a trained connector from models/connectors: the part of ReasonPix2Pix that "
+            "passes what a vision-language model has read to an editing model. It belongs to one MLLM and "
+            "to the editing model that was tuned with it.",
             search_aliases=[
                 "reasonpix2pix",
                 "mllm connector",
@@ -174,8 +183,8 @@ class LoadConnector(Node):
                     "connector_name",
                     options=names,
                     default=names[0],
-                    tooltip="The built-in connector belongs to the pocket reader and the pocket reasoning editor. Others are .safetensors files in "
-                    "models/connectors. Key R reads the list again.",
+                    tooltip="The built-in connector belongs to the pocket reader and the pocket reasoning "
+                    "editor. Others are .safetensors files in models/connectors. Key R refreshes the list.",
                 )
             ],
             outputs=[
@@ -200,7 +209,7 @@ class LoadConnector(Node):
 
 
 class EncodeInstruction(Node):
-    """Words that are read together with the image, as a conditioning."""
+    """Encodes words together with the image, as a conditioning."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -208,8 +217,10 @@ class EncodeInstruction(Node):
             node_id="InstructBrushEncodeInstruction",
             display_name="Encode Instruction (MLLM)",
             category="InstructBrush/reasoning",
-            description="Encodes words as CLIP Text Encode does, and adds what a vision-language model makes of them and the image (ReasonPix2Pix). For the "
-            "positive conditioning of the editing model that was tuned with the connector; the empty conditionings stay plain. What was encoded once is kept.",
+            description="Encodes words as CLIP Text Encode does, and adds what a vision-language model "
+            "reads from them and the image (ReasonPix2Pix). Use it for the positive conditioning of the "
+            "editing model that was tuned with the connector, and CLIP Text Encode for the empty ones. "
+            "Results are cached.",
             search_aliases=[
                 "reasonpix2pix",
                 "mllm encode",
@@ -227,7 +238,8 @@ class EncodeInstruction(Node):
                 io.Clip.Input("clip", tooltip="The text encoder of the editing model."),
                 io.Image.Input(
                     "image",
-                    tooltip="The image to edit, or several: each gets text states of its own, in the batch's order.",
+                    tooltip="The image to edit, or a batch. Each image gets its own text states, in the "
+                    "batch's order.",
                 ),
                 io.String.Input(
                     "words",
@@ -235,25 +247,27 @@ class EncodeInstruction(Node):
                     multiline=True,
                     dynamic_prompts=True,
                     placeholder="it should look as if hours had passed",
-                    tooltip="What to do, said plainly or not. Without words this is CLIP Text Encode of nothing.",
+                    tooltip="What to do, as an explicit instruction or a wish. Empty words give the same as "
+                    "CLIP Text Encode of an empty text.",
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(
                     display_name="CONDITIONING",
-                    tooltip="For Edit Guider's conditioning, InstructPixToPixConditioning, Apply Instruction or a sampler.",
+                    tooltip="For Edit Guider's conditioning, InstructPixToPixConditioning, Apply "
+                    "Instruction or a sampler.",
                 )
             ],
         )
 
     @classmethod
     def execute(
-        cls, mllm: Mllm, connector: Connector, clip: Any, image: torch.Tensor, words: str
+        cls, mllm: Mllm, connector: Connector, clip: Clip, image: torch.Tensor, words: str
     ) -> io.NodeOutput:
         images = image_batch(image, "Image")[..., :3]
-        conditioning = text.encode(clip, words)
-        for remark in mllms.check_fits(connector, mllm, clip, conditioning):
-            logging.warning("InstructBrush: %s", remark)
+        conditioning = text_encoding.encode(clip, words)
+        for warning in mllms.check_fits(connector, mllm, clip, conditioning):
+            logging.warning("InstructBrush: %s", warning)
         if not words.strip():
             return io.NodeOutput(conditioning)
         hidden, mask = mllms.states(

@@ -67,7 +67,7 @@ class _Session:
         self._log: _Log | None = None
         self._warnings: set[str] = set()
         if options.resume:
-            load_checkpoint(run, self.folder.checkpoint, "Choose another --out to begin anew.")
+            load_checkpoint(run, self.folder.checkpoint, "Choose another --out to start a new run.")
         if self._is_main:
             self._log = _Log(self.folder.log, run)
             weights = sum(parameter.nbytes for parameter in run.parameters.values())

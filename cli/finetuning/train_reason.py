@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...core.editing.editor import DiffusersEditor
-from ...core.encoders.mllm import STATES_TASK, Mllm, load_mllm
+from ...core.encoders.mllm import Mllm, load_mllm
+from ...core.encoders.mllm_chat import STATES_TASK
 from ...core.errors import LearningError, ModelError
 from ...core.finetuning.accelerator import make_accelerator
 from ...core.finetuning.dataset import find_blocks, first_usable_records
@@ -104,27 +105,27 @@ def train(options: argparse.Namespace) -> None:
     texts = TextSelection(options.indirect)
     blocks = find_blocks([Path(place) for place in options.data], options.strict)
     shown_blocks = find_blocks([Path(options.validation)]) if options.validation else blocks
-    given = load_connector(options.connector) if options.connector else None
+    start_connector = load_connector(options.connector) if options.connector else None
     accelerator = make_accelerator(options.precision, settings.accumulation)
     editor, source = load_model(options, accelerator.device, _CHANNELS)
-    if given is not None:
-        _check_editor(given.config, editor)
+    if start_connector is not None:
+        _check_editor(start_connector.config, editor)
     watched: list[PairTexts] = []
     if options.pictures_every:
         # The last text is an indirect instruction if the pair has one.
         records = first_usable_records(shown_blocks, SAMPLE_PAIRS)
         watched = [PairTexts(record, texts.of(record)[-1:]) for record in records]
-    states = _load_states(options, accelerator, NeededStates(texts, blocks, watched), given)
+    states = _load_states(options, accelerator, NeededStates(texts, blocks, watched), start_connector)
     identity = {
         "model": editor.description.fingerprint,
         "resolution": options.resolution,
         "indirect": options.indirect,
         "MLLM": str(states.mllm),
         "MLLM's weights": states.mllm.fingerprint,
-        "connector": fingerprint(given.state_dict()) if given else "",
+        "connector": fingerprint(start_connector.state_dict()) if start_connector else "",
     }
     # Before prepare_model casts the text encoder, which would change its fingerprint.
-    connector = _make_connector(given, editor, states.mllm, settings.seed).to(accelerator.device)
+    connector = _make_connector(start_connector, editor, states.mllm, settings.seed).to(accelerator.device)
     loss = ConnectorLoss(prepare_model(editor, accelerator, options.checkpointing), connector)
     stream = ConnectorStream(blocks, options.resolution, settings.seed, texts, states)
     inputs = ConnectorInputs(editor, settings.seed, settings.dropout)
@@ -147,17 +148,20 @@ def train(options: argparse.Namespace) -> None:
 
 
 def _load_states(
-    options: argparse.Namespace, accelerator: Accelerator, needed: NeededStates, given: Connector | None
+    options: argparse.Namespace,
+    accelerator: Accelerator,
+    needed: NeededStates,
+    start_connector: Connector | None,
 ) -> PairStates:
     """Returns the states of all pairs, see ``load_or_compute_states``."""
     folder = POCKET_READER_FOLDER if options.mllm == "pocket" else Path(options.mllm)
     dtype, bits = _PRECISIONS[options.mllm_precision]
-    task = given.config.task if given else STATES_TASK
+    task = start_connector.config.task if start_connector else STATES_TASK
 
     def load() -> Mllm:
         mllm = load_mllm(folder, accelerator.device, dtype, bits, lazily=True)
-        if given is not None:
-            _check_mllm(given.config, MllmIdentity.of(mllm, task))
+        if start_connector is not None:
+            _check_mllm(start_connector.config, MllmIdentity.of(mllm, task))
         return mllm
 
     name = TITLES.get(folder) or folder.resolve().name
@@ -167,9 +171,9 @@ def _load_states(
 
 
 def _make_connector(
-    given: Connector | None, editor: DiffusersEditor, mllm: MllmIdentity, seed: int
+    start_connector: Connector | None, editor: DiffusersEditor, mllm: MllmIdentity, seed: int
 ) -> Connector:
-    """Returns an untrained connector between an MLLM and an editor, or prepares the given one."""
+    """Returns an untrained connector between an MLLM and an editor, or prepares ``start_connector``."""
     origin = {
         "mllm_name": mllm.name,
         "mllm_fingerprint": mllm.fingerprint,
@@ -177,11 +181,12 @@ def _make_connector(
         "text_fingerprint": text_fingerprint(editor.text_encoder.state_dict()),
     }
     family = editor.description.family
-    if given is None:
+    if start_connector is None:
         return new_connector(config_for(family, mllm.width, **origin), seed)
-    _check_mllm(given.config, mllm)  # If all states are cached, the MLLM was never loaded and checked.
-    given.config = replace(given.config, family=family.name, **origin)
-    return given.requires_grad_(True)
+    # If all states were cached, the MLLM was never loaded, and so never checked.
+    _check_mllm(start_connector.config, mllm)
+    start_connector.config = replace(start_connector.config, family=family.name, **origin)
+    return start_connector.requires_grad_(True)
 
 
 def _check_mllm(config: ConnectorConfig, mllm: MllmIdentity) -> None:

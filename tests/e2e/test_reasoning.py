@@ -1,7 +1,8 @@
-"""Instructions that need a thought over HTTP: a tiny vision-language model explains a wish and encodes it, and the pocket editor edits."""
+"""The reasoning nodes over HTTP: a tiny MLLM explains or encodes a wish, and the pocket editor edits."""
 
 import io
 import shutil
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -20,9 +21,17 @@ WISH = "it should look as if hours had passed"
 ANSWER = '{"instruction": "make it night", "reason": "hours pass"}'
 
 
+@dataclass(frozen=True)
+class InputImages:
+    """Names of images in the input folder, and their tensors."""
+
+    names: list[str]
+    tensors: list[torch.Tensor]
+
+
 @pytest.fixture(scope="module")
 def images(server):
-    """Names of two images in the input folder, and their tensors."""
+    """Two images in the input folder."""
     folder = server.base / "input"
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(5)
@@ -32,17 +41,18 @@ def images(server):
     ]
     for index, each in enumerate(made):
         each.save(folder / f"reason_{index}.png")
-    return [f"reason_{index}.png" for index in range(2)], [
-        torch.from_numpy(np.asarray(each) / np.float32(255)) for each in made
-    ]
+    return InputImages(
+        [f"reason_{index}.png" for index in range(2)],
+        [torch.from_numpy(np.asarray(each) / np.float32(255)) for each in made],
+    )
 
 
 @pytest.fixture(scope="module")
 def models(server, images):
-    """A taught LLaVA and two connectors for it, one of them untrained, where users put theirs."""
-    folder = server.base / "models" / "mllm" / "taught"
-    tiny_mllms.taught(folder, [(images[1][0], WISH, ANSWER)], 200)
-    connector = new_connector(config_for(POCKET, Mllm(folder).width, mllm_name="taught"))
+    """A tiny LLaVA and two connectors for it, one untrained, in the server's model folders."""
+    folder = server.base / "models" / "mllm" / "tiny"
+    tiny_mllms.train_llava(folder, [(images.tensors[0], WISH, ANSWER)], 200)
+    connector = new_connector(config_for(POCKET, Mllm(folder).width, mllm_name="tiny"))
     connectors = server.base / "models" / "connectors"
     files = [save_connector(connector, connectors / "untrained.safetensors")]
     torch.nn.init.normal_(connector.project_out.weight, std=0.3)
@@ -54,21 +64,22 @@ def models(server, images):
 
 
 class Reasoning(Prompt):
-    """What the tests have in common."""
+    """A workflow with an editor, an MLLM and images."""
 
-    def __init__(self, names, model="pocket editor (built in)", mllm="mllm/taught"):
+    def __init__(self, names, model="pocket editor (built in)", mllm="mllm/tiny"):
         super().__init__()
         self.model = self.add("InstructBrushLoadModel", model_name=model)
-        self.clip, self.vae = [self.model[0], 1], [self.model[0], 2]
+        self.clip = [self.model[0], 1]
+        self.vae = [self.model[0], 2]
         self.image = self.images(names)
         self.mllm = self.add("InstructBrushLoadMllm", mllm_name=mllm, precision="auto")
 
     def explained(self):
-        """STRING."""
+        """Explain Instruction; its instruction."""
         return self.add("InstructBrushExplain", mllm=self.mllm, image=self.image, wish=WISH)
 
     def encoded(self, connector, words=WISH):
-        """CONDITIONING."""
+        """Encode Instruction; its CONDITIONING."""
         loaded = self.add("InstructBrushLoadConnector", connector_name=connector)
         return self.add(
             "InstructBrushEncodeInstruction",
@@ -80,8 +91,8 @@ class Reasoning(Prompt):
         )
 
     def edited(self, server, conditioning=None, words=""):
-        """Images, uint8 [n, h, w, 3]."""
-        given = {"conditioning": conditioning} if conditioning else {}
+        """Runs the workflow. Returns the edited images, int [n, h, w, 3] in 0..255."""
+        optional = {"conditioning": conditioning} if conditioning else {}
         guider = self.add(
             "InstructBrushEditGuider",
             model=self.model,
@@ -92,7 +103,7 @@ class Reasoning(Prompt):
             text_scale=-1.0,
             image_scale=1.5,
             strength=1.0,
-            **given,
+            **optional,
         )
         noise = self.add("RandomNoise", noise_seed=1)
         sampler = self.add("KSamplerSelect", sampler_name="euler_ancestral")
@@ -117,45 +128,43 @@ class Reasoning(Prompt):
         ).astype(int)
 
 
-def test_a_wish_is_explained_shown_and_edited(server, models, images):
-    graph = Reasoning(images[0][:1])
+def test_explains_a_wish_and_edits(server, models, images):
+    graph = Reasoning(images.names[:1])
     words = graph.explained()
     made = graph.edited(server, words=words)
-    plain = Reasoning(images[0][:1]).edited(server, words="make it night")
+    plain = Reasoning(images.names[:1]).edited(server, words="make it night")
     assert np.array_equal(made, plain)
-    graph = Reasoning(images[0][:1])
+    graph = Reasoning(images.names[:1])
     words = graph.explained()
     graph.add("PreviewAny", source=words)
     assert server.run(graph.nodes).outputs[words[0]]["text"] == ["make it night\n\nhours pass"]
 
 
-def test_words_are_encoded_with_each_image_of_a_batch(server, models, images):
-    def edited(connector, **other):
-        graph = Reasoning(images[0])
-        return graph.edited(server, graph.encoded(connector, **other))
+def test_encodes_words_with_each_image_of_a_batch(server, models, images):
+    def edited(connector):
+        graph = Reasoning(images.names)
+        return graph.edited(server, graph.encoded(connector))
 
-    untrained, trained, again = (
-        edited("untrained.safetensors"),
-        edited("trained.safetensors"),
-        edited("trained.safetensors"),
-    )
-    assert np.array_equal(untrained, Reasoning(images[0]).edited(server, words=WISH))
-    assert np.array_equal(trained, again) and all(
-        np.abs(one - other).mean() > 1 for one, other in zip(trained, untrained, strict=True)
-    )
+    untrained = edited("untrained.safetensors")
+    trained = edited("trained.safetensors")
+    assert np.array_equal(untrained, Reasoning(images.names).edited(server, words=WISH))
+    assert np.array_equal(trained, edited("trained.safetensors"))
+    assert len(trained) == 2
+    for with_states, without in zip(trained, untrained, strict=True):
+        assert np.abs(with_states - without).mean() > 1
     kept = list((server.base / "user").rglob("states/*.safetensors"))
     assert len(kept) == 2
 
 
-def test_what_is_missing_is_named_before_the_run(server, models, images):
-    graph = Reasoning(images[0][:1], mllm="mllm/llava-1.5-7b-hf")
+def test_rejects_missing_models_before_the_run(server, models, images):
+    graph = Reasoning(images.names[:1], mllm="mllm/llava-1.5-7b-hf")
     graph.add("PreviewAny", source=graph.explained())
     with pytest.raises(
         ServerError,
         match="MLLM 'llava-1.5-7b-hf': there is no folder .* Put llava-hf/llava-1.5-7b-hf, or another ",
     ):
         server.run(graph.nodes)
-    graph = Reasoning(images[0][:1])
+    graph = Reasoning(images.names[:1])
     conditioning = graph.encoded("nowhere.safetensors")
     with pytest.raises(ServerError, match="Connector 'nowhere.safetensors' was not found. Put a connector"):
         graph.edited(server, conditioning)
@@ -165,7 +174,7 @@ def test_what_is_missing_is_named_before_the_run(server, models, images):
     not (POCKET_READER_FOLDER.is_dir() and POCKET_CONNECTOR_FILE.is_file()),
     reason="this build has no pocket reader",
 )
-def test_the_built_in_reader_needs_no_files(server, images):
-    graph = Reasoning(images[0][:1], "pocket reasoning editor (built in)", "pocket reader (built in)")
+def test_edits_with_the_built_in_reader(server, images):
+    graph = Reasoning(images.names[:1], "pocket reasoning editor (built in)", "pocket reader (built in)")
     made = graph.edited(server, graph.encoded("pocket connector (built in)"))
     assert made.shape == (1, 96, 96, 3) and made.std() > 1

@@ -278,7 +278,7 @@ def two_clients(server: ComfyServer, count: int) -> dict[str, int]:
 
 
 def out_of_memory(server: ComfyServer) -> dict[str, int]:
-    """Lets memory run out during learning. The run must say so and keep a checkpoint; the next one must work."""
+    """Lets memory run out during learning. The run must report it and keep a checkpoint."""
     counts = {"tried": 1, "survived": 0, "refused": 0, "escaped": 0, "lost": 0}
     try:
         server.run(learning(30_000, steps=40, calls=400))

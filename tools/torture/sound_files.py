@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from instructbrush.core.encoders.mllm import check_folder, stored_bits, stored_dtype
+from instructbrush.core.encoders.mllm_folders import check_folder, stored_bits, stored_dtype
 from instructbrush.core.errors import InstructBrushError
 from instructbrush.core.evaluation.by_example.results import EffectFolder, Outcome
 from instructbrush.core.evaluation.by_example.top_bench import read_top_bench

@@ -11,7 +11,8 @@ import torch
 
 from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.editing.loading import load_editor
-from instructbrush.core.encoders.mllm import STATES_TASK, load_mllm
+from instructbrush.core.encoders.mllm import load_mllm
+from instructbrush.core.encoders.mllm_chat import STATES_TASK
 from instructbrush.core.finetuning.accelerator import make_accelerator
 from instructbrush.core.finetuning.dataset import find_blocks
 from instructbrush.core.finetuning.objective import DenoisingLoss, EditInputs

@@ -16,7 +16,8 @@ from torch import Tensor
 from instructbrush.cli.main import main
 from instructbrush.core.editing.loading import load_editor
 from instructbrush.core.editing.settings import SamplingSettings
-from instructbrush.core.encoders.mllm import STATES_TASK, load_mllm
+from instructbrush.core.encoders.mllm import load_mllm
+from instructbrush.core.encoders.mllm_chat import STATES_TASK
 from instructbrush.core.finetuning.pair_states import PairStates
 from instructbrush.core.models.families import POCKET
 from instructbrush.core.reasoning.connector import (
@@ -136,8 +137,8 @@ def test_continues_training_a_given_connector(
 ) -> None:
     file = save_connector(trained_connector, tmp_path / "trained.safetensors")
     options = ("--rate", 1e-9, "--states", states.folder)
-    given = ("--connector", file)
-    assert main(command("run", *options, *given, "--steps", 1)) == 0
+    connector = ("--connector", file)
+    assert main(command("run", *options, *connector, "--steps", 1)) == 0
     expected = trained_connector.state_dict()
     for name, tensor in load_file(tmp_path / "run" / "connector.safetensors").items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6, msg=name)
@@ -147,7 +148,7 @@ def test_continues_training_a_given_connector(
 
     trained_connector.config = replace(trained_connector.config, mllm_fingerprint="00", mllm_name="another")
     save_connector(trained_connector, file)
-    assert main(command("other", *options, *given, "--steps", 1)) == 1
+    assert main(command("other", *options, *connector, "--steps", 1)) == 1
     message = (
         "Connector: it was trained with another MLLM (another, 32 wide) than 'tiny-llava' (32 wide). "
         "Give that one"

@@ -128,7 +128,7 @@ def test_repairs_a_damaged_log_and_rejects_a_damaged_checkpoint(
     assert main(command("run", *options, "--steps", 3, "--resume")) == 1
     message = (
         r"Checkpoint 'checkpoint\.safetensors' is damaged: tensor 'average\..*' is float32 \[1\], not "
-        r"float32 .*\. Choose another --out to begin anew\."
+        r"float32 .*\. Choose another --out to start a new run\."
     )
     assert re.search(message, capsys.readouterr().err)
 

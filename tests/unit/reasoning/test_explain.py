@@ -50,7 +50,8 @@ class Scripted:
         f'{{"instruction": "make it day", "reason": "a first idea"}} No: {GOOD} {{"sure": true}}',
         f'{{"instruction": "make it day", "reason": "a first idea"}} {GOOD} {{"instruction": "cut of',
         f'<think>Maybe {{"instruction": "make it day", "reason": "a first idea"}}?</think>{GOOD}',
-        '<Thinking>\none <think>two</think> {"instruction": "make it day", "reason": "r"}\n</Thinking>\n\n' + GOOD,
+        '<Thinking>\none <think>two</think> {"instruction": "make it day", "reason": "r"}\n</Thinking>\n'
+        + GOOD,
         f'<thought process>{{"instruction": "make it day", "reason": "r"}}</thought>{GOOD}',
         f'[THINK]{{"instruction": "make it day", "reason": "r"}}[/THINK] {GOOD}',
         f'◁think▷{{"instruction": "make it day", "reason": "r"}}◁/think▷{GOOD}',
