@@ -1,4 +1,4 @@
-"""What every test stands on: no network, two threads, small images made from seeds, the pocket editor."""
+"""Fixtures for all tests: no network, few threads, random images and pairs, the pocket editor."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# Before torch is imported anywhere.
+# These must be set before anything imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("MKL_NUM_THREADS", os.environ["OMP_NUM_THREADS"])  # torch takes the larger of the two
 os.environ.update(
@@ -18,7 +18,7 @@ os.environ.update(
     DO_NOT_TRACK="1",
     TOKENIZERS_PARALLELISM="false",
 )
-# `python -m pytest` puts the working folder here, where nodes/ would shadow ComfyUI's nodes.py.
+# `python -m pytest` adds the working folder, where nodes/ would shadow ComfyUI's nodes.py.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != REPOSITORY]
 
 import socket  # noqa: E402
@@ -31,21 +31,21 @@ from PIL import Image  # noqa: E402
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-# What a shell starts in the background is deaf to Ctrl-C, and so would be every process that a test starts.
+# Background jobs of a shell ignore Ctrl-C, and so would all processes that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        for room in ("comfy", "e2e"):
-            if Path(__file__).parent / room in item.path.parents:
-                item.add_marker(room)
+        for folder in ("comfy", "e2e"):
+            if Path(__file__).parent / folder in item.path.parents:
+                item.add_marker(folder)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def no_network() -> Iterator[None]:
-    """Any connection that leaves this machine fails the test that made it."""
+    """Makes every connection to another machine fail."""
     getaddrinfo = socket.getaddrinfo
 
     def check(host: object) -> None:
@@ -75,7 +75,7 @@ def no_network() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Nothing should draw from the global generators; what does still gives the same test twice."""
+    """Seeds the global generators, in case a test draws from them."""
     torch.manual_seed(0)
     np.random.seed(0)
 
@@ -88,7 +88,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def pocket() -> Path:
-    """The diffusers folder of the built-in model."""
+    """The diffusers folder of the pocket editor."""
     folder = REPOSITORY / "core" / "models" / "pocket"
     assert (folder / "model_index.json").is_file(), f"the built-in model is missing from {folder}"
     return folder
@@ -96,7 +96,7 @@ def pocket() -> Path:
 
 @pytest.fixture(scope="session")
 def editor(pocket: Path) -> object:
-    """The pocket editor on the diffusers engine, fp32 on the CPU. Shared: never change its weights."""
+    """The pocket editor on the diffusers engine, fp32 on the CPU. Shared: do not change its weights."""
     from instructbrush.core.editing.loading import load_editor
 
     return load_editor()
@@ -104,7 +104,7 @@ def editor(pocket: Path) -> object:
 
 @pytest.fixture(scope="session")
 def make_image() -> Callable[..., torch.Tensor]:
-    """`image(seed, height=128, width=128)`: a soft two-coloured scene with a disc, [H, W, 3] fp32 in 0..1."""
+    """`make_image(seed, height=128, width=128)` draws a disc on two colors, [H, W, 3] fp32 in 0..1."""
 
     def make(seed: int, height: int = 128, width: int = 128) -> torch.Tensor:
         draw = torch.Generator().manual_seed(seed)
@@ -120,7 +120,10 @@ def make_image() -> Callable[..., torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def pair_tensors(make_image: Callable[..., torch.Tensor]) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
-    """`pair_tensors(count, height=128, width=128)`: (before, after), each [N, H, W, 3]; after has red and blue exchanged."""
+    """`pair_tensors(count, height=128, width=128)` returns (before, after), each [N, H, W, 3].
+
+    The edit swaps red and blue.
+    """
 
     def make(
         count: int, height: int = 128, width: int = 128, seed: int = 0
@@ -133,7 +136,7 @@ def pair_tensors(make_image: Callable[..., torch.Tensor]) -> Callable[..., tuple
 
 @pytest.fixture(scope="session")
 def save_image() -> Callable[[torch.Tensor, Path], Path]:
-    """`save_image(tensor [H, W, 3], path)`: writes 8-bit, makes the folder, returns the path."""
+    """`save_image(tensor [H, W, 3], path)` writes an 8-bit image, creates its folder and returns the path."""
 
     def save(tensor: torch.Tensor, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +150,7 @@ def save_image() -> Callable[[torch.Tensor, Path], Path]:
 def write_pairs(
     pair_tensors: Callable[..., tuple[torch.Tensor, torch.Tensor]], save_image: Callable[..., Path]
 ) -> Callable[..., Path]:
-    """`write_pairs(folder, count, layout="numbered"|"folders", size=(128, 128))`: a folder of pairs on disk."""
+    """`write_pairs(folder, count, layout="numbered"|"folders", size=(128, 128))` writes a folder of pairs."""
 
     def write(
         folder: Path, count: int, layout: str = "numbered", size: tuple[int, int] = (128, 128), seed: int = 0

@@ -1,4 +1,4 @@
-"""A LoRA and a ControlNet of the pocket editor's shape, made from a seed: files that ComfyUI's own loaders read."""
+"""Writes a random LoRA and ControlNet for the pocket editor, which ComfyUI's loaders read."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,11 @@ from safetensors.torch import save_file
 
 
 def write_lora(path: Path, layers: dict[str, tuple[int, int]], seed: int = 0, scale: float = 0.3) -> None:
-    """A rank-2 LoRA. ``layers``: LoRA name (``lora_unet_…``, ``lora_te_…``) -> (outputs, inputs) of the layer."""
+    """Writes a rank-2 LoRA.
+
+    Args:
+        layers: LoRA name (``lora_unet_…``, ``lora_te_…``) -> (outputs, inputs) of the layer.
+    """
     generator = torch.Generator().manual_seed(seed)
     states = {}
     for name, (outputs, inputs) in layers.items():
@@ -20,7 +24,7 @@ def write_lora(path: Path, layers: dict[str, tuple[int, int]], seed: int = 0, sc
 
 
 def unet_lora_layers(model: Any, projection: str = "attn1.to_out.0") -> dict[str, tuple[int, int]]:
-    """The layers of a LoRA on one projection of every transformer block."""
+    """Returns the layers of a LoRA on one projection of every transformer block."""
     import comfy.utils
 
     suffix = f".{projection}.weight"
@@ -37,7 +41,7 @@ def unet_lora_layers(model: Any, projection: str = "attn1.to_out.0") -> dict[str
 
 
 def write_controlnet(path: Path, model: Any, seed: int = 0, scale: float = 0.05) -> None:
-    """A ControlNet whose encoder is the model's own and whose outputs are random: an untrained one would be zero."""
+    """Writes a ControlNet with the model's encoder and random outputs, which are zero in an untrained one."""
     import comfy.cldm.cldm
     import comfy.ops
 

@@ -1,15 +1,16 @@
-"""A real ComfyUI in this process: its own nodes, validation and executor, with this pack loaded as ComfyUI loads it.
-
-On the CPU; on the GPU with INSTRUCTBRUSH_TEST_DEVICE=cuda. There ComfyUI computes in single precision and with deterministic algorithms, so the same tests hold
-with the same tolerances: what they promise to the bit is kept on a GPU with --deterministic alone.
+"""Runs ComfyUI in this process: its nodes, validation and executor, and this pack as ComfyUI loads it.
 
     graph = comfy.graph()
     model = graph.node("InstructBrushLoadModel", model="...")
-    latent = comfy.values(graph, model.out(0))[0]        # runs the graph, gives what reached those links
-    message = comfy.error(graph)                         # runs a graph that must fail, gives its message
+    latent = comfy.values(graph, model.out(0))[0]        # runs the graph, returns the values of the links
+    message = comfy.error(graph)                         # runs a graph that must fail, returns its message
 
-Every run is cached as ComfyUI caches; `comfy.forget()` empties it. The pack is loaded under ComfyUI's name for it, not as
-`instructbrush`: take its classes from `comfy.pack("core.instruction.file")`, an isinstance against `instructbrush...` fails.
+ComfyUI's cache is on; `comfy.forget()` empties it. The pack is loaded under ComfyUI's name for it, not as
+`instructbrush`. Take its classes from `comfy.pack("core.instruction.file")`: isinstance against
+`instructbrush...` fails.
+
+The device is the CPU, or the GPU with INSTRUCTBRUSH_TEST_DEVICE=cuda. On the GPU, ComfyUI uses single
+precision and deterministic algorithms, so that the same tests pass with the same tolerances.
 """
 
 import asyncio
@@ -37,7 +38,13 @@ if DEVICE.type == "cuda":
 
 @dataclass
 class Run:
-    """One execution: outputs as the history has them, error (None or ComfyUI's dict), messages sent, progress and previews."""
+    """One execution.
+
+    outputs: as in ComfyUI's history.
+    error: ComfyUI's dict, or None.
+    events: messages to the client, progress and previews, in order.
+    values: Python values that reached the requested links.
+    """
 
     outputs: dict[str, dict[str, Any]]
     error: dict[str, Any] | None
@@ -45,22 +52,23 @@ class Run:
     values: list[Any] = field(default_factory=list)
 
     def data(self, kind: str) -> list[Any]:
-        """Payloads of all messages of one kind: "progress", "execution_cached", "instructbrush.learn", ..."""
+        """Returns the payloads of one kind of message: "progress", "instructbrush.learn" and so on."""
         return [payload for name, payload in self.events if name == kind]
 
 
 class AnyType(str):
-    """A socket type that fits every other."""
+    """A socket type that fits all others."""
 
     def __ne__(self, other: object) -> bool:
         return False
 
 
+# Values on their way between tests and graphs.
 SHELF: dict[str, Any] = {}
 
 
 class Give:
-    """A node that outputs a Python value: how tests feed tensors and objects into a graph."""
+    """A node that outputs a Python value, with which tests pass tensors and objects into a graph."""
 
     INPUT_TYPES = classmethod(lambda cls: {"required": {"key": ("STRING", {})}})
     RETURN_TYPES = (AnyType("*"),)
@@ -71,13 +79,13 @@ class Give:
 
 
 class Take:
-    """An output node that keeps what reaches it."""
+    """An output node that stores its input."""
 
     INPUT_TYPES = classmethod(lambda cls: {"required": {"key": ("STRING", {}), "value": (AnyType("*"), {})}})
     RETURN_TYPES = ()
     OUTPUT_NODE = True
     FUNCTION = "take"
-    # The kept value must be this run's, so the node runs every time; what feeds it may be cached.
+    # Runs every time, so that the value is that of this run. Its inputs may be cached.
     IS_CHANGED = classmethod(lambda cls, **inputs: float("nan"))
 
     def take(self, key: str, value: Any) -> dict[str, Any]:
@@ -86,7 +94,13 @@ class Take:
 
 
 class Comfy:
-    """The running ComfyUI. `nodes`: id -> class; `base`: its base directory; `folder_paths`, `execution`: its modules; `device`: where models run."""
+    """The running ComfyUI.
+
+    base: base directory.
+    nodes: id -> class.
+    folder_paths, execution: ComfyUI's modules.
+    device: where models run.
+    """
 
     def __init__(self, base: Path) -> None:
         self.base = make_base_directory(base)
@@ -95,7 +109,8 @@ class Comfy:
         sys.path.insert(0, str(root))
         from comfy.cli_args import args
 
-        args.base_directory, args.disable_api_nodes = str(self.base), True
+        args.base_directory = str(self.base)
+        args.disable_api_nodes = True
         args.cpu = DEVICE.type == "cpu"
         args.deterministic = args.force_fp32 = args.fp32_vae = args.fp32_text_enc = not args.cpu
         import comfy.model_management
@@ -107,7 +122,9 @@ class Comfy:
 
         logging.getLogger().setLevel(logging.WARNING)
         self.device = comfy.model_management.get_torch_device()
-        self.execution, self.folder_paths, self.nodes = execution, folder_paths, nodes.NODE_CLASS_MAPPINGS
+        self.execution = execution
+        self.folder_paths = folder_paths
+        self.nodes = nodes.NODE_CLASS_MAPPINGS
         self.events: list[tuple[str, Any]] = []
         self.server = server.PromptServer(asyncio.new_event_loop())
         self.server.last_prompt_id = ""
@@ -117,11 +134,12 @@ class Comfy:
         assert not failed, f"ComfyUI's own nodes failed to load: {failed}"
         self.name = str(self.base / "custom_nodes" / "instructbrush").replace(".", "_x_")
         if not any(name.startswith("InstructBrush") for name in self.nodes):
-            asyncio.run(self._raise_what_comfyui_only_logs())
+            asyncio.run(self._raise_load_error())
         self.nodes.update(TestGive=Give, TestTake=Take)
         self.forget()
 
-    async def _raise_what_comfyui_only_logs(self) -> None:
+    async def _raise_load_error(self) -> None:
+        """Loads the pack again, because ComfyUI only logs its errors."""
         extension = await self.pack().comfy_entrypoint()
         for node in await extension.get_node_list():
             node.GET_SCHEMA()
@@ -135,44 +153,49 @@ class Comfy:
         self.events.append(("progress", {"value": value, "max": total, "preview": preview}))
 
     def pack(self, module: str = "") -> ModuleType:
-        """A module of the pack as ComfyUI loaded it, such as "nodes.learning"."""
+        """Returns a module of the pack as ComfyUI loaded it, such as "nodes.learning"."""
         return importlib.import_module(f"{self.name}.{module}" if module else self.name)
 
     def graph(self) -> Any:
-        """ComfyUI's GraphBuilder: `.node(class_type, **inputs)` -> node, `node.out(i)` -> link."""
+        """Returns ComfyUI's GraphBuilder: `.node(class_type, **inputs)` -> node, `node.out(i)` -> link."""
         from comfy_execution.graph_utils import GraphBuilder
 
         return GraphBuilder(prefix="")
 
     def give(self, graph: Any, value: Any) -> list[Any]:
-        """Adds a node that outputs `value`; returns its link."""
+        """Adds a node that outputs `value`. Returns its link."""
         key = uuid.uuid4().hex
         SHELF[key] = value
         return graph.node("TestGive", key=key).out(0)
 
     def values(self, graph: Any, *links: list[Any], **extra_data: Any) -> list[Any]:
-        """Run, and return the Python values that reached `links`."""
+        """Runs the graph. Returns the Python values of `links`."""
         return self.run(graph, *links, **extra_data).values
 
     def run(self, graph: Any, *links: list[Any], **extra_data: Any) -> Run:
-        """Validate and execute; the run must succeed."""
+        """Validates and executes a graph that must succeed."""
         run = self.attempt(graph, *links, **extra_data)
-        assert run.error is None, (
-            f"{run.error['exception_type']}: {run.error['exception_message']}\n{''.join(run.error.get('traceback', []))}"
-        )
+        if run.error is not None:
+            trace = "".join(run.error.get("traceback", []))
+            pytest.fail(f"{run.error['exception_type']}: {run.error['exception_message']}\n{trace}")
         return run
 
     def error(self, graph: Any, *links: list[Any], **extra_data: Any) -> str:
-        """Run a graph that must fail, and return the message the user sees."""
+        """Runs a graph that must fail. Returns the message that the user sees."""
         run = self.attempt(graph, *links, **extra_data)
         assert run.error is not None, "the graph ran, but it should have failed"
         return run.error["exception_message"].strip()
 
     def attempt(self, graph: Any, *links: list[Any], **extra_data: Any) -> Run:
-        """Validate and execute. `graph`: a GraphBuilder or a dict in API format. Refusal by validation is an error like any other."""
-        prompt = {
-            key: dict(node) for key, node in (graph if isinstance(graph, dict) else graph.finalize()).items()
-        }
+        """Validates and executes. A validation error is returned like any other error.
+
+        Args:
+            graph: a GraphBuilder or a dict in API format.
+            links: outputs whose values the run returns.
+            extra_data: passed to ComfyUI, such as extra_pnginfo.
+        """
+        nodes = graph if isinstance(graph, dict) else graph.finalize()
+        prompt = {key: dict(node) for key, node in nodes.items()}
         keys = [uuid.uuid4().hex for _ in links]
         for key, link in zip(keys, links, strict=True):
             prompt[f"take.{key}"] = {"class_type": "TestTake", "inputs": {"key": key, "value": link}}
@@ -181,48 +204,36 @@ class Comfy:
             self.execution.validate_prompt(prompt_id, prompt, None)
         )
         if not valid:
-            details = [
-                f"{each['message']}: {each['details']}"
-                for node in node_errors.values()
-                for each in node["errors"]
-            ]
-            message = "\n".join([error["message"], *details])
-            return Run(
-                {},
-                {"exception_type": "validation", "exception_message": message, "node_errors": node_errors},
-                [],
-            )
+            return Run({}, validation_error(error, node_errors), [])
         self.events.clear()
         self.executor.execute(prompt, prompt_id, {"client_id": "tests", **extra_data}, outputs)
-        failures = [
-            data
-            for name, data in self.executor.status_messages
-            if name in ("execution_error", "execution_interrupted")
-        ]
-        failure = (
-            {"exception_type": "interrupted", "exception_message": "interrupted", **failures[0]}
-            if failures
-            else None
-        )
-        values = [] if failure else [SHELF.pop(key) for key in keys]
-        return Run(
-            self.executor.history_result.get("outputs", {}) if not failure else {},
-            failure,
-            list(self.events),
-            values,
-        )
+        for kind, data in self.executor.status_messages:
+            if kind in ("execution_error", "execution_interrupted"):
+                failure = {"exception_type": "interrupted", "exception_message": "interrupted", **data}
+                return Run({}, failure, list(self.events))
+        outputs = self.executor.history_result.get("outputs", {})
+        return Run(outputs, None, list(self.events), [SHELF.pop(key) for key in keys])
 
     def forget(self) -> None:
-        """A new executor: nothing is cached."""
+        """Starts a new executor with an empty cache."""
         cache = {"lru": 0, "ram": 1.0, "ram_inactive": 1.0}
         self.executor = self.execution.PromptExecutor(
             self.server, cache_type=self.execution.CacheType.CLASSIC, cache_args=cache
         )
 
 
+def validation_error(error: dict[str, Any], node_errors: dict[str, Any]) -> dict[str, Any]:
+    """Converts ComfyUI's validation errors to the form of an execution error."""
+    details = [
+        f"{each['message']}: {each['details']}" for node in node_errors.values() for each in node["errors"]
+    ]
+    message = "\n".join([error["message"], *details])
+    return {"exception_type": "validation", "exception_message": message, "node_errors": node_errors}
+
+
 @pytest.fixture(scope="session")
 def comfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comfy]:
-    """The one ComfyUI of this process."""
+    """The only ComfyUI of this process."""
     before = list(sys.path)
     yield Comfy(tmp_path_factory.mktemp("comfy"))
     sys.path[:] = before

@@ -1,8 +1,10 @@
-"""Small graphs and things to put into them, shared by the tests of this folder."""
+"""Small graphs, and images, pairs and instructions for them."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 MODEL_NAME = "pocket editor (built in)"
 STEPS = 4
@@ -20,6 +22,16 @@ def make_image(seed: int = 0, count: int = 1, height: int = 64, width: int = 64)
     """Smooth random images [count, height, width, 3] in 0..1."""
     coarse = torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1).movedim(1, -1)
+
+
+def write_pairs(folder: Path, count: int = 2, side: int = 32) -> None:
+    """Writes pairs as {i}_0.png and {i}_1.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        for place in (0, 1):
+            image = make_image(10 * index + place, height=side, width=side)[0]
+            pixels = (image * 255).to(torch.uint8).numpy()
+            Image.fromarray(pixels).save(folder / f"{index}_{place}.png")
 
 
 def pairs(comfy: Any, count: int = 3, side: int = 64) -> Any:
@@ -48,7 +60,7 @@ def instruction(comfy: Any, seed: int = 0, segments: int = 5, tokens: int = 8, s
 
 
 def conditioned(graph: Any, parts: Parts, image: Any, words: str = "make it night") -> tuple[Any, Any, Any]:
-    """Stock nodes: positive, negative and latent for editing ``image``."""
+    """Adds stock nodes for editing ``image``. Returns links to positive, negative and latent."""
     positive = graph.node("CLIPTextEncode", clip=parts.clip, text=words).out(0)
     negative = graph.node("CLIPTextEncode", clip=parts.clip, text="").out(0)
     node = graph.node(
@@ -58,7 +70,7 @@ def conditioned(graph: Any, parts: Parts, image: Any, words: str = "make it nigh
 
 
 def sampled(graph: Any, model: Any, positive: Any, negative: Any, latent: Any, **changes: Any) -> Any:
-    """Stock KSampler; its LATENT."""
+    """Adds a stock KSampler. Returns the link to its LATENT."""
     settings = {
         "seed": 3,
         "steps": STEPS,
@@ -76,7 +88,7 @@ def sampled(graph: Any, model: Any, positive: Any, negative: Any, latent: Any, *
 def applied(
     graph: Any, comfy: Any, model: Any, conditioning: Any, learned: Any, **changes: Any
 ) -> tuple[Any, Any]:
-    """Apply Instruction; MODEL and CONDITIONING."""
+    """Adds Apply Instruction. Returns links to MODEL and CONDITIONING."""
     settings = {"strength": 1.0, "end_timestep": 0, **changes}
     node = graph.node(
         "InstructBrushApply",
@@ -89,7 +101,7 @@ def applied(
 
 
 def learning(graph: Any, comfy: Any, parts: Parts, **changes: Any) -> Any:
-    """Learn Instruction with settings that take a second or two; the node."""
+    """Adds Learn Instruction with settings that take a second or two. Returns the node."""
     settings = {
         "model": parts.model,
         "init_text": "make it warm",
@@ -112,7 +124,7 @@ def learning(graph: Any, comfy: Any, parts: Parts, **changes: Any) -> Any:
 
 
 def images_of(comfy: Any, graph: Any, parts: Parts, latent: Any) -> torch.Tensor:
-    """Stock VAE Decode of a LATENT, run."""
+    """Runs a graph and returns the images of a LATENT."""
     return comfy.values(graph, graph.node("VAEDecode", samples=latent, vae=parts.vae).out(0))[0]
 
 
@@ -124,7 +136,7 @@ def half(height: int = 64, width: int = 64) -> torch.Tensor:
 
 
 def edit_guider(comfy: Any, graph: Any, parts: Parts, **changes: Any) -> Any:
-    """Edit Guider with everything it can be given; the node."""
+    """Adds Edit Guider with an image. Returns the node. Masks and instructions in `changes` are values."""
     settings = {"words": "make it night", "text_scale": 3.0, "image_scale": 1.4, "strength": 1.0, **changes}
     settings = {
         name: comfy.give(graph, value) if name in ("mask", "instruction") else value
@@ -141,7 +153,7 @@ def edit_guider(comfy: Any, graph: Any, parts: Parts, **changes: Any) -> Any:
 
 
 def predicted(guider: Any, x: torch.Tensor, sigma: float) -> torch.Tensor:
-    """The guider's own prediction of the clean latent for a state of the sampler."""
+    """Returns the guider's prediction of the clean latent for a state of the sampler."""
     found = []
 
     class OneStep:

@@ -1,4 +1,4 @@
-"""A real server over HTTP and a real browser in front of it."""
+"""Fixtures: a ComfyUI server over HTTP, and a browser."""
 
 import json
 import shutil
@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import sync_playwright
 
-from instructbrush.tools.browser import launch, open_front_end
+from instructbrush.tests.e2e.workflows import WORKFLOWS
+from instructbrush.tools import browser as front_end
 from instructbrush.tools.comfy_server import ComfyServer
 from instructbrush.tools.get_browser import find_browser
 from instructbrush.tools.torture.server import ADDON
@@ -17,7 +18,7 @@ from instructbrush.tools.torture.server import ADDON
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    """ComfyUI with this pack on the CPU, in a base directory of its own."""
+    """ComfyUI with this pack on the CPU, shared by all tests."""
     base = tmp_path_factory.mktemp("server")
     (base / "custom_nodes").mkdir()
     shutil.copy(ADDON, base / "custom_nodes" / ADDON.name)
@@ -33,14 +34,14 @@ def browser() -> Iterator[Any]:
             "NO CHROMIUM: browser tests were skipped; apt-get install chromium, or set CHROMIUM=/path"
         )
     with sync_playwright() as playwright:
-        chromium = launch(playwright)
+        chromium = front_end.launch(playwright)
         yield chromium
         chromium.close()
 
 
 @pytest.fixture(scope="session")
 def shots(repository: Path) -> Path:
-    """Where screenshots go, for a person to look at: build/screenshots (ignored by git)."""
+    """Folder for screenshots that people look at: build/screenshots (ignored by git)."""
     folder = repository / "build" / "screenshots"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -48,30 +49,40 @@ def shots(repository: Path) -> Path:
 
 @pytest.fixture
 def open_page(browser: Any, server: ComfyServer) -> Iterator[Callable[..., Any]]:
-    """`open_page(vue=False, language="en")`: the front end, ready, with an empty graph. Errors thrown in the page fail the test."""
-    pages, complaints = [], []
+    """`open_page(vue=False, language="en")` opens the front end. Errors in the page fail the test."""
+    pages = []
+    errors = []
 
     def open_it(vue: bool = False, language: str = "en") -> Any:
-        page = open_front_end(browser, server, vue=vue, language=language)
+        page = front_end.open_front_end(browser, server, vue=vue, language=language)
         pages.append(page)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("pageerror", lambda error: errors.append(str(error)))
         return page
 
     yield open_it
     for page in pages:
         page.close()
-    assert complaints == []
+    assert errors == []
 
 
-@pytest.fixture
-def load_workflow() -> Callable[[Any, Path], dict[str, Any]]:
-    """`load_workflow(page, path)`: opens a UI workflow on the canvas and returns the browser's own conversion to API format."""
+@pytest.fixture(scope="session")
+def load_example(repository: Path) -> Callable[[Any, str], dict[str, Any]]:
+    """`load_example(page, name)` opens an example workflow and returns its prompt (API format)."""
 
-    def load(page: Any, path: Path) -> dict[str, Any]:
-        workflow = json.loads(path.read_text(encoding="utf-8"))
-        return page.evaluate(
-            "async (workflow) => { await app.loadGraphData(workflow); return (await app.graphToPrompt()).output }",
-            workflow,
-        )
+    def load(page: Any, name: str) -> dict[str, Any]:
+        path = repository / "example_workflows" / f"{name}.json"
+        return front_end.load_workflow(page, json.loads(path.read_text(encoding="utf-8")))
 
     return load
+
+
+@pytest.fixture(scope="session")
+def prompts(browser: Any, server: ComfyServer, load_example: Callable[..., Any]) -> dict[str, dict[str, Any]]:
+    """Name of each example workflow -> prompt that the front end makes of it."""
+    page = front_end.open_front_end(browser, server)
+    found = {}
+    for name in WORKFLOWS:
+        page.wait_for_function(front_end.READY)
+        found[name] = load_example(page, name)
+    page.close()
+    return found

@@ -1,4 +1,4 @@
-"""What a user sees: the nodes and their widgets in both renderers, the live panel, help pages, translations, the template."""
+"""The front end: nodes and widgets in both renderers, the live panel, help pages and translations."""
 
 import json
 import threading
@@ -6,81 +6,58 @@ import time
 
 import pytest
 
+from instructbrush.tests.support.node_names import NODES
 from instructbrush.tools import make_reference
 
-NODES = {
-    "Load InstructPix2Pix",
-    "Load Edit Pairs",
-    "Make Edit Pairs",
-    "Learn Instruction",
-    "Learn Instruction (CLIP space)",
-    "Save Instruction",
-    "Load Instruction",
-    "Apply Instruction",
-    "Edit Guider",
-    "Fixed Noise",
-    "Load OpenCLIP",
-    "Unique Phrases",
-    "Caption Init",
-    "Scale Instruction",
-    "Blend Instructions",
-    "Compose Instructions",
-    "Add Words to Instruction",
-    "Inspect Instruction",
-    "Evaluate Edit",
-    "Judge Preference",
-    "Load Region Finder",
-    "Find Region",
-    "Clean Region",
-    "Soft Region",
-    "Region Edit",
-    "Combine Regions",
-    "Paste Back",
-    "Region Conditioning",
-    "Load MLLM",
-    "Explain Instruction (MLLM)",
-    "Load Connector",
-    "Encode Instruction (MLLM)",
-}
 MODULES = "/extensions/instructbrush/js"
 
 
-def test_reference_follows_the_schemas(server, repository):
-    """English texts and tables are those of the code (else: tools/make_reference.py); Chinese has the same keys."""
-    info = server.object_info()
-    english, chinese = (
-        json.loads((repository / "locales" / lang / "nodeDefs.json").read_text(encoding="utf-8"))
-        for lang in ("en", "zh")
-    )
+@pytest.fixture(scope="module")
+def info(server):
+    """Schemas of this pack's nodes, as the front end gets them."""
+    found = make_reference.ours(server.object_info())
+    assert len(found) == len(NODES)
+    return found
+
+
+def definitions(repository, language):
+    return json.loads((repository / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+
+
+def test_reference_matches_the_schemas(info, repository):
+    """If this fails, run tools/make_reference.py and translate new keys in locales/zh."""
+    english = definitions(repository, "en")
     assert english == make_reference.definitions(info)
-    for name, node in make_reference.ours(info).items():
+    for name, node in info.items():
         text = (make_reference.PAGES / f"{name}.md").read_text(encoding="utf-8")
         assert text == make_reference.page(text, node)
-    assert keys(english) == keys(chinese)
+    assert keys(english) == keys(definitions(repository, "zh"))
 
 
 def keys(tree):
-    """The same tree without its texts."""
+    """Returns the tree without its texts."""
     return {key: keys(value) for key, value in tree.items()} if isinstance(tree, dict) else None
 
 
-def test_every_input_and_output_has_a_tooltip(server):
-    for name, node in make_reference.ours(server.object_info()).items():
+def test_every_input_and_output_has_a_tooltip(info):
+    for name, node in info.items():
         assert node["description"] and node["category"].startswith("InstructBrush/"), name
         assert all(options.get("tooltip") for _, options in make_reference.inputs_of(node).values()), name
         assert all(node["output_tooltips"]), name
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
-def test_learning_shows_its_progress(vue, server, open_page, load_workflow, repository, shots):
+def test_panel_shows_the_progress_of_learning(vue, server, open_page, load_example, shots):
     page = open_page(vue=vue)
-    # Both renderers must run, so that the second is not answered from the cache.
-    prompt = load_workflow(page, repository / "example_workflows" / "learn_from_pairs.json")
-    learn = next(key for key, node in prompt.items() if node["class_type"] == "InstructBrushLearn")
+    prompt = load_example(page, "learn_from_pairs")
+    learn = learning_node(prompt)
+    # Each renderer gets another seed, so that the cache does not answer the second run.
     page.evaluate(
         """([id, seed]) => {
             const node = app.graph.getNodeById(id);
-            for (const [key, value] of Object.entries({ steps: 40, preview_every: 20, seed })) node.widgets.find((w) => w.name === key).value = value;
+            const settings = { steps: 20, preview_every: 10, seed };
+            for (const [key, value] of Object.entries(settings))
+                node.widgets.find((w) => w.name === key).value = value;
             app.canvas.ds.scale = 0.8; app.canvas.ds.offset = [80, 60]; app.canvas.setDirty(true, true);
         }""",
         [learn, 7 + vue],
@@ -89,16 +66,16 @@ def test_learning_shows_its_progress(vue, server, open_page, load_workflow, repo
     assert panel.locator(".ib-words").text_content() == "Not run yet"
     page.evaluate("() => app.queuePrompt(0)")
     page.wait_for_function(
-        "() => /^[1-9]\\d* \\/ 40 · loss/.test(document.querySelector('.ib-words').textContent)",
+        "() => /^[1-9]\\d* \\/ 20 · loss/.test(document.querySelector('.ib-words').textContent)",
         timeout=120_000,
     )
     page.screenshot(path=shots / f"learning_{'vue' if vue else 'classic'}.png")
     page.wait_for_function(
-        "() => document.querySelector('.ib-words').textContent.startsWith('40 / 40')", timeout=240_000
+        "() => document.querySelector('.ib-words').textContent.startsWith('20 / 20')", timeout=240_000
     )
     assert page.locator("path.ib-mean").get_attribute("d").startswith("M40.0 ")
     assert page.locator(".ib-image").get_attribute("src").startswith("data:image/jpeg;base64,")
-    # Nothing of the panel is saved or sent.
+    # The panel is neither saved in the workflow nor sent to the server.
     assert page.evaluate("() => JSON.stringify(app.graph.serialize())").count("ib-panel") == 0
     assert "learning" not in page.evaluate("async () => (await app.graphToPrompt()).output")[learn]["inputs"]
     wait_until_idle(server)
@@ -107,7 +84,7 @@ def test_learning_shows_its_progress(vue, server, open_page, load_workflow, repo
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
-def test_a_preset_greys_out_what_it_decides(vue, open_page):
+def test_preset_disables_the_inputs_that_it_sets(vue, open_page):
     page = open_page(vue=vue)
     disabled = page.evaluate(
         """() => {
@@ -132,8 +109,14 @@ def test_a_preset_greys_out_what_it_decides(vue, open_page):
     assert disabled[1:] == [[], []]
 
 
+def learning_node(prompt):
+    """Returns the id of Learn Instruction."""
+    (node,) = [key for key, node in prompt.items() if node["class_type"] == "InstructBrushLearn"]
+    return node
+
+
 def wait_until_idle(server, seconds=240):
-    """Until the queue is empty."""
+    """Waits until the queue is empty."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         queue = server.get("/queue")
@@ -143,18 +126,14 @@ def wait_until_idle(server, seconds=240):
     raise AssertionError(f"the server is still busy:\n{server.tail()}")
 
 
-def test_cancelling_keeps_and_resumes(server, open_page, load_workflow, repository):
-    page = open_page()
-    prompt = load_workflow(page, repository / "example_workflows" / "learn_from_pairs.json")
-    learn = next(key for key, node in prompt.items() if node["class_type"] == "InstructBrushLearn")
-    kept = {
-        key: prompt[key]
-        for key in prompt
-        if prompt[key]["class_type"] in ("InstructBrushLoadModel", "InstructBrushLearn", "InstructBrushSave")
-    }
+def test_cancelled_learning_keeps_its_state_and_resumes(server, open_page, load_example):
+    prompt = load_example(open_page(), "learn_from_pairs")
+    learn = learning_node(prompt)
+    kinds = ("InstructBrushLoadModel", "InstructBrushLearn", "InstructBrushSave")
+    graph = {key: node for key, node in prompt.items() if node["class_type"] in kinds}
     pairs = prompt[learn]["inputs"]["pairs"][0]
-    graph = {**kept, pairs: prompt[pairs]}
-    graph[learn]["inputs"].update(preset="custom", steps=60, preview_every=0, seed=21)
+    graph[pairs] = prompt[pairs]
+    graph[learn]["inputs"].update(preset="custom", steps=30, preview_every=0, seed=21)
     stopped = threading.Event()
 
     def stop(message):
@@ -164,17 +143,14 @@ def test_cancelling_keeps_and_resumes(server, open_page, load_workflow, reposito
 
     with pytest.raises(RuntimeError, match="interrupted"):
         server.run(graph, on_message=stop)
-    unfinished = sorted(
-        path.suffix for path in (server.base / "output" / "instructions" / "unfinished").iterdir()
-    )
-    assert unfinished == [".checkpoint", ".safetensors"]
+    unfinished = server.base / "output" / "instructions" / "unfinished"
+    assert sorted(path.suffix for path in unfinished.iterdir()) == [".checkpoint", ".safetensors"]
     messages = server.run(graph).data("instructbrush.learn")
-    assert messages[0]["step"] >= 3 and messages[-1]["step"] == 60
-    assert not list((server.base / "output" / "instructions" / "unfinished").iterdir())
+    assert messages[0]["step"] >= 3 and messages[-1]["step"] == 30
+    assert not list(unfinished.iterdir())
 
 
-def test_panel_modules(open_page):
-    """The panel's arithmetic, and that lost or repeated messages do no harm."""
+def test_panel_formats_numbers_and_tolerates_lost_messages(open_page):
     page = open_page()
     assert page.evaluate(
         f"""async () => {{
@@ -187,8 +163,10 @@ def test_panel_modules(open_page):
             const chart = new LossChart();
             chart.draw([NaN, Infinity, 0], 3);
             return {{
-              words, losses: panel.losses, thin: thin([1, 2, 3, 4, 5, 6], 3), same: thin([1, 2], 3), smooth: smooth([5, 5, 5]),
-              brief: [brief(0.12345), brief(12.3456), brief(0.00001)], clock: clock(95), empty: chart.mean.getAttribute("d"),
+              words, losses: panel.losses,
+              thin: thin([1, 2, 3, 4, 5, 6], 3), same: thin([1, 2], 3), smooth: smooth([5, 5, 5]),
+              brief: [brief(0.12345), brief(12.3456), brief(0.00001)],
+              clock: clock(95), empty: chart.mean.getAttribute("d"),
             }};
         }}"""
     ) == {
@@ -203,16 +181,20 @@ def test_panel_modules(open_page):
     }
 
 
-def test_help_pages_are_served(server, open_page):
+def test_serves_a_help_page_for_every_node(info, open_page):
     page = open_page()
-    for name in make_reference.ours(server.object_info()):
+    for name in info:
         text = page.evaluate(
-            f"async () => {{ const r = await fetch('/extensions/instructbrush/docs/{name}.md'); return r.ok ? r.text() : '' }}"
+            """async (name) => {
+                const response = await fetch(`/extensions/instructbrush/docs/${name}.md`);
+                return response.ok ? response.text() : '';
+            }""",
+            name,
         )
         assert text.startswith("# ") and "## Inputs" in text, name
 
 
-def test_chinese(open_page, shots):
+def test_shows_nodes_in_chinese(open_page, shots):
     page = open_page(language="zh")
     titles = page.evaluate(
         """() => {
@@ -222,7 +204,8 @@ def test_chinese(open_page, shots):
                 const node = LiteGraph.createNode(type);
                 node.pos = [(x += 350), 0];
                 app.graph.add(node);
-                return [node.title, node.widgets[0].label ?? node.widgets[0].name, node.outputs[0].label ?? node.outputs[0].localized_name];
+                const [widget] = node.widgets, [output] = node.outputs;
+                return [node.title, widget.label ?? widget.name, output.label ?? output.localized_name];
             });
         }"""
     )
@@ -230,7 +213,6 @@ def test_chinese(open_page, shots):
     assert titles == [["应用指令", "强度", "模型"], ["编辑引导器", "文字", "引导器"]]
 
 
-def test_nodes_are_found_by_what_users_call_them(server):
-    info = make_reference.ours(server.object_info())
-    assert {node["display_name"] for node in info.values()} == NODES
+def test_every_node_has_its_display_name_and_search_aliases(info):
+    assert {node["display_name"] for node in info.values()} == set(NODES.values())
     assert all(node.get("search_aliases") for node in info.values())

@@ -1,4 +1,4 @@
-"""A real server whose folders are as they should not be: every node of the pack is there."""
+"""A server whose folders cannot be read or written still offers every node."""
 
 import os
 import shutil
@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from instructbrush.tests.comfy.package.test_nodes import NODES
+from instructbrush.tests.support.node_names import NODES
 from instructbrush.tools.comfy_server import ComfyServer
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> ComfyServer:
-    """Not started. Where this is root, the server runs without root's right to read and write everything, so that modes count as they do for others."""
+    """A server that is not started yet, and that has no root rights: file modes apply to it."""
     server = ComfyServer(tmp_path, arguments=["--cpu"])
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         if shutil.which("setpriv") is None:
             pytest.skip(
-                "root may read and write everything, and there is no setpriv (util-linux) to change that"
+                "file modes do not apply to root, and setpriv (util-linux) is missing to drop root's rights"
             )
         server.command = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", *server.command]
     return server
@@ -28,7 +28,9 @@ def nodes_of(server: ComfyServer) -> set[str]:
 
 
 def test_all_nodes_load_with_folders_that_cannot_be_used(server: ComfyServer) -> None:
-    models, inputs, away = server.base / "models", server.base / "input", server.base / "away"
+    models = server.base / "models"
+    inputs = server.base / "input"
+    away = server.base / "away"
     (models / "mllm" / "private").mkdir(parents=True)
     (models / "LLM").symlink_to(server.base / "nowhere")
     (inputs / "lost+found").mkdir()
@@ -40,17 +42,18 @@ def test_all_nodes_load_with_folders_that_cannot_be_used(server: ComfyServer) ->
         with server:
             assert nodes_of(server) == set(NODES)
             inputs.rename(away)
-            # Another node would make a folder that is only missing.
+            # A dangling link, because other nodes create the input folder if it is missing.
             inputs.symlink_to(server.base / "nowhere")
             assert nodes_of(server) == nodes_of(server) == set(NODES)
         log = server.log.read_text(encoding="utf-8", errors="replace")
-        for once in (
+        for message in (
             f"InstructBrush: folder {models / 'instructions'} cannot be made (",
             f"InstructBrush: folder {models / 'mllm' / 'private'} cannot be read (",
             f"InstructBrush: folder {inputs / 'lost+found'} cannot be read (",
-            f"InstructBrush: ComfyUI's input folder {inputs} is not there. Load Edit Pairs offers the pack's examples only.",
+            f"InstructBrush: ComfyUI's input folder {inputs} is not there."
+            " Load Edit Pairs offers the pack's examples only.",
         ):
-            assert log.count(once) == 1, once
+            assert log.count(message) == 1, message
     finally:
         models.chmod(0o755)
         for folder in (models / "mllm" / "private", away / "lost+found", inputs / "lost+found"):

@@ -1,4 +1,4 @@
-"""Image files of every kind people have, each with its right pixels, from formulas or other libraries."""
+"""Image files of many formats, each with its correct pixels, computed by formulas or other libraries."""
 
 import struct
 import zlib
@@ -17,10 +17,11 @@ _y, _x = np.mgrid[0:20, 0:24]
 COLOURS = np.stack([_x * 255 // 23, _y * 255 // 19, (_x * 7 + _y * 5) % 256], axis=2).astype(np.uint8)
 GREYS = COLOURS[..., 2]
 DEEP = (COLOURS.astype(np.uint32) * 257 + 100).clip(0, 65535).astype(np.uint16)
-RED = np.array([[0.64, 0.33], [0.21, 0.71], [0.15, 0.06]])
-"""Primaries of Adobe RGB."""
+# Primaries, xy of red, green and blue.
+ADOBE_RGB = np.array([[0.64, 0.33], [0.21, 0.71], [0.15, 0.06]])
 P3 = np.array([[0.68, 0.32], [0.265, 0.69], [0.15, 0.06]])
 SRGB = np.array([[0.64, 0.33], [0.30, 0.60], [0.15, 0.06]])
+# Bradford's adaptation of D65 to D50.
 TO_D50 = np.array(
     [
         [1.0478112, 0.0228866, -0.0501270],
@@ -28,19 +29,18 @@ TO_D50 = np.array(
         [-0.0092345, 0.0150436, 0.7521316],
     ]
 )
-"""Bradford's adaptation of D65."""
 D50 = np.array([0.9642, 1.0, 0.8249])
 
 
 def to_xyz(primaries: np.ndarray) -> np.ndarray:
-    """Linear RGB -> XYZ under D50, for primaries under D65."""
+    """Matrix from linear RGB to XYZ under D50, for primaries under D65."""
     columns = np.stack([np.array([x / y, 1, (1 - x - y) / y]) for x, y in primaries], axis=1)
     white = np.array([0.3127 / 0.3290, 1, (1 - 0.3127 - 0.3290) / 0.3290])
     return TO_D50 @ (columns * np.linalg.solve(columns, white))
 
 
 def encoded(linear: np.ndarray) -> np.ndarray:
-    """sRGB's curve."""
+    """Applies sRGB's transfer function."""
     linear = linear.clip(0, 1)
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
@@ -58,9 +58,10 @@ def srgb_of_lab(lab: np.ndarray) -> np.ndarray:
 
 
 def icc(space: bytes, connection: bytes, kind: bytes, tags: dict[bytes, bytes]) -> bytes:
-    """An ICC profile of version 2."""
+    """Builds an ICC profile of version 2."""
     tags = {b"wtpt": xyz_tag(D50), **tags}
-    table, data = b"", b""
+    table = b""
+    data = b""
     for name, content in tags.items():
         table += name + struct.pack(">II", 132 + 12 * len(tags) + len(data), len(content))
         data += content + bytes(-len(content) % 4)
@@ -97,7 +98,7 @@ def colour_profile(primaries: np.ndarray, gamma: float) -> bytes:
 
 
 def ink_profile() -> bytes:
-    """Every ink takes all lightness: L* = 100 (1 - K) along K."""
+    """Builds a CMYK profile in which every full ink is black: L* = 100 (1 - K) along K."""
     ramp = bytes(range(256))
     corners = b"".join(bytes([255 if not corner else 0, 128, 128]) for corner in range(16))
     identity = struct.pack(">9i", *(65536 * np.eye(3, dtype=int)).ravel())
@@ -106,7 +107,7 @@ def ink_profile() -> bytes:
 
 
 def png(values: np.ndarray, colour_type: int, extra: bytes = b"") -> bytes:
-    """A PNG of 16 bits, written by hand."""
+    """Encodes a PNG of 16 bits."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return (
@@ -137,7 +138,7 @@ def saved(
     image: Image.Image, expected: np.ndarray, more: Sequence[Image.Image] = (), **options: object
 ) -> Writer:
     def write(path: Path) -> np.ndarray:
-        # Copies: saving as JPEG leaves its settings in an image.
+        # Saves copies, because saving as JPEG leaves its settings in an image.
         frames = [frame.copy() for frame in (image, *more)]
         frames[0].save(path, **options, **({"save_all": True, "append_images": frames[1:]} if more else {}))
         return expected
@@ -176,7 +177,7 @@ PALETTED = np.array(PALETTE.getpalette(), np.uint8).reshape(-1, 3)[np.asarray(PA
 OTHER = Image.fromarray(255 - COLOURS)
 LINEAR = (COLOURS / 255).astype(np.float32)
 INKS = np.stack([COLOURS[..., 0], COLOURS[..., 1], GREYS // 2, GREYS // 3], axis=2)
-ADOBE = srgb_of((COLOURS / 255) ** 2.19921875 @ to_xyz(RED).T)
+ADOBE = srgb_of((COLOURS / 255) ** 2.19921875 @ to_xyz(ADOBE_RGB).T)
 LAB = np.stack([GREYS, (_x - 12).astype(np.uint8), (_y - 10).astype(np.uint8)], axis=2)
 WHOLE = rgb(GREYS) / 255
 
@@ -198,8 +199,8 @@ KINDS: dict[str, Writer] = {
     "alpha.png": saved(Image.merge("RGBA", (*IMAGE.split(), GREY)), on_white(COLOURS, GREYS)),
     "16-bit greys.png": written(png(DEEP[..., 2], 0), rgb(DEEP[..., 2]) / 65535),
     "16-bit colours.png": written(png(DEEP, 2), DEEP / 65535),
-    "Adobe RGB.png": saved(IMAGE, ADOBE, icc_profile=colour_profile(RED, 2.19921875)),
-    "Adobe RGB.tif": saved(IMAGE, ADOBE, icc_profile=colour_profile(RED, 2.19921875)),
+    "Adobe RGB.png": saved(IMAGE, ADOBE, icc_profile=colour_profile(ADOBE_RGB, 2.19921875)),
+    "Adobe RGB.tif": saved(IMAGE, ADOBE, icc_profile=colour_profile(ADOBE_RGB, 2.19921875)),
     "wide.webp": saved(
         IMAGE,
         srgb_of((COLOURS / 255) ** 2.2 @ to_xyz(P3).T),
@@ -209,7 +210,7 @@ KINDS: dict[str, Writer] = {
     "alpha and profile.png": saved(
         Image.merge("RGBA", (*IMAGE.split(), GREY)),
         on_white(ADOBE * 255, GREYS),
-        icc_profile=colour_profile(RED, 2.19921875),
+        icc_profile=colour_profile(ADOBE_RGB, 2.19921875),
     ),
     "grey with a grey profile.png": saved(
         GREY,
@@ -217,7 +218,7 @@ KINDS: dict[str, Writer] = {
         icc_profile=icc(b"GRAY", b"XYZ ", b"mntr", {b"kTRC": gamma_tag(1.5)}),
     ),
     "grey with a colour profile.png": saved(
-        GREY, rgb(encoded((GREYS / 255) ** 2.19921875)), icc_profile=colour_profile(RED, 2.19921875)
+        GREY, rgb(encoded((GREYS / 255) ** 2.19921875)), icc_profile=colour_profile(ADOBE_RGB, 2.19921875)
     ),
     "photograph.jpg": by_torchvision(IMAGE, quality=95),
     "photograph.jfif": by_torchvision(IMAGE, format="JPEG", quality=80),

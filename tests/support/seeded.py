@@ -1,7 +1,7 @@
-"""Models made from seeds, in both key dialects: whole Stable Diffusion checkpoints, small ones, and files that are only a header.
+"""Random Stable Diffusion models with the key names of diffusers or of the original code.
 
-The names of the original dialect are written down here by hand, as diffusers' conversion script for SD1.5 lists them, and not with the code
-under test.
+The names of the original code are listed here as in diffusers' conversion script for SD1.5, so that tests do
+not depend on the code under test.
 """
 
 import json
@@ -43,7 +43,7 @@ SDXL = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
-# SD1.5's layout, 16 sites and all, with few channels.
+# SD1.5's layout with its 16 attention sites, but few channels.
 SMALL_SD15 = {**SD15, "block_out_channels": [32, 32, 64, 64], "attention_head_dim": 4}
 VAE = {
     "block_out_channels": [128, 256, 512, 512],
@@ -75,7 +75,7 @@ SCHEDULER = {
 
 
 def unet_shapes(config: Mapping[str, Any]) -> Shapes:
-    """Shapes of a UNet under diffusers' names; no memory is used."""
+    """Returns the shapes of a UNet under diffusers' names, without allocating it."""
     from diffusers import UNet2DConditionModel
 
     with torch.device("meta"):
@@ -90,7 +90,7 @@ def vae_shapes(config: Mapping[str, Any]) -> Shapes:
 
 
 def text_shapes(config: Mapping[str, Any]) -> Shapes:
-    """Shapes of CLIP's text tower under the names of published files, ``text_model.`` first."""
+    """Returns the shapes of CLIP's text encoder under the names of published files (``text_model.…``)."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     with torch.device("meta"):
@@ -103,7 +103,7 @@ def shapes_of(module: torch.nn.Module) -> Shapes:
 
 
 def native_unet_name(name: str) -> str:
-    """A UNet tensor's name in the original dialect (all families here have two layers a block)."""
+    """Returns a UNet tensor's name in the original code, for models with two layers a block."""
     levels = 3
     fixed = {
         "time_embedding.linear_1": "time_embed.0",
@@ -141,7 +141,7 @@ def native_unet_name(name: str) -> str:
 
 
 def native_unet(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything of a UNet under the original dialect's names."""
+    """Renames all tensors of a UNet to the names of the original code."""
     renamed = {}
     for name, value in named.items():
         if found := re.match(r"up_blocks\.(\d)\.upsamplers\.0\.(.*)", name):
@@ -154,7 +154,7 @@ def native_unet(named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def native_vae_name(name: str) -> str:
-    """A VAE tensor's name in the original dialect."""
+    """Returns a VAE tensor's name in the original code."""
     name = re.sub(r"^(encoder|decoder)\.conv_norm_out", r"\1.norm_out", name).replace(
         "conv_shortcut", "nin_shortcut"
     )
@@ -180,37 +180,46 @@ def _renamed(rest: str, table: Mapping[str, str]) -> str:
 
 
 def weights(shapes: Shapes, seed: int, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, Tensor]]:
-    """Weights that keep activations finite: matrices of variance 1/fan-in, norms near 1, small biases. One tensor at a time, cut from a pool of
-    a million normal numbers at places drawn from the seed, which makes a billion of them in seconds."""
+    """Yields random weights that keep activations finite: variance 1/fan-in, norms near 1, small biases.
+
+    Cuts each tensor from a pool of a million normal numbers, which is much faster than drawing it.
+    """
     generator = torch.Generator().manual_seed(seed)
     pool = torch.randn(1 << 20, generator=generator)
     for name, shape in shapes.items():
-        count, offset = math.prod(shape), int(torch.randint(1 << 19, (), generator=generator))
-        values = (
-            pool[offset : offset + count] if count <= 1 << 19 else pool.repeat(-(-count // len(pool)))[:count]
-        )
-        scale, centre = (
-            (0.02, float(name.endswith("weight"))) if len(shape) == 1 else (math.prod(shape[1:]) ** -0.5, 0.0)
-        )
-        yield name, (values * scale + centre).view(shape).to(dtype)
+        count = math.prod(shape)
+        offset = int(torch.randint(1 << 19, (), generator=generator))
+        if count <= 1 << 19:
+            values = pool[offset : offset + count]
+        else:
+            values = pool.repeat(-(-count // len(pool)))[:count]
+        if len(shape) == 1:
+            values = values * 0.02 + float(name.endswith("weight"))
+        else:
+            values = values * math.prod(shape[1:]) ** -0.5 + 0.0
+        yield name, values.view(shape).to(dtype)
 
 
 def checkpoint(
-    seed: int, unet: Mapping[str, Any] = SD15, dtype: torch.dtype = torch.float16
+    seed: int,
+    unet: Mapping[str, Any] = SD15,
+    dtype: torch.dtype = torch.float16,
+    vae: Mapping[str, Any] = VAE,
+    text: Mapping[str, Any] = CLIP_L,
 ) -> dict[str, Tensor]:
-    """A single-file checkpoint in the original dialect, full-size VAE and CLIP included."""
+    """Returns a single-file checkpoint with the original names, including a full-size VAE and CLIP."""
     tensors = {
         f"model.diffusion_model.{name}": tensor
         for name, tensor in native_unet(dict(weights(unet_shapes(unet), seed, dtype))).items()
     }
-    for name, tensor in weights(vae_shapes(VAE), seed + 1, dtype):
+    for name, tensor in weights(vae_shapes(vae), seed + 1, dtype):
         native = native_vae_name(name)
         # The original code writes the VAE's attention as 1 x 1 convolutions.
         matrix = ".mid.attn_1." in native and tensor.ndim == 2
         tensors[f"first_stage_model.{native}"] = tensor[..., None, None] if matrix else tensor
     tensors.update(
         (f"cond_stage_model.transformer.{name}", tensor)
-        for name, tensor in weights(text_shapes(CLIP_L), seed + 2, dtype)
+        for name, tensor in weights(text_shapes(text), seed + 2, dtype)
     )
     return tensors
 
@@ -224,7 +233,7 @@ def write_folder(
     dtype: torch.dtype = torch.float32,
     scheduler: Mapping[str, Any] = SCHEDULER,
 ) -> Path:
-    """A diffusers folder, by default SD1.5's layout with few channels, without a tokenizer's files."""
+    """Writes a diffusers folder without a tokenizer, by default SD1.5's layout with few channels."""
     from safetensors.torch import save_file
 
     parts: Iterable[tuple[str, str, Mapping[str, Any], Shapes]] = (
@@ -247,7 +256,7 @@ def write_folder(
 
 
 def write_tokenizer(folder: Path) -> Path:
-    """CLIP's tokenizer as the files of a diffusers folder."""
+    """Writes CLIP's tokenizer as in a diffusers folder."""
     from instructbrush.core.models.tokenizer import clip_tokenizer
 
     clip_tokenizer().save_pretrained(str(folder))
@@ -255,8 +264,9 @@ def write_tokenizer(folder: Path) -> Path:
 
 
 def write_hollow(path: Path, shapes: Shapes, dtype: str = "F16") -> Path:
-    """A sound safetensors file of zeros that takes no room on the disk: a header and a hole."""
-    size, header = {"F16": 2, "F32": 4}[dtype], {}
+    """Writes a valid safetensors file of zeros as a sparse file, which takes almost no space on the disk."""
+    size = {"F16": 2, "F32": 4}[dtype]
+    header = {}
     end = 0
     for name, shape in shapes.items():
         begin, end = end, end + math.prod(shape) * size

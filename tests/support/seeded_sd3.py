@@ -1,6 +1,6 @@
-"""Stable Diffusion 3 transformers made from seeds, in both key dialects.
+"""Random Stable Diffusion 3 transformers with the key names of diffusers or of the original code.
 
-The names of the original dialect are written down here by hand, as the original code has them, and not with the code under test.
+The names of the original code are listed here, so that tests do not depend on the code under test.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,8 @@ SD3 = {
     "pooled_projection_dim": 2048,
     "pos_embed_max_size": 192,
 }
-# SD3's layout with two layers of two heads: ComfyUI reads the number of heads from the width, and takes it for the number of layers.
+# Two layers and two heads: ComfyUI derives the number of heads from the width, and uses it as the number of
+# layers.
 SMALL_SD3 = {
     **SD3,
     "num_layers": 2,
@@ -57,7 +58,7 @@ _STACKED = {"x_block": ("to_q", "to_k", "to_v"), "context_block": ("add_q_proj",
 
 
 def shapes(config: Mapping[str, Any]) -> seeded.Shapes:
-    """Shapes of a transformer under diffusers' names; no memory is used."""
+    """Returns the shapes of a transformer under diffusers' names, without allocating it."""
     from diffusers import SD3Transformer2DModel
 
     with torch.device("meta"):
@@ -65,17 +66,20 @@ def shapes(config: Mapping[str, Any]) -> seeded.Shapes:
 
 
 def tensors(config: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
-    """A transformer under diffusers' names."""
+    """Returns a random transformer under diffusers' names."""
     return dict(seeded.weights(shapes(config), seed))
 
 
 def on_meta(config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A transformer of any size that takes no memory."""
+    """Returns a transformer on the meta device, which takes no memory."""
     return {name: torch.empty(shape, device="meta") for name, shape in shapes(config).items()}
 
 
 def native(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Everything under the original dialect's names: queries, keys and values are stacked, the last modulations have shift and scale swapped."""
+    """Converts a transformer to the names of the original code.
+
+    Stacks queries, keys and values, and swaps shift and scale in the last modulations.
+    """
     last = max(int(name.split(".")[1]) for name in named if name.startswith("transformer_blocks."))
     swapped = {"norm_out.linear", f"transformer_blocks.{last}.norm1_context.linear"}
     renamed: dict[str, Tensor] = {"pos_embed": named["pos_embed.pos_embed"]}
@@ -98,5 +102,4 @@ def native(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def shapes_of(named: Mapping[str, Tensor]) -> seeded.Shapes:
-    """Shapes by name."""
     return {name: tuple(tensor.shape) for name, tensor in named.items()}

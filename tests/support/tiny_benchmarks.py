@@ -1,6 +1,7 @@
-"""MagicBrush and Emu Edit Test in small: the layouts of the real ones, with images from seeds."""
+"""Small benchmarks with random images: MagicBrush, Emu Edit Test and reasoning instructions."""
 
 import json
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+# img_id -> number of turns.
 SESSIONS = {"139": 3, "2047": 1, "30": 2}
-"""img_id -> turns."""
 SIDE = 64
 
 
 def pixels(img_id: str, state: int, side: int = SIDE) -> Image.Image:
-    """What a session's image looks like after so many turns: coloured blocks of which every turn changes one."""
+    """Draws a session's image after `state` turns: colored blocks, of which every turn changes one."""
     draw = np.random.default_rng(int(img_id))
     blocks = draw.integers(0, 256, (4, 4, 3), dtype=np.uint8)
     for turn in range(state):
@@ -26,14 +27,14 @@ def pixels(img_id: str, state: int, side: int = SIDE) -> Image.Image:
 
 
 def mask_of(turn: int, side: int = SIDE) -> Image.Image:
-    """White where a turn changes something."""
+    """Returns the mask of a turn, white where the image changes."""
     grid = np.zeros((4, 4), np.uint8)
     grid[turn - 1, turn - 1] = 255
     return Image.fromarray(grid.repeat(side // 4, 0).repeat(side // 4, 1))
 
 
 def erased(img_id: str, turn: int) -> Image.Image:
-    """A mask as MagicBrush's parquet has it: the source with the part to edit erased."""
+    """Returns a mask as in MagicBrush's parquet files: the source, transparent where the image changes."""
     image = pixels(img_id, turn - 1).convert("RGBA")
     image.putalpha(mask_of(turn).point(lambda value: 255 - value))
     return image
@@ -44,7 +45,7 @@ def words_of(img_id: str, turn: int) -> str:
 
 
 def png(image: Image.Image) -> dict[str, Any]:
-    """An image's cell."""
+    """Returns an image as a parquet cell."""
     content = BytesIO()
     image.save(content, "PNG")
     return {"bytes": content.getvalue(), "path": None}
@@ -66,7 +67,7 @@ def magicbrush_rows() -> list[dict[str, Any]]:
 
 
 def emu_rows() -> list[dict[str, Any]]:
-    """Four sound rows; one with a placeholder, one with equal captions, one without; one of the other split."""
+    """Returns usable rows, rows with equal or missing captions, and one row of another split."""
     captions = [
         ("a red block", "a blue block"),
         ("a wall", "a wall in the snow"),
@@ -93,14 +94,14 @@ def emu_rows() -> list[dict[str, Any]]:
 
 
 def write_parquet(path: Path, rows: list[dict[str, Any]], group: int = 2) -> Path:
-    """A table with small row groups, so that sessions lie across them."""
+    """Writes a table with small row groups, so that a session spans several groups."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=group)
     return path
 
 
 def write_shards(folder: Path, rows: list[dict[str, Any]], split: str) -> Path:
-    """Two files of a split in data/, as they are downloaded."""
+    """Writes two files of a split to data/, as they are downloaded."""
     for number, part in enumerate((rows[:3], rows[3:])):
         write_parquet(folder / "data" / f"{split}-{number:05}-of-00002-0123456789abcdef.parquet", part)
     return folder
@@ -114,7 +115,7 @@ def captions() -> dict[str, dict[str, str]]:
 
 
 def write_magicbrush_folder(folder: Path, words: bool = True) -> Path:
-    """The layout of the test archive."""
+    """Writes the layout of MagicBrush's test archive. `words`: with local descriptions."""
     sessions: dict[str, list[dict[str, str]]] = {}
     for img_id, turns in SESSIONS.items():
         home = folder / "images" / img_id
@@ -146,7 +147,7 @@ _SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "
 
 
 def write_dino(folder: Path, kind: str = "vit") -> Path:
-    """A tiny DINO of the true layout: a ViT without pooler, or a DINOv2."""
+    """Writes a tiny DINO: a ViT without pooler, or a DINOv2."""
     from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
     torch.manual_seed(3)
@@ -159,3 +160,48 @@ def write_dino(folder: Path, kind: str = "vit") -> Path:
         )
     model.save_pretrained(folder)
     return folder
+
+
+REASONING_COUNT = 4
+# The one wish that the tiny model is trained on, for the first image, and its answer.
+KNOWN_WISH = "night falls"
+KNOWN_ANSWER = '{"instruction": "make it night", "reason": "the day ends"}'
+
+
+def reasoning_entries() -> list[dict[str, Any]]:
+    """Returns entries of four images; the second one has no caption."""
+    wishes = {
+        "night": KNOWN_WISH,
+        "red": "it should be warmer there",
+        "grey": "let hours go by",
+        "sharp": "find the glasses",
+    }
+    entries: list[dict[str, Any]] = [
+        {"words": f"make it {word}", "reasoning": wish} for word, wish in wishes.items()
+    ]
+    for number in (0, 2, 3):
+        entries[number]["caption"] = f" wall {number} "
+    return entries
+
+
+def write_reasoning_folder(folder: Path, change: Callable[[list[dict[str, Any]]], Any] | None = None) -> Path:
+    """Writes reason.json, with images in a folder below it. `change` may damage the entries."""
+    (folder / "images").mkdir(parents=True)
+    entries = reasoning_entries()
+    for number, entry in enumerate(entries):
+        for state, side in enumerate(("before", "after")):
+            entry[side] = f"images/{number}_{side}.png"
+            pixels(str(number), state).save(folder / entry[side])
+    if change is not None:
+        change(entries)
+    (folder / "reason.json").write_text(json.dumps(entries))
+    return folder
+
+
+def reasoning_rows() -> list[dict[str, Any]]:
+    """Returns the same entries as rows of a table."""
+    rows = []
+    for number, entry in enumerate(reasoning_entries()):
+        images = {"before": png(pixels(str(number), 0)), "after": png(pixels(str(number), 1))}
+        rows.append({"caption": None, **entry, **images})
+    return rows

@@ -1,4 +1,4 @@
-"""A CLIP small enough for tests, with weights from a seed, on CLIP's own vocabulary. open_clip builds it; it is registered under its own name."""
+"""A tiny random CLIP with CLIP's vocabulary, registered with open_clip under its own name."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ CONFIG = {
 
 
 def register(folder: Path, name: str = ARCHITECTURE, config: dict = CONFIG) -> None:
-    """Make the architecture known to open_clip."""
+    """Registers the architecture with open_clip."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     path.write_text(json.dumps(config))
@@ -25,7 +25,7 @@ def register(folder: Path, name: str = ARCHITECTURE, config: dict = CONFIG) -> N
 
 
 def reference(folder: Path, seed: int = 0) -> open_clip.model.CLIP:
-    """open_clip's own model with weights from a seed, large enough that texts and images differ clearly."""
+    """Builds open_clip's model with random weights that are large enough for features to differ."""
     register(folder)
     torch.manual_seed(seed)
     model = open_clip.create_model(ARCHITECTURE, pretrained=None).eval()
@@ -37,7 +37,7 @@ def reference(folder: Path, seed: int = 0) -> open_clip.model.CLIP:
 
 
 def write(folder: Path, seed: int = 0) -> Path:
-    """Its weights as a file of the name under which it is looked for."""
+    """Writes the weights to a file with the name that the pack expects."""
     path = folder / f"{ARCHITECTURE}-tests.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
     save_file(

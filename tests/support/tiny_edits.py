@@ -1,4 +1,4 @@
-"""Pairs with words and masks in the layouts that fine-tuning reads, from seeds."""
+"""Random pairs with words and masks in the layouts that fine-tuning reads."""
 
 import json
 from pathlib import Path
@@ -17,30 +17,31 @@ SIDE = 64
 def images(
     number: int, height: int = SIDE, width: int = SIDE
 ) -> tuple[Image.Image, Image.Image, Image.Image]:
-    """(before, after, mask): a quarter of the blocks is inverted, and the mask is white there."""
+    """Returns (before, after, mask). The edit inverts a quarter of the blocks; the mask is white there."""
     blocks = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    changed, mask = blocks.copy(), np.zeros((4, 4), np.uint8)
-    row, column = 2 * (number % 2), 2 * (number // 2 % 2)
+    changed = blocks.copy()
+    mask = np.zeros((4, 4), np.uint8)
+    row = 2 * (number % 2)
+    column = 2 * (number // 2 % 2)
     changed[row : row + 2, column : column + 2] = 255 - changed[row : row + 2, column : column + 2]
     mask[row : row + 2, column : column + 2] = 255
-    before, after, region = (
-        Image.fromarray(array).resize((width, height), Image.Resampling.NEAREST)
-        for array in (blocks, changed, mask)
-    )
-    return before, after, region
+
+    def image(array: np.ndarray) -> Image.Image:
+        return Image.fromarray(array).resize((width, height), Image.Resampling.NEAREST)
+
+    return image(blocks), image(changed), image(mask)
 
 
 def rows(count: int, first: int = 0) -> list[dict[str, Any]]:
-    """UltraEdit's columns; every third row is free-form."""
+    """Returns rows with UltraEdit's columns. Every third row has no mask."""
     found = []
     for number in range(first, first + count):
-        before, after, mask = (png(image) for image in images(number))
-        free = number % 3 == 2
+        before, after, mask = images(number)
         found.append(
             {
-                "source_image": before,
-                "edited_image": after,
-                "mask_image": None if free else mask,
+                "source_image": png(before),
+                "edited_image": png(after),
+                "mask_image": None if number % 3 == 2 else png(mask),
                 "edit_prompt": f"invert part {number}",
                 "source_caption": "blocks",
                 "target_caption": "other blocks",
@@ -49,16 +50,16 @@ def rows(count: int, first: int = 0) -> list[dict[str, Any]]:
     return found
 
 
+# Indirect instructions of rows 0, 1 and 2, repeated for the other rows.
 INDIRECT = (
     ("one corner looks wrong", "it should be the other way round"),
     ("something is not as it was",),
     (),
 )
-"""Indirect instructions of rows 0, 1 and 2, and so on in turn."""
 
 
 def with_reasoning(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with the column of indirect instructions."""
+    """Adds a column of indirect instructions to the rows."""
     return [{**row, "reasoning": list(INDIRECT[number % 3])} for number, row in enumerate(content)]
 
 
@@ -69,7 +70,7 @@ def write_table(path: Path, content: list[dict[str, Any]], group: int = 2) -> Pa
 
 
 def write_tables(folder: Path, count: int = 10) -> Path:
-    """Two shards of unequal length, as they are downloaded."""
+    """Writes two shards of unequal length, as they are downloaded."""
     content = rows(count)
     for number, part in enumerate((content[: count // 2 + 2], content[count // 2 + 2 :])):
         write_table(folder / "data" / f"train-{number:05}-of-00002.parquet", part)
@@ -77,7 +78,7 @@ def write_tables(folder: Path, count: int = 10) -> Path:
 
 
 def write_folder(folder: Path, count: int = 3) -> Path:
-    """A folder with pairs.json; the first pair has no mask."""
+    """Writes a folder with pairs.json. The first pair has no mask."""
     folder.mkdir(parents=True)
     entries = []
     for number in range(count):

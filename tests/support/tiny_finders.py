@@ -1,4 +1,4 @@
-"""Grounding DINO, SAM and CLIPSeg of the true classes, small enough for tests, with weights from a seed, written as transformers folders."""
+"""Writes tiny random Grounding DINO, SAM and CLIPSeg models as transformers folders."""
 
 from pathlib import Path
 from typing import Any
@@ -7,13 +7,18 @@ import torch
 
 POCKET_TOKENIZER = Path(__file__).parents[2] / "core" / "models" / "pocket" / "tokenizer"
 WORDS = ["red", "blue", "ball", "cat", "dog", "circle", "square", "hat", "a", "the", "on", "##s"]
-# Grounding DINO knows these by their numbers in BERT's vocabulary.
+# Grounding DINO expects these tokens at their numbers in BERT's vocabulary.
 _NUMBERED = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?"}
 _VOCABULARY = 1100
 
 
 def grounding_dino(folder: Path, seed: int = 12, kind: str = "GroundingDino", **changes: Any) -> Path:
-    """Grounding DINO for images of about 64 px. ``kind``: or MMGroundingDino; ``changes`` go to its configuration."""
+    """Writes a Grounding DINO for images of about 64 px.
+
+    Args:
+        kind: GroundingDino or MMGroundingDino.
+        changes: to its configuration.
+    """
     import transformers
     from transformers import BertConfig, GroundingDinoImageProcessor, SwinConfig
 
@@ -58,7 +63,7 @@ def grounding_dino(folder: Path, seed: int = 12, kind: str = "GroundingDino", **
 
 
 def sam(folder: Path, seed: int = 0) -> Path:
-    """SAM for 64 px."""
+    """Writes a SAM for 64 px."""
     from transformers import (
         SamConfig,
         SamImageProcessor,
@@ -97,7 +102,7 @@ def sam(folder: Path, seed: int = 0) -> Path:
 
 
 def sam2(folder: Path, seed: int = 0) -> Path:
-    """SAM 2 for 64 px."""
+    """Writes a SAM 2 for 64 px."""
     from transformers import (
         Sam2Config,
         Sam2HieraDetConfig,
@@ -140,7 +145,7 @@ def sam2(folder: Path, seed: int = 0) -> Path:
 
 
 def clipseg(folder: Path, seed: int = 0) -> Path:
-    """CLIPSeg for 64 px, with the pocket editor's vocabulary."""
+    """Writes a CLIPSeg for 64 px with the pocket editor's vocabulary."""
     from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTokenizer, ViTImageProcessor
 
     tokenizer = CLIPTokenizer.from_pretrained(POCKET_TOKENIZER, local_files_only=True)
@@ -194,7 +199,7 @@ def _bert_tokenizer(folder: Path) -> Any:
 
 
 def _drawn(model: torch.nn.Module, seed: int) -> Any:
-    """Weights large enough that images and words matter."""
+    """Draws weights that are large enough for images and words to matter."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

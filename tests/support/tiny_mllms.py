@@ -1,4 +1,4 @@
-"""LLaVA and Qwen2-VL of the true classes, small enough for tests, with weights from a seed, written as transformers folders."""
+"""Writes tiny random LLaVA and Qwen2-VL models as transformers folders."""
 
 import json
 from pathlib import Path
@@ -18,23 +18,25 @@ SPECIAL = [
     "<|video_pad|>",
     "<|im_end|>",
 ]
+# The published template of LLaVA-1.5, for messages of the user.
 LLAVA_CHAT = (
-    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}{% endif %}"
-    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
-    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' '}}{% endfor %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': "
+    "'}}{% endif %}{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ "
+    "'<image>\n' }}{% endfor %}{% for content in message['content'] | selectattr('type', 'equalto', "
+    "'text') %}{{ content['text'] + ' '}}{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ "
+    "'ASSISTANT:' }}{% endif %}"
 )
-"""The published template of LLaVA-1.5, for messages of the user."""
 QWEN_CHAT = (
-    "{% for message in messages %}<|im_end|>{{ message['role'] }}\n{% for content in message['content'] %}{% if content['type'] == 'image' %}"
-    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ content['text'] }}{% endif %}{% endfor %}{% endfor %}"
-    "{% if add_generation_prompt %}<|im_end|>assistant\n{% endif %}"
+    "{% for message in messages %}<|im_end|>{{ message['role'] }}\n{% for content in message['content'] "
+    "%}{% if content['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ "
+    "content['text'] }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt "
+    "%}<|im_end|>assistant\n{% endif %}"
 )
 WIDTH = 32
 
 
 def tokenizer(start: bool = True) -> Any:
-    """Bytes as tokens, with LLaMA's special ones."""
+    """Returns a tokenizer with bytes as tokens and LLaMA's special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -59,7 +61,10 @@ def tokenizer(start: bool = True) -> Any:
 def llava(
     folder: Path, seed: int = 0, chat: str | None = LLAVA_CHAT, padding_side: str = "left", **text: Any
 ) -> Path:
-    """LLaVA with images of 32 px (16 tokens) and states 32 wide. ``text`` changes the configuration of its language model."""
+    """Writes a LLaVA with images of 32 px (16 tokens) and states of 32 channels.
+
+    ``text`` changes the configuration of its language model.
+    """
     from transformers import (
         CLIPImageProcessor,
         CLIPVisionConfig,
@@ -112,13 +117,13 @@ def llava(
         num_additional_image_tokens=1,
         chat_template=chat,
     ).save_pretrained(folder)
-    # Whatever version wrote it, the file that all of them look for is there.
+    # Some versions of transformers do not write preprocessor_config.json, which all of them read.
     images.save_pretrained(folder)
     return folder
 
 
 def qwen2_vl(folder: Path, seed: int = 0) -> Path:
-    """Qwen2-VL: as many tokens as the image is large, and positions of three kinds."""
+    """Writes a Qwen2-VL, whose number of image tokens depends on the image's size."""
     from transformers import (
         Qwen2VLConfig,
         Qwen2VLForConditionalGeneration,
@@ -152,15 +157,13 @@ def qwen2_vl(folder: Path, seed: int = 0) -> Path:
         "spatial_merge_size": 2,
         "mlp_ratio": 2,
     }
-    marks = {
-        name: words.convert_tokens_to_ids(token)
-        for name, token in (("image_token_id", "<|image_pad|>"), ("video_token_id", "<|video_pad|>"))
-    }
-    marks |= {
+    token_ids = {
+        "image_token_id": words.convert_tokens_to_ids("<|image_pad|>"),
+        "video_token_id": words.convert_tokens_to_ids("<|video_pad|>"),
         "vision_start_token_id": words.convert_tokens_to_ids("<|vision_start|>"),
         "vision_end_token_id": words.convert_tokens_to_ids("<|vision_end|>"),
     }
-    config = Qwen2VLConfig(text_config=text, vision_config=vision, **marks)
+    config = Qwen2VLConfig(text_config=text, vision_config=vision, **token_ids)
     drawn(Qwen2VLForConditionalGeneration(config), seed).save_pretrained(folder)
     images = Qwen2VLImageProcessor(patch_size=8, merge_size=2, min_pixels=32 * 32, max_pixels=64 * 64)
     Qwen2VLProcessor(
@@ -171,7 +174,7 @@ def qwen2_vl(folder: Path, seed: int = 0) -> Path:
 
 
 def drawn(model: torch.nn.Module, seed: int) -> Any:
-    """Weights large enough that images and words matter."""
+    """Draws weights that are large enough for images and words to matter."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -181,31 +184,32 @@ def drawn(model: torch.nn.Module, seed: int) -> Any:
     return model.eval()
 
 
-def edited(file: Path, **changes: Any) -> None:
-    """A JSON file with some entries changed; None takes one out."""
+def change_json(file: Path, **changes: Any) -> None:
+    """Changes entries of a JSON file. None removes an entry."""
     table = {**json.loads(file.read_text(encoding="utf-8")), **changes}
     file.write_text(
         json.dumps({name: value for name, value in table.items() if value is not None}), encoding="utf-8"
     )
 
 
+# The template of a model that was trained for one task and needs no description of it.
 OWN_CHAT = (
-    "{% for message in messages %}USER: <image>\n{{ message['content'] | selectattr('type', 'equalto', 'text') | map(attribute='text') | list | last }} "
-    "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    "{% for message in messages %}USER: <image>\n{{ message['content'] | selectattr('type', 'equalto', "
+    "'text') | map(attribute='text') | list | last }} {% endfor %}{% if add_generation_prompt "
+    "%}ASSISTANT:{% endif %}"
 )
-"""The template of a model that was trained for one task, and needs not be told."""
 
 
-def taught(folder: Path, lessons: list[tuple[torch.Tensor, str, str]], steps: int = 260) -> Path:
-    """A LLaVA that answers as the lessons say: (image [H, W, 3], words, answer)."""
+def train_llava(folder: Path, lessons: list[tuple[torch.Tensor, str, str]], steps: int = 260) -> Path:
+    """Trains a LLaVA on (image [H, W, 3], words, answer) until it gives these answers."""
     from instructbrush.core.encoders.mllm import load_mllm
 
     llava(folder, chat=OWN_CHAT, hidden_size=48, intermediate_size=96)
     mllm = load_mllm(folder)
-    network, words = mllm._ready().requires_grad_(True).train(), tokenizer()
+    network, words = mllm.network.requires_grad_(True).train(), tokenizer()
     batches = []
     for image, wish, answer in lessons:
-        inputs = mllm._inputs([image], [wish], "")
+        inputs = mllm.inputs([image], [wish], "")
         ids = torch.tensor(
             [[*inputs["input_ids"][0].tolist(), *words(answer, add_special_tokens=False).input_ids, 2]]
         )
@@ -213,9 +217,9 @@ def taught(folder: Path, lessons: list[tuple[torch.Tensor, str, str]], steps: in
         batches.append(({"input_ids": ids, "pixel_values": inputs["pixel_values"]}, start))
     optimizer = torch.optim.Adam(network.parameters(), lr=6e-3)
     for step in range(steps):
-        given, start = batches[step % len(batches)]
-        logits = network(**given).logits[0, start - 1 : -1]
-        loss = torch.nn.functional.cross_entropy(logits, given["input_ids"][0, start:])
+        inputs, start = batches[step % len(batches)]
+        logits = network(**inputs).logits[0, start - 1 : -1]
+        loss = torch.nn.functional.cross_entropy(logits, inputs["input_ids"][0, start:])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

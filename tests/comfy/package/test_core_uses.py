@@ -1,4 +1,7 @@
-"""What the pack takes of ComfyUI beyond its public comfy_api: each is named here with the arguments it is given, so that a ComfyUI that lacks one is known."""
+"""Everything of ComfyUI that the pack uses beyond the public comfy_api, and the arguments it passes.
+
+A failure shows which name or argument a newer ComfyUI no longer has.
+"""
 
 import ast
 import importlib
@@ -20,9 +23,10 @@ PACKAGES = {
     "nodes",
     "server",
 }
+# Private names of torch.nn.Module with which the pack replaces weights without registering new parameters.
 TORCH_PRIVATE = {"_parameters", "_buffers"}
-"""Underscore names of torch.nn.Module, through which weights are put in place without new parameters being registered."""
 
+# Name -> arguments that it must accept; None for what is not called.
 NAMED: dict[str, tuple[str, ...] | None] = {
     "comfy.cli_args.args.disable_metadata": None,
     "comfy.conds.CONDConstant": ("cond",),
@@ -123,8 +127,8 @@ NAMED: dict[str, tuple[str, ...] | None] = {
     "server.PromptServer.instance.client_id": None,
     "server.PromptServer.instance.send_sync": ("event", "data", "sid"),
 }
-"""Name -> the arguments it must take, None for what is not called."""
 
+# Methods that the pack calls or overrides on an object.
 METHODS: dict[str, tuple[str, ...]] = {
     "comfy.model_patcher.ModelPatcher.clone": ("disable_dynamic", "model_override"),
     "comfy.model_patcher.ModelPatcher.get_clone_model_override": (),
@@ -152,57 +156,56 @@ METHODS: dict[str, tuple[str, ...]] = {
     "comfy.sd.VAE.encode": ("pixel_samples",),
     "comfy.sd.VAE.decode": ("samples_in",),
     "comfy.utils.ProgressBar.update_absolute": ("value", "total", "preview"),
-    # The class of nodes: what nodes/shared/node.py answers, and what the tests of the pack look at.
+    # The base class of nodes: overridden in nodes/shared/node.py, or used in tests.
     "comfy_api.latest.io.ComfyNode.GET_SCHEMA": (),
     "comfy_api.latest.io.ComfyNode.check_lazy_status": (),
     "comfy_api.latest.io.Combo.Input.get_io_type": (),
 }
-"""Methods that are called, or overridden, through an object."""
 
 
-def looked_up(name: str) -> object:
-    """The thing of that dotted name."""
+def find(name: str) -> object:
+    """Returns the module, class, function or attribute with a dotted name."""
     parts = name.split(".")
     for count in range(len(parts), 0, -1):
         try:
-            thing = importlib.import_module(".".join(parts[:count]))
+            found = importlib.import_module(".".join(parts[:count]))
         except ImportError:
             continue
         for part in parts[count:]:
-            thing = getattr(thing, part)
-        return thing
+            found = getattr(found, part)
+        return found
     raise ImportError(name)
 
 
-def arguments(thing: object) -> tuple[set[str], bool]:
-    """The names of what can be given, and whether any other name can be given as well."""
-    parameters = inspect.signature(thing).parameters.values()
-    return {each.name for each in parameters}, any(each.kind is each.VAR_KEYWORD for each in parameters)
+def imported_names(tree: ast.Module) -> dict[str, str]:
+    """Returns alias -> dotted name of everything that a file imports from ComfyUI's packages."""
+    imported: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for each in node.names:
+                package = each.name.split(".")[0]
+                imported[each.asname or package] = each.name if each.asname else package
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            for each in node.names:
+                imported[each.asname or each.name] = f"{node.module}.{each.name}"
+    return {alias: name for alias, name in imported.items() if name.split(".")[0] in PACKAGES}
 
 
 def uses(source: str) -> set[str]:
-    """Everything of ComfyUI's packages but comfy_api that a file names, each as long as it is written."""
+    """Returns the dotted names from ComfyUI's packages in a file, each as long as it is written."""
     tree = ast.parse(source)
-    known: dict[str, str] = {}
+    imported = imported_names(tree)
+    found = {name for name in imported.values() if "." in name}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            known |= {
-                each.asname or each.name.split(".")[0]: each.name if each.asname else each.name.split(".")[0]
-                for each in node.names
-            }
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            known |= {each.asname or each.name: f"{node.module}.{each.name}" for each in node.names}
-    known = {alias: name for alias, name in known.items() if name.split(".")[0] in PACKAGES}
-    found = {name for name in known.values() if "." in name}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and ast.unparse(node).split(".")[0] in known:
+        if isinstance(node, ast.Attribute):
             first, *rest = ast.unparse(node).split(".")
-            found.add(".".join([known[first], *rest]))
+            if first in imported:
+                found.add(".".join([imported[first], *rest]))
     return found
 
 
 def private_names(source: str) -> Iterator[str]:
-    """Underscore attributes of anything but the object or the class itself."""
+    """Yields underscore attributes of anything but ``self`` and ``cls``."""
     for node in ast.walk(ast.parse(source)):
         if (
             isinstance(node, ast.Attribute)
@@ -214,31 +217,44 @@ def private_names(source: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", [*NAMED, *METHODS])
-def test_comfyui_has_it_and_it_takes_what_it_is_given(comfy, name):
-    thing, wanted = looked_up(name), {**NAMED, **METHODS}[name]
-    if wanted is not None:
-        taken, any_other = arguments(thing)
-        assert any_other or set(wanted) <= taken, f"{name} takes {sorted(taken)}"
+def test_comfyui_has_the_name_and_its_arguments(comfy, name):
+    found = find(name)
+    needed = {**NAMED, **METHODS}[name]
+    if needed is not None:
+        parameters = inspect.signature(found).parameters
+        any_keyword = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+        assert any_keyword or set(needed) <= set(parameters), f"{name} takes {sorted(parameters)}"
 
 
-def test_everything_that_nodes_take_of_comfyui_is_named_here():
+def test_list_names_everything_that_nodes_use():
     found = set().union(*(uses(path.read_text(encoding="utf-8")) for path in SOURCES))
     longest = {name for name in found if not any(other.startswith(f"{name}.") for other in found)}
     assert longest == set(NAMED)
 
 
-def test_nothing_private_is_touched():
-    assert {
-        name for path in SOURCES for name in private_names(path.read_text(encoding="utf-8"))
-    } <= TORCH_PRIVATE
+def test_nodes_use_no_private_names():
+    found = {name for path in SOURCES for name in private_names(path.read_text(encoding="utf-8"))}
+    assert found <= TORCH_PRIVATE
 
 
-def test_the_scan_sees_what_it_looks_for():
-    source = "import comfy.utils\nfrom comfy import sd as s\nimport folder_paths\ns.VAE(x)\ncomfy.utils._hidden(1)\nfolder_paths.models_dir\na.b._c\nself._d"
-    assert {"comfy.sd.VAE", "comfy.utils._hidden", "folder_paths.models_dir"} <= uses(source)
-    assert set(private_names(source)) == {"_hidden", "_c"}
+SOURCE = """
+import comfy.utils
+from comfy import sd as s
+import folder_paths
+s.VAE(x)
+comfy.utils._hidden(1)
+folder_paths.models_dir
+a.b._c
+self._d
+"""
 
 
-def test_folders_of_models_are_pairs_of_a_list_and_a_set(comfy):
+def test_scan_finds_used_and_private_names():
+    assert {"comfy.sd.VAE", "comfy.utils._hidden", "folder_paths.models_dir"} <= uses(SOURCE)
+    assert set(private_names(SOURCE)) == {"_hidden", "_c"}
+
+
+def test_folder_names_and_paths_holds_lists_and_sets(comfy):
+    assert comfy.folder_paths.folder_names_and_paths
     for folders, suffixes in comfy.folder_paths.folder_names_and_paths.values():
         assert isinstance(folders, list) and isinstance(suffixes, list | set)

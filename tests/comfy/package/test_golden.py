@@ -1,12 +1,13 @@
-"""The nodes' contract with saved workflows: ids, inputs and outputs stay as tests/golden/nodes.json records them.
+"""Compares ids, inputs and outputs of nodes, on which saved workflows rely, with tests/golden/nodes.json.
 
-A deliberate change of the interface is recorded with INSTRUCTBRUSH_RECORD=1.
+INSTRUCTBRUSH_RECORD=1 records an intended change of the interface.
 """
 
 import json
 import os
 from typing import Any
 
+# Inputs whose choices are the user's files.
 FOLDER_LISTS = {
     "name",
     "folder",
@@ -17,20 +18,19 @@ FOLDER_LISTS = {
     "finder_name",
     "sam_name",
 }
-"""Inputs whose choices are the user's files."""
 TEXTS = {"tooltip", "options", "placeholder"}
 
 
 def contract(node: Any) -> dict[str, Any]:
-    """What saved workflows rely on: everything but texts for people and lists of files."""
+    """Returns the parts of a node on which saved workflows rely: all but texts and lists of files."""
     inputs = {}
     for group, members in node["input"].items():
         for name, spec in members.items():
-            kind, details = spec[0], spec[1] if len(spec) > 1 else {}
+            details = spec[1] if len(spec) > 1 else {}
             inputs[name] = {
                 "group": group,
-                "type": kind,
-                **{k: v for k, v in details.items() if k not in TEXTS},
+                "type": spec[0],
+                **{key: value for key, value in details.items() if key not in TEXTS},
             }
             if "options" in details and name not in FOLDER_LISTS:
                 inputs[name]["choices"] = details["options"]

@@ -1,4 +1,4 @@
-"""The in-process ComfyUI itself: values go in and out unchanged, errors come back as the user reads them, the pack is loaded."""
+"""The in-process ComfyUI of these tests: values, errors, and how the pack is loaded."""
 
 import torch
 
@@ -11,13 +11,13 @@ def test_values_pass_through_stock_nodes(comfy):
     assert torch.equal(value, 1 - image)
 
 
-def test_errors_are_the_users_words(comfy):
+def test_errors_have_the_message_that_users_see(comfy):
     graph = comfy.graph()
     missing = graph.node("LoadImage", image="nothing-here.png")
     assert "nothing-here.png" in comfy.error(graph, missing.out(0))
 
 
-def test_the_pack_is_loaded_by_its_entrypoint(comfy):
+def test_loads_the_pack_by_its_entry_point(comfy):
     ours = sorted(name for name in comfy.nodes if name.startswith("InstructBrush"))
     assert "InstructBrushApply" in ours, ours
     assert comfy.pack().__file__ == str(comfy.base / "custom_nodes" / "instructbrush" / "__init__.py")

@@ -1,16 +1,19 @@
-"""Inputs that come by wire: every list and every text of every node takes them, and says when it runs what it cannot use."""
+"""Inputs that come by wire: every list, text and number accepts them, and rejects bad values when it runs."""
 
 import asyncio
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from instructbrush.tests.comfy.graphs import instruction
-from instructbrush.tests.comfy.package.test_nodes import NODES
+from instructbrush.tests.support.node_names import NODES
 
 UNKNOWN = "none of them"
+# The built-in finder, with which the node runs here, does not read it.
 UNREAD = {"sam_name"}
-"""Of no use to the built-in finder, with which the node runs here."""
+# Node -> its input that names a file, and a name that exists.
 LOADED = {
     "InstructBrushLoad": ("name", "linked.safetensors"),
     "InstructBrushLoadPairs": ("folder", "wired"),
@@ -20,38 +23,46 @@ LOADED = {
     "InstructBrushLoadConnector": ("connector_name", "pocket connector (built in)"),
     "InstructBrushLoadRegionFinder": ("finder_name", "pocket finder (built in)"),
 }
-"""Node -> its input that names a file, and what is there."""
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "nodes.json"
 
 
-def inputs_of(comfy, name, kind):
-    """The inputs of a node that are of a kind and may be connected."""
+def inputs_of(*kinds):
+    """Returns (node, input) of all inputs of some types that can be connected."""
     return [
-        each
-        for each in comfy.nodes[name].GET_SCHEMA().inputs
-        if isinstance(each, kind) and not getattr(each, "socketless", None)
+        pytest.param(name, key, id=f"{name}.{key}")
+        for name, node in json.loads(GOLDEN.read_text(encoding="utf-8")).items()
+        for key, each in node["inputs"].items()
+        if each["type"] in kinds and not each.get("socketless")
     ]
 
 
+def declared_input(comfy, name, key):
+    """Returns an input as the node's schema declares it."""
+    (found,) = [each for each in comfy.nodes[name].GET_SCHEMA().inputs if each.id == key]
+    return found
+
+
 def graph_with(comfy, name, linked, value):
-    """A graph with the node: every text is ``value`` by wire where it is ``linked``, other widgets have their defaults, sockets get nothing that is of use."""
+    """A graph with a node whose input `linked` gets `value` by wire. Returns it and the node's first output.
+
+    Other widgets have their defaults; other sockets get None.
+    """
     graph = comfy.graph()
-    given = {}
+    inputs = {}
     for each in comfy.nodes[name].GET_SCHEMA().inputs:
-        if each.id == linked:
-            given[each.id] = (
-                graph.node("PrimitiveString", value=value).out(0)
-                if isinstance(value, str)
-                else comfy.give(graph, value)
-            )
+        if each.id == linked and isinstance(value, str):
+            inputs[each.id] = graph.node("PrimitiveString", value=value).out(0)
+        elif each.id == linked:
+            inputs[each.id] = comfy.give(graph, value)
         elif hasattr(each, "default"):
-            given[each.id] = each.default if each.default is not None else each.options[0]
+            inputs[each.id] = each.default if each.default is not None else each.options[0]
         else:
-            given[each.id] = comfy.give(graph, None)
-    return graph, graph.node(name, **given).out(0)
+            inputs[each.id] = comfy.give(graph, None)
+    return graph, graph.node(name, **inputs).out(0)
 
 
-def refusals(comfy, graph, link):
-    """What ComfyUI refuses before the run."""
+def validation_errors(comfy, graph, link):
+    """Returns the errors that ComfyUI finds before it runs the graph."""
     graph.node("TestTake", key="unused", value=link)
     _, _, _, errors = asyncio.run(comfy.execution.validate_prompt("links", graph.finalize(), None))
     return errors
@@ -59,7 +70,7 @@ def refusals(comfy, graph, link):
 
 @pytest.fixture(autouse=True, scope="module")
 def linked(comfy):
-    """An instruction and pairs that links can name; returns the instruction's file."""
+    """Writes an instruction and pairs to which links can refer. Returns the instruction's file."""
     shutil.copytree(
         comfy.pack("nodes.comfy.folders.examples").FOLDER / "pairs" / "hours_passed",
         comfy.base / "input" / "wired",
@@ -69,84 +80,80 @@ def linked(comfy):
     return comfy.pack("core.instruction.file").save_instruction(instruction(comfy), path, overwrite=True)
 
 
-@pytest.mark.parametrize("name", NODES)
-def test_every_list_takes_a_text_by_wire_and_refuses_unknown_ones_in_one_sentence(comfy, name):
-    from comfy_api.latest import io
-
+@pytest.mark.parametrize(("name", "key"), inputs_of("COMBO"))
+def test_list_accepts_a_text_by_wire_and_rejects_unknown_texts(comfy, name, key):
     node = comfy.pack("nodes.shared.node")
-    for each in inputs_of(comfy, name, io.Combo.Input):
-        assert isinstance(each, node.Choice), (
-            f"{name}: {each.id} is a plain Combo, which takes no text by wire: make it a Choice or a NameChoice"
-        )
-        assert refusals(comfy, *graph_with(comfy, name, each.id, str(each.options[0]))) == {}
-        assert refusals(comfy, *graph_with(comfy, name, each.id, UNKNOWN)) == {}
-        if each.id in UNREAD:
-            continue
-        run = comfy.attempt(*graph_with(comfy, name, each.id, UNKNOWN))
-        assert run.error["exception_type"].startswith(f"{comfy.name}.core.errors."), run.error
-        assert UNKNOWN in run.error["exception_message"]
-        if not isinstance(each, node.NameChoice):
-            title = NODES[name]
-            assert run.error["exception_message"].strip() == (
-                f"{title}: '{UNKNOWN}' is no choice for {each.id}. Choose one of: {', '.join(map(str, each.options))}."
-            )
+    declared = declared_input(comfy, name, key)
+    assert isinstance(declared, node.Choice), (
+        f"{name}: {key} is a plain Combo, which accepts no text by wire: make it a Choice or a NameChoice"
+    )
+    assert validation_errors(comfy, *graph_with(comfy, name, key, str(declared.options[0]))) == {}
+    graph, link = graph_with(comfy, name, key, UNKNOWN)
+    run = comfy.attempt(graph, link)
+    if key in UNREAD:
+        assert run.error is None
+        return
+    # The error comes from the pack when the node runs, not from ComfyUI's validation.
+    assert run.error["exception_type"].startswith(f"{comfy.name}.core.errors."), run.error
+    message = run.error["exception_message"].strip()
+    assert UNKNOWN in message
+    if not isinstance(declared, node.NameChoice):
+        choices = ", ".join(map(str, declared.options))
+        assert message == f"{NODES[name]}: '{UNKNOWN}' is no choice for {key}. Choose one of: {choices}."
 
 
-@pytest.mark.parametrize("name", NODES)
-def test_every_text_comes_by_wire_and_nothing_else_does(comfy, name):
+@pytest.mark.parametrize(("name", "key"), inputs_of("STRING", "COMBO"))
+def test_text_comes_by_wire_and_other_types_are_rejected(comfy, name, key):
+    assert validation_errors(comfy, *graph_with(comfy, name, key, "a text")) == {}
+    assert comfy.error(*graph_with(comfy, name, key, 5)) == (
+        f"{NODES[name]}: {key} must be a text, not int. Connect a text, or write one into the node."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        (("InstructBrushEditGuider"), ("words")),
+        (("InstructBrushLearn"), ("init_text")),
+        (("InstructBrushExplain"), ("wish")),
+    ],
+)
+def test_rejects_half_a_character(comfy, name, key):
+    message = comfy.error(*graph_with(comfy, name, key, "snow \ud83d"))
+    assert message == f"{NODES[name]}: {key} holds half a character. Write it anew."
+
+
+@pytest.mark.parametrize(("name", "key"), inputs_of("INT", "FLOAT"))
+def test_rejects_values_that_are_no_number_or_out_of_range(comfy, name, key):
     from comfy_api.latest import io
 
-    for each in inputs_of(comfy, name, (io.String.Input, io.Combo.Input)):
-        assert refusals(comfy, *graph_with(comfy, name, each.id, "a text")) == {}
-        message = comfy.error(*graph_with(comfy, name, each.id, 5))
-        assert (
-            message
-            == f"{NODES[name]}: {each.id} must be a text, not int. Connect a text, or write one into the node."
+    declared = declared_input(comfy, name, key)
+    whole = isinstance(declared, io.Int.Input)
+    number = "a whole number" if whole else "a number"
+    wrong_types = [(None, "NoneType"), ([1], "list"), (object(), "object")]
+    if whole:
+        wrong_types.append((0.5, "float"))
+    for value, kind in wrong_types:
+        assert comfy.error(*graph_with(comfy, name, key, value)) == (
+            f"{NODES[name]}: {key} must be {number}, not {kind}."
+            f" Connect {number}, or write one into the node."
+        )
+    out_of_range = [declared.min - 1, declared.max + 1]
+    if not whole:
+        out_of_range.append(float("nan"))
+    for value in out_of_range:
+        assert comfy.error(*graph_with(comfy, name, key, value)) == (
+            f"{NODES[name]}: {key} is {value}; it must lie between {declared.min} and {declared.max}."
         )
 
 
-def test_half_a_character_is_refused(comfy):
-    for name, field in (
-        ("InstructBrushEditGuider", "words"),
-        ("InstructBrushLearn", "init_text"),
-        ("InstructBrushExplain", "wish"),
-    ):
-        message = comfy.error(*graph_with(comfy, name, field, "snow \ud83d"))
-        assert message == f"{NODES[name]}: {field} holds half a character. Write it anew."
-
-
-@pytest.mark.parametrize("name", NODES)
-def test_what_is_no_number_is_refused(comfy, name):
-    from comfy_api.latest import io
-
-    for each in inputs_of(comfy, name, (io.Int.Input, io.Float.Input)):
-        whole = "whole " if isinstance(each, io.Int.Input) else ""
-        for value, fault in (
-            (None, "NoneType"),
-            ([1], "list"),
-            (object(), "object"),
-            *([(0.5, "float")] if whole else []),
-        ):
-            message = comfy.error(*graph_with(comfy, name, each.id, value))
-            assert (
-                message
-                == f"{NODES[name]}: {each.id} must be a {whole}number, not {fault}. Connect a {whole}number, or write one into the node."
-            )
-        for value in (each.min - 1, each.max + 1, *([] if whole else [float("nan")])):
-            message = comfy.error(*graph_with(comfy, name, each.id, value))
-            assert (
-                message
-                == f"{NODES[name]}: {each.id} is {value}; it must lie between {each.min} and {each.max}."
-            )
-
-
-def test_what_is_no_text_is_not_connected_with_a_list(comfy):
+def test_number_cannot_be_connected_to_a_list(comfy):
     graph = comfy.graph()
     link = graph.node("InstructBrushLoad", name=graph.node("PrimitiveInt", value=1).out(0)).out(0)
     assert "received_type(INT) mismatch input_type(COMBO)" in comfy.error(graph, link)
 
 
-def test_values_that_are_chosen_in_the_node_are_still_looked_up(comfy):
+def test_validation_still_checks_values_chosen_in_the_node(comfy):
     graph = comfy.graph()
     link = graph.node(
         "InstructBrushSave", instruction=comfy.give(graph, None), name="x", if_taken=UNKNOWN
@@ -158,14 +165,14 @@ def test_values_that_are_chosen_in_the_node_are_still_looked_up(comfy):
 
 
 @pytest.mark.parametrize("name", LOADED)
-def test_names_by_wire_load_what_they_name_once(comfy, name):
+def test_name_by_wire_loads_its_file_once(comfy, name):
     graph, link = graph_with(comfy, name, *LOADED[name])
     first = comfy.values(graph, link)[0]
     assert first is not None
     assert comfy.values(graph, link)[0] is first
 
 
-def test_an_instruction_that_comes_by_wire_is_read_again_when_it_has_changed(comfy, linked):
+def test_reads_a_changed_instruction_by_wire_again(comfy, linked):
     graph, link = graph_with(comfy, "InstructBrushLoad", "name", linked.name)
     first = comfy.values(graph, link)[0]
     comfy.pack("core.instruction.file").save_instruction(instruction(comfy, 7), linked, overwrite=True)
@@ -174,7 +181,7 @@ def test_an_instruction_that_comes_by_wire_is_read_again_when_it_has_changed(com
     assert comfy.values(graph, link)[0] is second
 
 
-def test_pairs_that_come_by_wire_are_read_again_when_one_is_gone(comfy):
+def test_reads_pairs_by_wire_again_when_one_is_gone(comfy):
     graph, link = graph_with(comfy, "InstructBrushLoadPairs", "folder", "wired")
     first = comfy.values(graph, link)[0]
     for image in (comfy.base / "input" / "wired").glob("0_*.png"):
@@ -182,7 +189,7 @@ def test_pairs_that_come_by_wire_are_read_again_when_one_is_gone(comfy):
     assert len(comfy.values(graph, link)[0]) == len(first) - 1
 
 
-def test_of_several_names_by_wire_each_is_followed(comfy, linked):
+def test_notices_changes_behind_each_of_several_names_by_wire(comfy, linked):
     other = linked.with_stem("linked_too")
     shutil.copy(linked, other)
     graph = comfy.graph()
@@ -198,7 +205,7 @@ def test_of_several_names_by_wire_each_is_followed(comfy, linked):
     assert after[0].context.equal(before[0].context) and not after[1].context.equal(before[1].context)
 
 
-def test_a_text_by_wire_names_the_file_and_the_study(comfy):
+def test_text_by_wire_names_the_file_and_the_study(comfy):
     graph = comfy.graph()
     name = graph.node("PrimitiveString", value="weather/wired").out(0)
     saved = comfy.values(

@@ -1,4 +1,4 @@
-"""Images under nodes: where they cannot be written, the node does its work all the same and the log says what is missing."""
+"""Images under nodes. If they cannot be written, the node still works and the log says what is missing."""
 
 import pytest
 from PIL import Image
@@ -7,8 +7,8 @@ from instructbrush.tests.comfy.graphs import instruction, make_image
 
 
 @pytest.fixture
-def no_room(comfy, monkeypatch, tmp_path):
-    """ComfyUI's folder for previews cannot be made: a file is where it should be."""
+def no_preview_folder(comfy, monkeypatch, tmp_path):
+    """ComfyUI's folder for previews cannot be made, because a file is in its place."""
     (tmp_path / "file").touch()
     monkeypatch.setattr(comfy.folder_paths, "temp_directory", str(tmp_path / "file" / "temp"))
 
@@ -34,16 +34,19 @@ def inspect(comfy, graph):
 
 
 def save(comfy, graph):
-    imaged = comfy.pack("nodes.shared.socket_types").shown(
+    with_thumbnail = comfy.pack("nodes.shared.socket_types").with_thumbnail(
         instruction(comfy), Image.new("RGB", (32, 16), "red")
     )
     return graph.node(
-        "InstructBrushSave", instruction=comfy.give(graph, imaged), name="imaged", if_taken="overwrite"
+        "InstructBrushSave",
+        instruction=comfy.give(graph, with_thumbnail),
+        name="with_preview",
+        if_taken="overwrite",
     )
 
 
 def load(comfy, graph):
-    path = comfy.pack("nodes.comfy.folders.paths").output_instructions() / "imaged.safetensors"
+    path = comfy.pack("nodes.comfy.folders.paths").output_instructions() / "with_preview.safetensors"
     comfy.pack("core.instruction.file").save_instruction(
         instruction(comfy), path, overwrite=True, thumbnail=Image.new("RGB", (32, 16), "red")
     )
@@ -51,7 +54,7 @@ def load(comfy, graph):
 
 
 @pytest.mark.parametrize("node", [load_pairs, make_pairs, inspect, save, load])
-def test_images_are_shown(comfy, node):
+def test_shows_images(comfy, node):
     comfy.forget()
     graph = comfy.graph()
     (output,) = shown(comfy.run(graph, node(comfy, graph).out(0)))
@@ -59,7 +62,7 @@ def test_images_are_shown(comfy, node):
 
 
 @pytest.mark.parametrize("node", [load_pairs, make_pairs, inspect, save, load])
-def test_a_image_that_cannot_be_shown_ends_no_run(comfy, no_room, caplog, node):
+def test_runs_without_previews(comfy, no_preview_folder, caplog, node):
     comfy.forget()
     graph = comfy.graph()
     (output,) = shown(comfy.run(graph, node(comfy, graph).out(0)))

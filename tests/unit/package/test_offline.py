@@ -1,4 +1,4 @@
-"""The guard that every test stands behind: nothing leaves this machine."""
+"""The guard of all tests against network access."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ import pytest
 REFUSED = "tests use no network"
 
 
-def test_nothing_outside_is_reached_or_looked_up():
+def test_refuses_connections_and_lookups_of_other_machines():
     with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
         for reach in (stream.connect, stream.connect_ex, lambda address: datagrams.sendto(b"x", address)):
             with pytest.raises(PermissionError, match=f"a test tried to reach 192.0.2.1: {REFUSED}"):
@@ -22,7 +22,7 @@ def test_nothing_outside_is_reached_or_looked_up():
         urllib.request.build_opener(urllib.request.ProxyHandler({})).open("http://example.invalid", timeout=1)
 
 
-def test_this_machine_may_be_reached():
+def test_allows_connections_to_this_machine():
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.create_connection(server.getsockname(), timeout=5) as client,
@@ -33,10 +33,10 @@ def test_this_machine_may_be_reached():
             assert other.recv(1) == b"x"
 
 
-def test_hubs_are_told_to_stay_offline_here_and_in_servers():
+def test_hub_clients_are_offline_in_tests_and_servers():
     from instructbrush.tools.comfy_server import OFFLINE
 
     for settings in (os.environ, OFFLINE):
         assert settings["HF_HUB_OFFLINE"] == settings["TRANSFORMERS_OFFLINE"] == "1"
-    # Nobody listens there.
+    # Nothing listens there.
     assert OFFLINE["http_proxy"] == OFFLINE["https_proxy"] == "http://127.0.0.1:9"
