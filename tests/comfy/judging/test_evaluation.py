@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from instructbrush.core.encoders.clip import image_features, pocket_clip, text_features
+from instructbrush.core.encoders.clip import image_features, text_features
+from instructbrush.core.encoders.pocket_clip import pocket_clip
 from instructbrush.tests.comfy.graphs import make_image
 
 
@@ -23,7 +24,7 @@ def evaluate(comfy, edited, truth, before=None, clip=False, **more):
     return graph, node
 
 
-def test_figures_are_given_and_shown_in_the_node(comfy):
+def test_outputs_and_shows_figures(comfy):
     truth = torch.full((2, 64, 64, 3), 0.4)
     edited = torch.cat([truth[:1] + 0.1, truth[1:] + 0.01])
     graph, node = evaluate(comfy, edited, truth)
@@ -43,13 +44,14 @@ def test_figures_are_given_and_shown_in_the_node(comfy):
     )
     assert (
         lines[-1]
-        == "LPIPS is not measured: put AlexNet's weights (alexnet.safetensors, which tools/get_backbone.py writes) into models/lpips."
+        == "LPIPS is not measured: put AlexNet's weights (alexnet.safetensors, which tools/get_backbone.py "
+        "writes) into models/lpips."
     )
     shown = [data["output"]["text"] for data in run.data("executed") if "text" in (data["output"] or {})]
     assert shown == [[text]]
 
 
-def test_direction_needs_the_images_before_and_a_clip(comfy):
+def test_direction_needs_images_before_the_edit_and_clip(comfy):
     before, truth = make_image(1, 2, 128, 128), make_image(2, 2, 128, 128)
     graph, node = evaluate(comfy, truth, truth, before, clip=True)
     text, direction = comfy.values(graph, node.out(0), node.out(4))
@@ -68,7 +70,7 @@ def test_direction_needs_the_images_before_and_a_clip(comfy):
     )
 
 
-def test_agreement_with_captions_is_instructpix2pix_s(comfy):
+def test_agreement_with_captions_matches_instructpix2pix(comfy):
     before, edited = make_image(1, 2, 128, 128), make_image(2, 2, 128, 128)
     words = {"caption_before": "a red circle", "caption_after": "a red circle in the snow"}
     graph, node = evaluate(comfy, edited, edited, before, clip=True, **words)
@@ -87,7 +89,7 @@ def test_agreement_with_captions_is_instructpix2pix_s(comfy):
     )
 
 
-def test_lpips_is_measured_where_its_weights_are(comfy):
+def test_measures_lpips_if_weights_exist(comfy):
     from pathlib import Path
 
     shapes = {
@@ -111,7 +113,7 @@ def test_lpips_is_measured_where_its_weights_are(comfy):
         file.unlink()
 
 
-def test_batches_that_do_not_fit_are_refused(comfy):
+def test_rejects_batches_that_do_not_match(comfy):
     graph, node = evaluate(comfy, make_image(1, 1), make_image(1, 2))
     assert "cannot be compared with the truth" in comfy.error(graph, node.out(0))
     graph, node = evaluate(comfy, make_image(1, 2), make_image(1, 2), make_image(1, 1))

@@ -1,4 +1,4 @@
-"""Judge Preference on a real ComfyUI: what the panel is given, judgements that come with the prompt, and going on without images."""
+"""Judge Preference on a real ComfyUI: data for the panel, judgements in the prompt, runs without images."""
 
 import json
 
@@ -21,7 +21,7 @@ def judging(comfy, study, first=None, second=None, **more):
 
 
 def ask(comfy, study, first=None, second=None, **more):
-    """A run: its five outputs and what the panel gets."""
+    """Runs the node. Returns its five outputs and the data of the panel."""
     graph, node = judging(comfy, study, first, second, **more)
     run = comfy.run(graph, *(node.out(index) for index in range(5)))
     (shown,) = [
@@ -38,7 +38,7 @@ def sent(data, *events):
 
 
 def side_of(comfy, data, number, given):
-    """Which side of a comparison shows an image: found by looking, as a judge could not."""
+    """Returns the side of a comparison that shows an image, by comparing pixels."""
     folder = comfy.base / "output" / data["folder"]
     _, left, right = data["comparisons"][number]["images"]
     wanted = [tuple(round(float(value) * 255) for value in given[index, 0, 0]) for index in range(len(given))]
@@ -48,7 +48,7 @@ def side_of(comfy, data, number, given):
     return ("left", "right")[found.index(True)]
 
 
-def test_a_study_is_judged_resumed_and_rated(comfy):
+def test_study_is_judged_resumed_and_rated(comfy):
     first, second = make_image(1, 3), make_image(2, 3)
     given = {
         "first_name": "words",
@@ -66,7 +66,7 @@ def test_a_study_is_judged_resumed_and_rated(comfy):
         and data["ratings"] is None
     )
     assert sorted(each["instruction"] for each in data["comparisons"]) == ["one", "three", "two"]
-    # Nothing the panel gets names a method, and images are there to be viewed.
+    # The data of the panel names no method, and all images exist.
     assert "words" not in json.dumps(data) and "learned" not in json.dumps(data)
     folder = comfy.base / "output" / data["folder"]
     assert all((folder / name).is_file() for each in data["comparisons"] for name in each["images"])
@@ -74,14 +74,14 @@ def test_a_study_is_judged_resumed_and_rated(comfy):
     events = [
         {"id": f"e{number}", "number": number, "choice": choice} for number, choice in enumerate(choices)
     ]
-    # Two judgements come with the next prompt, and again with the one after it; only two count.
+    # The same judgements come with two prompts and count once.
     _, half = ask(comfy, "deep/rated", first, second, **given, judgements=sent(data, *events[:2]))
     assert (
         [each["id"] for each in half["judged"]] == ["e0", "e1"]
         and half["known"] == ["e0", "e1"]
         and half["ratings"] is None
     )
-    # The rest is stored by the node alone, without the images.
+    # The node stores the rest without connected images.
     (report, *figures), done = ask(comfy, "deep/rated", judgements=sent(data, *events))
     words, learned = trueskill.Rating(), trueskill.Rating()
     for drawn in (False, True, False):
@@ -92,12 +92,12 @@ def test_a_study_is_judged_resumed_and_rated(comfy):
         ("learned", 2, 1, 0),
     ]
     assert "3 of 3 judged" in report and report.splitlines()[2].startswith("learned")
-    # The graph with its images knows of it, although its own inputs are those of the first run.
+    # A run with images gives the new ratings, although its inputs are those of the first run.
     (report, *again), whole = ask(comfy, "deep/rated", first, second, **given)
     assert again == figures and whole["ratings"] == done["ratings"]
 
 
-def test_an_undone_judgement_is_asked_again(comfy):
+def test_asks_again_after_undo(comfy):
     first, second = make_image(1, 2), make_image(2, 2)
     _, data = ask(comfy, "undone", first, second)
     events = [
@@ -122,7 +122,7 @@ def test_an_undone_judgement_is_asked_again(comfy):
     assert report.endswith("1 judgements of another study were left out.")
 
 
-def test_three_methods_are_compared_in_pairs(comfy):
+def test_compares_three_methods_in_pairs(comfy):
     (report, *_), data = ask(
         comfy, "three", make_image(1, 2), make_image(2, 2), third=make_image(3, 2), third_name="other"
     )
@@ -133,7 +133,7 @@ def test_three_methods_are_compared_in_pairs(comfy):
     )
 
 
-def test_what_makes_no_study_is_refused(comfy):
+def test_rejects_invalid_inputs(comfy):
     def refusal(study, *images, **more):
         graph, node = judging(comfy, study, *images, **more)
         return comfy.error(graph, node.out(0))
@@ -142,7 +142,8 @@ def test_what_makes_no_study_is_refused(comfy):
     assert refusal("nothing").startswith("Study 'nothing' has not begun: ")
     assert (
         refusal("x", one)
-        == "Judge Preference: connect both first and second, or no images at all to continue a study that has begun."
+        == "Judge Preference: connect both first and second, or no images at all to continue a study that "
+        "has begun."
     )
     assert "2 of 'method A', 3 of 'method B'" in refusal("x", one, make_image(2, 3))
     assert "two methods have the same name (a, a)" in refusal("x", one, two, first_name="a", second_name=" a")
@@ -160,7 +161,7 @@ def test_what_makes_no_study_is_refused(comfy):
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc", "", "a/../../b", "..", "c:\\x"])
-def test_names_cannot_leave_the_folder(comfy, name):
+def test_rejects_names_that_leave_the_folder(comfy, name):
     graph, node = judging(comfy, name, make_image(1, 1), make_image(2, 1))
     message = comfy.error(graph, node.out(0))
     assert message.startswith(f"Name {name!r} cannot be used: it ") and message.endswith(

@@ -31,7 +31,7 @@ REMARK = (
 )
 
 
-def test_rows_of_a_split_and_their_captions(tmp_path: Path) -> None:
+def test_reads_rows_of_a_split_and_their_captions(tmp_path: Path) -> None:
     found = read_emu_edit(write_shards(tmp_path / "hub", emu_rows(), "test"))
     assert [item.name for item in found.items] == [f"{index:02}ab" for index in range(7)]
     assert [item.scope for item in found.items[:3]] == ["local", "style", "remove"]
@@ -54,7 +54,7 @@ def test_rows_of_a_split_and_their_captions(tmp_path: Path) -> None:
     )
 
 
-def test_the_other_split_of_one_file_and_a_file_without_faults(tmp_path: Path) -> None:
+def test_reads_other_split_and_file_without_faults(tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "both.parquet", emu_rows())
     found = read_emu_edit(file, "validation")
     assert [item.name for item in found.items] == ["other"] and found.remarks == (
@@ -93,7 +93,7 @@ def test_the_other_split_of_one_file_and_a_file_without_faults(tmp_path: Path) -
         ),
     ],
 )
-def test_malformed_tables_are_refused(
+def test_rejects_malformed_tables(
     tmp_path: Path, change: Callable[[list[dict[str, Any]]], Any], message: str
 ) -> None:
     rows = emu_rows()
@@ -106,7 +106,7 @@ def test_malformed_tables_are_refused(
 @pytest.mark.parametrize(
     "change", [{"hash": "../up"}, {"instruction": None}, {"image": {"bytes": b"", "path": "x.png"}}]
 )
-def test_a_row_that_cannot_be_used_is_left_out(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_leaves_out_unusable_rows(tmp_path: Path, change: dict[str, Any]) -> None:
     rows = emu_rows()
     sound = [item.name for item in read_emu_edit(write_parquet(tmp_path / "test.parquet", rows)).items]
     gone = rows[1]["hash"]
@@ -124,7 +124,7 @@ def test_a_row_that_cannot_be_used_is_left_out(tmp_path: Path, change: dict[str,
         read_emu_edit(write_parquet(tmp_path / "test.parquet", rows))
 
 
-def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
+def test_rejects_missing_and_damaged_files(tmp_path: Path) -> None:
     with pytest.raises(
         EvaluationError, match="does not exist. Download the data set's parquet files and give their folder."
     ):
@@ -135,10 +135,12 @@ def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
             read_emu_edit(tmp_path)
 
 
-def test_figures_equal_the_formulas_written_out_again(tmp_path: Path) -> None:
+def test_figures_match_formulas(tmp_path: Path) -> None:
     sources = read_emu_edit(write_parquet(tmp_path / "test.parquet", emu_rows())).items[1:3]
     folder = ItemFolder(tmp_path / "out")
-    captioned, bare = run(sources, ItemRunSettings(sampling=SamplingSettings(2), side=64), folder, data="test")
+    captioned, bare = run(
+        sources, ItemRunSettings(sampling=SamplingSettings(2), side=64), folder, data="test"
+    )
     clip = pocket_clip()
 
     def unit(features: torch.Tensor) -> np.ndarray:
@@ -151,8 +153,10 @@ def test_figures_equal_the_formulas_written_out_again(tmp_path: Path) -> None:
     assert captioned.l1[0] == pytest.approx(
         np.abs(made.double().numpy() - source.double().numpy()).mean(), abs=1e-6
     )
-    before, after = (unit(clip.encode_texts([text])) for text in ("a wall", "a wall in the snow"))
-    first, last = (unit(clip.encode_images(image[None])) for image in (source, made))
+    before = unit(clip.encode_texts(["a wall"]))
+    after = unit(clip.encode_texts(["a wall in the snow"]))
+    first = unit(clip.encode_images(source[None]))
+    last = unit(clip.encode_images(made[None]))
     assert captioned.clip_i[0] == pytest.approx(first @ last, abs=1e-5)
     assert captioned.clip_t[0] == pytest.approx(after @ last, abs=1e-5)
     moved, said = last - first, after - before
@@ -166,9 +170,10 @@ def score(item: str, l1: float, words: float | None) -> Score:
     return Score(item, "local", "words", 0, 1, (l1,), (l1,), (0.9,), (0.8,), (words,), (words,))
 
 
-def test_rows_without_captions_count_only_among_all_rows() -> None:
+def test_rows_without_captions_count_only_in_all_rows() -> None:
     scores = [score("a", 0.1, 0.2), score("b", 0.2, 0.4), score("c", 0.6, None)]
-    sound, every = (method_figures(scores, EMU_EDIT, "words", part) for part in ("captioned", "all"))
+    sound = method_figures(scores, EMU_EDIT, "words", "captioned")
+    every = method_figures(scores, EMU_EDIT, "words", "all")
     assert (
         sound is not None
         and sound["l1"].mean == pytest.approx(0.15)
@@ -189,7 +194,7 @@ def test_rows_without_captions_count_only_among_all_rows() -> None:
     assert method_figures(scores[2:], EMU_EDIT, "words", "captioned") is None
 
 
-def test_emu_edit_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = write_shards(tmp_path / "hub", emu_rows(), "test"), tmp_path / "out"
     options = [
         "--sampling-steps",

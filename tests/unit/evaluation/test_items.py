@@ -1,4 +1,4 @@
-"""Benchmarks of items on MagicBrush in small: what is edited, the metrics of a session, and runs that are stopped or killed and go on."""
+"""Runs on items of a small MagicBrush: edits, metrics of a session, stopped and killed runs."""
 
 import json
 import os
@@ -20,8 +20,8 @@ from instructbrush.cli.main import main
 from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.encoders.clip import image_features
-from instructbrush.core.encoders.pocket_clip import pocket_clip
 from instructbrush.core.encoders.dino import DinoModel
+from instructbrush.core.encoders.pocket_clip import pocket_clip
 from instructbrush.core.errors import EvaluationError
 from instructbrush.core.evaluation.by_instruction.datasets.magicbrush import read_magicbrush
 from instructbrush.core.evaluation.by_instruction.items import Item, Turn, editor_input
@@ -64,7 +64,7 @@ TINY = ItemRunSettings(sampling=SamplingSettings(2), side=64)
         ((70, 50), None, (72, 48)),
     ],
 )
-def test_images_are_prepared_as_instructpix2pix_prepares_them(
+def test_scales_images_as_instructpix2pix_does(
     size: tuple[int, int], side: int | None, wanted: tuple[int, int]
 ) -> None:
     image = torch.rand(size[1], size[0], 3)
@@ -78,7 +78,7 @@ def test_images_are_prepared_as_instructpix2pix_prepares_them(
     assert editor_input(found, side) is found
 
 
-def test_turns_begin_from_the_truth_and_from_the_output_before(editor: DiffusersEditor) -> None:
+def test_edits_sources_and_previous_outputs(editor: DiffusersEditor) -> None:
     seen: list[tuple[str, Any, int]] = []
 
     def edit(editor: ItemEditor, turn: Turn, image: torch.Tensor, seed: int) -> torch.Tensor:
@@ -90,8 +90,8 @@ def test_turns_begin_from_the_truth_and_from_the_output_before(editor: Diffusers
         for index in range(3)
     )
     item = Item("a", "3 turns", turns)
-    bench = ItemEditor(editor, SamplingSettings(), 64)
-    made = bench.edit(item, ItemMethod("half", "", "", edit), 1)
+    item_editor = ItemEditor(editor, SamplingSettings(), 64)
+    made = item_editor.edit(item, ItemMethod("half", "", "", edit), 1)
     assert [words for words, _, _ in seen] == ["turn 0", "turn 1", "turn 2", "turn 1", "turn 2"]
     torch.testing.assert_close(
         [float(image.mean()) for _, image, _ in seen], [0.2, 0.4, 0.6, 0.1, 0.05], rtol=0, atol=2e-3
@@ -101,7 +101,7 @@ def test_turns_begin_from_the_truth_and_from_the_output_before(editor: Diffusers
     )
     seeds = [seed for _, _, seed in seen]
     assert seeds[:3] == [seeds[0] + index for index in range(3)] and seeds[3:] == seeds[1:3], (
-        "one turn has one noise, whatever it begins from"
+        "the noise of a turn does not depend on its input"
     )
     assert [item.turn_of(number) for number in range(5)] == [0, 1, 2, 1, 2]
 
@@ -128,9 +128,10 @@ def score(
     )
 
 
-def test_single_turn_averages_turns_and_multi_turn_ends_of_sessions() -> None:
+def test_single_turn_averages_turns_and_multi_turn_averages_last_images() -> None:
     scores = [score("a", 3, (0.1, 0.2, 0.3, 0.5, 0.9)), score("b", 1, (0.4,), clip_t=(0.25,))]
-    single, multi = (method_figures(scores, MAGICBRUSH, "words", part) for part in ("single", "multi"))
+    single = method_figures(scores, MAGICBRUSH, "words", "single")
+    multi = method_figures(scores, MAGICBRUSH, "words", "multi")
     assert single is not None and single["l1"].mean == pytest.approx((0.1 + 0.2 + 0.3 + 0.4) / 4)
     assert multi is not None and multi["l1"].mean == pytest.approx((0.9 + 0.4) / 2)
     assert single["clip_t"].mean == multi["clip_t"].mean == 0.25, "turns without words do not count"
@@ -160,7 +161,7 @@ def test_single_turn_averages_turns_and_multi_turn_ends_of_sessions() -> None:
     assert found["l1_ci95"] == pytest.approx(12.706 * 0.05 / 2, rel=1e-4) and "dino_ci95" not in found
 
 
-def test_figures_of_a_session_equal_magicbrushs_own_formulas(tmp_path: Path) -> None:
+def test_figures_match_magicbrush_formulas(tmp_path: Path) -> None:
     """Against its evaluation written out again with PIL and numpy, on what a run left behind."""
     source = read_magicbrush(write_magicbrush_folder(tmp_path / "test")).items[0]
     big = [pixels("139", state, 128) for state in range(4)]
@@ -185,7 +186,8 @@ def test_figures_of_a_session_equal_magicbrushs_own_formulas(tmp_path: Path) -> 
         difference = scaled - np.asarray(big[state], np.float64) / 255
         assert found.l1[index] == pytest.approx(np.abs(difference).mean(), abs=1e-6)
         assert found.l2[index] == pytest.approx((difference**2).mean(), abs=1e-6)
-        output, truth = (unit(clip.encode_images(from_image(image)[None])) for image in (made, big[state]))
+        output = unit(clip.encode_images(from_image(made)[None]))
+        truth = unit(clip.encode_images(from_image(big[state])[None]))
         assert found.clip_i[index] == pytest.approx(output @ truth, abs=1e-5)
         assert found.clip_t[index] == pytest.approx(
             output @ unit(clip.encode_texts([f"block {state}"])), abs=1e-5
@@ -193,11 +195,12 @@ def test_figures_of_a_session_equal_magicbrushs_own_formulas(tmp_path: Path) -> 
     assert found.dino is None and found.clip_dir == (None,) * 5
 
 
-def test_settings_of_items_are_checked() -> None:
+def test_rejects_invalid_settings() -> None:
     for change, message in [
         (
             {"methods": ("visii",)},
-            "Method 'visii' cannot run on this benchmark, which has no pairs to learn from. Choose from words, region, instruction",
+            "Method 'visii' cannot run on this benchmark, which has no pairs to learn from. "
+            "Choose from words, region, instruction",
         ),
         ({"methods": ()}, "Method '' cannot run"),
         (
@@ -212,28 +215,28 @@ def test_settings_of_items_are_checked() -> None:
     assert set(ITEM_METHODS) == {"words", "region", "instruction", "explain", "encode", "encode_blind"}
 
 
-def test_a_region_keeps_the_image_outside(editor: DiffusersEditor) -> None:
+def test_region_method_keeps_the_image_outside(editor: DiffusersEditor) -> None:
     image, mask = torch.rand(64, 128, 3, generator=torch.Generator().manual_seed(4)), torch.zeros(64, 128)
     mask[:, 96:] = 1
-    bench = ItemEditor(editor, SamplingSettings(4), 128)
+    item_editor = ItemEditor(editor, SamplingSettings(4), 128)
     turn = Turn("make it night", image, mask=mask)
-    made = {name: ITEM_METHODS[name].edit(bench, turn, image, 5) for name in ("words", "region")}
+    made = {name: ITEM_METHODS[name].edit(item_editor, turn, image, 5) for name in ("words", "region")}
     unedited = quantised(editor.decode(editor.scale(editor.encode_images(image[None]))))[0]
     # The decoder looks a few latents far.
     torch.testing.assert_close(made["region"][:, :32], unedited[:, :32], rtol=0, atol=0.01)
     assert not torch.allclose(made["words"][:, :32], unedited[:, :32], atol=0.1)
     assert not torch.allclose(made["region"][:, 104:], unedited[:, 104:], atol=0.1)
     assert torch.equal(
-        ITEM_METHODS["region"].edit(bench, Turn("make it night", image), image, 5), made["words"]
+        ITEM_METHODS["region"].edit(item_editor, Turn("make it night", image), image, 5), made["words"]
     )
 
 
 def plain(scores: list[Score]) -> list[dict[str, Any]]:
-    """Everything but the time it took."""
+    """Returns the scores without their time."""
     return [{**asdict(one), "seconds": 0} for one in scores]
 
 
-def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path: Path) -> None:
+def test_stopped_run_resumes_with_the_same_figures(tmp_path: Path) -> None:
     sources = read_magicbrush(write_shards(tmp_path / "hub", magicbrush_rows(), "dev")).items
     whole = run(sources, TINY, ItemFolder(tmp_path / "whole"), data="test")
     assert [one.key for one in whole] == [("words", name, 0) for name in SESSIONS] and [
@@ -250,7 +253,9 @@ def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path: Path) -> None:
     assert len(folder.finished()) == 2
     (folder.path / "items" / "139" / "words-0.json").write_text('{"item": "1')
     seen: list[str] = []
-    resumed = run(sources, TINY, folder, data="test", on_outcome=lambda one, done, total: seen.append(one.item))
+    resumed = run(
+        sources, TINY, folder, data="test", on_outcome=lambda one, done, total: seen.append(one.item)
+    )
     assert seen == ["139", "30"] and plain(resumed) == plain(whole)
     assert text_table(resumed, MAGICBRUSH) == text_table(whole, MAGICBRUSH)
     with pytest.raises(EvaluationError, match="holds results of another run: side was 64, now it is 128."):
@@ -262,7 +267,7 @@ def command(data: Path, out: Path, *more: str) -> list[str]:
     return ["bench", "--benchmark", "magicbrush", "--data", str(data), *options, *more]
 
 
-def test_magicbrush_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = write_magicbrush_folder(tmp_path / "test"), tmp_path / "out"
     assert main(command(data, out, "--effects", "30", "2047")) == 0
     printed = capsys.readouterr().out
@@ -290,7 +295,8 @@ def test_magicbrush_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
         (["--effects", "7"], "Effect '7' does not exist here. Choose from 139, 2047, 30."),
         (
             ["--methods", "visii"],
-            "which has no pairs to learn from. Choose from words, region, instruction, explain, encode, encode_blind.",
+            "which has no pairs to learn from. "
+            "Choose from words, region, instruction, explain, encode, encode_blind.",
         ),
         (["--dino", str(tmp_path)], "DINO: there is no config.json in"),
     ]:
@@ -299,7 +305,7 @@ def test_magicbrush_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert "--split does nothing with --benchmark top-bench." in capsys.readouterr().err
 
 
-def test_a_learned_instruction_edits_every_item_and_dino_fills_its_column(
+def test_learned_instruction_edits_every_item_and_dino_fills_its_column(
     tmp_path: Path, write_pairs: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, file = write_magicbrush_folder(tmp_path / "test"), tmp_path / "swap.safetensors"
@@ -338,7 +344,9 @@ def test_a_learned_instruction_edits_every_item_and_dino_fills_its_column(
     assert main(command(data, out, *more)) == 0
     printed = capsys.readouterr().out
     assert "DINO was not measured" not in printed and "             Instruction  0." in printed
-    words, learned = (ItemFolder(out).finished()[method, "30", 0] for method in ("words", "instruction"))
+    scores = ItemFolder(out).finished()
+    words = scores["words", "30", 0]
+    learned = scores["instruction", "30", 0]
     assert (
         words.l1 != learned.l1 and len(learned.dino) == 3 and all(-1 <= value <= 1 for value in learned.dino)
     )
@@ -354,13 +362,11 @@ def test_a_learned_instruction_edits_every_item_and_dino_fills_its_column(
 
 
 @pytest.mark.slow
-def test_a_killed_run_gives_the_same_table(tmp_path: Path) -> None:
-    data, killed, whole = write_magicbrush_folder(tmp_path / "test"), tmp_path / "killed", tmp_path / "whole"
-
-    def line(out: Path) -> list[str]:
-        return [sys.executable, "-m", "instructbrush", *command(data, out, "--seeds", "3", "--jobs", "2")]
-
-    process = subprocess.Popen(line(killed), cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL)
+def test_killed_run_resumes_with_the_same_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_magicbrush_folder(tmp_path / "test")
+    killed = tmp_path / "killed"
+    line = [sys.executable, "-m", "instructbrush", *command(data, killed, "--seeds", "3", "--jobs", "2")]
+    process = subprocess.Popen(line, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 180
     while (
         len(list(killed.glob("items/*/*.json"))) < 2
@@ -370,12 +376,13 @@ def test_a_killed_run_gives_the_same_table(tmp_path: Path) -> None:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    time.sleep(3)  # its workers end by themselves
+    time.sleep(3)  # the workers notice that their parent is gone
     kept = len(list(killed.glob("items/*/*.json")))
     assert 2 <= kept <= 9
     tables = []
-    for out in (killed, whole):
-        printed = subprocess.run(line(out), cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    for out in (killed, tmp_path / "whole"):
+        assert main(command(data, out, "--seeds", "3")) == 0
+        printed = capsys.readouterr().out
         assert printed.count(": L1 0.") == (9 - kept if out == killed else 9)
         tables.append(
             printed[printed.index("Results on") : printed.index("report.html")].replace(str(out), "")

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow  # edits or trains for real
 
 
 @pytest.mark.parametrize("layout", ["folder", "turns", "parquet", "one file", "inside"])
-def test_every_layout_gives_the_same_sessions(tmp_path: Path, layout: str) -> None:
+def test_all_layouts_give_the_same_sessions(tmp_path: Path, layout: str) -> None:
     words = tmp_path / "words.json"
     words.write_text(json.dumps(captions()))
     if layout == "parquet":
@@ -71,7 +71,7 @@ def test_every_layout_gives_the_same_sessions(tmp_path: Path, layout: str) -> No
     assert found.items[0].words == " → ".join(words_of("139", turn) for turn in (1, 2, 3))
 
 
-def test_rows_in_another_order_are_put_in_order_and_masks_may_be_missing(tmp_path: Path) -> None:
+def test_sorts_rows_and_accepts_missing_masks(tmp_path: Path) -> None:
     rows = [
         {**row, "mask_img": None if row["img_id"] == "30" else row["mask_img"]} for row in magicbrush_rows()
     ]
@@ -86,7 +86,7 @@ def test_rows_in_another_order_are_put_in_order_and_masks_may_be_missing(tmp_pat
     )
 
 
-def test_turns_without_words_are_counted(tmp_path: Path) -> None:
+def test_counts_turns_without_captions(tmp_path: Path) -> None:
     words = captions()
     del words["30"], words["139"]["139-output2.png"]
     (tmp_path / "words.json").write_text(json.dumps(words))
@@ -95,7 +95,7 @@ def test_turns_without_words_are_counted(tmp_path: Path) -> None:
     assert [turn.caption for turn in found.items[0].turns] == ["block 1", None, "block 3"]
 
 
-def test_masks_are_read_in_every_form() -> None:
+def test_reads_masks_in_every_form() -> None:
     wanted = from_image(mask_of(2))[..., 0]
     opaque = mask_of(2).convert("RGB").convert("RGBA")
     for image in (mask_of(2), mask_of(2).convert("1"), mask_of(2).convert("RGB"), opaque, erased("30", 2)):
@@ -155,7 +155,7 @@ def cut(row: dict[str, Any], column: str) -> None:
         (lambda rows: rows.clear(), ""),
     ],
 )
-def test_malformed_tables_are_refused(
+def test_rejects_malformed_tables(
     tmp_path: Path, change: Callable[[list[dict[str, Any]]], None], message: str
 ) -> None:
     rows = edited(change)
@@ -197,7 +197,7 @@ def test_malformed_tables_are_refused(
         ),
     ],
 )
-def test_the_session_of_a_bad_row_is_left_out_and_told(
+def test_leaves_out_session_of_a_bad_row(
     tmp_path: Path, change: Callable[[list[dict[str, Any]]], None], session: str, reason: str
 ) -> None:
     found = read_magicbrush(write_parquet(tmp_path / "dev.parquet", edited(change)))
@@ -211,7 +211,7 @@ def test_the_session_of_a_bad_row_is_left_out_and_told(
 
 
 @pytest.mark.parametrize("layout", ["folder", "parquet"])
-def test_masks_of_another_size_are_scaled_and_told(tmp_path: Path, layout: str) -> None:
+def test_scales_masks_and_counts_them(tmp_path: Path, layout: str) -> None:
     if layout == "folder":
         folder = write_magicbrush_folder(tmp_path / "test")
         mask_of(1, 32).save(folder / "images" / "30" / "30-mask1.png")
@@ -227,7 +227,7 @@ def test_masks_of_another_size_are_scaled_and_told(tmp_path: Path, layout: str) 
     assert turn.mask is not None and torch.equal(turn.mask, from_image(mask_of(1))[..., 0])
 
 
-def test_missing_and_damaged_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_missing_and_damaged_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         EvaluationError,
         match="nowhere' does not exist. Unpack the test archive, or download the parquet files",
@@ -238,7 +238,7 @@ def test_missing_and_damaged_files_are_refused(tmp_path: Path, monkeypatch: pyte
     hub = write_shards(tmp_path / "hub", magicbrush_rows(), "dev")
     with pytest.raises(
         EvaluationError,
-        match="has no part 'test': its .parquet files are dev. Give the folder as it was downloaded, and --split.",
+        match="has no part 'test': its .parquet files are dev. Give the folder as it was downloaded",
     ):
         read_magicbrush(hub, split="test")
     first, second = sorted((hub / "data").iterdir())
@@ -276,7 +276,8 @@ def alter_sessions(folder: Path, change: Callable[[Any], Any]) -> None:
     [
         (
             lambda s: s["139"].reverse(),
-            "session 139, turn 1 begins from '139-output2.png', it must begin from '139-input.png': turns are in the wrong order.",
+            "session 139, turn 1 begins from '139-output2.png', it must begin from '139-input.png': "
+            "turns are in the wrong order.",
         ),
         (
             lambda s: s["30"][1].update(input="30-input.png"),
@@ -289,20 +290,21 @@ def alter_sessions(folder: Path, change: Callable[[Any], Any]) -> None:
         (lambda s: list(s.values()), "'edit_sessions.json' must be a table from img_id to a list of turns."),
     ],
 )
-def test_malformed_sessions_are_refused(tmp_path: Path, change: Callable[[Any], Any], message: str) -> None:
+def test_rejects_malformed_sessions(tmp_path: Path, change: Callable[[Any], Any], message: str) -> None:
     folder = write_magicbrush_folder(tmp_path / "test")
     alter_sessions(folder, change)
     with pytest.raises(EvaluationError, match=re.escape(message)):
         read_magicbrush(folder, strict=True)
 
 
-def test_a_malformed_session_is_left_out_and_told(tmp_path: Path) -> None:
+def test_leaves_out_malformed_session(tmp_path: Path) -> None:
     folder = write_magicbrush_folder(tmp_path / "test")
     alter_sessions(folder, lambda sessions: sessions["30"][0].pop("instruction"))
     found = read_magicbrush(folder)
     assert [item.name for item in found.items] == ["139", "2047"]
     assert found.remarks[1:3] == (
-        "Session 30 is left out: MagicBrush, session 30, turn 1: 'instruction' is missing. Unpack the benchmark again.",
+        "Session 30 is left out: MagicBrush, session 30, turn 1: 'instruction' is missing. "
+        "Unpack the benchmark again.",
         "Sessions left out: 1.",
     )
     alter_sessions(folder, lambda sessions: [turns.clear() for turns in sessions.values()] and None)
@@ -310,7 +312,7 @@ def test_a_malformed_session_is_left_out_and_told(tmp_path: Path) -> None:
         read_magicbrush(folder)
 
 
-def test_malformed_folders_are_refused(tmp_path: Path) -> None:
+def test_rejects_malformed_folders(tmp_path: Path) -> None:
     folder = write_magicbrush_folder(tmp_path / "test")
     image = folder / "images" / "30" / "30-output1.png"
     mask_of(1, 32).crop((0, 0, 32, 16)).save(folder / "images" / "30" / "30-mask1.png")
@@ -354,7 +356,7 @@ def test_malformed_folders_are_refused(tmp_path: Path) -> None:
         read_magicbrush(folder)
 
 
-def test_images_that_change_during_a_run_are_named(tmp_path: Path) -> None:
+def test_names_images_that_change_during_a_run(tmp_path: Path) -> None:
     folder = write_magicbrush_folder(tmp_path / "test")
     source = read_magicbrush(folder).items[1]
     image = folder / "images" / "2047" / "2047-output1.png"

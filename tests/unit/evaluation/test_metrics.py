@@ -43,7 +43,7 @@ def two_batches(count: int = 3, height: int = 48, width: int = 64) -> tuple[Tens
     return (truth + 0.1 * torch.randn(truth.shape, generator=generator)).clamp(0, 1), truth
 
 
-def test_psnr_equals_scikit_image_and_the_formula() -> None:
+def test_psnr_matches_scikit_image_and_formula() -> None:
     made, truth = two_batches()
     expected = [
         peak_signal_noise_ratio(t.numpy(), m.numpy(), data_range=1.0)
@@ -55,7 +55,7 @@ def test_psnr_equals_scikit_image_and_the_formula() -> None:
     assert math.isinf(psnr(black, black).item())
 
 
-def test_ssim_equals_scikit_image_in_wangs_form() -> None:
+def test_ssim_matches_scikit_image() -> None:
     made, truth = two_batches()
     expected = [
         structural_similarity(
@@ -87,16 +87,17 @@ def test_ssim_equals_scikit_image_in_wangs_form() -> None:
         ),
     ],
 )
-def test_what_cannot_be_compared_is_refused(
+def test_rejects_images_that_cannot_be_compared(
     shapes: tuple[tuple[int, ...], tuple[int, ...]], message: str
 ) -> None:
-    first, second = (torch.zeros(shape) for shape in shapes)
+    first = torch.zeros(shapes[0])
+    second = torch.zeros(shapes[1])
     for metric in (psnr, ssim, l1_distance, l2_distance):
         with pytest.raises(EvaluationError, match=message):
             metric(first, second)
 
 
-def test_without_torchmetrics_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_torchmetrics_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("torchmetrics")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
@@ -104,8 +105,9 @@ def test_without_torchmetrics_the_message_says_what_to_install(monkeypatch: pyte
         psnr(torch.zeros(1, 16, 16, 3), torch.zeros(1, 16, 16, 3))
 
 
-def test_direction_of_a_hand_worked_example() -> None:
-    # Tests move by (3, 0) and (1, 4): mean (2, 2). Training pairs move by (0, 2) and (0, 4): mean (0, 3). cos 45 degrees.
+def test_direction_matches_worked_example() -> None:
+    # Tests move by (3, 0) and (1, 4), mean (2, 2). Training pairs move by (0, 2) and (0, 4), mean (0, 3).
+    # The angle between the means is 45 degrees.
     edits, examples = torch.tensor([[3.0, 0.0], [1.0, 4.0]]), torch.tensor([[0.0, 2.0], [0.0, 4.0]])
     assert direction_distance(edits, examples) == pytest.approx(1 - math.sqrt(0.5), abs=1e-6)
     assert direction_distance(-examples, examples) == pytest.approx(2.0, abs=1e-6)
@@ -115,7 +117,7 @@ def test_direction_of_a_hand_worked_example() -> None:
     assert direction_distance(torch.tensor([[0.0, 1.0], [0.0, -1.0]]), examples) == 1.0
 
 
-def test_instructpix2pix_metrics_of_a_hand_worked_example() -> None:
+def test_instructpix2pix_metrics_match_worked_example() -> None:
     inputs, outputs = torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.6, 0.8], [0.6, 0.8]])
     assert image_similarity(inputs, outputs).tolist() == pytest.approx([0.6, 1.0])
     before, after = torch.tensor([[0.0, 1.0]] * 2), torch.tensor([[0.0, 2.0]] * 2)
@@ -125,7 +127,7 @@ def test_instructpix2pix_metrics_of_a_hand_worked_example() -> None:
     )
 
 
-def test_magicbrushs_distances_of_a_hand_worked_example() -> None:
+def test_magicbrush_distances_match_worked_example() -> None:
     truth = torch.zeros(2, 16, 16, 3)
     made = truth.clone()
     made[0, :8] = 0.5  # half of the pixels by a half
@@ -141,7 +143,7 @@ def test_magicbrushs_distances_of_a_hand_worked_example() -> None:
         assert metric(made, truth).tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_images_are_scaled_to_the_truths_size_as_pil_does_it() -> None:
+def test_resize_like_matches_pil() -> None:
     made = quantised(two_batches(1)[0])[0]
     with_pil = Image.fromarray((made * 255).round().to(torch.uint8).numpy()).resize((80, 50))
     found = resize_like(made, torch.zeros(50, 80, 3))
@@ -149,12 +151,12 @@ def test_images_are_scaled_to_the_truths_size_as_pil_does_it() -> None:
     assert resize_like(made, torch.zeros_like(made)) is made
 
 
-def test_agreement_with_a_caption_is_a_cosine() -> None:
+def test_caption_similarity_is_a_cosine() -> None:
     captions, outputs = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[3.0, 4.0], [0.0, -5.0]])
     assert caption_similarity(captions, outputs).tolist() == pytest.approx([0.6, -1.0], abs=1e-6)
 
 
-def test_quantised_is_what_a_file_keeps() -> None:
+def test_quantised_matches_saved_file() -> None:
     image = torch.rand(1, 16, 16, 3, generator=torch.Generator().manual_seed(1)) * 1.2 - 0.1
     kept = (image.clamp(0, 1) * 255).round().to(torch.uint8)
     assert torch.equal(quantised(image), kept.float() / 255)
@@ -178,7 +180,7 @@ def backbone(alexnet: dict[str, Tensor], tmp_path: Path) -> Path:
     return tmp_path / "alexnet.safetensors"
 
 
-def test_lpips_equals_the_package_on_the_same_backbone(alexnet: dict[str, Tensor], backbone: Path) -> None:
+def test_lpips_matches_the_package_on_the_same_backbone(alexnet: dict[str, Tensor], backbone: Path) -> None:
     import lpips
     import torchvision
 
@@ -199,7 +201,7 @@ def test_lpips_equals_the_package_on_the_same_backbone(alexnet: dict[str, Tensor
     assert found.min() > 0 and Perceptual(backbone).distance(truth, truth).abs().max() == 0
 
 
-def test_lpips_ignores_other_layers_and_leaves_the_seed_alone(
+def test_lpips_ignores_other_layers_and_keeps_the_random_state(
     alexnet: dict[str, Tensor], backbone: Path, tmp_path: Path
 ) -> None:
     whole = tmp_path / "whole.safetensors"
@@ -213,7 +215,7 @@ def test_lpips_ignores_other_layers_and_leaves_the_seed_alone(
     assert torch.equal(first, Perceptual(backbone).distance(made, truth))
 
 
-def test_what_is_no_backbone_is_refused(alexnet: dict[str, Tensor], backbone: Path, tmp_path: Path) -> None:
+def test_rejects_invalid_backbones(alexnet: dict[str, Tensor], backbone: Path, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="does not exist. Give the ImageNet weights of AlexNet"):
         Perceptual(tmp_path / "none.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"x" * 100)
@@ -234,7 +236,7 @@ def test_what_is_no_backbone_is_refused(alexnet: dict[str, Tensor], backbone: Pa
         Perceptual(backbone).distance(torch.zeros(1, 16, 16, 3), torch.zeros(1, 16, 16, 3))
 
 
-def test_the_backbone_that_benchmarks_use_tells_noise_from_emptiness(repository: Path) -> None:
+def test_downloaded_backbone_distinguishes_noise_from_a_plain_image(repository: Path) -> None:
     """Present after `make bench`: filters of a trained AlexNet, not of a random one."""
     file = repository / ".comfyui" / "lpips" / "alexnet.safetensors"
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""Studies of preference: blind order, judgements on disk, resuming, and ratings against TrueSkill's own matches played by hand."""
+"""Preference studies: blind order, judgements on disk, resuming, and ratings against TrueSkill."""
 
 import json
 import sys
@@ -38,7 +38,7 @@ def choose(study: Study, winner: str | None, number: int | None = None) -> None:
     study.judge(number, "tie" if winner is None else "left" if comparison.left == winner else "right")
 
 
-def test_ratings_are_trueskills_matches_in_order(tmp_path: Path) -> None:
+def test_ratings_match_trueskill(tmp_path: Path) -> None:
     study = Study.begin(tmp_path / "s", items(5), seed=3)
     outcomes = ["learned", None, "words", "learned", "learned"]
     words, learned = trueskill.Rating(), trueskill.Rating()
@@ -64,9 +64,10 @@ def test_ratings_are_trueskills_matches_in_order(tmp_path: Path) -> None:
     )
 
 
-def test_one_match_gives_the_known_figures(tmp_path: Path) -> None:
-    """The first match between new players, as TrueSkill's calculators give it: 29.40 ± 7.17 to 20.60 ± 7.17, and a tie 25 ± 6.46."""
-    won, tied = (Study.begin(tmp_path / name, items(1)) for name in ("won", "tied"))
+def test_one_match_gives_published_figures(tmp_path: Path) -> None:
+    """The first match of two new players: 29.40 ± 7.17 against 20.60 ± 7.17; after a tie 25 ± 6.46."""
+    won = Study.begin(tmp_path / "won", items(1))
+    tied = Study.begin(tmp_path / "tied", items(1))
     assert [(rating.mu, rating.sigma) for rating in won.ratings()] == [pytest.approx((25, 25 / 3))] * 2
     choose(won, "learned")
     choose(tied, None)
@@ -77,11 +78,11 @@ def test_one_match_gives_the_known_figures(tmp_path: Path) -> None:
         ("learned", 29.396, 7.171),
     ]
     assert [(r.mu, r.sigma) for r in tied.ratings()] == [pytest.approx((25, 6.458), abs=1e-3)] * 2
-    # Where ties are expected, one says less.
+    # A tie says less if ties are expected.
     assert tied.ratings(0.5)[0].sigma > tied.ratings(DRAW_PROBABILITY)[0].sigma
 
 
-def test_three_methods_are_compared_in_pairs(tmp_path: Path) -> None:
+def test_compares_three_methods_in_pairs(tmp_path: Path) -> None:
     study = Study.begin(tmp_path / "s", items(6, ("a", "b", "c")), seed=1)
     assert len(study.comparisons) == 18
     asked = Counter((c.item, *sorted((c.left, c.right))) for c in study.comparisons)
@@ -100,7 +101,7 @@ def test_three_methods_are_compared_in_pairs(tmp_path: Path) -> None:
     ]
 
 
-def test_the_order_is_drawn_from_the_seed(tmp_path: Path) -> None:
+def test_draws_order_from_the_seed(tmp_path: Path) -> None:
     def order(name: str, seed: int) -> list[tuple[str, str]]:
         return [(c.item, c.left) for c in Study.begin(tmp_path / name, items(12), seed).comparisons]
 
@@ -110,7 +111,7 @@ def test_the_order_is_drawn_from_the_seed(tmp_path: Path) -> None:
     assert 4 <= sum(left == "words" for _, left in order("a", 5)[:12]) <= 8
 
 
-def test_images_are_written_under_names_that_tell_nothing(tmp_path: Path) -> None:
+def test_image_names_do_not_reveal_the_method(tmp_path: Path) -> None:
     given = items(3)
     study = Study.begin(tmp_path / "s", given)
     by_id = {item.id: item for item in given}
@@ -137,7 +138,7 @@ def test_images_are_written_under_names_that_tell_nothing(tmp_path: Path) -> Non
     assert other.key != study.key
 
 
-def test_judging_goes_on_where_it_was_left(tmp_path: Path) -> None:
+def test_study_resumes_with_its_judgements(tmp_path: Path) -> None:
     first = Study.begin(tmp_path / "s", items(), seed=1)
     choose(first, "words")
     choose(first, None)
@@ -157,7 +158,7 @@ def test_judging_goes_on_where_it_was_left(tmp_path: Path) -> None:
     assert len((tmp_path / "s" / FILE).read_text().splitlines()) == 3
 
 
-def test_the_last_judgement_can_be_taken_back(tmp_path: Path) -> None:
+def test_undoes_the_last_judgement(tmp_path: Path) -> None:
     study = Study.begin(tmp_path / "s", items(2))
     assert study.undo() is None
     choose(study, "words")
@@ -174,7 +175,7 @@ def test_the_last_judgement_can_be_taken_back(tmp_path: Path) -> None:
     assert len((tmp_path / "s" / FILE).read_text().splitlines()) == 1 + 6
 
 
-def test_events_count_once_and_late_ones_are_left_out(tmp_path: Path) -> None:
+def test_events_count_once_and_late_events_are_left_out(tmp_path: Path) -> None:
     study = Study.begin(tmp_path / "s", items(3))
     events = [
         {"id": "a", "number": 1, "choice": "left"},
@@ -182,7 +183,11 @@ def test_events_count_once_and_late_ones_are_left_out(tmp_path: Path) -> None:
         {"id": "c", "undo": "a"},
         {"id": "d", "number": 1, "choice": "right"},
     ]
-    assert study.add_events(events[:2]) == [] and study.add_events(events) == [] and study.add_events(events) == []
+    assert (
+        study.add_events(events[:2]) == []
+        and study.add_events(events) == []
+        and study.add_events(events) == []
+    )
     assert [(j.id, j.number, j.choice) for j in Study.open(tmp_path / "s").judgements] == [
         ("b", 0, "tie"),
         ("d", 1, "right"),
@@ -236,7 +241,7 @@ def test_events_count_once_and_late_ones_are_left_out(tmp_path: Path) -> None:
         (lambda lines: [""], "line 1 of '.*': it cannot be read"),
     ],
 )
-def test_a_damaged_file_is_named_and_kept(tmp_path: Path, change, message) -> None:
+def test_damaged_file_is_reported_and_not_changed(tmp_path: Path, change, message) -> None:
     study = Study.begin(tmp_path / "s", items())
     choose(study, "words")
     choose(study, "words")
@@ -274,7 +279,7 @@ def changed(which: str) -> list[StudyItem]:
         ("count", "it has 4 items, not 3"),
     ],
 )
-def test_other_images_are_refused(tmp_path: Path, which: str, message: str) -> None:
+def test_rejects_other_images(tmp_path: Path, which: str, message: str) -> None:
     Study.begin(tmp_path / "s", items())
     before = (tmp_path / "s" / FILE).read_bytes()
     with pytest.raises(
@@ -286,7 +291,7 @@ def test_other_images_are_refused(tmp_path: Path, which: str, message: str) -> N
     Study.begin(tmp_path / "another", changed(which))
 
 
-def test_methods_may_be_given_in_another_order_and_differences_below_eight_bits_do_not_count(
+def test_accepts_another_order_of_methods_and_differences_below_8_bits(
     tmp_path: Path,
 ) -> None:
     study = Study.begin(tmp_path / "s", items())
@@ -319,13 +324,13 @@ def test_methods_may_be_given_in_another_order_and_differences_below_eight_bits_
         ),
     ],
 )
-def test_items_that_make_no_study_are_refused(tmp_path: Path, given: list[StudyItem], message: str) -> None:
+def test_rejects_invalid_items(tmp_path: Path, given: list[StudyItem], message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
         Study.begin(tmp_path / "s", given)
     assert not (tmp_path / "s").exists()
 
 
-def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reports_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         EvaluationError,
         match="Study 'none' has not begun: '.*study.jsonl' does not exist. Give the images to compare",
@@ -351,7 +356,7 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         study.ratings()
 
 
-def test_an_upset_after_many_wins_can_be_rated(tmp_path: Path) -> None:
+def test_rates_a_loss_after_many_wins(tmp_path: Path) -> None:
     study = Study.begin(tmp_path / "s", items(200))
     for number in study.pending[:-1]:
         choose(study, "learned", number)

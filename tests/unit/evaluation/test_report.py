@@ -58,7 +58,7 @@ THREE = [
 ]
 
 
-def test_averages_are_per_effect_first() -> None:
+def test_averages_each_effect_first() -> None:
     assert method_figures(THREE, "words", "global")["psnr"].mean == pytest.approx(17.5)
     assert method_figures(THREE, "words", "local")["psnr"].mean == pytest.approx(30.5)
     assert method_figures(THREE, "words")["psnr"].mean == pytest.approx((15 + 20 + 30.5) / 3)
@@ -66,7 +66,7 @@ def test_averages_are_per_effect_first() -> None:
     assert method_figures(THREE, "visii") is None and method_figures(THREE, "instructbrush", "local") is None
 
 
-def test_intervals_are_students() -> None:
+def test_intervals_use_students_t() -> None:
     assert interval([7.0]).half_width is None
     # Deviation of 1, 2, 3 is 1; t of 2 degrees of freedom is 4.303.
     found = interval([1.0, 2.0, 3.0])
@@ -77,7 +77,7 @@ def test_intervals_are_students() -> None:
     )
 
 
-def test_seeds_are_averaged_after_effects() -> None:
+def test_averages_seeds_after_effects() -> None:
     two = [
         *THREE,
         *[
@@ -104,7 +104,7 @@ def test_seeds_are_averaged_after_effects() -> None:
     assert set(summary(two)["instructbrush"]) == {"psnr", "ssim", "lpips", "direction"}
 
 
-def test_the_papers_figures_are_those_it_prints() -> None:
+def test_published_figures_match_the_paper() -> None:
     assert PAPER["all", "words"] == (17.87, 0.6450, 0.2298, 0.3982)
     assert PAPER["all", "instructbrush"][0] - PAPER["all", "words"][0] == pytest.approx(2.81)
     # Means over 14 global and 11 local effects give the means over all, to the digits printed.
@@ -115,7 +115,7 @@ def test_the_papers_figures_are_those_it_prints() -> None:
     assert {row for table in TABLES for row in ((p, m) for p, m, _ in table.rows)} == set(PAPER)
 
 
-def test_tables_are_laid_out_as_the_papers() -> None:
+def test_tables_have_the_layout_of_the_paper() -> None:
     lines = text_tables(THREE, "TOP-Bench").splitlines()
     assert lines[0] == "Table 1: Quantitative results"
     assert (
@@ -142,7 +142,7 @@ def test_tables_are_laid_out_as_the_papers() -> None:
     )
 
 
-def test_without_lpips_the_column_says_so() -> None:
+def test_tables_say_that_lpips_was_not_measured() -> None:
     silent = [outcome("a", "global", "words", (10.0,), lpips=None)]
     text = text_tables(silent, "TOP-Bench")
     assert "TOP-Global IP2P 10.00 0.6000 - 0.2500 |" in " ".join(text.split()) and text.endswith(
@@ -154,7 +154,9 @@ def test_without_lpips_the_column_says_so() -> None:
 class Still:
     """An effect of plain images."""
 
-    name, scope, words = "sea painting", "global", "paint <b> & 'it'"
+    name = "sea painting"
+    scope = "global"
+    words = "paint <b> & 'it'"
 
     def load(self) -> Effect:
         shades = torch.arange(15).view(15, 1, 1, 1) / 15
@@ -163,7 +165,7 @@ class Still:
         return Effect(self.name, "global", self.words, EditPairs(pairs[:10]), EditPairs(pairs[10:]))
 
 
-def test_the_report_holds_figures_and_images(tmp_path: Path) -> None:
+def test_report_has_figures_and_images(tmp_path: Path) -> None:
     folder = EffectFolder(tmp_path / "out")
     folder.begin({"data": "test"})
     outcomes = [
@@ -231,7 +233,7 @@ def test_pocket_bench_has_the_shape_of_top_bench() -> None:
         "film_photo",
     ],
 )
-def test_pocket_effects_are_drawn_from_a_seed(name: str) -> None:
+def test_pocket_effects_are_deterministic(name: str) -> None:
     first, again = PocketEffect(name).load(), PocketEffect(name).load()
     assert len(first.train) == 10 and len(first.test) == 5 and first.words
     for one, other in zip((*first.train, *first.test), (*again.train, *again.test), strict=True):
@@ -242,7 +244,7 @@ def test_pocket_effects_are_drawn_from_a_seed(name: str) -> None:
     assert not any(torch.equal(pair.before, test) for pair in first.train for test in tests)
 
 
-def test_bench_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = PocketEffect("hue_75").load()
     for half, part in (("train", pairs.train), ("test", pairs.test)):
         for index, pair in enumerate(part):

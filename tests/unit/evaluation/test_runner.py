@@ -1,4 +1,4 @@
-"""Benchmark runs: stopped, killed, continued, in several processes; and what each method learns with."""
+"""Runs on effects: stopped, killed and resumed, in one process or several."""
 
 import os
 import re
@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,31 +15,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
-from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.editing.settings import SamplingSettings
-from instructbrush.core.encoders.pocket_clip import pocket_clip
 from instructbrush.core.errors import EvaluationError, InstructBrushError, LearningError, StorageError
 from instructbrush.core.evaluation.by_example import methods as methods_module
-from instructbrush.core.evaluation.by_example.effects import Effect
-from instructbrush.core.evaluation.by_example.methods import (
-    DEFAULT_METHODS,
-    METHODS,
-    BenchmarkModels,
-    EffectEditor,
-)
 from instructbrush.core.evaluation.by_example.results import EffectFolder, Outcome
 from instructbrush.core.evaluation.by_example.run import EffectRunSettings
 from instructbrush.core.evaluation.by_example.tables import text_tables
 from instructbrush.core.evaluation.by_example.top_bench import TopBenchEffect
 from instructbrush.core.evaluation.runner import run
 from instructbrush.core.evaluation.workers import Workers
-from instructbrush.core.instruction.instruction import Instruction
-from instructbrush.core.learning.init_text.captions import CaptionSettings, caption_images, default_steps
-from instructbrush.core.learning.init_text.phrases import unique_phrases
-from instructbrush.core.learning.request import LearningRequest
-from instructbrush.core.pairs.pairs import EditPairs, make_pairs
 from instructbrush.tools.benchmarks.pocket_bench import PocketEffect
 
 SOURCES = [PocketEffect("hue_75"), PocketEffect("teal_hat")]
@@ -52,13 +37,13 @@ def execute(folder: Path, settings: EffectRunSettings = TINY, **options: Any) ->
 
 
 def figures(outcomes: list[Outcome]) -> list[dict[str, Any]]:
-    """Everything but the time it took."""
+    """Returns the outcomes without their time."""
     return [{**asdict(outcome), "seconds": 0} for outcome in outcomes]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_phrases() -> Iterator[None]:
-    """Finding phrases takes longer than everything else here, and has tests of its own."""
+    """Replaces the search for phrases, which is slow and tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             methods_module,
@@ -75,7 +60,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Outcome], Path
     return execute(folder), folder
 
 
-def test_a_run_keeps_every_outcome_and_image(whole: tuple[list[Outcome], Path]) -> None:
+def test_run_keeps_every_outcome_and_image(whole: tuple[list[Outcome], Path]) -> None:
     outcomes, folder = whole
     assert [outcome.key for outcome in outcomes] == KEYS
     for outcome in outcomes:
@@ -93,7 +78,7 @@ def test_a_run_keeps_every_outcome_and_image(whole: tuple[list[Outcome], Path]) 
 
 
 @pytest.mark.slow
-def test_a_stopped_run_goes_on_and_gives_the_same(whole: tuple[list[Outcome], Path], tmp_path: Path) -> None:
+def test_stopped_run_resumes_with_the_same_figures(whole: tuple[list[Outcome], Path], tmp_path: Path) -> None:
     def stop(outcome: Outcome, done: int, total: int) -> None:
         if done == 4:
             raise KeyboardInterrupt
@@ -101,7 +86,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same(whole: tuple[list[Outcome], Pa
     with pytest.raises(KeyboardInterrupt):
         execute(tmp_path, on_outcome=stop)
     assert len(EffectFolder(tmp_path).finished()) == 4
-    # Half a file, as a full disk leaves it, counts as none.
+    # A truncated file counts as missing.
     (tmp_path / "effects" / "hue_75" / "words-0.json").write_text('{"effect": "hu')
     seen = []
     resumed = execute(
@@ -118,7 +103,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same(whole: tuple[list[Outcome], Pa
     assert figures(again) == figures(resumed)
 
 
-def test_methods_and_seeds_may_be_added_but_not_other_settings(whole: tuple[list[Outcome], Path]) -> None:
+def test_accepts_more_methods_and_seeds_but_no_other_settings(whole: tuple[list[Outcome], Path]) -> None:
     outcomes, folder = whole
     fewer = replace(TINY, methods=("words",))
     assert figures(execute(folder, fewer)) == [
@@ -126,14 +111,14 @@ def test_methods_and_seeds_may_be_added_but_not_other_settings(whole: tuple[list
     ]
     with pytest.raises(
         EvaluationError,
-        match="holds results of another run: sampling_steps was 2, now it is 3. Give another --out folder, or delete",
+        match="holds results of another run: sampling_steps was 2, now it is 3. Give another --out folder",
     ):
         execute(folder, replace(TINY, sampling=SamplingSettings(3)))
     two = execute(folder, replace(fewer, seeds=2))
     assert [outcome.seed for outcome in two] == [0, 1, 0, 1] and two[0].psnr != two[1].psnr
 
 
-def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+def test_rejects_folder_with_other_files(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"x")
     with pytest.raises(
         EvaluationError, match="holds other files, not results of a benchmark. Give another --out folder."
@@ -143,9 +128,7 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_settings_of_learning_may_be_changed_by_name(
-    whole: tuple[list[Outcome], Path], tmp_path: Path
-) -> None:
+def test_changes_learning_settings_by_name(whole: tuple[list[Outcome], Path], tmp_path: Path) -> None:
     changed = replace(
         TINY,
         methods=("instructbrush",),
@@ -177,7 +160,7 @@ def test_settings_of_learning_may_be_changed_by_name(
         ("attention.direction_weight=1", "direction_weight acts on text states"),
     ],
 )
-def test_changes_that_no_setting_takes_are_refused(change: str, message: str) -> None:
+def test_rejects_invalid_changes(change: str, message: str) -> None:
     with pytest.raises(LearningError, match=re.escape(message)):
         EffectRunSettings(changes=(change,))
 
@@ -194,14 +177,12 @@ def test_changes_that_no_setting_takes_are_refused(change: str, message: str) ->
         ({"steps": 0}, "steps is 0, it must be at least 1"),
     ],
 )
-def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
+def test_rejects_settings_out_of_range(change: dict[str, Any], message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
         EffectRunSettings(**change)
 
 
-def test_jobs_and_ray_are_checked_before_anything_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checks_workers_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EvaluationError, match="0 jobs are out of range"):
         execute(tmp_path / "none", workers=Workers(0))
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -214,7 +195,7 @@ def test_jobs_and_ray_are_checked_before_anything_runs(
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_no_process_and_gives_the_same_table(
+def test_killed_run_leaves_no_process_and_resumes_with_the_same_table(
     tmp_path: Path, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from instructbrush.tools.benchmarks.pocket_bench import main
@@ -283,7 +264,7 @@ def group_lives(group: int) -> bool:
         os.killpg(group, 0)
     except ProcessLookupError:
         return False
-    # Those that ended but were not waited for still have a number.
+    # Ended processes keep their id until their parent waits for them.
     states = subprocess.run(
         ["ps", "-o", "stat=", "-g", str(group)], capture_output=True, text=True
     ).stdout.split()
@@ -314,7 +295,7 @@ def missing_images(folder: Path) -> TopBenchEffect:
     return TopBenchEffect("snow", "global", "make it snow", gone, gone[:5])
 
 
-def test_an_error_of_an_effect_reaches_the_caller(tmp_path: Path) -> None:
+def test_raises_the_error_of_an_effect(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="Effect 'snow': Image 'a.png' cannot be read"):
         run(
             [missing_images(tmp_path)],
@@ -324,108 +305,7 @@ def test_an_error_of_an_effect_reaches_the_caller(tmp_path: Path) -> None:
         )
 
 
-@pytest.fixture(scope="module")
-def task(editor: DiffusersEditor, pair_tensors: Callable[..., tuple[Tensor, Tensor]]) -> EffectEditor:
-    train, test = make_pairs(*pair_tensors(10, 64, 64)), make_pairs(*pair_tensors(5, 64, 64, seed=50))
-    return EffectEditor(
-        BenchmarkModels(editor, pocket_clip(), steps=1, sampling=SamplingSettings(1)),
-        Effect("swap", "global", "shift the colors", train, test),
-    )
-
-
-def test_every_method_learns_with_what_its_name_says(
-    task: EffectEditor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: dict[str, tuple[Any, int, str]] = {}
-    monkeypatch.setattr(EffectEditor, "phrase", lambda self, pairs: "turn it into snow")
-    monkeypatch.setattr(EffectEditor, "caption", lambda self, pairs, seed: "red blue")
-    for name in [*DEFAULT_METHODS, "visii_one_shot"]:
-        monkeypatch.setattr(
-            EffectEditor,
-            "by_learning",
-            lambda self, settings, pairs, text, name=name: seen.update({name: (settings, len(pairs), text)}),
-        )
-        METHODS[name].edit(task, 4)
-    assert "words" not in seen and all(
-        settings.seed == 4 and settings.text_scale == 2.0 for settings, _, _ in seen.values()
-    )
-    full, shots, text = seen["instructbrush"]
-    assert (full.space, full.segments, full.direction_weight, shots, text) == (
-        "attention",
-        5,
-        0.0,
-        10,
-        "turn it into snow",
-    )
-    visii = seen["visii"][0]
-    assert (
-        (visii.space, visii.objective, seen["visii"][2]) == ("text", "plain", "red blue")
-        and visii.direction_weight > 0
-        and visii.segments == 1
-    )
-    rates = {"learning_rate": visii.learning_rate, "final_learning_rate": visii.final_learning_rate}
-    assert seen["no_attention"] == (replace(full, space="text", **rates), 10, "turn it into snow")
-    assert seen["no_time"] == (
-        replace(full, segments=1, batch=5 * full.batch, parametrisation="separate"),
-        10,
-        "turn it into snow",
-    )
-    assert seen["no_init"] == (full, 10, "red blue")
-    assert seen["one_shot"] == (full, 1, "turn it into snow") and seen["visii_one_shot"][:2] == (visii, 1)
-
-
-@pytest.mark.slow
-def test_learning_begins_with_what_the_training_pairs_say(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(methods_module, "unique_phrases", unique_phrases)
-    settings = replace(TINY, methods=("visii", "instructbrush"), steps=1, sampling=SamplingSettings(1))
-    caption, phrase = run(SOURCES[:1], settings, EffectFolder(tmp_path), data="test")
-    pairs, clip = SOURCES[0].load().train, pocket_clip()
-    assert phrase.init_text == unique_phrases(clip, pairs).init_text and "turn" in phrase.init_text
-    seeded = CaptionSettings(steps=default_steps(clip), seed=0)
-    assert (
-        caption.init_text == caption_images(clip, [pair.after for pair in pairs], seeded).text
-        and caption.init_text
-    )
-
-
-def test_the_direction_loss_is_left_out_where_the_clip_is_not_the_editors(
-    task: EffectEditor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    requests = []
-    original = methods_module.learn
-
-    def learn(request: LearningRequest) -> Instruction:
-        requests.append(request)
-        return original(request)
-
-    monkeypatch.setattr(methods_module, "learn", learn)
-    task.by_learning(task.models.settings("text", 0), task.pairs(2), "snow")
-    assert requests[0].settings.direction_weight == 0.1 and requests[0].direction is not None
-    narrow = torch.zeros(64, 32)
-    monkeypatch.setattr(type(task.models.clip), "text_projection", property(lambda self: narrow))
-    task.by_learning(task.models.settings("text", 0), task.pairs(2), "snow")
-    assert requests[1].settings.direction_weight == 0.0 and requests[1].direction is None
-
-
-def test_each_test_image_gets_the_noise_it_would_get_beside_others(
-    task: EffectEditor, pair_tensors: Callable[..., tuple[Tensor, Tensor]]
-) -> None:
-    together = task.by_words(3).images
-    assert all(torch.equal(image, (image * 255).round() / 255) for image in together)
-    assert not torch.equal(task.by_words(4).images[0], together[0])
-    # An image of another size in the middle splits the batch; the others come out as before.
-    odd = make_pairs(*pair_tensors(1, 64, 72)).pairs
-    pairs = task.effect.test.pairs
-    mixed = replace(task.effect, test=EditPairs((*pairs[:2], *odd, *pairs[3:])))
-    apart = EffectEditor(task.models, mixed).by_words(3).images
-    assert apart[2].shape == (64, 72, 3)
-    for index in (0, 1, 3, 4):
-        torch.testing.assert_close(apart[index], together[index], rtol=0, atol=1.01 / 255)
-
-
-def test_ray_gives_the_same_figures(whole: tuple[list[Outcome], Path], tmp_path: Path) -> None:
+def test_ray_matches_one_process(whole: tuple[list[Outcome], Path], tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
@@ -449,7 +329,7 @@ def test_ray_gives_the_same_figures(whole: tuple[list[Outcome], Path], tmp_path:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_what_cannot_be_read_is_skipped_and_the_others_are_kept(tmp_path: Path, jobs: int) -> None:
+def test_skips_unreadable_sources_and_keeps_the_others(tmp_path: Path, jobs: int) -> None:
     sources, skipped = [missing_images(tmp_path), PocketEffect("teal_hat")], []
     settings = replace(TINY, methods=("words",), seeds=2)
 
@@ -466,13 +346,13 @@ def test_what_cannot_be_read_is_skipped_and_the_others_are_kept(tmp_path: Path, 
         run(sources, settings, EffectFolder(tmp_path / "out"), data="test", workers=Workers(jobs))
 
 
-def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+def test_rejects_unwritable_folder_before_the_run(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"'run\.json' cannot be written to .*file"):
         execute(tmp_path / "file")
 
 
-def test_what_a_killed_run_left_of_its_first_file_stops_nobody(tmp_path: Path) -> None:
+def test_ignores_unfinished_files_of_a_killed_run(tmp_path: Path) -> None:
     (tmp_path / ".0123456789ab.xyz.part").touch()
     EffectFolder(tmp_path).begin({"data": "test"})
     assert (tmp_path / "run.json").exists()

@@ -1,4 +1,4 @@
-"""TOP-Bench's three layouts, and folders that are not as they should be: each has its message or its defined conversion."""
+"""Reading TOP-Bench: its layouts, malformed folders and unusual images."""
 
 import json
 import os
@@ -29,9 +29,10 @@ def save(path: Path, pair: int, side: int, height: int = SIDE, width: int = SIDE
 
 
 def write(folder: Path, layout: str = "split", pairs: int = 15) -> Path:
-    """An effect in one of the layouts; pair i has colour i."""
+    """Writes an effect in one of the layouts; pair i has color i."""
     for pair in range(pairs):
-        half, number = ("train", pair) if pair < 10 else ("test", pair - 10)
+        half = "train" if pair < 10 else "test"
+        number = pair if pair < 10 else pair - 10
         for side, name in enumerate(("before", "after")):
             place = {
                 "split": f"{half}/{number}_{side}.png",
@@ -44,7 +45,7 @@ def write(folder: Path, layout: str = "split", pairs: int = 15) -> Path:
 
 
 @pytest.mark.parametrize("layout", ["split", "flat", "sides", "split sides"])
-def test_every_layout_gives_the_same_effect(tmp_path: Path, layout: str) -> None:
+def test_all_layouts_give_the_same_effect(tmp_path: Path, layout: str) -> None:
     write(tmp_path / "sea_painting", layout)
     (source,) = read_top_bench(tmp_path, None)
     assert (source.name, source.scope, source.words) == ("sea painting", "global", "turn it into a painting")
@@ -61,7 +62,7 @@ def test_table_3_has_14_global_and_11_local_effects() -> None:
     assert [sum(effect.scope == scope for effect in TABLE_3) for scope in ("global", "local")] == [14, 11]
 
 
-def test_effects_come_in_the_papers_order_under_any_spelling(tmp_path: Path) -> None:
+def test_accepts_any_spelling_and_sorts_as_the_paper(tmp_path: Path) -> None:
     for name in ("Traffic-Lights", "midnight", "BOY2GIRL"):
         write(tmp_path / name, "flat")
     (tmp_path / "readme.txt").write_text("x")
@@ -69,7 +70,7 @@ def test_effects_come_in_the_papers_order_under_any_spelling(tmp_path: Path) -> 
     assert [source.name for source in read_top_bench(tmp_path)] == ["boy2girl", "midnight", "traffic lights"]
 
 
-def test_images_are_scaled_to_one_side(tmp_path: Path) -> None:
+def test_scales_images_to_one_size(tmp_path: Path) -> None:
     write(tmp_path / "snow", "flat")
     for pair in range(15):
         for side in range(2):
@@ -78,7 +79,7 @@ def test_images_are_scaled_to_one_side(tmp_path: Path) -> None:
     assert {tuple(image.shape) for image in (*effect.inputs, *effect.truth)} == {(24, 24, 3)}
 
 
-def test_effects_of_ones_own_are_described_in_a_file(tmp_path: Path) -> None:
+def test_reads_own_effects_from_effects_json(tmp_path: Path) -> None:
     write(tmp_path / "my_glow", "flat")
     (tmp_path / "effects.json").write_text(
         json.dumps({"my glow": {"instruction": "let it glow", "scope": "local"}})
@@ -127,7 +128,7 @@ def renumbered(folder: Path) -> None:
         ),
         (
             lambda root: write(root / "glow"),
-            "'glow' is not an effect of TOP-Bench (Table 3 of the paper). Rename the folder, move it away, or describe",
+            "'glow' is not an effect of TOP-Bench (Table 3 of the paper). Rename the folder, move it away",
         ),
         (
             lambda root: [write(root / name) for name in ("sea painting", "sea_painting")],
@@ -151,7 +152,7 @@ def renumbered(folder: Path) -> None:
         ),
         (
             broken(renumbered, "flat"),
-            "Effect 'smile': pair 'extra' has no number of 0 to 14, so it is unknown whether it is for training or testing.",
+            "Effect 'smile': pair 'extra' has no number of 0 to 14, so it is unknown whether it is for",
         ),
         (
             broken(lambda f: shutil.rmtree(f / "test")),
@@ -159,7 +160,7 @@ def renumbered(folder: Path) -> None:
         ),
         (
             broken(lambda f: write(f, "flat")),
-            "Effect 'smile': there are pairs both in train/ and beside it ('0_0.png'). Keep one of the two layouts.",
+            "Effect 'smile': there are pairs both in train/ and beside it ('0_0.png'). Keep one of the two",
         ),
         (
             broken(link_to_parent),
@@ -210,9 +211,7 @@ def renumbered(folder: Path) -> None:
         ),
     ],
 )
-def test_malformed_folders_are_refused_with_a_message(
-    tmp_path: Path, make: Callable[[Path], object], message: str
-) -> None:
+def test_rejects_malformed_folders(tmp_path: Path, make: Callable[[Path], object], message: str) -> None:
     root = tmp_path / "top"
     root.mkdir()
     make(root)
@@ -254,7 +253,7 @@ def turned(path: Path) -> None:
         (turned, (24, 16, 3), [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]),
     ],
 )
-def test_unusual_images_are_converted(
+def test_converts_unusual_images(
     tmp_path: Path,
     change: Callable[[Path], None],
     shape: tuple[int, ...],

@@ -1,0 +1,133 @@
+"""What each method of an effect learns with, and the noise of its test images."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from instructbrush.core.editing.editor import DiffusersEditor
+from instructbrush.core.editing.settings import SamplingSettings
+from instructbrush.core.encoders.pocket_clip import pocket_clip
+from instructbrush.core.evaluation.by_example import methods as methods_module
+from instructbrush.core.evaluation.by_example.effects import Effect
+from instructbrush.core.evaluation.by_example.methods import (
+    DEFAULT_METHODS,
+    METHODS,
+    BenchmarkModels,
+    EffectEditor,
+)
+from instructbrush.core.evaluation.by_example.results import EffectFolder
+from instructbrush.core.evaluation.by_example.run import EffectRunSettings
+from instructbrush.core.evaluation.runner import run
+from instructbrush.core.instruction.instruction import Instruction
+from instructbrush.core.learning.init_text.captions import CaptionSettings, caption_images, default_steps
+from instructbrush.core.learning.init_text.phrases import unique_phrases
+from instructbrush.core.learning.request import LearningRequest
+from instructbrush.core.pairs.pairs import EditPairs, make_pairs
+from instructbrush.tools.benchmarks.pocket_bench import PocketEffect
+
+
+@pytest.fixture(scope="module")
+def effect_editor(
+    editor: DiffusersEditor, pair_tensors: Callable[..., tuple[Tensor, Tensor]]
+) -> EffectEditor:
+    train, test = make_pairs(*pair_tensors(10, 64, 64)), make_pairs(*pair_tensors(5, 64, 64, seed=50))
+    return EffectEditor(
+        BenchmarkModels(editor, pocket_clip(), steps=1, sampling=SamplingSettings(1)),
+        Effect("swap", "global", "shift the colors", train, test),
+    )
+
+
+def test_each_method_learns_with_its_settings(
+    effect_editor: EffectEditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, tuple[Any, int, str]] = {}
+    monkeypatch.setattr(EffectEditor, "phrase", lambda self, pairs: "turn it into snow")
+    monkeypatch.setattr(EffectEditor, "caption", lambda self, pairs, seed: "red blue")
+    for name in [*DEFAULT_METHODS, "visii_one_shot"]:
+        monkeypatch.setattr(
+            EffectEditor,
+            "by_learning",
+            lambda self, settings, pairs, text, name=name: seen.update({name: (settings, len(pairs), text)}),
+        )
+        METHODS[name].edit(effect_editor, 4)
+    assert "words" not in seen and all(
+        settings.seed == 4 and settings.text_scale == 2.0 for settings, _, _ in seen.values()
+    )
+    full, shots, text = seen["instructbrush"]
+    assert (full.space, full.segments, full.direction_weight, shots, text) == (
+        "attention",
+        5,
+        0.0,
+        10,
+        "turn it into snow",
+    )
+    visii = seen["visii"][0]
+    assert (
+        (visii.space, visii.objective, seen["visii"][2]) == ("text", "plain", "red blue")
+        and visii.direction_weight > 0
+        and visii.segments == 1
+    )
+    rates = {"learning_rate": visii.learning_rate, "final_learning_rate": visii.final_learning_rate}
+    assert seen["no_attention"] == (replace(full, space="text", **rates), 10, "turn it into snow")
+    assert seen["no_time"] == (
+        replace(full, segments=1, batch=5 * full.batch, parametrisation="separate"),
+        10,
+        "turn it into snow",
+    )
+    assert seen["no_init"] == (full, 10, "red blue")
+    assert seen["one_shot"] == (full, 1, "turn it into snow") and seen["visii_one_shot"][:2] == (visii, 1)
+
+
+@pytest.mark.slow
+def test_init_text_comes_from_the_training_pairs(tmp_path: Path) -> None:
+    source = PocketEffect("hue_75")
+    settings = EffectRunSettings(("visii", "instructbrush"), steps=1, sampling=SamplingSettings(1))
+    caption, phrase = run([source], settings, EffectFolder(tmp_path), data="test")
+    pairs = source.load().train
+    clip = pocket_clip()
+    assert phrase.init_text == unique_phrases(clip, pairs).init_text and "turn" in phrase.init_text
+    seeded = CaptionSettings(steps=default_steps(clip), seed=0)
+    assert (
+        caption.init_text == caption_images(clip, [pair.after for pair in pairs], seeded).text
+        and caption.init_text
+    )
+
+
+def test_leaves_out_direction_loss_with_another_clip(
+    effect_editor: EffectEditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = []
+    original = methods_module.learn
+
+    def learn(request: LearningRequest) -> Instruction:
+        requests.append(request)
+        return original(request)
+
+    monkeypatch.setattr(methods_module, "learn", learn)
+    effect_editor.by_learning(effect_editor.models.settings("text", 0), effect_editor.pairs(2), "snow")
+    assert requests[0].settings.direction_weight == 0.1 and requests[0].direction is not None
+    narrow = torch.zeros(64, 32)
+    monkeypatch.setattr(type(effect_editor.models.clip), "text_projection", property(lambda self: narrow))
+    effect_editor.by_learning(effect_editor.models.settings("text", 0), effect_editor.pairs(2), "snow")
+    assert requests[1].settings.direction_weight == 0.0 and requests[1].direction is None
+
+
+def test_noise_of_an_image_does_not_depend_on_its_batch(
+    effect_editor: EffectEditor, pair_tensors: Callable[..., tuple[Tensor, Tensor]]
+) -> None:
+    together = effect_editor.by_words(3).images
+    assert all(torch.equal(image, (image * 255).round() / 255) for image in together)
+    assert not torch.equal(effect_editor.by_words(4).images[0], together[0])
+    # An image of another size in the middle splits the batch; the others come out as before.
+    odd = make_pairs(*pair_tensors(1, 64, 72)).pairs
+    pairs = effect_editor.effect.test.pairs
+    mixed = replace(effect_editor.effect, test=EditPairs((*pairs[:2], *odd, *pairs[3:])))
+    apart = EffectEditor(effect_editor.models, mixed).by_words(3).images
+    assert apart[2].shape == (64, 72, 3)
+    for index in (0, 1, 3, 4):
+        torch.testing.assert_close(apart[index], together[index], rtol=0, atol=1.01 / 255)
