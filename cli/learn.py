@@ -1,4 +1,5 @@
-"""The command ``learn``: an instruction from a folder of pairs, with checkpoints that the same command resumes from."""
+"""The command ``learn``: an instruction from a folder of pairs, with checkpoints that the same command
+resumes from."""
 
 import argparse
 import contextlib
@@ -11,7 +12,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..core.editing.editor import DiffusersEditor
-from ..core.encoders.clip import OpenClipModel, load_clip, pocket_clip
+from ..core.encoders.clip import OpenClipModel
+from ..core.encoders.clip_loading import load_clip
+from ..core.encoders.pocket_clip import pocket_clip
 from ..core.errors import InstructBrushError, InstructionError, LearningError, StorageError
 from ..core.instruction.file import save_instruction
 from ..core.instruction.instruction import Instruction
@@ -59,7 +62,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--clip",
-        help="CLIP for phrases, captions and Visii's direction, such as ViT-L-14/openai (pocket editor: its own)",
+        help="CLIP for phrases, captions and Visii's direction, such as ViT-L-14/openai (pocket editor: "
+        "its own)",
     )
     parser.add_argument("--clip-folder", help="folder of its .safetensors")
     parser.add_argument("--steps", type=int)
@@ -87,11 +91,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def learn(options: argparse.Namespace) -> None:
-    """Learns an instruction from a folder of pairs. Stopped by Ctrl-C, ``kill`` or an error, it leaves a checkpoint, and
-    the same command resumes from it.
+    """Learns an instruction from a folder of pairs. Stopped by Ctrl-C, ``kill`` or an error, it leaves a
+    checkpoint, and the same command resumes from it.
 
     Raises:
-        StorageError: the instruction cannot be written to ``--out``; the message says where it is kept instead.
+        StorageError: the instruction cannot be written to ``--out``; the message says where it is kept
+        instead.
         InstructBrushError: model, pairs or options cannot be used.
     """
     out = _checked_out(options)
@@ -149,7 +154,8 @@ def _request(
 
 
 def _clip(options: argparse.Namespace, editor: DiffusersEditor) -> OpenClipModel | None:
-    """The CLIP of ``--clip``; without it the built-in one for the pocket editor, and none for other models."""
+    """The CLIP of ``--clip``; without it the built-in one for the pocket editor, and none for other
+    models."""
     if options.clip:
         return load_clip(options.clip, Path(options.clip_folder or "."), options.device)
     return pocket_clip(options.device) if editor.description.family.name == "pocket" else None

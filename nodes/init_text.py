@@ -1,13 +1,12 @@
-"""Nodes that find words to begin learning with."""
-
-from typing import Any
+"""Nodes that find init texts: Unique Phrases, Caption Init, and their CLIP."""
 
 import torch
 from comfy_api.latest import io
 
 from ..core.diffusion.schedule import SEEDS
+from ..core.encoders.clip import OpenClipModel
 from ..core.learning.init_text.captions import TOKENS, CaptionSettings, caption_images, default_steps
-from ..core.learning.init_text.phrases import PHRASES, unique_phrases
+from ..core.learning.init_text.phrases import PHRASES, PhraseSettings, unique_phrases
 from ..core.learning.init_text.vocabulary import POCKET
 from ..core.pairs.pairs import EditPairs
 from .comfy.encoders import open_clip as clips
@@ -27,7 +26,7 @@ _LISTS = [
     f"{_WORDS}, artists, trending",
     f"{_WORDS}, artists, trending, {POCKET}",
 ]
-_OWN = -1.0
+_DEFAULT_ETA = -1.0
 
 
 def _clip_state(name: str) -> str:
@@ -39,7 +38,7 @@ _FILES = FileFingerprints(_clip_state)
 
 
 class LoadOpenClip(Node):
-    """A CLIP that compares images with words."""
+    """Loads a CLIP that compares images with words."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -47,8 +46,9 @@ class LoadOpenClip(Node):
             node_id="InstructBrushLoadOpenClip",
             display_name="Load OpenCLIP",
             category="InstructBrush/loading",
-            description="Loads a CLIP with both its halves, images and words, for Unique Phrases, Caption Init and measuring. The pocket editor's comes "
-            "with the pack; larger ones are read from models/open_clip.",
+            description="Loads a CLIP with its image and text encoders, for Unique Phrases, Caption Init and "
+            "measuring. "
+            "The pocket CLIP comes with the pack; larger ones are in models/open_clip.",
             search_aliases=[
                 "open_clip",
                 "clip model",
@@ -62,8 +62,10 @@ class LoadOpenClip(Node):
                     "clip_name",
                     options=clips.names(),
                     default=clips.POCKET_TITLE,
-                    tooltip="The built-in CLIP knows the pocket editor's drawings. For photographs put a file into models/open_clip, named after architecture "
-                    "and weights: ViT-L-14-openai.safetensors. Key R reads the list again.",
+                    tooltip="The built-in CLIP knows the pocket editor's drawings. "
+                    "For photographs put a file into "
+                    "models/open_clip, named after architecture and weights: ViT-L-14-openai.safetensors. "
+                    "Key R refreshes the list.",
                 )
             ],
             outputs=[
@@ -89,7 +91,7 @@ class LoadOpenClip(Node):
 
 
 class UniquePhrasesNode(Node):
-    """Words that tell before from after."""
+    """Finds words for the difference between the images before and after."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -97,8 +99,11 @@ class UniquePhrasesNode(Node):
             node_id="InstructBrushUniquePhrases",
             display_name="Unique Phrases",
             category="InstructBrush/learning",
-            description="Finds words for an edit: the phrase that fits the images before it best and those after it least, and the other way round, as "
-            "'turn a photo into a sketch' (InstructBrush, Eq. 6 and 7). The words go to Learn Instruction's init_text.",
+            description="Finds words for an edit, such as 'turn a photo into a sketch': "
+            "a phrase that fits the images "
+            "before but not those after, and one that fits the images after but not those before "
+            "(InstructBrush, "
+            "Eq. 6 and 7). Connect the words to init_text of Learn Instruction.",
             search_aliases=[
                 "init text",
                 "initialize instruction",
@@ -113,31 +118,38 @@ class UniquePhrasesNode(Node):
                 Pairs.Input("pairs", tooltip="Images before and after the edit."),
                 OpenClip.Input(
                     "open_clip",
-                    tooltip="What compares images with words. The paper's figures belong to ViT-H-14.",
+                    tooltip="The CLIP that compares images with words. The paper uses ViT-H-14.",
                 ),
                 io.Int.Input(
                     "phrases",
                     default=PHRASES,
                     min=1,
                     max=32,
-                    tooltip="r, phrases that describe each of the two sets, among which the unique one is.",
+                    tooltip="r, phrases that describe the images of each side. "
+                    "The unique phrase is one of them.",
                 ),
                 io.Float.Input(
                     "eta",
-                    default=_OWN,
-                    min=_OWN,
+                    default=_DEFAULT_ETA,
+                    min=_DEFAULT_ETA,
                     max=100.0,
                     step=0.005,
                     round=0.0001,
-                    tooltip="How much better a phrase must fit its own set than the other to be taken. -1 takes what suits the CLIP: 0.15 for ViT-H-14 (the "
-                    "paper), 0.03 for ViT-L-14, 0.25 for the pocket CLIP. Higher takes fewer.",
+                    tooltip="How much better a phrase must fit its own side than the other one. "
+                    "-1 is the CLIP's default: "
+                    "0.15 for ViT-H-14 (the paper), 0.03 for ViT-L-14, 0.25 for the pocket CLIP. "
+                    "Higher accepts fewer "
+                    "phrases.",
                 ),
                 Choice(
                     "word_lists",
                     options=_LISTS,
                     default=_AUTO,
-                    tooltip="Where phrases come from. auto: pocket for the pocket CLIP, otherwise the paper's: flavors, mediums and movements of the package "
-                    "clip-interrogator, which must be installed. Artists and trending name people and sites.",
+                    tooltip="Lists of phrases. auto: pocket for the pocket CLIP, otherwise the paper's: "
+                    "flavors, mediums and "
+                    "movements of the package clip-interrogator, which must be installed. "
+                    "Artists and trending name "
+                    "people and sites.",
                 ),
                 io.Float.Input(
                     "similarity_scale",
@@ -147,7 +159,7 @@ class UniquePhrasesNode(Node):
                     max=100.0,
                     step=0.1,
                     round=0.001,
-                    tooltip="What similarities are multiplied by before eta is compared with them. 1 leaves cosines.",
+                    tooltip="Factor of the similarities before they are compared with eta. 1 leaves cosines.",
                     advanced=True,
                 ),
             ],
@@ -158,7 +170,7 @@ class UniquePhrasesNode(Node):
                 ),
                 io.String.Output(
                     display_name="table",
-                    tooltip="Every phrase with its set and its sensitivity, and why the words are what they are.",
+                    tooltip="Every phrase with its side and its sensitivity, and why the words were chosen.",
                 ),
             ],
         )
@@ -167,20 +179,23 @@ class UniquePhrasesNode(Node):
     def execute(
         cls,
         pairs: EditPairs,
-        open_clip: Any,
+        open_clip: OpenClipModel,
         phrases: int,
         eta: float,
         word_lists: str,
         similarity_scale: float = 1.0,
     ) -> io.NodeOutput:
         prepare(open_clip)
+        settings = PhraseSettings(
+            count=phrases,
+            eta=None if eta == _DEFAULT_ETA else eta,
+            scale=similarity_scale,
+            lists=None if word_lists == _AUTO else word_lists.split(", "),
+        )
         found = unique_phrases(
             open_clip,
             pairs,
-            count=phrases,
-            eta=None if eta == _OWN else eta,
-            scale=similarity_scale,
-            lists=None if word_lists == _AUTO else word_lists.split(", "),
+            settings,
             cache=clips.cache_folder(),
             progress=node_progress(cls.hidden.unique_id),
         )
@@ -189,7 +204,7 @@ class UniquePhrasesNode(Node):
 
 
 class CaptionInit(Node):
-    """Words for what the images after the edit show."""
+    """Finds words for what the images after the edit show."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -197,8 +212,11 @@ class CaptionInit(Node):
             node_id="InstructBrushCaptionInit",
             display_name="Caption Init",
             category="InstructBrush/learning",
-            description="Finds words for what the images after the edit show, by gradients (PEZ hard prompts, as Visii begins). The words need not read "
-            "well. They go to init_text of Learn Instruction; Unique Phrases describes the edit itself and usually serves better.",
+            description="Finds words for what the images after the edit show, by gradients (PEZ hard "
+            "prompts, as in Visii). "
+            "The words may be hard to read. Connect them to init_text of Learn Instruction. "
+            "Unique Phrases describes "
+            "the edit itself and usually works better.",
             search_aliases=[
                 "pez",
                 "hard prompt",
@@ -212,22 +230,24 @@ class CaptionInit(Node):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 Pairs.Input(
-                    "pairs", tooltip="Images before and after the edit; those after it are described."
+                    "pairs", tooltip="Images before and after the edit. The images after it are described."
                 ),
-                OpenClip.Input("open_clip", tooltip="What compares images with words. Visii takes ViT-H-14."),
+                OpenClip.Input(
+                    "open_clip", tooltip="The CLIP that compares images with words. Visii uses ViT-H-14."
+                ),
                 io.Int.Input(
                     "tokens",
                     default=TOKENS,
                     min=1,
                     max=75,
-                    tooltip="Length of the text in tokens: about as many words.",
+                    tooltip="Length of the text in tokens. A token is about one word.",
                 ),
                 io.Int.Input(
                     "steps",
                     default=0,
                     min=0,
                     max=100_000,
-                    tooltip="Iterations. 0 takes what suits the CLIP: 3000 (Visii), 300 for the pocket CLIP.",
+                    tooltip="Iterations. 0 is the CLIP's default: 3000 (Visii), 300 for the pocket CLIP.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -245,7 +265,7 @@ class CaptionInit(Node):
                     max=10.0,
                     step=0.01,
                     round=0.0001,
-                    tooltip="Size of the steps through the space of words.",
+                    tooltip="Step size of the search.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -256,7 +276,7 @@ class CaptionInit(Node):
                     max=10.0,
                     step=0.01,
                     round=0.0001,
-                    tooltip="How strongly words are drawn back to the middle of that space.",
+                    tooltip="How strongly the search is drawn towards the middle of the token space.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -265,7 +285,7 @@ class CaptionInit(Node):
                     default=1,
                     min=1,
                     max=1000,
-                    tooltip="Images that each iteration looks at, drawn anew each time.",
+                    tooltip="Images of each iteration, drawn at random.",
                     advanced=True,
                 ),
             ],
@@ -273,7 +293,8 @@ class CaptionInit(Node):
                 io.String.Output(display_name="init_text", tooltip="The words, for Learn Instruction."),
                 io.String.Output(
                     display_name="report",
-                    tooltip="The words, how well they fit, and whether they read as the tokens that were found.",
+                    tooltip="The words, how well they fit, and whether the tokenizer reads them as the "
+                    "tokens that were found.",
                 ),
             ],
         )
@@ -282,7 +303,7 @@ class CaptionInit(Node):
     def execute(
         cls,
         pairs: EditPairs,
-        open_clip: Any,
+        open_clip: OpenClipModel,
         tokens: int,
         steps: int,
         seed: int,

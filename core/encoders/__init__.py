@@ -1,1 +1,1 @@
-"""Models that read images or words: CLIP, DINO and vision-language models."""
+"""Frozen models that encode images and text: CLIP, DINO and vision-language models."""

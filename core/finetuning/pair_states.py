@@ -1,9 +1,8 @@
 """States of a vision-language model (MLLM) for all pairs of a data set, computed once and kept in a folder.
 
-States are computed from the whole, uncropped source image, as Encode Instruction computes them later. So they
-do
-not depend on the training crop: each image has one state for each of its texts. A list in the folder says
-which states belong to which pair; when all states are there, a run needs no MLLM.
+States are computed from the whole, uncropped source image, as Encode Instruction computes them later. So
+they do not depend on the training crop, and an image has them once for each of its texts. A list in the
+folder says which states belong to which pair. When all states are there, a run does not need the MLLM.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ class MllmSource:
 
     name: str
     task: str
-    """Text in front of the words, see core/encoders/mllm.py."""
+    """Text in front of the words, see core/encoders/mllm_chat.py."""
     load: Callable[[], Mllm]
     """Opens the MLLM lazily. It may fail if the list already has all states of ``name``."""
     batch: int

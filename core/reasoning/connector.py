@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..encoders.mllm import STATES_TASK
+from ..encoders.mllm_chat import STATES_TASK
 from ..errors import ModelError
 from ..models.families import Family
 from ..models.weights import Weights, fill, fingerprint, read_header
@@ -93,7 +93,7 @@ class ConnectorConfig:
 
 
 class Connector(nn.Module):
-    """See the module. New weights are random, except those of the last layer, which are zero."""
+    """The network. New weights are random, except those of the last layer, which are zero."""
 
     def __init__(self, config: ConnectorConfig) -> None:
         super().__init__()
@@ -101,8 +101,7 @@ class Connector(nn.Module):
         width = config.text_width
         self.norm_in = nn.LayerNorm(config.mllm_width)
         self.project_in = nn.Linear(config.mllm_width, width)
-        # All weights are in submodules, because ComfyUI's memory management gets those, not the connector
-        # itself.
+        # All weights are in submodules, because ComfyUI loads those, and not the connector itself.
         self.queries = nn.Embedding(config.queries, width)
         self.layers = nn.ModuleList(
             _Layer(width, config.heads, config.feedforward) for _ in range(config.layers)

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..encoders.mllm import Progress
 from ..errors import InstructionError
+from ..progress import Progress
 
 # Length limit of an answer, in tokens.
 MOST_TOKENS = 200

@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..encoders.mllm import STATES_TASK, Mllm
+from ..encoders.mllm import Mllm
+from ..encoders.mllm_chat import STATES_TASK
 from ..errors import StorageError
 from ..progress import Progress
 from ..storage.files import write_tensors

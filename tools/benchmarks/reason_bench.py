@@ -27,9 +27,10 @@ from torch import Tensor
 from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.editing.loading import load_editor
 from instructbrush.core.editing.settings import SamplingSettings
-from instructbrush.core.encoders.clip import image_features, pocket_clip, text_features
+from instructbrush.core.encoders.clip import image_features, text_features
 from instructbrush.core.encoders.dino import DinoModel
 from instructbrush.core.encoders.mllm import Mllm, load_mllm
+from instructbrush.core.encoders.pocket_clip import pocket_clip
 from instructbrush.core.errors import InstructBrushError
 from instructbrush.core.evaluation.by_instruction.methods import GREY, ITEM_METHODS
 from instructbrush.core.evaluation.by_instruction.results import Score

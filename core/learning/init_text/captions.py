@@ -1,4 +1,4 @@
-"""Caption init: hard words for what the images after an edit show, found by gradients (PEZ, as Visii uses it)."""
+"""Captions of the images after an edit, found by gradients (PEZ hard prompts, as Visii starts)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,60 +13,55 @@ from ...errors import LearningError
 
 TOKENS = 10
 STEPS, POCKET_STEPS = 3000, 300
-"""Iterations: Visii's, and what was enough for the pocket CLIP."""
+"""Iterations: Visii's, and enough for the pocket CLIP."""
 
-Watch = Callable[[int, int, str], None]
-"""Called with iterations done, iterations in all and the best text so far; may raise to cancel."""
+CaptionProgress = Callable[[int, int, str], None]
+"""Called with (iterations done, iterations in all, best text so far). May raise to cancel."""
 
 
 @dataclass(frozen=True)
 class CaptionSettings:
-    """How to search. The defaults are Visii's.
-
-    Attributes:
-        tokens: length of the text.
-        steps: iterations.
-        learning_rate, weight_decay: of AdamW.
-        batch: images that an iteration looks at.
-        seed: of the first tokens and of the order of images.
-    """
+    """Settings of the search. The defaults are Visii's."""
 
     tokens: int = TOKENS
+    """Length of the text."""
     steps: int = STEPS
+    """Iterations."""
     learning_rate: float = 0.1
+    """Learning rate of AdamW."""
     weight_decay: float = 0.1
+    """Weight decay of AdamW."""
     batch: int = 1
+    """Images of an iteration."""
     seed: int = 0
+    """Seed of the first tokens and of the order of images."""
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A text and how well it fits.
-
-    Attributes:
-        text: the words.
-        ids: the tokens that were found.
-        similarity: mean cosine of the text, as the tokenizer reads it, with the images.
-        exact: whether the tokenizer reads the text as ``ids``. Where it is false the text was judged by the tokens it does read.
-    """
+    """A text and how well it fits the images."""
 
     text: str
     ids: tuple[int, ...]
+    """The tokens that were found."""
     similarity: float
+    """Mean cosine of the text, as the tokenizer reads it, with the images."""
     exact: bool
+    """Whether the tokenizer reads the text as ``ids``."""
 
     def describe(self) -> str:
-        """A line about it."""
-        note = (
-            ""
-            if self.exact
-            else "; the text reads as other tokens than were found, and was judged as it reads"
-        )
+        """The text, its similarity and its length, for people."""
+        note = ""
+        if not self.exact:
+            note = (
+                "; the tokenizer reads the text as other tokens than were found; "
+                "the cosine is that of the text"
+            )
         return f"{self.text}\nmean cosine {self.similarity:.4f}, {len(self.ids)} tokens{note}"
 
 
 def default_steps(clip: ClipModel) -> int:
-    """Iterations that suit a model."""
+    """The default number of iterations for a model."""
     return POCKET_STEPS if clip.name == POCKET_NAME else STEPS
 
 
@@ -74,25 +69,26 @@ def caption_images(
     clip: ClipModel,
     images: Sequence[Tensor],
     settings: CaptionSettings | None = None,
-    watch: Watch | None = None,
+    progress: CaptionProgress | None = None,
 ) -> Caption:
-    """Find a text whose feature lies close to those of images (PEZ, Wen et al. 2023).
+    """Finds a text whose feature is close to those of images (PEZ, Wen et al. 2023).
 
-    Free embeddings are kept beside the words: each iteration replaces every embedding by the closest token's (in the normalised space), takes
-    the gradient of 1 - cos there, and applies it to the free ones. The best text of all iterations is kept, by its mean cosine with all images.
+    The search optimizes free embeddings. Each iteration projects them to the closest tokens (in the
+    normalised space), takes the gradient of 1 - cos there, and applies it to the free embeddings. The result
+    is the text of all iterations with the highest mean cosine with all images.
 
     Args:
-        clip: the model. Must not be in inference mode.
+        clip: the model, loaded outside of inference mode.
         images: [H, W, 3] in 0..1, of any sizes.
-        settings: ``None`` takes Visii's, with as many iterations as suit the model.
-        watch: see :data:`Watch`.
+        settings: None takes Visii's, with the model's default number of iterations.
+        progress: see ``CaptionProgress``.
 
     Raises:
         LearningError: no image, or a setting out of range.
     """
     settings = settings or CaptionSettings(steps=default_steps(clip))
     _check(clip, images, settings)
-    # On the CPU, so that a seed gives one text on every device.
+    # On the CPU, so that a seed gives the same text on every device.
     draw = torch.Generator().manual_seed(settings.seed)
     targets = image_features(clip, images).clone()
     table = clip.token_embedding.detach()
@@ -117,25 +113,25 @@ def caption_images(
             (free.grad,) = torch.autograd.grad(1 - (targets[chosen] @ feature).mean(), projected)
             optimizer.step()
             found = tuple(ids.tolist())
-            # What does not come near the best as tokens is not looked at as a text.
+            # The text is judged only if its tokens are better than the best text.
             if found not in seen and (
                 best is None or float((targets @ feature.detach()).mean()) > best.similarity
             ):
                 seen.add(found)
                 read = _read(clip, found, targets)
                 best = read if best is None or read.similarity > best.similarity else best
-            if watch and best is not None:
-                watch(step + 1, settings.steps, best.text)
-    assert best is not None  # the first iteration always gives one
+            if progress and best is not None:
+                progress(step + 1, settings.steps, best.text)
+    assert best is not None  # The first iteration always gives one.
     return best
 
 
 @torch.no_grad()
 def _read(clip: ClipModel, ids: tuple[int, ...], targets: Tensor) -> Caption:
-    """The text of some tokens, judged as the tokenizer reads it."""
+    """The text of tokens, and its similarity as the tokenizer reads it."""
     text = clip.decode(ids)
     similarity = float((targets @ text_features(clip, [text])[0]).mean())
-    return Caption(text, ids, similarity, tuple(clip.tokenise(text)) == ids)
+    return Caption(text, ids, similarity, tuple(clip.tokenize(text)) == ids)
 
 
 def _check(clip: ClipModel, images: Sequence[Tensor], settings: CaptionSettings) -> None:
@@ -144,11 +140,13 @@ def _check(clip: ClipModel, images: Sequence[Tensor], settings: CaptionSettings)
     room = clip.context_length - 2
     if not 1 <= settings.tokens <= room:
         raise LearningError(
-            f"Caption Init: {settings.tokens} tokens do not fit. Choose 1 to {room}, the text window of this CLIP."
+            f"Caption Init: {settings.tokens} tokens do not fit. Choose 1 to {room}, the text window of this "
+            "CLIP."
         )
     if settings.steps < 1:
         raise LearningError(
-            f"Caption Init: {settings.steps} steps find nothing. Choose at least 1; {default_steps(clip)} suit this CLIP."
+            f"Caption Init: {settings.steps} steps find nothing. Choose at least 1; "
+            f"{default_steps(clip)} suit this CLIP."
         )
     if settings.batch < 1:
         raise LearningError(
@@ -157,5 +155,6 @@ def _check(clip: ClipModel, images: Sequence[Tensor], settings: CaptionSettings)
     for name, value in (("learning rate", settings.learning_rate), ("weight decay", settings.weight_decay)):
         if not (math.isfinite(value) and value >= 0):
             raise LearningError(
-                f"Caption Init: the {name} {value} is out of range. Choose a number that is not negative; 0.1 is Visii's."
+                f"Caption Init: the {name} {value} is out of range. Choose a number that is not negative; "
+                "0.1 is Visii's."
             )

@@ -7,7 +7,8 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ....core.encoders.mllm import PUBLIC, Mllm, check_folder, load_mllm, stored_bits, stored_dtype
+from ....core.encoders.mllm import Mllm, load_mllm
+from ....core.encoders.mllm_folders import PUBLIC, check_folder, stored_bits, stored_dtype
 from ....core.errors import ModelError
 from ....core.models.builtin import POCKET_CONNECTOR_FILE, POCKET_READER_FOLDER
 from ....core.progress import Progress

@@ -6,7 +6,8 @@ import comfy.model_management
 import folder_paths
 import torch
 
-from ....core.encoders.clip import KNOWN_NAMES, OpenClipModel, clip_file, clip_names, load_clip
+from ....core.encoders.clip import OpenClipModel
+from ....core.encoders.clip_loading import KNOWN_NAMES, clip_file, clip_names, load_clip
 from ....core.errors import ModelError
 from ....core.storage.names import resolve_inside
 from ..folders import listing, model_folders

@@ -10,10 +10,12 @@ from instructbrush.tests.comfy.graphs import (
     Parts,
     applied,
     conditioned,
+    edit_guider,
     instruction,
     learning,
     make_image,
     pairs,
+    predicted,
     sampled,
 )
 
@@ -74,14 +76,6 @@ def custom_sampled(comfy, graph, guider, latent):
     return latent_of(comfy, graph, node.out(0))
 
 
-def edit_guider(comfy, graph, parts, **changes):
-    settings = {"words": "make it night", "text_scale": 3.0, "image_scale": 1.4, "strength": 1.0, **changes}
-    image = comfy.give(graph, make_image())
-    return graph.node(
-        "InstructBrushEditGuider", model=parts.model, clip=parts.clip, vae=parts.vae, image=image, **settings
-    )
-
-
 def test_parity_edit_guider_matches_equation_3(comfy):
     """One step of Edit Guider against three predictions combined by hand."""
     learned = instruction(comfy)
@@ -89,22 +83,15 @@ def test_parity_edit_guider_matches_equation_3(comfy):
     parts = Parts(graph)
     guider, model, clip, vae = comfy.values(
         graph,
-        edit_guider(comfy, graph, parts, instruction=comfy.give(graph, learned)).out(0),
+        edit_guider(comfy, graph, parts, instruction=learned).out(0),
         parts.model,
         parts.clip,
         parts.vae,
     )
     sigma = torch.tensor([3.0])
     x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    predictions = []
-
-    class OneStep:
-        def sample(self, model_wrap, sigmas, extra_args, callback, noise, *rest):
-            predictions.append(model_wrap(x.to(noise.device), sigma.to(noise.device), **extra_args).cpu())
-            return noise
-
+    denoised = predicted(guider, x, 3.0)
     with torch.inference_mode():
-        guider.sample(torch.zeros_like(x), torch.zeros_like(x), OneStep(), torch.tensor([3.0, 0.0]), seed=0)
         image = vae.encode(make_image())
     denoiser = comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model)
     text = comfy.pack("nodes.comfy.sampling.text_encoding")
@@ -121,7 +108,7 @@ def test_parity_edit_guider_matches_equation_3(comfy):
         image_alone = denoiser.predict(noisy, timestep, image, empty)
         neither = denoiser.predict(noisy, timestep, torch.zeros_like(image), empty)
     by_hand = neither + 1.4 * (image_alone - neither) + 3.0 * (full - image_alone)
-    assert torch.allclose((x - predictions[0]) / sigma, by_hand.cpu(), atol=1e-4)
+    assert torch.allclose((x - denoised) / sigma, by_hand.cpu(), atol=1e-4)
 
 
 @pytest.mark.parametrize("with_learned", [False, True])
@@ -129,9 +116,7 @@ def test_parity_edit_guider_matches_the_stock_dual_guider(comfy, with_learned):
     learned = instruction(comfy)
     graph = comfy.graph()
     parts = Parts(graph)
-    node = edit_guider(
-        comfy, graph, parts, **({"instruction": comfy.give(graph, learned)} if with_learned else {})
-    )
+    node = edit_guider(comfy, graph, parts, **({"instruction": learned} if with_learned else {}))
     ours = custom_sampled(comfy, graph, node.out(0), node.out(1))
     graph = comfy.graph()
     parts = Parts(graph)
@@ -158,7 +143,7 @@ def test_parity_edit_guider_at_strength_0_matches_words(comfy):
     for changes in ({}, {"strength": 0.0}):
         graph = comfy.graph()
         if changes:
-            changes["instruction"] = comfy.give(graph, instruction(comfy))
+            changes["instruction"] = instruction(comfy)
         node = edit_guider(comfy, graph, Parts(graph), **changes)
         results.append(custom_sampled(comfy, graph, node.out(0), node.out(1)))
     assert torch.equal(*results)

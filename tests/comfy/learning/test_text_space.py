@@ -1,15 +1,17 @@
-"""Instructions in the space of text: learned by the node, applied as plain CONDITIONING, sampled with the noise they were learned with."""
+"""Instructions in the space of text: learned by the node, applied as plain CONDITIONING, sampled with the
+noise they were learned with."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from instructbrush.tests.comfy.editing.test_parity import custom_sampled, edit_guider, latent_of
+from instructbrush.tests.comfy.editing.test_parity import custom_sampled, latent_of
 from instructbrush.tests.comfy.graphs import (
     Parts,
     applied,
     conditioned,
+    edit_guider,
     instruction,
     make_image,
     pairs,
@@ -73,7 +75,7 @@ def edited(comfy, learned, **changes):
     )
 
 
-def test_the_node_learns_text_states_with_the_clip_direction(comfy):
+def test_learns_text_states_with_the_clip_direction(comfy):
     results = []
     for weight in (0.0, 5.0):
         graph = comfy.graph()
@@ -82,7 +84,7 @@ def test_the_node_learns_text_states_with_the_clip_direction(comfy):
             comfy,
             Parts(graph),
             direction_weight=weight,
-            open_clip=comfy.give(graph, comfy.pack("core.encoders.clip").pocket_clip()),
+            open_clip=comfy.give(graph, comfy.pack("core.encoders.pocket_clip").pocket_clip()),
         )
         (learned,) = comfy.values(graph, node.out(0))
         assert learned.info.space == "text" and learned.rows.shape[:2] == (1, 4) and not learned.keys
@@ -91,13 +93,13 @@ def test_the_node_learns_text_states_with_the_clip_direction(comfy):
     assert not torch.equal(*results)
 
 
-def test_without_open_clip_there_is_no_direction(comfy):
+def test_has_no_direction_without_open_clip(comfy):
     graph = comfy.graph()
     (learned,) = comfy.values(graph, learning_text(graph, comfy, Parts(graph), preset="custom").out(0))
     assert learned.info.settings["direction_weight"] == 0.0
 
 
-def test_it_acts_as_plain_conditioning(comfy):
+def test_works_as_plain_conditioning(comfy):
     """The MODEL is the same object, and the states are those of the file, whatever the words."""
     learned = text_instruction(comfy)
     graph = comfy.graph()
@@ -122,7 +124,7 @@ def test_strength_mixes_with_the_words(comfy):
     positive, _, _ = conditioned(graph, parts, comfy.give(graph, make_image()))
     _, half = applied(graph, comfy, parts.model, positive, learned, strength=0.5)
     _, whole = applied(graph, comfy, parts.model, positive, learned)
-    words, mixed, full = (value[0][0] for value in comfy.values(graph, positive, half, whole))
+    words, mixed, full = [value[0][0] for value in comfy.values(graph, positive, half, whole)]
     assert torch.allclose(mixed, (words + full) / 2, atol=1e-6)
 
 
@@ -130,7 +132,7 @@ def test_strength_mixes_with_the_words(comfy):
     ("segments", "changes"),
     [(5, {}), (1, {"end_timestep": 500}), (5, {"strength": 0.5, "start_timestep": 900, "end_timestep": 250})],
 )
-def test_parts_of_the_schedule_act_as_through_the_model(comfy, segments, changes):
+def test_timestep_ranges_match_the_model_patch(comfy, segments, changes):
     """Entries with timestep ranges against the same injection in the attention layers."""
     learned = text_instruction(comfy, segments=segments)
     plain = edited(comfy, learned, **changes)
@@ -164,8 +166,9 @@ def test_parity_strength_zero_is_the_stock_graph(comfy):
     assert comfy.values(graph, positive)[0] is comfy.values(graph, same)[0]
 
 
-def test_avoid_takes_the_middle_branch(comfy):
-    """Words pulled one way and an instruction in the middle branch: stock DualCFGGuider with the instruction in its second conditioning."""
+def test_avoid_uses_the_middle_branch(comfy):
+    """Words pulled one way and an instruction in the middle branch: stock DualCFGGuider with the instruction
+    in its second conditioning."""
     for learned in (text_instruction(comfy), instruction(comfy)):
         graph = comfy.graph()
         node = edit_guider(comfy, graph, Parts(graph), avoid=comfy.give(graph, learned))
@@ -188,14 +191,15 @@ def test_avoid_takes_the_middle_branch(comfy):
         assert torch.equal(ours, custom_sampled(comfy, graph, guider.out(0), latent))
 
 
-def test_fixed_noise_reproduces_bit_for_bit_and_equals_the_diffusers_engine(comfy):
-    """NOISE and SAMPLER of Fixed Noise in SamplerCustomAdvanced, twice, against ``edit_latents(fixed_noise=True)``."""
+def test_fixed_noise_is_reproducible_and_matches_the_diffusers_engine(comfy):
+    """NOISE and SAMPLER of Fixed Noise in SamplerCustomAdvanced, twice, against
+    ``edit_latents(fixed_noise=True)``."""
     learned = text_instruction(comfy, noise="fixed", seed=7)
     results = []
     for _ in range(2):
         graph = comfy.graph()
         parts = Parts(graph)
-        guider = edit_guider(comfy, graph, parts, instruction=comfy.give(graph, learned))
+        guider = edit_guider(comfy, graph, parts, instruction=learned)
         noise = graph.node("InstructBrushFixedNoise", instruction=comfy.give(graph, learned))
         sigmas = graph.node(
             "BasicScheduler", model=parts.model, scheduler="normal", steps=6, denoise=1.0
@@ -219,13 +223,14 @@ def test_fixed_noise_reproduces_bit_for_bit_and_equals_the_diffusers_engine(comf
     settings = comfy.pack("core.editing.settings").SamplingSettings(6, 3.0, 1.4, seed=7, fixed_noise=True)
     theirs = edit(editor.denoiser, image, context, null, injection, settings)
     fresh = edit(editor.denoiser, image, context, null, injection, replace(settings, fixed_noise=False))
-    ours, theirs, fresh = (each.flatten() for each in (results[0], theirs, fresh))
-    assert (ours - theirs).norm() < 0.1 * (ours - fresh).norm()
+    ours = results[0].flatten()
+    assert (ours - theirs.flatten()).norm() < 0.1 * (ours - fresh.flatten()).norm()
 
 
-def test_fixed_noise_refuses_what_was_learned_otherwise(comfy):
+def test_fixed_noise_rejects_other_instructions(comfy):
     graph = comfy.graph()
     node = graph.node("InstructBrushFixedNoise", instruction=comfy.give(graph, text_instruction(comfy)))
     assert comfy.error(graph, node.out(0)) == (
-        "Fixed Noise: 'seeded' was not learned with one fixed noise. Learn it with noise set to 'fixed', or use Random Noise instead."
+        "Fixed Noise: 'seeded' was not learned with one fixed noise. Learn it with noise set to 'fixed', or "
+        "use Random Noise instead."
     )

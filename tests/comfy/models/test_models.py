@@ -59,7 +59,7 @@ def detect(shapes, extra=()):
     ],
     ids=["sd15", "sd21", "sd21-v", "sdxl", "cosxl"],
 )
-def test_comfyui_detects_every_family_as_instruct_pix2pix(comfy, unet, extra, family, sites):
+def test_comfyui_detects_every_family(comfy, unet, extra, family, sites):
     shapes = seeded.unet_shapes(unet)
     convert = comfy.pack("nodes.comfy.models.key_names")
     with torch.device("meta"):
@@ -86,7 +86,7 @@ def test_comfyui_detects_every_family_as_instruct_pix2pix(comfy, unet, extra, fa
 
 
 @pytest.mark.slow
-def test_a_full_size_sd15_model_loads_as_file_and_as_folder(comfy):
+def test_full_size_sd15_is_the_same_as_file_and_folder(comfy):
     """2 GB each, one at a time: 16 sites, one fingerprint, the same outputs."""
     models, diffusers = comfy.base / "models", comfy.base / "models" / "diffusers" / "seeded-ip2p"
     results = []
@@ -132,7 +132,7 @@ def test_a_full_size_sd15_model_loads_as_file_and_as_folder(comfy):
 
 
 @pytest.mark.parametrize(("height", "width"), [(128, 128), (64, 96), (72, 136), (130, 65)])
-def test_pocket_editor_takes_any_size_in_stock_nodes(comfy, height, width):
+def test_pocket_editor_accepts_any_size_in_stock_nodes(comfy, height, width):
     graph = comfy.graph()
     parts = Parts(graph)
     positive, negative, latent = conditioned(
@@ -145,7 +145,7 @@ def test_pocket_editor_takes_any_size_in_stock_nodes(comfy, height, width):
     assert result.shape == (1, height // 8 * 8, width // 8 * 8, 3) and result.isfinite().all()
 
 
-def test_pocket_editor_saves_as_a_checkpoint_that_stock_loaders_read(comfy):
+def test_stock_loaders_read_a_saved_pocket_editor(comfy):
     graph = comfy.graph()
     parts = Parts(graph)
     graph.node(
@@ -179,7 +179,7 @@ def unloadable(comfy, name):
     return comfy.error(graph, graph.node("InstructBrushLoadModel", model_name=name).out(0))
 
 
-def test_what_cannot_be_loaded_is_told(comfy):
+def test_rejects_what_cannot_be_loaded(comfy):
     checkpoints, diffusers = comfy.base / "models" / "checkpoints", comfy.base / "models" / "diffusers"
     for name, channels in (("plain", 4), ("inpainting", 9)):
         shapes = seeded.native_unet(seeded.unet_shapes({**seeded.SD15, "in_channels": channels}))
@@ -218,7 +218,7 @@ def test_what_cannot_be_loaded_is_told(comfy):
         ), name
 
 
-def test_parts_of_different_models_are_told(comfy):
+def test_rejects_parts_of_different_models(comfy):
     """A plain model in Apply Instruction, and the wrong CLIP in Learn Instruction."""
     from instructbrush.tests.comfy.graphs import instruction, learning
 

@@ -1,4 +1,4 @@
-"""CLIP models: the same numbers as open_clip's and transformers' own, files that are checked, and what is said of those that do not serve."""
+"""CLIP models: features equal those of open_clip and transformers; invalid files are rejected."""
 
 import re
 
@@ -9,16 +9,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from instructbrush.core.encoders.clip import (
-    Preprocessing,
-    clip_file,
-    clip_names,
-    image_features,
-    load_clip,
-    open_clip_model,
-    pocket_clip,
-    text_features,
-)
+from instructbrush.core.encoders.clip import image_features, text_features
+from instructbrush.core.encoders.clip_loading import clip_file, clip_names, load_clip, open_clip_model
+from instructbrush.core.encoders.pocket_clip import pocket_clip
+from instructbrush.core.encoders.preprocessing import Preprocessing
 from instructbrush.core.errors import ModelError
 from instructbrush.tests.support import tiny_clip
 
@@ -27,7 +21,7 @@ TEXTS = ["make it night", "a red circle on a blue background, in the snow", "", 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """(our model, open_clip's own, the file)."""
+    """Our model, open_clip's model, and the file."""
     folder = tmp_path_factory.mktemp("open_clip")
     path = tiny_clip.write(folder)
     return open_clip_model(tiny_clip.NAME, path), tiny_clip.reference(folder / "configs"), path
@@ -43,7 +37,7 @@ def smooth(side=(48, 40), count=2):
     return torch.nn.functional.interpolate(coarse, side, mode="bilinear").movedim(1, -1)
 
 
-def test_texts_and_images_are_open_clips_own(small):
+def test_features_match_open_clip(small):
     clip, model, _ = small
     tokenizer = open_clip.get_tokenizer(tiny_clip.ARCHITECTURE)
     images = smooth((32, 32))
@@ -66,10 +60,11 @@ def test_texts_and_images_are_open_clips_own(small):
 
 
 @pytest.mark.parametrize("size", [(32, 32), (75, 40), (41, 133), (20, 24), (200, 300)])
-def test_preprocessing_is_open_clips_own(size):
+def test_preprocessing_matches_open_clip(size):
     frames = smooth(size)
-    # On tensors open_clip's own transform does the same arithmetic; on PIL images it rounds to 8 bits after scaling each way.
-    ours, transform = Preprocessing((32, 32))(frames), open_clip.image_transform(32, is_train=False)
+    # On tensors, open_clip computes the same. On PIL images it rounds to 8 bits after scaling each axis.
+    ours = Preprocessing((32, 32))(frames)
+    transform = open_clip.image_transform(32, is_train=False)
     torch.testing.assert_close(ours, transform(frames.movedim(-1, 1)), atol=1e-5, rtol=0)
     eight = (frames * 255).round()
     images = [Image.fromarray(frame.numpy().astype(np.uint8)) for frame in eight]
@@ -80,14 +75,14 @@ def test_preprocessing_is_open_clips_own(size):
     )
 
 
-def test_harsh_edges_are_clipped_as_pil_clips_them():
+def test_preprocessing_clips_sharp_edges_like_pil():
     stripes = (torch.arange(64) // 8 % 2).float().expand(64, 64)[None, ..., None].expand(1, 64, 64, 3)
     image = Image.fromarray((stripes[0] * 255).numpy().astype(np.uint8))
     theirs = open_clip.image_transform(48, is_train=False)(image)
     assert (Preprocessing((48, 48))(stripes)[0] - theirs).abs().max() <= 1.6 / 255 / 0.26
 
 
-def test_squashed_preprocessing():
+def test_squashing_matches_open_clip():
     images = smooth((50, 90))
     transform = open_clip.image_transform(
         32, is_train=False, resize_mode="squash", interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3
@@ -96,7 +91,7 @@ def test_squashed_preprocessing():
     torch.testing.assert_close(ours, transform(images.movedim(-1, 1)), atol=1e-5, rtol=0)
 
 
-def test_the_pocket_clip_is_what_transformers_makes_of_its_folders(small_pocket, pocket, editor):
+def test_pocket_clip_matches_transformers(small_pocket, pocket, editor):
     from transformers import CLIPVisionModelWithProjection
 
     vision = CLIPVisionModelWithProjection.from_pretrained(
@@ -122,10 +117,10 @@ def test_the_pocket_clip_is_what_transformers_makes_of_its_folders(small_pocket,
 
 
 @pytest.mark.parametrize("which", ["small", "small_pocket"])
-def test_embeddings_go_the_way_of_texts_and_give_gradients(which, request):
+def test_embeddings_encode_like_texts_with_gradients(which, request):
     clip = request.getfixturevalue(which)
     clip = clip[0] if isinstance(clip, tuple) else clip
-    ids = clip.tokenise("make it night")
+    ids = clip.tokenize("make it night")
     rows = [clip.start_id, *ids, clip.end_id, 0, 0]
     embeddings = clip.token_embedding[torch.tensor(rows)][None].clone().requires_grad_()
     feature = clip.encode_embeddings(embeddings, len(ids) + 1)
@@ -135,7 +130,7 @@ def test_embeddings_go_the_way_of_texts_and_give_gradients(which, request):
     assert clip.decode(ids) == "make it night" and clip.start_id not in ids and clip.end_id not in ids
 
 
-def test_a_file_in_transformers_layout_is_the_same_model(small, tmp_path):
+def test_loads_files_in_the_layout_of_transformers(small, tmp_path):
     clip, model, _ = small
     theirs = {}
     for name, tensor in model.state_dict().items():
@@ -182,7 +177,7 @@ def test_a_file_in_transformers_layout_is_the_same_model(small, tmp_path):
     )
 
 
-def test_fingerprints_tell_models_apart_and_not_precisions(small, small_pocket, tmp_path):
+def test_fingerprint_depends_on_weights_and_not_on_precision(small, small_pocket, tmp_path):
     clip, _, path = small
     halves = {
         name: tensor.half() if tensor.is_floating_point() else tensor
@@ -194,8 +189,8 @@ def test_fingerprints_tell_models_apart_and_not_precisions(small, small_pocket, 
     assert len({clip.fingerprint, small_pocket.fingerprint, other.fingerprint}) == 3
 
 
-def test_weights_decide_about_their_activation(tmp_path, monkeypatch):
-    """OpenAI's weights want QuickGELU although the architecture of that name does not say so."""
+def test_name_of_the_weights_decides_the_activation(tmp_path, monkeypatch):
+    """OpenAI's weights need QuickGELU, although their architecture does not declare it."""
     import open_clip.pretrained as pretrained
 
     path = tiny_clip.write(tmp_path)
@@ -213,7 +208,7 @@ def test_weights_decide_about_their_activation(tmp_path, monkeypatch):
     assert "QuickGELU" not in str(tiny_clip.reference(tmp_path / "again"))
 
 
-def test_models_are_found_by_name(small):
+def test_loads_models_by_name(small):
     _, _, path = small
     assert (
         load_clip(tiny_clip.NAME, path.parent).name == tiny_clip.NAME
@@ -221,7 +216,7 @@ def test_models_are_found_by_name(small):
     )
 
 
-def test_files_are_listed_by_the_names_of_their_models(tmp_path):
+def test_lists_models_by_name(tmp_path):
     for name in ("ViT-L-14-openai", "ViT-L-14-336-openai", "ViT-B-16-plus-240-laion400m_e32", "something"):
         (tmp_path / f"{name}.safetensors").touch()
     assert clip_names(tmp_path) == [
@@ -232,19 +227,21 @@ def test_files_are_listed_by_the_names_of_their_models(tmp_path):
     assert clip_names(tmp_path / "nowhere") == []
 
 
-def refused(message):
+def rejected(message):
     return pytest.raises(ModelError, match="^" + re.escape(message))
 
 
-def test_a_missing_file_says_which_one_belongs_where(tmp_path):
+def test_missing_file_error_tells_which_file_is_needed(tmp_path):
     message = (
-        f"CLIP 'ViT-L-14/openai': ViT-L-14-openai.safetensors is not in {tmp_path}. Put the model's .safetensors file (open_clip's, or the model.safetensors "
-        "of transformers) there under this name, or choose the pocket CLIP. Nothing is downloaded by itself."
+        f"CLIP 'ViT-L-14/openai': ViT-L-14-openai.safetensors is not in {tmp_path}. Put the model's "
+        ".safetensors file (open_clip's, or the model.safetensors of transformers) there under this name, "
+        "or choose the pocket CLIP. Nothing is downloaded by itself."
     )
-    with refused(message):
+    with rejected(message):
         load_clip("ViT-L-14/openai", tmp_path)
-    with refused(
-        "CLIP 'ViT-L-14/openai': no folder was given to look for ViT-L-14-openai.safetensors in. Give one, or use the pocket CLIP."
+    with rejected(
+        "CLIP 'ViT-L-14/openai': no folder was given to look for ViT-L-14-openai.safetensors in. Give one, "
+        "or use the pocket CLIP."
     ):
         clip_file("ViT-L-14/openai", None)
 
@@ -252,74 +249,83 @@ def test_a_missing_file_says_which_one_belongs_where(tmp_path):
 @pytest.mark.parametrize(
     "name", ["ViT-L-14", "", "/openai", "ViT-L-14/", "../x/y", "hf-hub:a/b", "ViT-L-14/../x"]
 )
-def test_names_that_are_none_are_refused(name, tmp_path):
-    with refused(f"CLIP '{name}': a name is architecture/weights, such as ViT-L-14/openai, or pocket."):
+def test_rejects_invalid_names(name, tmp_path):
+    with rejected(f"CLIP '{name}': a name is architecture/weights, such as ViT-L-14/openai, or pocket."):
         load_clip(name, tmp_path)
 
 
-def test_architectures_that_do_not_serve_are_refused(small, tmp_path):
+def test_rejects_unsupported_architectures(small, tmp_path):
     _, _, path = small
-    with refused(
-        "CLIP 'ViT-Z-99/openai': open_clip knows no architecture 'ViT-Z-99'. Names are like ViT-L-14/openai: architecture/weights."
+    with rejected(
+        "CLIP 'ViT-Z-99/openai': open_clip knows no architecture 'ViT-Z-99'. Names are like ViT-L-14/openai: "
+        "architecture/weights."
     ):
         open_clip_model("ViT-Z-99/openai", path)
     for architecture in ("ViT-B-16-SigLIP", "roberta-ViT-B-32", "coca_ViT-L-14", "ViT-L-14-CLIPA"):
-        message = f"CLIP '{architecture}/x': {architecture} has a text encoder of its own kind, which is not supported. Choose a plain CLIP such as"
-        with refused(message):
+        message = (
+            f"CLIP '{architecture}/x': {architecture} has a text encoder of another kind, which is not "
+            "supported. Choose a plain CLIP such as"
+        )
+        with rejected(message):
             open_clip_model(f"{architecture}/x", path)
 
 
-def test_image_encoders_that_do_not_serve_are_refused(small, monkeypatch, tmp_path):
+def test_rejects_unsupported_image_encoders(small, monkeypatch, tmp_path):
     import open_clip.pretrained as pretrained
 
-    message = "CLIP '{}': the image encoder of {} is of a kind that is not supported. Choose another such as ViT-L-14/openai."
+    message = (
+        "CLIP '{}': the image encoder of {} is of a kind that is not supported. "
+        "Choose another such as ViT-L-14/openai."
+    )
     oblong = {**tiny_clip.CONFIG, "vision_cfg": {**tiny_clip.CONFIG["vision_cfg"], "image_size": [32, 64]}}
     tiny_clip.register(tmp_path, "ViT-oblong", oblong)
-    with refused(message.format("ViT-oblong/x", "ViT-oblong")):
+    with rejected(message.format("ViT-oblong/x", "ViT-oblong")):
         open_clip_model("ViT-oblong/x", small[2])
     monkeypatch.setitem(pretrained._PRETRAINED, tiny_clip.ARCHITECTURE, {"tests": {"resize_mode": "longest"}})
-    with refused(message.format(tiny_clip.NAME, tiny_clip.ARCHITECTURE)):
+    with rejected(message.format(tiny_clip.NAME, tiny_clip.ARCHITECTURE)):
         open_clip_model(tiny_clip.NAME, small[2])
 
 
-def test_images_that_are_none_are_refused(small_pocket):
-    with refused("CLIP: images of shape (3, 128, 128) do not fit; [batch, height, width, 3] is needed."):
+def test_rejects_invalid_images(small_pocket):
+    with rejected("CLIP: images of shape (3, 128, 128) do not fit; [batch, height, width, 3] is needed."):
         small_pocket.encode_images(torch.zeros(3, 128, 128))
-    with refused("CLIP: images of shape (1, 128, 128, 4) do not fit; [batch, height, width, 3] is needed."):
+    with rejected("CLIP: images of shape (1, 128, 128, 4) do not fit; [batch, height, width, 3] is needed."):
         small_pocket.encode_images(torch.zeros(1, 128, 128, 4))
-    with refused("CLIP: images of shape (0, 128, 128, 3) do not fit; [batch, height, width, 3] is needed."):
+    with rejected("CLIP: images of shape (0, 128, 128, 3) do not fit; [batch, height, width, 3] is needed."):
         small_pocket.encode_images(torch.zeros(0, 128, 128, 3))
 
 
-def test_files_that_do_not_serve_are_refused(small, tmp_path):
+def test_rejects_invalid_files(small, tmp_path):
     _, _, path = small
-    states, target = load_file(path), tmp_path / path.name
+    states = load_file(path)
+    target = tmp_path / path.name
     part = f"{path.name} as {tiny_clip.ARCHITECTURE}"
     save_file({name: tensor for name, tensor in states.items() if name != "visual.proj"}, target)
-    with refused(f"{part}: the weight visual.proj is missing. The file is incomplete or of another kind."):
+    with rejected(f"{part}: the weight visual.proj is missing. The file is incomplete or of another kind."):
         open_clip_model(tiny_clip.NAME, target)
     save_file({**states, "text_projection": torch.zeros(16, 25)}, target)
-    with refused(
-        f"{part}: the weight text_projection has shape [16, 25], [16, 24] is needed. The file is of another kind."
+    with rejected(
+        f"{part}: the weight text_projection has shape [16, 25], [16, 24] is needed. The file is of another "
+        "kind."
     ):
         open_clip_model(tiny_clip.NAME, target)
     target.write_bytes(path.read_bytes()[:-1000])
-    with refused(f"{path.name}: the file is cut short"):
+    with rejected(f"{path.name}: the file is cut short"):
         open_clip_model(tiny_clip.NAME, target)
     target.write_bytes(b"\x80\x04nothing good")
-    with refused(f"{path.name}: this is a pickled checkpoint under another name."):
+    with rejected(f"{path.name}: this is a pickled checkpoint under another name."):
         open_clip_model(tiny_clip.NAME, target)
-    with refused("open_clip_pytorch_model.bin: .bin files are not read, only .safetensors."):
+    with rejected("open_clip_pytorch_model.bin: .bin files are not read, only .safetensors."):
         open_clip_model(tiny_clip.NAME, tmp_path / "open_clip_pytorch_model.bin")
 
 
-def test_features_are_of_length_one_and_sizes_may_differ(small_pocket) -> None:
+def test_features_are_normalized_and_sizes_may_differ(small_pocket) -> None:
     images = [*torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(0)), torch.rand(64, 48, 3)]
     features = image_features(small_pocket, images)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
     alone = small_pocket.encode_images(images[1][None])[0]
     torch.testing.assert_close(features[1], alone / alone.norm(), rtol=1e-5, atol=1e-6)
-    said = small_pocket.encode_texts(["a red circle", "snow"])
+    texts = small_pocket.encode_texts(["a red circle", "snow"])
     torch.testing.assert_close(
-        text_features(small_pocket, ["a red circle", "snow"]), said / said.norm(dim=1, keepdim=True)
+        text_features(small_pocket, ["a red circle", "snow"]), texts / texts.norm(dim=1, keepdim=True)
     )

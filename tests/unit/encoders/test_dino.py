@@ -1,4 +1,4 @@
-"""DINO from a local folder: its features against transformers and torchvision, and folders that are no DINO."""
+"""DINO from a local folder: features equal those of transformers; invalid folders are rejected."""
 
 import json
 import re
@@ -19,9 +19,7 @@ from instructbrush.tests.support.tiny_benchmarks import write_dino
 
 
 @pytest.mark.parametrize(("kind", "crop"), [("vit", 56), ("dinov2", 224)])
-def test_features_are_the_class_token_of_what_magicbrush_shows_it(
-    tmp_path: Path, kind: str, crop: int
-) -> None:
+def test_features_match_magicbrush_evaluation(tmp_path: Path, kind: str, crop: int) -> None:
     folder = write_dino(tmp_path / "tiny", kind)
     dino = DinoModel(folder)
     reference = AutoModel.from_pretrained(folder).eval()
@@ -39,7 +37,7 @@ def test_features_are_the_class_token_of_what_magicbrush_shows_it(
     assert features.shape == (2, 32) and torch.allclose(features.norm(dim=1), torch.ones(2))
 
 
-def test_a_published_pooler_is_passed_over_and_fingerprints_tell_models_apart(tmp_path: Path) -> None:
+def test_ignores_a_pooler_and_fingerprints_weights(tmp_path: Path) -> None:
     folder = write_dino(tmp_path / "tiny")
     first = DinoModel(folder)
     weights = load_file(folder / "model.safetensors")
@@ -90,16 +88,17 @@ def pickle_weights(folder: Path) -> None:
         (drop_weight, "DINO: the weight layernorm.weight is missing in 'tiny' (1 in all)."),
     ],
 )
-def test_what_is_no_dino_is_refused(tmp_path: Path, change: Callable[[Path], Any], message: str) -> None:
+def test_rejects_what_is_not_a_dino(tmp_path: Path, change: Callable[[Path], Any], message: str) -> None:
     folder = write_dino(tmp_path / "tiny")
     change(folder)
     with pytest.raises(ModelError, match=re.escape(message)):
         DinoModel(folder)
 
 
-def test_the_message_says_what_belongs_there(tmp_path: Path) -> None:
+def test_error_tells_what_belongs_there(tmp_path: Path) -> None:
     with pytest.raises(
         ModelError,
-        match="config.json and model.safetensors: the papers use facebook/dino-vits16. Nothing is downloaded by itself.",
+        match="config.json and model.safetensors: the papers use facebook/dino-vits16. Nothing is downloaded "
+        "by itself.",
     ):
         DinoModel(tmp_path / "none")

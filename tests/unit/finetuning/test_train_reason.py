@@ -48,12 +48,14 @@ def command(reasoning_data: Path, mllm_folder: Path, tmp_path: Path) -> Callable
 @pytest.mark.slow
 def test_resumes_exactly_without_the_model(
     command: Callable[..., list[str]],
+    reasoning_data: Path,
     mllm_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     mllm = Path(shutil.copytree(mllm_folder, tmp_path / mllm_folder.name))
-    options = ("--mllm", mllm, "--pictures-every", 2, "--save-every", 2)
+    few_pairs = ("--validation", reasoning_data / "b.parquet")
+    options = ("--mllm", mllm, "--save-every", 2, "--pictures-every", 2, *few_pairs)
     assert main(command("whole", *options, "--steps", 3, "--pictures-every", 0)) == 0
     assert main(command("parts", *options, "--steps", 2)) == 0
     halfway = load_file(tmp_path / "parts" / "connector.safetensors")

@@ -1,4 +1,5 @@
-"""Caption init: an independently written PEZ loop gives the same tokens, texts are judged as they read, and every refusal."""
+"""Caption init: an independently written PEZ loop gives the same tokens, texts are judged as they read, and
+every refusal."""
 
 import re
 
@@ -6,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from instructbrush.core.encoders.clip import open_clip_model, pocket_clip
+from instructbrush.core.encoders.clip_loading import open_clip_model
+from instructbrush.core.encoders.pocket_clip import pocket_clip
 from instructbrush.core.errors import LearningError
 from instructbrush.core.learning.init_text import captions
 from instructbrush.core.learning.init_text.captions import (
@@ -44,7 +46,8 @@ def images_of(count, seed=0):
 
 
 def independent_loop(clip, frames, tokens, steps, rate, decay, seed):
-    """PEZ as its paper's algorithm 1 is written, with every token's distance worked out; gives the tokens of each iteration."""
+    """PEZ as its paper's algorithm 1 is written, with every token's distance worked out; gives the tokens of
+    each iteration."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         images = torch.stack([clip.encode_images(frame[None])[0] for frame in frames])
@@ -74,7 +77,7 @@ def independent_loop(clip, frames, tokens, steps, rate, decay, seed):
 
 
 @pytest.mark.parametrize("which", ["clip", "seeded"])
-def test_the_tokens_are_those_of_an_independent_loop(which, request, monkeypatch):
+def test_matches_an_independent_loop(which, request, monkeypatch):
     model = request.getfixturevalue(which)
     images = images_of(3)
     looked_at = []
@@ -90,7 +93,7 @@ def test_the_tokens_are_those_of_an_independent_loop(which, request, monkeypatch
     assert places[0] == 0 and places == sorted(places) and found.ids in looked_at
 
 
-def test_the_text_fits_images_better_than_where_it_began(clip, circles):
+def test_improves_on_its_first_text(clip, circles):
     seen = []
     found = caption_images(
         clip, circles, CaptionSettings(steps=120), lambda done, total, text: seen.append((done, total, text))
@@ -104,7 +107,7 @@ def test_the_text_fits_images_better_than_where_it_began(clip, circles):
     assert found.similarity > first.similarity + 0.2 and len(found.ids) == 10
 
 
-def test_a_text_is_judged_as_it_reads(clip, circles):
+def test_judges_a_text_as_the_tokenizer_reads_it(clip, circles):
     for seed in range(3):
         found = caption_images(clip, circles, CaptionSettings(steps=40, seed=seed))
         targets = functional.normalize(
@@ -112,11 +115,11 @@ def test_a_text_is_judged_as_it_reads(clip, circles):
         )
         read = functional.normalize(clip.encode_texts([found.text]), dim=-1)[0]
         assert found.similarity == pytest.approx(float((targets @ read).mean()), abs=1e-6)
-        assert found.exact == (tuple(clip.tokenise(found.text)) == found.ids)
+        assert found.exact == (tuple(clip.tokenize(found.text)) == found.ids)
         assert clip.start_id not in found.ids and clip.end_id not in found.ids
 
 
-def test_tokens_that_read_otherwise_are_reported(clip):
+def test_reports_tokens_that_the_tokenizer_reads_otherwise(clip):
     vocabulary = clip._tokenizer._tokenizer.get_vocab()
     ids = tuple(vocabulary[piece] for piece in ("m", "a", "k", "e</w>"))
     targets = torch.ones(1, clip.text_projection.shape[1]) / clip.text_projection.shape[1] ** 0.5
@@ -125,41 +128,42 @@ def test_tokens_that_read_otherwise_are_reported(clip):
         read.text == "make"
         and read.ids == ids
         and not read.exact
-        and clip.tokenise("make") == [vocabulary["make</w>"]]
+        and clip.tokenize("make") == [vocabulary["make</w>"]]
     )
     assert read.similarity == pytest.approx(
         float(targets[0] @ functional.normalize(clip.encode_texts(["make"]), dim=-1)[0])
     )
-    whole = captions._read(clip, tuple(clip.tokenise("make it night")), targets)
+    whole = captions._read(clip, tuple(clip.tokenize("make it night")), targets)
     assert whole.exact and whole.text == "make it night"
     assert Caption("ab", (1, 2), 0.5, True).describe() == "ab\nmean cosine 0.5000, 2 tokens"
     assert Caption("ab", (1, 2), 0.5, False).describe() == (
-        "ab\nmean cosine 0.5000, 2 tokens; the text reads as other tokens than were found, and was judged as it reads"
+        "ab\nmean cosine 0.5000, 2 tokens; the tokenizer reads the text as other tokens than were found; "
+        "the cosine is that of the text"
     )
 
 
-def test_the_same_seed_finds_the_same_words(clip):
+def test_finds_the_same_words_with_the_same_seed(clip):
     images = images_of(2)
-    one, two, other = (
-        caption_images(clip, images, CaptionSettings(steps=15, seed=seed)) for seed in (5, 5, 6)
-    )
+    one = caption_images(clip, images, CaptionSettings(steps=15, seed=5))
+    two = caption_images(clip, images, CaptionSettings(steps=15, seed=5))
+    other = caption_images(clip, images, CaptionSettings(steps=15, seed=6))
     assert one == two and one.ids != other.ids
     before = torch.get_rng_state()
     caption_images(clip, images, CaptionSettings(steps=2))
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_images_of_differing_sizes_and_batches(clip):
+def test_accepts_images_of_several_sizes_and_batches(clip):
     images = [torch.rand(60, 90, 3), torch.rand(128, 128, 3), torch.rand(40, 40, 3)]
     for batch in (1, 2, 50):
         assert caption_images(clip, images, CaptionSettings(steps=3, batch=batch)).text
 
 
-def test_the_whole_window_can_be_used(clip):
+def test_can_fill_the_whole_window(clip):
     assert len(caption_images(clip, images_of(1), CaptionSettings(tokens=30, steps=2)).ids) == 30
 
 
-def test_the_user_can_cancel(clip):
+def test_stops_when_the_user_cancels(clip):
     class CancelledError(Exception):
         pass
 
@@ -171,7 +175,7 @@ def test_the_user_can_cancel(clip):
         caption_images(clip, images_of(1), CaptionSettings(steps=10), cancel)
 
 
-def test_steps_suit_the_model(clip, seeded):
+def test_takes_the_default_steps_of_the_model(clip, seeded):
     assert (default_steps(clip), default_steps(seeded)) == (300, 3000)
     assert CaptionSettings() == CaptionSettings(
         tokens=10, steps=3000, learning_rate=0.1, weight_decay=0.1, batch=1
@@ -197,15 +201,17 @@ def test_steps_suit_the_model(clip, seeded):
         (
             1,
             {"learning_rate": -1.0},
-            "Caption Init: the learning rate -1.0 is out of range. Choose a number that is not negative; 0.1 is Visii's.",
+            "Caption Init: the learning rate -1.0 is out of range. Choose a number that is not negative; "
+            "0.1 is Visii's.",
         ),
         (
             1,
             {"weight_decay": float("nan")},
-            "Caption Init: the weight decay nan is out of range. Choose a number that is not negative; 0.1 is Visii's.",
+            "Caption Init: the weight decay nan is out of range. Choose a number that is not negative; "
+            "0.1 is Visii's.",
         ),
     ],
 )
-def test_settings_that_are_none_are_refused(clip, images, settings, message):
+def test_rejects_invalid_settings(clip, images, settings, message):
     with pytest.raises(LearningError, match="^" + re.escape(message) + "$"):
         caption_images(clip, images_of(images) if images else [], CaptionSettings(**settings))

@@ -1,4 +1,5 @@
-"""Unique phrases: the ranking and the chain of clip-interrogator itself, Eq. 6 and 7 by hand, word lists, their cache, and every refusal."""
+"""Unique phrases: the ranking and the chain of clip-interrogator itself, Eq. 6 and 7 by hand, word lists,
+their cache, and every refusal."""
 
 import re
 
@@ -6,12 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from instructbrush.core.encoders.clip import open_clip_model, pocket_clip
+from instructbrush.core.encoders.clip_loading import open_clip_model
+from instructbrush.core.encoders.pocket_clip import pocket_clip
 from instructbrush.core.errors import LearningError, ModelError
 from instructbrush.core.learning.init_text import phrases as room
 from instructbrush.core.learning.init_text import vocabulary
 from instructbrush.core.learning.init_text.phrases import (
     Phrase,
+    PhraseSettings,
     chain,
     default_eta,
     instruction_text,
@@ -46,7 +49,8 @@ def pocket_model():
 
 @pytest.fixture(scope="module")
 def interrogator(tmp_path_factory):
-    """clip-interrogator on the same open_clip model, with the first phrases of each of its lists and small chunks, so that it ranks in parts."""
+    """clip-interrogator on the same open_clip model, with the first phrases of each of its lists and small
+    chunks, so that it ranks in parts."""
     theirs = pytest.importorskip("clip_interrogator.clip_interrogator")
     folder = tmp_path_factory.mktemp("interrogator")
     (folder / "data").mkdir()
@@ -55,7 +59,8 @@ def interrogator(tmp_path_factory):
         (folder / "data" / f"{name}.txt").write_text("\n".join(lines) + "\n")
     (folder / "data" / "negative.txt").write_text("blurry\n")
     config = theirs.Config(
-        caption_model_name=None, clip_model_name=tiny_clip.NAME, cache_path=None, download_cache=False, chunk_size=CHUNK,
+        caption_model_name=None, clip_model_name=tiny_clip.NAME, cache_path=None, download_cache=False,
+        chunk_size=CHUNK,
         data_path=str(folder / "data"), device="cpu", flavor_intermediate_count=100, quiet=True,
     )  # fmt: skip
     config.clip_model, config.clip_preprocess = tiny_clip.reference(folder), None
@@ -69,7 +74,7 @@ def features_of(clip, seed):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("seed", range(4))
-def test_ranking_and_chain_are_clip_interrogators_own(clip, interrogator, seed):
+def test_rank_and_chain_match_clip_interrogator(clip, interrogator, seed):
     theirs, merge = interrogator
     features = features_of(clip, seed)
     table = merge([theirs.flavors, theirs.mediums, theirs.movements], theirs)
@@ -102,7 +107,7 @@ def test_ranking_and_chain_are_clip_interrogators_own(clip, interrogator, seed):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_full_window_ends_the_chain_as_it_ends_theirs(clip, interrogator):
+def test_chain_stops_at_a_full_window_like_clip_interrogator(clip, interrogator):
     theirs, _ = interrogator
     features = features_of(clip, 9)
     candidates = [
@@ -114,11 +119,10 @@ def test_a_full_window_ends_the_chain_as_it_ends_theirs(clip, interrogator):
     assert theirs.chain(features[None], candidates, min_count=5, max_count=5) == ", ".join(found.best)
 
 
-def test_sensitivity_is_eq_6_by_hand(clip):
+def test_sensitivity_matches_eq_6_by_hand(clip):
     """sens(p) = mean over x of cos(p, x) - mean over y of cos(p, y), written out image by image."""
-    before, after = (
-        list(torch.rand(2, 40, 56, 3, generator=torch.Generator().manual_seed(seed))) for seed in (1, 2)
-    )
+    before = list(torch.rand(2, 40, 56, 3, generator=torch.Generator().manual_seed(1)))
+    after = list(torch.rand(2, 40, 56, 3, generator=torch.Generator().manual_seed(2)))
     words = ["a cat", "oil painting", "night"]
 
     def cosine(text, image):
@@ -140,14 +144,14 @@ def phrase(text, side, value):
     return Phrase(text, side, value)
 
 
-def test_the_most_sensitive_phrases_fill_the_template():
+def test_template_gets_the_most_sensitive_phrases():
     table = (
         phrase("a photo", "before", 0.2),
         phrase("a cat", "before", 0.3),
         phrase("snow", "after", 0.15),
         phrase("ice", "after", 0.1),
     )
-    found = room._chosen(table, 0.15)
+    found = room._choose(table, 0.15)
     assert (found.before, found.after, found.init_text) == ("a cat", "snow", "turn a cat into snow")
     assert found.describe().splitlines() == [
         "set     phrase   sensitivity",
@@ -159,17 +163,18 @@ def test_the_most_sensitive_phrases_fill_the_template():
     ]
 
 
-def test_eq_7_leaves_out_what_is_not_unique_enough():
+def test_eq_7_omits_phrases_that_are_not_unique_enough():
     table = (phrase("a cat", "before", 0.1), phrase("snow", "after", 0.4))
-    assert room._chosen(table, 0.2).init_text == "turn it into snow"
+    assert room._choose(table, 0.2).init_text == "turn it into snow"
     assert (
-        room._chosen(table, 0.2).remark
-        == "Init text: turn it into snow (no phrase tells the images before the edit apart)"
+        room._choose(table, 0.2).remark
+        == "Init text: turn it into snow (no phrase of the images before the edit is unique enough)"
     )
-    none = room._chosen((phrase("a cat", "before", 0.9), phrase("snow", "after", 0.1999)), 0.2)
+    none = room._choose((phrase("a cat", "before", 0.9), phrase("snow", "after", 0.1999)), 0.2)
     assert (none.before, none.after, none.init_text) == ("a cat", "", "")
     assert none.remark == (
-        "No init text: the highest sensitivity after the edit is 0.1999 ('snow'), below eta. Learning begins with nothing; a lower eta accepts it."
+        "No init text: the highest sensitivity after the edit is 0.1999 ('snow'), below eta. "
+        "Learning starts from an empty text; a lower eta accepts the phrase."
     )
     assert [instruction_text(*sides) for sides in (("a", "b"), ("", "b"), ("a", ""), ("", ""))] == [
         "turn a into b",
@@ -189,7 +194,7 @@ def night():
 
 
 @pytest.mark.slow
-def test_the_pocket_clip_finds_words_for_an_edit_it_never_saw(pocket_model, night, tmp_path):
+def test_pocket_clip_finds_words_for_a_held_out_edit(pocket_model, night, tmp_path):
     seen = []
     found = unique_phrases(
         pocket_model, night, cache=tmp_path, progress=lambda done, total: seen.append((done, total))
@@ -203,30 +208,29 @@ def test_the_pocket_clip_finds_words_for_an_edit_it_never_saw(pocket_model, nigh
     assert seen[-1] == (300, 300) and [done for done, _ in seen] == sorted(done for done, _ in seen)
     again = unique_phrases(pocket_model, night, cache=tmp_path)
     assert again == found, "a cached list gives what a fresh one gave"
-    assert unique_phrases(pocket_model, night, eta=2.0, cache=tmp_path).init_text == ""
-    scaled = unique_phrases(pocket_model, night, scale=10.0, eta=2.5, cache=tmp_path)
+    assert unique_phrases(pocket_model, night, PhraseSettings(eta=2.0), tmp_path).init_text == ""
+    scaled = unique_phrases(pocket_model, night, PhraseSettings(scale=10.0, eta=2.5), tmp_path)
     assert scaled.init_text == found.init_text and scaled.table[0].sensitivity == pytest.approx(
         10 * found.table[0].sensitivity, abs=1e-5
     )
-    assert len(unique_phrases(pocket_model, night, count=1, cache=tmp_path).table) == 2
+    assert len(unique_phrases(pocket_model, night, PhraseSettings(count=1), tmp_path).table) == 2
 
 
-def test_images_that_do_not_change_have_no_unique_phrase(pocket_model, night):
+def test_finds_no_unique_phrase_without_a_change(pocket_model, night):
     images = torch.stack([pair.before for pair in night])
     found = unique_phrases(pocket_model, make_pairs(images, images))
     assert found.init_text == "" and all(entry.sensitivity == 0 for entry in found.table)
 
 
-def test_pairs_of_differing_sizes(pocket_model):
+def test_accepts_pairs_of_several_sizes(pocket_model):
     from instructbrush.core.pairs.pairs import EditPairs
 
-    small, large = (
-        make_pairs(torch.rand(1, side, 50, 3), torch.rand(1, side, 50, 3))[0] for side in (40, 90)
-    )
-    assert len(unique_phrases(pocket_model, EditPairs((small, large)), count=2).table) == 4
+    small = make_pairs(torch.rand(1, 40, 50, 3), torch.rand(1, 40, 50, 3))[0]
+    large = make_pairs(torch.rand(1, 90, 50, 3), torch.rand(1, 90, 50, 3))[0]
+    assert len(unique_phrases(pocket_model, EditPairs((small, large)), PhraseSettings(count=2)).table) == 4
 
 
-def test_the_user_can_cancel(pocket_model, night, tmp_path):
+def test_stops_when_the_user_cancels(pocket_model, night, tmp_path):
     class CancelledError(Exception):
         pass
 
@@ -238,7 +242,7 @@ def test_the_user_can_cancel(pocket_model, night, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_lists_are_clip_interrogators_own(interrogator):
+def test_lists_match_clip_interrogator(interrogator):
     assert (
         len(read_list("flavors")) == 100_970
         and len(read_list("mediums")) == 95
@@ -251,13 +255,13 @@ def test_lists_are_clip_interrogators_own(interrogator):
     ]
 
 
-def test_the_pocket_list_is_what_its_tool_writes():
+def test_pocket_list_matches_its_tool():
     from instructbrush.tools.pocket.world.phrases import phrases
 
     assert read_list("pocket") == phrases() and len(set(read_list("pocket"))) == len(read_list("pocket"))
 
 
-def test_lists_suit_the_model(clip, pocket_model):
+def test_takes_the_default_lists_of_the_model(clip, pocket_model):
     assert (
         lists_for(pocket_model) == ("pocket",)
         and lists_for(clip) == ("flavors", "mediums", "movements") == INTERROGATOR[:3]
@@ -265,7 +269,7 @@ def test_lists_suit_the_model(clip, pocket_model):
     assert default_eta(clip) == 0.05
 
 
-def test_features_are_computed_once_in_chunks(clip, tmp_path, monkeypatch):
+def test_computes_features_once_and_in_chunks(clip, tmp_path, monkeypatch):
     seen = []
     words, first = list_features(clip, "pocket", tmp_path, lambda done, total: seen.append((done, total)))
     assert (
@@ -306,15 +310,16 @@ def refused(kind, message):
     return pytest.raises(kind, match="^" + re.escape(message) + "$")
 
 
-def test_what_is_said_without_clip_interrogator(monkeypatch, clip, night):
+def test_names_the_command_that_installs_clip_interrogator(monkeypatch, clip, night):
     monkeypatch.setattr(vocabulary, "find_spec", lambda name: None)
     message = (
-        "Word list 'flavors' comes with the package clip-interrogator, which is not installed. Run: pip install --no-deps clip-interrogator. "
+        "Word list 'flavors' comes with the package clip-interrogator, which is not installed. Run: "
+        "pip install --no-deps clip-interrogator. "
         "Or choose the list 'pocket'."
     )
     with refused(ModelError, message):
         unique_phrases(clip, night)
-    assert unique_phrases(clip, night, lists=["pocket", "trending", "pocket"]).table
+    assert unique_phrases(clip, night, PhraseSettings(lists=["pocket", "trending", "pocket"])).table
 
 
 @pytest.mark.parametrize(
@@ -330,7 +335,7 @@ def test_what_is_said_without_clip_interrogator(monkeypatch, clip, night):
         ),
         (
             {"eta": float("nan")},
-            "Unique Phrases: eta nan is no number to compare with. Choose about 0.25 for this model.",
+            "Unique Phrases: eta nan is not a finite number. Choose about 0.25 for this model.",
         ),
         (
             {"scale": 0.0},
@@ -344,6 +349,6 @@ def test_what_is_said_without_clip_interrogator(monkeypatch, clip, night):
         ({"lists": ["verbs"]}, f"Word list 'verbs' does not exist. Choose from {', '.join(LISTS)}."),
     ],
 )
-def test_settings_that_are_none_are_refused(pocket_model, night, settings, message):
+def test_rejects_invalid_settings(pocket_model, night, settings, message):
     with refused(LearningError, message):
-        unique_phrases(pocket_model, night, **settings)
+        unique_phrases(pocket_model, night, PhraseSettings(**settings))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from instructbrush.core.editing.editor import DiffusersEditor
-from instructbrush.core.encoders.clip import pocket_clip
+from instructbrush.core.encoders.pocket_clip import pocket_clip
 from instructbrush.core.errors import LearningError, WorthlessError
 from instructbrush.core.learning.objective import Direction, PairLatents
 from instructbrush.core.learning.request import InitText, LearningRequest, with_direction

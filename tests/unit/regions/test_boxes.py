@@ -37,8 +37,8 @@ def test_box_mask_has_the_area_of_the_box(left: int, top: int, width: int, heigh
     [
         (
             Box(10, 5, 10, 20),
-            "Box 2 (10, 5, 10, 20) (left, top, right, bottom) in an image of 64 x 48 is empty. Its right must lie beyond its left, and its bottom beyond "
-            "its top.",
+            "Box 2 (10, 5, 10, 20) (left, top, right, bottom) in an image of 64 x 48 is empty. Its right "
+            "must lie beyond its left, and its bottom beyond its top.",
         ),
         (
             Box(10, 20, 20, 5),
@@ -46,7 +46,8 @@ def test_box_mask_has_the_area_of_the_box(left: int, top: int, width: int, heigh
         ),
         (
             Box(0, 0, math.nan, 5),
-            "Box 2 (0, 0, nan, 5) (left, top, right, bottom) in an image of 64 x 48 is not finite. Give it four numbers in pixels.",
+            "Box 2 (0, 0, nan, 5) (left, top, right, bottom) in an image of 64 x 48 is not finite. Give it "
+            "four numbers in pixels.",
         ),
         (
             Box(0, 0, math.inf, 5),
@@ -54,8 +55,8 @@ def test_box_mask_has_the_area_of_the_box(left: int, top: int, width: int, heigh
         ),
         (
             Box(-5, 0, 20, 20),
-            "Box 2 (-5, 0, 20, 20) (left, top, right, bottom) in an image of 64 x 48 leaves the image. Give pixels of this image: left and top from 0, "
-            "right to 64, bottom to 48.",
+            "Box 2 (-5, 0, 20, 20) (left, top, right, bottom) in an image of 64 x 48 leaves the image. Give "
+            "pixels of this image: left and top from 0, right to 64, bottom to 48.",
         ),
         (
             Box(0, 0, 20, 49),

@@ -45,7 +45,7 @@ def clipseg(models):
 
 
 def transformers_boxes(models, image, box_threshold, text_threshold):
-    """Boxes, scores and labels from transformers' processor, and the phrase of each box's most probable word."""
+    """Boxes, scores and labels from transformers' processor, and the phrase of each box's best word."""
     from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
 
     model = GroundingDinoForObjectDetection.from_pretrained(models["dino"], local_files_only=True).eval()
@@ -351,7 +351,8 @@ def test_loads_finders_from_folders(models, monkeypatch, tmp_path):
     for half in ({"dino_folder": models["dino"]}, {"sam_folder": models["sam"]}):
         with pytest.raises(
             ModelError,
-            match="Grounding DINO finds boxes and SAM the masks in them. Give the folders of both, or one of CLIPSeg.",
+            match="Grounding DINO finds boxes and SAM the masks in them. Give the folders of both, or one of "
+            "CLIPSeg.",
         ):
             load_finder(**half)
     monkeypatch.setattr(finder_loading, "POCKET_FINDER_FOLDER", tmp_path / "none")

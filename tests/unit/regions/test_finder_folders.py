@@ -54,7 +54,8 @@ def test_missing_folder_error_tells_what_belongs_there(tmp_path, name):
         load_folder(folder, KINDS[name])
     message = str(caught.value)
     assert message.startswith(
-        f"{KINDS[name].title} 'nowhere': there is no folder {folder}. {ADVICE[name]}{folder}: config.json, model.safetensors, "
+        f"{KINDS[name].title} 'nowhere': there is no folder {folder}. {ADVICE[name]}{folder}: config.json, "
+        "model.safetensors, "
     )
     assert message.endswith("Nothing is downloaded by itself.") and "http" not in message
 
@@ -89,7 +90,8 @@ def test_missing_file_error_names_the_file(own, name, files, message):
 def test_rejects_a_folder_of_another_kind(models):
     with pytest.raises(
         ModelError,
-        match=r"Grounding DINO 'sam': its config.json says 'sam', which is no Grounding DINO \(grounding-dino, mm-grounding-dino\)",
+        match=r"Grounding DINO 'sam': its config.json says 'sam', which is no Grounding DINO "
+        r"\(grounding-dino, mm-grounding-dino\)",
     ):
         GroundedSam(models["sam"], models["sam"])
     with pytest.raises(
@@ -128,7 +130,8 @@ def test_rejects_damaged_weights(own):
     save_file(states, file, {"format": "pt"})
     with pytest.raises(
         ModelError,
-        match=r"Grounding DINO 'dino': 1 weights such as model.level_embed are missing in .*\. The file is incomplete",
+        match=r"Grounding DINO 'dino': 1 weights such as model.level_embed are missing in .*\. The file is "
+        r"incomplete",
     ):
         load_folder(folder, GROUNDING_DINO)
     states["model.level_embed"] = torch.zeros(4, 7)

@@ -25,11 +25,13 @@ from instructbrush.tests.support.mask_samples import (
         ),
         (
             torch.zeros(0, 4, 4),
-            "Mask: there is none in it (its shape is (0, 4, 4)). Perhaps nothing was found: connect a mask that holds a region.",
+            "Mask: there is none in it (its shape is (0, 4, 4)). Perhaps nothing was found: connect a mask "
+            "that holds a region.",
         ),
         (
             torch.full((4, 4), math.nan),
-            "Mask holds values that are not finite. Look at what makes it: a mask runs from 0 (stays) to 1 (is edited).",
+            "Mask holds values that are not finite. Look at what makes it: a mask runs from 0 (stays) to 1 "
+            "(is edited).",
         ),
         (torch.full((4, 4), math.inf), "Mask holds values that are not finite."),
         (
@@ -72,12 +74,14 @@ def test_rejects_images_with_colors_and_other_shapes():
     image[..., 0] = 0.5
     with pytest.raises(
         RegionError,
-        match=r"^Mask: it is a coloured image\. A mask is white where the edit acts and black elsewhere: connect a MASK\.$",
+        match=r"^Mask: it is a coloured image\. A mask is white where the edit acts and black elsewhere: "
+        r"connect a MASK\.$",
     ):
         mask_batch(image)
     with pytest.raises(
         RegionError,
-        match=r"^Mask: its shape is \(1, 2, 4, 5\), a mask has \[height, width\] or \[batch, height, width\]\.",
+        match=r"^Mask: its shape is \(1, 2, 4, 5\), a mask has \[height, width\] or \[batch, height, "
+        r"width\]\.",
     ):
         mask_batch(torch.zeros(1, 2, 4, 5))
     with pytest.raises(RegionError, match=r"^Mask: there is none in it"):
@@ -118,7 +122,8 @@ def test_scales_masks():
         (
             (1, 64, 64),
             (64, 70, 1),
-            "Mask: it is 64 x 64, the image 70 x 64, which is another aspect ratio. Make the mask for this image, or crop it as the image was cropped.",
+            "Mask: it is 64 x 64, the image 70 x 64, which is another aspect ratio. Make the mask for this "
+            "image, or crop it as the image was cropped.",
         ),
         ((48, 64), (64, 48, 1), "Mask: it is 64 x 48, the image 48 x 64, which is another aspect ratio."),
         ((2, 8, 8), (8, 8, 3), "Mask: 2 masks do not fit 3 images. Give one for each image, or one for all."),
@@ -135,8 +140,9 @@ def test_recognizes_the_default_mask_of_load_image():
         with pytest.raises(RegionError) as caught:
             fit_mask(torch.zeros(1, 64, 64), *size, 1)
         assert str(caught.value) == (
-            "Mask: no mask was painted. It is the black one of 64 x 64 that Load Image gives for an image without transparency; this image is "
-            f"{size[1]} x {size[0]}. Paint one (right-click Load Image, Open in MaskEditor), or connect another mask."
+            "Mask: no mask was painted. It is the black one of 64 x 64 that Load Image gives for an image "
+            f"without transparency; this image is {size[1]} x {size[0]}. Paint one (right-click Load Image, "
+            "Open in MaskEditor), or connect another mask."
         )
     # A black mask with the image's size or ratio is valid.
     assert (

@@ -111,8 +111,8 @@ def test_feathers_inwards_except_at_the_images_border():
             (1, 100, 64, 3),
             (100, 64),
             0,
-            "Paste back: the edited image is 64 x 64, the original 64 x 100. They must be of one size (sides cropped to multiples of 8 are put back): "
-            "scale one to the other first.",
+            "Paste back: the edited image is 64 x 64, the original 64 x 100. They must be of one size (sides "
+            "cropped to multiples of 8 are put back): scale one to the other first.",
         ),
         (
             (1, 72, 64, 3),
@@ -147,14 +147,16 @@ def test_feathers_inwards_except_at_the_images_border():
             (1, 8, 8, 3),
             (8, 8),
             0,
-            "Paste back: the edited images have the shape (1, 8, 8, 4), they must have [batch, height, width, 3].",
+            "Paste back: the edited images have the shape (1, 8, 8, 4), they must have [batch, height, "
+            "width, 3].",
         ),
         (
             (1, 8, 8, 3),
             (8, 8, 3),
             (8, 8),
             0,
-            "Paste back: the original images have the shape (8, 8, 3), they must have [batch, height, width, 3 or 4].",
+            "Paste back: the original images have the shape (8, 8, 3), they must have [batch, height, width, "
+            "3 or 4].",
         ),
         ((1, 8, 8, 3), (1, 8, 8, 3), (8, 8), -1, "Paste back: feather is -1, it must be 0 or more pixels."),
     ],
