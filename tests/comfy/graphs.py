@@ -15,7 +15,9 @@ class Parts:
 
     def __init__(self, graph: Any, name: str = MODEL_NAME) -> None:
         node = graph.node("InstructBrushLoadModel", model_name=name)
-        self.model, self.clip, self.vae = node.out(0), node.out(1), node.out(2)
+        self.model = node.out(0)
+        self.clip = node.out(1)
+        self.vae = node.out(2)
 
 
 def make_image(seed: int = 0, count: int = 1, height: int = 64, width: int = 64) -> torch.Tensor:
@@ -157,20 +159,9 @@ def predicted(guider: Any, x: torch.Tensor, sigma: float) -> torch.Tensor:
     found = []
 
     class OneStep:
-        def sample(
-            self,
-            model_wrap,
-            sigmas,
-            extra_args,
-            callback,
-            noise,
-            latent_image=None,
-            denoise_mask=None,
-            disable_pbar=False,
-        ):
-            found.append(
-                model_wrap(x.to(noise.device), torch.tensor([sigma], device=noise.device), **extra_args).cpu()
-            )
+        def sample(self, model_wrap, sigmas, extra_args, callback, noise, *_):
+            sigma_batch = torch.tensor([sigma], device=noise.device)
+            found.append(model_wrap(x.to(noise.device), sigma_batch, **extra_args).cpu())
             return noise
 
     with torch.inference_mode():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from instructbrush.tests.e2e.workflows import changed, gains, images, new_images, node_id
+from instructbrush.tests.e2e.workflows import gains, images, new_images, node_id, with_inputs
 
 
 @pytest.mark.slow
@@ -33,7 +33,7 @@ def test_learning_workflow_edits_as_learned_and_reports_progress(server, prompts
 def test_words_workflow_learns_from_phrases_inspects_and_measures(server, prompts):
     prompt = prompts["find_words_learn_and_measure"]
     # 120 steps instead of 300 are enough here. The test above runs all 300 steps of the same learning.
-    prompt = changed(prompt, node_id(prompt, "InstructBrushLearn"), steps=120)
+    prompt = with_inputs(prompt, node_id(prompt, "InstructBrushLearn"), steps=120)
     result = server.run(prompt)
     shown = {
         kind: result.outputs[node_id(prompt, kind)]
@@ -55,9 +55,9 @@ def test_words_workflow_learns_from_phrases_inspects_and_measures(server, prompt
 def test_text_space_workflow_uses_the_added_words_and_repeats_its_image(server, prompts):
     prompt = prompts["learn_in_clip_space_and_add_words"]
     # 40 steps instead of 120: neither the links nor the noise depend on the number.
-    prompt = changed(prompt, node_id(prompt, "InstructBrushLearnText"), steps=40)
+    prompt = with_inputs(prompt, node_id(prompt, "InstructBrushLearnText"), steps=40)
     edited = images(server, server.run(prompt), node_id(prompt, "SaveImage"))
-    without = changed(prompt, node_id(prompt, "InstructBrushAddWords"), words="")
+    without = with_inputs(prompt, node_id(prompt, "InstructBrushAddWords"), words="")
     plain = images(server, server.run(without), node_id(prompt, "SaveImage"))
     assert np.abs(plain[0] - edited[0]).mean() > 0.002
     again = images(server, server.run(prompt), node_id(prompt, "SaveImage"))

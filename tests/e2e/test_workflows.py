@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from instructbrush.tests.e2e.workflows import WORKFLOWS, changed, gains, images, node_id
+from instructbrush.tests.e2e.workflows import WORKFLOWS, gains, images, node_id, with_inputs
 from instructbrush.tools.examples.make_examples import MEANINGS
 
 
@@ -21,7 +21,7 @@ def test_every_link_of_the_chain_workflow_changes_the_image(server, prompts):
         ("LoraLoader", "strength_model"),
         ("ControlNetApplyAdvanced", "strength"),
     ):
-        without = changed(prompt, node_id(prompt, kind), **{setting: 0.0})
+        without = with_inputs(prompt, node_id(prompt, kind), **{setting: 0.0})
         plain = images(server, server.run(without), node_id(prompt, "SaveImage"))
         assert np.abs(plain[0] - edited[0]).mean() > 0.002, f"{kind} changes nothing"
 
@@ -35,7 +35,7 @@ def test_mixed_edits_differ_from_each_other_the_input_and_single_edits(server, p
     blend = node_id(prompt, "InstructBrushBlend")
     alone = []
     for first, second in ((1.0, 0.0), (0.0, 1.0)):
-        single = changed(prompt, blend, weight_1=first, weight_2=second)
+        single = with_inputs(prompt, blend, weight_1=first, weight_2=second)
         alone.append(images(server, server.run(single), node_id(prompt, "SaveImage", "Blended"))[0])
     for each, others in ((blended, (before, *alone, composed)), (composed, (before, *alone))):
         assert min(np.abs(each - other).mean() for other in others) > 0.002
@@ -48,9 +48,9 @@ def test_found_region_workflow_edits_only_where_the_words_are(server, prompts):
         assert 0.005 < (mask > 0.5).mean() < 0.5
         assert np.abs(after - image)[mask > 0.5].mean() > 0.05
         assert np.array_equal(after[mask == 0], image[mask == 0])
-    other = changed(prompt, node_id(prompt, "InstructBrushFindRegion"), words="background")
-    other = changed(other, node_id(prompt, "InstructBrushCleanRegion"), shape="fine", max_area=1.0)
-    other = changed(other, node_id(prompt, "InstructBrushSoftRegion"), s=0.0)
+    other = with_inputs(prompt, node_id(prompt, "InstructBrushFindRegion"), words="background")
+    other = with_inputs(other, node_id(prompt, "InstructBrushCleanRegion"), shape="fine", max_area=1.0)
+    other = with_inputs(other, node_id(prompt, "InstructBrushSoftRegion"), s=0.0)
     _, _, background = edit_in_region(server, other)
     assert all((a * b).mean() < 0.5 * a.mean() for a, b in zip(masks, background, strict=True))
 
@@ -63,7 +63,7 @@ def test_mask_model_workflow_edits_only_inside_the_mask(server, prompts):
         assert np.array_equal(after[mask == 0], image[mask == 0])
         differences.append(np.abs(after - image)[mask > 0.5].mean())
     assert max(differences) > 0.03
-    moved = changed(prompt, node_id(prompt, "MaskComposite"), x=50)
+    moved = with_inputs(prompt, node_id(prompt, "MaskComposite"), x=50)
     assert np.abs(edit_in_region(server, moved)[0][0] - edited[0]).mean() > 0.005
 
 

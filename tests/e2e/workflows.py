@@ -47,7 +47,7 @@ def gains(before, edited, truth):
     ]
 
 
-def changed(prompt, node, **inputs):
+def with_inputs(prompt, node, **inputs):
     """Returns the prompt with other inputs of a node."""
     return {**prompt, node: {**prompt[node], "inputs": {**prompt[node]["inputs"], **inputs}}}
 

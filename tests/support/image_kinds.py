@@ -179,12 +179,12 @@ LINEAR = (COLOURS / 255).astype(np.float32)
 INKS = np.stack([COLOURS[..., 0], COLOURS[..., 1], GREYS // 2, GREYS // 3], axis=2)
 ADOBE = srgb_of((COLOURS / 255) ** 2.19921875 @ to_xyz(ADOBE_RGB).T)
 LAB = np.stack([GREYS, (_x - 12).astype(np.uint8), (_y - 10).astype(np.uint8)], axis=2)
-WHOLE = rgb(GREYS) / 255
+GREY_PIXELS = rgb(GREYS) / 255
 
 KINDS: dict[str, Writer] = {
     "colours.png": saved(IMAGE, COLOURS / 255),
     "ENDING.PNG": saved(IMAGE, COLOURS / 255),
-    "greys.png": saved(GREY, WHOLE),
+    "greys.png": saved(GREY, GREY_PIXELS),
     "one bit.png": saved(GREY.convert("1", dither=Image.Dither.NONE), rgb(GREYS > 127).astype(float)),
     "palette.png": saved(PALETTE, PALETTED / 255),
     "palette with transparency.png": saved(
@@ -267,11 +267,13 @@ KINDS: dict[str, Writer] = {
     ),
     "half floats.tif": tiff(LINEAR.astype(np.float16), LINEAR, photometric="rgb"),
     "double floats.tif": tiff(LINEAR[..., 0].astype(np.float64), rgb(LINEAR[..., 0])),
-    "floats to 255.tif": tiff(GREYS.astype(np.float32) * 0.99, WHOLE * 0.99),
+    "floats to 255.tif": tiff(GREYS.astype(np.float32) * 0.99, GREY_PIXELS * 0.99),
     "highlights.tif": tiff(LINEAR[..., 0] * 1.5, rgb(LINEAR[..., 0] * 1.5).clip(0, 1)),
     "32-bit numbers to 1.tif": tiff((GREYS > 99).astype(np.int32), rgb(GREYS > 99).astype(float)),
-    "32-bit numbers to 255.tif": tiff(GREYS.astype(np.int32), WHOLE),
+    "32-bit numbers to 255.tif": tiff(GREYS.astype(np.int32), GREY_PIXELS),
     "32-bit numbers to 65535.tif": tiff(DEEP[..., 0].astype(np.uint32), rgb(DEEP[..., 0]) / 65535),
-    "32-bit numbers to the end.tif": tiff(GREYS.astype(np.uint32) * 16843009, WHOLE / WHOLE.max()),
+    "32-bit numbers to the end.tif": tiff(
+        GREYS.astype(np.uint32) * 16843009, GREY_PIXELS / GREY_PIXELS.max()
+    ),
     "32-bit colours.tif": tiff(COLOURS.astype(np.uint32), COLOURS / 255, photometric="rgb"),
 }

@@ -91,7 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 changes=tuple(changes),
             )
             outcomes = run(
-                sources, settings, EffectFolder(FOLDER / name), data="PocketBench", workers=Workers(options.jobs)
+                sources,
+                settings,
+                EffectFolder(FOLDER / name),
+                data="PocketBench",
+                workers=Workers(options.jobs),
             )
             rows.append(_row(name, outcomes, bases.setdefault(method, outcomes)))
             print(rows[-1], flush=True)
