@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, PairError
-from ..pairs import layouts
-from ..pairs.layouts import direct_words, first_of, folders_below, indirect_texts, pairs_below, read_list
+from ..pairs import pair_lists
+from ..pairs.layouts import folders_below, pairs_below
+from ..pairs.pair_lists import direct_words, first_of, indirect_texts, read_list
 from ..storage.parquet import check_columns, image_bytes, open_table, row_batches
 from .training_pairs import ImageSource, PairRecord
 
 logger = logging.getLogger(__name__)
 
-# Columns of UltraEdit's tables. core/pairs/layouts.py lists the names that other data sets use.
+# Columns of UltraEdit's tables. core/pairs/pair_lists.py lists the names that other data sets use.
 BEFORE = "source_image"
 AFTER = "edited_image"
 WORDS = "edit_prompt"
@@ -204,11 +205,11 @@ def _column_names(names: Sequence[str]) -> ColumnNames:
     """Picks a table's columns; missing required ones get UltraEdit's names."""
     present = dict.fromkeys(names, True)
     return ColumnNames(
-        before=first_of(layouts.BEFORE, present) or BEFORE,
-        after=first_of(layouts.AFTER, present) or AFTER,
-        words=first_of(layouts.WORDS, present) or WORDS,
-        mask=first_of(layouts.MASK, present),
-        reasoning=first_of((layouts.REASONING,), present),
+        before=first_of(pair_lists.BEFORE, present) or BEFORE,
+        after=first_of(pair_lists.AFTER, present) or AFTER,
+        words=first_of(pair_lists.WORDS, present) or WORDS,
+        mask=first_of(pair_lists.MASK, present),
+        reasoning=first_of((pair_lists.REASONING,), present),
     )
 
 

@@ -7,13 +7,11 @@
 files: damaged files into every reader.
 kills: kill -9 at random moments of learning, saving, benchmarking and fine-tuning.
 disk: a disk that fills up at every write.
-server: a real server with 100 runs in a row, 1,000 hostile names, two clients at once, and memory that runs
-out.
+server: 100 runs in a row, 1,000 hostile names, two clients at once, and memory that runs out.
 
 Prints a line for each part with the number of trials that went well or were refused with a message. Two
-counts must
-be 0: "escaped" (another exception, a hang, or a file in the wrong place) and "lost" (finished work is gone,
-or the result differs from that of an undisturbed run). The last line is a JSON object.
+counts must be 0: "escaped" (another exception, a hang, or a file in the wrong place) and "lost" (finished
+work is gone, or the result differs from that of an undisturbed run). The last line is a JSON object.
 """
 
 from __future__ import annotations

@@ -151,7 +151,8 @@ def test_keeps_training_when_its_folder_vanishes(
 
     monkeypatch.setattr(FineTuning, "step", vanishing)
     every_step = ("--pictures-every", 1, "--save-every", 1, "--log-every", 1)
-    assert main(command("run", "--steps", 2, *every_step)) == 1
+    one_pair = ("--validation", tiny_edits.write_folder(tmp_path / "one", 1))
+    assert main(command("run", "--steps", 2, *every_step, *one_pair)) == 1
     printed = capsys.readouterr().err
     for name in ("checkpoint.safetensors", "000001.png", "log.jsonl"):
         assert len(re.findall(rf"{name}.* Training continues\.", printed)) == 1
