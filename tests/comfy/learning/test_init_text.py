@@ -1,4 +1,5 @@
-"""Load OpenCLIP, Unique Phrases and Caption Init in a real ComfyUI: files, words that go on to Learn Instruction, progress, cancelling, the cache."""
+"""Load OpenCLIP, Unique Phrases and Caption Init in a real ComfyUI: files, words that go on to Learn
+Instruction, progress, cancelling, the cache."""
 
 import gc
 import weakref
@@ -37,8 +38,9 @@ def interrupt_at(comfy, monkeypatch, count):
     """Press cancel when the progress bar moves for the given time."""
     import comfy.model_management as management
 
-    rooms = comfy.pack("nodes.comfy.encoders.open_clip")
-    original, calls = rooms.check_interrupted, []
+    progress = comfy.pack("nodes.comfy.encoders.progress")
+    original = progress.check_interrupted
+    calls = []
 
     def check():
         calls.append(None)
@@ -46,10 +48,10 @@ def interrupt_at(comfy, monkeypatch, count):
             management.interrupt_current_processing(True)
         original()
 
-    monkeypatch.setattr(rooms, "check_interrupted", check)
+    monkeypatch.setattr(progress, "check_interrupted", check)
 
 
-def test_phrases_are_found_shown_and_learned_from(comfy, night):
+def test_finds_shows_and_learns_from_phrases(comfy, night):
     graph = comfy.graph()
     node = phrases(comfy, graph, night)
     learned = learning(
@@ -72,23 +74,21 @@ def test_phrases_are_found_shown_and_learned_from(comfy, night):
     assert max(step["value"] / step["max"] for step in run.data("progress")) == 1.0
 
 
-def test_the_cache_lies_where_no_address_reaches(comfy, night):
+def test_cache_is_not_served_over_http(comfy, night):
     graph = comfy.graph()
     comfy.values(graph, phrases(comfy, graph, night, phrases=1).out(0))
     (file,) = (comfy.base / "user" / "__instructbrush" / "phrases").iterdir()
     assert file.name.startswith("pocket-") and file.suffix == ".safetensors"
 
 
-def test_a_high_eta_gives_no_words_and_says_why(comfy, night):
+def test_finds_no_words_above_eta_and_says_why(comfy, night):
     graph = comfy.graph()
-    text, table = (
-        comfy.values(graph, link)[0]
-        for link in (phrases(comfy, graph, night, eta=50.0).out(place) for place in (0, 1))
-    )
+    node = phrases(comfy, graph, night, eta=50.0)
+    text, table = comfy.values(graph, node.out(0), node.out(1))
     assert text == "" and "eta 50. No init text: the highest sensitivity after the edit is" in table
 
 
-def test_the_list_and_the_scale_are_heeded(comfy, night):
+def test_uses_the_chosen_list_and_scale(comfy, night):
     graph = comfy.graph()
     table = comfy.values(
         graph,
@@ -97,7 +97,7 @@ def test_the_list_and_the_scale_are_heeded(comfy, night):
     assert "eta 20. Init text: turn " in table
 
 
-def test_a_caption_is_found_shown_and_repeated(comfy, night):
+def test_finds_shows_and_repeats_a_caption(comfy, night):
     graph = comfy.graph()
     node = caption(comfy, graph, night, steps=20)
     run = comfy.run(graph, node.out(0), node.out(1))
@@ -109,7 +109,7 @@ def test_a_caption_is_found_shown_and_repeated(comfy, night):
     assert comfy.values(again, caption(comfy, again, night, steps=20).out(0)) == [text]
 
 
-def test_zero_steps_take_what_suits_the_clip(comfy, night, monkeypatch):
+def test_zero_steps_mean_the_default_of_the_clip(comfy, night, monkeypatch):
     monkeypatch.setattr(comfy.pack("core.learning.init_text.captions"), "POCKET_STEPS", 7)
     graph = comfy.graph()
     run = comfy.run(graph, caption(comfy, graph, night, steps=0).out(0))
@@ -117,7 +117,7 @@ def test_zero_steps_take_what_suits_the_clip(comfy, night, monkeypatch):
 
 
 @pytest.mark.parametrize("which", [phrases, caption])
-def test_cancelling_ends_the_node_as_any_other(comfy, night, monkeypatch, which):
+def test_cancel_stops_the_node(comfy, night, monkeypatch, which):
     comfy.forget()
     graph = comfy.graph()
     interrupt_at(comfy, monkeypatch, 2)
@@ -125,7 +125,7 @@ def test_cancelling_ends_the_node_as_any_other(comfy, night, monkeypatch, which)
     assert run.error["exception_type"] == "interrupted"
 
 
-def test_the_clip_is_held_by_comfyui_and_can_be_learned_with_after_inference_mode(comfy, night):
+def test_comfyui_holds_the_clip_and_it_works_after_inference_mode(comfy, night):
     import comfy.model_management as management
 
     graph = comfy.graph()
@@ -160,7 +160,7 @@ def test_the_clip_is_held_by_comfyui_and_can_be_learned_with_after_inference_mod
     assert held() is None
 
 
-def test_a_model_in_the_folder_is_listed_and_loaded(comfy, night, tmp_path):
+def test_lists_and_loads_a_model_in_the_folder(comfy, night, tmp_path):
     from instructbrush.tests.support import tiny_clip
 
     path = comfy.base / "models" / "open_clip" / "ViT-B-32-small.safetensors"
@@ -188,13 +188,13 @@ def test_a_model_in_the_folder_is_listed_and_loaded(comfy, night, tmp_path):
         open_clip.factory._rescan_model_configs()
 
 
-def test_a_missing_file_says_which_one_belongs_where(comfy):
+def test_names_the_missing_file_and_its_folder(comfy):
     graph = comfy.graph()
     message = comfy.error(graph, loaded(graph, "ViT-L-14/openai"))
     folder = comfy.base / "models" / "open_clip"
     assert (
-        f"CLIP 'ViT-L-14/openai': ViT-L-14-openai.safetensors is not in {folder}. Put the model's .safetensors file"
-        in message
+        f"CLIP 'ViT-L-14/openai': ViT-L-14-openai.safetensors is not in {folder}. "
+        "Put the model's .safetensors file" in message
     )
     graph = comfy.graph()
     assert (
@@ -203,7 +203,7 @@ def test_a_missing_file_says_which_one_belongs_where(comfy):
     )
 
 
-def test_bad_input_is_refused_by_name(comfy, night):
+def test_rejects_invalid_inputs_by_name(comfy, night):
     graph = comfy.graph()
     assert comfy.error(graph, caption(comfy, graph, night, tokens=31).out(0)) == (
         "Caption Init: 31 tokens do not fit. Choose 1 to 30, the text window of this CLIP."

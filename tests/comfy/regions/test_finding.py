@@ -1,4 +1,4 @@
-"""Load Region Finder and Find Region in a real ComfyUI: folders, masks and boxes for other nodes, memory, progress, the cache."""
+"""Load Region Finder and Find Region in a real ComfyUI: folders, outputs, memory, progress and caching."""
 
 import gc
 import json
@@ -13,14 +13,16 @@ import torch
 from instructbrush.tests.comfy.graphs import make_image
 from instructbrush.tests.support import tiny_finders
 
-DINO, SAM, CLIPSEG = "grounding_dino/tiny", "tiny", "clipseg/tiny"
+DINO = "grounding_dino/tiny"
+SAM = "tiny"
+CLIPSEG = "clipseg/tiny"
 WORDS = "red ball, cat. dog"
 PHRASES = ["red ball", "cat", "dog"]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def models(comfy):
-    """Tiny models where users put theirs."""
+    """Writes tiny models to the model folders."""
     root = Path(comfy.folder_paths.models_dir)
     folders = [root / "grounding_dino" / "tiny", root / "sam" / "tiny", root / "clipseg" / "tiny"]
     for folder, make in zip(
@@ -45,12 +47,15 @@ def find(comfy, graph, image, finder=None, **changes):
 
 
 @pytest.mark.parametrize("finder", [DINO, CLIPSEG])
-def test_masks_boxes_and_report_are_those_of_core(comfy, models, finder):
-    core = comfy.pack("core.regions.finder")
-    own = core.GroundedSam(*models[:2]) if finder == DINO else core.ClipSegFinder(models[2])
-    limits = (0.3, 0.2) if finder == DINO else (0.55, 0.5)
+def test_outputs_match_core(comfy, models, finder):
+    if finder == DINO:
+        core_finder = comfy.pack("core.regions.grounded_sam").GroundedSam(*models[:2])
+        limits = (0.3, 0.2)
+    else:
+        core_finder = comfy.pack("core.regions.clipseg").ClipSegFinder(models[2])
+        limits = (0.55, 0.5)
     image = make_image(1, 1, 48, 80)
-    expected = own.find(image[0], PHRASES, *limits)
+    expected = core_finder.find(image[0], PHRASES, *limits)
     graph = comfy.graph()
     node = find(comfy, graph, image, load(graph, finder), box_threshold=limits[0], text_threshold=limits[1])
     run = comfy.run(graph, *(node.out(index) for index in range(5)))
@@ -63,19 +68,16 @@ def test_masks_boxes_and_report_are_those_of_core(comfy, models, finder):
         assert (box["x"] + box["width"], box["y"] + box["height"]) == pytest.approx(
             (each.box.right, each.box.bottom), abs=1e-3
         )
-        top, left, bottom, right = (
-            int(each.box.top),
-            int(each.box.left),
-            int(each.box.bottom),
-            int(each.box.right),
-        )
-        assert boxes[0, top:bottom, left:right].all()
-    assert torch.equal(mask[0], masks.amax(0)) and report == core.describe(expected, PHRASES)
+        rows = slice(int(each.box.top), int(each.box.bottom))
+        columns = slice(int(each.box.left), int(each.box.right))
+        assert boxes[0, rows, columns].all()
+    assert torch.equal(mask[0], masks.amax(0))
+    assert report == comfy.pack("core.regions.finder").report_table(expected, PHRASES)
     shown = [data["output"]["text"] for data in run.data("executed") if "text" in (data["output"] or {})]
     assert shown == [[report]]
 
 
-def test_a_batch_is_looked_at_image_by_image(comfy):
+def test_searches_a_batch_image_by_image(comfy):
     image = make_image(2, 3, 40, 64)
     graph = comfy.graph()
     node = find(comfy, graph, image)
@@ -95,7 +97,7 @@ def test_a_batch_is_looked_at_image_by_image(comfy):
     torch.testing.assert_close(comfy.values(graph, single.out(0))[0][0], mask[1])
 
 
-def test_nothing_found_is_an_answer(comfy):
+def test_returns_empty_masks_when_nothing_is_found(comfy):
     graph = comfy.graph()
     node = find(comfy, graph, make_image(1, 2, 48, 80), box_threshold=1.0)
     mask, masks, boxes, bboxes, report = comfy.values(graph, *(node.out(index) for index in range(5)))
@@ -107,23 +109,19 @@ def test_nothing_found_is_an_answer(comfy):
     )
 
 
-def test_the_finder_s_own_thresholds_and_the_best_objects(comfy, models):
-    own = (
-        comfy.pack("core.regions.finder")
-        .GroundedSam(*models[:2])
-        .find(make_image(1, 1, 48, 80)[0], PHRASES, most=1)
-    )
+def test_uses_default_thresholds_and_keeps_the_best_objects(comfy, models):
+    core_finder = comfy.pack("core.regions.grounded_sam").GroundedSam(*models[:2])
+    expected = core_finder.find(make_image(1, 1, 48, 80)[0], PHRASES, most=1)
     graph = comfy.graph()
     node = find(
         comfy, graph, make_image(1, 1, 48, 80), box_threshold=-1.0, text_threshold=-1.0, max_objects=1
     )
     (bboxes,) = comfy.values(graph, node.out(3))
-    assert [box["score"] for box in bboxes[0]] == pytest.approx(
-        [each.score for each in own], abs=1e-5
-    ) and len(own) == 1
+    assert len(expected) == len(bboxes[0]) == 1
+    assert bboxes[0][0]["score"] == pytest.approx(expected[0].score, abs=1e-5)
 
 
-def test_boxes_and_masks_go_on_to_other_nodes(comfy):
+def test_other_nodes_accept_boxes_and_masks(comfy):
     image = make_image(1, 1, 48, 80)
     graph = comfy.graph()
     node = find(comfy, graph, image)
@@ -136,13 +134,13 @@ def test_boxes_and_masks_go_on_to_other_nodes(comfy):
     assert torch.equal(first == 1, mask == 1) and set(first.unique().tolist()) <= {0.0, 0.5, 1.0}
 
 
-def test_a_image_with_alpha_is_looked_at(comfy):
+def test_accepts_images_with_alpha(comfy):
     graph = comfy.graph()
     image = torch.cat([make_image(1, 1, 48, 80), torch.ones(1, 48, 80, 1)], dim=-1)
     assert comfy.values(graph, find(comfy, graph, image).out(0))[0].shape == (1, 48, 80)
 
 
-def test_the_finder_is_held_by_comfyui_and_goes_with_it(comfy):
+def test_comfyui_manages_the_finder_and_frees_it(comfy):
     import comfy.model_management as management
 
     graph = comfy.graph()
@@ -176,11 +174,12 @@ def test_the_finder_is_held_by_comfyui_and_goes_with_it(comfy):
     assert held() is None
 
 
-def test_cancelling_ends_the_node_as_any_other(comfy, monkeypatch):
+def test_cancel_interrupts_the_node(comfy, monkeypatch):
     import comfy.model_management as management
 
-    rooms = comfy.pack("nodes.comfy.encoders.open_clip")
-    original, calls = rooms.check_interrupted, []
+    progress = comfy.pack("nodes.comfy.encoders.progress")
+    original = progress.check_interrupted
+    calls = []
 
     def check():
         calls.append(None)
@@ -188,47 +187,47 @@ def test_cancelling_ends_the_node_as_any_other(comfy, monkeypatch):
             management.interrupt_current_processing(True)
         original()
 
-    monkeypatch.setattr(rooms, "check_interrupted", check)
+    monkeypatch.setattr(progress, "check_interrupted", check)
     graph = comfy.graph()
     run = comfy.attempt(graph, find(comfy, graph, make_image(5, 3, 48, 80)).out(0))
     assert run.error["exception_type"] == "interrupted"
 
 
-def test_folders_are_listed_and_public_ones_named_where_there_are_none(comfy, models):
-    rooms = comfy.pack("nodes.comfy.encoders.finders")
-    assert {DINO, CLIPSEG} <= set(rooms.finder_names()) and rooms.sam_names() == [SAM]
+def test_lists_folders_or_the_name_of_a_public_model(comfy, models):
+    finders = comfy.pack("nodes.comfy.encoders.finders")
+    assert {DINO, CLIPSEG} <= set(finders.finder_names()) and finders.sam_names() == [SAM]
     inside = models[1].parent / "facebook" / "other"
     shutil.copytree(models[1], inside)
     try:
-        assert rooms.sam_names() == ["facebook/other", SAM]
+        assert finders.sam_names() == ["facebook/other", SAM]
         graph = comfy.graph()
         assert comfy.values(graph, load(graph, sam="facebook/other"))[0].name == "tiny + other"
         away = models[1].parent.parent / "away"
         models[1].parent.rename(away)
         try:
-            assert rooms.sam_names() == ["sam-vit-base"]
+            assert finders.sam_names() == ["sam-vit-base"]
         finally:
             away.rename(models[1].parent)
     finally:
         shutil.rmtree(inside.parent)
     built_in = comfy.pack("core.models.builtin").POCKET_FINDER_FOLDER.is_dir()
-    assert (rooms.POCKET_TITLE in rooms.finder_names()) == built_in
+    assert (finders.POCKET_TITLE in finders.finder_names()) == built_in
 
 
-def test_another_pack_s_list_of_the_same_folder_is_left_alone(comfy):
+def test_keeps_another_packs_registration_of_a_folder(comfy):
     paths = comfy.folder_paths
-    rooms = comfy.pack("nodes.comfy.folders.model_folders")
+    model_folders = comfy.pack("nodes.comfy.folders.model_folders")
     before = paths.folder_names_and_paths["sam"]
     paths.folder_names_and_paths["sam"] = ([str(Path(paths.models_dir) / "sam")], {".pth"})
     try:
-        rooms.register_folders("sam")
+        model_folders.register_folders("sam")
         folders, suffixes = paths.folder_names_and_paths["sam"]
         assert suffixes == {".pth"} and len(folders) == 1
     finally:
         paths.folder_names_and_paths["sam"] = before
 
 
-def test_a_changed_folder_is_loaded_again(comfy, models):
+def test_reloads_a_changed_folder(comfy, models):
     graph = comfy.graph()
     (first,) = comfy.values(graph, load(graph))
     graph = comfy.graph()
@@ -253,18 +252,19 @@ def test_a_changed_folder_is_loaded_again(comfy, models):
         (
             "clipseg/../../output",
             SAM,
-            "Name '../../output' cannot be used: it starts with a slash, or a part of it is empty or made of dots.",
+            "Name '../../output' cannot be used: it starts with a slash, or a part of it is empty or made of "
+            "dots.",
         ),
         ("clipseg/..", SAM, "Name '..' cannot be used: "),
         (DINO, "..", "Name '..' cannot be used: "),
     ],
 )
-def test_what_is_not_there_is_refused_before_the_run(comfy, finder, sam, message):
+def test_rejects_missing_folders_before_the_run(comfy, finder, sam, message):
     graph = comfy.graph()
     assert message in comfy.error(graph, load(graph, finder, sam))
 
 
-def test_a_damaged_folder_is_refused(comfy, models):
+def test_rejects_a_damaged_folder(comfy, models):
     file = models[2] / "model.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[:-8])
@@ -289,6 +289,6 @@ def test_a_damaged_folder_is_refused(comfy, models):
         ({"words": "red " * 80}, "Grounding DINO reads 64. Look for fewer things at a time."),
     ],
 )
-def test_bad_input_is_refused_by_name(comfy, changes, message):
+def test_rejects_invalid_input(comfy, changes, message):
     graph = comfy.graph()
     assert message in comfy.error(graph, find(comfy, graph, make_image(1, 1, 48, 80), **changes).out(0))

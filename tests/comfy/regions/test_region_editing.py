@@ -1,4 +1,4 @@
-"""Region Edit on a real ComfyUI: Eq. 1 with stock samplers, masks of ones, zeros and halves, batches, chains."""
+"""Region Edit in a real ComfyUI: Eq. 1 with stock samplers, constant masks, batches, and other nodes."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ SEED = 3
 
 
 def disc(height=64, width=64, x=0.5, y=0.5, radius=0.3):
-    """One soft-edged disc, [1, height, width]."""
+    """A mask [1, height, width] of a disc with a soft edge."""
     rows, columns = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
     return ((radius - ((rows - y) ** 2 + (columns - x) ** 2).sqrt()) * 12 + 0.5).clamp(0, 1)[None]
 
@@ -28,7 +28,7 @@ def encoded(graph, parts, image):
 
 
 def region_edit(comfy, image, mask, every=2, **changes):
-    """(graph, free-form LATENT, region LATENT, source LATENT) from the same source latent."""
+    """Returns the graph, and the LATENTs of the free edit, of the edit in the region, and of the source."""
     graph = comfy.graph()
     parts = Parts(graph)
     pixels = comfy.give(graph, image)
@@ -46,12 +46,18 @@ def region_edit(comfy, image, mask, every=2, **changes):
     return graph, free, kept, source
 
 
+def outside_of(mask, latent):
+    """Where a mask is 0 at a latent's size."""
+    small = torch.nn.functional.interpolate(mask[:, None], latent.shape[2:], mode="bilinear")
+    return (small == 0).expand_as(latent)
+
+
 def latents(comfy, graph, *links):
     return [value["samples"] for value in comfy.values(graph, *links)]
 
 
-def by_hand(comfy, image, mask, every):
-    """Eq. 1 over ComfyUI's own guided prediction and Euler's steps, written out."""
+def edited_by_loop(comfy, image, mask, every):
+    """Eq. 1 as an explicit loop of Euler steps over ComfyUI's guided prediction."""
     from comfy.sample import prepare_noise
     from comfy.samplers import CFGGuider, Sampler, calculate_sigmas
 
@@ -75,8 +81,7 @@ def by_hand(comfy, image, mask, every):
             callback,
             noise,
             latent_image=None,
-            denoise_mask=None,
-            disable_pbar=False,
+            *_,
         ):
             first = self.max_denoise(model_wrap, sigmas)
             state = model_wrap.inner_model.model_sampling.noise_scaling(
@@ -97,18 +102,18 @@ def by_hand(comfy, image, mask, every):
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
-def test_equation_1_is_the_loop_written_by_hand(comfy, every):
+def test_matches_an_explicit_loop_of_eq_1(comfy, every):
     image, mask = make_image(1, 2), disc()
     graph, free, kept, _ = region_edit(comfy, image, mask, every)
     made, without = latents(comfy, graph, kept, free)
-    torch.testing.assert_close(made, by_hand(comfy, image, mask, every), rtol=0, atol=1e-4)
+    torch.testing.assert_close(made, edited_by_loop(comfy, image, mask, every), rtol=0, atol=1e-4)
     assert not torch.allclose(made, without, atol=0.05)
 
 
 @pytest.mark.parametrize(
     "sampler", ["euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_sde", "lcm", "uni_pc"]
 )
-def test_ones_are_the_free_edit_and_zeros_the_source(comfy, sampler):
+def test_a_mask_of_ones_edits_freely_and_of_zeros_keeps_the_source(comfy, sampler):
     image = make_image(2)
     graph, free, kept, source = region_edit(comfy, image, torch.ones(1, 64, 64), sampler_name=sampler)
     made, without, began = latents(comfy, graph, kept, free, source)
@@ -119,40 +124,37 @@ def test_ones_are_the_free_edit_and_zeros_the_source(comfy, sampler):
 
 
 @pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_sde"])
-def test_outside_is_the_source_under_every_sampler(comfy, sampler):
+def test_keeps_the_source_outside_with_every_sampler(comfy, sampler):
     image, mask = make_image(3), disc(radius=0.2)
     graph, free, kept, source = region_edit(comfy, image, mask, sampler_name=sampler)
     made, without, began = latents(comfy, graph, kept, free, source)
-    outside = (
-        torch.nn.functional.interpolate(mask[:, None], made.shape[2:], mode="bilinear") == 0
-    ).expand_as(made)
+    outside = outside_of(mask, made)
     torch.testing.assert_close(made[outside], began[outside], rtol=0, atol=1e-6)
     assert (made - began)[~outside].abs().mean() > 0.1 and (without - began)[outside].abs().mean() > 0.1
 
 
-def test_half_a_mask_is_half_of_both_where_the_last_state_alone_is_blended(comfy):
+def test_a_mask_of_one_half_averages_when_only_the_last_step_blends(comfy):
     graph, free, kept, source = region_edit(comfy, make_image(4), torch.full((1, 64, 64), 0.5), every=STEPS)
     made, without, began = latents(comfy, graph, kept, free, source)
     torch.testing.assert_close(made, 0.5 * without + 0.5 * began, rtol=0, atol=1e-5)
 
 
-def test_every_image_of_a_batch_keeps_its_own_region(comfy):
+def test_uses_a_mask_for_each_image(comfy):
     image = make_image(5, 3)
     masks = torch.cat([disc(x=0.25), disc(x=0.75), disc(y=0.25)])
     graph, _, kept, _ = region_edit(comfy, image, masks)
     together = latents(comfy, graph, kept)[0]
     graph, _, kept, _ = region_edit(comfy, image, masks[:1])
     torch.testing.assert_close(together[:1], latents(comfy, graph, kept)[0][:1], rtol=0, atol=1e-5)
-    outside = (
-        torch.nn.functional.interpolate(masks[:, None], together.shape[2:], mode="bilinear") == 0
-    ).expand_as(together)
+    outside = outside_of(masks, together)
     graph, _, _, source = region_edit(comfy, image, masks)
     began = latents(comfy, graph, source)[0]
     torch.testing.assert_close(together[outside], began[outside], rtol=0, atol=1e-6)
 
 
-def test_sides_that_are_no_multiple_of_eight_are_pasted_back_whole(comfy):
-    image, mask = make_image(6, 1, 70, 77), disc(70, 77, radius=0.25)
+def test_pastes_back_images_that_were_cropped(comfy):
+    image = make_image(6, 1, 70, 77)
+    mask = disc(70, 77, radius=0.25)
     graph = comfy.graph()
     parts = Parts(graph)
     pixels = comfy.give(graph, image)
@@ -177,7 +179,7 @@ def test_sides_that_are_no_multiple_of_eight_are_pasted_back_whole(comfy):
     )
 
 
-def test_a_learned_instruction_acts_in_the_region_alone(comfy):
+def test_a_learned_instruction_acts_only_in_the_region(comfy):
     image, mask = make_image(7), disc(radius=0.25)
     graph = comfy.graph()
     parts = Parts(graph)
@@ -189,14 +191,12 @@ def test_a_learned_instruction_acts_in_the_region_alone(comfy):
         "InstructBrushRegionEdit", model=model, latent=source, mask=comfy.give(graph, mask), blend_every=2
     )
     made, began = latents(comfy, graph, sampled(graph, node.out(0), positive, negative, node.out(1)), source)
-    outside = (
-        torch.nn.functional.interpolate(mask[:, None], made.shape[2:], mode="bilinear") == 0
-    ).expand_as(made)
+    outside = outside_of(mask, made)
     torch.testing.assert_close(made[outside], began[outside], rtol=0, atol=1e-6)
     assert (made - began)[~outside].abs().mean() > 0.1
 
 
-def test_the_edit_guider_keeps_the_region(comfy):
+def test_edit_guider_keeps_the_region(comfy):
     image, mask = make_image(8), disc(radius=0.25)
     graph = comfy.graph()
     parts = Parts(graph)
@@ -234,9 +234,7 @@ def test_the_edit_guider_keeps_the_region(comfy):
         latent_image=node.out(1),
     ).out(0)
     edited, began = latents(comfy, graph, made, source)
-    outside = (
-        torch.nn.functional.interpolate(mask[:, None], edited.shape[2:], mode="bilinear") == 0
-    ).expand_as(edited)
+    outside = outside_of(mask, edited)
     torch.testing.assert_close(edited[outside], began[outside], rtol=0, atol=1e-6)
     assert (edited - began)[~outside].abs().mean() > 0.1
 
@@ -245,34 +243,43 @@ def test_the_edit_guider_keeps_the_region(comfy):
     ("change", "message"),
     [
         ({"latent": {"samples": torch.zeros(1, 4, 8, 8)}}, "LATENT is empty"),
-        ({"mask": torch.zeros(1, 64, 64)}, None),
         ({"mask": torch.ones(1, 64, 32)}, "32 x 64"),
         ({"mask": torch.ones(2, 64, 64)}, "2 masks"),
         ({"mask": torch.full((1, 64, 64), float("nan"))}, "not finite"),
     ],
 )
-def test_what_does_not_fit_is_refused(comfy, change, message):
+def test_rejects_inputs_that_do_not_fit(comfy, change, message):
     graph = comfy.graph()
     parts = Parts(graph)
     pixels = comfy.give(graph, make_image(9))
-    given = {"latent": encoded(graph, parts, pixels), "mask": comfy.give(graph, torch.ones(1, 64, 64))}
-    given |= {name: comfy.give(graph, value) for name, value in change.items()}
-    node = graph.node("InstructBrushRegionEdit", model=parts.model, blend_every=2, **given)
-    if message is None:
-        comfy.values(graph, node.out(1))
-    else:
-        graph.node("PreviewAny", source=node.out(1))
-        assert message in comfy.error(graph)
+    inputs = {"latent": encoded(graph, parts, pixels), "mask": comfy.give(graph, torch.ones(1, 64, 64))}
+    inputs |= {name: comfy.give(graph, value) for name, value in change.items()}
+    node = graph.node("InstructBrushRegionEdit", model=parts.model, blend_every=2, **inputs)
+    graph.node("PreviewAny", source=node.out(1))
+    assert message in comfy.error(graph)
 
 
-UNPAINTED = "Mask: no mask was painted. It is the black one of 64 x 64 that Load Image gives for an image without transparency; this image is 128 x {}. "
+def test_accepts_a_black_mask_of_the_images_size(comfy):
+    graph = comfy.graph()
+    parts = Parts(graph)
+    latent = encoded(graph, parts, comfy.give(graph, make_image(9)))
+    mask = comfy.give(graph, torch.zeros(1, 64, 64))
+    node = graph.node("InstructBrushRegionEdit", model=parts.model, latent=latent, mask=mask, blend_every=2)
+    assert not comfy.values(graph, node.out(1))[0]["noise_mask"].any()
+
+
+UNPAINTED = (
+    "Mask: no mask was painted. It is the black one of 64 x 64 that Load Image gives for an image without "
+    "transparency; this image is 128 x {}. "
+)
 
 
 @pytest.mark.parametrize("height", [128, 192])
-def test_the_black_mask_of_load_image_is_named_by_every_node_that_edits(comfy, height):
+def test_all_editing_nodes_recognize_the_default_mask_of_load_image(comfy, height):
     graph = comfy.graph()
     parts = Parts(graph, "pocket region editor (built in)")
-    pixels, mask = comfy.give(graph, make_image(9, 1, height, 128)), comfy.give(graph, torch.zeros(1, 64, 64))
+    pixels = comfy.give(graph, make_image(9, 1, height, 128))
+    mask = comfy.give(graph, torch.zeros(1, 64, 64))
     words = graph.node("CLIPTextEncode", clip=parts.clip, text="make it night").out(0)
     soft = graph.node("InstructBrushSoftRegion", mask=mask, s=0.5).out(0)
     with_words = {
@@ -314,9 +321,10 @@ def test_the_black_mask_of_load_image_is_named_by_every_node_that_edits(comfy, h
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(64, 64), (128, 128), (1024, 1536)])
-def test_masks_of_another_resolution_are_scaled(comfy, rows, columns):
-    # An image of 3:2 at a width of 100 has 66 or 67 rows; the VAE leaves 64 of them, and 96 columns.
-    height, width = (64, 64) if rows == columns else (67, 100)
+def test_scales_masks_of_another_resolution(comfy, rows, columns):
+    # A 3:2 image of width 100 has 66 or 67 rows; the VAE keeps 64 rows and 96 columns.
+    height = 64 if rows == columns else 67
+    width = 64 if rows == columns else 100
     graph = comfy.graph()
     parts = Parts(graph)
     latent = encoded(graph, parts, comfy.give(graph, make_image(12, 1, height, width)))
@@ -338,7 +346,7 @@ def test_masks_of_another_resolution_are_scaled(comfy, rows, columns):
     )
 
 
-def test_a_missing_wire_is_named(comfy):
+def test_tells_when_the_latent_is_not_connected(comfy):
     graph = comfy.graph()
     parts = Parts(graph)
     pixels = comfy.give(graph, make_image(10))
@@ -361,7 +369,7 @@ def test_a_missing_wire_is_named(comfy):
     assert "its MODEL reached the sampler but its LATENT did not" in comfy.error(graph)
 
 
-def test_images_come_out(comfy):
+def test_decodes_to_images(comfy):
     graph, _, kept, _ = region_edit(comfy, make_image(11), disc())
     parts = Parts(graph)
     assert images_of(comfy, graph, parts, kept).shape == (1, 64, 64, 3)
