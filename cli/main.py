@@ -24,8 +24,8 @@ _PIPE_CLOSED = 141
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit code.
 
-    0: done. 1: an error that a user can fix, one line on stderr. 130: interrupted. 141: nobody reads stdout. 143: ended by
-    ``kill``.
+    0: done. 1: an error that a user can fix, one line on stderr. 130: interrupted. 141: nobody reads stdout.
+    143: ended by ``kill``.
     """
     if isinstance(sys.stdout, TextIOWrapper):
         # A character that the terminal cannot show must not end a run that is done.
@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"instructbrush: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # The reader of the pipe is gone, as in "| head". Python would fail again when it flushes stdout at its end.
+        # The reader of the pipe is gone, as in "| head". Python would fail again when it flushes stdout at
+        # its end.
         if sys.stdout is not None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _PIPE_CLOSED
@@ -91,7 +92,8 @@ def build_parser() -> argparse.ArgumentParser:
     bench_parser = command(
         "bench",
         bench.bench,
-        "Compare methods on TOP-Bench, MagicBrush, Emu Edit Test or reasoning: learn from pairs, edit, measure.",
+        "Compare methods on TOP-Bench, MagicBrush, Emu Edit Test or reasoning: "
+        "learn from pairs, edit, measure.",
     )
     add_model_options(bench_parser, seed=False)
     bench_options.add_options(bench_parser)

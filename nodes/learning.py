@@ -1,4 +1,4 @@
-"""The nodes that learn: keys and values of every layer (InstructBrush), and text states (Visii)."""
+"""Nodes that learn instructions: keys and values of every layer (InstructBrush), or text states (Visii)."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,7 @@ _AUTO, _CUSTOM = "auto", "custom"
 
 
 class LearnInstruction(Node):
-    """An instruction from pairs."""
+    """Learns an instruction from pairs."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -28,9 +28,10 @@ class LearnInstruction(Node):
             node_id="InstructBrushLearn",
             display_name="Learn Instruction",
             category="InstructBrush/learning",
-            description="Learns what the pairs have in common: keys and values for every cross-attention layer of the model (InstructBrush). "
-            "The model itself is not changed. A cancelled run keeps what it learned in output/instructions/unfinished, and goes on when it is "
-            "run again with the same settings.",
+            description="Learns the edit that the pairs have in common, as keys and values for every "
+            "cross-attention layer "
+            "of the model (InstructBrush). The model itself is not changed. A cancelled run is kept in "
+            "output/instructions/unfinished, and resumes when it is run again with the same settings.",
             search_aliases=[
                 "train instruction",
                 "instructbrush",
@@ -48,49 +49,60 @@ class LearnInstruction(Node):
                     "preset",
                     options=[_AUTO, _CUSTOM, *PRESETS["attention"]],
                     default=_AUTO,
-                    tooltip="auto: what suits the model, pocket or paper. custom: the values below. pocket: what served the pocket editor best. paper: the "
-                    "paper's (as many tokens as the init text, 1000 steps, rate 0.001, separate segments). Unless it is custom, the preset takes the "
-                    "place of every value below, except the seed and the previews.",
+                    tooltip="auto: pocket for the pocket editor, paper for other models. custom: "
+                    "the values below. pocket: best "
+                    "for the pocket editor. paper: the paper's values (as many tokens as the init text, 1000 "
+                    "steps, rate "
+                    "0.001, separate segments). Every preset but custom replaces all values below, except "
+                    "the seed and "
+                    "the previews.",
                 ),
                 io.Int.Input(
                     "tokens",
                     default=POCKET.tokens or 0,
                     min=0,
                     max=76,
-                    tooltip="m, rows that are learned in every layer: more hold more. 0 takes as many as the init text has (10 when it is empty).",
+                    tooltip="m, rows that are learned in every layer. More rows hold more details. "
+                    "0 takes the number of tokens "
+                    "of the init text (10 when it is empty).",
                 ),
                 io.Int.Input(
                     "segments",
                     default=POCKET.segments,
                     min=1,
                     max=50,
-                    tooltip="j, parts of the noise schedule with an instruction each: layout is decided where there is much noise, detail where "
-                    "there is little.",
+                    tooltip="j, parts of the noise schedule, each with a separate instruction. "
+                    "Much noise decides layout, little "
+                    "noise decides detail.",
                 ),
                 Choice(
                     "segment_mode",
                     options=["shared", "separate"],
                     default=POCKET.parametrisation,
-                    tooltip="shared: what the segments have in common is learned together, and their differences; learns faster. "
-                    "separate: each for itself (the paper).",
+                    tooltip="shared: learns what the segments have in common, and their differences; faster. "
+                    "separate: learns each segment alone (the paper).",
                 ),
                 io.Int.Input(
                     "steps",
                     default=POCKET.steps,
                     min=1,
                     max=100_000,
-                    tooltip="Learning steps. Each trains all segments, one sample each.",
+                    tooltip="Learning steps. Each step trains all segments on one sample each.",
                 ),
                 inputs.learning_rate(
                     POCKET.learning_rate,
-                    "Size of the steps at the beginning. 0.06 suits the pocket editor; the paper uses 0.001 on SD1.5.",
+                    "Learning rate of the first step. 0.06 works for the pocket editor; "
+                    "the paper uses 0.001 on SD1.5.",
                 ),
                 Choice(
                     "objective",
                     options=["plain", "guided"],
                     default=POCKET.objective,
-                    tooltip="plain: the instructed branch alone must predict the noise (Eq. 5); cheaper. guided: the guided prediction of three "
-                    "branches must (Eq. 3); slower, and made for the scales it is learned with.",
+                    tooltip="plain: minimizes the error of the instructed branch (Eq. 5); faster. guided: "
+                    "minimizes the error of "
+                    "the guided prediction of three branches (Eq. 3); slower, and tied to the guidance "
+                    "scales it is learned "
+                    "with.",
                 ),
                 *inputs.watching(),
                 *inputs.running(),
@@ -100,7 +112,8 @@ class LearnInstruction(Node):
                     optional=True,
                     options=["min_snr", "none"],
                     default=POCKET.weighting,
-                    tooltip="min_snr: noise levels count by how much there is to learn in them. none: all alike (the paper).",
+                    tooltip="min_snr: weighs noise levels by how much they teach. none: "
+                    "weighs all the same (the paper).",
                     advanced=True,
                 ),
                 io.Boolean.Input(
@@ -170,7 +183,7 @@ class LearnInstruction(Node):
 
 
 class LearnTextInstruction(Node):
-    """An instruction in the space of text, from pairs."""
+    """Learns an instruction in text space from pairs."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -178,8 +191,11 @@ class LearnTextInstruction(Node):
             node_id="InstructBrushLearnText",
             display_name="Learn Instruction (CLIP space)",
             category="InstructBrush/learning",
-            description="Learns what the pairs have in common as text states, in place of words (Visii). It reproduces an edit less closely than Learn "
-            "Instruction, but acts in any model with the same text encoder, as plain CONDITIONING, and joins with your own words.",
+            description="Learns the edit that the pairs have in common as text states that replace words "
+            "(Visii). It "
+            "reproduces an edit less closely than Learn Instruction, but works in every model with the same "
+            "text "
+            "encoder, as plain CONDITIONING, and can be combined with your own words.",
             search_aliases=[
                 "visii",
                 "visual instruction inversion",
@@ -196,16 +212,21 @@ class LearnTextInstruction(Node):
                     "preset",
                     options=[_AUTO, _CUSTOM, *PRESETS["text"]],
                     default=_AUTO,
-                    tooltip="auto: what suits the model, pocket or paper. custom: the values below. pocket: what served the pocket editor best. paper: Visii's "
-                    "(the rows of the init text, 1000 steps, rate 0.001, guided error). Unless it is custom, the preset takes the place of every value "
-                    "below, except the seed and the previews.",
+                    tooltip="auto: pocket for the pocket editor, paper for other models. custom: "
+                    "the values below. pocket: best "
+                    "for the pocket editor. paper: Visii's values (the rows of the init text, 1000 steps, "
+                    "rate 0.001, "
+                    "guided error). Every preset but custom replaces all values below, except the seed and "
+                    "the previews.",
                 ),
                 io.Int.Input(
                     "tokens",
                     default=POCKET_TEXT.tokens or 0,
                     min=0,
                     max=76,
-                    tooltip="m, rows of text states that are learned. 0 takes as many as the init text has (10 when it is empty).",
+                    tooltip="m, rows of text states that are learned. 0 takes the number of tokens of the "
+                    "init text (10 when it "
+                    "is empty).",
                 ),
                 io.Int.Input(
                     "steps", default=POCKET_TEXT.steps, min=1, max=100_000, tooltip="Learning steps."
@@ -215,11 +236,12 @@ class LearnTextInstruction(Node):
                     default=POCKET_TEXT.batch,
                     min=1,
                     max=64,
-                    tooltip="Samples in a step. Visii takes one.",
+                    tooltip="Samples of a step. Visii uses one.",
                 ),
                 inputs.learning_rate(
                     POCKET_TEXT.learning_rate,
-                    "Size of the steps at the beginning. 0.08 suits the pocket editor; Visii uses 0.001 on SD1.5.",
+                    "Learning rate of the first step. 0.08 works for the pocket editor; "
+                    "Visii uses 0.001 on SD1.5.",
                 ),
                 io.Float.Input(
                     "direction_weight",
@@ -227,14 +249,17 @@ class LearnTextInstruction(Node):
                     min=0.0,
                     max=100.0,
                     step=0.05,
-                    tooltip="How much the text states must also say, in CLIP's space, what changed between the images. Needs OPEN_CLIP; 0 does without.",
+                    tooltip="Weight of the CLIP direction: how strongly the text states must point, in CLIP "
+                    "space, from the images "
+                    "before to those after. Needs OPEN_CLIP. 0 switches it off.",
                 ),
                 *inputs.watching(),
                 OpenClip.Input(
                     "open_clip",
                     optional=True,
-                    tooltip="The CLIP model that the editing model's text encoder belongs to: the pocket CLIP for the pocket editor, ViT-L-14 for SD1.5, "
-                    "ViT-H-14 for SD2.1. Without it, direction_weight counts as 0.",
+                    tooltip="The CLIP that the editing model's text encoder belongs to: "
+                    "the pocket CLIP for the pocket editor, "
+                    "ViT-L-14 for SD1.5, ViT-H-14 for SD2.1. Without it, direction_weight counts as 0.",
                 ),
                 *inputs.running(),
                 inputs.final_learning_rate(POCKET_TEXT.final_learning_rate),
@@ -243,7 +268,9 @@ class LearnTextInstruction(Node):
                     optional=True,
                     options=["plain", "guided"],
                     default=POCKET_TEXT.objective,
-                    tooltip="guided: the prediction that is guided by three branches must be right (Visii). plain: the instructed branch alone; cheaper.",
+                    tooltip="guided: minimizes the error of the guided prediction of three branches (Visii). "
+                    "plain: minimizes the "
+                    "error of the instructed branch; faster.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -252,7 +279,7 @@ class LearnTextInstruction(Node):
                     default=POCKET_TEXT.segments,
                     min=1,
                     max=50,
-                    tooltip="j, parts of the noise schedule with text states each. Visii has one.",
+                    tooltip="j, parts of the noise schedule, each with separate text states. Visii has one.",
                     advanced=True,
                 ),
                 *inputs.scales(),

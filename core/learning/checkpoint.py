@@ -90,9 +90,10 @@ def load_checkpoint(
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             difference = _difference(file.metadata() or {}, trainer.identity())
-            state = {} if difference else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        if difference:
-            raise LearningError(f"Checkpoint '{path.name}' {difference}. {otherwise}")
+            if difference:
+                raise LearningError(f"Checkpoint '{path.name}' {difference}. {otherwise}")
+            # The file is not a mapping.
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         trainer.load_state(state)
     except (SafetensorError, OSError) as error:
         raise LearningError(f"Checkpoint '{path}' cannot be read: {error}. {otherwise}") from error
@@ -123,7 +124,7 @@ def find_checkpoint(trainer: Resumable, folder: Path, pattern: str, most_steps: 
 
 
 def _difference(metadata: Mapping[str, str], now: Mapping[str, Any]) -> str:
-    """Says how a checkpoint differs from a run, as words that follow its name; empty if it belongs to the run.
+    """Says how a checkpoint differs from a run, as words that follow its name; empty if it does not.
 
     Raises:
         ValueError: the checkpoint's identity cannot be read.
@@ -152,8 +153,8 @@ def _changed(name: str, was: Any, now: Any) -> str:
 
 
 class CheckpointSchedule:
-    """Writes checkpoints during a run: the first one soon, then as often as their cost allows. A checkpoint that cannot
-    be written does not stop the run.
+    """Writes checkpoints during a run: the first one soon, then as often as their cost allows. A checkpoint
+    that cannot be written does not stop the run.
 
     Args:
         save: writes a checkpoint.
@@ -226,7 +227,7 @@ def check_tensors(
         parameters: the optimizer's parameters. A parameter that had no gradient yet has no optimizer state.
 
     Raises:
-        ValueError: a tensor is missing, unknown, of another shape or type, not finite, or impossible for AdamW.
+        ValueError: a tensor is missing, unknown, of another shape or type, not finite or not AdamW's.
     """
     expected = dict(expected)
     for name, parameter in (parameters or {}).items():

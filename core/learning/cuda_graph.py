@@ -1,4 +1,5 @@
-"""A training step recorded as a CUDA graph: its thousands of kernels start with one call, and the device no longer waits for Python."""
+"""Records learning steps as CUDA graphs: one call starts all kernels of a step, without waiting for
+Python."""
 
 import logging
 from collections import Counter
@@ -13,34 +14,40 @@ from ..devices import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
+# Eager steps before one is recorded: in them libraries choose their kernels, and the optimizer makes its
+# state.
 _EAGER_STEPS = 2
-"""Steps that run as they are before one is recorded: libraries choose their kernels in them, and the optimizer makes its state."""
 _MOST_RECORDINGS = 8
+# Largest difference between a recording's gradients and the eager ones, relative to their norm. Half
+# precision and atomic sums alone make about 0.01.
 _TOLERANCE = 0.05
-"""How far a recording's gradients may be from the eager ones, of their norm. Half precision and atomic sums alone make up to about a hundredth."""
 
 Step = Callable[[Sequence[Tensor]], Tensor]
 
+# Whether a recording failed in this process.
 _failed = False
-"""Whether a recording failed in this process."""
 
 
 class Replay:
-    """Runs a step eagerly on the CPU; on a GPU it records the step for every combination of shapes that comes again, and replays it.
+    """Runs steps. On the CPU they run eagerly. On a GPU, a step is recorded for every repeated combination of
+    shapes, and replayed.
 
-    A step that waits for the device is not recorded, and the first replay of a recording is compared with the eager step. Where they differ, or where recording
-    fails, all goes on eagerly: a model may be patched in ways that no recording follows.
+    A step that waits for the device is not recorded. The first replay of a recording is compared with the
+    eager step. If they differ, or if recording fails, all further steps run eagerly: a recording cannot
+    follow every patch of a model.
 
     Args:
-        step: from inputs on the device to a scalar on it; changes only what ``changed`` lists.
-        changed: the tensors that outlive a step, always the same ones.
-        gradients: the gradients that the last step left.
+        step: from inputs on the device to a scalar on it. Changes only the tensors of ``changed``.
+        changed: returns the tensors that outlive a step, always the same ones.
+        gradients: returns the gradients of the last step.
     """
 
     def __init__(
         self, step: Step, changed: Callable[[], list[Tensor]], gradients: Callable[[], list[Tensor]]
     ) -> None:
-        self._step, self._changed, self._gradients = step, changed, gradients
+        self._step = step
+        self._changed = changed
+        self._gradients = gradients
         self._seen: Counter[tuple[torch.Size, ...]] = Counter()
         self._recordings: dict[tuple[torch.Size, ...], _Recording] = {}
         self._stream: torch.cuda.Stream | None = None
@@ -48,7 +55,7 @@ class Replay:
         self.enabled = can_record()
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
-        """One step."""
+        """Runs one step."""
         device = inputs[0].device
         if device.type != "cuda" or not self.enabled:
             return self._step(inputs)
@@ -64,14 +71,15 @@ class Replay:
         return self._record(shapes, inputs)
 
     def forget(self) -> bool:
-        """Drop the recordings, and the memory they hold: what they refer to is about to change or to go. Returns whether there were any."""
-        held = bool(self._recordings)
+        """Drops the recordings and their memory. Returns whether there were any."""
+        had_recordings = bool(self._recordings)
         self._recordings.clear()
         self._seen.clear()
-        return held
+        return had_recordings
 
     def _aside(self, inputs: Sequence[Tensor]) -> Tensor:
-        """An eager step on the stream that recordings are made on: autograd's nodes remember where they were made."""
+        """An eager step on the stream that recordings are made on: autograd's nodes remember where they were
+        made."""
         current = torch.cuda.current_stream(inputs[0].device)
         assert self._stream is not None
         self._stream.wait_stream(current)
@@ -114,39 +122,40 @@ class Replay:
         self.enabled = False
         self.forget()
         logger.warning(
-            "InstructBrush: this model's steps cannot be recorded (%s); learning goes on without, only slower.",
+            "InstructBrush: this model's steps cannot be recorded (%s); learning continues more slowly.",
             error,
         )
 
 
 class _Recording:
-    """One recorded step: inputs at fixed addresses, and the graph. Recordings share their memory: one runs at a time, and nothing in it outlives the run."""
+    """One recorded step: inputs at fixed addresses, and the graph. Recordings share memory, because only one
+    runs at a time and nothing in it is needed afterwards."""
 
     def __init__(
         self, step: Step, inputs: Sequence[Tensor], stream: torch.cuda.Stream | None, pool: Any
     ) -> None:
         self._inputs = [tensor.clone() for tensor in inputs]
         self._graph = torch.cuda.CUDAGraph()
-        # What other threads of a server do meanwhile must not spoil it.
+        # Other threads of a server may use the device meanwhile.
         with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             self._loss = step(self._inputs)
 
     def replay(self, inputs: Sequence[Tensor]) -> Tensor:
-        for kept, given in zip(self._inputs, inputs, strict=True):
-            kept.copy_(given)
+        for recorded, tensor in zip(self._inputs, inputs, strict=True):
+            recorded.copy_(tensor)
         self._graph.replay()
         return self._loss.clone()
 
 
 def can_record() -> bool:
-    """Whether steps may be recorded at all: with torch's own allocator alone, as a capture that fails under ``cudaMallocAsync`` ends the process; and only
-    as long as none has failed, since not everything that it leaves behind can be put right."""
+    """Whether steps may be recorded. Not with ``cudaMallocAsync``, where a failed capture ends the process,
+    and not after a failed recording, which leaves a state that cannot be restored completely."""
     return not _failed and torch.cuda.is_available() and torch.cuda.get_allocator_backend() == "native"
 
 
 @contextmanager
 def _refusing_to_wait() -> Iterator[None]:
-    """Within it, what would wait for the device raises: captured, it would break the capture."""
+    """Makes operations raise that wait for the device, because they would break a capture."""
     mode = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -156,7 +165,7 @@ def _refusing_to_wait() -> Iterator[None]:
 
 
 def _end_capture(outer: torch.cuda.Stream, pool: Any) -> None:
-    """Put right what a broken capture leaves: the current stream, the allocator, the generator of random numbers."""
+    """Restores what a broken capture leaves behind: current stream, allocator and random number generator."""
     torch.cuda.set_stream(outer)
     with suppress(RuntimeError):
         torch._C._cuda_endAllocateToPool(outer.device_index, pool)
@@ -167,7 +176,7 @@ def _end_capture(outer: torch.cuda.Stream, pool: Any) -> None:
 
 @torch.no_grad()
 def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
-    # Without gradients: a copy that remembers its source would keep autograd's node of it, and with it the stream on which it was made.
+    # Detached, because a copy with a gradient would keep autograd's node of its source, and the stream of it.
     return [tensor.detach().clone() for tensor in tensors]
 
 
@@ -178,12 +187,16 @@ def _restore(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 
 def _alike(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
-    """Whether all gradients together, and the loss, are the same within the tolerance; waits for the device once."""
+    """Whether the loss, and all gradients together, are equal within the tolerance. Waits for the device
+    once.
+
+    Args:
+        found, expected: the loss and then the gradients.
+    """
     error = torch.stack(
         [(one.float() - other.float()).square().sum() for one, other in zip(found, expected, strict=True)]
     )
     size = torch.stack([other.float().square().sum() for other in expected])
-    (loss_error, gradient_error), (loss, gradient) = (
-        torch.stack([each[0], each[1:].sum()]).sqrt().tolist() for each in (error, size)
-    )
+    loss_error, gradient_error = torch.stack([error[0], error[1:].sum()]).sqrt().tolist()
+    loss, gradient = torch.stack([size[0], size[1:].sum()]).sqrt().tolist()
     return loss_error <= _TOLERANCE * loss and gradient_error <= _TOLERANCE * gradient

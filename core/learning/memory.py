@@ -1,4 +1,5 @@
-"""Fits a learning step into the device's memory: all samples at once, with recomputed activations, or in chunks."""
+"""Fits a learning step into the device's memory: all samples at once, with recomputed activations, or in
+chunks."""
 
 import logging
 from collections.abc import Sequence
@@ -16,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 ACTIVATION_BYTES = {"pocket": 14_000, "sd15": 183_000, "sd21": 172_000, "sdxl": 337_000, "cosxl": 337_000}
 """Bytes that the backward pass keeps for one latent pixel of one sample, in half precision."""
-# Share of these bytes that remains when blocks recompute their activations. Measured: 54 of 181 kB, SD1.5 at 512 and
-# at 768 pixels.
+# Share of these bytes that remains when blocks recompute their activations. Measured: 54 of 181 kB, SD1.5 at
+# 512 and at 768 pixels.
 _RECOMPUTED = 0.3
 # Room for everything else that a step allocates, and for other programs.
 _SPARE = 400 * 2**20
@@ -30,7 +31,8 @@ class MemoryPlan:
     rows: int
     """Samples that go through the model at once."""
     checkpointing: bool = False
-    """Blocks recompute their activations in the backward pass: about a third slower, a third of the memory."""
+    """Blocks recompute their activations in the backward pass: about a third slower, a third of the
+    memory."""
 
     def smaller(self) -> "MemoryPlan | None":
         """The next plan that needs less memory, or None."""

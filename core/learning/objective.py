@@ -1,4 +1,4 @@
-"""What learning minimises: the noise prediction error of Eq. 5, on the instructed branch or on the guided prediction."""
+"""Losses of learning: the noise prediction error of Eq. 5, plain or guided, and Visii's CLIP direction."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -25,11 +25,13 @@ class PairLatents:
     """Pairs as latents, encoded once. Pairs may differ in size."""
 
     before: Sequence[Tensor]
-    """Image conditions, N x [C, h, w], as the model wants them (InstructPix2Pix: mode of the VAE, unscaled; with a mask's after it where it reads one)."""
+    """Image conditions of the model, N x [C, h, w]. InstructPix2Pix: mode of the VAE, unscaled; models that
+    read a mask have the mask's latent after it."""
     after: Sequence[Tensor]
     """Targets, N x [4, h, w], scaled by the VAE's scaling factor."""
     digest: str = ""
-    """What tells these pairs from others; of the images when they were encoded here, since an encoder on a GPU need not repeat itself."""
+    """Identity of the pairs, stored in checkpoints. Hashed from the source pixels, because GPU encoders are
+    not bit-reproducible."""
 
     def __post_init__(self) -> None:
         if (
@@ -38,7 +40,8 @@ class PairLatents:
             or any(x.shape[1:] != y.shape[1:] for x, y in zip(self.before, self.after, strict=True))
         ):
             raise PairError(
-                "Pair latents: before and after must be equally many, at least one, and of equal size within a pair."
+                "Pair latents: before and after need the same number of latents, at least one, and the same "
+                "size in a pair."
             )
 
     @classmethod
@@ -49,13 +52,13 @@ class PairLatents:
         scale: Callable[[Tensor], Tensor],
         condition: Callable[[Tensor], Tensor] | None = None,
     ) -> "PairLatents":
-        """Encode every image once.
+        """Encodes every image once.
 
         Args:
             pairs: the pairs.
             encode_image: [1, H, W, 3] in 0..1 -> latent [1, 4, h, w].
             scale: latent -> target latent.
-            condition: [1, H, W, 3] in 0..1 -> image condition [1, C, h, w], where that is more than the latent.
+            condition: [1, H, W, 3] in 0..1 -> image condition [1, C, h, w]; None if that is the latent.
         """
         with torch.no_grad():
             before = [(condition or encode_image)(pair.before[None])[0].float() for pair in pairs]
@@ -68,7 +71,7 @@ class PairLatents:
 
 
 class Samples(NamedTuple):
-    """Training samples of one size, on the denoiser's device: row i of each field belongs together."""
+    """Training samples of one size, on the denoiser's device. Row i of every field is sample i."""
 
     before: Tensor
     """Image conditions [n, C, h, w]."""
@@ -80,35 +83,35 @@ class Samples(NamedTuple):
     """int64 [n]."""
 
     def chunks(self, rows: int) -> "list[Samples]":
-        """The same, at most so many rows at once."""
+        """Splits the samples into chunks of at most ``rows`` samples."""
         return [Samples(*parts) for parts in zip(*(tensor.split(rows) for tensor in self), strict=True)]
 
 
 @dataclass(frozen=True)
 class Direction:
-    """How the images of a set of pairs differ, in the space that a CLIP model shares between images and words (Visii)."""
+    """Mean difference of the images before and after, in the space that CLIP shares between images and words
+    (Visii)."""
 
     projection: Tensor
-    """The CLIP model's projection of text states, [D, P]."""
+    """CLIP's projection of text states, [D, P]."""
     target: Tensor
-    """Mean features of the images after, less those before, [P]."""
+    """Mean features of the images after minus those before, [P]."""
 
     @classmethod
     def between(cls, before: Tensor, after: Tensor, projection: Tensor) -> "Direction":
-        """From image features [N, P] each and the projection [D, P]."""
+        """From image features, [N, P] each, and the projection [D, P]."""
         return cls(projection.float(), after.float().mean(0) - before.float().mean(0))
 
     @classmethod
     @torch.no_grad()
     def of(cls, pairs: EditPairs, clip: ClipModel) -> "Direction":
-        """Of a set of pairs, as a CLIP model sees them: between the means of normalised features."""
-        before, after = (
-            image_features(clip, [getattr(pair, side) for pair in pairs]) for side in ("before", "after")
-        )
+        """From the normalised features of pairs."""
+        before = image_features(clip, [pair.before for pair in pairs])
+        after = image_features(clip, [pair.after for pair in pairs])
         return cls.between(before, after, clip.text_projection.detach())
 
     def to(self, device: torch.device) -> "Direction":
-        """The same on another device."""
+        """A copy on another device."""
         return Direction(self.projection.to(device), self.target.to(device))
 
     def loss(self, states: Tensor, clamp: bool = False) -> Tensor:
@@ -116,7 +119,7 @@ class Direction:
 
         Args:
             states: whole windows of text states.
-            clamp: cut the cosine off at 0.5 first.
+            clamp: limit the cosine to 0.5.
         """
         cosine = functional.cosine_similarity(
             states.float().mean(1) @ self.projection, self.target[None], dim=1
@@ -127,8 +130,9 @@ class Direction:
 def snr_weights(alphas_cumprod: Tensor) -> Tensor:
     """Weights of the timesteps, [1000], mean 1: ``min(SNR, 5) / SNR * sqrt(1 + 1 / SNR)``.
 
-    Min-SNR damps the low-noise steps, where the input is copied; the second factor adds weight where noise is high, since errors there show as a
-    drift of colour. The paper weighs all alike.
+    Min-SNR lowers the weight of steps with little noise, where the input is copied. The second factor raises
+    it where noise is high, because errors there show as a drift of colours. The paper weighs all timesteps
+    equally.
     """
     snr = alphas_cumprod / (1 - alphas_cumprod)
     weights = snr.clamp(max=5) / snr * (1 + 1 / snr).sqrt()
@@ -138,7 +142,8 @@ def snr_weights(alphas_cumprod: Tensor) -> Tensor:
 def collect(
     latents: PairLatents, drawn: Sequence[tuple[int, int, Tensor]], device: torch.device
 ) -> list[Samples]:
-    """Drawn (pair, timestep, noise on the CPU) as samples on the device, a batch for every size of image."""
+    """Makes samples on the device of drawn (pair, timestep, noise on the CPU), one batch for every image
+    size."""
     groups: dict[tuple[int, ...], list[tuple[int, int, Tensor]]] = {}
     for each in drawn:
         groups.setdefault(tuple(latents.after[each[0]].shape), []).append(each)
@@ -163,14 +168,15 @@ def noise_errors(
 ) -> Tensor:
     """The loss of every sample, [n] fp32, differentiable in the injection's tensors.
 
-    ``plain`` (Eq. 5): ``mean (e(z_t, I, T) - e)^2``. ``guided``: the same with ``e`` replaced by Eq. 3's combination of three branches, of which
-    only the instructed one needs a gradient. Losses of other samples never mix, so a batch of one sample a segment equals training the segments in turn.
+    ``plain`` (Eq. 5): ``mean (e(z_t, I, T) - e)^2``. ``guided``: the same with Eq. 3's combination of three
+    branches as the prediction; only the instructed branch needs a gradient. The loss of a sample does not
+    depend on the others, so a batch with one sample of every segment equals training the segments in turn.
 
     Args:
         denoiser: the frozen model.
-        samples: what to train on.
-        context, null_context: text states of the init phrase and of "", [L, D].
-        injection: the current keys and values.
+        samples: the samples.
+        context, null_context: text states of the init text and of "", [L, D].
+        injection: the current keys and values, or text states.
         settings: objective, scales and weighting.
     """
     before, after, noise, timesteps = samples
@@ -179,15 +185,12 @@ def noise_errors(
     predicted = denoiser.predict(noisy, timesteps, before, context.expand(count, -1, -1), injection)
     if settings.objective == "guided":
         with torch.no_grad():
-            images, null = (
-                torch.cat([before, torch.zeros_like(before)]),
-                null_context.expand(2 * count, -1, -1),
-            )
-            image, none = denoiser.predict(noisy.repeat(2, 1, 1, 1), timesteps.repeat(2), images, null).chunk(
-                2
-            )
+            images = torch.cat([before, torch.zeros_like(before)])
+            null = null_context.expand(2 * count, -1, -1)
+            both = denoiser.predict(noisy.repeat(2, 1, 1, 1), timesteps.repeat(2), images, null)
+            image, none = both.chunk(2)
         predicted = dual_guidance(none, image, predicted, settings.image_scale, settings.text_scale)
     error = (predicted - noise).square().mean(dim=(1, 2, 3))
-    return (
-        error * snr_weights(denoiser.alphas_cumprod)[timesteps] if settings.weighting == "min_snr" else error
-    )
+    if settings.weighting == "min_snr":
+        error = error * snr_weights(denoiser.alphas_cumprod)[timesteps]
+    return error

@@ -1,4 +1,4 @@
-"""What a learning run needs: model, pairs, init text, settings and CLIP direction. Every caller fills one request."""
+"""What a learning run needs: model, pairs, init text, settings and CLIP direction."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -21,8 +21,8 @@ _EMPTY_TEXT_ROWS = 10
 class InitText:
     """The text that learning starts from.
 
-    A text longer than the text encoder's window is allowed: learning starts from the part that fits, and ``remark``
-    says so. ``text`` stays whole, for the file and for the identity of the run.
+    A text longer than the text encoder's window is allowed: learning starts from the part that fits, and
+    ``remark`` says so. ``text`` stays whole, for the file and for the identity of the run.
     """
 
     text: str
@@ -52,8 +52,9 @@ class LearningRequest:
     """What one run learns from, and how.
 
     Raises:
-        LearningError: the learned rows do not fit the text window, ``only_segments`` is used with shared segments, or
-            the settings have a ``direction_weight`` and ``direction`` is missing or of another width.
+        LearningError: the learned rows do not fit the text window, ``only_segments`` is used with shared
+            segments, or the settings have a ``direction_weight`` and ``direction`` is missing or of another
+            width.
     """
 
     denoiser: Denoiser
@@ -65,7 +66,7 @@ class LearningRequest:
     """Text states of "", [L, D]."""
     settings: LearningSettings
     direction: Direction | None = None
-    """How the images differ in CLIP space, for settings with a ``direction_weight``; see ``with_direction``."""
+    """How the images differ in CLIP space; see ``with_direction``."""
     only_segments: tuple[int, ...] | None = None
     """Train these segments alone (separate segments only); the others keep their initial values."""
     title: str = ""
@@ -75,12 +76,14 @@ class LearningRequest:
         window, width = self.init_text.states.shape
         if self.first_row + self.rows > window:
             raise LearningError(
-                f"Learning: {self.rows} tokens from row {self.first_row} do not fit the text encoder's {window} rows. "
+                f"Learning: {self.rows} tokens from row {self.first_row} do not fit the text encoder's "
+                f"{window} rows. "
                 f"Use at most {window - self.first_row} tokens."
             )
         if self.only_segments is not None and self.settings.parametrisation == "shared":
             raise LearningError(
-                "Learning: shared segments are trained together. Set segments to 'separate' to train some alone."
+                "Learning: shared segments are trained together. Set segments to 'separate' to train some "
+                "alone."
             )
         if self.settings.direction_weight:
             _check_width(None if self.direction is None else len(self.direction.projection), width)
@@ -101,8 +104,8 @@ class LearningRequest:
         return self.only_segments or tuple(range(self.settings.segments))
 
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with: the model, the pairs, the words and the settings that decide what a
-        step learns."""
+        """What a checkpoint must agree with: the model, the pairs, the words and the settings that decide
+        what a step learns."""
         pairs = hashlib.sha256(self.latents.digest.encode())
         if not self.latents.digest:
             for latent in (*self.latents.before, *self.latents.after):
@@ -130,10 +133,10 @@ def with_direction(
     context_width: int,
     skip_other_clip: bool = False,
 ) -> tuple[LearningSettings, Direction | None]:
-    """Decides whether a run has a direction loss (Visii), the same way for the nodes, the command line and the benchmark.
+    """Decides whether a run has a direction loss (Visii). The one rule for all callers.
 
-    The loss projects the model's text states with CLIP's text projection, so it needs the CLIP that the model's text
-    encoder belongs to:
+    The loss projects the model's text states with CLIP's text projection, so it needs the CLIP that the
+    model's text encoder belongs to:
 
     - Settings without a ``direction_weight`` have no direction.
     - Without a CLIP, ``direction_weight`` becomes 0.
@@ -171,6 +174,7 @@ def _check_width(projection_width: int | None, context_width: int) -> None:
         else f"the one given projects states {projection_width} wide"
     )
     raise LearningError(
-        f"Learning: the direction loss needs a CLIP model whose text states are {context_width} wide; {found}. "
+        f"Learning: the direction loss needs a CLIP model whose text states are {context_width} wide; "
+        f"{found}. "
         "Connect the one that the model's text encoder belongs to, or set the direction weight to 0."
     )

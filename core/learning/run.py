@@ -1,4 +1,4 @@
-"""Runs a learning request from its first step to the instruction, with callbacks for progress and checkpoints."""
+"""Runs a learning request, with callbacks for progress and checkpoints."""
 
 from contextlib import AbstractContextManager, nullcontext
 

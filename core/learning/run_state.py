@@ -1,4 +1,5 @@
-"""State of a learning run as named tensors, for checkpoints: parameters, optimizer, sample streams and losses."""
+"""State of a learning run as named tensors, for checkpoints: parameters, optimizer, sample streams and
+losses."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What each timestep segment is trained on, in an order that a run can go on in."""
+"""Training samples of every timestep segment, in an order that a resumed run continues."""
 
 from collections.abc import Mapping
 
@@ -12,19 +12,19 @@ from .settings import LearningSettings
 
 
 class SegmentStream:
-    """The endless training samples of one segment: shuffled passes over its timesteps, so that each comes once a round.
+    """The endless training samples of one segment: shuffled passes over its timesteps, each timestep once a
+    pass.
 
-    With fresh noise a sample has a random pair and noise of its own; with fixed noise both follow from its timestep.
-
-    Every segment draws from a generator of its own, so what a segment sees does not depend on which others are trained beside it.
+    With fresh noise a sample has a random pair and new noise; with fixed noise both follow from its timestep.
+    Every segment has a separate generator, so its samples do not depend on which other segments are trained.
     """
 
     def __init__(self, segment: int, settings: LearningSettings) -> None:
-        segments, seed = settings.segments, settings.seed
-        self._fixed, self._seed = settings.noise == "fixed", seed
-        self._first, self._last = segment_bounds(segment, segments)
-        # Generators with neighbouring seeds give unrelated streams; the product keeps (seed, segment) pairs apart.
-        self.generator = Generator().manual_seed((seed * 1009 + segment) % SEEDS)
+        self._fixed = settings.noise == "fixed"
+        self._seed = settings.seed
+        self._first, self._last = segment_bounds(segment, settings.segments)
+        # The product gives different seeds to all pairs of seed and segment.
+        self.generator = Generator().manual_seed((settings.seed * 1009 + segment) % SEEDS)
         self.order = torch.empty(0, dtype=torch.int64)
         self.position = 0
 
@@ -42,16 +42,16 @@ class SegmentStream:
         return pair, timestep, torch.randn(latents.after[pair].shape, generator=self.generator)
 
     def mark(self) -> tuple[Tensor, Tensor, int]:
-        """Where the stream is, for :meth:`rewind`."""
+        """The current position, for ``rewind``."""
         return self.generator.get_state(), self.order, self.position
 
     def rewind(self, mark: tuple[Tensor, Tensor, int]) -> None:
-        """Go back to a mark: what comes next is what came then."""
+        """Goes back to a mark: the next samples are those that followed it."""
         self.generator.set_state(mark[0])
         self.order, self.position = mark[1:]
 
     def state(self) -> dict[str, Tensor]:
-        """Where the stream is, for :meth:`load_state`."""
+        """The current position as tensors, for ``load_state``."""
         return {
             "generator": self.generator.get_state(),
             "order": self.order,
@@ -59,14 +59,14 @@ class SegmentStream:
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from :meth:`state`."""
+        """Continues from ``state``."""
         self.rewind((state["generator"].cpu(), state["order"].cpu(), int(state["position"])))
 
     def check_state(self, state: Mapping[str, Tensor]) -> None:
-        """See that :meth:`load_state` can go on from a state.
+        """Checks that a state fits this stream.
 
         Raises:
-            ValueError: it has other tensors, or what they hold is no pass over the segment's timesteps.
+            ValueError: it has other tensors, or its order is not a pass over the segment's timesteps.
         """
         timesteps = torch.arange(self._first, self._last)
         order = timesteps if "order" in state and state["order"].numel() else self.order.new_empty(0)

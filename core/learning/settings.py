@@ -1,4 +1,4 @@
-"""Settings of a learning run and the presets that hold measured or published values."""
+"""Settings of a learning run, and presets with measured or published values."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -27,9 +27,11 @@ class LearningSettings:
     """
 
     space: Literal["attention", "text"] = "attention"
-    """``attention``: keys and values of every layer (InstructBrush). ``text``: the text encoder's states (Visii)."""
+    """``attention``: keys and values of every layer (InstructBrush). ``text``: text encoder states
+    (Visii)."""
     tokens: int | None = 16
-    """m, learned rows; None takes the number of the init phrase's tokens, as the paper does (10 when the phrase is empty)."""
+    """m, learned rows. None takes the number of the init text's tokens, as the paper does (10 if it is
+    empty)."""
     segments: int = 5
     """j, timestep segments."""
     steps: int = 400
@@ -38,20 +40,23 @@ class LearningSettings:
     """Samples of every segment in a step."""
     learning_rate: float = 6e-2
     final_learning_rate: float = 6e-3
-    """Reached by linear decay on the last step."""
+    """Learning rate of the last step, reached by linear decay."""
     objective: Literal["plain", "guided"] = "plain"
     """``plain``: Eq. 5 on the instructed branch. ``guided``: on the three-branch prediction of Eq. 3."""
     parametrisation: Literal["shared", "separate"] = "shared"
-    """``separate``: gamma_j of its own for every segment (the paper). ``shared``: gamma_j = gamma + delta_j, all learned."""
+    """``separate``: a separate gamma_j for every segment (the paper). ``shared``: gamma_j = gamma +
+    delta_j."""
     weighting: Literal["min_snr", "none"] = "min_snr"
     noise: Literal["fresh", "fixed"] = "fresh"
-    """``fresh``: a random pair and new noise for every sample. ``fixed``: every timestep keeps its noise, and its pair t mod n (Visii)."""
+    """``fresh``: a random pair and new noise for every sample. ``fixed``: every timestep t always has the
+    same noise, and pair t mod n (Visii)."""
     noise_weight: float = 1.0
     """Weight of the noise prediction error."""
     direction_weight: float = 0.0
-    """Weight of ``1 - cos`` between what the text states say and how the images differ in CLIP space (Visii; in the space of text)."""
+    """Weight of ``1 - cos`` between the text states and the difference of the images in CLIP space (Visii;
+    text space)."""
     clamp_direction: bool = False
-    """Cut the cosine off at 0.5, as Visii's published code does: beyond it the direction teaches nothing more."""
+    """Limit the cosine to 0.5, as Visii's published code does. Above it the direction has no gradient."""
     clip_norm: float | None = None
     """Largest norm of the whole gradient."""
     include_bos: bool = False
@@ -87,10 +92,11 @@ class LearningSettings:
                 raise LearningError(
                     f"Learning settings: {name} is {getattr(self, name)}, it must lie between 0 and 1000000."
                 )
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
                 raise LearningError(
-                    f"Learning settings: {name} is '{getattr(self, name)}', it must be one of {', '.join(known)}."
+                    f"Learning settings: {name} is '{getattr(self, name)}', it must be one of "
+                    f"{', '.join(choices)}."
                 )
         if self.direction_weight and self.space == "attention":
             raise LearningError(
@@ -98,7 +104,8 @@ class LearningSettings:
             )
 
     def decisive(self) -> dict[str, Any]:
-        """The settings that decide what a step learns from: not how many there are, nor the guidance of previews."""
+        """The settings that decide what a step learns: all but the number of steps and the guidance of
+        previews."""
         idle = {"steps"}
         if self.objective == "plain":
             idle |= {"text_scale", "image_scale"}
@@ -123,10 +130,11 @@ PAPER = LearningSettings(
     text_scale=7.5,
     image_scale=1.5,
 )
-"""The paper's: 1000 steps for each of 5 segments (here at once), lr 1e-3, m = tokens of the init phrase, separate segments."""
+"""The paper's settings: 1000 steps, rate 1e-3, m = tokens of the init text, 5 separate segments (trained
+together here)."""
 
 POCKET = LearningSettings()
-"""What served the built-in model best."""
+"""The best settings measured for the built-in model."""
 
 VISII = LearningSettings(
     space="text",
@@ -145,7 +153,8 @@ VISII = LearningSettings(
     text_scale=7.5,
     image_scale=1.5,
 )
-"""Visii's: the rows of the init phrase, every timestep once in 1000 steps with noise of its own, guided error and CLIP direction."""
+"""Visii's settings: rows of the init text, every timestep once in 1000 steps, fixed noise, guided error, CLIP
+direction."""
 
 POCKET_TEXT = LearningSettings(
     space="text",
@@ -160,22 +169,24 @@ POCKET_TEXT = LearningSettings(
     direction_weight=0.1,
     clip_norm=1.0,
 )
-"""Visii on the built-in model: as many samples as its settings for keys and values see, and the objective that served it best there."""
+"""Visii on the built-in model: as many samples as with ``POCKET``, and the best objective measured for it."""
 
 PRESETS = {"attention": {"pocket": POCKET, "paper": PAPER}, "text": {"pocket": POCKET_TEXT, "paper": VISII}}
 """Space -> name -> settings."""
 
 
 def preset_for(family: str, space: str = "attention") -> LearningSettings:
-    """What suits a model family: measured settings for the pocket editor, the papers' for full-size models."""
+    """The default settings of a model family: measured for the pocket editor, the papers' for full-size
+    models."""
     return PRESETS[space]["pocket" if family == POCKET_FAMILY.name else "paper"]
 
 
 def read_changes(texts: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
-    """Read ``SPACE.NAME=VALUE`` (``attention.tokens=8``, ``text.clip_norm=null``) into settings to change, by space.
+    """Reads texts ``SPACE.NAME=VALUE`` (``attention.tokens=8``, ``text.clip_norm=null``) into changed
+    settings by space.
 
     Raises:
-        LearningError: no such space or setting, or a value that the setting does not take.
+        LearningError: a space or setting does not exist, or a setting does not take the value.
     """
     changes: dict[str, dict[str, Any]] = {space: {} for space in PRESETS}
     names = [field.name for field in fields(LearningSettings) if field.name not in ("space", "seed")]
@@ -184,25 +195,27 @@ def read_changes(texts: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
         space, _, name = key.partition(".")
         if space not in changes or name not in names:
             raise LearningError(
-                f"Learning settings: '{text}' is not SPACE.NAME=VALUE with a space of {', '.join(changes)} and a name of {', '.join(names)}."
+                f"Learning settings: '{text}' is not SPACE.NAME=VALUE with a space of {', '.join(changes)} "
+                f"and a name of {', '.join(names)}."
             )
         try:
             value = json.loads(written)
         except json.JSONDecodeError:
             value = written
         changes[space][name] = value
-        default = getattr(LearningSettings(), name)
-        takes = (
-            (type(default),)
-            if isinstance(default, bool | str)
-            else (int,)
-            if isinstance(default, int)
-            else (int, float)
-        )
-        if type(value) not in takes and not (value is None and name in ("tokens", "clip_norm")):
+        types = _types_of(name)
+        if type(value) not in types and not (value is None and name in ("tokens", "clip_norm")):
             raise LearningError(
-                f"Learning settings: {key} is '{written}', it must be of type {takes[-1].__name__}."
+                f"Learning settings: {key} is '{written}', it must be of type {types[-1].__name__}."
             )
-        # Checks the value itself.
+        # Checks the range of the value.
         replace(PRESETS[space]["pocket"], **{name: value})
     return changes
+
+
+def _types_of(name: str) -> tuple[type, ...]:
+    """The types that a setting takes, by its default."""
+    default = getattr(LearningSettings(), name)
+    if isinstance(default, bool | str):
+        return (type(default),)
+    return (int,) if isinstance(default, int) else (int, float)

@@ -13,9 +13,9 @@ from .settings import LearningSettings
 class Space(Protocol):
     """Learned tensors, and the part of an injection that they make.
 
-    Every learned tensor has values for each of j segments. With ``separate`` segments the parameter is a tensor
-    [j, m, width]. With ``shared`` segments there are two parameters, ``gamma`` [m, width] and ``delta`` [j, m, width],
-    and the values are ``gamma_j = gamma + delta_j``.
+    Every learned tensor has values for each of j segments. With ``separate`` segments the parameter is a
+    tensor [j, m, width]. With ``shared`` segments there are two parameters, ``gamma`` [m, width] and
+    ``delta`` [j, m, width], and the values are ``gamma_j = gamma + delta_j``.
     """
 
     parameters: dict[str, Tensor]
@@ -71,7 +71,8 @@ def _delta_name(name: str) -> str:
 
 
 class AttentionSpace(_SegmentedTensors):
-    """InstructBrush: keys and values of every cross-attention layer, starting from the projected init text."""
+    """InstructBrush: keys and values of every cross-attention layer, starting from the projected init
+    text."""
 
     def __init__(
         self, denoiser: Denoiser, context: Tensor, start: int, tokens: int, settings: LearningSettings

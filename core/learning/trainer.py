@@ -29,8 +29,8 @@ _HEADER_BYTES = 200_000
 
 
 class Trainer:
-    """The steps of one learning run. It can be stopped between any two steps, saved, and continued exactly (see
-    ``checkpoint``).
+    """The steps of one learning run. It can be stopped between any two steps, saved, and continued exactly
+    (see ``checkpoint``).
 
     Args:
         request: what to learn from, and how.
@@ -56,8 +56,8 @@ class Trainer:
         pixels = max(math.prod(latent.shape[-2:]) for latent in self.latents.after)
         self.loss_scale = 1.0
         if self.denoiser.dtype == torch.float16:
-            # Gradients of a mean over many pixels underflow in half precision. A power of two changes no digit, and
-            # this one is far below overflow.
+            # Gradients of a mean over many pixels underflow in half precision. A power of two changes no
+            # digit, and this one is far below overflow.
             self.loss_scale = 2.0 ** round(math.log2(max(pixels / 4, 1)))
         self.replay = Replay(self._step, self._changed, self._gradients)
         samples = len(self._trained) * self.settings.batch
@@ -91,8 +91,9 @@ class Trainer:
         """Steps until ``settings.steps`` are done.
 
         Args:
-            after_step: called after every step with (steps done, steps in all). An exception in it stops learning
-                between two steps, and the trainer stays valid: it can be saved, continued or made into an instruction.
+            after_step: called after every step with (steps done, steps in all). An exception in it stops
+                learning between two steps, and the trainer stays valid: it can be saved, continued or made
+                into an instruction.
         """
         try:
             with torch.enable_grad():
@@ -140,10 +141,10 @@ class Trainer:
             raise
 
     def _step(self, inputs: Sequence[Tensor]) -> Tensor:
-        """One step on samples, given as the fields of ``Samples`` one after another; returns the segments' mean loss."""
+        """One step on the fields of ``Samples``, one batch after another; returns the segments' mean loss."""
         assert self._memory.plan is not None
         self.optimizer.zero_grad(set_to_none=True)
-        # A mean over each segment's samples, so that a segment's gradient is what it would be if trained alone.
+        # A mean over each segment's samples: a segment has the gradient it would have if trained alone.
         weight = self.loss_scale * self.settings.noise_weight / self.settings.batch
         total = torch.zeros((), device=self.denoiser.device)
         fields = len(Samples._fields)

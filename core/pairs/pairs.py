@@ -1,4 +1,4 @@
-"""Before/after pairs: read from a folder or made from images in memory, brought to one size, and checked before anything is learned from them."""
+"""Before/after pairs: read from folders or made from images in memory, brought to one size, and checked."""
 
 import math
 import os
@@ -16,29 +16,33 @@ from ..errors import PairError
 from ..storage.image_files import OpenedImage, open_image
 from ..storage.image_sizes import VAE_STRIDE, Size, covering, padded, same_ratio, scaled, vae_cropped
 from ..storage.image_tensors import from_image, image_batch, on_white, to_image
-from .layouts import ListedPair, pairs_below, pairs_in
+from .layouts import pairs_below, pairs_in
+from .pair_lists import ListedPair, Refuse
 
 MAX_PAIRS = 1000
 MIN_SIDE = 16
 _MOST_SIDE = 4096
+# Images whose size is not chosen are scaled down to this, the largest size that editing models are made for.
 _MOST_PIXELS = 1024 * 1024
-"""Of an image whose size is not chosen: the largest editing models were made for so many."""
+# Most pairs that are left out and named one by one. All are counted.
 _MAX_LISTED = 20
-"""Pairs that were left out and are told one by one; all are counted."""
 _THUMBNAIL_SIDE = 128
 
 Fit = Literal["stop", "crop", "pad"]
-"""What becomes of a pair whose images have different aspect ratios: an error, the middle of both, or both whole with what lacks filled up."""
+"""What to do with a pair of two aspect ratios: raise an error, crop to the middle, or pad the border."""
 FITS: tuple[Fit, ...] = get_args(Fit)
 
-_DONE = {
+# Changes that are made to pairs -> what users are told about them.
+_CHANGES = {
     "scaled": "before and after have two sizes: the larger image is scaled to the smaller one",
-    "trimmed": "sides are no multiples of 8: the middle of both images is taken",
-    "shrunk": "images of more than 1024 x 1024 pixels are scaled down to that many; choose a size to learn at another",
-    "crop": "before and after have two aspect ratios: the larger image is scaled and cropped to the smaller one",
-    "pad": "before and after have two aspect ratios: the larger image is scaled into the smaller one's size, and its border repeated around it",
+    "trimmed": "sides are not multiples of 8: the middle of both images is used",
+    "shrunk": "images of more than 1024 x 1024 pixels are scaled down to that; "
+    "choose a size to learn at another",
+    "crop": "before and after have two aspect ratios: "
+    "the larger image is scaled and cropped to the smaller one",
+    "pad": "before and after have two aspect ratios: "
+    "the larger image is scaled into the smaller one's size, and its border is repeated",
 }
-"""What can be done to a pair -> what people are told."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,11 @@ class EditPair:
 
 @dataclass(frozen=True)
 class EditPairs:
-    """At least one pair; every pair's two images have one size, which may differ from pair to pair."""
+    """At least one pair. The two images of a pair have one size; pairs may differ in size."""
 
     pairs: tuple[EditPair, ...]
     remarks: tuple[str, ...] = ()
-    """What was left out, and what was done to images, in sentences."""
+    """Sentences about pairs that were left out, and about changes to images."""
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -68,7 +72,7 @@ class EditPairs:
         return iter(self.pairs)
 
     def without(self, index: int) -> "EditPairs":
-        """All but one pair, held out to watch learning; itself when it is the only pair."""
+        """All pairs but one; the same pairs if there is only one."""
         rest = tuple(pair for position, pair in enumerate(self.pairs) if position != index % len(self.pairs))
         return EditPairs(rest) if rest else self
 
@@ -80,61 +84,83 @@ class MixedRatiosError(PairError):
 def load_pairs(
     folder: str | Path, size: int | None = None, fit: Fit = "stop", strict: bool = False
 ) -> EditPairs:
-    """Read the pairs of a folder, or of the folders below it; see :mod:`.layouts` for how they may lie there.
+    """Reads the pairs of a folder, or of the folders below it; see core/pairs/layouts.py for the layouts.
 
-    Before and after of one aspect ratio are brought to the smaller one's size. Without ``size``, sides are cropped to multiples of 8,
-    and images of more than 1024 x 1024 pixels scaled down to that many.
+    If before and after have one aspect ratio, both get the smaller one's size. Without ``size``, sides are
+    cropped to multiples of 8, and images of more than 1024 x 1024 pixels are scaled down to that.
 
     Args:
         folder: where the images are.
-        size: when given, every image is scaled to cover a square of this many pixels and cropped at its centre.
-        fit: what becomes of a pair whose images have different aspect ratios.
-        strict: stop at the first pair that cannot be read. Otherwise it is left out and told in ``remarks``, as long as one is left.
+        size: scale every image to cover a square of this many pixels, and crop it to the square.
+        fit: what to do with a pair of two aspect ratios.
+        strict: stop at the first pair that cannot be read. Otherwise such pairs are left out and named in
+            ``remarks``.
 
     Raises:
-        PairError: no folder, a size out of range, no pairs, none that can be read, different aspect ratios within a pair, two images of one name, a list
-            that is malformed.
+        PairError: the folder does not exist, the size is out of range, there are no pairs or none that can be
+            read, a pair has two aspect ratios, two images have one name, or a list is malformed.
     """
     if size is not None and not MIN_SIDE <= size <= _MOST_SIDE:
         raise PairError(
-            f"Size: {size} x {size} pixels are not possible. Choose between {MIN_SIDE} and {_MOST_SIDE}, best what the model was made for."
+            f"Size: {size} x {size} pixels are not possible. "
+            f"Choose between {MIN_SIDE} and {_MOST_SIDE}, best the size that the model was made for."
         )
     folder = Path(folder)
-    if not os.path.isdir(folder):
-        fault = "is a file" if os.path.isfile(folder) else "does not exist"
-        raise PairError(
-            f"Pairs folder '{str(folder)[:200]}' {fault}. Put the images in a folder and give its path."
-        )
     refused: list[PairError] = []
-    found = pairs_below(folder, refused.append)
-    if not found and not refused:
-        raise PairError(
-            f"Pairs folder '{folder.name}' holds no pairs. Name the images 0_0.png (before) and 0_1.png (after), 1_0.png and 1_1.png and so on, "
-            "or use sub-folders before/ and after/ with equal names, or a pairs.json."
-        )
-    if len(found) > MAX_PAIRS:
-        raise PairError(
-            f"Pairs folder '{folder.name}' holds {len(found)} pairs, at most {MAX_PAIRS} can be learned from. Choose the clearest ones."
-        )
+    found = _find(folder, refused.append)
     pairs: list[EditPair] = []
-    done: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     remarks: list[str] = []
     for listed in found:
         if strict and refused:
             break
         try:
-            pair, deeds, said = _read(listed, size, fit)
+            pair, changes, file_remarks = _read(listed, size, fit)
         except MixedRatiosError:
             raise
         except PairError as error:
             refused.append(error)
         else:
             pairs.append(pair)
-            done.update(deeds)
-            remarks += said
+            counts.update(changes)
+            remarks += file_remarks
     if refused and (strict or not pairs):
         raise refused[0]
-    return EditPairs(tuple(pairs), (*remarks, *_left_out(refused, len(pairs)), *_told(done)))
+    return EditPairs(tuple(pairs), (*remarks, *_left_out(refused, len(pairs)), *_changed(counts)))
+
+
+def _find(folder: Path, refuse: Refuse) -> list[ListedPair]:
+    """The files of the pairs of a folder.
+
+    Raises:
+        PairError: the folder does not exist, it holds no pairs or too many, or a list is malformed.
+    """
+    if not os.path.isdir(folder):
+        fault = "is a file" if os.path.isfile(folder) else "does not exist"
+        raise PairError(
+            f"Pairs folder '{str(folder)[:200]}' {fault}. Put the images in a folder and give its path."
+        )
+    refused: list[PairError] = []
+
+    def count(error: PairError) -> None:
+        refused.append(error)
+        refuse(error)
+
+    found = pairs_below(folder, count)
+    if not found and not refused:
+        raise PairError(
+            f"Pairs folder '{folder.name}' holds no pairs. Name the images 0_0.png (before) and 0_1.png "
+            "(after), "
+            "1_0.png and 1_1.png and so on, or use sub-folders before/ and after/ with equal names, or a "
+            "pairs.json."
+        )
+    if len(found) > MAX_PAIRS:
+        raise PairError(
+            f"Pairs folder '{folder.name}' holds {len(found)} pairs, at most {MAX_PAIRS} can be learned "
+            "from. "
+            "Choose the clearest ones."
+        )
+    return found
 
 
 def make_pairs(
@@ -143,30 +169,36 @@ def make_pairs(
     names: Sequence[str] | None = None,
     fit: Fit = "stop",
 ) -> EditPairs:
-    """Pairs from images in memory. Before and after of one aspect ratio are brought to the smaller one's size.
+    """Makes pairs of images in memory. If before and after have one aspect ratio, both get the smaller one's
+    size.
 
     Args:
-        before, after: what :func:`~..storage.image_tensors.image_batch` takes (transparency is dropped); or several of them, which may differ in size.
-        names: names for messages, one for each pair; numbers when not given.
-        fit: what becomes of a pair whose images have different aspect ratios.
+        before, after: batches that ``image_batch`` takes (transparency is dropped), or several batches, which
+            may differ in size.
+        names: names for messages, one for each pair; numbers if not given.
+        fit: what to do with a pair of two aspect ratios.
 
     Raises:
-        PairError: different numbers of images, different aspect ratios within a pair, or no images at all.
+        PairError: different numbers of images, two aspect ratios within a pair, or no images.
     """
-    sides = [_images_of(batches) for batches in (before, after)]
-    counts = [len(side) for side in sides]
+    images_before = _images_of(before)
+    images_after = _images_of(after)
+    counts = [len(images_before), len(images_after)]
     if counts[0] != counts[1]:
         raise PairError(
-            f"Pairs: {counts[0]} images before but {counts[1]} after. Every image needs its twin, in the same order: give batches of equal length."
+            f"Pairs: {counts[0]} images before but {counts[1]} after. Every image needs its twin, in the "
+            "same order: give batches of equal length."
         )
     if not 1 <= counts[0] <= MAX_PAIRS:
         raise PairError(f"Pairs: {counts[0]} pairs were given, between 1 and {MAX_PAIRS} are needed.")
-    pairs, done = [], Counter[str]()
-    for name, first, second in zip(names or map(str, range(counts[0])), *sides, strict=True):
-        first, second, deeds = alike(name, first, second, fit)
+    names = names or [str(number) for number in range(counts[0])]
+    pairs: list[EditPair] = []
+    changed: Counter[str] = Counter()
+    for name, first, second in zip(names, images_before, images_after, strict=True):
+        first, second, changes = alike(name, first, second, fit)
         pairs.append(check_pair(name, first, second))
-        done.update(deeds)
-    return EditPairs(tuple(pairs), _told(done))
+        changed.update(changes)
+    return EditPairs(tuple(pairs), _changed(changed))
 
 
 def thumbnail(pairs: EditPairs) -> Image.Image:
@@ -182,19 +214,21 @@ def thumbnail(pairs: EditPairs) -> Image.Image:
 
 
 def check_pair(name: str, before: Tensor, after: Tensor) -> EditPair:
-    """A pair of two images [H, W, 3].
+    """Makes a pair of two images [H, W, 3].
 
     Raises:
-        PairError: sizes that differ, a side below 16 pixels, values that are not finite.
+        PairError: the sizes differ, a side is below 16 pixels, or a value is not finite.
     """
     if before.shape != after.shape:
         raise PairError(
-            f"Pair '{name}': before is {before.shape[1]} x {before.shape[0]}, after is {after.shape[1]} x {after.shape[0]}. "
+            f"Pair '{name}': before is {before.shape[1]} x {before.shape[0]}, after is {after.shape[1]} x "
+            f"{after.shape[0]}. "
             "Both images of a pair must have the same size: crop or scale them alike."
         )
     if min(before.shape[:2]) < MIN_SIDE:
         raise PairError(
-            f"Pair '{name}' is {before.shape[1]} x {before.shape[0]}: each side needs at least {MIN_SIDE} pixels."
+            f"Pair '{name}' is {before.shape[1]} x {before.shape[0]}: each side needs at least {MIN_SIDE} "
+            "pixels."
         )
     if not (torch.isfinite(before).all() and torch.isfinite(after).all()):
         raise PairError(f"Pair '{name}' holds values that are not finite. Save the images again.")
@@ -204,14 +238,16 @@ def check_pair(name: str, before: Tensor, after: Tensor) -> EditPair:
 def alike(
     name: str, before: Tensor, after: Tensor, fit: Fit = "stop"
 ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Before and after of a pair [H, W, 3] at one size: the smaller one's. An edit that lost an edge of less than 8 pixels in a VAE lies in the middle of its
-    source.
+    """Brings before and after [H, W, 3] to one size, the smaller one's.
+
+    A difference of less than 8 pixels comes from a VAE that trimmed the edges: the larger image is cropped to
+    its middle.
 
     Returns:
-        Both, and what was done: keys for remarks.
+        Both images, and the changes: keys of ``_CHANGES``.
 
     Raises:
-        MixedRatiosError: different aspect ratios, and ``fit`` is "stop".
+        MixedRatiosError: two aspect ratios, and ``fit`` is "stop".
     """
     sizes = [_size(before), _size(after)]
     if sizes[0] == sizes[1]:
@@ -229,10 +265,11 @@ def alike(
 
 
 def find_pairs(folder: Path) -> list[tuple[str, Path, Path]]:
-    """(name, before, after) of every pair of a folder; nothing is opened.
+    """(name, before, after) of every pair of a folder. Opens no image.
 
     Raises:
-        PairError: a missing twin, two images of one name, a malformed list, a name in it that is no file of the folder.
+        PairError: an image without its twin, two images of one name, a malformed list, or a name in it that
+            is not a file of the folder.
     """
     return [(pair.name, pair.before, pair.after) for pair in pairs_in(folder)]
 
@@ -240,48 +277,54 @@ def find_pairs(folder: Path) -> list[tuple[str, Path, Path]]:
 def _read(
     listed: ListedPair, size: int | None, fit: Fit
 ) -> tuple[EditPair, tuple[str, ...], tuple[str, ...]]:
-    """A pair at its working size, what was done to it, and what is to be said of its files."""
+    """A pair at its working size, the changes made to it, and remarks about its files."""
     files = listed.before, listed.after
     if size is not None:
         opened = [_open_near(file, size) for file in files]
         if same_ratio(opened[0].size, opened[1].size):
-            before, after = (
+            squares = [
                 from_image(ImageOps.fit(on_white(each.image), (size, size), Image.Resampling.LANCZOS))
                 for each in opened
-            )
-            return check_pair(listed.name, before, after), (), (*opened[0].remarks, *opened[1].remarks)
+            ]
+            remarks = (*opened[0].remarks, *opened[1].remarks)
+            return check_pair(listed.name, squares[0], squares[1]), (), remarks
     opened = [open_image(file, file.name) for file in files]
-    before, after, deeds = alike(
-        listed.name, from_image(on_white(opened[0].image)), from_image(on_white(opened[1].image)), fit
-    )
+    images = [from_image(on_white(each.image)) for each in opened]
+    before, after, changes = alike(listed.name, images[0], images[1], fit)
+    height, width = _size(before)
     if size is not None:
-        before, after = covering(before, (size, size)), covering(after, (size, size))
-    elif math.prod(_size(before)) > _MOST_PIXELS:
-        height, width = (
-            max(round(side * math.sqrt(_MOST_PIXELS / math.prod(_size(before))) / VAE_STRIDE), 1) * VAE_STRIDE
-            for side in _size(before)
-        )
-        before, after, deeds = (
-            scaled(before, (height, width)),
-            scaled(after, (height, width)),
-            (*deeds, "shrunk"),
-        )
-    elif vae_cropped(before) is not before and min(_size(before)) >= MIN_SIDE:
-        before, after, deeds = vae_cropped(before), vae_cropped(after), (*deeds, "trimmed")
-    return check_pair(listed.name, before, after), deeds, (*opened[0].remarks, *opened[1].remarks)
+        before = covering(before, (size, size))
+        after = covering(after, (size, size))
+    elif height * width > _MOST_PIXELS:
+        shrunk = _shrunk_side(height, height * width), _shrunk_side(width, height * width)
+        before = scaled(before, shrunk)
+        after = scaled(after, shrunk)
+        changes = (*changes, "shrunk")
+    elif vae_cropped(before) is not before and min(height, width) >= MIN_SIDE:
+        before = vae_cropped(before)
+        after = vae_cropped(after)
+        changes = (*changes, "trimmed")
+    remarks = (*opened[0].remarks, *opened[1].remarks)
+    return check_pair(listed.name, before, after), changes, remarks
+
+
+def _shrunk_side(side: int, pixels: int) -> int:
+    """A side of an image of so many pixels, scaled down to ``_MOST_PIXELS``, as a multiple of the VAE's
+    stride."""
+    return max(round(side * math.sqrt(_MOST_PIXELS / pixels) / VAE_STRIDE), 1) * VAE_STRIDE
 
 
 def _open_near(file: Path, size: int) -> OpenedImage:
-    """An image that is decoded smaller where it is far larger than a square of so many pixels."""
+    """Opens an image, at a smaller scale if it is far larger than a square of ``size`` pixels."""
     return open_image(file, file.name, lambda width, height: min(width, height) // (2 * size))
 
 
 def _images_of(batches: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    """Every image [H, W, 3] of a batch, or of several."""
-    given = [batches] if isinstance(batches, Tensor) else list(batches)
-    return [
-        image[..., :3].float().cpu() for batch in given for image in image_batch(batch, "Pairs", PairError)
-    ]
+    """Every image [H, W, 3] of one or several batches."""
+    images: list[Tensor] = []
+    for batch in [batches] if isinstance(batches, Tensor) else batches:
+        images += [image[..., :3].float().cpu() for image in image_batch(batch, "Pairs", PairError)]
+    return images
 
 
 def _size(image: Tensor) -> Size:
@@ -290,7 +333,8 @@ def _size(image: Tensor) -> Size:
 
 def _mixed(name: str, before: Size, after: Size) -> MixedRatiosError:
     return MixedRatiosError(
-        f"Pair '{name}': before is {before[1]} x {before[0]}, after is {after[1]} x {after[0]}, which is another aspect ratio. Crop or scale both alike, or "
+        f"Pair '{name}': before is {before[1]} x {before[0]}, after is {after[1]} x {after[0]}, which is "
+        "another aspect ratio. Crop or scale both alike, or "
         "set fit to crop or pad."
     )
 
@@ -304,8 +348,8 @@ def _left_out(refused: Sequence[PairError], left: int) -> tuple[str, ...]:
     )
 
 
-def _told(done: Counter[str]) -> tuple[str, ...]:
-    return tuple(f"{_pairs(done[deed])}: {text}." for deed, text in _DONE.items() if done[deed])
+def _changed(counts: Counter[str]) -> tuple[str, ...]:
+    return tuple(f"{_pairs(counts[change])}: {text}." for change, text in _CHANGES.items() if counts[change])
 
 
 def _pairs(count: int) -> str:

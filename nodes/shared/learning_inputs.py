@@ -1,4 +1,4 @@
-"""Inputs that the learning nodes have in common."""
+"""Inputs and outputs that both learning nodes have."""
 
 from comfy_api.latest import io
 
@@ -9,21 +9,25 @@ from .socket_types import InstructionSocket, Pairs
 
 
 def sources() -> list[io.Input]:
-    """What to learn on, from, and beginning with."""
+    """Model, pairs and init text."""
     return [
         io.Model.Input(
-            "model", tooltip="An InstructPix2Pix model, with whatever LoRA it is to be used with."
+            "model", tooltip="An InstructPix2Pix model, with the LoRAs that it will be used with."
         ),
         io.Clip.Input("clip", tooltip="Its text encoder."),
         io.Vae.Input("vae", tooltip="Its autoencoder."),
         Pairs.Input(
             "pairs",
-            tooltip="Images before and after the edit. Four to ten pairs that share the edit and little else work best; one is enough to begin.",
+            tooltip="Images before and after the edit. Four to ten pairs that share the edit and little else "
+            "work best; "
+            "one is enough to start.",
         ),
         io.String.Input(
             "init_text",
             default="",
-            tooltip="Words that come close to the edit, such as 'make it snowy'. Learning begins with them; empty begins with nothing.",
+            tooltip="Words that are close to the edit, such as 'make it snowy'. Learning starts from them. "
+            "May be empty. "
+            "Words that do not fit into the text encoder's window are cut.",
         ),
     ]
 
@@ -51,35 +55,39 @@ def watching() -> list[io.Input]:
             default=0,
             min=0,
             max=1000,
-            tooltip="Number of a pair that is kept out of learning and previewed: whether it comes out right shows what was really learned. "
-            "0 keeps none out and previews the first.",
+            tooltip="Number of a pair that is previewed and not used for learning, to show how well the edit "
+            "transfers. "
+            "0 uses all pairs and previews the first.",
         ),
     ]
 
 
 def running() -> list[io.Input]:
-    """How a run makes do with memory and interruptions."""
+    """Memory and resuming."""
     return [
         io.Boolean.Input(
             "gradient_checkpointing",
             optional=True,
             default=False,
-            tooltip="Recompute instead of keeping: about a third slower, a third of the memory. A run that would not fit switches it on by itself.",
+            tooltip="Recompute activations instead of storing them: about a third slower, a third of the "
+            "memory. A run that "
+            "does not fit into memory switches it on.",
             advanced=True,
         ),
         io.Boolean.Input(
             "resume",
             optional=True,
             default=True,
-            tooltip="Go on with a stopped run of the same model, pairs, words and settings; steps and previews may differ. With the same steps the "
-            "result is the same as without stopping.",
+            tooltip="Resume a stopped run of the same model, pairs, words and settings; "
+            "steps and previews may differ. With "
+            "the same steps the result is the same as without stopping.",
             advanced=True,
         ),
     ]
 
 
 def scales() -> list[io.Input]:
-    """Guidance of the guided objective and of previews."""
+    """Guidance scales of the guided objective and of previews."""
     return [
         io.Float.Input(
             "text_scale",
@@ -88,7 +96,8 @@ def scales() -> list[io.Input]:
             min=DEFAULT_SCALE,
             max=30.0,
             step=0.1,
-            tooltip="s_T of the guided objective and of previews. -1 takes what suits the model (7.5; 2 for the pocket editor).",
+            tooltip="s_T of the guided objective and of previews. -1 is the model's default (7.5; "
+            "2 for the pocket editor).",
             advanced=True,
         ),
         io.Float.Input(
@@ -105,26 +114,28 @@ def scales() -> list[io.Input]:
 
 
 def noise() -> io.Input:
-    """Fresh or fixed."""
+    """Fresh or fixed noise."""
     return Choice(
         "noise",
         options=["fresh", "fixed"],
         default="fresh",
         optional=True,
-        tooltip="fresh: new noise for every sample. fixed: every timestep keeps its noise and its pair, and Fixed Noise samples with it again (Visii).",
+        tooltip="fresh: new noise for every sample. fixed: every timestep always has the same noise and the "
+        "same pair, and "
+        "Fixed Noise samples with the same noise (Visii).",
         advanced=True,
     )
 
 
 def learning_rate(default: float, tooltip: str) -> io.Input:
-    """The rate of the first step."""
+    """Learning rate of the first step."""
     return io.Float.Input(
         "learning_rate", default=default, min=0.000001, max=1.0, step=0.0001, round=0.000001, tooltip=tooltip
     )
 
 
 def final_learning_rate(default: float) -> io.Input:
-    """The rate of the last step."""
+    """Learning rate of the last step."""
     return io.Float.Input(
         "final_learning_rate",
         optional=True,
@@ -133,14 +144,14 @@ def final_learning_rate(default: float) -> io.Input:
         max=1.0,
         step=0.0001,
         round=0.000001,
-        tooltip="The rate falls to this value by the last step.",
+        tooltip="The learning rate falls to this value by the last step.",
         advanced=True,
     )
 
 
 def learned() -> io.Output:
-    """What comes out of every learning node."""
+    """The learned instruction."""
     return InstructionSocket.Output(
         display_name="INSTRUCTION",
-        tooltip="What was learned, for Apply Instruction, Edit Guider and Save Instruction.",
+        tooltip="The learned instruction, for Apply Instruction, Edit Guider and Save Instruction.",
     )

@@ -1,4 +1,4 @@
-"""The phrases that Unique Phrases chooses from, and their features, computed once for each model and list."""
+"""Word lists of Unique Phrases, and their features, computed once for each model and list."""
 
 import hashlib
 import logging
@@ -23,17 +23,18 @@ DEFAULT_LISTS = ("flavors", "mediums", "movements")
 """The paper's vocabulary, without names of artists and sites."""
 
 CHUNK = 2048
-"""Texts that are encoded, and phrases that are ranked, at a time; clip-interrogator's size, which its ranking depends on."""
+"""Phrases that are ranked at a time: clip-interrogator's size, which its ranking depends on."""
 
+# The sites of clip-interrogator's trending list, which clip-interrogator has in its code.
 _SITES = (
-    "Artstation", "behance", "cg society", "cgsociety", "deviantart", "dribble", "flickr", "instagram", "pexels",
-    "pinterest", "pixabay", "pixiv", "polycount", "reddit", "shutterstock", "tumblr", "unsplash", "zbrush central",
+    "Artstation", "behance", "cg society", "cgsociety", "deviantart", "dribble", "flickr", "instagram",
+    "pexels", "pinterest", "pixabay", "pixiv", "polycount", "reddit", "shutterstock", "tumblr", "unsplash",
+    "zbrush central",
 )  # fmt: skip
-"""The sites of clip-interrogator's trending list, which it keeps in its code."""
 
 
 def lists_for(clip: ClipModel) -> tuple[str, ...]:
-    """The lists that suit a model: the pocket editor's for its own CLIP, the paper's for every other."""
+    """The default lists of a model: the pocket editor's for the pocket CLIP, the paper's for others."""
     return (POCKET,) if clip.name == POCKET_NAME else DEFAULT_LISTS
 
 
@@ -41,11 +42,12 @@ def read_list(name: str) -> list[str]:
     """The phrases of one list, in its order.
 
     Args:
-        name: ``flavors``, ``mediums``, ``movements``, ``artists`` or ``trending`` (clip-interrogator's), or ``pocket``.
+        name: ``flavors``, ``mediums``, ``movements``, ``artists`` or ``trending`` (clip-interrogator's), or
+            ``pocket``.
 
     Raises:
-        LearningError: there is no such list.
-        ModelError: the package clip-interrogator, which brings the list, is not installed.
+        LearningError: the list does not exist.
+        ModelError: the list is part of the package clip-interrogator, which is not installed.
     """
     if name == POCKET:
         return _lines(Path(__file__).parent / "vocabulary_pocket.txt")
@@ -57,11 +59,12 @@ def read_list(name: str) -> list[str]:
         ]
     if name not in INTERROGATOR:
         raise LearningError(f"Word list '{name}' does not exist. Choose from {', '.join(LISTS)}.")
-    # Its files are read where they lie: importing the package would bring in captioning models.
+    # The files are read without importing the package, which would load captioning models.
     spec = find_spec("clip_interrogator")
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
-            f"Word list '{name}' comes with the package clip-interrogator, which is not installed. Run: pip install --no-deps clip-interrogator. "
+            f"Word list '{name}' comes with the package clip-interrogator, which is not installed. Run: "
+            "pip install --no-deps clip-interrogator. "
             "Or choose the list 'pocket'."
         )
     lines = _lines(Path(spec.submodule_search_locations[0]) / "data" / f"{name}.txt")
@@ -75,8 +78,11 @@ def encode_phrases(
 ) -> Tensor:
     """Normalised features of phrases, fp32 [N, P], computed ``chunk`` at a time.
 
-    Raises:
-        whatever ``progress`` raises.
+    Args:
+        clip: the model.
+        phrases: N phrases.
+        progress: called after every chunk; its exceptions are passed on.
+        chunk: phrases of a batch.
     """
     done: list[Tensor] = []
     for start in range(0, len(phrases), chunk):
@@ -90,16 +96,17 @@ def encode_phrases(
 def list_features(
     clip: ClipModel, name: str, cache: Path | None = None, progress: Progress | None = None
 ) -> tuple[list[str], Tensor]:
-    """The phrases of a list with their normalised features, fp16 [N, P] on the CPU, as clip-interrogator keeps them.
+    """The phrases of a list and their normalised features, fp16 [N, P] on the CPU, as in clip-interrogator.
 
     Args:
         clip: the model.
-        name: as in :func:`read_list`.
-        cache: a folder for what was computed, keyed by model and list; ``None`` computes anew. A damaged file is written again.
+        name: as in ``read_list``.
+        cache: folder for computed features, by model and list; None always computes them. A damaged file is
+            replaced.
         progress: called after every chunk that is computed.
 
     Raises:
-        LearningError, ModelError: as :func:`read_list`.
+        LearningError, ModelError: as in ``read_list``.
     """
     phrases = read_list(name)
     digest = hashlib.sha256("\n".join(phrases).encode()).hexdigest()

@@ -1,4 +1,5 @@
-"""Learns an instruction inside ComfyUI: encodes pairs and init text, runs the request, and shows and saves progress."""
+"""Learns an instruction inside ComfyUI: encodes pairs and init text, runs the request, and shows and saves
+progress."""
 
 import logging
 from dataclasses import dataclass
@@ -75,7 +76,8 @@ class LearningSession:
         null_context, null_pooled = encode_window(inputs.clip, "")
         if context.shape[1] != description.family.context_width:
             raise ModelError(
-                f"Learn Instruction: CLIP gives text states {context.shape[1]} wide, the {description.family.title} "
+                f"Learn Instruction: CLIP gives text states {context.shape[1]} wide, the "
+                f"{description.family.title} "
                 f"needs {description.family.context_width}. "
                 "Connect MODEL, CLIP and VAE of the same Load InstructPix2Pix."
             )
@@ -115,8 +117,8 @@ class LearningSession:
 
         Args:
             display: where progress is shown.
-            resume: continue a stopped run of the same model, pairs, words and settings; its steps and previews may
-                differ.
+            resume: continue a stopped run of the same model, pairs, words and settings; its steps and
+                previews may differ.
 
         Returns:
             The instruction, and everything that the panel showed.

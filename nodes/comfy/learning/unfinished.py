@@ -105,7 +105,8 @@ class Unfinished:
         save_instruction(instruction, folder / self._instruction.name, overwrite=True, thumbnail=self._image)
 
     def remove(self) -> None:
-        """Removes the files of earlier attempts: the run is complete, or its checkpoint must not be resumed from."""
+        """Removes the files of earlier attempts: the run is complete, or its checkpoint must not be resumed
+        from."""
         for file in (self._checkpoint, self._instruction, self._damaged):
             with suppress(OSError):
                 file.unlink(missing_ok=True)

@@ -10,7 +10,8 @@ from instructbrush.tests.support.image_kinds import KINDS, STEP
 
 @pytest.fixture
 def folder(comfy):
-    """before/ with every kind of file, after/ with what they show as plain PNG; and the pixels themselves, as they come out: 20 x 24 cropped to 16 x 24."""
+    """before/ with every kind of file, after/ with what they show as plain PNG; and the pixels themselves, as
+    they come out: 20 x 24 cropped to 16 x 24."""
     home, expected = comfy.base / "input" / "kinds", []
     for side in ("before", "after"):
         (home / side).mkdir(parents=True, exist_ok=True)
@@ -23,7 +24,7 @@ def folder(comfy):
     return "kinds", expected
 
 
-def test_load_edit_pairs_gives_the_right_pixels(comfy, folder):
+def test_load_edit_pairs_returns_the_right_pixels(comfy, folder):
     name, expected = folder
     graph = comfy.graph()
     (pairs,) = comfy.values(graph, graph.node("InstructBrushLoadPairs", folder=name, size=0).out(0))
@@ -31,7 +32,7 @@ def test_load_edit_pairs_gives_the_right_pixels(comfy, folder):
         assert np.abs(pair.before.numpy() - pixels).max() <= STEP, kind
 
 
-def test_outside_the_region_the_pixels_of_every_kind_stay(comfy, folder):
+def test_keeps_pixels_outside_the_region_for_every_kind(comfy, folder):
     name, expected = folder
     graph = comfy.graph()
     parts = Parts(graph)

@@ -1,4 +1,5 @@
-"""Learn Instruction: it learns, it is watched, it is cancelled and goes on exactly, and it keeps nothing broken."""
+"""Learn Instruction: it learns, it is watched, it is cancelled and goes on exactly, and it keeps nothing
+broken."""
 
 import contextlib
 import shutil
@@ -48,7 +49,7 @@ class Cancel:
         self.learner.step = self.original
 
 
-def test_an_instruction_is_learned(comfy):
+def test_learns_an_instruction(comfy):
     result = learned(comfy)
     assert (
         result.info.tokens == 4
@@ -61,14 +62,14 @@ def test_an_instruction_is_learned(comfy):
     assert len(result.info.losses) == 6 and not torch.equal(*next(iter(result.keys.values())))
 
 
-def test_the_same_seed_learns_the_same(comfy):
+def test_same_seed_learns_the_same(comfy):
     first = learned(comfy)
     comfy.forget()
     assert same(first, learned(comfy))
     assert not same(first, learned(comfy, seed=1))
 
 
-def test_progress_and_preview_are_shown(comfy):
+def test_shows_progress_and_previews(comfy):
     graph = comfy.graph()
     node = learning(graph, comfy, Parts(graph), preview_every=3, hold_out=3)
     comfy.forget()
@@ -89,13 +90,13 @@ def test_progress_and_preview_are_shown(comfy):
         "preview": None,
     }  # the image is shown once, in the panel
     assert run.values[0].info.pairs == 2  # one was held out
-    summary = run.data("executed")[-1]["output"]["learning"][0] if run.data("executed") else None
-    assert summary is None or len(summary["losses"]) == 6
+    summary = run.data("executed")[-1]["output"]["learning"][0]
+    assert len(summary["losses"]) == 6
 
 
 @pytest.mark.parametrize("objective", ["plain", "guided"])
 @pytest.mark.parametrize("mode", ["shared", "separate"])
-def test_a_cancelled_run_goes_on_exactly(comfy, objective, mode):
+def test_resumes_a_cancelled_run_exactly(comfy, objective, mode):
     settings = {"objective": objective, "segment_mode": mode, "steps": 5, "seed": 11}
     whole = learned(comfy, **settings, resume=False)
     comfy.forget()
@@ -117,14 +118,16 @@ def test_a_cancelled_run_goes_on_exactly(comfy, objective, mode):
     assert unfinished(comfy) == []
 
 
-def test_a_run_that_memory_ends_is_kept_and_goes_on(comfy, monkeypatch):
+def test_resumes_after_memory_ran_out(comfy, monkeypatch):
     """Memory that was there for three steps, and was then taken by somebody else for good."""
     settings = {"steps": 5, "seed": 12}
     whole = learned(comfy, **settings, resume=False)
     comfy.forget()
     denoiser = comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser
     trainers = comfy.pack("core.learning.trainer")
-    predict, step, done = denoiser.predict, trainers.Trainer.step, []
+    predict = denoiser.predict
+    step = trainers.Trainer.step
+    done = []
 
     def count(trainer):
         step(trainer)
@@ -155,7 +158,7 @@ def test_gradient_checkpointing_learns_the_same(comfy):
         assert torch.allclose(first.keys[site], second.keys[site], atol=1e-5)
 
 
-def test_the_model_keeps_no_gradients_and_samples_as_before(comfy):
+def test_leaves_no_gradients_and_no_changes_in_the_model(comfy):
     graph = comfy.graph()
     parts = Parts(graph)
     model = comfy.values(graph, parts.model)[0]
@@ -167,7 +170,7 @@ def test_the_model_keeps_no_gradients_and_samples_as_before(comfy):
     )
 
 
-def test_a_run_that_is_not_finite_is_refused(comfy):
+def test_rejects_a_run_that_is_not_finite(comfy):
     graph = comfy.graph()
     model = comfy.values(graph, Parts(graph).model)[0].clone()
     model.set_model_attn2_patch(lambda q, k, v, options: (q * float("nan"), k, v))
@@ -181,7 +184,7 @@ def test_a_run_that_is_not_finite_is_refused(comfy):
 
 
 @pytest.mark.parametrize("preset", ["auto", "pocket", "paper"])
-def test_presets_take_the_place_of_the_values(comfy, preset):
+def test_presets_replace_the_values(comfy, preset):
     graph = comfy.graph()
     node = learning(graph, comfy, Parts(graph), preset=preset, seed=7)
     comfy.forget()
@@ -212,14 +215,14 @@ def cancelled(comfy, **settings):
         return comfy.attempt(graph, node.out(0)).data("instructbrush.learn")[-1]["state"]
 
 
-def test_more_steps_and_other_previews_go_on_with_the_same_run(comfy):
+def test_resumes_with_more_steps_and_other_previews(comfy):
     cancelled(comfy, steps=5, seed=2**64 - 1)
     longer = learned(comfy, steps=7, preview_every=2, hold_out=0, seed=2**64 - 1)
     assert longer.info.steps == 7 and longer.info.settings["seed"] == 2**64 - 1
     assert unfinished(comfy) == []
 
 
-def test_a_run_that_is_further_than_asked_for_says_so(comfy):
+def test_says_that_a_resumed_run_has_more_steps_than_asked_for(comfy):
     cancelled(comfy, steps=5, seed=21)
     graph = comfy.graph()
     run = comfy.run(graph, learning(graph, comfy, Parts(graph), steps=2, seed=21).out(0))
@@ -230,7 +233,7 @@ def test_a_run_that_is_further_than_asked_for_says_so(comfy):
     )
 
 
-def test_a_damaged_checkpoint_is_set_aside(comfy):
+def test_sets_a_damaged_checkpoint_aside(comfy):
     settings = {"steps": 5, "seed": 22}
     whole = learned(comfy, **settings, resume=False)
     comfy.forget()
@@ -255,7 +258,7 @@ def blocked(folder):
         folder.unlink()
 
 
-def test_where_nothing_can_be_written_the_instruction_comes_out_all_the_same(comfy, monkeypatch):
+def test_returns_the_instruction_when_no_checkpoint_can_be_written(comfy, monkeypatch):
     monkeypatch.setattr(
         comfy.pack("core.learning.checkpoint").CheckpointSchedule.__init__, "__defaults__", (0.0,)
     )
@@ -269,7 +272,7 @@ def test_where_nothing_can_be_written_the_instruction_comes_out_all_the_same(com
         )
 
 
-def test_a_cancelled_run_that_cannot_be_kept_in_its_place_is_kept_elsewhere(comfy, monkeypatch, tmp_path):
+def test_keeps_a_cancelled_run_elsewhere(comfy, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     folder = comfy.pack("nodes.comfy.folders.paths").unfinished()
     with blocked(folder):
@@ -285,7 +288,7 @@ def test_a_cancelled_run_that_cannot_be_kept_in_its_place_is_kept_elsewhere(comf
     assert unfinished(comfy) == []
 
 
-def test_a_preview_that_does_not_fit_ends_no_run(comfy, monkeypatch):
+def test_continues_without_a_preview_that_does_not_fit(comfy, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
@@ -293,7 +296,7 @@ def test_a_preview_that_does_not_fit_ends_no_run(comfy, monkeypatch):
     assert learned(comfy, steps=3, seed=25, preview_every=1).info.steps == 3
 
 
-def test_an_instruction_that_cannot_be_saved_is_saved_elsewhere(comfy, monkeypatch, tmp_path):
+def test_saves_an_instruction_elsewhere(comfy, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with blocked(comfy.pack("nodes.comfy.folders.paths").output_instructions() / "full"):
         graph = comfy.graph()

@@ -1,4 +1,5 @@
-"""Load Edit Pairs and Make Edit Pairs: what people have in folders and lists, and what the nodes say of it."""
+"""Load Edit Pairs and Make Edit Pairs: what people have in folders and lists, and what the nodes say of
+it."""
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ def shown(run):
     return [data["output"]["text"] for data in run.data("executed") if "text" in (data["output"] or {})]
 
 
-def test_what_was_left_out_and_done_is_shown_in_the_node(comfy):
+def test_shows_left_out_pairs_and_changes_in_the_node(comfy):
     folder = write(comfy, "mixed", a_before=(64, 64), a_after=(32, 32), b_before=(64, 64), b_after=(64, 64))
     (comfy.base / "input" / folder / "b_after.png").write_bytes(b"no image")
     graph = comfy.graph()
@@ -37,10 +38,13 @@ def test_what_was_left_out_and_done_is_shown_in_the_node(comfy):
 
 
 @pytest.mark.parametrize("size", [0, 64])
-def test_aspect_ratios_stop_unless_fit_says_otherwise(comfy, size):
+def test_rejects_two_aspect_ratios_unless_fit_allows_them(comfy, size):
     folder = write(comfy, "ratios", a_before=(128, 96), a_after=(96, 128))
     graph = comfy.graph()
-    told = "Pair 'a': before is 128 x 96, after is 96 x 128, which is another aspect ratio. Crop or scale both alike, or set fit to crop or pad."
+    told = (
+        "Pair 'a': before is 128 x 96, after is 96 x 128, which is another aspect ratio. "
+        "Crop or scale both alike, or set fit to crop or pad."
+    )
     assert comfy.error(graph, graph.node("InstructBrushLoadPairs", folder=folder, size=size).out(0)) == told
     for fit in ("crop", "pad"):
         graph = comfy.graph()
@@ -50,7 +54,7 @@ def test_aspect_ratios_stop_unless_fit_says_otherwise(comfy, size):
         assert pairs[0].before.shape == pairs[0].after.shape == ((64, 64, 3) if size else (96, 128, 3))
 
 
-def test_lists_make_one_set_of_pairs(comfy):
+def test_joins_lists_to_one_set_of_pairs(comfy):
     folder = write(comfy, "sizes", a_before=(64, 48), a_after=(64, 48), b_before=(32, 32), b_after=(32, 32))
     graph = comfy.graph()
     loaded = graph.node("InstructBrushLoadPairs", folder=folder, size=0)
@@ -72,12 +76,13 @@ def test_lists_make_one_set_of_pairs(comfy):
     assert len(run.values[0]) == 3 and run.values[0][2].after.shape == (64, 64, 3)
     assert shown(run) == [
         [
-            "3 pairs: before and after have two aspect ratios: the larger image is scaled and cropped to the smaller one."
+            "3 pairs: before and after have two aspect ratios: the larger image is scaled and cropped to the "
+            "smaller one."
         ]
     ]
 
 
-def test_more_images_before_than_after_in_lists_are_named(comfy):
+def test_names_lists_with_more_images_before_than_after(comfy):
     folder = write(comfy, "three", a_before=(32, 32), a_after=(32, 32), b_before=(32, 32), b_after=(32, 32))
     graph = comfy.graph()
     loaded = graph.node("InstructBrushLoadPairs", folder=folder, size=0)

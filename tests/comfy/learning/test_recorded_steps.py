@@ -1,4 +1,5 @@
-"""Learning steps recorded as CUDA graphs give what eager ones give, for images of one size and of several; where recording fails, steps stay eager."""
+"""Learning steps recorded as CUDA graphs give what eager ones give, for images of one size and of several;
+where recording fails, steps stay eager."""
 
 import pytest
 import torch
@@ -20,9 +21,8 @@ def run(comfy, sizes, enabled=True, steps=30, predict=None):
         inner = editor.denoiser.predict
         editor.denoiser.predict = lambda *given: predict(inner(*given))
     generator = torch.Generator().manual_seed(3)
-    before, after = (
-        [torch.randn(4, *size, generator=generator).to(comfy.device) for size in sizes] for _ in range(2)
-    )
+    before = [torch.randn(4, *size, generator=generator).to(comfy.device) for size in sizes]
+    after = [torch.randn(4, *size, generator=generator).to(comfy.device) for size in sizes]
     latents = comfy.pack("core.learning.objective").PairLatents(before, after)
     settings = comfy.pack("core.learning.settings").LearningSettings(steps=steps, tokens=4)
     context, null_context = editor.encode_text(["make it snow", ""])
@@ -39,7 +39,7 @@ def run(comfy, sizes, enabled=True, steps=30, predict=None):
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_recorded_steps_learn_what_eager_ones_learn(comfy, sizes):
+def test_recorded_steps_match_eager_ones(comfy, sizes):
     recorded, count = run(comfy, sizes)
     eager, none = run(comfy, sizes, enabled=False)
     assert recorded.replay.enabled and (count == 1 if len(set(sizes)) == 1 else count > 1) and none == 0
@@ -48,7 +48,7 @@ def test_recorded_steps_learn_what_eager_ones_learn(comfy, sizes):
         assert (recorded.parameters[name] - tensor).norm() <= 0.02 * tensor.norm(), name
 
 
-def test_a_model_that_cannot_be_recorded_learns_eagerly(comfy, caplog):
+def test_runs_eagerly_when_a_model_cannot_be_recorded(comfy, caplog):
     """Something in it waits for the device, which a recording cannot."""
 
     def waits(predicted):
@@ -61,7 +61,7 @@ def test_a_model_that_cannot_be_recorded_learns_eagerly(comfy, caplog):
     assert stopped.losses == pytest.approx(eager.losses, rel=1e-2)
 
 
-def test_a_recording_that_does_something_else_is_not_used(comfy, caplog):
+def test_ignores_a_recording_that_differs_from_the_eager_step(comfy, caplog):
     calls = []
 
     def counting(predicted):

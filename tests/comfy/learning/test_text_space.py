@@ -124,8 +124,8 @@ def test_strength_mixes_with_the_words(comfy):
     positive, _, _ = conditioned(graph, parts, comfy.give(graph, make_image()))
     _, half = applied(graph, comfy, parts.model, positive, learned, strength=0.5)
     _, whole = applied(graph, comfy, parts.model, positive, learned)
-    words, mixed, full = [value[0][0] for value in comfy.values(graph, positive, half, whole)]
-    assert torch.allclose(mixed, (words + full) / 2, atol=1e-6)
+    words, mixed, full = comfy.values(graph, positive, half, whole)
+    assert torch.allclose(mixed[0][0], (words[0][0] + full[0][0]) / 2, atol=1e-6)
 
 
 @pytest.mark.parametrize(

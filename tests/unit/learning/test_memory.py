@@ -41,9 +41,7 @@ class _FusedAttention(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
-def test_the_activations_of_a_family_are_those_that_autograd_keeps(
-    family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_activation_bytes_match_what_autograd_keeps(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted on tensors without memory, for a latent of 512 px."""
     config = getattr(seeded, family.upper())
     monkeypatch.setattr(
@@ -54,8 +52,9 @@ def test_the_activations_of_a_family_are_those_that_autograd_keeps(
     with torch.device("meta"):
         unet: torch.nn.Module = UNet2DConditionModel(**config).requires_grad_(False).eval()
         unet.to(torch.float16)
-        shapes = ((1, config["in_channels"], 64, 64), (1,), (1, 77, config["cross_attention_dim"]))
-        sample, time, context = (torch.empty(shape, dtype=torch.float16) for shape in shapes)
+        sample = torch.empty(1, config["in_channels"], 64, 64, dtype=torch.float16)
+        time = torch.empty(1, dtype=torch.float16)
+        context = torch.empty(1, 77, config["cross_attention_dim"], dtype=torch.float16)
         added = {
             "text_embeds": torch.empty(1, 1280, dtype=torch.float16),
             "time_ids": torch.empty(1, 6, dtype=torch.float16),
@@ -85,15 +84,15 @@ def test_the_activations_of_a_family_are_those_that_autograd_keeps(
         (0.5 * GIB, MemoryPlan(1, True)),
     ],
 )
-def test_the_fastest_plan_that_fits_is_taken(free: float | None, expected: MemoryPlan) -> None:
+def test_takes_the_fastest_plan_that_fits(free: float | None, expected: MemoryPlan) -> None:
     assert plan_memory("sd15", SIDE_512, 5, 2, None if free is None else int(free)) == expected
 
 
-def test_recomputing_can_be_asked_for() -> None:
+def test_recomputes_activations_on_request() -> None:
     assert plan_memory("sd15", SIDE_512, 5, 2, None, checkpointing=True) == MemoryPlan(5, True)
 
 
-def test_single_precision_needs_twice_as_much() -> None:
+def test_needs_twice_the_memory_in_single_precision() -> None:
     assert (
         plan_memory("sd15", SIDE_512, 5, 4, 5 * GIB)
         == MemoryPlan(5, True)
@@ -102,7 +101,7 @@ def test_single_precision_needs_twice_as_much() -> None:
 
 
 @pytest.mark.parametrize("free", [GIB, 4 * GIB])
-def test_the_largest_image_fits_and_the_next_does_not(free: int) -> None:
+def test_largest_side_fits_and_the_next_does_not(free: int) -> None:
     side = largest_side("sd15", 2, free)
     needed = [bytes_needed("sd15", (each // 8) ** 2, MemoryPlan(1, True), 2) for each in (side, side + 64)]
     assert side % 64 == 0 and needed[0] <= free < needed[1]
@@ -129,7 +128,8 @@ class Limited:
 
 def trained(editor: DiffusersEditor, denoiser: Any) -> Trainer:
     generator = torch.Generator().manual_seed(3)
-    before, after = (list(torch.randn(2, 4, 8, 8, generator=generator)) for _ in range(2))
+    before = list(torch.randn(2, 4, 8, 8, generator=generator))
+    after = list(torch.randn(2, 4, 8, 8, generator=generator))
     context, null_context = editor.encode_text(["make it snow", ""])
     trainer = Trainer(
         LearningRequest(
@@ -155,7 +155,7 @@ def trained(editor: DiffusersEditor, denoiser: Any) -> Trainer:
         (0, 2, [(5, False), (5, True), (3, True), (2, True)]),
     ],
 )
-def test_a_step_that_does_not_fit_is_made_smaller_and_nothing_is_lost(
+def test_runs_a_step_that_does_not_fit_in_smaller_chunks(
     editor: DiffusersEditor, plain: int, recomputed: int, plans: list[tuple[int, bool]]
 ) -> None:
     limited = Limited(editor.denoiser, plain, recomputed)
@@ -167,7 +167,7 @@ def test_a_step_that_does_not_fit_is_made_smaller_and_nothing_is_lost(
         assert (small.parameters[name] - tensor).norm() <= 1e-3 * tensor.norm(), name
 
 
-def test_what_fits_in_no_way_is_refused_with_the_size_that_fits(editor: DiffusersEditor) -> None:
+def test_rejects_images_that_never_fit_and_names_the_size_that_does(editor: DiffusersEditor) -> None:
     with pytest.raises(
         LearningError,
         match=r"too large for the device's memory \(0\.0 GiB free\)\. Use images of at most 64 x 64 pixels",
@@ -175,7 +175,7 @@ def test_what_fits_in_no_way_is_refused_with_the_size_that_fits(editor: Diffuser
         trained(editor, Limited(editor.denoiser, 0, 0))
 
 
-def test_other_errors_are_no_lack_of_memory(editor: DiffusersEditor) -> None:
+def test_passes_other_errors_on(editor: DiffusersEditor) -> None:
     class Broken(Limited):
         def predict(self, noisy: Tensor, *rest: Any) -> Tensor:
             raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -25,7 +25,8 @@ SMALL_TEXT = replace(POCKET_TEXT, steps=6, tokens=4, direction_weight=0.0)
 @pytest.fixture(scope="module")
 def latents() -> PairLatents:
     generator = torch.Generator().manual_seed(3)
-    before, after = (list(torch.randn(3, 4, 8, 8, generator=generator)) for _ in range(2))
+    before = list(torch.randn(3, 4, 8, 8, generator=generator))
+    after = list(torch.randn(3, 4, 8, 8, generator=generator))
     return PairLatents(before, after)
 
 
@@ -43,10 +44,11 @@ def learned(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("parametrisation", ["shared", "separate"])
 @pytest.mark.parametrize("settings", [SMALL, SMALL_TEXT], ids=["attention", "text"])
-def test_it_begins_at_the_init_phrase(
+def test_starts_from_the_init_text(
     editor: DiffusersEditor, latents: PairLatents, settings: LearningSettings, parametrisation: str
 ) -> None:
-    """Before the first step, injecting changes nothing: the init phrase's own keys, values or states in every segment."""
+    """Before the first step, injecting changes nothing: the init phrase's own keys, values or states in every
+    segment."""
     trainer = make_trainer(editor, latents, replace(settings, parametrisation=parametrisation))
     noisy, times = torch.randn(2, 4, 8, 8), torch.tensor([3, 998])
     context = trainer.context.expand(2, -1, -1)
@@ -60,7 +62,7 @@ def test_it_begins_at_the_init_phrase(
 
 @pytest.mark.parametrize("parametrisation", ["shared", "separate"])
 @pytest.mark.parametrize("small", [SMALL, SMALL_TEXT], ids=["attention", "text"])
-def test_resumed_equals_uninterrupted_bit_for_bit(
+def test_resumed_run_matches_uninterrupted_one_bit_for_bit(
     editor: DiffusersEditor,
     latents: PairLatents,
     small: LearningSettings,
@@ -88,8 +90,9 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
         assert torch.equal(tensor, learned(resumed)[name]), name
 
 
-def test_batched_segments_equal_sequential_ones(editor: DiffusersEditor, latents: PairLatents) -> None:
-    """One batch of five samples, one a segment, is exactly five runs of one segment each (float summation order apart)."""
+def test_batched_segments_match_sequential_ones(editor: DiffusersEditor, latents: PairLatents) -> None:
+    """One batch of five samples, one a segment, is exactly five runs of one segment each (float summation
+    order apart)."""
     settings = replace(SMALL, parametrisation="separate", learning_rate=1e-3, final_learning_rate=1e-3)
     batched = make_trainer(editor, latents, settings)
     batched.run()
@@ -105,7 +108,7 @@ def test_batched_segments_equal_sequential_ones(editor: DiffusersEditor, latents
             )
 
 
-def test_shared_gradients_are_the_sum_over_segments(editor: DiffusersEditor, latents: PairLatents) -> None:
+def test_shared_gradient_is_the_sum_over_segments(editor: DiffusersEditor, latents: PairLatents) -> None:
     trainer = make_trainer(editor, latents)
     trainer.step()
     for site in (site.name for site in editor.description.sites):
@@ -113,7 +116,7 @@ def test_shared_gradients_are_the_sum_over_segments(editor: DiffusersEditor, lat
         torch.testing.assert_close(shared, delta.sum(0), rtol=1e-4, atol=1e-7)
 
 
-def test_the_model_gets_no_gradients_and_every_site_does(
+def test_gives_gradients_to_every_site_and_none_to_the_model(
     editor: DiffusersEditor, latents: PairLatents
 ) -> None:
     trainer = make_trainer(editor, latents)
@@ -138,15 +141,15 @@ class InHalfPrecision:
 
 
 @pytest.mark.parametrize("clip_norm", [None, 1e-3])
-def test_the_scale_of_the_loss_in_half_precision_changes_nothing_else(
+def test_loss_scale_in_half_precision_does_not_change_the_result(
     editor: DiffusersEditor, latents: PairLatents, clip_norm: float | None
 ) -> None:
     settings = replace(SMALL, clip_norm=clip_norm)
     context, null = editor.encode_text(["make it snow", ""])
-    plain, scaled = (
-        Trainer(LearningRequest(each, latents, InitText("", context), null, settings))
-        for each in (editor.denoiser, InHalfPrecision(editor.denoiser))
-    )
+    init_text = InitText("", context)
+    half = InHalfPrecision(editor.denoiser)
+    plain = Trainer(LearningRequest(editor.denoiser, latents, init_text, null, settings))
+    scaled = Trainer(LearningRequest(half, latents, init_text, null, settings))
     plain.run()
     scaled.run()
     assert plain.loss_scale == 1 and scaled.loss_scale == 16
@@ -155,7 +158,7 @@ def test_the_scale_of_the_loss_in_half_precision_changes_nothing_else(
 
 
 @pytest.mark.parametrize("noise", ["fresh", "fixed"])
-def test_a_step_that_is_broken_off_was_not_begun(
+def test_interrupted_step_counts_as_not_started(
     editor: DiffusersEditor, latents: PairLatents, noise: str, tmp_path: Path
 ) -> None:
     """ComfyUI raises its interruption in the midst of a model call."""
@@ -181,7 +184,7 @@ def test_a_step_that_is_broken_off_was_not_begun(
 
 @pytest.mark.parametrize("objective", ["plain", "guided"])
 @pytest.mark.parametrize("weighting", ["none", "min_snr"])
-def test_losses_equal_eq_5_written_by_hand(
+def test_losses_match_eq_5_by_hand(
     editor: DiffusersEditor, latents: PairLatents, objective: str, weighting: str
 ) -> None:
     settings = replace(SMALL, objective=objective, weighting=weighting, text_scale=3.0, image_scale=1.2)
@@ -224,7 +227,7 @@ def test_losses_equal_eq_5_written_by_hand(
     assert abs(float(snr_weights(editor.denoiser.alphas_cumprod).mean()) - 1) < 1e-5
 
 
-def test_pairs_of_differing_size_train_together(editor: DiffusersEditor) -> None:
+def test_trains_pairs_of_several_sizes_together(editor: DiffusersEditor) -> None:
     shapes = [(4, 8, 8), (4, 8, 16)]
     mixed = PairLatents([torch.randn(shape) for shape in shapes], [torch.randn(shape) for shape in shapes])
     trainer = make_trainer(editor, mixed)
@@ -232,14 +235,15 @@ def test_pairs_of_differing_size_train_together(editor: DiffusersEditor) -> None
     assert trainer.steps_done == 6
 
 
-def test_a_segments_stream_covers_its_timesteps_once_a_pass(latents: PairLatents) -> None:
+def test_stream_covers_each_timestep_once_a_pass(latents: PairLatents) -> None:
     stream = SegmentStream(3, replace(SMALL, seed=1))
-    first, second = ([stream.draw(latents)[1] for _ in range(200)] for _ in range(2))
+    first = [stream.draw(latents)[1] for _ in range(200)]
+    second = [stream.draw(latents)[1] for _ in range(200)]
     assert sorted(first) == sorted(second) == list(range(600, 800)) and first != second
     assert segment_of(torch.tensor(first), 5).unique().tolist() == [3]
 
 
-def test_paper_preset_takes_m_from_the_phrase(editor: DiffusersEditor, latents: PairLatents) -> None:
+def test_paper_preset_takes_m_from_the_init_text(editor: DiffusersEditor, latents: PairLatents) -> None:
     trainer = make_trainer(editor, latents, replace(PAPER, steps=1))
     trainer.run()
     instruction = trainer.instruction("snow")
@@ -256,7 +260,7 @@ def test_include_bos_learns_row_0(editor: DiffusersEditor, latents: PairLatents)
     assert instruction.start == 0 and inject(instruction).parts[0].start == 0
 
 
-def test_what_must_not_be_kept_is_refused(editor: DiffusersEditor, latents: PairLatents) -> None:
+def test_rejects_worthless_results(editor: DiffusersEditor, latents: PairLatents) -> None:
     with pytest.raises(LearningError, match=r"no step was done, there is nothing to keep"):
         make_trainer(editor, latents).instruction()
     broken = PairLatents(latents.before, [torch.full((4, 8, 8), float("nan"))] * 3)
@@ -275,7 +279,7 @@ def test_what_must_not_be_kept_is_refused(editor: DiffusersEditor, latents: Pair
         still.instruction()
 
 
-def test_bad_settings_and_runs_are_named(
+def test_names_invalid_settings_and_runs(
     editor: DiffusersEditor, latents: PairLatents, tmp_path: Path
 ) -> None:
     with pytest.raises(
@@ -306,6 +310,6 @@ def test_bad_settings_and_runs_are_named(
         load_checkpoint(trainer, tmp_path / "run")
 
 
-def test_loss_curve_is_short() -> None:
+def test_shortens_the_loss_curve() -> None:
     assert loss_curve([1.0, 3.0], 1) == [2.0]
     assert len(loss_curve(list(map(float, range(1234))))) <= 100 and loss_curve([]) == []

@@ -23,7 +23,8 @@ SHORT = replace(VISII, steps=20, text_scale=2.0)
 @pytest.fixture(scope="module")
 def latents() -> PairLatents:
     generator = torch.Generator().manual_seed(3)
-    before, after = (list(torch.randn(3, 4, 8, 8, generator=generator)) for _ in range(2))
+    before = list(torch.randn(3, 4, 8, 8, generator=generator))
+    after = list(torch.randn(3, 4, 8, 8, generator=generator))
     return PairLatents(before, after)
 
 
@@ -50,7 +51,7 @@ def make_trainer(
 
 
 @pytest.mark.parametrize("clamp", [False, True])
-def test_the_loop_equals_one_written_by_hand(
+def test_matches_a_loop_written_by_hand(
     editor: DiffusersEditor, latents: PairLatents, direction: Direction, clamp: bool
 ) -> None:
     settings = replace(SHORT, clamp_direction=clamp)
@@ -73,7 +74,9 @@ def test_the_loop_equals_one_written_by_hand(
             def eps(image: Tensor, text: Tensor, noisy: Tensor = noisy, t: int = t) -> Tensor:
                 return unet(torch.cat([noisy, image])[None], torch.tensor([t]), text[None]).sample[0]
 
-            full, image, none = eps(before, states), eps(before, null), eps(torch.zeros_like(before), null)
+            full = eps(before, states)
+            image = eps(before, null)
+            none = eps(torch.zeros_like(before), null)
             guided = none + 1.5 * (image - none) + 2.0 * (full - image)
             says = states.mean(0) @ direction.projection
             cosine = (says @ direction.target) / (says.norm() * direction.target.norm())
@@ -89,9 +92,10 @@ def test_the_loop_equals_one_written_by_hand(
     torch.testing.assert_close(trainer.instruction().rows[0], rows.detach(), rtol=1e-5, atol=1e-5)
 
 
-def test_every_timestep_comes_once_a_round_with_its_own_noise_and_pair(latents: PairLatents) -> None:
+def test_draws_every_timestep_once_a_pass_with_fixed_noise_and_pair(latents: PairLatents) -> None:
     stream = SegmentStream(0, VISII)
-    first, second = ([stream.draw(latents) for _ in range(1000)] for _ in range(2))
+    first = [stream.draw(latents) for _ in range(1000)]
+    second = [stream.draw(latents) for _ in range(1000)]
     assert sorted(time for _, time, _ in first) == list(range(1000))
     assert [time for _, time, _ in first] != [time for _, time, _ in second]
     again = {time: (pair, noise) for pair, time, noise in second}
@@ -100,7 +104,7 @@ def test_every_timestep_comes_once_a_round_with_its_own_noise_and_pair(latents: 
         assert torch.equal(noise, again[time][1]) and torch.equal(noise, fixed_noise((4, 8, 8), time, 0))
 
 
-def test_noise_of_timesteps_and_seeds_is_unrelated() -> None:
+def test_noise_of_timesteps_and_seeds_is_uncorrelated() -> None:
     noises = torch.stack(
         [fixed_noise((4, 32, 32), time, seed) for time in (0, 1, 999) for seed in (0, 1)]
     ).flatten(1)
@@ -108,7 +112,7 @@ def test_noise_of_timesteps_and_seeds_is_unrelated() -> None:
     assert correlations.abs().max() < 0.06 and abs(noises.std() - 1) < 0.02
 
 
-def test_the_instruction_holds_text_states_and_acts_in_the_context_alone(
+def test_instruction_holds_text_states_and_changes_only_the_context(
     editor: DiffusersEditor, latents: PairLatents, direction: Direction
 ) -> None:
     trainer = make_trainer(editor, latents, direction, replace(SHORT, steps=2))
@@ -120,14 +124,16 @@ def test_the_instruction_holds_text_states_and_acts_in_the_context_alone(
         and instruction.rows.shape == (1, 3, instruction.context.shape[1])
     )
     states = torch.cat([instruction.context[:1], instruction.rows[0], instruction.context[4:]])[None]
-    noisy, times, image = torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.randn(1, 4, 8, 8)
+    noisy = torch.randn(1, 4, 8, 8)
+    times = torch.tensor([500])
+    image = torch.randn(1, 4, 8, 8)
     with torch.no_grad():
         by_context = editor.denoiser.predict(noisy, times, image, states)
         injected = editor.denoiser.predict(noisy, times, image, torch.zeros_like(states), inject(instruction))
     assert torch.equal(by_context, injected)
 
 
-def test_segments_can_be_learned_in_the_space_of_text(editor: DiffusersEditor, latents: PairLatents) -> None:
+def test_learns_segments_in_text_space(editor: DiffusersEditor, latents: PairLatents) -> None:
     """InstructBrush without attention (Table 2): time-aware text states."""
     settings = replace(PAPER, space="text", steps=3, learning_rate=1e-2)
     trainer = make_trainer(editor, latents, None, settings)
@@ -143,7 +149,7 @@ def test_segments_can_be_learned_in_the_space_of_text(editor: DiffusersEditor, l
         (64, r"text states are 128 wide; the one given projects states 64 wide"),
     ],
 )
-def test_the_direction_must_fit_the_model(
+def test_rejects_a_direction_of_another_width(
     editor: DiffusersEditor, latents: PairLatents, width: int | None, message: str
 ) -> None:
     direction = None if width is None else Direction(torch.randn(width, 8), torch.randn(8))
@@ -151,14 +157,16 @@ def test_the_direction_must_fit_the_model(
         make_trainer(editor, latents, direction)
 
 
-def test_direction_weight_belongs_to_text() -> None:
+def test_rejects_a_direction_weight_in_attention_space() -> None:
     with pytest.raises(
         LearningError, match=r"direction_weight acts on text states\. Set it to 0, or space to 'text'"
     ):
         replace(PAPER, direction_weight=0.1)
 
 
-def test_text_states_act_in_models_of_their_width_only(editor: DiffusersEditor, latents: PairLatents) -> None:
+def test_rejects_text_states_in_models_of_another_width(
+    editor: DiffusersEditor, latents: PairLatents
+) -> None:
     trainer = make_trainer(editor, latents, None, replace(SHORT, steps=1, direction_weight=0.0))
     trainer.run()
     instruction = trainer.instruction("snow")

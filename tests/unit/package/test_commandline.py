@@ -105,7 +105,7 @@ def test_learn_apply_edit_inspect(folders: Path, capsys: pytest.CaptureFixture[s
     assert "'make it darker'" in printed and "5 segments x 16 tokens" in printed
 
 
-def test_learning_text_states_begins_with_phrases_and_learns_the_direction(folders: Path) -> None:
+def test_learns_text_states_from_phrases_with_the_direction(folders: Path) -> None:
     file = folders / "dark.safetensors"
     assert (
         run(
@@ -157,7 +157,7 @@ def test_inspect_prints_every_part_of_a_blend(
     assert "weight: 0.5" in first and "weight: -1" in second and "title: another" in second
 
 
-def test_strength_0_equals_the_empty_words(folders: Path) -> None:
+def test_strength_0_matches_empty_words(folders: Path) -> None:
     file = folders / "dark.safetensors"
     assert run("learn", "--pairs", folders / "pairs", "--out", file, "--steps", 2) == 0
     assert (
@@ -239,7 +239,7 @@ def test_strength_0_equals_the_empty_words(folders: Path) -> None:
         ),
     ],
 )
-def test_errors_are_one_line_and_exit_1(
+def test_prints_errors_in_one_line_and_exits_with_1(
     folders: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -256,7 +256,7 @@ def test_errors_are_one_line_and_exit_1(
     "option",
     [("--steps", "0"), ("--steps", "-1"), ("--size", "0"), ("--text-scale", "nan"), ("--image-scale", "inf")],
 )
-def test_numbers_that_make_no_image_are_refused(
+def test_rejects_numbers_out_of_range(
     folders: Path, option: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -265,7 +265,7 @@ def test_numbers_that_make_no_image_are_refused(
     assert not (folders / "o").exists()
 
 
-def test_words_are_read_as_utf_8_without_a_locale(folders: Path) -> None:
+def test_reads_words_as_utf_8_without_a_locale(folders: Path) -> None:
     bytes_of_words = "ét\u00e9 雪".encode().decode("ascii", "surrogateescape")
     run(
         "learn",
@@ -283,14 +283,15 @@ def test_words_are_read_as_utf_8_without_a_locale(folders: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
 @pytest.mark.parametrize(("stream", "code"), [("2>/dev/full", 0), ("| true", 141)])
-def test_what_nobody_reads_ends_no_work(folders: Path, stream: str, code: int) -> None:
-    command = f"{sys.executable} -m instructbrush learn --pairs pairs --out x.safetensors --steps 1 {stream}; exit ${{PIPESTATUS[0]}}"
+def test_finishes_when_nobody_reads_its_output(folders: Path, stream: str, code: int) -> None:
+    learning = f"{sys.executable} -m instructbrush learn --pairs pairs --out x.safetensors --steps 1"
+    command = f"{learning} {stream}; exit ${{PIPESTATUS[0]}}"
     ended = subprocess.run(["bash", "-c", command], cwd=folders, capture_output=True, text=True)
     assert (ended.returncode, "Error" in ended.stderr) == (code, False), ended.stderr
     assert (folders / "x.safetensors").exists()
 
 
-def test_twins_of_one_name_and_existing_results_are_refused(
+def test_rejects_two_images_of_one_name_and_existing_results(
     folders: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (64, 64)).save(folders / "images" / "two.jpg")
@@ -302,7 +303,7 @@ def test_twins_of_one_name_and_existing_results_are_refused(
 
 
 @pytest.mark.slow
-def test_interrupted_learning_goes_on_where_it_stopped(folders: Path) -> None:
+def test_resumes_interrupted_learning(folders: Path) -> None:
     file = folders / "dark.safetensors"
     command = [
         sys.executable,

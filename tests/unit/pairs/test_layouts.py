@@ -8,9 +8,12 @@ import pytest
 from PIL import Image
 
 from instructbrush.core.errors import PairError
-from instructbrush.core.pairs.layouts import ListedPair, pairs_below, pairs_in
+from instructbrush.core.pairs.layouts import pairs_below, pairs_in
+from instructbrush.core.pairs.pair_lists import ListedPair
 
-BEFORE, AFTER, MASK = 10, 200, 255
+BEFORE = 10
+AFTER = 200
+MASK = 255
 
 
 def put(folder: Path, **shades: int) -> Path:
@@ -51,7 +54,9 @@ def sound(pairs: list[ListedPair]) -> list[str]:
     ],
 )
 @pytest.mark.parametrize("masks", ["mask", "masks", "mask_images", None])
-def test_two_folders_and_one_of_masks(tmp_path: Path, sides: tuple[str, str], masks: str | None) -> None:
+def test_reads_two_folders_and_one_of_masks(
+    tmp_path: Path, sides: tuple[str, str], masks: str | None
+) -> None:
     put(
         tmp_path,
         **{f"{sides[0]}/{name}.png": BEFORE for name in ("10", "2")},
@@ -79,13 +84,13 @@ def test_two_folders_and_one_of_masks(tmp_path: Path, sides: tuple[str, str], ma
         ("before.png", "after.png", "mask.png"),
     ],
 )
-def test_names_that_say_which_side_a_image_is(tmp_path: Path, names: tuple[str, str, str]) -> None:
+def test_reads_sides_from_names(tmp_path: Path, names: tuple[str, str, str]) -> None:
     put(tmp_path, **dict(zip(names, (BEFORE, AFTER, MASK), strict=True)))
     (pair,) = pairs_in(tmp_path)
     assert sound([pair]) and pair.mask is not None
 
 
-def test_numbers_of_pairs_are_not_taken_for_sides(tmp_path: Path) -> None:
+def test_does_not_take_pair_numbers_for_sides(tmp_path: Path) -> None:
     put(
         tmp_path,
         **{
@@ -99,7 +104,7 @@ def test_numbers_of_pairs_are_not_taken_for_sides(tmp_path: Path) -> None:
     assert sound(pairs_in(tmp_path / "other")) == ["source"]
 
 
-def test_names_that_only_look_like_it_are_none(tmp_path: Path) -> None:
+def test_ignores_names_that_only_look_like_sides(tmp_path: Path) -> None:
     put(
         tmp_path,
         **{
@@ -112,11 +117,12 @@ def test_names_that_only_look_like_it_are_none(tmp_path: Path) -> None:
     refused: list[PairError] = []
     assert pairs_in(tmp_path, refused.append) == []
     assert [str(error) for error in refused] == [
-        "Image 'source_of_it.png' has no twin: the after image of pair 'of_it' is missing. Add it or remove this one."
+        "Image 'source_of_it.png' has no twin: the after image of pair 'of_it' is missing. "
+        "Add it or remove this one."
     ]
 
 
-def test_words_lie_beside_images(tmp_path: Path) -> None:
+def test_reads_words_beside_images(tmp_path: Path) -> None:
     put(
         tmp_path,
         **{"1_before.png": BEFORE, "1_after.png": AFTER, "2_before.png": BEFORE, "2_after.png": AFTER},
@@ -128,7 +134,8 @@ def test_words_lie_beside_images(tmp_path: Path) -> None:
     assert [pair.words for pair in pairs_in(tmp_path)] == ["make it snow", "make it night"]
     (tmp_path / "2.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(
-        PairError, match=r"^The words of '.*' cannot be read \(.*\)\. Mend the file, and save it as UTF-8\.$"
+        PairError,
+        match=r"^The words of '.*' cannot be read \(.*\)\. Repair the file, and save it as UTF-8\.$",
     ):
         pairs_in(tmp_path)
     refused: list[PairError] = []
@@ -136,7 +143,7 @@ def test_words_lie_beside_images(tmp_path: Path) -> None:
     assert str(refused[0]).startswith("The words of '2' cannot be read (") and len(refused) == 1
 
 
-def test_a_folder_that_cannot_be_used_does_not_stop_those_beside_it(tmp_path: Path) -> None:
+def test_skips_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
     for place in ("one", "three", "two"):
         put(tmp_path / place, **{"x.png": BEFORE, "y.png": AFTER})
         (tmp_path / place / "pairs.json").write_text('[{"before": "x.png", "after": "y.png"}]')
@@ -148,7 +155,7 @@ def test_a_folder_that_cannot_be_used_does_not_stop_those_beside_it(tmp_path: Pa
         pairs_below(tmp_path)
 
 
-def test_the_tree_of_instructpix2pix(tmp_path: Path) -> None:
+def test_reads_the_tree_of_instructpix2pix(tmp_path: Path) -> None:
     for prompt, seeds in (("0000001", ("7", "123")), ("0000002", ("5",))):
         place = put(
             tmp_path / "shard-00" / prompt,
@@ -194,7 +201,7 @@ ENTRIES = [
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: " ".join(entry))
 @pytest.mark.parametrize("file", ["pairs.json", "pairs.jsonl", "metadata.jsonl", "metadata.csv"])
-def test_lists_of_every_kind(tmp_path: Path, file: str, entry: dict[str, Any]) -> None:
+def test_reads_every_kind_of_list(tmp_path: Path, file: str, entry: dict[str, Any]) -> None:
     put(tmp_path, **{"x.png": BEFORE, "y.png": AFTER, "m.png": MASK, "sub/m.png": MASK})
     if file.endswith(".csv"):
         values = [value if isinstance(value, str) else value[-1] for value in entry.values()]
@@ -207,19 +214,19 @@ def test_lists_of_every_kind(tmp_path: Path, file: str, entry: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
-def test_lists_begin_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+def test_reads_lists_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
     put(tmp_path, **{"ä.png": BEFORE, "y.png": AFTER})
     (tmp_path / "pairs.json").write_text('[{"before": "ä.png", "after": "y.png"}]', encoding)
     assert sound(pairs_in(tmp_path)) == ["ä"]
 
 
-def test_lists_lie_below_where_the_folder_has_none(tmp_path: Path) -> None:
+def test_finds_lists_below_a_folder_without_pairs(tmp_path: Path) -> None:
     place = put(tmp_path / "train", **{"x.png": BEFORE, "y.png": AFTER})
     (place / "metadata.jsonl").write_text('{"file_name": "x.png", "edited_image": "y.png"}')
     assert sound(pairs_below(tmp_path)) == ["train/x"]
 
 
-def test_links_are_followed_once(tmp_path: Path) -> None:
+def test_follows_links_once(tmp_path: Path) -> None:
     far = put(tmp_path / "far", **{"0_0.png": BEFORE, "0_1.png": AFTER})
     (far / "prompt.json").write_text('{"edit": "w"}')
     near = tmp_path / "near"
@@ -246,7 +253,7 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
         ("/".join(["a" * 200] * 40), r"cannot be used: its path would be"),
     ],
 )
-def test_names_that_are_no_image_of_the_folder_are_refused(tmp_path: Path, name: str, message: str) -> None:
+def test_rejects_names_outside_the_folder(tmp_path: Path, name: str, message: str) -> None:
     put(tmp_path, **{"folder/x.png": BEFORE, "folder/y.png": AFTER, "x.png": BEFORE})
     entries = [{"before": name, "after": "y.png"}, {"before": "x.png", "after": "y.png"}]
     (tmp_path / "folder/pairs.json").write_text(json.dumps(entries))
@@ -274,18 +281,19 @@ def test_names_that_are_no_image_of_the_folder_are_refused(tmp_path: Path, name:
         ),
     ],
 )
-def test_lists_that_are_none_are_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_rejects_malformed_lists(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "pairs.json").write_text(text)
     with pytest.raises(PairError, match=message):
         pairs_in(tmp_path)
 
 
-def test_prompts_that_are_none_are_refused(tmp_path: Path) -> None:
+def test_rejects_malformed_prompts(tmp_path: Path) -> None:
     put(tmp_path, **{"7_0.png": BEFORE, "7_1.png": AFTER})
     (tmp_path / "prompt.json").write_text("[]")
     with pytest.raises(
         PairError,
-        match=r"^The words of '.*' cannot be read \(prompt\.json is no table\)\. Mend the file, and save it as UTF-8\.$",
+        match=r"^The words of '.*' cannot be read \(prompt\.json is not a table\)\. "
+        r"Repair the file, and save it as UTF-8\.$",
     ):
         pairs_in(tmp_path)
 
@@ -293,14 +301,14 @@ def test_prompts_that_are_none_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "names", [("before/1.png", "after/1.png"), ("1_0.png", "1_1.png"), ("control/1.png", "target/1.png")]
 )
-def test_the_folder_train_of_a_data_set_is_found(tmp_path: Path, names: tuple[str, str]) -> None:
+def test_finds_the_folder_train_of_a_data_set(tmp_path: Path, names: tuple[str, str]) -> None:
     put(tmp_path / "train", **dict(zip(names, (BEFORE, AFTER), strict=True)))
     put(tmp_path / "validation", **dict(zip(names, (AFTER, BEFORE), strict=True)))
     assert sound(pairs_below(tmp_path)) == ["train/1"]
 
 
 @pytest.mark.parametrize("parted", [",", ";", "\t", ", "])
-def test_tables_of_any_spreadsheet(tmp_path: Path, parted: str) -> None:
+def test_reads_tables_of_any_spreadsheet(tmp_path: Path, parted: str) -> None:
     put(tmp_path, **{"x.png": BEFORE, "y.png": AFTER})
     rows = [
         ["Control", "Target", "Caption"],
@@ -312,7 +320,7 @@ def test_tables_of_any_spreadsheet(tmp_path: Path, parted: str) -> None:
     assert sound(found) == ["x", "x"] and [pair.words for pair in found] == ["make it snow", ""]
 
 
-def test_one_bad_line_is_left_out(tmp_path: Path) -> None:
+def test_leaves_out_a_malformed_line(tmp_path: Path) -> None:
     put(tmp_path, **{"x.png": BEFORE, "y.png": AFTER})
     (tmp_path / "pairs.jsonl").write_text('{"before": "x.png", "after": "y.png"}\n{"before": "x.p\n')
     refused: list[PairError] = []
@@ -320,7 +328,7 @@ def test_one_bad_line_is_left_out(tmp_path: Path) -> None:
     assert str(refused[0]).startswith("pairs.jsonl of ") and ", entry 1 must be " in str(refused[0])
 
 
-def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_names_an_unreadable_folder(tmp_path: Path) -> None:
     with pytest.raises(
         PairError, match=r"^Folder 'gone' cannot be read \(.*\)\. Allow it, or move the images elsewhere\.$"
     ):

@@ -19,7 +19,7 @@ def make_image(path: Path, shade: int = 100, size: tuple[int, int] = (32, 24)) -
     return path
 
 
-def test_numbered_images_in_natural_order(tmp_path: Path) -> None:
+def test_reads_numbered_images_in_natural_order(tmp_path: Path) -> None:
     for index in (0, 2, 10):
         make_image(tmp_path / f"{index}_0.png", index)
         make_image(tmp_path / f"{index}_1.jpg", 100 + index)
@@ -30,21 +30,21 @@ def test_numbered_images_in_natural_order(tmp_path: Path) -> None:
     assert pairs[0].before.shape == (24, 32, 3) and pairs[0].before.dtype == torch.float32
 
 
-def test_before_and_after_folders(tmp_path: Path) -> None:
+def test_reads_before_and_after_folders(tmp_path: Path) -> None:
     for name in ("b", "a"):
         make_image(tmp_path / "before" / f"{name}.png", 10)
         make_image(tmp_path / "after" / f"{name}.png", 20)
     assert [pair.name for pair in load_pairs(tmp_path)] == ["a", "b"]
 
 
-def test_manifest(tmp_path: Path) -> None:
+def test_reads_a_list(tmp_path: Path) -> None:
     make_image(tmp_path / "x.png", 10)
     make_image(tmp_path / "sub" / "y.png", 20)
     (tmp_path / "pairs.json").write_text(json.dumps({"pairs": [{"before": "x.png", "after": "sub/y.png"}]}))
     assert [pair.name for pair in load_pairs(tmp_path)] == ["x"]
 
 
-def test_one_pair_and_two_hundred(tmp_path: Path) -> None:
+def test_accepts_one_pair_and_two_hundred(tmp_path: Path) -> None:
     for index in range(200):
         make_image(tmp_path / f"{index}_0.png")
         make_image(tmp_path / f"{index}_1.png")
@@ -60,7 +60,7 @@ def test_size_scales_and_crops(tmp_path: Path) -> None:
     assert load_pairs(tmp_path, size=64)[0].after.shape == (64, 64, 3)
 
 
-def test_images_of_every_kind_become_upright_rgb(tmp_path: Path) -> None:
+def test_reads_every_kind_of_image_as_upright_rgb(tmp_path: Path) -> None:
     deep = tmp_path / "deep.png"
     Image.fromarray(np.full((20, 30), 65535 // 2, np.uint16)).save(deep)
     assert read_image(deep).shape == (20, 30, 3) and abs(float(read_image(deep).mean()) - 0.5) < 0.01
@@ -80,7 +80,7 @@ def test_images_of_every_kind_become_upright_rgb(tmp_path: Path) -> None:
     assert read_image(grey).shape == (20, 20, 3)
 
 
-def test_bad_folders_are_named(tmp_path: Path) -> None:
+def test_names_invalid_folders(tmp_path: Path) -> None:
     def refused(message: str) -> None:
         with pytest.raises(PairError, match=message):
             load_pairs(tmp_path)
@@ -100,7 +100,8 @@ def test_bad_folders_are_named(tmp_path: Path) -> None:
     refused(r"Image '0_0\.png' has no twin: the after image of pair '0' is missing")
     make_image(tmp_path / "0_1.png", size=(16, 24))
     refused(
-        r"Pair '0': before is 32 x 24, after is 16 x 24, which is another aspect ratio\. Crop or scale both alike, or set fit to crop or pad\."
+        r"Pair '0': before is 32 x 24, after is 16 x 24, which is another aspect ratio\. "
+        r"Crop or scale both alike, or set fit to crop or pad\."
     )
     (tmp_path / "0_1.png").write_bytes(b"")
     refused(r"Image '0_1\.png' cannot be read")
@@ -117,7 +118,7 @@ def test_bad_folders_are_named(tmp_path: Path) -> None:
     refused(r"pairs\.json of .* must be a list of")
 
 
-def test_tiny_and_huge_images_are_refused(tmp_path: Path) -> None:
+def test_rejects_tiny_and_huge_images(tmp_path: Path) -> None:
     make_image(tmp_path / "0_0.png", size=(8, 8))
     make_image(tmp_path / "0_1.png", size=(8, 8))
     with pytest.raises(PairError, match=r"is 8 x 8: each side needs at least 16 pixels"):
@@ -127,7 +128,7 @@ def test_tiny_and_huge_images_are_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "huge.png")
 
 
-def test_bad_batches_are_named() -> None:
+def test_names_invalid_batches() -> None:
     ok = torch.zeros(2, 16, 16, 3)
     with pytest.raises(PairError, match=r"2 images before but 3 after\. Every image needs its twin"):
         make_pairs(ok, torch.zeros(3, 16, 16, 3))
@@ -171,9 +172,7 @@ def only(pairs: EditPairs) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("size", [None, 32])
-def test_the_same_scene_at_another_scale_is_brought_to_the_smaller_size(
-    tmp_path: Path, size: int | None
-) -> None:
+def test_scales_two_sizes_to_the_smaller_one(tmp_path: Path, size: int | None) -> None:
     pairs = load_pairs(saved_pair(tmp_path, (96, 128), (48, 64)), size)
     before, after = only(pairs)
     assert before.shape == after.shape == ((48, 64, 3) if size is None else (32, 32, 3))
@@ -182,14 +181,14 @@ def test_the_same_scene_at_another_scale_is_brought_to_the_smaller_size(
     assert pairs.remarks == ((scaled,) if size is None else ())
 
 
-def test_sizes_that_rounding_made_are_one_aspect_ratio(tmp_path: Path) -> None:
+def test_rounded_sizes_count_as_one_aspect_ratio(tmp_path: Path) -> None:
     # 3:2, as cameras and web pages round it.
     assert load_pairs(saved_pair(tmp_path, (333, 500), (171, 256)), 64)[0].before.shape == (64, 64, 3)
 
 
 @pytest.mark.parametrize("size", [None, 64])
 @pytest.mark.parametrize("sizes", [((96, 128), (128, 96)), ((64, 64), (64, 72)), ((64, 70), (64, 64))])
-def test_another_aspect_ratio_stops_whether_or_not_a_size_is_given(
+def test_rejects_two_aspect_ratios_with_and_without_a_size(
     tmp_path: Path, sizes: tuple[tuple[int, int], tuple[int, int]], size: int | None
 ) -> None:
     saved_pair(tmp_path, *sizes)
@@ -202,7 +201,8 @@ def test_another_aspect_ratio_stops_whether_or_not_a_size_is_given(
     (rows, columns), (height, width) = sizes
     with pytest.raises(
         PairError,
-        match=rf"^Pair '0': before is {columns} x {rows}, after is {width} x {height}, which is another aspect ratio",
+        match=rf"^Pair '0': before is {columns} x {rows}, after is {width} x {height}, "
+        "which is another aspect ratio",
     ):
         load_pairs(tmp_path, size)
 
@@ -217,11 +217,12 @@ def test_crop_takes_the_middle(tmp_path: Path, size: int | None) -> None:
     )
     assert before[:, 0, 0].mean() == pytest.approx(0, abs=0.02)
     assert pairs.remarks == (
-        "1 pair: before and after have two aspect ratios: the larger image is scaled and cropped to the smaller one.",
+        "1 pair: before and after have two aspect ratios: the larger image is scaled and cropped to the "
+        "smaller one.",
     )
 
 
-def test_pad_keeps_the_whole_and_repeats_its_border(tmp_path: Path) -> None:
+def test_pad_keeps_the_whole_image_and_repeats_its_border(tmp_path: Path) -> None:
     pairs = load_pairs(saved_pair(tmp_path, (64, 64), (64, 128)), fit="pad")
     before, after = only(pairs)
     assert before.shape == after.shape == (64, 64, 3)
@@ -230,19 +231,22 @@ def test_pad_keeps_the_whole_and_repeats_its_border(tmp_path: Path) -> None:
         1, abs=0.02
     )
     assert after[16, :, 1].mean() < 0.05 and after[47, :, 1].mean() > 0.95
-    assert pairs.remarks == ("1 pair: before and after have two aspect ratios: the larger image is scaled into the smaller one's size, and its border "
-                             "repeated around it.",)  # fmt: skip
+    assert pairs.remarks == (
+        "1 pair: before and after have two aspect ratios: the larger image is scaled into the smaller one's "
+        "size, "
+        "and its border is repeated.",
+    )
 
 
-def test_sides_become_multiples_of_eight_alike(tmp_path: Path) -> None:
+def test_trims_sides_to_multiples_of_eight(tmp_path: Path) -> None:
     pairs = load_pairs(saved_pair(tmp_path, (70, 77), (70, 77)))
     before, after = only(pairs)
     assert before.shape == (64, 72, 3) and torch.equal(before, after)
     assert torch.equal(before, read_image(tmp_path / "0_0.png")[3:67, 2:74])
-    assert pairs.remarks == ("1 pair: sides are no multiples of 8: the middle of both images is taken.",)
+    assert pairs.remarks == ("1 pair: sides are not multiples of 8: the middle of both images is used.",)
 
 
-def test_an_edit_that_lost_its_edge_in_a_vae_lies_in_the_middle_of_its_source(tmp_path: Path) -> None:
+def test_matches_an_edit_trimmed_by_a_vae_with_the_middle_of_its_source(tmp_path: Path) -> None:
     whole = gradient(70, 77)
     save(tmp_path / "0_0.png", whole)
     save(tmp_path / "0_1.png", whole[3:67, 2:74])
@@ -252,15 +256,16 @@ def test_an_edit_that_lost_its_edge_in_a_vae_lies_in_the_middle_of_its_source(tm
     assert torch.equal(before, after)
 
 
-def test_large_images_have_a_working_size(tmp_path: Path) -> None:
+def test_shrinks_large_images(tmp_path: Path) -> None:
     pairs = load_pairs(saved_pair(tmp_path, (1500, 2000), (1500, 2000)))
     assert only(pairs)[0].shape == only(pairs)[1].shape == (888, 1184, 3)
     assert pairs.remarks == (
-        "1 pair: images of more than 1024 x 1024 pixels are scaled down to that many; choose a size to learn at another.",
+        "1 pair: images of more than 1024 x 1024 pixels are scaled down to that; "
+        "choose a size to learn at another.",
     )
 
 
-def test_a_bad_pair_is_left_out_and_told(tmp_path: Path) -> None:
+def test_leaves_out_invalid_pairs_and_says_so(tmp_path: Path) -> None:
     for index in range(4):
         make_image(tmp_path / f"{index}_0.png")
         make_image(tmp_path / f"{index}_1.png")
@@ -271,9 +276,9 @@ def test_a_bad_pair_is_left_out_and_told(tmp_path: Path) -> None:
     pairs = load_pairs(tmp_path)
     assert [pair.name for pair in pairs] == ["0", "2"]
     alone, damaged, tiny, count = pairs.remarks
-    assert (
-        alone
-        == "Left out: Image '3_1.png' has no twin: the before image of pair '3' is missing. Add it or remove this one."
+    assert alone == (
+        "Left out: Image '3_1.png' has no twin: the before image of pair '3' is missing. "
+        "Add it or remove this one."
     )
     assert damaged.startswith("Left out: Image '1_1.png' cannot be read (")
     assert tiny == "Left out: Pair '9' is 8 x 8: each side needs at least 16 pixels."
@@ -282,14 +287,13 @@ def test_a_bad_pair_is_left_out_and_told(tmp_path: Path) -> None:
         load_pairs(tmp_path, strict=True)
 
 
-def test_lists_of_images_are_one_set_of_pairs() -> None:
+def test_joins_lists_of_images_to_one_set_of_pairs() -> None:
     sizes = [(1, 16, 24), (2, 32, 16)]
     before = [torch.full((*size, 3), 0.25) for size in sizes]
     after = [torch.full((*size, 4), 0.75) for size in sizes]
     pairs = make_pairs(before, after)
-    assert [tuple(pair.before.shape) for pair in pairs] == [(16, 24, 3), (32, 16, 3), (32, 16, 3)] and [
-        pair.name for pair in pairs
-    ] == ["0", "1", "2"]
+    assert [tuple(pair.before.shape) for pair in pairs] == [(16, 24, 3), (32, 16, 3), (32, 16, 3)]
+    assert [pair.name for pair in pairs] == ["0", "1", "2"]
     assert all((pair.before == 0.25).all() and (pair.after == 0.75).all() for pair in pairs)
     with pytest.raises(PairError, match=r"3 images before but 2 after\. Every image needs its twin"):
         make_pairs(before, after[1:])

@@ -1,0 +1,187 @@
+"""Lists of before/after pairs: JSON, JSON lines and CSV files, and the names that data sets give a pair's
+parts."""
+
+import csv
+import json
+import os
+import posixpath
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ..errors import PairError
+from ..storage.json_text import parse_json
+from ..storage.names import resolve_inside
+
+# Names of a pair's parts in lists and tables. The first name that is present counts.
+BEFORE = (
+    *("before", "source_image", "original_image", "input_image", "control_image", "source_img", "src_img"),
+    *("source", "original", "input", "control", "image", "file_name"),
+)
+AFTER = (
+    *("after", "edited_image", "output_image", "target_image", "edited_img", "target_img"),
+    *("edited", "target", "output"),
+)
+WORDS = (
+    *("words", "edit_prompt", "instruction", "edit_instruction", "edit"),
+    *("prompt", "text", "caption", "edited_prompt_list"),
+)
+MASK = ("mask", "mask_image", "mask_img")
+REASONING = "reasoning"
+"""Indirect instructions: a text or a list of texts."""
+
+Refuse = Callable[[PairError], None]
+"""Called for every entry that cannot be used. Raises to stop there."""
+
+
+@dataclass(frozen=True)
+class ListedPair:
+    """A pair's files."""
+
+    name: str
+    before: Path
+    after: Path
+    words: str = ""
+    """What the edit is, "" if unknown. Fine-tuning needs it, learning an instruction does not."""
+    mask: Path | None = None
+    """An image, white where the edit acts."""
+    reasoning: tuple[str, ...] = ()
+    """Indirect instructions for the same edit."""
+
+
+def stop(error: PairError) -> None:
+    """Stops at the first entry that cannot be used.
+
+    Raises:
+        PairError: always.
+    """
+    raise error
+
+
+def first_of(names: tuple[str, ...], present: Mapping[str, Any]) -> str | None:
+    """The first of some names that a table or an entry has a value for."""
+    return next((name for name in names if present.get(name) is not None), None)
+
+
+def indirect_texts(value: Any, name: str) -> tuple[str, ...]:
+    """The indirect instructions in a table or list: a text, a list of texts, or nothing. Drops blank ones.
+
+    Raises:
+        PairError: the value is something else; ``name`` is the pair's.
+    """
+    texts = value if isinstance(value, list) else [value]
+    if not all(text is None or isinstance(text, str) for text in texts):
+        raise PairError(
+            f"Pair '{name}': its reasoning is {str(value)[:60]}; a text or a list of texts is needed."
+        )
+    return tuple(text.strip() for text in texts if text and text.strip())
+
+
+def direct_words(value: Any) -> str:
+    """The words of a pair in a table or list: a text, or the first of a list of texts; "" if there are
+    none."""
+    texts = value if isinstance(value, list) else [value]
+    return next((text.strip() for text in texts if isinstance(text, str) and text.strip()), "")
+
+
+def read_list(file: Path, refuse: Refuse = stop) -> list[ListedPair]:
+    """The pairs of a list, see ``pairs_in`` in core/pairs/layouts.py.
+
+    Raises:
+        PairError: the list cannot be read.
+    """
+    found = []
+    for number, entry in enumerate(_entries(file)):
+        try:
+            found.append(_listed_pair(file, number, entry))
+        except PairError as error:
+            refuse(error)
+    return found
+
+
+def _entries(file: Path) -> list[Any]:
+    """The entries of a list. Entries of JSON lines are texts, which are parsed one by one."""
+    try:
+        content = file.read_bytes()
+        text = content.decode(json.detect_encoding(content))
+        if file.suffix == ".jsonl":
+            return [line for line in text.split("\n") if line.strip()]
+        if file.suffix == ".csv":
+            return _csv_rows(text)
+        value = parse_json(text, finite=False)
+        entries = value.get("pairs") if isinstance(value, dict) else value
+        if not isinstance(entries, list):
+            raise ValueError("there is no list in it")
+    except (OSError, ValueError, csv.Error) as error:
+        raise PairError(
+            f"{file.name} of '{file.parent.name}' must be a list of "
+            f'{{"before": file, "after": file}} ({error}).'
+        ) from error
+    return entries
+
+
+def _csv_rows(text: str) -> list[dict[str, str]]:
+    """The rows of a CSV file. Columns are separated by commas, semicolons or tabs, as the first line
+    shows."""
+    first_line = text.partition("\n")[0]
+    delimiter = max(",;\t", key=first_line.count)
+    return list(csv.DictReader(StringIO(text), delimiter=delimiter, skipinitialspace=True, restkey=""))
+
+
+def _listed_pair(file: Path, number: int, entry: Any) -> ListedPair:
+    where = f"{file.name} of '{file.parent.name}', entry {number}"
+    fields = _fields(entry, where)
+    before = _file_name(fields, BEFORE, where)
+    after = _file_name(fields, AFTER, where)
+    mask = _file_name(fields, MASK, where)
+    if before is None or after is None:
+        missing = "before" if before is None else "after"
+        raise PairError(f'{where} lacks \'{missing}\': it must be {{"before": file, "after": file}}.')
+    words = first_of(WORDS, fields)
+    return ListedPair(
+        Path(before.replace("\\", "/")).stem,
+        _inside(file, before),
+        _inside(file, after),
+        direct_words(fields[words]) if words else "",
+        _inside(file, mask) if mask else None,
+        indirect_texts(fields.get(REASONING), f"{number} of {file.parent.name}"),
+    )
+
+
+def _fields(entry: Any, where: str) -> dict[str, Any]:
+    try:
+        fields = parse_json(entry, finite=False) if isinstance(entry, str) else entry
+        if not isinstance(fields, dict):
+            raise ValueError(f"it is {str(fields)[:60]}")
+        # Newer image folders name the column of "before" "before_file_name".
+        return {name.strip().lower().removesuffix("_file_name"): value for name, value in fields.items()}
+    except ValueError as error:
+        raise PairError(f'{where} must be {{"before": file, "after": file}} ({error}).') from error
+
+
+def _file_name(fields: Mapping[str, Any], names: tuple[str, ...], where: str) -> str | None:
+    name = first_of(names, fields)
+    if name is None or fields[name] == "":
+        return None
+    if not isinstance(fields[name], str):
+        raise PairError(
+            f"{where}: '{name}' is {str(fields[name])[:60]}. Write the name of an image inside the folder."
+        )
+    return fields[name]
+
+
+def _inside(file: Path, name: str) -> Path:
+    """The image that a list names. The name must stay inside the folder; links may lead elsewhere."""
+    where = f"{file.name} of '{file.parent.name}'"
+    plain = posixpath.normpath(name.replace("\\", "/"))
+    if plain.startswith(("/", "../")) or plain == "..":
+        raise PairError(f"{where}: '{name[:200]}' is outside the folder. Move the image into it.")
+    try:
+        path = resolve_inside(file.parent, plain, error=PairError)
+    except PairError as error:
+        raise PairError(f"{where}: {error}") from error
+    if not os.path.isfile(path):
+        raise PairError(f"{where}: '{name[:200]}' does not exist.")
+    return path
