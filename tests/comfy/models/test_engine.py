@@ -1,4 +1,4 @@
-"""The engine on small models of every family: whatever a UNet predicts, core is given the noise; and instructions act in all of them."""
+"""ComfyUI's engine on small models of every family."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ FAMILIES = {
 
 
 def build(comfy, name):
-    """A MODEL of the family with few channels and seeded weights, as ComfyUI would load it."""
+    """Builds a MODEL of the family with few channels and random weights."""
     from comfy import model_detection, model_patcher, supported_models
 
     config, kind, extra = FAMILIES[name]
@@ -57,19 +57,19 @@ def build(comfy, name):
 def engine(request, comfy):
     pooled = torch.randn(1, 1280, generator=torch.Generator().manual_seed(3))
     model = build(comfy, request.param)
-    yield request.param, comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model, (pooled, pooled))
+    yield (
+        request.param,
+        comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model, (pooled, pooled)),
+    )
 
 
 def draw(engine, rows=3):
     generator = torch.Generator().manual_seed(1)
-    noisy, image = (
-        torch.randn(rows, channels, 8, 8, generator=generator)
-        for channels in (4, engine.description.condition_channels)
-    )
+    noisy = torch.randn(rows, 4, 8, 8, generator=generator)
+    image = torch.randn(rows, engine.description.condition_channels, 8, 8, generator=generator)
     context = torch.randn(rows, 77, engine.description.family.context_width, generator=generator)
-    return tuple(
-        tensor.to(engine.device) for tensor in (noisy, torch.tensor([3, 480, 990][:rows]), image, context)
-    )
+    timesteps = torch.tensor([3, 480, 990][:rows])
+    return tuple(tensor.to(engine.device) for tensor in (noisy, timesteps, image, context))
 
 
 def test_detects_the_family(engine):
@@ -86,38 +86,35 @@ def test_predict_returns_noise_in_every_family(engine):
     name, denoiser = engine
     noisy, timesteps, image, context = draw(denoiser)
     with denoiser.loaded(), torch.no_grad():
-        given = denoiser.predict(noisy, timesteps, image, context)
+        found = denoiser.predict(noisy, timesteps, image, context)
         abar = denoiser.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         sigma = ((1 - abar) / abar).sqrt()
         times = sigma.flatten().log() / 4 if name == "cosxl" else timesteps.float()
         condition = image * 0.13025 if name == "cosxl" else image
         extra = denoiser._sdxl_conditioning(noisy, None)
         raw = denoiser.unet(torch.cat([noisy, condition], 1), times, context=context, **extra)
-        expected = (
-            raw
-            if denoiser.description.family.prediction == "epsilon"
-            else abar.sqrt() * raw + (1 - abar).sqrt() * noisy
-        )
-        assert given.dtype == torch.float32 and torch.allclose(
-            given, expected, atol=2e-4 * expected.abs().max().item()
-        )
-        assert not torch.allclose(
-            given, denoiser.predict(noisy, timesteps, torch.zeros_like(image), context), atol=1e-3
-        )
+        if denoiser.description.family.prediction == "epsilon":
+            expected = raw
+        else:
+            expected = abar.sqrt() * raw + (1 - abar).sqrt() * noisy
+        without_image = denoiser.predict(noisy, timesteps, torch.zeros_like(image), context)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, expected, atol=2e-4 * expected.abs().max().item())
+    assert not torch.allclose(found, without_image, atol=1e-3)
 
 
 def test_keys_and_values_of_the_words_act_like_the_words(comfy, engine):
-    """Learned rows that are the frozen projections of the words: the prediction is that of the words."""
+    """The learned rows are the model's own projections of the words."""
     _, denoiser = engine
     noisy, timesteps, image, context = draw(denoiser)
     context = context[:1].expand(3, -1, -1)
-    made = comfy.pack("core.instruction.injection")
+    injections = comfy.pack("core.instruction.injection")
     with denoiser.loaded():
         projected = denoiser.project(context[0])
         keys = {name: k[1:9].repeat(5, 1, 1).requires_grad_() for name, (k, _) in projected.items()}
         values = {name: v[1:9].repeat(5, 1, 1).requires_grad_() for name, (_, v) in projected.items()}
-        injection = made.Injection(
-            (made.InjectedInstruction.attention(context[0], 1, keys, values),),
+        injection = injections.Injection(
+            (injections.InjectedInstruction.attention(context[0], 1, keys, values),),
             torch.ones(5, device=denoiser.device),
         )
         same = denoiser.predict(noisy, timesteps, image, context, injection)
@@ -125,8 +122,9 @@ def test_keys_and_values_of_the_words_act_like_the_words(comfy, engine):
             words = denoiser.predict(noisy, timesteps, image, context)
         assert torch.allclose(same, words, atol=1e-4 * words.abs().max().item())
         same.square().sum().backward()
+    assert set(keys) == {site.name for site in denoiser.description.sites}
     for name, tensor in keys.items():
-        # Timesteps 3, 480 and 990 lie in segments 0, 2 and 4: those alone get gradients.
+        # Timesteps 3, 480 and 990 are in segments 0, 2 and 4, so only those get gradients.
         assert tensor.grad[[0, 2, 4]].abs().sum() > 0 and tensor.grad[[1, 3]].abs().sum() == 0, name
     assert not any(parameter.grad is not None for parameter in denoiser.unet.parameters())
 
@@ -149,7 +147,8 @@ def test_gradients_are_finite_on_half_precision_weights(comfy, dtype):
     model.model.diffusion_model.dtype = dtype
     denoiser = comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model)
     noisy, timesteps, image, context = draw(denoiser, 2)
-    trainers, objectives = comfy.pack("core.learning.trainer"), comfy.pack("core.learning.objective")
+    trainers = comfy.pack("core.learning.trainer")
+    objectives = comfy.pack("core.learning.objective")
     requests = comfy.pack("core.learning.request")
     settings = comfy.pack("core.learning.settings").LearningSettings(tokens=4, segments=2, steps=2)
     with denoiser.loaded():
@@ -164,4 +163,5 @@ def test_gradients_are_finite_on_half_precision_weights(comfy, dtype):
         )
         trainer.run()
     learned = trainer.instruction()
+    assert len(learned.keys) == 16
     assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in learned.keys.values())

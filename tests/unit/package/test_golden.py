@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
+from instructbrush.cli import learn
 from instructbrush.cli import main as commandline
 
 CHANGING = {"created", "losses", "final_loss", "fingerprint", "modelspec.date", "modelspec.thumbnail"}
@@ -62,7 +63,7 @@ def option(action: argparse.Action) -> dict[str, Any]:
 def test_options_of_the_command_line(golden):
     found = {
         name: [option(action) for action in parser._actions]
-        for name, parser in commands(commandline._parser())
+        for name, parser in commands(commandline.build_parser())
     }
     compare(found, golden / "commands.json")
 
@@ -92,8 +93,8 @@ def without_figures(value: Any) -> Any:
 
 def test_headers_of_files(golden, write_pairs, tmp_path, monkeypatch):
     pairs, learned = write_pairs(tmp_path / "pairs", 2), tmp_path / "edit.safetensors"
-    monkeypatch.setattr(commandline, "_remove", lambda *files: None)
-    monkeypatch.setattr(commandline, "_CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(learn, "remove_checkpoints", lambda *files: None)
+    monkeypatch.setattr(learn, "CHECKPOINT_SECONDS", 0.0)
     learning = (
         "learn",
         "--pairs",
