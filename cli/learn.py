@@ -46,12 +46,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--pairs", required=True, help="folder: {i}_0/{i}_1 images, before/ and after/, or pairs.json"
     )
     parser.add_argument("--out", required=True, help="instruction file to write (.safetensors)")
-    parser.add_argument("--init", type=utf8_text, default="", help="words that come close to the edit")
+    parser.add_argument("--init", type=utf8_text, default="", help="words that are close to the edit")
     parser.add_argument(
         "--begin",
         choices=("words", "phrases", "caption"),
         default="words",
-        help="where learning begins: --init, phrases that tell before from after (InstructBrush), "
+        help="what learning starts from: the words of --init, unique phrases (InstructBrush), "
         "or a caption of the images after (Visii)",
     )
     parser.add_argument(
@@ -76,17 +76,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--fit",
         choices=FITS,
         default="stop",
-        help="what becomes of a pair with two aspect ratios (default: stop)",
+        help="what to do with a pair of two aspect ratios (default: stop)",
     )
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="stop at the first pair that cannot be read; otherwise it is left out, and counted",
+        help="stop at the first pair that cannot be read; otherwise such pairs are left out",
     )
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace --out if it is there, and a checkpoint that this run cannot go on from",
+        help="replace --out if it exists, and a checkpoint that this run cannot resume from",
     )
 
 

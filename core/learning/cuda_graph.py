@@ -78,8 +78,7 @@ class Replay:
         return had_recordings
 
     def _aside(self, inputs: Sequence[Tensor]) -> Tensor:
-        """An eager step on the stream that recordings are made on: autograd's nodes remember where they were
-        made."""
+        """Runs an eager step on the recordings' stream, which autograd's nodes remember."""
         current = torch.cuda.current_stream(inputs[0].device)
         assert self._stream is not None
         self._stream.wait_stream(current)
@@ -100,7 +99,8 @@ class Replay:
             self._give_up(error)
             _restore(self._changed(), before)
             return self._aside(inputs)
-        expected, after = _copies(self._gradients()), _copies(self._changed())
+        expected = _copies(self._gradients())
+        after = _copies(self._changed())
         _restore(self._changed(), before)
         outer = torch.cuda.current_stream(inputs[0].device)
         try:

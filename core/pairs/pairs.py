@@ -227,8 +227,8 @@ def check_pair(name: str, before: Tensor, after: Tensor) -> EditPair:
         )
     if min(before.shape[:2]) < MIN_SIDE:
         raise PairError(
-            f"Pair '{name}' is {before.shape[1]} x {before.shape[0]}: each side needs at least {MIN_SIDE} "
-            "pixels."
+            f"Pair '{name}' is {before.shape[1]} x {before.shape[0]}: "
+            f"each side needs at least {MIN_SIDE} pixels."
         )
     if not (torch.isfinite(before).all() and torch.isfinite(after).all()):
         raise PairError(f"Pair '{name}' holds values that are not finite. Save the images again.")
@@ -309,8 +309,7 @@ def _read(
 
 
 def _shrunk_side(side: int, pixels: int) -> int:
-    """A side of an image of so many pixels, scaled down to ``_MOST_PIXELS``, as a multiple of the VAE's
-    stride."""
+    """A side of an image of ``pixels``, scaled to ``_MOST_PIXELS`` and rounded to the VAE stride."""
     return max(round(side * math.sqrt(_MOST_PIXELS / pixels) / VAE_STRIDE), 1) * VAE_STRIDE
 
 
@@ -333,9 +332,8 @@ def _size(image: Tensor) -> Size:
 
 def _mixed(name: str, before: Size, after: Size) -> MixedRatiosError:
     return MixedRatiosError(
-        f"Pair '{name}': before is {before[1]} x {before[0]}, after is {after[1]} x {after[0]}, which is "
-        "another aspect ratio. Crop or scale both alike, or "
-        "set fit to crop or pad."
+        f"Pair '{name}': before is {before[1]} x {before[0]}, after is {after[1]} x {after[0]}, "
+        "which is another aspect ratio. Crop or scale both alike, or set fit to crop or pad."
     )
 
 

@@ -1,5 +1,4 @@
-"""Unique phrases: words for the difference between images before and after an edit (InstructBrush, section
-4.2)."""
+"""Unique phrases: words for the difference that an edit makes (InstructBrush, section 4.2)."""
 
 import math
 from collections.abc import Sequence
@@ -97,14 +96,12 @@ class PhraseSettings:
 
 
 def default_eta(clip: ClipModel) -> float:
-    """Least sensitivity of a unique phrase: the paper's .15 for ViT-H, measured for the pocket CLIP,
-    estimated for others."""
+    """Least sensitivity of a unique phrase: from the paper for ViT-H, measured or estimated for others."""
     return _ETA.get(clip.name, _OTHER_ETA)
 
 
 def set_features(clip: ClipModel, images: Sequence[Tensor]) -> Tensor:
-    """Mean of the normalised features of images [H, W, 3], [P]. Its product with a normalised text is the
-    mean cosine."""
+    """Mean of the normalised features of images, [P]. Its product with a text feature is the mean cosine."""
     return image_features(clip, images).mean(0)
 
 
