@@ -123,7 +123,7 @@ def test_noise_of_an_image_does_not_depend_on_its_batch(
     together = effect_editor.by_words(3).images
     assert all(torch.equal(image, (image * 255).round() / 255) for image in together)
     assert not torch.equal(effect_editor.by_words(4).images[0], together[0])
-    # An image of another size in the middle splits the batch; the others come out as before.
+    # An image of another size in the middle splits the batch. The others do not change.
     odd = make_pairs(*pair_tensors(1, 64, 72)).pairs
     pairs = effect_editor.effect.test.pairs
     mixed = replace(effect_editor.effect, test=EditPairs((*pairs[:2], *odd, *pairs[3:])))

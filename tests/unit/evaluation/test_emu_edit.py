@@ -1,4 +1,4 @@
-"""Emu Edit Test: its files, captions that say nothing, what is malformed, and its metrics."""
+"""Emu Edit Test: reading files, placeholder captions, malformed files, metrics."""
 
 import pickle
 import re

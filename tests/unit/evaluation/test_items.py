@@ -71,7 +71,7 @@ def test_scales_images_as_instructpix2pix_does(
     found = editor_input(image, side)
     assert (found.shape[1], found.shape[0]) == wanted
     if side is not None:
-        # The published scripts' own arithmetic.
+        # The arithmetic of the published scripts.
         factor = side / max(size)
         factor = np.ceil(min(size) * factor / 64) * 64 / min(size)
         assert wanted == tuple(int((length * factor + 1e-6) // 64) * 64 for length in size)
@@ -162,7 +162,7 @@ def test_single_turn_averages_turns_and_multi_turn_averages_last_images() -> Non
 
 
 def test_figures_match_magicbrush_formulas(tmp_path: Path) -> None:
-    """Against its evaluation written out again with PIL and numpy, on what a run left behind."""
+    """Compares a run with MagicBrush's evaluation, written again with PIL and numpy."""
     source = read_magicbrush(write_magicbrush_folder(tmp_path / "test")).items[0]
     big = [pixels("139", state, 128) for state in range(4)]
     for state, name in enumerate(["input", "output1", "output2", "output3"]):
@@ -222,7 +222,7 @@ def test_region_method_keeps_the_image_outside(editor: DiffusersEditor) -> None:
     turn = Turn("make it night", image, mask=mask)
     made = {name: ITEM_METHODS[name].edit(item_editor, turn, image, 5) for name in ("words", "region")}
     unedited = quantised(editor.decode(editor.scale(editor.encode_images(image[None]))))[0]
-    # The decoder looks a few latents far.
+    # The decoder's receptive field is a few latents.
     torch.testing.assert_close(made["region"][:, :32], unedited[:, :32], rtol=0, atol=0.01)
     assert not torch.allclose(made["words"][:, :32], unedited[:, :32], atol=0.1)
     assert not torch.allclose(made["region"][:, 104:], unedited[:, 104:], atol=0.1)
@@ -276,7 +276,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     page = (out / "report.html").read_text("utf-8")
     for part in page.split('src="')[1:]:
         assert (out / part.split('"')[0]).is_file()
-    # 30: two sources, truths, outputs, and the chain of two; 2047: one of each, and no chain.
+    # 30: two sources, truths and outputs, and a chain of two. 2047: one of each and no chain.
     assert page.count("<img") == 2 + 2 + 2 + 2 + 1 + 1 + 1 and "one after the other" in page
     content = json.loads((out / "results.json").read_text())
     assert (

@@ -1,4 +1,4 @@
-"""MagicBrush: both layouts, masks, words, and what is malformed, each with its message."""
+"""Reading MagicBrush: both layouts, masks, captions, malformed files."""
 
 import json
 import pickle
@@ -249,7 +249,7 @@ def test_rejects_missing_and_damaged_files(tmp_path: Path, monkeypatch: pytest.M
         match="-00001-of-00002-.*cannot be read as parquet.*It may be cut short: download it again.",
     ):
         read_magicbrush(hub)
-    # A hole in the pages with the footer still there.
+    # Damages the data and keeps the footer.
     start = len(content) // 4
     second.write_bytes(content[:start] + bytes(len(content) // 2) + content[start + len(content) // 2 :])
     with pytest.raises((DataError, EvaluationError), match="is damaged|cannot be read"):

@@ -1,4 +1,4 @@
-"""Metrics against the reference packages and against arithmetic done by hand."""
+"""Compares metrics with reference packages and worked examples."""
 
 import math
 import sys
@@ -113,7 +113,7 @@ def test_direction_matches_worked_example() -> None:
     assert direction_distance(-examples, examples) == pytest.approx(2.0, abs=1e-6)
     assert direction_distance(examples * 7, examples) == pytest.approx(0.0, abs=1e-6)
     assert direction_distance(torch.zeros(2, 2), examples) == 1.0
-    # The mean comes before the cosine: opposite edits have no direction, though each has one.
+    # The mean comes before the cosine, so opposite edits have no direction.
     assert direction_distance(torch.tensor([[0.0, 1.0], [0.0, -1.0]]), examples) == 1.0
 
 
@@ -189,7 +189,7 @@ def test_lpips_matches_the_package_on_the_same_backbone(alexnet: dict[str, Tenso
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         reference = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    # The package cuts torchvision's layers into five slices; their modules are put in as they are.
+    # The package cuts torchvision's layers into five slices and keeps their modules.
     for number, (first, last) in enumerate(((0, 2), (2, 5), (5, 8), (8, 10), (10, 12)), start=1):
         for layer in range(first, last):
             setattr(getattr(reference.net, f"slice{number}"), str(layer), whole.features[layer])
@@ -237,7 +237,7 @@ def test_rejects_invalid_backbones(alexnet: dict[str, Tensor], backbone: Path, t
 
 
 def test_downloaded_backbone_distinguishes_noise_from_a_plain_image(repository: Path) -> None:
-    """Present after `make bench`: filters of a trained AlexNet, not of a random one."""
+    """Checks the weights that `make bench` downloads: those of a trained AlexNet."""
     file = repository / ".comfyui" / "lpips" / "alexnet.safetensors"
     if not file.is_file():
         pytest.skip("AlexNet's weights were not brought yet (make bench does)")

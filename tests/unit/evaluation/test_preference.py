@@ -18,7 +18,7 @@ from instructbrush.core.evaluation.preference.study import CHOICES, FILE, StudyI
 def items(
     count: int = 4, methods: tuple[str, ...] = ("words", "learned"), shift: float = 0.0
 ) -> list[StudyItem]:
-    """Plain images, every one of another shade."""
+    """Returns plain images, each of another shade."""
     shades = iter((torch.arange(count * (len(methods) + 1)) / 100 + shift).tolist())
     return [
         StudyItem(
@@ -32,7 +32,7 @@ def items(
 
 
 def choose(study: Study, winner: str | None, number: int | None = None) -> None:
-    """Judge a comparison (the next one) for a method, wherever it stands; None is a tie."""
+    """Judges the next comparison for a method, on either side; None is a tie."""
     number = study.pending[0] if number is None else number
     comparison = study.comparisons[number]
     study.judge(number, "tie" if winner is None else "left" if comparison.left == winner else "right")
@@ -87,7 +87,7 @@ def test_compares_three_methods_in_pairs(tmp_path: Path) -> None:
     assert len(study.comparisons) == 18
     asked = Counter((c.item, *sorted((c.left, c.right))) for c in study.comparisons)
     assert set(asked.values()) == {1} and len(asked) == 18
-    # Each stands left in half of what it is compared in with another.
+    # Each method is on the left in half of its comparisons with another.
     assert set(Counter((c.left, c.right) for c in study.comparisons).values()) == {3}
     ranks = "cba"
     while study.pending:
@@ -130,7 +130,7 @@ def test_image_names_do_not_reveal_the_method(tmp_path: Path) -> None:
                 )
             assert len(name) == 28 and name.endswith(".png")
     assert len(list((tmp_path / "s").glob("*.png"))) == 9
-    # The same study under another name has other file names.
+    # The same items in another study have other file names.
     other = Study.begin(tmp_path / "t", given)
     assert not {path.name for path in (tmp_path / "t").glob("*.png")} & {
         path.name for path in (tmp_path / "s").glob("*.png")
@@ -171,7 +171,7 @@ def test_undoes_the_last_judgement(tmp_path: Path) -> None:
     assert [rating.won for rating in again.ratings()] == [2, 0] and not again.pending
     again.undo(), again.undo()
     assert again.undo() is None and Study.open(tmp_path / "s").pending == (0, 1)
-    # Nothing is erased: the log has three judgements and three undoings.
+    # The file keeps all events: three judgements and three undos.
     assert len((tmp_path / "s" / FILE).read_text().splitlines()) == 1 + 6
 
 

@@ -1,7 +1,9 @@
 """Runs on reasoning instructions with a vision-language model and a connector."""
 
+import io
 import json
-from dataclasses import asdict
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -215,109 +217,107 @@ def test_stopped_run_resumes_and_accepts_more_methods(tmp_path: Path, models: di
         )
 
 
+@dataclass(frozen=True)
+class FinishedBench:
+    """A finished run of the command with studies."""
+
+    data: Path
+    out: Path
+    studies: Path
+    command: list[str]
+    """The command without methods, items and studies."""
+    printed: str
+
+
+EFFECTS = ["--effects", "0000-direct", "0000-reasoning", "0002-direct", "0002-reasoning"]
+SELECTION = ["--methods", "words", "encode", *EFFECTS]
+
+
+@pytest.fixture(scope="module")
+def bench_run(tmp_path_factory: pytest.TempPathFactory, models: dict[str, str]) -> FinishedBench:
+    home = tmp_path_factory.mktemp("bench")
+    data = write_reasoning_folder(home / "data")
+    out = home / "out"
+    studies = home / "studies" / "table_4"
+    command = ["bench", "--benchmark", "reason", "--data", str(data), "--out", str(out)]
+    command += ["--sampling-steps", "1", "--size", "64", "--device", "cpu"]
+    command += ["--mllm", models["mllm"], "--connector", models["connector"]]
+    command += ["--tuned-model", models["tuned_model"]]
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        assert main([*command, *SELECTION, "--study", str(studies)]) == 0
+    return FinishedBench(data, out, studies, command, printed.getvalue())
+
+
 @pytest.mark.slow
-def test_command_line_and_studies(
-    tmp_path: Path, models: dict[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = write_reasoning_folder(tmp_path / "data")
-    out = tmp_path / "out"
-    studies = tmp_path / "studies" / "table_4"
-    given = [
-        "bench",
-        "--benchmark",
-        "reason",
-        "--data",
-        str(data),
-        "--sampling-steps",
-        "1",
-        "--size",
-        "64",
-        "--device",
-        "cpu",
-        "--out",
-        str(out),
-    ]
-    given += [
-        "--mllm",
-        models["mllm"],
-        "--connector",
-        models["connector"],
-        "--tuned-model",
-        models["tuned_model"],
-    ]
-    chosen = [
-        "--methods",
-        "words",
-        "encode",
-        "--effects",
-        "0000-direct",
-        "0000-reasoning",
-        "0002-direct",
-        "0002-reasoning",
-    ]
-    assert main([*given, *chosen, "--study", str(studies)]) == 0
-    printed = capsys.readouterr().out
-    assert (
-        "[1/8] 0000-direct words: L1 0." in printed
-        and "Means over 2 items, 1 seed." in printed
-        and "Reasoning instruction" in printed
-    )
-    assert f"{studies / 'direct'}:\n2 comparisons to be judged in Judge Preference." in printed
-    page = (out / "report.html").read_text("utf-8")
-    assert (
-        page.count("<img") == 4 * 4
-        and "<th>direct L1 ↓</th>" in page
-        and "<th>reasoning CLIP-T ↑</th>" in page
-        and "td:nth-child(n+13){color" in page
-    )
-    content = json.loads((out / "results.json").read_text())
-    assert (
-        set(content["parts"]) == {"direct", "reasoning"}
-        and content["about"]["connector"]
-        and len(content["outcomes"]) == 8
-    )
-    with Image.open(out / "grid.png") as grid:
+def test_command_prints_table_and_writes_report(bench_run: FinishedBench) -> None:
+    assert "[1/8] 0000-direct words: L1 0." in bench_run.printed
+    assert "Means over 2 items, 1 seed." in bench_run.printed
+    assert "Reasoning instruction" in bench_run.printed
+    page = (bench_run.out / "report.html").read_text("utf-8")
+    assert page.count("<img") == 4 * 4
+    assert "<th>direct L1 ↓</th>" in page and "<th>reasoning CLIP-T ↑</th>" in page
+    assert "td:nth-child(n+13){color" in page, "no column is gray, because the published figures are rows"
+    content = json.loads((bench_run.out / "results.json").read_text())
+    assert set(content["parts"]) == {"direct", "reasoning"}
+    assert content["about"]["connector"] and len(content["outcomes"]) == 8
+    with Image.open(bench_run.out / "grid.png") as grid:
         assert grid.height > 4 * 128
-    for part, wish in (("direct", "make it night"), ("reasoning", KNOWN_WISH)):
-        study = Study.open(studies / part)
-        assert study.methods == ("words", "encode") and {each.item for each in study.comparisons} == {
-            f"0000-{part}",
-            f"0002-{part}",
-        }
-        (first,) = [each for each in study.comparisons if each.item == f"0000-{part}"]
-        assert first.instruction == wish
-        shown = [Image.open(study.folder / str(name)) for name in first.images]
-        kept = [
-            out / "items" / first.item / f"{name}.png"
-            for name in ("source-0", f"{first.left}-0-0", f"{first.right}-0-0")
-        ]
-        assert all(
-            one.convert("RGB").tobytes() == Image.open(other).convert("RGB").tobytes()
-            for one, other in zip(shown, kept, strict=True)
-        )
-        study.judge(0, "left")
-        winner = study.comparisons[0].left
-        assert main([*given, *chosen, "--study", str(studies)]) == 0
-        told = capsys.readouterr().out.split(f"{studies / part}:")[1].splitlines()
-        assert (
-            told[1] == f"Study '{part}': 1 of 2 judged"
-            and told[3].split()[0] == winner
-            and told[3].split()[3:] == ["1", "0", "0"]
-        )
-    for more, message in [
-        ([*chosen[:2], *chosen[3:], "--study", str(studies)], "A study compares two methods or more."),
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("part", "instruction"), [("direct", "make it night"), ("reasoning", KNOWN_WISH)])
+def test_command_begins_studies_and_prints_their_ratings(
+    bench_run: FinishedBench, capsys: pytest.CaptureFixture[str], part: str, instruction: str
+) -> None:
+    folder = bench_run.studies / part
+    assert f"{folder}:\n2 comparisons to be judged in Judge Preference." in bench_run.printed
+    study = Study.open(folder)
+    assert study.methods == ("words", "encode")
+    assert {comparison.item for comparison in study.comparisons} == {f"0000-{part}", f"0002-{part}"}
+    first = next(comparison for comparison in study.comparisons if comparison.item == f"0000-{part}")
+    assert first.instruction == instruction
+    images = bench_run.out / "items" / first.item
+    saved = ["source-0.png", f"{first.left}-0-0.png", f"{first.right}-0-0.png"]
+    for shown, name in zip(first.images, saved, strict=True):
+        with Image.open(study.folder / str(shown)) as one, Image.open(images / name) as other:
+            assert one.convert("RGB").tobytes() == other.convert("RGB").tobytes()
+    study.judge(0, "left")
+    assert main([*bench_run.command, *SELECTION, "--study", str(bench_run.studies)]) == 0
+    report = capsys.readouterr().out.split(f"{folder}:")[1].splitlines()
+    assert report[1] == f"Study '{part}': 1 of 2 judged"
+    assert report[3].split()[0] == study.comparisons[0].left
+    assert report[3].split()[3:] == ["1", "0", "0"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--methods", "words", *EFFECTS, "--study", "STUDIES"], "A study compares two methods or more."),
         (
-            [*chosen, "--study", str(studies), "--study-items", "1"],
+            [*SELECTION, "--study", "STUDIES", "--study-items", "1"],
             "was begun with other contents: it has 2 items, not 1. Give the study another name",
         ),
         (
-            [*chosen, "--study", str(studies), "--study-items", "0"],
+            [*SELECTION, "--study", "STUDIES", "--study-items", "0"],
             "--study-items is 0, it must be at least 1.",
         ),
         (["--captions", "x"], "--captions does nothing with --benchmark reason. Leave it out."),
-    ]:
-        assert main([*given, *more]) == 1 and message in capsys.readouterr().err
-    assert main(["bench", "--benchmark", "emu-edit", "--data", str(data), "--study", "x"]) == 1
+    ],
+)
+def test_command_rejects_invalid_options(
+    bench_run: FinishedBench, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    options = [str(bench_run.studies) if option == "STUDIES" else option for option in options]
+    assert main([*bench_run.command, *options]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_command_rejects_options_of_other_benchmarks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "--benchmark", "emu-edit", "--data", str(tmp_path), "--study", "x"]) == 1
     assert "--study does nothing with --benchmark emu-edit." in capsys.readouterr().err
-    assert main(["bench", "--data", str(data), "--tuned-model", "x"]) == 1
+    assert main(["bench", "--data", str(tmp_path), "--tuned-model", "x"]) == 1
     assert "--tuned-model does nothing with --benchmark top-bench." in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Tables and reports from outcomes, against arithmetic done by hand."""
+"""Tables and reports of outcomes, compared with worked examples."""
 
 import csv
 import json

@@ -55,7 +55,7 @@ def quick_phrases() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Outcome], Path]:
-    """An uninterrupted run."""
+    """Outcomes and folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("bench") / "whole"
     return execute(folder), folder
 

@@ -19,7 +19,7 @@ SIDE = 16
 
 
 def pixels(pair: int, side: int, height: int = SIDE, width: int = SIDE) -> np.ndarray:
-    """A flat image whose colour tells the pair and the side."""
+    """Saves a plain image whose color encodes the pair and the side."""
     return np.full((height, width, 3), (10 * pair, 200 * side, 90), np.uint8)
 
 
@@ -234,7 +234,7 @@ def transparent(path: Path) -> None:
 
 
 def turned(path: Path) -> None:
-    """Upright it is 16 x 24, its upper half white: stored lying on its side."""
+    """Saves an image of 16 x 24 with a white upper half, rotated and with EXIF orientation."""
     upright = Image.new("RGB", (16, 24))
     upright.paste("white", (0, 0, 16, 12))
     exif = Image.Exif()
