@@ -29,16 +29,13 @@ TITLES = {
 }
 
 
-_SHARING_FOLDERS = (POCKET_REGION_FOLDER, POCKET_REASON_FOLDER)
-
-
 def part_folder(folder: Path, part: str) -> Path:
     """Returns the folder of a part (``"unet"``, ``"vae"``, ...) of a diffusers folder.
 
     The pocket editor's fine-tunes share the parts that they do not have.
     """
     own = folder / part
-    if folder in _SHARING_FOLDERS and not own.is_dir():
+    if _shares_parts(folder) and not own.is_dir():
         return POCKET_FOLDER / part
     return own
 
@@ -52,6 +49,10 @@ def part_files(folder: Path, part: str, stems: tuple[str, ...]) -> list[Path]:
     """
     own = weight_files(part_folder(folder, part), stems)
     # The fine-tunes store the changed tensors only, on top of the built-in editor's.
-    if folder in _SHARING_FOLDERS and own and own[0].is_relative_to(folder):
+    if _shares_parts(folder) and own and own[0].is_relative_to(folder):
         return [*weight_files(POCKET_FOLDER / part, stems), *own]
     return own
+
+
+def _shares_parts(folder: Path) -> bool:
+    return folder in (POCKET_REGION_FOLDER, POCKET_REASON_FOLDER)

@@ -185,7 +185,7 @@ def build_single_file(
         text = builder.text_encoder(text_config, convert_ldm_clip_checkpoint(text_weights))
     else:
         text = builder.text_encoder(
-            text_config, _open_clip_weights(text_weights, prefix, text_config["hidden_size"])
+            text_config, open_clip_text_weights(text_weights, prefix, text_config["hidden_size"])
         )
     return unet, vae, text
 
@@ -194,9 +194,13 @@ def _under(weights: Weights, prefix: str) -> dict[str, torch.Tensor]:
     return {prefix + name: tensor for name, tensor in weights.under(prefix).tensors()}
 
 
-def _open_clip_weights(weights: dict[str, torch.Tensor], prefix: str, width: int) -> dict[str, torch.Tensor]:
-    """Renames OpenCLIP's text tower to CLIP's names. Splits the stacked projection [3 x width, ...] into
-    three views."""
+def open_clip_text_weights(
+    weights: dict[str, torch.Tensor], prefix: str, width: int
+) -> dict[str, torch.Tensor]:
+    """Renames OpenCLIP's text tower to CLIP's names.
+
+    The stacked attention projection [3 x width, ...] becomes three views.
+    """
     from diffusers.loaders.single_file_utils import DIFFUSERS_TO_LDM_MAPPING
 
     table = DIFFUSERS_TO_LDM_MAPPING["openclip"]

@@ -1,4 +1,4 @@
-"""Models that read a mask: found, loaded, conditioned, sampled with Eq. 3, and the same as in diffusers."""
+"""Models that read a mask, in ComfyUI."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ RANDOM = "diffusers/pocket-random"
 
 
 def pocket_unet(folder, mask_weights):
-    """The pocket editor's UNet with these weights [64, 4, 3, 3] for the mask."""
+    """Writes the pocket editor's UNet with additional weights [64, 4, 3, 3] for the mask."""
     folder.mkdir(parents=True)
     config = json.loads((POCKET_FOLDER / "unet" / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "in_channels": 12}))
@@ -40,7 +40,8 @@ def pocket_unet(folder, mask_weights):
 
 @pytest.fixture(scope="module", autouse=True)
 def folders(comfy):
-    """Two 12-channel models of the pocket family: one as training begins, one that the mask matters to."""
+    """Writes two 12-channel models of the pocket family: one with zeros for the mask, one with random
+    weights."""
     root = comfy.base / "models" / "diffusers"
     drawn = 0.2 * torch.randn(64, 4, 3, 3, generator=torch.Generator().manual_seed(8))
     for name, weights in ((SISTER, torch.zeros(64, 4, 3, 3)), (RANDOM, drawn)):
@@ -70,10 +71,8 @@ def region_conditioning(comfy, graph, parts, words="make it night", image=None, 
 
 
 def custom_sampled(comfy, graph, guider, latent):
-    noise, sampler = (
-        graph.node("RandomNoise", noise_seed=3).out(0),
-        graph.node("KSamplerSelect", sampler_name="euler").out(0),
-    )
+    noise = graph.node("RandomNoise", noise_seed=3).out(0)
+    sampler = graph.node("KSamplerSelect", sampler_name="euler").out(0)
     sigmas = comfy.give(graph, torch.tensor([14.6, 5.0, 1.0, 0.0]))
     node = graph.node(
         "SamplerCustomAdvanced",
@@ -108,10 +107,10 @@ class TestDetection:
         ids=["pocket", "sd15", "sd21", "sd21-v", "sdxl"],
     )
     def test_detects_twelve_channels_in_every_family(self, comfy, unet, extra, family, kind):
-        convert = comfy.pack("nodes.comfy.models.key_names")
+        key_names = comfy.pack("nodes.comfy.models.key_names")
         shapes = seeded.unet_shapes({**unet, "in_channels": 12})
         with torch.device("meta"):
-            native = convert.unet_keys({name: torch.empty(shape) for name, shape in shapes.items()})
+            native = key_names.unet_keys({name: torch.empty(shape) for name, shape in shapes.items()})
         native = {name: tuple(tensor.shape) for name, tensor in native.items()}
         model = detect(native, extra)
         assert type(model.model_config).__name__ == kind and model.model_type.name == (
@@ -146,11 +145,11 @@ class TestDetection:
             )
 
     def concatenates(self, comfy, model, channels):
-        key, error = (
-            comfy.pack("nodes.comfy.models.base_models").MASK_LATENT,
-            comfy.pack("core.errors").ModelError,
-        )
-        noise, image, mask = (torch.randn(count, channels, 8, 8) for count in (2, 2, 1))
+        key = comfy.pack("nodes.comfy.models.base_models").MASK_LATENT
+        error = comfy.pack("core.errors").ModelError
+        noise = torch.randn(2, channels, 8, 8)
+        image = torch.randn(2, channels, 8, 8)
+        mask = torch.randn(1, channels, 8, 8)
         given = {"noise": noise, "device": "cpu", "prompt_type": "positive"}
         concat = model.concat_cond(**given, concat_latent_image=image, **{key: mask})
         assert torch.equal(concat, torch.cat([image, mask.expand(2, -1, -1, -1)], 1))
@@ -159,12 +158,18 @@ class TestDetection:
         )
         with pytest.raises(
             error,
-            match="^This model edits images, and the positive CONDITIONING carries none. Put Region Conditioning",
+            match=(
+                "^This model edits images, and the positive CONDITIONING carries none. Put Region "
+                "Conditioning"
+            ),
         ):
             model.concat_cond(**given)
         with pytest.raises(
             error,
-            match="^This model reads a mask, and the CONDITIONING carries an image without one. Use Region Conditioning",
+            match=(
+                "^This model reads a mask, and the CONDITIONING carries an image without one. Use Region "
+                "Conditioning"
+            ),
         ):
             model.concat_cond(**given, concat_latent_image=image)
 
@@ -177,8 +182,10 @@ class TestTwelveChannels:
         ours = comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model)
         assert ours.description == editor.description and ours.description.reads_mask
         generator = torch.Generator().manual_seed(2)
-        noisy, condition = (torch.randn(2, channels, 9, 12, generator=generator) for channels in (4, 8))
-        context, timesteps = editor.encode_text(["make it night", ""]), torch.tensor([10, 900])
+        noisy = torch.randn(2, 4, 9, 12, generator=generator)
+        condition = torch.randn(2, 8, 9, 12, generator=generator)
+        context = editor.encode_text(["make it night", ""])
+        timesteps = torch.tensor([10, 900])
         with ours.loaded(), torch.no_grad():
             found = ours.predict(
                 *(each.to(comfy.device) for each in (noisy, timesteps, condition, context))
@@ -187,14 +194,11 @@ class TestTwelveChannels:
 
     @pytest.mark.parametrize("mask", [None, half(), half(128, 128)], ids=["free-form", "half", "scaled"])
     def test_edit_guider_matches_equation_3_in_diffusers(self, comfy, mask):
-        """One step against three predictions of core's engine: the mask is there with the image, and gone with it."""
+        """Compares one step with three predictions of core's engine. The null branch has neither image nor
+        mask."""
         graph = comfy.graph()
-        (guider,) = comfy.values(
-            graph,
-            edit_guider(comfy, graph, Parts(graph, RANDOM), **({} if mask is None else {"mask": mask})).out(
-                0
-            ),
-        )
+        inputs = {} if mask is None else {"mask": mask}
+        (guider,) = comfy.values(graph, edit_guider(comfy, graph, Parts(graph, RANDOM), **inputs).out(0))
         editor = comfy.pack("core.editing.loading").load_editor(comfy.base / "models" / RANDOM)
         timestep = torch.tensor([600])
         abar = editor.denoiser.alphas_cumprod[600]
@@ -204,31 +208,26 @@ class TestTwelveChannels:
         condition = editor.condition(make_image(), mask)
         words, empty = editor.encode_text(["make it night"]), editor.encode_text([""])
         with torch.no_grad():
-            full, image = (
-                editor.denoiser.predict(noisy, timestep, condition, states) for states in (words, empty)
-            )
+            full = editor.denoiser.predict(noisy, timestep, condition, words)
+            image = editor.denoiser.predict(noisy, timestep, condition, empty)
             none = editor.denoiser.predict(noisy, timestep, torch.zeros_like(condition), empty)
         by_hand = none + 1.4 * (image - none) + 3.0 * (full - image)
         found = (x - predicted(guider, x, float(sigma))) / sigma
         assert torch.allclose(found, by_hand, atol=1e-3 * by_hand.abs().max().item())
 
     def test_white_mask_equals_no_mask_and_others_differ(self, comfy):
-        free, white, masked = (
-            edited(comfy, RANDOM, **mask) for mask in ({}, {"mask": torch.ones(1, 64, 64)}, {"mask": half()})
-        )
-        assert (
-            torch.equal(free, white)
-            and masked.isfinite().all()
-            and not torch.allclose(free, masked, atol=1e-3)
-        )
+        free = edited(comfy, RANDOM)
+        white = edited(comfy, RANDOM, mask=torch.ones(1, 64, 64))
+        masked = edited(comfy, RANDOM, mask=half())
+        assert torch.equal(free, white)
+        assert masked.isfinite().all() and not torch.allclose(free, masked, atol=1e-3)
 
     def test_stock_nodes_match_edit_guider(self, comfy):
-        """Region Conditioning and ComfyUI's DualCFGGuider, as the help page wires them."""
+        """Region Conditioning with ComfyUI's DualCFGGuider, as on the help page."""
         graph = comfy.graph()
         parts = Parts(graph, RANDOM)
-        first, second = (
-            region_conditioning(comfy, graph, parts, words, mask=half()) for words in ("make it night", "")
-        )
+        first = region_conditioning(comfy, graph, parts, "make it night", mask=half())
+        second = region_conditioning(comfy, graph, parts, "", mask=half())
         plain = graph.node("CLIPTextEncode", clip=parts.clip, text="").out(0)
         given = {
             "cond1": first.out(0),
@@ -252,7 +251,7 @@ class TestTwelveChannels:
             node = region_conditioning(comfy, graph, parts, image=images[rows], mask=masks[rows])
             negative = graph.node("CLIPTextEncode", clip=parts.clip, text="").out(0)
             latent = comfy.values(graph, node.out(1))[0]
-            # Noise is drawn for a whole batch: it must be the same for an image alone.
+            # Noise is drawn for a whole batch. An image alone must get the same noise.
             latent = {**latent, "batch_index": list(range(2))[rows]}
             results.append(
                 comfy.values(
@@ -281,21 +280,16 @@ class TestTwelveChannels:
             stock = graph.node("CheckpointLoaderSimple", ckpt_name=target.name)
             parts = type("Stock", (), {"model": stock.out(0), "clip": stock.out(1), "vae": stock.out(2)})
             node = edit_guider(comfy, graph, parts, mask=half())
-            assert torch.allclose(
-                custom_sampled(comfy, graph, node.out(0), node.out(1)),
-                edited(comfy, RANDOM, mask=half()),
-                atol=1e-3,
-            )
-            assert torch.allclose(
-                edited(comfy, f"checkpoints/{target.name}", mask=half()),
-                edited(comfy, RANDOM, mask=half()),
-                atol=1e-3,
-            )
+            expected = edited(comfy, RANDOM, mask=half())
+            from_stock = custom_sampled(comfy, graph, node.out(0), node.out(1))
+            from_ours = edited(comfy, f"checkpoints/{target.name}", mask=half())
+            assert torch.allclose(from_stock, expected, atol=1e-3)
+            assert torch.allclose(from_ours, expected, atol=1e-3)
         finally:
             target.unlink()
 
     def test_instruction_acts_as_in_the_pocket_editor(self, comfy):
-        """Whose weights for the mask are still zero, so that both must agree."""
+        """The weights of its mask are zero, so both models must agree."""
         learned = instruction(comfy)
         pocket = edited(comfy, "pocket editor (built in)", instruction=learned)
         assert torch.allclose(edited(comfy, SISTER, instruction=learned, mask=half()), pocket, atol=1e-3)
@@ -315,7 +309,8 @@ class TestTwelveChannels:
         assert (sister.info.family, sister.info.fingerprint) == ("pocket", pocket.info.fingerprint)
 
     def test_offers_the_built_in_model_if_it_is_installed(self, comfy, monkeypatch, tmp_path):
-        models, builtin = comfy.pack("nodes.comfy.models.loading"), comfy.pack("core.models.builtin")
+        models = comfy.pack("nodes.comfy.models.loading")
+        builtin = comfy.pack("core.models.builtin")
         folder = tmp_path / "pocket_region"
         for module in (models, builtin):
             monkeypatch.setattr(module, "POCKET_REGION_FOLDER", folder)
@@ -327,9 +322,9 @@ class TestTwelveChannels:
             model, clip, vae = models.load_model(models.POCKET_REGION_NAME)
             described = comfy.pack("nodes.comfy.models.description").describe(model)
             assert described.title == "pocket region editor" and described.reads_mask
-            assert clip.encode_from_tokens_scheduled(clip.tokenize("a hat"))[0][0].shape[
-                2
-            ] == 128 and vae.encode(make_image()).shape == (1, 4, 8, 8)
+            states = clip.encode_from_tokens_scheduled(clip.tokenize("a hat"))[0][0]
+            assert states.shape[2] == 128
+            assert vae.encode(make_image()).shape == (1, 4, 8, 8)
 
 
 class TestMistakes:
@@ -338,7 +333,8 @@ class TestMistakes:
         [
             (
                 torch.zeros(1, 64, 64),
-                "Mask: it is black everywhere, so nothing would be edited. Paint white where the edit should act, or",
+                "Mask: it is black everywhere, so nothing would be edited. Paint white where the edit should "
+                "act, or",
             ),
             (torch.ones(1, 64, 32), "Mask: it is 32 x 64, the image 64 x 64, which is another aspect ratio."),
             (torch.ones(3, 64, 64), "Mask: 3 masks do not fit 1 images."),
@@ -357,7 +353,10 @@ class TestMistakes:
         ).startswith(message)
 
     def test_rejects_a_mask_for_a_model_without_one(self, comfy):
-        message = "pocket editor: this model reads no mask (8 input channels, 12 in one that does). Leave the mask away and keep the edit in its place with Reg"
+        message = (
+            "pocket editor: this model reads no mask (8 input channels, 12 in one that does). Leave the mask "
+            "away and keep the edit in its place with Reg"
+        )
         for make in (region_conditioning, edit_guider):
             graph = comfy.graph()
             assert comfy.error(graph, make(comfy, graph, Parts(graph), mask=half()).out(0)).startswith(
@@ -385,14 +384,15 @@ class TestMistakes:
         parts = Parts(graph, RANDOM)
         positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
         assert comfy.error(graph, sampled(graph, parts.model, positive, negative, latent)).startswith(
-            "This model reads a mask, and the CONDITIONING carries an image without one. Use Region Conditioning instead of InstructPixToPixConditioning;"
+            "This model reads a mask, and the CONDITIONING carries an image without one. Use Region "
+            "Conditioning instead of InstructPixToPixConditioning;"
         )
         graph = comfy.graph()
         parts = Parts(graph, RANDOM)
-        words, empty = (
-            graph.node("CLIPTextEncode", clip=parts.clip, text=text).out(0) for text in ("make it night", "")
-        )
+        words = graph.node("CLIPTextEncode", clip=parts.clip, text="make it night").out(0)
+        empty = graph.node("CLIPTextEncode", clip=parts.clip, text="").out(0)
         latent = graph.node("EmptyLatentImage", width=64, height=64, batch_size=1).out(0)
         assert comfy.error(graph, sampled(graph, parts.model, words, empty, latent)).startswith(
-            "This model edits images, and the positive CONDITIONING carries none. Put Region Conditioning between the words and the sampler, or use"
+            "This model edits images, and the positive CONDITIONING carries none. Put Region Conditioning "
+            "between the words and the sampler, or use"
         )

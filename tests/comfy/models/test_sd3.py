@@ -1,4 +1,4 @@
-"""UltraEdit's Stable Diffusion 3: loaded, sampled with Eq. 3 and the same as in diffusers, on transformers of its layout with two layers."""
+"""UltraEdit's Stable Diffusion 3, on transformers of its layout with two layers."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ POOLED = torch.randn(1, 2048, generator=torch.Generator().manual_seed(12))
 
 @pytest.fixture(params=[32, 48])
 def sd3(request, comfy, tmp_path):
-    """(MODEL, the same transformer in diffusers) of SD3's layout with two layers."""
+    """Returns a MODEL of SD3's layout with two layers, and the same transformer in diffusers."""
     from diffusers import SD3Transformer2DModel
 
     config = {**seeded_sd3.SMALL_SD3, "in_channels": request.param}
@@ -51,14 +51,13 @@ class TestSD3:
 
     def latents(self, comfy, model):
         generator = torch.Generator().manual_seed(4)
-        x, image, mask = (torch.randn(1, 16, 8, 8, generator=generator) for _ in range(3))
-        return (
-            x,
-            image,
-            mask if comfy.pack("nodes.comfy.models.description").describe(model).reads_mask else None,
-        )
+        x = torch.randn(1, 16, 8, 8, generator=generator)
+        image = torch.randn(1, 16, 8, 8, generator=generator)
+        mask = torch.randn(1, 16, 8, 8, generator=generator)
+        reads_mask = comfy.pack("nodes.comfy.models.description").describe(model).reads_mask
+        return x, image, mask if reads_mask else None
 
-    def test_one_step_is_equation_3_in_diffusers(self, comfy, sd3):
+    def test_one_step_matches_equation_3_in_diffusers(self, comfy, sd3):
         model, reference = sd3
         described = comfy.pack("nodes.comfy.models.description").describe(model)
         assert described.family.name == "sd3" and described.sites == () and described.title == "UltraEdit"
@@ -66,20 +65,16 @@ class TestSD3:
         sigma = 0.6
         found = predicted(self.guider(comfy, model, image, mask), x, sigma)
         condition = image if mask is None else torch.cat([image, mask], 1)
-        flows = []
-        for given, states, pooled in (
-            (condition, STATES, POOLED),
-            (condition, 0 * STATES, 0 * POOLED),
-            (0 * condition, 0 * STATES, 0 * POOLED),
-        ):
-            flows.append(
-                reference(torch.cat([x, given], 1), states, pooled, torch.tensor([1000 * sigma])).sample
-            )
-        full, image_alone, none = flows
+        timestep = torch.tensor([1000 * sigma])
+        with_image = torch.cat([x, condition], 1)
+        without_image = torch.cat([x, 0 * condition], 1)
+        full = reference(with_image, STATES, POOLED, timestep).sample
+        image_alone = reference(with_image, 0 * STATES, 0 * POOLED, timestep).sample
+        none = reference(without_image, 0 * STATES, 0 * POOLED, timestep).sample
         by_hand = x - sigma * (none + 1.4 * (image_alone - none) + 3.0 * (full - image_alone))
         assert torch.allclose(found, by_hand, atol=1e-3 * by_hand.abs().max().item())
 
-    def test_it_samples(self, comfy, sd3):
+    def test_samples_finite_latents(self, comfy, sd3):
         from comfy import samplers
 
         model, _ = sd3
@@ -90,7 +85,7 @@ class TestSD3:
         )
         assert result.shape == (1, 16, 8, 8) and result.isfinite().all() and result.std() > 0.01
 
-    def test_a_single_file_is_the_same_model(self, comfy, sd3, tmp_path):
+    def test_single_file_matches_the_folder(self, comfy, sd3, tmp_path):
         from comfy import sd
 
         model, _ = sd3
@@ -101,17 +96,18 @@ class TestSD3:
             {f"model.diffusion_model.{name}": tensor.contiguous() for name, tensor in native.items()}, path
         )
         other = sd.load_diffusion_model(str(path))
-        assert (
-            comfy.pack("nodes.comfy.models.description").describe(other).fingerprint
-            == comfy.pack("nodes.comfy.models.description").describe(model).fingerprint
-        )
+        describe = comfy.pack("nodes.comfy.models.description").describe
+        assert describe(other).fingerprint == describe(model).fingerprint
         x, image, mask = self.latents(comfy, model)
         results = [predicted(self.guider(comfy, each, image, mask), x, 0.6) for each in (model, other)]
         assert torch.allclose(*results, atol=1e-4)
 
-    def test_neither_learning_nor_applying(self, comfy, sd3):
+    def test_rejects_learning_and_applying(self, comfy, sd3):
         model, _ = sd3
-        message = "UltraEdit: UltraEdit (Stable Diffusion 3) has no cross-attention layers, so instructions can neither be learned on it nor act in it."
+        message = (
+            "UltraEdit: UltraEdit (Stable Diffusion 3) has no cross-attention layers, so instructions can "
+            "neither be learned on it nor act in it."
+        )
         graph = comfy.graph()
         parts = Parts(graph)
         parts.model = comfy.give(graph, model)
@@ -123,10 +119,9 @@ class TestSD3:
         assert comfy.error(graph, marked).startswith(message)
 
 
-@pytest.mark.slow
-def test_an_sd3_folder_edits_through_the_nodes(comfy):
-    """A full-size CLIP-L, the first of SD3's text encoders, and SD3's VAE; the transformer has two layers, its T5 is left out."""
-    folder = comfy.base / "models" / "diffusers" / "seeded-sd3"
+def write_sd3_folder(folder):
+    """Writes a folder whose transformer is in two shards."""
+    transformer = list(seeded_sd3.tensors(seeded_sd3.SMALL_SD3, 6).items())
     vae = {
         **seeded.VAE,
         "latent_channels": 16,
@@ -134,42 +129,33 @@ def test_an_sd3_folder_edits_through_the_nodes(comfy):
         "use_post_quant_conv": False,
         "scaling_factor": 1.5305,
     }
+    files = {
+        "transformer/diffusion_pytorch_model-00001-of-00002": dict(transformer[::2]),
+        "transformer/diffusion_pytorch_model-00002-of-00002": dict(transformer[1::2]),
+        "vae/diffusion_pytorch_model": dict(seeded.weights(seeded.vae_shapes(vae), 7, torch.float16)),
+        "text_encoder/model": dict(seeded.weights(seeded.text_shapes(seeded.CLIP_L), 8, torch.float16)),
+    }
+    for name, tensors in files.items():
+        path = folder / f"{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, path)
+    index = {"_class_name": "StableDiffusion3InstructPix2PixPipeline"}
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.slow
+def test_nodes_edit_with_an_sd3_folder(comfy):
+    """CLIP-L and the VAE are full-size, because ComfyUI only detects those. The transformer has two layers;
+    there is no T5."""
+    folder = comfy.base / "models" / "diffusers" / "seeded-sd3"
     try:
-        for part, file, tensors in (
-            (
-                "transformer",
-                "diffusion_pytorch_model-00001-of-00002",
-                dict(list(seeded_sd3.tensors(seeded_sd3.SMALL_SD3, 6).items())[::2]),
-            ),
-            (
-                "transformer",
-                "diffusion_pytorch_model-00002-of-00002",
-                dict(list(seeded_sd3.tensors(seeded_sd3.SMALL_SD3, 6).items())[1::2]),
-            ),
-            (
-                "vae",
-                "diffusion_pytorch_model",
-                dict(seeded.weights(seeded.vae_shapes(vae), 7, torch.float16)),
-            ),
-            (
-                "text_encoder",
-                "model",
-                dict(seeded.weights(seeded.text_shapes(seeded.CLIP_L), 8, torch.float16)),
-            ),
-        ):
-            (folder / part).mkdir(parents=True, exist_ok=True)
-            save_file(tensors, folder / part / f"{file}.safetensors")
-        (folder / "model_index.json").write_text(
-            json.dumps({"_class_name": "StableDiffusion3InstructPix2PixPipeline"})
-        )
+        write_sd3_folder(folder)
         results = []
         for mask in ({}, {"mask": half()}):
             graph = comfy.graph()
             node = edit_guider(comfy, graph, Parts(graph, "diffusers/seeded-sd3"), **mask)
-            noise, sampler = (
-                graph.node("RandomNoise", noise_seed=3).out(0),
-                graph.node("KSamplerSelect", sampler_name="euler").out(0),
-            )
+            noise = graph.node("RandomNoise", noise_seed=3).out(0)
+            sampler = graph.node("KSamplerSelect", sampler_name="euler").out(0)
             sigmas = comfy.give(graph, torch.tensor([1.0, 0.6, 0.0]))
             samples = graph.node(
                 "SamplerCustomAdvanced",
@@ -181,11 +167,8 @@ def test_an_sd3_folder_edits_through_the_nodes(comfy):
             )
             results.append(comfy.values(graph, samples.out(0))[0]["samples"])
         free, masked = results
-        assert (
-            free.shape == (1, 16, 8, 8)
-            and free.isfinite().all()
-            and not torch.allclose(free, masked, atol=1e-3)
-        )
+        assert free.shape == (1, 16, 8, 8) and free.isfinite().all()
+        assert not torch.allclose(free, masked, atol=1e-3)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         comfy.forget()

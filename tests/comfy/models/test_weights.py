@@ -1,7 +1,8 @@
-"""Learning on weights as ComfyUI keeps them: in the file's dtype, made in inference mode, offloaded, in fp8, with a LoRA."""
+"""Learning on weights as ComfyUI keeps them: any dtype, inference tensors, offloaded, fp8, with a LoRA."""
 
 import gc
 import weakref
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ def parts(comfy):
 
 
 def unet_states(comfy, dtype):
-    """The pocket editor's UNet as a file of that dtype has it, under ComfyUI's names."""
+    """Returns the pocket editor's UNet in a dtype, under ComfyUI's names."""
     folder = comfy.pack("core.models.builtin").POCKET_FOLDER
     states = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     return {
@@ -32,7 +33,8 @@ def unet_states(comfy, dtype):
 
 
 def build(comfy, monkeypatch, stored, computed, lazily=True):
-    """The pocket editor as ComfyUI builds it; ``lazily``: with dynamic VRAM, where layers take their weights as they are in the file."""
+    """Builds the pocket editor in ComfyUI. ``lazily`` uses dynamic VRAM, where layers keep the file's
+    dtype."""
     from comfy import memory_management, sd
 
     with monkeypatch.context() as patch, torch.inference_mode():
@@ -43,34 +45,29 @@ def build(comfy, monkeypatch, stored, computed, lazily=True):
 
 
 def learned(comfy, model, parts, **changes):
-    """What Learn Instruction makes of a MODEL."""
+    """Runs Learn Instruction on a MODEL."""
     given = Parts.__new__(Parts)
     graph = comfy.graph()
-    given.model, given.clip, given.vae = (
-        comfy.give(graph, model),
-        comfy.give(graph, parts[1]),
-        comfy.give(graph, parts[2]),
-    )
+    given.model = comfy.give(graph, model)
+    given.clip = comfy.give(graph, parts[1])
+    given.vae = comfy.give(graph, parts[2])
     return comfy.values(graph, learning(graph, comfy, given, **changes).out(0))[0]
 
 
 def distance(one, other):
-    """How far two instructions are apart, in units of the second."""
-    tensors = [
-        (getattr(one, kind)[site], getattr(other, kind)[site])
-        for kind in ("keys", "values")
-        for site in other.keys
-    ]
-    return (
-        float(sum((a - b).square().sum() for a, b in tensors) / sum(b.square().sum() for _, b in tensors))
-        ** 0.5
-    )
+    """Returns the norm of the difference of two instructions, relative to that of the second."""
+    difference = 0.0
+    size = 0.0
+    for name, tensor in other.learned().items():
+        difference += float((one.learned()[name] - tensor).square().sum())
+        size += float(tensor.square().sum())
+    return (difference / size) ** 0.5
 
 
 @pytest.mark.parametrize("computed", DTYPES)
 @pytest.mark.parametrize("stored", DTYPES)
-def test_the_files_dtype_may_differ_from_that_of_the_model(comfy, monkeypatch, parts, stored, computed):
-    """Under dynamic VRAM, linear layers hold the file's dtype and convolutions the model's."""
+def test_learns_if_stored_and_computed_dtypes_differ(comfy, monkeypatch, parts, stored, computed):
+    """With dynamic VRAM, linear layers keep the file's dtype, and convolutions have the model's."""
     model = build(comfy, monkeypatch, DTYPES[stored], DTYPES[computed])
     layer = model.model.diffusion_model.middle_block[1].transformer_blocks[0].attn2.to_k
     assert layer.weight.dtype == DTYPES[stored]
@@ -78,8 +75,9 @@ def test_the_files_dtype_may_differ_from_that_of_the_model(comfy, monkeypatch, p
     assert layer.weight.dtype == DTYPES[stored] and "comfy_cast_weights" not in vars(layer)
 
 
-def test_weights_that_only_look_ordinary_can_be_learned_through(comfy, monkeypatch, parts):
-    """Made in inference mode and moved outside it, as ComfyUI moves a module to the device: they say that they are no inference tensors."""
+def test_learns_through_hidden_inference_tensors(comfy, monkeypatch, parts):
+    """Moving a module to the device outside inference mode leaves tensors that deny being inference
+    tensors."""
     model = build(comfy, monkeypatch, torch.float32, torch.float32, lazily=False)
     for parameter in model.model.parameters():
         parameter.data = torch.empty_like(parameter.data).copy_(parameter.data)
@@ -93,7 +91,7 @@ def test_weights_that_only_look_ordinary_can_be_learned_through(comfy, monkeypat
     assert distance(learned(comfy, model, parts), learned(comfy, parts[0], parts)) == 0
 
 
-def test_parameters_and_buffers_are_made_plain_and_stay_shared(comfy):
+def test_make_plain_keeps_memory_and_sharing(comfy):
     weights = comfy.pack("nodes.comfy.models.plain_weights")
     with torch.inference_mode():
         module = torch.nn.Sequential(
@@ -124,7 +122,7 @@ def with_lora(comfy, graph, model, scale=0.3):
 
 
 @pytest.mark.parametrize("loaded_before", [False, True])
-def test_learning_sees_the_lora_that_sampling_sees(comfy, parts, loaded_before):
+def test_learning_uses_the_same_lora_as_sampling(comfy, parts, loaded_before):
     from comfy import model_management as management
 
     model = with_lora(comfy, comfy.graph(), parts[0])
@@ -137,11 +135,9 @@ def test_learning_sees_the_lora_that_sampling_sees(comfy, parts, loaded_before):
     }
     with torch.inference_mode():
         management.load_models_gpu([model])
-        x, sigma, given = (
-            x.to(comfy.device),
-            sigma.to(comfy.device),
-            {name: tensor.to(comfy.device) for name, tensor in given.items()},
-        )
+        x = x.to(comfy.device)
+        sigma = sigma.to(comfy.device)
+        given = {name: tensor.to(comfy.device) for name, tensor in given.items()}
         sampled = model.model.apply_model(x, sigma, **given)
         management.load_models_gpu([parts[0]])
         without = parts[0].model.apply_model(x, sigma, **given)
@@ -156,25 +152,21 @@ def test_learning_sees_the_lora_that_sampling_sees(comfy, parts, loaded_before):
     assert not torch.allclose(sampled, without, atol=1e-2)
 
 
-def test_a_model_in_fp8_with_a_lora_can_be_learned_on(comfy, monkeypatch, parts):
+def test_learns_on_fp8_with_a_lora(comfy, monkeypatch, parts):
     model = build(comfy, monkeypatch, torch.float8_e4m3fn, torch.float8_e4m3fn, lazily=False)
-    plain, patched = (
-        learned(comfy, model, parts),
-        learned(comfy, with_lora(comfy, comfy.graph(), model), parts),
-    )
-    began = distance(plain, learned(comfy, parts[0], parts))
-    assert 0 < began < 0.2 and 0 < distance(patched, plain)
-    assert all(
-        tensor.isfinite().all() and not torch.equal(tensor[0], tensor[1]) for tensor in patched.keys.values()
-    )
+    plain = learned(comfy, model, parts)
+    patched = learned(comfy, with_lora(comfy, comfy.graph(), model), parts)
+    assert 0 < distance(plain, learned(comfy, parts[0], parts)) < 0.2
+    assert distance(patched, plain) > 0
+    assert patched.keys
+    for tensor in patched.keys.values():
+        assert tensor.isfinite().all() and not torch.equal(tensor[0], tensor[1])
 
 
-def test_a_model_that_comfyui_makes_fp8_of_is_still_itself(comfy, monkeypatch, parts):
-    """--fp8_e4m3fn-unet: what was learned on it fits the model as it is, and the other way round."""
-    models, description = (
-        comfy.pack("nodes.comfy.models.loading"),
-        comfy.pack("nodes.comfy.models.description").describe,
-    )
+def test_fingerprint_survives_fp8(comfy, monkeypatch, parts):
+    """With --fp8_e4m3fn-unet: an instruction learned on the fp8 model fits the original."""
+    models = comfy.pack("nodes.comfy.models.loading")
+    description = comfy.pack("nodes.comfy.models.description").describe
     from comfy import cli_args
 
     monkeypatch.setattr(cli_args.args, "fp8_e4m3fn_unet", True)
@@ -187,8 +179,8 @@ def test_a_model_that_comfyui_makes_fp8_of_is_still_itself(comfy, monkeypatch, p
     assert learned(comfy, model, parts).check_fits(description(parts[0])) == []
 
 
-def test_an_offloaded_model_can_be_learned_on(comfy, monkeypatch, parts):
-    """As with --lowvram: weights stay away and are cast and patched in every call."""
+def test_learns_on_an_offloaded_model(comfy, monkeypatch, parts):
+    """As with --lowvram: weights stay on the CPU, and are cast and patched in every call."""
     from comfy import model_management as management
 
     model = with_lora(
@@ -205,23 +197,20 @@ def test_an_offloaded_model_can_be_learned_on(comfy, monkeypatch, parts):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_model_is_given_back_as_it_was(comfy, parts, fails):
+def test_restores_the_model(comfy, parts, fails):
     model = parts[0]
     denoiser = comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model)
     others = model.model.diffusion_model.middle_block[0]
     forward = others.forward
-    others.forward = lambda *given, **named: forward(*given, **named)  # as another pack may have set it
+    others.forward = lambda *given, **named: forward(*given, **named)  # as another pack may do
     before = [
         (each, dict(each._parameters), dict(each._buffers), {**vars(each)}) for each in model.model.modules()
     ]
-    error = MemoryError("out of memory") if fails else None
-    try:
-        with denoiser.loaded():
-            assert not any(parameter.is_inference() for parameter in model.model.parameters())
-            if error:
-                raise error
-    except MemoryError as caught:
-        assert caught is error
+    expectation = pytest.raises(MemoryError, match="^out of memory$") if fails else nullcontext()
+    with expectation, denoiser.loaded():
+        assert not any(parameter.is_inference() for parameter in model.model.parameters())
+        if fails:
+            raise MemoryError("out of memory")
     for module, parameters, buffers, attributes in before:
         assert all(module._parameters[name] is parameter for name, parameter in parameters.items())
         assert all(module._buffers[name] is buffer for name, buffer in buffers.items())
@@ -230,16 +219,16 @@ def test_a_model_is_given_back_as_it_was(comfy, parts, fails):
     del others.forward
 
 
-def test_weights_of_the_right_dtype_are_not_copied(comfy, monkeypatch, parts):
+def test_shares_memory_of_weights_in_the_right_dtype(comfy, monkeypatch, parts):
     if comfy.device.type == "cuda":
-        pytest.skip("on a GPU they are copied there")
+        pytest.skip("a GPU needs copies")
     model = build(comfy, monkeypatch, torch.float32, torch.float32, lazily=False)
     places = {name: tensor.data_ptr() for name, tensor in model.model.state_dict().items()}
     with comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model).loaded():
         assert {name: tensor.data_ptr() for name, tensor in model.model.state_dict().items()} == places
 
 
-def test_a_gpu_holds_one_copy_and_gives_it_back(comfy, monkeypatch, parts):
+def test_gpu_holds_one_copy_and_frees_it(comfy, monkeypatch, parts):
     if comfy.device.type != "cuda":
         pytest.skip("there is no GPU")
     from comfy import model_management as management
@@ -256,27 +245,24 @@ def test_a_gpu_holds_one_copy_and_gives_it_back(comfy, monkeypatch, parts):
     assert torch.cuda.memory_allocated() - before < 0.2 * size + 2**20
 
 
-def test_what_a_run_held_goes_with_it(comfy, parts):
-    kept = []
+def test_frees_the_trainer_after_a_run(comfy, monkeypatch, parts):
+    trainers = []
     trainer = comfy.pack("core.learning.trainer").Trainer
-    made = trainer.__init__
+    original = trainer.__init__
 
-    def watched(self, *inputs, **named):
-        kept.append(weakref.ref(self))
-        made(self, *inputs, **named)
+    def recorded(self, *inputs, **named):
+        trainers.append(weakref.ref(self))
+        original(self, *inputs, **named)
 
-    trainer.__init__ = watched
-    try:
-        for seed in range(3):
-            learned(comfy, parts[0], parts, seed=seed, preview_every=2)
-    finally:
-        trainer.__init__ = made
+    monkeypatch.setattr(trainer, "__init__", recorded)
+    for seed in range(3):
+        learned(comfy, parts[0], parts, seed=seed, preview_every=2)
     gc.collect()
-    assert len(kept) == 3 and not any(ref() for ref in kept)
+    assert len(trainers) == 3 and not any(reference() for reference in trainers)
 
 
-def test_a_checkpoint_file_of_another_dtype_learns_through_the_loader(comfy, tmp_path):
-    """The whole way, from a diffusers folder in fp32 as people have it."""
+def test_learns_on_an_fp32_folder_through_the_loader(comfy, tmp_path):
+    """Loads a diffusers folder in fp32 through the node and learns on it."""
     folder = comfy.base / "models" / "diffusers" / "pocket-fp32"
     builtin = comfy.pack("core.models.builtin").POCKET_FOLDER
     for path in builtin.rglob("*"):

@@ -1,4 +1,4 @@
-"""Injected keys and values, apart from any model."""
+"""Injections without a model."""
 
 import pytest
 import torch
@@ -19,16 +19,18 @@ from instructbrush.core.instruction.instruction import (
     WeightedInstruction,
 )
 
-LENGTH, WIDTH, TOKENS, SEGMENTS = 12, 6, 3, 5
+LENGTH = 12
+WIDTH = 6
+TOKENS = 3
+SEGMENTS = 5
 SITES = {"down.attn2": 8, "up.attn2": 16}
 
 
 def make_instruction(start: int = 1) -> Instruction:
     torch.manual_seed(0)
     info = InstructionInfo(family="pocket", fingerprint="0" * 64, segments=SEGMENTS, tokens=TOKENS)
-    keys, values = (
-        {site: torch.randn(SEGMENTS, TOKENS, width) for site, width in SITES.items()} for _ in range(2)
-    )
+    keys = {site: torch.randn(SEGMENTS, TOKENS, width) for site, width in SITES.items()}
+    values = {site: torch.randn(SEGMENTS, TOKENS, width) for site, width in SITES.items()}
     return Instruction(keys, values, torch.randn(LENGTH, WIDTH), start, info)
 
 
@@ -37,7 +39,7 @@ def project(context: Tensor, width: int) -> Tensor:
 
 
 @pytest.mark.parametrize("start", [0, 1])
-def test_whole_injection_replaces_the_learned_rows_and_no_other(start: int) -> None:
+def test_full_strength_replaces_only_the_learned_rows(start: int) -> None:
     instruction = make_instruction(start)
     injection = inject(instruction)
     times = torch.tensor([10, 999])
@@ -55,26 +57,27 @@ def test_whole_injection_replaces_the_learned_rows_and_no_other(start: int) -> N
 
 
 def keys_of(injection: AnyInjection, cond: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys at the first site, and values, which are projected to twice as much."""
+    """Returns K' and V' at the first site. The projected values are twice the keys."""
     call = injection.begin(cond, times)
     frozen = project(call.context, 8)
     return call.keys_values("down.attn2", frozen, 2 * frozen)
 
 
 def mixed(cond: Tensor, times: Tensor, **how: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(K' at strength as asked, the conditioning's own K, K at full strength) at the first site."""
+    """Returns K' with the settings, K_cond, and K' at full strength, at the first site."""
     instruction = make_instruction()
-    injection, whole = inject(instruction, **how), inject(instruction)
-    return keys_of(injection, cond, times)[0], project(cond, 8), keys_of(whole, cond, times)[0]
+    asked = keys_of(inject(instruction, **how), cond, times)[0]
+    full = keys_of(inject(instruction), cond, times)[0]
+    return asked, project(cond, 8), full
 
 
-def test_strength_interpolates_from_the_conditioning_to_the_learned() -> None:
+def test_strength_interpolates_between_conditioning_and_instruction() -> None:
     times = torch.tensor([0, 500])
     got, own, learned = mixed(torch.randn(2, LENGTH, WIDTH), times, strength=0.25)
     assert torch.allclose(got, own + 0.25 * (learned - own), atol=1e-5)
 
 
-def test_range_leaves_the_conditioning_alone_outside() -> None:
+def test_keeps_the_conditioning_outside_the_timestep_range() -> None:
     """Fig. 3: learned for t >= T, the conditioning's own below; also inside one segment."""
     times = torch.tensor([799, 800, 801, 999])
     got, own, learned = mixed(torch.randn(4, LENGTH, WIDTH), times, end_timestep=800)
@@ -82,7 +85,7 @@ def test_range_leaves_the_conditioning_alone_outside() -> None:
     assert torch.equal(got[1:], learned[1:])
 
 
-def test_segment_strengths_act_on_their_segment_alone() -> None:
+def test_segment_strength_acts_only_in_its_segment() -> None:
     times = torch.tensor([100, 300, 500, 700, 900])
     got, own, learned = mixed(torch.randn(5, LENGTH, WIDTH), times, segment_strengths=[0, 0, 1, 0, 0.5])
     assert torch.equal(got[[0, 1, 3]], own[[0, 1, 3]])
@@ -90,8 +93,8 @@ def test_segment_strengths_act_on_their_segment_alone() -> None:
     assert torch.allclose(got[4], (own[4] + learned[4]) / 2, atol=1e-5)
 
 
-def test_conditionings_of_another_length_keep_their_attention() -> None:
-    """Both are repeated to a common length, which softmax does not see."""
+def test_attention_is_the_same_for_a_conditioning_of_another_length() -> None:
+    """Both are repeated to a common length."""
     cond, times = torch.randn(1, 8, WIDTH), torch.tensor([100])
     got, own, learned = mixed(cond, times, segment_strengths=[0, 1, 1, 1, 1])
     assert got.shape[1] == 24
@@ -113,16 +116,21 @@ def test_conditionings_of_another_length_keep_their_attention() -> None:
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 @pytest.mark.parametrize("length", [LENGTH, 8])
-def test_groups_of_rows_get_what_they_get_alone(length: int, strength: float) -> None:
-    """Plain rows, a whole injection and another in one batch, also where their contexts differ in length."""
+def test_grouped_injection_matches_separate_calls(length: int, strength: float) -> None:
+    """One batch holds plain rows, rows at full strength, and rows at another strength."""
     instruction = make_instruction()
     parts = [None, inject(instruction), inject(instruction, strength)]
-    context, times, query = torch.randn(6, length, WIDTH), torch.tensor([10, 900] * 3), torch.randn(2, 5, 8)
+    context = torch.randn(6, length, WIDTH)
+    times = torch.tensor([10, 900] * 3)
+    query = torch.randn(2, 5, 8)
     keys, values = keys_of(GroupedInjection(parts), context, times)
     for index, part in enumerate(parts):
         rows = slice(2 * index, 2 * index + 2)
         plain = project(context[rows], 8)
-        k, v = (plain, 2 * plain) if part is None else keys_of(part, context[rows], times[rows])
+        if part is None:
+            k, v = plain, 2 * plain
+        else:
+            k, v = keys_of(part, context[rows], times[rows])
         if length == LENGTH:
             assert torch.equal(keys[rows], k) and torch.equal(values[rows], v)
         torch.testing.assert_close(
@@ -133,7 +141,7 @@ def test_groups_of_rows_get_what_they_get_alone(length: int, strength: float) ->
         )
 
 
-def test_identity_is_known_beforehand() -> None:
+def test_detects_injections_without_effect() -> None:
     instruction = make_instruction()
     assert inject(instruction, 0.0).is_identity
     assert inject(instruction, end_timestep=1000).is_identity
@@ -142,7 +150,7 @@ def test_identity_is_known_beforehand() -> None:
     assert inject(instruction).replaces_conditioning and not inject(instruction, 0.5).replaces_conditioning
 
 
-def test_values_stay_in_the_models_dtype() -> None:
+def test_keeps_the_models_dtype() -> None:
     injection = inject(make_instruction())
     call = injection.begin(torch.randn(1, LENGTH, WIDTH), torch.tensor([5]))
     frozen = project(call.context, 8).to(torch.bfloat16)
@@ -162,7 +170,7 @@ def test_values_stay_in_the_models_dtype() -> None:
         ({"start_timestep": -1}, r"-1 to 0 leaves 0\.\.1000"),
     ],
 )
-def test_bad_settings_are_named(how: dict, message: str) -> None:
+def test_rejects_invalid_settings(how: dict, message: str) -> None:
     with pytest.raises(InstructionError, match=message):
         inject(make_instruction(), **how)
 
@@ -184,8 +192,10 @@ def states_of(text: Instruction, segment: int = 0) -> Tensor:
     return torch.cat([text.context[:1], text.rows[segment], text.context[1 + TOKENS :]])
 
 
-def test_text_states_act_before_the_projection() -> None:
-    text, cond, times = make_text(2), torch.randn(2, LENGTH, WIDTH), torch.tensor([100, 900])
+def test_replaces_text_states_before_the_projection() -> None:
+    text = make_text(2)
+    cond = torch.randn(2, LENGTH, WIDTH)
+    times = torch.tensor([100, 900])
     expected = torch.stack([states_of(text, 0), states_of(text, 1)])
     whole = inject(text).begin(cond, times)
     assert torch.equal(whole.context, expected)
@@ -195,8 +205,8 @@ def test_text_states_act_before_the_projection() -> None:
     assert torch.allclose(half.context, cond + 0.25 * (expected - cond), atol=1e-6)
 
 
-def test_a_blend_is_the_weighted_sum_of_what_its_parts_would_put_in_place() -> None:
-    """Both spaces together, with differing segments, at a strength, against the formula written out."""
+def test_blend_matches_the_formula() -> None:
+    """The blend has both spaces and different segments."""
     attention, text = make_instruction(), make_text(2)
     cond, times = torch.randn(3, LENGTH, WIDTH), torch.tensor([0, 450, 999])
     blend = Blend((WeightedInstruction(0.75, attention), WeightedInstruction(-0.5, text)))
@@ -209,8 +219,10 @@ def test_a_blend_is_the_weighted_sum_of_what_its_parts_would_put_in_place() -> N
     assert values.shape == keys.shape
 
 
-def test_a_blend_of_one_is_itself_and_of_weight_0_nothing() -> None:
-    instruction, cond, times = make_instruction(), torch.randn(2, LENGTH, WIDTH), torch.tensor([10, 700])
+def test_ignores_parts_of_weight_0() -> None:
+    instruction = make_instruction()
+    cond = torch.randn(2, LENGTH, WIDTH)
+    times = torch.tensor([10, 700])
     one = inject(Blend((WeightedInstruction(1.0, instruction), WeightedInstruction(0.0, make_text()))))
     assert one.replaces_conditioning and torch.equal(
         keys_of(one, cond, times)[0], keys_of(inject(instruction), cond, times)[0]
@@ -220,8 +232,10 @@ def test_a_blend_of_one_is_itself_and_of_weight_0_nothing() -> None:
     assert inject(Blend((WeightedInstruction(0.0, instruction),))).is_identity
 
 
-def test_blended_contexts_may_differ_in_length() -> None:
-    cond, times, query = torch.randn(1, 8, WIDTH), torch.tensor([10]), torch.randn(1, 5, 8)
+def test_blends_contexts_of_different_lengths() -> None:
+    cond = torch.randn(1, 8, WIDTH)
+    times = torch.tensor([10])
+    query = torch.randn(1, 5, 8)
     blend = Blend(
         (WeightedInstruction(1.0, make_instruction()), WeightedInstruction(1.0, make_text(length=6)))
     )
@@ -229,18 +243,22 @@ def test_blended_contexts_may_differ_in_length() -> None:
     assert keys.shape[1] == 24 and torch.isfinite(scaled_dot_product_attention(query, keys, values)).all()
 
 
-def test_segments_of_a_blend_must_agree_to_be_weighted_apart() -> None:
+def test_rejects_segment_strengths_for_parts_with_different_segments() -> None:
     blend = Blend((WeightedInstruction(1.0, make_instruction()), WeightedInstruction(1.0, make_text(2))))
     with pytest.raises(
         InstructionError,
-        match=r"the blended instructions have \[2, 5\] segments, so their segments are not the same\. Give one value",
+        match=(
+            r"the blended instructions have \[2, 5\] segments, so their segments are not the same\. Give one "
+            r"value"
+        ),
     ):
         inject(blend, 1.0, [1, 1, 1, 1, 0])
     assert inject(blend, 1.0, [0.5]).strengths.tolist() == [0.5]
 
 
-def test_gradients_are_the_same_every_time() -> None:
-    """To the bit, also where many samples share a segment and threads share the work: a resumed run repeats what it would have done."""
+def test_gradients_are_deterministic() -> None:
+    """Many samples share a segment and threads share the work, yet a resumed run must repeat the same
+    steps."""
     keys = torch.zeros(1, TOKENS, 8000, requires_grad=True)
     part = InjectedInstruction.attention(torch.zeros(LENGTH, WIDTH), 1, {"down.attn2": keys}, {})
     draw, first = torch.randn(16, TOKENS, 8000), None

@@ -1,4 +1,4 @@
-"""What Inspect Instruction tells, against the same computed by hand."""
+"""Norms, nearest words and reports of Inspect Instruction."""
 
 from dataclasses import replace
 
@@ -46,13 +46,12 @@ def make_instruction(space: str = "attention", seed: int = 0) -> Instruction:
     context = torch.randn(10, WIDTH, generator=draw)
     if space == "text":
         return Instruction({}, {}, context, 1, info, torch.randn(2, 3, WIDTH, generator=draw))
-    keys, values = (
-        {site: torch.randn(2, 3, width, generator=draw) for site, width in SITES.items()} for _ in range(2)
-    )
+    keys = {site: torch.randn(2, 3, width, generator=draw) for site, width in SITES.items()}
+    values = {site: torch.randn(2, 3, width, generator=draw) for site, width in SITES.items()}
     return Instruction(keys, values, context, 1, info)
 
 
-def test_norms_are_the_change_against_the_init_phrase() -> None:
+def test_norms_are_relative_to_the_init_text() -> None:
     instruction = make_instruction()
     found = norms(instruction, project)
     own = project(instruction.context[1:4])[MID][1]
@@ -72,14 +71,14 @@ def test_norms_are_the_change_against_the_init_phrase() -> None:
     assert torch.count_nonzero(found.keys) == torch.count_nonzero(found.values) == 0
 
 
-def test_without_a_model_the_rows_themselves_are_measured() -> None:
+def test_norms_are_absolute_without_a_model() -> None:
     instruction = make_instruction()
     found = norms(instruction)
     by_hand = (instruction.keys[DOWN][0] ** 2).sum(dim=1).mean().sqrt()
     assert not found.relative and found.keys[0, 0] == pytest.approx(by_hand.item(), rel=1e-5)
 
 
-def test_text_states_know_their_own_beginning() -> None:
+def test_norms_of_text_states_need_no_model() -> None:
     instruction = make_instruction("text")
     found, begin = norms(instruction), instruction.context[1:4]
     assert found.layers == ("text states",) and found.values is None and found.relative
@@ -92,7 +91,7 @@ def test_text_states_know_their_own_beginning() -> None:
     )
 
 
-def test_a_composition_is_measured_from_both_beginnings() -> None:
+def test_norms_of_a_composition_are_relative_to_both_init_texts() -> None:
     a, b = make_instruction("text", 0), make_instruction("text", 1)
     begin = [each.context[1:4] for each in (a, b)]
     composed = compose(replace(a, rows=begin[0].repeat(2, 1, 1)), replace(b, rows=begin[1].repeat(2, 1, 1)))
@@ -100,7 +99,7 @@ def test_a_composition_is_measured_from_both_beginnings() -> None:
 
 
 @pytest.mark.parametrize("space", ["attention", "text"])
-def test_nearest_words_by_hand(space: str) -> None:
+def test_nearest_words_match_a_plain_computation(space: str) -> None:
     instruction = make_instruction(space)
     words, states = ("snow", "rain", "night", "hat"), torch.randn(4, WIDTH)
     near = nearest_words(instruction, (words, states), project, count=4)
@@ -129,7 +128,7 @@ def test_nearest_words_by_hand(space: str) -> None:
     ]
 
 
-def test_a_words_own_keys_and_values_are_nearest_to_it() -> None:
+def test_finds_the_word_of_its_own_keys_and_values() -> None:
     instruction, states = make_instruction(), torch.randn(5, WIDTH)
     own = project(states[[3, 0, 4]])
     learned = [{site: pair[i].expand(2, -1, -1) for site, pair in own.items()} for i in (0, 1)]
@@ -141,7 +140,7 @@ def test_a_words_own_keys_and_values_are_nearest_to_it() -> None:
     )
 
 
-def test_what_words_need_is_named() -> None:
+def test_nearest_words_rejects_a_missing_model_or_wrong_states() -> None:
     with pytest.raises(InstructionError, match=r"'attention' holds keys and values; connect the model"):
         nearest_words(make_instruction(), (("a",), torch.zeros(1, WIDTH)))
     for words in (
@@ -153,40 +152,38 @@ def test_what_words_need_is_named() -> None:
             nearest_words(make_instruction("text"), words)
 
 
-def test_a_report_tells_all_of_it() -> None:
+def test_report_holds_header_norms_and_words() -> None:
     instruction, words = make_instruction(), (("snow", "rain"), torch.randn(2, WIDTH))
-    told = report(instruction, project, words)
-    assert "init text: 'make it snow'" in told and "learned: 7 steps from 2 pairs" in told
-    assert (
-        "\n  t 0-499: K " in told
-        and "changed most: " in told
-        and "mid 0.0 (K " in told
-        and "\n  row 3: " in told
-    )
-    assert "connect the model" in report(instruction, words=words) and "nearest words:" not in report(
-        instruction, words=words
-    )
+    text = report(instruction, project, words)
+    for line in (
+        "init text: 'make it snow'",
+        "learned: 7 steps from 2 pairs",
+        "\n  t 0-499: K ",
+        "changed most: ",
+        "mid 0.0 (K ",
+        "\n  row 3: ",
+    ):
+        assert line in text
+    without_model = report(instruction, words=words)
+    assert "connect the model" in without_model and "nearest words:" not in without_model
     assert "nearest words:" in report(make_instruction("text"), words=words)
     both = report(blend([(0.5, instruction), (2.0, make_instruction("text"))]), project)
     assert both.count("title: ") == 2 and "weight: 0.5" in both and "weight: 2" in both
 
 
-def test_facts_of_a_header() -> None:
-    told = facts(make_instruction("text").info)
-    assert (
-        told["rows"] == "2 segments x 3 tokens of text states"
-        and "weight" not in told
-        and told["final loss"] == "unknown"
-    )
+def test_facts_hold_the_header() -> None:
+    found = facts(make_instruction("text").info)
+    assert found["rows"] == "2 segments x 3 tokens of text states"
+    assert found["final loss"] == "unknown" and "weight" not in found
 
 
-def test_norms_are_drawn() -> None:
+def test_draws_a_bar_for_every_norm() -> None:
     instruction = make_instruction()
     image = draw_norms(instruction, project)
     assert image.size == (640, 3 * 18 + 2 * 66)
     pixels = image.getcolors(image.width * image.height)
-    colours = {colour: count for count, colour in pixels}
-    assert colours[(0x5B, 0x9B, 0xF3)] > 500 and colours[(0xF0, 0xA0, 0x50)] > 500
+    counts = {color: count for count, color in pixels}
+    assert counts[(0x5B, 0x9B, 0xF3)] > 500 and counts[(0xF0, 0xA0, 0x50)] > 500
     foreign = replace(instruction, info=replace(instruction.info, title="雪"))
     assert draw_norms(blend([(1.0, foreign), (1.0, make_instruction("text"))])).size == (
         640,
@@ -194,5 +191,5 @@ def test_norms_are_drawn() -> None:
     )
 
 
-def test_common_words_are_words() -> None:
+def test_common_words_are_distinct() -> None:
     assert len(set(COMMON_WORDS)) == len(COMMON_WORDS) > 100

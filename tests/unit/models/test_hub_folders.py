@@ -1,3 +1,5 @@
+"""Folders of the Hugging Face cache."""
+
 import os
 from pathlib import Path
 
@@ -15,22 +17,22 @@ def cached(tmp_path: Path) -> Path:
     return home
 
 
-def test_main_is_preferred_to_the_newest(cached: Path) -> None:
+def test_prefers_main_to_the_newest_snapshot(cached: Path) -> None:
     assert model_folder(cached) == cached / "snapshots" / "new"
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text("old\n")
     assert model_folder(cached) == cached / "snapshots" / "old"
 
 
-@pytest.mark.parametrize("told", [b"gone", b"../../elsewhere", b"\xff\xfe", b"", b"\0"])
-def test_a_damaged_reference_leaves_the_newest(cached: Path, told: bytes) -> None:
+@pytest.mark.parametrize("reference", [b"gone", b"../../elsewhere", b"\xff\xfe", b"", b"\0"])
+def test_takes_the_newest_snapshot_if_main_is_damaged(cached: Path, reference: bytes) -> None:
     (cached / "refs").mkdir()
-    (cached / "refs" / "main").write_bytes(told)
+    (cached / "refs" / "main").write_bytes(reference)
     (cached.parent / "elsewhere").mkdir()
     assert model_folder(cached) == cached / "snapshots" / "new"
 
 
-def test_other_folders_and_files_stay(tmp_path: Path) -> None:
+def test_returns_other_folders_and_files_unchanged(tmp_path: Path) -> None:
     (tmp_path / "empty" / "snapshots").mkdir(parents=True)
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "own" / "unet").mkdir(parents=True)
@@ -39,7 +41,7 @@ def test_other_folders_and_files_stay(tmp_path: Path) -> None:
         assert model_folder(tmp_path / name) == tmp_path / name
 
 
-def test_the_title_is_the_models_name(cached: Path, tmp_path: Path) -> None:
+def test_title_is_the_name_of_the_model(cached: Path, tmp_path: Path) -> None:
     assert model_title(model_folder(cached)) == "some-model"
     assert model_title(cached) == "some-model"
     (tmp_path / "link").symlink_to(cached / "snapshots" / "old")

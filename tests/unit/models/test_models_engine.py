@@ -1,7 +1,6 @@
-"""The diffusers engine: what it predicts, what gets gradients, and the parts around it."""
+"""The diffusers engine: predictions, gradients, text and latents."""
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,13 +35,14 @@ def small(folder: Path) -> DiffusersEditor:
 
 def inputs(editor: DiffusersEditor, batch: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     draw = torch.Generator().manual_seed(1)
-    noisy, image = (torch.randn(batch, 4, 8, 8, generator=draw) for _ in range(2))
+    noisy = torch.randn(batch, 4, 8, 8, generator=draw)
+    image = torch.randn(batch, 4, 8, 8, generator=draw)
     context = editor.encode_text(["make it night"] * batch)
     return noisy, torch.arange(batch) * 350 + 40, image, context
 
 
 def instruction_of(editor: DiffusersEditor, text: str, learned: bool = False) -> Instruction:
-    """An instruction that holds a text's own keys and values, or ones that were moved away from them."""
+    """Makes an instruction of a text's keys and values; ``learned`` adds noise to them."""
     states = editor.encode_text([text])[0]
     own = editor.denoiser.project(states)
     draw = torch.Generator().manual_seed(2)
@@ -51,7 +51,8 @@ def instruction_of(editor: DiffusersEditor, text: str, learned: bool = False) ->
         copies = tensor[1 : 1 + ROWS].repeat(5, 1, 1)
         return copies + (torch.randn(copies.shape, generator=draw) if learned else 0)
 
-    keys, values = ({name: rows(pair[index]) for name, pair in own.items()} for index in (0, 1))
+    keys = {name: rows(pair[0]) for name, pair in own.items()}
+    values = {name: rows(pair[1]) for name, pair in own.items()}
     info = InstructionInfo(
         editor.description.family.name, editor.description.fingerprint, segments=5, tokens=ROWS
     )
@@ -64,7 +65,7 @@ def model(request: pytest.FixtureRequest, editor: DiffusersEditor, small: Diffus
 
 
 @torch.no_grad()
-def test_prediction_is_the_stock_unets_bit_for_bit(model: DiffusersEditor) -> None:
+def test_prediction_equals_the_stock_unet(model: DiffusersEditor) -> None:
     from diffusers.models.attention_processor import AttnProcessor2_0
 
     noisy, times, image, context = inputs(model)
@@ -78,7 +79,7 @@ def test_prediction_is_the_stock_unets_bit_for_bit(model: DiffusersEditor) -> No
 
 
 @torch.no_grad()
-def test_a_texts_own_keys_and_values_are_that_text(model: DiffusersEditor) -> None:
+def test_keys_and_values_of_a_text_act_like_the_text(model: DiffusersEditor) -> None:
     noisy, times, image, context = inputs(model)
     injection = inject(instruction_of(model, "make it night"))
     other = model.encode_text(["something else"] * 2)
@@ -88,7 +89,7 @@ def test_a_texts_own_keys_and_values_are_that_text(model: DiffusersEditor) -> No
 
 
 @torch.no_grad()
-def test_strength_zero_changes_nothing_and_one_changes_every_row(model: DiffusersEditor) -> None:
+def test_strength_0_is_the_identity_and_others_change_every_row(model: DiffusersEditor) -> None:
     noisy, times, image, context = inputs(model)
     plain = model.denoiser.predict(noisy, times, image, context)
     learned = instruction_of(model, "a hat", learned=True)
@@ -99,7 +100,7 @@ def test_strength_zero_changes_nothing_and_one_changes_every_row(model: Diffuser
 
 
 @torch.no_grad()
-def test_rows_of_a_batch_do_not_mix(model: DiffusersEditor) -> None:
+def test_rows_of_a_batch_are_independent(model: DiffusersEditor) -> None:
     noisy, times, image, context = inputs(model, 3)
     injection = inject(instruction_of(model, "a hat", learned=True))
     together = model.denoiser.predict(noisy, times, image, context, injection)
@@ -113,10 +114,8 @@ def test_rows_of_a_batch_do_not_mix(model: DiffusersEditor) -> None:
 def test_only_the_learned_tensors_get_gradients(model: DiffusersEditor, checkpointing: bool) -> None:
     noisy, times, image, context = inputs(model)
     learned = instruction_of(model, "a hat")
-    keys, values = (
-        {name: tensor.clone().requires_grad_() for name, tensor in side.items()}
-        for side in (learned.keys, learned.values)
-    )
+    keys = {name: tensor.clone().requires_grad_() for name, tensor in learned.keys.items()}
+    values = {name: tensor.clone().requires_grad_() for name, tensor in learned.values.items()}
     injection = Injection((InjectedInstruction.attention(learned.context, 1, keys, values),), torch.ones(5))
     unet = model.denoiser.unet
     if checkpointing:
@@ -133,7 +132,7 @@ def test_only_the_learned_tensors_get_gradients(model: DiffusersEditor, checkpoi
     assert all(not weight.requires_grad and weight.grad is None for weight in unet.parameters())
 
 
-def test_gradients_are_the_slope_of_the_prediction(small: DiffusersEditor) -> None:
+def test_gradients_match_finite_differences(small: DiffusersEditor) -> None:
     noisy, times, image, context = inputs(small, 1)
     learned = instruction_of(small, "a hat")
     site = small.description.sites[-1].name
@@ -141,10 +140,9 @@ def test_gradients_are_the_slope_of_the_prediction(small: DiffusersEditor) -> No
     draw = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(4))
 
     def mean(value: Tensor) -> Tensor:
-        injection = Injection(
-            (InjectedInstruction.attention(learned.context, 1, learned.keys, {**learned.values, site: value}),),
-            torch.ones(5),
-        )
+        values = {**learned.values, site: value}
+        part = InjectedInstruction.attention(learned.context, 1, learned.keys, values)
+        injection = Injection((part,), torch.ones(5))
         return small.denoiser.predict(noisy, times, image, context, injection).square().mean()
 
     mean(tensor).backward()
@@ -154,7 +152,7 @@ def test_gradients_are_the_slope_of_the_prediction(small: DiffusersEditor) -> No
     torch.testing.assert_close((tensor.grad * draw).sum(), slope, rtol=2e-2, atol=1e-6)
 
 
-def test_two_threads_keep_their_own_instruction(editor: DiffusersEditor) -> None:
+def test_threads_keep_their_own_instruction(editor: DiffusersEditor) -> None:
     noisy, times, image, context = inputs(editor)
     injections = [None, *(inject(instruction_of(editor, text, learned=True)) for text in ("a hat", "snow"))]
     with torch.no_grad():
@@ -181,7 +179,7 @@ def test_two_threads_keep_their_own_instruction(editor: DiffusersEditor) -> None
 
 
 @torch.no_grad()
-def test_project_gives_every_sites_own_projections(model: DiffusersEditor) -> None:
+def test_project_returns_the_projections_of_every_site(model: DiffusersEditor) -> None:
     states = model.encode_text(["make it night"])[0]
     projected = model.denoiser.project(states)
     assert list(projected) == [site.name for site in model.description.sites]
@@ -216,7 +214,7 @@ def test_learned_tensors_stay_fp32_in_a_half_precision_model(folder: Path, small
 
 
 @torch.no_grad()
-def test_v_prediction_is_turned_into_noise(folder: Path, small: DiffusersEditor, tmp_path: Path) -> None:
+def test_converts_v_prediction_to_noise(folder: Path, small: DiffusersEditor, tmp_path: Path) -> None:
     velocity = seeded.write_folder(
         tmp_path / "v", 3, scheduler={**seeded.SCHEDULER, "prediction_type": "v_prediction"}
     )
@@ -233,17 +231,20 @@ def test_v_prediction_is_turned_into_noise(folder: Path, small: DiffusersEditor,
     )
 
 
-def test_noise_schedule_is_stable_diffusions(editor: DiffusersEditor) -> None:
+def test_uses_the_noise_schedule_of_stable_diffusion(editor: DiffusersEditor) -> None:
     abar = editor.denoiser.alphas_cumprod
     assert abar.shape == (1000,) and abar.dtype == torch.float32
     assert abar[0] == pytest.approx(0.99915, abs=1e-5) and abar[-1] == pytest.approx(0.0047, abs=1e-4)
 
 
-def test_wrong_shapes_are_named(editor: DiffusersEditor) -> None:
+def test_rejects_wrong_shapes(editor: DiffusersEditor) -> None:
     noisy, times, image, context = inputs(editor)
     with pytest.raises(
         ModelError,
-        match=r"^Latents: noisy \(2, 4, 8, 8\) and image \(2, 4, 4, 4\) must have the same shape \[batch, 4, height, width\].$",
+        match=(
+            r"^Latents: noisy \(2, 4, 8, 8\) and image \(2, 4, 4, 4\) must have the same shape \[batch, 4, "
+            r"height, width\].$"
+        ),
     ):
         editor.denoiser.predict(noisy, times, image[..., :4, :4], context)
     with pytest.raises(
@@ -267,7 +268,7 @@ def test_wrong_shapes_are_named(editor: DiffusersEditor) -> None:
 
 
 @torch.no_grad()
-def test_text_and_latents_are_the_diffusers_pipelines(
+def test_text_and_latents_match_the_diffusers_pipeline(
     model: DiffusersEditor, folder: Path, pocket: Path
 ) -> None:
     from diffusers import AutoencoderKL, AutoencoderTiny
@@ -305,7 +306,7 @@ def test_text_and_latents_are_the_diffusers_pipelines(
     assert decoded.shape == images.shape and 0 <= decoded.min() and decoded.max() <= 1
 
 
-def test_tokens_are_counted_and_cuts_are_told(
+def test_counts_tokens_and_warns_of_cut_text(
     editor: DiffusersEditor, small: DiffusersEditor, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert small.count_tokens("make it night") == 3 and small.count_tokens("") == 0
@@ -314,87 +315,7 @@ def test_tokens_are_counted_and_cuts_are_told(
     assert f"is cut to the {editor.window - 2} that fit" in caplog.text
 
 
-@pytest.fixture(scope="module")
-def native_tokenizer() -> Iterator[object]:
-    from instructbrush.core.models.tokenizer import clip_tokenizer
-
-    yield clip_tokenizer()
-
-
-def test_rebuilt_tokenizer_is_clips(native_tokenizer: object, repository: Path) -> None:
-    # Known ids of CLIP's vocabulary, where ComfyUI's files are not at hand.
-    assert native_tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
-    assert len(native_tokenizer) == 49408 and native_tokenizer.model_max_length == 77
-    stock = repository / ".comfyui" / "ComfyUI" / "comfy" / "sd1_tokenizer"
-    if not stock.is_dir():
-        pytest.skip("the rest compares with the files that ComfyUI ships")
-    from transformers import CLIPTokenizer
-
-    reference = CLIPTokenizer.from_pretrained(stock, local_files_only=True)
-    assert native_tokenizer.get_vocab() == reference.get_vocab()
-    for text in (
-        "turn it into a teal hat",
-        "Ünïcode  naïve 漢字 🙂",
-        "it's 1234 -- (a:1.2) !?",
-        "",
-        "x" * 60,
-    ):
-        assert native_tokenizer(text).input_ids == reference(text).input_ids
-
-
-def test_sd2_text_tower_is_open_clips_penultimate_layer() -> None:
-    from open_clip.transformer import TextTransformer
-
-    from instructbrush.core.models.module_builder import TEXT_CONFIG, TEXT_PREFIX, Parts, _open_clip_weights
-
-    width, prefix = 64, TEXT_PREFIX["sd21"]
-    tower = TextTransformer(
-        context_length=16, vocab_size=50, width=width, heads=4, layers=3, output_dim=width
-    ).eval()
-    state = {prefix + name: tensor for name, tensor in tower.state_dict().items()}
-    config = {
-        **TEXT_CONFIG["sd21"],
-        "vocab_size": 50,
-        "max_position_embeddings": 16,
-        "hidden_size": width,
-        "num_attention_heads": 4,
-    }
-    config |= {"num_hidden_layers": 2, "intermediate_size": 4 * width}
-    ours = Parts("it", torch.device("cpu"), torch.float32).text_encoder(
-        config, _open_clip_weights(state, prefix, width)
-    )
-    ids = torch.randint(1, 49, (2, 16), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        states = tower.token_embedding(ids) + tower.positional_embedding
-        for block in tower.transformer.resblocks[:-1]:
-            states = block(states, attn_mask=tower.attn_mask)
-        torch.testing.assert_close(ours(ids)[0], tower.ln_final(states), rtol=1e-4, atol=1e-5)
-
-
-def test_sd21_single_file_names_fit_the_local_configuration() -> None:
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
-
-    from instructbrush.core.models.module_builder import UNET_CONFIG, VAE_CONFIG
-
-    shapes = seeded.unet_shapes(seeded.SD21)
-    native = {
-        f"model.diffusion_model.{name}": torch.empty(shape, device="meta")
-        for name, shape in seeded.native_unet(shapes).items()
-    }
-    converted = convert_ldm_unet_checkpoint(native, UNET_CONFIG["sd21"])
-    assert (
-        {name: tuple(tensor.shape) for name, tensor in converted.items()}
-        == seeded.unet_shapes(UNET_CONFIG["sd21"])
-        == shapes
-    )
-    vae = {
-        f"first_stage_model.{seeded.native_vae_name(name)}": torch.empty(shape, device="meta")
-        for name, shape in seeded.vae_shapes(seeded.VAE).items()
-    }
-    assert set(convert_ldm_vae_checkpoint(vae, VAE_CONFIG)) == set(seeded.vae_shapes(VAE_CONFIG))
-
-
-def test_tiny_vae_in_a_stable_diffusion_folder_gives_unscaled_conditions(small: DiffusersEditor) -> None:
+def test_does_not_scale_conditions_from_a_tiny_vae(small: DiffusersEditor) -> None:
     from diffusers import AutoencoderTiny
 
     vae = AutoencoderTiny(
@@ -409,7 +330,7 @@ def test_tiny_vae_in_a_stable_diffusion_folder_gives_unscaled_conditions(small: 
     )
 
 
-def test_sdxl_denoiser_is_refused(small: DiffusersEditor) -> None:
+def test_rejects_an_sdxl_denoiser(small: DiffusersEditor) -> None:
     from dataclasses import replace
 
     from instructbrush.core.models.families import SDXL
