@@ -8,12 +8,14 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
 from ..errors import StorageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SUFFIX = ".part"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -64,12 +66,15 @@ def is_unfinished(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(_SUFFIX)
 
 
-def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+def write_tensors(tensors: "Mapping[str, Tensor]", path: Path, metadata: Mapping[str, str]) -> None:
     """Writes a safetensors file atomically.
 
     Raises:
         StorageError: see ``atomic_write``.
     """
+    # Imported here so that this module does not load torch.
+    from safetensors.torch import save_file
+
     with atomic_write(path) as temporary:
         save_file(dict(tensors), temporary, dict(metadata))
 

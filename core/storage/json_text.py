@@ -56,7 +56,7 @@ def read_record(kind: type[Record], content: Any, *, finite: bool = True) -> Rec
         ValueError: a field is missing or of another type. Errors of ``kind`` itself are passed on.
     """
     if not isinstance(content, dict):
-        raise ValueError("it is no table")
+        raise ValueError("it is not a table")
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
@@ -69,26 +69,39 @@ def read_record(kind: type[Record], content: Any, *, finite: bool = True) -> Rec
 
 def _value(value: Any, hint: Any, name: str, finite: bool) -> Any:
     """Checks a value against its field's type, and returns it converted to that type."""
-    origin, arguments = get_origin(hint), get_args(hint)
+    origin = get_origin(hint)
+    arguments = get_args(hint)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _value(value, next(each for each in arguments if each is not type(None)), name, finite)
+        inner = next(argument for argument in arguments if argument is not type(None))
+        return _value(value, inner, name, finite)
     if origin is tuple and isinstance(value, list):
-        return tuple(_value(each, arguments[0], name, finite) for each in value)
-    whole = type(value) is int and value in _INTEGERS
-    if hint is float and (whole or (isinstance(value, float) and (not finite or math.isfinite(value)))):
+        return tuple(_value(item, arguments[0], name, finite) for item in value)
+    if hint is float and _is_float(value, finite):
         return float(value)
-    fits = (
-        (origin is Literal and any(type(value) is type(each) and value == each for each in arguments))
-        or (origin is Mapping and isinstance(value, dict))
-        or (hint is int and whole)
-        or (hint is bool and isinstance(value, bool))
-        or (hint is str and isinstance(value, str) and len(value) <= _MOST_TEXT)
-    )
+    if origin is Literal:
+        # 1 and True are equal, but only one of them is the choice.
+        fits = any(type(value) is type(choice) and value == choice for choice in arguments)
+    elif origin is Mapping:
+        fits = isinstance(value, dict)
+    elif hint is int:
+        fits = _is_integer(value)
+    elif hint is str:
+        fits = isinstance(value, str) and len(value) <= _MOST_TEXT
+    else:
+        fits = hint is bool and isinstance(value, bool)
     if not fits:
         raise ValueError(f"{name} is {_shown(value)}")
     return value
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is int and value in _INTEGERS
+
+
+def _is_float(value: Any, finite: bool) -> bool:
+    return _is_integer(value) or (isinstance(value, float) and (not finite or math.isfinite(value)))
 
 
 def _shown(value: Any) -> str:
@@ -102,12 +115,12 @@ def _shown(value: Any) -> str:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is no finite number")
+        raise ValueError(f"{text[:20]} is not a finite number")
     return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) < len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key appears twice")
     return table

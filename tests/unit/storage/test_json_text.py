@@ -15,8 +15,8 @@ from instructbrush.core.storage.json_text import parse_json, read_record
         (b"\xff", "'utf-8' codec can't decode"),
         ("[" * 100_000, "it is nested too deeply"),
         ("9" * 5000, "Exceeds the limit"),
-        ("[1e999]", "1e999 is no finite number"),
-        ("[-Infinity]", "-Infinity is no finite number"),
+        ("[1e999]", "1e999 is not a finite number"),
+        ("[-Infinity]", "-Infinity is not a finite number"),
         ('["\\ud800"]', "surrogates not allowed"),
         ('{"\\uDC00": 1}', "surrogates not allowed"),
     ],
@@ -50,7 +50,7 @@ def test_reads_records_with_their_types() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "it is no table"),
+        ([], "it is not a table"),
         ({}, "name is missing"),
         ({"name": None}, "name is None"),
         ({"name": "x" * 1_000_001}, "name is 'xxx"),

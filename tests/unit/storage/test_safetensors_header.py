@@ -51,8 +51,8 @@ class TestHeaders:
                 b'{"a":' + b"9" * 5000 + b"}",
                 r"not a safetensors file \(its header is not JSON: Exceeds the limit",
             ),
-            (b'{"a":NaN}', r"not a safetensors file \(its header is not JSON: NaN is no finite number"),
-            (b'{"a":{},"a":{}}', r"not a safetensors file \(its header is not JSON: a key is there twice"),
+            (b'{"a":NaN}', r"not a safetensors file \(its header is not JSON: NaN is not a finite number"),
+            (b'{"a":{},"a":{}}', r"not a safetensors file \(its header is not JSON: a key appears twice"),
             (
                 json.dumps({"__metadata__": {"a": 1}}).encode(),
                 r"its header is damaged \(its metadata is no table of texts\)",
