@@ -156,8 +156,10 @@ def _architecture_config(name: str, architecture: str) -> dict[str, Any]:
 def _preprocessing(
     name: str, architecture: str, module: "CLIP", pretrained: Mapping[str, Any]
 ) -> Preprocessing:
-    size: Any = module.visual.image_size
-    height, width = (size, size) if isinstance(size, int) else size
+    image_size: Any = module.visual.image_size
+    if isinstance(image_size, int):
+        image_size = (image_size, image_size)
+    height, width = image_size
     # Buffers that are neither in the file nor created by fill_clip would stay empty.
     unknown_buffers = {key for key, _ in module.named_buffers()} - set(module.state_dict()) - {"attn_mask"}
     if unknown_buffers or height != width or pretrained.get("resize_mode") == "longest":

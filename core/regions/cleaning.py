@@ -35,12 +35,12 @@ class CleanSettings:
     max_fragments: int = 500
     """Largest accepted number of fragments (UltraEdit's limit)."""
     shape: Literal["fine", "hull", "box"] = "fine"
-    """``fine`` keeps the shape; ``hull`` and ``box`` widen each fragment to its convex hull or bounding box."""
+    """``fine`` keeps the shape; ``hull`` and ``box`` widen fragments to their convex hull or bounding box."""
     grow: int = 0
     """Pixels by which the edge moves outwards in all directions. Negative values move it inwards, except from
     the image's border."""
     feather: int = 0
-    """Pixels over which the mask falls off outside its edge, like a Gaussian. It stays 1 inside and 0 beyond."""
+    """Pixels over which the mask falls off outside its edge, like a Gaussian. It is 1 inside and 0 beyond."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
