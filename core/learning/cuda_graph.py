@@ -49,7 +49,7 @@ class Replay:
         self._changed = changed
         self._gradients = gradients
         self._seen: Counter[tuple[torch.Size, ...]] = Counter()
-        self._recordings: dict[tuple[torch.Size, ...], _Recording] = {}
+        self.recordings: dict[tuple[torch.Size, ...], _Recording] = {}
         self._stream: torch.cuda.Stream | None = None
         self._pool: Any = None
         self.enabled = can_record()
@@ -60,20 +60,20 @@ class Replay:
         if device.type != "cuda" or not self.enabled:
             return self._step(inputs)
         shapes = tuple(tensor.shape for tensor in inputs)
-        recording = self._recordings.get(shapes)
+        recording = self.recordings.get(shapes)
         if recording is not None:
             return recording.replay(inputs)
         if self._stream is None:
             self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
         self._seen[shapes] += 1
-        if self._seen[shapes] <= _EAGER_STEPS or len(self._recordings) >= _MOST_RECORDINGS:
+        if self._seen[shapes] <= _EAGER_STEPS or len(self.recordings) >= _MOST_RECORDINGS:
             return self._aside(inputs)
         return self._record(shapes, inputs)
 
     def forget(self) -> bool:
         """Drops the recordings and their memory. Returns whether there were any."""
-        had_recordings = bool(self._recordings)
-        self._recordings.clear()
+        had_recordings = bool(self.recordings)
+        self.recordings.clear()
         self._seen.clear()
         return had_recordings
 
@@ -115,7 +115,7 @@ class Replay:
             _end_capture(outer, self._pool)
             _restore(self._changed(), after)
             return loss
-        self._recordings[shapes] = recording
+        self.recordings[shapes] = recording
         return found
 
     def _give_up(self, error: RuntimeError) -> None:

@@ -243,7 +243,7 @@ def unique_phrases(
         found += [Phrase(text, side, value) for text, value in zip(caption, values, strict=True)]
     if progress:
         progress(100 * stages, 100 * stages)
-    return _choose(tuple(found), eta)
+    return choose_phrases(tuple(found), eta)
 
 
 def _check(clip: ClipModel, settings: PhraseSettings, eta: float) -> None:
@@ -266,7 +266,7 @@ def _check(clip: ClipModel, settings: PhraseSettings, eta: float) -> None:
         raise LearningError("Unique Phrases: no word list was chosen. Choose at least one.")
 
 
-def _choose(table: tuple[Phrase, ...], eta: float) -> UniquePhrases:
+def choose_phrases(table: tuple[Phrase, ...], eta: float) -> UniquePhrases:
     """Applies Eq. 7 and the template."""
     best_before = _best(table, "before")
     best_after = _best(table, "after")

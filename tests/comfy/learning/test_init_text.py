@@ -1,5 +1,4 @@
-"""Load OpenCLIP, Unique Phrases and Caption Init in a real ComfyUI: files, words that go on to Learn
-Instruction, progress, cancelling, the cache."""
+"""Load OpenCLIP, Unique Phrases and Caption Init in ComfyUI."""
 
 import gc
 import weakref
@@ -35,7 +34,7 @@ def caption(comfy, graph, pairs, **changes):
 
 
 def interrupt_at(comfy, monkeypatch, count):
-    """Press cancel when the progress bar moves for the given time."""
+    """Presses Cancel when the progress bar moves for the given time."""
     import comfy.model_management as management
 
     progress = comfy.pack("nodes.comfy.encoders.progress")

@@ -1,5 +1,4 @@
-"""Learn Instruction: it learns, it is watched, it is cancelled and goes on exactly, and it keeps nothing
-broken."""
+"""Learn Instruction in ComfyUI: results, progress, Cancel, resuming, and what is kept."""
 
 import contextlib
 import shutil
@@ -27,7 +26,7 @@ def unfinished(comfy):
 
 
 class Cancel:
-    """Press cancel when the progress bar reaches a step."""
+    """Presses Cancel after a step."""
 
     def __init__(self, comfy, step):
         self.comfy, self.step = comfy, step
@@ -119,7 +118,7 @@ def test_resumes_a_cancelled_run_exactly(comfy, objective, mode):
 
 
 def test_resumes_after_memory_ran_out(comfy, monkeypatch):
-    """Memory that was there for three steps, and was then taken by somebody else for good."""
+    """Memory is sufficient for three steps, and then no more."""
     settings = {"steps": 5, "seed": 12}
     whole = learned(comfy, **settings, resume=False)
     comfy.forget()
@@ -248,7 +247,7 @@ def test_sets_a_damaged_checkpoint_aside(comfy):
 
 @contextlib.contextmanager
 def blocked(folder):
-    """A file where a folder should be: nothing can be written there, by root neither."""
+    """Puts a file in place of a folder, so that not even root can write there."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.touch()

@@ -1,5 +1,4 @@
-"""Load Edit Pairs and Make Edit Pairs: what people have in folders and lists, and what the nodes say of
-it."""
+"""Load Edit Pairs and Make Edit Pairs: folders, lists, and remarks in the node."""
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from instructbrush.tests.comfy.graphs import make_image
 
 
 def write(comfy, folder, **sizes):
-    """Images (width, height) in a folder below input."""
+    """Writes images of (width, height) to a folder in ``input``."""
     for name, size in sizes.items():
         path = comfy.base / "input" / folder / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,4 @@
-"""Learning steps recorded as CUDA graphs give what eager ones give, for images of one size and of several;
-where recording fails, steps stay eager."""
+"""Learning steps recorded as CUDA graphs, compared with eager ones."""
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ def a_gpu(comfy, monkeypatch):
 
 
 def run(comfy, sizes, enabled=True, steps=30, predict=None):
-    """A trainer that has run, and how many recordings it had at the end."""
+    """A trainer that has run, and its number of recordings at the end."""
     editor = comfy.pack("core.editing.loading").load_editor(device=comfy.device)
     if predict is not None:
         inner = editor.denoiser.predict
@@ -34,7 +33,7 @@ def run(comfy, sizes, enabled=True, steps=30, predict=None):
     )
     trainer.replay.enabled = enabled
     recordings = []
-    trainer.run(lambda done, total: recordings.append(len(trainer.replay._recordings)))
+    trainer.run(lambda done, total: recordings.append(len(trainer.replay.recordings)))
     return trainer, recordings[-1]
 
 
@@ -49,7 +48,7 @@ def test_recorded_steps_match_eager_ones(comfy, sizes):
 
 
 def test_runs_eagerly_when_a_model_cannot_be_recorded(comfy, caplog):
-    """Something in it waits for the device, which a recording cannot."""
+    """The model waits for the device, which a recording cannot."""
 
     def waits(predicted):
         assert predicted.sum().item() == predicted.sum().item()

@@ -1,5 +1,4 @@
-"""Instructions in the space of text: learned by the node, applied as plain CONDITIONING, sampled with the
-noise they were learned with."""
+"""Instructions in text space: learning, applying as CONDITIONING, and fixed noise."""
 
 from dataclasses import replace
 
@@ -100,7 +99,7 @@ def test_has_no_direction_without_open_clip(comfy):
 
 
 def test_works_as_plain_conditioning(comfy):
-    """The MODEL is the same object, and the states are those of the file, whatever the words."""
+    """The MODEL is the same object, and the states are those of the file, for any words."""
     learned = text_instruction(comfy)
     graph = comfy.graph()
     parts = Parts(graph)
@@ -133,7 +132,7 @@ def test_strength_mixes_with_the_words(comfy):
     [(5, {}), (1, {"end_timestep": 500}), (5, {"strength": 0.5, "start_timestep": 900, "end_timestep": 250})],
 )
 def test_timestep_ranges_match_the_model_patch(comfy, segments, changes):
-    """Entries with timestep ranges against the same injection in the attention layers."""
+    """Entries with timestep ranges match the same injection in the attention layers."""
     learned = text_instruction(comfy, segments=segments)
     plain = edited(comfy, learned, **changes)
     injection = comfy.pack("core.instruction.injection").inject(
@@ -167,8 +166,8 @@ def test_parity_strength_zero_is_the_stock_graph(comfy):
 
 
 def test_avoid_uses_the_middle_branch(comfy):
-    """Words pulled one way and an instruction in the middle branch: stock DualCFGGuider with the instruction
-    in its second conditioning."""
+    """Words, and an instruction in the middle branch, match the stock DualCFGGuider with the instruction in
+    its second conditioning."""
     for learned in (text_instruction(comfy), instruction(comfy)):
         graph = comfy.graph()
         node = edit_guider(comfy, graph, Parts(graph), avoid=comfy.give(graph, learned))
@@ -192,8 +191,8 @@ def test_avoid_uses_the_middle_branch(comfy):
 
 
 def test_fixed_noise_is_reproducible_and_matches_the_diffusers_engine(comfy):
-    """NOISE and SAMPLER of Fixed Noise in SamplerCustomAdvanced, twice, against
-    ``edit_latents(fixed_noise=True)``."""
+    """NOISE and SAMPLER of Fixed Noise in SamplerCustomAdvanced, twice, match ``edit_latents`` with fixed
+    noise."""
     learned = text_instruction(comfy, noise="fixed", seed=7)
     results = []
     for _ in range(2):

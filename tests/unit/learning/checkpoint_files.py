@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def change(path: Path, changes: Mapping[str, Tensor | None], metadata: dict[str, str] | None = None) -> None:
-    """Replace tensors of a checkpoint; None takes one out."""
+    """Replaces tensors of a checkpoint; None removes one."""
     with safe_open(path, "pt") as file:
         metadata = file.metadata() if metadata is None else metadata
     tensors = {**load_file(path), **changes}

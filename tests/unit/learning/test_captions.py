@@ -1,5 +1,4 @@
-"""Caption init: an independently written PEZ loop gives the same tokens, texts are judged as they read, and
-every refusal."""
+"""Captions, compared with an independent PEZ loop, and settings that are rejected."""
 
 import re
 
@@ -46,8 +45,8 @@ def images_of(count, seed=0):
 
 
 def independent_loop(clip, frames, tokens, steps, rate, decay, seed):
-    """PEZ as its paper's algorithm 1 is written, with every token's distance worked out; gives the tokens of
-    each iteration."""
+    """PEZ as in algorithm 1 of its paper, with the distance to every token. Returns the tokens of every
+    iteration."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         images = torch.stack([clip.encode_images(frame[None])[0] for frame in frames])
@@ -88,7 +87,7 @@ def test_matches_an_independent_loop(which, request, monkeypatch):
     found = caption_images(model, images, CaptionSettings(tokens=4, steps=25, seed=3))
     history = independent_loop(model, images, 4, 25, 0.1, 0.1, 3)
     assert len(set(history)) > 3, "nothing moved, so nothing was compared"
-    # What was looked at as a text are iterations of the loop, in its order, beginning with the first.
+    # The texts that were judged are iterations of the loop, in its order, starting with the first.
     places = [history.index(ids) for ids in looked_at]
     assert places[0] == 0 and places == sorted(places) and found.ids in looked_at
 

@@ -35,7 +35,7 @@ SMALL = replace(POCKET, steps=6, tokens=2, segments=2)
 
 @pytest.fixture
 def make(editor: DiffusersEditor) -> Callable[..., Trainer]:
-    """A small run."""
+    """Makes a small run."""
     generator = torch.Generator().manual_seed(3)
     latents = PairLatents(*(list(torch.randn(2, 4, 8, 8, generator=generator)) for _ in range(2)))
     context, null = editor.encode_text(["make it snow", ""])
@@ -171,7 +171,7 @@ def test_resumes_with_more_steps_and_other_previews(make: Callable[..., Trainer]
     assert longer.steps_done == 8 and longer.instruction().info.settings["steps"] == 8
     whole = make()
     whole.run()
-    # What was done keeps the rates that it had; what follows has those of the longer run.
+    # Steps before the checkpoint keep their rates; the steps after it have those of the longer run.
     assert longer.losses[:4] == whole.losses[:4] and longer.losses[5] != whole.losses[5]
     assert make(replace(SMALL, steps=8)).request.digest() == make().request.digest()
 
@@ -212,7 +212,7 @@ def test_accepts_seeds_of_64_bits_only() -> None:
 
 
 class Clock:
-    """A clock that goes when it is told to."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -1,4 +1,4 @@
-"""How learning fits into memory: what families are known to need, and what happens where that was wrong."""
+"""Memory plans, and what happens when a plan does not fit."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ SIDE_512 = 64 * 64
 
 
 class _FusedAttention(torch.autograd.Function):
-    """What a fused attention kernel keeps: its inputs and its output."""
+    """Keeps what a fused attention kernel keeps: its inputs and its output."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class _FusedAttention(torch.autograd.Function):
 
 @pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
 def test_activation_bytes_match_what_autograd_keeps(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted on tensors without memory, for a latent of 512 px."""
+    """Counts on tensors without memory, for a latent of 512 pixels."""
     config = getattr(seeded, family.upper())
     monkeypatch.setattr(
         torch.nn.functional,
@@ -108,7 +108,7 @@ def test_largest_side_fits_and_the_next_does_not(free: int) -> None:
 
 
 class Limited:
-    """A denoiser on a device with room for so many samples, or so many whose activations are recomputed."""
+    """A denoiser with room for ``plain`` samples, or ``recomputed`` samples with recomputed activations."""
 
     def __init__(self, denoiser: Any, plain: int, recomputed: int) -> None:
         self._denoiser, self._limits = denoiser, {False: plain, True: recomputed}
@@ -163,7 +163,7 @@ def test_runs_a_step_that_does_not_fit_in_smaller_chunks(
     assert list(dict.fromkeys(limited.calls))[: len(plans)] == plans
     assert small.losses == pytest.approx(whole.losses, rel=1e-4)
     for name, tensor in whole.parameters.items():
-        # Adam divides by the gradient's size, and so enlarges the rounding of the smallest ones.
+        # Adam divides by the gradient's size, which amplifies the rounding of the smallest gradients.
         assert (small.parameters[name] - tensor).norm() <= 1e-3 * tensor.norm(), name
 
 

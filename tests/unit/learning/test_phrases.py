@@ -1,5 +1,4 @@
-"""Unique phrases: the ranking and the chain of clip-interrogator itself, Eq. 6 and 7 by hand, word lists,
-their cache, and every refusal."""
+"""Unique phrases: ranking and chain of clip-interrogator, Eq. 6 and 7 by hand, word lists and caches."""
 
 import re
 
@@ -90,7 +89,7 @@ def test_rank_and_chain_match_clip_interrogator(clip, interrogator, seed):
 
     found = chain(clip, features, candidates, 5)
     assert len(found.phrases) == 5
-    # Their chain gives back its best beginning only; asked for one phrase more, it shows each choice.
+    # Their chain returns only its best beginning. Asked for one phrase more, it shows each choice.
     text = found.phrases[0]
     assert theirs.chain(features[None], candidates, min_count=0, max_count=0) == text
     for place in range(1, 5):
@@ -151,7 +150,7 @@ def test_template_gets_the_most_sensitive_phrases():
         phrase("snow", "after", 0.15),
         phrase("ice", "after", 0.1),
     )
-    found = room._choose(table, 0.15)
+    found = room.choose_phrases(table, 0.15)
     assert (found.before, found.after, found.init_text) == ("a cat", "snow", "turn a cat into snow")
     assert found.describe().splitlines() == [
         "set     phrase   sensitivity",
@@ -165,12 +164,12 @@ def test_template_gets_the_most_sensitive_phrases():
 
 def test_eq_7_omits_phrases_that_are_not_unique_enough():
     table = (phrase("a cat", "before", 0.1), phrase("snow", "after", 0.4))
-    assert room._choose(table, 0.2).init_text == "turn it into snow"
+    assert room.choose_phrases(table, 0.2).init_text == "turn it into snow"
     assert (
-        room._choose(table, 0.2).remark
+        room.choose_phrases(table, 0.2).remark
         == "Init text: turn it into snow (no phrase of the images before the edit is unique enough)"
     )
-    none = room._choose((phrase("a cat", "before", 0.9), phrase("snow", "after", 0.1999)), 0.2)
+    none = room.choose_phrases((phrase("a cat", "before", 0.9), phrase("snow", "after", 0.1999)), 0.2)
     assert (none.before, none.after, none.init_text) == ("a cat", "", "")
     assert none.remark == (
         "No init text: the highest sensitivity after the edit is 0.1999 ('snow'), below eta. "
@@ -186,7 +185,7 @@ def test_eq_7_omits_phrases_that_are_not_unique_enough():
 
 @pytest.fixture(scope="module")
 def night():
-    """Pairs of the held-out effect that makes it night and lets it snow."""
+    """Pairs of the held-out effect ``night_snow``."""
     from instructbrush.tools.pocket.world.held_out_effects import EFFECTS
 
     before, after = EFFECTS["night_snow"].pairs(4, 1)
@@ -281,7 +280,7 @@ def test_computes_features_once_and_in_chunks(clip, tmp_path, monkeypatch):
     (file,) = tmp_path.iterdir()
     _, second = list_features(clip, "pocket", tmp_path, lambda *_: pytest.fail("computed again"))
     assert torch.equal(first, second)
-    # Another model's, a shorter list's, values that are not finite, half a file: none of them is used.
+    # None of these is used: another model's file, a shorter list's, values that are not finite, half a file.
     good = load_file(file)["features"]
     for spoilt in (
         lambda: save_file({"features": good}, file, metadata={"model": "another", "list": "another"}),

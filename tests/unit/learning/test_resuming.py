@@ -59,7 +59,7 @@ def learn(pairs: Path, out: Path, *more: object) -> list[str]:
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object]) -> None:
-    """Let something happen between two steps."""
+    """Calls ``act`` after a step."""
     own = Trainer.run
 
     def run(self: Trainer, callback: Callable[[int, int], None]) -> None:
@@ -197,7 +197,7 @@ def test_resumes_after_memory_ran_out(
 
 def in_a_process(code: str, *arguments: object) -> "subprocess.Popen[bytes]":
     def heed() -> None:
-        # Whoever started the tests may have had signals ignored, and children inherit that.
+        # The parent process may ignore signals, and children inherit that.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 

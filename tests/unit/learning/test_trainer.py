@@ -1,4 +1,4 @@
-"""Learning on the built-in model: exact resume, segments, objectives, refusals."""
+"""Learning on the built-in model: exact resuming, segments, objectives, rejected settings."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -47,8 +47,7 @@ def learned(trainer: Trainer) -> dict[str, torch.Tensor]:
 def test_starts_from_the_init_text(
     editor: DiffusersEditor, latents: PairLatents, settings: LearningSettings, parametrisation: str
 ) -> None:
-    """Before the first step, injecting changes nothing: the init phrase's own keys, values or states in every
-    segment."""
+    """Before the first step, injecting changes nothing: every segment holds the init text's own values."""
     trainer = make_trainer(editor, latents, replace(settings, parametrisation=parametrisation))
     noisy, times = torch.randn(2, 4, 8, 8), torch.tensor([3, 998])
     context = trainer.context.expand(2, -1, -1)
@@ -91,8 +90,8 @@ def test_resumed_run_matches_uninterrupted_one_bit_for_bit(
 
 
 def test_batched_segments_match_sequential_ones(editor: DiffusersEditor, latents: PairLatents) -> None:
-    """One batch of five samples, one a segment, is exactly five runs of one segment each (float summation
-    order apart)."""
+    """A batch of five samples, one of each segment, equals five runs of one segment, except for summation
+    order."""
     settings = replace(SMALL, parametrisation="separate", learning_rate=1e-3, final_learning_rate=1e-3)
     batched = make_trainer(editor, latents, settings)
     batched.run()
@@ -128,7 +127,7 @@ def test_gives_gradients_to_every_site_and_none_to_the_model(
 
 
 class InHalfPrecision:
-    """A denoiser that says so of itself, and computes as before."""
+    """A denoiser that claims half precision and computes as before."""
 
     dtype = torch.float16
 
@@ -161,7 +160,7 @@ def test_loss_scale_in_half_precision_does_not_change_the_result(
 def test_interrupted_step_counts_as_not_started(
     editor: DiffusersEditor, latents: PairLatents, noise: str, tmp_path: Path
 ) -> None:
-    """ComfyUI raises its interruption in the midst of a model call."""
+    """ComfyUI raises its interruption inside a model call."""
     settings = replace(SMALL, noise=noise)
     whole = make_trainer(editor, latents, settings)
     whole.run()

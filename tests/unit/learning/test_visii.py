@@ -1,4 +1,4 @@
-"""Learning text states (Visii), against the method written out on its own."""
+"""Learning text states (Visii), compared with a loop written by hand."""
 
 from dataclasses import replace
 

@@ -34,28 +34,17 @@ def folders(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
+def run(command: str, *arguments: object, **options: object) -> int:
+    """Runs a command; ``text_scale=2`` stands for ``--text-scale 2``."""
+    words = [command, *map(str, arguments)]
+    for name, value in options.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    return main(words)
 
 
 def test_learn_apply_edit_inspect(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = folders / "dark.safetensors"
-    assert (
-        run(
-            "learn",
-            "--pairs",
-            folders / "pairs",
-            "--out",
-            file,
-            "--init",
-            "make it darker",
-            "--steps",
-            3,
-            "--seed",
-            5,
-        )
-        == 0
-    )
+    assert run("learn", pairs=folders / "pairs", out=file, init="make it darker", steps=3, seed=5) == 0
     assert sorted(path.name for path in folders.iterdir()) == ["dark.safetensors", "images", "pairs"], (
         "no checkpoint stays behind"
     )
@@ -67,34 +56,8 @@ def test_learn_apply_edit_inspect(folders: Path, capsys: pytest.CaptureFixture[s
         5,
         "dark",
     )
-    assert (
-        run(
-            "apply",
-            "--instruction",
-            file,
-            "--images",
-            folders / "images",
-            "--out",
-            folders / "out",
-            "--steps",
-            2,
-        )
-        == 0
-    )
-    assert (
-        run(
-            "edit",
-            "--words",
-            "make it darker",
-            "--images",
-            folders / "images",
-            "--out",
-            folders / "words",
-            "--steps",
-            2,
-        )
-        == 0
-    )
+    assert run("apply", instruction=file, images=folders / "images", out=folders / "out", steps=2) == 0
+    assert run("edit", words="make it darker", images=folders / "images", out=folders / "words", steps=2) == 0
     for out in ("out", "words"):
         assert {path.name: Image.open(path).size for path in (folders / out).iterdir()} == {
             "one.png": (70, 50),
@@ -107,38 +70,10 @@ def test_learn_apply_edit_inspect(folders: Path, capsys: pytest.CaptureFixture[s
 
 def test_learns_text_states_from_phrases_with_the_direction(folders: Path) -> None:
     file = folders / "dark.safetensors"
-    assert (
-        run(
-            "learn",
-            "--pairs",
-            folders / "pairs",
-            "--out",
-            file,
-            "--space",
-            "text",
-            "--begin",
-            "phrases",
-            "--steps",
-            2,
-        )
-        == 0
-    )
+    assert run("learn", pairs=folders / "pairs", out=file, space="text", begin="phrases", steps=2) == 0
     learned = load_instruction(file)
     assert learned.info.space == "text" and learned.info.settings["direction_weight"] > 0
-    assert (
-        run(
-            "apply",
-            "--instruction",
-            file,
-            "--images",
-            folders / "images",
-            "--out",
-            folders / "out",
-            "--steps",
-            2,
-        )
-        == 0
-    )
+    assert run("apply", instruction=file, images=folders / "images", out=folders / "out", steps=2) == 0
 
 
 def test_inspect_prints_every_part_of_a_blend(
@@ -159,27 +94,12 @@ def test_inspect_prints_every_part_of_a_blend(
 
 def test_strength_0_matches_empty_words(folders: Path) -> None:
     file = folders / "dark.safetensors"
-    assert run("learn", "--pairs", folders / "pairs", "--out", file, "--steps", 2) == 0
+    assert run("learn", pairs=folders / "pairs", out=file, steps=2) == 0
     assert (
-        run(
-            "apply",
-            "--instruction",
-            file,
-            "--images",
-            folders / "images",
-            "--out",
-            folders / "off",
-            "--steps",
-            2,
-            "--strength",
-            0,
-        )
+        run("apply", instruction=file, images=folders / "images", out=folders / "off", steps=2, strength=0)
         == 0
     )
-    assert (
-        run("edit", "--words", "", "--images", folders / "images", "--out", folders / "none", "--steps", 2)
-        == 0
-    )
+    assert run("edit", words="", images=folders / "images", out=folders / "none", steps=2) == 0
     for name in ("one.png", "two.png"):
         assert Image.open(folders / "off" / name).tobytes() == Image.open(folders / "none" / name).tobytes()
 
@@ -267,17 +187,7 @@ def test_rejects_numbers_out_of_range(
 
 def test_reads_words_as_utf_8_without_a_locale(folders: Path) -> None:
     bytes_of_words = "ét\u00e9 雪".encode().decode("ascii", "surrogateescape")
-    run(
-        "learn",
-        "--pairs",
-        folders / "pairs",
-        "--out",
-        folders / "x.safetensors",
-        "--steps",
-        1,
-        "--init",
-        bytes_of_words,
-    )
+    run("learn", pairs=folders / "pairs", out=folders / "x.safetensors", steps=1, init=bytes_of_words)
     assert load_instruction(folders / "x.safetensors").info.init_text == "ét\u00e9 雪"
 
 
@@ -295,10 +205,10 @@ def test_rejects_two_images_of_one_name_and_existing_results(
     folders: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (64, 64)).save(folders / "images" / "two.jpg")
-    assert run("edit", "--words", "x", "--images", folders / "images", "--out", folders / "o") == 1
+    assert run("edit", words="x", images=folders / "images", out=folders / "o") == 1
     assert "two images named 'two'" in capsys.readouterr().err
     (folders / "x.safetensors").write_bytes(b"")
-    assert run("learn", "--pairs", folders / "pairs", "--out", folders / "x.safetensors") == 1
+    assert run("learn", pairs=folders / "pairs", out=folders / "x.safetensors") == 1
     assert "exists already" in capsys.readouterr().err
 
 
@@ -317,7 +227,7 @@ def test_resumes_interrupted_learning(folders: Path) -> None:
         "--steps",
         "2000",
     ]
-    # Whatever started the tests in the background may have had Ctrl-C ignored, and children inherit that.
+    # The parent process may ignore Ctrl-C, and children inherit that.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(
         [str(part) for part in command], stderr=subprocess.PIPE, cwd=folders, bufsize=0, preexec_fn=heed

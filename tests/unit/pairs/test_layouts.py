@@ -1,4 +1,4 @@
-"""How people keep pairs in folders: every layout, and the names that lists may have."""
+"""Layouts of folders of pairs, and the names in lists."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ MASK = 255
 
 
 def put(folder: Path, **shades: int) -> Path:
-    """Images by their names, each of one shade."""
+    """Writes images of one shade each by their names."""
     for name, shade in shades.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def shade(path: Path | None) -> int | None:
 
 
 def sound(pairs: list[ListedPair]) -> list[str]:
-    """The pairs' names, after a look at which image is which."""
+    """The pairs' names, after checking which image is which."""
     assert all(
         (shade(pair.before), shade(pair.after)) == (BEFORE, AFTER) and shade(pair.mask) in (None, MASK)
         for pair in pairs
@@ -164,7 +164,7 @@ def test_reads_the_tree_of_instructpix2pix(tmp_path: Path) -> None:
         (place / "prompt.json").write_text(
             json.dumps({"input": "a hill", "edit": f"make it {prompt}", "output": "another hill"})
         )
-        # What InstructPix2Pix writes beside them names no images.
+        # The other files that InstructPix2Pix writes name no images.
         (place / "metadata.jsonl").write_text('{"seed": 7, "clip_sim_0": NaN}\n')
     pairs = pairs_below(tmp_path)
     assert [pair.name for pair in pairs] == [

@@ -1,4 +1,4 @@
-"""Pairs: read, brought to one size, and told of what could not be used."""
+"""Pairs: reading, bringing to one size, and remarks about what could not be used."""
 
 import json
 from pathlib import Path
@@ -195,7 +195,7 @@ def test_rejects_two_aspect_ratios_with_and_without_a_size(
     make_image(tmp_path / "1_0.png", size=(64, 64))
     make_image(tmp_path / "1_1.png", size=(64, 64))
     if sizes == ((64, 70), (64, 64)):
-        # What ComfyUI's VAE leaves of 70 pixels is the 64 in the middle.
+        # ComfyUI's VAE keeps the 64 pixels in the middle of 70.
         assert len(load_pairs(tmp_path, size)) == 2
         return
     (rows, columns), (height, width) = sizes
