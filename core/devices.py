@@ -7,8 +7,7 @@ from .errors import DeviceError
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Returns the bytes that can be allocated on a CUDA device, torch's own cache included; None
-    elsewhere."""
+    """Returns the bytes that can be allocated on a CUDA device, with torch's cache; None elsewhere."""
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)

@@ -191,8 +191,7 @@ def _fit_input() -> Choice:
 
 
 def _pairs_ui(pairs: EditPairs) -> dict[str, list[Any]]:
-    """Returns the ui with previews of the first pairs and the remarks on all. Logs the remarks as
-    warnings."""
+    """Returns previews of the first pairs and the remarks. Logs the remarks as warnings."""
     for remark in pairs.remarks:
         logging.warning("InstructBrush: %s", remark)
     images = map(_side_by_side, pairs.pairs[:_MOST_PREVIEWS])

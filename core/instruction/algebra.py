@@ -220,8 +220,7 @@ def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
 
 
 def _check_same_model(instructions: Sequence[Instruction]) -> None:
-    """Text states must have one width; instructions in the space of attention must also share family and
-    sites."""
+    """Checks the width of the text states, and family and sites of keys and values."""
     first = instructions[0]
     for other in instructions[1:]:
         if other.context.shape[1] != first.context.shape[1]:

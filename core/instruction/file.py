@@ -202,8 +202,7 @@ def load_instruction(path: str | Path) -> Instruction | Blend:
 
 
 def _fits_format_1(instruction: Instruction | Blend) -> bool:
-    """Format 1 has neither weights nor the space of text, and takes the first learned row from the
-    settings."""
+    """Format 1 knows neither weights nor the space of text. Its settings hold the first learned row."""
     if isinstance(instruction, Blend) or instruction.info.space != "attention":
         return False
     return instruction.start == _start_of(instruction.info)

@@ -86,8 +86,7 @@ class InjectedInstruction:
         values: Mapping[str, Tensor],
         weight: float = 1.0,
     ) -> "InjectedInstruction":
-        """Joins learned keys and values, each site -> [j, m, width]. The other arguments are as in the
-        fields."""
+        """Takes learned keys and values, site -> [j, m, width]."""
         tensors = {("keys", site): tensor for site, tensor in keys.items()}
         tensors |= {("values", site): tensor for site, tensor in values.items()}
         columns = {name: tensor.shape[2] for name, tensor in tensors.items()}
@@ -229,8 +228,7 @@ class _UniformCall:
         return keys, values
 
     def add(self, site: str, keys: Tensor, values: Tensor, samples: slice = slice(None)) -> None:
-        """Adds the learned rows in place, in some samples of a batch and in every repetition of the
-        context."""
+        """Adds the learned rows in place, in every repetition of the context."""
         for part, learned in self._added:
             tokens = part.learned.shape[1]
             for first in range(part.start, keys.shape[1], part.context.shape[0]):
@@ -353,8 +351,7 @@ def _times(rows: Tensor, factor: Tensor | None) -> Tensor:
 
 
 def _of_one_length(states: Sequence[Tensor]) -> list[Tensor]:
-    """Repeats states [B, L_i, width] to the common multiple of their lengths. Attention over them is the
-    same."""
+    """Repeats states [B, L_i, width] to a common length, which leaves attention unchanged."""
     common = math.lcm(*(each.shape[1] for each in states))
     return [
         each if each.shape[1] == common else each.repeat(1, common // each.shape[1], 1) for each in states

@@ -70,8 +70,7 @@ class Instruction:
         self._check_learned()
 
     def learned(self) -> dict[str, Tensor]:
-        """Every learned tensor [j, m, width] by its name in files: ``keys.<site>``, ``values.<site>`` or
-        ``rows``."""
+        """Learned tensors [j, m, width] by name: ``keys.<site>`` and ``values.<site>``, or ``rows``."""
         if self.rows is not None:
             return {"rows": self.rows}
         return {

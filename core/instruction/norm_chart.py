@@ -24,8 +24,7 @@ _MOST_BAR = 40
 
 
 def draw_norms(instruction: Instruction | Blend, project: Projection | None = None) -> Image.Image:
-    """Draws the norms: keys blue, values orange, a pair of bars for every layer; the parts of a blend below
-    each other.
+    """Draws a pair of bars for every layer, keys blue, values orange. Parts of a blend get a chart each.
 
     Args:
         instruction: a single one or a blend.

@@ -41,8 +41,7 @@ def part_folder(folder: Path, part: str) -> Path:
 
 
 def part_files(folder: Path, part: str, stems: tuple[str, ...]) -> list[Path]:
-    """Returns the weight files of a part, or an empty list. If a tensor is in several files, the last one
-    counts.
+    """Returns the weight files of a part, maybe none. If a tensor is in several, the last one counts.
 
     Raises:
         ModelError: a shard is missing.

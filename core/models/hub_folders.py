@@ -1,5 +1,4 @@
-"""Finds models in the Hugging Face cache: ``models--owner--name`` with ``refs``, ``snapshots`` and
-``blobs``."""
+"""Finds models in the Hugging Face cache, ``models--owner--name/snapshots/<revision>``."""
 
 import os
 from pathlib import Path

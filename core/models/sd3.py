@@ -1,5 +1,4 @@
-"""Detects UltraEdit's Stable Diffusion 3, a transformer with more input channels, by the shapes of its
-tensors.
+"""Detects UltraEdit's Stable Diffusion 3, a transformer with more input channels, by its shapes.
 
 Its layers attend to text and image jointly, so there is no cross-attention for an instruction to act in.
 """
@@ -19,8 +18,7 @@ _DIFFUSERS = "transformer_blocks.{}.attn.to_q.weight"
 
 
 def is_transformer(shapes: Shapes) -> bool:
-    """Whether these are the tensors of a Stable Diffusion 3 transformer, in ComfyUI's or diffusers'
-    dialect."""
+    """Whether these are the tensors of a Stable Diffusion 3 transformer, in either dialect."""
     native = "joint_blocks.0.context_block.attn.qkv.weight" in shapes and "x_embedder.proj.weight" in shapes
     return native or (
         "transformer_blocks.0.attn.add_q_proj.weight" in shapes and "pos_embed.proj.weight" in shapes

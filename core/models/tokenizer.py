@@ -37,8 +37,7 @@ def tokenizer_from_folder(folder: Path) -> "CLIPTokenizer":
 
 
 def clip_tokenizer(pad_token: str = "<|endoftext|>") -> "CLIPTokenizer":
-    """Builds CLIP's standard tokenizer (49,408 tokens, window of 77) from the byte-pair merges that open_clip
-    ships.
+    """Builds CLIP's tokenizer (49,408 tokens, window of 77) from the byte-pair merges that open_clip ships.
 
     Args:
         pad_token: fills the window; ``<|endoftext|>`` for SD1.5, ``!`` for SD2.1.

@@ -37,8 +37,7 @@ class InstructionWithThumbnail(Instruction):
 
 
 def with_thumbnail(instruction: Instruction | Blend, thumbnail: Image.Image | None) -> Instruction | Blend:
-    """Attaches a thumbnail to an instruction, or to every part of a blend. None leaves thumbnails as they
-    are."""
+    """Attaches a thumbnail to an instruction, or to every part of a blend. None changes nothing."""
     if thumbnail is None:
         return instruction
     if not isinstance(instruction, Blend):

@@ -1,5 +1,4 @@
-"""The pack's example files: pairs, an instruction, a ControlNet and a LoRA. Nodes list them after the user's
-own files."""
+"""The pack's example files: pairs, an instruction, a ControlNet and a LoRA."""
 
 from pathlib import Path
 

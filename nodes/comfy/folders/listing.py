@@ -77,8 +77,7 @@ def walk(folder: str | Path, depth: int) -> Iterator[tuple[str, Entries]]:
 
 
 def files_below(folder: str | Path, suffix: str, depth: int = 8) -> list[str]:
-    """Returns the paths of all files with a suffix, with slashes. Leaves out names that no input can
-    carry."""
+    """Returns the paths, with slashes, of all files with a suffix whose names an input can carry."""
     paths = (
         f"{name}/{file}" if name else file
         for name, found in walk(folder, depth)

@@ -17,8 +17,7 @@ _CACHE_PREFIX = "models--"
 
 
 def register(kind: str, *more: Path) -> None:
-    """Registers ``models/<kind>`` and ``more`` folders as a kind of model folder that lists .safetensors
-    files.
+    """Registers ``models/<kind>`` and ``more`` folders as a kind that lists .safetensors files.
 
     extra_model_paths.yaml may add folders to it.
     """
@@ -57,14 +56,12 @@ def file_of(kind: str, name: str, error: type[InstructBrushError] = ModelError) 
 
 
 def transformers_folders(kind: str) -> dict[str, Path]:
-    """As ``folders_with``, for models in transformers' layout such as ``sam-vit-base`` or
-    ``facebook/sam-vit-base``."""
+    """As ``folders_with``, for models in transformers' layout such as ``facebook/sam-vit-base``."""
     return folders_with("config.json", kind, 2)
 
 
 def folders_with(file: str, kind: str, depth: int) -> dict[str, Path]:
-    """Returns name -> folder of every model that holds ``file``, at most ``depth`` levels below the folders
-    of a kind.
+    """Returns name -> folder of every model of a kind that holds ``file``, at most ``depth`` levels down.
 
     The first folder that has a name wins. Models in the Hugging Face cache are called by their names on the
     hub, e.g. ``facebook/sam-vit-base``.

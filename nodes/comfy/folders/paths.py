@@ -20,8 +20,7 @@ _STATE_DEPTH = 8
 
 
 def register() -> None:
-    """Registers ``models/instructions`` and ``output/instructions`` as one kind of model folder, and the
-    examples."""
+    """Registers the folders of instructions, and the examples."""
     model_folders.register(INSTRUCTIONS, output_instructions())
     examples.register()
 

@@ -18,8 +18,7 @@ def unet_keys(states: States) -> States:
 
 
 def text_keys(states: States) -> States:
-    """Renames the tensors of a text encoder: CLIP's go below ``text_model.``, without ``position_ids``; T5's
-    stay."""
+    """Puts CLIP's tensors below ``text_model.`` and drops its ``position_ids``. T5's stay."""
     if any(key.startswith("encoder.block.") for key in states):
         return states
     named = {
@@ -56,8 +55,7 @@ def tiny_vae_keys(states: States) -> States:
 
 
 def _widened(value: Tensor, inputs: bool, outputs: bool) -> Tensor:
-    """Pads hidden channels with zeros to TAESD's width. Image and latent channels of the outermost layers
-    stay."""
+    """Pads hidden channels with zeros to TAESD's width, but not image and latent channels."""
     rows = TAESD_WIDTH - value.shape[0] if outputs else 0
     if value.ndim == 1:
         return F.pad(value, (0, rows))

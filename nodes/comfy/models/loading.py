@@ -35,8 +35,7 @@ Loaded = tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]
 
 
 def model_names() -> list[str]:
-    """Returns the choices of Load InstructPix2Pix: built-in editors, ``checkpoints/…`` and
-    ``diffusers/…``."""
+    """Returns the choices: built-in editors, ``checkpoints/…`` and ``diffusers/…``."""
     built_in = [name for name, folder in _built_in().items() if folder.is_dir()]
     files = [f"checkpoints/{name}" for name in model_folders.files("checkpoints")]
     return [*built_in, *files, *(f"diffusers/{name}" for name in _diffusers_folders())]
@@ -118,8 +117,7 @@ def load_folder(folder: Path) -> Loaded:
 
 
 def load_folder_unet(folder: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    """Loads the UNet or transformer of a diffusers folder. ComfyUI calls this again for a copy on another
-    GPU."""
+    """Loads a folder's UNet or transformer. ComfyUI calls this again for a copy on another GPU."""
     path = Path(folder)
     part = _denoiser_part(path)
     states = _read(_weights(path, part))

@@ -1,8 +1,6 @@
-"""Adds model kinds to ComfyUI's detection: the pocket editors, SD2.1 with 8 input channels, and UltraEdit's
-models.
+"""Adds the pocket editors, SD2.1 with 8 input channels, and UltraEdit's models to ComfyUI's detection.
 
-UltraEdit's read a mask or run on SD3. All are entered in the list that ComfyUI searches for a checkpoint, so
-its own loaders read them too.
+They are added to the list that ComfyUI searches for a checkpoint, so its own loaders read them too.
 """
 
 import json
@@ -16,8 +14,7 @@ from .base_models import InstructPix2Pix, RegionInstructPix2Pix, RegionSDXL, Reg
 
 
 class PocketTokenizer(sd1_clip.SDTokenizer):
-    """Tokenizes with the pocket editor's small vocabulary. ComfyUI's weights ``(word:1.2)`` and windows
-    work."""
+    """Tokenizes with the pocket editor's small vocabulary. Weights such as ``(word:1.2)`` work."""
 
     def __init__(
         self, embedding_directory: str | list[str] | None = None, tokenizer_data: dict[str, Any] | None = None
@@ -47,8 +44,7 @@ class PocketTokenizers(sd1_clip.SD1Tokenizer):
 
 
 class PocketText(sd1_clip.SDClipModel):
-    """The pocket editor's text tower. Its output is the last layer after the final norm, as in
-    ``CLIPTextModel``."""
+    """The pocket editor's text tower. Returns the normalized last layer, as ``CLIPTextModel`` does."""
 
     def __init__(
         self,
@@ -89,8 +85,7 @@ class PocketClip(sd1_clip.SD1ClipModel):
 
 
 class Pocket(supported_models.SD15):
-    """The built-in editor: Stable Diffusion 1.5 with other sizes. A ControlNet of its shape is detected
-    too."""
+    """The built-in editor, and ControlNets of its shape: Stable Diffusion 1.5 with other sizes."""
 
     unet_config = {
         "context_dim": 128,
@@ -231,8 +226,7 @@ _MODELS = (
 
 
 def register() -> None:
-    """Puts all models at the start of ComfyUI's list, before those that they look like. May be called
-    again."""
+    """Puts all models at the start of ComfyUI's list, before those that they look like; once only."""
     registered = {model.__name__ for model in supported_models.models}
     for model in _MODELS:
         if model.__name__ not in registered:

@@ -163,8 +163,7 @@ def _weight(
 
 
 def override_attribute(module: torch.nn.Module, name: str, value: Any, undo: ExitStack) -> None:
-    """Sets an attribute of a module and restores what was there, e.g. by another pack, when ``undo``
-    closes."""
+    """Sets an attribute of a module. Restores it, e.g. another pack's value, when ``undo`` closes."""
     if name in vars(module):
         undo.callback(setattr, module, name, vars(module)[name])
     else:

@@ -22,8 +22,8 @@ from instructbrush.tests.comfy.graphs import (
 from instructbrush.tests.comfy.models.test_models import detect
 from instructbrush.tests.support import seeded, seeded_sd3
 
-SISTER = "diffusers/pocket-region"
-RANDOM = "diffusers/pocket-random"
+ZERO_MASK_WEIGHTS = "diffusers/pocket-region"
+RANDOM_MASK_WEIGHTS = "diffusers/pocket-random"
 
 
 def pocket_unet(folder, mask_weights):
@@ -40,24 +40,23 @@ def pocket_unet(folder, mask_weights):
 
 @pytest.fixture(scope="module", autouse=True)
 def folders(comfy):
-    """Writes two 12-channel models of the pocket family: one with zeros for the mask, one with random
-    weights."""
+    """Writes two pocket models with 12 channels. The weights of the mask are zero or random."""
     root = comfy.base / "models" / "diffusers"
     drawn = 0.2 * torch.randn(64, 4, 3, 3, generator=torch.Generator().manual_seed(8))
-    for name, weights in ((SISTER, torch.zeros(64, 4, 3, 3)), (RANDOM, drawn)):
+    for name, weights in ((ZERO_MASK_WEIGHTS, torch.zeros(64, 4, 3, 3)), (RANDOM_MASK_WEIGHTS, drawn)):
         folder = root / name.partition("/")[2]
         for part in ("vae", "text_encoder", "tokenizer", "scheduler"):
             shutil.copytree(POCKET_FOLDER / part, folder / part)
         shutil.copy(POCKET_FOLDER / "model_index.json", folder)
         pocket_unet(folder / "unet", weights)
     yield root
-    for name in (SISTER, RANDOM):
+    for name in (ZERO_MASK_WEIGHTS, RANDOM_MASK_WEIGHTS):
         shutil.rmtree(root / name.partition("/")[2])
 
 
 def region_conditioning(comfy, graph, parts, words="make it night", image=None, **mask):
     conditioning = graph.node("CLIPTextEncode", clip=parts.clip, text=words).out(0)
-    given = {
+    options = {
         name: comfy.give(graph, value)
         for name, value in {"image": make_image() if image is None else image, **mask}.items()
     }
@@ -66,7 +65,7 @@ def region_conditioning(comfy, graph, parts, words="make it night", image=None, 
         model=parts.model,
         conditioning=conditioning,
         vae=parts.vae,
-        **given,
+        **options,
     )
 
 
@@ -150,11 +149,11 @@ class TestDetection:
         noise = torch.randn(2, channels, 8, 8)
         image = torch.randn(2, channels, 8, 8)
         mask = torch.randn(1, channels, 8, 8)
-        given = {"noise": noise, "device": "cpu", "prompt_type": "positive"}
-        concat = model.concat_cond(**given, concat_latent_image=image, **{key: mask})
+        options = {"noise": noise, "device": "cpu", "prompt_type": "positive"}
+        concat = model.concat_cond(**options, concat_latent_image=image, **{key: mask})
         assert torch.equal(concat, torch.cat([image, mask.expand(2, -1, -1, -1)], 1))
         assert torch.equal(
-            model.concat_cond(**{**given, "prompt_type": "negative"}), torch.zeros(2, 2 * channels, 8, 8)
+            model.concat_cond(**{**options, "prompt_type": "negative"}), torch.zeros(2, 2 * channels, 8, 8)
         )
         with pytest.raises(
             error,
@@ -163,7 +162,7 @@ class TestDetection:
                 "Conditioning"
             ),
         ):
-            model.concat_cond(**given)
+            model.concat_cond(**options)
         with pytest.raises(
             error,
             match=(
@@ -171,14 +170,14 @@ class TestDetection:
                 "Conditioning"
             ),
         ):
-            model.concat_cond(**given, concat_latent_image=image)
+            model.concat_cond(**options, concat_latent_image=image)
 
 
 class TestTwelveChannels:
     def test_both_engines_agree(self, comfy):
         graph = comfy.graph()
-        (model,) = comfy.values(graph, Parts(graph, RANDOM).model)
-        editor = comfy.pack("core.editing.loading").load_editor(comfy.base / "models" / RANDOM)
+        (model,) = comfy.values(graph, Parts(graph, RANDOM_MASK_WEIGHTS).model)
+        editor = comfy.pack("core.editing.loading").load_editor(comfy.base / "models" / RANDOM_MASK_WEIGHTS)
         ours = comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model)
         assert ours.description == editor.description and ours.description.reads_mask
         generator = torch.Generator().manual_seed(2)
@@ -194,12 +193,13 @@ class TestTwelveChannels:
 
     @pytest.mark.parametrize("mask", [None, half(), half(128, 128)], ids=["free-form", "half", "scaled"])
     def test_edit_guider_matches_equation_3_in_diffusers(self, comfy, mask):
-        """Compares one step with three predictions of core's engine. The null branch has neither image nor
-        mask."""
+        """Compares one step with core's engine. The null branch has neither image nor mask."""
         graph = comfy.graph()
         inputs = {} if mask is None else {"mask": mask}
-        (guider,) = comfy.values(graph, edit_guider(comfy, graph, Parts(graph, RANDOM), **inputs).out(0))
-        editor = comfy.pack("core.editing.loading").load_editor(comfy.base / "models" / RANDOM)
+        (guider,) = comfy.values(
+            graph, edit_guider(comfy, graph, Parts(graph, RANDOM_MASK_WEIGHTS), **inputs).out(0)
+        )
+        editor = comfy.pack("core.editing.loading").load_editor(comfy.base / "models" / RANDOM_MASK_WEIGHTS)
         timestep = torch.tensor([600])
         abar = editor.denoiser.alphas_cumprod[600]
         sigma = ((1 - abar) / abar).sqrt()
@@ -216,20 +216,20 @@ class TestTwelveChannels:
         assert torch.allclose(found, by_hand, atol=1e-3 * by_hand.abs().max().item())
 
     def test_white_mask_equals_no_mask_and_others_differ(self, comfy):
-        free = edited(comfy, RANDOM)
-        white = edited(comfy, RANDOM, mask=torch.ones(1, 64, 64))
-        masked = edited(comfy, RANDOM, mask=half())
+        free = edited(comfy, RANDOM_MASK_WEIGHTS)
+        white = edited(comfy, RANDOM_MASK_WEIGHTS, mask=torch.ones(1, 64, 64))
+        masked = edited(comfy, RANDOM_MASK_WEIGHTS, mask=half())
         assert torch.equal(free, white)
         assert masked.isfinite().all() and not torch.allclose(free, masked, atol=1e-3)
 
     def test_stock_nodes_match_edit_guider(self, comfy):
         """Region Conditioning with ComfyUI's DualCFGGuider, as on the help page."""
         graph = comfy.graph()
-        parts = Parts(graph, RANDOM)
+        parts = Parts(graph, RANDOM_MASK_WEIGHTS)
         first = region_conditioning(comfy, graph, parts, "make it night", mask=half())
         second = region_conditioning(comfy, graph, parts, "", mask=half())
         plain = graph.node("CLIPTextEncode", clip=parts.clip, text="").out(0)
-        given = {
+        options = {
             "cond1": first.out(0),
             "cond2": second.out(0),
             "negative": plain,
@@ -237,9 +237,10 @@ class TestTwelveChannels:
             "cfg_cond2_negative": 1.4,
             "style": "regular",
         }
-        guider = graph.node("DualCFGGuider", model=parts.model, **given)
+        guider = graph.node("DualCFGGuider", model=parts.model, **options)
         assert torch.equal(
-            custom_sampled(comfy, graph, guider.out(0), first.out(1)), edited(comfy, RANDOM, mask=half())
+            custom_sampled(comfy, graph, guider.out(0), first.out(1)),
+            edited(comfy, RANDOM_MASK_WEIGHTS, mask=half()),
         )
 
     def test_every_image_of_a_batch_has_its_mask(self, comfy):
@@ -247,7 +248,7 @@ class TestTwelveChannels:
         results = []
         for rows in (slice(0, 2), slice(0, 1), slice(1, 2)):
             graph = comfy.graph()
-            parts = Parts(graph, RANDOM)
+            parts = Parts(graph, RANDOM_MASK_WEIGHTS)
             node = region_conditioning(comfy, graph, parts, image=images[rows], mask=masks[rows])
             negative = graph.node("CLIPTextEncode", clip=parts.clip, text="").out(0)
             latent = comfy.values(graph, node.out(1))[0]
@@ -263,7 +264,7 @@ class TestTwelveChannels:
 
     def test_stock_loaders_read_a_saved_checkpoint(self, comfy):
         graph = comfy.graph()
-        parts = Parts(graph, RANDOM)
+        parts = Parts(graph, RANDOM_MASK_WEIGHTS)
         graph.node(
             "CheckpointSave",
             model=parts.model,
@@ -280,7 +281,7 @@ class TestTwelveChannels:
             stock = graph.node("CheckpointLoaderSimple", ckpt_name=target.name)
             parts = type("Stock", (), {"model": stock.out(0), "clip": stock.out(1), "vae": stock.out(2)})
             node = edit_guider(comfy, graph, parts, mask=half())
-            expected = edited(comfy, RANDOM, mask=half())
+            expected = edited(comfy, RANDOM_MASK_WEIGHTS, mask=half())
             from_stock = custom_sampled(comfy, graph, node.out(0), node.out(1))
             from_ours = edited(comfy, f"checkpoints/{target.name}", mask=half())
             assert torch.allclose(from_stock, expected, atol=1e-3)
@@ -292,11 +293,13 @@ class TestTwelveChannels:
         """The weights of its mask are zero, so both models must agree."""
         learned = instruction(comfy)
         pocket = edited(comfy, "pocket editor (built in)", instruction=learned)
-        assert torch.allclose(edited(comfy, SISTER, instruction=learned, mask=half()), pocket, atol=1e-3)
+        assert torch.allclose(
+            edited(comfy, ZERO_MASK_WEIGHTS, instruction=learned, mask=half()), pocket, atol=1e-3
+        )
 
     def test_learning_matches_the_pocket_editor(self, comfy):
         found = []
-        for name in ("pocket editor (built in)", SISTER):
+        for name in ("pocket editor (built in)", ZERO_MASK_WEIGHTS):
             graph = comfy.graph()
             found.append(
                 comfy.values(
@@ -304,9 +307,9 @@ class TestTwelveChannels:
                     learning(graph, comfy, Parts(graph, name), objective="guided", preview_every=6).out(0),
                 )[0]
             )
-        pocket, sister = found
-        assert torch.allclose(torch.tensor(sister.info.losses), torch.tensor(pocket.info.losses), rtol=1e-3)
-        assert (sister.info.family, sister.info.fingerprint) == ("pocket", pocket.info.fingerprint)
+        pocket, region = found
+        assert torch.allclose(torch.tensor(region.info.losses), torch.tensor(pocket.info.losses), rtol=1e-3)
+        assert (region.info.family, region.info.fingerprint) == ("pocket", pocket.info.fingerprint)
 
     def test_offers_the_built_in_model_if_it_is_installed(self, comfy, monkeypatch, tmp_path):
         models = comfy.pack("nodes.comfy.models.loading")
@@ -343,13 +346,13 @@ class TestMistakes:
     )
     def test_rejects_masks_that_do_not_fit(self, comfy, mask, message):
         graph = comfy.graph()
-        parts = Parts(graph, RANDOM)
+        parts = Parts(graph, RANDOM_MASK_WEIGHTS)
         assert comfy.error(graph, region_conditioning(comfy, graph, parts, mask=mask).out(0)).startswith(
             message
         )
         graph = comfy.graph()
         assert comfy.error(
-            graph, edit_guider(comfy, graph, Parts(graph, RANDOM), mask=mask).out(0)
+            graph, edit_guider(comfy, graph, Parts(graph, RANDOM_MASK_WEIGHTS), mask=mask).out(0)
         ).startswith(message)
 
     def test_rejects_a_mask_for_a_model_without_one(self, comfy):
@@ -381,14 +384,14 @@ class TestMistakes:
 
     def test_mask_model_rejects_a_missing_mask_or_image(self, comfy):
         graph = comfy.graph()
-        parts = Parts(graph, RANDOM)
+        parts = Parts(graph, RANDOM_MASK_WEIGHTS)
         positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
         assert comfy.error(graph, sampled(graph, parts.model, positive, negative, latent)).startswith(
             "This model reads a mask, and the CONDITIONING carries an image without one. Use Region "
             "Conditioning instead of InstructPixToPixConditioning;"
         )
         graph = comfy.graph()
-        parts = Parts(graph, RANDOM)
+        parts = Parts(graph, RANDOM_MASK_WEIGHTS)
         words = graph.node("CLIPTextEncode", clip=parts.clip, text="make it night").out(0)
         empty = graph.node("CLIPTextEncode", clip=parts.clip, text="").out(0)
         latent = graph.node("EmptyLatentImage", width=64, height=64, batch_size=1).out(0)

@@ -145,8 +145,7 @@ def write_sd3_folder(folder):
 
 @pytest.mark.slow
 def test_nodes_edit_with_an_sd3_folder(comfy):
-    """CLIP-L and the VAE are full-size, because ComfyUI only detects those. The transformer has two layers;
-    there is no T5."""
+    """CLIP-L and VAE are full-size, because ComfyUI only detects those. There is no T5."""
     folder = comfy.base / "models" / "diffusers" / "seeded-sd3"
     try:
         write_sd3_folder(folder)

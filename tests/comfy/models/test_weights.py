@@ -33,8 +33,7 @@ def unet_states(comfy, dtype):
 
 
 def build(comfy, monkeypatch, stored, computed, lazily=True):
-    """Builds the pocket editor in ComfyUI. ``lazily`` uses dynamic VRAM, where layers keep the file's
-    dtype."""
+    """Builds the pocket editor. ``lazily`` uses dynamic VRAM, where layers keep the file's dtype."""
     from comfy import memory_management, sd
 
     with monkeypatch.context() as patch, torch.inference_mode():
@@ -46,12 +45,12 @@ def build(comfy, monkeypatch, stored, computed, lazily=True):
 
 def learned(comfy, model, parts, **changes):
     """Runs Learn Instruction on a MODEL."""
-    given = Parts.__new__(Parts)
+    sockets = Parts.__new__(Parts)
     graph = comfy.graph()
-    given.model = comfy.give(graph, model)
-    given.clip = comfy.give(graph, parts[1])
-    given.vae = comfy.give(graph, parts[2])
-    return comfy.values(graph, learning(graph, comfy, given, **changes).out(0))[0]
+    sockets.model = comfy.give(graph, model)
+    sockets.clip = comfy.give(graph, parts[1])
+    sockets.vae = comfy.give(graph, parts[2])
+    return comfy.values(graph, learning(graph, comfy, sockets, **changes).out(0))[0]
 
 
 def distance(one, other):
@@ -76,8 +75,7 @@ def test_learns_if_stored_and_computed_dtypes_differ(comfy, monkeypatch, parts, 
 
 
 def test_learns_through_hidden_inference_tensors(comfy, monkeypatch, parts):
-    """Moving a module to the device outside inference mode leaves tensors that deny being inference
-    tensors."""
+    """After a move to the device outside inference mode, inference tensors deny being such."""
     model = build(comfy, monkeypatch, torch.float32, torch.float32, lazily=False)
     for parameter in model.model.parameters():
         parameter.data = torch.empty_like(parameter.data).copy_(parameter.data)
@@ -103,9 +101,9 @@ def test_make_plain_keeps_memory_and_sharing(comfy):
     assert module[2].weight is module[0].weight
     assert places == {name: tensor.data_ptr() for name, tensor in module.state_dict().items()}
     assert not any(tensor.is_inference() for tensor in module.state_dict().values())
-    given = torch.ones(2, 4, 3, requires_grad=True)
-    module[2](module[1](given.mean(1))).sum().backward()
-    assert given.grad is not None
+    states = torch.ones(2, 4, 3, requires_grad=True)
+    module[2](module[1](states.mean(1))).sum().backward()
+    assert states.grad is not None
 
 
 def with_lora(comfy, graph, model, scale=0.3):
@@ -129,7 +127,7 @@ def test_learning_uses_the_same_lora_as_sampling(comfy, parts, loaded_before):
     description = comfy.pack("nodes.comfy.models.description").describe
     assert description(model) == description(parts[0])
     x, sigma = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([3.0, 3.0])
-    given = {
+    conditions = {
         "c_concat": x,
         "c_crossattn": torch.randn(2, 32, 128, generator=torch.Generator().manual_seed(2)),
     }
@@ -137,18 +135,18 @@ def test_learning_uses_the_same_lora_as_sampling(comfy, parts, loaded_before):
         management.load_models_gpu([model])
         x = x.to(comfy.device)
         sigma = sigma.to(comfy.device)
-        given = {name: tensor.to(comfy.device) for name, tensor in given.items()}
-        sampled = model.model.apply_model(x, sigma, **given)
+        conditions = {name: tensor.to(comfy.device) for name, tensor in conditions.items()}
+        sampled = model.model.apply_model(x, sigma, **conditions)
         management.load_models_gpu([parts[0]])
-        without = parts[0].model.apply_model(x, sigma, **given)
+        without = parts[0].model.apply_model(x, sigma, **conditions)
         if loaded_before:
             management.load_models_gpu([model])
     denoiser = comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model)
     with denoiser.loaded():
-        assert torch.allclose(denoiser.patcher.model.apply_model(x, sigma, **given), sampled, atol=1e-4)
+        assert torch.allclose(denoiser.patcher.model.apply_model(x, sigma, **conditions), sampled, atol=1e-4)
     with torch.inference_mode():
         management.load_models_gpu([parts[0]])
-        assert torch.equal(parts[0].model.apply_model(x, sigma, **given), without)
+        assert torch.equal(parts[0].model.apply_model(x, sigma, **conditions), without)
     assert not torch.allclose(sampled, without, atol=1e-2)
 
 
@@ -202,7 +200,7 @@ def test_restores_the_model(comfy, parts, fails):
     denoiser = comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model)
     others = model.model.diffusion_model.middle_block[0]
     forward = others.forward
-    others.forward = lambda *given, **named: forward(*given, **named)  # as another pack may do
+    others.forward = lambda *inputs, **named: forward(*inputs, **named)  # as another pack may do
     before = [
         (each, dict(each._parameters), dict(each._buffers), {**vars(each)}) for each in model.model.modules()
     ]

@@ -185,8 +185,7 @@ def test_reads_thumbnails_of_other_tools(tmp_path: Path, kind: str) -> None:
 
 
 def rewritten_blend(folder: Path, change: Callable[[dict, list], object]) -> Path:
-    """Saves a blend of an attention and a text instruction and changes its file:
-    ``change(header, parts)``."""
+    """Saves a blend of both spaces and changes its file with ``change(header, parts)``."""
     attention = WeightedInstruction(0.5, make_instruction())
     text = WeightedInstruction(1.0, make_text_instruction())
     path = save_instruction(Blend((attention, text)), folder / "file.safetensors")

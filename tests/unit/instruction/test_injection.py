@@ -257,8 +257,7 @@ def test_rejects_segment_strengths_for_parts_with_different_segments() -> None:
 
 
 def test_gradients_are_deterministic() -> None:
-    """Many samples share a segment and threads share the work, yet a resumed run must repeat the same
-    steps."""
+    """A resumed run must repeat the same steps, although threads share the work."""
     keys = torch.zeros(1, TOKENS, 8000, requires_grad=True)
     part = InjectedInstruction.attention(torch.zeros(LENGTH, WIDTH), 1, {"down.attn2": keys}, {})
     draw, first = torch.randn(16, TOKENS, 8000), None

@@ -48,7 +48,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> DiffusersEditor:
 
 
 @pytest.fixture(scope="module")
-def sister(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> DiffusersEditor:
+def pocket_region(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> DiffusersEditor:
     """The pocket editor with zeros as weights of the mask, as training of the pocket region editor starts."""
     folder = tmp_path_factory.mktemp("built") / "pocket_region"
     (folder / "unet").mkdir(parents=True)
@@ -327,23 +327,32 @@ class TestEngine:
 
 
 class TestPocketRegion:
-    def test_shares_all_parts_but_the_unet(self, sister: DiffusersEditor, editor: DiffusersEditor) -> None:
-        assert sister.description.title == "pocket region editor" and sister.description.in_channels == 12
+    def test_shares_all_parts_but_the_unet(
+        self, pocket_region: DiffusersEditor, editor: DiffusersEditor
+    ) -> None:
         assert (
-            sister.description.family == editor.description.family
-            and sister.description.fingerprint == editor.description.fingerprint
+            pocket_region.description.title == "pocket region editor"
+            and pocket_region.description.in_channels == 12
         )
-        assert torch.equal(sister.encode_text(["a hat"]), editor.encode_text(["a hat"]))
-        assert torch.equal(sister.denoiser.alphas_cumprod, editor.denoiser.alphas_cumprod)
+        assert (
+            pocket_region.description.family == editor.description.family
+            and pocket_region.description.fingerprint == editor.description.fingerprint
+        )
+        assert torch.equal(pocket_region.encode_text(["a hat"]), editor.encode_text(["a hat"]))
+        assert torch.equal(pocket_region.denoiser.alphas_cumprod, editor.denoiser.alphas_cumprod)
 
     def test_matches_the_pocket_editor_while_its_mask_weights_are_zero(
-        self, sister: DiffusersEditor, editor: DiffusersEditor
+        self, pocket_region: DiffusersEditor, editor: DiffusersEditor
     ) -> None:
         image = torch.rand(1, 64, 64, 3)
         words, null = editor.encode_text(["make it night", ""])
         settings = SamplingSettings(2)
         ours = edit_latents(
-            sister.denoiser, sister.condition(image, torch.eye(64)), words, null, settings=settings
+            pocket_region.denoiser,
+            pocket_region.condition(image, torch.eye(64)),
+            words,
+            null,
+            settings=settings,
         )
         torch.testing.assert_close(
             ours,
@@ -352,11 +361,13 @@ class TestPocketRegion:
             atol=1e-4,
         )
 
-    def test_instructions_fit_both_ways(self, sister: DiffusersEditor, editor: DiffusersEditor) -> None:
+    def test_instructions_fit_both_ways(
+        self, pocket_region: DiffusersEditor, editor: DiffusersEditor
+    ) -> None:
         assert (
-            learned(sister).check_fits(editor.description)
+            learned(pocket_region).check_fits(editor.description)
             == []
-            == learned(editor).check_fits(sister.description)
+            == learned(editor).check_fits(pocket_region.description)
         )
 
     def test_rejects_a_copy_without_the_shared_parts(self, tmp_path: Path, pocket: Path) -> None:

@@ -1,5 +1,4 @@
-"""Single-file checkpoints: their names and shapes match the local configurations, their values those of a
-folder."""
+"""Single-file checkpoints match the local configurations and the same model in a folder."""
 
 import json
 from collections.abc import Mapping
