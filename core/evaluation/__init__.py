@@ -1,1 +1,1 @@
-"""Measuring edits: metrics, benchmarks, their methods, runs and reports."""
+"""Measures edits: metrics, benchmarks with their methods, runs and reports, and preference studies."""

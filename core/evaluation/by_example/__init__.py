@@ -1,1 +1,1 @@
-"""Benchmarks of methods that learn from pairs: TOP-Bench."""
+"""Benchmarks of methods that learn from example pairs: TOP-Bench, and PocketBench in tools/."""

@@ -1,1 +1,1 @@
-"""Studies of what people prefer."""
+"""Preference studies: people compare methods, TrueSkill rates them."""
