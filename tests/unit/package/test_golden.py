@@ -1,4 +1,4 @@
-"""The contract with scripts and files: options of the command line and headers of files stay as tests/golden records them.
+"""Compares options of the command line and headers of files with tests/golden.
 
 A deliberate change is recorded with INSTRUCTBRUSH_RECORD=1.
 """
