@@ -118,7 +118,7 @@ def caption_images(
                 best is None or float((targets @ feature.detach()).mean()) > best.similarity
             ):
                 seen.add(found)
-                read = _read(clip, found, targets)
+                read = read_caption(clip, found, targets)
                 best = read if best is None or read.similarity > best.similarity else best
             if progress and best is not None:
                 progress(step + 1, settings.steps, best.text)
@@ -127,7 +127,7 @@ def caption_images(
 
 
 @torch.no_grad()
-def _read(clip: ClipModel, ids: tuple[int, ...], targets: Tensor) -> Caption:
+def read_caption(clip: ClipModel, ids: tuple[int, ...], targets: Tensor) -> Caption:
     """The text of tokens, and its similarity as the tokenizer reads it."""
     text = clip.decode(ids)
     similarity = float((targets @ text_features(clip, [text])[0]).mean())

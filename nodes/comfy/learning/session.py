@@ -1,9 +1,8 @@
-"""Learns an instruction inside ComfyUI: encodes pairs and init text, runs the request, and shows and saves
-progress."""
+"""Learns an instruction inside ComfyUI: fills the request, runs it, and shows and saves its progress."""
 
 import logging
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import torch
 from PIL import Image
@@ -74,16 +73,17 @@ class LearningSession:
         settings, direction = _direction(inputs, description.family.context_width)
         context, pooled = encode_window(inputs.clip, inputs.init_text)
         null_context, null_pooled = encode_window(inputs.clip, "")
-        if context.shape[1] != description.family.context_width:
+        family = description.family
+        if context.shape[1] != family.context_width:
             raise ModelError(
-                f"Learn Instruction: CLIP gives text states {context.shape[1]} wide, the "
-                f"{description.family.title} "
-                f"needs {description.family.context_width}. "
-                "Connect MODEL, CLIP and VAE of the same Load InstructPix2Pix."
+                f"Learn Instruction: CLIP gives text states {context.shape[1]} wide, the {family.title} needs "
+                f"{family.context_width}. Connect MODEL, CLIP and VAE of the same Load InstructPix2Pix."
             )
         with torch.inference_mode(False):
-            pooled_pair = (_trainable(pooled), _trainable(null_pooled))
-            self._denoiser = ComfyDenoiser(inputs.model, pooled_pair, inputs.checkpointing)
+            # Autograd refuses tensors that are made in inference mode, so they are copied.
+            pooled = None if pooled is None else pooled.clone()
+            null_pooled = None if null_pooled is None else null_pooled.clone()
+            self._denoiser = ComfyDenoiser(inputs.model, (pooled, null_pooled), inputs.checkpointing)
 
         def condition(image: Tensor) -> Tensor:
             return encode_condition(description, inputs.vae, image)
@@ -91,7 +91,7 @@ class LearningSession:
         encoded = PairLatents.encode(
             inputs.pairs,
             lambda image: encode_image(inputs.vae, image),
-            lambda latent: latent * description.family.scaling_factor,
+            lambda latent: latent * family.scaling_factor,
             condition,
         )
         watched = self._on_device(condition(inputs.watched.before[None])[0])
@@ -110,7 +110,9 @@ class LearningSession:
         self._thumbnail = thumbnail(inputs.pairs)
 
     def _on_device(self, tensor: Tensor) -> Tensor:
-        return _trainable(tensor).to(self._denoiser.device, torch.float32)
+        # The conversion may copy, too, so it also happens outside of inference mode.
+        with torch.inference_mode(False):
+            return tensor.clone().to(self._denoiser.device, torch.float32)
 
     def run(self, display: Display, resume: bool = True) -> tuple[Instruction, dict[str, Any]]:
         """Learns.
@@ -142,16 +144,6 @@ def _direction(inputs: LearningInputs, context_width: int) -> tuple[LearningSett
     # Autograd refuses tensors that are made in inference mode.
     with torch.inference_mode(False):
         return with_direction(inputs.settings, inputs.pairs, inputs.open_clip, context_width)
-
-
-@overload
-def _trainable(tensor: Tensor) -> Tensor: ...
-@overload
-def _trainable(tensor: Tensor | None) -> Tensor | None: ...
-def _trainable(tensor: Tensor | None) -> Tensor | None:
-    """A copy outside of inference mode, whose tensors autograd refuses."""
-    with torch.inference_mode(False):
-        return None if tensor is None else tensor.clone()
 
 
 class _Run(RunCallbacks):

@@ -80,9 +80,9 @@ def test_matches_an_independent_loop(which, request, monkeypatch):
     model = request.getfixturevalue(which)
     images = images_of(3)
     looked_at = []
-    read = captions._read
+    read = captions.read_caption
     monkeypatch.setattr(
-        captions, "_read", lambda clip, ids, targets: looked_at.append(ids) or read(clip, ids, targets)
+        captions, "read_caption", lambda clip, ids, targets: looked_at.append(ids) or read(clip, ids, targets)
     )
     found = caption_images(model, images, CaptionSettings(tokens=4, steps=25, seed=3))
     history = independent_loop(model, images, 4, 25, 0.1, 0.1, 3)
@@ -122,7 +122,7 @@ def test_reports_tokens_that_the_tokenizer_reads_otherwise(clip):
     vocabulary = clip._tokenizer._tokenizer.get_vocab()
     ids = tuple(vocabulary[piece] for piece in ("m", "a", "k", "e</w>"))
     targets = torch.ones(1, clip.text_projection.shape[1]) / clip.text_projection.shape[1] ** 0.5
-    read = captions._read(clip, ids, targets)
+    read = captions.read_caption(clip, ids, targets)
     assert (
         read.text == "make"
         and read.ids == ids
@@ -132,7 +132,7 @@ def test_reports_tokens_that_the_tokenizer_reads_otherwise(clip):
     assert read.similarity == pytest.approx(
         float(targets[0] @ functional.normalize(clip.encode_texts(["make"]), dim=-1)[0])
     )
-    whole = captions._read(clip, tuple(clip.tokenize("make it night")), targets)
+    whole = captions.read_caption(clip, tuple(clip.tokenize("make it night")), targets)
     assert whole.exact and whole.text == "make it night"
     assert Caption("ab", (1, 2), 0.5, True).describe() == "ab\nmean cosine 0.5000, 2 tokens"
     assert Caption("ab", (1, 2), 0.5, False).describe() == (

@@ -9,12 +9,12 @@ from safetensors.torch import load_file, save_file
 from instructbrush.core.encoders.clip_loading import open_clip_model
 from instructbrush.core.encoders.pocket_clip import pocket_clip
 from instructbrush.core.errors import LearningError, ModelError
-from instructbrush.core.learning.init_text import phrases as room
 from instructbrush.core.learning.init_text import vocabulary
 from instructbrush.core.learning.init_text.phrases import (
     Phrase,
     PhraseSettings,
     chain,
+    choose_phrases,
     default_eta,
     instruction_text,
     rank,
@@ -150,7 +150,7 @@ def test_template_gets_the_most_sensitive_phrases():
         phrase("snow", "after", 0.15),
         phrase("ice", "after", 0.1),
     )
-    found = room.choose_phrases(table, 0.15)
+    found = choose_phrases(table, 0.15)
     assert (found.before, found.after, found.init_text) == ("a cat", "snow", "turn a cat into snow")
     assert found.describe().splitlines() == [
         "set     phrase   sensitivity",
@@ -164,12 +164,12 @@ def test_template_gets_the_most_sensitive_phrases():
 
 def test_eq_7_omits_phrases_that_are_not_unique_enough():
     table = (phrase("a cat", "before", 0.1), phrase("snow", "after", 0.4))
-    assert room.choose_phrases(table, 0.2).init_text == "turn it into snow"
+    assert choose_phrases(table, 0.2).init_text == "turn it into snow"
     assert (
-        room.choose_phrases(table, 0.2).remark
+        choose_phrases(table, 0.2).remark
         == "Init text: turn it into snow (no phrase of the images before the edit is unique enough)"
     )
-    none = room.choose_phrases((phrase("a cat", "before", 0.9), phrase("snow", "after", 0.1999)), 0.2)
+    none = choose_phrases((phrase("a cat", "before", 0.9), phrase("snow", "after", 0.1999)), 0.2)
     assert (none.before, none.after, none.init_text) == ("a cat", "", "")
     assert none.remark == (
         "No init text: the highest sensitivity after the edit is 0.1999 ('snow'), below eta. "
