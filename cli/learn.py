@@ -51,8 +51,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--begin",
         choices=("words", "phrases", "caption"),
         default="words",
-        help="what learning starts from: the words of --init, unique phrases (InstructBrush), "
-        "or a caption of the images after (Visii)",
+        help="what learning starts from: the words of --init, unique phrases (InstructBrush), or a caption "
+        "of the images after (Visii)",
     )
     parser.add_argument(
         "--space",

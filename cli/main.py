@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         # Libraries use files, too: torch looks for a temporary folder.
         print(
-            f"instructbrush: The system refuses a file: {error}. "
-            "Make sure that there is space on the disk, also for temporary files.",
+            f"instructbrush: The system refuses a file: {error}. Make sure that there is space on the disk, "
+            "also for temporary files.",
             file=sys.stderr,
         )
         return 1
@@ -92,8 +92,8 @@ def build_parser() -> argparse.ArgumentParser:
     bench_parser = command(
         "bench",
         bench.bench,
-        "Compare methods on TOP-Bench, MagicBrush, Emu Edit Test or reasoning: "
-        "learn from pairs, edit, measure.",
+        "Compare methods on TOP-Bench, MagicBrush, Emu Edit Test or reasoning: learn from pairs, edit, "
+        "measure.",
     )
     add_model_options(bench_parser, seed=False)
     bench_options.add_options(bench_parser)

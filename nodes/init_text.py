@@ -46,9 +46,8 @@ class LoadOpenClip(Node):
             node_id="InstructBrushLoadOpenClip",
             display_name="Load OpenCLIP",
             category="InstructBrush/loading",
-            description="Loads a CLIP with its image and text encoders, for Unique Phrases, Caption Init and "
-            "measuring. "
-            "The pocket CLIP comes with the pack; larger ones are in models/open_clip.",
+            description="Loads a CLIP with its image and text encoders, for Unique Phrases, Caption Init "
+            "and measuring. The pocket CLIP comes with the pack; larger ones are in models/open_clip.",
             search_aliases=[
                 "open_clip",
                 "clip model",
@@ -62,10 +61,9 @@ class LoadOpenClip(Node):
                     "clip_name",
                     options=clips.names(),
                     default=clips.POCKET_TITLE,
-                    tooltip="The built-in CLIP knows the pocket editor's drawings. "
-                    "For photographs put a file into "
-                    "models/open_clip, named after architecture and weights: ViT-L-14-openai.safetensors. "
-                    "Key R refreshes the list.",
+                    tooltip="The built-in CLIP knows the pocket editor's drawings. For photographs put a "
+                    "file into models/open_clip, named after architecture and weights: "
+                    "ViT-L-14-openai.safetensors. Key R refreshes the list.",
                 )
             ],
             outputs=[
@@ -99,11 +97,9 @@ class UniquePhrasesNode(Node):
             node_id="InstructBrushUniquePhrases",
             display_name="Unique Phrases",
             category="InstructBrush/learning",
-            description="Finds words for an edit, such as 'turn a photo into a sketch': "
-            "a phrase that fits the images "
-            "before but not those after, and one that fits the images after but not those before "
-            "(InstructBrush, "
-            "Eq. 6 and 7). Connect the words to init_text of Learn Instruction.",
+            description="Finds words for an edit, such as 'turn a photo into a sketch': a phrase that fits "
+            "the images before but not those after, and one that fits the images after but not those before "
+            "(InstructBrush, Eq. 6 and 7). Connect the words to init_text of Learn Instruction.",
             search_aliases=[
                 "init text",
                 "initialize instruction",
@@ -125,8 +121,8 @@ class UniquePhrasesNode(Node):
                     default=PHRASES,
                     min=1,
                     max=32,
-                    tooltip="r, phrases that describe the images of each side. "
-                    "The unique phrase is one of them.",
+                    tooltip="r, phrases that describe the images of each side. The unique phrase is one of "
+                    "them.",
                 ),
                 io.Float.Input(
                     "eta",
@@ -135,21 +131,17 @@ class UniquePhrasesNode(Node):
                     max=100.0,
                     step=0.005,
                     round=0.0001,
-                    tooltip="How much better a phrase must fit its own side than the other one. "
-                    "-1 is the CLIP's default: "
-                    "0.15 for ViT-H-14 (the paper), 0.03 for ViT-L-14, 0.25 for the pocket CLIP. "
-                    "Higher accepts fewer "
-                    "phrases.",
+                    tooltip="How much better a phrase must fit its own side than the other one. -1 is the "
+                    "CLIP's default: 0.15 for ViT-H-14 (the paper), 0.03 for ViT-L-14, 0.25 for the pocket "
+                    "CLIP. Higher accepts fewer phrases.",
                 ),
                 Choice(
                     "word_lists",
                     options=_LISTS,
                     default=_AUTO,
                     tooltip="Lists of phrases. auto: pocket for the pocket CLIP, otherwise the paper's: "
-                    "flavors, mediums and "
-                    "movements of the package clip-interrogator, which must be installed. "
-                    "Artists and trending name "
-                    "people and sites.",
+                    "flavors, mediums and movements of the package clip-interrogator, which must be "
+                    "installed. Artists and trending name people and sites.",
                 ),
                 io.Float.Input(
                     "similarity_scale",
@@ -213,10 +205,8 @@ class CaptionInit(Node):
             display_name="Caption Init",
             category="InstructBrush/learning",
             description="Finds words for what the images after the edit show, by gradients (PEZ hard "
-            "prompts, as in Visii). "
-            "The words may be hard to read. Connect them to init_text of Learn Instruction. "
-            "Unique Phrases describes "
-            "the edit itself and usually works better.",
+            "prompts, as in Visii). The words may be hard to read. Connect them to init_text of Learn "
+            "Instruction. Unique Phrases describes the edit itself and usually works better.",
             search_aliases=[
                 "pez",
                 "hard prompt",

@@ -29,9 +29,9 @@ class LearnInstruction(Node):
             display_name="Learn Instruction",
             category="InstructBrush/learning",
             description="Learns the edit that the pairs have in common, as keys and values for every "
-            "cross-attention layer "
-            "of the model (InstructBrush). The model itself is not changed. A cancelled run is kept in "
-            "output/instructions/unfinished, and resumes when it is run again with the same settings.",
+            "cross-attention layer of the model (InstructBrush). The model itself is not changed. A "
+            "cancelled run is kept in output/instructions/unfinished, and resumes when it is run again with "
+            "the same settings.",
             search_aliases=[
                 "train instruction",
                 "instructbrush",
@@ -49,31 +49,26 @@ class LearnInstruction(Node):
                     "preset",
                     options=[_AUTO, _CUSTOM, *PRESETS["attention"]],
                     default=_AUTO,
-                    tooltip="auto: pocket for the pocket editor, paper for other models. custom: "
-                    "the values below. pocket: best "
-                    "for the pocket editor. paper: the paper's values (as many tokens as the init text, 1000 "
-                    "steps, rate "
-                    "0.001, separate segments). Every preset but custom replaces all values below, except "
-                    "the seed and "
-                    "the previews.",
+                    tooltip="auto: pocket for the pocket editor, paper for other models. custom: the values "
+                    "below. pocket: best for the pocket editor. paper: the paper's values (as many tokens "
+                    "as the init text, 1000 steps, rate 0.001, separate segments). Every preset but custom "
+                    "replaces all values below, except the seed and the previews.",
                 ),
                 io.Int.Input(
                     "tokens",
                     default=POCKET.tokens or 0,
                     min=0,
                     max=76,
-                    tooltip="m, rows that are learned in every layer. More rows hold more details. "
-                    "0 takes the number of tokens "
-                    "of the init text (10 when it is empty).",
+                    tooltip="m, rows that are learned in every layer. More rows hold more details. 0 takes "
+                    "the number of tokens of the init text (10 when it is empty).",
                 ),
                 io.Int.Input(
                     "segments",
                     default=POCKET.segments,
                     min=1,
                     max=50,
-                    tooltip="j, parts of the noise schedule, each with a separate instruction. "
-                    "Much noise decides layout, little "
-                    "noise decides detail.",
+                    tooltip="j, parts of the noise schedule, each with a separate instruction. Much noise "
+                    "decides layout, little noise decides detail.",
                 ),
                 Choice(
                     "segment_mode",
@@ -91,18 +86,16 @@ class LearnInstruction(Node):
                 ),
                 inputs.learning_rate(
                     POCKET.learning_rate,
-                    "Learning rate of the first step. 0.06 works for the pocket editor; "
-                    "the paper uses 0.001 on SD1.5.",
+                    "Learning rate of the first step. 0.06 works for the pocket editor; the paper uses "
+                    "0.001 on SD1.5.",
                 ),
                 Choice(
                     "objective",
                     options=["plain", "guided"],
                     default=POCKET.objective,
                     tooltip="plain: minimizes the error of the instructed branch (Eq. 5); faster. guided: "
-                    "minimizes the error of "
-                    "the guided prediction of three branches (Eq. 3); slower, and tied to the guidance "
-                    "scales it is learned "
-                    "with.",
+                    "minimizes the error of the guided prediction of three branches (Eq. 3); slower, and "
+                    "tied to the guidance scales it is learned with.",
                 ),
                 *inputs.watching(),
                 *inputs.running(),
@@ -112,8 +105,8 @@ class LearnInstruction(Node):
                     optional=True,
                     options=["min_snr", "none"],
                     default=POCKET.weighting,
-                    tooltip="min_snr: weighs noise levels by how much they teach. none: "
-                    "weighs all the same (the paper).",
+                    tooltip="min_snr: weighs noise levels by how much they teach. none: weighs all the same "
+                    "(the paper).",
                     advanced=True,
                 ),
                 io.Boolean.Input(
@@ -192,10 +185,8 @@ class LearnTextInstruction(Node):
             display_name="Learn Instruction (CLIP space)",
             category="InstructBrush/learning",
             description="Learns the edit that the pairs have in common as text states that replace words "
-            "(Visii). It "
-            "reproduces an edit less closely than Learn Instruction, but works in every model with the same "
-            "text "
-            "encoder, as plain CONDITIONING, and can be combined with your own words.",
+            "(Visii). It reproduces an edit less closely than Learn Instruction, but works in every model "
+            "with the same text encoder, as plain CONDITIONING, and can be combined with your own words.",
             search_aliases=[
                 "visii",
                 "visual instruction inversion",
@@ -212,12 +203,10 @@ class LearnTextInstruction(Node):
                     "preset",
                     options=[_AUTO, _CUSTOM, *PRESETS["text"]],
                     default=_AUTO,
-                    tooltip="auto: pocket for the pocket editor, paper for other models. custom: "
-                    "the values below. pocket: best "
-                    "for the pocket editor. paper: Visii's values (the rows of the init text, 1000 steps, "
-                    "rate 0.001, "
-                    "guided error). Every preset but custom replaces all values below, except the seed and "
-                    "the previews.",
+                    tooltip="auto: pocket for the pocket editor, paper for other models. custom: the values "
+                    "below. pocket: best for the pocket editor. paper: Visii's values (the rows of the init "
+                    "text, 1000 steps, rate 0.001, guided error). Every preset but custom replaces all "
+                    "values below, except the seed and the previews.",
                 ),
                 io.Int.Input(
                     "tokens",
@@ -225,8 +214,7 @@ class LearnTextInstruction(Node):
                     min=0,
                     max=76,
                     tooltip="m, rows of text states that are learned. 0 takes the number of tokens of the "
-                    "init text (10 when it "
-                    "is empty).",
+                    "init text (10 when it is empty).",
                 ),
                 io.Int.Input(
                     "steps", default=POCKET_TEXT.steps, min=1, max=100_000, tooltip="Learning steps."
@@ -240,8 +228,8 @@ class LearnTextInstruction(Node):
                 ),
                 inputs.learning_rate(
                     POCKET_TEXT.learning_rate,
-                    "Learning rate of the first step. 0.08 works for the pocket editor; "
-                    "Visii uses 0.001 on SD1.5.",
+                    "Learning rate of the first step. 0.08 works for the pocket editor; Visii uses 0.001 on "
+                    "SD1.5.",
                 ),
                 io.Float.Input(
                     "direction_weight",
@@ -250,16 +238,15 @@ class LearnTextInstruction(Node):
                     max=100.0,
                     step=0.05,
                     tooltip="Weight of the CLIP direction: how strongly the text states must point, in CLIP "
-                    "space, from the images "
-                    "before to those after. Needs OPEN_CLIP. 0 switches it off.",
+                    "space, from the images before to those after. Needs OPEN_CLIP. 0 switches it off.",
                 ),
                 *inputs.watching(),
                 OpenClip.Input(
                     "open_clip",
                     optional=True,
-                    tooltip="The CLIP that the editing model's text encoder belongs to: "
-                    "the pocket CLIP for the pocket editor, "
-                    "ViT-L-14 for SD1.5, ViT-H-14 for SD2.1. Without it, direction_weight counts as 0.",
+                    tooltip="The CLIP that the editing model's text encoder belongs to: the pocket CLIP for "
+                    "the pocket editor, ViT-L-14 for SD1.5, ViT-H-14 for SD2.1. Without it, "
+                    "direction_weight counts as 0.",
                 ),
                 *inputs.running(),
                 inputs.final_learning_rate(POCKET_TEXT.final_learning_rate),
@@ -268,9 +255,8 @@ class LearnTextInstruction(Node):
                     optional=True,
                     options=["plain", "guided"],
                     default=POCKET_TEXT.objective,
-                    tooltip="guided: minimizes the error of the guided prediction of three branches (Visii). "
-                    "plain: minimizes the "
-                    "error of the instructed branch; faster.",
+                    tooltip="guided: minimizes the error of the guided prediction of three branches "
+                    "(Visii). plain: minimizes the error of the instructed branch; faster.",
                     advanced=True,
                 ),
                 io.Int.Input(

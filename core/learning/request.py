@@ -42,8 +42,8 @@ class InitText:
         if self.rows == self.tokens:
             return ""
         return (
-            f"The init text has {self.tokens} tokens, the text encoder reads {self.rows}. "
-            "Learning starts from those; shorten the text to choose them yourself."
+            f"The init text has {self.tokens} tokens, the text encoder reads {self.rows}. Learning starts "
+            "from those; shorten the text to choose them yourself."
         )
 
 
@@ -77,8 +77,7 @@ class LearningRequest:
         if self.first_row + self.rows > window:
             raise LearningError(
                 f"Learning: {self.rows} tokens from row {self.first_row} do not fit the text encoder's "
-                f"{window} rows. "
-                f"Use at most {window - self.first_row} tokens."
+                f"{window} rows. Use at most {window - self.first_row} tokens."
             )
         if self.only_segments is not None and self.settings.parametrisation == "shared":
             raise LearningError(
@@ -175,6 +174,6 @@ def _check_width(projection_width: int | None, context_width: int) -> None:
     )
     raise LearningError(
         f"Learning: the direction loss needs a CLIP model whose text states are {context_width} wide; "
-        f"{found}. "
-        "Connect the one that the model's text encoder belongs to, or set the direction weight to 0."
+        f"{found}. Connect the one that the model's text encoder belongs to, or set the direction weight to "
+        "0."
     )

@@ -237,8 +237,8 @@ class Trainer:
                 (step for step, loss in enumerate(losses) if not loss < float("inf")), len(losses) - 1
             )
             raise WorthlessError(
-                f"Learning: the loss was not finite at step {first + 1}. Nothing is kept: "
-                f"lower the learning rate ({self.settings.learning_rate})."
+                f"Learning: the loss was not finite at step {first + 1}. Nothing is kept: lower the "
+                f"learning rate ({self.settings.learning_rate})."
             )
         initial = self.space.initial()
         if all(
@@ -247,8 +247,8 @@ class Trainer:
             for segment in self._trained
         ):
             raise WorthlessError(
-                f"Learning: nothing changed in {self.steps_done} steps. "
-                f"Raise the learning rate ({self.settings.learning_rate}) or the steps."
+                f"Learning: nothing changed in {self.steps_done} steps. Raise the learning rate "
+                f"({self.settings.learning_rate}) or the steps."
             )
 
     def _info(self, title: str) -> InstructionInfo:

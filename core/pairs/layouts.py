@@ -161,8 +161,7 @@ def _joined(
         refuse(
             PairError(
                 f"Image '{path.relative_to(folder)}' has no twin: the {missing} image of pair '{name}' is "
-                "missing. "
-                "Add it or remove this one."
+                "missing. Add it or remove this one."
             )
         )
     names = sorted(set(before) & set(after), key=natural)

@@ -36,12 +36,12 @@ FITS: tuple[Fit, ...] = get_args(Fit)
 _CHANGES = {
     "scaled": "before and after have two sizes: the larger image is scaled to the smaller one",
     "trimmed": "sides are not multiples of 8: the middle of both images is used",
-    "shrunk": "images of more than 1024 x 1024 pixels are scaled down to that; "
-    "choose a size to learn at another",
-    "crop": "before and after have two aspect ratios: "
-    "the larger image is scaled and cropped to the smaller one",
-    "pad": "before and after have two aspect ratios: "
-    "the larger image is scaled into the smaller one's size, and its border is repeated",
+    "shrunk": "images of more than 1024 x 1024 pixels are scaled down to that; choose a size to learn at "
+    "another",
+    "crop": "before and after have two aspect ratios: the larger image is scaled and cropped to the smaller "
+    "one",
+    "pad": "before and after have two aspect ratios: the larger image is scaled into the smaller one's "
+    "size, and its border is repeated",
 }
 
 
@@ -102,8 +102,8 @@ def load_pairs(
     """
     if size is not None and not MIN_SIDE <= size <= _MOST_SIDE:
         raise PairError(
-            f"Size: {size} x {size} pixels are not possible. "
-            f"Choose between {MIN_SIDE} and {_MOST_SIDE}, best the size that the model was made for."
+            f"Size: {size} x {size} pixels are not possible. Choose between {MIN_SIDE} and {_MOST_SIDE}, "
+            "best the size that the model was made for."
         )
     folder = Path(folder)
     refused: list[PairError] = []
@@ -150,15 +150,13 @@ def _find(folder: Path, refuse: Refuse) -> list[ListedPair]:
     if not found and not refused:
         raise PairError(
             f"Pairs folder '{folder.name}' holds no pairs. Name the images 0_0.png (before) and 0_1.png "
-            "(after), "
-            "1_0.png and 1_1.png and so on, or use sub-folders before/ and after/ with equal names, or a "
-            "pairs.json."
+            "(after), 1_0.png and 1_1.png and so on, or use sub-folders before/ and after/ with equal "
+            "names, or a pairs.json."
         )
     if len(found) > MAX_PAIRS:
         raise PairError(
             f"Pairs folder '{folder.name}' holds {len(found)} pairs, at most {MAX_PAIRS} can be learned "
-            "from. "
-            "Choose the clearest ones."
+            "from. Choose the clearest ones."
         )
     return found
 
@@ -222,13 +220,12 @@ def check_pair(name: str, before: Tensor, after: Tensor) -> EditPair:
     if before.shape != after.shape:
         raise PairError(
             f"Pair '{name}': before is {before.shape[1]} x {before.shape[0]}, after is {after.shape[1]} x "
-            f"{after.shape[0]}. "
-            "Both images of a pair must have the same size: crop or scale them alike."
+            f"{after.shape[0]}. Both images of a pair must have the same size: crop or scale them alike."
         )
     if min(before.shape[:2]) < MIN_SIDE:
         raise PairError(
-            f"Pair '{name}' is {before.shape[1]} x {before.shape[0]}: "
-            f"each side needs at least {MIN_SIDE} pixels."
+            f"Pair '{name}' is {before.shape[1]} x {before.shape[0]}: each side needs at least {MIN_SIDE} "
+            "pixels."
         )
     if not (torch.isfinite(before).all() and torch.isfinite(after).all()):
         raise PairError(f"Pair '{name}' holds values that are not finite. Save the images again.")
@@ -332,8 +329,8 @@ def _size(image: Tensor) -> Size:
 
 def _mixed(name: str, before: Size, after: Size) -> MixedRatiosError:
     return MixedRatiosError(
-        f"Pair '{name}': before is {before[1]} x {before[0]}, after is {after[1]} x {after[0]}, "
-        "which is another aspect ratio. Crop or scale both alike, or set fit to crop or pad."
+        f"Pair '{name}': before is {before[1]} x {before[0]}, after is {after[1]} x {after[0]}, which is "
+        "another aspect ratio. Crop or scale both alike, or set fit to crop or pad."
     )
 
 

@@ -18,16 +18,14 @@ def sources() -> list[io.Input]:
         io.Vae.Input("vae", tooltip="Its autoencoder."),
         Pairs.Input(
             "pairs",
-            tooltip="Images before and after the edit. Four to ten pairs that share the edit and little else "
-            "work best; "
-            "one is enough to start.",
+            tooltip="Images before and after the edit. Four to ten pairs that share the edit and little "
+            "else work best; one is enough to start.",
         ),
         io.String.Input(
             "init_text",
             default="",
             tooltip="Words that are close to the edit, such as 'make it snowy'. Learning starts from them. "
-            "May be empty. "
-            "Words that do not fit into the text encoder's window are cut.",
+            "May be empty. Words that do not fit into the text encoder's window are cut.",
         ),
     ]
 
@@ -55,9 +53,8 @@ def watching() -> list[io.Input]:
             default=0,
             min=0,
             max=1000,
-            tooltip="Number of a pair that is previewed and not used for learning, to show how well the edit "
-            "transfers. "
-            "0 uses all pairs and previews the first.",
+            tooltip="Number of a pair that is previewed and not used for learning, to show how well the "
+            "edit transfers. 0 uses all pairs and previews the first.",
         ),
     ]
 
@@ -70,17 +67,15 @@ def running() -> list[io.Input]:
             optional=True,
             default=False,
             tooltip="Recompute activations instead of storing them: about a third slower, a third of the "
-            "memory. A run that "
-            "does not fit into memory switches it on.",
+            "memory. A run that does not fit into memory switches it on.",
             advanced=True,
         ),
         io.Boolean.Input(
             "resume",
             optional=True,
             default=True,
-            tooltip="Resume a stopped run of the same model, pairs, words and settings; "
-            "steps and previews may differ. With "
-            "the same steps the result is the same as without stopping.",
+            tooltip="Resume a stopped run of the same model, pairs, words and settings; steps and previews "
+            "may differ. With the same steps the result is the same as without stopping.",
             advanced=True,
         ),
     ]
@@ -96,8 +91,8 @@ def scales() -> list[io.Input]:
             min=DEFAULT_SCALE,
             max=30.0,
             step=0.1,
-            tooltip="s_T of the guided objective and of previews. -1 is the model's default (7.5; "
-            "2 for the pocket editor).",
+            tooltip="s_T of the guided objective and of previews. -1 is the model's default (7.5; 2 for the "
+            "pocket editor).",
             advanced=True,
         ),
         io.Float.Input(
@@ -121,8 +116,7 @@ def noise() -> io.Input:
         default="fresh",
         optional=True,
         tooltip="fresh: new noise for every sample. fixed: every timestep always has the same noise and the "
-        "same pair, and "
-        "Fixed Noise samples with the same noise (Visii).",
+        "same pair, and Fixed Noise samples with the same noise (Visii).",
         advanced=True,
     )
 

@@ -54,8 +54,8 @@ class Caption:
         note = ""
         if not self.exact:
             note = (
-                "; the tokenizer reads the text as other tokens than were found; "
-                "the cosine is that of the text"
+                "; the tokenizer reads the text as other tokens than were found; the cosine is that of the "
+                "text"
             )
         return f"{self.text}\nmean cosine {self.similarity:.4f}, {len(self.ids)} tokens{note}"
 
@@ -145,8 +145,8 @@ def _check(clip: ClipModel, images: Sequence[Tensor], settings: CaptionSettings)
         )
     if settings.steps < 1:
         raise LearningError(
-            f"Caption Init: {settings.steps} steps find nothing. Choose at least 1; "
-            f"{default_steps(clip)} suit this CLIP."
+            f"Caption Init: {settings.steps} steps find nothing. Choose at least 1; {default_steps(clip)} "
+            "suit this CLIP."
         )
     if settings.batch < 1:
         raise LearningError(

@@ -249,8 +249,8 @@ def unique_phrases(
 def _check(clip: ClipModel, settings: PhraseSettings, eta: float) -> None:
     if not 1 <= settings.count <= _MAX_PHRASES:
         raise LearningError(
-            f"Unique Phrases: {settings.count} phrases for a caption are out of range. "
-            f"Choose 1 to {_MAX_PHRASES}; the paper takes 5."
+            f"Unique Phrases: {settings.count} phrases for a caption are out of range. Choose 1 to "
+            f"{_MAX_PHRASES}; the paper takes 5."
         )
     if not math.isfinite(eta):
         raise LearningError(
@@ -259,8 +259,8 @@ def _check(clip: ClipModel, settings: PhraseSettings, eta: float) -> None:
         )
     if not (math.isfinite(settings.scale) and settings.scale > 0):
         raise LearningError(
-            f"Unique Phrases: the similarity scale {settings.scale} must be above 0. "
-            "1 leaves cosines as they are."
+            f"Unique Phrases: the similarity scale {settings.scale} must be above 0. 1 leaves cosines as "
+            "they are."
         )
     if settings.lists is not None and not settings.lists:
         raise LearningError("Unique Phrases: no word list was chosen. Choose at least one.")
@@ -276,8 +276,8 @@ def choose_phrases(table: tuple[Phrase, ...], eta: float) -> UniquePhrases:
     if not text:
         remark = (
             f"No init text: the highest sensitivity after the edit is {best_after.sensitivity:.4f} "
-            f"('{best_after.text}'), below eta. Learning starts from an empty text; "
-            "a lower eta accepts the phrase."
+            f"('{best_after.text}'), below eta. Learning starts from an empty text; a lower eta accepts the "
+            "phrase."
         )
     elif before:
         remark = f"Init text: {text}"

@@ -63,9 +63,8 @@ def read_list(name: str) -> list[str]:
     spec = find_spec("clip_interrogator")
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
-            f"Word list '{name}' comes with the package clip-interrogator, which is not installed. Run: "
-            "pip install --no-deps clip-interrogator. "
-            "Or choose the list 'pocket'."
+            f"Word list '{name}' comes with the package clip-interrogator, which is not installed. Run: pip "
+            "install --no-deps clip-interrogator. Or choose the list 'pocket'."
         )
     lines = _lines(Path(spec.submodule_search_locations[0]) / "data" / f"{name}.txt")
     return (

@@ -76,8 +76,8 @@ class LearningSession:
         family = description.family
         if context.shape[1] != family.context_width:
             raise ModelError(
-                f"Learn Instruction: CLIP gives text states {context.shape[1]} wide, the {family.title} needs "
-                f"{family.context_width}. Connect MODEL, CLIP and VAE of the same Load InstructPix2Pix."
+                f"Learn Instruction: CLIP gives text states {context.shape[1]} wide, the {family.title} "
+                f"needs {family.context_width}. Connect MODEL, CLIP and VAE of the same Load InstructPix2Pix."
             )
         with torch.inference_mode(False):
             # Autograd refuses tensors that are made in inference mode, so they are copied.

@@ -95,8 +95,8 @@ class Unfinished:
             )
             return f"{why} at step {steps}. {error} {where}"
         return (
-            f"{why} at step {steps}, kept as {_PLACE}/{self._instruction.name}; "
-            "run it again with the same settings to resume"
+            f"{why} at step {steps}, kept as {_PLACE}/{self._instruction.name}; run it again with the same "
+            "settings to resume"
         )
 
     def _write(self, folder: Path) -> None:

@@ -318,8 +318,8 @@ def test_starts_from_the_part_of_a_long_init_text_that_fits_and_says_so(comfy):
     (result,) = run.values
     assert result.info.init_text == words and result.info.tokens == 30
     assert run.data("instructbrush.learn")[-1]["state"] == (
-        "The init text has 60 tokens, the text encoder reads 30. "
-        "Learning starts from those; shorten the text to choose them yourself."
+        "The init text has 60 tokens, the text encoder reads 30. Learning starts from those; shorten the "
+        "text to choose them yourself."
     )
     editor = comfy.pack("core.editing.loading").load_editor()
     assert torch.allclose(result.context, editor.encode_text([words])[0].cpu(), atol=1e-4)

@@ -206,8 +206,8 @@ def test_takes_the_default_steps_of_the_model(clip, seeded):
         (
             1,
             {"weight_decay": float("nan")},
-            "Caption Init: the weight decay nan is out of range. Choose a number that is not negative; "
-            "0.1 is Visii's.",
+            "Caption Init: the weight decay nan is out of range. Choose a number that is not negative; 0.1 "
+            "is Visii's.",
         ),
     ],
 )

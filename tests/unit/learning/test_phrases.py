@@ -172,8 +172,8 @@ def test_eq_7_omits_phrases_that_are_not_unique_enough():
     none = choose_phrases((phrase("a cat", "before", 0.9), phrase("snow", "after", 0.1999)), 0.2)
     assert (none.before, none.after, none.init_text) == ("a cat", "", "")
     assert none.remark == (
-        "No init text: the highest sensitivity after the edit is 0.1999 ('snow'), below eta. "
-        "Learning starts from an empty text; a lower eta accepts the phrase."
+        "No init text: the highest sensitivity after the edit is 0.1999 ('snow'), below eta. Learning "
+        "starts from an empty text; a lower eta accepts the phrase."
     )
     assert [instruction_text(*sides) for sides in (("a", "b"), ("", "b"), ("a", ""), ("", ""))] == [
         "turn a into b",
@@ -312,9 +312,8 @@ def refused(kind, message):
 def test_names_the_command_that_installs_clip_interrogator(monkeypatch, clip, night):
     monkeypatch.setattr(vocabulary, "find_spec", lambda name: None)
     message = (
-        "Word list 'flavors' comes with the package clip-interrogator, which is not installed. Run: "
-        "pip install --no-deps clip-interrogator. "
-        "Or choose the list 'pocket'."
+        "Word list 'flavors' comes with the package clip-interrogator, which is not installed. Run: pip "
+        "install --no-deps clip-interrogator. Or choose the list 'pocket'."
     )
     with refused(ModelError, message):
         unique_phrases(clip, night)

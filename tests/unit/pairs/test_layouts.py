@@ -117,8 +117,8 @@ def test_ignores_names_that_only_look_like_sides(tmp_path: Path) -> None:
     refused: list[PairError] = []
     assert pairs_in(tmp_path, refused.append) == []
     assert [str(error) for error in refused] == [
-        "Image 'source_of_it.png' has no twin: the after image of pair 'of_it' is missing. "
-        "Add it or remove this one."
+        "Image 'source_of_it.png' has no twin: the after image of pair 'of_it' is missing. Add it or remove "
+        "this one."
     ]
 
 

@@ -233,8 +233,7 @@ def test_pad_keeps_the_whole_image_and_repeats_its_border(tmp_path: Path) -> Non
     assert after[16, :, 1].mean() < 0.05 and after[47, :, 1].mean() > 0.95
     assert pairs.remarks == (
         "1 pair: before and after have two aspect ratios: the larger image is scaled into the smaller one's "
-        "size, "
-        "and its border is repeated.",
+        "size, and its border is repeated.",
     )
 
 
@@ -260,8 +259,8 @@ def test_shrinks_large_images(tmp_path: Path) -> None:
     pairs = load_pairs(saved_pair(tmp_path, (1500, 2000), (1500, 2000)))
     assert only(pairs)[0].shape == only(pairs)[1].shape == (888, 1184, 3)
     assert pairs.remarks == (
-        "1 pair: images of more than 1024 x 1024 pixels are scaled down to that; "
-        "choose a size to learn at another.",
+        "1 pair: images of more than 1024 x 1024 pixels are scaled down to that; choose a size to learn at "
+        "another.",
     )
 
 
@@ -277,8 +276,8 @@ def test_leaves_out_invalid_pairs_and_says_so(tmp_path: Path) -> None:
     assert [pair.name for pair in pairs] == ["0", "2"]
     alone, damaged, tiny, count = pairs.remarks
     assert alone == (
-        "Left out: Image '3_1.png' has no twin: the before image of pair '3' is missing. "
-        "Add it or remove this one."
+        "Left out: Image '3_1.png' has no twin: the before image of pair '3' is missing. Add it or remove "
+        "this one."
     )
     assert damaged.startswith("Left out: Image '1_1.png' cannot be read (")
     assert tiny == "Left out: Pair '9' is 8 x 8: each side needs at least 16 pixels."
