@@ -104,85 +104,85 @@ class TestBadFolders:
     def folder(self, tmp_path: Path) -> Path:
         return seeded.write_folder(tmp_path / "model", 0)
 
-    def refused(self, folder: Path, message: str) -> None:
+    def rejects(self, folder: Path, message: str) -> None:
         with pytest.raises(ModelError, match=message):
             load_editor(folder)
 
-    def test_missing(self, tmp_path: Path) -> None:
-        self.refused(tmp_path / "nothing", "^nothing: there is no such file or folder")
+    def test_rejects_a_missing_folder(self, tmp_path: Path) -> None:
+        self.rejects(tmp_path / "nothing", "^nothing: there is no such file or folder")
 
-    def test_not_a_model(self, tmp_path: Path) -> None:
-        self.refused(
+    def test_rejects_a_folder_that_is_no_model(self, tmp_path: Path) -> None:
+        self.rejects(
             tmp_path,
             "this folder is not a diffusers model: it has no folder 'unet' in it. Choose the model's top "
             "folder.$",
         )
 
-    def test_pickled_weights(self, folder: Path) -> None:
+    def test_rejects_pickled_weights(self, folder: Path) -> None:
         (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(
             folder / "unet" / "diffusion_pytorch_model.bin"
         )
-        self.refused(folder, "^diffusion_pytorch_model.bin: .bin files are not read, only .safetensors.")
+        self.rejects(folder, "^diffusion_pytorch_model.bin: .bin files are not read, only .safetensors.")
 
-    def test_part_missing(self, folder: Path) -> None:
+    def test_rejects_a_missing_part(self, folder: Path) -> None:
         (folder / "vae" / "config.json").unlink()
-        self.refused(folder, "^vae/config.json: missing in .* A diffusers folder needs it.$")
+        self.rejects(folder, "^vae/config.json: missing in .* A diffusers folder needs it.$")
 
-    def test_shard_missing(self, folder: Path) -> None:
+    def test_rejects_a_missing_shard(self, folder: Path) -> None:
         unet = folder / "unet"
         (unet / "diffusion_pytorch_model.safetensors").rename(
             unet / "diffusion_pytorch_model-00001-of-00002.safetensors"
         )
-        self.refused(
+        self.rejects(
             folder, "^unet: 1 of 2 parts of diffusion_pytorch_model are there. Download the missing ones.$"
         )
 
-    def test_config_that_contradicts_the_weights(self, folder: Path) -> None:
+    def test_rejects_a_config_that_contradicts_the_weights(self, folder: Path) -> None:
         config = json.loads((folder / "unet" / "config.json").read_text())
         (folder / "unet" / "config.json").write_text(
             json.dumps({**config, "block_out_channels": [32, 32, 64, 96]})
         )
-        self.refused(
+        self.rejects(
             folder, r"^model, UNet: the weight .* has shape .* is needed. The file is of another kind.$"
         )
 
-    def test_config_is_not_json(self, folder: Path) -> None:
+    def test_rejects_a_config_that_is_not_json(self, folder: Path) -> None:
         (folder / "unet" / "config.json").write_text("{")
-        self.refused(folder, r"^unet/config.json: not a JSON file")
+        self.rejects(folder, r"^unet/config.json: not a JSON file")
 
-    def test_vae_of_another_kind(self, folder: Path) -> None:
+    def test_rejects_a_vae_of_another_kind(self, folder: Path) -> None:
         (folder / "vae" / "config.json").write_text(json.dumps({"_class_name": "AutoencoderDC"}))
-        self.refused(
+        self.rejects(
             folder,
             "^model: a VAE of the kind AutoencoderDC is not supported; AutoencoderKL and AutoencoderTiny "
             "are.$",
         )
 
-    def test_text_weight_missing(self, folder: Path) -> None:
+    def test_rejects_a_missing_text_weight(self, folder: Path) -> None:
         shapes = {
             name: shape
             for name, shape in seeded.text_shapes(seeded.SMALL_CLIP).items()
             if "final_layer_norm" not in name
         }
         save_file(dict(seeded.weights(shapes, 0)), folder / "text_encoder" / "model.safetensors")
-        self.refused(
+        self.rejects(
             folder,
             r"^model, Text encoder: the weight .*final_layer_norm.* is missing. The file is incomplete or of "
             r"another kind.$",
         )
 
-    def test_tokenizer_missing(self, folder: Path) -> None:
-        self.refused(
+    def test_rejects_a_missing_tokenizer(self, folder: Path) -> None:
+        self.rejects(
             folder, r"^Tokenizer: neither vocab.json and merges.txt nor tokenizer.json are in .*tokenizer.$"
         )
 
-    def test_checkpoint_without_vae(self, tmp_path: Path) -> None:
+    def test_rejects_a_checkpoint_without_vae(self, tmp_path: Path) -> None:
         shapes = {
             f"model.diffusion_model.{name}": shape
             for name, shape in seeded.native_unet(seeded.unet_shapes(seeded.SD15)).items()
         }
         path = seeded.write_hollow(tmp_path / "unet.safetensors", shapes)
-        self.refused(
+        self.rejects(
             path,
             r"^unet.safetensors: it holds no VAE \(no tensors under first_stage_model.\). Use a full "
             r"checkpoint or a diffusers folder",
