@@ -40,11 +40,13 @@ def test_shows_left_out_pairs_and_changes_in_the_node(comfy):
 def test_rejects_two_aspect_ratios_unless_fit_allows_them(comfy, size):
     folder = write(comfy, "ratios", a_before=(128, 96), a_after=(96, 128))
     graph = comfy.graph()
-    told = (
+    message = (
         "Pair 'a': before is 128 x 96, after is 96 x 128, which is another aspect ratio. Crop or scale both "
         "alike, or set fit to crop or pad."
     )
-    assert comfy.error(graph, graph.node("InstructBrushLoadPairs", folder=folder, size=size).out(0)) == told
+    assert (
+        comfy.error(graph, graph.node("InstructBrushLoadPairs", folder=folder, size=size).out(0)) == message
+    )
     for fit in ("crop", "pad"):
         graph = comfy.graph()
         (pairs,) = comfy.values(

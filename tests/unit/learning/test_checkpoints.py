@@ -247,7 +247,7 @@ def test_tells_once_that_checkpoints_fail_and_once_that_they_work_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock()
-    told: list[str] = []
+    messages: list[str] = []
     errors = [StorageError("Full."), StorageError("Full."), StorageError("Gone."), None, None]
     monkeypatch.setattr(checkpoints, "time", clock)
 
@@ -256,12 +256,12 @@ def test_tells_once_that_checkpoints_fail_and_once_that_they_work_again(
         if error is not None:
             raise error
 
-    schedule = CheckpointSchedule(save, told.append)
+    schedule = CheckpointSchedule(save, messages.append)
     while errors:
         clock.now += 10
         schedule.save_if_due()
     rest = "Learning continues; what it learns is only in memory for now."
-    assert told == [f"Full. {rest}", f"Gone. {rest}", "The checkpoint can be written again."]
+    assert messages == [f"Full. {rest}", f"Gone. {rest}", "The checkpoint can be written again."]
 
 
 def test_leaves_nothing_of_a_file_that_cannot_be_written(
@@ -289,13 +289,13 @@ def test_works_without_caches_that_cannot_be_written(
     store = StateStore(tmp_path / "file", most_memory=0)
     for key in ("a", "b"):
         store.put(key, torch.ones(1, 2))
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 2, "once for each cache"
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2, "once for each cache"
     assert re.search(
-        r"cannot be written to .*file: .* The features of its phrases will be computed again\.", told[0]
+        r"cannot be written to .*file: .* The features of its phrases will be computed again\.", messages[0]
     )
     assert re.search(
-        r"States of an MLLM could not be kept in .*file .*; they will be computed again\.", told[1]
+        r"States of an MLLM could not be kept in .*file .*; they will be computed again\.", messages[1]
     )
 
 

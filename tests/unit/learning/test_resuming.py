@@ -102,11 +102,11 @@ def test_reports_a_damaged_checkpoint_of_another_name_and_keeps_it(
         assert commandline.main(learn(pairs, folder / "a.safetensors")) == 130
     change(folder / ".a.checkpoint", {"losses": None})
     assert commandline.main(learn(pairs, folder / "b.safetensors")) == 0
-    told = (
+    message = (
         r"Checkpoint '\.a\.checkpoint' is damaged: tensor 'losses' is missing\. "
         r"Remove it\. Learning starts anew\."
     )
-    assert re.search(told, capsys.readouterr().err)
+    assert re.search(message, capsys.readouterr().err)
     assert load_instruction(folder / "b.safetensors").info.steps == 4
     assert (folder / ".a.checkpoint").exists()
 
@@ -130,8 +130,8 @@ def test_replaces_a_checkpoint_of_another_run_only_with_overwrite(
         stop_at(patch, 2, ctrl_c)
         assert commandline.main(learn(pairs, out)) == 130
     assert commandline.main(learn(pairs, out, "--seed", 1)) == 1
-    told = r"seed \(0 there, 1 here\) differs\. Choose another --out, or add --overwrite to begin anew\."
-    assert re.search(told, capsys.readouterr().err)
+    message = r"seed \(0 there, 1 here\) differs\. Choose another --out, or add --overwrite to begin anew\."
+    assert re.search(message, capsys.readouterr().err)
     assert commandline.main(learn(pairs, out, "--seed", 1, "--overwrite")) == 0
     assert load_instruction(out).info.settings["seed"] == 1
 
@@ -150,8 +150,9 @@ def test_keeps_the_instruction_elsewhere_when_its_folder_vanishes(
     stop_at(monkeypatch, 2, vanish)
     assert commandline.main(learn(pairs, folder / "a.safetensors")) == 1
     (kept,) = elsewhere.rglob("a.safetensors")
-    assert f"'a.safetensors' cannot be written to {folder}" in (told := capsys.readouterr().err)
-    assert told.endswith(f"The instruction is kept as {kept}.\n")
+    stderr = capsys.readouterr().err
+    assert f"'a.safetensors' cannot be written to {folder}" in stderr
+    assert stderr.endswith(f"The instruction is kept as {kept}.\n")
     assert load_instruction(kept).info.steps == 4
 
 
@@ -215,9 +216,9 @@ def test_reports_files_that_may_not_grow_and_loses_nothing(pairs: Path, size: in
     out = pairs.parent / "a.safetensors"
     command = learn(pairs, out)
     process = in_a_process(_LIMITED, size, *command)
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 1 and b"Traceback" not in told
-    assert b"'a.safetensors' cannot be written to" in told and b"no space is left there" in told
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 1 and b"Traceback" not in stderr
+    assert b"'a.safetensors' cannot be written to" in stderr and b"no space is left there" in stderr
     assert [path.name for path in pairs.parent.iterdir()] == ["pairs"]
     assert commandline.main(command) == 0
 
@@ -234,8 +235,8 @@ def test_keeps_what_is_learned_after_signals(pairs: Path, number: signal.Signals
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == code, told[-500:].decode()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr[-500:].decode()
     with safe_open(checkpoint, "pt") as file:
         steps, identity = (
             int(file.get_tensor("steps_done")),
