@@ -10,7 +10,7 @@ import torch
 
 from ..models.architecture import make_vae
 from ..world.photos import Photos, held_out
-from .train_vae import FINE, batch, gradient_loss, psnr, reconstruct, validation
+from .train_vae import FINE, batch, psnr, reconstruct, reconstruction_loss, validation
 from .training_run import WORK, Run, arguments, load_average
 
 
@@ -46,7 +46,7 @@ def main() -> None:
             with torch.no_grad():
                 latents = vae.encode(x).latents
             y = vae.decode(latents + torch.randn_like(latents) * 0.05).sample.float()
-        run.apply(0.5 * (y - x).abs().mean() + 0.5 * (y - x).square().mean() + 0.25 * gradient_loss(y, x))
+        run.apply(reconstruction_loss(y, x))
         if run.step % 200 == 0:
             report()
             run.save()

@@ -58,6 +58,25 @@ class CachedRegionPairs:
         return before, after, mask, self.table[self.rows[index]].float()
 
 
+def mixed_batch(
+    rng: np.random.Generator, free: CachedPairs, regions: CachedRegionPairs, white: torch.Tensor, count: int
+) -> tuple[torch.Tensor, ...]:
+    """Draws latents before, after and of the mask, and text states, of pairs without and with a region.
+
+    `white` is the latent of the white mask; the batch is on its device.
+    """
+    device = str(white.device)
+    free_count = round(FREE_SHARE * count)
+    free_before, free_after, free_context = free.draw(rng, free_count, device)
+    before, after, mask, context = regions.draw(rng, count - free_count, device)
+    return (
+        torch.cat([free_before, before]),
+        torch.cat([free_after, after]),
+        torch.cat([white.expand(free_count, -1, -1, -1), mask]),
+        torch.cat([free_context, context]),
+    )
+
+
 @torch.no_grad()
 def validate(unet: UNet2DConditionModel, noise: Noise, data: tuple[torch.Tensor, ...]) -> dict[str, float]:
     """Draws latents before, after and of the mask [count, 4, 16, 16], and text states [count, 32, 128]."""
@@ -101,13 +120,7 @@ def main() -> None:
     began = time.monotonic()
     while run.share < 1:
         rng = run.randomness()
-        count = round(FREE_SHARE * options.batch)
-        free_before, free_after, free_context = free.draw(rng, count, device)
-        before, after, mask, context = regions.draw(rng, options.batch - count, device)
-        before = torch.cat([free_before, before])
-        after = torch.cat([free_after, after])
-        mask = torch.cat([white.expand(count, -1, -1, -1), mask])
-        context = torch.cat([free_context, context])
+        before, after, mask, context = mixed_batch(rng, free, regions, white, options.batch)
         draw = torch.from_numpy(rng.random(options.batch).astype(np.float32)).to(device)
         context[draw < 0.10] = null  # 5 % without text, 5 % without both, 5 % without the image and its mask
         nothing = (draw >= 0.05) & (draw < 0.15)

@@ -121,6 +121,18 @@ def gradient_loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a.diff(dim=-1) - b.diff(dim=-1)).abs().mean() + (a.diff(dim=-2) - b.diff(dim=-2)).abs().mean()
 
 
+def reconstruction_loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Returns the loss of images in [-1, 1]. The weights are meant for differences of images in 0..1."""
+    return 0.5 * (a - b).abs().mean() + 0.5 * (a - b).square().mean() + 0.25 * gradient_loss(a, b)
+
+
+def latent_loss(latents: torch.Tensor) -> torch.Tensor:
+    """Pulls each latent channel towards mean 0 and standard deviation 1."""
+    z = latents.float()
+    deviation = z.square().mean((0, 2, 3)).add(1e-6).sqrt()
+    return z.mean((0, 2, 3)).square().mean() + (deviation - 1).square().mean()
+
+
 @torch.no_grad()
 def reconstruct(
     vae: AutoencoderTiny, images: np.ndarray, device: str = "cpu"
@@ -186,17 +198,7 @@ def main() -> None:
             # Noise makes the decoder robust against small errors of the UNet.
             noisy = latents + torch.randn_like(latents) * min(0.06, run.step * 6e-5)
             y = vae.decode(noisy).sample.float()
-        z = latents.float()
-        deviation = z.square().mean((0, 2, 3)).add(1e-6).sqrt()
-        centred = z.mean((0, 2, 3)).square().mean() + (deviation - 1).square().mean()
-        # The weights are meant for differences in 0..1, but x and y are in -1..1.
-        loss = (
-            0.5 * (y - x).abs().mean()
-            + 0.5 * (y - x).square().mean()
-            + 0.25 * gradient_loss(y, x)
-            + 0.05 * centred
-        )
-        run.apply(loss)
+        run.apply(reconstruction_loss(y, x) + 0.05 * latent_loss(latents))
         if run.step % 200 == 0:
             report()
             run.save()
