@@ -51,7 +51,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         required=True,
-        help="folder of the run: model/, checkpoint.safetensors, log.jsonl, pictures/; on all machines",
+        help="folder of the run, shared by all machines: model, checkpoint, log and sample images",
     )
     parser.add_argument("--resume", action="store_true", help="resume from the checkpoint in --out")
 
@@ -106,7 +106,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         "--checkpointing", action="store_true", help="gradient checkpointing: less memory, a third more time"
     )
     parser.add_argument(
-        "--seed", type=seed_number, default=defaults.seed, help=f"seed (default {defaults.seed})"
+        "--seed", type=seed_number, default=defaults.seed, help=f"random seed (default {defaults.seed})"
     )
     parser.add_argument(
         "--threads",

@@ -115,7 +115,7 @@ def of_bytes(draw: st.DrawFn, sound: bytes) -> bytes:
 
 
 @st.composite
-def of_json(draw: st.DrawFn, sound: str) -> str:
+def of_json_text(draw: st.DrawFn, sound: str) -> str:
     """Changes, removes or doubles one to three values of a JSON text."""
     tree: Any = [json.loads(sound)]
     for _ in range(draw(st.integers(1, 3))):
@@ -124,7 +124,7 @@ def of_json(draw: st.DrawFn, sound: str) -> str:
         old = holder[key]
         kind = draw(st.sampled_from(["value", "value", "value", "inner", "gone", "more", "other"]))
         if kind == "inner" and _holds_json(old):
-            holder[key] = draw(of_json(old))
+            holder[key] = draw(of_json_text(old))
         elif kind == "gone" and holder is not tree:
             del holder[key]
         elif kind == "more" and isinstance(old, dict):
@@ -143,10 +143,10 @@ def of_json(draw: st.DrawFn, sound: str) -> str:
     return text
 
 
-def of_table(sound: bytes) -> Damaged:
+def of_json_file(sound: bytes) -> Damaged:
     """Damages the values or the bytes of a JSON file."""
     text = sound.decode()
-    changed = of_json(text).map(lambda changed: changed.encode("utf-8", "surrogatepass"))
+    changed = of_json_text(text).map(lambda changed: changed.encode("utf-8", "surrogatepass"))
     return st.one_of(
         changed, changed, of_bytes(sound), changed.map(lambda content: b"\xef\xbb\xbf" + content)
     )
@@ -161,7 +161,7 @@ def of_lines(draw: st.DrawFn, sound: bytes) -> bytes:
     place = int(draw(_PLACES) * (len(lines) - 1))
     kind = draw(st.sampled_from(["value", "value", "doubled", "gone"]))
     if kind == "value":
-        lines[place] = draw(of_json(lines[place].decode())).encode("utf-8", "surrogatepass")
+        lines[place] = draw(of_json_text(lines[place].decode())).encode("utf-8", "surrogatepass")
     elif kind == "doubled":
         lines.insert(place, lines[place])
     else:
@@ -175,7 +175,7 @@ def of_tensors(draw: st.DrawFn, sound: bytes) -> bytes:
     if draw(st.integers(0, 2)) == 0:
         return draw(of_bytes(sound))
     length = int.from_bytes(sound[:8], "little")
-    header = draw(of_json(sound[8 : 8 + length].decode())).encode("utf-8", "surrogatepass")
+    header = draw(of_json_text(sound[8 : 8 + length].decode())).encode("utf-8", "surrogatepass")
     excess = draw(st.sampled_from([0] * 20 + [1, -1, 8, 2**32, 2**63, -len(header)]))
     return ((len(header) + excess) % 2**64).to_bytes(8, "little") + header + sound[8 + length :]
 
