@@ -88,22 +88,21 @@ def test_parity_edit_guider_matches_equation_3(comfy):
         parts.clip,
         parts.vae,
     )
-    sigma = torch.tensor([3.0])
+    timestep = torch.tensor([700])
+    sigma = model.model.model_sampling.sigmas.cpu()[timestep]
     x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    denoised = predicted(guider, x, 3.0)
+    denoised = predicted(guider, x, sigma.item())
     with torch.inference_mode():
         image = vae.encode(make_image())
     denoiser = comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model)
     text = comfy.pack("nodes.comfy.sampling.text_encoding")
     words = text.encode(clip, "make it night")[0][0].to(comfy.device)
     empty = text.encode(clip, "")[0][0].to(comfy.device)
-    timestep = model.model.model_sampling.timestep(sigma).to(comfy.device)
+    timestep = timestep.to(comfy.device)
     noisy = (x / (sigma**2 + 1).sqrt()).to(comfy.device)
     image = image.to(comfy.device)
     injection = comfy.pack("core.instruction.injection").inject(learned, device=comfy.device)
     with denoiser.loaded(), torch.no_grad():
-        # Use the exact noise level instead of that of the nearest timestep.
-        denoiser._sigmas[timestep] = sigma.to(comfy.device)
         full = denoiser.predict(noisy, timestep, image, words, injection)
         image_alone = denoiser.predict(noisy, timestep, image, empty)
         neither = denoiser.predict(noisy, timestep, torch.zeros_like(image), empty)
