@@ -24,13 +24,13 @@ def ask(comfy, study, first=None, second=None, **more):
     """Runs the node. Returns its five outputs and the data of the panel."""
     graph, node = judging(comfy, study, first, second, **more)
     run = comfy.run(graph, *(node.out(index) for index in range(5)))
-    (shown,) = [
+    shown = [
         data["output"]["preference"]
         for data in run.data("executed")
         if "preference" in (data["output"] or {})
     ]
-    (data,) = shown
-    return run.values, json.loads(json.dumps(data))
+    assert [len(each) for each in shown] == [1]
+    return run.values, json.loads(json.dumps(shown[0][0]))
 
 
 def sent(data, *events):
