@@ -56,14 +56,14 @@ def run_in_two_processes(arguments: Sequence[str]) -> None:
         launch, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as launcher:
         try:
-            _, told = launcher.communicate(timeout=280)
+            _, errors = launcher.communicate(timeout=280)
         except subprocess.TimeoutExpired:
             first = psutil.Process(launcher.pid)
             for process in (*first.children(recursive=True), first):
                 process.send_signal(signal.SIGABRT)  # It prints the stacks of its threads.
-            _, told = launcher.communicate()
-            pytest.fail(f"two processes hang:\n{told[-20000:]}")
-    assert launcher.returncode == 0, told[-3000:]
+            _, errors = launcher.communicate()
+            pytest.fail(f"two processes hang:\n{errors[-20000:]}")
+    assert launcher.returncode == 0, errors[-3000:]
 
 
 def assert_same_gradients(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
