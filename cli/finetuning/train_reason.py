@@ -17,8 +17,8 @@ from ...core.finetuning.accelerator import make_accelerator
 from ...core.finetuning.dataset import find_blocks, first_usable_records
 from ...core.finetuning.export import save_model
 from ...core.finetuning.pair_states import (
+    LazyMllm,
     MllmIdentity,
-    MllmSource,
     NeededStates,
     PairStates,
     load_or_compute_states,
@@ -165,7 +165,7 @@ def _load_states(
         return mllm
 
     name = TITLES.get(folder) or folder.resolve().name
-    mllm = MllmSource(name, task, load, options.mllm_batch)
+    mllm = LazyMllm(name, task, load, options.mllm_batch)
     states_folder = Path(options.states or Path(options.out) / "states")
     return load_or_compute_states(states_folder, mllm, needed, accelerator)
 

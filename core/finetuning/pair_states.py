@@ -65,8 +65,8 @@ class MllmIdentity:
 
 
 @dataclass(frozen=True)
-class MllmSource:
-    """How to get the MLLM, and how to ask it."""
+class LazyMllm:
+    """An MLLM that is opened only if states are missing, and how to ask it."""
 
     name: str
     task: str
@@ -176,7 +176,7 @@ def pair_digest(record: PairRecord, words: str) -> str:
 
 
 def load_or_compute_states(
-    folder: Path, source: MllmSource, needed: NeededStates, accelerator: Accelerator
+    folder: Path, source: LazyMllm, needed: NeededStates, accelerator: Accelerator
 ) -> PairStates:
     """Returns all states that a run needs. All processes together compute missing ones, then free the MLLM.
 
@@ -228,7 +228,7 @@ def load_or_compute_states(
 
 
 def _compute(
-    mllm: Mllm, source: MllmSource, folder: Path, needed: NeededStates, accelerator: Accelerator
+    mllm: Mllm, source: LazyMllm, folder: Path, needed: NeededStates, accelerator: Accelerator
 ) -> dict[str, str]:
     """Computes and stores missing states, a share in each process. Returns the keys of all processes.
 
@@ -261,7 +261,7 @@ def _compute(
 class _StateBatches:
     """Collects chats and computes their states in batches."""
 
-    def __init__(self, mllm: Mllm, store: StateStore, source: MllmSource) -> None:
+    def __init__(self, mllm: Mllm, store: StateStore, source: LazyMllm) -> None:
         self._mllm = mllm
         self._store = store
         self._source = source

@@ -17,7 +17,7 @@ from instructbrush.core.finetuning.accelerator import make_accelerator
 from instructbrush.core.finetuning.dataset import find_blocks
 from instructbrush.core.finetuning.objective import DenoisingLoss, EditInputs
 from instructbrush.core.finetuning.pair_states import (
-    MllmSource,
+    LazyMllm,
     NeededStates,
     PairStates,
     load_or_compute_states,
@@ -115,7 +115,7 @@ def compute_states() -> Callable[..., PairStates]:
     """Returns the states of all pairs of a data set; computes missing ones."""
 
     def compute(folder: Path, mllm_folder: Path, data: Path, indirect: float = 0.5) -> PairStates:
-        source = MllmSource(mllm_folder.name, STATES_TASK, lambda: load_mllm(mllm_folder, lazily=True), 3)
+        source = LazyMllm(mllm_folder.name, STATES_TASK, lambda: load_mllm(mllm_folder, lazily=True), 3)
         needed = NeededStates(TextSelection(indirect), find_blocks([data]), [])
         return load_or_compute_states(folder, source, needed, make_accelerator("no", 1))
 

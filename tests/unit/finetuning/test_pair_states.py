@@ -4,11 +4,13 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from instructbrush.core.encoders.mllm import Mllm, load_mllm
+from instructbrush.core.encoders import mllm as mllms
+from instructbrush.core.encoders.mllm import load_mllm
 from instructbrush.core.errors import LearningError
 from instructbrush.core.finetuning.dataset import find_blocks
 from instructbrush.core.finetuning.pair_states import INDEX, PairStates
@@ -63,8 +65,13 @@ def test_loads_the_model_only_if_states_are_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loads: list[str] = []
-    load = Mllm._load
-    monkeypatch.setattr(Mllm, "_load", lambda mllm: loads.append(mllm.name) or load(mllm))
+    load_network = mllms.load_network
+
+    def count_load(source: Any, *arguments: Any) -> Any:
+        loads.append(source.name)
+        return load_network(source, *arguments)
+
+    monkeypatch.setattr(mllms, "load_network", count_load)
     assert compute_states(states_copy, mllm_folder, reasoning_data).keys == states.keys
     (states_copy / INDEX).unlink()  # As if the first run had been stopped early.
     assert compute_states(states_copy, mllm_folder, reasoning_data).keys == states.keys
