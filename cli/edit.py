@@ -18,6 +18,7 @@ from ..core.editing.editor import DiffusersEditor
 from ..core.errors import DeviceError, InstructBrushError, PairError
 from ..core.instruction.file import load_instruction
 from ..core.instruction.injection import Injection, inject
+from ..core.models.families import FAMILIES, Family
 from ..core.storage.files import check_writable
 from ..core.storage.image_files import IMAGES
 from .options import (
@@ -32,8 +33,10 @@ from .terminal import say
 
 _DEFAULT_BATCH = 8 if torch.cuda.is_available() else 2
 
-# Twice the side that a family was trained on. Larger images are slow and come out worse.
-_DEFAULT_SIDES = {"pocket": 256, "sd15": 1024, "sd21": 1536}
+
+def _default_side(family: Family) -> int:
+    """Larger images are slow and come out worse."""
+    return 2 * family.side
 
 
 def add_options(apply_parser: argparse.ArgumentParser, edit_parser: argparse.ArgumentParser) -> None:
@@ -63,7 +66,8 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
         default=_DEFAULT_BATCH,
         help=f"images of one size at once (default {_DEFAULT_BATCH}); fewer if memory runs out",
     )
-    sides = ", ".join(f"{family} {side}" for family, side in _DEFAULT_SIDES.items())
+    families = [family for family in FAMILIES.values() if not family.comfyui_only]
+    sides = ", ".join(f"{family.name} {_default_side(family)}" for family in families)
     parser.add_argument(
         "--size",
         type=positive_int,
@@ -173,7 +177,7 @@ def _edit_all(
         identity: values that identify the instruction.
     """
     sampling = sampling_settings(options, options.steps)
-    side = options.size or _DEFAULT_SIDES[editor.description.family.name]
+    side = options.size or _default_side(editor.description.family)
     settings = [
         sampling.steps,
         sampling.text_scale_for(editor.description.family),

@@ -105,3 +105,22 @@ class TextSpace(_SegmentedTensors):
 
     def part(self) -> InjectedInstruction:
         return InjectedInstruction.text(self.context, self.start, self.values("rows"))
+
+
+def make_space(
+    denoiser: Denoiser, context: Tensor, start: int, tokens: int, settings: LearningSettings
+) -> Space:
+    """Returns the space that the settings name.
+
+    Args:
+        denoiser: the frozen model.
+        context: text states of the init text, [L, D].
+        start: first learned row.
+        tokens: m, number of learned rows.
+        settings: how to learn.
+    """
+    match settings.space:
+        case "attention":
+            return AttentionSpace(denoiser, context, start, tokens, settings)
+        case "text":
+            return TextSpace(context, start, tokens, settings)

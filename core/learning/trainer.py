@@ -19,7 +19,7 @@ from .memory import StepMemory
 from .objective import Samples, collect, noise_errors
 from .request import LearningRequest
 from .segment_streams import SegmentStream
-from .spaces import AttentionSpace, Space, TextSpace
+from .spaces import make_space
 
 _CURVE_POINTS = 100
 # Steps between two reads of the losses, each of which waits for the device.
@@ -44,7 +44,7 @@ class Trainer:
         device = self.denoiser.device
         self.context = request.init_text.states.to(device, torch.float32)
         self.null_context = request.null_context.to(device, torch.float32)
-        self.space = self._make_space()
+        self.space = make_space(self.denoiser, self.context, request.first_row, request.rows, self.settings)
         self.parameters = self.space.parameters
         self._direction = None
         if request.direction is not None and self.settings.direction_weight:
@@ -65,12 +65,6 @@ class Trainer:
         self.steps_done = 0
         self._losses: list[float] = []
         self._pending: list[Tensor] = []
-
-    def _make_space(self) -> Space:
-        first, rows = self.request.first_row, self.request.rows
-        if self.settings.space == "text":
-            return TextSpace(self.context, first, rows, self.settings)
-        return AttentionSpace(self.denoiser, self.context, first, rows, self.settings)
 
     def _make_optimizer(self) -> tuple[float | Tensor, torch.optim.Optimizer]:
         on_gpu = self.denoiser.device.type == "cuda"

@@ -36,15 +36,38 @@ class Family:
     """Channels of an image's latent."""
     comfyui_only: bool = False
     """Whether the diffusers engine cannot run it."""
+    site_count: int | None = None
+    """Number of cross-attention layers; None accepts any number."""
+    side: int = 512
+    """Side of the training images, in pixels."""
 
 
-POCKET = Family("pocket", "pocket editor", 128, "epsilon", 1.0, heads=4, default_text_scale=2.0)
-SD15 = Family("sd15", "InstructPix2Pix (Stable Diffusion 1.5)", 768, "epsilon", 0.18215, heads=8)
-SD21 = Family("sd21", "InstructPix2Pix (Stable Diffusion 2.1)", 1024, "epsilon", 0.18215, head_width=64)
-SDXL = Family("sdxl", "InstructPix2Pix (SDXL)", 2048, "epsilon", 0.13025, head_width=64, comfyui_only=True)
-COSXL = Family(
-    "cosxl", "CosXL-Edit", 2048, "edm_v", 0.13025, scaled_image_latent=True, head_width=64, comfyui_only=True
+POCKET = Family("pocket", "pocket editor", 128, "epsilon", 1.0, heads=4, default_text_scale=2.0, side=128)
+SD15 = Family(
+    "sd15", "InstructPix2Pix (Stable Diffusion 1.5)", 768, "epsilon", 0.18215, heads=8, site_count=16
 )
+SD21 = Family(
+    "sd21",
+    "InstructPix2Pix (Stable Diffusion 2.1)",
+    1024,
+    "epsilon",
+    0.18215,
+    head_width=64,
+    site_count=16,
+    side=768,
+)
+SDXL = Family(
+    "sdxl",
+    "InstructPix2Pix (SDXL)",
+    2048,
+    "epsilon",
+    0.13025,
+    head_width=64,
+    comfyui_only=True,
+    site_count=70,
+    side=1024,
+)
+COSXL = replace(SDXL, name="cosxl", title="CosXL-Edit", prediction="edm_v", scaled_image_latent=True)
 # UltraEdit scales latents as Stable Diffusion 3 does, but does not shift them.
 SD3 = Family(
     "sd3", "UltraEdit (Stable Diffusion 3)", 4096, "flow", 1.5305, latent_channels=16, comfyui_only=True
@@ -145,11 +168,10 @@ def detect_family(
             "is no known family (pocket 128, SD1.5 768, SD2.1 1024, SDXL 2048)."
         )
     family = by_width[next(iter(widths))]
-    expected = {"sd15": 16, "sd21": 16, "sdxl": 70}.get(family.name, len(sites))
-    if len(sites) != expected:
+    if family.site_count not in (None, len(sites)):
         raise ModelError(
             f"{title}: {len(sites)} cross-attention layers were found, a {family.title} model has "
-            f"{expected}. The file is incomplete or of another kind."
+            f"{family.site_count}. The file is incomplete or of another kind."
         )
     if edm and family is SDXL:
         return COSXL

@@ -44,7 +44,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         _lock(handle)
         yield temporary
-        _flush(temporary)
+        with temporary.open("rb") as written:
+            _sync(written.fileno())
         # mkstemp creates files for the owner only, but models are shared. Some file systems lack permissions.
         with contextlib.suppress(OSError):
             temporary.chmod(0o666 & ~_umask())
@@ -88,6 +89,28 @@ def write_text(text: str, path: Path) -> None:
     with atomic_write(path) as temporary:
         # File names may hold bytes that are not valid text; those are written as escapes.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def append_text(text: str, path: Path) -> None:
+    """Appends to a UTF-8 text file, completely or not at all.
+
+    Raises:
+        StorageError: the file cannot be written (no space, no permission); it is as it was.
+    """
+    try:
+        with path.open("ab", buffering=0) as file:
+            end = file.tell()
+            left = text.encode()
+            try:
+                while left:
+                    left = left[file.write(left) :]
+                _sync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(file.fileno(), end)
+                raise
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def write_elsewhere(name: str, write: Callable[[Path], object]) -> Path | None:
@@ -156,11 +179,10 @@ def write_error(path: Path, error: Exception) -> StorageError:
     )
 
 
-def _flush(path: Path) -> None:
-    """Flushes a file to disk. Ignores that some network folders do not support fsync."""
+def _sync(handle: int) -> None:
+    """Flushes an open file to disk. Ignores that some network folders do not support fsync."""
     try:
-        with path.open("rb") as written:
-            os.fsync(written.fileno())
+        os.fsync(handle)
     except OSError as error:
         # File systems that allocate late report a full disk here.
         if error.errno in (*_FULL, errno.EIO):

@@ -5,6 +5,7 @@ with the images, under names that do not reveal the method, and ``study.jsonl``:
 study, then a line for every judgement and every undo.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import EvaluationError
-from ...storage.files import write_text
+from ...storage.files import append_text, write_text
 from ...storage.image_files import save_image
 from ...storage.image_tensors import to_image
 from .study import (
@@ -215,11 +216,12 @@ class Study:
         """
         left_out = []
         new = []
+        log = copy.deepcopy(self._log)
         for event in events:
             name = event.get("id")
-            if isinstance(name, str) and name in self._log.ids:
+            if isinstance(name, str) and name in log.ids:
                 continue
-            fault = self._log.fault(event, len(self.comparisons))
+            fault = log.fault(event, len(self.comparisons))
             if fault:
                 left_out.append(fault)
                 continue
@@ -229,12 +231,10 @@ class Study:
                 content = {"number": event["number"], "choice": event["choice"]}
             time = datetime.now(timezone.utc).isoformat(timespec="seconds")
             new.append({"id": name, **content, "at": time})
-            self._log.add(new[-1])
+            log.add(new[-1])
         if new:
-            with open(self.folder / FILE, "ab") as file:
-                file.write("".join(json.dumps(event) + "\n" for event in new).encode())
-                file.flush()
-                os.fsync(file.fileno())
+            append_text("".join(json.dumps(event) + "\n" for event in new), self.folder / FILE)
+        self._log = log
         return left_out
 
     def ratings(self, draw_probability: float = DRAW_PROBABILITY) -> list[MethodRating]:

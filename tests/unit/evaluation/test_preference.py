@@ -1,6 +1,8 @@
 """Preference studies: blind order, judgements on disk, resuming, and ratings against TrueSkill."""
 
+import errno
 import json
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -10,7 +12,7 @@ import torch
 import trueskill
 from PIL import Image
 
-from instructbrush.core.errors import EvaluationError
+from instructbrush.core.errors import EvaluationError, StorageError
 from instructbrush.core.evaluation.preference.ratings import DRAW_PROBABILITY, Study
 from instructbrush.core.evaluation.preference.study import CHOICES, FILE, StudyItem
 
@@ -156,6 +158,24 @@ def test_study_resumes_with_its_judgements(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="choice 'best' is not one of left, tie, right"):
         first.judge(3, "best")
     assert len((tmp_path / "s" / FILE).read_text().splitlines()) == 3
+
+
+def test_judgement_that_cannot_be_written_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study.begin(tmp_path / "s", items())
+    choose(study, "learned")
+
+    def refuse(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full, pytest.raises(StorageError, match="no space is left there"):
+        full.setattr(os, "fsync", refuse)
+        choose(study, "words")
+    assert len(study.judgements) == 1
+    choose(study, "words")
+    assert Study.open(tmp_path / "s").judgements == study.judgements
+    assert len(study.judgements) == 2
 
 
 def test_undoes_the_last_judgement(tmp_path: Path) -> None:

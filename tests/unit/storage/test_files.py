@@ -11,7 +11,7 @@ import pytest
 
 from instructbrush.core.errors import StorageError
 from instructbrush.core.storage import files
-from instructbrush.core.storage.files import atomic_write, check_writable, write_text
+from instructbrush.core.storage.files import append_text, atomic_write, check_writable, write_text
 
 _KILLED = """
 import os, sys
@@ -87,6 +87,28 @@ def test_writes_to_disks_without_permissions_or_fsync(
     monkeypatch.setattr(os, call, refuse)
     write_text("new", tmp_path / "x.txt")
     assert (tmp_path / "x.txt").read_text() == "new"
+
+
+def test_appends_lines(tmp_path: Path) -> None:
+    append_text("one\n", tmp_path / "x.txt")
+    append_text("zwölf\n", tmp_path / "x.txt")
+    assert (tmp_path / "x.txt").read_text(encoding="utf-8") == "one\nzwölf\n"
+
+
+def test_append_to_a_full_disk_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("one\n")
+
+    def refuse(handle: int) -> None:
+        assert path.read_text() == "one\ntwo\n"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(StorageError, match="no space is left there"):
+        append_text("two\n", path)
+    assert path.read_text() == "one\n"
 
 
 def test_checks_folder_and_free_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
