@@ -32,9 +32,8 @@ def pocket_unet(folder, mask_weights):
     config = json.loads((POCKET_FOLDER / "unet" / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "in_channels": 12}))
     states = load_file(POCKET_FOLDER / "unet" / "diffusion_pytorch_model.safetensors")
-    states["conv_in.weight"] = torch.cat(
-        [states["conv_in.weight"], mask_weights.to(states["conv_in.weight"])], 1
-    )
+    first = states["conv_in.weight"]
+    states["conv_in.weight"] = torch.cat([first, mask_weights.to(first)], 1)
     save_file(states, folder / "diffusion_pytorch_model.safetensors")
 
 
