@@ -65,10 +65,9 @@ def interpolate(first: Instruction | Blend, second: Instruction | Blend, t: floa
 def blend(terms: Sequence[tuple[float, Instruction | Blend]]) -> Instruction | Blend:
     """``K' = K_cond + sum_i w_i (K_i - K_cond)``. The weights need not sum to one.
 
-    The sum is simplified where that is exact: inner blends are flattened, weights of equal instructions add
-        up,
-    terms of weight 0 are dropped, and a single instruction of weight 1 is returned as it is. If every weight
-    is 0, one term of weight 0 remains.
+    The sum is simplified where that is exact: inner blends are flattened, weights of equal instructions are
+    added, terms of weight 0 are dropped, and a single instruction of weight 1 is returned as it is. If every
+    weight is 0, one term of weight 0 remains.
 
     Args:
         terms: (weight, instruction) pairs, at least one.
@@ -103,9 +102,8 @@ def compose(first: Instruction | Blend, second: Instruction | Blend) -> Instruct
 
     and the same for the values; in the space of text the same with the text states. All learned rows of the
     second instruction are kept, including its start-of-text row if that was learned. All frozen rows of the
-    first one follow, so the window grows: attention takes any number of rows, and without the end and padding
-        rows, which
-    attention rests on when there is nothing to do, edits become coarse.
+    first one follow, so the window grows: attention takes any number of rows. Without the end and padding
+    rows, which attention uses when there is nothing to do, edits become coarse.
 
     Args:
         first, second: of one space, learned on one family of models. If their numbers of segments differ,

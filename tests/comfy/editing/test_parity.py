@@ -1,5 +1,4 @@
-"""Parity: an instruction without effect leaves the stock graph unchanged, bit for bit, and both engines "
-"agree."""
+"""Parity: an instruction without effect leaves the graph bit-identical, and both engines agree."""
 
 from pathlib import Path
 
