@@ -300,7 +300,7 @@ def _warn_of_misfits(instruction: Instruction | Blend, model: Model) -> None:
 
 
 def _apply(injection: Injection, model: Model, conditioning: Conditioning) -> tuple[Model, Conditioning]:
-    """Returns a MODEL and a CONDITIONING in which the injection acts. Text states leave the MODEL as it is."""
+    """Returns a MODEL and a CONDITIONING in which the injection acts. Text states do not need the MODEL."""
     if injection.is_identity:
         return model, conditioning
     if injection.is_text:

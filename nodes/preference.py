@@ -10,8 +10,8 @@ from comfy_api.latest import io
 
 from ..core.diffusion.schedule import SEEDS
 from ..core.errors import EvaluationError
-from ..core.evaluation.preference.ratings import Study
-from ..core.evaluation.preference.study import FILE, StudyItem
+from ..core.evaluation.preference.study import Study
+from ..core.evaluation.preference.study_file import FILE, StudyItem
 from ..core.storage.image_tensors import image_batch
 from .comfy.folders import paths
 from .shared.node import FileFingerprints, Node

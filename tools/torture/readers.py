@@ -1,4 +1,4 @@
-"""Every reader of the package, with a sound file of its kind and suitable damage."""
+"""Every reader of the package, with a intact file of its kind and suitable damage."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from instructbrush.core.reasoning.state_cache import StateStore
 from instructbrush.core.storage.image_files import read_image
 
 from . import mutations
-from .mutations import Damaged
-from .sound_files import (
+from .intact_files import (
     EMU_EDIT_ROW,
     REASONING_ROW,
     RUN,
@@ -47,7 +46,7 @@ from .sound_files import (
     write_study,
     write_table,
 )
-from .sound_tensors import (
+from .intact_tensors import (
     STATE_KEY,
     make_trainer,
     read_states_list,
@@ -60,6 +59,7 @@ from .sound_tensors import (
     write_thumbnail,
     write_weights,
 )
+from .mutations import Damaged
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Case:
 
     name: str
     write: Callable[[Path], Path]
-    """Writes a sound file, and all that it needs, into an empty folder. Returns the file to damage."""
+    """Writes a intact file, and all that it needs, into an empty folder. Returns the file to damage."""
     read: Callable[[Path], object]
     damage: Callable[[bytes], Damaged]
     """Makes a strategy of damage from the sound bytes."""

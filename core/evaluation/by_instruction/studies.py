@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...storage.image_files import read_image
-from ..preference.ratings import Study
-from ..preference.study import StudyItem
+from ..preference.study import Study
+from ..preference.study_file import StudyItem
 from .datasets.item_storage import StoredItem
 from .results import ItemFolder, Score
 from .tables import ItemBenchmark

@@ -1,246 +1,354 @@
-"""The file of a preference study: a line that describes the study, then a line for every event."""
+"""Preference studies: people compare results of methods, blind and shuffled, and TrueSkill rates the methods.
 
+This is the human evaluation of UltraEdit (supplementary material, D.1, Tables 7 and 8). A study is a folder
+with the images, under names that do not reveal the method, and ``study.jsonl``: a line that describes the
+study, then a line for every judgement and every undo.
+"""
+
+import copy
 import hashlib
-import random
+import json
+import os
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import combinations
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ...errors import EvaluationError
+from ...storage.files import append_text, write_text
+from ...storage.image_files import save_image
 from ...storage.image_tensors import to_image
-from ...storage.json_text import parse_json
+from .study_file import (
+    FILE,
+    FORMAT,
+    EventLog,
+    Judgement,
+    StudyItem,
+    damage_error,
+    describe_items,
+    draw_comparisons,
+    parse_line,
+    quoted_names,
+    read_header,
+)
 
-FORMAT = 1
-FILE = "study.jsonl"
-CHOICES = ("left", "tie", "right")
-"""The left image is better, neither is better, the right image is better."""
-
-# Maximum length of a method's name and of an event's id.
-_MAX_CHARACTERS = 200
-
-
-@dataclass(frozen=True)
-class StudyItem:
-    """The results of all methods for one image."""
-
-    id: str
-    results: Mapping[str, Tensor]
-    """Method -> [H, W, 3] in 0..1, all of one size."""
-    instruction: str = ""
-    """Shown above the images."""
-    source: Tensor | None = None
-    """The image before the edit, [H, W, 3] in 0..1."""
+DRAW_PROBABILITY = 0.10
+"""Probability of a tie between equal methods: TrueSkill's default. With a higher one, ties count less."""
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """A judgement that was not undone."""
+class Comparison:
+    """One question to the judge."""
 
-    id: str
-    number: int
-    """Number of the comparison, from 0."""
-    choice: str
-    """One of ``CHOICES``."""
+    item: str
+    instruction: str
+    left: str
+    """Method of the left image."""
+    right: str
+    """Method of the right image."""
+    images: tuple[str | None, str, str]
+    """Files in the study's folder: source (or None), left, right."""
 
 
-@dataclass
-class EventLog:
-    """The events of a study: judgements and undos."""
+@dataclass(frozen=True)
+class MethodRating:
+    """A method's TrueSkill rating and its number of results. Ratings begin at mu 25 and sigma 25/3."""
 
-    standing: dict[str, Judgement] = field(default_factory=dict)
-    """Judgements that were not undone, by id, in the order they were made."""
-    ids: set[str] = field(default_factory=set)
-    """Ids of all events."""
+    method: str
+    mu: float
+    sigma: float
+    won: int = 0
+    tied: int = 0
+    lost: int = 0
 
-    def fault(self, event: Mapping[str, Any], total: int) -> str | None:
-        """Returns why an event is not valid; None if it is.
+
+class Study:
+    """A study on disk, created by ``begin`` or ``open``."""
+
+    def __init__(self, folder: Path, header: Mapping[str, Any], log: EventLog) -> None:
+        self.folder = folder
+        self.key: str = header["key"]
+        """Random hex digits. They keep apart the judgements of two studies with the same name."""
+        self.seed: int = header["seed"]
+        self.methods: tuple[str, ...] = tuple(header["methods"])
+        self.comparisons = tuple(
+            self._comparison(header["items"][item], left, right)
+            for item, left, right in header["comparisons"]
+        )
+        """In the order in which they are asked."""
+        self._items: list[dict[str, Any]] = header["items"]
+        self._log = log
+
+    @classmethod
+    def begin(cls, folder: str | Path, items: Sequence[StudyItem], seed: int = 0) -> "Study":
+        """Begins a study, or resumes the one in the folder.
+
+        Every two methods are compared on every item. The seed draws the order of the comparisons and the
+        sides: in half of the comparisons of two methods, the first one is on the left. A resumed study keeps
+        its order whatever the seed.
 
         Args:
-            event: the event.
-            total: number of comparisons in the study.
+            folder: folder of the study; created if missing.
+            items: what is compared. Ids and names of methods may be any text.
+            seed: any integer.
+
+        Raises:
+            EvaluationError: there are fewer than two methods, the items do not match each other, or the
+                folder holds a damaged study or one of other images, methods or instructions. An existing
+                study is never changed.
         """
-        name = event.get("id")
-        number = event.get("number")
-        undone = event.get("undo")
-        if not isinstance(name, str) or not 0 < len(name) <= _MAX_CHARACTERS:
-            return "its id is not a short text"
-        if undone is not None:
-            if isinstance(undone, str) and undone in self.standing:
-                return None
-            return f"it undoes {undone!r}, which does not stand"
-        if type(number) is not int or not 0 <= number < total:
-            return f"comparison {number!r} is not one of {total}"
-        if event.get("choice") not in CHOICES:
-            return f"choice {event.get('choice')!r} is not one of {', '.join(CHOICES)}"
-        if number in {judgement.number for judgement in self.standing.values()}:
-            return f"comparison {number} is judged already"
+        folder = Path(folder)
+        methods, entries = describe_items(items)
+        if os.path.isfile(folder / FILE):
+            study = cls.open(folder, images=False)
+            study._check_same_contents(methods, entries)
+            study._write_images(items)
+            return study
+        if os.path.exists(folder) and not os.path.isdir(folder):
+            raise EvaluationError(
+                f"Study '{folder.name}' cannot be begun: '{folder}' is a file. Give the study another name."
+            )
+        header = {
+            "format": FORMAT,
+            "key": uuid.uuid4().hex,
+            "seed": seed,
+            "methods": methods,
+            "items": entries,
+            "comparisons": draw_comparisons(len(entries), methods, seed),
+        }
+        study = cls(folder, header, EventLog())
+        study._write_images(items)
+        # Written last and atomically, so that a study that exists has all its images.
+        write_text(json.dumps(header) + "\n", folder / FILE)
+        return study
+
+    @classmethod
+    def open(cls, folder: str | Path, *, images: bool = True) -> "Study":
+        """Reads a study.
+
+        Args:
+            folder: folder of the study.
+            images: whether to check that the images exist.
+
+        Raises:
+            EvaluationError: there is no study, an image is missing, or the file is damaged. The message names
+                the damaged line; the file is not changed.
+        """
+        folder = Path(folder)
+        file = folder / FILE
+        try:
+            *lines, rest = file.read_bytes().split(b"\n")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise EvaluationError(
+                f"Study '{folder.name}' has not begun: '{file}' does not exist. "
+                "Give the images to compare, or another name."
+            ) from error
+        except OSError as error:
+            raise EvaluationError(
+                f"Study '{folder.name}': '{file}' cannot be opened ({error.strerror}). "
+                "Check that it may be read."
+            ) from error
+        log = EventLog()
+        study = cls(folder, read_header(file, lines[0] if lines else rest), log)
+        for number, line in enumerate(lines[1:], start=2):
+            event = parse_line(file, number, line)
+            fault = log.fault(event, len(study.comparisons))
+            if fault or event["id"] in log.ids:
+                raise damage_error(file, number, fault or "its id is taken")
+            log.add(event)
+        if rest:
+            raise damage_error(file, len(lines) + 1, "it was cut off while being written")
+        if images:
+            study._check_images()
+        return study
+
+    @property
+    def judgements(self) -> tuple[Judgement, ...]:
+        """Judgements that were not undone, in the order they were made."""
+        return tuple(self._log.standing.values())
+
+    @property
+    def event_ids(self) -> frozenset[str]:
+        """Ids of all stored events."""
+        return frozenset(self._log.ids)
+
+    @property
+    def pending(self) -> tuple[int, ...]:
+        """Numbers of the comparisons that are not judged, in order."""
+        judged = {judgement.number for judgement in self.judgements}
+        return tuple(number for number in range(len(self.comparisons)) if number not in judged)
+
+    def judge(self, number: int, choice: str) -> Judgement:
+        """Stores a judgement.
+
+        Args:
+            number: number of the comparison, from 0.
+            choice: ``"left"``, ``"tie"`` or ``"right"``.
+
+        Raises:
+            EvaluationError: there is no such comparison or choice, or the comparison is judged already.
+        """
+        event = {"id": uuid.uuid4().hex, "number": number, "choice": choice}
+        fault = self._log.fault(event, len(self.comparisons))
+        if fault:
+            raise EvaluationError(f"Study '{self.folder.name}': {fault}.")
+        self.add_events([event])
+        return self._log.standing[event["id"]]
+
+    def undo(self) -> Judgement | None:
+        """Undoes the last judgement and returns it; None if there is none. The file keeps both events."""
+        if not self.judgements:
+            return None
+        last = self.judgements[-1]
+        self.add_events([{"id": uuid.uuid4().hex, "undo": last.id}])
+        return last
+
+    def add_events(self, events: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Stores events that were made elsewhere. Events that are already stored are ignored.
+
+        Args:
+            events: ``{"id", "number", "choice"}`` or ``{"id", "undo": id}``, in the order they were made.
+
+        Returns:
+            The reasons why events were left out, for example because another judge was faster.
+        """
+        left_out = []
+        new = []
+        log = copy.deepcopy(self._log)
+        for event in events:
+            name = event.get("id")
+            if isinstance(name, str) and name in log.ids:
+                continue
+            fault = log.fault(event, len(self.comparisons))
+            if fault:
+                left_out.append(fault)
+                continue
+            if event.get("undo") is not None:
+                content = {"undo": event["undo"]}
+            else:
+                content = {"number": event["number"], "choice": event["choice"]}
+            time = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            new.append({"id": name, **content, "at": time})
+            log.add(new[-1])
+        if new:
+            append_text("".join(json.dumps(event) + "\n" for event in new), self.folder / FILE)
+        self._log = log
+        return left_out
+
+    def ratings(self, draw_probability: float = DRAW_PROBABILITY) -> list[MethodRating]:
+        """Returns TrueSkill's rating of each method, in the study's order.
+
+        Each judgement is a match, in the order of the judgements; a tie is a draw.
+
+        Args:
+            draw_probability: see ``DRAW_PROBABILITY``. The other parameters are the package's defaults: mu
+                25, sigma 25/3, beta 25/6, tau 25/300.
+
+        Raises:
+            EvaluationError: the trueskill package is not installed.
+        """
+        trueskill = _import_trueskill()
+        environment = trueskill.TrueSkill(draw_probability=draw_probability)
+        ratings = {method: environment.create_rating() for method in self.methods}
+        counts = {method: {"won": 0, "tied": 0, "lost": 0} for method in self.methods}
+        for judgement in self.judgements:
+            comparison = self.comparisons[judgement.number]
+            better = comparison.left
+            worse = comparison.right
+            if judgement.choice == "right":
+                better, worse = worse, better
+            drawn = judgement.choice == "tie"
+            ratings[better], ratings[worse] = trueskill.rate_1vs1(
+                ratings[better], ratings[worse], drawn=drawn, env=environment
+            )
+            counts[better]["tied" if drawn else "won"] += 1
+            counts[worse]["tied" if drawn else "lost"] += 1
+        return [
+            MethodRating(method, rating.mu, rating.sigma, **counts[method])
+            for method, rating in ratings.items()
+        ]
+
+    def report(self) -> str:
+        """Returns progress and ratings as a table, best method first."""
+        ratings = sorted(self.ratings(), key=lambda rating: -rating.mu)
+        width = max(len("method"), *(len(rating.method) for rating in ratings))
+        lines = [f"Study '{self.folder.name}': {len(self.judgements)} of {len(self.comparisons)} judged"]
+        lines.append(f"{'method':<{width}}     mu  sigma    won   tied   lost")
+        for each in ratings:
+            lines.append(
+                f"{each.method:<{width}}  {each.mu:5.2f}  {each.sigma:5.2f}  "
+                f"{each.won:5d}  {each.tied:5d}  {each.lost:5d}"
+            )
+        lines.append(
+            f"TrueSkill, draw probability {DRAW_PROBABILITY:g}"
+            + (", of what is judged so far." if self.pending else ".")
+        )
+        return "\n".join(lines)
+
+    def _comparison(self, entry: Mapping[str, Any], left: str, right: str) -> Comparison:
+        source = None if entry["source"] is None else self._image(entry["id"], None)
+        return Comparison(
+            entry["id"],
+            entry["instruction"],
+            left,
+            right,
+            (source, self._image(entry["id"], left), self._image(entry["id"], right)),
+        )
+
+    def _image(self, item: str, method: str | None) -> str:
+        # The hash hides the method, because a method's images have unrelated names on different items.
+        return hashlib.sha256(json.dumps([self.key, item, method]).encode()).hexdigest()[:24] + ".png"
+
+    def _check_images(self) -> None:
+        for name in {name for comparison in self.comparisons for name in comparison.images if name}:
+            if not os.path.isfile(self.folder / name):
+                raise EvaluationError(
+                    f"Study '{self.folder.name}': image '{name}' is missing in '{self.folder}'. "
+                    "Give the images again, and it is written anew."
+                )
+
+    def _write_images(self, items: Iterable[StudyItem]) -> None:
+        for item in items:
+            source = [(None, item.source)] if item.source is not None else []
+            for method, image in [*source, *item.results.items()]:
+                path = self.folder / self._image(item.id, method)
+                if not os.path.isfile(path):
+                    save_image(to_image(image), path)
+
+    def _check_same_contents(self, methods: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> None:
+        difference = self._difference(methods, entries)
+        if difference:
+            raise EvaluationError(
+                f"Study '{self.folder.name}' was begun with other contents: {difference}. Give the study "
+                "another name to begin a new one, or give the original contents. Images that are generated "
+                "anew each time should be saved first and loaded from their files."
+            )
+
+    def _difference(self, methods: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> str | None:
+        """The first difference between the study and new contents; None if they are the same."""
+        if set(methods) != set(self.methods):
+            return f"its methods are {quoted_names(self.methods)}, not {quoted_names(methods)}"
+        if len(entries) != len(self._items):
+            return f"it has {len(self._items)} items, not {len(entries)}"
+        names = {"id": "the id", "instruction": "the instruction", "source": "the source image"}
+        for old, new in zip(self._items, entries, strict=True):
+            for field, name in names.items():
+                if old[field] != new[field]:
+                    return f"{name} of item '{old['id']}' is another now"
+            for method in self.methods:
+                if old["results"].get(method) != new["results"].get(method):
+                    return f"the image of '{method}' of item '{old['id']}' is another now"
         return None
 
-    def add(self, event: Mapping[str, Any]) -> None:
-        """Adds a valid event."""
-        self.ids.add(event["id"])
-        if event.get("undo") is not None:
-            del self.standing[event["undo"]]
-        else:
-            self.standing[event["id"]] = Judgement(event["id"], event["number"], event["choice"])
 
-
-def describe_items(items: Sequence[StudyItem]) -> tuple[list[str], list[dict[str, Any]]]:
-    """Returns the names of the methods, and the items with hashes in place of images.
-
-    Raises:
-        EvaluationError: there are fewer than two methods, a name or id is not valid, or the items do not
-            match each other.
-    """
-    if not items:
-        raise EvaluationError("A study needs at least one item.")
-    methods = list(items[0].results)
-    if len(methods) < 2:
-        raise EvaluationError("A study compares two methods or more.")
-    for method in methods:
-        if not method.strip() or "\n" in method or len(method) > _MAX_CHARACTERS:
-            raise EvaluationError(
-                f"Study: {method!r} is not a valid name for a method. Use a short text of one line."
-            )
-    if len({item.id for item in items}) < len(items):
-        raise EvaluationError("Study: two items have the same id.")
-    entries = []
-    for item in items:
-        if list(item.results) != methods:
-            raise EvaluationError(
-                f"Study: item '{item.id}' has results of {quoted_names(item.results)}, "
-                f"the first one of {quoted_names(methods)}."
-            )
-        sizes = {method: f"{image.shape[1]} x {image.shape[0]}" for method, image in item.results.items()}
-        if len(set(sizes.values())) > 1:
-            size_list = ", ".join(f"{size} of '{method}'" for method, size in sizes.items())
-            raise EvaluationError(
-                f"Study: the results of item '{item.id}' differ in size ({size_list}), which would tell them "
-                "apart. Scale them to one size."
-            )
-        source = None if item.source is None else _image_hash(item.source, item.id, "source")
-        results = {method: _image_hash(image, item.id, method) for method, image in item.results.items()}
-        entries.append({"id": item.id, "instruction": item.instruction, "source": source, "results": results})
-    return methods, entries
-
-
-def _image_hash(image: Tensor, item: str, name: str) -> str:
-    """Hashes the image as it is saved, with 8 bits per channel."""
-    if not torch.isfinite(image).all():
-        raise EvaluationError(f"Study: the image '{name}' of item '{item}' holds values that are not finite.")
-    saved = to_image(image)
-    head = f"{saved.mode} {saved.width} x {saved.height} ".encode()
-    return hashlib.sha256(head + saved.tobytes()).hexdigest()
-
-
-def draw_comparisons(count: int, methods: Sequence[str], seed: int) -> list[list[Any]]:
-    """Returns [item, left, right] of every comparison, in the order in which they are asked."""
-    draw = random.Random(seed)
-    comparisons = []
-    for one, other in combinations(methods, 2):
-        one_is_left = [index % 2 == 0 for index in range(count)]
-        draw.shuffle(one_is_left)
-        if count % 2 and draw.random() < 0.5:
-            one_is_left = [not side for side in one_is_left]
-        for item, left in enumerate(one_is_left):
-            comparisons.append([item, one, other] if left else [item, other, one])
-    draw.shuffle(comparisons)
-    return comparisons
-
-
-def read_header(file: Path, line: bytes) -> dict[str, Any]:
-    """Parses and checks the first line of a study's file.
-
-    Raises:
-        EvaluationError: the line is damaged, or its format is another.
-    """
-    header = parse_line(file, 1, line)
-    if header.get("format") != FORMAT:
-        raise damage_error(file, 1, f"its format is {header.get('format')!r}, this version reads {FORMAT}")
-    fault = _header_fault(header)
-    if fault:
-        raise damage_error(file, 1, f"it does not say what is compared ({fault})")
-    return header
-
-
-def _header_fault(header: Mapping[str, Any]) -> str | None:
-    """Why a header is not valid; None if it is."""
-    methods = header.get("methods")
-    items = header.get("items")
-    comparisons = header.get("comparisons")
-    if (
-        not isinstance(methods, list)
-        or len(methods) < 2
-        or not _are_texts(methods)
-        or len(set(methods)) < len(methods)
-    ):
-        return "its methods are not a list of names"
-    if not _are_texts([header.get("key")]) or type(header.get("seed")) is not int:
-        return "its key or seed is missing"
-    if not isinstance(items, list) or not all(_is_item(item, methods) for item in items):
-        return "its items are not a list of images"
-    if not isinstance(comparisons, list) or not comparisons:
-        return "it has no comparisons"
-    for comparison in comparisons:
-        if not isinstance(comparison, list) or len(comparison) != 3 or not _are_texts(comparison[1:]):
-            return "a comparison is not of two methods"
-        item, left, right = comparison
-        if (
-            type(item) is not int
-            or not 0 <= item < len(items)
-            or left == right
-            or not {left, right} <= set(methods)
-        ):
-            return "a comparison refers to an item or method that does not exist"
-    return None
-
-
-def _is_item(item: Any, methods: Sequence[str]) -> bool:
-    if not isinstance(item, dict) or "source" not in item:
-        return False
-    if not _are_texts([item.get("id"), item.get("instruction"), item.get("source") or ""]):
-        return False
-    results = item.get("results")
-    return isinstance(results, dict) and set(results) == set(methods) and _are_texts(results.values())
-
-
-def _are_texts(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, str) for value in values)
-
-
-def parse_line(file: Path, number: int, line: bytes) -> dict[str, Any]:
-    """Parses a line of a study's file; ``number`` counts from 1.
-
-    Raises:
-        EvaluationError: the line is not a JSON object.
-    """
+def _import_trueskill() -> Any:
     try:
-        content = parse_json(line)
-    except ValueError as error:
-        raise damage_error(file, number, f"it cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise damage_error(file, number, "it holds no entry")
-    return content
-
-
-def damage_error(file: Path, number: int, reason: str) -> EvaluationError:
-    """Returns the error for a damaged line of a study's file; ``number`` counts from 1."""
-    remedy = (
-        "Give the study another name to begin anew"
-        if number == 1
-        else "Delete that line to go on without it, or give the study another name"
-    )
-    return EvaluationError(
-        f"Study '{file.parent.name}' is damaged: line {number} of '{file}': {reason}. "
-        f"The file was left as it is. {remedy}."
-    )
-
-
-def quoted_names(names: Iterable[str]) -> str:
-    """Formats names for a message: 'one', 'other'."""
-    return ", ".join(f"'{name}'" for name in names)
+        import trueskill
+    except ImportError as error:
+        raise EvaluationError(
+            "Preference: ratings need the trueskill package, which is not installed. "
+            "Run: pip install trueskill."
+        ) from error
+    return trueskill

@@ -13,8 +13,8 @@ import trueskill
 from PIL import Image
 
 from instructbrush.core.errors import EvaluationError, StorageError
-from instructbrush.core.evaluation.preference.ratings import DRAW_PROBABILITY, Study
-from instructbrush.core.evaluation.preference.study import CHOICES, FILE, StudyItem
+from instructbrush.core.evaluation.preference.study import DRAW_PROBABILITY, Study
+from instructbrush.core.evaluation.preference.study_file import CHOICES, FILE, StudyItem
 
 
 def items(

@@ -21,7 +21,7 @@ from instructbrush.core.evaluation.by_instruction.items import Turn
 from instructbrush.core.evaluation.by_instruction.methods import ITEM_METHODS, ItemEditor
 from instructbrush.core.evaluation.by_instruction.results import ItemFolder, Score
 from instructbrush.core.evaluation.by_instruction.run import ItemRunSettings
-from instructbrush.core.evaluation.preference.ratings import Study
+from instructbrush.core.evaluation.preference.study import Study
 from instructbrush.core.evaluation.runner import run
 from instructbrush.core.models.builtin import POCKET_FOLDER
 from instructbrush.core.models.families import POCKET

@@ -1,4 +1,4 @@
-"""Writes sound JSON, text, image and table files of every kind, to be damaged, and reads them."""
+"""Writes intact JSON, text, image and table files of every kind, to be damaged, and reads them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from instructbrush.core.errors import InstructBrushError
 from instructbrush.core.evaluation.by_example.results import EffectFolder, Outcome
 from instructbrush.core.evaluation.by_example.top_bench import read_top_bench
 from instructbrush.core.evaluation.by_instruction.results import Score
-from instructbrush.core.evaluation.preference.ratings import Study, StudyItem
+from instructbrush.core.evaluation.preference.study import Study, StudyItem
 from instructbrush.core.reasoning.explain import parse_answer
 from instructbrush.core.regions.mask_files import read_mask
 
@@ -127,7 +127,7 @@ def write_effects(folder: Path) -> Path:
 
 
 def read_effects(file: Path) -> None:
-    # The folder has no effects besides their list, so a sound list is refused too, after it was read.
+    # The folder has no effects besides their list, so an intact list is refused too, after it was read.
     with contextlib.suppress(InstructBrushError):
         read_top_bench(file.parent)
 

@@ -1,4 +1,4 @@
-"""Writes sound safetensors files of every kind, to be damaged, and reads them."""
+"""Writes intact safetensors files of every kind, to be damaged, and reads them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from instructbrush.core.reasoning.connector import (
 )
 from instructbrush.core.reasoning.state_cache import StateStore
 
-from .sound_files import make_image
+from .intact_files import make_image
 
 
 def _instruction(number: int = 0) -> Instruction:

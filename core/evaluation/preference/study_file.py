@@ -1,0 +1,246 @@
+"""The file of a preference study: a line that describes the study, then a line for every event."""
+
+import hashlib
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import EvaluationError
+from ...storage.image_tensors import to_image
+from ...storage.json_text import parse_json
+
+FORMAT = 1
+FILE = "study.jsonl"
+CHOICES = ("left", "tie", "right")
+"""The left image is better, neither is better, the right image is better."""
+
+# Maximum length of a method's name and of an event's id.
+_MAX_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class StudyItem:
+    """The results of all methods for one image."""
+
+    id: str
+    results: Mapping[str, Tensor]
+    """Method -> [H, W, 3] in 0..1, all of one size."""
+    instruction: str = ""
+    """Shown above the images."""
+    source: Tensor | None = None
+    """The image before the edit, [H, W, 3] in 0..1."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A judgement that was not undone."""
+
+    id: str
+    number: int
+    """Number of the comparison, from 0."""
+    choice: str
+    """One of ``CHOICES``."""
+
+
+@dataclass
+class EventLog:
+    """The events of a study: judgements and undos."""
+
+    standing: dict[str, Judgement] = field(default_factory=dict)
+    """Judgements that were not undone, by id, in the order they were made."""
+    ids: set[str] = field(default_factory=set)
+    """Ids of all events."""
+
+    def fault(self, event: Mapping[str, Any], total: int) -> str | None:
+        """Returns why an event is not valid; None if it is.
+
+        Args:
+            event: the event.
+            total: number of comparisons in the study.
+        """
+        name = event.get("id")
+        number = event.get("number")
+        undone = event.get("undo")
+        if not isinstance(name, str) or not 0 < len(name) <= _MAX_CHARACTERS:
+            return "its id is not a short text"
+        if undone is not None:
+            if isinstance(undone, str) and undone in self.standing:
+                return None
+            return f"it undoes {undone!r}, which does not stand"
+        if type(number) is not int or not 0 <= number < total:
+            return f"comparison {number!r} is not one of {total}"
+        if event.get("choice") not in CHOICES:
+            return f"choice {event.get('choice')!r} is not one of {', '.join(CHOICES)}"
+        if number in {judgement.number for judgement in self.standing.values()}:
+            return f"comparison {number} is judged already"
+        return None
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        """Adds a valid event."""
+        self.ids.add(event["id"])
+        if event.get("undo") is not None:
+            del self.standing[event["undo"]]
+        else:
+            self.standing[event["id"]] = Judgement(event["id"], event["number"], event["choice"])
+
+
+def describe_items(items: Sequence[StudyItem]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Returns the names of the methods, and the items with hashes in place of images.
+
+    Raises:
+        EvaluationError: there are fewer than two methods, a name or id is not valid, or the items do not
+            match each other.
+    """
+    if not items:
+        raise EvaluationError("A study needs at least one item.")
+    methods = list(items[0].results)
+    if len(methods) < 2:
+        raise EvaluationError("A study compares two methods or more.")
+    for method in methods:
+        if not method.strip() or "\n" in method or len(method) > _MAX_CHARACTERS:
+            raise EvaluationError(
+                f"Study: {method!r} is not a valid name for a method. Use a short text of one line."
+            )
+    if len({item.id for item in items}) < len(items):
+        raise EvaluationError("Study: two items have the same id.")
+    entries = []
+    for item in items:
+        if list(item.results) != methods:
+            raise EvaluationError(
+                f"Study: item '{item.id}' has results of {quoted_names(item.results)}, "
+                f"the first one of {quoted_names(methods)}."
+            )
+        sizes = {method: f"{image.shape[1]} x {image.shape[0]}" for method, image in item.results.items()}
+        if len(set(sizes.values())) > 1:
+            size_list = ", ".join(f"{size} of '{method}'" for method, size in sizes.items())
+            raise EvaluationError(
+                f"Study: the results of item '{item.id}' differ in size ({size_list}), which would tell them "
+                "apart. Scale them to one size."
+            )
+        source = None if item.source is None else _image_hash(item.source, item.id, "source")
+        results = {method: _image_hash(image, item.id, method) for method, image in item.results.items()}
+        entries.append({"id": item.id, "instruction": item.instruction, "source": source, "results": results})
+    return methods, entries
+
+
+def _image_hash(image: Tensor, item: str, name: str) -> str:
+    """Hashes the image as it is saved, with 8 bits per channel."""
+    if not torch.isfinite(image).all():
+        raise EvaluationError(f"Study: the image '{name}' of item '{item}' holds values that are not finite.")
+    saved = to_image(image)
+    head = f"{saved.mode} {saved.width} x {saved.height} ".encode()
+    return hashlib.sha256(head + saved.tobytes()).hexdigest()
+
+
+def draw_comparisons(count: int, methods: Sequence[str], seed: int) -> list[list[Any]]:
+    """Returns [item, left, right] of every comparison, in the order in which they are asked."""
+    draw = random.Random(seed)
+    comparisons = []
+    for one, other in combinations(methods, 2):
+        one_is_left = [index % 2 == 0 for index in range(count)]
+        draw.shuffle(one_is_left)
+        if count % 2 and draw.random() < 0.5:
+            one_is_left = [not side for side in one_is_left]
+        for item, left in enumerate(one_is_left):
+            comparisons.append([item, one, other] if left else [item, other, one])
+    draw.shuffle(comparisons)
+    return comparisons
+
+
+def read_header(file: Path, line: bytes) -> dict[str, Any]:
+    """Parses and checks the first line of a study's file.
+
+    Raises:
+        EvaluationError: the line is damaged, or its format is another.
+    """
+    header = parse_line(file, 1, line)
+    if header.get("format") != FORMAT:
+        raise damage_error(file, 1, f"its format is {header.get('format')!r}, this version reads {FORMAT}")
+    fault = _header_fault(header)
+    if fault:
+        raise damage_error(file, 1, f"it does not say what is compared ({fault})")
+    return header
+
+
+def _header_fault(header: Mapping[str, Any]) -> str | None:
+    """Why a header is not valid; None if it is."""
+    methods = header.get("methods")
+    items = header.get("items")
+    comparisons = header.get("comparisons")
+    if (
+        not isinstance(methods, list)
+        or len(methods) < 2
+        or not _are_texts(methods)
+        or len(set(methods)) < len(methods)
+    ):
+        return "its methods are not a list of names"
+    if not _are_texts([header.get("key")]) or type(header.get("seed")) is not int:
+        return "its key or seed is missing"
+    if not isinstance(items, list) or not all(_is_item(item, methods) for item in items):
+        return "its items are not a list of images"
+    if not isinstance(comparisons, list) or not comparisons:
+        return "it has no comparisons"
+    for comparison in comparisons:
+        if not isinstance(comparison, list) or len(comparison) != 3 or not _are_texts(comparison[1:]):
+            return "a comparison is not of two methods"
+        item, left, right = comparison
+        if (
+            type(item) is not int
+            or not 0 <= item < len(items)
+            or left == right
+            or not {left, right} <= set(methods)
+        ):
+            return "a comparison refers to an item or method that does not exist"
+    return None
+
+
+def _is_item(item: Any, methods: Sequence[str]) -> bool:
+    if not isinstance(item, dict) or "source" not in item:
+        return False
+    if not _are_texts([item.get("id"), item.get("instruction"), item.get("source") or ""]):
+        return False
+    results = item.get("results")
+    return isinstance(results, dict) and set(results) == set(methods) and _are_texts(results.values())
+
+
+def _are_texts(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def parse_line(file: Path, number: int, line: bytes) -> dict[str, Any]:
+    """Parses a line of a study's file; ``number`` counts from 1.
+
+    Raises:
+        EvaluationError: the line is not a JSON object.
+    """
+    try:
+        content = parse_json(line)
+    except ValueError as error:
+        raise damage_error(file, number, f"it cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise damage_error(file, number, "it holds no entry")
+    return content
+
+
+def damage_error(file: Path, number: int, reason: str) -> EvaluationError:
+    """Returns the error for a damaged line of a study's file; ``number`` counts from 1."""
+    remedy = (
+        "Give the study another name to begin anew"
+        if number == 1
+        else "Delete that line to go on without it, or give the study another name"
+    )
+    return EvaluationError(
+        f"Study '{file.parent.name}' is damaged: line {number} of '{file}': {reason}. "
+        f"The file was left as it is. {remedy}."
+    )
+
+
+def quoted_names(names: Iterable[str]) -> str:
+    """Formats names for a message: 'one', 'other'."""
+    return ", ".join(f"'{name}'" for name in names)
