@@ -44,7 +44,7 @@ def negate(instruction: Instruction | Blend) -> Instruction | Blend:
 def add(first: Instruction | Blend, second: Instruction | Blend) -> Instruction | Blend:
     """``K' = K_cond + (K_a - K_cond) + (K_b - K_cond)``: the sum of both changes.
 
-    In the space of text this equals the sum of the changes of the text states, because the projections are
+    In text space this equals the sum of the changes of the text states, because the projections are
     linear.
 
     Raises:
@@ -100,7 +100,7 @@ def compose(first: Instruction | Blend, second: Instruction | Blend) -> Instruct
 
         K = [K_init_a[:start_a], gamma_a[segment], gamma_b[segment], K_init_a[start_a + m_a :]]
 
-    and the same for the values; in the space of text the same with the text states. All learned rows of the
+    and the same for the values; in text space the same with the text states. All learned rows of the
     second instruction are kept, including its start-of-text row if that was learned. All frozen rows of the
     first one follow, so the window grows: attention takes any number of rows. Without the end and padding
     rows, which attention uses when there is nothing to do, edits become coarse.
@@ -240,8 +240,8 @@ def _check_same_model(instructions: Sequence[Instruction]) -> None:
 def _check_composable(a: Instruction, b: Instruction) -> None:
     if a.info.space != b.info.space:
         raise InstructionError(
-            f"Compose: '{a.title}' was learned in the space of {a.info.space}, '{b.title}' in that of "
-            f"{b.info.space}. Blend them instead, or learn one again."
+            f"Compose: '{a.title}' was learned in {a.info.space} space, '{b.title}' in "
+            f"{b.info.space} space. Blend them instead, or learn one again."
         )
     if a.info.family != b.info.family or _widths(a) != _widths(b):
         raise InstructionError(

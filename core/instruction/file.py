@@ -21,7 +21,7 @@ from ..storage.json_text import parse_json, read_record
 from ..storage.safetensors_header import TensorEntry, TensorHeader, read_tensor_header
 from .instruction import Blend, Instruction, InstructionInfo, WeightedInstruction, parts_of
 
-# Format 1 holds one instruction in the space of attention. Format 2 also holds the space of text and blends.
+# Format 1 holds one instruction in attention space. Format 2 also holds text space and blends.
 # What fits into format 1 is written as format 1, so that older versions can read it.
 FORMAT_VERSION = 2
 _VERSION_KEY = "instructbrush.version"
@@ -202,7 +202,7 @@ def load_instruction(path: str | Path) -> Instruction | Blend:
 
 
 def _fits_format_1(instruction: Instruction | Blend) -> bool:
-    """Format 1 knows neither weights nor the space of text. Its settings hold the first learned row."""
+    """Format 1 knows neither weights nor text space. Its settings hold the first learned row."""
     if isinstance(instruction, Blend) or instruction.info.space != "attention":
         return False
     return instruction.start == _start_of(instruction.info)
@@ -299,7 +299,7 @@ def _read(path: Path) -> tuple[tuple[PartHeader, ...], list[str], Mapping[str, T
 def _format_1_header(content: Any) -> PartHeader:
     info = _info(content)
     if info.space != "attention":
-        raise ValueError(f"format 1 does not know the space of {info.space}")
+        raise ValueError(f"format 1 does not know {info.space} space")
     return PartHeader(1.0, info, _start_of(info))
 
 

@@ -72,8 +72,8 @@ class InjectedInstruction:
     learned: Tensor
     """[j, m, width]: text states, or keys and values of all sites side by side."""
     columns: Mapping[tuple[str, str], int]
-    """("keys" or "values", site) -> number of its columns in ``learned``, in order. Empty in the space of
-    text."""
+    """("keys" or "values", site) -> number of its columns in ``learned``, in order. Empty in text
+    space."""
     weight: float = 1.0
     """Weight in a blend."""
 
@@ -134,7 +134,7 @@ class Injection:
     and ``K' = K_cond`` elsewhere; the same for the values. The projections are linear and without bias. So
     the sum is taken over text states before the projection, with zeros in the learned rows, and
     ``s weight gamma`` is added afterwards. A model call then projects as many rows as without an instruction,
-    however many are blended. In the space of text the learned rows are part of the text states instead; the
+    however many are blended. In text space the learned rows are part of the text states instead; the
     formula is the same.
     """
 

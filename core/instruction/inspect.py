@@ -40,7 +40,7 @@ class Norms:
     """Norms of an instruction in every segment (low to high noise) and layer."""
 
     layers: tuple[str, ...]
-    """Site names, or ``"text states"`` for an instruction in the space of text without a model."""
+    """Site names, or ``"text states"`` for an instruction in text space without a model."""
     keys: Tensor
     """[j, layers]; of the text states if ``values`` is None."""
     values: Tensor | None
@@ -67,7 +67,7 @@ def norms(instruction: Instruction, project: Projection | None = None) -> Norms:
     With the learned rows ``gamma`` of a segment and the init text's ``gamma_0``, this is
     ``|gamma - gamma_0| / |gamma_0|`` (Frobenius norms over rows and channels). ``gamma_0`` of keys and values
     needs the model that the instruction was learned on. Without it, the result is the root mean square of the
-    norms of the rows of ``gamma``. In the space of text ``gamma_0`` is known without a model; with one, the
+    norms of the rows of ``gamma``. In text space ``gamma_0`` is known without a model; with one, the
     keys and values of the text states are measured.
 
     Args:
@@ -99,7 +99,7 @@ def nearest_words(
     Args:
         instruction: a single one.
         words: with their text states, from the text encoder of a model that the instruction fits.
-        project: of that model; needed in the space of attention.
+        project: of that model; needed in attention space.
         count: how many words for each row.
 
     Returns:

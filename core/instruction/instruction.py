@@ -1,4 +1,4 @@
-"""A learned instruction, in the space of attention or of text, and weighted sums of several."""
+"""A learned instruction, in attention space or text space, and weighted sums of several."""
 
 import math
 from collections.abc import Mapping
@@ -51,9 +51,9 @@ class Instruction:
     """
 
     keys: Mapping[str, Tensor]
-    """Site name -> [j, m, width]; empty in the space of text."""
+    """Site name -> [j, m, width]; empty in text space."""
     values: Mapping[str, Tensor]
-    """Site name -> [j, m, width]; empty in the space of text."""
+    """Site name -> [j, m, width]; empty in text space."""
     context: Tensor
     """Text states of the init text, the whole window, [L, D]. Rows outside ``start .. start + m`` are
     frozen."""
@@ -61,8 +61,8 @@ class Instruction:
     """First learned row: 1, or 0 when the start-of-text row was learned too."""
     info: InstructionInfo
     rows: Tensor | None = None
-    """Learned text states [j, m, D] that replace rows ``start .. start + m`` of the context; None in the
-    space of attention."""
+    """Learned text states [j, m, D] that replace rows ``start .. start + m`` of the context; None in
+    attention space."""
 
     def __post_init__(self) -> None:
         self._check_space()
@@ -109,7 +109,7 @@ class Instruction:
         if self.info.space == "text":
             if self.rows is None or self.keys or self.values:
                 raise InstructionError(
-                    "Instruction: in the space of text it has learned rows, and neither keys nor values."
+                    "Instruction: in text space it has learned rows, and neither keys nor values."
                 )
         elif self.rows is not None or not self.keys or set(self.keys) != set(self.values):
             raise InstructionError(

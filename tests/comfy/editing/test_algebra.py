@@ -169,7 +169,7 @@ def test_rejects_composing_two_spaces(comfy):
     assert error_of(
         comfy, "InstructBrushCompose", first=instruction(comfy), second=text_instruction(comfy)
     ) == (
-        "Compose: 'seeded' was learned in the space of attention, 'seeded' in that of text. Blend them "
+        "Compose: 'seeded' was learned in attention space, 'seeded' in text space. Blend them "
         "instead, or learn one again."
     )
 

@@ -89,7 +89,7 @@ def test_compose_merges_the_infos() -> None:
         (
             make(1),
             make(2, "text"),
-            r"'a1' was learned in the space of attention, 't2' in that of text\. Blend them instead",
+            r"'a1' was learned in attention space, 't2' in text space\. Blend them instead",
         ),
         (
             make(1),

@@ -65,7 +65,7 @@ def test_ignores_unknown_fields(tmp_path: Path) -> None:
         ),
         (
             lambda h: h["__metadata__"].update({"instructbrush.info": with_info(h, space="text")}),
-            r"format 1 does not know the space of text",
+            r"format 1 does not know text space",
         ),
         (lambda h: h.update({"rows": h.pop("values.a.attn2")}), r"unexpected or missing tensor 'rows'"),
         (
