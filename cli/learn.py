@@ -200,13 +200,13 @@ class _Run(RunCallbacks):
             self._resume_other(trainer)
 
     def _resume_own(self, trainer: Trainer) -> None:
-        hint = "Choose another --out, or add --overwrite to begin anew."
+        hint = "Choose another --out, or add --overwrite to start again."
         try:
             checkpoints.load_checkpoint(trainer, self.checkpoint, hint)
         except LearningError as error:
             if not self._overwrite:
                 raise
-            say(f"{error} Learning starts anew.")
+            say(f"{error} Learning starts from the beginning.")
         else:
             say(f"resuming at step {trainer.steps_done} ({self.checkpoint})")
 
@@ -219,7 +219,7 @@ class _Run(RunCallbacks):
         try:
             checkpoints.load_checkpoint(trainer, found, "Remove it.")
         except LearningError as error:
-            say(f"{error} Learning starts anew.")
+            say(f"{error} Learning starts from the beginning.")
         else:
             say(f"resuming at step {trainer.steps_done} ({found})")
             self.other_checkpoint = found
@@ -261,7 +261,9 @@ def _save(instruction: Instruction, out: Path, overwrite: bool, image: Image.Ima
     except (InstructBrushError, OSError) as error:
         kept = write_elsewhere(out.name, lambda path: save_instruction(instruction, path, thumbnail=image))
         where = (
-            f"The instruction is kept as {kept}." if kept else "The instruction could not be kept elsewhere."
+            f"The instruction is kept as {kept}."
+            if kept
+            else "The instruction could not be saved elsewhere either."
         )
         raise StorageError(f"{error} {where}") from error
 

@@ -67,7 +67,8 @@ def _nodes(module: str, names: tuple[str, ...]) -> list[type[io.ComfyNode]]:
         nodes = [getattr(imported, name) for name in names]
     except Exception:
         logging.exception(
-            "InstructBrush: nodes/%s.py cannot be imported. Its nodes (%s) are left out, the others work.",
+            "InstructBrush: nodes/%s.py cannot be imported. Its nodes (%s) are left out; the other nodes "
+            "work.",
             module,
             ", ".join(names),
         )
@@ -80,7 +81,7 @@ def _has_schema(node: type[io.ComfyNode]) -> bool:
         node.GET_SCHEMA()
     except Exception:
         logging.exception(
-            "InstructBrush: the node %s cannot describe itself. It is left out, the others work.",
+            "InstructBrush: the node %s cannot describe itself. It is left out; the other nodes work.",
             node.__name__,
         )
         return False

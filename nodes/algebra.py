@@ -55,8 +55,8 @@ class ScaleInstruction(Node):
                     max=4.0,
                     step=0.05,
                     tooltip=(
-                        "1 leaves the instruction as it is, 0 removes its effect, values between mix it with "
-                        "the words. More than 1 exaggerates; -1 is the opposite."
+                        "1 leaves the instruction as it is, 0 removes its effect, values in between mix it "
+                        "with the words. Values above 1 exaggerate it; -1 reverses it."
                     ),
                 ),
             ],
@@ -79,7 +79,7 @@ class BlendInstructions(Node):
                 InstructionSocket.Input(
                     f"instruction_{number}",
                     optional=number > 1,
-                    tooltip="An instruction, or a blend. All must fit one model.",
+                    tooltip="An instruction or a blend. All instructions must fit one model.",
                 ),
                 io.Float.Input(
                     f"weight_{number}",
@@ -98,8 +98,8 @@ class BlendInstructions(Node):
             node_id="InstructBrushBlend",
             display_name="Blend Instructions",
             category="InstructBrush/instruction",
-            description="Mixes up to four instructions by weights, also of different kinds and numbers of "
-            "rows. Blends can be blended again, and Save Instruction writes a blend as one file.",
+            description="Mixes up to four instructions by weights. Their kinds and numbers of rows may "
+            "differ. A blend can be blended again, and Save Instruction writes it as one file.",
             search_aliases=[
                 "mix instructions",
                 "interpolate instructions",
@@ -145,14 +145,14 @@ class ComposeInstructions(Node):
                 InstructionSocket.Input(
                     "second",
                     tooltip=(
-                        "The instruction whose rows follow. Of the same kind, learned on the same family of "
-                        "models."
+                        "The instruction whose rows follow. It must be of the same kind and learned on the "
+                        "same family of models."
                     ),
                 ),
             ],
             outputs=[
                 InstructionSocket.Output(
-                    display_name="INSTRUCTION", tooltip="Both in one, with the rows of both."
+                    display_name="INSTRUCTION", tooltip="One instruction with the rows of both."
                 )
             ],
         )
@@ -184,7 +184,8 @@ class AddWordsToInstruction(Node):
             has_intermediate_output=True,
             inputs=[
                 InstructionSocket.Input(
-                    "instruction", tooltip="The words follow its rows. Each part of a blend gets them."
+                    "instruction",
+                    tooltip="The instruction that gets the words. In a blend, each part gets them.",
                 ),
                 io.Clip.Input("clip", tooltip="Text encoder of the model that you use the instruction with."),
                 io.String.Input(
@@ -228,7 +229,8 @@ class InspectInstruction(Node):
             display_name="Inspect Instruction",
             category="InstructBrush/instruction",
             description="Shows how an instruction was learned, how far it moved from its init text in every "
-            "segment and layer, and which words its rows are near to. Shows more with MODEL and CLIP.",
+            "segment and layer, and which words its rows are near to. With MODEL and CLIP connected, it "
+            "shows more.",
             search_aliases=[
                 "instruction info",
                 "instruction header",
@@ -239,14 +241,15 @@ class InspectInstruction(Node):
             is_output_node=True,
             inputs=[
                 InstructionSocket.Input(
-                    "instruction", tooltip="The instruction to look at. Shows every part of a blend."
+                    "instruction",
+                    tooltip="The instruction to inspect. The report shows every part of a blend.",
                 ),
                 io.Model.Input(
                     "model",
                     optional=True,
                     tooltip=(
-                        "The model it was learned on. Norms become relative to the init text, and keys and "
-                        "values can be compared with words."
+                        "The model that the instruction was learned on. With it, norms are relative to the "
+                        "init text, and keys and values can be compared with words."
                     ),
                 ),
                 io.Clip.Input(
@@ -260,8 +263,8 @@ class InspectInstruction(Node):
                     multiline=True,
                     optional=True,
                     tooltip=(
-                        "Words to compare with, separated by commas. Empty compares with common words for "
-                        "editing."
+                        "Words to compare the learned rows with, separated by commas. If empty, common "
+                        "editing words are used."
                     ),
                 ),
             ],

@@ -31,9 +31,9 @@ class ApplyInstruction(Node):
             node_id="InstructBrushApply",
             display_name="Apply Instruction",
             category="InstructBrush/editing",
-            description="Edits as the instruction has learned. Connect BOTH outputs: the CONDITIONING "
-            "carries the instruction, and the MODEL lets it act. Masks, areas, ControlNets, LoRAs and other "
-            "attention patches work as usual.",
+            description="Applies a learned instruction. Connect BOTH outputs: the CONDITIONING carries the "
+            "instruction, and the MODEL applies it. Masks, areas, ControlNets, LoRAs and other attention "
+            "patches work as usual.",
             search_aliases=[
                 "use instruction",
                 "apply learned edit",
@@ -142,7 +142,7 @@ class EditGuiderNode(Node):
                 io.Clip.Input("clip", tooltip="The model's text encoder."),
                 io.Vae.Input("vae", tooltip="The model's VAE."),
                 io.Image.Input(
-                    "image", tooltip="The image to edit, or several. Sides are cropped to multiples of 8."
+                    "image", tooltip="One or more images to edit. Sides are cropped to multiples of 8."
                 ),
                 io.String.Input(
                     "words",
@@ -179,13 +179,13 @@ class EditGuiderNode(Node):
                 InstructionSocket.Input(
                     "instruction",
                     optional=True,
-                    tooltip="A learned instruction. Without it, the words edit.",
+                    tooltip="A learned instruction. Without it, the edit follows the words.",
                 ),
                 InstructionSocket.Input(
                     "avoid",
                     optional=True,
                     tooltip="An instruction to avoid. It replaces the empty words in the middle branch of "
-                    "Eq. 3, so guidance leads away from its edit.",
+                    "Eq. 3, so guidance moves away from its edit.",
                 ),
                 io.Mask.Input(
                     "mask",

@@ -44,7 +44,7 @@ class EvaluateEdit(Node):
                 io.Image.Input("edited", tooltip="Edited images."),
                 io.Image.Input(
                     "truth",
-                    tooltip="The true results: as many images, of the same size and in the same order.",
+                    tooltip="The true results: the same number of images, in the same size and order.",
                 ),
                 io.Image.Input(
                     "before",
@@ -77,7 +77,9 @@ class EvaluateEdit(Node):
                     display_name="figures", tooltip="All figures as a table: the mean, then each image."
                 ),
                 io.Float.Output(display_name="psnr", tooltip="Mean PSNR in dB, higher is better."),
-                io.Float.Output(display_name="ssim", tooltip="Mean SSIM, higher is better, 1 is equal."),
+                io.Float.Output(
+                    display_name="ssim", tooltip="Mean SSIM, higher is better, 1 means equal images."
+                ),
                 io.Float.Output(
                     display_name="lpips",
                     tooltip="Mean LPIPS on AlexNet, lower is better. NaN if its weights are missing.",

@@ -121,8 +121,8 @@ class UniquePhrasesNode(Node):
                     default=PHRASES,
                     min=1,
                     max=32,
-                    tooltip="r, phrases that describe the images of each side. The unique phrase is one of "
-                    "them.",
+                    tooltip="r, the number of phrases that describe the images of each side. The unique "
+                    "phrase is one of them.",
                 ),
                 io.Float.Input(
                     "eta",
@@ -151,7 +151,8 @@ class UniquePhrasesNode(Node):
                     max=100.0,
                     step=0.1,
                     round=0.001,
-                    tooltip="Factor of the similarities before they are compared with eta. 1 leaves cosines.",
+                    tooltip="The similarities are multiplied by this factor before they are compared with "
+                    "eta. 1 keeps the cosines.",
                     advanced=True,
                 ),
             ],
@@ -237,7 +238,8 @@ class CaptionInit(Node):
                     default=0,
                     min=0,
                     max=100_000,
-                    tooltip="Iterations. 0 is the CLIP's default: 3000 (Visii), 300 for the pocket CLIP.",
+                    tooltip="Number of iterations. 0 is the CLIP's default: 3000 (Visii), 300 for the "
+                    "pocket CLIP.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -266,7 +268,8 @@ class CaptionInit(Node):
                     max=10.0,
                     step=0.01,
                     round=0.0001,
-                    tooltip="How strongly the search is drawn towards the middle of the token space.",
+                    tooltip="Weight decay of the search: higher values keep the tokens closer to the middle "
+                    "of the token space.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -275,7 +278,7 @@ class CaptionInit(Node):
                     default=1,
                     min=1,
                     max=1000,
-                    tooltip="Images of each iteration, drawn at random.",
+                    tooltip="Number of images in each iteration, drawn at random.",
                     advanced=True,
                 ),
             ],

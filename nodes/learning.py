@@ -59,16 +59,17 @@ class LearnInstruction(Node):
                     default=POCKET.tokens or 0,
                     min=0,
                     max=76,
-                    tooltip="m, rows that are learned in every layer. More rows hold more details. 0 takes "
-                    "the number of tokens of the init text (10 when it is empty).",
+                    tooltip="m, the number of rows learned in every layer. More rows hold more details. 0 "
+                    "takes the number of tokens of the init text (10 when it is empty).",
                 ),
                 io.Int.Input(
                     "segments",
                     default=POCKET.segments,
                     min=1,
                     max=50,
-                    tooltip="j, parts of the noise schedule, each with a separate instruction. Much noise "
-                    "decides layout, little noise decides detail.",
+                    tooltip="j, the number of segments: parts of the noise schedule with separate learned "
+                    "rows. Segments with much noise decide the layout, segments with little noise "
+                    "decide the detail.",
                 ),
                 Choice(
                     "segment_mode",
@@ -213,8 +214,8 @@ class LearnTextInstruction(Node):
                     default=POCKET_TEXT.tokens or 0,
                     min=0,
                     max=76,
-                    tooltip="m, rows of text states that are learned. 0 takes the number of tokens of the "
-                    "init text (10 when it is empty).",
+                    tooltip="m, the number of learned rows of text states. 0 takes the number of tokens of "
+                    "the init text (10 when it is empty).",
                 ),
                 io.Int.Input(
                     "steps", default=POCKET_TEXT.steps, min=1, max=100_000, tooltip="Learning steps."
@@ -224,7 +225,7 @@ class LearnTextInstruction(Node):
                     default=POCKET_TEXT.batch,
                     min=1,
                     max=64,
-                    tooltip="Samples of a step. Visii uses one.",
+                    tooltip="Number of samples in a step. Visii uses one.",
                 ),
                 inputs.learning_rate(
                     POCKET_TEXT.learning_rate,
@@ -265,7 +266,8 @@ class LearnTextInstruction(Node):
                     default=POCKET_TEXT.segments,
                     min=1,
                     max=50,
-                    tooltip="j, parts of the noise schedule, each with separate text states. Visii has one.",
+                    tooltip="j, the number of segments: parts of the noise schedule with separate text "
+                    "states. Visii has one.",
                     advanced=True,
                 ),
                 *inputs.scales(),

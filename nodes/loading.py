@@ -162,7 +162,7 @@ class MakeEditPairs(Node):
                     tooltip="Images before the edit: a batch, or a list, whose images may differ in size.",
                 ),
                 io.Image.Input(
-                    "after", tooltip="The same images after the edit, as many and in the same order."
+                    "after", tooltip="The same images after the edit, in the same number and order."
                 ),
                 _fit_input(),
             ],

@@ -51,13 +51,13 @@ class JudgePreference(Node):
                     "study",
                     default="study",
                     tooltip="Name of the study. Its images and judgements are stored under this name in "
-                    "output/instructbrush_studies. Another name begins another study.",
+                    "output/instructbrush_studies. A new name starts a new study.",
                 ),
                 io.Image.Input(
                     "first",
                     optional=True,
-                    tooltip="Results of the first method. A study that has begun can continue without any "
-                    "connected images.",
+                    tooltip="Results of the first method. A study that was started before can continue "
+                    "without connected images.",
                 ),
                 io.Image.Input(
                     "second",
@@ -120,7 +120,7 @@ class JudgePreference(Node):
                     control_after_generate=False,
                     optional=True,
                     tooltip="Draws the order of the comparisons and the sides. A study keeps the order that "
-                    "it began with.",
+                    "it started with.",
                 ),
                 io.String.Input(
                     "judgements",
@@ -184,8 +184,8 @@ class JudgePreference(Node):
             rated_methods = stored.methods[:2]
         elif first is None or second is None:
             raise EvaluationError(
-                "Judge Preference: connect both first and second, or no images at all to continue a study "
-                "that has begun."
+                "Judge Preference: connect both first and second, or connect no images to continue a study "
+                "that was started before."
             )
         else:
             sources = None if source is None else image_batch(source, "Source", EvaluationError)
@@ -209,7 +209,7 @@ def _items(
     if len(counts) < len(methods):
         names = ", ".join(name for name, _ in methods)
         raise EvaluationError(
-            f"Judge Preference: two methods have the same name ({names}). Give each its own."
+            f"Judge Preference: two methods have the same name ({names}). Give each method a different name."
         )
     if len(set(counts.values())) > 1:
         count_list = ", ".join(f"{count} of '{name}'" for name, count in counts.items())

@@ -133,12 +133,12 @@ class ExplainInstruction(Node):
             outputs=[
                 io.String.Output(
                     display_name="instruction",
-                    tooltip="The edit in one line, for CLIP Text Encode, Edit Guider and others. Your own "
-                    "words if the model gives no usable answer.",
+                    tooltip="The edit in one line, for CLIP Text Encode, Edit Guider and others. If the "
+                    "model gives no usable answer, this is your own text.",
                 ),
                 io.String.Output(
                     display_name="reason",
-                    tooltip="The model's reason. Empty if your own words are used.",
+                    tooltip="The model's reason. Empty if your own text is used.",
                 ),
             ],
         )

@@ -69,12 +69,12 @@ def keep_checkpoint(trainer: Resumable, path: Path) -> str:
         kept = write_elsewhere(path.name, lambda place: save_checkpoint(trainer, place))
         if kept:
             return f"{error} The checkpoint is kept as {kept}: move it there to resume."
-        return f"{error} The checkpoint could not be kept elsewhere."
+        return f"{error} The checkpoint could not be saved elsewhere either."
     return ""
 
 
 def load_checkpoint(
-    trainer: Resumable, path: str | Path, otherwise: str = "Remove it to begin anew."
+    trainer: Resumable, path: str | Path, otherwise: str = "Remove it to start again."
 ) -> None:
     """Continues a run from its checkpoint.
 

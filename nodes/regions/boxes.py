@@ -22,7 +22,8 @@ def read_boxes(boxes: Any, batch: int) -> list[list[Box]]:
         lists = [lists]
     if not isinstance(lists, list) or not all(isinstance(entry, list) for entry in lists):
         raise RegionError(
-            f"Boxes: {type(boxes).__name__} is no list of boxes. Connect an output that gives BOUNDING_BOX."
+            f"Boxes: {type(boxes).__name__} is not a list of boxes. Connect an output that gives "
+            "BOUNDING_BOX."
         )
     if len(lists) not in (1, batch):
         raise RegionError(
@@ -41,6 +42,6 @@ def _box(box: Any) -> Box:
         height = float(box["height"])
     except (KeyError, TypeError, ValueError) as error:
         raise RegionError(
-            f"Boxes: {box!r:.80} is no box. A box has the numbers x, y, width and height, in pixels."
+            f"Boxes: {box!r:.80} is not a box. A box has the numbers x, y, width and height, in pixels."
         ) from error
     return Box(left, top, left + width, top + height)

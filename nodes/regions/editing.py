@@ -43,7 +43,7 @@ class RegionConditioning(Node):
                 ),
                 io.Vae.Input("vae", tooltip="The model's VAE. It encodes image and mask."),
                 io.Image.Input(
-                    "image", tooltip="The image to edit, or several. Sides are cropped to multiples of 8."
+                    "image", tooltip="One or more images to edit. Sides are cropped to multiples of 8."
                 ),
                 io.Mask.Input(
                     "mask",

@@ -154,8 +154,8 @@ class FindRegion(Node):
                 ),
                 io.Mask.Output(
                     display_name="masks",
-                    tooltip="One mask for each object, best first, image after image. A single empty one "
-                    "without objects.",
+                    tooltip="One mask for each object, best first, image after image. If nothing is found, "
+                    "there is one empty mask.",
                 ),
                 io.Mask.Output(
                     display_name="box_mask",

@@ -78,7 +78,7 @@ class CleanRegion(Node):
                 io.Boolean.Input(
                     "fill_holes",
                     default=default.fill_holes,
-                    tooltip="Fills the holes of the mask, however large they are.",
+                    tooltip="Fills all holes of the mask, also large ones.",
                 ),
                 io.Float.Input(
                     "drop_fragments",
@@ -95,7 +95,8 @@ class CleanRegion(Node):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="Refuses a mask that covers less of the image. The paper's limit is 0.01.",
+                    tooltip="Refuses a mask that covers less than this fraction of the image. The paper's "
+                    "limit is 0.01.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -104,7 +105,8 @@ class CleanRegion(Node):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="Refuses a mask that covers more of the image. The paper's limit is 0.9.",
+                    tooltip="Refuses a mask that covers more than this fraction of the image. The paper's "
+                    "limit is 0.9.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -112,7 +114,7 @@ class CleanRegion(Node):
                     default=default.max_fragments,
                     min=1,
                     max=1_000_000,
-                    tooltip="Refuses a mask with more fragments. The paper's limit is 500.",
+                    tooltip="Refuses a mask with more fragments than this. The paper's limit is 500.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -147,7 +149,7 @@ class CleanRegion(Node):
                 cleaned.append(result.mask)
             elif when_refused == "stop":
                 hint = (
-                    "Perhaps none was painted: Load Image gives such a black one of 64 x 64 then. "
+                    "Perhaps no mask was painted: Load Image then gives a black one of 64 x 64. "
                     if is_unpainted(single_mask)
                     else ""
                 )

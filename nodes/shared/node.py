@@ -68,7 +68,7 @@ def check_names(find: Callable[..., object], *names: Any) -> bool | str:
         return True
     for name in names:
         if not isinstance(name, str):
-            return f"{name!r} is no name. Choose one of the list."
+            return f"{name!r} is not a name. Choose one from the list."
     try:
         find(*names)
     except InstructBrushError as error:
@@ -146,10 +146,12 @@ def _check_text(title: str, declared: Any, value: object) -> None:
             "one into the node."
         )
     if any(0xD800 <= ord(letter) <= 0xDFFF for letter in value):
-        raise InstructBrushError(f"{title}: {declared.id} holds half a character. Write it anew.")
+        raise InstructBrushError(
+            f"{title}: {declared.id} holds an incomplete character. Type the text again."
+        )
     is_choice = isinstance(declared, io.Combo.Input) and not isinstance(declared, NameChoice)
     if is_choice and value not in declared.options:
         raise InstructBrushError(
-            f"{title}: '{value}' is no choice for {declared.id}. Choose one of: "
+            f"{title}: '{value}' is not a choice for {declared.id}. Choose one of: "
             f"{', '.join(map(str, declared.options))}."
         )

@@ -50,7 +50,7 @@ def test_all_nodes_load_with_folders_that_cannot_be_used(server: ComfyServer) ->
             f"InstructBrush: folder {models / 'instructions'} cannot be made (",
             f"InstructBrush: folder {models / 'mllm' / 'private'} cannot be read (",
             f"InstructBrush: folder {inputs / 'lost+found'} cannot be read (",
-            f"InstructBrush: ComfyUI's input folder {inputs} is not there."
+            f"InstructBrush: ComfyUI's input folder {inputs} does not exist."
             " Load Edit Pairs offers the pack's examples only.",
         ):
             assert log.count(message) == 1, message

@@ -231,7 +231,7 @@ def parse_line(file: Path, number: int, line: bytes) -> dict[str, Any]:
 def damage_error(file: Path, number: int, reason: str) -> EvaluationError:
     """Returns the error for a damaged line of a study's file; ``number`` counts from 1."""
     remedy = (
-        "Give the study another name to begin anew"
+        "Give the study another name to start again"
         if number == 1
         else "Delete that line to go on without it, or give the study another name"
     )

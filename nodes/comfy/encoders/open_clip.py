@@ -69,7 +69,5 @@ def _names_in(folder: Path) -> list[str]:
     try:
         return clip_names(folder)
     except OSError as error:
-        listing.warn_once(
-            str(folder), f"folder {folder} cannot be read ({error}). Its files are not offered."
-        )
+        listing.warn_once(str(folder), f"folder {folder} cannot be read ({error}). Its files are not listed.")
         return []

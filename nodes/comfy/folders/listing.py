@@ -55,7 +55,7 @@ def entries(folder: str | Path) -> Entries:
         _cache.pop(path, None)
         return Entries()
     except (OSError, ValueError) as error:
-        warn_once(path, f"folder {path} cannot be read ({error}). What lies in it is not offered.")
+        warn_once(path, f"folder {path} cannot be read ({error}). Its files are not listed.")
         return Entries()
     _warned.discard(path)
     identity = (status.st_dev, status.st_ino)

@@ -92,7 +92,7 @@ def _add_folder(kind: str, folder: Path) -> None:
     except OSError as error:  # a read-only disk, or a broken link
         listing.warn_once(
             f"made in {folder.parent}",
-            f"folder {folder} cannot be made ({error}). extra_model_paths.yaml may name another one.",
+            f"folder {folder} cannot be made ({error}). Name another folder in extra_model_paths.yaml.",
         )
     folder_paths.add_model_folder_path(kind, str(folder))
 

@@ -97,7 +97,7 @@ def pairs_folders() -> list[str]:
     if not os.path.isdir(root):
         listing.warn_once(
             root,
-            f"ComfyUI's input folder {root} is not there. Load Edit Pairs offers the pack's examples only.",
+            f"ComfyUI's input folder {root} does not exist. Load Edit Pairs lists only the pack's examples.",
         )
     return sorted(filter(is_usable, _candidates(root))) + examples.pairs_folders()
 

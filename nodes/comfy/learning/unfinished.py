@@ -43,7 +43,7 @@ class Unfinished:
         if not os.path.exists(self._checkpoint):
             return ""
         try:
-            load_checkpoint(self._trainer, self._checkpoint, "Learning starts anew.")
+            load_checkpoint(self._trainer, self._checkpoint, "Learning starts from the beginning.")
         except LearningError as error:
             with suppress(OSError):
                 self._checkpoint.replace(self._damaged)
@@ -55,7 +55,8 @@ class Unfinished:
         if done <= wanted:
             return ""
         return (
-            f"the stopped run already has {done} steps, more than the {wanted} asked for; all of them count"
+            f"the stopped run already has {done} steps, more than the {wanted} asked for; all of them are "
+            "kept"
         )
 
     def save_checkpoint(self) -> None:
@@ -91,7 +92,7 @@ class Unfinished:
             where = (
                 f"It is kept in {kept}; move both files to {_PLACE} to resume"
                 if kept
-                else "It could not be kept elsewhere"
+                else "It could not be saved elsewhere either"
             )
             return f"{why} at step {steps}. {error} {where}"
         return (

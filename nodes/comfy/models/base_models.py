@@ -56,7 +56,7 @@ class _ReadsMask(model_base.IP2P):
         mask = kwargs.get(MASK_LATENT)
         if mask is None and kwargs.get(_IMAGE) is not None:
             raise ModelError(
-                "This model reads a mask, and the CONDITIONING carries an image without one. Use Region "
+                "This model reads a mask, and the CONDITIONING carries an image without a mask. Use Region "
                 "Conditioning instead of InstructPixToPixConditioning; with no mask connected it lets the "
                 "model edit everywhere."
             )
@@ -82,6 +82,6 @@ def _require_image(carried: dict[str, Any]) -> None:
     # Only null branches may lack an image.
     if carried.get(_IMAGE) is None and carried.get("prompt_type") == "positive":
         raise ModelError(
-            "This model edits images, and the positive CONDITIONING carries none. Put Region Conditioning "
-            "between the words and the sampler, or use Edit Guider."
+            "This model edits images, and the positive CONDITIONING carries no image. Put Region "
+            "Conditioning between the words and the sampler, or use Edit Guider."
         )

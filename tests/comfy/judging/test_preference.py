@@ -142,8 +142,8 @@ def test_rejects_invalid_inputs(comfy):
     assert refusal("nothing").startswith("Study 'nothing' has not begun: ")
     assert (
         refusal("x", one)
-        == "Judge Preference: connect both first and second, or no images at all to continue a study that "
-        "has begun."
+        == "Judge Preference: connect both first and second, or connect no images to continue a study that "
+        "was started before."
     )
     assert "2 of 'method A', 3 of 'method B'" in refusal("x", one, make_image(2, 3))
     assert "two methods have the same name (a, a)" in refusal("x", one, two, first_name="a", second_name=" a")

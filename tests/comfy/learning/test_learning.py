@@ -229,7 +229,7 @@ def test_says_that_a_resumed_run_has_more_steps_than_asked_for(comfy):
     assert run.values[0].info.steps == 3
     assert (
         run.data("instructbrush.learn")[-1]["state"]
-        == "the stopped run already has 3 steps, more than the 2 asked for; all of them count"
+        == "the stopped run already has 3 steps, more than the 2 asked for; all of them are kept"
     )
 
 
@@ -242,7 +242,7 @@ def test_sets_a_damaged_checkpoint_aside(comfy):
     graph = comfy.graph()
     run = comfy.run(graph, learning(graph, comfy, Parts(graph), **settings).out(0))
     assert same(whole, run.values[0])
-    assert run.data("instructbrush.learn")[-1]["state"].endswith("Learning starts anew.")
+    assert run.data("instructbrush.learn")[-1]["state"].endswith("Learning starts from the beginning.")
     assert unfinished(comfy) == []
 
 

@@ -157,7 +157,7 @@ class TestDetection:
         with pytest.raises(
             error,
             match=(
-                "^This model edits images, and the positive CONDITIONING carries none. Put Region "
+                "^This model edits images, and the positive CONDITIONING carries no image. Put Region "
                 "Conditioning"
             ),
         ):
@@ -165,7 +165,7 @@ class TestDetection:
         with pytest.raises(
             error,
             match=(
-                "^This model reads a mask, and the CONDITIONING carries an image without one. Use Region "
+                "^This model reads a mask, and the CONDITIONING carries an image without a mask. Use Region "
                 "Conditioning"
             ),
         ):
@@ -386,7 +386,7 @@ class TestMistakes:
         parts = Parts(graph, RANDOM_MASK_WEIGHTS)
         positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
         assert comfy.error(graph, sampled(graph, parts.model, positive, negative, latent)).startswith(
-            "This model reads a mask, and the CONDITIONING carries an image without one. Use Region "
+            "This model reads a mask, and the CONDITIONING carries an image without a mask. Use Region "
             "Conditioning instead of InstructPixToPixConditioning;"
         )
         graph = comfy.graph()
@@ -395,6 +395,6 @@ class TestMistakes:
         empty = graph.node("CLIPTextEncode", clip=parts.clip, text="").out(0)
         latent = graph.node("EmptyLatentImage", width=64, height=64, batch_size=1).out(0)
         assert comfy.error(graph, sampled(graph, parts.model, words, empty, latent)).startswith(
-            "This model edits images, and the positive CONDITIONING carries none. Put Region Conditioning "
-            "between the words and the sampler, or use"
+            "This model edits images, and the positive CONDITIONING carries no image. Put Region "
+            "Conditioning between the words and the sampler, or use"
         )

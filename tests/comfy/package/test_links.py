@@ -99,7 +99,7 @@ def test_list_accepts_a_text_by_wire_and_rejects_unknown_texts(comfy, name, key)
     assert UNKNOWN in message
     if not isinstance(declared, node.NameChoice):
         choices = ", ".join(map(str, declared.options))
-        assert message == f"{NODES[name]}: '{UNKNOWN}' is no choice for {key}. Choose one of: {choices}."
+        assert message == f"{NODES[name]}: '{UNKNOWN}' is not a choice for {key}. Choose one of: {choices}."
 
 
 @pytest.mark.parametrize(("name", "key"), inputs_of("STRING", "COMBO"))
@@ -120,7 +120,7 @@ def test_text_comes_by_wire_and_other_types_are_rejected(comfy, name, key):
 )
 def test_rejects_half_a_character(comfy, name, key):
     message = comfy.error(*graph_with(comfy, name, key, "snow \ud83d"))
-    assert message == f"{NODES[name]}: {key} holds half a character. Write it anew."
+    assert message == f"{NODES[name]}: {key} holds an incomplete character. Type the text again."
 
 
 @pytest.mark.parametrize(("name", "key"), inputs_of("INT", "FLOAT"))

@@ -19,8 +19,8 @@ def test_module_that_cannot_be_imported_removes_only_its_own_nodes(comfy, load_p
     assert warnings() == [
         "InstructBrush: nodes/comfy/nowhere.py could not register its folders or models. "
         "Nodes that need them may not list them.",
-        "InstructBrush: nodes/nowhere.py cannot be imported. Its nodes (Gone, Lost) are left out, "
-        "the others work.",
+        "InstructBrush: nodes/nowhere.py cannot be imported. Its nodes (Gone, Lost) are left out; the "
+        "other nodes work.",
     ]
 
 
@@ -32,7 +32,8 @@ def test_node_that_cannot_describe_itself_removes_no_other(comfy, load_pack, mon
     monkeypatch.setattr(node, "define_schema", classmethod(broken))
     assert set(load_pack()) == set(NODES) - {"InstructBrushLoadRegionFinder"}
     assert warnings() == [
-        "InstructBrush: the node LoadRegionFinder cannot describe itself. It is left out, the others work."
+        "InstructBrush: the node LoadRegionFinder cannot describe itself. It is left out; the other nodes "
+        "work."
     ]
 
 
@@ -44,7 +45,7 @@ def test_missing_input_folder_leaves_the_examples(comfy, schemas, listing, warni
         options = folder[1]["options"]
         assert options and all(name.endswith(" (example)") for name in options)
         assert warnings() == [
-            f"InstructBrush: ComfyUI's input folder {comfy.base / 'input'} is not there."
+            f"InstructBrush: ComfyUI's input folder {comfy.base / 'input'} does not exist."
             " Load Edit Pairs offers the pack's examples only."
         ]
     finally:

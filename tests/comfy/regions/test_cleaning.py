@@ -67,7 +67,7 @@ def test_continues_with_a_refused_mask_if_asked(comfy, when_refused, expected):
             torch.zeros(1, 64, 64),
             {},
             "Clean Region: mask 1 of 1 was refused: it is empty, no value exceeds the threshold of 0.5. "
-            "Perhaps none was painted",
+            "Perhaps no mask was painted",
         ),
         (
             torch.ones(1, 64, 64),

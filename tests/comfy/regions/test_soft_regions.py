@@ -66,9 +66,9 @@ def test_uses_each_images_boxes(comfy):
         ),
         (
             {"boxes": [{"x": 5}]},
-            "Boxes: {'x': 5} is no box. A box has the numbers x, y, width and height, in pixels.",
+            "Boxes: {'x': 5} is not a box. A box has the numbers x, y, width and height, in pixels.",
         ),
-        ({"boxes": 7}, "Boxes: int is no list of boxes. Connect an output that gives BOUNDING_BOX."),
+        ({"boxes": 7}, "Boxes: int is not a list of boxes. Connect an output that gives BOUNDING_BOX."),
     ],
 )
 def test_rejects_boxes_that_do_not_fit(comfy, inputs, message):

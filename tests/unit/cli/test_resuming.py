@@ -104,7 +104,7 @@ def test_reports_a_damaged_checkpoint_of_another_name_and_keeps_it(
     assert commandline.main(learn(pairs, folder / "b.safetensors")) == 0
     message = (
         r"Checkpoint '\.a\.checkpoint' is damaged: tensor 'losses' is missing\. "
-        r"Remove it\. Learning starts anew\."
+        r"Remove it\. Learning starts from the beginning\."
     )
     assert re.search(message, capsys.readouterr().err)
     assert load_instruction(folder / "b.safetensors").info.steps == 4
@@ -130,7 +130,7 @@ def test_replaces_a_checkpoint_of_another_run_only_with_overwrite(
         stop_at(patch, 2, ctrl_c)
         assert commandline.main(learn(pairs, out)) == 130
     assert commandline.main(learn(pairs, out, "--seed", 1)) == 1
-    message = r"seed \(0 there, 1 here\) differs\. Choose another --out, or add --overwrite to begin anew\."
+    message = r"seed \(0 there, 1 here\) differs\. Choose another --out, or add --overwrite to start again\."
     assert re.search(message, capsys.readouterr().err)
     assert commandline.main(learn(pairs, out, "--seed", 1, "--overwrite")) == 0
     assert load_instruction(out).info.settings["seed"] == 1

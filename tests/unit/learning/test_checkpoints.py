@@ -117,7 +117,7 @@ def test_names_a_damaged_checkpoint_and_changes_nothing(
     before = {name: tensor.clone() for name, tensor in trainer.state().items()}
     with pytest.raises(
         LearningError,
-        match=rf"^Checkpoint '\.snow\.checkpoint' is damaged: .*{message}\. Remove it to begin anew\.$",
+        match=rf"^Checkpoint '\.snow\.checkpoint' is damaged: .*{message}\. Remove it to start again\.$",
     ):
         load_checkpoint(trainer, kept)
     after = trainer.state()
@@ -157,7 +157,7 @@ def test_survives_any_wrong_byte_in_a_checkpoint(make: Callable[..., Trainer], k
         try:
             load_checkpoint(trainer, kept)
         except LearningError as error:
-            assert str(error).endswith("Remove it to begin anew.")
+            assert str(error).endswith("Remove it to start again.")
     for length in (0, 7, 8, 100, len(whole) - 1):
         kept.write_bytes(whole[:length])
         with pytest.raises(LearningError, match="cannot be read"):

@@ -301,11 +301,11 @@ def test_names_invalid_settings_and_runs(
     save_checkpoint(trainer, tmp_path / "run")
     with pytest.raises(
         LearningError,
-        match=r"belongs to another run: seed \(0 there, 1 here\) differs\. Remove it to begin anew\.",
+        match=r"belongs to another run: seed \(0 there, 1 here\) differs\. Remove it to start again\.",
     ):
         load_checkpoint(make_trainer(editor, latents, replace(SMALL, seed=1)), tmp_path / "run")
     (tmp_path / "run").write_bytes(b"nothing")
-    with pytest.raises(LearningError, match=r"cannot be read: .*\. Remove it to begin anew\."):
+    with pytest.raises(LearningError, match=r"cannot be read: .*\. Remove it to start again\."):
         load_checkpoint(trainer, tmp_path / "run")
 
 
