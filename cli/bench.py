@@ -86,7 +86,7 @@ def _bench_top_bench(options: argparse.Namespace) -> None:
     side = options.size or None
     sources = read_top_bench(options.data, side)
     if len(sources) < len(TABLE_3):
-        say(f"{len(sources)} of TOP-Bench's {len(TABLE_3)} effects are there.")
+        say(f"{len(sources)} of TOP-Bench's {len(TABLE_3)} effects were found.")
     data = f"{Path(options.data).resolve()} at {side or 'own'} px"
     models = {"clip": options.clip, "clip_folder": options.clip_folder, "lpips": options.lpips}
     run_and_report(options, sources, "TOP-Bench", data, **models)
@@ -250,7 +250,7 @@ class _SkippedSources:
         """
         readable = [source for source in sources if source.name not in self._names]
         if not readable:
-            raise EvaluationError(f"Benchmark: nothing of it can be read. {self._first_error}")
+            raise EvaluationError(f"Benchmark: none of its effects or items can be read. {self._first_error}")
         return readable
 
     def report(self, total: int, strict: bool) -> None:

@@ -289,6 +289,6 @@ def _digest(path: Path) -> str:
                 digest.update(chunk)
     except OSError as error:
         raise PairError(
-            f"'{path.name}' cannot be read ({error.strerror}). Check that it exists and may be read."
+            f"'{path.name}' cannot be read ({error.strerror}). Check that it exists, and its permissions."
         ) from error
     return digest.hexdigest()

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         # Libraries use files, too: torch looks for a temporary folder.
         print(
-            f"instructbrush: The system refuses a file: {error}. Make sure that there is space on the disk, "
+            f"instructbrush: a file cannot be read or written: {error}. Check the free space on the disk, "
             "also for temporary files.",
             file=sys.stderr,
         )

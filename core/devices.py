@@ -51,7 +51,7 @@ def named_device(name: str) -> torch.device:
     if str(device) == requested and not {requested, f"{requested}:0"}.isdisjoint(["cpu:0", *present]):
         return torch.device("cpu") if device.type == "cpu" else device
     raise DeviceError(
-        f"Device '{name[:40]}' is not there, or this torch was not built for it. This machine has "
+        f"Device '{name[:40]}' was not found, or this torch was not built for it. This machine has "
         f"{available}; 'auto' chooses one."
     )
 

@@ -59,7 +59,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
     defaults = FineTuningSettings()
     parser.add_argument(
-        "--steps", type=int, default=defaults.steps, help=f"steps in all (default {defaults.steps})"
+        "--steps", type=int, default=defaults.steps, help=f"total number of steps (default {defaults.steps})"
     )
     parser.add_argument(
         "--batch",

@@ -108,8 +108,7 @@ def _resolve(path: str | Path | None) -> Path:
         exists = source.exists()
     except OSError as error:
         raise ModelError(
-            f"{source.name[:80]}: it cannot be opened ({error.strerror}). "
-            "Check the path, and that it may be read."
+            f"{source.name[:80]}: it cannot be opened ({error.strerror}). Check the path and its permissions."
         ) from error
     if not exists:
         raise ModelError(f"{source.name}: there is no such file or folder ({source}). Check the path.")

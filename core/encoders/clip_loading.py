@@ -105,7 +105,7 @@ def clip_file(name: str, folder: Path | None) -> Path:
         raise ModelError(
             f"CLIP '{name}': {file} is not in {folder}. Put the model's .safetensors file (open_clip's, or "
             "the model.safetensors of transformers) there under this name, or choose the pocket CLIP. "
-            "Nothing is downloaded by itself."
+            "Nothing is downloaded automatically."
         )
     return path
 

@@ -13,7 +13,7 @@ from .preprocessing import Preprocessing
 
 HINT = (
     "Give the folder of a DINO or DINOv2 in the layout of transformers, with config.json and "
-    "model.safetensors: the papers use facebook/dino-vits16. Nothing is downloaded by itself."
+    "model.safetensors: the papers use facebook/dino-vits16. Nothing is downloaded automatically."
 )
 _MODEL_TYPES = ("vit", "dinov2", "dinov2_with_registers")
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -286,6 +286,6 @@ def _checked_image(image: Tensor, name: str) -> Tensor:
         )
     if not image.isfinite().all():
         raise ModelError(
-            f"MLLM '{name}': the image holds values that are not finite. Look at the node that made it."
+            f"MLLM '{name}': the image holds values that are not finite. Check the node that made it."
         )
     return image

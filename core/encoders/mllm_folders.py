@@ -40,7 +40,7 @@ def check_folder(folder: Path) -> str:
     here = f"MLLM '{TITLES.get(folder) or model_title(folder)}'"
     advice = (
         f"Put {PUBLIC}, or another vision-language model, into {folder}: {FILES}. "
-        "Nothing is downloaded by itself."
+        "Nothing is downloaded automatically."
     )
     if not folder.is_dir():
         raise ModelError(f"{here}: there is no folder {folder}. {advice}")
@@ -107,7 +107,7 @@ def check_bits(bits: int | None, name: str) -> int | None:
         ModelError: ``bits`` is not 8, 4 or None, or bitsandbytes is not installed.
     """
     if bits not in (None, 4, 8):
-        raise ModelError(f"MLLM '{name}': weights of {bits} bits are not known. Choose 8 or 4, or none.")
+        raise ModelError(f"MLLM '{name}': weights of {bits} bits are not supported. Choose 8 or 4, or none.")
     if bits and find_spec("bitsandbytes") is None:
         raise ModelError(
             f"MLLM '{name}': {bits} bits need the package bitsandbytes, which is not installed. "

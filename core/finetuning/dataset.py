@@ -157,7 +157,7 @@ def find_blocks(places: Sequence[Path], strict: bool = False) -> tuple[Block, ..
     blocks = [block for block in blocks if block.count]
     if not blocks:
         names = ", ".join(str(place) for place in places)
-        raise PairError(f"Data: {names}: there are no pairs. Download the files again.")
+        raise PairError(f"Data: {names}: no pairs were found. Download the files again.")
     return tuple(blocks)
 
 

@@ -79,8 +79,8 @@ def blend(terms: Sequence[tuple[float, Instruction | Blend]]) -> Instruction | B
     for weight, instruction in terms:
         if not math.isfinite(weight):
             raise InstructionError(
-                f"Blend: the weight {weight} of '{instruction.title}' is no number. Use one such as 0.5, 1 "
-                "or -1."
+                f"Blend: the weight {weight} of '{instruction.title}' is not a number. Use one such as 0.5, "
+                "1 or -1."
             )
         for part in parts_of(instruction):
             _add_term(merged, weight * part.weight, part.instruction)

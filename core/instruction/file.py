@@ -145,7 +145,7 @@ def read_thumbnail(path: str | Path) -> Image.Image | None:
         return _decoded(encoded)
     except Exception as error:  # Pillow's decoders raise many kinds of errors.
         unknown = isinstance(error, UnidentifiedImageError)
-        reason = "it is no sound JPEG, PNG or WebP" if unknown else str(error)[:200]
+        reason = "it is not a valid JPEG, PNG or WebP" if unknown else str(error)[:200]
         raise InstructionError(
             f"Instruction file '{path.name}': its thumbnail cannot be shown ({reason}). Save the "
             "instruction again for a new one."
@@ -169,7 +169,7 @@ def load_instruction(path: str | Path) -> Instruction | Blend:
 
     Raises:
         InstructionError: the file is missing, truncated, no safetensors file, not an instruction, of a newer
-            format, or holds other tensors than its header promises. The message says which.
+            format, or holds other tensors than its header says. The message says which.
     """
     path = Path(path)
     headers, prefixes, entries = _read(path)
@@ -260,8 +260,8 @@ def _checked_header(path: Path) -> TensorHeader:
     size = max((entry.end for entry in header.tensors.values()), default=0)
     if size > _MAX_FILE_BYTES or len(header.tensors) > _MAX_TENSORS:
         raise InstructionError(
-            f"{what} is no instruction: it holds {len(header.tensors)} tensors of {size / 2**20:.0f} MB, too "
-            "many for one. Choose a file that Save Instruction wrote."
+            f"{what} is not an instruction: it holds {len(header.tensors)} tensors of {size / 2**20:.0f} MB, "
+            "too many for one. Choose a file that Save Instruction wrote."
         )
     return header
 
@@ -273,8 +273,8 @@ def _read(path: Path) -> tuple[tuple[PartHeader, ...], list[str], Mapping[str, T
     info_json = header.metadata.get(_INFO_KEY)
     if version is None or info_json is None:
         raise InstructionError(
-            f"'{path.name}' is a safetensors file but no instruction. Choose a file that Save Instruction "
-            "wrote."
+            f"'{path.name}' is a safetensors file but not an instruction. Choose a file that Save "
+            "Instruction wrote."
         )
     if version not in map(str, range(1, FORMAT_VERSION + 1)):
         raise InstructionError(
@@ -326,7 +326,7 @@ def _info(values: Any) -> InstructionInfo:
     read_record(_UsedSettings, info.settings)
     for name, value in info.settings.items():
         if not isinstance(value, str | int | float | None) or len(f"{name}{value}") > _MAX_TEXT_CHARACTERS:
-            raise ValueError(f"setting {name[:40]} is no plain value")
+            raise ValueError(f"setting {name[:40]} is not a plain value")
     return info
 
 

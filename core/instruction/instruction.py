@@ -109,7 +109,8 @@ class Instruction:
         if self.info.space == "text":
             if self.rows is None or self.keys or self.values:
                 raise InstructionError(
-                    "Instruction: in text space it has learned rows, and neither keys nor values."
+                    "Instruction: an instruction in text space must hold learned rows, and neither keys nor "
+                    "values."
                 )
         elif self.rows is not None or not self.keys or set(self.keys) != set(self.values):
             raise InstructionError(

@@ -107,7 +107,7 @@ class Replay:
             recording = _Recording(self._step, inputs, self._stream, self._pool)
             found = recording.replay(inputs)
             if not _alike([found, *self._gradients()], [loss, *expected]):
-                raise RuntimeError("its first step is another one")
+                raise RuntimeError("its first step differs")
         except RuntimeError as error:
             global _failed
             _failed = True

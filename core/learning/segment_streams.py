@@ -73,7 +73,7 @@ class SegmentStream:
         check_tensors(state, {**self.state(), "order": order})
         position = int(state["position"])
         if not torch.equal(state["order"].sort().values, order) or not 0 <= position <= len(order):
-            raise ValueError("its order is no pass over its timesteps")
+            raise ValueError("its order is not a pass over its timesteps")
         try:
             Generator().set_state(state["generator"])
         except RuntimeError as error:

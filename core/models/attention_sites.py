@@ -88,8 +88,8 @@ def sites_of_unet(
         sites.append(Site(name, block, width, context_width, count))
     if not sites:
         raise ModelError(
-            "UNet: it has no cross-attention layers (keys ending in attn2.to_k.weight), so there is nothing "
-            "to instruct. Choose an InstructPix2Pix model."
+            "UNet: it has no cross-attention layers (keys ending in attn2.to_k.weight), so it cannot learn "
+            "an instruction. Choose an InstructPix2Pix model."
         )
     place = {"input": 0, "middle": 1, "output": 2}
     return tuple(sorted(sites, key=lambda site: (place[site.block[0]], site.block[1], site.block[2])))

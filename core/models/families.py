@@ -115,8 +115,8 @@ class ModelDescription:
         if not self.reads_mask:
             raise ModelError(
                 f"{self.title}: this model reads no mask ({self.in_channels} input channels, "
-                f"{3 * self.family.latent_channels} in one that does). Leave the mask away and keep the edit "
-                "in its place with Region Edit, or load a model that reads masks."
+                f"{3 * self.family.latent_channels} in one that does). Remove the mask and limit the edit "
+                "with Region Edit, or load a model that reads masks."
             )
 
     def require_sites(self) -> None:
@@ -165,7 +165,7 @@ def detect_family(
     if len(widths) != 1 or next(iter(widths)) not in by_width:
         raise ModelError(
             f"{title}: its text states are {', '.join(str(width) for width in sorted(widths))} wide, which "
-            "is no known family (pocket 128, SD1.5 768, SD2.1 1024, SDXL 2048)."
+            "is not a known family (pocket 128, SD1.5 768, SD2.1 1024, SDXL 2048)."
         )
     family = by_width[next(iter(widths))]
     if family.site_count not in (None, len(sites)):

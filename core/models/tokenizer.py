@@ -27,7 +27,10 @@ def tokenizer_from_folder(folder: Path) -> "CLIPTokenizer":
     if not (folder / "tokenizer.json").is_file() and not (
         (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
     ):
-        raise ModelError(f"Tokenizer: neither vocab.json and merges.txt nor tokenizer.json are in {folder}.")
+        raise ModelError(
+            f"Tokenizer: neither vocab.json and merges.txt nor tokenizer.json are in {folder}. Put the "
+            "files of the model's tokenizer there."
+        )
     try:
         return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # Damaged files can make transformers raise anything.

@@ -143,8 +143,8 @@ def _refuse_other_kinds(path: Path) -> None:
         missing = not path.exists()
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{path.name}: it cannot be opened in {path.parent} ({error}). Check its name and folder, and "
-            "that it may be read."
+            f"{path.name}: it cannot be opened in {path.parent} ({error}). Check its name, folder and "
+            "permissions."
         ) from error
     if missing:
         raise ModelError(f"{path.name}: no such file in {path.parent}. Check the path.")
@@ -246,9 +246,7 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ModelError(f"{what}: {path.stat().st_size} bytes is too large for a configuration.")
         table = parse_json(path.read_bytes(), finite=False)
     except OSError as error:
-        raise ModelError(
-            f"{what}: it cannot be opened ({error.strerror}). Check that it may be read."
-        ) from error
+        raise ModelError(f"{what}: it cannot be opened ({error.strerror}). Check its permissions.") from error
     except ValueError as error:
         raise ModelError(f"{what}: not a JSON file ({str(error)[:200]}).") from error
     if not isinstance(table, dict):

@@ -29,8 +29,8 @@ def widened_shapes(shapes: Shapes, channels: int, title: str) -> Shapes:
     if present > channels or present not in _KNOWN_CHANNELS:
         raise ModelError(
             f"{title}: its UNet has {present} input channels and cannot be widened to {channels}. Start from "
-            "an InstructPix2Pix model (8 channels), with plain Stable Diffusion (4) or with what an earlier "
-            "run made."
+            "an InstructPix2Pix model (8 channels), from plain Stable Diffusion (4) or from the result of "
+            "an earlier run."
         )
     return {**shapes, _INPUT: (rows, channels, *kernel)}
 

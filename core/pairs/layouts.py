@@ -160,7 +160,7 @@ def _joined(
         path = before[name] if name in before else after[name]
         refuse(
             PairError(
-                f"Image '{path.relative_to(folder)}' has no twin: the {missing} image of pair '{name}' is "
+                f"Image '{path.relative_to(folder)}' has no partner: the {missing} image of pair '{name}' is "
                 "missing. Add it or remove this one."
             )
         )
@@ -228,5 +228,6 @@ def _inside_of(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise PairError(
-            f"Folder '{folder.name}' cannot be read ({error}). Allow it, or move the images elsewhere."
+            f"Folder '{folder.name}' cannot be read ({error}). Check its permissions, or move the images to "
+            "another folder."
         ) from error

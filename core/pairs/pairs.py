@@ -34,13 +34,13 @@ FITS: tuple[Fit, ...] = get_args(Fit)
 
 # Changes that are made to pairs -> what users are told about them.
 _CHANGES = {
-    "scaled": "before and after have two sizes: the larger image is scaled to the smaller one",
+    "scaled": "before and after differ in size: the larger image is scaled to the smaller one",
     "trimmed": "sides are not multiples of 8: the middle of both images is used",
     "shrunk": "images of more than 1024 x 1024 pixels are scaled down to that; choose a size to learn at "
     "another",
-    "crop": "before and after have two aspect ratios: the larger image is scaled and cropped to the smaller "
+    "crop": "before and after differ in aspect ratio: the larger image is scaled and cropped to the smaller "
     "one",
-    "pad": "before and after have two aspect ratios: the larger image is scaled into the smaller one's "
+    "pad": "before and after differ in aspect ratio: the larger image is scaled into the smaller one's "
     "size, and its border is repeated",
 }
 
@@ -103,7 +103,7 @@ def load_pairs(
     if size is not None and not MIN_SIDE <= size <= _MOST_SIDE:
         raise PairError(
             f"Size: {size} x {size} pixels are not possible. Choose between {MIN_SIDE} and {_MOST_SIDE}, "
-            "best the size that the model was made for."
+            "preferably the size that the model was trained at."
         )
     folder = Path(folder)
     refused: list[PairError] = []
@@ -184,7 +184,7 @@ def make_pairs(
     counts = [len(images_before), len(images_after)]
     if counts[0] != counts[1]:
         raise PairError(
-            f"Pairs: {counts[0]} images before but {counts[1]} after. Every image needs its twin, in the "
+            f"Pairs: {counts[0]} images before but {counts[1]} after. Every image needs its partner, in the "
             "same order: give batches of equal length."
         )
     if not 1 <= counts[0] <= MAX_PAIRS:

@@ -345,7 +345,7 @@ def read_connector_config(path: str | Path) -> ConnectorConfig:
     for name, shape in expected.items():
         if header.shapes[name] != shape:
             raise ModelError(
-                f"{path.name}: tensor '{name}' is {list(header.shapes[name])}, its header promises "
+                f"{path.name}: tensor '{name}' is {list(header.shapes[name])}, its header says "
                 f"{list(shape)}. The file is damaged."
             )
     return config

@@ -111,8 +111,8 @@ def explain(
     wish = " ".join(wish.split())
     if not wish:
         raise InstructionError(
-            "Explain Instruction: there is no wish. Write what you would like, such as: it should look as if "
-            "hours had passed."
+            "Explain Instruction: the wish is empty. Write what you would like, such as: it should look as "
+            "if hours had passed."
         )
     problem = answer = ""
     for task in (TASK, STRICT_TASK):
@@ -151,7 +151,7 @@ def parse_answer(answer: str) -> Explanation:
     if problems:
         raise problems[0]
     raise InstructionError(
-        "It was still thinking when it ended: allow it more tokens."
+        "It reached the token limit before it answered: allow more tokens."
         if ends_in_thought
         else "There was no JSON in it."
     )

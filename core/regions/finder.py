@@ -154,7 +154,7 @@ def check_request(image: Tensor, phrases: Sequence[str], most: int) -> list[str]
         )
     if not image.isfinite().all():
         raise RegionError(
-            "Find Region: the image holds values that are not finite. Look at the node that made it."
+            "Find Region: the image holds values that are not finite. Check the node that made it."
         )
     if most < 1:
         raise RegionError(f"Find Region: at most {most} objects were asked for. Allow at least 1.")

@@ -132,7 +132,7 @@ def check_folder(folder: Path, kind: FolderKind) -> str:
     here = f"{kind.title} '{model_title(folder)}'"
     advice = (
         f"Put {kind.public}, or another model of its kind, into {folder}: {kind.files}. "
-        "Nothing is downloaded by itself."
+        "Nothing is downloaded automatically."
     )
     if not folder.is_dir():
         raise ModelError(f"{here}: there is no folder {folder}. {advice}")
@@ -142,7 +142,7 @@ def check_folder(folder: Path, kind: FolderKind) -> str:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in kind.classes:
         raise ModelError(
-            f"{here}: its config.json says '{model_type}', which is no {kind.title} "
+            f"{here}: its config.json says '{model_type}', which is not a {kind.title} "
             f"({', '.join(kind.classes)}). {advice}"
         )
     if any(config.get(key) for key in ("backbone", "use_timm_backbone", "use_pretrained_backbone")):

@@ -41,7 +41,7 @@ def check_mask(mask: Tensor, name: str = "Mask") -> Tensor:
         )
     if not mask.numel():
         raise RegionError(
-            f"{name}: there is none in it (its shape is {tuple(mask.shape)}). "
+            f"{name}: it holds no mask (its shape is {tuple(mask.shape)}). "
             "Perhaps nothing was found: connect a mask that holds a region."
         )
     mask = mask.float()
@@ -50,7 +50,7 @@ def check_mask(mask: Tensor, name: str = "Mask") -> Tensor:
     if not (math.isfinite(low) and math.isfinite(high)):
         raise RegionError(
             f"{name} holds values that are not finite. "
-            "Look at what makes it: a mask runs from 0 (stays) to 1 (is edited)."
+            "Check the node that made it: a mask runs from 0 (stays) to 1 (is edited)."
         )
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         raise RegionError(
@@ -71,7 +71,7 @@ def mask_batch(mask: Tensor, name: str = "Mask") -> Tensor:
         RegionError: not a mask, or an image with colors; see also ``check_mask``.
     """
     if not isinstance(mask, Tensor):
-        raise RegionError(f"{name}: a mask is needed, but {type(mask).__name__} came. Connect a MASK.")
+        raise RegionError(f"{name}: a mask is needed, not {type(mask).__name__}. Connect a MASK.")
     if mask.ndim == 4 and mask.shape[1] == 1:
         mask = mask[:, 0]
     elif mask.ndim == 4 and mask.shape[-1] in (1, 3, 4):
@@ -144,7 +144,7 @@ def combine_masks(masks: Sequence[Tensor]) -> Tensor:
         if not _counts_match(union, mask):
             raise RegionError(
                 f"Union of masks: mask {number} is a batch of {_count(mask)}, those before it of "
-                f"{_count(union)}. Give as many of each, or one."
+                f"{_count(union)}. Give the same number in each batch, or one mask."
             )
         union = torch.maximum(union, mask)
     return union

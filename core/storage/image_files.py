@@ -241,7 +241,8 @@ def _open_unknown_to_pillow(stream: _Stream, name: str, reduction: Reduction) ->
         )
     if not first.startswith(_TIFF):
         raise ValueError(
-            "it is no image, or none of the formats PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 and PPM"
+            "it is not an image, or not in one of the formats PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, JPEG "
+            "2000 and PPM"
         )
     tiff = read_tiff(cast(BinaryIO, stream), lambda width, height: _check_size(width, height, name))
     size = tiff.image.size

@@ -47,7 +47,7 @@ def image_batch(images: object, name: str, error: type[InstructBrushError] = Ins
         InstructBrushError: an ``error``, if there are no images, or if shape or value range are wrong.
     """
     if not isinstance(images, Tensor):
-        raise error(f"{name}: images are needed, but {type(images).__name__} came. Connect an IMAGE.")
+        raise error(f"{name}: images are needed, not {type(images).__name__}. Connect an IMAGE.")
     batch = images[None] if images.ndim == 3 else images
     if batch.ndim != 4 or batch.shape[-1] not in (1, *range(3, _MOST_CHANNELS)) or not batch.numel():
         raise error(
@@ -58,7 +58,7 @@ def image_batch(images: object, name: str, error: type[InstructBrushError] = Ins
         if not torch.isfinite(image).all():
             raise error(
                 f"{name}: image {number} of {len(batch)} holds values that are not finite. "
-                "Look at what makes it: values run from 0 to 1."
+                "Check the node that made it: values run from 0 to 1."
             )
         if image.max() > _BRIGHTEST:
             raise error(

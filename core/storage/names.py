@@ -64,7 +64,7 @@ def _reason(name: str, suffix: str, new: bool) -> str:
     if any(ord(character) < 32 or ord(character) == 127 for character in name):
         return "it holds a control character"
     if any(0xD800 <= ord(character) <= 0xDFFF for character in name):
-        return "it holds half a character"
+        return "it holds an incomplete character"
     if "\\" in name:
         return "it holds a backslash"
     parts = name.strip().removesuffix(suffix).split("/")

@@ -91,7 +91,7 @@ def read_tensor_header(
     except (OSError, ValueError) as cause:
         raise error(
             f"{what}: it cannot be opened in {path.parent} ({_reason(cause)}). "
-            "Check its name and folder, and that it may be read."
+            "Check its name, folder and permissions."
         ) from cause
     try:
         header = parse_json(raw, unique=True)
@@ -102,7 +102,7 @@ def read_tensor_header(
     metadata = header.pop("__metadata__", None)
     metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-        raise error(f"{what}: its header is damaged (its metadata is no table of texts). {_AGAIN}")
+        raise error(f"{what}: its header is damaged (its metadata is not a table of texts). {_AGAIN}")
     data_bytes = size - 8 - length
     tensors = {name: _entry(what, error, name, entry, data_bytes) for name, entry in header.items()}
     _check_order(what, error, tensors, data_bytes)
@@ -114,7 +114,7 @@ def _open_regular(name: str, flags: int) -> int:
     handle = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise ValueError("it is no file")
+        raise ValueError("it is not a file")
     return handle
 
 
@@ -150,7 +150,7 @@ def _parsed(entry: Any) -> TensorEntry:
     if len(entry) > 3 or not isinstance(entry["shape"], list) or len(shape) > _MOST_SIDES:
         raise ValueError("other keys, or no list of sides")
     if not all(type(number) is int and 0 <= number < 2**63 for number in (*shape, begin, end)):
-        raise ValueError("a number that is no size")
+        raise ValueError("a number that is not a size")
     # Sides of 0 count as 1, because the strides of an empty tensor must fit into 64 bits too.
     if math.prod(max(side, 1) for side in shape) >= 2**60:
         raise ValueError("too large")

@@ -54,7 +54,7 @@ def read_tiff(file: BinaryIO, check: Callable[[int, int], None]) -> TiffImage:
         # Damaged files can hold lists here; int() refuses them.
         check(int(page.imagewidth), int(page.imagelength))
         if page.nbytes > min(_MAX_BYTES, size * _MAX_RATIO):
-            raise ValueError(f"it promises {page.nbytes / 1e6:.0f} MB")
+            raise ValueError(f"its decoded size is {page.nbytes / 1e6:.0f} MB")
         values, remarks = _channels(page)
         if len(tiff.pages) > 1:
             remarks.append("holds several frames or pages; the first one is taken")

@@ -131,7 +131,7 @@ def read_top_bench(folder: str | Path, side: int | None = SIDE) -> tuple[TopBenc
             )
         if effect.name in effects:
             raise EvaluationError(
-                f"Effect '{effect.name}' is there twice, the second time as '{path.name}'. Keep one folder."
+                f"Effect '{effect.name}' appears twice, the second time as '{path.name}'. Keep one folder."
             )
         try:
             train, test = _split(path)
@@ -189,7 +189,7 @@ def _split_by_number(folder: Path) -> tuple[Files, Files]:
         odd = next((name for name, _, _ in pairs if name not in numbers), None)
         if odd is not None:
             raise PairError(
-                f"pair '{odd}' has no number of 0 to 14, so it is unknown whether it is for training or "
+                f"pair '{odd}' has no number from 0 to 14, so it is not clear whether it is for training or "
                 "testing. Rename it, or use train/ and test/."
             )
     return pairs[:TRAIN_PAIRS], pairs[TRAIN_PAIRS:]
@@ -224,12 +224,12 @@ def _check_link(path: Path, below: Path) -> None:
     parent = os.path.realpath(path.parent)
     if os.path.islink(target) or parent == target or parent.startswith(target + os.sep):
         raise EvaluationError(
-            f"'{path.relative_to(below.parent)}' is a link that leads back to where it is. "
+            f"'{path.relative_to(below.parent)}' is a link to a folder that contains it. "
             "Put the folder itself there."
         )
     if not path.exists():
         raise EvaluationError(
-            f"'{path.relative_to(below.parent)}' is a link that leads nowhere. Put the folder itself there."
+            f"'{path.relative_to(below.parent)}' is a broken link. Put the folder itself there."
         )
 
 

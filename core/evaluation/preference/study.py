@@ -108,7 +108,7 @@ class Study:
             return study
         if os.path.exists(folder) and not os.path.isdir(folder):
             raise EvaluationError(
-                f"Study '{folder.name}' cannot be begun: '{folder}' is a file. Give the study another name."
+                f"Study '{folder.name}' cannot be started: '{folder}' is a file. Give the study another name."
             )
         header = {
             "format": FORMAT,
@@ -142,13 +142,12 @@ class Study:
             *lines, rest = file.read_bytes().split(b"\n")
         except (FileNotFoundError, NotADirectoryError) as error:
             raise EvaluationError(
-                f"Study '{folder.name}' has not begun: '{file}' does not exist. "
+                f"Study '{folder.name}' has not been started: '{file}' does not exist. "
                 "Give the images to compare, or another name."
             ) from error
         except OSError as error:
             raise EvaluationError(
-                f"Study '{folder.name}': '{file}' cannot be opened ({error.strerror}). "
-                "Check that it may be read."
+                f"Study '{folder.name}': '{file}' cannot be opened ({error.strerror}). Check its permissions."
             ) from error
         log = EventLog()
         study = cls(folder, read_header(file, lines[0] if lines else rest), log)
@@ -306,7 +305,7 @@ class Study:
             if not os.path.isfile(self.folder / name):
                 raise EvaluationError(
                     f"Study '{self.folder.name}': image '{name}' is missing in '{self.folder}'. "
-                    "Give the images again, and it is written anew."
+                    "Give the images again; the study then writes it again."
                 )
 
     def _write_images(self, items: Iterable[StudyItem]) -> None:
@@ -321,9 +320,9 @@ class Study:
         difference = self._difference(methods, entries)
         if difference:
             raise EvaluationError(
-                f"Study '{self.folder.name}' was begun with other contents: {difference}. Give the study "
-                "another name to begin a new one, or give the original contents. Images that are generated "
-                "anew each time should be saved first and loaded from their files."
+                f"Study '{self.folder.name}' was started with other contents: {difference}. Give the study "
+                "another name to begin a new one, or give the original contents. If the images are "
+                "generated again in each run, save them first and load them from their files."
             )
 
     def _difference(self, methods: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> str | None:
@@ -336,10 +335,10 @@ class Study:
         for old, new in zip(self._items, entries, strict=True):
             for field, name in names.items():
                 if old[field] != new[field]:
-                    return f"{name} of item '{old['id']}' is another now"
+                    return f"{name} of item '{old['id']}' has changed"
             for method in self.methods:
                 if old["results"].get(method) != new["results"].get(method):
-                    return f"the image of '{method}' of item '{old['id']}' is another now"
+                    return f"the image of '{method}' of item '{old['id']}' has changed"
         return None
 
 

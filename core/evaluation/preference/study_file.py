@@ -72,7 +72,7 @@ class EventLog:
         if undone is not None:
             if isinstance(undone, str) and undone in self.standing:
                 return None
-            return f"it undoes {undone!r}, which does not stand"
+            return f"it undoes {undone!r}, which is not a judgement that counts"
         if type(number) is not int or not 0 <= number < total:
             return f"comparison {number!r} is not one of {total}"
         if event.get("choice") not in CHOICES:

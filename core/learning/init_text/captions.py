@@ -145,12 +145,12 @@ def _check(clip: ClipModel, images: Sequence[Tensor], settings: CaptionSettings)
         )
     if settings.steps < 1:
         raise LearningError(
-            f"Caption Init: {settings.steps} steps find nothing. Choose at least 1; {default_steps(clip)} "
+            f"Caption Init: {settings.steps} steps are too few. Choose at least 1; {default_steps(clip)} "
             "suit this CLIP."
         )
     if settings.batch < 1:
         raise LearningError(
-            f"Caption Init: a batch of {settings.batch} images shows nothing. Choose at least 1."
+            f"Caption Init: a batch of {settings.batch} images is too small. Choose at least 1."
         )
     for name, value in (("learning rate", settings.learning_rate), ("weight decay", settings.weight_decay)):
         if not (math.isfinite(value) and value >= 0):

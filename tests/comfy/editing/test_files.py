@@ -177,7 +177,7 @@ def test_rejects_damaged_and_foreign_files(comfy):
 
     assert message("cut.safetensors").startswith("Instruction file 'cut.safetensors': the file is cut short")
     assert message("foreign.safetensors") == (
-        "'foreign.safetensors' is a safetensors file but no instruction. "
+        "'foreign.safetensors' is a safetensors file but not an instruction. "
         "Choose a file that Save Instruction wrote."
     )
     assert message("newer.safetensors") == (

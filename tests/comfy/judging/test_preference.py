@@ -139,7 +139,7 @@ def test_rejects_invalid_inputs(comfy):
         return comfy.error(graph, node.out(0))
 
     one, two = make_image(1, 2), make_image(2, 2)
-    assert refusal("nothing").startswith("Study 'nothing' has not begun: ")
+    assert refusal("nothing").startswith("Study 'nothing' has not been started: ")
     assert (
         refusal("x", one)
         == "Judge Preference: connect both first and second, or connect no images to continue a study that "
@@ -155,7 +155,7 @@ def test_rejects_invalid_inputs(comfy):
     assert "the judgements cannot be read" in refusal("x", one, two, judgements="[1]")
     assert not (comfy.base / "output" / "instructbrush_studies" / "nothing").exists()
     ask(comfy, "begun", one, two)
-    assert "was begun with other contents: the image of 'method B' of item '0' is another now" in refusal(
+    assert "was started with other contents: the image of 'method B' of item '0' has changed" in refusal(
         "begun", one, make_image(5, 2)
     )
 

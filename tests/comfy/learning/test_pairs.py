@@ -33,7 +33,7 @@ def test_shows_left_out_pairs_and_changes_in_the_node(comfy):
         damaged.startswith("Left out: Image 'b_after.png' cannot be read (")
         and count == "1 pair left out, 1 pair remains."
     )
-    assert scaled == "1 pair: before and after have two sizes: the larger image is scaled to the smaller one."
+    assert scaled == "1 pair: before and after differ in size: the larger image is scaled to the smaller one."
 
 
 @pytest.mark.parametrize("size", [0, 64])
@@ -77,7 +77,7 @@ def test_joins_lists_to_one_set_of_pairs(comfy):
     assert len(run.values[0]) == 3 and run.values[0][2].after.shape == (64, 64, 3)
     assert shown(run) == [
         [
-            "3 pairs: before and after have two aspect ratios: the larger image is scaled and cropped to the "
+            "3 pairs: before and after differ in aspect ratio: the larger image is scaled and cropped to the "
             "smaller one."
         ]
     ]
@@ -91,5 +91,5 @@ def test_names_lists_with_more_images_before_than_after(comfy):
         "InstructBrushMakePairs", before=loaded.out(1), after=comfy.give(graph, make_image(0, 1, 32, 32))
     )
     assert comfy.error(graph, node.out(0)).startswith(
-        "Pairs: 2 images before but 1 after. Every image needs its twin"
+        "Pairs: 2 images before but 1 after. Every image needs its partner"
     )

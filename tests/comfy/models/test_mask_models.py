@@ -356,8 +356,8 @@ class TestMistakes:
 
     def test_rejects_a_mask_for_a_model_without_one(self, comfy):
         message = (
-            "pocket editor: this model reads no mask (8 input channels, 12 in one that does). Leave the mask "
-            "away and keep the edit in its place with Reg"
+            "pocket editor: this model reads no mask (8 input channels, 12 in one that does). Remove the "
+            "mask and limit the edit with Reg"
         )
         for make in (region_conditioning, edit_guider):
             graph = comfy.graph()

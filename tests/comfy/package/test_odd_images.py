@@ -123,7 +123,7 @@ def test_treats_grey_as_three_equal_channels(comfy, node):
 @pytest.mark.parametrize("node", NODES)
 def test_rejects_invalid_images_with_one_sentence(comfy, node):
     for image, message in (
-        (None, ": images are needed, but NoneType came. Connect an IMAGE."),
+        (None, ": images are needed, not NoneType. Connect an IMAGE."),
         (
             make_image()[:0],
             ": its shape is (0, 64, 64, 3), images have [batch, height, width, 3]."
@@ -136,7 +136,8 @@ def test_rejects_invalid_images_with_one_sentence(comfy, node):
         ),
         (
             make_image() * math.nan,
-            ": image 1 of 1 holds values that are not finite. Look at what makes it: values run from 0 to 1.",
+            ": image 1 of 1 holds values that are not finite. Check the node that made it: values run from "
+            "0 to 1.",
         ),
         (
             (make_image() * 255).round(),

@@ -82,7 +82,7 @@ def test_continues_with_a_refused_mask_if_asked(comfy, when_refused, expected):
         (
             torch.zeros(0, 64, 64),
             {},
-            "Mask: there is none in it (its shape is (0, 64, 64)). Perhaps nothing was found: connect a mask "
+            "Mask: it holds no mask (its shape is (0, 64, 64)). Perhaps nothing was found: connect a mask "
             "that holds a region.",
         ),
         (torch.full((1, 8, 8), float("nan")), {}, "Mask holds values that are not finite."),

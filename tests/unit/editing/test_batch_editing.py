@@ -86,9 +86,8 @@ def test_skips_images_that_cannot_be_read(images: list[Path], tmp_path: Path) ->
     images[3].write_bytes(b"no image")
     calls = inverted(images, tmp_path / "out", 2)
     assert [str(error) for error in calls.skipped] == [
-        "Image '3.png' cannot be read (it is no image, or none of the formats "
-        "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 and PPM). "
-        "Save it again as PNG or JPEG."
+        "Image '3.png' cannot be read (it is not an image, or not in one of the formats PNG, JPEG, WebP, "
+        "GIF, BMP, TIFF, AVIF, JPEG 2000 and PPM). Save it again as PNG or JPEG."
     ]
     assert sum(calls.done) == 6 and sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         f"{index}.png" for index in (0, 1, 2, 4, 5, 6)

@@ -235,7 +235,7 @@ def test_missing_file_error_tells_which_file_is_needed(tmp_path):
     message = (
         f"CLIP 'ViT-L-14/openai': ViT-L-14-openai.safetensors is not in {tmp_path}. Put the model's "
         ".safetensors file (open_clip's, or the model.safetensors of transformers) there under this name, "
-        "or choose the pocket CLIP. Nothing is downloaded by itself."
+        "or choose the pocket CLIP. Nothing is downloaded automatically."
     )
     with rejected(message):
         load_clip("ViT-L-14/openai", tmp_path)

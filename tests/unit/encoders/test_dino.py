@@ -98,7 +98,7 @@ def test_rejects_what_is_not_a_dino(tmp_path: Path, change: Callable[[Path], Any
 def test_error_tells_what_belongs_there(tmp_path: Path) -> None:
     with pytest.raises(
         ModelError,
-        match="config.json and model.safetensors: the papers use facebook/dino-vits16. Nothing is downloaded "
-        "by itself.",
+        match="config.json and model.safetensors: the papers use facebook/dino-vits16. Nothing is "
+        "downloaded automatically.",
     ):
         DinoModel(tmp_path / "none")

@@ -38,7 +38,7 @@ def test_missing_file_error_names_the_file(own, files, message):
     with pytest.raises(ModelError) as caught:
         load_mllm(folder)
     assert str(caught.value).startswith(f"MLLM 'left': {message} {ADVICE.format(folder=folder)}")
-    assert str(caught.value).endswith("chat_template.json. Nothing is downloaded by itself.")
+    assert str(caught.value).endswith("chat_template.json. Nothing is downloaded automatically.")
 
 
 def test_missing_folder_error_tells_what_belongs_there(tmp_path):
@@ -259,7 +259,7 @@ def test_rejects_bits_without_bitsandbytes(folders):
 
 def test_rejects_other_bits(folders):
     with pytest.raises(
-        ModelError, match="MLLM 'left': weights of 3 bits are not known. Choose 8 or 4, or none."
+        ModelError, match="MLLM 'left': weights of 3 bits are not supported. Choose 8 or 4, or none."
     ):
         load_mllm(folders["left"], bits=3)
 

@@ -228,7 +228,7 @@ def test_events_count_once_and_late_events_are_left_out(tmp_path: Path) -> None:
     assert (
         len(left_out) == len(bad)
         and left_out[0] == "comparison 0 is judged already"
-        and left_out[1] == "it undoes 'a', which does not stand"
+        and left_out[1] == "it undoes 'a', which is not a judgement that counts"
     )
     assert Study.open(tmp_path / "s").pending == (2,)
 
@@ -249,7 +249,7 @@ def test_events_count_once_and_late_events_are_left_out(tmp_path: Path) -> None:
         ),
         (
             lambda lines: [*lines, '{"id": "x", "undo": "y"}', ""],
-            "line 4 of '.*': it undoes 'y', which does not stand",
+            "line 4 of '.*': it undoes 'y', which is not a judgement that counts",
         ),
         (lambda lines: ["", *lines[1:], ""], "line 1 of '.*': it cannot be read"),
         (lambda lines: ['{"format": 2}', ""], "line 1 of '.*': its format is 2, this version reads 1"),
@@ -292,9 +292,9 @@ def changed(which: str) -> list[StudyItem]:
 @pytest.mark.parametrize(
     ("which", "message"),
     [
-        ("image", "the image of 'learned' of item '2' is another now"),
-        ("source", "the source image of item '1' is another now"),
-        ("instruction", "the instruction of item '3' is another now"),
+        ("image", "the image of 'learned' of item '2' has changed"),
+        ("source", "the source image of item '1' has changed"),
+        ("instruction", "the instruction of item '3' has changed"),
         ("methods", "its methods are 'words', 'learned', not 'words', 'other'"),
         ("count", "it has 4 items, not 3"),
     ],
@@ -304,7 +304,7 @@ def test_rejects_other_images(tmp_path: Path, which: str, message: str) -> None:
     before = (tmp_path / "s" / FILE).read_bytes()
     with pytest.raises(
         EvaluationError,
-        match=f"Study 's' was begun with other contents: {message}. Give the study another name",
+        match=f"Study 's' was started with other contents: {message}. Give the study another name",
     ):
         Study.begin(tmp_path / "s", changed(which))
     assert (tmp_path / "s" / FILE).read_bytes() == before
@@ -353,11 +353,11 @@ def test_rejects_invalid_items(tmp_path: Path, given: list[StudyItem], message: 
 def test_reports_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         EvaluationError,
-        match="Study 'none' has not begun: '.*study.jsonl' does not exist. Give the images to compare",
+        match="Study 'none' has not been started: '.*study.jsonl' does not exist. Give the images to compare",
     ):
         Study.open(tmp_path / "none")
     (tmp_path / "file").touch()
-    with pytest.raises(EvaluationError, match="Study 'file' cannot be begun: '.*' is a file"):
+    with pytest.raises(EvaluationError, match="Study 'file' cannot be started: '.*' is a file"):
         Study.begin(tmp_path / "file", items())
     study = Study.begin(tmp_path / "s", items())
     lost = tmp_path / "s" / study.comparisons[0].images[1]

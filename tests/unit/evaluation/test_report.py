@@ -267,7 +267,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     ]
     assert main([*command, "--device", "cpu"]) == 0
     printed = capsys.readouterr()
-    assert "instructbrush: 1 of TOP-Bench's 25 effects are there." in printed.err
+    assert "instructbrush: 1 of TOP-Bench's 25 effects were found." in printed.err
     assert (
         "[1/1] midnight words: " in printed.out
         and "TOP-Global  IP2P" in printed.out

@@ -132,11 +132,11 @@ def renumbered(folder: Path) -> None:
         ),
         (
             lambda root: [write(root / name) for name in ("sea painting", "sea_painting")],
-            "Effect 'sea painting' is there twice, the second time as",
+            "Effect 'sea painting' appears twice, the second time as",
         ),
         (
             broken(lambda f: (f / "train" / "4_1.png").unlink()),
-            "Effect 'smile': Image '4_0.png' has no twin: the after image of pair '4' is missing.",
+            "Effect 'smile': Image '4_0.png' has no partner: the after image of pair '4' is missing.",
         ),
         (
             broken(ninth_pair_missing),
@@ -152,7 +152,7 @@ def renumbered(folder: Path) -> None:
         ),
         (
             broken(renumbered, "flat"),
-            "Effect 'smile': pair 'extra' has no number of 0 to 14, so it is unknown whether it is for",
+            "Effect 'smile': pair 'extra' has no number from 0 to 14, so it is not clear whether it is",
         ),
         (
             broken(lambda f: shutil.rmtree(f / "test")),
@@ -164,14 +164,14 @@ def renumbered(folder: Path) -> None:
         ),
         (
             broken(link_to_parent),
-            "'smile/test' is a link that leads back to where it is. Put the folder itself there.",
+            "'smile/test' is a link to a folder that contains it. Put the folder itself there.",
         ),
         (
             broken(link_to_itself),
-            "'smile/test' is a link that leads back to where it is. Put the folder itself there.",
+            "'smile/test' is a link to a folder that contains it. Put the folder itself there.",
         ),
-        (lambda root: os.symlink(root, root / "smile"), "/smile' is a link that leads back to where it is."),
-        (lambda root: os.symlink("/nowhere/at/all", root / "smile"), "/smile' is a link that leads nowhere."),
+        (lambda root: os.symlink(root, root / "smile"), "/smile' is a link to a folder that contains it."),
+        (lambda root: os.symlink("/nowhere/at/all", root / "smile"), "/smile' is a broken link."),
         (
             broken(lambda f: (f / "test" / "2_1.png").write_bytes(b"")),
             "Effect 'smile': Image '2_1.png' is empty (0 bytes). Copy it again.",

@@ -156,7 +156,7 @@ def test_sum_of_text_instructions_is_the_sum_of_their_states() -> None:
     ("terms", "message"),
     [
         ([], r"at least one instruction is needed"),
-        ([(math.nan, make(1))], r"the weight nan of 'a1' is no number"),
+        ([(math.nan, make(1))], r"the weight nan of 'a1' is not a number"),
         (
             [(1.0, make(1)), (1.0, make(2, family="sd15"))],
             r"'a1' was learned on a pocket model, 'a2' on a sd15 model with other layers: no model takes "

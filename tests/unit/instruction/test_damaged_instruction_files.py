@@ -78,7 +78,7 @@ def test_ignores_unknown_fields(tmp_path: Path) -> None:
         ),
         (
             lambda h: h["__metadata__"].update({"more": 1}),
-            r"its header is damaged \(its metadata is no table of texts\)",
+            r"its header is damaged \(its metadata is not a table of texts\)",
         ),
         (
             lambda h: h["__metadata__"].pop("instructbrush.version"),
@@ -125,7 +125,7 @@ def test_rejects_changed_headers(tmp_path: Path, change: Callable, message: str)
         ({"family": "\ud800"}, r"surrogates not allowed"),
         ({"settings": []}, r"settings is a list"),
         ({"settings": {"seed": "many"}}, r"seed is 'many'"),
-        ({"settings": {"more": {"deep": 1}}}, r"setting more is no plain value"),
+        ({"settings": {"more": {"deep": 1}}}, r"setting more is not a plain value"),
         (
             {"settings": {str(number): 1 for number in range(1001)}},
             r"1001 settings, at most 1000 are expected",
@@ -154,9 +154,9 @@ def encoded_image(kind: str, size: tuple[int, int] = (256, 128), mode: str = "RG
     ("thumbnail", "message"),
     [
         ("data:image/jpeg;base64,AAAAA", r"Invalid base64"),
-        ("data:image/jpeg;base64,AAAA", r"it is no sound JPEG, PNG or WebP"),
+        ("data:image/jpeg;base64,AAAA", r"it is not a valid JPEG, PNG or WebP"),
         (encoded_image("PNG")[:-200], r""),
-        (encoded_image("GIF"), r"it is no sound JPEG, PNG or WebP"),
+        (encoded_image("GIF"), r"it is not a valid JPEG, PNG or WebP"),
         (encoded_image("PNG", (13000, 13000), "1"), r"it is 13000 x 13000"),
         ("data:image/png;base64," + "A" * (9 * 2**20), r"it takes 9 MB"),
     ],
@@ -236,8 +236,8 @@ def test_rejects_files_that_are_no_instruction(tmp_path: Path) -> None:
     with pytest.raises(
         InstructionError,
         match=(
-            r"'x.safetensors': it cannot be opened in .* \(No such file or directory\)\. Check its name and "
-            r"folder"
+            r"'x.safetensors': it cannot be opened in .* \(No such file or directory\)\. Check its name, "
+            r"folder and permissions"
         ),
     ):
         load_instruction(path)

@@ -195,8 +195,8 @@ def test_takes_the_default_steps_of_the_model(clip, seeded):
             {"tokens": 31},
             "Caption Init: 31 tokens do not fit. Choose 1 to 30, the text window of this CLIP.",
         ),
-        (1, {"steps": 0}, "Caption Init: 0 steps find nothing. Choose at least 1; 300 suit this CLIP."),
-        (1, {"batch": 0}, "Caption Init: a batch of 0 images shows nothing. Choose at least 1."),
+        (1, {"steps": 0}, "Caption Init: 0 steps are too few. Choose at least 1; 300 suit this CLIP."),
+        (1, {"batch": 0}, "Caption Init: a batch of 0 images is too small. Choose at least 1."),
         (
             1,
             {"learning_rate": -1.0},

@@ -88,10 +88,10 @@ MOMENT = "optimiser.exp_avg.keys.{site}"
             {"stream.1.position": torch.zeros(2)},
             r"segment 1: tensor 'position' is float32 \[2\], not int64 \[\]",
         ),
-        ({"stream.1.position": torch.tensor(501)}, r"segment 1: its order is no pass over its timesteps"),
+        ({"stream.1.position": torch.tensor(501)}, r"segment 1: its order is not a pass over its timesteps"),
         (
             {"stream.1.order": torch.zeros(500, dtype=torch.int64)},
-            r"segment 1: its order is no pass over its timesteps",
+            r"segment 1: its order is not a pass over its timesteps",
         ),
         ({"stream.0.order": torch.tensor(3)}, r"segment 0: tensor 'order' is int64 \[\], not int64 \[500\]"),
         ({"losses": torch.zeros(2, dtype=torch.float64)}, r"it has 3 steps and 2 losses"),

@@ -106,7 +106,7 @@ class TestDescription:
     def test_rejects_a_mask_for_a_model_without_one(self, editor: DiffusersEditor) -> None:
         message = (
             r"^pocket editor: this model reads no mask \(8 input channels, 12 in one that does\). "
-            r"Leave the mask away and keep the edit .* Region Edit"
+            r"Remove the mask and limit the edit .* Region Edit"
         )
         with pytest.raises(ModelError, match=message):
             editor.condition(torch.zeros(1, 64, 64, 3), torch.ones(1, 64, 64))

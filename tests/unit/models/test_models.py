@@ -218,7 +218,7 @@ def test_rejects_unknown_text_widths_and_missing_layers() -> None:
     with pytest.raises(
         ModelError,
         match=(
-            r"^it: its text states are 512 wide, which is no known family \(pocket 128, SD1.5 768, SD2.1 "
+            r"^it: its text states are 512 wide, which is not a known family \(pocket 128, SD1.5 768, SD2.1 "
             r"1024, SDXL 2048\).$"
         ),
     ):

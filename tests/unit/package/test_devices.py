@@ -14,7 +14,7 @@ def test_accepts_and_rejects_names_of_devices() -> None:
         named_device("toaster")
     with pytest.raises(
         DeviceError,
-        match=r"Device 'cuda:99' is not there, or this torch was not built for it\. This machine has cpu",
+        match=r"Device 'cuda:99' was not found, or this torch was not built for it\. This machine has cpu",
     ):
         named_device("cuda:99")
     for name in ("GPU:99", "cpu:7", "meta"):

@@ -117,8 +117,8 @@ def test_ignores_names_that_only_look_like_sides(tmp_path: Path) -> None:
     refused: list[PairError] = []
     assert pairs_in(tmp_path, refused.append) == []
     assert [str(error) for error in refused] == [
-        "Image 'source_of_it.png' has no twin: the after image of pair 'of_it' is missing. Add it or remove "
-        "this one."
+        "Image 'source_of_it.png' has no partner: the after image of pair 'of_it' is missing. Add it or "
+        "remove this one."
     ]
 
 
@@ -330,6 +330,8 @@ def test_leaves_out_a_malformed_line(tmp_path: Path) -> None:
 
 def test_names_an_unreadable_folder(tmp_path: Path) -> None:
     with pytest.raises(
-        PairError, match=r"^Folder 'gone' cannot be read \(.*\)\. Allow it, or move the images elsewhere\.$"
+        PairError,
+        match=r"^Folder 'gone' cannot be read \(.*\)\. Check its permissions, or move the images "
+        r"to another folder\.$",
     ):
         pairs_in(tmp_path / "gone")

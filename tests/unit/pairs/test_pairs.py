@@ -97,7 +97,7 @@ def test_names_invalid_folders(tmp_path: Path) -> None:
             load_pairs(tmp_path, size)
     refused(r"holds no pairs\. Name the images 0_0\.png \(before\) and 0_1\.png \(after\)")
     make_image(tmp_path / "0_0.png")
-    refused(r"Image '0_0\.png' has no twin: the after image of pair '0' is missing")
+    refused(r"Image '0_0\.png' has no partner: the after image of pair '0' is missing")
     make_image(tmp_path / "0_1.png", size=(16, 24))
     refused(
         r"Pair '0': before is 32 x 24, after is 16 x 24, which is another aspect ratio\. "
@@ -130,7 +130,7 @@ def test_rejects_tiny_and_huge_images(tmp_path: Path) -> None:
 
 def test_names_invalid_batches() -> None:
     ok = torch.zeros(2, 16, 16, 3)
-    with pytest.raises(PairError, match=r"2 images before but 3 after\. Every image needs its twin"):
+    with pytest.raises(PairError, match=r"2 images before but 3 after\. Every image needs its partner"):
         make_pairs(ok, torch.zeros(3, 16, 16, 3))
     with pytest.raises(
         PairError, match=r"Pair 'first': before is 16 x 16, after is 24 x 16, which is another aspect ratio"
@@ -177,7 +177,7 @@ def test_scales_two_sizes_to_the_smaller_one(tmp_path: Path, size: int | None) -
     before, after = only(pairs)
     assert before.shape == after.shape == ((48, 64, 3) if size is None else (32, 32, 3))
     torch.testing.assert_close(before, after, rtol=0, atol=0.02)
-    scaled = "1 pair: before and after have two sizes: the larger image is scaled to the smaller one."
+    scaled = "1 pair: before and after differ in size: the larger image is scaled to the smaller one."
     assert pairs.remarks == ((scaled,) if size is None else ())
 
 
@@ -217,7 +217,7 @@ def test_crop_takes_the_middle(tmp_path: Path, size: int | None) -> None:
     )
     assert before[:, 0, 0].mean() == pytest.approx(0, abs=0.02)
     assert pairs.remarks == (
-        "1 pair: before and after have two aspect ratios: the larger image is scaled and cropped to the "
+        "1 pair: before and after differ in aspect ratio: the larger image is scaled and cropped to the "
         "smaller one.",
     )
 
@@ -232,7 +232,7 @@ def test_pad_keeps_the_whole_image_and_repeats_its_border(tmp_path: Path) -> Non
     )
     assert after[16, :, 1].mean() < 0.05 and after[47, :, 1].mean() > 0.95
     assert pairs.remarks == (
-        "1 pair: before and after have two aspect ratios: the larger image is scaled into the smaller one's "
+        "1 pair: before and after differ in aspect ratio: the larger image is scaled into the smaller one's "
         "size, and its border is repeated.",
     )
 
@@ -276,7 +276,7 @@ def test_leaves_out_invalid_pairs_and_says_so(tmp_path: Path) -> None:
     assert [pair.name for pair in pairs] == ["0", "2"]
     alone, damaged, tiny, count = pairs.remarks
     assert alone == (
-        "Left out: Image '3_1.png' has no twin: the before image of pair '3' is missing. Add it or remove "
+        "Left out: Image '3_1.png' has no partner: the before image of pair '3' is missing. Add it or remove "
         "this one."
     )
     assert damaged.startswith("Left out: Image '1_1.png' cannot be read (")
@@ -294,12 +294,12 @@ def test_joins_lists_of_images_to_one_set_of_pairs() -> None:
     assert [tuple(pair.before.shape) for pair in pairs] == [(16, 24, 3), (32, 16, 3), (32, 16, 3)]
     assert [pair.name for pair in pairs] == ["0", "1", "2"]
     assert all((pair.before == 0.25).all() and (pair.after == 0.75).all() for pair in pairs)
-    with pytest.raises(PairError, match=r"3 images before but 2 after\. Every image needs its twin"):
+    with pytest.raises(PairError, match=r"3 images before but 2 after\. Every image needs its partner"):
         make_pairs(before, after[1:])
     scaled = make_pairs([gradient(32, 48)[None]], [gradient(64, 96)[None]])
     assert scaled[0].after.shape == (32, 48, 3)
     assert scaled.remarks == (
-        "1 pair: before and after have two sizes: the larger image is scaled to the smaller one.",
+        "1 pair: before and after differ in size: the larger image is scaled to the smaller one.",
     )
     assert make_pairs([gradient(32, 32)[None]], [gradient(32, 64)[None]], fit="crop")[0].after.shape == (
         32,

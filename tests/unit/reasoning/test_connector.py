@@ -340,7 +340,7 @@ def write_file(connector, folder, info, version="1", **tensors):
             {"queries": 7},
             "1",
             {},
-            "c.safetensors: tensor 'queries.weight' is [6, 16], its header promises [7, 16]. "
+            "c.safetensors: tensor 'queries.weight' is [6, 16], its header says [7, 16]. "
             "The file is damaged.",
         ),
         (

@@ -75,9 +75,9 @@ def test_finds_json_in_any_text(answer):
         ('["make it night", "because"]', "There was no JSON in it."),
         (GOOD[:-3], "There was no JSON in it."),
         ('{"a": ' * 5000, "There was no JSON in it."),
-        (f"<think>{GOOD}", "It was still thinking when it ended: allow it more tokens."),
-        (f"<reasoning>{GOOD}", "It was still thinking when it ended: allow it more tokens."),
-        (f"[THINK]{GOOD}", "It was still thinking when it ended: allow it more tokens."),
+        (f"<think>{GOOD}", "It reached the token limit before it answered: allow more tokens."),
+        (f"<reasoning>{GOOD}", "It reached the token limit before it answered: allow more tokens."),
+        (f"[THINK]{GOOD}", "It reached the token limit before it answered: allow more tokens."),
         (f"{GOOD}</think>", "There was no JSON in it."),
         ('{"instruction": "a", "reason": ' + "9" * 5000 + "}", "There was no JSON in it."),
         ("{}", "Its JSON had no text named instruction."),
@@ -148,7 +148,7 @@ def test_falls_back_to_the_wish_after_two_bad_answers():
 
 @pytest.mark.parametrize("wish", ["", " \n"])
 def test_rejects_an_empty_wish(wish):
-    message = re.escape("Explain Instruction: there is no wish. Write what you would like, such as: ")
+    message = re.escape("Explain Instruction: the wish is empty. Write what you would like, such as: ")
     with pytest.raises(InstructionError, match=message):
         explain(Scripted(), IMAGE, wish)
 

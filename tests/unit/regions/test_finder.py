@@ -317,7 +317,7 @@ def test_rejects_words_without_phrases(grounded, words):
         ),
         (
             {"image": torch.full((8, 8, 3), float("nan"))},
-            "Find Region: the image holds values that are not finite. Look at the node that made it.",
+            "Find Region: the image holds values that are not finite. Check the node that made it.",
         ),
         ({"phrases": ["red " * 80]}, " reads "),
     ],

@@ -57,7 +57,7 @@ def test_missing_folder_error_tells_what_belongs_there(tmp_path, name):
         f"{KINDS[name].title} 'nowhere': there is no folder {folder}. {ADVICE[name]}{folder}: config.json, "
         "model.safetensors, "
     )
-    assert message.endswith("Nothing is downloaded by itself.") and "http" not in message
+    assert message.endswith("Nothing is downloaded automatically.") and "http" not in message
 
 
 @pytest.mark.parametrize(
@@ -90,16 +90,16 @@ def test_missing_file_error_names_the_file(own, name, files, message):
 def test_rejects_a_folder_of_another_kind(models):
     with pytest.raises(
         ModelError,
-        match=r"Grounding DINO 'sam': its config.json says 'sam', which is no Grounding DINO "
+        match=r"Grounding DINO 'sam': its config.json says 'sam', which is not a Grounding DINO "
         r"\(grounding-dino, mm-grounding-dino\)",
     ):
         GroundedSam(models["sam"], models["sam"])
     with pytest.raises(
-        ModelError, match="SAM 'dino': its config.json says 'grounding-dino', which is no SAM"
+        ModelError, match="SAM 'dino': its config.json says 'grounding-dino', which is not a SAM"
     ):
         GroundedSam(models["dino"], models["dino"])
     with pytest.raises(
-        ModelError, match="CLIPSeg 'dino': its config.json says 'grounding-dino', which is no CLIPSeg"
+        ModelError, match="CLIPSeg 'dino': its config.json says 'grounding-dino', which is not a CLIPSeg"
     ):
         ClipSegFinder(models["dino"])
 

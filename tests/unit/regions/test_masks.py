@@ -25,13 +25,13 @@ from instructbrush.tests.support.mask_samples import (
         ),
         (
             torch.zeros(0, 4, 4),
-            "Mask: there is none in it (its shape is (0, 4, 4)). Perhaps nothing was found: connect a mask "
+            "Mask: it holds no mask (its shape is (0, 4, 4)). Perhaps nothing was found: connect a mask "
             "that holds a region.",
         ),
         (
             torch.full((4, 4), math.nan),
-            "Mask holds values that are not finite. Look at what makes it: a mask runs from 0 (stays) to 1 "
-            "(is edited).",
+            "Mask holds values that are not finite. Check the node that made it: a mask runs from 0 "
+            "(stays) to 1 (is edited).",
         ),
         (torch.full((4, 4), math.inf), "Mask holds values that are not finite."),
         (
@@ -84,7 +84,7 @@ def test_rejects_images_with_colors_and_other_shapes():
         r"width\]\.",
     ):
         mask_batch(torch.zeros(1, 2, 4, 5))
-    with pytest.raises(RegionError, match=r"^Mask: there is none in it"):
+    with pytest.raises(RegionError, match=r"^Mask: it holds no mask"):
         mask_batch(torch.zeros(0, 4, 4, 3))
 
 

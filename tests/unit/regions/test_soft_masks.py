@@ -126,7 +126,8 @@ def test_union_is_the_maximum(seed: int, single: list[bool]):
         ),
         (
             [(2, 4, 4), (1, 4, 4), (3, 4, 4)],
-            "Union of masks: mask 3 is a batch of 3, those before it of 2. Give as many of each, or one.",
+            "Union of masks: mask 3 is a batch of 3, those before it of 2. Give the same number in each "
+            "batch, or one mask.",
         ),
     ],
 )

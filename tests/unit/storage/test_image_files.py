@@ -167,9 +167,9 @@ def test_reads_a_truncated_image_if_most_of_it_is_there(
         (
             "script.png",
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
-            r"it is no image, or none of the formats",
+            r"it is not an image, or not in one of the formats",
         ),
-        ("paper.jpg", b"%PDF-1.4\n", r"it is no image, or none of the formats"),
+        ("paper.jpg", b"%PDF-1.4\n", r"it is not an image, or not in one of the formats"),
         (
             "phone.heic",
             b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",

@@ -23,8 +23,8 @@ def test_accepts_images_of_usual_shapes() -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (None, r"Image: images are needed, but NoneType came\. Connect an IMAGE\."),
-        ("a.png", r"Image: images are needed, but str came\."),
+        (None, r"Image: images are needed, not NoneType\. Connect an IMAGE\."),
+        ("a.png", r"Image: images are needed, not str\."),
         (
             torch.rand(5, 7),
             r"Image: its shape is \(5, 7\), images have \[batch, height, width, 3\]\. "
@@ -36,7 +36,7 @@ def test_accepts_images_of_usual_shapes() -> None:
         (
             torch.full((1, 5, 7, 3), math.nan),
             r"Image: image 1 of 1 holds values that are not finite\. "
-            r"Look at what makes it: values run from 0 to 1\.",
+            r"Check the node that made it: values run from 0 to 1\.",
         ),
         (
             torch.full((1, 5, 7, 3), 255, dtype=torch.uint8),

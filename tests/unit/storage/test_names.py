@@ -59,7 +59,7 @@ def test_tells_which_names_are_usable(name: str, usable: bool) -> None:
         ("a\\b", "a backslash"),
         ("a\0b", "a control character"),
         ("a\nb", "a control character"),
-        ("\ud800", "half a character"),
+        ("\ud800", "an incomplete character"),
         ("con", "'con' is reserved on Windows"),
         ("Nul.x", "'Nul.x' is reserved on Windows"),
         ("a" * 300, "300 bytes long, at most 235 are possible"),

@@ -55,11 +55,11 @@ class TestHeaders:
             (b'{"a":{},"a":{}}', r"not a safetensors file \(its header is not JSON: a key appears twice"),
             (
                 json.dumps({"__metadata__": {"a": 1}}).encode(),
-                r"its header is damaged \(its metadata is no table of texts\)",
+                r"its header is damaged \(its metadata is not a table of texts\)",
             ),
             (
                 json.dumps({"__metadata__": []}).encode(),
-                r"its header is damaged \(its metadata is no table of texts\)",
+                r"its header is damaged \(its metadata is not a table of texts\)",
             ),
             (
                 json.dumps({"a": entry(dtype="F4", shape=[24])}).encode(),
@@ -114,15 +114,14 @@ class TestHeaders:
         os.mkfifo(tmp_path / "pipe")
         for name, reason in (
             ("none", "No such file"),
-            ("", "it is no file"),
-            ("pipe", "it is no file"),
+            ("", "it is not a file"),
+            ("pipe", "it is not a file"),
             ("x\0", "embedded null byte"),
             ("x" * 300, "too long"),
         ):
             with pytest.raises(
                 ModelError,
-                match=f"^It: it cannot be opened in .*{reason}.* "
-                "Check its name and folder, and that it may be read",
+                match=f"^It: it cannot be opened in .*{reason}.* Check its name, folder and permissions",
             ):
                 read_tensor_header(tmp_path / name, "It", ModelError)
 

@@ -65,7 +65,7 @@ def read_emu_edit(path: str | Path, split: str = "test", strict: bool = False) -
                 continue
             if item.name in items:
                 raise EvaluationError(
-                    f"{where}: hash '{item.name}' is there twice. Give the files of one download only."
+                    f"{where}: hash '{item.name}' appears twice. Give the files of one download only."
                 )
             if fault is not None:
                 dropped[fault] += 1

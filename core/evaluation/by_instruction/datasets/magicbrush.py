@@ -132,7 +132,7 @@ class _SessionReader:
                 )
                 session = sessions.setdefault(str(row["img_id"]), {})
                 if row["turn_index"] in session:
-                    raise EvaluationError(f"{where} is there twice. Give the files of one download only.")
+                    raise EvaluationError(f"{where} appears twice. Give the files of one download only.")
                 try:
                     session[row["turn_index"]] = self._turn_of_row(where, row)
                 except EvaluationError as error:
@@ -172,7 +172,7 @@ class _SessionReader:
                 raise EvaluationError(f"{where}: '{missing}' is missing. Unpack the benchmark again.")
             if fields["input"] != last:
                 raise EvaluationError(
-                    f"{where} begins from '{fields['input']}', it must begin from '{last}': "
+                    f"{where} starts from '{fields['input']}'; it must start from '{last}': "
                     "turns are in the wrong order. Unpack the benchmark again."
                 )
             last = str(fields["output"])

@@ -72,7 +72,7 @@ def test_reads_other_split_and_file_without_faults(tmp_path: Path) -> None:
         (lambda rows: [row.pop("image") for row in rows], "has no column 'image'"),
         (
             lambda rows: rows[2].update(hash="00ab"),
-            "row 2: hash '00ab' is there twice. Give the files of one download only.",
+            "row 2: hash '00ab' appears twice. Give the files of one download only.",
         ),
         (
             lambda rows: rows[1].update(hash="../up"),

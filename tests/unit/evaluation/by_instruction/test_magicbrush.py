@@ -123,7 +123,7 @@ def cut(row: dict[str, Any], column: str) -> None:
         ),
         (
             lambda rows: rows[1].update(turn_index=1),
-            "row 1 (session 139, turn 1) is there twice. Give the files of one download only.",
+            "row 1 (session 139, turn 1) appears twice. Give the files of one download only.",
         ),
         (
             lambda rows: rows.pop(1),
@@ -276,12 +276,12 @@ def alter_sessions(folder: Path, change: Callable[[Any], Any]) -> None:
     [
         (
             lambda s: s["139"].reverse(),
-            "session 139, turn 1 begins from '139-output2.png', it must begin from '139-input.png': "
+            "session 139, turn 1 starts from '139-output2.png'; it must start from '139-input.png': "
             "turns are in the wrong order.",
         ),
         (
             lambda s: s["30"][1].update(input="30-input.png"),
-            "session 30, turn 2 begins from '30-input.png', it must begin from '30-output1.png'",
+            "session 30, turn 2 starts from '30-input.png'; it must start from '30-output1.png'",
         ),
         (lambda s: s["30"][0].pop("instruction"), "session 30, turn 1: 'instruction' is missing."),
         (lambda s: s["30"][0].update(mask="../x.png"), "mask '../x.png' is not a plain name"),

@@ -297,7 +297,7 @@ def test_command_begins_studies_and_prints_their_ratings(
         (["--methods", "words", *EFFECTS, "--study", "STUDIES"], "A study compares two methods or more."),
         (
             [*SELECTION, "--study", "STUDIES", "--study-items", "1"],
-            "was begun with other contents: it has 2 items, not 1. Give the study another name",
+            "was started with other contents: it has 2 items, not 1. Give the study another name",
         ),
         (
             [*SELECTION, "--study", "STUDIES", "--study-items", "0"],
