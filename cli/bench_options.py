@@ -45,7 +45,7 @@ def check_options(options: argparse.Namespace) -> None:
                 f"--{name.replace('_', '-')} does nothing with --benchmark {options.benchmark}. Leave it out."
             )
     if options.benchmark in _ITEM_BENCHMARKS and options.study_items < 1:
-        raise EvaluationError(f"--study-items is {options.study_items}, it must be at least 1.")
+        raise EvaluationError(f"--study-items is {options.study_items}; it must be at least 1.")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

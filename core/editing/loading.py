@@ -180,7 +180,7 @@ def _alphas_cumprod(source: Path) -> Tensor:
     config = read_json(path) if source.is_dir() and path.is_file() else _DEFAULT_SCHEDULER
     steps = config.get("num_train_timesteps", 1000)
     if steps != 1000:
-        raise ModelError(f"{source.name}: its noise schedule has {str(steps)[:20]} steps, 1000 are needed.")
+        raise ModelError(f"{source.name}: its noise schedule has {str(steps)[:20]} steps; 1000 are needed.")
     options = {name: config[name] for name in _SCHEDULER_OPTIONS if name in config}
     try:
         abar = DDPMScheduler(**options).alphas_cumprod

@@ -246,7 +246,7 @@ class Mllm:
         length = inputs["input_ids"].shape[1]
         if length > self.max_tokens:
             raise ModelError(
-                f"MLLM '{self.name}': image and words are {length} tokens long, it reads {self.max_tokens}. "
+                f"MLLM '{self.name}': image and words are {length} tokens long; it reads {self.max_tokens}. "
                 "Use fewer words."
             )
         return dict(inputs.to(self.device, self.dtype))

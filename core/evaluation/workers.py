@@ -32,7 +32,7 @@ class Workers:
             EvaluationError: the number of jobs is out of range, or the ray package is missing.
         """
         if self.jobs < 1:
-            raise EvaluationError(f"Benchmark: {self.jobs} jobs are out of range, at least 1 is needed.")
+            raise EvaluationError(f"Benchmark: {self.jobs} jobs are out of range; at least 1 is needed.")
         if self.ray:
             _import_ray()
 

@@ -278,7 +278,7 @@ def _read(path: Path) -> tuple[tuple[PartHeader, ...], list[str], Mapping[str, T
         )
     if version not in map(str, range(1, FORMAT_VERSION + 1)):
         raise InstructionError(
-            f"Instruction file '{path.name}' has format {version[:20]}, this version reads up to "
+            f"Instruction file '{path.name}' has format {version[:20]}; this version reads up to "
             f"{FORMAT_VERSION}. Update InstructBrush."
         )
     try:

@@ -79,23 +79,23 @@ class LearningSettings:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise LearningError(
-                    f"Learning settings: {name} is {value}, it must lie between {low} and {high}."
+                    f"Learning settings: {name} is {value}; it must lie between {low} and {high}."
                 )
         for name in ("learning_rate", "final_learning_rate"):
             value = getattr(self, name)
             if not 0 < value <= 10:
                 raise LearningError(
-                    f"Learning settings: {name} is {value}, it must be above 0 and at most 10."
+                    f"Learning settings: {name} is {value}; it must be above 0 and at most 10."
                 )
         for name in ("noise_weight", "direction_weight"):
             if not 0 <= getattr(self, name) <= 1e6:
                 raise LearningError(
-                    f"Learning settings: {name} is {getattr(self, name)}, it must lie between 0 and 1000000."
+                    f"Learning settings: {name} is {getattr(self, name)}; it must lie between 0 and 1000000."
                 )
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise LearningError(
-                    f"Learning settings: {name} is '{getattr(self, name)}', it must be one of "
+                    f"Learning settings: {name} is '{getattr(self, name)}'; it must be one of "
                     f"{', '.join(choices)}."
                 )
         if self.direction_weight and self.space == "attention":
@@ -206,7 +206,7 @@ def read_changes(texts: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
         types = _types_of(name)
         if type(value) not in types and not (value is None and name in ("tokens", "clip_norm")):
             raise LearningError(
-                f"Learning settings: {key} is '{written}', it must be of type {types[-1].__name__}."
+                f"Learning settings: {key} is '{written}'; it must be of type {types[-1].__name__}."
             )
         # Checks the range of the value.
         replace(PRESETS[space]["pocket"], **{name: value})

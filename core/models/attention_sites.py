@@ -79,7 +79,7 @@ def sites_of_unet(
             continue
         if len(shape) != 2 or 0 in shape:
             raise ModelError(
-                f"UNet: {key} has shape {list(shape)}, a matrix is needed. The file is damaged or of another "
+                f"UNet: {key} has shape {list(shape)}; a matrix is needed. The file is damaged or of another "
                 "kind."
             )
         name, block = _site_of_key(key, numbering)

@@ -34,7 +34,7 @@ def in_channels(shapes: Shapes) -> int:
     name = next(name for name in ("x_embedder.proj.weight", "pos_embed.proj.weight") if name in shapes)
     if len(shapes[name]) != 4:
         raise ModelError(
-            f"Transformer: {name} has shape {list(shapes[name])}, four sides are needed. The file is damaged "
+            f"Transformer: {name} has shape {list(shapes[name])}; four sides are needed. The file is damaged "
             "or of another kind."
         )
     return shapes[name][1]
@@ -60,7 +60,7 @@ def fingerprint_of(shapes: Shapes, read: Callable[[str, int], Tensor]) -> str:
         key = template.format(number)
         if len(shapes[key]) != 2:
             raise ModelError(
-                f"Transformer: {key} has shape {list(shapes[key])}, a matrix is needed. The file is damaged "
+                f"Transformer: {key} has shape {list(shapes[key])}; a matrix is needed. The file is damaged "
                 "or of another kind."
             )
         digest.update(f"{number} {shapes[key][1]}\n".encode())

@@ -304,7 +304,7 @@ def fill(
             )
         if tensor.shape != empty.shape:
             raise ModelError(
-                f"{part}: the weight {name} has shape {list(tensor.shape)}, {list(empty.shape)} is needed. "
+                f"{part}: the weight {name} has shape {list(tensor.shape)}; {list(empty.shape)} is needed. "
                 "The file is of another kind."
             )
         state[name] = tensor.to(device=device, dtype=dtype if empty.is_floating_point() else None)

@@ -327,7 +327,7 @@ def read_connector_config(path: str | Path) -> ConnectorConfig:
         )
     if version != str(FORMAT_VERSION):
         raise ModelError(
-            f"{path.name}: its format is {version[:20]}, this version reads up to {FORMAT_VERSION}. "
+            f"{path.name}: its format is {version[:20]}; this version reads up to {FORMAT_VERSION}. "
             "Update InstructBrush."
         )
     try:

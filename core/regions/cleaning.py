@@ -55,7 +55,7 @@ class CleanSettings:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise RegionError(
-                    f"Region settings: {name} is {value}, it must lie between {low} and {high}."
+                    f"Region settings: {name} is {value}; it must lie between {low} and {high}."
                 )
         if self.min_area > self.max_area:
             raise RegionError(
@@ -64,7 +64,7 @@ class CleanSettings:
             )
         if self.shape not in _SHAPES:
             raise RegionError(
-                f"Region settings: shape is '{self.shape}', it must be one of {', '.join(_SHAPES)}."
+                f"Region settings: shape is '{self.shape}'; it must be one of {', '.join(_SHAPES)}."
             )
 
 
@@ -134,11 +134,11 @@ def _refusal(settings: CleanSettings, before: int, area: float, fragments: int) 
         smallest = _percent(settings.drop_fragments)
         return f"none of its {before} fragments is {smallest} of it, and smaller ones are dropped"
     if area < settings.min_area:
-        return f"covers {_percent(area)} of the image, at least {_percent(settings.min_area)} is needed"
+        return f"covers {_percent(area)} of the image; at least {_percent(settings.min_area)} is needed"
     if area > settings.max_area:
-        return f"covers {_percent(area)} of the image, at most {_percent(settings.max_area)} is allowed"
+        return f"covers {_percent(area)} of the image; at most {_percent(settings.max_area)} is allowed"
     if fragments > settings.max_fragments:
-        return f"lies in {fragments} fragments, at most {settings.max_fragments} are allowed"
+        return f"lies in {fragments} fragments; at most {settings.max_fragments} are allowed"
     return None
 
 

@@ -98,7 +98,7 @@ class ClipSegFinder:
             length = words["input_ids"].shape[1]
             if length > most_tokens:
                 raise RegionError(
-                    f"Find Region: '{phrase[:40]}...' is {length} tokens long, {self.name} reads "
+                    f"Find Region: '{phrase[:40]}...' is {length} tokens long; {self.name} reads "
                     f"{most_tokens}. Use fewer words."
                 )
             text = {name: words[name].to(self.device) for name in ("input_ids", "attention_mask")}

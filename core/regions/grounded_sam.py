@@ -89,7 +89,7 @@ class GroundedSam:
         most_tokens = int(self._dino.config.max_text_len)
         if len(ids) > most_tokens:
             raise RegionError(
-                f"Find Region: the words are {len(ids)} tokens long, Grounding DINO reads {most_tokens}. "
+                f"Find Region: the words are {len(ids)} tokens long; Grounding DINO reads {most_tokens}. "
                 "Look for fewer things at a time."
             )
         outputs = self._dino(**inputs.to(self.device))

@@ -105,7 +105,7 @@ def soft_mask(fine: Tensor, box: Tensor, s: float) -> Tensor:
         RegionError: ``s`` is out of range, or aspect ratios or numbers of masks differ.
     """
     if not 0 <= s <= 1:
-        raise RegionError(f"Soft mask: s is {s}, it must lie between 0 and 1. UltraEdit uses 0.2 to 0.8.")
+        raise RegionError(f"Soft mask: s is {s}; it must lie between 0 and 1. UltraEdit uses 0.2 to 0.8.")
     fine = check_mask(fine, "Fine mask")
     box = check_mask(box, "Box mask").to(fine.device)
     if not same_ratio(mask_size(fine), mask_size(box)):

@@ -53,7 +53,7 @@ def _check(edited: Tensor, original: Tensor, feather: int) -> None:
                 f"they must have [batch, height, width, {expected}]."
             )
     if feather < 0:
-        raise RegionError(f"Paste back: feather is {feather}, it must be 0 or more pixels.")
+        raise RegionError(f"Paste back: feather is {feather}; it must be 0 or more pixels.")
     if len(original) not in (1, len(edited)):
         raise RegionError(
             f"Paste back: {len(edited)} edited images but {len(original)} originals. "

@@ -45,7 +45,7 @@ def resolve_inside(
     path = Path(folder) / f"{name.strip().removesuffix(suffix)}{suffix}"
     if not reason and len(os.fsencode(path)) > _MAX_PATH_BYTES:
         length = len(os.fsencode(path))
-        reason = f"its path would be {length} bytes long, at most {_MAX_PATH_BYTES} are possible"
+        reason = f"its path would be {length} bytes long; at most {_MAX_PATH_BYTES} are possible"
     if reason:
         raise error(
             f"Name {_shown(name)} cannot be used: {reason}. "
@@ -81,7 +81,7 @@ def _reason(name: str, suffix: str, new: bool) -> str:
             return "a part of it ends with a dot or a space"
         longest = _MAX_NAME_BYTES - (_NUMBER_BYTES if new else 0) - len(suffix.encode())
         if len(part.encode()) > longest:
-            return f"it is {len(part.encode())} bytes long, at most {longest} are possible"
+            return f"it is {len(part.encode())} bytes long; at most {longest} are possible"
     return ""
 
 

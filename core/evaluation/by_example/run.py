@@ -60,7 +60,7 @@ class EffectRunSettings:
         counts = {"seeds": self.seeds, "sampling_steps": self.sampling.steps, "steps": self.steps}
         for name, count in counts.items():
             if count is not None and count < 1:
-                raise EvaluationError(f"Benchmark: {name} is {count}, it must be at least 1.")
+                raise EvaluationError(f"Benchmark: {name} is {count}; it must be at least 1.")
         read_changes(self.changes)
 
     def describe(self) -> dict[str, Any]:

@@ -256,7 +256,7 @@ def _own_descriptions(root: Path) -> dict[str, EffectDescription]:
     for effect in effects:
         if effect.scope not in ("global", "local"):
             raise EvaluationError(
-                f"effects.json: the scope of '{effect.name}' is '{effect.scope}', "
+                f"effects.json: the scope of '{effect.name}' is '{effect.scope}'; "
                 "it must be 'global' or 'local'."
             )
     return {_key(effect.name): effect for effect in effects}

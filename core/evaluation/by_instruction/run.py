@@ -87,7 +87,7 @@ class ItemRunSettings:
             ("side", self.side, 64),
         ):
             if value is not None and value < least:
-                raise EvaluationError(f"Benchmark: {name} is {value}, it must be at least {least}.")
+                raise EvaluationError(f"Benchmark: {name} is {value}; it must be at least {least}.")
 
     def describe(self) -> dict[str, Any]:
         """Returns what identifies the figures of this run. Loads the models.

@@ -161,7 +161,7 @@ def read_header(file: Path, line: bytes) -> dict[str, Any]:
     """
     header = parse_line(file, 1, line)
     if header.get("format") != FORMAT:
-        raise damage_error(file, 1, f"its format is {header.get('format')!r}, this version reads {FORMAT}")
+        raise damage_error(file, 1, f"its format is {header.get('format')!r}; this version reads {FORMAT}")
     fault = _header_fault(header)
     if fault:
         raise damage_error(file, 1, f"it does not say what is compared ({fault})")

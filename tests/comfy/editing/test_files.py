@@ -127,10 +127,10 @@ _DOTS = "it starts with a slash, or a part of it is empty or made of dots"
         ("a//b", _DOTS),
         ("..", _DOTS),
         ("a\\..\\..\\b", "it holds a backslash"),
-        ("a" * 243, "it is 243 bytes long, at most 235 are possible"),
-        ("a" * 300, "it is 300 bytes long, at most 235 are possible"),
-        ("雪" * 100, "it is 300 bytes long, at most 235 are possible"),
-        ("deep/" * 1000 + "x", r"its path would be \d{4} bytes long, at most 4000 are possible"),
+        ("a" * 243, "it is 243 bytes long; at most 235 are possible"),
+        ("a" * 300, "it is 300 bytes long; at most 235 are possible"),
+        ("雪" * 100, "it is 300 bytes long; at most 235 are possible"),
+        ("deep/" * 1000 + "x", r"its path would be \d{4} bytes long; at most 4000 are possible"),
         ("nul\0", "it holds a control character"),
         ("aux", "'aux' is reserved on Windows"),
     ],
@@ -181,7 +181,7 @@ def test_rejects_damaged_and_foreign_files(comfy):
         "Choose a file that Save Instruction wrote."
     )
     assert message("newer.safetensors") == (
-        "Instruction file 'newer.safetensors' has format 99, this version reads up to 2. "
+        "Instruction file 'newer.safetensors' has format 99; this version reads up to 2. "
         "Update InstructBrush."
     )
 

@@ -120,7 +120,7 @@ def test_makes_pairs_of_batches(comfy):
         ("", "Name '' cannot be used: it is empty. Use a plain name such as 'snow' or 'weather/snow'."),
         (
             "a" * 300,
-            f"Name '{'a' * 56}…' cannot be used: it is 300 bytes long, at most 255 are possible.",
+            f"Name '{'a' * 56}…' cannot be used: it is 300 bytes long; at most 255 are possible.",
         ),
     ],
 )

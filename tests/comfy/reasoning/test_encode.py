@@ -157,7 +157,7 @@ def test_works_with_regions_and_learned_instructions(comfy, states_folder):
             "[height, width, 3] with sides from 8 is needed.",
         ),
         ({"image": make_image(1) * float("nan")}, "Image: image 1 of 1 holds values that are not finite."),
-        ({"words": "hours " * 500}, "tokens long, it reads 2048. Use fewer words."),
+        ({"words": "hours " * 500}, "tokens long; it reads 2048. Use fewer words."),
     ],
 )
 def test_rejects_bad_images_and_long_words(comfy, states_folder, changes, message):

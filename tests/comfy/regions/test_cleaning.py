@@ -51,7 +51,7 @@ def test_continues_with_a_refused_mask_if_asked(comfy, when_refused, expected):
     graph, node = cleaning(comfy, torch.cat([good, square(0, 0, 3, 3)]), when_refused=when_refused)
     mask, report = comfy.values(graph, node.out(0), node.out(1))
     assert torch.equal(mask, torch.cat([good, expected]))
-    assert report.splitlines()[1] == "2: refused: covers 0.22 % of the image, at least 1 % is needed"
+    assert report.splitlines()[1] == "2: refused: covers 0.22 % of the image; at least 1 % is needed"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_continues_with_a_refused_mask_if_asked(comfy, when_refused, expected):
         (
             torch.cat([square(8, 8, 40, 40), square(0, 0, 3, 3)]),
             {},
-            "Clean Region: mask 2 of 2 was refused: covers 0.22 % of the image, at least 1 % is needed. Give "
+            "Clean Region: mask 2 of 2 was refused: covers 0.22 % of the image; at least 1 % is needed. Give "
             "another mask, change the limits, or choose another when_refused.",
         ),
         (
@@ -72,7 +72,7 @@ def test_continues_with_a_refused_mask_if_asked(comfy, when_refused, expected):
         (
             torch.ones(1, 64, 64),
             {},
-            "Clean Region: mask 1 of 1 was refused: covers 100 % of the image, at most 90 % is allowed.",
+            "Clean Region: mask 1 of 1 was refused: covers 100 % of the image; at most 90 % is allowed.",
         ),
         (
             square(8, 8, 40, 40),

@@ -305,7 +305,7 @@ def test_rejects_invalid_files(small, tmp_path):
         open_clip_model(tiny_clip.NAME, target)
     save_file({**states, "text_projection": torch.zeros(16, 25)}, target)
     with rejected(
-        f"{part}: the weight text_projection has shape [16, 25], [16, 24] is needed. The file is of another "
+        f"{part}: the weight text_projection has shape [16, 25]; [16, 24] is needed. The file is of another "
         "kind."
     ):
         open_clip_model(tiny_clip.NAME, target)

@@ -188,7 +188,7 @@ def test_loads_weights_on_first_use_and_frees_them(folders, images):
             ["a"],
             "MLLM 'left': the image holds values that are not finite.",
         ),
-        ([torch.rand(32, 32, 3)], ["word " * 500], "tokens long, it reads 2048. Use fewer words."),
+        ([torch.rand(32, 32, 3)], ["word " * 500], "tokens long; it reads 2048. Use fewer words."),
     ],
 )
 def test_rejects_invalid_input(mllm, images, texts, message):

@@ -252,7 +252,7 @@ def test_events_count_once_and_late_events_are_left_out(tmp_path: Path) -> None:
             "line 4 of '.*': it undoes 'y', which is not a judgement that counts",
         ),
         (lambda lines: ["", *lines[1:], ""], "line 1 of '.*': it cannot be read"),
-        (lambda lines: ['{"format": 2}', ""], "line 1 of '.*': its format is 2, this version reads 1"),
+        (lambda lines: ['{"format": 2}', ""], "line 1 of '.*': its format is 2; this version reads 1"),
         (
             lambda lines: [json.dumps(json.loads(lines[0]) | {"comparisons": [[9, "words", "learned"]]}), ""],
             "line 1 of '.*': it does not say what is compared",

@@ -173,10 +173,10 @@ def test_changes_learning_settings_by_name(whole: tuple[list[Outcome], Path], tm
             "is not SPACE.NAME=VALUE with a space of attention, text and a name of tokens, segments",
         ),
         ("attention.magic=4", "is not SPACE.NAME=VALUE"),
-        ("attention.tokens=4.5", "attention.tokens is '4.5', it must be of type int"),
-        ("attention.tokens=0", "tokens is 0, it must lie between 1 and 4096"),
-        ("attention.include_bos=1", "include_bos is '1', it must be of type bool"),
-        ("attention.objective=better", "objective is 'better', it must be one of plain, guided"),
+        ("attention.tokens=4.5", "attention.tokens is '4.5'; it must be of type int"),
+        ("attention.tokens=0", "tokens is 0; it must lie between 1 and 4096"),
+        ("attention.include_bos=1", "include_bos is '1'; it must be of type bool"),
+        ("attention.objective=better", "objective is 'better'; it must be one of plain, guided"),
         ("attention.direction_weight=1", "direction_weight acts on text states"),
     ],
 )
@@ -193,8 +193,8 @@ def test_rejects_invalid_changes(change: str, message: str) -> None:
             "Method 'magic' does not exist. Choose from words, visii, instructbrush",
         ),
         ({"methods": ()}, "Method '' does not exist"),
-        ({"seeds": 0}, "seeds is 0, it must be at least 1"),
-        ({"steps": 0}, "steps is 0, it must be at least 1"),
+        ({"seeds": 0}, "seeds is 0; it must be at least 1"),
+        ({"steps": 0}, "steps is 0; it must be at least 1"),
     ],
 )
 def test_rejects_settings_out_of_range(change: dict[str, Any], message: str) -> None:

@@ -201,7 +201,7 @@ def renumbered(folder: Path) -> None:
         (lambda root: (root / "effects.json").write_text("[1]"), "effects.json must be"),
         (
             lambda root: (root / "effects.json").write_text('{"x": {"instruction": "y", "scope": "half"}}'),
-            "the scope of 'x' is 'half', it must be 'global' or",
+            "the scope of 'x' is 'half'; it must be 'global' or",
         ),
         (
             lambda root: (root / "effects.json").write_text(

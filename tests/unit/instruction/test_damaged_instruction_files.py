@@ -57,7 +57,7 @@ def test_ignores_unknown_fields(tmp_path: Path) -> None:
     [
         (
             lambda h: h["__metadata__"].update({"instructbrush.version": "3"}),
-            r"has format 3, this version reads up to 2\. Update InstructBrush",
+            r"has format 3; this version reads up to 2\. Update InstructBrush",
         ),
         (
             lambda h: h["__metadata__"].update({"instructbrush.version": "2"}),

@@ -205,7 +205,7 @@ def test_names_what_differs_from_the_run_of_a_checkpoint(
 
 
 def test_accepts_seeds_of_64_bits_only() -> None:
-    with pytest.raises(LearningError, match=r"seed is -1, it must lie between 0 and 18446744073709551615"):
+    with pytest.raises(LearningError, match=r"seed is -1; it must lie between 0 and 18446744073709551615"):
         replace(SMALL, seed=-1)
     with pytest.raises(LearningError, match=r"seed is 18446744073709551616"):
         replace(SMALL, seed=2**64)

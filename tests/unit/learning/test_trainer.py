@@ -288,11 +288,11 @@ def test_names_invalid_settings_and_runs(
     with pytest.raises(LearningError, match=r"shared segments are trained together"):
         make_trainer(editor, latents, only_segments=(1,))
     for change, message in (
-        ({"steps": 0}, r"steps is 0, it must lie between 1 and"),
+        ({"steps": 0}, r"steps is 0; it must lie between 1 and"),
         ({"segments": 1001}, r"segments is 1001"),
-        ({"learning_rate": -1.0}, r"learning_rate is -1\.0, it must be above 0"),
-        ({"objective": "best"}, r"objective is 'best', it must be one of plain, guided"),
-        ({"parametrisation": "x"}, r"parametrisation is 'x', it must be one of shared, separate"),
+        ({"learning_rate": -1.0}, r"learning_rate is -1\.0; it must be above 0"),
+        ({"objective": "best"}, r"objective is 'best'; it must be one of plain, guided"),
+        ({"parametrisation": "x"}, r"parametrisation is 'x'; it must be one of shared, separate"),
     ):
         with pytest.raises(LearningError, match=message):
             replace(SMALL, **change)

@@ -324,7 +324,7 @@ def write_file(connector, folder, info, version="1", **tensors):
 @pytest.mark.parametrize(
     ("info", "version", "tensors", "message"),
     [
-        ({}, "2", {}, "c.safetensors: its format is 2, this version reads up to 1. Update InstructBrush."),
+        ({}, "2", {}, "c.safetensors: its format is 2; this version reads up to 1. Update InstructBrush."),
         ("[", "1", {}, "c.safetensors: its header is damaged ("),
         ("[]", "1", {}, "c.safetensors: its header is damaged ("),
         ('{"family": "pocket"}', "1", {}, "c.safetensors: its header is damaged ("),

@@ -110,19 +110,19 @@ def test_feathers_only_outside():
         (
             box_mask([Box(0, 0, 1, 1)], 20, 20),
             {},
-            "refused: covers 0.25 % of the image, at least 1 % is needed",
+            "refused: covers 0.25 % of the image; at least 1 % is needed",
         ),
         (
             box_mask([Box(0, 0, 19, 20)], 20, 20),
             {},
-            "refused: covers 95 % of the image, at most 90 % is allowed",
+            "refused: covers 95 % of the image; at most 90 % is allowed",
         ),
         (
             box_mask([Box(0, 0, 4, 4)], 20, 20),
             {"min_area": 0.05},
-            "refused: covers 4 % of the image, at least 5 % is needed",
+            "refused: covers 4 % of the image; at least 5 % is needed",
         ),
-        (TWO_FRAGMENTS, {"max_fragments": 1}, "refused: lies in 2 fragments, at most 1 are allowed"),
+        (TWO_FRAGMENTS, {"max_fragments": 1}, "refused: lies in 2 fragments; at most 1 are allowed"),
         (
             TWO_FRAGMENTS,
             {"drop_fragments": 0.8},
@@ -146,7 +146,7 @@ def test_applies_the_papers_limits():
     dots = torch.zeros(60, 60)
     dots[::2, ::2] = 1
     assert (
-        clean_mask(dots, CleanSettings()).reason == "refused: lies in 900 fragments, at most 500 are allowed"
+        clean_mask(dots, CleanSettings()).reason == "refused: lies in 900 fragments; at most 500 are allowed"
     )
     dots[40:] = 0
     dots[30:] = 0
@@ -190,19 +190,19 @@ def test_widening_growing_and_feathering_only_enlarge(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"threshold": 2.0}, "Region settings: threshold is 2.0, it must lie between 0 and 1."),
-        ({"threshold": math.nan}, "Region settings: threshold is nan, it must lie between 0 and 1."),
-        ({"min_area": -0.1}, "Region settings: min_area is -0.1, it must lie between 0 and 1."),
-        ({"max_area": 1.5}, "Region settings: max_area is 1.5, it must lie between 0 and 1."),
+        ({"threshold": 2.0}, "Region settings: threshold is 2.0; it must lie between 0 and 1."),
+        ({"threshold": math.nan}, "Region settings: threshold is nan; it must lie between 0 and 1."),
+        ({"min_area": -0.1}, "Region settings: min_area is -0.1; it must lie between 0 and 1."),
+        ({"max_area": 1.5}, "Region settings: max_area is 1.5; it must lie between 0 and 1."),
         (
             {"min_area": 0.5, "max_area": 0.4},
             "Region settings: min_area 0.5 exceeds max_area 0.4, so no mask would be accepted. Swap them.",
         ),
-        ({"max_fragments": 0}, "Region settings: max_fragments is 0, it must lie between 1 and 1000000."),
-        ({"drop_fragments": 1.1}, "Region settings: drop_fragments is 1.1, it must lie between 0 and 1."),
-        ({"grow": 20000}, "Region settings: grow is 20000, it must lie between -16384 and 16384."),
-        ({"feather": -1}, "Region settings: feather is -1, it must lie between 0 and 16384."),
-        ({"shape": "round"}, "Region settings: shape is 'round', it must be one of fine, hull, box."),
+        ({"max_fragments": 0}, "Region settings: max_fragments is 0; it must lie between 1 and 1000000."),
+        ({"drop_fragments": 1.1}, "Region settings: drop_fragments is 1.1; it must lie between 0 and 1."),
+        ({"grow": 20000}, "Region settings: grow is 20000; it must lie between -16384 and 16384."),
+        ({"feather": -1}, "Region settings: feather is -1; it must lie between 0 and 16384."),
+        ({"shape": "round"}, "Region settings: shape is 'round'; it must be one of fine, hull, box."),
     ],
 )
 def test_rejects_invalid_settings(changes: dict, message: str):

@@ -158,7 +158,7 @@ def test_feathers_inwards_except_at_the_images_border():
             "Paste back: the original images have the shape (8, 8, 3), they must have [batch, height, width, "
             "3 or 4].",
         ),
-        ((1, 8, 8, 3), (1, 8, 8, 3), (8, 8), -1, "Paste back: feather is -1, it must be 0 or more pixels."),
+        ((1, 8, 8, 3), (1, 8, 8, 3), (8, 8), -1, "Paste back: feather is -1; it must be 0 or more pixels."),
     ],
 )
 def test_rejects_images_that_do_not_match(

@@ -60,13 +60,13 @@ def test_soft_edges_fall_off_to_s(seed: int, s: float):
             torch.zeros(4, 4),
             torch.zeros(4, 4),
             1.2,
-            "Soft mask: s is 1.2, it must lie between 0 and 1. UltraEdit uses 0.2 to 0.8.",
+            "Soft mask: s is 1.2; it must lie between 0 and 1. UltraEdit uses 0.2 to 0.8.",
         ),
         (
             torch.zeros(4, 4),
             torch.zeros(4, 4),
             math.nan,
-            "Soft mask: s is nan, it must lie between 0 and 1. UltraEdit uses 0.2 to 0.8.",
+            "Soft mask: s is nan; it must lie between 0 and 1. UltraEdit uses 0.2 to 0.8.",
         ),
         (
             torch.zeros(48, 64),

@@ -17,7 +17,7 @@ def test_accepts_existing_files_with_names_reserved_on_windows(tmp_path: Path) -
 def test_rejects_paths_that_are_too_long(tmp_path: Path) -> None:
     with pytest.raises(
         PairError,
-        match=r"Name 'deep/deep/.*…' cannot be used: its path would be \d{4} bytes long, "
+        match=r"Name 'deep/deep/.*…' cannot be used: its path would be \d{4} bytes long; "
         r"at most 4000 are possible\. Use a plain name",
     ):
         resolve_inside(tmp_path, "deep/" * 900 + "x", error=PairError)
@@ -62,7 +62,7 @@ def test_tells_which_names_are_usable(name: str, usable: bool) -> None:
         ("\ud800", "an incomplete character"),
         ("con", "'con' is reserved on Windows"),
         ("Nul.x", "'Nul.x' is reserved on Windows"),
-        ("a" * 300, "300 bytes long, at most 235 are possible"),
+        ("a" * 300, "300 bytes long; at most 235 are possible"),
         ("雪" * 100, "300 bytes long"),
         ("12:30", 'one of " \\* : < > \\? \\|'),
         ("weather./snow", "ends with a dot or a space"),

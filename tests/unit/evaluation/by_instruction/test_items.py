@@ -207,8 +207,8 @@ def test_rejects_invalid_settings() -> None:
             {"methods": ("instruction",)},
             "the method 'instruction' needs a learned instruction. Add --instruction FILE.",
         ),
-        ({"seeds": 0}, "seeds is 0, it must be at least 1"),
-        ({"side": 32}, "side is 32, it must be at least 64"),
+        ({"seeds": 0}, "seeds is 0; it must be at least 1"),
+        ({"side": 32}, "side is 32; it must be at least 64"),
     ]:
         with pytest.raises(EvaluationError, match=message):
             ItemRunSettings(**change)

@@ -301,7 +301,7 @@ def test_command_begins_studies_and_prints_their_ratings(
         ),
         (
             [*SELECTION, "--study", "STUDIES", "--study-items", "0"],
-            "--study-items is 0, it must be at least 1.",
+            "--study-items is 0; it must be at least 1.",
         ),
         (["--captions", "x"], "--captions does nothing with --benchmark reason. Leave it out."),
     ],
