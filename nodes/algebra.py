@@ -172,8 +172,8 @@ class AddWordsToInstruction(Node):
             display_name="Add Words to Instruction",
             category="InstructBrush/instruction",
             description="Writes words after the learned rows (Visii's hybrid). The instruction says how to "
-            "edit, the words add what. Words that do not fit the text window are cut, and the node shows "
-            "them.",
+            "edit, the words add what to change. Words that do not fit the text window are cut; the node "
+            "shows the cut words.",
             search_aliases=[
                 "hybrid instruction",
                 "visii hybrid",
@@ -214,8 +214,11 @@ class AddWordsToInstruction(Node):
         lost = _last_words(clip, words, kept) if cut else ""
         remark = f"{kept} tokens of words after the learned rows"
         if lost:
-            remark += f". Cut, because the text window is full: {lost}"
-            logging.warning("InstructBrush: Add Words to Instruction: no room for: %s", lost)
+            remark += f". The text window is full; these words are cut: {lost}"
+            logging.warning(
+                "InstructBrush: Add Words to Instruction: the text window is full; words that are cut: %s",
+                lost,
+            )
         return io.NodeOutput(hybrid, lost, ui={"text": [remark]})
 
 
@@ -229,7 +232,7 @@ class InspectInstruction(Node):
             display_name="Inspect Instruction",
             category="InstructBrush/instruction",
             description="Shows how an instruction was learned, how far it moved from its init text in every "
-            "segment and layer, and which words its rows are near to. With MODEL and CLIP connected, it "
+            "segment and layer, and which words are closest to its rows. With MODEL and CLIP connected, it "
             "shows more.",
             search_aliases=[
                 "instruction info",
@@ -329,8 +332,8 @@ def _word_states(clip: Clip, words: str) -> WordStates:
     chosen = list(dict.fromkeys(word.strip() for word in words.replace("\n", ",").split(",") if word.strip()))
     if words.strip() and not chosen:
         raise InstructionError(
-            f"Inspect Instruction: '{words}' holds no words. Write some, separated by commas, or leave it "
-            "empty."
+            f"Inspect Instruction: '{words}' holds no words. Write words separated by commas, or leave the "
+            "field empty."
         )
     counts = {word: text_encoding.count_tokens(clip, word) for word in chosen or COMMON_WORDS}
     if not chosen:

@@ -77,9 +77,9 @@ class ApplyInstruction(Node):
                     default=0,
                     min=0,
                     max=TRAIN_TIMESTEPS,
-                    tooltip="The instruction acts down to this timestep (T in the paper's Fig. 3); below it, "
-                    "the words act. 0 edits fully, 1000 not at all. Higher values keep more of the image's "
-                    "detail.",
+                    tooltip="The instruction acts down to this timestep (T in the paper's Fig. 3); below "
+                    "it, the words act. At 0 the edit is complete, at 1000 there is no edit. Higher values "
+                    "keep more of the image's detail.",
                 ),
                 io.String.Input(
                     "segment_strengths",
@@ -148,8 +148,8 @@ class EditGuiderNode(Node):
                     "words",
                     default="",
                     multiline=True,
-                    tooltip="The edit in words. With an instruction they may be empty; they act where its "
-                    "strength is below 1.",
+                    tooltip="The edit in words. With an instruction, the words may be empty; they act where "
+                    "the strength of the instruction is below 1.",
                 ),
                 io.Float.Input(
                     "text_scale",
@@ -157,8 +157,8 @@ class EditGuiderNode(Node):
                     min=DEFAULT_SCALE,
                     max=30.0,
                     step=0.1,
-                    tooltip="s_T of Eq. 3: how strongly to follow the instruction. -1 is the model's default "
-                    "(7.5, or 2 for the pocket editor).",
+                    tooltip="s_T of Eq. 3: how strongly to follow the instruction or the words. -1 is the "
+                    "model's default (7.5, or 2 for the pocket editor).",
                 ),
                 io.Float.Input(
                     "image_scale",

@@ -106,8 +106,8 @@ class LearnInstruction(Node):
                     optional=True,
                     options=["min_snr", "none"],
                     default=POCKET.weighting,
-                    tooltip="min_snr: weighs noise levels by how much they teach. none: weighs all the same "
-                    "(the paper).",
+                    tooltip="min_snr: weights the noise levels by their signal-to-noise ratio, with a "
+                    "limit. none: weights all noise levels the same (the paper).",
                     advanced=True,
                 ),
                 io.Boolean.Input(

@@ -118,7 +118,7 @@ class ExplainInstruction(Node):
                     default="",
                     multiline=True,
                     placeholder="it should look as if hours had passed",
-                    tooltip="What you would like, in your own words.",
+                    tooltip="The wish in your own words: what you would like.",
                 ),
                 io.Int.Input(
                     "max_tokens",

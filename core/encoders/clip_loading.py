@@ -179,6 +179,6 @@ def _with_open_clip_names(tensors: dict[str, Tensor], file: Path) -> dict[str, T
         return open_clip_names(tensors)
     except RuntimeError as error:
         raise ModelError(
-            f"{file.name}: its weights do not fit each other ({error}). "
-            "The file is damaged or of another kind."
+            f"{file.name}: its weights do not match ({error}). "
+            "The file is damaged or of another kind. Download it again."
         ) from error

@@ -128,7 +128,7 @@ class Mllm:
         except Exception as error:  # chat templates can fail in any way
             raise ModelError(
                 f"MLLM '{self.name}': its chat template cannot be used ({first_line(error)}). "
-                f"Get its files again: {FILES}."
+                f"Download its files again: {FILES}."
             ) from error
 
     @torch.no_grad()

@@ -59,7 +59,7 @@ def from_folder(source: MllmSource, load: Callable[..., Any], **options: Any) ->
     except Exception as error:  # unknown configurations make transformers fail in any way
         raise ModelError(
             f"MLLM '{source.name}': transformers cannot load {source.folder} ({first_line(error)}). "
-            f"Get its files again: {FILES}. A newer kind of model may need a newer transformers."
+            f"Download its files again: {FILES}. A newer kind of model may need a newer transformers."
         ) from error
 
 
@@ -76,7 +76,7 @@ def load_processor(source: MllmSource, config: Any) -> Any:
     if tokenizer is None or not hasattr(processor, "image_processor"):
         raise ModelError(
             f"MLLM '{source.name}': {source.folder} holds nothing that prepares both images and words. "
-            f"Get its files again: {FILES}."
+            f"Download its files again: {FILES}."
         )
     # Padding at the end keeps the positions of all tokens.
     tokenizer.padding_side = "right"
@@ -120,7 +120,8 @@ def load_network(source: MllmSource, plan: WeightsPlan, tokenizer: Any) -> Any:
     if missing:
         raise ModelError(
             f"MLLM '{source.name}': {len(missing)} weights such as {missing[0]} are missing in "
-            f"{source.folder}. The file is incomplete or belongs to another config.json."
+            f"{source.folder}. The file is incomplete or belongs to another config.json. Download the model "
+            "again."
         )
     # Replaces the folder's settings, whose sampling and penalties would apply to answers.
     own = network.generation_config

@@ -180,7 +180,7 @@ def load_instruction(path: str | Path) -> Instruction | Blend:
     if mismatched:
         raise InstructionError(
             f"Instruction file '{path.name}': unexpected or missing tensor '{mismatched[0]}'. The file was "
-            "not written by InstructBrush."
+            "not written by InstructBrush. Choose another file."
         )
     for header, names in zip(headers, expected, strict=True):
         for name in names:

@@ -80,7 +80,7 @@ def sites_of_unet(
         if len(shape) != 2 or 0 in shape:
             raise ModelError(
                 f"UNet: {key} has shape {list(shape)}; a matrix is needed. The file is damaged or of another "
-                "kind."
+                "kind. Download it again."
             )
         name, block = _site_of_key(key, numbering)
         width, context_width = shape[0], shape[1]

@@ -171,7 +171,7 @@ def detect_family(
     if family.site_count not in (None, len(sites)):
         raise ModelError(
             f"{title}: {len(sites)} cross-attention layers were found, a {family.title} model has "
-            f"{family.site_count}. The file is incomplete or of another kind."
+            f"{family.site_count}. The file is incomplete or of another kind. Download it again."
         )
     if edm and family is SDXL:
         return COSXL

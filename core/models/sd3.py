@@ -35,7 +35,7 @@ def in_channels(shapes: Shapes) -> int:
     if len(shapes[name]) != 4:
         raise ModelError(
             f"Transformer: {name} has shape {list(shapes[name])}; four sides are needed. The file is damaged "
-            "or of another kind."
+            "or of another kind. Download it again."
         )
     return shapes[name][1]
 
@@ -61,7 +61,7 @@ def fingerprint_of(shapes: Shapes, read: Callable[[str, int], Tensor]) -> str:
         if len(shapes[key]) != 2:
             raise ModelError(
                 f"Transformer: {key} has shape {list(shapes[key])}; a matrix is needed. The file is damaged "
-                "or of another kind."
+                "or of another kind. Download it again."
             )
         digest.update(f"{number} {shapes[key][1]}\n".encode())
         rounded = read(key, 4).detach().to("cpu", torch.float16).to(torch.bfloat16).contiguous()

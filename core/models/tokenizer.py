@@ -35,7 +35,7 @@ def tokenizer_from_folder(folder: Path) -> "CLIPTokenizer":
         return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # Damaged files can make transformers raise anything.
         raise ModelError(
-            f"Tokenizer: the files in {folder} cannot be read ({str(error)[:300]}). Get them again."
+            f"Tokenizer: the files in {folder} cannot be read ({str(error)[:300]}). Download them again."
         ) from error
 
 

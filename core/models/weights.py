@@ -74,12 +74,12 @@ class Weights:
         if name not in self._place:
             raise ModelError(
                 f"{self._files[0].path.name}: the weight {self._prefix}{name} is missing. The file is "
-                "incomplete or of another kind."
+                "incomplete or of another kind. Download it again."
             )
         if not self.shapes[name]:
             raise ModelError(
                 f"{self._place[name].path.name}: the weight {self._prefix}{name} is a single number. The "
-                "file is of another kind."
+                "file is of another kind. Choose another file."
             )
         with _opened(self._place[name].path) as file:
             return file.get_slice(self._prefix + name)[:count]
@@ -228,7 +228,8 @@ def folder_weights(folder: Path, stems: tuple[str, ...], files: list[Path] | Non
         refuse_pickle(other)
         _refuse_other_kinds(other)
     raise ModelError(
-        f"{folder.name}: there is no {stems[0]}.safetensors in {folder}. The model's folder is incomplete."
+        f"{folder.name}: there is no {stems[0]}.safetensors in {folder}. The model's folder is incomplete. "
+        "Download the missing files."
     )
 
 
@@ -248,9 +249,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ModelError(f"{what}: it cannot be opened ({error.strerror}). Check its permissions.") from error
     except ValueError as error:
-        raise ModelError(f"{what}: not a JSON file ({str(error)[:200]}).") from error
+        raise ModelError(f"{what}: not a JSON file ({str(error)[:200]}). Download it again.") from error
     if not isinstance(table, dict):
-        raise ModelError(f"{what}: not a table of settings.")
+        raise ModelError(f"{what}: not a table of settings. Download the file again.")
     return table
 
 
@@ -300,12 +301,13 @@ def fill(
         tensor = tensors.get(name)
         if tensor is None:
             raise ModelError(
-                f"{part}: the weight {name} is missing. The file is incomplete or of another kind."
+                f"{part}: the weight {name} is missing. The file is incomplete or of another kind. Download "
+                "it again."
             )
         if tensor.shape != empty.shape:
             raise ModelError(
                 f"{part}: the weight {name} has shape {list(tensor.shape)}; {list(empty.shape)} is needed. "
-                "The file is of another kind."
+                "The file is of another kind. Choose another file."
             )
         state[name] = tensor.to(device=device, dtype=dtype if empty.is_floating_point() else None)
     module.load_state_dict(state, assign=True)

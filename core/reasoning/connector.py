@@ -340,7 +340,7 @@ def read_connector_config(path: str | Path) -> ConnectorConfig:
     if different:
         raise ModelError(
             f"{path.name}: unexpected or missing tensor '{different[0][:80]}'. "
-            "The file was not written by InstructBrush."
+            "The file was not written by InstructBrush. Choose another file."
         )
     for name, shape in expected.items():
         if header.shapes[name] != shape:

@@ -106,14 +106,14 @@ def load_folder(folder: Path, kind: FolderKind) -> tuple[Any, Any]:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ModelError(
             f"{kind.title} '{name}': transformers cannot load {folder} ({reason[:300]}). "
-            f"Get its files again: {kind.files}."
+            f"Download its files again: {kind.files}."
         ) from error
     # transformers would replace missing weights with random numbers.
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(
             f"{kind.title} '{name}': {len(missing)} weights such as {missing[0]} are missing in {folder}. "
-            "The file is incomplete or belongs to another config.json."
+            "The file is incomplete or belongs to another config.json. Download the model again."
         )
     frozen: Module = model.float().eval().requires_grad_(False)
     return frozen, prepared

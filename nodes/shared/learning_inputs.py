@@ -19,7 +19,7 @@ def sources() -> list[io.Input]:
         Pairs.Input(
             "pairs",
             tooltip="Images before and after the edit. Four to ten pairs that share the edit and little "
-            "else work best; one is enough to start.",
+            "else work best; one pair is enough to start.",
         ),
         io.String.Input(
             "init_text",

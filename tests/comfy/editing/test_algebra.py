@@ -203,7 +203,7 @@ def test_add_words_returns_the_words_that_do_not_fit(comfy):
     learned = text_instruction(comfy, tokens=26)
     hybrid, cut, remark = with_words(comfy, learned, "make it night and add snow with rain")
     assert cut == "add snow with rain" and remark.endswith(
-        "Cut, because the text window is full: add snow with rain"
+        "The text window is full; these words are cut: add snow with rain"
     )
     _, cut, _ = with_words(comfy, learned, "make it night and " * 12)
     assert cut == ("make it night and " * 11).strip()

@@ -301,12 +301,15 @@ def test_rejects_invalid_files(small, tmp_path):
     target = tmp_path / path.name
     part = f"{path.name} as {tiny_clip.ARCHITECTURE}"
     save_file({name: tensor for name, tensor in states.items() if name != "visual.proj"}, target)
-    with rejected(f"{part}: the weight visual.proj is missing. The file is incomplete or of another kind."):
+    with rejected(
+        f"{part}: the weight visual.proj is missing. The file is incomplete or of another "
+        "kind. Download it again."
+    ):
         open_clip_model(tiny_clip.NAME, target)
     save_file({**states, "text_projection": torch.zeros(16, 25)}, target)
     with rejected(
         f"{part}: the weight text_projection has shape [16, 25]; [16, 24] is needed. The file is of another "
-        "kind."
+        "kind. Choose another file."
     ):
         open_clip_model(tiny_clip.NAME, target)
     target.write_bytes(path.read_bytes()[:-1000])

@@ -143,7 +143,9 @@ class TestBadFolders:
             json.dumps({**config, "block_out_channels": [32, 32, 64, 96]})
         )
         self.rejects(
-            folder, r"^model, UNet: the weight .* has shape .* is needed. The file is of another kind.$"
+            folder,
+            r"^model, UNet: the weight .* has shape .* is needed. The file is of another kind. "
+            r"Choose another file.$",
         )
 
     def test_rejects_a_config_that_is_not_json(self, folder: Path) -> None:
@@ -167,8 +169,8 @@ class TestBadFolders:
         save_file(dict(seeded.weights(shapes, 0)), folder / "text_encoder" / "model.safetensors")
         self.rejects(
             folder,
-            r"^model, Text encoder: the weight .*final_layer_norm.* is missing. The file is incomplete or of "
-            r"another kind.$",
+            r"^model, Text encoder: the weight .*final_layer_norm.* is missing. The file is incomplete or "
+            r"of another kind. Download it again.$",
         )
 
     def test_rejects_a_missing_tokenizer(self, folder: Path) -> None:

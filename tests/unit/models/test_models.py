@@ -232,7 +232,7 @@ def test_rejects_unknown_text_widths_and_missing_layers() -> None:
         ModelError,
         match=(
             "^it: 15 cross-attention layers were found, a .* model has 16. The file is incomplete or of "
-            "another kind.$"
+            "another kind. Download it again.$"
         ),
     ):
         detect_family(shapes, title="it")

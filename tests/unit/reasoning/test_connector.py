@@ -334,7 +334,8 @@ def write_file(connector, folder, info, version="1", **tensors):
             {},
             "1",
             {"extra": torch.ones(1)},
-            "c.safetensors: unexpected or missing tensor 'extra'. The file was not written by InstructBrush.",
+            "c.safetensors: unexpected or missing tensor 'extra'. The file was not written by "
+            "InstructBrush. Choose another file.",
         ),
         (
             {"queries": 7},

@@ -87,7 +87,7 @@ def read_reason(path: str | Path, split: str = "test", strict: bool = False) -> 
     if unusable and not items:
         raise unusable[0]
     if not items:
-        raise EvaluationError(f"{_NAME}: '{root.name}' holds no items. Get its files again.")
+        raise EvaluationError(f"{_NAME}: '{root.name}' holds no items. Download its files again.")
     count = len(items) // len(INSTRUCTIONS)
     remarks = [
         f"{count} images, each with a direct and a reasoning instruction.",

@@ -83,7 +83,7 @@ def test_both_layouts_give_the_same_items(tmp_path: Path) -> None:
             "entry 1: before is 64 x 64, after is 32 x 32. Both must have one size: crop or scale them",
         ),
         (lambda listed: listed.append("more"), "'reason.json' must be a list of {\"before\": file"),
-        (lambda listed: listed.clear(), "holds no items. Get its files again."),
+        (lambda listed: listed.clear(), "holds no items. Download its files again."),
     ],
 )
 def test_rejects_malformed_lists(
