@@ -103,7 +103,7 @@ def _add_item_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--connector", help="file of a connector, for encode (default: the pocket reader's)")
     group.add_argument(
         "--tuned-model",
-        help="the editor that was tuned with the connector, for encode "
+        help="the editor that was fine-tuned with the connector, for encode "
         "(default: the pocket reasoning editor)",
     )
     group.add_argument(

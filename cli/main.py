@@ -101,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
         command(
             "train-region",
             train_region.train_region,
-            "Tune a model into one that reads masks, on UltraEdit's data or your own (needs accelerate).",
+            "Fine-tune a model to read masks, on UltraEdit's data or your own (needs accelerate).",
         )
     )
     reason = command(
@@ -111,7 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
         command(
             "train",
             train_reason.train,
-            "Tune a model together with a connector to a vision-language model (needs accelerate).",
+            "Fine-tune a model together with a connector to a vision-language model (needs accelerate).",
             reason,
         )
     )

@@ -55,7 +55,7 @@ class ScaleInstruction(Node):
                     max=4.0,
                     step=0.05,
                     tooltip=(
-                        "1 leaves the instruction as it is, 0 removes its effect, values in between mix it "
+                        "1 keeps the instruction unchanged, 0 removes its effect, values in between mix it "
                         "with the words. Values above 1 exaggerate it; -1 reverses it."
                     ),
                 ),
@@ -192,7 +192,7 @@ class AddWordsToInstruction(Node):
                     "words",
                     default="",
                     multiline=True,
-                    tooltip="The words to add. Empty leaves the instruction as it is.",
+                    tooltip="The words to add. If empty, the instruction is unchanged.",
                 ),
             ],
             outputs=[

@@ -114,7 +114,7 @@ class LearnInstruction(Node):
                     "include_bos",
                     default=False,
                     optional=True,
-                    tooltip="Learn the start-of-text row too.",
+                    tooltip="Also learns the start-of-text row.",
                     advanced=True,
                 ),
                 *inputs.scales(),

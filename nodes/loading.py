@@ -103,8 +103,8 @@ class LoadEditPairs(Node):
                     max=4096,
                     step=8,
                     tooltip="Side of the square that every image is scaled and cropped to. 0 keeps the "
-                    "sizes, up to 1024 x 1024 pixels. The best value is the model's own size: 128 for the "
-                    "pocket editor, 512 for SD1.5, 1024 for SDXL.",
+                    "image sizes, up to 1024 x 1024 pixels. The best value is the model's own size: 128 "
+                    "for the pocket editor, 512 for SD1.5, 1024 for SDXL.",
                 ),
                 _fit_input(),
             ],

@@ -170,7 +170,7 @@ class LoadConnector(Node):
             category="InstructBrush/loading",
             description="Loads a trained connector from models/connectors: the part of ReasonPix2Pix that "
             "passes what a vision-language model has read to an editing model. It belongs to one MLLM and "
-            "to the editing model that was tuned with it.",
+            "to the editing model that was fine-tuned with it.",
             search_aliases=[
                 "reasonpix2pix",
                 "mllm connector",
@@ -219,7 +219,7 @@ class EncodeInstruction(Node):
             category="InstructBrush/reasoning",
             description="Encodes words as CLIP Text Encode does, and adds what a vision-language model "
             "reads from them and the image (ReasonPix2Pix). Use it for the positive conditioning of the "
-            "editing model that was tuned with the connector, and CLIP Text Encode for the empty ones. "
+            "editing model that was fine-tuned with the connector, and CLIP Text Encode for the empty ones. "
             "Results are cached.",
             search_aliases=[
                 "reasonpix2pix",

@@ -126,7 +126,7 @@ def _describe(source: Path, in_channels: int | None = None) -> tuple[ModelDescri
         return _describe_folder(source, in_channels)
     if in_channels is not None:
         raise ModelError(
-            f"{source.name}: only a diffusers folder can be widened and tuned, not a single file. "
+            f"{source.name}: only a diffusers folder can be widened and fine-tuned, not a single file. "
             "Convert it to a folder first."
         )
     return _describe_file(source)
@@ -186,7 +186,8 @@ def _alphas_cumprod(source: Path) -> Tensor:
         abar = DDPMScheduler(**options).alphas_cumprod
     except Exception as error:  # diffusers raises anything on an invalid configuration
         raise ModelError(
-            f"{source.name}: its scheduler_config.json cannot be used ({str(error)[:300]})."
+            f"{source.name}: its scheduler_config.json cannot be used ({str(error)[:300]}). Download it "
+            "again."
         ) from error
     if abar.shape != (1000,) or not bool(((abar >= 0) & (abar <= 1)).all()):
         raise ModelError(

@@ -241,7 +241,8 @@ class Mllm:
             )
         except Exception as error:  # processors can fail in any way
             raise ModelError(
-                f"MLLM '{self.name}': it cannot read this image and these words ({first_line(error)})."
+                f"MLLM '{self.name}': it cannot read this image and these words ({first_line(error)}). Use "
+                "another image, other words or another model."
             ) from error
         length = inputs["input_ids"].shape[1]
         if length > self.max_tokens:

@@ -99,7 +99,7 @@ def _read_description(file: Path) -> dict[str, Any]:
         description = None
     if not isinstance(description, dict):
         raise EvaluationError(
-            f"'{file}' is damaged, so the run that made these results is unknown. "
+            f"'{file}' is damaged, so it is not known which run made these results. "
             "Give another --out folder, or delete this one."
         )
     return description

@@ -98,8 +98,9 @@ def _in_processes(
                 dead = next((process for process in processes if process.exitcode), None)
                 if dead is not None:
                     raise EvaluationError(
-                        f"A worker process of the benchmark died (exit code {dead.exitcode}), perhaps from "
-                        "lack of memory. Finished results are kept: start again, with fewer --jobs."
+                        f"A worker process of the benchmark died (exit code {dead.exitcode}), perhaps "
+                        "because memory ran out. Finished results are kept: run the command again with "
+                        "fewer --jobs."
                     ) from None
                 continue
             if message is None:

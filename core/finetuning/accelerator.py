@@ -47,9 +47,12 @@ def make_accelerator(precision: str | None, accumulation: int) -> Accelerator:
         )
     except ValueError as error:
         raise LearningError(
-            f"Fine-tuning: this machine cannot train with these settings: {error} Choose another --precision."
+            f"Fine-tuning: training with these settings is not possible on this machine: {error} Choose "
+            "another --precision."
         ) from error
     # On the CPU accelerate would silently train in fp32.
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise LearningError("Fine-tuning: the CPU does not train in fp16. Choose --precision bf16 or no.")
+        raise LearningError(
+            "Fine-tuning: training on the CPU does not support fp16. Choose --precision bf16 or no."
+        )
     return accelerator

@@ -223,7 +223,7 @@ def load_or_compute_states(
         try:
             states.write()
         except StorageError as error:
-            logger.warning("instructbrush: %s The MLLM will be needed again when the run resumes.", error)
+            logger.warning("instructbrush: %s The MLLM is needed again when the run resumes.", error)
     return states
 
 

@@ -51,7 +51,7 @@ class ImageSource:
         try:
             return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
         except OSError as error:
-            raise PairError(f"Image '{self.name}' cannot be read ({error}). Put it back.") from error
+            raise PairError(f"Image '{self.name}' cannot be read ({error}). Restore the file.") from error
 
     def _file(self) -> BytesIO | Path:
         return BytesIO(self.content) if isinstance(self.content, bytes) else self.content

@@ -224,7 +224,7 @@ class Trainer:
         losses = self.losses
         if not losses:
             raise WorthlessError(
-                "Learning: no step was done, there is nothing to keep. Let it run for at least one step."
+                "Learning: no step is done, so there is no result to keep. Let it run for at least one step."
             )
         if not all(torch.isfinite(tensor).all() for tensor in (*learned.values(), torch.tensor(losses))):
             first = next(

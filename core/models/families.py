@@ -165,7 +165,8 @@ def detect_family(
     if len(widths) != 1 or next(iter(widths)) not in by_width:
         raise ModelError(
             f"{title}: its text states are {', '.join(str(width) for width in sorted(widths))} wide, which "
-            "is not a known family (pocket 128, SD1.5 768, SD2.1 1024, SDXL 2048)."
+            "is not a known family (pocket 128, SD1.5 768, SD2.1 1024, SDXL 2048). Choose a model of one of "
+            "these families."
         )
     family = by_width[next(iter(widths))]
     if family.site_count not in (None, len(sites)):
@@ -177,7 +178,8 @@ def detect_family(
         return COSXL
     if prediction not in (None, "epsilon", "v_prediction"):
         raise ModelError(
-            f"{title}: prediction type '{prediction}' is not supported; epsilon and v_prediction are."
+            f"{title}: prediction type '{prediction}' is not supported. Choose a model that predicts epsilon "
+            "or v_prediction."
         )
     return replace(family, prediction=prediction) if prediction else family
 

@@ -105,8 +105,8 @@ class ModuleBuilder:
         kind = config.get("_class_name", "AutoencoderKL")
         if kind not in ("AutoencoderKL", "AutoencoderTiny"):
             raise ModelError(
-                f"{self.title}: a VAE of the kind {kind} is not supported; AutoencoderKL and AutoencoderTiny "
-                "are."
+                f"{self.title}: a VAE of the kind {kind} is not supported. Choose a model with AutoencoderKL "
+                "or AutoencoderTiny."
             )
         if kind == "AutoencoderKL":
             return self._filled(AutoencoderKL.from_config, config, weights, "VAE")
@@ -141,7 +141,7 @@ class ModuleBuilder:
         except Exception as error:  # A wrong configuration can make a constructor raise anything.
             reason = str(error)[:300] or type(error).__name__
             raise ModelError(
-                f"{self.title}: the configuration of its {part} cannot be used ({reason})."
+                f"{self.title}: the configuration of its {part} cannot be used ({reason}). Download it again."
             ) from error
         fill(module, weights, f"{self.title}, {part}", self.device, self.dtype)
         return module.eval().requires_grad_(False)

@@ -111,7 +111,7 @@ def explain(
     wish = " ".join(wish.split())
     if not wish:
         raise InstructionError(
-            "Explain Instruction: the wish is empty. Write what you would like, such as: it should look as "
+            "Explain Instruction: the wish is empty. Write a wish, such as: it should look as "
             "if hours had passed."
         )
     problem = answer = ""

@@ -80,7 +80,7 @@ class StateStore:
             except (OSError, StorageError) as error:
                 if not self._warned:
                     logger.warning(
-                        "States of an MLLM could not be kept in %s (%s); they will be computed again.",
+                        "States of an MLLM could not be kept in %s (%s); they are computed again.",
                         self.folder,
                         error,
                     )

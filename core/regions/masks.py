@@ -131,7 +131,7 @@ def combine_masks(masks: Sequence[Tensor]) -> Tensor:
         RegionError: there are no masks, or aspect ratios or numbers of masks differ.
     """
     if not masks:
-        raise RegionError("Union of masks: there are none. Give at least one.")
+        raise RegionError("Union of masks: no masks were given. Give at least one.")
     union = check_mask(masks[0], "Mask 1")
     for number, mask in enumerate(masks[1:], 2):
         mask = check_mask(mask, f"Mask {number}").to(union.device)

@@ -121,9 +121,9 @@ class FindRegion(Node):
                     max=1.0,
                     step=0.01,
                     round=0.001,
-                    tooltip="Smallest score of an object, 0 to 1. Lower values find more, higher values make "
-                    "fewer mistakes. -1 uses the finder's default: 0.3 for Grounding DINO, 0.4 for CLIPSeg, "
-                    "0.5 for the pocket finder.",
+                    tooltip="Smallest score of an object, 0 to 1. Lower values find more objects, higher "
+                    "values make fewer mistakes. -1 uses the finder's default: 0.3 for Grounding DINO, 0.4 "
+                    "for CLIPSeg, 0.5 for the pocket finder.",
                 ),
                 io.Float.Input(
                     "text_threshold",
@@ -142,7 +142,8 @@ class FindRegion(Node):
                     default=MOST_OBJECTS,
                     min=1,
                     max=1000,
-                    tooltip="Largest number of objects in each image. The best ones are kept.",
+                    tooltip="Largest number of objects in each image. The objects with the best scores are "
+                    "kept.",
                     advanced=True,
                 ),
             ],

@@ -66,16 +66,17 @@ def running() -> list[io.Input]:
             "gradient_checkpointing",
             optional=True,
             default=False,
-            tooltip="Recompute activations instead of storing them: about a third slower, a third of the "
-            "memory. A run that does not fit into memory switches it on.",
+            tooltip="Recomputes activations instead of storing them: learning is about a third slower and "
+            "takes a third of the memory. A run that does not fit into memory switches it on.",
             advanced=True,
         ),
         io.Boolean.Input(
             "resume",
             optional=True,
             default=True,
-            tooltip="Resume a stopped run of the same model, pairs, words and settings; steps and previews "
-            "may differ. With the same steps the result is the same as without stopping.",
+            tooltip="Resumes a stopped run of the same model, pairs, words and settings. The number of "
+            "steps and the previews may differ. With the same steps the result is the same as without "
+            "stopping.",
             advanced=True,
         ),
     ]

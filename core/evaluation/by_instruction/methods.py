@@ -103,7 +103,7 @@ class EncodingEditor:
     mllm: CachedMllm
     connector: Connector
     tuned: ItemEditor
-    """The editor that was tuned with the connector."""
+    """The editor that was fine-tuned with the connector."""
 
     def sample(self, words: str, image: Tensor, shown: Tensor, seed: int) -> Tensor:
         """Edits an image [H, W, 3] as from ``editor_input``. The vision-language model sees ``shown``."""
@@ -129,7 +129,7 @@ class ItemMethod:
     needs_mllm: bool = False
     """Whether it needs the vision-language model."""
     needs_encoding: bool = False
-    """Whether it also needs the connector and the tuned editor."""
+    """Whether it also needs the connector and the fine-tuned editor."""
 
 
 def _words(editor: ItemEditor, turn: Turn, image: Tensor, seed: int) -> Tensor:
@@ -171,7 +171,7 @@ def _encode_blind(editor: ItemEditor, turn: Turn, image: Tensor, seed: int) -> T
 def _encoding(editor: ItemEditor) -> EncodingEditor:
     if editor.encoding is None:
         raise EvaluationError(
-            "Benchmark: the method 'encode' needs a connector and the editor that was tuned with it. "
+            "Benchmark: the method 'encode' needs a connector and the editor that was fine-tuned with it. "
             "Add --connector and --tuned-model."
         )
     return editor.encoding
@@ -201,7 +201,7 @@ _ALL = (
     ItemMethod(
         "encode",
         "Encode",
-        "the tuned editor with a vision-language model's states of image and words",
+        "the fine-tuned editor with a vision-language model's states of image and words",
         _encode,
         needs_mllm=True,
         needs_encoding=True,

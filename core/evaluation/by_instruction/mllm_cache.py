@@ -50,7 +50,7 @@ class CachedMllm:
                 try:
                     write_text(json.dumps(asdict(explanation)), self.cache / f"{key}.json")
                 except StorageError as error:
-                    logger.warning("%s The model will be asked again.", error)
+                    logger.warning("%s The model is asked again.", error)
         self._answers[key] = explanation
         return explanation
 

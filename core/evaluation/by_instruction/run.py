@@ -58,9 +58,9 @@ class ItemRunSettings:
     mllm: str | None = None
     """Folder of a vision-language model, for methods that explain or encode; None is the pocket reader."""
     connector: str | None = None
-    """File of the connector between it and the tuned editor; None is the pocket connector."""
+    """File of the connector between it and the fine-tuned editor; None is the pocket connector."""
     tuned_model: str | None = None
-    """The editor that was tuned with the connector; None is the pocket reasoning editor."""
+    """The editor that was fine-tuned with the connector; None is the pocket reasoning editor."""
     cache: str | None = None
     """Folder for the vision-language model's answers and states; None caches them in memory."""
 
@@ -78,8 +78,8 @@ class ItemRunSettings:
         encoding = next((name for name in self.methods if ITEM_METHODS[name].needs_encoding), None)
         if encoding and self.model and not self.tuned_model:
             raise EvaluationError(
-                f"Benchmark: the method '{encoding}' needs the editor that was tuned with the connector. "
-                "Add --tuned-model."
+                f"Benchmark: the method '{encoding}' needs the editor that was fine-tuned with the "
+                "connector. Add --tuned-model."
             )
         for name, value, least in (
             ("seeds", self.seeds, 1),

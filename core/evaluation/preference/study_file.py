@@ -120,8 +120,8 @@ def describe_items(items: Sequence[StudyItem]) -> tuple[list[str], list[dict[str
         if len(set(sizes.values())) > 1:
             size_list = ", ".join(f"{size} of '{method}'" for method, size in sizes.items())
             raise EvaluationError(
-                f"Study: the results of item '{item.id}' differ in size ({size_list}), which would tell them "
-                "apart. Scale them to one size."
+                f"Study: the results of item '{item.id}' differ in size ({size_list}), which would reveal "
+                "the method. Scale them to one size."
             )
         source = None if item.source is None else _image_hash(item.source, item.id, "source")
         results = {method: _image_hash(image, item.id, method) for method, image in item.results.items()}

@@ -118,7 +118,7 @@ def list_features(
             try:
                 write_tensors({"features": found.contiguous()}, file, key)
             except StorageError as error:
-                logger.warning("%s The features of its phrases will be computed again.", error)
+                logger.warning("%s The features of its phrases are computed again.", error)
     return phrases, found
 
 

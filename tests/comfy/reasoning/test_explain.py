@@ -43,7 +43,7 @@ def test_instruction_encodes_like_typed_words(comfy):
 def test_rejects_an_empty_wish(comfy):
     graph = comfy.graph()
     message = comfy.error(graph, explain(comfy, graph, make_image(1), "  ").out(0))
-    assert "Explain Instruction: the wish is empty. Write what you would like" in message
+    assert "Explain Instruction: the wish is empty. Write a wish" in message
 
 
 def test_cancel_interrupts_the_node(comfy, monkeypatch):

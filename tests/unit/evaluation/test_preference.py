@@ -336,7 +336,7 @@ def test_accepts_another_order_of_methods_and_differences_below_8_bits(
         ),
         (
             [StudyItem("x", {"a": torch.zeros(8, 8, 3), "b": torch.zeros(8, 9, 3)})],
-            "differ in size .8 x 8 of 'a', 9 x 8 of 'b'., which would tell them apart",
+            "differ in size .8 x 8 of 'a', 9 x 8 of 'b'., which would reveal the method",
         ),
         (
             [StudyItem("x", {"a": torch.zeros(8, 8, 3), "b": torch.full((8, 8, 3), torch.nan)})],

@@ -219,7 +219,10 @@ def invalid_inputs(
         (("--resume",), "has no checkpoint to resume from. Leave --resume out."),
         (("--indirect", 1.5), "--indirect is 1.5; it is a probability, 0 to 1"),
         (("--mllm-batch", 0), "--mllm-batch is 0; it must be 1 or more"),
-        (("--precision", "fp16"), "the CPU does not train in fp16. Choose --precision bf16 or no."),
+        (
+            ("--precision", "fp16"),
+            "training on the CPU does not support fp16. Choose --precision bf16",
+        ),
         (("--connector", "nothing.safetensors"), "nothing.safetensors"),
         (
             ("--connector", "narrow.safetensors"),

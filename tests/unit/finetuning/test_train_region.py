@@ -211,7 +211,10 @@ def test_starts_from_plain_stable_diffusion(
         (("--resume",), "has no checkpoint to resume from. Leave --resume out."),
         (("--resolution", 60), "--resolution 60 is not a multiple of 8, the pixels of a latent"),
         (("--flip", 2), "--flip is 2.0; it is a probability, 0 to 1"),
-        (("--precision", "fp16"), "the CPU does not train in fp16. Choose --precision bf16 or no."),
+        (
+            ("--precision", "fp16"),
+            "training on the CPU does not support fp16. Choose --precision bf16",
+        ),
         (("--free-share", -1), "--free-share is -1.0; it is a probability, 0 to 1"),
         (("--save-every", 0), "--save-every is 0; it must be 1 or more"),
         (("--model", "nowhere"), "nowhere: there is no such file or folder"),

@@ -65,6 +65,6 @@ def test_rejects_models_that_cannot_be_widened(
 def test_rejects_single_files(tmp_path: Path) -> None:
     unet = seeded.native_unet(seeded.unet_shapes(seeded.SMALL_SD15))
     file = seeded.write_hollow(tmp_path / "one.safetensors", unet)
-    message = "^one.safetensors: only a diffusers folder can be widened and tuned, not a single file."
+    message = "^one.safetensors: only a diffusers folder can be widened and fine-tuned, not a single file."
     with pytest.raises(ModelError, match=message):
         load_editor(file, in_channels=12)

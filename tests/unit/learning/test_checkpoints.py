@@ -292,10 +292,10 @@ def test_works_without_caches_that_cannot_be_written(
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 2, "once for each cache"
     assert re.search(
-        r"cannot be written to .*file: .* The features of its phrases will be computed again\.", messages[0]
+        r"cannot be written to .*file: .* The features of its phrases are computed again\.", messages[0]
     )
     assert re.search(
-        r"States of an MLLM could not be kept in .*file .*; they will be computed again\.", messages[1]
+        r"States of an MLLM could not be kept in .*file .*; they are computed again\.", messages[1]
     )
 
 

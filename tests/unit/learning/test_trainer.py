@@ -260,7 +260,7 @@ def test_include_bos_learns_row_0(editor: DiffusersEditor, latents: PairLatents)
 
 
 def test_rejects_worthless_results(editor: DiffusersEditor, latents: PairLatents) -> None:
-    with pytest.raises(LearningError, match=r"no step was done, there is nothing to keep"):
+    with pytest.raises(LearningError, match=r"no step is done, so there is no result to keep"):
         make_trainer(editor, latents).instruction()
     broken = PairLatents(latents.before, [torch.full((4, 8, 8), float("nan"))] * 3)
     trainer = make_trainer(editor, broken)

@@ -156,8 +156,8 @@ class TestBadFolders:
         (folder / "vae" / "config.json").write_text(json.dumps({"_class_name": "AutoencoderDC"}))
         self.rejects(
             folder,
-            "^model: a VAE of the kind AutoencoderDC is not supported; AutoencoderKL and AutoencoderTiny "
-            "are.$",
+            "^model: a VAE of the kind AutoencoderDC is not supported. Choose a model with AutoencoderKL "
+            "or AutoencoderTiny.$",
         )
 
     def test_rejects_a_missing_text_weight(self, folder: Path) -> None:

@@ -114,7 +114,9 @@ def test_reads_v_prediction_from_scheduler_or_marker(tmp_path: Path) -> None:
     assert describe(folder).family.prediction == "v_prediction"
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"prediction_type": "sample"}))
     with pytest.raises(
-        ModelError, match="^folder: prediction type 'sample' is not supported; epsilon and v_prediction are.$"
+        ModelError,
+        match="^folder: prediction type 'sample' is not supported. Choose a model that predicts "
+        "epsilon or v_prediction.$",
     ):
         describe(folder)
 
@@ -219,7 +221,7 @@ def test_rejects_unknown_text_widths_and_missing_layers() -> None:
         ModelError,
         match=(
             r"^it: its text states are 512 wide, which is not a known family \(pocket 128, SD1.5 768, SD2.1 "
-            r"1024, SDXL 2048\).$"
+            r"1024, SDXL 2048\)\. Choose a model of one of these families\.$"
         ),
     ):
         detect_family(shapes, title="it")

@@ -148,7 +148,7 @@ def test_falls_back_to_the_wish_after_two_bad_answers():
 
 @pytest.mark.parametrize("wish", ["", " \n"])
 def test_rejects_an_empty_wish(wish):
-    message = re.escape("Explain Instruction: the wish is empty. Write what you would like, such as: ")
+    message = re.escape("Explain Instruction: the wish is empty. Write a wish, such as: ")
     with pytest.raises(InstructionError, match=message):
         explain(Scripted(), IMAGE, wish)
 

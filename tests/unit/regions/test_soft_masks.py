@@ -119,7 +119,7 @@ def test_union_is_the_maximum(seed: int, single: list[bool]):
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        ([], "Union of masks: there are none. Give at least one."),
+        ([], "Union of masks: no masks were given. Give at least one."),
         (
             [(4, 4), (4, 4), (8, 4)],
             "Union of masks: mask 1 is 4 x 4, mask 3 is 4 x 8. Make all as large as the image.",

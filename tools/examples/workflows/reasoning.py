@@ -76,11 +76,11 @@ def encoded_wish() -> Graph:
     graph.preview("picture", (1100, 390), (330, 300), "Before", "pictures.before")
     graph.preview("truth", (1100, 750), (330, 300), "As it is wished for", "pictures.after")
     graph.note(
-        "## Words that are read together with the picture\n\nThe same words ask for a sunset where the "
-        "sun is up and for the night where it is not. **Encode Instruction** lets a vision-language model "
-        "read words and picture, and a **connector** brings what it has read to an editing model that was "
-        "tuned with it (ReasonPix2Pix). Each picture gets text states of its own; the second run finds "
-        "them kept.\n\nModel, reader and connector belong together. `python -m instructbrush reason "
+        "## Words that are read together with the picture\n\nThe same words ask for a sunset where the sun "
+        "is up and for the night where it is not. **Encode Instruction** lets a vision-language model read "
+        "words and picture, and a **connector** brings what it has read to an editing model that was "
+        "fine-tuned with it (ReasonPix2Pix). Each picture gets text states of its own; the second run "
+        "finds them kept.\n\nModel, reader and connector belong together. `python -m instructbrush reason "
         "train` makes a connector and a tuned model for your own.",
         (350, 740),
         (700, 200),

@@ -50,7 +50,8 @@ def test_methods_report_missing_options(editor: DiffusersEditor) -> None:
             ITEM_METHODS[name].edit(item_editor, turn, turn.source, 1)
     with pytest.raises(
         EvaluationError,
-        match="the method 'encode' needs the editor that was tuned with the connector. Add --tuned-model.",
+        match="the method 'encode' needs the editor that was fine-tuned with the connector. Add "
+        "--tuned-model.",
     ):
         ItemRunSettings(methods=("words", "encode"), model="photographs")
     assert (
