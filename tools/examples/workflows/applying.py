@@ -83,12 +83,12 @@ def chain() -> Graph:
     graph.save("result", (1390, 300), "Edited", "decode.IMAGE", f"{EDIT}_chain")
     graph.preview("picture", (1050, 660), (290, 300), "Before", "new.before")
     graph.note(
-        "## An instruction among stock nodes\n\n**Apply Instruction** goes wherever a conditioning goes, "
-        "and *both* its outputs must be connected. Here a LoRA ages the paper and a ControlNet keeps the "
-        "outlines. `cfg_conds` is InstructPix2Pix's text scale, `cfg_cond2_negative` its image scale; the "
-        "last conditioning of **DualCFGGuider** is plain: no words and no picture.\n\nInstruction, LoRA "
-        "and ControlNet are small examples for the pocket editor that come with the pack. For the picture "
-        "use **Load Image** instead.",
+        "## An instruction among stock nodes\n\n**Apply Instruction** works wherever a conditioning is "
+        "used, and *both* outputs must be connected. Here a LoRA ages the paper and a ControlNet keeps the "
+        "outlines. `cfg_conds` is InstructPix2Pix's text scale, `cfg_cond2_negative` is its image scale. "
+        "The last conditioning of **DualCFGGuider** has no words and no image.\n\nInstruction, LoRA and "
+        "ControlNet are small examples for the pocket editor that come with the pack. For your own image "
+        "use **Load Image**.",
         (700, 590),
         (300, 370),
     )
@@ -130,10 +130,10 @@ def algebra() -> Graph:
     graph.save("composed", (1760, 710), "Composed", "decode_compose.IMAGE", "composed")
     graph.preview("picture", (1050, 720), (320, 300), "Before", "new.before")
     graph.note(
-        "## Two instructions at once\n\n**Blend** adds what both would change, by weights; **Scale** "
-        "makes one stronger, weaker, or turns it round. **Compose** puts their learned rows side by side, "
-        "like two phrases of one sentence. What comes out is an instruction again: apply it, save it in "
-        "one file, or mix it further.",
+        "## Two instructions at once\n\n**Blend** adds both edits by weights. **Scale** makes an "
+        "instruction stronger or weaker, or reverses it. **Compose** puts the learned rows side by side, "
+        "like two phrases in one sentence. Each result is an instruction: apply it, save it in one file, "
+        "or mix it further.",
         (350, 600),
         (650, 200),
     )

@@ -49,12 +49,12 @@ def learning() -> Graph:
     graph.save("result", (1120, 300), "Edited as learned", "decode.IMAGE", EDIT)
     graph.preview("truth", (1120, 690), (330, 300), "As it should be", "new.after")
     graph.note(
-        "## Learn an edit from pairs\n\nFour pairs show an edit that is hard to put into words: blue dusk "
-        "on the left, warm light from the right. **Learn Instruction** finds it in a minute or two on a "
-        "CPU, and the **Edit Guider** does it to pictures it has never seen.\n\n**With your own "
-        "pictures:** put a folder of pairs (`0_0.png` before, `0_1.png` after, …) into ComfyUI's `input` "
-        "folder and choose it; for the picture to edit use **Load Image**. The pocket editor is a toy of "
-        "128 pixels: for photographs choose an InstructPix2Pix checkpoint, and the preset *paper*.",
+        "## Learn an edit from pairs\n\nFour pairs show an edit that is hard to describe in words: blue "
+        "dusk on the left, warm light from the right. **Learn Instruction** learns it in one or two "
+        "minutes on a CPU, and **Edit Guider** applies it to new images.\n\n**With your own images:** put "
+        "a folder of pairs (`0_0.png` before, `0_1.png` after, …) into ComfyUI's `input` folder and choose "
+        "it. For the image to edit use **Load Image**. The pocket editor works at 128 pixels, for first "
+        "experiments. For photographs choose an InstructPix2Pix checkpoint and the preset *paper*.",
         (750, 780),
         (320, 330),
     )
@@ -87,12 +87,13 @@ def phrases() -> Graph:
     wires = "edited=decode.IMAGE truth=new.after before=new.before open_clip=clip.OPEN_CLIP"
     graph.add("evaluate", "InstructBrushEvaluate", (1590, 750), (330, 300), wired=wires)
     graph.note(
-        "## Words, learning, measuring\n\n**Unique Phrases** looks for the phrase that fits the pictures "
-        "before best and those after least, and the other way round. Learning begins with what it finds; "
-        "when nothing is unique enough it begins with nothing, and the table says so.\n\n**Inspect "
-        "Instruction** shows how far each layer and each part of the noise schedule went, and the words "
-        "that come near. **Evaluate** measures the edited pictures against how they should be.\n\nFor "
-        "photographs take ViT-L-14 or ViT-H-14 in **Load OpenCLIP**, and a full model.",
+        "## Words, learning, measuring\n\n**Unique Phrases** looks for a phrase that fits the images "
+        "before but not those after, and for a phrase that fits the images after but not those before. "
+        "Learning starts from these words. If no phrase is unique enough, learning starts from an empty "
+        "text, and the table says so.\n\n**Inspect Instruction** shows how much each layer and each "
+        "segment of the noise schedule changed, and the nearest words. **Evaluate Edit** compares the "
+        "edited images with the true results.\n\nFor photographs choose ViT-L-14 or ViT-H-14 in **Load "
+        "OpenCLIP**, and a full-size model.",
         (1250, 720),
         (290, 420),
     )
@@ -141,11 +142,11 @@ def clip_space() -> Graph:
     graph.save("result", (1440, 0), "Edited", "decode.IMAGE", f"{EDIT}_clip")
     graph.preview("picture", (1440, 390), (330, 300), "Before", "new.before")
     graph.note(
-        "## An edit in the space of text\n\n**Learn Instruction (CLIP space)** learns what the text "
-        "encoder would say if there were words for the edit (Visii). It begins with a caption of the "
-        "pictures after it. **Add Words** writes your own words after the learned ones; **Fixed Noise** "
-        "samples with the noise that was learned with, so the same picture always comes out the "
-        "same.\n\nIt is plain CONDITIONING for any model with this text encoder.",
+        "## An edit in text space\n\n**Learn Instruction (CLIP space)** learns text states: the "
+        "output of the text encoder if there were words for the edit (Visii). It starts from a caption of "
+        "the images after the edit. **Add Words to Instruction** adds your own words after the learned "
+        "rows. **Fixed Noise** samples with the noise of learning, so the same image always gets the same "
+        "edit.\n\nThe result is plain CONDITIONING for any model with this text encoder.",
         (730, 800),
         (320, 340),
     )

@@ -36,13 +36,13 @@ def explained_wish() -> Graph:
     graph.preview("picture", (1470, 390), (330, 300), "Before", "pictures.before")
     graph.preview("truth", (1470, 750), (330, 300), "As it is wished for", "pictures.after")
     graph.note(
-        "## A wish that names no edit\n\nWhat *hours passed* means depends on the picture. **Explain "
-        "Instruction** asks a vision-language model, which looks at it and says which edit fulfils the "
-        "wish, and why; the **Edit Guider** then edits by these words. No model was trained for this: "
-        "every editing model follows the result. **Load Edit Pairs** gives a list of pictures, so each "
-        "gets words of its own.\n\nThe pocket reader knows the pocket editor's drawings alone. For "
-        "photographs put LLaVA-1.5 or a Qwen2-VL into `models/mllm`, choose it in **Load MLLM**, choose "
-        "an InstructPix2Pix checkpoint, and take your picture from **Load Image**.",
+        "## A wish that names no edit\n\nThe meaning of *hours passed* depends on the image. **Explain "
+        "Instruction** asks a vision-language model which edit fulfils the wish, and why. **Edit Guider** "
+        "then edits by these words. This needs no training: every editing model can follow the words. "
+        "**Load Edit Pairs** gives a list of images, so each image gets separate words.\n\nThe pocket "
+        "reader knows only the pocket editor's drawings. For photographs put LLaVA-1.5 or a Qwen2-VL into "
+        "`models/mllm`, choose it in **Load MLLM**, choose an InstructPix2Pix checkpoint, and use **Load "
+        "Image**.",
         (760, 430),
         (320, 420),
     )
@@ -76,12 +76,12 @@ def encoded_wish() -> Graph:
     graph.preview("picture", (1100, 390), (330, 300), "Before", "pictures.before")
     graph.preview("truth", (1100, 750), (330, 300), "As it is wished for", "pictures.after")
     graph.note(
-        "## Words that are read together with the picture\n\nThe same words ask for a sunset where the sun "
+        "## Words that are read together with the image\n\nThe same words ask for a sunset where the sun "
         "is up and for the night where it is not. **Encode Instruction** lets a vision-language model read "
-        "words and picture, and a **connector** brings what it has read to an editing model that was "
-        "fine-tuned with it (ReasonPix2Pix). Each picture gets text states of its own; the second run "
-        "finds them kept.\n\nModel, reader and connector belong together. `python -m instructbrush reason "
-        "train` makes a connector and a tuned model for your own.",
+        "the words and the image, and a **connector** passes the result to an editing model that was "
+        "fine-tuned with it (ReasonPix2Pix). Each image gets separate text states. They are cached, so a "
+        "second run is fast.\n\nModel, reader and connector belong together. `python -m instructbrush "
+        "reason train` trains a connector and a fine-tuned model from your own data.",
         (350, 740),
         (700, 200),
     )

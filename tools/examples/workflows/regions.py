@@ -59,12 +59,13 @@ def found_region() -> Graph:
     graph.add("shown", "MaskToImage", (1430, 750), (330, 30), wired="mask=soft.MASK")
     graph.preview("found", (1430, 830), (330, 300), "Where", "shown.IMAGE")
     graph.note(
-        "## An edit only there\n\n**Find Region** looks for what the words name, **Clean Region** refuses "
-        "masks that cannot be meant and widens the rest, **Soft Region** lets the edit fade out towards "
-        "the box. **Region Edit** keeps the picture outside while sampling, and **Paste Back** gives it "
-        "its own pixels again.\n\nThe pocket finder knows shapes, hats, sky and ground. For photographs "
-        "put Grounding DINO and SAM, or CLIPSeg, into `models/` and choose them in **Load Region "
-        "Finder**. Any other mask serves as well: painted, from a segmenter, from other packs.",
+        "## An edit in one region\n\n**Find Region** finds the objects that the words name. **Clean Region** "
+        "refuses masks that are too small or too large, and widens the others. **Soft Region** fades the "
+        "edit out towards the box. **Region Edit** keeps the image outside the mask while sampling, and "
+        "**Paste Back** restores its original pixels.\n\nThe pocket finder knows shapes, hats, sky and "
+        "ground. For photographs put Grounding DINO and SAM, or CLIPSeg, into `models/` and choose them in "
+        "**Load Region Finder**. Any other mask works too: a painted one, or one from a segmenter or "
+        "another pack.",
         (740, 690),
         (300, 370),
     )
@@ -107,11 +108,12 @@ def mask_model() -> Graph:
     graph.add("shown", "MaskToImage", (350, 900), (300, 30), wired="mask=mask.MASK")
     graph.preview("where", (1040, 750), (330, 300), "Where", "both.IMAGE")
     graph.note(
-        "## A model that reads the mask\n\nModels like UltraEdit's see the mask beside the picture and "
-        "were taught to edit there. The **pocket region editor** is a small one; connect the mask to "
-        "**Edit Guider**, or to **Region Conditioning** among stock nodes.\n\nThe mask here is a box made "
-        "of two nodes. Paint one instead: **Load Image**, right click, *Open in MaskEditor*. Without a "
-        "mask the model edits everywhere; **Region Edit** keeps the outside.",
+        "## A model that reads the mask\n\nModels like UltraEdit's read the mask together with the image "
+        "and are trained to edit inside it. The **pocket region editor** is a small model of this kind. "
+        "Connect the mask to **Edit Guider**, or to **Region Conditioning** if you use stock nodes.\n\nThe "
+        "mask in this graph is a box made by two nodes. To paint a mask, right-click **Load Image** and "
+        "choose *Open in MaskEditor*. Without a mask the model edits everywhere. **Region Edit** keeps the "
+        "image outside the mask.",
         (350, 990),
         (640, 200),
     )
