@@ -70,7 +70,7 @@ def test_mask_model_workflow_edits_only_inside_the_mask(server, prompts):
 def edit_in_region(server, prompt):
     """Runs a workflow that edits in a region. Returns edited images, inputs and masks [H, W]."""
     result = server.run(prompt)
-    where = node_id(prompt, "PreviewImage", "Where")
+    where = node_id(prompt, "PreviewImage", "Region")
     edited = images(server, result, node_id(prompt, "SaveImage"))
     before = images(server, result, node_id(prompt, "PreviewImage", "Before"))
     return edited, before, [image[..., 0] for image in images(server, result, where)]
@@ -79,7 +79,7 @@ def edit_in_region(server, prompt):
 def wished_images(server, result, prompt):
     """Returns the two inputs, edits and true images of a workflow with a wish."""
     before = images(server, result, node_id(prompt, "PreviewImage", "Before"))
-    truth = images(server, result, node_id(prompt, "PreviewImage", "As it is wished for"))
+    truth = images(server, result, node_id(prompt, "PreviewImage", "Wished results"))
     edited = images(server, result, node_id(prompt, "SaveImage"))
     assert len(before) == len(edited) == len(truth) == 2
     return before, edited, truth
@@ -88,9 +88,9 @@ def wished_images(server, result, prompt):
 def test_explained_wish_workflow_shows_and_follows_the_meaning_in_each_image(server, prompts):
     prompt = prompts["explain_a_wish_then_edit"]
     result = server.run(prompt)
-    meanings = result.outputs[node_id(prompt, "PreviewAny", "What it means here")]["text"]
+    meanings = result.outputs[node_id(prompt, "PreviewAny", "Words for each image")]["text"]
     assert tuple(meanings) == MEANINGS
-    reasons = result.outputs[node_id(prompt, "PreviewAny", "Why")]["text"]
+    reasons = result.outputs[node_id(prompt, "PreviewAny", "Reason")]["text"]
     shown = result.outputs[node_id(prompt, "InstructBrushExplain")]["text"]
     assert all(reasons)
     assert shown == [f"{meaning}\n\n{reason}" for meaning, reason in zip(meanings, reasons, strict=True)]

@@ -21,7 +21,7 @@ def chain() -> Graph:
         strength_model=0.6,
     )
     graph.add("instruction", "InstructBrushLoad", (0, 360), (300, 240), name=f"{EDIT}.safetensors")
-    graph.pairs("new", (0, 660), "Pictures to edit", NEW)
+    graph.pairs("new", (0, 660), "Images to edit", NEW)
     graph.add(
         "words",
         "CLIPTextEncode",
@@ -99,7 +99,7 @@ def algebra() -> Graph:
     """Blends and composes two instructions."""
     graph = Graph("mix_two_instructions", ("picture", "blended", "composed"))
     graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
-    graph.pairs("new", (0, 170), "Pictures to edit", NEW)
+    graph.pairs("new", (0, 170), "Images to edit", NEW)
     graph.add("light", "InstructBrushLoad", (350, 0), (300, 240), name=f"{EDIT}.safetensors")
     graph.add("colour", "InstructBrushLoad", (350, 300), (300, 240), name=f"{SECOND}.safetensors")
     graph.add(

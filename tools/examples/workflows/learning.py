@@ -25,7 +25,7 @@ def learning() -> Graph:
     graph.add(
         "save", "InstructBrushSave", (360, 950), (330, 330), wired="instruction=learn.INSTRUCTION", name=EDIT
     )
-    title = "New pictures, and how they should come out"
+    title = "New images and the true results"
     graph.pairs("new", (0, 590), title, NEW)
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=new.before instruction=learn.INSTRUCTION"
     graph.add("guider", "InstructBrushEditGuider", (750, 0), (320, 300), wired=wires)
@@ -47,7 +47,7 @@ def learning() -> Graph:
     graph.add("sample", "SamplerCustomAdvanced", (1120, 0), (280, 130), wired=wires)
     graph.add("decode", "VAEDecode", (1120, 190), (280, 60), wired="samples=sample.output vae=model.VAE")
     graph.save("result", (1120, 300), "Edited as learned", "decode.IMAGE", EDIT)
-    graph.preview("truth", (1120, 690), (330, 300), "As it should be", "new.after")
+    graph.preview("truth", (1120, 690), (330, 300), "True results", "new.after")
     graph.note(
         "## Learn an edit from pairs\n\nFour pairs show an edit that is hard to describe in words: blue "
         "dusk on the left, warm light from the right. **Learn Instruction** learns it in one or two "
@@ -67,7 +67,7 @@ def phrases() -> Graph:
     graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
     graph.add("clip", "InstructBrushLoadOpenClip", (0, 170), (300, 80))
     graph.pairs("pairs", (0, 310), "Pairs to learn from", PAIRS)
-    graph.pairs("new", (0, 730), "New pictures, and how they should come out", NEW)
+    graph.pairs("new", (0, 730), "New images and the true results", NEW)
     graph.add(
         "phrases",
         "InstructBrushUniquePhrases",
@@ -83,7 +83,7 @@ def phrases() -> Graph:
     graph.add("guider", "InstructBrushEditGuider", (780, 690), (320, 300), wired=wires)
     graph.sampling((1250, 0), "guider.GUIDER", "guider.LATENT")
     graph.save("result", (1590, 0), "Edited as learned", "decode.IMAGE", f"{EDIT}_words")
-    graph.preview("truth", (1590, 390), (330, 300), "As it should be", "new.after")
+    graph.preview("truth", (1590, 390), (330, 300), "True results", "new.after")
     wires = "edited=decode.IMAGE truth=new.after before=new.before open_clip=clip.OPEN_CLIP"
     graph.add("evaluate", "InstructBrushEvaluate", (1590, 750), (330, 300), wired=wires)
     graph.note(
@@ -106,7 +106,7 @@ def clip_space() -> Graph:
     graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
     graph.add("clip", "InstructBrushLoadOpenClip", (0, 170), (300, 80))
     graph.pairs("pairs", (0, 310), "Pairs to learn from", PAIRS)
-    graph.pairs("new", (0, 730), "Pictures to edit", NEW)
+    graph.pairs("new", (0, 730), "Images to edit", NEW)
     graph.add(
         "caption",
         "InstructBrushCaptionInit",

@@ -11,7 +11,7 @@ def explained_wish() -> Graph:
     graph = Graph("explain_a_wish_then_edit", ("picture", "result", "truth"))
     graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110), model_name="pocket editor (built in)")
     graph.add("reader", "InstructBrushLoadMllm", (0, 170), (300, 110), mllm_name="pocket reader (built in)")
-    graph.pairs("pictures", (0, 340), "Pictures, and what is wished for", WISHED)
+    graph.pairs("pictures", (0, 340), "Images and wished results", WISHED)
     graph.add(
         "explain",
         "InstructBrushExplain",
@@ -25,16 +25,16 @@ def explained_wish() -> Graph:
         "PreviewAny",
         (350, 360),
         (360, 160),
-        title="What it means here",
+        title="Words for each image",
         wired="source=explain.instruction",
     )
-    graph.add("why", "PreviewAny", (350, 580), (360, 160), title="Why", wired="source=explain.reason")
+    graph.add("why", "PreviewAny", (350, 580), (360, 160), title="Reason", wired="source=explain.reason")
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=pictures.before words=explain.instruction"
     graph.add("guider", "InstructBrushEditGuider", (760, 0), (320, 360), wired=wires)
     graph.sampling((1130, 0), "guider.GUIDER", "guider.LATENT")
     graph.save("result", (1470, 0), "Edited", "decode.IMAGE", "explained_wish")
     graph.preview("picture", (1470, 390), (330, 300), "Before", "pictures.before")
-    graph.preview("truth", (1470, 750), (330, 300), "As it is wished for", "pictures.after")
+    graph.preview("truth", (1470, 750), (330, 300), "Wished results", "pictures.after")
     graph.note(
         "## A wish that names no edit\n\nThe meaning of *hours passed* depends on the image. **Explain "
         "Instruction** asks a vision-language model which edit fulfils the wish, and why. **Edit Guider** "
@@ -63,7 +63,7 @@ def encoded_wish() -> Graph:
         (300, 80),
         connector_name="pocket connector (built in)",
     )
-    graph.pairs("pictures", (0, 480), "Pictures, and what is wished for", WISHED)
+    graph.pairs("pictures", (0, 480), "Images and wished results", WISHED)
     wires = "mllm=reader.MLLM connector=connector.CONNECTOR clip=model.CLIP image=pictures.before"
     graph.add("encode", "InstructBrushEncodeInstruction", (350, 0), (360, 240), wired=wires, words=WISH)
     wires = (
@@ -74,7 +74,7 @@ def encoded_wish() -> Graph:
     graph.sampling((760, 0), "guider.GUIDER", "guider.LATENT")
     graph.save("result", (1100, 0), "Edited", "decode.IMAGE", "encoded_wish")
     graph.preview("picture", (1100, 390), (330, 300), "Before", "pictures.before")
-    graph.preview("truth", (1100, 750), (330, 300), "As it is wished for", "pictures.after")
+    graph.preview("truth", (1100, 750), (330, 300), "Wished results", "pictures.after")
     graph.note(
         "## Words that are read together with the image\n\nThe same words ask for a sunset where the sun "
         "is up and for the night where it is not. **Encode Instruction** lets a vision-language model read "

@@ -12,7 +12,7 @@ def found_region() -> Graph:
     graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
     graph.add("finder", "InstructBrushLoadRegionFinder", (0, 170), (300, 110))
     graph.add("instruction", "InstructBrushLoad", (0, 340), (300, 240), name=f"{SECOND}.safetensors")
-    graph.pairs("new", (0, 640), "Pictures to edit", NEW)
+    graph.pairs("new", (0, 640), "Images to edit", NEW)
     graph.add(
         "find",
         "InstructBrushFindRegion",
@@ -54,10 +54,10 @@ def found_region() -> Graph:
         (290, 110),
         wired="edited=decode.IMAGE original=new.before mask=soft.MASK",
     )
-    graph.save("result", (1430, 0), "Edited there alone", "paste.IMAGE", "only_there")
+    graph.save("result", (1430, 0), "Edited in the region", "paste.IMAGE", "only_there")
     graph.preview("picture", (1430, 390), (330, 300), "Before", "new.before")
     graph.add("shown", "MaskToImage", (1430, 750), (330, 30), wired="mask=soft.MASK")
-    graph.preview("found", (1430, 830), (330, 300), "Where", "shown.IMAGE")
+    graph.preview("found", (1430, 830), (330, 300), "Region", "shown.IMAGE")
     graph.note(
         "## An edit in one region\n\n**Find Region** finds the objects that the words name. **Clean Region** "
         "refuses masks that are too small or too large, and widens the others. **Soft Region** fades the "
@@ -78,15 +78,17 @@ def mask_model() -> Graph:
     graph.add(
         "model", "InstructBrushLoadModel", (0, 0), (300, 110), model_name="pocket region editor (built in)"
     )
-    graph.pairs("new", (0, 170), "Pictures to edit", NEW)
-    graph.add("black", "SolidMask", (0, 590), (300, 110), title="Nothing", value=0.0, width=128, height=128)
+    graph.pairs("new", (0, 170), "Images to edit", NEW)
+    graph.add(
+        "black", "SolidMask", (0, 590), (300, 110), title="Empty mask", value=0.0, width=128, height=128
+    )
     graph.add("white", "SolidMask", (0, 760), (300, 110), title="A box", value=1.0, width=76, height=96)
     graph.add(
         "mask",
         "MaskComposite",
         (350, 590),
         (300, 130),
-        title="Where",
+        title="Region",
         wired="destination=black.MASK source=white.MASK",
         x=2,
         y=24,
@@ -106,7 +108,7 @@ def mask_model() -> Graph:
     graph.preview("picture", (1040, 390), (330, 300), "Before", "new.before")
     graph.add("both", "RepeatImageBatch", (350, 780), (300, 60), wired="image=shown.IMAGE", amount=2)
     graph.add("shown", "MaskToImage", (350, 900), (300, 30), wired="mask=mask.MASK")
-    graph.preview("where", (1040, 750), (330, 300), "Where", "both.IMAGE")
+    graph.preview("where", (1040, 750), (330, 300), "Region", "both.IMAGE")
     graph.note(
         "## A model that reads the mask\n\nModels like UltraEdit's read the mask together with the image "
         "and are trained to edit inside it. The **pocket region editor** is a small model of this kind. "
