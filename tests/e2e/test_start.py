@@ -51,7 +51,7 @@ def test_all_nodes_load_with_folders_that_cannot_be_used(server: ComfyServer) ->
             f"InstructBrush: folder {models / 'mllm' / 'private'} cannot be read (",
             f"InstructBrush: folder {inputs / 'lost+found'} cannot be read (",
             f"InstructBrush: ComfyUI's input folder {inputs} does not exist."
-            " Load Edit Pairs offers the pack's examples only.",
+            " Load Edit Pairs lists only the pack's examples.",
         ):
             assert log.count(message) == 1, message
     finally:

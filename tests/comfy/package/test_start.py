@@ -46,7 +46,7 @@ def test_missing_input_folder_leaves_the_examples(comfy, schemas, listing, warni
         assert options and all(name.endswith(" (example)") for name in options)
         assert warnings() == [
             f"InstructBrush: ComfyUI's input folder {comfy.base / 'input'} does not exist."
-            " Load Edit Pairs offers the pack's examples only."
+            " Load Edit Pairs lists only the pack's examples."
         ]
     finally:
         away.rename(comfy.base / "input")
@@ -67,7 +67,7 @@ def test_warns_once_about_an_unreadable_folder_and_leaves_it_out(
     assert len(messages) == 2
     for message in messages:
         assert "cannot be read ([Errno 13] Permission denied" in message
-        assert message.endswith(" not offered.")
+        assert message.endswith(" not listed.")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -82,7 +82,7 @@ def test_ignores_unknown_fields(tmp_path: Path) -> None:
         ),
         (
             lambda h: h["__metadata__"].pop("instructbrush.version"),
-            r"is a safetensors file but no instruction",
+            r"is a safetensors file but not an instruction",
         ),
         (lambda h: h["__metadata__"].update({"instructbrush.info": "{"}), r"its header is damaged"),
         (
@@ -260,5 +260,5 @@ def test_rejects_files_that_are_no_instruction(tmp_path: Path) -> None:
         with pytest.raises(InstructionError, match=message):
             load_instruction(path)
     save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(InstructionError, match=r"is a safetensors file but no instruction"):
+    with pytest.raises(InstructionError, match=r"is a safetensors file but not an instruction"):
         load_instruction(path)

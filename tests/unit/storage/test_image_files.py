@@ -162,7 +162,7 @@ def test_reads_a_truncated_image_if_most_of_it_is_there(
         (
             "text.png",
             b"not an image",
-            r"no image, or none of the formats PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 and PPM\)",
+            r"not in one of the formats PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 and PPM\)",
         ),
         (
             "script.png",
