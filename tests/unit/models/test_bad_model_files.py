@@ -175,7 +175,8 @@ class TestBadFolders:
 
     def test_rejects_a_missing_tokenizer(self, folder: Path) -> None:
         self.rejects(
-            folder, r"^Tokenizer: neither vocab.json and merges.txt nor tokenizer.json are in .*tokenizer.$"
+            folder,
+            r"^Tokenizer: neither vocab.json and merges.txt nor tokenizer.json are in .*tokenizer. Put the ",
         )
 
     def test_rejects_a_checkpoint_without_vae(self, tmp_path: Path) -> None:
