@@ -53,7 +53,7 @@ class InstructBrushExtension(ComfyExtension):
                 logging.exception(
                     "InstructBrush: nodes/comfy/%s.py could not register its folders or models. Nodes that "
                     "need them may not list them.",
-                    name,
+                    name.replace(".", "/"),
                 )
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
@@ -69,7 +69,7 @@ def _nodes(module: str, names: tuple[str, ...]) -> list[type[io.ComfyNode]]:
         logging.exception(
             "InstructBrush: nodes/%s.py cannot be imported. Its nodes (%s) are left out; the other nodes "
             "work.",
-            module,
+            module.replace(".", "/"),
             ", ".join(names),
         )
         return []

@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +87,7 @@ class NeededStates:
     watched: Sequence[PairTexts]
     """Further pairs, shown in sample images."""
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Identifies the states that the data needs, without the watched pairs."""
         return self.texts.digest(self.blocks)

@@ -30,10 +30,14 @@ class InitText:
     """Text states of the window, [L, D]."""
     tokens: int = 0
     """Tokens of the whole text, without start and end."""
+    tokens_in_window: int | None = None
+    """Those of them in the window; None if it holds as many as fit."""
 
     @property
     def rows(self) -> int:
-        """Tokens that fit into the window, without start and end."""
+        """Tokens in the window, without start and end."""
+        if self.tokens_in_window is not None:
+            return self.tokens_in_window
         return min(self.tokens, len(self.states) - 2)
 
     @property

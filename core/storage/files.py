@@ -44,8 +44,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         _lock(handle)
         yield temporary
-        with temporary.open("rb") as written:
-            _sync(written.fileno())
+        _flush(temporary)
         # mkstemp creates files for the owner only, but models are shared. Some file systems lack permissions.
         with contextlib.suppress(OSError):
             temporary.chmod(0o666 & ~_umask())
@@ -177,6 +176,16 @@ def write_error(path: Path, error: Exception) -> StorageError:
         f"'{path.name}' cannot be written to {path.parent}: {text}. "
         "Check that the folder exists and is writable."
     )
+
+
+def _flush(path: Path) -> None:
+    """Flushes a finished file to disk. Ignores that a virus scanner may hold it for a moment."""
+    try:
+        written = path.open("rb")
+    except OSError:
+        return
+    with written:
+        _sync(written.fileno())
 
 
 def _sync(handle: int) -> None:

@@ -97,11 +97,11 @@ class LearningSession:
         watched = self._on_device(condition(inputs.watched.before[None])[0])
         before = [self._on_device(latent) for latent in encoded.before]
         after = [self._on_device(latent) for latent in encoded.after]
-        tokens = sum(count_in_windows(inputs.clip, inputs.init_text))
+        windows = count_in_windows(inputs.clip, inputs.init_text)
         self._request = LearningRequest(
             self._denoiser,
             PairLatents(before, after, encoded.digest),
-            InitText(inputs.init_text, self._on_device(context), tokens),
+            InitText(inputs.init_text, self._on_device(context), sum(windows), windows[0]),
             self._on_device(null_context),
             settings,
             direction,
