@@ -1,1 +1,1 @@
-"""Everything but the nodes and the command line. Runs without ComfyUI."""
+"""Images, models and mathematics: everything that works without ComfyUI."""

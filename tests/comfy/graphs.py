@@ -130,6 +130,24 @@ def images_of(comfy: Any, graph: Any, parts: Parts, latent: Any) -> torch.Tensor
     return comfy.values(graph, graph.node("VAEDecode", samples=latent, vae=parts.vae).out(0))[0]
 
 
+def latent_of(comfy: Any, graph: Any, link: Any) -> torch.Tensor:
+    """Runs a graph and returns the samples of a LATENT."""
+    return comfy.values(graph, link)[0]["samples"]
+
+
+def custom_sampled(comfy: Any, graph: Any, guider: Any, latent: Any) -> torch.Tensor:
+    """Runs SamplerCustomAdvanced with three Euler steps, and returns the samples."""
+    node = graph.node(
+        "SamplerCustomAdvanced",
+        noise=graph.node("RandomNoise", noise_seed=3).out(0),
+        guider=guider,
+        sampler=graph.node("KSamplerSelect", sampler_name="euler").out(0),
+        sigmas=comfy.give(graph, torch.tensor([14.6, 5.0, 1.0, 0.0])),
+        latent_image=latent,
+    )
+    return latent_of(comfy, graph, node.out(0))
+
+
 def half(height: int = 64, width: int = 64) -> torch.Tensor:
     """A mask [1, height, width] whose left half is white."""
     mask = torch.zeros(1, height, width)

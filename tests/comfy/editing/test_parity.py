@@ -9,18 +9,16 @@ from instructbrush.tests.comfy.graphs import (
     Parts,
     applied,
     conditioned,
+    custom_sampled,
     edit_guider,
     instruction,
+    latent_of,
     learning,
     make_image,
     pairs,
     predicted,
     sampled,
 )
-
-
-def latent_of(comfy, graph, link):
-    return comfy.values(graph, link)[0]["samples"]
 
 
 def stock(comfy, **changes):
@@ -58,21 +56,6 @@ def test_parity_patched_model_without_instruction_matches_the_stock_graph(comfy)
 
 def test_instruction_changes_the_result(comfy):
     assert not torch.allclose(with_instruction(comfy, instruction(comfy)), stock(comfy), atol=1e-3)
-
-
-def custom_sampled(comfy, graph, guider, latent):
-    noise = graph.node("RandomNoise", noise_seed=3).out(0)
-    sampler = graph.node("KSamplerSelect", sampler_name="euler").out(0)
-    sigmas = comfy.give(graph, torch.tensor([14.6, 5.0, 1.0, 0.0]))
-    node = graph.node(
-        "SamplerCustomAdvanced",
-        noise=noise,
-        guider=guider,
-        sampler=sampler,
-        sigmas=sigmas,
-        latent_image=latent,
-    )
-    return latent_of(comfy, graph, node.out(0))
 
 
 def test_parity_edit_guider_matches_equation_3(comfy):

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from instructbrush.tests.comfy.editing.test_parity import custom_sampled, latent_of
 from instructbrush.tests.comfy.graphs import (
     Parts,
     applied,
     conditioned,
+    custom_sampled,
     edit_guider,
     instruction,
+    latent_of,
     make_image,
     pairs,
     sampled,

@@ -11,6 +11,7 @@ from instructbrush.core.models.builtin import POCKET_FOLDER
 from instructbrush.tests.comfy.graphs import (
     Parts,
     conditioned,
+    custom_sampled,
     edit_guider,
     half,
     instruction,
@@ -66,21 +67,6 @@ def region_conditioning(comfy, graph, parts, words="make it night", image=None, 
         vae=parts.vae,
         **options,
     )
-
-
-def custom_sampled(comfy, graph, guider, latent):
-    noise = graph.node("RandomNoise", noise_seed=3).out(0)
-    sampler = graph.node("KSamplerSelect", sampler_name="euler").out(0)
-    sigmas = comfy.give(graph, torch.tensor([14.6, 5.0, 1.0, 0.0]))
-    node = graph.node(
-        "SamplerCustomAdvanced",
-        noise=noise,
-        guider=guider,
-        sampler=sampler,
-        sigmas=sigmas,
-        latent_image=latent,
-    )
-    return comfy.values(graph, node.out(0))[0]["samples"]
 
 
 def edited(comfy, name, **changes):
