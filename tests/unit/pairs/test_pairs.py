@@ -282,7 +282,7 @@ def test_leaves_out_invalid_pairs_and_says_so(tmp_path: Path) -> None:
     assert damaged.startswith("Left out: Image '1_1.png' cannot be read (")
     assert tiny == "Left out: Pair '9' is 8 x 8: each side needs at least 16 pixels."
     assert count == "3 pairs left out, 2 pairs remain."
-    with pytest.raises(PairError, match=r"^Image '3_1\.png' has no twin"):
+    with pytest.raises(PairError, match=r"^Image '3_1\.png' has no partner"):
         load_pairs(tmp_path, strict=True)
 
 
