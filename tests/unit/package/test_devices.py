@@ -18,7 +18,7 @@ def test_accepts_and_rejects_names_of_devices() -> None:
     ):
         named_device("cuda:99")
     for name in ("GPU:99", "cpu:7", "meta"):
-        with pytest.raises(DeviceError, match=f"Device '{name}' is not there"):
+        with pytest.raises(DeviceError, match=f"Device '{name}' was not found"):
             named_device(name)
     for name in ("", "0", "cuda:", "gpux"):
         with pytest.raises(DeviceError, match=f"Device '{name}' is not known to torch"):
