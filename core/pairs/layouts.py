@@ -39,7 +39,7 @@ def pairs_in(folder: Path, refuse: Refuse = stop) -> list[ListedPair]:
 
     Args:
         folder: where to look.
-        refuse: called for an image without its twin, and for a name that is not a file of the folder.
+        refuse: called for an image without its partner, and for a name that is not a file of the folder.
 
     Raises:
         PairError: the folder or a list cannot be read, or two images have one name.

@@ -13,7 +13,7 @@ from .results import Outcome
 
 
 class EffectScorer:
-    """Measures what methods make of an effect. Computes the features of its own images once.
+    """Measures what methods make of an effect. Computes the features of the effect's images once.
 
     Args:
         effect: the training pairs and test images.
