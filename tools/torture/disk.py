@@ -71,7 +71,7 @@ def limit_size(size: int) -> None:
 
 
 def fail_from(limit: tuple[str, int]) -> None:
-    """Limits how many more files this process may write below a folder. ``limit`` is (folder, number)."""
+    """Limits the files that this process may still write. ``limit`` is (folder, number)."""
     folder, allowed = limit
     opened = 0
 
