@@ -265,8 +265,8 @@ def find_pairs(folder: Path) -> list[tuple[str, Path, Path]]:
     """(name, before, after) of every pair of a folder. Opens no image.
 
     Raises:
-        PairError: an image without its partner, two images of one name, a malformed list, or a name in it that
-            is not a file of the folder.
+        PairError: an image without its partner, two images of one name, a malformed list, or a name in it
+            that is not a file of the folder.
     """
     return [(pair.name, pair.before, pair.after) for pair in pairs_in(folder)]
 
