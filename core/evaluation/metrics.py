@@ -100,6 +100,21 @@ def direction_similarity(
     return functional.cosine_similarity(outputs - inputs, captions_after - captions_before, dim=-1)
 
 
+def visual_similarity(edits: Tensor, examples: Tensor) -> Tensor:
+    """Returns Visii's Visual CLIP similarity of each image (section 4.1), [N], -1..1, higher is better::
+
+        cos(E(out) - E(in), mean over example pairs of E(after) - E(before))
+
+    The paper prints 1 - cosine, where cosine is the cosine *distance*, as in its Eq. 3. An edit that changes
+    nothing scores 0.
+
+    Args:
+        edits: E(out) - E(in) of every test image, [N, P], from normalised features.
+        examples: E(after) - E(before) of every example pair, [M, P].
+    """
+    return functional.cosine_similarity(edits, examples.mean(0, keepdim=True), dim=-1)
+
+
 def mean(values: Sequence[float]) -> float:
     """Returns the arithmetic mean; nan for an empty sequence."""
     return math.fsum(values) / len(values) if values else math.nan

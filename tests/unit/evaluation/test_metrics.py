@@ -25,6 +25,7 @@ from instructbrush.core.evaluation.metrics import (
     psnr,
     quantised,
     ssim,
+    visual_similarity,
 )
 from instructbrush.core.evaluation.perceptual import Perceptual
 
@@ -115,6 +116,18 @@ def test_direction_matches_worked_example() -> None:
     assert direction_distance(torch.zeros(2, 2), examples) == 1.0
     # The mean comes before the cosine, so opposite edits have no direction.
     assert direction_distance(torch.tensor([[0.0, 1.0], [0.0, -1.0]]), examples) == 1.0
+
+
+def test_visual_similarity_matches_worked_example() -> None:
+    # Example pairs move by (0, 2) and (8, 4), mean (4, 3) of length 5. Tests move along it, by (3, 4) of
+    # length 5 with the dot product 24, against it, across it, and not at all.
+    examples = torch.tensor([[0.0, 2.0], [8.0, 4.0]])
+    edits = torch.tensor([[8.0, 6.0], [3.0, 4.0], [-4.0, -3.0], [-3.0, 4.0], [0.0, 0.0]])
+    expected = [1.0, 24 / 25, -1.0, 0.0, 0.0]
+    assert visual_similarity(edits, examples).tolist() == pytest.approx(expected, abs=1e-6)
+    # With one pair it is the paper's cosine of the two directions.
+    alone = visual_similarity(edits[:2], examples[:1]).tolist()
+    assert alone == pytest.approx([6 / 10, 4 / 5], abs=1e-6)
 
 
 def test_instructpix2pix_metrics_match_worked_example() -> None:
