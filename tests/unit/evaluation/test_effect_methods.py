@@ -12,7 +12,6 @@ from torch import Tensor
 from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.encoders.pocket_clip import pocket_clip
-from instructbrush.core.evaluation.by_example import methods as methods_module
 from instructbrush.core.evaluation.by_example.effects import Effect
 from instructbrush.core.evaluation.by_example.methods import (
     DEFAULT_METHODS,
@@ -20,6 +19,7 @@ from instructbrush.core.evaluation.by_example.methods import (
     BenchmarkModels,
     EffectEditor,
 )
+from instructbrush.core.evaluation.by_example.methods import base as methods_module
 from instructbrush.core.evaluation.by_example.results import EffectFolder
 from instructbrush.core.evaluation.by_example.run import EffectRunSettings
 from instructbrush.core.evaluation.runner import run

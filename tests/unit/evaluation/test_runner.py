@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.errors import EvaluationError, InstructBrushError, LearningError, StorageError
-from instructbrush.core.evaluation.by_example import methods as methods_module
 from instructbrush.core.evaluation.by_example.effects import Effect
+from instructbrush.core.evaluation.by_example.methods import base as methods_module
 from instructbrush.core.evaluation.by_example.results import EffectFolder, Outcome
 from instructbrush.core.evaluation.by_example.run import EffectRunSettings
 from instructbrush.core.evaluation.by_example.tables import text_tables

@@ -1,4 +1,4 @@
-"""Methods that a benchmark compares: words, Visii, InstructBrush and its ablations (Tables 1, 2 and 4)."""
+"""What every method of a benchmark works with: the models, and the editor of an effect."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...editing.settings import SamplingSettings
-from ...instruction.injection import Injection, inject
-from ...learning.init_text.captions import CaptionSettings, caption_images, default_steps
-from ...learning.init_text.phrases import unique_phrases
-from ...learning.objective import PairLatents
-from ...learning.request import InitText, LearningRequest, with_direction
-from ...learning.run import learn
-from ...learning.settings import LearningSettings, preset_for
-from ...pairs.pairs import EditPairs
-from ..metrics import quantised
-from .effects import Effect
+from ....editing.settings import SamplingSettings
+from ....instruction.injection import Injection, inject
+from ....learning.init_text.captions import CaptionSettings, caption_images, default_steps
+from ....learning.init_text.phrases import unique_phrases
+from ....learning.objective import PairLatents
+from ....learning.request import InitText, LearningRequest, with_direction
+from ....learning.run import learn
+from ....learning.settings import LearningSettings, preset_for
+from ....pairs.pairs import EditPairs
+from ...metrics import quantised
+from ..effects import Effect
 
 if TYPE_CHECKING:
-    from ...editing.editor import DiffusersEditor
-    from ...encoders.clip import ClipModel
+    from ....editing.editor import DiffusersEditor
+    from ....encoders.clip import ClipModel
 
 # Test image i gets the noise seed _SEED_STEP * (seed + 1) + i, so the noise of two seeds never overlaps.
 _SEED_STEP = 1_000_003
@@ -160,81 +160,3 @@ class Method:
     """One line for the reader of the report."""
     edit: Callable[[EffectEditor, int], Edited]
     """(editor of an effect, seed) -> edited test images."""
-
-
-def _words(editor: EffectEditor, seed: int) -> Edited:
-    return editor.by_words(seed)
-
-
-def _visii(editor: EffectEditor, seed: int, shots: int | None = None) -> Edited:
-    pairs = editor.pairs(shots)
-    return editor.by_learning(editor.models.settings("text", seed), pairs, editor.caption(pairs, seed))
-
-
-def _visii_one_shot(editor: EffectEditor, seed: int) -> Edited:
-    return _visii(editor, seed, 1)
-
-
-def _instructbrush(editor: EffectEditor, seed: int, shots: int | None = None) -> Edited:
-    pairs = editor.pairs(shots)
-    return editor.by_learning(editor.models.settings("attention", seed), pairs, editor.phrase(pairs))
-
-
-def _one_shot(editor: EffectEditor, seed: int) -> Edited:
-    return _instructbrush(editor, seed, 1)
-
-
-def _no_attention(editor: EffectEditor, seed: int) -> Edited:
-    """InstructBrush in the text space, with the learning rate of that space."""
-    full = editor.models.settings("attention", seed)
-    text = editor.models.settings("text", seed)
-    settings = replace(
-        full, space="text", learning_rate=text.learning_rate, final_learning_rate=text.final_learning_rate
-    )
-    return editor.by_learning(settings, editor.pairs(), editor.phrase(editor.pairs()))
-
-
-def _no_time(editor: EffectEditor, seed: int) -> Edited:
-    """InstructBrush with one segment, which sees as many samples as all segments together."""
-    full = editor.models.settings("attention", seed)
-    settings = replace(full, segments=1, batch=full.segments * full.batch, parametrisation="separate")
-    return editor.by_learning(settings, editor.pairs(), editor.phrase(editor.pairs()))
-
-
-def _no_init(editor: EffectEditor, seed: int) -> Edited:
-    pairs = editor.pairs()
-    return editor.by_learning(editor.models.settings("attention", seed), pairs, editor.caption(pairs, seed))
-
-
-_ALL = (
-    Method("words", "IP2P", "the base editor with the benchmark's words", _words),
-    Method(
-        "visii",
-        "Visii",
-        "text states from a caption of the images after the edit, with the CLIP direction loss",
-        _visii,
-    ),
-    Method(
-        "instructbrush",
-        "Ours",
-        "keys and values of every layer, in time segments, from unique phrases",
-        _instructbrush,
-    ),
-    Method(
-        "no_attention",
-        "w/o Attn",
-        "as InstructBrush, but text states instead of keys and values",
-        _no_attention,
-    ),
-    Method("no_time", "w/o Time", "as InstructBrush, but one segment", _no_time),
-    Method(
-        "no_init", "w/o Init", "as InstructBrush, but from a caption of the images after the edit", _no_init
-    ),
-    Method("one_shot", "Ours (one-shot)", "as InstructBrush, from the first pair only", _one_shot),
-    Method("visii_one_shot", "Visii (one-shot)", "as Visii, from the first pair only", _visii_one_shot),
-)
-
-METHODS: Mapping[str, Method] = {method.name: method for method in _ALL}
-"""Name -> method."""
-
-DEFAULT_METHODS = ("words", "visii", "instructbrush", "no_attention", "no_time", "no_init", "one_shot")
