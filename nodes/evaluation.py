@@ -10,11 +10,12 @@ from ..core.encoders.clip import OpenClipModel
 from ..core.errors import EvaluationError
 from ..core.evaluation.edit_figures import measure_edits
 from ..core.evaluation.perceptual import Perceptual
+from ..core.pairs.pairs import EditPairs
 from ..core.storage.image_tensors import image_batch
 from .comfy.encoders import lpips
 from .comfy.encoders.residency import prepare
 from .shared.node import Node
-from .shared.socket_types import OpenClip
+from .shared.socket_types import OpenClip, Pairs
 
 
 class EvaluateEdit(Node):
@@ -71,6 +72,13 @@ class EvaluateEdit(Node):
                     default="",
                     tooltip="Describes the images after the edit, such as 'a photo of a field in snow'.",
                 ),
+                Pairs.Input(
+                    "pairs",
+                    optional=True,
+                    tooltip="The pairs that the edit was learned from. With them, direction is measured "
+                    "against the mean change of these pairs, as in InstructBrush's paper, and Visual CLIP "
+                    "(Visii) is shown. Without them, direction is measured against the true results.",
+                ),
             ],
             outputs=[
                 io.String.Output(
@@ -86,8 +94,8 @@ class EvaluateEdit(Node):
                 ),
                 io.Float.Output(
                     display_name="direction",
-                    tooltip="1 - cosine of the edit's direction and the true one, lower is better. NaN "
-                    "without CLIP.",
+                    tooltip="1 - cosine between the mean change of the images and that of the training pairs "
+                    "(without pairs: of the true results). Lower is better. NaN without CLIP.",
                 ),
             ],
         )
@@ -101,6 +109,7 @@ class EvaluateEdit(Node):
         open_clip: OpenClipModel | None = None,
         caption_before: str = "",
         caption_after: str = "",
+        pairs: EditPairs | None = None,
     ) -> io.NodeOutput:
         if before is not None and open_clip is not None:
             prepare(open_clip)
@@ -112,6 +121,7 @@ class EvaluateEdit(Node):
             clip=open_clip,
             captions=(caption_before, caption_after),
             perceptual=_perceptual(backbone, backbone.stat().st_mtime_ns) if backbone else None,
+            pairs=pairs,
         )
         remarks = []
         if backbone is None:

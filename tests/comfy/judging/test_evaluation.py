@@ -70,6 +70,44 @@ def test_direction_needs_images_before_the_edit_and_clip(comfy):
     )
 
 
+def test_direction_compares_with_the_training_pairs_if_they_are_connected(comfy):
+    before, edited, truth = (make_image(seed, 2, 128, 128) for seed in (1, 2, 3))
+    images = make_image(5, 6, 96, 64)
+    pairs = comfy.pack("core.pairs.pairs").make_pairs(images[:3], images[3:])
+    graph, node = evaluate(comfy, edited, truth, before, clip=True)
+    node.set_input("pairs", comfy.give(graph, pairs))
+    text, direction = comfy.values(graph, node.out(0), node.out(4))
+
+    def features(images):
+        features = pocket_clip().encode_images(images).double()
+        return features / features.norm(dim=1, keepdim=True)
+
+    moved = features(edited) - features(before)
+    learned = (features(images[3:]) - features(images[:3])).mean(0)
+    mean = moved.mean(0)
+    assert direction == pytest.approx(1 - float(mean @ learned / (mean.norm() * learned.norm())), abs=1e-4)
+    assert text.endswith(f"Direction {direction:.4f} (pocket), compared with the change of 3 training pairs.")
+    lines = text.splitlines()
+    assert lines[0].endswith("Visual CLIP")
+    each = [float(row @ learned / (row.norm() * learned.norm())) for row in moved]
+    assert [float(line.split()[-1]) for line in lines[2:4]] == pytest.approx(each, abs=2e-4)
+    # Without the pairs it compares with the true results.
+    graph, node = evaluate(comfy, edited, truth, before, clip=True)
+    text, other = comfy.values(graph, node.out(0), node.out(4))
+    true = (features(truth) - features(before)).mean(0)
+    assert other == pytest.approx(1 - float(mean @ true / (mean.norm() * true.norm())), abs=1e-4)
+    assert abs(other - direction) > 0.01 and "Visual CLIP" not in text
+    assert "compared with the change to the true results. Connect the training pairs" in text
+
+
+def test_pairs_without_clip_are_reported(comfy):
+    images = make_image(5, 2)
+    pairs = comfy.pack("core.pairs.pairs").make_pairs(images, images)
+    graph, node = evaluate(comfy, images, images, images)
+    node.set_input("pairs", comfy.give(graph, pairs))
+    assert "Direction is not measured: connect a CLIP." in comfy.values(graph, node.out(0))[0]
+
+
 def test_agreement_with_captions_matches_instructpix2pix(comfy):
     before, edited = make_image(1, 2, 128, 128), make_image(2, 2, 128, 128)
     words = {"caption_before": "a red circle", "caption_after": "a red circle in the snow"}
