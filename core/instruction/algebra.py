@@ -268,6 +268,8 @@ def _composed_info(a: Instruction, b: Instruction) -> InstructionInfo:
     same_model = a.info.fingerprint == b.info.fingerprint
     models = dict.fromkeys(each.info.model_title for each in (a, b) if each.info.model_title)
     settings = {name: value for name, value in a.info.settings.items() if b.info.settings.get(name) == value}
+    # Both instructions' rows share one softmax, so scales found for each alone hold only if they agree.
+    same_scales = (a.info.text_scale, a.info.image_scale) == (b.info.text_scale, b.info.image_scale)
     return replace(
         a.info,
         fingerprint=a.info.fingerprint if same_model else "",
@@ -281,6 +283,8 @@ def _composed_info(a: Instruction, b: Instruction) -> InstructionInfo:
         final_loss=None,
         losses=(),
         settings={**settings, "include_bos": a.start == 0},
+        text_scale=a.info.text_scale if same_scales else None,
+        image_scale=a.info.image_scale if same_scales else None,
     )
 
 

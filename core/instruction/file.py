@@ -36,6 +36,7 @@ _MAX_TEXT_CHARACTERS = 100_000
 _MAX_LOSSES = 10_000
 _MAX_SETTINGS = 1000
 _MAX_COUNT = 2**53
+_MAX_SCALE = 100
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ def _metadata(
         {
             "weight": part.weight,
             "start": part.instruction.start,
-            "info": dataclasses.asdict(part.instruction.info),
+            "info": _info_table(part.instruction.info),
         }
         for part in parts
     ]
@@ -252,6 +253,14 @@ def _metadata(
         metadata["modelspec.thumbnail"] = f"data:image/jpeg;base64,{encoded}"
         metadata["ssmd_cover_images"] = json.dumps([encoded])
     return metadata
+
+
+def _info_table(info: InstructionInfo) -> dict[str, Any]:
+    """The fields of ``info`` as JSON values. Unknown scales are left out, as in older files."""
+    table = dataclasses.asdict(info)
+    if info.text_scale is None:
+        del table["text_scale"], table["image_scale"]
+    return table
 
 
 def _checked_header(path: Path) -> TensorHeader:
@@ -323,11 +332,20 @@ def _info(values: Any) -> InstructionInfo:
             raise ValueError(f"{name} has more than {_MAX_TEXT_CHARACTERS} characters")
     if len(info.settings) > _MAX_SETTINGS:
         raise ValueError(f"{len(info.settings)} settings, at most {_MAX_SETTINGS} are expected")
+    _check_scales(info)
     read_record(_UsedSettings, info.settings)
     for name, value in info.settings.items():
         if not isinstance(value, str | int | float | None) or len(f"{name}{value}") > _MAX_TEXT_CHARACTERS:
             raise ValueError(f"setting {name[:40]} is not a plain value")
     return info
+
+
+def _check_scales(info: InstructionInfo) -> None:
+    scales = [scale for scale in (info.text_scale, info.image_scale) if scale is not None]
+    if len(scales) == 1:
+        raise ValueError("it has one of text_scale and image_scale without the other")
+    if any(not 0 <= scale <= _MAX_SCALE for scale in scales):
+        raise ValueError(f"text_scale or image_scale lies outside of 0 to {_MAX_SCALE}")
 
 
 def _tensor_names(header: PartHeader, prefix: str, entries: Mapping[str, TensorEntry]) -> set[str]:

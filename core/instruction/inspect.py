@@ -154,10 +154,17 @@ def facts(info: InstructionInfo, weight: float = 1.0) -> dict[str, str]:
         "learned": f"{info.steps} steps from {info.pairs} pairs, {info.created}",
         "final loss": "unknown" if info.final_loss is None else f"{info.final_loss:.5f}",
         "settings": ", ".join(f"{name}={value}" for name, value in info.settings.items()),
+        "guidance": _guidance(info),
     }
     if weight == 1:
         del found["weight"]
     return found
+
+
+def _guidance(info: InstructionInfo) -> str:
+    if info.text_scale is None or info.image_scale is None:
+        return "the model's default"
+    return f"s_T {info.text_scale:g}, s_I {info.image_scale:g}"
 
 
 def report(

@@ -40,6 +40,10 @@ class InstructionInfo:
     """A coarse loss curve, at most 100 means."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The learning settings, as plain values."""
+    text_scale: float | None = None
+    """s_T of Eq. 3 that suits the instruction. None if it was not searched; see ``own_scales``."""
+    image_scale: float | None = None
+    """s_I of Eq. 3 that suits the instruction; set if and only if ``text_scale`` is."""
 
 
 @dataclass(frozen=True)
@@ -224,3 +228,23 @@ def parts_of(instruction: Instruction | Blend) -> tuple[WeightedInstruction, ...
     if isinstance(instruction, Blend):
         return instruction.parts
     return (WeightedInstruction(1.0, instruction),)
+
+
+def own_scales(instruction: Instruction | Blend) -> tuple[float, float] | None:
+    """Returns the scales (s_T, s_I) of Eq. 3 that suit an instruction, or None if they are unknown.
+
+    A blend has the mean of its parts' scales, weighted by the parts' absolute weights. So scaling and
+    negating keep the scales, and blending leads from one instruction's scales to the other's.
+    """
+    total = text = image = 0.0
+    for part in parts_of(instruction):
+        info = part.instruction.info
+        if part.weight == 0:
+            continue
+        if info.text_scale is None or info.image_scale is None:
+            return None
+        weight = abs(part.weight)
+        total += weight
+        text += weight * info.text_scale
+        image += weight * info.image_scale
+    return (text / total, image / total) if total else None
