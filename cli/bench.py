@@ -11,13 +11,13 @@ from typing import Any
 
 from ..core.editing.settings import SamplingSettings
 from ..core.errors import EvaluationError, InstructBrushError
+from ..core.evaluation.by_example.datasets.top_bench import TABLE_3, read_top_bench
 from ..core.evaluation.by_example.effects import EffectSource
 from ..core.evaluation.by_example.methods import DEFAULT_METHODS
 from ..core.evaluation.by_example.report import write_report
 from ..core.evaluation.by_example.results import EffectFolder, Outcome
 from ..core.evaluation.by_example.run import EffectRunSettings
 from ..core.evaluation.by_example.tables import text_tables
-from ..core.evaluation.by_example.top_bench import TABLE_3, read_top_bench
 from ..core.evaluation.by_instruction import report as item_report
 from ..core.evaluation.by_instruction.datasets.emu_edit import read_emu_edit
 from ..core.evaluation.by_instruction.datasets.item_storage import ItemSet, StoredItem

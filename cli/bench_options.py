@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Sequence
 
 from ..core.errors import EvaluationError
+from ..core.evaluation.by_example.datasets.effect_files import SIDE
 from ..core.evaluation.by_example.methods import DEFAULT_METHODS, METHODS
-from ..core.evaluation.by_example.top_bench import SIDE
 from ..core.evaluation.by_instruction.methods import ITEM_METHODS
 
 OUT_FOLDERS = {

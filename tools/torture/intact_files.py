@@ -16,8 +16,8 @@ from PIL import Image
 
 from instructbrush.core.encoders.mllm_folders import check_folder, stored_bits, stored_dtype
 from instructbrush.core.errors import InstructBrushError
+from instructbrush.core.evaluation.by_example.datasets.top_bench import read_top_bench
 from instructbrush.core.evaluation.by_example.results import EffectFolder, Outcome
-from instructbrush.core.evaluation.by_example.top_bench import read_top_bench
 from instructbrush.core.evaluation.by_instruction.results import Score
 from instructbrush.core.evaluation.preference.study import Study, StudyItem
 from instructbrush.core.reasoning.explain import parse_answer

@@ -12,6 +12,9 @@ TEST_PAIRS = 5
 
 Scope = Literal["global", "local"]
 
+Captions = tuple[str, str]
+"""What an image shows before and after the edit."""
+
 
 @dataclass(frozen=True)
 class Effect:
@@ -22,6 +25,8 @@ class Effect:
     words: str
     train: EditPairs
     test: EditPairs
+    captions: tuple[Captions, ...] = ()
+    """Of the test pairs; empty if the data set has none."""
 
     @property
     def inputs(self) -> list[Tensor]:

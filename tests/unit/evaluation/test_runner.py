@@ -18,12 +18,12 @@ from safetensors.torch import save_file
 
 from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.errors import EvaluationError, InstructBrushError, LearningError, StorageError
+from instructbrush.core.evaluation.by_example.datasets.effect_files import EffectFiles
 from instructbrush.core.evaluation.by_example.effects import Effect
 from instructbrush.core.evaluation.by_example.methods import base as methods_module
 from instructbrush.core.evaluation.by_example.results import EffectFolder, Outcome
 from instructbrush.core.evaluation.by_example.run import EffectRunSettings
 from instructbrush.core.evaluation.by_example.tables import text_tables
-from instructbrush.core.evaluation.by_example.top_bench import TopBenchEffect
 from instructbrush.core.evaluation.runner import run
 from instructbrush.core.evaluation.workers import Workers
 from instructbrush.core.pairs.pairs import EditPairs, make_pairs
@@ -310,9 +310,9 @@ def random_alexnet(path: Path) -> Path:
     return path
 
 
-def missing_images(folder: Path) -> TopBenchEffect:
+def missing_images(folder: Path) -> EffectFiles:
     gone = tuple((str(index), folder / "a.png", folder / "b.png") for index in range(10))
-    return TopBenchEffect("snow", "global", "make it snow", gone, gone[:5])
+    return EffectFiles("snow", "global", "make it snow", gone, gone[:5])
 
 
 def test_raises_the_error_of_an_effect(tmp_path: Path) -> None:

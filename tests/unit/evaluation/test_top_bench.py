@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from instructbrush.core.errors import EvaluationError
-from instructbrush.core.evaluation.by_example.top_bench import TABLE_3, read_top_bench
+from instructbrush.core.evaluation.by_example.datasets.top_bench import TABLE_3, read_top_bench
 
 SIDE = 16
 

@@ -12,17 +12,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import EvaluationError, PairError
-from ...pairs.pairs import EditPairs, check_pair, find_pairs
-from ...storage.image_files import read_image
-from ...storage.json_text import parse_json
-from .effects import TEST_PAIRS, TRAIN_PAIRS, Effect, Scope
-
-Files = tuple[tuple[str, Path, Path], ...]
-"""(name, before, after) of pairs."""
-
-SIDE = 512
-"""Pixels; the paper compares at 512 x 512."""
+from ....errors import EvaluationError, PairError
+from ....pairs.pairs import find_pairs
+from ....storage.json_text import parse_json
+from ..effects import TEST_PAIRS, TRAIN_PAIRS, Scope
+from .effect_files import SIDE, EffectFiles, Files, check_images
 
 
 @dataclass(frozen=True)
@@ -64,38 +58,7 @@ TABLE_3 = (
 """The paper's 14 global and 11 local effects with their instructions, as printed."""
 
 
-@dataclass(frozen=True)
-class TopBenchEffect:
-    """The files of an effect, an ``EffectSource``."""
-
-    name: str
-    scope: Scope
-    words: str
-    train: Files
-    test: Files
-    side: int | None = SIDE
-
-    def load(self) -> Effect:
-        """Reads the images as 8-bit RGB, upright, transparent areas white.
-
-        Images are scaled to cover a square of ``side`` pixels and cropped at the center.
-
-        Raises:
-            EvaluationError: an image cannot be read, or the images of a pair differ in size.
-        """
-        return Effect(self.name, self.scope, self.words, self._pairs(self.train), self._pairs(self.test))
-
-    def _pairs(self, files: Files) -> EditPairs:
-        pairs = []
-        try:
-            for name, before, after in files:
-                pairs.append(check_pair(name, read_image(before, self.side), read_image(after, self.side)))
-        except PairError as error:
-            raise EvaluationError(f"Effect '{self.name}': {error}") from error
-        return EditPairs(tuple(pairs))
-
-
-def read_top_bench(folder: str | Path, side: int | None = SIDE) -> tuple[TopBenchEffect, ...]:
+def read_top_bench(folder: str | Path, side: int | None = SIDE) -> tuple[EffectFiles, ...]:
     """Reads the list of effects in Table 3's order. Checks the number of pairs and opens every image.
 
     Folder names may use spaces, hyphens or underscores. Effects that are not in Table 3 are described in
@@ -117,7 +80,7 @@ def read_top_bench(folder: str | Path, side: int | None = SIDE) -> tuple[TopBenc
             "Unpack TOP-Bench and give the folder that holds the effects' folders."
         )
     descriptions = {_key(effect.name): effect for effect in TABLE_3} | _own_descriptions(root)
-    effects: dict[str, TopBenchEffect] = {}
+    effects: dict[str, EffectFiles] = {}
     for path in sorted(root.iterdir()):
         if path.name.startswith(".") or not (path.is_dir() or path.is_symlink()):
             continue
@@ -135,10 +98,10 @@ def read_top_bench(folder: str | Path, side: int | None = SIDE) -> tuple[TopBenc
             )
         try:
             train, test = _split(path)
-            _check_images(train + test, side)
+            check_images(train + test, side)
         except PairError as error:
             raise EvaluationError(f"Effect '{path.name}': {error}") from error
-        effects[effect.name] = TopBenchEffect(effect.name, effect.scope, effect.words, train, test, side)
+        effects[effect.name] = EffectFiles(effect.name, effect.scope, effect.words, train, test, side)
     if not effects:
         raise EvaluationError(
             f"Benchmark folder '{root.name}' holds no effects. "
@@ -193,27 +156,6 @@ def _split_by_number(folder: Path) -> tuple[Files, Files]:
                 "testing. Rename it, or use train/ and test/."
             )
     return pairs[:TRAIN_PAIRS], pairs[TRAIN_PAIRS:]
-
-
-def _check_images(files: Files, side: int | None) -> None:
-    """Opens the images now, so that a long run does not fail on them later."""
-    for name, *paths in files:
-        sizes = []
-        for path in paths:
-            if not path.stat().st_size:
-                raise PairError(f"Image '{path.name}' is empty (0 bytes). Copy it again.")
-            height, width = read_image(path).shape[:2]
-            sizes.append((width, height))
-        if sizes[0] != sizes[1]:
-            raise PairError(
-                f"Pair '{name}': before is {sizes[0][0]} x {sizes[0][1]}, "
-                f"after is {sizes[1][0]} x {sizes[1][1]}. Crop or scale both alike."
-            )
-        if side is None and (sizes[0][0] % 8 or sizes[0][1] % 8):
-            raise PairError(
-                f"Pair '{name}' is {sizes[0][0]} x {sizes[0][1]}: sides must be multiples of 8. "
-                "Give a size, such as --size 512."
-            )
 
 
 def _check_link(path: Path, below: Path) -> None:
