@@ -130,9 +130,9 @@ class Direction:
 def snr_weights(alphas_cumprod: Tensor) -> Tensor:
     """Weights of the timesteps, [1000], mean 1: ``min(SNR, 5) / SNR * sqrt(1 + 1 / SNR)``.
 
-    Min-SNR lowers the weight of steps with little noise, where the input is copied. The second factor raises
-    it where noise is high, because errors there show as a drift of colours. The paper weighs all timesteps
-    equally.
+    The first factor is Min-SNR's for noise prediction (Hang et al. 2023, gamma 5): it lowers the weight of
+    steps with little noise, where the input is copied. The second is ours: it raises the weight where noise
+    is high, because errors there show as a drift of colors. The papers weigh all timesteps equally.
     """
     snr = alphas_cumprod / (1 - alphas_cumprod)
     weights = snr.clamp(max=5) / snr * (1 + 1 / snr).sqrt()
@@ -191,6 +191,6 @@ def noise_errors(
             image, none = both.chunk(2)
         predicted = dual_guidance(none, image, predicted, settings.image_scale, settings.text_scale)
     error = (predicted - noise).square().mean(dim=(1, 2, 3))
-    if settings.weighting == "min_snr":
+    if settings.weighting == "snr":
         error = error * snr_weights(denoiser.alphas_cumprod)[timesteps]
     return error

@@ -13,9 +13,16 @@ _CHOICES = {
     "space": ("attention", "text"),
     "objective": ("plain", "guided"),
     "parametrisation": ("shared", "separate"),
-    "weighting": ("min_snr", "none"),
+    "weighting": ("snr", "none"),
     "noise": ("fresh", "fixed"),
 }
+
+FORMER_NAMES = {"weighting": {"min_snr": "snr"}}
+"""Setting -> former name of a choice -> its name. Former names are accepted everywhere, and checkpoints keep
+them."""
+# Settings that checkpoints of version 0.1 do not have, and the value that learning had then. At this value
+# they stay out of checkpoints, so that old ones can be resumed.
+_ADDED = {"weight_decay": 0.0}
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,9 @@ class LearningSettings:
     parametrisation: Literal["shared", "separate"] = "shared"
     """``separate``: a separate gamma_j for every segment (the paper). ``shared``: gamma_j = gamma +
     delta_j."""
-    weighting: Literal["min_snr", "none"] = "min_snr"
+    weighting: Literal["snr", "none"] = "snr"
+    """Weights of the timesteps. ``snr``: see ``snr_weights`` in objective.py. ``none``: all the same (the
+    papers)."""
     noise: Literal["fresh", "fixed"] = "fresh"
     """``fresh``: a random pair and new noise for every sample. ``fixed``: every timestep t always has the
     same noise, and pair t mod n (Visii)."""
@@ -59,6 +68,8 @@ class LearningSettings:
     """Limit the cosine to 0.5, as Visii's published code does. Above it the direction has no gradient."""
     clip_norm: float | None = None
     """Largest norm of the whole gradient."""
+    weight_decay: float = 0.0
+    """Weight decay of AdamW."""
     include_bos: bool = False
     """Learn from row 0, the start-of-text row, instead of row 1."""
     text_scale: float = 2.0
@@ -68,6 +79,9 @@ class LearningSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, new_names in FORMER_NAMES.items():
+            value = getattr(self, name)
+            object.__setattr__(self, name, new_names.get(value, value))
         whole = (
             ("tokens", 1, 4096),
             ("segments", 1, 1000),
@@ -92,6 +106,10 @@ class LearningSettings:
                 raise LearningError(
                     f"Learning settings: {name} is {getattr(self, name)}; it must lie between 0 and 1000000."
                 )
+        if not 0 <= self.weight_decay <= 1:
+            raise LearningError(
+                f"Learning settings: weight_decay is {self.weight_decay}; it must lie between 0 and 1."
+            )
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise LearningError(
@@ -111,7 +129,24 @@ class LearningSettings:
             idle |= {"text_scale", "image_scale"}
         if not self.direction_weight:
             idle.add("clamp_direction")
-        return {name: value for name, value in asdict(self).items() if name not in idle}
+        idle |= {name for name, value in _ADDED.items() if getattr(self, name) == value}
+        decisive = {name: value for name, value in asdict(self).items() if name not in idle}
+        for name, new_names in FORMER_NAMES.items():
+            former = {new: old for old, new in new_names.items()}
+            decisive[name] = former.get(decisive[name], decisive[name])
+        return decisive
+
+    def changed(self, **changes: Any) -> "LearningSettings":
+        """A copy with other values. The one rule for learning rates: the final rate follows a new
+        ``learning_rate`` in proportion, unless ``final_learning_rate`` is given and not None.
+
+        Raises:
+            LearningError: a value is out of its range.
+        """
+        if changes.get("final_learning_rate") is None:
+            factor = changes.get("learning_rate", self.learning_rate) / self.learning_rate
+            changes["final_learning_rate"] = self.final_learning_rate * factor
+        return replace(self, **changes)
 
     def rate_at(self, step: int) -> float:
         """Learning rate of step 0 .. steps-1."""
@@ -131,7 +166,11 @@ PAPER = LearningSettings(
     image_scale=1.5,
 )
 """The paper's settings: 1000 steps, rate 1e-3, m = tokens of the init text, 5 separate segments (trained
-together here)."""
+together here), and Eq. 5 as it is printed."""
+
+PAPER_GUIDED = replace(PAPER, objective="guided")
+"""The other reading of the paper: the error of the guided prediction, as in Visii. Eq. 5 has no guidance, but
+section 6 says "During both training and inference, we adopt" s_T = 7.5 and s_I = 1.5."""
 
 POCKET = LearningSettings()
 """The best settings measured for the built-in model."""
@@ -171,46 +210,87 @@ POCKET_TEXT = LearningSettings(
 )
 """Visii on the built-in model: as many samples as with ``POCKET``, and the best objective measured for it."""
 
-PRESETS = {"attention": {"pocket": POCKET, "paper": PAPER}, "text": {"pocket": POCKET_TEXT, "paper": VISII}}
+PRESETS: Mapping[str, Mapping[str, LearningSettings]] = {
+    "attention": {"pocket": POCKET, "paper": PAPER, "paper_guided": PAPER_GUIDED},
+    "text": {"pocket": POCKET_TEXT, "paper": VISII},
+}
 """Space -> name -> settings."""
+AUTO = "auto"
+"""Name for the preset of the model's family."""
 
 
-def preset_for(family: str, space: str = "attention") -> LearningSettings:
-    """The default settings of a model family: measured for the pocket editor, the papers' for full-size
-    models."""
-    return PRESETS[space]["pocket" if family == POCKET_FAMILY.name else "paper"]
+def preset_for(family: str, space: str = "attention", name: str = AUTO) -> LearningSettings:
+    """The settings of a preset. ``auto`` are those measured for the pocket editor, the papers' for full-size
+    models.
+
+    Raises:
+        LearningError: the space has no such preset.
+    """
+    if name == AUTO:
+        name = "pocket" if family == POCKET_FAMILY.name else "paper"
+    if name not in PRESETS[space]:
+        raise LearningError(
+            f"Learning settings: the {space} space has no preset '{name}'. Choose from {AUTO}, "
+            f"{', '.join(PRESETS[space])}."
+        )
+    return PRESETS[space][name]
 
 
 def read_changes(texts: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
     """Reads texts ``SPACE.NAME=VALUE`` (``attention.tokens=8``, ``text.clip_norm=null``) into changed
-    settings by space.
+    settings by space, for ``LearningSettings.changed``.
 
     Raises:
         LearningError: a space or setting does not exist, or a setting does not take the value.
     """
     changes: dict[str, dict[str, Any]] = {space: {} for space in PRESETS}
-    names = [field.name for field in fields(LearningSettings) if field.name not in ("space", "seed")]
     for text in texts:
         key, _, written = text.partition("=")
         space, _, name = key.partition(".")
-        if space not in changes or name not in names:
+        if space not in changes or name not in _names():
             raise LearningError(
                 f"Learning settings: '{text}' is not SPACE.NAME=VALUE with a space of {', '.join(changes)} "
-                f"and a name of {', '.join(names)}."
+                f"and a name of {', '.join(_names())}."
             )
-        try:
-            value = json.loads(written)
-        except json.JSONDecodeError:
-            value = written
-        changes[space][name] = value
-        types = _types_of(name)
-        if type(value) not in types and not (value is None and name in ("tokens", "clip_norm")):
-            raise LearningError(
-                f"Learning settings: {key} is '{written}'; it must be of type {types[-1].__name__}."
-            )
-        # Checks the range of the value.
-        replace(PRESETS[space]["pocket"], **{name: value})
+        changes[space][name] = _value_of(space, name, written)
     return changes
+
+
+def read_changes_of(space: str, texts: Sequence[str]) -> Mapping[str, Any]:
+    """Reads texts ``NAME=VALUE`` into changed settings of one space, for ``LearningSettings.changed``.
+
+    Raises:
+        LearningError: a setting does not exist, or does not take the value.
+    """
+    changes: dict[str, Any] = {}
+    for text in texts:
+        name, _, written = text.partition("=")
+        if name not in _names():
+            raise LearningError(
+                f"Learning settings: '{text}' is not NAME=VALUE with a name of {', '.join(_names())}."
+            )
+        changes[name] = _value_of(space, name, written)
+    return changes
+
+
+def _names() -> list[str]:
+    """The settings that a text can change. Space and seed have options of their own."""
+    return [field.name for field in fields(LearningSettings) if field.name not in ("space", "seed")]
+
+
+def _value_of(space: str, name: str, written: str) -> Any:
+    try:
+        value = json.loads(written)
+    except json.JSONDecodeError:
+        value = written
+    types = _types_of(name)
+    if type(value) not in types and not (value is None and name in ("tokens", "clip_norm")):
+        raise LearningError(
+            f"Learning settings: {space}.{name} is '{written}'; it must be of type {types[-1].__name__}."
+        )
+    # Checks the range of the value.
+    replace(PRESETS[space]["pocket"], **{name: value})
+    return value
 
 
 def _types_of(name: str) -> tuple[type, ...]:

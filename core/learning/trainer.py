@@ -75,7 +75,7 @@ class Trainer:
         optimizer = torch.optim.AdamW(
             list(self.parameters.values()),
             lr=rate,
-            weight_decay=0.0,
+            weight_decay=self.settings.weight_decay,
             fused=on_gpu or None,
             capturable=on_gpu,
         )

@@ -182,7 +182,7 @@ def test_interrupted_step_counts_as_not_started(
 
 
 @pytest.mark.parametrize("objective", ["plain", "guided"])
-@pytest.mark.parametrize("weighting", ["none", "min_snr"])
+@pytest.mark.parametrize("weighting", ["none", "snr"])
 def test_losses_match_eq_5_by_hand(
     editor: DiffusersEditor, latents: PairLatents, objective: str, weighting: str
 ) -> None:
@@ -218,7 +218,7 @@ def test_losses_match_eq_5_by_hand(
                     3.0,
                 )
             expected = ((guess - noise) ** 2).mean()
-            if weighting == "min_snr":
+            if weighting == "snr":
                 snr = editor.denoiser.alphas_cumprod / (1 - editor.denoiser.alphas_cumprod)
                 every = torch.minimum(snr, torch.tensor(5.0)) / snr * torch.sqrt(1 + 1 / snr)
                 expected = expected * (every / every.mean())[time]
