@@ -25,7 +25,7 @@ from ..core.evaluation.by_instruction.datasets.magicbrush import read_magicbrush
 from ..core.evaluation.by_instruction.datasets.reasoning import read_reason
 from ..core.evaluation.by_instruction.results import ItemFolder, Score
 from ..core.evaluation.by_instruction.run import ItemRunSettings
-from ..core.evaluation.by_instruction.studies import begin_studies
+from ..core.evaluation.by_instruction.studies import PLANS, begin_studies
 from ..core.evaluation.by_instruction.tables import EMU_EDIT, MAGICBRUSH, REASON, ItemBenchmark, text_table
 from ..core.evaluation.metrics import mean
 from ..core.evaluation.protocols import BenchmarkSettings, Source
@@ -180,12 +180,16 @@ def _print_studies(
     sources: Sequence[StoredItem],
     table: ItemBenchmark,
 ) -> None:
-    for study in begin_studies(folder, scores, sources, table, Path(options.study), options.study_items):
+    studies = begin_studies(
+        folder, scores, sources, table, Path(options.study), options.study_items, options.study_vote
+    )
+    for study in studies:
         if study.judgements:
             state = study.report()
         else:
             state = f"{len(study.comparisons)} comparisons to be judged in Judge Preference."
-        print(f"\n{study.folder}:\n{state}")
+        published = PLANS[table.name].published[study.folder.name]
+        print(f"\n{study.folder}:\n{state}\nPublished: {published}")
 
 
 def _run(

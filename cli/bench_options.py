@@ -7,6 +7,7 @@ from ..core.errors import EvaluationError
 from ..core.evaluation.by_example.datasets.effect_files import SIDE
 from ..core.evaluation.by_example.methods import DEFAULT_METHODS, METHODS
 from ..core.evaluation.by_instruction.methods import ITEM_METHODS
+from ..core.evaluation.preference.voting import VOTES
 
 OUT_FOLDERS = {
     "top-bench": "output/bench",
@@ -29,7 +30,9 @@ _APPLIES_TO = {
     "mllm": _ITEM_BENCHMARKS,
     "connector": _ITEM_BENCHMARKS,
     "tuned_model": _ITEM_BENCHMARKS,
-    "study": ("reason",),
+    "study": _ITEM_BENCHMARKS,
+    "study_items": _ITEM_BENCHMARKS,
+    "study_vote": _ITEM_BENCHMARKS,
 }
 
 
@@ -44,7 +47,7 @@ def check_options(options: argparse.Namespace) -> None:
             raise EvaluationError(
                 f"--{name.replace('_', '-')} does nothing with --benchmark {options.benchmark}. Leave it out."
             )
-    if options.benchmark in _ITEM_BENCHMARKS and options.study_items < 1:
+    if options.study_items is not None and options.study_items < 1:
         raise EvaluationError(f"--study-items is {options.study_items}; it must be at least 1.")
 
 
@@ -109,16 +112,22 @@ def _add_item_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--study",
         metavar="FOLDER",
-        help="reasoning instructions: also begin preference studies of the methods, FOLDER/direct and "
-        "FOLDER/reasoning. If FOLDER is in ComfyUI's output/instructbrush_studies, the node Judge Preference "
-        "opens them; once they are judged, the same command prints the ratings",
+        help="also begin preference studies of the methods: FOLDER/single (MagicBrush), FOLDER/captioned "
+        "(Emu Edit Test), FOLDER/direct and FOLDER/reasoning. If FOLDER is in ComfyUI's "
+        "output/instructbrush_studies, the node Judge Preference opens them; once they are judged, the same "
+        "command prints the ratings",
     )
     group.add_argument(
         "--study-items",
         type=int,
-        default=100,
         metavar="N",
-        help="number of items drawn for each study (default 100)",
+        help="number of examples drawn for each study (default: the papers', 500, or 100 for reasoning)",
+    )
+    group.add_argument(
+        "--study-vote",
+        choices=VOTES,
+        help="pairs: the better of each two methods, or a tie. best: the best of all methods, as in "
+        "ReasonPix2Pix (default: pairs; MagicBrush and Emu Edit Test ask by UltraEdit's three criteria)",
     )
 
 
@@ -150,7 +159,7 @@ def add_run_options(
     )
     parser.add_argument("--sampling-steps", type=int, default=20)
     parser.add_argument("--text-scale", type=float, help="s_T (default 7.5, pocket editor 2)")
-    parser.add_argument("--image-scale", type=float, default=1.5, help="s_I")
+    parser.add_argument("--image-scale", type=float, help="s_I (default 1.5)")
     parser.add_argument(
         "--effects", nargs="+", metavar="EFFECT", help="run only these effects (or items of other benchmarks)"
     )

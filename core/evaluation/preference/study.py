@@ -1,8 +1,9 @@
 """Preference studies: people compare results of methods, blind and shuffled, and TrueSkill rates the methods.
 
-This is the human evaluation of UltraEdit (supplementary material, D.1, Tables 7 and 8). A study is a folder
-with the images, under names that do not reveal the method, and ``study.jsonl``: a line that describes the
-study, then a line for every judgement and every undo.
+This is the human evaluation of UltraEdit (supplementary material, D.1, Tables 7 and 8): the better of two
+images by three criteria; and of ReasonPix2Pix (section 4.3, Table 4): the best of all images. A study is a
+folder with the images, under names that do not reveal the method, and ``study.jsonl``: a line that describes
+the study, then a line for every judgement and every undo.
 """
 
 import copy
@@ -20,22 +21,27 @@ from ...errors import EvaluationError
 from ...storage.files import append_text, write_text
 from ...storage.image_files import save_image
 from ...storage.image_tensors import to_image
+from .ratings import (
+    DRAW_PROBABILITY,
+    JudgedImages,
+    MethodRating,
+    pairs_table,
+    rate,
+    shares_table,
+)
 from .study_file import (
     FILE,
-    FORMAT,
     EventLog,
     Judgement,
     StudyItem,
     damage_error,
     describe_items,
-    draw_comparisons,
+    new_header,
     parse_line,
     quoted_names,
     read_header,
 )
-
-DRAW_PROBABILITY = 0.10
-"""Probability of a tie between equal methods: TrueSkill's default. With a higher one, ties count less."""
+from .voting import PLAIN_PAIRS, Voting, draw_comparisons, read_voting
 
 
 @dataclass(frozen=True)
@@ -44,81 +50,77 @@ class Comparison:
 
     item: str
     instruction: str
-    left: str
-    """Method of the left image."""
-    right: str
-    """Method of the right image."""
-    images: tuple[str | None, str, str]
-    """Files in the study's folder: source (or None), left, right."""
+    methods: tuple[str, ...]
+    """Methods of the images shown, from left to right."""
+    images: tuple[str | None, ...]
+    """Files in the study's folder: source (or None), then the images shown."""
+    criterion: str = ""
+    """What to judge by; empty for the image as a whole."""
 
-
-@dataclass(frozen=True)
-class MethodRating:
-    """A method's TrueSkill rating and its number of results. Ratings begin at mu 25 and sigma 25/3."""
-
-    method: str
-    mu: float
-    sigma: float
-    won: int = 0
-    tied: int = 0
-    lost: int = 0
+    def judged(self, choice: str) -> JudgedImages:
+        """Returns what a choice says about the methods, see ``Voting.choices``."""
+        place = {"left": 0, "tie": 0, "right": 1}.get(choice)
+        if place is None:
+            place = int(choice) - 1
+        others = tuple(method for method in self.methods if method != self.methods[place])
+        return JudgedImages(self.methods[place], others, choice == "tie")
 
 
 class Study:
     """A study on disk, created by ``begin`` or ``open``."""
 
-    def __init__(self, folder: Path, header: Mapping[str, Any], log: EventLog) -> None:
+    def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
         self.folder = folder
         self.key: str = header["key"]
         """Random hex digits. They keep apart the judgements of two studies with the same name."""
         self.seed: int = header["seed"]
         self.methods: tuple[str, ...] = tuple(header["methods"])
+        self.voting = read_voting(header, len(self.methods))
         self.comparisons = tuple(
-            self._comparison(header["items"][item], left, right)
-            for item, left, right in header["comparisons"]
+            self._comparison(header["items"][item], tuple(shown), criterion)
+            for item, *shown in header["comparisons"]
+            for criterion in self.voting.questions
         )
-        """In the order in which they are asked."""
+        """In the order in which they are asked; with criteria, one after the other for the same images."""
         self._items: list[dict[str, Any]] = header["items"]
-        self._log = log
+        self._log = EventLog(self.voting.choices(self.methods))
 
     @classmethod
-    def begin(cls, folder: str | Path, items: Sequence[StudyItem], seed: int = 0) -> "Study":
+    def begin(
+        cls, folder: str | Path, items: Sequence[StudyItem], seed: int = 0, voting: Voting = PLAIN_PAIRS
+    ) -> "Study":
         """Begins a study, or resumes the one in the folder.
 
-        Every two methods are compared on every item. The seed draws the order of the comparisons and the
-        sides: in half of the comparisons of two methods, the first one is on the left. A resumed study keeps
-        its order whatever the seed.
+        Every two methods, or all methods, are compared on every item. The seed draws the order of the
+        comparisons and the places of the methods; each method is at each place equally often. A resumed study
+        keeps its order whatever the seed.
 
         Args:
             folder: folder of the study; created if missing.
             items: what is compared. Ids and names of methods may be any text.
             seed: any integer.
+            voting: what the judges are asked.
 
         Raises:
-            EvaluationError: there are fewer than two methods, the items do not match each other, or the
-                folder holds a damaged study or one of other images, methods or instructions. An existing
-                study is never changed.
+            EvaluationError: there are fewer than two methods, the items do not match each other, the voting
+                is not possible, or the folder holds a damaged study or one of other images, methods,
+                instructions or votes. An existing study is never changed.
         """
         folder = Path(folder)
         methods, entries = describe_items(items)
+        voting.check(methods)
         if os.path.isfile(folder / FILE):
             study = cls.open(folder, images=False)
-            study._check_same_contents(methods, entries)
+            study._check_same_contents(methods, entries, voting)
             study._write_images(items)
             return study
         if os.path.exists(folder) and not os.path.isdir(folder):
             raise EvaluationError(
                 f"Study '{folder.name}' cannot be started: '{folder}' is a file. Give the study another name."
             )
-        header = {
-            "format": FORMAT,
-            "key": uuid.uuid4().hex,
-            "seed": seed,
-            "methods": methods,
-            "items": entries,
-            "comparisons": draw_comparisons(len(entries), methods, seed),
-        }
-        study = cls(folder, header, EventLog())
+        comparisons = draw_comparisons(len(entries), methods, seed, voting.vote)
+        header = new_header(methods, entries, seed, comparisons, voting)
+        study = cls(folder, header)
         study._write_images(items)
         # Written last and atomically, so that a study that exists has all its images.
         write_text(json.dumps(header) + "\n", folder / FILE)
@@ -149,8 +151,8 @@ class Study:
             raise EvaluationError(
                 f"Study '{folder.name}': '{file}' cannot be opened ({error.strerror}). Check its permissions."
             ) from error
-        log = EventLog()
-        study = cls(folder, read_header(file, lines[0] if lines else rest), log)
+        study = cls(folder, read_header(file, lines[0] if lines else rest))
+        log = study._log
         for number, line in enumerate(lines[1:], start=2):
             event = parse_line(file, number, line)
             fault = log.fault(event, len(study.comparisons))
@@ -184,7 +186,8 @@ class Study:
 
         Args:
             number: number of the comparison, from 0.
-            choice: ``"left"``, ``"tie"`` or ``"right"``.
+            choice: ``"left"``, ``"tie"`` or ``"right"``; in a best-of-all vote ``"1"`` for the first image
+                shown, and so on.
 
         Raises:
             EvaluationError: there is no such comparison or choice, or the comparison is judged already.
@@ -236,65 +239,49 @@ class Study:
         self._log = log
         return left_out
 
-    def ratings(self, draw_probability: float = DRAW_PROBABILITY) -> list[MethodRating]:
+    def ratings(
+        self, draw_probability: float = DRAW_PROBABILITY, criterion: str | None = None
+    ) -> list[MethodRating]:
         """Returns TrueSkill's rating of each method, in the study's order.
 
-        Each judgement is a match, in the order of the judgements; a tie is a draw.
+        Each judgement is a match, in the order of the judgements; a tie is a draw. The best of several images
+        wins a match against each of the others.
 
         Args:
-            draw_probability: see ``DRAW_PROBABILITY``. The other parameters are the package's defaults: mu
-                25, sigma 25/3, beta 25/6, tau 25/300.
+            draw_probability: see ``DRAW_PROBABILITY``.
+            criterion: counts only the judgements by this criterion; None counts all.
 
         Raises:
             EvaluationError: the trueskill package is not installed.
         """
-        trueskill = _import_trueskill()
-        environment = trueskill.TrueSkill(draw_probability=draw_probability)
-        ratings = {method: environment.create_rating() for method in self.methods}
-        counts = {method: {"won": 0, "tied": 0, "lost": 0} for method in self.methods}
-        for judgement in self.judgements:
-            comparison = self.comparisons[judgement.number]
-            better = comparison.left
-            worse = comparison.right
-            if judgement.choice == "right":
-                better, worse = worse, better
-            drawn = judgement.choice == "tie"
-            ratings[better], ratings[worse] = trueskill.rate_1vs1(
-                ratings[better], ratings[worse], drawn=drawn, env=environment
-            )
-            counts[better]["tied" if drawn else "won"] += 1
-            counts[worse]["tied" if drawn else "lost"] += 1
-        return [
-            MethodRating(method, rating.mu, rating.sigma, **counts[method])
-            for method, rating in ratings.items()
-        ]
+        judged = (
+            self.comparisons[judgement.number].judged(judgement.choice)
+            for judgement in self.judgements
+            if criterion in (None, self.comparisons[judgement.number].criterion)
+        )
+        return rate(self.methods, judged, draw_probability)
 
     def report(self) -> str:
-        """Returns progress and ratings as a table, best method first."""
-        ratings = sorted(self.ratings(), key=lambda rating: -rating.mu)
-        width = max(len("method"), *(len(rating.method) for rating in ratings))
+        """Returns progress and ratings as a table, best method first. With criteria, a table for each."""
+        best = self.voting.vote == "best"
+        table = shares_table if best else pairs_table
         lines = [f"Study '{self.folder.name}': {len(self.judgements)} of {len(self.comparisons)} judged"]
-        lines.append(f"{'method':<{width}}     mu  sigma    won   tied   lost")
-        for each in ratings:
-            lines.append(
-                f"{each.method:<{width}}  {each.mu:5.2f}  {each.sigma:5.2f}  "
-                f"{each.won:5d}  {each.tied:5d}  {each.lost:5d}"
-            )
-        lines.append(
-            f"TrueSkill, draw probability {DRAW_PROBABILITY:g}"
-            + (", of what is judged so far." if self.pending else ".")
-        )
+        for criterion in self.voting.criteria:
+            lines += [f"By {criterion}:", *table(self.ratings(criterion=criterion))]
+        if len(self.voting.criteria) > 1:
+            lines.append("By all criteria:")
+        if len(self.voting.criteria) != 1:
+            lines += table(self.ratings())
+        note = f"TrueSkill, draw probability {DRAW_PROBABILITY:g}"
+        if best:
+            note = "Share: how often the method was picked as the best. TrueSkill: a win over each other one"
+        lines.append(note + (", of what is judged so far." if self.pending else "."))
         return "\n".join(lines)
 
-    def _comparison(self, entry: Mapping[str, Any], left: str, right: str) -> Comparison:
+    def _comparison(self, entry: Mapping[str, Any], shown: tuple[str, ...], criterion: str) -> Comparison:
         source = None if entry["source"] is None else self._image(entry["id"], None)
-        return Comparison(
-            entry["id"],
-            entry["instruction"],
-            left,
-            right,
-            (source, self._image(entry["id"], left), self._image(entry["id"], right)),
-        )
+        images = (source, *(self._image(entry["id"], method) for method in shown))
+        return Comparison(entry["id"], entry["instruction"], shown, images, criterion)
 
     def _image(self, item: str, method: str | None) -> str:
         # The hash hides the method, because a method's images have unrelated names on different items.
@@ -316,8 +303,10 @@ class Study:
                 if not os.path.isfile(path):
                     save_image(to_image(image), path)
 
-    def _check_same_contents(self, methods: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> None:
-        difference = self._difference(methods, entries)
+    def _check_same_contents(
+        self, methods: Sequence[str], entries: Sequence[Mapping[str, Any]], voting: Voting
+    ) -> None:
+        difference = self._difference(methods, entries, voting)
         if difference:
             raise EvaluationError(
                 f"Study '{self.folder.name}' was started with other contents: {difference}. Give the study "
@@ -325,8 +314,15 @@ class Study:
                 "generated again in each run, save them first and load them from their files."
             )
 
-    def _difference(self, methods: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> str | None:
+    def _difference(
+        self, methods: Sequence[str], entries: Sequence[Mapping[str, Any]], voting: Voting
+    ) -> str | None:
         """The first difference between the study and new contents; None if they are the same."""
+        if voting.vote != self.voting.vote:
+            return f"its vote is '{self.voting.vote}', not '{voting.vote}'"
+        if voting.criteria != self.voting.criteria:
+            old, new = (quoted_names(each) or "none" for each in (self.voting.criteria, voting.criteria))
+            return f"its criteria are {old}, not {new}"
         if set(methods) != set(self.methods):
             return f"its methods are {quoted_names(self.methods)}, not {quoted_names(methods)}"
         if len(entries) != len(self._items):
@@ -340,14 +336,3 @@ class Study:
                 if old["results"].get(method) != new["results"].get(method):
                     return f"the image of '{method}' of item '{old['id']}' has changed"
         return None
-
-
-def _import_trueskill() -> Any:
-    try:
-        import trueskill
-    except ImportError as error:
-        raise EvaluationError(
-            "Preference: ratings need the trueskill package, which is not installed. "
-            "Run: pip install trueskill."
-        ) from error
-    return trueskill

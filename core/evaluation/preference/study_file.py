@@ -1,10 +1,9 @@
 """The file of a preference study: a line that describes the study, then a line for every event."""
 
 import hashlib
-import random
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from torch import Tensor
 from ...errors import EvaluationError
 from ...storage.image_tensors import to_image
 from ...storage.json_text import parse_json
+from .voting import PAIR_CHOICES, PLAIN_PAIRS, Voting, read_voting
 
-FORMAT = 1
 FILE = "study.jsonl"
-CHOICES = ("left", "tie", "right")
-"""The left image is better, neither is better, the right image is better."""
+# Plain pairs have the first format, which every version reads; votes of other kinds have the second.
+_FORMATS = (1, 2)
 
 # Maximum length of a method's name and of an event's id.
 _MAX_CHARACTERS = 200
@@ -45,13 +44,15 @@ class Judgement:
     number: int
     """Number of the comparison, from 0."""
     choice: str
-    """One of ``CHOICES``."""
+    """See ``Voting.choices``."""
 
 
 @dataclass
 class EventLog:
     """The events of a study: judgements and undos."""
 
+    choices: tuple[str, ...] = PAIR_CHOICES
+    """What a judge may answer."""
     standing: dict[str, Judgement] = field(default_factory=dict)
     """Judgements that were not undone, by id, in the order they were made."""
     ids: set[str] = field(default_factory=set)
@@ -75,8 +76,8 @@ class EventLog:
             return f"it undoes {undone!r}, which is not a judgement that counts"
         if type(number) is not int or not 0 <= number < total:
             return f"comparison {number!r} is not one of {total}"
-        if event.get("choice") not in CHOICES:
-            return f"choice {event.get('choice')!r} is not one of {', '.join(CHOICES)}"
+        if event.get("choice") not in self.choices:
+            return f"choice {event.get('choice')!r} is not one of {', '.join(self.choices)}"
         if number in {judgement.number for judgement in self.standing.values()}:
             return f"comparison {number} is judged already"
         return None
@@ -138,19 +139,24 @@ def _image_hash(image: Tensor, item: str, name: str) -> str:
     return hashlib.sha256(head + saved.tobytes()).hexdigest()
 
 
-def draw_comparisons(count: int, methods: Sequence[str], seed: int) -> list[list[Any]]:
-    """Returns [item, left, right] of every comparison, in the order in which they are asked."""
-    draw = random.Random(seed)
-    comparisons = []
-    for one, other in combinations(methods, 2):
-        one_is_left = [index % 2 == 0 for index in range(count)]
-        draw.shuffle(one_is_left)
-        if count % 2 and draw.random() < 0.5:
-            one_is_left = [not side for side in one_is_left]
-        for item, left in enumerate(one_is_left):
-            comparisons.append([item, one, other] if left else [item, other, one])
-    draw.shuffle(comparisons)
-    return comparisons
+def new_header(
+    methods: Sequence[str],
+    items: Sequence[Mapping[str, Any]],
+    seed: int,
+    comparisons: Sequence[Sequence[Any]],
+    voting: Voting,
+) -> dict[str, Any]:
+    """Returns the first line of a new study's file."""
+    return {
+        "format": _FORMATS[voting != PLAIN_PAIRS],
+        # Keeps apart the judgements of two studies with the same name.
+        "key": uuid.uuid4().hex,
+        "seed": seed,
+        "methods": list(methods),
+        "items": list(items),
+        "comparisons": list(comparisons),
+        **voting.describe(),
+    }
 
 
 def read_header(file: Path, line: bytes) -> dict[str, Any]:
@@ -160,8 +166,9 @@ def read_header(file: Path, line: bytes) -> dict[str, Any]:
         EvaluationError: the line is damaged, or its format is another.
     """
     header = parse_line(file, 1, line)
-    if header.get("format") != FORMAT:
-        raise damage_error(file, 1, f"its format is {header.get('format')!r}; this version reads {FORMAT}")
+    if header.get("format") not in _FORMATS:
+        readable = " and ".join(map(str, _FORMATS))
+        raise damage_error(file, 1, f"its format is {header.get('format')!r}; this version reads {readable}")
     fault = _header_fault(header)
     if fault:
         raise damage_error(file, 1, f"it does not say what is compared ({fault})")
@@ -186,16 +193,18 @@ def _header_fault(header: Mapping[str, Any]) -> str | None:
         return "its items are not a list of images"
     if not isinstance(comparisons, list) or not comparisons:
         return "it has no comparisons"
+    try:
+        voting = read_voting(header, len(methods))
+    except ValueError as error:
+        return str(error)
+    shown_count = 2 if voting.vote == "pairs" else len(methods)
     for comparison in comparisons:
-        if not isinstance(comparison, list) or len(comparison) != 3 or not _are_texts(comparison[1:]):
-            return "a comparison is not of two methods"
-        item, left, right = comparison
-        if (
-            type(item) is not int
-            or not 0 <= item < len(items)
-            or left == right
-            or not {left, right} <= set(methods)
-        ):
+        if not isinstance(comparison, list) or not _are_texts(comparison[1:]):
+            return "a comparison is not of methods"
+        if len(comparison) != 1 + shown_count or len(set(comparison[1:])) != shown_count:
+            return f"a comparison is not of {shown_count} methods"
+        item, *shown = comparison
+        if type(item) is not int or not 0 <= item < len(items) or not set(shown) <= set(methods):
             return "a comparison refers to an item or method that does not exist"
     return None
 

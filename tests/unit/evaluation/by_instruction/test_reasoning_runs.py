@@ -279,7 +279,7 @@ def test_command_begins_studies_and_prints_their_ratings(
     first = next(comparison for comparison in study.comparisons if comparison.item == f"0000-{part}")
     assert first.instruction == instruction
     images = bench_run.out / "items" / first.item
-    saved = ["source-0.png", f"{first.left}-0-0.png", f"{first.right}-0-0.png"]
+    saved = ["source-0.png", *(f"{method}-0-0.png" for method in first.methods)]
     for shown, name in zip(first.images, saved, strict=True):
         with Image.open(study.folder / str(shown)) as one, Image.open(images / name) as other:
             assert one.convert("RGB").tobytes() == other.convert("RGB").tobytes()
@@ -287,7 +287,7 @@ def test_command_begins_studies_and_prints_their_ratings(
     assert main([*bench_run.command, *SELECTION, "--study", str(bench_run.studies)]) == 0
     report = capsys.readouterr().out.split(f"{folder}:")[1].splitlines()
     assert report[1] == f"Study '{part}': 1 of 2 judged"
-    assert report[3].split()[0] == study.comparisons[0].left
+    assert report[3].split()[0] == study.comparisons[0].methods[0]
     assert report[3].split()[3:] == ["1", "0", "0"]
 
 
@@ -318,7 +318,8 @@ def test_command_rejects_invalid_options(
 def test_command_rejects_options_of_other_benchmarks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["bench", "--benchmark", "emu-edit", "--data", str(tmp_path), "--study", "x"]) == 1
-    assert "--study does nothing with --benchmark emu-edit." in capsys.readouterr().err
+    for option in (["--study", "x"], ["--study-items", "5"], ["--study-vote", "best"]):
+        assert main(["bench", "--data", str(tmp_path), *option]) == 1
+        assert f"{option[0]} does nothing with --benchmark top-bench." in capsys.readouterr().err
     assert main(["bench", "--data", str(tmp_path), "--tuned-model", "x"]) == 1
     assert "--tuned-model does nothing with --benchmark top-bench." in capsys.readouterr().err
