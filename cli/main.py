@@ -12,7 +12,7 @@ from ..core.errors import InstructBrushError
 from ..core.instruction.file import read_header
 from ..core.instruction.inspect import facts
 from . import bench, bench_options, edit, learn
-from .finetuning import train_reason, train_region
+from .finetuning import finetune, train_reason, train_region
 from .interrupts import exit_code, signals_as_interrupts
 from .options import add_model_options
 from .terminal import tolerant_stderr
@@ -97,6 +97,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_model_options(bench_parser, seed=False)
     bench_options.add_options(bench_parser)
+    finetune.add_options(
+        command(
+            "finetune",
+            finetune.finetune,
+            "Train an InstructPix2Pix model on edits with words, UltraEdit's or your own (needs accelerate).",
+        )
+    )
     train_region.add_options(
         command(
             "train-region",

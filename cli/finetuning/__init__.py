@@ -1,1 +1,1 @@
-"""The commands that fine-tune editing models: ``train-region`` and ``reason train``."""
+"""The commands that fine-tune editing models: ``finetune``, ``train-region`` and ``reason train``."""

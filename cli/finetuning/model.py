@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from ...core.editing.loading import load_editor
 from ...core.errors import LearningError
 from ...core.finetuning.training_pairs import TrainingPair
 from ...core.models.builtin import POCKET_FOLDER
+from ...core.models.hub_folders import model_folder
+from ...core.models.widening import input_channels, randomize_new_channels
 from ...core.storage.image_files import save_image
 from ...core.storage.image_tensors import to_image
 
@@ -25,6 +27,13 @@ if TYPE_CHECKING:
 # Pairs in a sample image.
 SAMPLE_PAIRS = 4
 
+# --freeze -> beginnings or parts of parameters' names in a diffusers UNet.
+FROZEN_PARTS = {
+    "keys-values": (".attn2.to_k.", ".attn2.to_v."),
+    "middle": ("mid_block.",),
+    "time": ("time_embedding.",),
+}
+
 # --precision -> precision of the frozen VAE and text encoder.
 _FROZEN_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -32,7 +41,7 @@ _FROZEN_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bflo
 def load_model(
     options: argparse.Namespace, device: torch.device, in_channels: int
 ) -> tuple[DiffusersEditor, Path]:
-    """Loads the model of ``--model`` and widens its input to ``in_channels``.
+    """Loads the model of ``--model`` and widens its input to ``in_channels``, as ``--new-channels`` says.
 
     Returns:
         The editor, in the precision it is stored in, and the folder it was loaded from.
@@ -41,28 +50,53 @@ def load_model(
         LearningError: ``--resolution`` does not fit the model.
         ModelError: the model cannot be used.
     """
-    source = POCKET_FOLDER if options.model == "pocket" else Path(options.model)
+    source = POCKET_FOLDER if options.model == "pocket" else model_folder(options.model)
     editor = load_editor(source, device, in_channels=in_channels)
     if options.resolution % editor.stride:
         raise LearningError(
             f"Fine-tuning: --resolution {options.resolution} is not a multiple of {editor.stride}, the "
             "pixels of a latent."
         )
+    if options.new_channels == "random":
+        randomize_new_channels(editor.denoiser.unet, input_channels(source), options.seed)
     return editor, source
 
 
+def model_identity(options: argparse.Namespace, editor: DiffusersEditor) -> dict[str, Any]:
+    """Returns what identifies the model of a run and how it is shown to it. Defaults are left out."""
+    identity = {"model": editor.description.fingerprint, "resolution": options.resolution}
+    if options.new_channels != "zero":
+        identity["new channels"] = options.new_channels
+    if options.freeze:
+        identity["freeze"] = sorted(set(options.freeze))
+    return identity
+
+
 def prepare_model(
-    editor: DiffusersEditor, accelerator: Accelerator, checkpointing: bool
+    editor: DiffusersEditor,
+    accelerator: Accelerator,
+    checkpointing: bool = False,
+    freeze: Sequence[str] = (),
 ) -> UNet2DConditionModel:
-    """Casts the frozen parts to the run's precision and makes the UNet trainable. Returns the UNet."""
+    """Casts the frozen parts to the run's precision and makes the UNet trainable. Returns the UNet.
+
+    Args:
+        editor: the model.
+        accelerator: accelerator of the run.
+        checkpointing: use gradient checkpointing.
+        freeze: keys of ``FROZEN_PARTS`` that are not trained.
+    """
     dtype = _FROZEN_DTYPES.get(accelerator.mixed_precision, torch.bfloat16)
     for frozen in (editor.vae, editor.text_encoder):
         # diffusers' own ``to`` would log warnings.
         torch.nn.Module.to(frozen, dtype=dtype)
-    unet = editor.denoiser.unet.requires_grad_(True)
+    unet = editor.denoiser.unet
     network: torch.nn.Module = unet
     # Files store contiguous weights only.
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    kept = [part for name in freeze for part in FROZEN_PARTS[name]]
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(not any(part in name for part in kept))
     if checkpointing:
         unet.enable_gradient_checkpointing()
     return unet

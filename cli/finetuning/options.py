@@ -9,6 +9,7 @@ from ...core.errors import LearningError
 from ...core.finetuning.settings import FineTuningSettings
 from ...core.storage.files import check_writable
 from ..options import seed_number
+from .model import FROZEN_PARTS
 
 PRECISIONS = ("no", "fp16", "bf16")
 
@@ -20,6 +21,8 @@ class RunFolder:
         self.path = Path(out)
         self.checkpoint = self.path / "checkpoint.safetensors"
         self.log = self.path / "log.jsonl"
+        self.first_checkpoint = self.path / "first_stage.safetensors"
+        self.first_log = self.path / "first_stage.jsonl"
         self.model = self.path / "model"
         self.connector = self.path / "connector.safetensors"
 
@@ -31,7 +34,9 @@ class RunFolder:
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that all fine-tuning commands share."""
     _add_data_options(parser)
+    _add_model_options(parser)
     _add_training_options(parser)
+    _add_loss_options(parser)
     _add_output_options(parser)
 
 
@@ -54,6 +59,23 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         help="folder of the run, shared by all machines: model, checkpoint, log and sample images",
     )
     parser.add_argument("--resume", action="store_true", help="resume from the checkpoint in --out")
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--new-channels",
+        choices=("zero", "random"),
+        default="zero",
+        help="weights of input channels that the model lacks: zero as in InstructPix2Pix and in UltraEdit's "
+        "code, random as in UltraEdit's paper (default zero)",
+    )
+    parser.add_argument(
+        "--freeze",
+        choices=FROZEN_PARTS,
+        nargs="+",
+        default=[],
+        help="parts of the UNet that are not trained; with keys-values, learned instructions keep working",
+    )
 
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +102,12 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         help=f"learning rate (default {defaults.learning_rate})",
     )
     parser.add_argument(
+        "--final-rate",
+        type=float,
+        metavar="RATE",
+        help="learning rate at the last step, reached along a cosine (default: the rate is constant)",
+    )
+    parser.add_argument(
         "--warmup",
         type=int,
         default=defaults.warmup,
@@ -90,6 +118,12 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=defaults.average_decay,
         help=f"decay of the weights' moving average (default {defaults.average_decay})",
+    )
+    parser.add_argument(
+        "--beta2",
+        type=float,
+        default=defaults.beta2,
+        help=f"AdamW's decay of squared gradients (default {defaults.beta2})",
     )
     parser.add_argument(
         "--resolution",
@@ -113,6 +147,23 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=defaults.threads,
         help=f"threads in each process that decode images (default {defaults.threads})",
+    )
+
+
+def _add_loss_options(parser: argparse.ArgumentParser) -> None:
+    defaults = FineTuningSettings()
+    parser.add_argument(
+        "--dropout",
+        type=float,
+        default=defaults.dropout,
+        help="share of samples without text, share without image, and share without both, each "
+        f"(default {defaults.dropout})",
+    )
+    parser.add_argument(
+        "--snr-limit",
+        type=float,
+        metavar="LIMIT",
+        help="limit of Min-SNR's loss weights, such as 5 (default: all timesteps weigh the same)",
     )
 
 
@@ -153,24 +204,29 @@ def read_settings(options: argparse.Namespace) -> FineTuningSettings:
             raise LearningError(
                 f"Fine-tuning: --{name.replace('_', '-')} is {getattr(options, name)}; it must be 1 or more."
             )
-    checkpoint = RunFolder(options.out).checkpoint
-    if options.resume and not checkpoint.exists():
+    folder = RunFolder(options.out)
+    exists = folder.checkpoint.exists() or folder.first_checkpoint.exists()
+    if options.resume and not exists:
         raise LearningError(
             f"Fine-tuning: '{options.out}' has no checkpoint to resume from. Leave --resume out."
         )
-    if checkpoint.exists() and not options.resume:
+    if exists and not options.resume:
         raise LearningError(
             f"Fine-tuning: '{options.out}' already holds a run. Add --resume to continue it, or choose "
             "another --out."
         )
-    check_writable(checkpoint)
+    check_writable(folder.checkpoint)
     return FineTuningSettings(
         steps=options.steps,
         batch=options.batch,
         accumulation=options.accumulate,
         learning_rate=options.rate,
+        final_rate=options.final_rate,
         warmup=options.warmup,
+        beta2=options.beta2,
         average_decay=options.average,
+        dropout=options.dropout,
+        snr_limit=options.snr_limit,
         seed=options.seed,
         threads=options.threads,
     )

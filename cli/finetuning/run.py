@@ -46,36 +46,53 @@ def train_to_end(
             elsewhere, and the message says where.
         PairError: pairs were skipped and the run is strict, or no pair can be used.
     """
+    folder = RunFolder(options.out)
     with run.distributed():
-        session = _Session(run, options)
-        session.train(draw_samples)
+        _Session(run, options, folder.checkpoint, folder.log).train(draw_samples)
         if run.accelerator.is_main_process:
             with run.averaged():
-                _save_result(session.folder.model, save_result)
-            print(f"{session.folder.model}: {run.steps_done} steps")
+                _save_result(folder.model, save_result)
+            print(f"{folder.model}: {run.steps_done} steps")
         _report_skipped(run, options.strict)
 
 
-class _Session:
-    """A run with its folder, log and progress bar."""
+def train_first_stage(run: FineTuning, options: argparse.Namespace) -> None:
+    """Trains a run that another one follows in the same folder, and leaves the model its averaged weights.
 
-    def __init__(self, run: FineTuning, options: argparse.Namespace) -> None:
-        self.folder = RunFolder(options.out)
+    Raises:
+        LearningError, StorageError, PairError: see ``train_to_end``.
+    """
+    folder = RunFolder(options.out)
+    with run.distributed(last=False):
+        _Session(run, options, folder.first_checkpoint, folder.first_log).train(None, last=False)
+        run.use_average()
+
+
+class _Session:
+    """A run with its checkpoint, log and progress bar."""
+
+    def __init__(self, run: FineTuning, options: argparse.Namespace, checkpoint: Path, log: Path) -> None:
+        self._checkpoint = checkpoint
         self._run = run
         self._options = options
         self._is_main = run.accelerator.is_main_process
         self._log: _Log | None = None
         self._warnings: set[str] = set()
-        if options.resume:
-            load_checkpoint(run, self.folder.checkpoint, "Choose another --out to start a new run.")
+        if options.resume and checkpoint.exists():
+            load_checkpoint(run, checkpoint, "Choose another --out to start a new run.")
         if self._is_main:
-            self._log = _Log(self.folder.log, run)
+            self._log = _Log(log, run)
             weights = sum(parameter.nbytes for parameter in run.parameters.values())
-            check_writable(self.folder.checkpoint, _COPIES * weights)
+            check_writable(checkpoint, _COPIES * weights)
             say(f"{len(run.stream)} pairs, {run.samples_of_step} a step, from step {run.steps_done}")
 
-    def train(self, draw_samples: Callable[[Path], None] | None) -> None:
-        """Trains to the last step. An interrupt saves a checkpoint and is raised again."""
+    def train(self, draw_samples: Callable[[Path], None] | None, last: bool = True) -> None:
+        """Trains to the last step. An interrupt saves a checkpoint and is raised again.
+
+        Args:
+            draw_samples: see ``train_to_end``.
+            last: no run follows, so an interrupt in the last step ends nothing.
+        """
         run = self._run
         steps = run.settings.steps
         with (
@@ -90,17 +107,17 @@ class _Session:
                 if self._is_due(self._options.log_every):
                     self._log_loss(bar)
                 if self._is_main and self._is_due(self._options.save_every):
-                    self._try_write(save_checkpoint, run, self.folder.checkpoint)
+                    self._try_write(save_checkpoint, run, self._checkpoint)
                 if self._is_main and draw_samples is not None and self._options.pictures_every:
                     self._draw_if_due(draw_samples)
-                if run.steps_done != steps:
+                if run.steps_done != steps or not last:
                     raise_interrupt()
 
             try:
                 run.run(after_step)
             except KeyboardInterrupt:
                 if self._is_main and run.steps_done and run.is_finite():
-                    problem = keep_checkpoint(run, self.folder.checkpoint)
+                    problem = keep_checkpoint(run, self._checkpoint)
                     say(problem or f"stopped at step {run.steps_done}; continue with --resume")
                 raise
 
@@ -117,7 +134,7 @@ class _Session:
     def _draw_if_due(self, draw_samples: Callable[[Path], None]) -> None:
         if self._is_due(self._options.pictures_every):
             with self._run.averaged():
-                self._try_write(draw_samples, self.folder.sample_image(self._run.steps_done))
+                self._try_write(draw_samples, RunFolder(self._options.out).sample_image(self._run.steps_done))
 
     def _try_write(self, write: Callable[..., object], *arguments: Any) -> None:
         """Writes a file. If that fails, says so once, and training continues."""

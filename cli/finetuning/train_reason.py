@@ -16,16 +16,17 @@ from ...core.errors import LearningError, ModelError
 from ...core.finetuning.accelerator import make_accelerator
 from ...core.finetuning.dataset import find_blocks, first_usable_records
 from ...core.finetuning.export import save_model
-from ...core.finetuning.pair_states import (
+from ...core.finetuning.objective import EditInputs
+from ...core.finetuning.reasoning.pair_states import (
     LazyMllm,
     MllmIdentity,
     NeededStates,
     PairStates,
     load_or_compute_states,
 )
-from ...core.finetuning.text_selection import PairTexts, TextSelection
+from ...core.finetuning.reasoning.text_selection import PairTexts, TextSelection
+from ...core.finetuning.reasoning.with_connector import ConnectorInputs, ConnectorLoss, ConnectorStream
 from ...core.finetuning.trainer import FineTuning
-from ...core.finetuning.with_connector import ConnectorInputs, ConnectorLoss, ConnectorStream
 from ...core.models.builtin import POCKET_READER_FOLDER, TITLES
 from ...core.models.weights import fingerprint
 from ...core.reasoning.connector import (
@@ -38,15 +39,14 @@ from ...core.reasoning.connector import (
     text_fingerprint,
 )
 from ...core.reasoning.state_cache import padded
-from .model import SAMPLE_PAIRS, load_model, prepare_model, save_sample_image
+from . import first_stage
+from .finetune import CHANNELS
+from .model import SAMPLE_PAIRS, load_model, model_identity, prepare_model, save_sample_image
 from .options import RunFolder, add_run_options, check_probability, read_settings
 from .run import train_to_end
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-# Input channels: noise and image.
-_CHANNELS = 8
 
 # --mllm-precision -> dtype and bits.
 _PRECISIONS: dict[str, tuple[torch.dtype | None, int | None]] = {
@@ -88,6 +88,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=0.5,
         help="probability of an indirect instruction if a pair has both kinds (default 0.5)",
     )
+    first_stage.add_options(parser)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -105,9 +106,10 @@ def train(options: argparse.Namespace) -> None:
     texts = TextSelection(options.indirect)
     blocks = find_blocks([Path(place) for place in options.data], options.strict)
     shown_blocks = find_blocks([Path(options.validation)]) if options.validation else blocks
+    first = first_stage.FirstStage(options, settings, blocks)
     start_connector = load_connector(options.connector) if options.connector else None
     accelerator = make_accelerator(options.precision, settings.accumulation)
-    editor, source = load_model(options, accelerator.device, _CHANNELS)
+    editor, source = load_model(options, accelerator.device, CHANNELS)
     if start_connector is not None:
         _check_editor(start_connector.config, editor)
     watched: list[PairTexts] = []
@@ -115,21 +117,30 @@ def train(options: argparse.Namespace) -> None:
         # The last text is an indirect instruction if the pair has one.
         records = first_usable_records(shown_blocks, SAMPLE_PAIRS)
         watched = [PairTexts(record, texts.of(record)[-1:]) for record in records]
-    states = _load_states(options, accelerator, NeededStates(texts, blocks, watched), start_connector)
-    identity = {
-        "model": editor.description.fingerprint,
-        "resolution": options.resolution,
-        "indirect": options.indirect,
+    read_texts = TextSelection(0.5) if first.reads_both_kinds else texts
+    needed = NeededStates(read_texts, tuple(dict.fromkeys((*blocks, *first.blocks))), watched)
+    states = _load_states(options, accelerator, needed, start_connector)
+    models = {
+        **model_identity(options, editor),
         "MLLM": str(states.mllm),
         "MLLM's weights": states.mllm.fingerprint,
         "connector": fingerprint(start_connector.state_dict()) if start_connector else "",
     }
     # Before prepare_model casts the text encoder, which would change its fingerprint.
     connector = _make_connector(start_connector, editor, states.mllm, settings.seed).to(accelerator.device)
-    loss = ConnectorLoss(prepare_model(editor, accelerator, options.checkpointing), connector)
+    skipped = first.train(accelerator, editor, connector, states, models)
+    unet = prepare_model(editor, accelerator, options.checkpointing, options.freeze)
     stream = ConnectorStream(blocks, options.resolution, settings.seed, texts, states)
-    inputs = ConnectorInputs(editor, settings.seed, settings.dropout)
-    run = FineTuning(accelerator, loss, inputs, stream, settings, identity)
+    stream.skipped |= skipped
+    edit_inputs = EditInputs(editor, settings.seed, settings.dropout, settings.snr_limit)
+    run = FineTuning(
+        accelerator,
+        ConnectorLoss(unet, connector),
+        ConnectorInputs(edit_inputs, options.meaning_weight),
+        stream,
+        settings,
+        {**models, "indirect": options.indirect, **first.identity()},
+    )
 
     def draw_samples(path: Path) -> None:
         pairs = [replace(record, words=words).read() for record, (words,) in watched]

@@ -1,17 +1,9 @@
 """``python -m instructbrush train-region``: fine-tunes an editor to read masks (UltraEdit)."""
 
 import argparse
-from pathlib import Path
 
-from ...core.finetuning.accelerator import make_accelerator
-from ...core.finetuning.dataset import find_blocks
-from ...core.finetuning.export import save_model
-from ...core.finetuning.objective import DenoisingLoss, EditInputs
-from ...core.finetuning.stream import EditStream
-from ...core.finetuning.trainer import FineTuning
-from .model import SAMPLE_PAIRS, load_model, prepare_model, save_sample_image
-from .options import add_run_options, check_probability, read_settings
-from .run import train_to_end
+from . import finetune
+from .options import check_probability
 
 # Input channels: noise, image and mask.
 _CHANNELS = 12
@@ -19,51 +11,22 @@ _CHANNELS = 12
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of ``train-region``."""
-    add_run_options(parser)
+    finetune.add_options(parser)
     parser.add_argument(
-        "--flip", type=float, default=0.5, help="probability of a horizontal flip (default 0.5)"
-    )
-    parser.add_argument(
+        "--white-mask-share",
         "--free-share",
         type=float,
         default=0.35,
-        help="probability that a pair with a mask is shown without it (default 0.35)",
+        help="probability that a pair with a mask is trained with a white one, like a free-form edit "
+        "(default 0.35; 0 as UltraEdit)",
     )
 
 
 def train_region(options: argparse.Namespace) -> None:
-    """Fine-tunes a model. ``--resume`` continues exactly from the last checkpoint.
+    """Trains a model that reads an image, words and a mask.
 
     Raises:
-        LearningError: an option is invalid, the run already exists, the checkpoint belongs to another run, or
-            the loss is not finite.
-        ModelError, PairError, DataError: model or data cannot be used.
+        LearningError, ModelError, PairError, DataError: see ``train_editor``.
     """
-    settings = read_settings(options)
-    check_probability(options, "flip")
-    check_probability(options, "free_share")
-    blocks = find_blocks([Path(place) for place in options.data], options.strict)
-    stream = EditStream(blocks, options.resolution, settings.seed, options.flip, options.free_share)
-    shown = stream
-    if options.validation:
-        shown = EditStream(find_blocks([Path(options.validation)]), options.resolution)
-    accelerator = make_accelerator(options.precision, settings.accumulation)
-    editor, source = load_model(options, accelerator.device, _CHANNELS)
-    unet = prepare_model(editor, accelerator, options.checkpointing)
-    identity = {
-        "model": editor.description.fingerprint,
-        "resolution": options.resolution,
-        "flip": options.flip,
-        "free share": options.free_share,
-    }
-    loss = DenoisingLoss(unet)
-    inputs = EditInputs(editor, settings.seed, settings.dropout)
-    run = FineTuning(accelerator, loss, inputs, stream, settings, identity)
-    draws = options.pictures_every and accelerator.is_main_process
-    watched = shown.first_pairs(SAMPLE_PAIRS) if draws else []
-    train_to_end(
-        run,
-        options,
-        draw_samples=(lambda path: save_sample_image(editor, watched, path)) if watched else None,
-        save_result=lambda folder: save_model(editor, source, folder),
-    )
+    check_probability(options, "white_mask_share")
+    finetune.train_editor(options, _CHANNELS, options.white_mask_share)

@@ -73,6 +73,25 @@ def target_of(latents: Tensor, draws: Draws, alphas_cumprod: Tensor, prediction:
     return abar.sqrt() * draws.noise - (1 - abar).sqrt() * latents
 
 
+def snr_weights(timesteps: Tensor, alphas_cumprod: Tensor, prediction: str, limit: float) -> Tensor:
+    """Returns the loss weight of each sample [B] as in Min-SNR (Hang et al., 2023).
+
+    With SNR = abar / (1 - abar), the weight is min(SNR, limit) / SNR for a predicted e, and
+    min(SNR, limit) / (SNR + 1) for a predicted v.
+
+    Args:
+        timesteps: [B].
+        alphas_cumprod: abar [1000].
+        prediction: see ``target_of``.
+        limit: largest weight of the error of the clean latents; the paper takes 5.
+    """
+    abar = alphas_cumprod[timesteps]
+    snr = abar / (1 - abar)
+    kept = torch.clamp(snr, max=limit)
+    # A schedule that ends at abar = 0 has no signal there: the error of e says nothing then.
+    return kept / (snr.clamp(min=1e-8) if prediction == "epsilon" else snr + 1)
+
+
 class DenoisingLoss(nn.Module):
     """The UNet's mean squared error on noisy latents.
 
@@ -84,7 +103,13 @@ class DenoisingLoss(nn.Module):
         self.unet = unet
 
     def forward(
-        self, noisy: Tensor, timesteps: Tensor, condition: Tensor, context: Tensor, target: Tensor
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        condition: Tensor,
+        context: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
     ) -> Tensor:
         """Returns the error of each sample, fp32 [B].
 
@@ -95,11 +120,13 @@ class DenoisingLoss(nn.Module):
                 [B, C, h, w].
             context: text states [B, L, D].
             target: [B, 4, h, w].
+            weight: weight of each sample's error [B]; None weights all alike.
         """
         predicted: Any = self.unet(
             torch.cat([noisy, condition], dim=1), timesteps, context, return_dict=False
         )[0]
-        return (predicted.float() - target).square().mean((1, 2, 3))
+        error = (predicted.float() - target).square().mean((1, 2, 3))
+        return error if weight is None else error * weight
 
 
 class EditInputs:
@@ -109,12 +136,16 @@ class EditInputs:
         editor: its VAE and text encoder are used, its UNet is not.
         seed: seed of the run.
         dropout: see ``draw``.
+        snr_limit: see ``snr_weights``. None weights all timesteps alike.
     """
 
-    def __init__(self, editor: DiffusersEditor, seed: int, dropout: float) -> None:
-        self._editor = editor
+    def __init__(
+        self, editor: DiffusersEditor, seed: int, dropout: float, snr_limit: float | None = None
+    ) -> None:
+        self.editor = editor
         self._seed = seed
         self._dropout = dropout
+        self._snr_limit = snr_limit
         self._null = editor.encode_text([""])
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -124,8 +155,9 @@ class EditInputs:
     @torch.no_grad()
     def with_draws(self, samples: Sequence[Sample]) -> tuple[dict[str, Tensor], Draws]:
         """Returns the arguments of ``DenoisingLoss.forward`` and the draws behind them."""
-        editor = self._editor
+        editor = self.editor
         abar = editor.denoiser.alphas_cumprod
+        prediction = editor.description.family.prediction
         latents = editor.scale(editor.encode_images(torch.stack([sample.after for sample in samples])))
         masks = torch.stack([sample.mask for sample in samples]) if editor.description.reads_mask else None
         condition = editor.condition(torch.stack([sample.before for sample in samples]), masks)
@@ -137,6 +169,8 @@ class EditInputs:
             "timesteps": draws.timesteps,
             "condition": torch.where(draws.without_image[:, None, None, None], 0.0, condition),
             "context": torch.where(draws.without_text[:, None, None], self._null, words),
-            "target": target_of(latents, draws, abar, editor.description.family.prediction),
+            "target": target_of(latents, draws, abar, prediction),
         }
+        if self._snr_limit is not None:
+            arguments["weight"] = snr_weights(draws.timesteps, abar, prediction, self._snr_limit)
         return arguments, draws

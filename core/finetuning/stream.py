@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -43,6 +43,9 @@ class Sample:
     words: str
 
 
+SampleT = TypeVar("SampleT")
+
+
 @dataclass(frozen=True)
 class _Epoch:
     """The windows of an epoch."""
@@ -64,31 +67,23 @@ class _Window:
     """(block, pair within the block) int64 [pairs, 2]."""
 
 
-class EditStream:
+class PairStream(Generic[SampleT]):
     """Pairs in an endless order: epoch after epoch, each a new shuffle of everything.
 
     Blocks are shuffled and grouped into windows of at least ``WINDOW`` pairs. Within a window, the pairs of
     each block are shuffled, then taken from the blocks in turn. So files are read block by block, and when
     several processes take every n-th sample, each reads only its share of the blocks.
 
-    A pair that cannot be used is replaced by the next one that can.
+    A pair that cannot be used is replaced by the next one that can. Subclasses say what a sample is.
 
     Args:
         blocks: the data.
-        side: pixels of the square crop.
-        seed: seeds the order, the crops and the flips.
-        flip: probability of a horizontal flip.
-        free_share: probability that a pair with a mask gets an all-white mask, like a free-form pair.
+        seed: seeds the order, and what subclasses draw.
     """
 
-    def __init__(
-        self, blocks: Sequence[Block], side: int, seed: int = 0, flip: float = 0.5, free_share: float = 0.35
-    ) -> None:
+    def __init__(self, blocks: Sequence[Block], seed: int = 0) -> None:
         self._blocks = tuple(blocks)
-        self._side = side
         self._seed = seed
-        self._flip = flip
-        self._free_share = free_share
         self._counts = np.array([block.count for block in self._blocks])
         self._epoch = _Epoch(-1, [], [])
         self._window = _Window((-1, -1), np.empty((0, 2), np.int64))
@@ -159,17 +154,13 @@ class EditStream:
                 raise
         return self._records[block][number]
 
-    def sample(self, index: int, record: PairRecord) -> Sample:
-        """Decodes a pair and crops it as its index demands.
+    def sample(self, index: int, record: PairRecord) -> SampleT:
+        """Makes the sample of a pair at an index of the order.
 
         Raises:
             PairError: the pair cannot be used.
         """
-        rng = np.random.default_rng((self._seed, index, 2))
-        pair = record.read().cropped(self._side, rng, self._flip)
-        free = rng.random() < self._free_share
-        mask = pair.mask.new_ones(pair.mask.shape) if free else pair.mask
-        return Sample(index, pair.before, pair.after, mask, pair.words)
+        raise NotImplementedError
 
     def _record_or_none(self, index: int) -> PairRecord | None:
         try:
@@ -177,7 +168,7 @@ class EditStream:
         except (DataError, PairError):
             return None
 
-    def _sample_or_none(self, index: int, record: PairRecord | None) -> Sample | None:
+    def _sample_or_none(self, index: int, record: PairRecord | None) -> SampleT | None:
         if record is None:
             return None
         try:
@@ -186,7 +177,7 @@ class EditStream:
             self._skip(record.name, 1, error)
             return None
 
-    def _next_sample(self, index: int) -> Sample:
+    def _next_sample(self, index: int) -> SampleT:
         """Returns a sample at ``index`` from the next usable pair."""
         for other in range(index + 1, index + len(self)):
             sample = self._sample_or_none(index, self._record_or_none(other))
@@ -200,13 +191,9 @@ class EditStream:
             self.skipped[name] = pairs
             logger.warning("instructbrush: skipped: %s", error)
 
-    def first_pairs(self, number: int) -> list[TrainingPair]:
-        """Returns the data's first usable pairs, cropped in the middle. They are always the same."""
-        return [record.read().cropped(self._side) for record in first_usable_records(self._blocks, number)]
-
     def batches(
         self, start: int, size: int, process: int = 0, processes: int = 1, threads: int = 4
-    ) -> Iterator[list[Sample]]:
+    ) -> Iterator[list[SampleT]]:
         """Yields the batches of one process. Threads prepare them ahead of use.
 
         Each step takes ``size * processes`` consecutive samples; this process gets every ``processes``-th.
@@ -223,7 +210,7 @@ class EditStream:
         """
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(threads) as decoders:
 
-            def load(batch: int) -> list[Sample]:
+            def load(batch: int) -> list[SampleT]:
                 begin = start + batch * size * processes
                 indices = range(begin + process, begin + size * processes, processes)
                 records = [self._record_or_none(index) for index in indices]
@@ -240,3 +227,39 @@ class EditStream:
             finally:
                 for future in waiting:
                     future.cancel()
+
+
+class EditStream(PairStream[Sample]):
+    """Cropped pairs in the order of ``PairStream``.
+
+    Args:
+        blocks: the data.
+        side: pixels of the square crop.
+        seed: seeds the order, the crops and the flips.
+        flip: probability of a horizontal flip.
+        white_share: probability that a pair with a mask gets an all-white mask, like a free-form pair.
+    """
+
+    def __init__(
+        self, blocks: Sequence[Block], side: int, seed: int = 0, flip: float = 0.5, white_share: float = 0.35
+    ) -> None:
+        super().__init__(blocks, seed)
+        self._side = side
+        self._flip = flip
+        self._white_share = white_share
+
+    def sample(self, index: int, record: PairRecord) -> Sample:
+        """Decodes a pair and crops it as its index demands.
+
+        Raises:
+            PairError: the pair cannot be used.
+        """
+        rng = np.random.default_rng((self._seed, index, 2))
+        pair = record.read().cropped(self._side, rng, self._flip)
+        white = rng.random() < self._white_share
+        mask = pair.mask.new_ones(pair.mask.shape) if white else pair.mask
+        return Sample(index, pair.before, pair.after, mask, pair.words)
+
+    def first_pairs(self, number: int) -> list[TrainingPair]:
+        """Returns the data's first usable pairs, cropped in the middle. They are always the same."""
+        return [record.read().cropped(self._side) for record in first_usable_records(self._blocks, number)]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,13 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 from ..errors import LearningError
 from ..learning.checkpoint import check_tensors, load_optimizer_state, optimizer_state
 from .settings import FineTuningSettings
-from .stream import EditStream, Sample
+from .stream import PairStream
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-# Settings that may change when a run resumes. The product batch x accumulation x processes may not.
-_MAY_CHANGE = ("steps", "batch", "accumulation", "threads")
 
 
 class FineTuning:
@@ -44,7 +40,7 @@ class FineTuning:
         accelerator: Accelerator,
         objective: nn.Module,
         inputs: Callable[[Sequence[Any]], dict[str, Tensor]],
-        stream: EditStream,
+        stream: PairStream[Any],
         settings: FineTuningSettings,
         model: Mapping[str, Any],
     ) -> None:
@@ -61,12 +57,15 @@ class FineTuning:
         parameters = list(self.parameters.values())
         self._average: Any = EMAModel(parameters, decay=settings.average_decay, foreach=True)
         self._optimizer = torch.optim.AdamW(
-            parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+            parameters,
+            lr=settings.learning_rate,
+            betas=(0.9, settings.beta2),
+            weight_decay=settings.weight_decay,
         )
         prepare: Any = accelerator.prepare
         self.objective, self._prepared_optimizer = prepare(objective.train(), self._optimizer)
         self.steps_done = 0
-        self._batches: Iterator[list[Sample]] | None = None
+        self._batches: Iterator[list[Any]] | None = None
         self._losses = torch.zeros(2, device=accelerator.device)
         """(sum of batch losses, number of batches) since ``mean_loss`` was last called."""
 
@@ -120,11 +119,14 @@ class FineTuning:
             batches.close()  # type: ignore[attr-defined]
 
     @contextmanager
-    def distributed(self) -> Iterator[None]:
-        """Context in which the processes train together. It ends the process group, so the run ends with it.
+    def distributed(self, last: bool = True) -> Iterator[None]:
+        """Context in which the processes train together. The run ends with it.
 
         At the end the processes wait for each other. A process that fails does not wait, because the others
         may never arrive.
+
+        Args:
+            last: no run follows, so the process group ends too.
         """
         wrapper = self.objective
         finished = False
@@ -141,8 +143,10 @@ class FineTuning:
                 for name in ("reducer", "logger", "process_group"):
                     vars(wrapper).pop(name, None)
             # NCCL waits for pending work, so a failed process leaves its group alone.
-            if finished or self.accelerator.state.backend == "gloo":
+            if last if finished else self.accelerator.state.backend == "gloo":
                 self.accelerator.end_training()
+            elif finished:
+                self.accelerator.free_memory()
 
     def mean_loss(self) -> float:
         """Returns the mean loss since the last call, over all processes. Every process must call it.
@@ -163,6 +167,10 @@ class FineTuning:
         """Returns whether all weights are finite."""
         return all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters.values())
 
+    def use_average(self) -> None:
+        """Replaces the model's weights by their average."""
+        self._average.copy_to(list(self.parameters.values()))
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Context in which the model has its averaged weights."""
@@ -176,13 +184,12 @@ class FineTuning:
 
     def identity(self) -> dict[str, Any]:
         """Returns what a checkpoint must agree with: model, data, and all settings that affect the result."""
-        settings = {name: value for name, value in asdict(self.settings).items() if name not in _MAY_CHANGE}
         data = {
             "data": self.stream.digest,
             "samples of a step": self.samples_of_step,
             "fp16": self.accelerator.scaler is not None,
         }
-        return {**self._model, **data, **settings}
+        return {**self._model, **data, **self.settings.identity()}
 
     def state(self) -> dict[str, Tensor]:
         """Returns all tensors that an exact resume needs.

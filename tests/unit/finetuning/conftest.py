@@ -16,17 +16,17 @@ from instructbrush.core.encoders.mllm_chat import STATES_TASK
 from instructbrush.core.finetuning.accelerator import make_accelerator
 from instructbrush.core.finetuning.dataset import find_blocks
 from instructbrush.core.finetuning.objective import DenoisingLoss, EditInputs
-from instructbrush.core.finetuning.pair_states import (
+from instructbrush.core.finetuning.reasoning.pair_states import (
     LazyMllm,
     NeededStates,
     PairStates,
     load_or_compute_states,
 )
+from instructbrush.core.finetuning.reasoning.text_selection import TextSelection
+from instructbrush.core.finetuning.reasoning.with_connector import ConnectorStream
 from instructbrush.core.finetuning.settings import FineTuningSettings
 from instructbrush.core.finetuning.stream import EditStream
-from instructbrush.core.finetuning.text_selection import TextSelection
 from instructbrush.core.finetuning.trainer import FineTuning
-from instructbrush.core.finetuning.with_connector import ConnectorStream
 from instructbrush.core.reasoning.connector import Connector, config_for, new_connector
 from instructbrush.tests.support import seeded, tiny_edits, tiny_mllms, tuning
 

@@ -83,11 +83,11 @@ def test_skips_only_the_bad_one_of_two_pairs_with_one_name(tmp_path: Path) -> No
     assert list(stream.skipped) == ["0 of pairs"]
 
 
-@pytest.mark.parametrize(("free_share", "white_masks"), [(0.0, 3), (1.0, 10)])
+@pytest.mark.parametrize(("white_share", "white_masks"), [(0.0, 3), (1.0, 10)])
 def test_whitens_masks_with_the_given_probability(
-    tmp_path: Path, free_share: float, white_masks: int
+    tmp_path: Path, white_share: float, white_masks: int
 ) -> None:
-    stream = EditStream(find_blocks([tiny_edits.write_tables(tmp_path)]), 64, free_share=free_share)
+    stream = EditStream(find_blocks([tiny_edits.write_tables(tmp_path)]), 64, white_share=white_share)
     masks = [stream.sample(index, stream.record(index)).mask for index in range(10)]
     assert sum(bool((mask == 1).all()) for mask in masks) == white_masks
 

@@ -215,7 +215,7 @@ def test_starts_from_plain_stable_diffusion(
             ("--precision", "fp16"),
             "training on the CPU does not support fp16. Choose --precision bf16",
         ),
-        (("--free-share", -1), "--free-share is -1.0; it is a probability, 0 to 1"),
+        (("--free-share", -1), "--white-mask-share is -1.0; it is a probability, 0 to 1"),
         (("--save-every", 0), "--save-every is 0; it must be 1 or more"),
         (("--model", "nowhere"), "nowhere: there is no such file or folder"),
         (("--data", "nowhere"), "Data: 'nowhere' does not exist"),

@@ -10,13 +10,13 @@ from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.errors import PairError
 from instructbrush.core.finetuning.dataset import find_blocks
 from instructbrush.core.finetuning.objective import DenoisingLoss, EditInputs
-from instructbrush.core.finetuning.stream import EditStream
-from instructbrush.core.finetuning.with_connector import (
+from instructbrush.core.finetuning.reasoning.with_connector import (
     ConnectorInputs,
     ConnectorLoss,
     ConnectorSample,
     ConnectorStream,
 )
+from instructbrush.core.finetuning.stream import EditStream
 from instructbrush.core.reasoning.connector import Connector, new_connector
 
 
@@ -36,7 +36,7 @@ def test_loss_of_an_untrained_connector_equals_the_editor_s(
     untrained = new_connector(trained_connector.config)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
         plain = DenoisingLoss(unet)(**EditInputs(editor, 0, 0.05)(samples))
-        inputs = ConnectorInputs(editor, 0, 0.05)(samples)
+        inputs = ConnectorInputs(EditInputs(editor, 0, 0.05))(samples)
         assert torch.equal(ConnectorLoss(unet, untrained)(**inputs), plain)
         assert not torch.equal(ConnectorLoss(unet, trained_connector)(**inputs), plain)
 
@@ -46,7 +46,7 @@ def test_samples_without_text_skip_the_connector(
 ) -> None:
     samples = first_samples(connector_stream, 8)
     unet = editor.denoiser.unet
-    inputs = ConnectorInputs(editor, 0, 1 / 3)(samples)
+    inputs = ConnectorInputs(EditInputs(editor, 0, 1 / 3))(samples)
     without_text = inputs["without_text"]
     assert without_text.any()
     assert not without_text.all()
@@ -69,7 +69,7 @@ def test_samples_without_text_skip_the_connector(
 def test_connector_gets_gradients_only_from_samples_with_text(
     editor: DiffusersEditor, trained_connector: Connector, connector_stream: ConnectorStream
 ) -> None:
-    inputs = ConnectorInputs(editor, 0, 1 / 3)(first_samples(connector_stream, 8))
+    inputs = ConnectorInputs(EditInputs(editor, 0, 1 / 3))(first_samples(connector_stream, 8))
     without_text = inputs["without_text"]
     assert without_text.any()
     loss = ConnectorLoss(editor.denoiser.unet, trained_connector.requires_grad_(True))

@@ -18,7 +18,7 @@ from instructbrush.core.editing.loading import load_editor
 from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.encoders.mllm import load_mllm
 from instructbrush.core.encoders.mllm_chat import STATES_TASK
-from instructbrush.core.finetuning.pair_states import PairStates
+from instructbrush.core.finetuning.reasoning.pair_states import PairStates
 from instructbrush.core.models.families import POCKET
 from instructbrush.core.reasoning.connector import (
     Connector,

@@ -3,6 +3,8 @@
 Loss and dropout are InstructPix2Pix's. A sample without text gets the text states of "" and skips the
 connector, like the null branches of Eq. 3. A sample without image has zero latents but keeps its words and
 the MLLM's states: these belong to the instruction, although they were computed from an image.
+
+The first stage's loss can be added, so that the connector does not forget what it learned there.
 """
 
 from __future__ import annotations
@@ -15,15 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..editing.editor import DiffusersEditor
-from ..reasoning.connector import Connector
-from ..reasoning.state_cache import padded
-from .dataset import Block
-from .objective import DenoisingLoss, EditInputs
+from ...reasoning.connector import Connector
+from ...reasoning.state_cache import padded
+from ..dataset import Block
+from ..objective import DenoisingLoss, EditInputs
+from ..stream import EditStream, Sample
+from ..training_pairs import PairRecord
+from .first_stage import meaning_error
 from .pair_states import PairStates
-from .stream import EditStream, Sample
 from .text_selection import TextSelection
-from .training_pairs import PairRecord
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -35,6 +37,8 @@ class ConnectorSample(Sample):
 
     states: Tensor
     """[L, D], from the whole source image with the sample's words."""
+    meant: str = ""
+    """The pair's direct instruction, or "" if it has none."""
 
 
 class ConnectorStream(EditStream):
@@ -64,7 +68,8 @@ class ConnectorStream(EditStream):
         """
         words = self._texts.draw(record, np.random.default_rng((self._seed, index, 4)))
         sample = super().sample(index, replace(record, words=words))
-        return ConnectorSample(**vars(sample), states=self._states.of(record, words))
+        states = self._states.of(record, words)
+        return ConnectorSample(**vars(sample), states=states, meant=record.words.strip())
 
 
 class ConnectorLoss(nn.Module):
@@ -75,40 +80,62 @@ class ConnectorLoss(nn.Module):
         self.connector = connector
         self.denoising = DenoisingLoss(unet)
 
-    def forward(self, without_text: Tensor, states: Tensor, mask: Tensor, **denoising: Tensor) -> Tensor:
+    def forward(
+        self,
+        without_text: Tensor,
+        states: Tensor,
+        mask: Tensor,
+        meant: Tensor | None = None,
+        meaning_weight: Tensor | None = None,
+        **denoising: Tensor,
+    ) -> Tensor:
         """Returns the error of each sample, fp32 [B].
 
         Args:
             without_text: bool [B]: these samples skip the connector.
             states: the MLLM's states [B, S, D].
             mask: bool [B, S], true for real states, false for padding.
+            meant: text states of the direct instructions [B, L, W].
+            meaning_weight: weight of ``meaning_error`` beside the denoising error [B]. None leaves it out.
             denoising: arguments of ``DenoisingLoss.forward``. ``context`` holds the text states of "" for
                 samples without text.
         """
         context = denoising["context"]
         with_states = self.connector(context, states, mask)
         denoising["context"] = torch.where(without_text[:, None, None], context, with_states)
-        return self.denoising(**denoising)
+        error = self.denoising(**denoising)
+        if meant is None or meaning_weight is None:
+            return error
+        return error + meaning_weight * meaning_error(with_states, meant, self.connector.config.queries)
 
 
 class ConnectorInputs:
     """Turns samples into the arguments of ``ConnectorLoss``.
 
     Args:
-        editor, seed, dropout: see ``EditInputs``.
+        edit_inputs: makes the arguments of ``DenoisingLoss``.
+        meaning_weight: weight of the first stage's loss. It acts on samples whose text is not dropped and
+            whose pair has a direct instruction. 0 leaves it out.
     """
 
-    def __init__(self, editor: DiffusersEditor, seed: int, dropout: float) -> None:
-        self._edit_inputs = EditInputs(editor, seed, dropout)
-        self._device = editor.device
+    def __init__(self, edit_inputs: EditInputs, meaning_weight: float = 0.0) -> None:
+        self._edit_inputs = edit_inputs
+        self._meaning_weight = meaning_weight
 
     def __call__(self, samples: Sequence[ConnectorSample]) -> dict[str, Tensor]:
         """Returns the arguments of ``ConnectorLoss.forward``."""
-        arguments, draws = self._edit_inputs.with_draws(samples)
+        editor = self._edit_inputs.editor
+        denoising, draws = self._edit_inputs.with_draws(samples)
+        without_text = draws.without_text
         states, mask = padded([sample.states for sample in samples])
-        return {
-            **arguments,
-            "without_text": draws.without_text,
-            "states": states.to(self._device),
-            "mask": mask.to(self._device),
+        arguments = {
+            **denoising,
+            "without_text": without_text,
+            "states": states.to(editor.device),
+            "mask": mask.to(editor.device),
         }
+        if self._meaning_weight:
+            has_meaning = torch.tensor([bool(sample.meant) for sample in samples], device=editor.device)
+            arguments["meant"] = editor.encode_text([sample.meant for sample in samples])
+            arguments["meaning_weight"] = self._meaning_weight * (has_meaning & ~without_text).float()
+        return arguments

@@ -13,9 +13,9 @@ from instructbrush.core.encoders import mllm as mllms
 from instructbrush.core.encoders.mllm import load_mllm
 from instructbrush.core.errors import LearningError
 from instructbrush.core.finetuning.dataset import find_blocks
-from instructbrush.core.finetuning.pair_states import INDEX, PairStates
-from instructbrush.core.finetuning.text_selection import TextSelection
-from instructbrush.core.finetuning.with_connector import ConnectorStream
+from instructbrush.core.finetuning.reasoning.pair_states import INDEX, PairStates
+from instructbrush.core.finetuning.reasoning.text_selection import TextSelection
+from instructbrush.core.finetuning.reasoning.with_connector import ConnectorStream
 from instructbrush.tests.support import tiny_edits, tiny_mllms
 
 

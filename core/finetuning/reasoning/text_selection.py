@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from numpy.random import Generator
 
-from ..errors import DataError, PairError
-from .dataset import Block, digest_of
-from .training_pairs import PairRecord
+from ...errors import DataError, PairError
+from ..dataset import Block, digest_of
+from ..training_pairs import PairRecord
 
 logger = logging.getLogger(__name__)
 

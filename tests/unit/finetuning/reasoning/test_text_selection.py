@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from instructbrush.core.finetuning.text_selection import TextSelection
+from instructbrush.core.finetuning.reasoning.text_selection import TextSelection
 from instructbrush.core.finetuning.training_pairs import ImageSource, PairRecord
 
 EMPTY = ImageSource(b"", "x")

@@ -24,14 +24,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..encoders.mllm import Mllm
-from ..errors import LearningError, ModelError, PairError, StorageError
-from ..reasoning.state_cache import VERSION, StateStore, cached_states, state_key
-from ..storage.files import write_text
-from ..storage.json_text import parse_json, read_record
-from .dataset import Block
+from ...encoders.mllm import Mllm
+from ...errors import LearningError, ModelError, PairError, StorageError
+from ...reasoning.state_cache import VERSION, StateStore, cached_states, state_key
+from ...storage.files import write_text
+from ...storage.json_text import parse_json, read_record
+from ..dataset import Block
+from ..training_pairs import PairRecord
 from .text_selection import PairTexts, TextSelection
-from .training_pairs import PairRecord
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -129,6 +129,14 @@ class PairStates:
                 f"changed. Delete {self.folder / INDEX} and add --resume: missing states are computed again."
             )
         return states
+
+    def knows(self, record: PairRecord, words: str) -> bool:
+        """Returns whether the list has the states of a pair with words.
+
+        Raises:
+            PairError: the source image cannot be read.
+        """
+        return pair_digest(record, words) in self.keys
 
     def has_all(self, needed: NeededStates) -> bool:
         """Returns whether all needed states are in the folder."""
