@@ -131,6 +131,11 @@ class Mllm:
                 f"Download its files again: {FILES}."
             ) from error
 
+    @property
+    def reads_task(self) -> bool:
+        """Whether the model reads the task of a chat. The template of a model for one task leaves it out."""
+        return self.prompt("words", "one") != self.prompt("words", "another")
+
     @torch.no_grad()
     def states(
         self, images: Sequence[Tensor], texts: Sequence[str], task: str = STATES_TASK

@@ -1,8 +1,5 @@
 """Turns a wish into an instruction: a vision-language model looks at the image and names the edit."""
 
-import json
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +7,7 @@ from torch import Tensor
 
 from ..errors import InstructionError
 from ..progress import Progress
+from .answers import json_objects, one_line, printable, without_thoughts
 
 # Length limit of an answer, in tokens.
 MOST_TOKENS = 200
@@ -36,20 +34,8 @@ STRICT_TASK = (
     "The wish:"
 )
 
-# Length limits in characters.
-_MOST_REASON = 1000
-_MOST_ANSWER = 1_000_000
-# Places in an answer where JSON is looked for.
-_MOST_TRIES = 100
-
-# Tags that models put around their thoughts.
-_THOUGHT = re.compile(
-    r"<(/?)(?:think(?:ing)?|thoughts?|reasoning|analysis|reflection|seed:think)\b[^<>]{0,80}>"
-    r"|[\[◁](/?)think[\]▷]",
-    re.IGNORECASE,
-)
-# Control characters except line ends, and surrogates.
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
+# Length limit in characters.
+MOST_REASON = 1000
 
 
 class AnsweringModel(Protocol):
@@ -108,12 +94,7 @@ def explain(
         InstructionError: the wish is empty.
         ModelError: the image does not fit, or the wish is too long for the model.
     """
-    wish = " ".join(wish.split())
-    if not wish:
-        raise InstructionError(
-            "Explain Instruction: the wish is empty. Write a wish, such as: it should look as "
-            "if hours had passed."
-        )
+    wish = checked_wish(wish)
     problem = answer = ""
     for task in (TASK, STRICT_TASK):
         answer = mllm.answer(image, wish, max_new_tokens, task, progress)
@@ -121,12 +102,31 @@ def explain(
             return parse_answer(answer)
         except InstructionError as error:
             problem = str(error)
-    warning = (
-        f"{mllm.name} gave no usable answer, so your own words are used. {problem} "
+    return Explanation(wish, "", True, unusable(mllm.name, problem, answer))
+
+
+def checked_wish(wish: str) -> str:
+    """Returns a wish on one line.
+
+    Raises:
+        InstructionError: it is empty.
+    """
+    wish = " ".join(wish.split())
+    if not wish:
+        raise InstructionError(
+            "Explain Instruction: the wish is empty. Write a wish, such as: it should look as "
+            "if hours had passed."
+        )
+    return wish
+
+
+def unusable(name: str, problem: str, answer: str) -> str:
+    """Returns the warning that a model gave no usable answer."""
+    return (
+        f"{name} gave no usable answer, so your own words are used. {problem} "
         f"Its last answer began: {' '.join(answer.split())[:80]!r}. "
         "Rephrase the wish, or load a larger model."
     )
-    return Explanation(wish, "", True, warning)
 
 
 def parse_answer(answer: str) -> Explanation:
@@ -139,9 +139,9 @@ def parse_answer(answer: str) -> Explanation:
         InstructionError: no object has a reason and an instruction of one line with at most ``MOST_LETTERS``
             characters. The message says what is wrong.
     """
-    text, ends_in_thought = _without_thoughts(answer[-_MOST_ANSWER:])
+    text, ends_in_thought = without_thoughts(answer)
     problems: list[InstructionError] = []
-    for found in _json_objects(text):
+    for found in json_objects(text):
         fields = {str(key).strip().lower(): value for key, value in found.items()}
         try:
             return _explanation(fields)
@@ -161,55 +161,9 @@ def _explanation(fields: dict[str, Any]) -> Explanation:
     for key in ("instruction", "reason"):
         if not isinstance(fields.get(key), str):
             raise InstructionError(f"Its JSON had no text named {key}.")
-    instruction = _UNPRINTABLE.sub(" ", fields["instruction"]).strip()
-    reason = _UNPRINTABLE.sub(" ", fields["reason"])
+    instruction = printable(fields["instruction"]).strip()
     if not any(letter.isalnum() for letter in instruction):
         raise InstructionError("Its instruction was empty.")
     if len(instruction.splitlines()) > 1 or len(instruction) > MOST_LETTERS:
         raise InstructionError(f"Its instruction was not one line of at most {MOST_LETTERS} letters.")
-    return Explanation(" ".join(instruction.split()), " ".join(reason.split())[:_MOST_REASON])
-
-
-def _without_thoughts(answer: str) -> tuple[str, bool]:
-    """Returns an answer without its thoughts, and whether the last thought never ended."""
-    parts: list[str] = []
-    depth = 0
-    part_start = 0
-    for tag in _THOUGHT.finditer(answer):
-        if not depth:
-            parts.append(answer[part_start : tag.start()])
-        closes = tag[1] or tag[2]
-        if not closes:
-            depth += 1
-        elif depth:
-            depth -= 1
-        else:
-            # Some chat templates open the first thought themselves, so all before was a thought.
-            parts.clear()
-        part_start = tag.end()
-    return " ".join(parts if depth else [*parts, answer[part_start:]]), depth > 0
-
-
-def _json_objects(text: str) -> Iterator[dict[str, Any]]:
-    """Yields the JSON objects in a text, the last one first.
-
-    Limits how many places are tried and how much is read, because a text may be all braces.
-    """
-    decoder = json.JSONDecoder()
-    place = len(text)
-    budget = 4 * len(text) + 100_000
-    for _ in range(_MOST_TRIES):
-        place = text.rfind("{", 0, place)
-        if place < 0 or budget < 0:
-            return
-        try:
-            found, end = decoder.raw_decode(text, place)
-        except RecursionError:
-            continue
-        except json.JSONDecodeError as error:
-            budget -= error.pos - place
-        except ValueError:  # A number with thousands of digits.
-            budget -= len(text) - place
-        else:
-            budget -= end - place
-            yield found
+    return Explanation(one_line(instruction), one_line(fields["reason"])[:MOST_REASON])
