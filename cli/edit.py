@@ -18,6 +18,7 @@ from ..core.editing.editor import DiffusersEditor
 from ..core.errors import DeviceError, InstructBrushError, PairError
 from ..core.instruction.file import load_instruction
 from ..core.instruction.injection import Injection, inject
+from ..core.instruction.instruction import own_scales
 from ..core.models.families import FAMILIES, Family
 from ..core.storage.files import check_writable
 from ..core.storage.image_files import IMAGES
@@ -95,7 +96,8 @@ def apply(options: argparse.Namespace) -> None:
         say(remark)
     injection = inject(instruction, options.strength, end_timestep=options.end, device=editor.denoiser.device)
     identity = [_digest(Path(options.instruction)), options.strength, options.end]
-    _edit_all(options, images, editor, injection, identity)
+    own = None if injection.is_identity else own_scales(instruction)
+    _edit_all(options, images, editor, injection, identity, own)
 
 
 def edit(options: argparse.Namespace) -> None:
@@ -166,6 +168,7 @@ def _edit_all(
     editor: DiffusersEditor,
     instruction: Tensor | Injection,
     identity: list[object],
+    own: tuple[float, float] | None = None,
 ) -> None:
     """Edits the images that the same command has not edited before.
 
@@ -175,12 +178,13 @@ def _edit_all(
         editor: the model.
         instruction: text states [L, D], or a learned instruction.
         identity: values that identify the instruction.
+        own: the instruction's own guidance scales.
     """
-    sampling = sampling_settings(options, options.steps)
+    sampling = sampling_settings(options, options.steps).with_scales_for(editor.description.family, own)
     side = options.size or _default_side(editor.description.family)
     settings = [
         sampling.steps,
-        sampling.text_scale_for(editor.description.family),
+        sampling.text_scale,
         sampling.image_scale,
         options.seed,
         side,

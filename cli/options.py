@@ -34,8 +34,12 @@ def add_model_options(parser: argparse.ArgumentParser, seed: bool = True) -> Non
 
 def add_scale_options(parser: argparse.ArgumentParser) -> None:
     """Adds the guidance scales, which ``sampling_settings`` reads."""
-    parser.add_argument("--text-scale", type=finite_float, help="s_T (default 7.5, pocket editor 2)")
-    parser.add_argument("--image-scale", type=finite_float, default=1.5, help="s_I")
+    parser.add_argument(
+        "--text-scale",
+        type=finite_float,
+        help="s_T; without both scales, those of the instruction, else 7.5 (pocket editor 2)",
+    )
+    parser.add_argument("--image-scale", type=finite_float, help="s_I; as --text-scale, else 1.5")
 
 
 def sampling_settings(options: argparse.Namespace, steps: int) -> SamplingSettings:

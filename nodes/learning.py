@@ -12,7 +12,7 @@ from .comfy.learning.session import Display, LearningInputs, LearningSession
 from .comfy.models.description import describe
 from .comfy.types import Clip, Model, Vae
 from .shared import learning_inputs as inputs
-from .shared.guidance_scales import DEFAULT_SCALE, scale_for
+from .shared.guidance_scales import AUTO_SCALE, scales_for
 from .shared.node import Choice, Node
 from .shared.socket_types import OpenClip, with_thumbnail
 
@@ -146,7 +146,7 @@ class LearnInstruction(Node):
         final_learning_rate: float = POCKET.final_learning_rate,
         weighting: Any = POCKET.weighting,
         include_bos: bool = False,
-        text_scale: float = DEFAULT_SCALE,
+        text_scale: float = AUTO_SCALE,
         image_scale: float = 1.5,
         noise: Any = "fresh",
     ) -> io.NodeOutput:
@@ -162,7 +162,7 @@ class LearnInstruction(Node):
                 parametrisation=segment_mode,
                 weighting=weighting,
                 include_bos=include_bos,
-                text_scale=scale_for(family, text_scale),
+                text_scale=scales_for(family, text_scale, image_scale)[0],
                 image_scale=image_scale,
                 noise=noise,
                 seed=seed,
@@ -299,7 +299,7 @@ class LearnTextInstruction(Node):
         final_learning_rate: float = POCKET_TEXT.final_learning_rate,
         objective: Any = POCKET_TEXT.objective,
         segments: int = POCKET_TEXT.segments,
-        text_scale: float = DEFAULT_SCALE,
+        text_scale: float = AUTO_SCALE,
         image_scale: float = 1.5,
         noise: Any = "fresh",
     ) -> io.NodeOutput:
@@ -315,7 +315,7 @@ class LearnTextInstruction(Node):
                 final_learning_rate=min(final_learning_rate, learning_rate),
                 direction_weight=direction_weight,
                 objective=objective,
-                text_scale=scale_for(family, text_scale),
+                text_scale=scales_for(family, text_scale, image_scale)[0],
                 image_scale=image_scale,
                 noise=noise,
                 seed=seed,

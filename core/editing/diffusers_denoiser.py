@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 
     from ..instruction.injection import AnyInjection, InjectedCall
 
+_LEAST_ABAR = 2.0**-24
+
 
 class _Attention:
-    """Attention processor that lets an injection change keys and values after their projection.
+    """Attention processor that lets an injection change what a layer projects.
 
     The call's state arrives as an argument (``cross_attention_kwargs``). Calls on several threads, and
-    recomputation under gradient checkpointing, therefore see their own state. Self-attention layers get this
-    class too, with ``site`` None, because diffusers passes the argument to them as well.
+    recomputation under gradient checkpointing, therefore see their own state.
     """
 
-    def __init__(self, site: str | None) -> None:
-        self.site = site
+    def __init__(self, layer: str, is_site: bool) -> None:
+        self.layer = layer
+        self.is_site = is_site
 
     def __call__(
         self,
@@ -42,15 +44,24 @@ class _Attention:
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         keys = attn.to_k(source)
         values = attn.to_v(source)
-        if instruction is not None and self.site is not None:
-            keys, values = instruction.keys_values(self.site, keys, values)
+        if instruction is not None:
+            if instruction.adapts:
+                instruction.adapt(self.layer, "q", hidden_states, query)
+                instruction.adapt(self.layer, "k", source, keys)
+                instruction.adapt(self.layer, "v", source, values)
+            if self.is_site:
+                keys, values = instruction.keys_values(self.layer, keys, values)
         batch, _, width = query.shape
 
         def split_heads(states: Tensor) -> Tensor:
             return states.view(batch, -1, attn.heads, width // attn.heads).transpose(1, 2)
 
         mixed = F.scaled_dot_product_attention(split_heads(query), split_heads(keys), split_heads(values))
-        return attn.to_out[1](attn.to_out[0](mixed.transpose(1, 2).reshape(batch, -1, width)))
+        mixed = mixed.transpose(1, 2).reshape(batch, -1, width)
+        output = attn.to_out[0](mixed)
+        if instruction is not None and instruction.adapts:
+            instruction.adapt(self.layer, "out", mixed, output)
+        return attn.to_out[1](output)
 
 
 class DiffusersDenoiser:
@@ -60,7 +71,7 @@ class DiffusersDenoiser:
         unet: an 8- or 12-channel UNet of the pocket, SD1.5 or SD2.1 family, on its device, in fp32, fp16 or
             bf16.
         description: its description.
-        alphas_cumprod: abar [1000].
+        alphas_cumprod: abar [1000]. Zero becomes ``2^-24``, as in diffusers' Euler samplers.
 
     Raises:
         ModelError: the model is SDXL-like and needs extra conditioning that only ComfyUI's engine supplies.
@@ -79,12 +90,13 @@ class DiffusersDenoiser:
             network: torch.nn.Module = unet
             # Tensor cores read this memory order fastest.
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.alphas_cumprod = alphas_cumprod.to(self.device, torch.float32)
+        # Schedules rescaled to zero terminal SNR end at 0, where the noise level would be infinite.
+        self.alphas_cumprod = alphas_cumprod.to(self.device, torch.float32).clamp_min(_LEAST_ABAR)
         self._sites = {site.name: unet.get_submodule(site.name) for site in description.sites}
         processors: dict[str, Any] = {}
         for name in unet.attn_processors:
             layer = name.removesuffix(".processor")
-            processors[name] = _Attention(layer if layer in self._sites else None)
+            processors[name] = _Attention(layer, layer in self._sites)
         unet.set_attn_processor(processors)
 
     @property

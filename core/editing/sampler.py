@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..devices import to_device
-from ..diffusion.guidance import dual_guidance
+from ..diffusion.guidance import dual_guidance, needed_branches
 from ..diffusion.region_blending import Region, blend, blended_states
 from ..diffusion.schedule import TRAIN_TIMESTEPS, fixed_noise
 from ..instruction.injection import GroupedInjection, Injection
@@ -28,7 +28,9 @@ def edit_latents(
 ) -> Tensor:
     """Samples the edit of each image by Eq. 3, with one model call per step for all images and branches.
 
-    The loop never waits for the device. An image's result does not depend on the other images of its batch.
+    Branches whose coefficient is zero are not computed: with s_T = s_I = 1 the instructed branch alone is.
+    The noise levels are those of the model's schedule. The loop never waits for the device. An image's result
+    does not depend on the other images of its batch.
 
     Args:
         denoiser: the model.
@@ -46,31 +48,20 @@ def edit_latents(
     batch = image_latent.shape[0]
     device = denoiser.device
     family = denoiser.description.family
-    text_scale = settings.text_scale_for(family)
-    timesteps, sigmas = _schedule(settings.steps)
+    scales = settings.scales_for(family)
+    timesteps, sigmas = _schedule(settings.steps, denoiser.alphas_cumprod)
     draw = _noise_source((family.latent_channels, *image_latent.shape[2:]), batch, settings, device)
     noise = draw(TRAIN_TIMESTEPS - 1)
     latents = noise * sigmas[0]
     if region is not None:
         region = Region(region.mask.to(device), region.source.to(device), region.every)
     blended = set() if region is None else set(blended_states(settings.steps, region.every))
-    # The branches of Eq. 3 one after another: image and instruction, image alone, neither.
-    image_latent = image_latent.to(device)
-    images = torch.cat([image_latent, image_latent, torch.zeros_like(image_latent)])
-    null_contexts = null_context.to(device).expand(2 * batch, -1, -1)
-    contexts = torch.cat([context.to(device).expand(batch, -1, -1), null_contexts])
-    injections = None
-    if injection is not None and not injection.is_identity:
-        injections = GroupedInjection([injection, None, None])
+    branches = _Branches(denoiser, image_latent.to(device), (context, null_context), injection, scales)
     times = torch.tensor(timesteps, device=device)
     for index, sigma in enumerate(sigmas[:-1]):
         next_sigma = sigmas[index + 1]
         noisy = latents / math.sqrt(sigma**2 + 1)
-        predicted = denoiser.predict(
-            noisy.repeat(3, 1, 1, 1), times[index].expand(3 * batch), images, contexts, injections
-        )
-        full, image, none = predicted.chunk(3)
-        guided = dual_guidance(none, image, full, settings.image_scale, text_scale)
+        guided = branches.guided(noisy, times[index])
         sigma_down, sigma_up = _ancestral_step(sigma, next_sigma)
         latents = torch.add(latents, guided, alpha=sigma_down - sigma)
         if sigma_up:
@@ -80,14 +71,63 @@ def edit_latents(
     return latents
 
 
-def _schedule(steps: int) -> tuple[list[float], list[float]]:
+class _Branches:
+    """The needed branches of Eq. 3 as rows of one model call.
+
+    Args:
+        denoiser: the model.
+        image_latent: on its device.
+        contexts: text states of the words and of "".
+        injection: acts in the instructed branch.
+        scales: s_T and s_I.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        image_latent: Tensor,
+        contexts: tuple[Tensor, Tensor],
+        injection: Injection | None,
+        scales: tuple[float, float],
+    ) -> None:
+        self._denoiser = denoiser
+        self._scales = scales
+        self._needed = needed_branches(scales[1], scales[0])
+        self._count = sum(self._needed)
+        batch = image_latent.shape[0]
+        words, null = (each.to(denoiser.device).expand(batch, -1, -1) for each in contexts)
+        self._images = torch.cat(self._of_needed(image_latent, image_latent, torch.zeros_like(image_latent)))
+        self._contexts = torch.cat(self._of_needed(words, null, null))
+        self._injection = None
+        if injection is not None and not injection.is_identity:
+            self._injection = GroupedInjection(self._of_needed(injection, None, None))
+
+    def guided(self, noisy: Tensor, time: Tensor) -> Tensor:
+        """The guided prediction for all images at one timestep."""
+        predicted = self._denoiser.predict(
+            noisy.repeat(self._count, 1, 1, 1),
+            time.expand(self._count * noisy.shape[0]),
+            self._images,
+            self._contexts,
+            self._injection,
+        )
+        parts = iter(predicted.chunk(self._count))
+        full, image, none = (next(parts) if needed else None for needed in self._needed)
+        text_scale, image_scale = self._scales
+        return dual_guidance(none, image, full, image_scale, text_scale)
+
+    def _of_needed(self, full: Any, image: Any, none: Any) -> list[Any]:
+        return [each for each, needed in zip((full, image, none), self._needed, strict=True) if needed]
+
+
+def _schedule(steps: int, alphas_cumprod: Tensor) -> tuple[list[float], list[float]]:
     """Timesteps, one for each step, and noise levels, one more than steps: the last is 0."""
     # Imported here: diffusers takes a second, and ComfyUI imports this module when it starts.
     from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
 
-    scheduler: Any = EulerAncestralDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=TRAIN_TIMESTEPS
-    )
+    scheduler: Any = EulerAncestralDiscreteScheduler(num_train_timesteps=TRAIN_TIMESTEPS)
+    # Betas computed back from the model's abar would differ in the last digits.
+    scheduler.alphas_cumprod = alphas_cumprod.cpu()
     scheduler.set_timesteps(steps)
     return scheduler.timesteps.tolist(), scheduler.sigmas.tolist()
 

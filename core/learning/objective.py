@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..devices import to_device
-from ..diffusion.guidance import dual_guidance
+from ..diffusion.guidance import dual_guidance, needed_branches
 from ..diffusion.schedule import add_noise
 from ..editing.denoiser import Denoiser
 from ..encoders.clip import ClipModel, image_features
@@ -184,13 +184,33 @@ def noise_errors(
     noisy = add_noise(after, noise, timesteps, denoiser.alphas_cumprod)
     predicted = denoiser.predict(noisy, timesteps, before, context.expand(count, -1, -1), injection)
     if settings.objective == "guided":
-        with torch.no_grad():
-            images = torch.cat([before, torch.zeros_like(before)])
-            null = null_context.expand(2 * count, -1, -1)
-            both = denoiser.predict(noisy.repeat(2, 1, 1, 1), timesteps.repeat(2), images, null)
-            image, none = both.chunk(2)
+        none, image = _null_branches(denoiser, samples, noisy, null_context, settings)
         predicted = dual_guidance(none, image, predicted, settings.image_scale, settings.text_scale)
     error = (predicted - noise).square().mean(dim=(1, 2, 3))
     if settings.weighting == "snr":
         error = error * snr_weights(denoiser.alphas_cumprod)[timesteps]
     return error
+
+
+@torch.no_grad()
+def _null_branches(
+    denoiser: Denoiser, samples: Samples, noisy: Tensor, null_context: Tensor, settings: LearningSettings
+) -> tuple[Tensor | None, Tensor | None]:
+    """The predictions of Eq. 3 with neither image nor instruction, and with the image; None if not needed."""
+    needed = needed_branches(settings.image_scale, settings.text_scale)
+    images = []
+    if needed.image:
+        images.append(samples.before)
+    if needed.none:
+        images.append(torch.zeros_like(samples.before))
+    if not images:
+        return None, None
+    count = len(images)
+    rows = count * len(noisy)
+    predicted = denoiser.predict(
+        noisy.repeat(count, 1, 1, 1),
+        samples.timesteps.repeat(count),
+        torch.cat(images),
+        null_context.expand(rows, -1, -1),
+    ).chunk(count)
+    return (predicted[-1] if needed.none else None), (predicted[0] if needed.image else None)

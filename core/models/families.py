@@ -32,6 +32,8 @@ class Family:
     head_width: int | None = None
     default_text_scale: float = 7.5
     """s_T of Eq. 3."""
+    default_image_scale: float = 1.5
+    """s_I of Eq. 3."""
     latent_channels: int = 4
     """Channels of an image's latent."""
     comfyui_only: bool = False

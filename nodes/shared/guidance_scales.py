@@ -1,11 +1,18 @@
-"""The text guidance scale s_T of nodes that may leave it to the model."""
+"""The guidance scales of nodes that may leave them to the instruction or the model."""
 
+from ...core.editing.settings import SamplingSettings
 from ...core.models.families import Family
 
-DEFAULT_SCALE = -1.0
-"""The input's value that stands for the family's default."""
+AUTO_SCALE = -1.0
+"""The value of an input that leaves the scale to the instruction or the model."""
 
 
-def scale_for(family: Family, text_scale: float) -> float:
-    """Returns ``text_scale``, or the family's default for ``DEFAULT_SCALE``."""
-    return family.default_text_scale if text_scale == DEFAULT_SCALE else text_scale
+def scales_for(
+    family: Family, text_scale: float, image_scale: float, own: tuple[float, float] | None = None
+) -> tuple[float, float]:
+    """Returns s_T and s_I for the values of two inputs, see ``SamplingSettings.scales_for``."""
+    given = SamplingSettings(
+        text_scale=None if text_scale == AUTO_SCALE else text_scale,
+        image_scale=None if image_scale == AUTO_SCALE else image_scale,
+    )
+    return given.scales_for(family, own)

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ...core.diffusion.schedule import SEEDS
-from .guidance_scales import DEFAULT_SCALE
+from .guidance_scales import AUTO_SCALE
 from .node import Choice
 from .socket_types import InstructionSocket, Pairs
 
@@ -88,8 +88,8 @@ def scales() -> list[io.Input]:
         io.Float.Input(
             "text_scale",
             optional=True,
-            default=DEFAULT_SCALE,
-            min=DEFAULT_SCALE,
+            default=AUTO_SCALE,
+            min=AUTO_SCALE,
             max=30.0,
             step=0.1,
             tooltip="s_T of the guided objective and of previews. -1 is the model's default (7.5; 2 for the "

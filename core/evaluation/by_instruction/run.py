@@ -112,7 +112,7 @@ class ItemRunSettings:
             "tuned_model": tuned_model,
             "text_scale": self.sampling.text_scale_for(description.family),
             "sampling_steps": self.sampling.steps,
-            "image_scale": self.sampling.image_scale,
+            "image_scale": self.sampling.image_scale_for(description.family),
             "side": self.side,
         }
 

@@ -8,7 +8,7 @@ import node_helpers
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ....core.diffusion.guidance import dual_guidance
+from ....core.diffusion.guidance import Branches, dual_guidance, needed_branches
 from ..models.base_models import MASK_LATENT
 from .instruction_patch import Conditioning
 
@@ -17,7 +17,8 @@ class EditGuider(comfy.samplers.CFGGuider):
     """Guides with three branches: image and instruction, image alone, neither.
 
     The branches have the names and the order of ComfyUI's DualCFGGuider, so patches for that guider work
-    here.
+    here. Branches whose coefficient is zero are not computed; as in that guider they are passed on as None,
+    and the model option ``disable_cfg1_optimization`` switches this off.
     """
 
     def __init__(self, model: ModelPatcher, text_scale: float, image_scale: float) -> None:
@@ -37,11 +38,24 @@ class EditGuider(comfy.samplers.CFGGuider):
         seed: int | None = None,
     ) -> Tensor:
         """The guided clean latent. Eq. 3 holds for it too, because its coefficients sum to one."""
-        branches = [self.conds["negative"], self.conds["middle"], self.conds["positive"]]
-        none, image, full = comfy.samplers.calc_cond_batch(
-            self.inner_model, branches, x, timestep, model_options or {}
+        options = model_options or {}
+        needed = needed_branches(self.image_scale, self.text_scale)
+        if options.get("disable_cfg1_optimization", False):
+            needed = Branches(True, True, True)
+        branches: Any = [
+            self.conds["negative"] if needed.none else None,
+            self.conds["middle"] if needed.image else None,
+            self.conds["positive"] if needed.full else None,
+        ]
+        # ComfyUI returns zeros for a branch of None.
+        none, image, full = comfy.samplers.calc_cond_batch(self.inner_model, branches, x, timestep, options)
+        return dual_guidance(
+            none if needed.none else None,
+            image if needed.image else None,
+            full if needed.full else None,
+            self.image_scale,
+            self.text_scale,
         )
-        return dual_guidance(none, image, full, self.image_scale, self.text_scale)
 
 
 def with_image(conditioning: Conditioning, latent: Tensor, mask_latent: Tensor | None = None) -> Conditioning:

@@ -32,10 +32,21 @@ def test_seed_counts_up_from_image_to_image() -> None:
     assert SamplingSettings(seed=(4, 4)).seeds(2) == [4, 4]
 
 
-def test_text_scale_defaults_to_the_family() -> None:
-    assert SamplingSettings().text_scale_for(POCKET) == 2.0
-    assert SamplingSettings().text_scale_for(SD15) == 7.5
-    assert SETTINGS.text_scale_for(SD15) == 3.0
+def test_scales_default_to_the_family() -> None:
+    assert SamplingSettings().scales_for(POCKET) == (2.0, 1.5)
+    assert SamplingSettings().scales_for(SD15) == (7.5, 1.5)
+    assert SETTINGS.scales_for(SD15) == (3.0, 1.4)
+
+
+def test_scales_of_the_instruction_act_as_a_pair() -> None:
+    assert SamplingSettings().scales_for(SD15, own=(1.0, 1.0)) == (1.0, 1.0)
+    # A given number beside the instruction's other scale would be a pair that nobody has tried.
+    assert SamplingSettings(image_scale=1.5).scales_for(SD15, own=(1.0, 1.0)) == (7.5, 1.5)
+    assert SamplingSettings(text_scale=3.0).scales_for(SD15, own=(1.0, 1.0)) == (3.0, 1.5)
+    assert SETTINGS.scales_for(SD15, own=(1.0, 1.0)) == (3.0, 1.4)
+    assert SamplingSettings().with_scales_for(SD15, (1.0, 1.2)) == SamplingSettings(
+        text_scale=1.0, image_scale=1.2
+    )
 
 
 def test_words_edit_as_their_text_states(editor: DiffusersEditor, images: torch.Tensor) -> None:

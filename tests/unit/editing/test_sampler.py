@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionInstructPix2PixPipeline
+from diffusers import DDPMScheduler, EulerAncestralDiscreteScheduler, StableDiffusionInstructPix2PixPipeline
 from PIL import Image
 
+from instructbrush.core.diffusion.guidance import Branches
+from instructbrush.core.editing import sampler
+from instructbrush.core.editing.diffusers_denoiser import DiffusersDenoiser
 from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.editing.sampler import edit_latents
 from instructbrush.core.editing.settings import SamplingSettings
@@ -46,7 +49,7 @@ def edited(
     **changes: Any,
 ) -> torch.Tensor:
     context, null = editor.encode_text([words, ""])
-    settings = SamplingSettings(4, text_scale=3.0, **changes)
+    settings = SamplingSettings(4, **{"text_scale": 3.0, **changes})
     return edit_latents(
         editor.denoiser, editor.encode_images(image[None]), context, null, injection, settings
     )
@@ -111,22 +114,69 @@ def test_accepts_a_seed_for_each_image(editor: DiffusersEditor, image: torch.Ten
 
 
 @pytest.mark.parametrize("instructed", [False, True])
-def test_calls_the_model_once_per_step(
-    editor: DiffusersEditor, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch, instructed: bool
+@pytest.mark.parametrize(
+    ("scales", "branches"), [((3.0, 1.5), 3), ((3.0, 1.0), 2), ((1.5, 1.5), 2), ((1.0, 1.0), 1)]
+)
+def test_computes_only_the_branches_that_count(
+    editor: DiffusersEditor,
+    image: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    instructed: bool,
+    scales: tuple[float, float],
+    branches: int,
 ) -> None:
+    """One model call for each step, and the result of Eq. 3 with all three branches."""
+    injection = inject(words_instruction(editor, "make it night")) if instructed else None
+    text_scale, image_scale = scales
+
+    def edit() -> torch.Tensor:
+        return edited(
+            editor, image, "make it night", injection, text_scale=text_scale, image_scale=image_scale
+        )
+
     rows, forward = [], editor.denoiser.unet.forward
     monkeypatch.setattr(
         editor.denoiser.unet,
         "forward",
         lambda sample, *rest, **named: rows.append(len(sample)) or forward(sample, *rest, **named),
     )
-    edited(
-        editor,
-        image,
-        "make it night",
-        injection=inject(words_instruction(editor, "make it night")) if instructed else None,
+    fewer = edit()
+    assert rows == [branches] * 4
+    monkeypatch.setattr(sampler, "needed_branches", lambda *_: Branches(True, True, True))
+    complete = edit()
+    assert rows[4:] == [3] * 4
+    assert (fewer - complete).abs().mean() < 1e-6
+    assert branches < 3 or torch.equal(fewer, complete)
+
+
+def test_samples_on_the_models_noise_schedule(editor: DiffusersEditor, image: torch.Tensor) -> None:
+    default = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    for options in (default, {**default, "beta_schedule": "linear"}):
+        scheduler = EulerAncestralDiscreteScheduler(**options)
+        scheduler.set_timesteps(7)
+        timesteps, sigmas = sampler._schedule(7, DDPMScheduler(**options).alphas_cumprod)
+        assert timesteps == scheduler.timesteps.tolist() and sigmas == scheduler.sigmas.tolist()
+    linear = DDPMScheduler(**options).alphas_cumprod
+    other = DiffusersEditor(
+        DiffusersDenoiser(editor.denoiser.unet, editor.description, linear),
+        editor.vae,
+        editor.text_encoder,
+        editor.tokenizer,
     )
-    assert rows == [3, 3, 3, 3]
+    assert not torch.allclose(edited(other, image, "add a hat"), edited(editor, image, "add a hat"), atol=0.1)
+
+
+def test_samples_on_a_schedule_without_signal_at_its_end(
+    editor: DiffusersEditor, image: torch.Tensor
+) -> None:
+    zero_snr = DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", rescale_betas_zero_snr=True
+    )
+    assert zero_snr.alphas_cumprod[-1] == 0
+    denoiser = DiffusersDenoiser(editor.denoiser.unet, editor.description, zero_snr.alphas_cumprod)
+    context, null = editor.encode_text(["add a hat", ""])
+    result = edit_latents(denoiser, editor.encode_images(image[None]), context, null, settings=THREE_STEPS)
+    assert torch.isfinite(result).all()
 
 
 def test_image_scale_below_1_uses_all_three_branches(editor: DiffusersEditor, image: torch.Tensor) -> None:
