@@ -12,7 +12,7 @@ from instructbrush.core.evaluation.by_instruction.tables import REASON, method_f
 from instructbrush.tests.support.tiny_benchmarks import (
     write_reasoning_folder,
 )
-from instructbrush.tools.benchmarks import reason_bench
+from instructbrush.tools.benchmarks import reason_figures
 
 
 def score(
@@ -77,9 +77,9 @@ def test_pocketreason_prints_the_same_table() -> None:
     }
     scores = {
         row: {"direct": values, "indirect": {**values, "l1": values["l1"] * 2}}
-        for row in reason_bench.METHODS
+        for row in reason_figures.METHODS
     }
-    lines = text_table(reason_bench.records(scores), reason_bench.BENCHMARK).splitlines()
+    lines = text_table(reason_figures.records(scores), reason_figures.BENCHMARK).splitlines()
     assert (
         lines[3].split()
         == "PocketReason IP2P 0.2000 0.0500 0.5500 - 0.2500 | 0.4000 0.0500 0.5500 - 0.2500".split()

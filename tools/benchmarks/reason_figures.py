@@ -1,0 +1,166 @@
+"""What PocketReason measures: its items, the metrics of Table 3, and the figures of every row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from instructbrush.core.encoders.clip import image_features, text_features
+from instructbrush.core.encoders.dino import DinoModel
+from instructbrush.core.encoders.pocket_clip import pocket_clip
+from instructbrush.core.evaluation.by_instruction.methods import ITEM_METHODS
+from instructbrush.core.evaluation.by_instruction.results import Score
+from instructbrush.core.evaluation.by_instruction.tables import REASON
+from instructbrush.core.evaluation.metrics import (
+    caption_similarity,
+    image_similarity,
+    l1_distance,
+    l2_distance,
+    quantised,
+)
+from instructbrush.tools.pocket.wishes.wishes import Wish
+
+# Row -> name of the method in the benchmark runner.
+METHODS = {"base": "words", "explain": "explain", "encode": "encode", "encode_blind": "encode_blind"}
+TITLES = {row: ITEM_METHODS[method].title for row, method in METHODS.items()}
+BENCHMARK = replace(REASON, name="PocketReason", published="Photographs, as published")
+
+
+@dataclass(frozen=True)
+class Items:
+    """Wishes, and which of them have held-out wordings. Images are [n, 128, 128, 3], rounded to 8 bits."""
+
+    wishes: list[Wish]
+    held_out: list[bool]
+
+    @property
+    def before(self) -> Tensor:
+        """Images before the edit."""
+        return quantised(torch.from_numpy(np.stack([wish.before for wish in self.wishes])))
+
+    @property
+    def after(self) -> Tensor:
+        """Images after the edit."""
+        return quantised(torch.from_numpy(np.stack([wish.after for wish in self.wishes])))
+
+    @property
+    def direct(self) -> list[str]:
+        """Explicit instructions."""
+        return [wish.instruction for wish in self.wishes]
+
+    @property
+    def indirect(self) -> list[str]:
+        """Wishes."""
+        return [wish.words for wish in self.wishes]
+
+    def part(self, rows: slice) -> Items:
+        """Some of the items."""
+        return Items(self.wishes[rows], self.held_out[rows])
+
+
+class Metrics:
+    """Computes the metrics of Table 3 for each item."""
+
+    def __init__(self, items: Items, dino: DinoModel | None) -> None:
+        self.after = items.after
+        self.dino = dino
+        self.clip = pocket_clip()
+        self.captions = text_features(self.clip, [wish.caption for wish in items.wishes])
+        self.clip_features = image_features(self.clip, self.after)
+        self.dino_features = None if dino is None else image_features(dino, self.after)
+
+    def scores(self, images: Tensor) -> dict[str, Tensor]:
+        """Returns metric -> value of each item [n]."""
+        features = image_features(self.clip, images)
+        scores = {
+            "l1": l1_distance(images, self.after),
+            "l2": l2_distance(images, self.after),
+            "clip_i": image_similarity(self.clip_features, features),
+            "clip_t": caption_similarity(self.captions, features),
+        }
+        if self.dino is not None and self.dino_features is not None:
+            scores["dino"] = image_similarity(self.dino_features, image_features(self.dino, images))
+        return scores
+
+
+# Row -> "direct" or "indirect" -> metric -> value of each item [n].
+Scores = Mapping[str, Mapping[str, Mapping[str, Tensor]]]
+
+
+def joined(parts: Sequence[Mapping[str, Any]]) -> tuple[Scores, list[str]]:
+    """Returns the scores and the explained wishes of all parts."""
+    first = parts[0]["scores"]
+    scores = {
+        method: {
+            kind: {
+                name: torch.tensor([value for part in parts for value in part["scores"][method][kind][name]])
+                for name in metrics
+            }
+            for kind, metrics in both.items()
+        }
+        for method, both in first.items()
+    }
+    return scores, [words for part in parts for words in part["explained"]]
+
+
+def records(scores: Scores) -> list[Score]:
+    """Converts the scores to the benchmark runner's records, so that its tables can print them."""
+    kept = []
+    for row, both in scores.items():
+        for scope, metrics in zip(REASON.parts, both.values(), strict=True):
+            for item in range(len(metrics["l1"])):
+                values: dict[str, Any] = {name: (float(each[item]),) for name, each in metrics.items()}
+                values.setdefault("dino", None)
+                kept.append(Score(f"{item}-{scope}", scope, METHODS[row], 0, 1, clip_dir=(None,), **values))
+    return kept
+
+
+def table_of_parts(items: Items, scores: Scores) -> list[str]:
+    """Returns a table of L1 on reasoning instructions for parts of the items."""
+    dependent = torch.tensor([wish.image_dependent for wish in items.wishes])
+    held_out = torch.tensor(items.held_out)
+    groups = {
+        "image decides": dependent,
+        "words decide": ~dependent,
+        "known wordings": ~held_out,
+        "held-out wordings": held_out,
+    }
+    lines = [f"{'L1, reasoning':20}" + "".join(f"{name:>20}" for name in groups)]
+    untouched = l1_distance(items.before, items.after)
+    rows = {title: scores[method]["indirect"]["l1"] for method, title in TITLES.items()} | {
+        "input, unedited": untouched
+    }
+    return lines + [
+        f"{title:20}" + "".join(f"{float(values[rows_of].mean()):20.4f}" for rows_of in groups.values())
+        for title, values in rows.items()
+    ]
+
+
+def figures(items: Items, scores: Scores, explained: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Returns row -> figure -> mean over the items, for docs/results."""
+    dependent = torch.tensor([wish.image_dependent for wish in items.wishes])
+    held_out = torch.tensor(items.held_out)
+    rows: dict[str, dict[str, Any]] = {}
+    for method, both in scores.items():
+        rows[method] = {
+            f"{kind}_{name}": round(float(values.mean()), 5)
+            for kind, metrics in both.items()
+            for name, values in metrics.items()
+        }
+        l1 = both["indirect"]["l1"]
+        for name, group in (("image_decides", dependent), ("known", ~held_out), ("held_out", held_out)):
+            rows[method][f"indirect_l1_{name}"] = round(float(l1[group].mean()), 5)
+        rows[method]["items"] = len(l1)
+    exact = torch.tensor(
+        [words == wish.instruction for words, wish in zip(explained, items.wishes, strict=True)]
+    )
+    rows["explain"]["exact"] = round(float(exact.float().mean()), 5)
+    rows["explain"]["exact_image_decides"] = round(float(exact[dependent].float().mean()), 5)
+    untouched = l1_distance(items.before, items.after)
+    rows["input"] = {"indirect_l1": round(float(untouched.mean()), 5), "items": len(untouched)}
+    return rows
