@@ -163,7 +163,7 @@ def noise_errors(
     samples: Samples,
     context: Tensor,
     null_context: Tensor,
-    injection: Injection,
+    injection: Injection | None,
     settings: LearningSettings,
 ) -> Tensor:
     """The loss of every sample, [n] fp32, differentiable in the injection's tensors.
@@ -176,7 +176,7 @@ def noise_errors(
         denoiser: the frozen model.
         samples: the samples.
         context, null_context: text states of the init text and of "", [L, D].
-        injection: the current keys and values, or text states.
+        injection: the current keys and values, or text states; None leaves the model as it is.
         settings: objective, scales and weighting.
     """
     before, after, noise, timesteps = samples

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -75,6 +75,8 @@ class LearningRequest:
     """Train these segments alone (separate segments only); the others keep their initial values."""
     title: str = ""
     """Title of the instruction."""
+    direction_remark: str = ""
+    """Why the direction loss is left out; see ``with_direction``."""
 
     def __post_init__(self) -> None:
         window, width = self.init_text.states.shape
@@ -100,6 +102,17 @@ class LearningRequest:
     def first_row(self) -> int:
         """Row of the text window where the learned rows start."""
         return 0 if self.settings.include_bos else 1
+
+    @property
+    def losses(self) -> str:
+        """The losses that act: ``noise``, ``direction``, or both with a comma."""
+        weights = {"noise": self.settings.noise_weight, "direction": self.settings.direction_weight}
+        return ", ".join(name for name, weight in weights.items() if weight)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the user should know before learning starts."""
+        return [remark for remark in (self.init_text.remark, self.direction_remark) if remark]
 
     @property
     def trained_segments(self) -> tuple[int, ...]:
@@ -129,22 +142,33 @@ class LearningRequest:
         return hashlib.sha256(repr(sorted(self.identity().items())).encode()).hexdigest()
 
 
+class DirectionChoice(NamedTuple):
+    """What ``with_direction`` decides."""
+
+    settings: LearningSettings
+    """The settings to use."""
+    direction: Direction | None
+    """The direction, if they have a weight for it."""
+    remark: str = ""
+    """Tells the user that the direction loss is left out, and why; empty otherwise."""
+
+
 def with_direction(
     settings: LearningSettings,
     pairs: EditPairs,
     clip: ClipModel | None,
     context_width: int,
     skip_other_clip: bool = False,
-) -> tuple[LearningSettings, Direction | None]:
+) -> DirectionChoice:
     """Decides whether a run has a direction loss (Visii). The one rule for all callers.
 
     The loss projects the model's text states with CLIP's text projection, so it needs the CLIP that the
     model's text encoder belongs to:
 
     - Settings without a ``direction_weight`` have no direction.
-    - Without a CLIP, ``direction_weight`` becomes 0.
+    - Without a CLIP, ``direction_weight`` becomes 0, with a remark.
     - A CLIP of another width is an error, because the user chose it for this loss. With ``skip_other_clip``
-      ``direction_weight`` becomes 0 instead: the benchmark's CLIP is there to measure.
+      ``direction_weight`` becomes 0 instead, with a remark: the benchmark's CLIP is there to measure.
 
     Args:
         settings: how to learn.
@@ -153,19 +177,22 @@ def with_direction(
         context_width: D, width of the model's text states.
         skip_other_clip: see above.
 
-    Returns:
-        The settings to use, and the direction if they have a weight for it.
-
     Raises:
         LearningError: the CLIP has another width.
     """
     if not settings.direction_weight:
-        return settings, None
-    other_width = clip is not None and len(clip.text_projection) != context_width
-    if clip is None or (other_width and skip_other_clip):
-        return replace(settings, direction_weight=0.0), None
-    _check_width(len(clip.text_projection), context_width)
-    return settings, Direction.of(pairs, clip)
+        return DirectionChoice(settings, None)
+    width = None if clip is None else len(clip.text_projection)
+    if clip is None or (width != context_width and skip_other_clip):
+        found = "there is no CLIP" if width is None else f"the CLIP projects text states {width} wide"
+        remark = (
+            f"The direction loss (weight {settings.direction_weight:g}) is left out: it takes the CLIP of "
+            f"the model's text encoder, whose text states are {context_width} wide, and {found}. Only the "
+            "noise error is minimized. Give that CLIP, or set the direction weight to 0."
+        )
+        return DirectionChoice(replace(settings, direction_weight=0.0), None, remark)
+    _check_width(width, context_width)
+    return DirectionChoice(settings, Direction.of(pairs, clip))
 
 
 def _check_width(projection_width: int | None, context_width: int) -> None:

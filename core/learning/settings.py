@@ -18,10 +18,8 @@ _CHOICES = {
 }
 
 FORMER_NAMES = {"weighting": {"min_snr": "snr"}}
-"""Setting -> former name of a choice -> its name. Former names are accepted everywhere, and checkpoints keep
-them."""
-# Settings that checkpoints of version 0.1 do not have, and the value that learning had then. At this value
-# they stay out of checkpoints, so that old ones can be resumed.
+"""Setting -> former name of a choice -> its name. Former names are accepted everywhere, see ``stored``."""
+# Settings that version 0.1 did not have, and the value that learning had then.
 _ADDED = {"weight_decay": 0.0}
 
 
@@ -129,12 +127,18 @@ class LearningSettings:
             idle |= {"text_scale", "image_scale"}
         if not self.direction_weight:
             idle.add("clamp_direction")
-        idle |= {name for name, value in _ADDED.items() if getattr(self, name) == value}
-        decisive = {name: value for name, value in asdict(self).items() if name not in idle}
+        return {name: value for name, value in self.stored().items() if name not in idle}
+
+    def stored(self) -> dict[str, Any]:
+        """All settings as checkpoints and results of benchmarks keep them; those of 0.1 stay valid."""
+        stored = asdict(self)
+        for name, value in _ADDED.items():
+            if stored[name] == value:
+                del stored[name]
         for name, new_names in FORMER_NAMES.items():
             former = {new: old for old, new in new_names.items()}
-            decisive[name] = former.get(decisive[name], decisive[name])
-        return decisive
+            stored[name] = former.get(stored[name], stored[name])
+        return stored
 
     def changed(self, **changes: Any) -> "LearningSettings":
         """A copy with other values. The one rule for learning rates: the final rate follows a new

@@ -263,7 +263,7 @@ class Trainer:
             steps=self.steps_done,
             final_loss=sum(last) / len(last),
             losses=tuple(loss_curve(losses)),
-            settings=asdict(self.settings),
+            settings={**asdict(self.settings), "losses": self.request.losses},
         )
 
     def file_size(self) -> int:

@@ -13,17 +13,18 @@ from ...encoders.clip import ClipModel, image_features
 from ...errors import LearningError
 from ...pairs.pairs import EditPairs
 from ...progress import Progress
-from .vocabulary import CHUNK, encode_phrases, list_features, lists_for
+from .vocabulary import CHUNK, check_lists, encode_phrases, list_features, lists_for
 
 CANDIDATES = 2048
 """Phrases of the vocabulary that a caption is built from."""
 PHRASES = 5
 """r, phrases of a caption."""
 
-# The pocket CLIP's value is measured on the 25 held-out effects, in two draws of ten pairs (eight pairs of
-# photographs). 28 of 50 runs reach .25, and most of their phrases name the effect or its colour at least in
-# part. Of 36 sensitivities between sets of the same kind of image, 32 are below it. ViT-L's value is an
-# estimate: its edits are reported to differ by .03 to .10.
+# The paper has one value, .15, and names no CLIP. Values by CLIP are our decision; ViT-H has the paper's. The
+# pocket CLIP's is measured on 25 effects, in two draws of ten pairs (eight pairs of photographs): 28 of 50
+# runs reach .25, and most of their phrases name the effect or its color at least in part. Of 36
+# sensitivities between sets of the same kind of image, 32 are below it. ViT-L's value is an estimate: its
+# edits are reported to differ by .03 to .10.
 _ETA = {"pocket": 0.25, "ViT-H-14/laion2b_s32b_b79k": 0.15, "ViT-L-14/openai": 0.03}
 _OTHER_ETA = 0.05
 _MAX_PHRASES = 32
@@ -96,7 +97,8 @@ class PhraseSettings:
 
 
 def default_eta(clip: ClipModel) -> float:
-    """Least sensitivity of a unique phrase: from the paper for ViT-H, measured or estimated for others."""
+    """Our value of eta (Eq. 7), the least sensitivity of a unique phrase, for a CLIP. The paper has one
+    value, .15, and names no CLIP for it."""
     return _ETA.get(clip.name, _OTHER_ETA)
 
 
@@ -262,8 +264,8 @@ def _check(clip: ClipModel, settings: PhraseSettings, eta: float) -> None:
             f"Unique Phrases: the similarity scale {settings.scale} must be above 0. 1 leaves cosines as "
             "they are."
         )
-    if settings.lists is not None and not settings.lists:
-        raise LearningError("Unique Phrases: no word list was chosen. Choose at least one.")
+    if settings.lists is not None:
+        check_lists(settings.lists)
 
 
 def choose_phrases(table: tuple[Phrase, ...], eta: float) -> UniquePhrases:

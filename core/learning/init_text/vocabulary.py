@@ -38,6 +38,26 @@ def lists_for(clip: ClipModel) -> tuple[str, ...]:
     return (POCKET,) if clip.name == POCKET_NAME else DEFAULT_LISTS
 
 
+def check_lists(names: Sequence[str]) -> None:
+    """Checks the names of lists.
+
+    Raises:
+        LearningError: there is no name, or a list does not exist.
+    """
+    if not names:
+        raise LearningError("Unique Phrases: no word list was chosen. Choose at least one.")
+    unknown = next((name for name in names if name not in LISTS), None)
+    if unknown is not None:
+        raise LearningError(f"Word list '{unknown}' does not exist. Choose from {', '.join(LISTS)}.")
+
+
+def missing_lists(names: Sequence[str]) -> list[str]:
+    """Those of the lists that cannot be read, because their package is not installed."""
+    if find_spec("clip_interrogator") is not None:
+        return []
+    return [name for name in names if name in INTERROGATOR and name != "trending"]
+
+
 def read_list(name: str) -> list[str]:
     """The phrases of one list, in its order.
 
@@ -57,8 +77,7 @@ def read_list(name: str) -> list[str]:
             for form in ("{}", "trending on {}", "featured on {}", "{} contest winner")
             for site in _SITES
         ]
-    if name not in INTERROGATOR:
-        raise LearningError(f"Word list '{name}' does not exist. Choose from {', '.join(LISTS)}.")
+    check_lists((name,))
     # The files are read without importing the package, which would load captioning models.
     spec = find_spec("clip_interrogator")
     if spec is None or not spec.submodule_search_locations:

@@ -59,15 +59,17 @@ def test_cuts_a_long_init_text_to_the_window_and_says_so(
 
 
 def test_has_no_direction_without_a_weight_or_a_clip(pairs: EditPairs) -> None:
-    assert with_direction(POCKET, pairs, pocket_clip("cpu"), WIDTH) == (POCKET, None)
-    settings, direction = with_direction(POCKET_TEXT, pairs, None, WIDTH)
+    assert with_direction(POCKET, pairs, pocket_clip("cpu"), WIDTH) == (POCKET, None, "")
+    settings, direction, remark = with_direction(POCKET_TEXT, pairs, None, WIDTH)
     assert direction is None and settings == replace(POCKET_TEXT, direction_weight=0.0)
+    assert "The direction loss (weight 0.1) is left out: it takes the CLIP" in remark
+    assert "128 wide, and there is no CLIP. Only the noise error is minimized. Give that CLIP" in remark
 
 
 def test_takes_the_direction_of_a_clip_of_the_same_width(pairs: EditPairs) -> None:
     clip = pocket_clip("cpu")
-    settings, direction = with_direction(POCKET_TEXT, pairs, clip, WIDTH)
-    assert settings == POCKET_TEXT and direction is not None
+    settings, direction, remark = with_direction(POCKET_TEXT, pairs, clip, WIDTH)
+    assert settings == POCKET_TEXT and direction is not None and not remark
     assert torch.equal(direction.target, Direction.of(pairs, clip).target)
 
 
@@ -77,8 +79,9 @@ def test_refuses_or_skips_a_clip_of_another_width(pairs: EditPairs) -> None:
         LearningError, match=r"text states are 768 wide; the one given projects states 128 wide"
     ):
         with_direction(POCKET_TEXT, pairs, clip, 768)
-    settings, direction = with_direction(POCKET_TEXT, pairs, clip, 768, skip_other_clip=True)
+    settings, direction, remark = with_direction(POCKET_TEXT, pairs, clip, 768, skip_other_clip=True)
     assert direction is None and settings == replace(POCKET_TEXT, direction_weight=0.0)
+    assert "768 wide, and the CLIP projects text states 128 wide" in remark
 
 
 class Recorder(RunCallbacks):
@@ -125,3 +128,23 @@ def test_discards_a_worthless_result(request_of: Callable[..., LearningRequest])
     with pytest.raises(WorthlessError, match="nothing changed in 3 steps"):
         learn(request_of(settings=still), recorder)
     assert recorder.calls[-1] == "discard"
+
+
+@pytest.mark.parametrize(
+    ("weights", "losses"),
+    [((1.0, 0.1), "noise, direction"), ((4.0, 0.0), "noise"), ((0.0, 0.1), "direction")],
+)
+def test_result_records_the_losses_that_acted(
+    request_of: Callable[..., LearningRequest],
+    editor: DiffusersEditor,
+    pairs: EditPairs,
+    weights: tuple[float, float],
+    losses: str,
+) -> None:
+    settings = replace(
+        POCKET_TEXT, steps=1, batch=1, tokens=2, noise_weight=weights[0], direction_weight=weights[1]
+    )
+    choice = with_direction(settings, pairs, pocket_clip("cpu"), WIDTH)
+    plain = request_of(settings=replace(settings, direction_weight=0.0))
+    request = replace(plain, settings=choice.settings, direction=choice.direction)
+    assert learn(request).info.settings["losses"] == losses
