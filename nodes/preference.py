@@ -1,7 +1,8 @@
 """Nodes for human judgement."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,11 +11,13 @@ from comfy_api.latest import io
 
 from ..core.diffusion.schedule import SEEDS
 from ..core.errors import EvaluationError
+from ..core.evaluation.preference.ratings import MethodRating
 from ..core.evaluation.preference.study import Study
 from ..core.evaluation.preference.study_file import FILE, StudyItem
+from ..core.evaluation.preference.voting import ULTRAEDIT_CRITERIA, VOTES, Vote, Voting
 from ..core.storage.image_tensors import image_batch
 from .comfy.folders import paths
-from .shared.node import FileFingerprints, Node
+from .shared.node import Choice, FileFingerprints, Node
 
 # Maximum length of the judgements in a prompt.
 _MAX_CHARACTERS = 4 * 2**20
@@ -32,7 +35,8 @@ class JudgePreference(Node):
             display_name="Judge Preference",
             category="InstructBrush/evaluation",
             description="Shows the results of two methods side by side, blind and shuffled, and asks which "
-            "is better: first, tie or second (keys 1, 2 and 3; 0 undoes the last judgement). The study "
+            "is better: first, tie or second (keys 1, 2 and 3; 0 undoes the last judgement). It can also "
+            "show all methods and ask for the best one, or ask by several criteria. The study "
             "stores the judgements, so you can continue later. TrueSkill rates the methods.",
             search_aliases=[
                 "human evaluation",
@@ -44,6 +48,7 @@ class JudgePreference(Node):
                 "vote",
                 "side by side",
                 "blind test",
+                "best of four",
             ],
             is_output_node=True,
             inputs=[
@@ -131,6 +136,24 @@ class JudgePreference(Node):
                     extra_dict={"hidden": True},
                     tooltip="Judgements that are not stored in the study yet. The node's panel writes them.",
                 ),
+                Choice(
+                    "vote",
+                    options=list(VOTES),
+                    default=VOTES[0],
+                    optional=True,
+                    tooltip="pairs: each two methods are compared, and ties are possible. best: the results "
+                    "of all methods are shown, and one is picked as the best (keys 1 to 4), as in "
+                    "ReasonPix2Pix's user study.",
+                ),
+                io.String.Input(
+                    "criteria",
+                    default="",
+                    dynamic_prompts=False,
+                    optional=True,
+                    tooltip="Criteria to judge by, separated by commas: the same images are judged once by "
+                    "each. UltraEdit's are: consistency, instruction alignment, image quality. Empty: the "
+                    "images are judged once, as a whole.",
+                ),
             ],
             outputs=[
                 io.String.Output(
@@ -170,6 +193,8 @@ class JudgePreference(Node):
         instructions: str = "",
         seed: int = 0,
         judgements: str = "",
+        vote: Vote = "pairs",
+        criteria: str = "",
     ) -> io.NodeOutput:
         _FILES.record(study)
         folder = paths.study_folder(study)
@@ -189,7 +214,8 @@ class JudgePreference(Node):
             )
         else:
             sources = None if source is None else image_batch(source, "Source", EvaluationError)
-            stored = Study.begin(folder, _items(methods, sources, instructions), seed)
+            voting = Voting(vote, tuple(each.strip() for each in criteria.split(",") if each.strip()))
+            stored = Study.begin(folder, _items(methods, sources, instructions), seed, voting)
             rated_methods = tuple(name for name, _ in methods[:2])
         events, remark = _read_judgements(judgements, stored)
         left_out = stored.add_events(events)
@@ -269,11 +295,22 @@ def _panel_data(study: Study, received_ids: list[str], remark: str) -> dict[str,
         "key": study.key,
         "study": name,
         "folder": f"{paths.STUDIES}/{name}",
+        "vote": study.voting.vote,
+        "questions": {each: ULTRAEDIT_CRITERIA.get(each, "") for each in study.voting.criteria},
         "comparisons": [
-            {"instruction": each.instruction, "images": each.images} for each in study.comparisons
+            {"instruction": each.instruction, "images": each.images, "criterion": each.criterion}
+            for each in study.comparisons
         ],
         "judged": [asdict(judgement) for judgement in study.judgements],
         "known": sorted({*study.event_ids, *received_ids}),
-        "ratings": None if study.pending else [asdict(rating) for rating in study.ratings()],
+        "ratings": None if study.pending else _figures(study.ratings()),
+        "by_criterion": {}
+        if study.pending
+        else {each: _figures(study.ratings(criterion=each)) for each in study.voting.criteria},
         "remark": remark,
     }
+
+
+def _figures(ratings: Sequence[MethodRating]) -> list[dict[str, Any]]:
+    # JSON has no nan.
+    return [{**asdict(each), "share": None if math.isnan(each.share) else each.share} for each in ratings]

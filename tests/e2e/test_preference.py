@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-BUILD = """(study) => {
+# Builds a graph with plain images of the given colors, 3 each, and a gray source.
+BUILD = """({ study, colors, values }) => {
     app.graph.clear();
     const add = (type, values, x) => {
         const node = LiteGraph.createNode(type);
@@ -16,17 +17,23 @@ BUILD = """(study) => {
         return node;
     };
     const named = { study, first_name: "words", second_name: "learned", instructions: "one\\ntwo\\nthree" };
-    const images = ["0x3355aa", "0xaa5533", "0x777777"].map((color, i) =>
-        add("EmptyImage", { width: 64, height: 64, batch_size: i < 2 ? 3 : 1, color: Number(color) }, -300));
-    const judge = add("InstructBrushPreference", named, 100);
-    ["first", "second", "source"].forEach((name, i) => {
-        images[i].connect(0, judge, judge.inputs.findIndex((input) => input.name === name));
-    });
+    const judge = add("InstructBrushPreference", { ...named, ...values }, 100);
+    const inputs = ["first", "second", "third", "fourth"].slice(0, colors.length);
+    for (const [name, color] of [...inputs.map((name, i) => [name, colors[i]]), ["source", "0x777777"]]) {
+        const batch_size = name === "source" ? 1 : 3;
+        const image = add("EmptyImage", { width: 64, height: 64, batch_size, color: Number(color) }, -300);
+        image.connect(0, judge, judge.inputs.findIndex((input) => input.name === name));
+    }
     app.canvas.ds.scale = 0.9;
     app.canvas.ds.offset = [60, 0];
     app.canvas.setDirty(true, true);
     return judge.id;
 }"""
+BLUE, RED, GREEN, YELLOW = "0x3355aa", "0xaa5533", "0x33aa55", "0xaaaa33"
+
+
+def build(page, study, colors=(BLUE, RED), **values):
+    return page.evaluate(BUILD, {"study": study, "colors": list(colors), "values": values})
 
 
 def judge_of(page):
@@ -68,7 +75,7 @@ def log_of(server, study):
 def test_study_survives_a_page_reload(vue, server, open_page, shots):
     study = f"browser_{'vue' if vue else 'classic'}"
     page = open_page(vue=vue)
-    page.evaluate(BUILD, study)
+    build(page, study)
     assert words(page) == "Run the graph to begin" and button(page, "First").is_disabled()
     page.evaluate("() => app.queuePrompt(0)")
     wait_for(page, f"{study} · 0 of 3")
@@ -113,7 +120,7 @@ def test_study_survives_a_page_reload(vue, server, open_page, shots):
     # A new page gets the judgements when it continues the study, without generating the images again.
     page.close()
     page = open_page(vue=vue)
-    page.evaluate(BUILD, study)
+    build(page, study)
     button(page, "Continue a stored study").click()
     wait_for(page, f"{study} · 1 of 3")
     ready(page)
@@ -146,6 +153,44 @@ def test_study_survives_a_page_reload(vue, server, open_page, shots):
     page.keyboard.press("1")
     page.wait_for_selector(".ib-ratings tr", timeout=60_000)
     assert log_of(server, study)[-1]["choice"] == "left" and len(log_of(server, study)) == 8
+
+
+def test_best_of_four_is_picked_by_key_and_click(server, open_page, shots):
+    page = open_page(vue=True)
+    four = (BLUE, RED, GREEN, YELLOW)
+    criteria = "consistency, image quality"
+    build(page, "four", four, vote="best", third_name="c", fourth_name="d", criteria=criteria)
+    page.evaluate("() => app.queuePrompt(0)")
+    wait_for(page, "four · 0 of 6")
+    ready(page)
+    page.screenshot(path=shots / "preference_four.png")
+    names = page.locator(".ib-preference figure:visible figcaption").all_text_contents()
+    assert names == ["Source", "First", "Second", "Third", "Fourth"]
+    boxes = [image.bounding_box() for image in page.locator(".ib-preference img:visible").all()]
+    assert len(boxes) == 5 and min(min(box["width"], box["height"]) for box in boxes) > 60
+    assert button(page, "Tie").count() == 0
+    question = page.locator(".ib-question")
+    assert question.text_content().startswith("consistency: Which one keeps ")
+    button(page, "Fourth").click()
+    wait_for(page, "1 of 6")
+    ready(page)
+    # The next criterion is asked about the same images.
+    assert question.text_content().startswith("image quality: Which one looks better")
+    page.keyboard.press("0")
+    wait_for(page, "0 of 6")
+    for count, key in enumerate("312141", start=1):
+        ready(page)
+        page.keyboard.press(key)
+        if count < 6:
+            wait_for(page, f"{count} of 6")
+    page.wait_for_selector(".ib-ratings tr", timeout=60_000)
+    page.screenshot(path=shots / "preference_four_rated.png")
+    heads = page.locator(".ib-ratings tr").first.locator("th").all_text_contents()
+    assert heads == ["Method", "consistency", "image quality", "all"]
+    events = log_of(server, "four")[1:]
+    assert [event.get("choice", "undo") for event in events] == ["4", "undo", *"312141"]
+    shares = page.locator(".ib-ratings tr td:last-child").all_text_contents()
+    assert len(shares) == 4 and 98 <= sum(int(share.split()[0]) for share in shares) <= 102
 
 
 def test_events_in_a_saved_workflow_count_once(open_page):

@@ -1,4 +1,4 @@
-// The panel of Judge Preference: two results side by side, judged by click or key.
+// The panel of Judge Preference: the results of two or more methods side by side, judged by click or key.
 //
 // A judgement is written at once into the node's hidden `judgements` widget, part of the workflow and
 // the prompt, and into the user's data on the server, where it survives when the page is closed. A run of the
@@ -10,14 +10,28 @@ import { addPanel, element, loadStyle, nodeOf, onResult } from "./dom.js";
 const NODE = "InstructBrushPreference";
 const WIDTH = 640;
 const HEIGHT = 380;
+/** Height of a node that shows its images in two rows. */
+const TALL = 900;
 
-/** Choice -> text and key of its button, in the order of the buttons. */
-const CHOICES = {
+const ORDINALS = ["First", "Second", "Third", "Fourth", "Fifth", "Sixth", "Seventh", "Eighth", "Ninth"];
+const UNDO = { text: "Undo", key: "0" };
+const PAIR_CHOICES = {
   left: { text: "First", key: "1" },
   tie: { text: "Tie", key: "2" },
   right: { text: "Second", key: "3" },
-  undo: { text: "Undo", key: "0" },
+  undo: UNDO,
 };
+
+/**
+ * Returns choice -> text and key of its button, in the order of the buttons.
+ * A vote for the best of all images has a choice for each of them, "1" for the first.
+ */
+export function choicesOf(vote, images) {
+  if (vote !== "best") return PAIR_CHOICES;
+  const numbers = Array.from({ length: images }, (_, index) => String(index + 1));
+  // Object keys that are numbers always come first, so Undo stays the last one.
+  return { ...Object.fromEntries(numbers.map((key) => [key, { text: ORDINALS[key - 1], key }])), undo: UNDO };
+}
 
 /**
  * Applies events that the server does not have yet to the judgements it has. Returns the judgements that were
@@ -64,10 +78,15 @@ function eventFile(key) {
 }
 
 export class PreferencePanel {
-  /** @param widget the hidden widget of the judgements; @param run runs only this node, to store them. */
-  constructor(widget, run) {
+  /**
+   * @param widget the hidden widget of the judgements
+   * @param run runs only this node, to store them
+   * @param grow makes the node tall enough for two rows of images
+   */
+  constructor(widget, run, grow) {
     this.widget = widget;
     this.run = run;
+    this.grow = grow;
     /** Output of the node's last run. */
     this.data = null;
     /** Events that are not in the study yet. */
@@ -81,16 +100,10 @@ export class PreferencePanel {
     this.words = element("div", { class: "ib-words", text: "Run the graph to begin" });
     this.bar = element("progress", { class: "ib-bar", max: 1, value: 0 });
     this.instruction = element("div", { class: "ib-instruction" });
-    this.images = ["Source", "First", "Second"].map((name) => element("img", { alt: name }));
-    this.sides = this.images.map((image) => {
-      return element("figure", {}, image, element("figcaption", { text: image.alt }));
-    });
-    this.row = element("div", { class: "ib-sides" }, ...this.sides);
+    this.question = element("div", { class: "ib-question" });
+    this.row = element("div", { class: "ib-sides" });
     this.table = element("table", { class: "ib-ratings" });
-    this.buttons = {};
-    for (const [choice, { text, key }] of Object.entries(CHOICES)) {
-      this.buttons[choice] = button(text, () => this.act(choice), `Key ${key}`);
-    }
+    this.choiceRow = element("div", { class: "ib-choices" });
     this.store = button("Continue a stored study", () => this.send());
     this.large = button("Full screen", () => {
       if (document.fullscreenElement) document.exitFullscreen();
@@ -102,14 +115,35 @@ export class PreferencePanel {
       this.words,
       this.bar,
       this.instruction,
+      this.question,
       this.row,
       this.table,
-      element("div", { class: "ib-choices" }, ...Object.values(this.buttons), this.store, this.large),
+      this.choiceRow,
     );
+    this.arrange("pairs", 2);
     this.root.addEventListener("keydown", (event) => this.pressed(event));
     // Otherwise a click drags the node.
     this.root.addEventListener("pointerdown", (event) => event.stopPropagation());
     this.draw();
+  }
+
+  /** Makes places for the source and this many images, and the buttons of the vote. */
+  arrange(vote, count) {
+    if (this.vote === vote && this.images?.length === count + 1) return;
+    this.vote = vote;
+    this.images = ["Source", ...ORDINALS.slice(0, count)].map((name) => element("img", { alt: name }));
+    this.sides = this.images.map((image) => {
+      return element("figure", {}, image, element("figcaption", { text: image.alt }));
+    });
+    this.row.replaceChildren(...this.sides);
+    this.row.classList.toggle("ib-many", count > 3);
+    if (count > 3) this.grow();
+    this.choices = choicesOf(vote, count);
+    this.buttons = {};
+    for (const [choice, { text, key }] of Object.entries(this.choices)) {
+      this.buttons[choice] = button(text, () => this.act(choice), `Key ${key}`);
+    }
+    this.choiceRow.replaceChildren(...Object.values(this.buttons), this.store, this.large);
   }
 
   /** Shows the output of a run of the node: the comparisons in order, and the stored judgements. */
@@ -121,6 +155,7 @@ export class PreferencePanel {
       this.events = mergeEvents(parseEvents(text, data.key), parseEvents(this.widget.value, data.key));
     }
     this.data = data;
+    if (data.comparisons.length) this.arrange(data.vote, data.comparisons[0].images.length - 1);
     const stored = new Set(data.known);
     this.events = this.events.filter((event) => !stored.has(event.id));
     this.keep();
@@ -150,7 +185,7 @@ export class PreferencePanel {
 
   pressed(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const choice = Object.keys(CHOICES).find((name) => CHOICES[name].key === event.key);
+    const choice = Object.keys(this.choices).find((name) => this.choices[name].key === event.key);
     if (!choice) return;
     event.preventDefault();
     event.stopPropagation();
@@ -195,9 +230,10 @@ export class PreferencePanel {
     this.bar.max = Math.max(comparisons.length, 1);
     this.bar.value = judged.length;
     this.instruction.textContent = comparison?.instruction ?? "";
+    this.question.textContent = comparison ? this.questionOf(comparison) : "";
     this.store.hidden = this.data !== null && (!finished || rated);
     this.store.textContent = this.data ? "Show the ratings" : "Continue a stored study";
-    this.table.replaceChildren(...(rated ? rows(ratings) : []));
+    this.table.replaceChildren(...(rated ? rows(this.vote, ratings, this.data.by_criterion) : []));
     this.enable(false, judged.length > 0);
     const files = comparison?.images ?? [];
     for (const [index, image] of this.images.entries()) {
@@ -208,6 +244,13 @@ export class PreferencePanel {
     this.row.hidden = !comparison;
     this.draws += 1;
     if (comparison) this.enableWhenLoaded(this.draws);
+  }
+
+  /** Returns what the judge is asked; empty for a plain comparison of two images. */
+  questionOf({ criterion }) {
+    if (!criterion) return this.vote === "best" ? "Which one is the best?" : "";
+    const question = this.data.questions[criterion];
+    return question ? `${criterion}: ${question}` : criterion;
   }
 
   /** Enables the buttons once all images are visible, then loads the images of the next comparison. */
@@ -228,7 +271,7 @@ export class PreferencePanel {
   }
 
   enable(choices, undo) {
-    for (const choice of Object.keys(CHOICES)) {
+    for (const choice of Object.keys(this.choices)) {
       this.buttons[choice].disabled = choice === "undo" ? !undo : !choices;
     }
   }
@@ -245,12 +288,33 @@ function button(text, act, title = "") {
   return made;
 }
 
-function rows(ratings) {
+/** Returns the rows of the table of ratings, best method first. */
+function rows(vote, ratings, byCriterion) {
   const row = (tag, cells) => element("tr", {}, ...cells.map((text) => element(tag, { text })));
-  const bestFirst = [...ratings].sort((one, other) => other.mu - one.mu);
-  const ratingRow = ({ method, mu, sigma, won, tied, lost }) =>
-    row("td", [method, `${mu.toFixed(1)} ± ${sigma.toFixed(1)}`, won, tied, lost]);
-  return [row("th", ["Method", "TrueSkill", "Won", "Tied", "Lost"]), ...bestFirst.map(ratingRow)];
+  const best = vote === "best";
+  const bestFirst = [...ratings].sort((one, other) => (best ? other.won - one.won : other.mu - one.mu));
+  const score = ({ mu, sigma }) => `${mu.toFixed(1)} ± ${sigma.toFixed(1)}`;
+  const percent = ({ share }) => (share === null ? "-" : `${(100 * share).toFixed(0)} %`);
+  const figure = best ? percent : score;
+  const criteria = Object.keys(byCriterion);
+  if (criteria.length) {
+    const of = (criterion, method) => byCriterion[criterion].find((rating) => rating.method === method);
+    const cells = (rating) => [rating.method, ...criteria.map((each) => figure(of(each, rating.method)))];
+    return [
+      row("th", ["Method", ...criteria, "all"]),
+      ...bestFirst.map((rating) => row("td", [...cells(rating), figure(rating)])),
+    ];
+  }
+  if (best) {
+    return [
+      row("th", ["Method", "Chosen", "Share", "TrueSkill"]),
+      ...bestFirst.map((rating) => row("td", [rating.method, rating.won, percent(rating), score(rating)])),
+    ];
+  }
+  return [
+    row("th", ["Method", "TrueSkill", "Won", "Tied", "Lost"]),
+    ...bestFirst.map((rating) => row("td", [rating.method, score(rating), rating.won, rating.tied, rating.lost])),
+  ];
 }
 
 /** Runs one node without its links. This stores judgements without generating the images again. */
@@ -274,7 +338,8 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
     const widget = node.widgets.find(({ name }) => name === "judgements");
-    const panel = new PreferencePanel(widget, (study) => runAlone(node, study));
+    const grow = () => node.setSize([node.size[0], Math.max(TALL, node.size[1])]);
+    const panel = new PreferencePanel(widget, (study) => runAlone(node, study), grow);
     node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
     addPanel(node, "preference", panel.root, HEIGHT);
     onResult(node, ({ preference }) => preference && panel.show(preference[0]));

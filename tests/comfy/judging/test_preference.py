@@ -14,7 +14,7 @@ def judging(comfy, study, first=None, second=None, **more):
     images = {
         "first": first,
         "second": second,
-        **{key: more.pop(key) for key in ("third", "source") if key in more},
+        **{key: more.pop(key) for key in ("third", "fourth", "source") if key in more},
     }
     inputs = {key: comfy.give(graph, value) for key, value in images.items() if value is not None}
     return graph, graph.node("InstructBrushPreference", study=study, **inputs, **more)
@@ -130,6 +130,57 @@ def test_compares_three_methods_in_pairs(comfy):
         len(data["comparisons"]) == 6
         and "other" in report
         and all(each["images"][0] is None for each in data["comparisons"])
+    )
+
+
+def test_best_of_four_counts_how_often_each_method_is_picked(comfy):
+    one, two, three, four = (make_image(seed, 4) for seed in (1, 2, 3, 4))
+    given = {"third": three, "fourth": four, "third_name": "c", "fourth_name": "d", "vote": "best"}
+    given |= {"first_name": "a", "second_name": "b"}
+    (report, *_), data = ask(comfy, "best", one, two, **given)
+    assert data["vote"] == "best" and "0 of 4 judged" in report
+    assert all(len(each["images"]) == 5 and len(set(each["images"])) == 5 for each in data["comparisons"])
+    folder = comfy.base / "output" / data["folder"]
+    wanted = {tuple(round(float(value) * 255) for value in three[index, 0, 0]) for index in range(4)}
+    events = []
+    for number, comparison in enumerate(data["comparisons"]):
+        found = []
+        for place, name in enumerate(comparison["images"][1:], start=1):
+            with Image.open(folder / name) as image:
+                found += [place] if image.getpixel((0, 0)) in wanted else []
+        (place,) = found
+        events.append({"id": f"e{number}", "number": number, "choice": str(place)})
+    (report, *figures), done = ask(comfy, "best", judgements=sent(data, *events))
+    shares = {each["method"]: each["share"] for each in done["ratings"]}
+    assert shares == {"a": 0, "b": 0, "c": 1, "d": 0}
+    assert report.splitlines()[2].split()[:3] == ["c", "4", "100.0%"]
+    # The first two methods lost every match.
+    assert figures[0] < 25 and figures[2] < 25
+
+
+def test_criteria_are_asked_and_rated_one_by_one(comfy):
+    one, two = make_image(1, 1), make_image(2, 1)
+    names = "consistency, instruction alignment , my own"
+    _, data = ask(comfy, "criteria", one, two, criteria=names)
+    assert [each["criterion"] for each in data["comparisons"]] == [
+        "consistency",
+        "instruction alignment",
+        "my own",
+    ]
+    assert data["questions"]["consistency"].endswith("?") and data["questions"]["my own"] == ""
+    side = side_of(comfy, data, 0, one)
+    other = "right" if side == "left" else "left"
+    events = [
+        {"id": str(number), "number": number, "choice": choice}
+        for number, choice in enumerate((side, other, "tie"))
+    ]
+    (report, *figures), done = ask(comfy, "criteria", judgements=sent(data, *events))
+    won = {name: [each["won"] for each in ratings] for name, ratings in done["by_criterion"].items()}
+    assert won == {"consistency": [1, 0], "instruction alignment": [0, 1], "my own": [0, 0]}
+    assert "By my own:" in report and "By all criteria:" in report
+    graph, node = judging(comfy, "criteria", one, two)
+    assert "its criteria are 'consistency', 'instruction alignment', 'my own', not none" in comfy.error(
+        graph, node.out(0)
     )
 
 
