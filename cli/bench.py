@@ -4,7 +4,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -116,11 +116,13 @@ def run_and_report(
         methods=tuple(dict.fromkeys(options.methods)),
         seeds=options.seeds,
         steps=options.steps,
-        sampling=_sampling(options),
+        sampling=replace(_sampling(options), fixed_noise=options.fixed_noise),
         model=options.model,
         device=options.device,
-        cache=str(Path(options.out).resolve().with_name("phrases")),
+        cache=str(Path(options.cache or Path(options.out).with_name("phrases")).resolve()),
         changes=tuple(options.set),
+        eta=options.eta,
+        lists=None if options.lists is None else tuple(options.lists),
         **more_settings,
     )
     folder = EffectFolder(options.out)
@@ -131,6 +133,9 @@ def run_and_report(
     readable = skipped.readable(selected)
     # Before the report, so that the tables appear even if the report cannot be written.
     print(text_tables(outcomes, benchmark))
+    for method, remark in dict.fromkeys((outcome.method, outcome.remark) for outcome in outcomes):
+        if remark:
+            print(f"{method}: {remark}")
     about = {"data": data, "seeds": settings.seeds, **settings.describe()}
     _print_page(write_report(folder, outcomes, readable, benchmark, about))
     skipped.report(len(selected), options.strict)

@@ -8,6 +8,7 @@ from ..core.evaluation.by_example.datasets.effect_files import SIDE
 from ..core.evaluation.by_example.methods import DEFAULT_METHODS, METHODS
 from ..core.evaluation.by_instruction.methods import ITEM_METHODS
 from ..core.evaluation.preference.voting import VOTES
+from .init_text import add_phrase_options
 
 OUT_FOLDERS = {
     "top-bench": "output/bench",
@@ -23,6 +24,10 @@ _APPLIES_TO = {
     "lpips": ("top-bench",),
     "steps": ("top-bench",),
     "set": ("top-bench",),
+    "eta": ("top-bench",),
+    "lists": ("top-bench",),
+    "cache": ("top-bench",),
+    "fixed_noise": ("top-bench",),
     "split": _ITEM_BENCHMARKS,
     "dino": _ITEM_BENCHMARKS,
     "captions": ("magicbrush",),
@@ -155,7 +160,21 @@ def add_run_options(
         nargs="+",
         default=[],
         metavar="SPACE.NAME=VALUE",
-        help="learning settings that differ from the preset's, such as attention.objective=guided",
+        help="learning settings that differ from the preset's, such as attention.objective=guided. A new "
+        "learning_rate takes the final_learning_rate with it in proportion, unless that is set, too. The "
+        "methods instructbrush_paper and instructbrush_paper_guided keep the paper's",
+    )
+    add_phrase_options(parser)
+    parser.add_argument(
+        "--cache",
+        metavar="FOLDER",
+        help="folder for the features of word lists (default: the folder phrases beside --out)",
+    )
+    parser.add_argument(
+        "--fixed-noise",
+        action="store_true",
+        help="learn with fixed noise, and edit with the same noise (Visii); not for instructbrush_paper and "
+        "instructbrush_paper_guided",
     )
     parser.add_argument("--sampling-steps", type=int, default=20)
     parser.add_argument("--text-scale", type=float, help="s_T (default 7.5, pocket editor 2)")

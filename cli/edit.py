@@ -18,7 +18,8 @@ from ..core.editing.editor import DiffusersEditor
 from ..core.errors import DeviceError, InstructBrushError, PairError
 from ..core.instruction.file import load_instruction
 from ..core.instruction.injection import Injection, inject
-from ..core.instruction.instruction import own_scales
+from ..core.instruction.instruction import Blend, Instruction, own_scales
+from ..core.instruction.learned_noise import learned_noise_seed
 from ..core.models.families import FAMILIES, Family
 from ..core.storage.files import check_writable
 from ..core.storage.image_files import IMAGES
@@ -43,7 +44,7 @@ def _default_side(family: Family) -> int:
 def add_options(apply_parser: argparse.ArgumentParser, edit_parser: argparse.ArgumentParser) -> None:
     """Adds the options of ``apply`` and ``edit``."""
     for parser in (apply_parser, edit_parser):
-        _add_common_options(parser)
+        add_common_options(parser)
     apply_parser.add_argument("--instruction", required=True, help="instruction file")
     apply_parser.add_argument("--strength", type=float, default=1.0)
     apply_parser.add_argument(
@@ -55,12 +56,19 @@ def add_options(apply_parser: argparse.ArgumentParser, edit_parser: argparse.Arg
     edit_parser.add_argument("--words", type=utf8_text, required=True)
 
 
-def _add_common_options(parser: argparse.ArgumentParser) -> None:
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of every command that edits images."""
     add_model_options(parser)
     parser.add_argument("--images", required=True, help="folder of images, or one image")
     parser.add_argument("--out", required=True, help="folder for the results (PNG, same names and sizes)")
     add_scale_options(parser)
     parser.add_argument("--steps", type=positive_int, default=20)
+    parser.add_argument(
+        "--fixed-noise",
+        action="store_true",
+        help="take the noise that learning with fixed noise has at every timestep (Visii): apply with the "
+        "seed of learning, edit with --seed",
+    )
     parser.add_argument(
         "--batch",
         type=positive_int,
@@ -90,24 +98,40 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
 def apply(options: argparse.Namespace) -> None:
     """Applies an instruction to every image of a folder."""
     instruction = load_instruction(options.instruction)
-    images = _find_images(options)
+    images = find_images(options)
     editor = load_chosen_editor(options)
     for remark in instruction.check_fits(editor.description):
         say(remark)
+    apply_loaded(options, instruction, images, editor)
+
+
+def apply_loaded(
+    options: argparse.Namespace,
+    instruction: Instruction | Blend,
+    images: list[tuple[Path, Path]],
+    editor: DiffusersEditor,
+) -> None:
+    """Applies an instruction to images, each given with the path of its result.
+
+    Raises:
+        PairError: images were skipped.
+    """
     injection = inject(instruction, options.strength, end_timestep=options.end, device=editor.denoiser.device)
     identity = [_digest(Path(options.instruction)), options.strength, options.end]
     own = None if injection.is_identity else own_scales(instruction)
+    if options.fixed_noise:
+        options.seed = learned_noise_seed(instruction)
     _edit_all(options, images, editor, injection, identity, own)
 
 
 def edit(options: argparse.Namespace) -> None:
     """Edits every image of a folder by words."""
-    images = _find_images(options)
+    images = find_images(options)
     editor = load_chosen_editor(options)
     _edit_all(options, images, editor, editor.encode_text([options.words])[0], [options.words])
 
 
-def _find_images(options: argparse.Namespace) -> list[tuple[Path, Path]]:
+def find_images(options: argparse.Namespace) -> list[tuple[Path, Path]]:
     """Lists the images, each with the path of its result.
 
     Raises:
@@ -181,6 +205,7 @@ def _edit_all(
         own: the instruction's own guidance scales.
     """
     sampling = sampling_settings(options, options.steps).with_scales_for(editor.description.family, own)
+    sampling = replace(sampling, fixed_noise=options.fixed_noise)
     side = options.size or _default_side(editor.description.family)
     settings = [
         sampling.steps,
@@ -192,6 +217,8 @@ def _edit_all(
         options.model,
         editor.description.fingerprint,
     ]
+    if options.fixed_noise:
+        settings.append("fixed noise")
 
     def job_of(source: Path, result: Path) -> EditJob:
         def note() -> str:

@@ -8,7 +8,8 @@ from comfy_api.latest import io
 from ..core.diffusion.schedule import TRAIN_TIMESTEPS
 from ..core.errors import InstructionError
 from ..core.instruction.injection import Injection, inject
-from ..core.instruction.instruction import Blend, Instruction, own_scales, parts_of
+from ..core.instruction.instruction import Blend, Instruction, own_scales
+from ..core.instruction.learned_noise import learned_noise_seed
 from .comfy.models.description import describe
 from .comfy.sampling import text_encoding
 from .comfy.sampling.fixed_noise import FixedNoise, fixed_noise_sampler
@@ -297,14 +298,7 @@ class FixedNoiseNode(Node):
 
     @classmethod
     def execute(cls, instruction: Instruction | Blend) -> io.NodeOutput:
-        settings = [part.instruction.info.settings for part in parts_of(instruction)]
-        seeds = {int(each.get("seed", 0)) for each in settings if each.get("noise") == "fixed"}
-        if len(seeds) != 1 or any(each.get("noise") != "fixed" for each in settings):
-            raise InstructionError(
-                f"Fixed Noise: '{instruction.title}' was not learned with one fixed noise. "
-                "Learn it with noise set to 'fixed', or use Random Noise instead."
-            )
-        seed = seeds.pop()
+        seed = learned_noise_seed(instruction)
         return io.NodeOutput(FixedNoise(seed), fixed_noise_sampler(seed))
 
 

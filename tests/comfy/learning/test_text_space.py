@@ -232,5 +232,5 @@ def test_fixed_noise_rejects_other_instructions(comfy):
     node = graph.node("InstructBrushFixedNoise", instruction=comfy.give(graph, text_instruction(comfy)))
     assert comfy.error(graph, node.out(0)) == (
         "Fixed Noise: 'seeded' was not learned with one fixed noise. Learn it with noise set to 'fixed', or "
-        "use Random Noise instead."
+        "sample with random noise instead."
     )
