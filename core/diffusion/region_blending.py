@@ -1,4 +1,20 @@
-"""Region blending (UltraEdit, Eq. 1): while sampling, the source replaces the edit outside a mask."""
+"""Region blending (UltraEdit, Eq. 1): while sampling, the source replaces the edit outside a mask.
+
+The supplement prints ``z_{t-1} = (1 - M_s) z_T + M_s DM(z_t)`` if t is even, else ``DM(z_t)``. This file
+differs from it in three points, and in two of them from UltraEdit's code
+(``data_generation/sdxl_p2p_pipeline.py``):
+
+- **What is blended in.** The equation has z_T, the noise that sampling starts from, which would never become
+  the source. Here, as in the code, it is the source at the noise level that the step reaches.
+- **Which steps.** The equation's t is a timestep. The code counts steps from 0 and blends after odd ones:
+  states 2, 4, 6, ... (state i is the latent after i steps). Here the count starts at the end: of n states,
+  n, n - 2, n - 4, ... are blended. Both agree if n is even. If n is odd, they blend opposite states.
+- **The last state.** Here it is always blended, with the clean source, so what lies outside the mask is the
+  source. The code does this only if n is even (it makes its data with 10 or 14 steps). If n is odd, its last
+  state stays as the model made it.
+
+The code makes training pairs this way, with Prompt-to-Prompt on SDXL Turbo. Here it limits any edit.
+"""
 
 from dataclasses import dataclass
 
@@ -10,8 +26,8 @@ from ..errors import RegionError
 def blended_states(steps: int, every: int) -> list[int]:
     """Returns which of the states 1 .. ``steps`` are blended.
 
-    State i is the latent after step i. A state is blended if the number of steps left is a multiple of
-    ``every``, so the last one always is. UltraEdit uses ``every`` 2.
+    State i is the latent after i steps. A state is blended if the number of steps left is a multiple of
+    ``every``, so the last one always is. UltraEdit uses ``every`` 2; the module's text says what differs.
 
     Args:
         steps: sampling steps, at least 1.
