@@ -12,26 +12,22 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..core.editing.editor import DiffusersEditor
-from ..core.encoders.clip import OpenClipModel
-from ..core.encoders.clip_loading import load_clip
-from ..core.encoders.pocket_clip import pocket_clip
 from ..core.errors import InstructBrushError, InstructionError, LearningError, StorageError
 from ..core.instruction.file import save_instruction
-from ..core.instruction.instruction import Instruction
+from ..core.instruction.instruction import Instruction, own_scales
 from ..core.learning import checkpoint as checkpoints
-from ..core.learning.init_text.captions import caption_images
-from ..core.learning.init_text.phrases import unique_phrases
 from ..core.learning.objective import PairLatents
 from ..core.learning.request import InitText, LearningRequest, with_direction
-from ..core.learning.run import RunCallbacks
+from ..core.learning.run import RunCallbacks, ScaleChoice
 from ..core.learning.run import learn as run_learning
-from ..core.learning.settings import LearningSettings, preset_for
+from ..core.learning.settings import AUTO, PRESETS, LearningSettings, preset_for, read_changes_of
 from ..core.learning.trainer import Trainer
 from ..core.pairs.pairs import FITS, EditPairs, load_pairs, thumbnail
 from ..core.storage.files import check_writable, write_elsewhere
 from ..core.storage.names import resolve_inside
+from . import init_text
 from .interrupts import deferred_interrupts
-from .options import add_model_options, load_chosen_editor, positive_int, utf8_text
+from .options import add_model_options, load_chosen_editor, positive_int
 from .terminal import say
 
 _SUFFIX = ".safetensors"
@@ -46,14 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--pairs", required=True, help="folder: {i}_0/{i}_1 images, before/ and after/, or pairs.json"
     )
     parser.add_argument("--out", required=True, help="instruction file to write (.safetensors)")
-    parser.add_argument("--init", type=utf8_text, default="", help="words that are close to the edit")
-    parser.add_argument(
-        "--begin",
-        choices=("words", "phrases", "caption"),
-        default="words",
-        help="what learning starts from: the words of --init, unique phrases (InstructBrush), or a caption "
-        "of the images after (Visii)",
-    )
+    init_text.add_options(parser)
     parser.add_argument(
         "--space",
         choices=("attention", "text"),
@@ -61,14 +50,41 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="attention: keys and values of every layer; text: text states (Visii)",
     )
     parser.add_argument(
-        "--clip",
-        help="CLIP for phrases, captions and Visii's direction, such as ViT-L-14/openai (pocket editor: "
-        "its own)",
+        "--preset",
+        choices=(AUTO, *dict.fromkeys(name for names in PRESETS.values() for name in names)),
+        default=AUTO,
+        help="auto: pocket for the pocket editor, paper for other models; paper: the paper's settings, with "
+        "Eq. 5 as printed; paper_guided: the same, learned on the guided prediction with s_T 7.5 and s_I "
+        "1.5. The options below change the preset",
     )
-    parser.add_argument("--clip-folder", help="folder of its .safetensors")
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument(
+        "--learning-rate", type=float, help="rate of the first step; the last one's follows in proportion"
+    )
+    parser.add_argument("--final-learning-rate", type=float, help="rate of the last step")
     parser.add_argument("--objective", choices=("plain", "guided"))
+    parser.add_argument(
+        "--noise",
+        choices=("fresh", "fixed"),
+        help="fixed: every timestep always has the same noise and pair, and apply --fixed-noise edits with "
+        "the same noise (Visii)",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other setting of learning, such as weight_decay=0.01, clip_norm=1, include_bos=true or "
+        "weighting=none",
+    )
+    parser.add_argument(
+        "--guidance",
+        choices=("search", "default"),
+        default="search",
+        help="search: after learning, try a few guidance scales on the pairs, with new noise, and store the "
+        "best in the file, for apply (at most 15%% of the time); default: store none, so that apply uses the "
+        "model's",
+    )
     parser.add_argument(
         "--size", type=positive_int, help="scale and crop every image to a square of this many pixels"
     )
@@ -106,10 +122,13 @@ def learn(options: argparse.Namespace) -> None:
     for remark in pairs.remarks:
         say(remark)
     run = _Run(out, options.overwrite)
-    instruction = run_learning(_request(options, editor, pairs, settings, out.stem), run)
+    scales = ScaleChoice() if options.guidance == "search" else None
+    instruction = run_learning(_request(options, editor, pairs, settings, out.stem), run, scales)
     _save(instruction, out, options.overwrite, thumbnail(pairs))
     remove_checkpoints(run.checkpoint, run.other_checkpoint)
-    print(f"{out}: {instruction.info.steps} steps, loss {instruction.info.final_loss:.4f}")
+    own = own_scales(instruction)
+    guidance = "" if own is None else f", guidance s_T {own[0]:g}, s_I {own[1]:g}"
+    print(f"{out}: {instruction.info.steps} steps, loss {instruction.info.final_loss:.4f}{guidance}")
 
 
 def _checked_out(options: argparse.Namespace) -> Path:
@@ -125,12 +144,13 @@ def _checked_out(options: argparse.Namespace) -> Path:
 
 
 def _settings(options: argparse.Namespace, editor: DiffusersEditor) -> LearningSettings:
-    settings = preset_for(editor.description.family.name, options.space)
-    for name in ("steps", "objective", "learning_rate"):
+    settings = preset_for(editor.description.family.name, options.space, options.preset)
+    changes = dict(read_changes_of(options.space, options.set))
+    for name in ("steps", "objective", "learning_rate", "final_learning_rate", "noise"):
         value = getattr(options, name)
         if value is not None:
-            settings = replace(settings, **{name: value})
-    return replace(settings, seed=options.seed)
+            changes[name] = value
+    return replace(settings.changed(**changes), seed=options.seed)
 
 
 def _request(
@@ -142,39 +162,24 @@ def _request(
 ) -> LearningRequest:
     latents = PairLatents.encode(pairs, editor.encode_images, editor.scale, editor.condition)
     clip = None
-    if options.begin != "words" or settings.direction_weight:
-        clip = _clip(options, editor)
-    text = _init_text(options, pairs, clip)
+    if settings.direction_weight or init_text.needs_clip(options):
+        clip = init_text.chosen_clip(options, editor)
+    text = init_text.find_init_text(options, pairs, clip)
     context, null_context = editor.encode_text([text, ""])
-    settings, direction = with_direction(settings, pairs, clip, context.shape[1])
-    init_text = InitText(text, context, editor.count_tokens(text))
-    return LearningRequest(
-        editor.denoiser, latents, init_text, null_context, settings, direction, title=title
+    choice = with_direction(settings, pairs, clip, context.shape[1])
+    request = LearningRequest(
+        editor.denoiser,
+        latents,
+        InitText(text, context, editor.count_tokens(text)),
+        null_context,
+        choice.settings,
+        choice.direction,
+        title=title,
+        direction_remark=choice.remark,
     )
-
-
-def _clip(options: argparse.Namespace, editor: DiffusersEditor) -> OpenClipModel | None:
-    """The CLIP of ``--clip``; without it the built-in one for the pocket editor, and none for other
-    models."""
-    if options.clip:
-        return load_clip(options.clip, Path(options.clip_folder or "."), options.device)
-    return pocket_clip(options.device) if editor.description.family.name == "pocket" else None
-
-
-def _init_text(options: argparse.Namespace, pairs: EditPairs, clip: OpenClipModel | None) -> str:
-    if options.begin == "words":
-        return options.init
-    if clip is None:
-        raise InstructBrushError(
-            "Finding words for the pairs takes a CLIP. Add --clip ViT-L-14/openai and --clip-folder DIR, "
-            "or give the words with --init."
-        )
-    if options.begin == "phrases":
-        text = unique_phrases(clip, pairs).init_text
-    else:
-        text = caption_images(clip, [pair.after for pair in pairs]).text
-    say(f"learning starts from '{text}'")
-    return text
+    for remark in request.remarks:
+        say(remark)
+    return request
 
 
 class _Run(RunCallbacks):
@@ -243,6 +248,10 @@ class _Run(RunCallbacks):
         if done < total:
             self._raise_if_interrupted()
             self._schedule.save_if_due()
+
+    def after_candidate(self, trainer: Trainer, done: int, total: int) -> None:
+        if done < total:
+            self._raise_if_interrupted()
 
     def discard(self, trainer: Trainer) -> None:
         remove_checkpoints(self.checkpoint)

@@ -6,7 +6,15 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..core.encoders.clip import OpenClipModel
-from ..core.learning.settings import POCKET, POCKET_TEXT, PRESETS, LearningSettings, preset_for
+from ..core.learning.settings import (
+    AUTO,
+    FORMER_NAMES,
+    POCKET,
+    POCKET_TEXT,
+    PRESETS,
+    LearningSettings,
+    preset_for,
+)
 from ..core.pairs.pairs import EditPair, EditPairs, thumbnail
 from .comfy.learning.session import Display, LearningInputs, LearningSession
 from .comfy.models.description import describe
@@ -16,7 +24,7 @@ from .shared.guidance_scales import AUTO_SCALE, scales_for
 from .shared.node import Choice, Node
 from .shared.socket_types import OpenClip, with_thumbnail
 
-_AUTO, _CUSTOM = "auto", "custom"
+_CUSTOM = "custom"
 
 
 class LearnInstruction(Node):
@@ -47,12 +55,14 @@ class LearnInstruction(Node):
                 *inputs.sources(),
                 Choice(
                     "preset",
-                    options=[_AUTO, _CUSTOM, *PRESETS["attention"]],
-                    default=_AUTO,
+                    options=[AUTO, _CUSTOM, *PRESETS["attention"]],
+                    default=AUTO,
                     tooltip="auto: pocket for the pocket editor, paper for other models. custom: the values "
                     "below. pocket: best for the pocket editor. paper: the paper's values (as many tokens "
-                    "as the init text, 1000 steps, rate 0.001, separate segments). Every preset but custom "
-                    "replaces all values below, except the seed and the previews.",
+                    "as the init text, 1000 steps, rate 0.001, separate segments, plain objective). "
+                    "paper_guided: the same with the guided objective at text_scale 7.5 and image_scale 1.5, "
+                    "the paper's other reading. Every preset but custom replaces all values below, except "
+                    "the seed and the previews.",
                 ),
                 io.Int.Input(
                     "tokens",
@@ -100,16 +110,8 @@ class LearnInstruction(Node):
                 ),
                 *inputs.watching(),
                 *inputs.running(),
-                inputs.final_learning_rate(POCKET.final_learning_rate),
-                Choice(
-                    "weighting",
-                    optional=True,
-                    options=["min_snr", "none"],
-                    default=POCKET.weighting,
-                    tooltip="min_snr: weights the noise levels by their signal-to-noise ratio, with a "
-                    "limit. none: weights all noise levels the same (the paper).",
-                    advanced=True,
-                ),
+                inputs.final_learning_rate(),
+                inputs.weighting(POCKET.weighting),
                 io.Boolean.Input(
                     "include_bos",
                     default=False,
@@ -119,9 +121,26 @@ class LearnInstruction(Node):
                 ),
                 *inputs.scales(),
                 inputs.noise(),
+                inputs.guidance(),
             ],
             outputs=[inputs.learned()],
         )
+
+    @classmethod
+    def validate_inputs(cls, weighting: Any = POCKET.weighting) -> bool | str:
+        """Accepts former names of weights, which saved workflows hold and ComfyUI would refuse."""
+        if weighting is not None and _current_weighting(weighting) not in inputs.WEIGHTINGS:
+            return (
+                f"'{weighting}' is not a choice for weighting. Choose one of: {', '.join(inputs.WEIGHTINGS)}."
+            )
+        return True
+
+    @classmethod
+    def check_lazy_status(cls, **values: Any) -> list[str]:
+        """As in all nodes, also with former names of weights."""
+        if "weighting" in values:
+            values["weighting"] = _current_weighting(values["weighting"])
+        return super().check_lazy_status(**values)
 
     @classmethod
     def execute(
@@ -143,12 +162,13 @@ class LearnInstruction(Node):
         hold_out: int,
         gradient_checkpointing: bool = False,
         resume: bool = True,
-        final_learning_rate: float = POCKET.final_learning_rate,
+        final_learning_rate: float = inputs.FOLLOW,
         weighting: Any = POCKET.weighting,
         include_bos: bool = False,
         text_scale: float = AUTO_SCALE,
         image_scale: float = 1.5,
         noise: Any = "fresh",
+        guidance: Any = "search",
     ) -> io.NodeOutput:
         family = describe(model).family
         if preset == _CUSTOM:
@@ -157,7 +177,9 @@ class LearnInstruction(Node):
                 segments=segments,
                 steps=steps,
                 learning_rate=learning_rate,
-                final_learning_rate=min(final_learning_rate, learning_rate),
+                final_learning_rate=inputs.final_rate(
+                    preset_for(family.name), learning_rate, final_learning_rate
+                ),
                 objective=objective,
                 parametrisation=segment_mode,
                 weighting=weighting,
@@ -171,7 +193,15 @@ class LearnInstruction(Node):
             settings = _settings(family.name, "attention", preset, seed)
         used, watched = _watched(pairs, hold_out)
         run_inputs = LearningInputs(
-            model, clip, vae, used, watched, init_text, settings, checkpointing=gradient_checkpointing
+            model,
+            clip,
+            vae,
+            used,
+            watched,
+            init_text,
+            settings,
+            checkpointing=gradient_checkpointing,
+            search_scales=guidance == "search",
         )
         return _learn(run_inputs, Display(cls.hidden.unique_id, preview_every), resume)
 
@@ -202,8 +232,8 @@ class LearnTextInstruction(Node):
                 *inputs.sources(),
                 Choice(
                     "preset",
-                    options=[_AUTO, _CUSTOM, *PRESETS["text"]],
-                    default=_AUTO,
+                    options=[AUTO, _CUSTOM, *PRESETS["text"]],
+                    default=AUTO,
                     tooltip="auto: pocket for the pocket editor, paper for other models. custom: the values "
                     "below. pocket: best for the pocket editor. paper: Visii's values (the rows of the init "
                     "text, 1000 steps, rate 0.001, guided error). Every preset but custom replaces all "
@@ -247,10 +277,10 @@ class LearnTextInstruction(Node):
                     optional=True,
                     tooltip="The CLIP that the editing model's text encoder belongs to: the pocket CLIP for "
                     "the pocket editor, ViT-L-14 for SD1.5, ViT-H-14 for SD2.1. Without it, "
-                    "direction_weight counts as 0.",
+                    "the direction is left out, and the node says so.",
                 ),
                 *inputs.running(),
-                inputs.final_learning_rate(POCKET_TEXT.final_learning_rate),
+                inputs.final_learning_rate(),
                 Choice(
                     "objective",
                     optional=True,
@@ -272,6 +302,7 @@ class LearnTextInstruction(Node):
                 ),
                 *inputs.scales(),
                 inputs.noise(),
+                inputs.guidance(),
             ],
             outputs=[inputs.learned()],
         )
@@ -296,12 +327,13 @@ class LearnTextInstruction(Node):
         open_clip: OpenClipModel | None = None,
         gradient_checkpointing: bool = False,
         resume: bool = True,
-        final_learning_rate: float = POCKET_TEXT.final_learning_rate,
+        final_learning_rate: float = inputs.FOLLOW,
         objective: Any = POCKET_TEXT.objective,
         segments: int = POCKET_TEXT.segments,
         text_scale: float = AUTO_SCALE,
         image_scale: float = 1.5,
         noise: Any = "fresh",
+        guidance: Any = "search",
     ) -> io.NodeOutput:
         family = describe(model).family
         if preset == _CUSTOM:
@@ -312,7 +344,9 @@ class LearnTextInstruction(Node):
                 steps=steps,
                 batch=batch,
                 learning_rate=learning_rate,
-                final_learning_rate=min(final_learning_rate, learning_rate),
+                final_learning_rate=inputs.final_rate(
+                    preset_for(family.name, "text"), learning_rate, final_learning_rate
+                ),
                 direction_weight=direction_weight,
                 objective=objective,
                 text_scale=scales_for(family, text_scale, image_scale)[0],
@@ -324,14 +358,26 @@ class LearnTextInstruction(Node):
             settings = _settings(family.name, "text", preset, seed)
         used, watched = _watched(pairs, hold_out)
         run_inputs = LearningInputs(
-            model, clip, vae, used, watched, init_text, settings, open_clip, gradient_checkpointing
+            model,
+            clip,
+            vae,
+            used,
+            watched,
+            init_text,
+            settings,
+            open_clip,
+            gradient_checkpointing,
+            search_scales=guidance == "search",
         )
         return _learn(run_inputs, Display(cls.hidden.unique_id, preview_every), resume)
 
 
+def _current_weighting(value: Any) -> Any:
+    return FORMER_NAMES["weighting"].get(value, value) if isinstance(value, str) else value
+
+
 def _settings(family: str, space: str, preset: str, seed: int) -> LearningSettings:
-    settings = preset_for(family, space) if preset == _AUTO else PRESETS[space][preset]
-    return replace(settings, seed=seed)
+    return replace(preset_for(family, space, preset), seed=seed)
 
 
 def _watched(pairs: EditPairs, hold_out: int) -> tuple[EditPairs, EditPair]:

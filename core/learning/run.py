@@ -1,11 +1,32 @@
-"""Runs a learning request, with callbacks for progress and checkpoints."""
+"""Runs a learning request, with callbacks for progress and checkpoints, and finds the guidance scales."""
 
+import logging
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 
+from ..devices import is_out_of_memory
+from ..editing.scale_search import ScaleSearch, find_scales
 from ..errors import WorthlessError
 from ..instruction.instruction import Instruction
+from .objective import PairLatents
 from .request import LearningRequest
 from .trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+# The search of scales costs at most this share of the learning steps.
+_SEARCH_SHARE = 0.15
+# A sample of learning costs as much as this many rows without a backward pass.
+_ROWS_PER_SAMPLE = 3
+
+
+@dataclass(frozen=True)
+class ScaleChoice:
+    """Asks ``learn`` to find the guidance scales that suit the instruction, see ``find_scales``."""
+
+    held_out: PairLatents | None = None
+    """Pairs that are not learned from, to compare edits with; None takes the learned pairs, with new
+    noise."""
 
 
 class RunCallbacks:
@@ -21,6 +42,10 @@ class RunCallbacks:
     def after_step(self, trainer: Trainer, done: int, total: int) -> None:
         """Called after every step, for progress, previews and checkpoints. May raise to stop the run."""
 
+    def after_candidate(self, trainer: Trainer, done: int, total: int) -> None:
+        """Called after every pair of guidance scales that is tried, once the steps are done. May raise to
+        stop the run, which then resumes here."""
+
     def discard(self, trainer: Trainer) -> None:
         """Called when the result is worthless. Removes checkpoints, which must not be resumed from."""
 
@@ -28,12 +53,17 @@ class RunCallbacks:
         """Called when anything else stops the run. Saves a checkpoint; ``error`` is raised afterwards."""
 
 
-def learn(request: LearningRequest, callbacks: RunCallbacks | None = None) -> Instruction:
+def learn(
+    request: LearningRequest, callbacks: RunCallbacks | None = None, scales: ScaleChoice | None = None
+) -> Instruction:
     """Learns an instruction.
 
     Args:
         request: what to learn from, and how.
         callbacks: called on the way.
+        scales: find the guidance scales that suit the instruction; None leaves them to the model's default. A
+            run too short for a search of at most 15 % of its time, or without memory for it, leaves them,
+            too.
 
     Raises:
         WorthlessError: the result is not finite, or nothing changed.
@@ -45,10 +75,39 @@ def learn(request: LearningRequest, callbacks: RunCallbacks | None = None) -> In
     with callbacks.surroundings(trainer):
         try:
             trainer.run(lambda done, total: callbacks.after_step(trainer, done, total))
-            return trainer.instruction(request.title)
+            instruction = trainer.instruction(request.title)
+            return instruction if scales is None else _with_scales(instruction, trainer, scales, callbacks)
         except WorthlessError:
             callbacks.discard(trainer)
             raise
         except BaseException as error:
             callbacks.keep(trainer, error)
             raise
+
+
+def _with_scales(
+    instruction: Instruction, trainer: Trainer, scales: ScaleChoice, callbacks: RunCallbacks
+) -> Instruction:
+    settings = trainer.settings
+    samples = settings.steps * len(trainer.request.trained_segments) * settings.batch
+    family = trainer.denoiser.description.family
+    search = ScaleSearch.within(_SEARCH_SHARE * _ROWS_PER_SAMPLE * samples, family, settings.seed)
+    if search is None:
+        return instruction
+    latents = scales.held_out or trainer.latents
+    try:
+        found = find_scales(
+            trainer.denoiser,
+            list(zip(latents.before, latents.after, strict=True)),
+            (trainer.context, trainer.null_context),
+            trainer.injection(),
+            search,
+            lambda done, total: callbacks.after_candidate(trainer, done, total),
+        )
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        logger.warning("Memory ran out while guidance scales were tried; the model's default is kept.")
+        return instruction
+    info = replace(instruction.info, text_scale=found.text_scale, image_scale=found.image_scale)
+    return replace(instruction, info=info)

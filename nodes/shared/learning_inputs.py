@@ -3,9 +3,15 @@
 from comfy_api.latest import io
 
 from ...core.diffusion.schedule import SEEDS
+from ...core.learning.settings import LearningSettings
 from .guidance_scales import AUTO_SCALE
 from .node import Choice
 from .socket_types import InstructionSocket, Pairs
+
+FOLLOW = 0.0
+"""A final learning rate that follows the first one."""
+WEIGHTINGS = ["snr", "none"]
+"""Weights of the noise levels."""
 
 
 def sources() -> list[io.Input]:
@@ -122,6 +128,20 @@ def noise() -> io.Input:
     )
 
 
+def guidance() -> io.Input:
+    """Whether guidance scales are searched."""
+    return Choice(
+        "guidance",
+        options=["search", "default"],
+        default="search",
+        optional=True,
+        tooltip="search: after learning, tries a few guidance scales on the pair that is held out, or on all "
+        "pairs with new noise, and stores the best in the instruction, where Edit Guider finds them. This "
+        "takes at most 15 % of the time. default: stores none.",
+        advanced=True,
+    )
+
+
 def learning_rate(default: float, tooltip: str) -> io.Input:
     """Learning rate of the first step."""
     return io.Float.Input(
@@ -129,17 +149,45 @@ def learning_rate(default: float, tooltip: str) -> io.Input:
     )
 
 
-def final_learning_rate(default: float) -> io.Input:
+def final_learning_rate() -> io.Input:
     """Learning rate of the last step."""
     return io.Float.Input(
         "final_learning_rate",
         optional=True,
-        default=default,
-        min=0.000001,
+        default=FOLLOW,
+        min=FOLLOW,
         max=1.0,
         step=0.0001,
         round=0.000001,
-        tooltip="The learning rate falls to this value by the last step.",
+        tooltip="The learning rate falls to this value by the last step. 0 follows learning_rate in the "
+        "proportion of the model's preset: a tenth for the pocket editor, the same rate for other models.",
+        advanced=True,
+    )
+
+
+def final_rate(preset: LearningSettings, learning_rate: float, final_learning_rate: float) -> float:
+    """The final learning rate by the rule of ``LearningSettings.changed``.
+
+    Args:
+        preset: of the model.
+        learning_rate: of the first step.
+        final_learning_rate: of the last step. At most the first one counts, because workflows of version 0.1
+            hold a default that does not follow.
+    """
+    final = None if final_learning_rate == FOLLOW else min(final_learning_rate, learning_rate)
+    changed = preset.changed(learning_rate=learning_rate, final_learning_rate=final)
+    return changed.final_learning_rate
+
+
+def weighting(default: str) -> io.Input:
+    """Weights of the noise levels."""
+    return Choice(
+        "weighting",
+        optional=True,
+        options=WEIGHTINGS,
+        default=default,
+        tooltip="snr: weights the noise levels by their signal-to-noise ratio: less for little noise, as "
+        "Min-SNR, and more for much noise. none: weights all noise levels the same (the paper).",
         advanced=True,
     )
 

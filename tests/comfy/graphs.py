@@ -159,7 +159,7 @@ def edit_guider(comfy: Any, graph: Any, parts: Parts, **changes: Any) -> Any:
     """Adds Edit Guider with an image. Returns the node. Masks and instructions in `changes` are values."""
     settings = {"words": "make it night", "text_scale": 3.0, "image_scale": 1.4, "strength": 1.0, **changes}
     settings = {
-        name: comfy.give(graph, value) if name in ("mask", "instruction") else value
+        name: comfy.give(graph, value) if name in ("mask", "instruction", "avoid") else value
         for name, value in settings.items()
     }
     return graph.node(

@@ -31,15 +31,16 @@ class PairPreview:
         self._condition = condition
 
     @torch.no_grad()
-    def render(self, trainer: Trainer) -> Image.Image:
-        """Before, edited, and after, side by side."""
+    def render(self, trainer: Trainer, own: tuple[float, float] | None = None) -> Image.Image:
+        """Before, edited, and after, side by side.
+
+        Args:
+            trainer: the run.
+            own: the instruction's own s_T and s_I, once they are found; None takes those of the settings.
+        """
         settings = trainer.settings
-        sampling = SamplingSettings(
-            steps=_STEPS,
-            text_scale=settings.text_scale,
-            image_scale=settings.image_scale,
-            seed=settings.seed,
-        )
+        text_scale, image_scale = own or (settings.text_scale, settings.image_scale)
+        sampling = SamplingSettings(_STEPS, text_scale, image_scale, settings.seed)
         latent = edit_latents(
             trainer.denoiser,
             self._condition[None],

@@ -49,6 +49,10 @@ class LearningProgress:
         logging.warning("InstructBrush: %s", text)
         self.remark = text
 
+    def add_remark(self, text: str) -> None:
+        """Shows the text with every further message, after what is shown already."""
+        self.remark = " ".join(part for part in (self.remark, text) if part)
+
     def show(
         self, step: int, losses: list[float], preview: Image.Image | None = None, state: str = ""
     ) -> None:

@@ -11,11 +11,11 @@ from torch import Tensor
 from ....core.devices import is_out_of_memory
 from ....core.encoders.clip import OpenClipModel
 from ....core.errors import ModelError
-from ....core.instruction.instruction import Instruction
+from ....core.instruction.instruction import Instruction, own_scales
 from ....core.learning.checkpoint import CheckpointSchedule
-from ....core.learning.objective import Direction, PairLatents
-from ....core.learning.request import InitText, LearningRequest, with_direction
-from ....core.learning.run import RunCallbacks, learn
+from ....core.learning.objective import PairLatents
+from ....core.learning.request import DirectionChoice, InitText, LearningRequest, with_direction
+from ....core.learning.run import RunCallbacks, ScaleChoice, learn
 from ....core.learning.settings import LearningSettings
 from ....core.learning.trainer import Trainer
 from ....core.pairs.pairs import EditPair, EditPairs, thumbnail
@@ -39,13 +39,15 @@ class LearningInputs:
     vae: Vae
     pairs: EditPairs
     watched: EditPair
-    """The pair whose edit is previewed."""
+    """The pair whose edit is previewed. If it is none of the pairs, guidance scales are compared on it."""
     init_text: str
     settings: LearningSettings
     open_clip: OpenClipModel | None = None
     """The CLIP of the direction loss."""
     checkpointing: bool = False
     """Save memory by recomputing activations."""
+    search_scales: bool = True
+    """Find the guidance scales that suit the instruction."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class LearningSession:
         description = describe(inputs.model)
         # Checked before any text encoder is loaded.
         description.require_sites()
-        settings, direction = _direction(inputs, description.family.context_width)
+        choice = _direction(inputs, description.family.context_width)
         context, pooled = encode_window(inputs.clip, inputs.init_text)
         null_context, null_pooled = encode_window(inputs.clip, "")
         family = description.family
@@ -85,29 +87,35 @@ class LearningSession:
             null_pooled = None if null_pooled is None else null_pooled.clone()
             self._denoiser = ComfyDenoiser(inputs.model, (pooled, null_pooled), inputs.checkpointing)
 
-        def condition(image: Tensor) -> Tensor:
-            return encode_condition(description, inputs.vae, image)
-
-        encoded = PairLatents.encode(
-            inputs.pairs,
-            lambda image: encode_image(inputs.vae, image),
-            lambda latent: latent * family.scaling_factor,
-            condition,
-        )
-        watched = self._on_device(condition(inputs.watched.before[None])[0])
-        before = [self._on_device(latent) for latent in encoded.before]
-        after = [self._on_device(latent) for latent in encoded.after]
+        latents = self._encoded(inputs, inputs.pairs)
+        places = [place for place, pair in enumerate(inputs.pairs) if pair is inputs.watched]
+        held_out = None if places else self._encoded(inputs, EditPairs((inputs.watched,)))
+        watched = held_out.before[0] if held_out else latents.before[places[0]]
+        self._scales = ScaleChoice(held_out) if inputs.search_scales else None
         windows = count_in_windows(inputs.clip, inputs.init_text)
         self._request = LearningRequest(
             self._denoiser,
-            PairLatents(before, after, encoded.digest),
+            latents,
             InitText(inputs.init_text, self._on_device(context), sum(windows), windows[0]),
             self._on_device(null_context),
-            settings,
-            direction,
+            choice.settings,
+            choice.direction,
+            direction_remark=choice.remark,
         )
         self._preview = PairPreview(inputs.vae, inputs.watched, watched)
         self._thumbnail = thumbnail(inputs.pairs)
+
+    def _encoded(self, inputs: LearningInputs, pairs: EditPairs) -> PairLatents:
+        family = self._denoiser.description.family
+        encoded = PairLatents.encode(
+            pairs,
+            lambda image: encode_image(inputs.vae, image),
+            lambda latent: latent * family.scaling_factor,
+            lambda image: encode_condition(self._denoiser.description, inputs.vae, image),
+        )
+        before = [self._on_device(latent) for latent in encoded.before]
+        after = [self._on_device(latent) for latent in encoded.after]
+        return PairLatents(before, after, encoded.digest)
 
     def _on_device(self, tensor: Tensor) -> Tensor:
         # The conversion may copy, too, so it also happens outside of inference mode.
@@ -133,12 +141,13 @@ class LearningSession:
         """
         run = _Run(display, self._preview, self._thumbnail, resume)
         with torch.inference_mode(False), self._denoiser.loaded():
-            instruction = learn(self._request, run)
+            instruction = learn(self._request, run, self._scales)
+            run.show_scales(instruction)
             run.files.remove()
         return instruction, run.summary()
 
 
-def _direction(inputs: LearningInputs, context_width: int) -> tuple[LearningSettings, Direction | None]:
+def _direction(inputs: LearningInputs, context_width: int) -> DirectionChoice:
     if inputs.open_clip is not None and inputs.settings.direction_weight:
         prepare(inputs.open_clip)
     # Autograd refuses tensors that are made in inference mode.
@@ -158,7 +167,9 @@ class _Run(RunCallbacks):
     def before_steps(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self.files = Unfinished(trainer, self._thumbnail)
-        remarks = [trainer.request.init_text.remark]
+        remarks = trainer.request.remarks
+        for remark in remarks:
+            logging.info("InstructBrush: %s", remark)
         if self._resume:
             remarks.append(self.files.resume())
         remark = " ".join(remark for remark in remarks if remark)
@@ -181,15 +192,32 @@ class _Run(RunCallbacks):
         if not last:
             self._schedule.save_if_due()
 
-    def _preview_if_it_fits(self, trainer: Trainer) -> Image.Image | None:
+    def _preview_if_it_fits(
+        self, trainer: Trainer, own: tuple[float, float] | None = None
+    ) -> Image.Image | None:
         """A preview; None if memory runs out for it, which does not stop the run."""
         try:
-            return self._preview.render(trainer)
+            return self._preview.render(trainer, own)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             logging.warning("InstructBrush: memory ran out for a preview; learning continues without it.")
             return None
+
+    def after_candidate(self, trainer: Trainer, done: int, total: int) -> None:
+        check_interrupted()
+        self._progress.show(
+            trainer.steps_done, trainer.losses, state=f"guidance scales: {done} of {total} tried"
+        )
+
+    def show_scales(self, instruction: Instruction) -> None:
+        """Shows the instruction's own guidance scales, and the last preview with them."""
+        own = own_scales(instruction)
+        if own is None:
+            return
+        self._progress.add_remark(f"guidance: text_scale {own[0]:g}, image_scale {own[1]:g}")
+        image = self._preview_if_it_fits(self._trainer, own) if self._display.preview_every else None
+        self._progress.show(self._trainer.steps_done, self._trainer.losses, image)
 
     def discard(self, trainer: Trainer) -> None:
         self.files.remove()
