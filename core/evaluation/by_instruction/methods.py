@@ -45,6 +45,8 @@ class ItemEditor:
     """The vision-language model, for methods that explain or encode."""
     encoding: EncodingEditor | None = None
     """For methods that encode."""
+    learned_scales: tuple[float, float] | None = None
+    """The learned instruction's own guidance scales, see ``own_scales``."""
     _texts: dict[str, Tensor] = field(default_factory=dict)
 
     def text(self, words: str) -> Tensor:
@@ -76,7 +78,9 @@ class ItemEditor:
             region = Region(latent_mask, source)
             if self.editor.description.reads_mask and mask.any():
                 editor_mask = mask
-        sampling = replace(self.sampling, seed=seed)
+        own = self.learned_scales if instruction is self.learned else None
+        sampling = self.sampling.with_scales_for(self.editor.description.family, own)
+        sampling = replace(sampling, seed=seed)
         return quantised(self.editor.edit(image[None], instruction, sampling, region, editor_mask))[0]
 
     def edit(self, item: Item, method: ItemMethod, seed: int) -> tuple[Tensor, ...]:
