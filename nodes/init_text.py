@@ -114,7 +114,9 @@ class UniquePhrasesNode(Node):
                 Pairs.Input("pairs", tooltip="Images before and after the edit."),
                 OpenClip.Input(
                     "open_clip",
-                    tooltip="The CLIP that compares images with words. The paper uses ViT-H-14.",
+                    tooltip="The CLIP that compares images with words. The paper does not name its own; "
+                    "clip-interrogator, which its phrases come from, has ViT-L-14 for SD1.5 and ViT-H-14 for "
+                    "SD2.",
                 ),
                 io.Int.Input(
                     "phrases",
@@ -131,17 +133,17 @@ class UniquePhrasesNode(Node):
                     max=100.0,
                     step=0.005,
                     round=0.0001,
-                    tooltip="How much better a phrase must fit its own side than the other one. -1 is the "
-                    "CLIP's default: 0.15 for ViT-H-14 (the paper), 0.03 for ViT-L-14, 0.25 for the pocket "
-                    "CLIP. Higher accepts fewer phrases.",
+                    tooltip="How much better a phrase must fit its own side than the other one. The paper "
+                    "has 0.15 and names no CLIP for it. -1 is our value for the CLIP: 0.15 for ViT-H-14, "
+                    "0.03 for ViT-L-14, 0.25 for the pocket CLIP. Higher accepts fewer phrases.",
                 ),
                 Choice(
                     "word_lists",
                     options=_LISTS,
                     default=_AUTO,
-                    tooltip="Lists of phrases. auto: pocket for the pocket CLIP, otherwise the paper's: "
-                    "flavors, mediums and movements of the package clip-interrogator, which must be "
-                    "installed. Artists and trending name people and sites.",
+                    tooltip="Lists of phrases. auto: pocket for the pocket CLIP, otherwise flavors, mediums "
+                    "and movements of the package clip-interrogator, which must be installed. The paper "
+                    "takes the whole vocabulary, with artists and trending, which name people and sites.",
                 ),
                 io.Float.Input(
                     "similarity_scale",

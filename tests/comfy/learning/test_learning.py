@@ -183,7 +183,7 @@ def test_rejects_a_run_that_is_not_finite(comfy):
     assert unfinished(comfy) == []
 
 
-@pytest.mark.parametrize("preset", ["auto", "pocket", "paper"])
+@pytest.mark.parametrize("preset", ["auto", "pocket", "paper", "paper_guided"])
 def test_presets_replace_the_values(comfy, preset):
     graph = comfy.graph()
     node = learning(graph, comfy, Parts(graph), preset=preset, seed=7)
@@ -198,10 +198,27 @@ def test_presets_replace_the_values(comfy, preset):
     assert (
         partial.info.settings["learning_rate"] == expected.learning_rate
         and partial.info.settings["steps"] == expected.steps
+        and partial.info.settings["objective"] == expected.objective
     )
     assert partial.info.settings["seed"] == 7
     for path in folder.glob("*"):
         path.unlink()
+
+
+def test_final_rate_follows_the_rate_unless_it_is_given(comfy):
+    finals = {0.0: 0.002, 0.005: 0.005, 0.3: 0.02}
+    for given, expected in finals.items():
+        result = learned(comfy, learning_rate=0.02, final_learning_rate=given, steps=2)
+        assert result.info.settings["final_learning_rate"] == pytest.approx(expected)
+
+
+def test_accepts_the_former_name_of_the_weights(comfy):
+    assert learned(comfy, weighting="min_snr", steps=2).info.settings["weighting"] == "snr"
+    graph = comfy.graph()
+    node = learning(graph, comfy, Parts(graph), weighting="strong")
+    assert "'strong' is not a choice for weighting. Choose one of: snr, none." in comfy.error(
+        graph, node.out(0)
+    )
 
 
 def checkpoint_of(comfy):

@@ -97,6 +97,7 @@ def test_has_no_direction_without_open_clip(comfy):
     graph = comfy.graph()
     (learned,) = comfy.values(graph, learning_text(graph, comfy, Parts(graph), preset="custom").out(0))
     assert learned.info.settings["direction_weight"] == 0.0
+    assert learned.info.settings["losses"] == "noise"
 
 
 def test_works_as_plain_conditioning(comfy):
