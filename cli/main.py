@@ -9,9 +9,9 @@ from typing import Any
 
 from ..core.devices import named_device
 from ..core.errors import InstructBrushError
-from ..core.instruction.file import read_header
+from ..core.instruction.file_header import read_header
 from ..core.instruction.inspect import facts
-from . import bench, bench_options, edit, learn
+from . import bench, bench_options, edit, learn, sweep
 from .finetuning import finetune, train_reason, train_region
 from .interrupts import exit_code, signals_as_interrupts
 from .options import add_model_options
@@ -88,6 +88,13 @@ def build_parser() -> argparse.ArgumentParser:
     edit.add_options(
         command("apply", edit.apply, "Apply an instruction to a folder of images."),
         command("edit", edit.edit, "Edit a folder of images by words."),
+    )
+    sweep.add_options(
+        command(
+            "sweep",
+            sweep.sweep,
+            "Apply an instruction with several values of one setting, and draw a contact sheet.",
+        )
     )
     bench_parser = command(
         "bench",

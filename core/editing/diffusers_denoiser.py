@@ -61,6 +61,7 @@ class _Attention:
         output = attn.to_out[0](mixed)
         if instruction is not None and instruction.adapts:
             instruction.adapt(self.layer, "out", mixed, output)
+            instruction.adapt(self.layer, "bypass", hidden_states, output)
         return attn.to_out[1](output)
 
 

@@ -5,7 +5,8 @@ cross-attention layer always computes::
 
     K' = K_cond + sum_i w_i (K_i - K_cond)
 
-and the same for the values; see ``Blend`` in core/instruction/instruction.py.
+and the same for the values, and an adapter adds ``sum_i w_i (x D_i^T) U_i``; see ``Blend`` in
+core/instruction/instruction.py.
 """
 
 import math
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InstructionError
+from .adapter import Adapter
 from .instruction import Blend, Instruction, InstructionInfo, WeightedInstruction, parts_of
 
 _MAX_SEGMENTS = 1000
@@ -103,7 +105,8 @@ def compose(first: Instruction | Blend, second: Instruction | Blend) -> Instruct
     and the same for the values; in text space the same with the text states. All learned rows of the
     second instruction are kept, including its start-of-text row if that was learned. All frozen rows of the
     first one follow, so the window grows: attention takes any number of rows. Without the end and padding
-    rows, which attention uses when there is nothing to do, edits become coarse.
+    rows, which attention uses when there is nothing to do, edits become coarse. The residuals of adapters
+    are added.
 
     Args:
         first, second: of one space, learned on one family of models. If their numbers of segments differ,
@@ -127,10 +130,11 @@ def compose(first: Instruction | Blend, second: Instruction | Blend) -> Instruct
     init_of_b = b.context[b.start : b.start + b.info.tokens]
     return replace(
         a,
-        keys={site: torch.cat([gamma, b.keys[site]], dim=1) for site, gamma in a.keys.items()},
-        values={site: torch.cat([gamma, b.values[site]], dim=1) for site, gamma in a.values.items()},
+        keys=_side_by_side(a.keys, b.keys),
+        values=_side_by_side(a.values, b.values),
         context=torch.cat([a.context[:end], init_of_b, a.context[end:]]),
         rows=None if a.rows is None or b.rows is None else torch.cat([a.rows, b.rows], dim=1),
+        adapter=_both_adapters(a.adapter, b.adapter),
         info=_composed_info(a, b),
     )
 
@@ -186,6 +190,10 @@ def with_segments(instruction: Instruction, segments: int) -> Instruction:
         keys={site: gamma.repeat_interleave(factor, dim=0) for site, gamma in instruction.keys.items()},
         values={site: gamma.repeat_interleave(factor, dim=0) for site, gamma in instruction.values.items()},
         rows=None if instruction.rows is None else instruction.rows.repeat_interleave(factor, dim=0),
+        adapter={
+            name: tensor if len(tensor) == 1 else tensor.repeat_interleave(factor, dim=0)
+            for name, tensor in instruction.adapter.items()
+        },
         info=replace(instruction.info, segments=segments),
     )
 
@@ -226,10 +234,10 @@ def _check_same_model(instructions: Sequence[Instruction]) -> None:
                 f"Blend: '{first.title}' has text states {first.context.shape[1]} wide, '{other.title}' "
                 f"{other.context.shape[1]}: no model takes both. Blend instructions of one family of models."
             )
-    in_attention = [each for each in instructions if each.info.space == "attention"]
+    in_attention = [each for each in instructions if each.info.space != "text"]
     for other in in_attention[1:]:
         first = in_attention[0]
-        if other.info.family != first.info.family or _widths(other) != _widths(first):
+        if other.info.family != first.info.family or _widths_differ(first, other):
             raise InstructionError(
                 f"Blend: '{first.title}' was learned on a {first.info.family} model, '{other.title}' on a "
                 f"{other.info.family} model with other layers: no model takes both. Blend instructions of "
@@ -243,15 +251,35 @@ def _check_composable(a: Instruction, b: Instruction) -> None:
             f"Compose: '{a.title}' was learned in {a.info.space} space, '{b.title}' in "
             f"{b.info.space} space. Blend them instead, or learn one again."
         )
-    if a.info.family != b.info.family or _widths(a) != _widths(b):
+    if a.info.family != b.info.family or _widths_differ(a, b):
         raise InstructionError(
             f"Compose: '{a.title}' was learned on a {a.info.family} model, '{b.title}' on a {b.info.family} "
             "model with other layers. Compose instructions of one model."
         )
 
 
-def _widths(instruction: Instruction) -> dict[str, int]:
-    return {name: tensor.shape[2] for name, tensor in instruction.learned().items()}
+def _widths_differ(first: Instruction, second: Instruction) -> bool:
+    """Whether no model can take both: keys of other layers, or a tensor of another width."""
+    a, b = ({name: tensor.shape[2] for name, tensor in each.learned().items()} for each in (first, second))
+    other_layers = bool(first.keys and second.keys) and set(first.keys) != set(second.keys)
+    return other_layers or any(b.get(name, width) != width for name, width in a.items())
+
+
+def _side_by_side(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keys or values of both. Either may have none, if it is an adapter without learned rows."""
+    if not first or not second:
+        return dict(first or second)
+    return {site: torch.cat([gamma, second[site]], dim=1) for site, gamma in first.items()}
+
+
+def _both_adapters(first: Adapter, second: Adapter) -> dict[str, Tensor]:
+    """The sum of the residuals. Every rank adds a term, so ranks stand side by side."""
+    segments = max((len(tensor) for tensor in (*first.values(), *second.values())), default=1)
+    both: dict[str, Tensor] = {}
+    for name in dict.fromkeys((*first, *second)):
+        tensors = [each[name].expand(segments, -1, -1) for each in (first, second) if name in each]
+        both[name] = torch.cat(tensors, dim=1)
+    return both
 
 
 def _single(instruction: Instruction | Blend) -> Instruction:

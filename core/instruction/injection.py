@@ -1,21 +1,24 @@
-"""Puts learned keys and values into every cross-attention layer of a model (InstructBrush, section 4.1).
+"""Puts learned keys and values into every cross-attention layer of a model (InstructBrush, section 4.1), and
+an adapter's residuals into every attention layer.
 
 An engine calls ``begin`` once per model call, runs the model on the context of the ``InjectedCall`` it gets,
-and calls ``InjectedCall.keys_values`` at every site with the projections of that context. All engines share
-this code, so they agree.
+and calls ``InjectedCall.keys_values`` at every site with the projections of that context. If
+``InjectedCall.adapts``, it also calls ``InjectedCall.adapt`` at every place of every attention layer. All
+engines share this code, so they agree.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..diffusion.schedule import TRAIN_TIMESTEPS, segment_of
 from ..errors import InstructionError
+from .adapter import Place, residual
+from .injected_instruction import InjectedInstruction
 from .instruction import Blend, Instruction, WeightedInstruction, parts_of
 
 
@@ -35,6 +38,25 @@ class InjectedCall(Protocol):
 
         Returns:
             The same two tensors, now K' and V'.
+        """
+        ...
+
+    @property
+    def adapts(self) -> bool:
+        """Whether there are residuals, so that the engine must call ``adapt``."""
+        ...
+
+    def adapt(self, layer: str, place: Place, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """Adds the learned residuals of one place.
+
+        Args:
+            layer: name of the self- or cross-attention layer.
+            place: one of its projections, or its bypass.
+            inputs: what was projected, [B, n, in]; for a bypass the queries' input.
+            outputs: its projection, [B, n, out]; for a bypass the layer's output. Changed in place.
+
+        Returns:
+            ``outputs``.
         """
         ...
 
@@ -58,70 +80,6 @@ class AnyInjection(Protocol):
 
 
 @dataclass(frozen=True)
-class InjectedInstruction:
-    """One instruction of an injection, on the model's device. Create it with ``attention`` or ``text``.
-
-    The learned tensors of all sites lie side by side in one tensor. So a model call selects the segment,
-    applies the strength and casts once, and not once for each of the (SDXL) 140 keys and values.
-    """
-
-    context: Tensor
-    """Text states of the init text, [L, D], with zeros in the learned rows."""
-    start: int
-    """First learned row: 1 leaves the start-of-text row alone, 0 includes it."""
-    learned: Tensor
-    """[j, m, width]: text states, or keys and values of all sites side by side."""
-    columns: Mapping[tuple[str, str], int]
-    """("keys" or "values", site) -> number of its columns in ``learned``, in order. Empty in text
-    space."""
-    weight: float = 1.0
-    """Weight in a blend."""
-
-    @classmethod
-    def attention(
-        cls,
-        context: Tensor,
-        start: int,
-        keys: Mapping[str, Tensor],
-        values: Mapping[str, Tensor],
-        weight: float = 1.0,
-    ) -> "InjectedInstruction":
-        """Takes learned keys and values, site -> [j, m, width]."""
-        tensors = {("keys", site): tensor for site, tensor in keys.items()}
-        tensors |= {("values", site): tensor for site, tensor in values.items()}
-        columns = {name: tensor.shape[2] for name, tensor in tensors.items()}
-        learned = torch.cat(list(tensors.values()), dim=2)
-        return cls(_without_learned_rows(context, start, learned), start, learned, columns, weight)
-
-    @classmethod
-    def text(cls, context: Tensor, start: int, rows: Tensor, weight: float = 1.0) -> "InjectedInstruction":
-        """Takes learned text states [j, m, D]."""
-        return cls(_without_learned_rows(context, start, rows), start, rows, {}, weight)
-
-    def to(self, device: torch.device | str) -> "InjectedInstruction":
-        """Copies it to another device."""
-        return replace(self, context=self.context.to(device), learned=self.learned.to(device))
-
-    @property
-    def segments(self) -> int:
-        """j, the number of segments."""
-        return self.learned.shape[0]
-
-    def rows(self, segment: Tensor) -> Tensor:
-        """The learned rows of every sample's segment [B], as [B, m, width]."""
-        # An embedding sums its gradient in a fixed order; indexing may differ from run to run.
-        return functional.embedding(segment, self.learned.flatten(1)).unflatten(1, self.learned.shape[1:])
-
-    def states(self, segment: Tensor) -> Tensor:
-        """The text states to project, [B, L, D], for samples in the given segments [B]."""
-        context = self.context.expand(segment.shape[0], -1, -1)
-        if self.columns:
-            return context
-        rows = self.rows(segment)
-        return torch.cat([context[:, : self.start], rows, context[:, self.start + rows.shape[1] :]], dim=1)
-
-
-@dataclass(frozen=True)
 class Injection:
     """Instructions prepared for model calls. All tensors live on one device, and nothing here waits for it.
 
@@ -135,7 +93,7 @@ class Injection:
     the sum is taken over text states before the projection, with zeros in the learned rows, and
     ``s weight gamma`` is added afterwards. A model call then projects as many rows as without an instruction,
     however many are blended. In text space the learned rows are part of the text states instead; the
-    formula is the same.
+    formula is the same. An adapter adds ``s[segment] sum_i weight_i (x D_i^T) U_i`` to every projection.
     """
 
     parts: tuple[InjectedInstruction, ...]
@@ -151,7 +109,7 @@ class Injection:
     @property
     def is_text(self) -> bool:
         """All parts are text states, so the conditioning can carry them and no attention layer is changed."""
-        return not any(part.columns for part in self.parts)
+        return all(part.is_text for part in self.parts)
 
     @property
     def device(self) -> torch.device:
@@ -199,17 +157,22 @@ class _UniformCall:
         strength = None if injection.replaces_conditioning else injection.strength_at(timesteps)
         states: list[Tensor] = []
         factors: list[Tensor | None] = []
-        self._added: list[tuple[InjectedInstruction, dict[tuple[str, str], Tensor]]] = []
+        self._added: list[tuple[InjectedInstruction, dict[tuple[str, ...], Tensor]]] = []
+        self._adapters: list[tuple[dict[tuple[str, ...], Tensor], Tensor | None]] = []
         for part in injection.parts:
             segment = segment_of(timesteps, part.segments)
             factor = None if strength is None else part.weight * strength
             states.append(part.states(segment))
             factors.append(factor)
-            if part.columns:
-                # Cast and cut once here, not at every site.
-                learned = _times(part.rows(segment), factor).to(context.dtype)
-                pieces = learned.split(list(part.columns.values()), dim=-1)
-                self._added.append((part, dict(zip(part.columns, pieces, strict=True))))
+            # Cast and cut once here, not at every layer.
+            if part.rows is not None and not part.is_text:
+                learned = _times(part.rows.at(segment), factor).to(context.dtype)
+                self._added.append((part, part.rows.cut(learned)))
+            for tensors in part.adapter:
+                # Residuals that all segments share need no selection.
+                selected = tensors.tensor if len(tensors.tensor) == 1 else tensors.at(segment)
+                scale = None if factor is None else factor.to(context.dtype)
+                self._adapters.append((tensors.cut(selected.to(context.dtype)), scale))
         if strength is not None:
             total = sum((factor for factor in factors if factor is not None), strength.new_zeros(()))
             states.append(context)
@@ -219,9 +182,13 @@ class _UniformCall:
         self.context = (terms[0] if len(terms) == 1 else sum(terms[1:], terms[0])).to(context.dtype)
 
     @property
-    def acts_at_sites(self) -> bool:
-        """Whether there are learned keys and values, and not text states alone."""
-        return bool(self._added)
+    def adapts(self) -> bool:
+        return bool(self._adapters)
+
+    @property
+    def acts_at_layers(self) -> bool:
+        """Whether there is more than text states."""
+        return bool(self._added) or self.adapts
 
     def keys_values(self, site: str, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         self.add(site, keys, values)
@@ -230,10 +197,19 @@ class _UniformCall:
     def add(self, site: str, keys: Tensor, values: Tensor, samples: slice = slice(None)) -> None:
         """Adds the learned rows in place, in every repetition of the context."""
         for part, learned in self._added:
-            tokens = part.learned.shape[1]
             for first in range(part.start, keys.shape[1], part.context.shape[0]):
-                keys[samples, first : first + tokens].add_(learned["keys", site])
-                values[samples, first : first + tokens].add_(learned["values", site])
+                last = first + part.tokens
+                keys[samples, first:last].add_(learned["keys", site])
+                values[samples, first:last].add_(learned["values", site])
+
+    def adapt(self, layer: str, place: Place, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """Adds every part's residual in place."""
+        name = f"{layer}.{place}"
+        for tensors, factor in self._adapters:
+            down = tensors.get((f"{name}.down",))
+            if down is not None:
+                outputs.add_(residual(place, inputs, down, tensors[f"{name}.up",], factor))
+        return outputs
 
 
 class _GroupedCall:
@@ -249,7 +225,7 @@ class _GroupedCall:
                 continue
             call = injection.begin(rows, times)
             states.append(call.context)
-            if call.acts_at_sites:
+            if call.acts_at_layers:
                 self._calls.append((slice(index * size, (index + 1) * size), call))
         self.context = torch.cat(_of_one_length(states))
 
@@ -257,6 +233,15 @@ class _GroupedCall:
         for samples, call in self._calls:
             call.add(site, keys, values, samples)
         return keys, values
+
+    @property
+    def adapts(self) -> bool:
+        return any(call.adapts for _, call in self._calls)
+
+    def adapt(self, layer: str, place: Place, inputs: Tensor, outputs: Tensor) -> Tensor:
+        for samples, call in self._calls:
+            call.adapt(layer, place, inputs[samples], outputs[samples])
+        return outputs
 
 
 def inject(
@@ -312,9 +297,8 @@ def _on_cpu(part: WeightedInstruction) -> InjectedInstruction:
     learned = part.instruction
     if learned.rows is not None:
         return InjectedInstruction.text(learned.context, learned.start, learned.rows, part.weight)
-    return InjectedInstruction.attention(
-        learned.context, learned.start, learned.keys, learned.values, part.weight
-    )
+    attention = InjectedInstruction.attention(learned.context, learned.start, learned.keys, learned.values)
+    return replace(attention.with_adapter(learned.adapter), weight=part.weight)
 
 
 def _segment_factors(
@@ -337,13 +321,6 @@ def _segment_factors(
             f"segments. Give {segments} values, from low noise to high, or one for all."
         )
     return factors
-
-
-def _without_learned_rows(context: Tensor, start: int, learned: Tensor) -> Tensor:
-    """Zeros the rows that the learned ones replace."""
-    frozen = context.clone()
-    frozen[start : start + learned.shape[1]] = 0
-    return frozen
 
 
 def _times(rows: Tensor, factor: Tensor | None) -> Tensor:

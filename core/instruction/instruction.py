@@ -1,4 +1,4 @@
-"""A learned instruction, in attention space or text space, and weighted sums of several."""
+"""A learned instruction, in attention, text or adapter space, and weighted sums of several."""
 
 import math
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import InstructionError
 from ..models.families import ModelDescription
+from .adapter import Adapter, adapter_widths, check_adapter
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,10 @@ class InstructionInfo:
     segments: int
     """j, the number of timestep segments."""
     tokens: int
-    """m, the number of learned rows."""
-    space: Literal["attention", "text"] = "attention"
-    """What was learned: keys and values of every layer (InstructBrush) or the text encoder's states
-    (Visii)."""
+    """m, the number of learned rows. 0 is possible in the adapter space only."""
+    space: Literal["attention", "text", "adapter"] = "attention"
+    """What was learned: keys and values of every cross-attention layer (InstructBrush), the text encoder's
+    states (Visii), or low-rank residuals in every attention layer, with or without keys and values."""
     init_text: str = ""
     title: str = ""
     created: str = ""
@@ -65,8 +66,10 @@ class Instruction:
     """First learned row: 1, or 0 when the start-of-text row was learned too."""
     info: InstructionInfo
     rows: Tensor | None = None
-    """Learned text states [j, m, D] that replace rows ``start .. start + m`` of the context; None in
-    attention space."""
+    """Learned text states [j, m, D] that replace rows ``start .. start + m`` of the context; text space
+    only."""
+    adapter: Adapter = field(default_factory=dict)
+    """Residuals of the attention layers' projections; adapter space only."""
 
     def __post_init__(self) -> None:
         self._check_space()
@@ -74,14 +77,12 @@ class Instruction:
         self._check_learned()
 
     def learned(self) -> dict[str, Tensor]:
-        """Learned tensors [j, m, width] by name: ``keys.<site>`` and ``values.<site>``, or ``rows``."""
+        """Learned tensors by name: ``keys.<site>`` and ``values.<site>`` [j, m, width], ``adapter.<name>``
+        [j or 1, r, width], or ``rows`` [j, m, D]."""
         if self.rows is not None:
             return {"rows": self.rows}
-        return {
-            f"{kind}.{site}": tensor
-            for kind, tensors in (("keys", self.keys), ("values", self.values))
-            for site, tensor in tensors.items()
-        }
+        kinds = (("keys", self.keys), ("values", self.values), ("adapter", self.adapter))
+        return {f"{kind}.{name}": tensor for kind, tensors in kinds for name, tensor in tensors.items()}
 
     @property
     def title(self) -> str:
@@ -111,12 +112,18 @@ class Instruction:
 
     def _check_space(self) -> None:
         if self.info.space == "text":
-            if self.rows is None or self.keys or self.values:
+            if self.rows is None or self.keys or self.values or self.adapter:
                 raise InstructionError(
                     "Instruction: an instruction in text space must hold learned rows, and neither keys nor "
-                    "values."
+                    "values nor an adapter."
                 )
-        elif self.rows is not None or not self.keys or set(self.keys) != set(self.values):
+            return
+        if bool(self.adapter) != (self.info.space == "adapter"):
+            raise InstructionError(
+                "Instruction: an instruction in adapter space must hold an adapter, and no other may."
+            )
+        without_rows = self.info.tokens == 0 and bool(self.adapter)
+        if self.rows is not None or bool(self.keys) == without_rows or set(self.keys) != set(self.values):
             raise InstructionError(
                 "Instruction: keys and values must name the same cross-attention layers, at least one."
             )
@@ -137,17 +144,20 @@ class Instruction:
     def _check_learned(self) -> None:
         segments = self.info.segments
         tokens = self.info.tokens
+        check_adapter(self.adapter, segments)
         for name, tensor in self.learned().items():
+            if not torch.isfinite(tensor).all():
+                raise InstructionError(
+                    f"Instruction: {name} holds values that are not finite. Learn it again with a lower "
+                    "learning rate."
+                )
+            if name.startswith("adapter."):
+                continue
             width = self.context.shape[1] if self.rows is not None else tensor.shape[-1]
             if tuple(tensor.shape) != (segments, tokens, width):
                 raise InstructionError(
                     f"Instruction: {name} has shape {tuple(tensor.shape)}, expected [{segments} segments, "
                     f"{tokens} tokens, width]."
-                )
-            if not torch.isfinite(tensor).all():
-                raise InstructionError(
-                    f"Instruction: {name} holds values that are not finite. Learn it again with a lower "
-                    "learning rate."
                 )
 
     def _check_text_width(self, model: ModelDescription) -> None:
@@ -167,14 +177,16 @@ class Instruction:
                 f"Load a {self.info.family} model, or learn the instruction again on this one."
             )
         widths = {site.name: site.width for site in model.sites}
-        for site, tensor in self.keys.items():
-            if widths.get(site) != tensor.shape[2]:
+        expected = {**widths, **adapter_widths(model.sites)}
+        for name, tensor in (*self.keys.items(), *self.adapter.items()):
+            if expected.get(name) != tensor.shape[2]:
                 raise InstructionError(
-                    f"Instruction: layer {site} is {tensor.shape[2]} wide, the model has "
-                    f"{widths.get(site, 'no such layer')}. Use the model that the instruction was learned on."
+                    f"Instruction: layer {name} is {tensor.shape[2]} wide, the model has "
+                    f"{expected.get(name, 'no such layer')}. Use the model that the instruction was learned "
+                    "on."
                 )
         missing = sorted(set(widths) - set(self.keys))
-        if missing:
+        if missing and self.info.tokens:
             raise InstructionError(
                 f"Instruction: it holds nothing for the model's layer {missing[0]}. Use the model that it "
                 "was learned on."
@@ -196,7 +208,8 @@ class Blend:
         K' = K_cond + sum_i weight_i (K_i - K_cond)
 
     and the same for the values. ``K_cond`` are the keys of the conditioning, ``K_i`` the keys that the i-th
-    instruction alone puts in their place. The weights need not sum to one. Scaling, blending, adding and
+    instruction alone puts in their place. Residuals of adapters are added with the same weights. The weights
+    need not sum to one. Scaling, blending, adding and
     negating all have this form, see core/instruction/algebra.py.
 
     Raises:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..editing.denoiser import Denoiser
-from ..instruction.injection import InjectedInstruction
+from ..instruction.injected_instruction import InjectedInstruction
 from .settings import LearningSettings
 
 

@@ -9,26 +9,24 @@ attachment, so that ComfyUI batches them with the others. An edit then takes as 
 words.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from comfy.conds import CONDConstant
-from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
 from comfy.model_sampling import ModelSamplingDiscrete
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ....core.errors import InstructionError, ModelError
-from ....core.instruction.injection import AnyInjection, GroupedInjection, InjectedCall, Injection
+from ....core.instruction.injection import AnyInjection, GroupedInjection, Injection
 from ....core.models.attention_sites import Site
 from ....core.models.families import ModelDescription
+from .attention_patches import InjectedAttention, adapt_attention
 
 KEY = "instructbrush"
 
 Conditioning = list[list[Any]]
-Replacement = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
 
 _SCHEDULE = ModelSamplingDiscrete()
 
@@ -150,7 +148,9 @@ def prepare_call(
     for site in sites:
         # ComfyUI looks for a replacement of the layer first, then of its block.
         previous = replacements.get(site.block, replacements.get(site.block[:2]))
-        replacements[site.block] = _InjectedAttention(site.name, call, previous)
+        replacements[site.block] = InjectedAttention(site.name, call, previous)
+    if call.adapts:
+        adapt_attention(call, sites, options)
     return call.context, options
 
 
@@ -163,28 +163,6 @@ def train_timesteps(timesteps: Tensor, edm: bool) -> Tensor:
         return timesteps
     schedule = _SCHEDULE.to(timesteps.device)
     return schedule.timestep((4 * timesteps.float()).exp())
-
-
-class _InjectedAttention:
-    """Attention of one site with learned keys and values, computed by the previous replacement if any."""
-
-    def __init__(self, site: str, call: InjectedCall, previous: Replacement | None) -> None:
-        self.site = site
-        self.call = call
-        self.previous = previous
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
-        k, v = self.call.keys_values(self.site, k, v)
-        if self.previous is not None:
-            return self.previous(q, k, v, extra_options)
-        return optimized_attention(
-            q,
-            k,
-            v,
-            extra_options["n_heads"],
-            attn_precision=extra_options["attn_precision"],
-            transformer_options=extra_options,
-        )
 
 
 def _call_unet(

@@ -109,12 +109,13 @@ def test_keys_and_values_of_the_words_act_like_the_words(comfy, engine):
     noisy, timesteps, image, context = draw(denoiser)
     context = context[:1].expand(3, -1, -1)
     injections = comfy.pack("core.instruction.injection")
+    parts = comfy.pack("core.instruction.injected_instruction")
     with denoiser.loaded():
         projected = denoiser.project(context[0])
         keys = {name: k[1:9].repeat(5, 1, 1).requires_grad_() for name, (k, _) in projected.items()}
         values = {name: v[1:9].repeat(5, 1, 1).requires_grad_() for name, (_, v) in projected.items()}
         injection = injections.Injection(
-            (injections.InjectedInstruction.attention(context[0], 1, keys, values),),
+            (parts.InjectedInstruction.attention(context[0], 1, keys, values),),
             torch.ones(5, device=denoiser.device),
         )
         same = denoiser.predict(noisy, timesteps, image, context, injection)

@@ -12,12 +12,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from instructbrush.core.errors import InstructionError
-from instructbrush.core.instruction.file import (
-    load_instruction,
-    read_header,
-    read_thumbnail,
-    save_instruction,
-)
+from instructbrush.core.instruction.file import load_instruction, read_thumbnail, save_instruction
+from instructbrush.core.instruction.file_header import read_header
 from instructbrush.core.instruction.instruction import Blend, WeightedInstruction
 from instructbrush.tests.unit.instruction.test_instruction_file import make_instruction, make_text_instruction
 
@@ -56,8 +52,8 @@ def test_ignores_unknown_fields(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (
-            lambda h: h["__metadata__"].update({"instructbrush.version": "3"}),
-            r"has format 3; this version reads up to 2\. Update InstructBrush",
+            lambda h: h["__metadata__"].update({"instructbrush.version": "4"}),
+            r"has format 4; this version reads up to 3\. Update InstructBrush",
         ),
         (
             lambda h: h["__metadata__"].update({"instructbrush.version": "2"}),
@@ -70,7 +66,7 @@ def test_ignores_unknown_fields(tmp_path: Path) -> None:
         (lambda h: h.update({"rows": h.pop("values.a.attn2")}), r"unexpected or missing tensor 'rows'"),
         (
             lambda h: h["context"].update({"shape": [48]}),
-            r"'context' is F32 \[48\], expected F32 \[rows, width\]",
+            r"'context' is F32 \[48\], expected F32 or F16 \[rows, width\]",
         ),
         (
             lambda h: h["context"].pop("shape"),
@@ -91,12 +87,12 @@ def test_ignores_unknown_fields(tmp_path: Path) -> None:
         ),
         (
             lambda h: h["__metadata__"].update({"instructbrush.info": with_info(h, segments=4)}),
-            r"is F32 \[5, 3, 8\], expected F32 \[4, 3, width\]",
+            r"is F32 \[5, 3, 8\], expected F32 or F16 \[4, 3, width\]",
         ),
         (lambda h: h.update({"lora.up": h.pop("values.a.attn2")}), r"unexpected or missing tensor 'lora.up'"),
         (
-            lambda h: h["keys.a.attn2"].update({"dtype": "F16", "shape": [5, 3, 16]}),
-            r"is F16 \[5, 3, 16\], expected F32",
+            lambda h: h["keys.a.attn2"].update({"dtype": "BF16", "shape": [5, 3, 16]}),
+            r"is BF16 \[5, 3, 16\], expected F32 or F16",
         ),
         (
             lambda h: h["context"].update({"data_offsets": [h["context"]["data_offsets"][0], 10**9]}),
@@ -217,12 +213,12 @@ def rewritten_blend(folder: Path, change: Callable[[dict, list], object]) -> Pat
         (lambda h, p: p[1].pop("info"), r"its header is damaged \(info is missing\)"),
         (
             lambda h, p: p[1]["info"].update(segments=3),
-            r"'1\.rows' is F32 \[2, 3, 4\], expected F32 \[3, 3, width\]",
+            r"'1\.rows' is F32 \[2, 3, 4\], expected F32 or F16 \[3, 3, width\]",
         ),
         (lambda h, p: h.update({"1.extra": h.pop("1.rows")}), r"unexpected or missing tensor '1\.extra'"),
         (
             lambda h, p: h["1.rows"].update(shape=[2, 3, 2, 2]),
-            r"'1\.rows' is F32 \[2, 3, 2, 2\], expected F32",
+            r"'1\.rows' is F32 \[2, 3, 2, 2\], expected F32 or F16",
         ),
     ],
 )

@@ -6,10 +6,10 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from instructbrush.core.errors import InstructionError
+from instructbrush.core.instruction.injected_instruction import InjectedInstruction
 from instructbrush.core.instruction.injection import (
     AnyInjection,
     GroupedInjection,
-    InjectedInstruction,
     inject,
 )
 from instructbrush.core.instruction.instruction import (
@@ -263,6 +263,6 @@ def test_gradients_are_deterministic() -> None:
     draw, first = torch.randn(16, TOKENS, 8000), None
     for _ in range(20):
         keys.grad = None
-        part.rows(torch.zeros(16, dtype=torch.long)).backward(draw)
+        part.rows.at(torch.zeros(16, dtype=torch.long)).backward(draw)
         first = keys.grad if first is None else first
         assert torch.equal(keys.grad, first)

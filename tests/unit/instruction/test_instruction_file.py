@@ -10,12 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from instructbrush.core.errors import InstructionError
-from instructbrush.core.instruction.file import (
-    load_instruction,
-    read_header,
-    read_thumbnail,
-    save_instruction,
-)
+from instructbrush.core.instruction.file import load_instruction, read_thumbnail, save_instruction
+from instructbrush.core.instruction.file_header import read_header
 from instructbrush.core.instruction.instruction import (
     Blend,
     Instruction,

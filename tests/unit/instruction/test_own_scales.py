@@ -17,7 +17,8 @@ from instructbrush.core.instruction.algebra import (
     with_segments,
     with_words,
 )
-from instructbrush.core.instruction.file import load_instruction, read_header, save_instruction
+from instructbrush.core.instruction.file import load_instruction, save_instruction
+from instructbrush.core.instruction.file_header import read_header
 from instructbrush.core.instruction.inspect import facts
 from instructbrush.core.instruction.instruction import Instruction, own_scales
 from instructbrush.tests.unit.instruction.test_damaged_instruction_files import rewrite_header, with_info

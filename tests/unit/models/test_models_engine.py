@@ -11,7 +11,8 @@ from instructbrush.core.editing.diffusers_denoiser import DiffusersDenoiser
 from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.editing.loading import load_editor
 from instructbrush.core.errors import ModelError
-from instructbrush.core.instruction.injection import InjectedInstruction, Injection, inject
+from instructbrush.core.instruction.injected_instruction import InjectedInstruction
+from instructbrush.core.instruction.injection import Injection, inject
 from instructbrush.core.instruction.instruction import Instruction, InstructionInfo
 from instructbrush.tests.support import seeded
 

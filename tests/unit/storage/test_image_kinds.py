@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from instructbrush.cli.main import main
-from instructbrush.core.instruction.file import load_instruction, read_header
+from instructbrush.core.instruction.file import load_instruction
+from instructbrush.core.instruction.file_header import read_header
 from instructbrush.tests.support.image_kinds import COLOURS, KINDS
 
 
