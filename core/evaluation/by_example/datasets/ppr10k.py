@@ -109,9 +109,10 @@ def _first_of_groups(photos: dict[str, Path], count: int, part: str) -> dict[str
     for name in photos:
         groups.setdefault(name.partition("_")[0], name)
     if len(groups) < count:
+        found = f"{len(groups)} group{'s' * (len(groups) != 1)}"
         raise EvaluationError(
-            f"PPR10K: {part}/source holds photos of {len(groups)} group{'s' * (len(groups) != 1)}, {count} are needed. Complete the "
-            "folder, or choose fewer pairs."
+            f"PPR10K: {part}/source holds photos of {found}, {count} are needed. Complete the folder, or "
+            "choose fewer pairs."
         )
     return {name: photos[name] for name in list(groups.values())[:count]}
 
