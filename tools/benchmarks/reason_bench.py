@@ -218,8 +218,8 @@ def measure(items: Items, first: int, models: Models, out: Path) -> dict[str, An
     return {"scores": scores, "explained": explained["indirect"]}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures and prints. Returns the exit code."""
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the options."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -232,10 +232,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=REPOSITORY / "output" / "reason_bench")
     parser.add_argument("--parts", type=int, help="stop after this many new parts (default: none)")
     parser.add_argument("--publish", action="store_true", help="write docs/results/reason_bench.json")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints. Returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser.parse_args(given)
+    options = parser().parse_args(given)
     if options.items < 4:
-        parser.error("--items must be 4 or more, so that every part has an item")
+        parser().error("--items must be 4 or more, so that every part has an item")
     items = unseen_items(options.items)
     starts = {f"items-{start:03d}": start for start in range(0, options.items, BATCH)}
     about = {"items": options.items, "seed": SEED, "sampling_steps": STEPS}
