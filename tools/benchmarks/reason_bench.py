@@ -53,6 +53,7 @@ from instructbrush.tools.benchmarks.reason_figures import (
     figures,
     joined,
     records,
+    table_of_explanations,
     table_of_parts,
 )
 from instructbrush.tools.pocket.wishes.kinds import DEPENDENT, INDEPENDENT
@@ -269,10 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dependent = sum(wish.image_dependent for wish in items.wishes)
     print(f"PocketReason: {len(explained)} unseen items, {dependent} of them image-dependent\n")
     print("\n".join([text_table(records(scores), BENCHMARK), "", *table_of_parts(items, scores), ""]))
-    print(
-        f"The reader explains {rows['explain']['exact']:.1%} of the wishes exactly,"
-        f" {rows['explain']['exact_image_decides']:.1%} of the image-dependent wishes."
-    )
+    print("\n".join([*table_of_explanations(items, explained), ""]))
     print(f"Images: {options.out}/grid-*.png (before, truth, {', '.join(TITLES.values())})\n")
     print(json.dumps({"methods": rows}))
     return 0

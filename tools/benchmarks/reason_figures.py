@@ -23,6 +23,7 @@ from instructbrush.core.evaluation.metrics import (
     l2_distance,
     quantised,
 )
+from instructbrush.tools.pocket.wishes.explicit_edits import parse_instruction
 from instructbrush.tools.pocket.wishes.wishes import Wish
 
 # Row -> name of the method in the benchmark runner.
@@ -120,6 +121,54 @@ def records(scores: Scores) -> list[Score]:
     return kept
 
 
+# How an explanation is judged: right, or what is wrong first.
+JUDGEMENTS = ("right", "wrong_kind", "wrong_object", "wrong_value")
+
+
+def judged(wish: Wish, explained: str) -> str:
+    """Returns one of ``JUDGEMENTS`` for the explanation of a wish. The wording does not count."""
+    found, true = parse_instruction(explained), wish.meaning
+    if found == true or explained == wish.instruction:
+        return "right"
+    if found is None or true is None or found[0] != true[0]:
+        return "wrong_kind"
+    return "wrong_object" if found[1] != true[1] else "wrong_value"
+
+
+def explanations(items: Items, explained: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Counts right and wrong explanations of the wishes. L1 does not see what a wrong one gets wrong.
+
+    Returns:
+        Part of the items ("" for all) -> judgement -> number. "wrong" is the sum of the wrong ones.
+    """
+    judgements = [judged(wish, words) for wish, words in zip(items.wishes, explained, strict=True)]
+    depends = [wish.image_dependent for wish in items.wishes]
+    parts = {
+        "": [True] * len(judgements),
+        "image_decides": depends,
+        "words_decide": [not each for each in depends],
+        "known": [not each for each in items.held_out],
+        "held_out": items.held_out,
+    }
+    counts = {}
+    for name, group in parts.items():
+        chosen = [each for each, counted in zip(judgements, group, strict=True) if counted]
+        found = {judgement: chosen.count(judgement) for judgement in JUDGEMENTS}
+        counts[name] = {"right": found["right"], "wrong": len(chosen) - found["right"]} | found
+    return counts
+
+
+def table_of_explanations(items: Items, explained: Sequence[str]) -> list[str]:
+    """Returns a table of right and wrong explanations for parts of the items."""
+    titles = ("all", "image decides", "words decide", "known wordings", "held-out wordings")
+    counts = explanations(items, explained)
+    lines = [f"{'explanations':20}" + "".join(f"{name:>20}" for name in titles)]
+    for judgement in ("right", "wrong", *JUDGEMENTS[1:]):
+        title = judgement if judgement in ("right", "wrong") else f"  {judgement.replace('_', ' ')}"
+        lines.append(f"{title:20}" + "".join(f"{part[judgement]:20}" for part in counts.values()))
+    return lines
+
+
 def table_of_parts(items: Items, scores: Scores) -> list[str]:
     """Returns a table of L1 on reasoning instructions for parts of the items."""
     dependent = torch.tensor([wish.image_dependent for wish in items.wishes])
@@ -161,6 +210,11 @@ def figures(items: Items, scores: Scores, explained: Sequence[str]) -> dict[str,
     )
     rows["explain"]["exact"] = round(float(exact.float().mean()), 5)
     rows["explain"]["exact_image_decides"] = round(float(exact[dependent].float().mean()), 5)
+    rows["explain"] |= {
+        f"{judgement}_{name}" if name else judgement: counts[judgement]
+        for name, counts in explanations(items, explained).items()
+        for judgement in counts
+    }
     untouched = l1_distance(items.before, items.after)
     rows["input"] = {"indirect_l1": round(float(untouched.mean()), 5), "items": len(untouched)}
     return rows
