@@ -334,4 +334,6 @@ def _hybrid(instruction: Instruction, states: Tensor, count: int, text: str) -> 
     padding = states[end_of_words : end_of_words + window - end - words]
     hybrid = torch.cat([context[:end], states[1 : 1 + words], padding])
     title = f"{instruction.title} + {text}" if text else instruction.info.title
-    return replace(instruction, context=hybrid, info=replace(instruction.info, title=title)), count - words
+    # The scales were found for the learned rows alone; words need the guidance that the model is used with.
+    info = replace(instruction.info, title=title, text_scale=None, image_scale=None)
+    return replace(instruction, context=hybrid, info=info), count - words
