@@ -195,10 +195,44 @@ def _table_blocks(file: Path) -> list[TableBlock]:
         check_columns(table, file, ())
         columns = _column_names(table.schema_arrow.names)
         check_columns(table, file, (columns.before, columns.after, columns.words))
+        _check_kinds(table.schema_arrow, file, columns)
         counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
     return [
         TableBlock(file, group, sum(counts[:group]), count, columns) for group, count in enumerate(counts)
     ]
+
+
+def _check_kinds(schema: Any, file: Path, columns: ColumnNames) -> None:
+    """Checks what a table's columns hold, before their rows are read.
+
+    Raises:
+        DataError: an image's column holds no bytes, or a text's column no text.
+    """
+    from pyarrow import types
+
+    def holds_bytes(kind: Any) -> bool:
+        if types.is_struct(kind):
+            return any(field.name == "bytes" and holds_bytes(field.type) for field in kind)
+        return types.is_null(kind) or types.is_binary(kind) or types.is_large_binary(kind)
+
+    def holds_text(kind: Any) -> bool:
+        if types.is_list(kind) or types.is_large_list(kind) or types.is_dictionary(kind):
+            return holds_text(kind.value_type)
+        return types.is_null(kind) or types.is_string(kind) or types.is_large_string(kind)
+
+    images = (columns.before, columns.after, columns.mask)
+    for name in columns.present:
+        kind = schema.field(name).type
+        if name in images and not holds_bytes(kind):
+            raise DataError(
+                f"'{file.name}': its column '{name}' holds {str(kind)[:80]}, not images. Each cell needs the "
+                "bytes of an image file, as the datasets library writes them."
+            )
+        if name not in images and not holds_text(kind):
+            raise DataError(
+                f"'{file.name}': its column '{name}' holds {str(kind)[:80]}, not text. Write instructions "
+                "into it, or give the column another name."
+            )
 
 
 def _column_names(names: Sequence[str]) -> ColumnNames:

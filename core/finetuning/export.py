@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -11,6 +12,14 @@ from ..models.builtin import part_files, part_folder
 from ..models.weights import read_json
 from ..storage.files import write_error
 
+# Part -> its library and default class in model_index.json.
+_CLASSES = {
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "scheduler": ("diffusers", "EulerAncestralDiscreteScheduler"),
+}
 # Part -> file names of its weights, without extension.
 _WEIGHT_STEMS = {
     "vae": ("diffusion_pytorch_model",),
@@ -66,12 +75,21 @@ def _write(editor: DiffusersEditor, source: Path, out: Path) -> None:
             (out / part).mkdir()
             for file in [*part_files(source, part, stems), *folder.glob("*.json"), *folder.glob("*.txt")]:
                 shutil.copyfile(file, out / part / file.name)
+    (out / "model_index.json").write_text(json.dumps(_model_index(source, out), indent=2), encoding="utf-8")
+
+
+def _model_index(source: Path, out: Path) -> dict[str, Any]:
+    """Returns the content of ``model_index.json``: the source's entries, and what diffusers needs besides."""
     index = read_json(source / "model_index.json") if (source / "model_index.json").is_file() else {}
-    index = {name: entry for name, entry in index.items() if name in _WEIGHT_STEMS or name == "unet"}
-    index |= {
+    entries = {name: entry for name, entry in index.items() if name in _CLASSES}
+    for part, (library, default) in _CLASSES.items():
+        config = out / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+        named = str(read_json(config).get("_class_name", default)) if config.is_file() else default
+        entries.setdefault(part, [library, named])
+    return {
         "_class_name": "StableDiffusionInstructPix2PixPipeline",
+        **entries,
         "safety_checker": [None, None],
         "feature_extractor": [None, None],
         "requires_safety_checker": False,
     }
-    (out / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")

@@ -114,9 +114,33 @@ def test_infinite_loss_ends_the_run(make_run: MakeRun, small_settings: FineTunin
         run.mean_loss()
 
 
+def test_checkpoints_of_older_runs_still_fit() -> None:
+    """They name no setting that was added since."""
+    assert FineTuningSettings().identity() == {
+        "learning_rate": 1e-4,
+        "warmup": 0,
+        "weight_decay": 0.01,
+        "clip_norm": 1.0,
+        "average_decay": 0.9999,
+        "dropout": 0.05,
+        "seed": 0,
+    }
+
+
+def test_rate_falls_along_a_cosine_to_its_last_value() -> None:
+    settings = FineTuningSettings(steps=100, learning_rate=1e-3, final_rate=1e-5, warmup=10)
+    assert settings.rate_at(4) == pytest.approx(0.5e-3, rel=0.01)
+    assert settings.rate_at(50) == pytest.approx((1e-3 + 1e-5) / 2)
+    assert settings.rate_at(100) == pytest.approx(1e-5)
+    assert replace(settings, final_rate=None).rate_at(99) == 1e-3
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"final_rate": 0.0}, "final_rate is 0.0; it must be more than 0"),
+        ({"beta2": 1.0}, "beta2 is 1.0; it must be at least 0 and below 1"),
+        ({"snr_limit": -5.0}, "snr_limit is -5.0; it must be more than 0"),
         ({"batch": 0}, "batch is 0; it must be more than 0"),
         ({"seed": -1}, "seed is -1; it must not be negative"),
         ({"average_decay": 1.0}, "average_decay is 1.0; it must be at least 0 and below 1"),

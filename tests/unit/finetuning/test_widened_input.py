@@ -10,6 +10,8 @@ from torch import Tensor
 from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.editing.loading import load_editor
 from instructbrush.core.errors import ModelError
+from instructbrush.core.models.builtin import POCKET_FOLDER
+from instructbrush.core.models.widening import input_channels, randomize_new_channels
 from instructbrush.tests.support import seeded
 
 
@@ -49,6 +51,30 @@ def test_widened_stable_diffusion_ignores_image_and_mask(
         zeros = wide.denoiser.predict(noisy, timestep, torch.zeros(1, 8, 8, 8), context)
         ones = wide.denoiser.predict(noisy, timestep, torch.ones(1, 8, 8, 8), context)
     assert torch.equal(zeros, ones)
+
+
+def test_random_channels_are_drawn_like_a_new_convolution() -> None:
+    narrow = load_editor().denoiser.unet.conv_in.weight.clone()
+
+    def widened(seed: int) -> Tensor:
+        unet = load_editor(in_channels=12).denoiser.unet
+        randomize_new_channels(unet, 8, seed)
+        return unet.conv_in.weight.detach()
+
+    first = widened(1)
+    assert torch.equal(first[:, :8], narrow)
+    assert torch.equal(first, widened(1))
+    assert not torch.equal(first, widened(2))
+    torch.manual_seed(0)
+    expected = torch.nn.Conv2d(12, len(first), 3).weight[:, 8:].abs()
+    new = first[:, 8:].abs()
+    assert new.max() <= (12 * 9) ** -0.5
+    assert new.mean() == pytest.approx(float(expected.mean()), rel=0.05)
+
+
+def test_reads_how_many_channels_a_model_has(write_plain_model: Callable[..., Path], tmp_path: Path) -> None:
+    assert input_channels(write_plain_model(tmp_path / "sd")) == 4
+    assert input_channels(POCKET_FOLDER) == 8
 
 
 @pytest.mark.parametrize(

@@ -163,9 +163,10 @@ def test_two_processes_equal_one_with_twice_the_batch(
     command: Callable[..., list[str]], states: PairStates, trained_connector: Connector, tmp_path: Path
 ) -> None:
     file = save_connector(trained_connector, tmp_path / "trained.safetensors")
-    options = ("--steps", 2, "--average", 0, "--connector", file)
-    assert main(command("one", *options, "--states", states.folder)) == 0
-    tuning.run_in_two_processes(command("two", *options, "--batch", 1))
+    options = ("--steps", 2, "--average", 0, "--connector", file, "--first-stage-steps", 2)
+    batch = ("--first-stage-batch", 2, "--states", states.folder)
+    assert main(command("one", *options, *batch)) == 0
+    tuning.run_in_two_processes(command("two", *options, "--batch", 1, "--first-stage-batch", 1))
     shared = PairStates.read(tmp_path / "two" / "states")
     assert shared is not None
     assert shared.keys == states.keys, "each process computed its share"
@@ -174,6 +175,8 @@ def test_two_processes_equal_one_with_twice_the_batch(
     assert int(two["steps_done"]) == 2
     assert any(name.startswith("optimiser.exp_avg.connector.layers") for name in one)
     tuning.assert_same_gradients(one, two)
+    first = [load_file(tmp_path / name / "first_stage.safetensors") for name in ("one", "two")]
+    tuning.assert_same_gradients(*first)
 
 
 @pytest.fixture
