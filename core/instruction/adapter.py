@@ -23,8 +23,8 @@ Place = Literal["q", "k", "v", "out", "bypass"]
 PLACES: tuple[Place, ...] = ("q", "k", "v", "out", "bypass")
 
 Adapter = Mapping[str, Tensor]
-"""``<layer>.<place>.down`` -> D [j or 1, r, in], and ``.up`` -> U [j or 1, r, out]. The first dimension is 1 if
-all segments share the residuals."""
+"""``<layer>.<place>.down`` -> D [j or 1, r, in], and ``.up`` -> U [j or 1, r, out]. The first dimension is 1
+if all segments share the residuals."""
 
 
 def self_attention_of(site: str) -> str:

@@ -40,9 +40,9 @@ class Norms:
     """Norms of an instruction in every segment (low to high noise) and layer."""
 
     layers: tuple[str, ...]
-    """Site names, or ``"text states"`` for an instruction in text space without a model."""
+    """Names of layers, or ``"text states"`` for an instruction in text space without a model."""
     keys: Tensor
-    """[j, layers]; of the text states if ``values`` is None."""
+    """[j, layers]; of the text states, or of an adapter's residuals, if ``values`` is None."""
     values: Tensor | None
     """[j, layers]"""
     relative: bool
@@ -68,12 +68,15 @@ def norms(instruction: Instruction, project: Projection | None = None) -> Norms:
     ``|gamma - gamma_0| / |gamma_0|`` (Frobenius norms over rows and channels). ``gamma_0`` of keys and values
     needs the model that the instruction was learned on. Without it, the result is the root mean square of the
     norms of the rows of ``gamma``. In text space ``gamma_0`` is known without a model; with one, the
-    keys and values of the text states are measured.
+    keys and values of the text states are measured. An adapter without learned rows has, for every layer, the
+    Frobenius norm of its residuals ``D^T U``, whatever the model.
 
     Args:
         instruction: a single one; see ``parts_of`` for blends.
         project: of a model that the instruction fits.
     """
+    if not instruction.info.tokens:
+        return _residual_norms(instruction)
     init = instruction.context[instruction.start : instruction.start + instruction.info.tokens]
     if project is None:
         if instruction.rows is not None:
@@ -120,6 +123,11 @@ def nearest_words(
             f"{instruction.context.shape[1]}]. Take the text encoder of a model that the instruction fits, "
             "and at least one word."
         )
+    if not instruction.info.tokens:
+        raise InstructionError(
+            f"Nearest words: '{instruction.title}' is an adapter without learned rows, so there is nothing "
+            "to compare with words."
+        )
     if instruction.rows is not None:
         cosines = _cosines(instruction.rows, states.cpu().float())
     elif project is None:
@@ -145,12 +153,13 @@ def nearest_words(
 def facts(info: InstructionInfo, weight: float = 1.0) -> dict[str, str]:
     """Returns the facts of a header, name -> text."""
     kind = "text states" if info.space == "text" else "keys and values"
+    adapter = ", and an adapter" if info.space == "adapter" else ""
     found = {
         "title": info.title,
         "weight": f"{weight:g}",
         "model": f"{info.model_title} ({info.family}, {info.fingerprint[:12]})",
         "init text": repr(info.init_text),
-        "rows": f"{info.segments} segments x {info.tokens} tokens of {kind}",
+        "rows": f"{info.segments} segments x {info.tokens} tokens of {kind}{adapter}",
         "learned": f"{info.steps} steps from {info.pairs} pairs, {info.created}",
         "final loss": "unknown" if info.final_loss is None else f"{info.final_loss:.5f}",
         "settings": ", ".join(f"{name}={value}" for name, value in info.settings.items()),
@@ -207,6 +216,20 @@ def _keys_and_values(instruction: Instruction, project: Projection) -> dict[str,
     }
 
 
+def _residual_norms(instruction: Instruction) -> Norms:
+    squares: dict[str, Tensor] = {}
+    for name, down in instruction.adapter.items():
+        stem, _, side = name.rpartition(".")
+        if side == "down":
+            # |D^T U|^2 is the sum of the elementwise product of the Gram matrices.
+            up = instruction.adapter[f"{stem}.up"]
+            square = ((down @ down.mT) * (up @ up.mT)).sum(dim=(1, 2)).expand(instruction.info.segments)
+            layer = stem.rpartition(".")[0]
+            squares[layer] = squares.get(layer, torch.zeros(())) + square
+    layers = tuple(sorted(squares))
+    return Norms(layers, torch.stack([squares[layer] for layer in layers], dim=1).sqrt(), None, False)
+
+
 def _row_norms(tensors: Mapping[str, Tensor]) -> Tensor:
     """Root mean square of the rows' norms, [j, layers]."""
     return torch.stack([tensor.norm(dim=2).square().mean(dim=1).sqrt() for tensor in tensors.values()], dim=1)
@@ -227,7 +250,11 @@ def _part_report(
 ) -> str:
     lines = [f"{name}: {text}" for name, text in facts(instruction.info, weight).items() if text]
     lines += _norm_lines(instruction, project)
-    if words is not None and (instruction.rows is not None or project is not None):
+    if (
+        words is not None
+        and instruction.info.tokens
+        and (instruction.rows is not None or project is not None)
+    ):
         lines.append("nearest words:")
         for row, nearest in enumerate(nearest_words(instruction, words, project), instruction.start):
             lines.append(f"  row {row}: {', '.join(f'{word} {cosine:.2f}' for word, cosine in nearest)}")
@@ -239,7 +266,7 @@ def _norm_lines(instruction: Instruction, project: Projection | None) -> list[st
     if found.relative:
         title = "learned change, as a share of the init text's own norm"
     else:
-        title = "norm of a learned row"
+        title = "norm of a learned row" if instruction.info.tokens else "norm of a layer's residuals"
     lines = [f"{title}:" if found.values is None else f"{title}, mean of {len(found.layers)} layers:"]
     segments = instruction.info.segments
     for segment in range(segments):

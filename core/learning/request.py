@@ -96,7 +96,9 @@ class LearningRequest:
     @property
     def rows(self) -> int:
         """m, number of learned rows."""
-        return self.settings.tokens or self.init_text.rows or _EMPTY_TEXT_ROWS
+        if self.settings.tokens is not None:
+            return self.settings.tokens
+        return self.init_text.rows or _EMPTY_TEXT_ROWS
 
     @property
     def first_row(self) -> int:

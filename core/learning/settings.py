@@ -10,7 +10,7 @@ from ..errors import LearningError
 from ..models.families import POCKET as POCKET_FAMILY
 
 _CHOICES = {
-    "space": ("attention", "text"),
+    "space": ("attention", "text", "adapter"),
     "objective": ("plain", "guided"),
     "parametrisation": ("shared", "separate"),
     "weighting": ("snr", "none"),
@@ -21,6 +21,8 @@ FORMER_NAMES = {"weighting": {"min_snr": "snr"}}
 """Setting -> former name of a choice -> its name. Former names are accepted everywhere, see ``stored``."""
 # Settings that version 0.1 did not have, and the value that learning had then.
 _ADDED = {"weight_decay": 0.0}
+# Settings of the adapter space, which checkpoints of other spaces do not have.
+_OF_ADAPTERS = ("rank", "bypass", "adapter_rate")
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,17 @@ class LearningSettings:
         LearningError: a value is out of its range.
     """
 
-    space: Literal["attention", "text"] = "attention"
-    """``attention``: keys and values of every layer (InstructBrush). ``text``: text encoder states
-    (Visii)."""
+    space: Literal["attention", "text", "adapter"] = "attention"
+    """``attention``: keys and values of every cross-attention layer (InstructBrush). ``text``: text encoder
+    states (Visii). ``adapter``: low-rank residuals in every attention layer, and keys and values unless
+    ``tokens`` is 0."""
     tokens: int | None = 16
     """m, learned rows. None takes the number of the init text's tokens, as the paper does (10 if it is
     empty)."""
+    rank: int = 2
+    """Rank of the residuals of queries, keys, values and outputs (adapter space)."""
+    bypass: int = 4
+    """Rank of the bypass of every cross-attention layer; 0 has none (adapter space)."""
     segments: int = 5
     """j, timestep segments."""
     steps: int = 400
@@ -46,6 +53,9 @@ class LearningSettings:
     learning_rate: float = 6e-2
     final_learning_rate: float = 6e-3
     """Learning rate of the last step, reached by linear decay."""
+    adapter_rate: float = 1e-2
+    """Learning rate of the residuals in the first step; it falls like ``learning_rate``, which is that of the
+    rows (adapter space)."""
     objective: Literal["plain", "guided"] = "plain"
     """``plain``: Eq. 5 on the instructed branch. ``guided``: on the three-branch prediction of Eq. 3."""
     parametrisation: Literal["shared", "separate"] = "shared"
@@ -81,7 +91,9 @@ class LearningSettings:
             value = getattr(self, name)
             object.__setattr__(self, name, new_names.get(value, value))
         whole = (
-            ("tokens", 1, 4096),
+            ("tokens", 0 if self.space == "adapter" else 1, 4096),
+            ("rank", 0, 1024),
+            ("bypass", 0, 1024),
             ("segments", 1, 1000),
             ("steps", 1, 1_000_000),
             ("batch", 1, 1024),
@@ -93,7 +105,7 @@ class LearningSettings:
                 raise LearningError(
                     f"Learning settings: {name} is {value}; it must lie between {low} and {high}."
                 )
-        for name in ("learning_rate", "final_learning_rate"):
+        for name in ("learning_rate", "final_learning_rate", "adapter_rate"):
             value = getattr(self, name)
             if not 0 < value <= 10:
                 raise LearningError(
@@ -114,9 +126,13 @@ class LearningSettings:
                     f"Learning settings: {name} is '{getattr(self, name)}'; it must be one of "
                     f"{', '.join(choices)}."
                 )
-        if self.direction_weight and self.space == "attention":
+        if self.direction_weight and self.space != "text":
             raise LearningError(
                 "Learning settings: direction_weight acts on text states. Set it to 0, or space to 'text'."
+            )
+        if self.space == "adapter" and not self.rank and not self.bypass:
+            raise LearningError(
+                "Learning settings: rank and bypass are both 0, so there is no adapter. Use a rank such as 2."
             )
 
     def decisive(self) -> dict[str, Any]:
@@ -134,6 +150,9 @@ class LearningSettings:
         stored = asdict(self)
         for name, value in _ADDED.items():
             if stored[name] == value:
+                del stored[name]
+        if self.space != "adapter":
+            for name in _OF_ADAPTERS:
                 del stored[name]
         for name, new_names in FORMER_NAMES.items():
             former = {new: old for old, new in new_names.items()}
@@ -153,7 +172,7 @@ class LearningSettings:
         return replace(self, **changes)
 
     def rate_at(self, step: int) -> float:
-        """Learning rate of step 0 .. steps-1."""
+        """Learning rate of step 0 .. steps-1, of all but residuals."""
         progress = step / max(self.steps - 1, 1)
         return self.learning_rate + (self.final_learning_rate - self.learning_rate) * progress
 
@@ -197,7 +216,7 @@ VISII = LearningSettings(
     image_scale=1.5,
 )
 """Visii's settings: rows of the init text, every timestep once in 1000 steps, fixed noise, guided error, CLIP
-direction."""
+direction. The paper names neither ``clip_norm`` nor ``weight_decay``; 1 and 0 are ours."""
 
 POCKET_TEXT = LearningSettings(
     space="text",
@@ -214,9 +233,35 @@ POCKET_TEXT = LearningSettings(
 )
 """Visii on the built-in model: as many samples as with ``POCKET``, and the best objective measured for it."""
 
+POCKET_ADAPTER = LearningSettings(
+    space="adapter",
+    tokens=8,
+    segments=1,
+    batch=5,
+    learning_rate=3e-2,
+    final_learning_rate=3e-3,
+    parametrisation="separate",
+)
+"""The best adapter measured for the built-in model, with as many samples as with ``POCKET``."""
+
+ADAPTER = LearningSettings(
+    space="adapter",
+    tokens=8,
+    segments=1,
+    batch=5,
+    steps=1000,
+    learning_rate=1e-3,
+    final_learning_rate=1e-4,
+    adapter_rate=5e-4,
+    parametrisation="separate",
+    text_scale=7.5,
+)
+"""Adapters of full-size models. Not measured: the rates are common ones of LoRAs on these models."""
+
 PRESETS: Mapping[str, Mapping[str, LearningSettings]] = {
     "attention": {"pocket": POCKET, "paper": PAPER, "paper_guided": PAPER_GUIDED},
     "text": {"pocket": POCKET_TEXT, "paper": VISII},
+    "adapter": {"pocket": POCKET_ADAPTER, "full_size": ADAPTER},
 }
 """Space -> name -> settings."""
 AUTO = "auto"
@@ -224,14 +269,15 @@ AUTO = "auto"
 
 
 def preset_for(family: str, space: str = "attention", name: str = AUTO) -> LearningSettings:
-    """The settings of a preset. ``auto`` are those measured for the pocket editor, the papers' for full-size
-    models.
+    """The settings of a preset. ``auto`` are those measured for the pocket editor. For full-size models they
+    are the papers', or ``full_size`` where there is no paper.
 
     Raises:
         LearningError: the space has no such preset.
     """
     if name == AUTO:
-        name = "pocket" if family == POCKET_FAMILY.name else "paper"
+        full_size = "full_size" if space == "adapter" else "paper"
+        name = "pocket" if family == POCKET_FAMILY.name else full_size
     if name not in PRESETS[space]:
         raise LearningError(
             f"Learning settings: the {space} space has no preset '{name}'. Choose from {AUTO}, "

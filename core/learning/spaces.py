@@ -1,11 +1,12 @@
-"""Learned tensors: keys and values of every cross-attention layer, or the text encoder's states."""
+"""Learned tensors: keys and values of every cross-attention layer, text states, or adapters."""
 
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ..editing.denoiser import Denoiser
+from ..instruction.adapter import adapter_widths
 from ..instruction.injected_instruction import InjectedInstruction
 from .settings import LearningSettings
 
@@ -20,13 +21,15 @@ class Space(Protocol):
 
     parameters: dict[str, Tensor]
     """What the optimizer changes."""
+    rate_factors: dict[str, float]
+    """Parameters whose learning rate is the settings' times a factor; all others have factor 1."""
 
     def part(self) -> InjectedInstruction:
         """The current values as a part of an injection, differentiable in ``parameters``."""
         ...
 
     def learned(self) -> dict[str, Tensor]:
-        """The current values on the CPU, [j, m, width], as ``keys.<site>``, ``values.<site>`` or ``rows``."""
+        """The current values on the CPU, [j, m, width], by the names of ``Instruction.learned``."""
         ...
 
     def initial(self) -> dict[str, Tensor]:
@@ -41,6 +44,7 @@ class _SegmentedTensors:
         self._initial = initial
         self._shared = settings.parametrisation == "shared"
         self.parameters: dict[str, Tensor] = {}
+        self.rate_factors: dict[str, float] = {}
         for name, rows in initial.items():
             if self._shared:
                 self.parameters[name] = rows.clone()
@@ -56,6 +60,12 @@ class _SegmentedTensors:
         if not self._shared:
             return self.parameters[name]
         return self.parameters[name] + self.parameters[_delta_name(name)]
+
+    def _of(self, prefix: str) -> dict[str, Tensor]:
+        """The values of all names with a prefix, without it."""
+        return {
+            name.removeprefix(prefix): self.values(name) for name in self._initial if name.startswith(prefix)
+        }
 
     @torch.no_grad()
     def learned(self) -> dict[str, Tensor]:
@@ -89,11 +99,6 @@ class AttentionSpace(_SegmentedTensors):
     def part(self) -> InjectedInstruction:
         return InjectedInstruction.attention(self.context, self.start, self._of("keys."), self._of("values."))
 
-    def _of(self, prefix: str) -> dict[str, Tensor]:
-        return {
-            name.removeprefix(prefix): self.values(name) for name in self._initial if name.startswith(prefix)
-        }
-
 
 class TextSpace(_SegmentedTensors):
     """Visii: the text encoder's output states, starting from those of the init text."""
@@ -105,6 +110,41 @@ class TextSpace(_SegmentedTensors):
 
     def part(self) -> InjectedInstruction:
         return InjectedInstruction.text(self.context, self.start, self.values("rows"))
+
+
+class AdapterSpace(_SegmentedTensors):
+    """Residuals of every attention layer that start at zero, and keys and values unless m is 0."""
+
+    def __init__(
+        self, denoiser: Denoiser, context: Tensor, start: int, tokens: int, settings: LearningSettings
+    ) -> None:
+        rows = AttentionSpace(denoiser, context, start, tokens, settings) if tokens else None
+        self._context = context
+        self._start = start
+        widths = adapter_widths(denoiser.description.sites)
+        generator = Generator().manual_seed(settings.seed)
+        initial = {} if rows is None else dict(rows.initial())
+        for name, width in widths.items():
+            layer, place, side = name.rsplit(".", 2)
+            is_bypass = place == "bypass"
+            if is_bypass and not layer.endswith("attn2"):
+                continue
+            rank = settings.bypass if is_bypass else settings.rank
+            if not rank:
+                continue
+            tensor = torch.zeros(rank, width)
+            if side == "down":
+                tensor.uniform_(-(width**-0.5), width**-0.5, generator=generator)
+            initial[f"adapter.{name}"] = tensor
+        super().__init__({name: tensor.to(denoiser.device) for name, tensor in initial.items()}, settings)
+        factor = settings.adapter_rate / settings.learning_rate
+        self.rate_factors = {name: factor for name in self.parameters if name.startswith("adapter")}
+
+    def part(self) -> InjectedInstruction:
+        rows = InjectedInstruction.attention(
+            self._context, self._start, self._of("keys."), self._of("values.")
+        )
+        return rows.with_adapter(self._of("adapter."))
 
 
 def make_space(
@@ -124,3 +164,5 @@ def make_space(
             return AttentionSpace(denoiser, context, start, tokens, settings)
         case "text":
             return TextSpace(context, start, tokens, settings)
+        case "adapter":
+            return AdapterSpace(denoiser, context, start, tokens, settings)

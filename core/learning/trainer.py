@@ -52,7 +52,7 @@ class Trainer:
         self._trained = request.trained_segments
         self._segments = torch.tensor(self._trained, device=device)
         self._streams = {segment: SegmentStream(segment, self.settings) for segment in self._trained}
-        self._rate, self.optimizer = self._make_optimizer()
+        self.optimizer = self._make_optimizer()
         pixels = max(math.prod(latent.shape[-2:]) for latent in self.latents.after)
         self.loss_scale = 1.0
         if self.denoiser.dtype == torch.float16:
@@ -66,20 +66,23 @@ class Trainer:
         self._losses: list[float] = []
         self._pending: list[Tensor] = []
 
-    def _make_optimizer(self) -> tuple[float | Tensor, torch.optim.Optimizer]:
+    def _make_optimizer(self) -> torch.optim.Optimizer:
         on_gpu = self.denoiser.device.type == "cuda"
-        rate: float | Tensor = self.settings.learning_rate
-        if on_gpu:
-            # A tensor, so that a recorded step follows its changes.
-            rate = torch.tensor(rate, device=self.denoiser.device)
-        optimizer = torch.optim.AdamW(
-            list(self.parameters.values()),
-            lr=rate,
+        by_factor: dict[float, list[Tensor]] = {}
+        for name, tensor in self.parameters.items():
+            by_factor.setdefault(self.space.rate_factors.get(name, 1.0), []).append(tensor)
+        groups = []
+        for factor, tensors in by_factor.items():
+            rate = self.settings.learning_rate * factor
+            # A tensor on a GPU, so that a recorded step follows its changes.
+            lr = torch.tensor(rate, device=self.denoiser.device) if on_gpu else rate
+            groups.append({"params": tensors, "lr": lr, "rate_factor": factor})
+        return torch.optim.AdamW(
+            groups,
             weight_decay=self.settings.weight_decay,
             fused=on_gpu or None,
             capturable=on_gpu,
         )
-        return rate, optimizer
 
     def run(self, after_step: Callable[[int, int], None] | None = None) -> None:
         """Steps until ``settings.steps`` are done.
@@ -104,11 +107,11 @@ class Trainer:
         Raises:
             LearningError: a single sample with recomputed activations does not fit into the device's memory.
         """
-        rate = self.settings.rate_at(self.steps_done)
-        if isinstance(self._rate, Tensor):
-            self._rate.fill_(rate)
-        else:
-            for group in self.optimizer.param_groups:
+        for group in self.optimizer.param_groups:
+            rate = self.settings.rate_at(self.steps_done) * group["rate_factor"]
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
                 group["lr"] = rate
         with self._all_or_nothing():
             drawn = [
@@ -206,11 +209,11 @@ class Trainer:
         """
         learned = self.space.learned()
         self._check_worth(learned)
-        tensors: dict[str, dict[str, Tensor]] = {"keys": {}, "values": {}}
+        tensors: dict[str, dict[str, Tensor]] = {"keys": {}, "values": {}, "adapter": {}}
         for name, tensor in learned.items():
-            kind, _, site = name.partition(".")
+            kind, _, rest = name.partition(".")
             if kind in tensors:
-                tensors[kind][site] = tensor
+                tensors[kind][rest] = tensor
         return Instruction(
             tensors["keys"],
             tensors["values"],
@@ -218,6 +221,7 @@ class Trainer:
             self.request.first_row,
             self._info(title),
             learned.get("rows"),
+            tensors["adapter"],
         )
 
     def _check_worth(self, learned: Mapping[str, Tensor]) -> None:
