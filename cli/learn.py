@@ -18,7 +18,7 @@ from ..core.instruction.instruction import Instruction, own_scales
 from ..core.learning import checkpoint as checkpoints
 from ..core.learning.objective import PairLatents
 from ..core.learning.request import InitText, LearningRequest, with_direction
-from ..core.learning.run import RunCallbacks, ScaleChoice
+from ..core.learning.run import RunCallbacks, ScaleChoice, wants_scales
 from ..core.learning.run import learn as run_learning
 from ..core.learning.settings import AUTO, PRESETS, LearningSettings, preset_for, read_changes_of
 from ..core.learning.trainer import Trainer
@@ -45,15 +45,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     init_text.add_options(parser)
     parser.add_argument(
         "--space",
-        choices=("attention", "text"),
+        choices=tuple(PRESETS),
         default="attention",
-        help="attention: keys and values of every layer; text: text states (Visii)",
+        help="attention: keys and values of every cross-attention layer (InstructBrush); text: text states "
+        "(Visii); adapter: low-rank residuals in every attention layer, with keys and values",
     )
     parser.add_argument(
         "--preset",
         choices=(AUTO, *dict.fromkeys(name for names in PRESETS.values() for name in names)),
         default=AUTO,
-        help="auto: pocket for the pocket editor, paper for other models; paper: the paper's settings, with "
+        help="auto: pocket for the pocket editor, paper for other models (full_size for adapters); paper: "
+        "the paper's settings, with "
         "Eq. 5 as printed; paper_guided: the same, learned on the guided prediction with s_T 7.5 and s_I "
         "1.5. The options below change the preset",
     )
@@ -80,10 +82,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--guidance",
         choices=("search", "default"),
-        default="search",
         help="search: after learning, try a few guidance scales on the pairs, with new noise, and store the "
         "best in the file, for apply (at most 15%% of the time); default: store none, so that apply uses the "
-        "model's",
+        "model's. Without it: search, except with --preset paper and paper_guided, whose scales are the "
+        "paper's",
     )
     parser.add_argument(
         "--size", type=positive_int, help="scale and crop every image to a square of this many pixels"
@@ -122,7 +124,7 @@ def learn(options: argparse.Namespace) -> None:
     for remark in pairs.remarks:
         say(remark)
     run = _Run(out, options.overwrite)
-    scales = ScaleChoice() if options.guidance == "search" else None
+    scales = ScaleChoice() if wants_scales(options.preset, options.guidance) else None
     instruction = run_learning(_request(options, editor, pairs, settings, out.stem), run, scales)
     _save(instruction, out, options.overwrite, thumbnail(pairs))
     remove_checkpoints(run.checkpoint, run.other_checkpoint)

@@ -56,8 +56,8 @@ class EvaluateEdit(Node):
                 OpenClip.Input(
                     "open_clip",
                     optional=True,
-                    tooltip="With the images before the edit, measures direction and similarity. The papers "
-                    "use ViT-L-14.",
+                    tooltip="With the images before the edit, measures direction and similarity. "
+                    "InstructPix2Pix uses ViT-L-14; InstructBrush's paper does not name its CLIP.",
                 ),
                 io.String.Input(
                     "caption_before",

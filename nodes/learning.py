@@ -6,6 +6,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..core.encoders.clip import OpenClipModel
+from ..core.learning.run import wants_scales
 from ..core.learning.settings import (
     AUTO,
     FORMER_NAMES,
@@ -201,7 +202,7 @@ class LearnInstruction(Node):
             init_text,
             settings,
             checkpointing=gradient_checkpointing,
-            search_scales=guidance == "search",
+            search_scales=wants_scales(preset, None if guidance == "search" else guidance),
         )
         return _learn(run_inputs, Display(cls.hidden.unique_id, preview_every), resume)
 
@@ -367,7 +368,7 @@ class LearnTextInstruction(Node):
             settings,
             open_clip,
             gradient_checkpointing,
-            search_scales=guidance == "search",
+            search_scales=wants_scales(preset, None if guidance == "search" else guidance),
         )
         return _learn(run_inputs, Display(cls.hidden.unique_id, preview_every), resume)
 

@@ -29,6 +29,17 @@ class ScaleChoice:
     noise."""
 
 
+def wants_scales(preset: str, guidance: str | None) -> bool:
+    """Whether a run looks for guidance scales.
+
+    Args:
+        preset: its preset, as the user names it. A preset that is named after a paper keeps the paper's
+            scales, so that its edits are the paper's.
+        guidance: ``search`` or ``default`` if the user decides, else None.
+    """
+    return guidance == "search" if guidance else not preset.startswith("paper")
+
+
 class RunCallbacks:
     """What a caller adds to a run. Every method does nothing unless a subclass overrides it."""
 

@@ -1,4 +1,4 @@
-"""Checks masks against UltraEdit's limits, and cleans them."""
+"""Checks masks against the limits of UltraEdit's code, and cleans them."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,11 +29,11 @@ class CleanSettings:
     """Fragments smaller than this fraction of the mask's area are dropped. Pixels that touch at corners are
     connected."""
     min_area: float = 0.01
-    """Smallest accepted area as a fraction of the image (UltraEdit's limit)."""
+    """Smallest accepted area as a fraction of the image (UltraEdit's code)."""
     max_area: float = 0.9
-    """Largest accepted area as a fraction of the image (UltraEdit's limit)."""
+    """Largest accepted area as a fraction of the image (UltraEdit's code)."""
     max_fragments: int = 500
-    """Largest accepted number of fragments (UltraEdit's limit)."""
+    """Largest accepted number of fragments (UltraEdit's code)."""
     shape: Literal["fine", "hull", "box"] = "fine"
     """``fine`` keeps the shape; ``hull`` and ``box`` widen fragments to their convex hull or bounding box."""
     grow: int = 0

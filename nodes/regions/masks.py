@@ -95,8 +95,8 @@ class CleanRegion(Node):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="Refuses a mask that covers less than this fraction of the image. The paper's "
-                    "limit is 0.01.",
+                    tooltip="Refuses a mask that covers less than this fraction of the image. UltraEdit's "
+                    "code has 0.01.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -105,8 +105,8 @@ class CleanRegion(Node):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="Refuses a mask that covers more than this fraction of the image. The paper's "
-                    "limit is 0.9.",
+                    tooltip="Refuses a mask that covers more than this fraction of the image. UltraEdit's "
+                    "code has 0.9.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -114,7 +114,7 @@ class CleanRegion(Node):
                     default=default.max_fragments,
                     min=1,
                     max=1_000_000,
-                    tooltip="Refuses a mask with more fragments than this. The paper's limit is 500.",
+                    tooltip="Refuses a mask with more fragments than this. UltraEdit's code has 500.",
                     advanced=True,
                 ),
                 io.Float.Input(

@@ -11,7 +11,7 @@ from instructbrush.core.instruction.instruction import own_scales
 from instructbrush.core.learning import run
 from instructbrush.core.learning.objective import PairLatents
 from instructbrush.core.learning.request import InitText, LearningRequest
-from instructbrush.core.learning.run import RunCallbacks, ScaleChoice, learn
+from instructbrush.core.learning.run import RunCallbacks, ScaleChoice, learn, wants_scales
 from instructbrush.core.learning.settings import POCKET, LearningSettings
 from instructbrush.core.learning.trainer import Trainer
 
@@ -106,3 +106,21 @@ def test_a_search_without_memory_leaves_the_default(
 
     found = learn(request(editor), FullDevice(), ScaleChoice())
     assert own_scales(found) is None and "the model's default is kept" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("preset", "guidance", "searches"),
+    [
+        ("auto", None, True),
+        ("pocket", None, True),
+        ("custom", None, True),
+        ("paper", None, False),
+        ("paper_guided", None, False),
+        ("paper", "search", True),
+        ("pocket", "default", False),
+    ],
+)
+def test_presets_of_papers_keep_the_scales_of_the_paper(
+    preset: str, guidance: str | None, searches: bool
+) -> None:
+    assert wants_scales(preset, guidance) == searches

@@ -78,7 +78,7 @@ def test_settings_and_presets_exist(page):
     changes = re.findall(r"`(?:learn )?--set ([\w.]+=[\w.]+)", page)
     assert len(changes) > 6
     read_changes_of("attention", [change for change in changes if "clamp" not in change])
-    named = re.findall(r"^\| (attention|text) space, `(\w+)`", page, re.MULTILINE)
+    named = re.findall(r"^\| (\w+) space, `(\w+)`", page, re.MULTILINE)
     assert set(named) == {(space, name) for space, presets in PRESETS.items() for name in presets}
 
 
