@@ -13,7 +13,7 @@ from .settings import LearningSettings
 
 class SegmentStream:
     """The endless training samples of one segment: shuffled passes over its timesteps, each timestep once a
-    pass.
+    pass. With several strata the passes draw from as many equal ranges of the timesteps in turn.
 
     With fresh noise a sample has a random pair and new noise; with fixed noise both follow from its timestep.
     Every segment has a separate generator, so its samples do not depend on which other segments are trained.
@@ -23,6 +23,7 @@ class SegmentStream:
         self._fixed = settings.noise == "fixed"
         self._seed = settings.seed
         self._first, self._last = segment_bounds(segment, settings.segments)
+        self._strata = settings.strata
         # The product gives different seeds to all pairs of seed and segment.
         self.generator = Generator().manual_seed((settings.seed * 1009 + segment) % SEEDS)
         self.order = torch.empty(0, dtype=torch.int64)
@@ -31,7 +32,7 @@ class SegmentStream:
     def draw(self, latents: PairLatents) -> tuple[int, int, Tensor]:
         """(pair, timestep, noise) of the next sample."""
         if self.position >= len(self.order):
-            self.order = torch.randperm(self._last - self._first, generator=self.generator) + self._first
+            self.order = self._shuffled()
             self.position = 0
         timestep = int(self.order[self.position])
         self.position += 1
@@ -40,6 +41,16 @@ class SegmentStream:
             return pair, timestep, fixed_noise(latents.after[pair].shape, timestep, self._seed)
         pair = int(torch.randint(len(latents.after), (1,), generator=self.generator))
         return pair, timestep, torch.randn(latents.after[pair].shape, generator=self.generator)
+
+    def _shuffled(self) -> Tensor:
+        count = self._last - self._first
+        if self._strata == 1:
+            return torch.randperm(count, generator=self.generator) + self._first
+        ranges = torch.arange(self._first, self._last).tensor_split(min(self._strata, count))
+        passes = [times[torch.randperm(len(times), generator=self.generator)] for times in ranges]
+        shortest = min(len(times) for times in passes)
+        in_turn = torch.stack([times[:shortest] for times in passes], dim=1).flatten()
+        return torch.cat([in_turn, *(times[shortest:] for times in passes)])
 
     def mark(self) -> tuple[Tensor, Tensor, int]:
         """The current position, for ``rewind``."""

@@ -20,7 +20,7 @@ _CHOICES = {
 FORMER_NAMES = {"weighting": {"min_snr": "snr"}}
 """Setting -> former name of a choice -> its name. Former names are accepted everywhere, see ``stored``."""
 # Settings that version 0.1 did not have, and the value that learning had then.
-_ADDED = {"weight_decay": 0.0}
+_ADDED = {"weight_decay": 0.0, "strata": 1}
 # Settings of the adapter space, which checkpoints of other spaces do not have.
 _OF_ADAPTERS = ("rank", "bypass", "adapter_rate")
 
@@ -50,6 +50,9 @@ class LearningSettings:
     """Optimizer steps; each trains all segments at once."""
     batch: int = 1
     """Samples of every segment in a step."""
+    strata: int = 1
+    """Equal ranges of a segment's timesteps that its samples come from in turn. With as many as ``batch``,
+    every step sees low and high noise."""
     learning_rate: float = 6e-2
     final_learning_rate: float = 6e-3
     """Learning rate of the last step, reached by linear decay."""
@@ -97,6 +100,7 @@ class LearningSettings:
             ("segments", 1, 1000),
             ("steps", 1, 1_000_000),
             ("batch", 1, 1024),
+            ("strata", 1, 1000),
             ("seed", 0, SEEDS - 1),
         )
         for name, low, high in whole:
@@ -238,6 +242,7 @@ POCKET_ADAPTER = LearningSettings(
     tokens=8,
     segments=1,
     batch=5,
+    strata=5,
     learning_rate=3e-2,
     final_learning_rate=3e-3,
     parametrisation="separate",
@@ -249,6 +254,7 @@ ADAPTER = LearningSettings(
     tokens=8,
     segments=1,
     batch=5,
+    strata=5,
     steps=1000,
     learning_rate=1e-3,
     final_learning_rate=1e-4,
