@@ -3,9 +3,9 @@
     .venv/bin/python tools/benchmarks/region_bench.py [--items N] [--out FOLDER] [--parts N] [--publish]
 
 All edits follow words. The masks of the rows are made from the true change, widened as a segmenter and a
-detector would widen it: they know what a user does not know before the edit. In the row ``finder`` the mask
-comes from the pocket finder instead, which gets the name of the thing that the edit changes ("the red star").
-If the edit adds a thing, or nothing is found, the whole image is the region.
+detector would widen it: they know what a user does not know before the edit. In two rows the pocket finder
+makes the mask: ``finder`` gets the name of the thing that the edit changes ("the red star"), ``words`` what a
+grammar reads in the instruction. If there is no such thing or it is not found, the whole image counts.
 
 Figures of the outside are means over the pixels outside the true soft mask, figures of the inside over the
 pixels where it is positive. Both are the same pixels in all rows. A stopped run resumes. The last line of the
@@ -37,6 +37,7 @@ from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.errors import InstructBrushError
 from instructbrush.core.evaluation.reports.figures import interval, plain_figures
 from instructbrush.core.models.builtin import POCKET_REGION_FOLDER
+from instructbrush.core.reasoning.edited_objects import edited_objects
 from instructbrush.core.regions.boxes import bounding_box_mask, box_mask
 from instructbrush.core.regions.finder_loading import load_finder
 from instructbrush.core.regions.masks import soft_mask
@@ -61,7 +62,7 @@ BOX_MARGIN = 4
 # Items of the timing.
 TIMED = 6
 TIMING = "timing"
-ROWS = ("free", "soft", "hard", "pasted", "reads", "reads_soft", "finder", "input")
+ROWS = ("free", "soft", "hard", "pasted", "reads", "reads_soft", "finder", "words", "input")
 # The mask of each row whose seam is measured.
 SEAMS = {"soft": "soft", "hard": "fine"}
 
@@ -210,15 +211,12 @@ def seam(images: Tensor, before: Tensor, truth: Tensor, mask: Tensor) -> tuple[f
     return total, pairs
 
 
-def found_masks(items: Items) -> tuple[Tensor, list[float]]:
-    """Returns the soft masks that the pocket finder gives, and how much of the true mask each one hits.
-
-    The overlap is the intersection over the union of the found and the true fine mask; 0 if nothing is found.
-    """
+def found_masks(items: Items, things: Sequence[Sequence[str]]) -> tuple[Tensor, list[float]]:
+    """Returns the pocket finder's soft masks, and the IoU of each with its true fine mask."""
     masks = []
     overlaps = []
-    for image, thing, true in zip(items.before, items.things, items.fine, strict=True):
-        objects = _finder().find(image, [thing]) if thing else []
+    for image, names, true in zip(items.before, things, items.fine, strict=True):
+        objects = _finder().find(image, names) if names else []
         fine = torch.zeros_like(true)
         for each in objects:
             fine = torch.maximum(fine, each.mask)
@@ -246,19 +244,22 @@ def measure_part(items: Items, first: int, models: Sequence[DiffusersEditor], ou
         out: folder of the grid of images.
     """
     plain, reading = (ItemEditor(model, items, first) for model in models)
-    found, overlaps = found_masks(items)
+    by_name, name_overlaps = found_masks(items, [[thing] if thing else [] for thing in items.things])
+    edited = [edited_objects(words, items.before[0]).objects for words in items.words]
+    by_words, words_overlaps = found_masks(items, edited)
     latents = {
         "free": plain.latents(),
         "soft": plain.latents(items.soft),
         "hard": plain.latents(items.fine),
         "reads": reading.latents(condition=items.fine),
         "reads_soft": reading.latents(items.soft, condition=items.fine),
-        "finder": plain.latents(found),
+        "finder": plain.latents(by_name),
+        "words": plain.latents(by_words),
     }
     images = {name: plain.decode(each) for name, each in latents.items()}
     images["pasted"] = paste_back(images["soft"], items.before, items.soft)
     images["input"] = items.before
-    draw_grid(items, found, images, out / f"grid-{first:03d}.png")
+    draw_grid(items, by_words, images, out / f"grid-{first:03d}.png")
     outside = (items.soft == 0).float()
     # A latent pixel is outside if all pixels of its patch are.
     outside_latent = 1 - functional.max_pool2d(items.soft[:, None], 8).ceil()
@@ -279,7 +280,8 @@ def measure_part(items: Items, first: int, models: Sequence[DiffusersEditor], ou
         part[row]["seam"] = seam(images[row], items.before, items.after, getattr(items, mask))
     touched = (images["pasted"] != items.before).any(-1) & (outside > 0)
     part["pasted"]["changed_pixels_outside"] = touched.sum((1, 2)).tolist()
-    part["finder"]["mask_iou"] = overlaps
+    part["finder"]["mask_iou"] = name_overlaps
+    part["words"]["mask_iou"] = words_overlaps
     return part
 
 
@@ -335,7 +337,7 @@ def draw_grid(items: Items, found: Tensor, images: Mapping[str, Tensor], path: P
         items.soft[..., None].expand(-1, -1, -1, 3),
         *(images[name] for name in ("free", "soft", "pasted", "reads_soft")),
         found[..., None].expand(-1, -1, -1, 3),
-        images["finder"],
+        images["words"],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     grid([[column[row].numpy() for column in columns] for row in range(len(items.words))], path)
@@ -348,7 +350,8 @@ def print_table(rows: Mapping[str, Mapping[str, Any]]) -> None:
         cells = [values.get(name) for name in ("outside_latent", "outside_error", "outside_by_edit")]
         texts = ["" if value is None else f"{value:.4f}" for value in cells]
         print(f"{row:12} {texts[0]:>15}  {texts[1]:>15}  {texts[2]:>17}  {values['inside_psnr']:10.2f}")
-    print(f"The finder's masks overlap the true ones by {rows['finder']['mask_iou']:.2f} (IoU).")
+    overlaps = [f"{rows[row]['mask_iou']:.2f} ({row})" for row in ("finder", "words")]
+    print(f"The found masks overlap the true ones by {' and '.join(overlaps)} (IoU).")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
