@@ -22,6 +22,7 @@ _NODES = {
     "learning": ("LearnInstruction", "LearnTextInstruction"),
     "instruction": ("SaveInstruction", "LoadInstruction"),
     "editing": ("ApplyInstruction", "EditGuiderNode", "FixedNoiseNode"),
+    "edit_steps": ("EditBySteps", "PickFromList"),
     "algebra": (
         "ScaleInstruction",
         "BlendInstructions",
@@ -29,11 +30,12 @@ _NODES = {
         "AddWordsToInstruction",
         "InspectInstruction",
     ),
-    "regions.finding": ("LoadRegionFinder", "FindRegion"),
+    "regions.finding": ("LoadRegionFinder", "FindRegion", "FindEditedObject"),
     "regions.masks": ("CleanRegion", "SoftRegion", "CombineRegions", "PasteBack"),
     "regions.editing": ("RegionEdit", "RegionConditioning"),
     "reasoning": ("LoadMllm", "ExplainInstruction", "LoadConnector", "EncodeInstruction"),
     "evaluation": ("EvaluateEdit",),
+    "sweeping": ("SweepValues", "ContactSheet"),
     "preference": ("JudgePreference",),
 }
 

@@ -8,7 +8,8 @@ from comfy_api.latest import io
 
 from ..core.encoders.mllm import Mllm
 from ..core.reasoning.connector import Connector
-from ..core.reasoning.explain import MOST_TOKENS, explain
+from ..core.reasoning.explain import MOST_TOKENS
+from ..core.reasoning.explain_edits import MOST_EDITS, explain_edits
 from ..core.storage.image_tensors import image_batch
 from .comfy.encoders import mllms
 from .comfy.encoders.progress import node_progress
@@ -129,33 +130,56 @@ class ExplainInstruction(Node):
                     tooltip="Length limit of an answer, in tokens.",
                     advanced=True,
                 ),
+                io.Int.Input(
+                    "max_edits",
+                    optional=True,
+                    default=1,
+                    min=1,
+                    max=MOST_EDITS,
+                    tooltip="Largest number of edits that the wish may need. 1 asks for one edit. With more "
+                    "the model lists them, and the pocket reader explains each clause of the wish: separate "
+                    "clauses by ', and', ';' or a full stop.",
+                ),
             ],
             outputs=[
                 io.String.Output(
                     display_name="instruction",
-                    tooltip="The edit in one line, for CLIP Text Encode, Edit Guider and others. If the "
-                    "model gives no usable answer, this is your own text.",
+                    tooltip="The edit in one line, for CLIP Text Encode, Edit Guider and others; several "
+                    "edits are joined by 'and'. If the model gives no usable answer, this is your own text.",
                 ),
                 io.String.Output(
                     display_name="reason",
                     tooltip="The model's reason. Empty if your own text is used.",
+                ),
+                io.String.Output(
+                    display_name="edits",
+                    tooltip="One edit a line, for Edit by Steps, with the object that changes after | if the "
+                    "model names one.",
                 ),
             ],
         )
 
     @classmethod
     def execute(
-        cls, mllm: Mllm, image: torch.Tensor, wish: str, max_tokens: int = MOST_TOKENS
+        cls,
+        mllm: Mllm,
+        image: torch.Tensor,
+        wish: str,
+        max_tokens: int = MOST_TOKENS,
+        max_edits: int = 1,
     ) -> io.NodeOutput:
         frame = image_batch(image, "Image")[0, ..., :3]
         if wish.strip():
             prepare(mllm)
-        found = explain(mllm, frame, wish, max_tokens, node_progress(cls.hidden.unique_id))
-        if found.fallback:
-            logging.warning("InstructBrush: %s", found.warning)
-        comment = f"Warning: {found.warning}" if found.fallback else found.reason
-        shown = f"{found.instruction}\n\n{comment}"
-        return io.NodeOutput(found.instruction, found.reason, ui={"text": [shown]})
+        progress = node_progress(cls.hidden.unique_id)
+        found, own_words = explain_edits(mllm, frame, wish, max_edits, max_tokens, progress)
+        instruction = " and ".join(edit.instruction for edit in found.edits)
+        for remark in found.remarks:
+            logging.warning("InstructBrush: %s", remark)
+        remarks = " ".join(found.remarks)
+        comments = [found.reason, f"Warning: {remarks}" if own_words else remarks]
+        shown = [found.text if max_edits > 1 else instruction, *(text for text in comments if text)]
+        return io.NodeOutput(instruction, found.reason, found.text, ui={"text": ["\n\n".join(shown)]})
 
 
 class LoadConnector(Node):

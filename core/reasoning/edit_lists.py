@@ -12,7 +12,8 @@ from .explain import MOST_LETTERS, MOST_REASON
 
 # Length limit of a region's words, in characters.
 MOST_REGION = 60
-# Edits that are read from one text. Longer lists are cut before they are checked.
+# Limits of what is read of one text, in characters and edits. Of a longer text the end is read.
+_MOST_TEXT = 100_000
 _MOST_READ = 100
 
 _LIST_KEYS = ("edits", "instructions", "steps", "edit_list", "actions", "tasks", "changes")
@@ -39,9 +40,10 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\s*;\s*|\n+")
+_SUBJECT = r"(?:(?:please|(?:i|we|you)(?:'d| would| should| could| can))\s+)?"
 _JOINS = re.compile(
     r"\s*(?:,\s*(?:and\s+)?|\s+and\s+)(?:(?:then|also|next|finally|afterwards|after that)\s*,?\s+)?"
-    rf"(?=(?:please\s+)?{VERB})|\s*,?\s+(?:then|afterwards|after that)\s*,?\s+(?={VERB})",
+    rf"(?={_SUBJECT}{VERB})|\s*,?\s+(?:then|afterwards|after that)\s*,?\s+(?={_SUBJECT}{VERB})",
     re.IGNORECASE,
 )
 _STARTS_WITH_VERB = re.compile(VERB, re.IGNORECASE)
@@ -93,7 +95,7 @@ def read_edits(text: str, most: int, from_model: bool = False) -> EditList:
         InstructionError: there is no edit in the text. The message says what is wrong.
     """
     text, ends_in_thought = without_thoughts(text.replace("’", "'"))
-    items, reason = _items(text, from_model)
+    items, reason = _items(text[-_MOST_TEXT:], from_model)
     found = checked_edits(items, most)
     if found.edits:
         return EditList(found.edits, reason, found.remarks)

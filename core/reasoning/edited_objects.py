@@ -1,4 +1,4 @@
-"""Which objects an instruction edits: the question that UltraEdit asks before it makes a region (stage III)."""
+"""Which objects an instruction edits: UltraEdit asks this before it makes a region (stage III)."""
 
 import re
 from collections.abc import Sequence
@@ -20,14 +20,15 @@ MOST_EDITED = 2
 # UltraEdit's prompt "for capturing editing object". The paper gives captions and a list of detected objects
 # where this gives the image.
 _OBJECT_TASK = (
-    "Below is an instruction for editing this picture. Your task is to identify the objects most likely to be "
-    "modified. Consider this from a comprehensive perspective; note that some objects might not be explicitly "
-    "mentioned in the instruction, but their appearance could still be affected. Please use precise words or "
-    "phrases in your response. Note: 1. If you can't identify any specific edited object (e.g., a style "
-    "transfer involving the entire image instead of a single object; add/move an object, which does not fit "
-    'object-oriented editing instructions), please respond with "NONE". 2. Your response should exclusively '
-    "identify the objects requiring edits, excluding any extra context or details. 3. Please list the objects "
-    "to be edited, separating each one with a comma. The number of objects identified in the answer should not "
+    "Below is an instruction for editing this picture. Your task is to identify the objects most "
+    "likely to be modified. Consider this from a comprehensive perspective; note that some objects "
+    "might not be explicitly mentioned in the instruction, but their appearance could still be "
+    "affected. Please use precise words or phrases in your response. Note: 1. If you can't identify "
+    "any specific edited object (e.g., a style transfer involving the entire image instead of a "
+    "single object; add/move an object, which does not fit object-oriented editing instructions), "
+    'please respond with "NONE". 2. Your response should exclusively identify the objects requiring '
+    "edits, excluding any extra context or details. 3. Please list the objects to be edited, "
+    "separating each one with a comma. The number of objects identified in the answer should not "
     "exceed 2. Edit Instruction:"
 )
 

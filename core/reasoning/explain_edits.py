@@ -99,7 +99,9 @@ def explain_edits(
         return explain(mllm, image, words, max_new_tokens, progress)
 
     if most == 1:
-        return _joined([ask(wish)], most)
+        found = ask(wish)
+        remarks = (found.warning,) if found.fallback else ()
+        return EditList((Edit(found.instruction),), found.reason, remarks), found.fallback
     if not mllm.reads_task:
         return _joined([ask(clause) for clause in clauses(wish)[:MOST_EDITS]], most)
     problem = answer = ""

@@ -1,11 +1,16 @@
 """Nodes that find regions by words."""
 
+import logging
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 
+from ...core.encoders.mllm import Mllm
 from ...core.errors import RegionError
+from ...core.reasoning.edited_objects import edited_objects, named_objects
+from ...core.reasoning.edited_region import WHEN_MISSING, EditedRegion, WhenMissing, edited_region
+from ...core.reasoning.explain import MOST_TOKENS
 from ...core.regions.boxes import box_mask
 from ...core.regions.finder import MOST_OBJECTS, FoundObject, report_table, split_phrases, union_mask
 from ...core.storage.image_tensors import image_batch
@@ -13,8 +18,9 @@ from ..comfy.encoders import finders
 from ..comfy.encoders.progress import node_progress
 from ..comfy.encoders.residency import prepare
 from ..comfy.folders import paths
-from ..shared.node import FileFingerprints, NameChoice, Node, check_names
-from ..shared.socket_types import RegionFinder
+from ..comfy.step_graph import runs_in_expansion
+from ..shared.node import Choice, FileFingerprints, NameChoice, Node, check_names
+from ..shared.socket_types import MllmSocket, RegionFinder
 
 _FINDERS_DEFAULT = -1.0
 
@@ -114,28 +120,7 @@ class FindRegion(Node):
                     placeholder="red ball, hat",
                     tooltip="What to look for. Separate several things by commas or full stops.",
                 ),
-                io.Float.Input(
-                    "box_threshold",
-                    default=_FINDERS_DEFAULT,
-                    min=_FINDERS_DEFAULT,
-                    max=1.0,
-                    step=0.01,
-                    round=0.001,
-                    tooltip="Smallest score of an object, 0 to 1. Lower values find more objects, higher "
-                    "values make fewer mistakes. -1 uses the finder's default: 0.3 for Grounding DINO, 0.4 "
-                    "for CLIPSeg, 0.5 for the pocket finder.",
-                ),
-                io.Float.Input(
-                    "text_threshold",
-                    default=_FINDERS_DEFAULT,
-                    min=_FINDERS_DEFAULT,
-                    max=1.0,
-                    step=0.01,
-                    round=0.001,
-                    tooltip="Grounding DINO: how well a word must fit an object. CLIPSeg: smallest "
-                    "probability of a pixel in the mask; higher values make the mask smaller. -1 uses the "
-                    "finder's default: 0.25 for Grounding DINO, 0.4 for CLIPSeg, 0.5 for the pocket finder.",
-                ),
+                *_thresholds(),
                 io.Int.Input(
                     "max_objects",
                     optional=True,
@@ -208,6 +193,165 @@ class FindRegion(Node):
         )
 
 
+class FindEditedObject(Node):
+    """Finds the region that an instruction edits."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstructBrushFindEditedObject",
+            display_name="Find Edited Object",
+            category="InstructBrush/regions",
+            description="Finds the region that an instruction edits (UltraEdit): a vision-language model or "
+            "a grammar says which objects change, at most two, and the finder makes their mask. An "
+            "instruction for the whole image, or one that adds something, gives a white mask.",
+            search_aliases=[
+                "region of instruction",
+                "automatic mask",
+                "mask from instruction",
+                "edited object",
+                "ultraedit region",
+                "where to edit",
+                "text to mask",
+            ],
+            has_intermediate_output=True,
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+            inputs=[
+                io.Image.Input("image", tooltip="Images to edit, searched one after the other."),
+                RegionFinder.Input("finder", tooltip="The finder from Load Region Finder."),
+                io.String.Input(
+                    "instruction",
+                    default="",
+                    placeholder="make the hat red",
+                    tooltip="The edit in words, for Edit Guider too. With the pocket reader also a wish.",
+                ),
+                io.String.Input(
+                    "objects",
+                    default="",
+                    placeholder="red ball, hat",
+                    tooltip="Names the edited objects yourself, separated by commas. Empty: they follow from "
+                    "the instruction.",
+                ),
+                Choice(
+                    "when_missing",
+                    options=list(WHEN_MISSING),
+                    default="whole image",
+                    tooltip="The mask if no object is found. whole image: white, edits everything. empty: "
+                    "black, edits nothing. stop: ends the run with a message.",
+                ),
+                MllmSocket.Input(
+                    "mllm",
+                    optional=True,
+                    tooltip="A model from Load MLLM that looks at the image and says which objects change. "
+                    "Without it a grammar reads the instruction.",
+                ),
+                *_thresholds(advanced=True),
+                io.Int.Input(
+                    "max_tokens",
+                    optional=True,
+                    default=MOST_TOKENS,
+                    min=8,
+                    max=4096,
+                    tooltip="Length limit of the model's answer, in tokens.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[
+                io.Mask.Output(
+                    display_name="mask",
+                    tooltip="The fine mask: one for each image, for Clean Region, Soft Region or Region "
+                    "Edit. White for the whole image.",
+                ),
+                io.String.Output(
+                    display_name="objects",
+                    tooltip="The words of the edited objects, separated by commas; a line for each image. "
+                    "Empty for the whole image.",
+                ),
+                io.String.Output(
+                    display_name="report", tooltip="What was decided, by what, and what was found."
+                ),
+                io.Mask.Output(
+                    display_name="box_mask",
+                    tooltip="One mask for each image with the boxes of its objects, for Soft Region.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: torch.Tensor,
+        finder: Any,
+        instruction: str,
+        objects: str = "",
+        when_missing: WhenMissing = "whole image",
+        mllm: Mllm | None = None,
+        box_threshold: float = _FINDERS_DEFAULT,
+        text_threshold: float = _FINDERS_DEFAULT,
+        max_tokens: int = MOST_TOKENS,
+    ) -> io.NodeOutput:
+        images = image_batch(image, "Image", RegionError)[..., :3]
+        thresholds = _threshold(box_threshold), _threshold(text_threshold)
+        progress = node_progress(cls.hidden.unique_id)
+        decided = [named_objects(objects)] * len(images) if objects.strip() else []
+        if mllm is not None and instruction.strip() and not decided:
+            prepare(mllm)
+        decided = decided or [
+            edited_objects(instruction, frame, mllm, max_tokens, progress if mllm else None)
+            for frame in images
+        ]
+        if any(each.objects for each in decided):
+            prepare(finder)
+        regions: list[EditedRegion] = []
+        for frame, each in zip(images, decided, strict=True):
+            regions.append(edited_region(finder, frame, each, when_missing, thresholds))
+            progress(len(regions), len(images))
+        for each in decided:
+            for remark in each.remarks:
+                logging.warning("InstructBrush: Find Edited Object: %s", remark)
+        report = _numbered([region.report for region in regions])
+        # The text below Edit by Steps stays.
+        shown: Any = None if runs_in_expansion(cls.hidden) else {"text": [report]}
+        return io.NodeOutput(
+            torch.stack([region.mask for region in regions]),
+            "\n".join(", ".join(region.objects) for region in regions),
+            report,
+            torch.stack([region.box_mask for region in regions]),
+            ui=shown,
+        )
+
+
+def _thresholds(advanced: bool = False) -> list[io.Input]:
+    """The finder's thresholds."""
+    options: dict[str, Any] = {"optional": True, "advanced": True} if advanced else {}
+    return [
+        io.Float.Input(
+            "box_threshold",
+            default=_FINDERS_DEFAULT,
+            min=_FINDERS_DEFAULT,
+            max=1.0,
+            step=0.01,
+            round=0.001,
+            tooltip="Smallest score of an object, 0 to 1. Lower values find more objects, higher "
+            "values make fewer mistakes. -1 uses the finder's default: 0.3 for Grounding DINO, 0.4 "
+            "for CLIPSeg, 0.5 for the pocket finder.",
+            **options,
+        ),
+        io.Float.Input(
+            "text_threshold",
+            default=_FINDERS_DEFAULT,
+            min=_FINDERS_DEFAULT,
+            max=1.0,
+            step=0.01,
+            round=0.001,
+            tooltip="Grounding DINO: how well a word must fit an object. CLIPSeg: smallest "
+            "probability of a pixel in the mask; higher values make the mask smaller. -1 uses the "
+            "finder's default: 0.25 for Grounding DINO, 0.4 for CLIPSeg, 0.5 for the pocket finder.",
+            **options,
+        ),
+    ]
+
+
 def _threshold(value: float) -> float | None:
     return None if value == _FINDERS_DEFAULT else value
 
@@ -230,7 +374,10 @@ def _bbox(found: FoundObject) -> dict[str, Any]:
 
 
 def _report(objects_of_images: list[list[FoundObject]], phrases: list[str]) -> str:
-    tables = [report_table(objects, phrases) for objects in objects_of_images]
-    if len(tables) == 1:
-        return tables[0]
-    return "\n\n".join(f"Image {number}\n{table}" for number, table in enumerate(tables, 1))
+    return _numbered([report_table(objects, phrases) for objects in objects_of_images])
+
+
+def _numbered(texts: list[str]) -> str:
+    if len(texts) == 1:
+        return texts[0]
+    return "\n\n".join(f"Image {number}\n{text}" for number, text in enumerate(texts, 1))
