@@ -5,7 +5,7 @@
 All edits follow words. The masks of the rows are made from the true change, widened as a segmenter and a
 detector would widen it: they know what a user does not know before the edit. In two rows the pocket finder
 makes the mask: ``finder`` gets the name of the thing that the edit changes ("the red star"), ``words`` what a
-grammar reads in the instruction. If there is no such thing or it is not found, the whole image counts.
+grammar reads in the instruction. If there is none, or it is not found, the whole image is the region.
 
 Figures of the outside are means over the pixels outside the true soft mask, figures of the inside over the
 pixels where it is positive. Both are the same pixels in all rows. A stopped run resumes. The last line of the
