@@ -1,6 +1,6 @@
 """The pack's socket types, and instructions that carry a thumbnail."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from comfy_api.latest import io
 from PIL import Image
@@ -70,12 +70,5 @@ def thumbnail_of(*instructions: Instruction | Blend) -> Image.Image | None:
 
 
 def _attach(instruction: Instruction, thumbnail: Image.Image) -> InstructionWithThumbnail:
-    return InstructionWithThumbnail(
-        instruction.keys,
-        instruction.values,
-        instruction.context,
-        instruction.start,
-        instruction.info,
-        instruction.rows,
-        thumbnail,
-    )
+    values = {field.name: getattr(instruction, field.name) for field in fields(Instruction)}
+    return InstructionWithThumbnail(**values, thumbnail=thumbnail)
