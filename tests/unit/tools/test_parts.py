@@ -1,0 +1,76 @@
+"""Benchmarks run in parts: they resume, stop on request, and publish figures over all parts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from instructbrush.core.errors import EvaluationError
+from instructbrush.tools.benchmarks import region_bench
+from instructbrush.tools.benchmarks.parts import Part, run_parts
+
+
+class Measuring:
+    """Counts what is measured."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def __call__(self, name: str) -> Part:
+        self.names.append(name)
+        return {"value": len(name)}
+
+
+def test_resumes_after_the_parts_that_are_kept(tmp_path: Path) -> None:
+    measuring = Measuring()
+    assert run_parts(tmp_path, {"seed": 1}, ["a", "bb", "ccc"], measuring, most=2) is None
+    assert measuring.names == ["a", "bb"]
+    parts = run_parts(tmp_path, {"seed": 1}, ["a", "bb", "ccc"], measuring)
+    assert measuring.names == ["a", "bb", "ccc"]
+    assert parts == [{"value": 1}, {"value": 2}, {"value": 3}]
+
+
+def test_measures_a_damaged_part_again(tmp_path: Path) -> None:
+    run_parts(tmp_path, {}, ["a"], Measuring())
+    (tmp_path / "parts" / "a.json").write_text('{"settings": {}')
+    measuring = Measuring()
+    assert run_parts(tmp_path, {}, ["a"], measuring) == [{"value": 1}]
+    assert measuring.names == ["a"]
+
+
+def test_rejects_parts_with_other_settings(tmp_path: Path) -> None:
+    run_parts(tmp_path, {"seed": 1}, ["a"], Measuring())
+    with pytest.raises(EvaluationError, match="holds parts of another run: {'seed': 1}"):
+        run_parts(tmp_path, {"seed": 2}, ["a"], Measuring())
+
+
+def part(psnr: list[float]) -> Part:
+    values = {"inside_psnr": psnr, "outside_error": [0.5] * len(psnr)}
+    made = {row: {**values, "seam": [2.0, 10.0]} for row in region_bench.ROWS}
+    made["pasted"] = {**values, "changed_pixels_outside": [0, 3][: len(psnr)]}
+    return made
+
+
+def test_region_figures_are_means_over_the_items_of_all_parts() -> None:
+    rows = region_bench.figures([part([10.0, 20.0]), part([30.0])], {"time_ratio": 1.25})
+    assert rows["free"]["inside_psnr"] == 20.0 and rows["free"]["items"] == 3
+    assert rows["free"]["inside_psnr_ci95"] == pytest.approx(4.303 * 10 / 3**0.5, abs=1e-3)
+    assert rows["soft"]["seam"] == 0.2 and "seam" not in rows["free"]
+    assert rows["soft"]["time_ratio"] == 1.25
+    assert rows["pasted"]["changed_pixels_outside"] == 3
+
+
+def test_names_the_thing_that_an_edit_changes() -> None:
+    items = region_bench.unseen_items(14)
+    kinds = dict(zip(region_bench.LOCAL, zip(items.words, items.things, strict=True), strict=True))
+    assert all(thing.startswith("the ") for kind, (_, thing) in kinds.items() if kind not in ("add", "sun"))
+    assert kinds["add"][1] == kinds["sun"][1] == ""
+    assert items.part(slice(2, 5)).things == items.things[2:5]
+    assert torch.equal(items.part(slice(2, 5)).fine, items.fine[2:5])
+
+
+def test_unfound_things_give_the_whole_image() -> None:
+    items = region_bench.unseen_items(2)
+    masks, overlaps = region_bench.found_masks(items, [[], ["oval"]])
+    assert bool((masks[0] == 1).all()) and overlaps[0] == 0
+    assert 0 < overlaps[1] <= 1 and not bool((masks[1] == 1).all())
