@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.editing.editor import DiffusersEditor
 from ...core.errors import LearningError
-from ...core.finetuning.dataset import Block, find_blocks
+from ...core.finetuning.dataset import Block, digest_of, find_blocks
 from ...core.finetuning.reasoning.first_stage import (
     MeaningInputs,
     MeaningLoss,
@@ -130,17 +130,16 @@ class FirstStage:
         """Whether states of direct and of indirect instructions are needed, whatever ``--indirect`` is."""
         return self._settings is not None
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, processes: int) -> dict[str, Any]:
         """Returns what a checkpoint of the run that follows must agree with. Defaults are left out."""
         identity: dict[str, Any] = {}
         if self._options.meaning_weight:
             identity["meaning weight"] = self._options.meaning_weight
         if self._settings is not None:
-            settings = self._settings
-            samples = settings.batch * settings.accumulation
             identity["first stage"] = {
-                **settings.identity(),
-                "samples of a process": samples,
+                **self._settings.identity(),
+                "data": digest_of(self.blocks),
+                "samples of a step": self._settings.batch * self._settings.accumulation * processes,
                 "direct": self._options.first_stage_direct,
             }
         return identity

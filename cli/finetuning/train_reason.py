@@ -139,7 +139,7 @@ def train(options: argparse.Namespace) -> None:
         ConnectorInputs(edit_inputs, options.meaning_weight),
         stream,
         settings,
-        {**models, "indirect": options.indirect, **first.identity()},
+        {**models, "indirect": options.indirect, **first.identity(accelerator.num_processes)},
     )
 
     def draw_samples(path: Path) -> None:

@@ -12,8 +12,10 @@ from safetensors import safe_open
 from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.editing.loading import load_editor
 from instructbrush.core.encoders.mllm import Mllm, load_mllm
+from instructbrush.core.finetuning.dataset import find_blocks
+from instructbrush.core.finetuning.reasoning.first_stage import check_meanings
 from instructbrush.core.reasoning.connector import config_for, new_connector
-from instructbrush.tools.pocket.reasoning_stages import cache_reason, train_reason
+from instructbrush.tools.pocket.reasoning_stages import cache_reason, train_reason, write_pairs
 from instructbrush.tools.pocket.reasoning_stages.train_reader import READER_TARGET
 from instructbrush.tools.pocket.world.photos import SOURCES, Photos
 
@@ -122,3 +124,20 @@ def test_connector_learns_the_meant_states(cache):
         optimizer.step()
     with torch.no_grad():
         assert float(train_reason.meant_error(connector, meaning)) < 0.7 * before
+
+
+def test_written_pairs_can_train_a_connector(tmp_path: Path) -> None:
+    write_pairs.write_tables(tmp_path / "pairs", write_pairs.Rows(1, wishes=0.5), 8)
+    write_pairs.write_tables(tmp_path / "wishes", write_pairs.Rows(2, vary=True), 3)
+    pairs, wishes = (
+        [record for block in find_blocks([tmp_path / name]) for record in block.records()]
+        for name in ("pairs", "wishes")
+    )
+    assert len(pairs) == 8
+    assert 0 < sum(bool(record.reasoning) for record in pairs) < 8
+    assert all(record.words and record.reasoning for record in wishes)
+    check_meanings(find_blocks([tmp_path / "wishes"]))
+    for record in (*pairs, *wishes):
+        pair = record.read()
+        assert pair.before.shape == (128, 128, 3)
+        assert not torch.equal(pair.before, pair.after)

@@ -8,6 +8,10 @@ with InstructPix2Pix's loss and dropout, on direct and indirect instructions. Th
 the cache. Keys and values of cross-attention do not change, so an instruction learned with the editor works
 in the fine-tuned one. Middle block and time embedding do not change either, which keeps the exported
 difference small.
+
+`python -m instructbrush reason train` has the same two stages for any model; docs/training.md has the
+command. This stage remains because the shipped files were made by it. Only here are photographs among the
+images, extra weight for errors of coarse parts and at high noise, and the density of timesteps.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from torch import nn
 from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.editing.loading import load_editor
 from instructbrush.core.encoders.mllm import Mllm, load_mllm
+from instructbrush.core.finetuning.reasoning.first_stage import MeaningLoss
 from instructbrush.core.reasoning.connector import (
     Connector,
     config_for,
@@ -189,8 +194,7 @@ class CachedChats:
 
 def meant_error(connector: Connector, meaning: Meaning) -> torch.Tensor:
     """Returns the mean squared error between the connector's text states and the meant ones."""
-    text, states, mask, meant = meaning
-    return (connector(text, states, mask).float() - meant).square().mean()
+    return MeaningLoss(connector)(*meaning).mean()
 
 
 @torch.no_grad()
