@@ -33,6 +33,10 @@ class EvaluationError(InstructBrushError):
     """A benchmark's folder is malformed, or something that a metric needs is missing."""
 
 
+class UnfinishedError(EvaluationError):
+    """A benchmark stopped because its time is over. The same command continues it."""
+
+
 class RegionError(InstructBrushError):
     """A mask or a box is malformed, or does not fit the image."""
 

@@ -40,17 +40,23 @@ class BenchmarkSettings(Protocol):
         ...
 
     @property
-    def seeds(self) -> int:
-        """Number of seeds. Every method runs with each of the seeds 0 .. seeds - 1."""
-        ...
-
-    @property
     def device(self) -> str:
         """Device of the models."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Returns what identifies the figures of this run, as plain values."""
+        """Returns what identifies the figures of this run whatever the method, as plain values."""
+        ...
+
+    def recipes(self) -> dict[str, dict[str, Any]]:
+        """Returns what else identifies the figures of each method, as plain values.
+
+        Outcomes name their recipe in ``recipe``. Empty if ``describe`` says everything.
+        """
+        ...
+
+    def rounds(self) -> list[tuple[int, tuple[str, ...]]]:
+        """Returns the seeds with the methods that run with each, in the order of work."""
         ...
 
     def work(self, unit: "WorkUnit", loaded: Any) -> Iterator[OutcomeWithImages]:

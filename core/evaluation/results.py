@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +25,10 @@ class ResultFolder:
     """The folder of one run. Files are written atomically, and the JSON file of an outcome after its images.
 
     Subclasses set the class variables.
+
+    Args:
+        path: the folder.
+        redo: whether outcomes that another recipe made are made anew; otherwise they are an error.
     """
 
     record: ClassVar[type]
@@ -33,8 +38,9 @@ class ResultFolder:
     optional_entries: ClassVar[tuple[str, ...]] = ()
     """Entries of a run's description that only some methods need; None until such a method is run."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, redo: bool = False) -> None:
         self.path = Path(path)
+        self.redo = redo
 
     def begin(self, description: Mapping[str, Any]) -> None:
         """Writes ``run.json``, or checks that the folder belongs to the same run.
@@ -77,6 +83,44 @@ class ResultFolder:
                 outcomes[outcome.key] = outcome
         return outcomes
 
+    def made_by(
+        self, recipes: Mapping[str, Mapping[str, Any]], methods: Sequence[str] = ()
+    ) -> dict[Key, Any]:
+        """Returns the stored outcomes that these recipes made.
+
+        Args:
+            recipes: method -> recipe, see ``BenchmarkSettings.recipes``. All outcomes fit if there are none.
+            methods: the methods of this run, whose recipes are stored to explain a change. Other methods'
+                outcomes are left out if they do not fit.
+
+        Raises:
+            EvaluationError: an outcome of a method of this run does not fit, and ``redo`` is false.
+        """
+        finished = self.finished()
+        if not recipes:
+            return finished
+        digests = {method: recipe_digest(recipe) for method, recipe in recipes.items()}
+        known = self._recipes()
+        for key, outcome in finished.items():
+            if key[0] in methods and outcome.recipe != digests[key[0]] and not self.redo:
+                changed = _first_change(known.get(outcome.recipe, {}), recipes[key[0]])
+                raise EvaluationError(
+                    f"'{self.path}' holds results of another run: {key[0]}: {changed}. Give another --out "
+                    "folder, or make the results of this method anew with --redo."
+                )
+        known |= {digests[method]: recipes[method] for method in methods}
+        if methods:
+            write_text(json.dumps(known, indent=1), self.path / "recipes.json")
+        return {key: outcome for key, outcome in finished.items() if digests.get(key[0]) == outcome.recipe}
+
+    def _recipes(self) -> dict[str, Any]:
+        """The stored recipes by their digest. They only explain a change, so a damaged file has none."""
+        try:
+            known = parse_json((self.path / "recipes.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return known if isinstance(known, dict) else {}
+
     def write(self, outcome: Any, images: Sequence[Tensor]) -> None:
         """Stores an outcome and its images [H, W, 3] in 0..1."""
         method, source, seed = outcome.key
@@ -90,6 +134,20 @@ class ResultFolder:
     def image(self, source: str, method: str, seed: int, index: int) -> Path:
         """Path of an image that a method made of an effect or item."""
         return self.path / self.subfolder / source / f"{method}-{seed}-{index}.png"
+
+
+def recipe_digest(recipe: Mapping[str, Any]) -> str:
+    """Returns the identity of a recipe, see ``BenchmarkSettings.recipes``."""
+    return sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _first_change(old: Any, new: Any, name: str = "") -> str:
+    """The first entry that differs between two recipes, as ``attention.tokens was 4, now it is 16``."""
+    if isinstance(old, dict) and isinstance(new, Mapping) and (old or name):
+        for entry in dict.fromkeys((*new, *old)):
+            if json.dumps(old.get(entry)) != json.dumps(new.get(entry)):
+                return _first_change(old.get(entry), new.get(entry), f"{name}.{entry}" if name else entry)
+    return f"{name} was {old!r}, now it is {new!r}" if name else "it was made with other settings"
 
 
 def _read_description(file: Path) -> dict[str, Any]:

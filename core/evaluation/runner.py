@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ..errors import UnfinishedError
 from ..storage.files import check_writable
 from .protocols import BenchmarkSettings, OnOutcome, OnSkipped, Source, UnreadableSource, WorkUnit
 from .results import Key, ResultFolder, complete
@@ -38,18 +39,19 @@ def run(
             such a source ends the run.
 
     Raises:
+        UnfinishedError: the time of the workers is over. Finished outcomes are kept.
         EvaluationError: the folder holds another run, a worker died, or the ray package is missing.
         StorageError: the folder cannot be written to, or the disk is full. Finished outcomes are kept.
         InstructBrushError: any error of a method.
     """
     workers.check()
     folder.begin({"data": data, **settings.describe()})
-    finished = folder.finished()
+    finished = folder.made_by(settings.recipes(), settings.methods)
     keys = [
         (method, source.name, seed)
         for source in sources
-        for seed in range(settings.seeds)
-        for method in settings.methods
+        for seed, methods in settings.rounds()
+        for method in methods
     ]
     done = sum(key in finished for key in keys)
     check_writable(folder.path / "results.json", _OUTCOME_BYTES * (len(keys) - done))
@@ -66,18 +68,23 @@ def run(
         done += 1
         if on_outcome is not None:
             on_outcome(result, done, len(keys))
-    return complete(finished, [key for key in keys if key[1] not in skipped])
+    wanted = [key for key in keys if key[1] not in skipped]
+    if workers.seconds is not None and any(key not in finished for key in wanted):
+        raise UnfinishedError(
+            f"Benchmark: stopped after {workers.seconds:g} s with {done} of {len(keys)} results, which are "
+            "kept. Run the same command again to continue."
+        )
+    return complete(finished, wanted)
 
 
 def _missing_units(
     sources: Sequence[Source], settings: BenchmarkSettings, finished: dict[Key, Any]
 ) -> list[WorkUnit]:
+    # Seed after seed, so that a run in several sittings soon has every effect.
     units = []
-    for source in sources:
-        for seed in range(settings.seeds):
-            missing = tuple(
-                method for method in settings.methods if (method, source.name, seed) not in finished
-            )
+    for seed, methods in settings.rounds():
+        for source in sources:
+            missing = tuple(method for method in methods if (method, source.name, seed) not in finished)
             if missing:
                 units.append(WorkUnit(source, seed, missing))
     return units

@@ -1,9 +1,11 @@
 """Where a benchmark's units of work run: in this process, in several processes, or on a Ray cluster."""
 
+import math
 import multiprocessing
 import os
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -24,6 +26,8 @@ class Workers:
     """Processes. Each gets its share of the machine's threads."""
     ray: bool = False
     """Use a Ray cluster instead: the one of ``RAY_ADDRESS``, or one started on this machine."""
+    seconds: float | None = None
+    """No outcome is begun after this time. Those that Ray has begun are lost."""
 
     def check(self) -> None:
         """Checks that the workers can start.
@@ -33,6 +37,10 @@ class Workers:
         """
         if self.jobs < 1:
             raise EvaluationError(f"Benchmark: {self.jobs} jobs are out of range; at least 1 is needed.")
+        if self.seconds is not None and not self.seconds > 0:
+            raise EvaluationError(
+                f"Benchmark: {self.seconds:g} seconds are out of range; more than 0 are needed."
+            )
         if self.ray:
             _import_ray()
 
@@ -40,11 +48,13 @@ class Workers:
         self, units: Sequence[WorkUnit], settings: BenchmarkSettings, folder: ResultFolder
     ) -> Iterator[Any]:
         """Runs the units and stores their outcomes. Yields outcomes and ``UnreadableSource`` objects."""
+        # The clock of the system, because worker processes read it, too.
+        end = math.inf if self.seconds is None else time.time() + self.seconds
         if self.ray:
-            return _on_ray(units, settings, folder)
+            return _on_ray(units, settings, folder, end)
         if self.jobs == 1:
-            return _in_this_process(units, settings, folder)
-        return _in_processes(units, settings, folder, self.jobs)
+            return _in_this_process(units, settings, folder, end)
+        return _in_processes(units, settings, folder, self.jobs, end)
 
 
 IN_THIS_PROCESS = Workers()
@@ -60,9 +70,11 @@ def _run_unit(unit: WorkUnit, settings: BenchmarkSettings) -> Iterator[OutcomeWi
 
 
 def _in_this_process(
-    units: Sequence[WorkUnit], settings: BenchmarkSettings, folder: ResultFolder
+    units: Sequence[WorkUnit], settings: BenchmarkSettings, folder: ResultFolder, end: float
 ) -> Iterator[Any]:
     for unit in units:
+        if time.time() >= end:
+            return
         for result in _run_unit(unit, settings):
             if isinstance(result, UnreadableSource):
                 yield result
@@ -70,10 +82,12 @@ def _in_this_process(
             outcome, images = result
             folder.write(outcome, images)
             yield outcome
+            if time.time() >= end:
+                return
 
 
 def _in_processes(
-    units: Sequence[WorkUnit], settings: BenchmarkSettings, folder: ResultFolder, jobs: int
+    units: Sequence[WorkUnit], settings: BenchmarkSettings, folder: ResultFolder, jobs: int, end: float
 ) -> Iterator[Any]:
     """Each process stores its own outcomes, so that nothing is lost when one of them dies."""
     context = multiprocessing.get_context("spawn")
@@ -85,7 +99,7 @@ def _in_processes(
     jobs = min(jobs, len(units))
     for unit in (*units, *[None] * jobs):
         tasks.put(unit)
-    arguments = (tasks, messages, settings, folder, threads)
+    arguments = (tasks, messages, settings, folder, threads, end)
     processes = [context.Process(target=_worker_process, args=arguments, daemon=True) for _ in range(jobs)]
     for process in processes:
         process.start()
@@ -116,7 +130,7 @@ def _in_processes(
 
 
 def _worker_process(
-    tasks: Any, messages: Any, settings: BenchmarkSettings, folder: ResultFolder, threads: int
+    tasks: Any, messages: Any, settings: BenchmarkSettings, folder: ResultFolder, threads: int, end: float
 ) -> None:
     """Runs units until it gets None. Sends outcomes, then None, or the error that ended it."""
     parent = multiprocessing.parent_process()
@@ -126,7 +140,7 @@ def _worker_process(
     torch.set_num_threads(threads)
     try:
         while (unit := tasks.get()) is not None:
-            for outcome in _in_this_process([unit], settings, folder):
+            for outcome in _in_this_process([unit], settings, folder, end):
                 messages.put(outcome)
         messages.put(None)
     except InstructBrushError as error:
@@ -140,7 +154,9 @@ def _exit_with(parent_sentinel: int) -> None:
     os._exit(1)
 
 
-def _on_ray(units: Sequence[WorkUnit], settings: BenchmarkSettings, folder: ResultFolder) -> Iterator[Any]:
+def _on_ray(
+    units: Sequence[WorkUnit], settings: BenchmarkSettings, folder: ResultFolder, end: float
+) -> Iterator[Any]:
     """Runs a Ray task per unit. Stores the outcomes here, so the workers need no access to the folder."""
     ray = _import_ray()
     if not ray.is_initialized():
@@ -149,8 +165,10 @@ def _on_ray(units: Sequence[WorkUnit], settings: BenchmarkSettings, folder: Resu
     remote = ray.remote(num_cpus=1, num_gpus=gpus, num_returns="streaming")(_run_unit_on_ray)
     streams = [remote.remote(unit, settings) for unit in units]
     try:
-        while streams:
-            ready_streams, _ = ray.wait(streams, num_returns=1)
+        while streams and time.time() < end:
+            ready_streams, _ = ray.wait(streams, num_returns=1, timeout=1.0)
+            if not ready_streams:
+                continue
             ready = ready_streams[0]
             try:
                 result = ray.get(next(ready))

@@ -29,6 +29,27 @@ class Outcome:
     final_loss: float | None = None
     seconds: float = 0.0
     """Wall time of learning and editing."""
+    losses: str = ""
+    """The losses that learning minimized: ``noise``, or ``noise, direction`` (Visii)."""
+    remark: str = ""
+    """What the reader should know, such as a loss that is left out."""
+    text_scale: float | None = None
+    """s_T of the edits; None in results of version 0.1."""
+    image_scale: float | None = None
+    """s_I of the edits."""
+    learning_seconds: float | None = None
+    """Wall time of learning alone, see ``Cost``; None if nothing was learned."""
+    learning_rate: float | None = None
+    file_bytes: int | None = None
+    """Bytes of the file that holds what was learned."""
+    damage: float | None = None
+    """Mean absolute change of unrelated edits in words, in 0..1; measured with seed 0, see ``Probes``."""
+    direction_similarity: tuple[float, ...] | None = None
+    """InstructPix2Pix's agreement with the captions; None if the data set has none."""
+    visual_similarity: tuple[float, ...] | None = None
+    """Visii's Visual CLIP similarity to all training pairs; None in results of version 0.1."""
+    recipe: str = ""
+    """Identity of what made the figures, see ``Method.recipe``."""
 
     @property
     def key(self) -> Key:

@@ -1,9 +1,8 @@
 """Settings of a run on effects, for ``run`` in core/evaluation/runner.py."""
 
-import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -13,9 +12,12 @@ from ...editing.loading import load_editor
 from ...editing.settings import SamplingSettings
 from ...encoders.clip_loading import load_clip
 from ...errors import EvaluationError
+from ...learning.init_text.phrases import PhraseSettings
+from ...learning.init_text.vocabulary import check_lists
 from ...learning.settings import read_changes
 from ..perceptual import Perceptual
 from ..protocols import OutcomeWithImages, WorkUnit
+from ..results import recipe_digest
 from .effects import Effect
 from .methods import DEFAULT_METHODS, METHODS, BenchmarkModels, EffectEditor
 from .scoring import EffectScorer
@@ -49,7 +51,18 @@ class EffectRunSettings:
     cache: str | None = None
     """Folder for the features of word lists."""
     changes: tuple[str, ...] = ()
-    """Learning settings that differ from the presets, such as ``attention.objective=guided``."""
+    """Learning settings that differ from the presets, such as ``attention.objective=guided``. The paper's own
+    presets stay as they are."""
+    eta: float | None = None
+    """Least sensitivity of a unique phrase; None is the CLIP's default."""
+    lists: tuple[str, ...] | None = None
+    """Word lists of unique phrases; None takes the CLIP's default lists."""
+    find_scales: bool = True
+    """Whether methods that learn find the scales of their edits on the training pairs."""
+    single_seed: tuple[str, ...] = ()
+    """Methods that run with seed 0 only."""
+    first_seed: int = 0
+    """The seeds before it are left to other runs."""
 
     def __post_init__(self) -> None:
         unknown = next((name for name in self.methods if name not in METHODS), None)
@@ -61,36 +74,54 @@ class EffectRunSettings:
         for name, count in counts.items():
             if count is not None and count < 1:
                 raise EvaluationError(f"Benchmark: {name} is {count}; it must be at least 1.")
+        if not 0 <= self.first_seed < self.seeds:
+            raise EvaluationError(
+                f"Benchmark: the first seed is {self.first_seed}; it must lie between 0 and {self.seeds - 1}."
+            )
         read_changes(self.changes)
+        if self.lists is not None:
+            check_lists(self.lists)
 
     def describe(self) -> dict[str, Any]:
-        """Returns what identifies the figures of this run. Loads the models.
+        """Returns what identifies the figures of this run, whatever the method. Loads the models.
 
         Methods and seeds are not part of it, because they may be added later.
         """
         models, _ = _models(self)
         backbone = sha256(Path(self.lpips).read_bytes()).hexdigest()[:16] if self.lpips else None
-        presets = [asdict(models.settings(space, 0)) for space in ("attention", "text")]
         return {
             "model": models.editor.description.fingerprint[:16],
             "clip": f"{models.clip.name} {models.clip.fingerprint[:16]}",
             "lpips": backbone,
             "text_scale": models.text_scale,
-            "steps": self.steps,
             "sampling_steps": self.sampling.steps,
-            "image_scale": self.sampling.image_scale,
-            "presets": sha256(json.dumps(presets).encode()).hexdigest()[:16],
+            "image_scale": self.sampling.image_scale_for(models.editor.description.family),
+            "fixed_noise": self.sampling.fixed_noise or None,
         }
+
+    def recipes(self) -> dict[str, dict[str, Any]]:
+        """Returns ``Method.recipe`` of every method. Loads the models."""
+        models, _ = _models(self)
+        return {name: dict(method.recipe(models)) for name, method in METHODS.items()}
+
+    def rounds(self) -> list[tuple[int, tuple[str, ...]]]:
+        """Returns the seeds with the methods that run with each."""
+        return [
+            (seed, tuple(name for name in self.methods if seed == 0 or name not in self.single_seed))
+            for seed in range(self.first_seed, self.seeds)
+        ]
 
     def work(self, unit: WorkUnit, loaded: Effect) -> Iterator[OutcomeWithImages]:
         """Runs the unit's methods on an effect."""
         models, perceptual = _models(self)
         editor = EffectEditor(models, loaded)
-        scorer = EffectScorer(loaded, models.clip, perceptual)
+        scorer = EffectScorer(loaded, models.clip, perceptual, models.editor.description.family)
+        recipes = self.recipes()
         for name in unit.methods:
             start = time.monotonic()
             edited = METHODS[name].edit(editor, unit.seed)
-            yield scorer.score(name, unit.seed, edited, time.monotonic() - start), edited.images
+            outcome = scorer.score(name, unit.seed, edited, time.monotonic() - start)
+            yield replace(outcome, recipe=recipe_digest(recipes[name])), edited.images
 
 
 @lru_cache(maxsize=1)
@@ -101,4 +132,8 @@ def _models(settings: EffectRunSettings) -> tuple[BenchmarkModels, Perceptual | 
     perceptual = Perceptual(settings.lpips, settings.device) if settings.lpips else None
     cache = Path(settings.cache) if settings.cache else None
     changes = read_changes(settings.changes)
-    return BenchmarkModels(editor, clip, settings.steps, settings.sampling, cache, changes), perceptual
+    phrases = PhraseSettings(eta=settings.eta, lists=settings.lists)
+    models = BenchmarkModels(
+        editor, clip, settings.steps, settings.sampling, cache, changes, phrases, settings.find_scales
+    )
+    return models, perceptual

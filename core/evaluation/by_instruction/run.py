@@ -17,6 +17,7 @@ from ...encoders.mllm import load_mllm
 from ...errors import EvaluationError
 from ...instruction.file import load_instruction
 from ...instruction.injection import inject
+from ...instruction.instruction import own_scales
 from ...models.builtin import POCKET_CONNECTOR_FILE, POCKET_READER_FOLDER, POCKET_REASON_FOLDER
 from ...reasoning.connector import load_connector, text_fingerprint
 from ..protocols import OutcomeWithImages, WorkUnit
@@ -116,6 +117,14 @@ class ItemRunSettings:
             "side": self.side,
         }
 
+    def recipes(self) -> dict[str, dict[str, Any]]:
+        """Returns nothing: ``describe`` says everything."""
+        return {}
+
+    def rounds(self) -> list[tuple[int, tuple[str, ...]]]:
+        """Returns every seed with all methods."""
+        return [(seed, self.methods) for seed in range(self.seeds)]
+
     def work(self, unit: WorkUnit, loaded: Item) -> Iterator[OutcomeWithImages]:
         """Runs the unit's methods on an item."""
         models, scorer = _models(self)
@@ -132,12 +141,13 @@ def _models(settings: ItemRunSettings) -> tuple[ItemEditor, ItemScorer]:
     clip_folder = Path(settings.clip_folder) if settings.clip_folder else None
     clip = load_clip(settings.clip, clip_folder, settings.device)
     dino = DinoModel(settings.dino, settings.device) if settings.dino else None
-    learned = None
+    learned = scales = None
     if settings.instruction:
         instruction = load_instruction(settings.instruction)
         for remark in instruction.check_fits(editor.description):
             logger.warning(remark)
         learned = inject(instruction, device=editor.denoiser.device)
+        scales = own_scales(instruction)
     mllm = None
     encoding = None
     methods = [ITEM_METHODS[name] for name in settings.methods]
@@ -146,7 +156,9 @@ def _models(settings: ItemRunSettings) -> tuple[ItemEditor, ItemScorer]:
         mllm = CachedMllm(model, Path(settings.cache) if settings.cache else None)
     if mllm is not None and any(method.needs_encoding for method in methods):
         encoding = _load_encoding_editor(settings, mllm)
-    models = ItemEditor(editor, settings.sampling, settings.side, learned, mllm, encoding)
+    models = ItemEditor(
+        editor, settings.sampling, settings.side, learned, mllm, encoding, learned_scales=scales
+    )
     return models, ItemScorer(clip, dino)
 
 

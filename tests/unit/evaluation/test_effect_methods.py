@@ -27,6 +27,7 @@ from instructbrush.core.instruction.instruction import Instruction
 from instructbrush.core.learning.init_text.captions import CaptionSettings, caption_images, default_steps
 from instructbrush.core.learning.init_text.phrases import unique_phrases
 from instructbrush.core.learning.request import LearningRequest
+from instructbrush.core.learning.settings import PAPER, PAPER_GUIDED, LearningSettings
 from instructbrush.core.pairs.pairs import EditPairs, make_pairs
 from instructbrush.tools.benchmarks.pocket_bench import PocketEffect
 
@@ -98,22 +99,65 @@ def test_init_text_comes_from_the_training_pairs(tmp_path: Path) -> None:
     )
 
 
+def test_paper_rows_ignore_the_presets_of_the_model(
+    effect_editor: EffectEditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[LearningSettings, str, SamplingSettings]] = []
+    monkeypatch.setattr(EffectEditor, "phrase", lambda self, pairs: "turn it into snow")
+    monkeypatch.setattr(
+        EffectEditor,
+        "by_learning",
+        lambda self, settings, pairs, text, sampling: seen.append((settings, text, sampling)),
+    )
+    changed = replace(effect_editor.models, changes={"attention": {"tokens": 3}})
+    given = replace(changed, sampling=SamplingSettings(1, text_scale=2.0))
+    for models in (changed, given):
+        editor = EffectEditor(models, effect_editor.effect)
+        for name in ("instructbrush_paper", "instructbrush_paper_guided"):
+            METHODS[name].edit(editor, 4)
+    plain, guided = replace(PAPER, steps=1, seed=4), replace(PAPER_GUIDED, steps=1, seed=4)
+    paper_scales = SamplingSettings(1, text_scale=7.5, image_scale=1.5)
+    assert seen[:2] == [(each, "turn it into snow", paper_scales) for each in (plain, guided)]
+    # An explicit s_T is the only one that replaces the paper's.
+    assert seen[2][0] == replace(plain, text_scale=2.0) and seen[2][2].text_scale == 2.0
+
+
+def test_fixed_noise_learns_and_edits_with_the_noise_of_the_seed(effect_editor: EffectEditor) -> None:
+    sampling = SamplingSettings(2, fixed_noise=True)
+    models = replace(effect_editor.models, sampling=sampling)
+    assert models.settings("text", 5).noise == models.settings("attention", 5).noise == "fixed"
+    pairs = effect_editor.effect.test.pairs
+    twice = replace(effect_editor.effect, test=EditPairs((pairs[0], *pairs[:4])))
+    edited = EffectEditor(models, twice).by_words(5).images
+    assert torch.equal(edited[0], edited[1])
+    editor = models.editor
+    context = editor.encode_text([twice.words])[0]
+    by_hand = editor.edit(pairs[0].before[None], context, replace(sampling, seed=5))[0]
+    torch.testing.assert_close(edited[0], by_hand, rtol=0, atol=1.01 / 255)
+    fresh = EffectEditor(effect_editor.models, twice).by_words(5).images
+    assert not torch.equal(fresh[0], fresh[1])
+
+
 def test_leaves_out_direction_loss_with_another_clip(
     effect_editor: EffectEditor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = []
     original = methods_module.learn
 
-    def learn(request: LearningRequest) -> Instruction:
+    def learn(request: LearningRequest, **options: Any) -> Instruction:
         requests.append(request)
-        return original(request)
+        return original(request, **options)
 
     monkeypatch.setattr(methods_module, "learn", learn)
-    effect_editor.by_learning(effect_editor.models.settings("text", 0), effect_editor.pairs(2), "snow")
+    settings, pairs = effect_editor.models.settings("text", 0), effect_editor.pairs(2)
+    whole = effect_editor.by_learning(settings, pairs, "snow")
+    assert (whole.losses, whole.remark) == ("noise, direction", "")
     assert requests[0].settings.direction_weight == 0.1 and requests[0].direction is not None
     narrow = torch.zeros(64, 32)
     monkeypatch.setattr(type(effect_editor.models.clip), "text_projection", property(lambda self: narrow))
-    effect_editor.by_learning(effect_editor.models.settings("text", 0), effect_editor.pairs(2), "snow")
+    part = effect_editor.by_learning(settings, pairs, "snow")
+    assert part.losses == "noise" and "The direction loss (weight 0.1) is left out" in part.remark
+    assert "128 wide, and the CLIP projects text states 64 wide" in part.remark
     assert requests[1].settings.direction_weight == 0.0 and requests[1].direction is None
 
 

@@ -1,5 +1,7 @@
 """Effects that training never shows, for tests, demonstrations and the benchmark.
 
+Learning settings are chosen on the effects of ``DEVELOPMENT`` and measured on those of ``TEST``.
+
 Each effect draws pairs (before, after) at 128 px and names the closest words that the pocket editor knows. A
 seed always gives the same pairs. Use different seeds for training and test pairs. Photograph effects use the
 held-out crops: even seeds one half of the crops, odd seeds the other half.
@@ -171,6 +173,31 @@ def plum_spotlight(image: np.ndarray) -> np.ndarray:
     return image * share + f.tint(f.darker(image, 0.35), PLUM * 1.6, 0.8) * (1 - share)
 
 
+def corner_glow(image: np.ndarray) -> np.ndarray:
+    """Lights the lower left corner golden and fades to dark violet towards the upper right one."""
+    share = np.clip((XX - YY + SIZE) / (2 * SIZE), 0, 1)[..., None]
+    light = rgb(1.25, 1.05, 0.62) * (1 - share) + rgb(0.38, 0.28, 0.62) * share
+    return image * light + rgb(0.10, 0.07, 0.0) * (1 - share)
+
+
+def bleached(image: np.ndarray) -> np.ndarray:
+    """Takes away most color and adds contrast and a trace of green, like film that kept its silver."""
+    return f.contrast(f.saturate(image, 0.4), 1.5) * rgb(0.94, 1.02, 0.90)
+
+
+def with_cores(scene: Scene) -> np.ndarray:
+    """Draws the scene with a teal disc in the middle of every thing."""
+    image = render(scene)
+    for thing in scene.things:
+        paint(image, disc(thing.x, thing.y, thing.r * 0.45), TEAL)
+    return np.clip(image, 0, 1)
+
+
+def _with_cores(rng: np.random.Generator, _: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    scene = _scene(rng, clear_of=TEAL)
+    return render(scene), with_cores(scene)
+
+
 def half_painted(scene: Scene) -> np.ndarray:
     """Draws the scene with the lower half of every thing in olive."""
     image = render(scene)
@@ -267,12 +294,32 @@ _LIST = (
         "add a brown star on the left",
         _change(lambda scene: replace(scene, things=(*scene.things, _CORNER_STAR)), clear_of=MAROON),
     ),
+    _global(
+        "duotone_maroon_lavender",
+        "make it a pink duotone",
+        _filter(lambda image: f.duotone(image, MAROON, LAVENDER)),
+    ),
+    _global("corner_glow", "make it sunset", _filter(corner_glow)),
+    _global("bleach_photo", "increase the contrast", _filter(bleached), "photo"),
+    _local(
+        "lavender_hat",
+        "add a purple hat to it",
+        _change(_first_thing(hat=LAVENDER), count=1, clear_of=LAVENDER),
+    ),
+    _local("mint_outline", "add a cyan border to it", _change(_all_things(border=MINT), clear_of=MINT)),
+    _local("teal_core", "add cyan dots to it", _with_cores),
 )
 
 EFFECTS: dict[str, HeldOutEffect] = {effect.name: effect for effect in _LIST}
 
+# Three global and three local effects, three of them unnamed.
+DEVELOPMENT = ("hue_75", "split_light", "teal_orange_photo", "teal_hat", "maroon_outline", "half_olive")
+# 14 global and 11 local effects, eleven of them unnamed: the shape of TOP-Bench.
+TEST = tuple(name for name in EFFECTS if name not in DEVELOPMENT)
+
 # Effects that no words of the editor name, not even with another color or angle.
 UNNAMED = frozenset({
     "channel_swap", "ramp", "teal_orange", "split_light", "film_photo", "cross_process_photo",
-    "teal_orange_photo", "solarised", "plum_spotlight", "half_olive", "plum_shadow",
+    "teal_orange_photo", "solarised", "plum_spotlight", "half_olive", "plum_shadow", "corner_glow",
+    "bleach_photo", "teal_core",
 })  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -11,16 +13,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ....editing.scale_search import candidates_of
 from ....editing.settings import SamplingSettings
+from ....errors import EvaluationError
+from ....instruction.file import save_instruction
 from ....instruction.injection import Injection, inject
+from ....instruction.instruction import Instruction, own_scales
 from ....learning.init_text.captions import CaptionSettings, caption_images, default_steps
-from ....learning.init_text.phrases import unique_phrases
+from ....learning.init_text.phrases import PhraseSettings, unique_phrases
 from ....learning.objective import PairLatents
 from ....learning.request import InitText, LearningRequest, with_direction
-from ....learning.run import learn
-from ....learning.settings import LearningSettings, preset_for
+from ....learning.run import ScaleChoice, learn
+from ....learning.settings import PRESETS, LearningSettings, preset_for
 from ....pairs.pairs import EditPairs
 from ...metrics import quantised
+from ..damage import Probes
 from ..effects import Effect
 
 if TYPE_CHECKING:
@@ -32,6 +39,18 @@ _SEED_STEP = 1_000_003
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What it takes to learn and to keep an edit."""
+
+    seconds: float
+    """Wall time of learning, with the search of scales, without a search of learning rates and init texts."""
+    file_bytes: int
+    """Bytes of the file that holds what was learned."""
+    learning_rate: float
+    """The rate that learning began with."""
+
+
+@dataclass(frozen=True)
 class Edited:
     """The test images of an effect as a method edited them."""
 
@@ -40,6 +59,16 @@ class Edited:
     init_text: str = ""
     """The text that learning started from, or the instruction in words."""
     final_loss: float | None = None
+    losses: str = ""
+    """The losses that learning minimized, see ``LearningRequest.losses``; empty if nothing was learned."""
+    remark: str = ""
+    """What the reader of the report should know."""
+    sampling: SamplingSettings = SamplingSettings()
+    """How the images were edited."""
+    cost: Cost | None = None
+    """What learning took; None if nothing was learned."""
+    damage: float | None = None
+    """See ``Probes.damage``; None if it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +85,21 @@ class BenchmarkModels:
     """Folder for the features of word lists."""
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Learning settings that differ from the presets, by space."""
+    phrases: PhraseSettings = PhraseSettings()
+    """How unique phrases are found."""
+    find_scales: bool = True
+    """Whether methods that learn find the scales of their edits on the training pairs."""
 
     @property
     def text_scale(self) -> float:
         """s_T of the run on this model."""
         return self.sampling.text_scale_for(self.editor.description.family)
+
+    def sampling_at(self, scales: tuple[float, float] | None) -> SamplingSettings:
+        """Returns the sampling of the run at the scales (s_T, s_I), if they were found."""
+        if scales is None:
+            return self.sampling
+        return replace(self.sampling, text_scale=scales[0], image_scale=scales[1])
 
     def settings(self, space: str, seed: int) -> LearningSettings:
         """Returns a space's preset for this model, with the steps, scales, seed and changes of the run."""
@@ -69,10 +108,21 @@ class BenchmarkModels:
             preset,
             steps=self.steps or preset.steps,
             text_scale=self.text_scale,
-            image_scale=self.sampling.image_scale,
+            image_scale=self.sampling.image_scale_for(self.editor.description.family),
             seed=seed,
+            noise="fixed" if self.sampling.fixed_noise else preset.noise,
         )
-        return replace(settings, **self.changes.get(space, {}))
+        return settings.changed(**self.changes.get(space, {}))
+
+    def paper_settings(self, name: str, seed: int) -> LearningSettings:
+        """Returns a preset of the paper whatever the model, with the steps and seed of the run.
+
+        The guidance scales are the paper's, too, for learning and for edits. Only an s_T that the run was
+        given explicitly replaces its 7.5.
+        """
+        preset = PRESETS["attention"][name]
+        text_scale = preset.text_scale if self.sampling.text_scale is None else self.sampling.text_scale
+        return replace(preset, steps=self.steps or preset.steps, text_scale=text_scale, seed=seed)
 
 
 class EffectEditor:
@@ -84,9 +134,20 @@ class EffectEditor:
         self._latents: dict[int, PairLatents] = {}
         self._phrases: dict[int, str] = {}
         self._captions: dict[tuple[int, int], str] = {}
+        self._probes: Probes | None = None
+        self._learned: dict[tuple[LearningSettings, int, str, bool], tuple[Instruction, float]] = {}
 
     def pairs(self, shots: int | None = None) -> EditPairs:
-        """Returns the first ``shots`` training pairs, or all."""
+        """Returns the first ``shots`` training pairs, or all.
+
+        Raises:
+            EvaluationError: the effect has fewer.
+        """
+        if shots is not None and len(self.effect.train) < shots:
+            raise EvaluationError(
+                f"Effect '{self.effect.name}' has {len(self.effect.train)} training pairs, and the method "
+                f"learns from {shots}. Leave the method out, or take effects with more pairs."
+            )
         return EditPairs(self.effect.train.pairs[:shots])
 
     def latents(self, pairs: EditPairs) -> PairLatents:
@@ -101,7 +162,7 @@ class EffectEditor:
     def phrase(self, pairs: EditPairs) -> str:
         """Returns the unique phrases (Eq. 6-7) as "turn <p_x> into <p_y>"."""
         if len(pairs) not in self._phrases:
-            phrases = unique_phrases(self.models.clip, pairs, cache=self.models.cache)
+            phrases = unique_phrases(self.models.clip, pairs, self.models.phrases, self.models.cache)
             self._phrases[len(pairs)] = phrases.init_text
         return self._phrases[len(pairs)]
 
@@ -116,37 +177,104 @@ class EffectEditor:
 
     def by_words(self, seed: int) -> Edited:
         """Edits with the benchmark's instruction in words."""
-        context = self.models.editor.encode_text([self.effect.words])[0]
-        return Edited(self._sample(context, seed), self.effect.words)
+        return self.by_text(self.effect.words, seed)
 
-    def by_learning(self, settings: LearningSettings, pairs: EditPairs, init_text: str) -> Edited:
-        """Learns an instruction and edits by it."""
+    def by_text(self, text: str, seed: int) -> Edited:
+        """Edits with an instruction in words."""
+        context = self.models.editor.encode_text([text])[0]
+        sampling = self.models.sampling
+        return Edited(self.sample(context, seed, sampling), text, sampling=sampling)
+
+    def by_learning(
+        self,
+        settings: LearningSettings,
+        pairs: EditPairs,
+        init_text: str,
+        sampling: SamplingSettings | None = None,
+    ) -> Edited:
+        """Learns an instruction and edits by it.
+
+        Args:
+            settings: how to learn.
+            pairs: what to learn from.
+            init_text: what learning starts from.
+            sampling: how to edit; None is as the run does. With ``fixed_noise``, edits have the noise that
+                learning with fixed noise drew.
+        """
         editor = self.models.editor
         context = editor.encode_text([init_text])[0]
-        settings, direction = with_direction(
-            settings, pairs, self.models.clip, context.shape[1], skip_other_clip=True
-        )
+        choice = with_direction(settings, pairs, self.models.clip, context.shape[1], skip_other_clip=True)
         request = LearningRequest(
             editor.denoiser,
             self.latents(pairs),
             InitText(init_text, context, editor.count_tokens(init_text)),
             editor.null_context,
-            settings,
-            direction,
+            choice.settings,
+            choice.direction,
             title=self.effect.name,
+            direction_remark=choice.remark,
         )
-        instruction = learn(request)
+        # Settings of the caller's own stay as they are.
+        search = self.models.find_scales and sampling is None
+        # Rows that differ only in how they edit share what is learned.
+        key = choice.settings, len(pairs), init_text, search
+        if key not in self._learned:
+            start = time.monotonic()
+            instruction = learn(request, scales=ScaleChoice() if search else None)
+            self._learned[key] = instruction, time.monotonic() - start
+        instruction, seconds = self._learned[key]
+        sampling = self.models.sampling_at(own_scales(instruction)) if sampling is None else sampling
         injection = inject(instruction, device=editor.denoiser.device)
-        return Edited(self._sample(injection, settings.seed), init_text, instruction.info.final_loss)
+        return Edited(
+            self.sample(injection, settings.seed, sampling),
+            init_text,
+            instruction.info.final_loss,
+            request.losses,
+            " ".join(request.remarks),
+            sampling,
+            Cost(seconds, _file_bytes(instruction), settings.learning_rate),
+            None if settings.seed else self.probes.damage(injection),
+        )
 
-    def _sample(self, instruction: Tensor | Injection, seed: int) -> tuple[Tensor, ...]:
-        """Batches neighbors of one size. Every image gets the same noise as in a batch of its own."""
+    @property
+    def probes(self) -> Probes:
+        """Edits that have nothing to do with the effect."""
+        if self._probes is None:
+            self._probes = Probes(self.models.editor, self.effect.inputs, self.models.sampling)
+        return self._probes
+
+    def sample(
+        self, instruction: Tensor | Injection, seed: int, sampling: SamplingSettings
+    ) -> tuple[Tensor, ...]:
+        """Edits the test images in batches of one size. Every image gets the noise of a batch of its own."""
         images: list[Tensor] = []
         for _, group in groupby(enumerate(self.effect.inputs), lambda numbered: numbered[1].shape):
             numbers, inputs = zip(*group, strict=True)
-            sampling = replace(self.models.sampling, seed=_SEED_STEP * (seed + 1) + numbers[0])
-            images.extend(quantised(self.models.editor.edit(torch.stack(inputs), instruction, sampling)))
+            # Fixed noise is that of the learning seed, the same for all images.
+            first = seed if sampling.fixed_noise else _SEED_STEP * (seed + 1) + numbers[0]
+            seeded = replace(sampling, seed=first)
+            images.extend(quantised(self.models.editor.edit(torch.stack(inputs), instruction, seeded)))
         return tuple(images)
+
+
+def _file_bytes(instruction: Instruction) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        return save_instruction(instruction, Path(folder) / "learned.safetensors").stat().st_size
+
+
+def recipe_of(*spaces: str) -> Callable[[BenchmarkModels], dict[str, Any]]:
+    """Returns a ``Method.recipe`` for a method that learns in these spaces, or in any if none is given."""
+
+    def recipe(models: BenchmarkModels) -> dict[str, Any]:
+        family = models.editor.description.family
+        return {
+            **{space: models.settings(space, 0).stored() for space in spaces or PRESETS},
+            "scales": candidates_of(family) if models.find_scales else None,
+            "eta": models.phrases.eta,
+            "lists": models.phrases.lists,
+        }
+
+    return recipe
 
 
 @dataclass(frozen=True)
@@ -160,3 +288,8 @@ class Method:
     """One line for the reader of the report."""
     edit: Callable[[EffectEditor, int], Edited]
     """(editor of an effect, seed) -> edited test images."""
+    recipe: Callable[[BenchmarkModels], Mapping[str, Any]] = recipe_of()
+    """What determines the method's figures beside the models and the sampling of the run, as plain values:
+    results made by another recipe are not resumed from."""
+    pairs: int = 1
+    """Training pairs that the method needs at least."""

@@ -1,0 +1,102 @@
+"""LoRAs on the same pairs, see core/evaluation/by_example/lora.py."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any
+
+from ....editing.scale_search import ScaleSearch, find_scales
+from ....editing.settings import SamplingSettings
+from ....errors import EvaluationError
+from ....storage.files import write_text
+from ....storage.json_text import parse_json
+from ..lora import RATES, TARGETS, LoraTask, choose_rate, learn_lora, lora_layers, round_to_half
+from .base import BenchmarkModels, Cost, Edited, EffectEditor, Method, recipe_of
+
+
+def _edit(editor: EffectEditor, seed: int, rank: int) -> Edited:
+    """Learns a LoRA from the init text and the samples that InstructBrush has, and edits by that text.
+
+    So both know the same: the pairs. The benchmark's words stay unknown to both.
+    """
+    models = editor.models
+    denoiser = models.editor.denoiser
+    pairs = editor.pairs()
+    text = editor.phrase(pairs)
+    context = models.editor.encode_text([text])[0].to(denoiser.device)
+    task = LoraTask(denoiser, editor.latents(pairs), context, models.settings("attention", seed))
+    rate = _rate(models, task, text, rank)
+    if not seed:
+        editor.probes.keep(beside=False)
+    start = time.monotonic()
+    with lora_layers(denoiser.unet, rank, seed) as parameters:
+        loss = learn_lora(task.at_rate(rate), parameters)
+        if loss is None:
+            raise EvaluationError(
+                f"LoRA of rank {rank} on '{editor.effect.name}': the loss is not finite at rate {rate}."
+            )
+        size = round_to_half(parameters)
+        sampling = _with_scales(models, task)
+        cost = Cost(time.monotonic() - start, size, rate)
+        images = editor.sample(context, seed, sampling)
+        damage = None if seed else editor.probes.damage(None)
+    return Edited(images, text, loss, "noise", "", sampling, cost, damage)
+
+
+def _with_scales(models: BenchmarkModels, task: LoraTask) -> SamplingSettings:
+    """The sampling of the edits, at scales that are found as for an instruction."""
+    if not models.find_scales:
+        return models.sampling
+    pairs = list(zip(task.latents.before, task.latents.after, strict=True))
+    contexts = task.context, models.editor.null_context
+    found = find_scales(task.denoiser, pairs, contexts, None, ScaleSearch(task.settings.seed))
+    return models.sampling_at((found.text_scale, found.image_scale))
+
+
+def _rate(models: BenchmarkModels, task: LoraTask, text: str, rank: int) -> float:
+    """The rate of ``choose_rate`` with seed 0. Kept in the run's cache, because all seeds use it."""
+    settings = models.settings("attention", 0)
+    seeded = replace(task, settings=settings)
+    if models.cache is None:
+        return choose_rate(seeded, rank)[0]
+    parts = [
+        models.editor.description.fingerprint,
+        task.latents.digest,
+        text,
+        rank,
+        RATES,
+        TARGETS,
+        settings.stored(),
+    ]
+    file = models.cache / f"lora-{sha256(json.dumps(parts).encode()).hexdigest()[:32]}.json"
+    try:
+        rate = parse_json(file.read_bytes())["rate"]
+        if rate in RATES:
+            return rate
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    rate, errors = choose_rate(seeded, rank)
+    write_text(json.dumps({"rate": rate, "held_out_errors": errors}), file)
+    return rate
+
+
+def _recipe(rank: int) -> Callable[[BenchmarkModels], dict[str, Any]]:
+    attention = recipe_of("attention")
+    return lambda models: {**attention(models), "rank": rank, "rates": RATES, "targets": TARGETS}
+
+
+LORA = tuple(
+    Method(
+        f"lora_r{rank}",
+        f"LoRA r{rank}",
+        f"a LoRA of rank {rank} (peft) on q, k, v and out of both attentions, from the same init text and "
+        "samples as InstructBrush; the best of three rates on a pair that was held out, then all pairs",
+        lambda editor, seed, rank=rank: _edit(editor, seed, rank),
+        _recipe(rank),
+    )
+    for rank in (4, 16)
+)
