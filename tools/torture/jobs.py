@@ -156,7 +156,7 @@ def _command(*arguments: object) -> int:
 
 def _learn(data: Path, folder: Path, steps: int = _LEARNING_STEPS) -> int:
     options = ("--pairs", PAIRS, "--size", 64, "--steps", steps, "--overwrite", "--device", "cpu")
-    return _command("learn", *options, "--out", folder / "x.safetensors")
+    return _command("learn", "--begin", "words", *options, "--out", folder / "x.safetensors")
 
 
 def _learn_briefly(data: Path, folder: Path) -> int:
