@@ -94,7 +94,7 @@ def test_inspect_prints_every_part_of_a_blend(
 
 def test_strength_0_matches_empty_words(folders: Path) -> None:
     file = folders / "dark.safetensors"
-    assert run("learn", pairs=folders / "pairs", out=file, steps=2) == 0
+    assert run("learn", pairs=folders / "pairs", out=file, steps=2, begin="words") == 0
     assert (
         run("apply", instruction=file, images=folders / "images", out=folders / "off", steps=2, strength=0)
         == 0
@@ -194,7 +194,9 @@ def test_reads_words_as_utf_8_without_a_locale(folders: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
 @pytest.mark.parametrize(("stream", "code"), [("2>/dev/full", 0), ("| true", 141)])
 def test_finishes_when_nobody_reads_its_output(folders: Path, stream: str, code: int) -> None:
-    learning = f"{sys.executable} -m instructbrush learn --pairs pairs --out x.safetensors --steps 1"
+    learning = (
+        f"{sys.executable} -m instructbrush learn --pairs pairs --out x.safetensors --steps 1 --init dark"
+    )
     command = f"{learning} {stream}; exit ${{PIPESTATUS[0]}}"
     ended = subprocess.run(["bash", "-c", command], cwd=folders, capture_output=True, text=True)
     assert (ended.returncode, "Error" in ended.stderr) == (code, False), ended.stderr
@@ -226,6 +228,8 @@ def test_resumes_interrupted_learning(folders: Path) -> None:
         file,
         "--steps",
         "2000",
+        "--begin",
+        "words",
     ]
     # The parent process may ignore Ctrl-C, and children inherit that.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)

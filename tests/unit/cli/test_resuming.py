@@ -54,7 +54,20 @@ def pairs(tmp_path: Path) -> Path:
 def learn(pairs: Path, out: Path, *more: object) -> list[str]:
     return [
         str(part)
-        for part in ("learn", "--pairs", pairs, "--out", out, "--steps", 4, "--device", "cpu", *more)
+        for part in (
+            "learn",
+            "--pairs",
+            pairs,
+            "--out",
+            out,
+            "--begin",
+            "words",
+            "--steps",
+            4,
+            "--device",
+            "cpu",
+            *more,
+        )
     ]
 
 

@@ -80,6 +80,6 @@ def test_learns_from_them(folders: tuple[Path, Path], tmp_path: Path) -> None:
     for side, folder in zip(("before", "after"), folders, strict=True):
         (pairs / side).symlink_to(folder)
     out = tmp_path / "x.safetensors"
-    assert main(["learn", "--pairs", str(pairs), "--out", str(out), "--steps", "1"]) == 0
+    assert main(["learn", "--pairs", str(pairs), "--out", str(out), "--steps", "1", "--init", "dark"]) == 0
     assert read_header(out)[0].info.pairs == len(KINDS)
     load_instruction(out)
