@@ -185,6 +185,8 @@ def test_best_of_four_is_picked_by_key_and_click(server, open_page, shots):
             wait_for(page, f"{count} of 6")
     page.wait_for_selector(".ib-ratings tr", timeout=60_000)
     page.screenshot(path=shots / "preference_four_rated.png")
+    assert page.locator(".ib-preference img:visible").count() == 0
+    assert not page.locator(".ib-sides").is_visible()
     heads = page.locator(".ib-ratings tr").first.locator("th").all_text_contents()
     assert heads == ["Method", "consistency", "image quality", "all"]
     events = log_of(server, "four")[1:]

@@ -1,0 +1,114 @@
+"""``sweep``: applies an instruction with several values of one setting and draws a contact sheet (Fig. 3)."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..core.editing.sweeps import labels, parse_values
+from ..core.errors import InstructBrushError, PairError
+from ..core.evaluation.reports.contact_sheet import SheetColumn, contact_sheet
+from ..core.instruction.file import load_instruction
+from ..core.instruction.injection import inject
+from ..core.storage.files import check_writable
+from ..core.storage.image_files import read_image, save_image
+from .edit import add_common_options, apply_loaded, find_images
+from .options import load_chosen_editor, positive_int
+from .terminal import say
+
+# Name of a setting, which is its option of ``apply`` -> its name on the sheet, and the default values.
+_SETTINGS = {
+    "end": ("T", "1000:0:-200"),
+    "strength": ("strength", "0:1.5:0.25"),
+    "text-scale": ("s_T", "1:9:2"),
+    "image-scale": ("s_I", "1:2:0.25"),
+}
+
+SHEET = "sheet.png"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of ``sweep``."""
+    add_common_options(parser)
+    parser.add_argument("--instruction", required=True, help="instruction file")
+    parser.add_argument("--strength", type=float, default=1.0)
+    parser.add_argument("--end", type=int, default=0, help="as for apply")
+    parser.add_argument(
+        "--over",
+        choices=tuple(_SETTINGS),
+        default="end",
+        help="the setting that varies: end is T of the paper's Fig. 3 (default end)",
+    )
+    parser.add_argument(
+        "--values",
+        nargs="+",
+        metavar="VALUE",
+        help="its values, or ranges such as 1000:0:-200; a range that begins with a minus follows an equals "
+        "sign: --values=-1:1:0.5 (default for end: 1000:0:-200)",
+    )
+    parser.add_argument(
+        "--rows", type=positive_int, default=8, help="the sheet shows the first ROWS images (default 8)"
+    )
+    parser.add_argument("--cell", type=positive_int, default=256, help="width of its images (default 256)")
+
+
+def sweep(options: argparse.Namespace) -> None:
+    """Applies an instruction with each value and writes a folder for each value, and the contact sheet.
+
+    Raises:
+        InstructBrushError: a value is not valid. Nothing is written then.
+        PairError: images were skipped. The sheet shows the others.
+    """
+    name, default_values = _SETTINGS[options.over]
+    values = parse_values(" ".join(options.values or [default_values]))
+    instruction = load_instruction(options.instruction)
+    runs = [_with_value(options, value) for value in values]
+    for run in runs:
+        inject(instruction, run.strength, end_timestep=run.end)
+    images = [find_images(run) for run in runs]
+    sheet_file = Path(options.out) / SHEET
+    check_writable(sheet_file)
+    editor = load_chosen_editor(options)
+    for remark in instruction.check_fits(editor.description):
+        say(remark)
+    skipped = None
+    for run, run_images in zip(runs, images, strict=True):
+        try:
+            apply_loaded(run, instruction, run_images, editor)
+        except PairError as error:
+            if options.strict:
+                raise
+            skipped = error
+    _write_sheet(options, sheet_file, images, labels(name, values))
+    if skipped is not None:
+        raise skipped
+
+
+def _with_value(options: argparse.Namespace, value: float) -> argparse.Namespace:
+    """Returns the options of ``apply`` for one value.
+
+    Raises:
+        InstructBrushError: the setting takes whole numbers only.
+    """
+    name = options.over.replace("-", "_")
+    if name == "end":
+        if value != int(value):
+            raise InstructBrushError(f"--over end takes whole timesteps, not {value:g}.")
+        value = int(value)
+    out = Path(options.out) / f"{name}_{value:g}"
+    return argparse.Namespace(**{**vars(options), name: value, "out": str(out)})
+
+
+def _write_sheet(
+    options: argparse.Namespace, file: Path, images: Sequence[list[tuple[Path, Path]]], titles: Sequence[str]
+) -> None:
+    # Images that could not be read have no results.
+    rows = [row for row, (_, result) in enumerate(images[0]) if result.is_file()]
+    if not rows:
+        return
+    shown = rows[: options.rows]
+    columns = [SheetColumn("input", [read_image(images[0][row][0]) for row in shown])]
+    for title, run_images in zip(titles, images, strict=True):
+        columns.append(SheetColumn(title, [read_image(run_images[row][1]) for row in shown]))
+    save_image(contact_sheet(columns, options.cell, Path(options.instruction).stem), file)
+    left_out = f", the first {len(shown)} of {len(rows)} images" if len(shown) < len(rows) else ""
+    print(f"{file}: {len(titles)} values{left_out}")
