@@ -153,8 +153,8 @@ class ExplainInstruction(Node):
                 ),
                 io.String.Output(
                     display_name="edits",
-                    tooltip="One edit a line, for Edit by Steps, with the object that changes after | if the "
-                    "model names one.",
+                    tooltip="One edit a line, for Edit by Steps, with the object that changes after a "
+                    "vertical bar if the model names one.",
                 ),
             ],
         )
