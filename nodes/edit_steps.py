@@ -54,9 +54,9 @@ class EditBySteps(Node):
                     default="",
                     multiline=True,
                     placeholder="make the hat red | hat\nmake it night",
-                    tooltip="One edit a line, such as the edits of Explain Instruction. The object that changes "
-                    "may follow after a vertical bar. A numbered list, JSON, or sentences with 'and' and 'then' "
-                    "work too, so any language model can write it.",
+                    tooltip="One edit a line, such as the edits of Explain Instruction. The object that "
+                    "changes may follow after a vertical bar. A numbered list, JSON, or sentences with 'and' "
+                    "and 'then' work too, so any language model can write it.",
                 ),
                 io.Noise.Input("noise", tooltip="The noise of every step, from Random Noise."),
                 io.Sampler.Input("sampler", tooltip="The sampler of every step."),
