@@ -1,4 +1,4 @@
-"""``python -m instructbrush bench``: runs TOP-Bench, MagicBrush, Emu Edit Test or reasoning instructions."""
+"""``python -m instructbrush bench``: runs the benchmarks of the papers."""
 
 import argparse
 import json
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..core.editing.settings import SamplingSettings
-from ..core.errors import EvaluationError, InstructBrushError
-from ..core.evaluation.by_example.datasets.top_bench import TABLE_3, read_top_bench
+from ..core.errors import EvaluationError, InstructBrushError, UnfinishedError
+from ..core.evaluation.by_example.comparison import comparison_text
 from ..core.evaluation.by_example.effects import EffectSource
-from ..core.evaluation.by_example.methods import DEFAULT_METHODS
+from ..core.evaluation.by_example.methods import METHODS
 from ..core.evaluation.by_example.report import write_report
 from ..core.evaluation.by_example.results import EffectFolder, Outcome
 from ..core.evaluation.by_example.run import EffectRunSettings
@@ -23,6 +23,7 @@ from ..core.evaluation.by_instruction.datasets.emu_edit import read_emu_edit
 from ..core.evaluation.by_instruction.datasets.item_storage import ItemSet, StoredItem
 from ..core.evaluation.by_instruction.datasets.magicbrush import read_magicbrush
 from ..core.evaluation.by_instruction.datasets.reasoning import read_reason
+from ..core.evaluation.by_instruction.methods import ITEM_METHODS
 from ..core.evaluation.by_instruction.results import ItemFolder, Score
 from ..core.evaluation.by_instruction.run import ItemRunSettings
 from ..core.evaluation.by_instruction.studies import PLANS, begin_studies
@@ -31,8 +32,10 @@ from ..core.evaluation.metrics import mean
 from ..core.evaluation.protocols import BenchmarkSettings, Source
 from ..core.evaluation.results import ResultFolder
 from ..core.evaluation.runner import run
+from ..core.evaluation.stored_images import StoredImages, parse_stored
 from ..core.evaluation.workers import Workers
 from .bench_options import OUT_FOLDERS, check_options
+from .bench_pairs import default_methods, read_pairs
 from .terminal import say
 
 # Error messages list this many names; MagicBrush has hundreds.
@@ -78,18 +81,14 @@ def bench(options: argparse.Namespace) -> None:
     if options.benchmark in _ITEM_COMMANDS:
         _bench_items(options, _ITEM_COMMANDS[options.benchmark])
     else:
-        _bench_top_bench(options)
+        _bench_pairs(options)
 
 
-def _bench_top_bench(options: argparse.Namespace) -> None:
-    options.methods = options.methods or list(DEFAULT_METHODS)
-    side = options.size or None
-    sources = read_top_bench(options.data, side)
-    if len(sources) < len(TABLE_3):
-        say(f"{len(sources)} of TOP-Bench's {len(TABLE_3)} effects were found.")
-    data = f"{Path(options.data).resolve()} at {side or 'own'} px"
+def _bench_pairs(options: argparse.Namespace) -> None:
+    options.methods = options.methods or default_methods(options.benchmark)
+    found = read_pairs(options)
     models = {"clip": options.clip, "clip_folder": options.clip_folder, "lpips": options.lpips}
-    run_and_report(options, sources, "TOP-Bench", data, **models)
+    run_and_report(options, found.sources, found.name, found.data, **models)
 
 
 def run_and_report(
@@ -112,8 +111,9 @@ def run_and_report(
         EvaluationError: an effect does not exist, or the run fails.
     """
     selected = _select(sources, options.effects)
+    stored = parse_stored(options.stored, tuple(METHODS))
     settings = EffectRunSettings(
-        methods=tuple(dict.fromkeys(options.methods)),
+        methods=tuple(dict.fromkeys((*options.methods, *(images.name for images in stored)))),
         seeds=options.seeds,
         steps=options.steps,
         sampling=replace(_sampling(options), fixed_noise=options.fixed_noise),
@@ -123,30 +123,69 @@ def run_and_report(
         changes=tuple(options.set),
         eta=options.eta,
         lists=None if options.lists is None else tuple(options.lists),
-        **more_settings,
+        stored=stored,
+        find_scales=_finds_scales(options),
+        first_seed=options.first_seed or 0,
+        **_with_single_seed({"single_seed": tuple(options.single_seed), **more_settings}, stored),
     )
-    folder = EffectFolder(options.out)
+    settings.check_stored(selected)
+    folder = EffectFolder(options.out, options.redo)
     skipped = _SkippedSources()
-    outcomes = _run(
-        options, selected, settings, folder, data, skipped, lambda outcome: f"{mean(outcome.psnr):.2f} dB"
-    )
+    unfinished = None
+    try:
+        _run(
+            options, selected, settings, folder, data, skipped, lambda outcome: f"{mean(outcome.psnr):.2f} dB"
+        )
+    except UnfinishedError as error:
+        unfinished = error
     readable = skipped.readable(selected)
+    outcomes = _all_outcomes(folder, settings, readable)
+    if unfinished is not None and not outcomes:
+        raise unfinished
     # Before the report, so that the tables appear even if the report cannot be written.
     print(text_tables(outcomes, benchmark))
+    print(f"\n{comparison_text(outcomes)}\n")
     for method, remark in dict.fromkeys((outcome.method, outcome.remark) for outcome in outcomes):
         if remark:
             print(f"{method}: {remark}")
     about = {"data": data, "seeds": settings.seeds, **settings.describe()}
     _print_page(write_report(folder, outcomes, readable, benchmark, about))
+    if unfinished is not None:
+        raise unfinished
     skipped.report(len(selected), options.strict)
     return outcomes
+
+
+def _finds_scales(options: argparse.Namespace) -> bool:
+    # Scales that the user gives are those of every method.
+    if options.find_scales is not None:
+        return options.find_scales
+    return options.text_scale is None and options.image_scale is None
+
+
+def _all_outcomes(
+    folder: EffectFolder, settings: EffectRunSettings, sources: Sequence[EffectSource]
+) -> list[Outcome]:
+    """All outcomes of these effects that the folder holds, also of methods and seeds that ran earlier."""
+    effects = [source.name for source in sources]
+    methods = list(dict.fromkeys((*METHODS, *settings.methods)))
+    kept = [each for each in folder.made_by(settings.recipes()).values() if each.effect in effects]
+    return sorted(kept, key=lambda each: (effects.index(each.effect), each.seed, methods.index(each.method)))
+
+
+def _with_single_seed(settings: Mapping[str, Any], stored: Sequence[StoredImages]) -> dict[str, Any]:
+    """Stored results of one seed stand for a method that was run once."""
+    once = tuple(images.name for images in stored if images.seeds == {0})
+    return {**settings, "single_seed": (*settings.get("single_seed", ()), *once)}
 
 
 def _bench_items(options: argparse.Namespace, command: _ItemCommand) -> None:
     items = command.read(options)
     selected = _select(items.items, options.effects)
+    stored = parse_stored(options.stored, tuple(ITEM_METHODS))
+    methods = (*(options.methods or command.methods), *(images.name for images in stored))
     settings = ItemRunSettings(
-        methods=tuple(dict.fromkeys(options.methods or command.methods)),
+        methods=tuple(dict.fromkeys(methods)),
         seeds=options.seeds,
         sampling=_sampling(options),
         side=options.size or None,
@@ -160,7 +199,9 @@ def _bench_items(options: argparse.Namespace, command: _ItemCommand) -> None:
         connector=options.connector,
         tuned_model=options.tuned_model,
         cache=str(Path(options.out).resolve().with_name("mllm")),
+        stored=stored,
     )
+    settings.check_stored(selected)
     folder = ItemFolder(options.out)
     data = f"{Path(options.data).resolve()}, words {_text_digest(items.items)}"
     skipped = _SkippedSources()
@@ -212,7 +253,7 @@ def _run(
         settings,
         folder,
         data=data,
-        workers=Workers(options.jobs, options.ray),
+        workers=Workers(options.jobs, options.ray, options.seconds),
         on_outcome=_ProgressLines(figure),
         on_skipped=skipped.add,
     )

@@ -8,10 +8,13 @@ from ..core.evaluation.by_example.datasets.effect_files import SIDE
 from ..core.evaluation.by_example.methods import DEFAULT_METHODS, METHODS
 from ..core.evaluation.by_instruction.methods import ITEM_METHODS
 from ..core.evaluation.preference.voting import VOTES
+from .bench_pairs import CLEAN_IP2P, PAIR_BENCHMARKS, PPR10K, TOP_BENCH, add_pair_options
 from .init_text import add_phrase_options
 
 OUT_FOLDERS = {
-    "top-bench": "output/bench",
+    TOP_BENCH: "output/bench",
+    CLEAN_IP2P: "output/clean-ip2p",
+    PPR10K: "output/ppr10k",
     "magicbrush": "output/magicbrush",
     "emu-edit": "output/emu-edit",
     "reason": "output/reason",
@@ -21,13 +24,21 @@ OUT_FOLDERS = {
 _ITEM_BENCHMARKS = ("magicbrush", "emu-edit", "reason")
 # Option -> the benchmarks it applies to. Options that are not listed apply to all benchmarks.
 _APPLIES_TO = {
-    "lpips": ("top-bench",),
-    "steps": ("top-bench",),
-    "set": ("top-bench",),
-    "eta": ("top-bench",),
-    "lists": ("top-bench",),
-    "cache": ("top-bench",),
-    "fixed_noise": ("top-bench",),
+    "lpips": PAIR_BENCHMARKS,
+    "steps": PAIR_BENCHMARKS,
+    "set": PAIR_BENCHMARKS,
+    "first_seed": PAIR_BENCHMARKS,
+    "single_seed": PAIR_BENCHMARKS,
+    "redo": PAIR_BENCHMARKS,
+    "find_scales": PAIR_BENCHMARKS,
+    "eta": PAIR_BENCHMARKS,
+    "lists": PAIR_BENCHMARKS,
+    "cache": PAIR_BENCHMARKS,
+    "fixed_noise": PAIR_BENCHMARKS,
+    "directions": (CLEAN_IP2P,),
+    "held_out": (CLEAN_IP2P,),
+    "train_pairs": (PPR10K,),
+    "test_pairs": (PPR10K,),
     "split": _ITEM_BENCHMARKS,
     "dino": _ITEM_BENCHMARKS,
     "captions": ("magicbrush",),
@@ -48,7 +59,10 @@ def check_options(options: argparse.Namespace) -> None:
         EvaluationError: names the option.
     """
     for name, benchmarks in _APPLIES_TO.items():
-        if getattr(options, name) and options.benchmark not in benchmarks:
+        value = getattr(options, name)
+        # 0 is a value, too.
+        is_given = value is not None and value is not False and value != []
+        if is_given and options.benchmark not in benchmarks:
             raise EvaluationError(
                 f"--{name.replace('_', '-')} does nothing with --benchmark {options.benchmark}. Leave it out."
             )
@@ -63,8 +77,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         help="folder of the benchmark. TOP-Bench: a folder for each effect, with 10 training and 5 test "
-        "pairs. MagicBrush: images/ and edit_sessions.json, or .parquet files. Emu Edit Test: .parquet "
-        "files. Reasoning instructions: reason.json or .parquet files",
+        "pairs. Clean-InstructPix2Pix: InstructPix2Pix's folders with prompt.json. PPR10K: "
+        "train_val_images_tif_360p. MagicBrush: images/ and edit_sessions.json, or .parquet files. "
+        "Emu Edit Test: .parquet files. Reasoning instructions: reason.json or .parquet files",
     )
     parser.add_argument(
         "--size",
@@ -82,6 +97,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="AlexNet's ImageNet weights for LPIPS (.safetensors; tools/get_backbone.py gets them); "
         "without them that column stays empty",
     )
+    add_pair_options(parser)
     _add_item_options(parser)
     all_methods = tuple(dict.fromkeys((*METHODS, *ITEM_METHODS)))
     add_run_options(parser, ", ".join(OUT_FOLDERS.values()), all_methods)
@@ -152,7 +168,34 @@ def add_run_options(
         "--seeds",
         type=int,
         default=1,
-        help="number of seeds; every method runs with each. From two on, tables show 95 %% intervals",
+        help="number of seeds; every method runs with each",
+    )
+    parser.add_argument(
+        "--first-seed",
+        type=int,
+        metavar="N",
+        help="leave the seeds before N to other runs into the same folder (default 0)",
+    )
+    parser.add_argument(
+        "--single-seed", nargs="+", default=[], metavar="METHOD", help="methods that run with seed 0 only"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        metavar="N",
+        help="begin no result after N seconds and stop with exit code 3; the same command continues",
+    )
+    parser.add_argument(
+        "--redo",
+        action="store_true",
+        help="make results anew that were made with other settings of their method; without it they are an "
+        "error",
+    )
+    parser.add_argument(
+        "--find-scales",
+        action=argparse.BooleanOptionalAction,
+        help="find s_T and s_I of methods that learn on their training pairs (default: yes, unless "
+        "--text-scale or --image-scale is given; methods with the papers' settings never do)",
     )
     parser.add_argument("--steps", type=int, help="learning steps (default: the preset's)")
     parser.add_argument(
@@ -175,6 +218,14 @@ def add_run_options(
         action="store_true",
         help="learn with fixed noise, and edit with the same noise (Visii); not for instructbrush_paper and "
         "instructbrush_paper_guided",
+    )
+    parser.add_argument(
+        "--stored",
+        nargs="+",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="images that another program made of the test images become the row NAME; they are "
+        "FOLDER/EFFECT_OR_ITEM/NAME-SEED-INDEX.png, as the benchmark names its own",
     )
     parser.add_argument("--sampling-steps", type=int, default=20)
     parser.add_argument("--text-scale", type=float, help="s_T (default 7.5, pocket editor 2)")

@@ -8,7 +8,7 @@ from io import TextIOWrapper
 from typing import Any
 
 from ..core.devices import named_device
-from ..core.errors import InstructBrushError
+from ..core.errors import InstructBrushError, UnfinishedError
 from ..core.instruction.file_header import read_header
 from ..core.instruction.inspect import facts
 from . import bench, bench_options, edit, learn, sweep
@@ -17,15 +17,22 @@ from .interrupts import exit_code, signals_as_interrupts
 from .options import add_model_options
 from .terminal import tolerant_stderr
 
+_UNFINISHED = 3
+"""Exit code of a benchmark that stopped because its time is over."""
 _PIPE_CLOSED = 141
 """Exit code of a process whose stdout was closed, as shells expect it."""
+
+
+def exit_code_of(error: InstructBrushError) -> int:
+    """Exit code of a command that an error ended."""
+    return _UNFINISHED if isinstance(error, UnfinishedError) else 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit code.
 
-    0: done. 1: an error that a user can fix, one line on stderr. 130: interrupted. 141: nobody reads stdout.
-    143: ended by ``kill``.
+    0: done. 1: an error that a user can fix, one line on stderr. 3: a benchmark's time is over. 130:
+    interrupted. 141: nobody reads stdout. 143: ended by ``kill``.
     """
     if isinstance(sys.stdout, TextIOWrapper):
         # A character that the terminal cannot show must not end a run that is done.
@@ -40,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
     except InstructBrushError as error:
         print(f"instructbrush: {error}", file=sys.stderr)
-        return 1
+        return exit_code_of(error)
     except BrokenPipeError:
         # The reader of the pipe is gone, as in "| head". Python would fail again when it flushes stdout at
         # its end.

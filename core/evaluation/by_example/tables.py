@@ -1,45 +1,32 @@
-"""InstructBrush's Tables 1, 2 and 4 from outcomes, beside the published figures."""
+"""InstructBrush's Tables 1, 2 and 4 and Visii's Table 1 from outcomes, beside the published figures."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 
 from ..metrics import mean
 from ..reports.figures import Figure, MetricFigures, interval, plain_figures
 from ..reports.text_table import format_table
+from .methods import METHODS
+from .methods.visii import FIXED_NOISE
+from .published import PAPER, VISII_PAPER
 from .results import Outcome
 
 METRICS = ("psnr", "ssim", "lpips", "direction")
-HEADS = {"psnr": "PSNR ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "direction": "Direct. ↓"}
-DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4, "direction": 4}
-
-Published = tuple[float, float, float, float]
-"""PSNR, SSIM, LPIPS-Alex, Direction."""
-
-PAPER: Mapping[tuple[str, str], Published] = {
-    ("global", "words"): (16.10, 0.5467, 0.2810, 0.2997),
-    ("global", "visii"): (15.87, 0.4947, 0.3866, 0.3938),
-    ("global", "instructbrush"): (18.66, 0.5842, 0.2526, 0.2798),
-    ("global", "visii_one_shot"): (16.01, 0.5071, 0.3692, 0.2909),
-    ("global", "one_shot"): (17.79, 0.5761, 0.2748, 0.3008),
-    ("local", "words"): (20.12, 0.7701, 0.1648, 0.5236),
-    ("local", "visii"): (18.76, 0.7157, 0.2585, 0.2560),
-    ("local", "instructbrush"): (23.26, 0.8297, 0.1143, 0.3576),
-    ("local", "visii_one_shot"): (19.73, 0.7293, 0.2309, 0.5736),
-    ("local", "one_shot"): (23.08, 0.8270, 0.1172, 0.4790),
-    ("all", "words"): (17.87, 0.6450, 0.2298, 0.3982),
-    ("all", "visii"): (17.14, 0.5919, 0.3303, 0.3332),
-    ("all", "instructbrush"): (20.68, 0.6922, 0.1918, 0.3140),
-    ("all", "visii_one_shot"): (17.65, 0.6049, 0.3083, 0.4153),
-    ("all", "one_shot"): (20.11, 0.6865, 0.2055, 0.3792),
-    ("all", "no_attention"): (19.56, 0.6709, 0.2179, 0.3124),
-    ("all", "no_time"): (19.64, 0.6656, 0.2271, 0.2910),
-    ("all", "no_init"): (20.22, 0.6841, 0.2018, 0.3747),
+"""InstructBrush's."""
+SIMILARITIES = ("image_similarity", "direction_similarity", "visual_similarity")
+"""Visii's."""
+HEADS = {
+    "psnr": "PSNR ↑",
+    "ssim": "SSIM ↑",
+    "lpips": "LPIPS ↓",
+    "direction": "Direct. ↓",
+    "image_similarity": "Img ↑",
+    "direction_similarity": "Direct. ↑",
+    "visual_similarity": "Visual ↑",
 }
-"""(part of the benchmark, method) -> InstructBrush's published figures for TOP-Bench.
-
-512 px, ten training pairs; one pair for the one-shot rows.
-"""
+DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4, "direction": 4, **dict.fromkeys(SIMILARITIES, 3)}
 
 
 def value_of(outcome: Outcome, metric: str) -> float:
@@ -50,13 +37,25 @@ def value_of(outcome: Outcome, metric: str) -> float:
     return value if isinstance(value, float) else mean(value)
 
 
-def method_figures(outcomes: Sequence[Outcome], method: str, part: str = "all") -> MetricFigures | None:
-    """Returns a method's figures: for each seed the mean over effects, then mean and interval over seeds.
+def effect_means(outcomes: Sequence[Outcome], method: str, metric: str) -> dict[str, float]:
+    """Returns effect -> mean of a metric over the method's seeds. Intervals are over these means."""
+    values: dict[str, list[float]] = {}
+    for outcome in outcomes:
+        if outcome.method == method:
+            values.setdefault(outcome.effect, []).append(value_of(outcome, metric))
+    return {effect: mean(own) for effect, own in values.items()}
+
+
+def method_figures(
+    outcomes: Sequence[Outcome], method: str, part: str = "all", metrics: Sequence[str] = METRICS
+) -> MetricFigures | None:
+    """Returns a method's figures: the mean over effects and its interval, see ``effect_means``.
 
     Args:
         outcomes: outcomes of all methods.
         method: name of the method.
         part: ``global``, ``local`` or ``all``.
+        metrics: fields of ``Outcome``.
 
     Returns:
         None if there is no outcome of the method in that part.
@@ -64,12 +63,7 @@ def method_figures(outcomes: Sequence[Outcome], method: str, part: str = "all") 
     chosen = [outcome for outcome in outcomes if outcome.method == method and part in ("all", outcome.scope)]
     if not chosen:
         return None
-    seeds = sorted({outcome.seed for outcome in chosen})
-
-    def mean_of_seed(metric: str, seed: int) -> float:
-        return mean([value_of(outcome, metric) for outcome in chosen if outcome.seed == seed])
-
-    return {metric: interval([mean_of_seed(metric, seed) for seed in seeds]) for metric in METRICS}
+    return {metric: interval(list(effect_means(chosen, method, metric).values())) for metric in metrics}
 
 
 @dataclass(frozen=True)
@@ -81,6 +75,11 @@ class Table:
     """(part, method, the paper's name of the method in this table)."""
     needs_one_of: tuple[str, ...]
     """The table is left out if none of these methods was run."""
+    metrics: tuple[str, ...] = METRICS
+    published: Mapping[tuple[str, str], tuple[float, ...]] = field(default_factory=lambda: PAPER)
+    """(part, method) -> published value of each metric."""
+    source: str = "TOP-Bench, as published"
+    """What the published figures were measured on."""
 
 
 _PARTS = ("global", "local", "all")
@@ -91,11 +90,38 @@ def _rows_of_all_parts(*methods: tuple[str, str]) -> tuple[tuple[str, str, str],
     return tuple((part, method, title) for part in _PARTS for method, title in methods)
 
 
+_VISII_ROWS = (
+    ("visii_mse_words", "1 pair, MSE, words"),
+    ("visii_mse", "1 pair, MSE, caption"),
+    ("visii_words", "1 pair, MSE + CLIP, words"),
+    ("visii_1", "1 pair, MSE + CLIP, caption"),
+    *((f"visii_{count}", f"{count} pairs, MSE + CLIP, caption") for count in (2, 3, 4)),
+)
+
+
+def _visii_table(noise: str, untrained: tuple[tuple[str, str], ...], ending: str) -> Table:
+    learned = tuple((f"{method}{ending}", title) for method, title in _VISII_ROWS)
+    return Table(
+        f"Visii's Table 1, {noise}",
+        tuple(("all", method, title) for method, title in (*untrained, *learned)),
+        tuple(method for method, _ in learned),
+        SIMILARITIES,
+        VISII_PAPER,
+        "Clean-InstructPix2Pix, as published",
+    )
+
+
 TABLES = (
     Table(
         "Table 1: Quantitative results",
-        _rows_of_all_parts(("words", "IP2P"), ("visii", "Visii"), ("instructbrush", "Ours")),
-        ("words", "visii", "instructbrush"),
+        _rows_of_all_parts(
+            ("words", "IP2P"),
+            ("visii", "Visii"),
+            ("instructbrush", "Ours"),
+            ("instructbrush_paper", "Ours (paper)"),
+            ("instructbrush_paper_guided", "Ours (guided)"),
+        ),
+        ("words", "visii", "instructbrush", "instructbrush_paper", "instructbrush_paper_guided"),
     ),
     Table(
         "Table 2: Ablation study",
@@ -107,6 +133,8 @@ TABLES = (
         _rows_of_all_parts(("words", "IP2P"), ("visii_one_shot", "Visii"), ("one_shot", "Ours")),
         ("visii_one_shot", "one_shot"),
     ),
+    _visii_table("random noise", (("words", "no training, words"), ("caption", "no training, caption")), ""),
+    _visii_table("fixed noise", (), FIXED_NOISE),
 )
 
 
@@ -121,26 +149,38 @@ def table_rows(table: Table, outcomes: Sequence[Outcome], benchmark: str) -> lis
     """Returns the cells of the rows that were run: data set, method, measured figures, published figures."""
     rows = []
     last_part = ""
-    if not any(outcome.method in table.needs_one_of for outcome in outcomes):
+    stored = [name for name in dict.fromkeys(each.method for each in outcomes) if name not in METHODS]
+    # Without any method of the papers, stored results stand in the first table.
+    first = stored if table is TABLES[0] else []
+    if not any(outcome.method in (*table.needs_one_of, *first) for outcome in outcomes):
         return []
-    for part, method, title in table.rows:
-        figures = method_figures(outcomes, method, part)
+    for part, method, title in _with_stored(table.rows, stored):
+        figures = method_figures(outcomes, method, part, table.metrics)
         if figures is None:
             continue
-        published = PAPER.get((part, method), (math.nan,) * 4)
+        published = table.published.get((part, method), (math.nan,) * len(table.metrics))
         rows.append(
             [
                 part_name(benchmark, part) if part != last_part else "",
                 title,
-                *[figures[metric].show(DIGITS[metric]) for metric in METRICS],
+                *[figures[metric].show(DIGITS[metric]) for metric in table.metrics],
                 *[
                     Figure(value).show(DIGITS[metric])
-                    for metric, value in zip(METRICS, published, strict=True)
+                    for metric, value in zip(table.metrics, published, strict=True)
                 ],
             ]
         )
         last_part = part
     return rows
+
+
+def _with_stored(
+    rows: Sequence[tuple[str, str, str]], stored: Sequence[str]
+) -> Iterator[tuple[str, str, str]]:
+    """The rows of a table, and in each part also a row for each stored method."""
+    for part, own in groupby(rows, lambda row: row[0]):
+        yield from own
+        yield from ((part, name, name) for name in stored)
 
 
 def text_tables(outcomes: Sequence[Outcome], benchmark: str) -> str:
@@ -149,9 +189,8 @@ def text_tables(outcomes: Sequence[Outcome], benchmark: str) -> str:
     for table in TABLES:
         rows = table_rows(table, outcomes, benchmark)
         if rows:
-            blocks.append(
-                format_table(table.title, benchmark, "TOP-Bench, as published", list(HEADS.values()), rows)
-            )
+            heads = [HEADS[metric] for metric in table.metrics]
+            blocks.append(format_table(table.title, benchmark, table.source, heads, rows))
     counts = {
         part: len({outcome.effect for outcome in outcomes if part in ("all", outcome.scope)})
         for part in _PARTS
@@ -161,17 +200,22 @@ def text_tables(outcomes: Sequence[Outcome], benchmark: str) -> str:
         f"Means over {counts['all']} effect{'s' * (counts['all'] > 1)} "
         f"({counts['global']} global, {counts['local']} local), {seeds} seed{'s' * (seeds > 1)}"
     )
-    note += ", ± 95 % interval over seeds." if seeds > 1 else "."
+    note += ", ± 95 % interval over effects (seeds averaged first)." if counts["all"] > 1 else "."
     if any(outcome.lpips is None for outcome in outcomes):
         note += "\nLPIPS was not measured: AlexNet's weights were not given (--lpips)."
+    with_visii = any(table_rows(table, outcomes, benchmark) for table in TABLES if table.metrics != METRICS)
+    if with_visii and any(outcome.direction_similarity is None for outcome in outcomes):
+        note += "\nDirectional similarity was not measured: the data set has no captions."
     return "\n\n".join([*blocks, note])
 
 
-def summary(outcomes: Sequence[Outcome], part: str = "all") -> dict[str, dict[str, float | None]]:
+def summary(
+    outcomes: Sequence[Outcome], part: str = "all", metrics: Sequence[str] = METRICS
+) -> dict[str, dict[str, float | None]]:
     """Returns method -> metric -> mean over effects and seeds, see ``plain_figures``."""
     summaries = {}
     for method in dict.fromkeys(outcome.method for outcome in outcomes):
-        figures = method_figures(outcomes, method, part)
+        figures = method_figures(outcomes, method, part, metrics)
         if figures is not None:
             summaries[method] = plain_figures(figures, 4)
     return summaries

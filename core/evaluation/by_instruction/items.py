@@ -42,6 +42,11 @@ class Item:
     scope: str
     turns: tuple[Turn, ...]
 
+    @property
+    def images(self) -> int:
+        """Number of images that a method makes, see ``turn_of``."""
+        return 2 * len(self.turns) - 1
+
     def turn_of(self, image: int) -> int:
         """Returns the index of the turn that a method's image belongs to.
 

@@ -222,3 +222,8 @@ _ALL = (
 
 ITEM_METHODS: Mapping[str, ItemMethod] = {method.name: method for method in _ALL}
 """Name -> method."""
+
+
+def title_of(name: str) -> str:
+    """The name of a method in tables; a stored method's own."""
+    return ITEM_METHODS[name].title if name in ITEM_METHODS else name

@@ -15,8 +15,9 @@ from ...storage.files import write_text
 from ...storage.image_files import save_image
 from ..metrics import mean
 from ..reports import html
+from ..stored_images import STORED
 from .datasets.item_storage import StoredItem
-from .methods import ITEM_METHODS
+from .methods import ITEM_METHODS, title_of
 from .results import ItemFolder, Score
 from .tables import DIGITS, ItemBenchmark, summary, table_rows, value_of
 
@@ -102,8 +103,13 @@ def html_text(
     blocks.append(html.table(benchmark.title, all_heads, table_rows(scores, benchmark)))
     notes = "<br>".join(escape(remark) for remark in (*remarks, benchmark.about))
     blocks.append(f"<p><small>{notes}</small></p><h2>Items</h2>")
-    methods = [ITEM_METHODS[name] for name in dict.fromkeys(score.method for score in scores)]
-    blocks.append(html.method_list((method.name, method.title, method.text) for method in methods))
+    names = dict.fromkeys(score.method for score in scores)
+    blocks.append(
+        html.method_list(
+            (name, title_of(name), ITEM_METHODS[name].text if name in ITEM_METHODS else STORED)
+            for name in names
+        )
+    )
     scores_of: dict[str, list[Score]] = {}
     for score in scores:
         scores_of.setdefault(score.item, []).append(score)

@@ -42,7 +42,7 @@ class ItemFolder(ResultFolder):
 
     record = Score
     subfolder = "items"
-    optional_entries = ("instruction", "mllm", "connector", "tuned_model")
+    optional_entries = ("instruction", "mllm", "connector", "tuned_model", "stored")
 
     def save_item_images(self, item: Item, side: int | None) -> None:
         """Saves each turn's source and ground truth for the report, at the size of the edit."""

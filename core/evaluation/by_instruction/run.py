@@ -2,12 +2,14 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from ...editing.loading import load_editor
 from ...editing.settings import SamplingSettings
@@ -20,9 +22,12 @@ from ...instruction.injection import inject
 from ...instruction.instruction import own_scales
 from ...models.builtin import POCKET_CONNECTOR_FILE, POCKET_READER_FOLDER, POCKET_REASON_FOLDER
 from ...reasoning.connector import load_connector, text_fingerprint
+from ...storage.image_sizes import Size
 from ..protocols import OutcomeWithImages, WorkUnit
-from .items import Item
-from .methods import ITEM_METHODS, EncodingEditor, ItemEditor
+from ..stored_images import StoredImages
+from .datasets.item_storage import StoredItem
+from .items import Item, editor_input
+from .methods import ITEM_METHODS, EncodingEditor, ItemEditor, ItemMethod
 from .mllm_cache import CachedMllm
 from .scoring import ItemScorer
 
@@ -64,9 +69,12 @@ class ItemRunSettings:
     """The editor that was fine-tuned with the connector; None is the pocket reasoning editor."""
     cache: str | None = None
     """Folder for the vision-language model's answers and states; None caches them in memory."""
+    stored: tuple[StoredImages, ...] = ()
+    """Images made elsewhere; their names are methods, too."""
 
     def __post_init__(self) -> None:
-        unknown = next((name for name in self.methods if name not in ITEM_METHODS), None)
+        known = {*ITEM_METHODS, *(images.name for images in self.stored)}
+        unknown = next((name for name in self.methods if name not in known), None)
         if unknown is not None or not self.methods:
             raise EvaluationError(
                 f"Method '{unknown or ''}' cannot run on this benchmark, which has no pairs to learn from. "
@@ -76,7 +84,7 @@ class ItemRunSettings:
             raise EvaluationError(
                 "Benchmark: the method 'instruction' needs a learned instruction. Add --instruction FILE."
             )
-        encoding = next((name for name in self.methods if ITEM_METHODS[name].needs_encoding), None)
+        encoding = next((method.name for method in self.own_methods if method.needs_encoding), None)
         if encoding and self.model and not self.tuned_model:
             raise EvaluationError(
                 f"Benchmark: the method '{encoding}' needs the editor that was fine-tuned with the "
@@ -115,15 +123,42 @@ class ItemRunSettings:
             "sampling_steps": self.sampling.steps,
             "image_scale": self.sampling.image_scale_for(description.family),
             "side": self.side,
+            "stored": ", ".join(f"{images.name} {images.digest()}" for images in self.stored) or None,
         }
+
+    @property
+    def own_methods(self) -> list[ItemMethod]:
+        """The methods that edit here: all but the stored ones."""
+        return [ITEM_METHODS[name] for name in self.methods if name in ITEM_METHODS]
+
+    def check_stored(self, sources: Sequence[StoredItem]) -> None:
+        """Checks the stored images of all items and seeds, before anything runs.
+
+        Raises:
+            EvaluationError: an image is missing, cannot be read, or has another size.
+        """
+        if not self.stored:
+            return
+        for source in sources:
+            item = source.load()
+            sizes = [_edit_size(turn.source, self.side) for turn in item.turns]
+            chosen = [sizes[item.turn_of(index)] for index in range(item.images)]
+            for seed, names in self.rounds():
+                for images in self.stored:
+                    if images.name in names:
+                        images.check(source.name, seed, chosen)
 
     def recipes(self) -> dict[str, dict[str, Any]]:
         """Returns nothing: ``describe`` says everything."""
         return {}
 
     def rounds(self) -> list[tuple[int, tuple[str, ...]]]:
-        """Returns every seed with all methods."""
-        return [(seed, self.methods) for seed in range(self.seeds)]
+        """Returns every seed with all methods; stored results of seed 0 stand for all seeds."""
+        once = {images.name for images in self.stored if images.seeds == {0}}
+        return [
+            (seed, tuple(name for name in self.methods if seed == 0 or name not in once))
+            for seed in range(self.seeds)
+        ]
 
     def work(self, unit: WorkUnit, loaded: Item) -> Iterator[OutcomeWithImages]:
         """Runs the unit's methods on an item."""
@@ -131,7 +166,11 @@ class ItemRunSettings:
         features = scorer.features(loaded)
         for name in unit.methods:
             start = time.monotonic()
-            images = models.edit(loaded, ITEM_METHODS[name], unit.seed)
+            stored = next((images for images in self.stored if images.name == name), None)
+            if stored is None:
+                images = models.edit(loaded, ITEM_METHODS[name], unit.seed)
+            else:
+                images = stored.read(loaded.name, unit.seed, loaded.images)
             yield scorer.score(features, name, unit.seed, images, time.monotonic() - start), images
 
 
@@ -150,7 +189,7 @@ def _models(settings: ItemRunSettings) -> tuple[ItemEditor, ItemScorer]:
         scales = own_scales(instruction)
     mllm = None
     encoding = None
-    methods = [ITEM_METHODS[name] for name in settings.methods]
+    methods = settings.own_methods
     if any(method.needs_mllm for method in methods):
         model = load_mllm(settings.mllm or POCKET_READER_FOLDER, settings.device, lazily=True)
         mllm = CachedMllm(model, Path(settings.cache) if settings.cache else None)
@@ -160,6 +199,11 @@ def _models(settings: ItemRunSettings) -> tuple[ItemEditor, ItemScorer]:
         editor, settings.sampling, settings.side, learned, mllm, encoding, learned_scales=scales
     )
     return models, ItemScorer(clip, dino)
+
+
+def _edit_size(image: Tensor, side: int | None) -> Size:
+    height, width = editor_input(image, side).shape[:2]
+    return width, height
 
 
 def _load_encoding_editor(settings: ItemRunSettings, mllm: CachedMllm) -> EncodingEditor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..metrics import mean
 from ..reports.figures import Figure, MetricFigures, interval, plain_figures
 from ..reports.text_table import format_table
-from .methods import ITEM_METHODS
+from .methods import title_of
 from .results import Score
 
 DIGITS = 4
@@ -177,7 +177,7 @@ def table_rows(scores: Sequence[Score], benchmark: ItemBenchmark) -> list[list[s
             measured = [figures[metric].show(DIGITS) for metric in benchmark.metrics]
             # str keeps the number of digits that the paper prints.
             paper = ["-" if math.isnan(value) else str(value) for value in published]
-            rows.append([title, ITEM_METHODS[method].title, *measured, *paper])
+            rows.append([title, title_of(method), *measured, *paper])
             title = ""
     return rows
 
@@ -187,7 +187,7 @@ def _rows_side_by_side(scores: Sequence[Score], benchmark: ItemBenchmark) -> lis
     not_measured = dict.fromkeys(benchmark.metrics, Figure(math.nan))
     owner = benchmark.name
     for method in dict.fromkeys(score.method for score in scores):
-        cells = [owner, ITEM_METHODS[method].title]
+        cells = [owner, title_of(method)]
         for part in benchmark.parts:
             figures = method_figures(scores, benchmark, method, part) or not_measured
             cells.extend(figures[metric].show(DIGITS) for metric in benchmark.metrics)

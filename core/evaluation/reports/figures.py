@@ -1,22 +1,21 @@
-"""A figure of a table: a mean over seeds with its confidence interval."""
+"""A figure of a table: a mean with its confidence interval."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..metrics import mean
+from scipy.special import stdtrit
 
-# 97.5 % points of Student's t for 1 .. 10 degrees of freedom. Beyond them the normal's 1.96 is used.
-_STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+from ..metrics import mean
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A mean over seeds and half the width of its 95 % confidence interval."""
+    """A mean and half the width of its 95 % confidence interval."""
 
     mean: float
     half_width: float | None = None
-    """None for a single seed."""
+    """None for a single value."""
 
     def show(self, digits: int) -> str:
         """Returns "20.68" or "20.68 ±0.12"; a dash when nothing was measured."""
@@ -37,14 +36,15 @@ def interval(values: Sequence[float]) -> Figure:
         return Figure(center)
     freedom = len(values) - 1
     deviation = math.sqrt(math.fsum((value - center) ** 2 for value in values) / freedom)
-    factor = _STUDENT_T[freedom - 1] if freedom <= len(_STUDENT_T) else 1.96
+    # The 97.5 % point of Student's t.
+    factor = float(stdtrit(freedom, 0.975))
     return Figure(center, factor * deviation / math.sqrt(len(values)))
 
 
 def plain_figures(figures: MetricFigures, digits: int) -> dict[str, float | None]:
     """Rounded values for JSON: metric -> mean, None when it was not measured.
 
-    With several seeds ``{metric}_ci95`` holds half the width of the interval.
+    ``{metric}_ci95`` holds half the width of the interval, if there is one.
     """
     means: dict[str, float | None] = {}
     widths: dict[str, float | None] = {}

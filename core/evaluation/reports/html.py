@@ -1,6 +1,6 @@
 """HTML of the reports. Image files are given relative to the page."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -9,7 +9,8 @@ body{{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1200px;paddi
 background:#fff}}
 table{{border-collapse:collapse;margin:1rem 0}}
 th,td{{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #ddd}}
-td:nth-child(-n+2),th:nth-child(-n+2){{text-align:left}}td:nth-child(n+{gray}){{color:#777}}
+td:nth-child(-n+2),th:nth-child(-n+2){{text-align:left}}td:nth-child(n+{gray}),td.gray{{color:#777}}
+td.own{{color:inherit}}svg{{margin-right:1rem}}
 .row{{display:flex;gap:4px;align-items:center;margin:2px 0;flex-wrap:wrap}}
 .row b{{width:190px;font-weight:400;font-size:13px}}
 .row img{{width:104px;height:104px;object-fit:cover}}.row b small{{display:block;line-height:1.25}}
@@ -34,11 +35,26 @@ def page_head(title: str, about: Mapping[str, Any], gray_from: int) -> list[str]
     ]
 
 
-def table(title: str, heads: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns a table under a heading; ``heads`` are the columns of the figures."""
+def table(
+    title: str, heads: Iterable[str], rows: Iterable[Sequence[str]], gray_from: int | None = None
+) -> str:
+    """Returns a table under a heading.
+
+    Args:
+        title: the heading.
+        heads: the columns of the figures.
+        rows: cells of each row: data set, method, figures.
+        gray_from: columns from this number on are gray; None leaves it to the page.
+    """
     head = "".join(f"<th>{escape(name)}</th>" for name in ("Datasets", "Method", *heads))
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(_cells(row, gray_from)) + "</tr>" for row in rows)
     return f"<h2>{escape(title)}</h2><table><tr>{head}</tr>{body}</table>"
+
+
+def _cells(row: Sequence[str], gray_from: int | None) -> Iterator[str]:
+    for number, cell in enumerate(row, 1):
+        mark = "" if gray_from is None else " class=gray" if number >= gray_from else " class=own"
+        yield f"<td{mark}>{escape(cell)}</td>"
 
 
 def method_list(methods: Iterable[tuple[str, str, str]]) -> str:
@@ -56,3 +72,10 @@ def image_row(title: str, files: Iterable[str], note: str = "") -> str:
     """Returns images side by side under a title."""
     small = f"<small>{escape(note)}</small>" if note else ""
     return f"<div class=row><b>{escape(title)}{small}</b>{images(files)}</div>"
+
+
+def plain_table(title: str, heads: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+    """Returns a table under a heading; ``heads`` are all its columns."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
+    body = "".join("<tr>" + "".join(_cells(row, len(row) + 1)) + "</tr>" for row in rows)
+    return f"<h2>{escape(title)}</h2><table><tr>{head}</tr>{body}</table>"

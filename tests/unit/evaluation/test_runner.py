@@ -298,6 +298,8 @@ def test_killed_run_leaves_no_process_and_resumes_with_the_same_table(
 
     backbone = random_alexnet(tmp_path / "alexnet.safetensors")
     options = [
+        "--split",
+        "development",
         "--effects",
         "hue_75",
         "teal_hat",

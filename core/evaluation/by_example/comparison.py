@@ -1,0 +1,122 @@
+"""Methods compared over the same effects: intervals, the gain over InstructBrush, and what learning costs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..metrics import mean
+from ..reports.figures import Figure, interval, plain_figures
+from .results import Outcome
+from .tables import DIGITS, HEADS, METRICS, effect_means, method_figures
+
+BASE = "instructbrush"
+"""The method that the others are compared with."""
+
+COSTS = {"learning_seconds": "seconds", "file_bytes": "bytes", "damage": "damage"}
+"""Field of ``Outcome`` -> its name in results."""
+
+_COST_HEADS = ("effects", "seeds", "learning, s", "file, KB", "damage")
+
+
+def gain(outcomes: Sequence[Outcome], method: str, metric: str, base: str = BASE) -> Figure | None:
+    """Returns the mean difference of a metric to the base, paired over effects, with its 95 % interval.
+
+    The seeds of an effect are averaged first. Effects that only one of the two methods has are left out.
+
+    Returns:
+        None for the base itself, and if the methods share no effect.
+    """
+    mine, other = (effect_means(outcomes, name, metric) for name in (method, base))
+    shared = [effect for effect in mine if effect in other]
+    if method == base or not shared:
+        return None
+    return interval([mine[effect] - other[effect] for effect in shared])
+
+
+def plain_rows(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
+    """Returns method -> figures as plain values for JSON.
+
+    Beside the metrics: ``<metric>_gain``, ``effects``, ``seeds``, and of methods that learn ``seconds``,
+    ``bytes`` and ``damage`` (means over effects and seeds). ``<figure>_ci95`` is half the width of the 95 %
+    interval over effects.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for method in dict.fromkeys(outcome.method for outcome in outcomes):
+        own = [outcome for outcome in outcomes if outcome.method == method]
+        figures = dict(method_figures(outcomes, method) or {})
+        for metric in METRICS:
+            difference = gain(outcomes, method, metric)
+            if difference is not None:
+                figures[f"{metric}_gain"] = difference
+        rows[method] = {
+            **plain_figures(figures, 4),
+            **{name: cost for name, cost in _costs(own).items() if cost is not None},
+            "effects": len({outcome.effect for outcome in own}),
+            "seeds": len({outcome.seed for outcome in own}),
+        }
+    return rows
+
+
+def _costs(outcomes: Sequence[Outcome]) -> dict[str, float | int | None]:
+    """Means over the outcomes that have them."""
+    costs: dict[str, float | int | None] = {}
+    for field, name in COSTS.items():
+        values = [getattr(outcome, field) for outcome in outcomes if getattr(outcome, field) is not None]
+        found = mean(values) if values else None
+        costs[name] = found if found is None else round(found) if name == "bytes" else round(found, 5)
+    return costs
+
+
+def comparison_rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
+    """Returns the cells of a table of all methods: name, gain of each metric, counts and costs."""
+    rows = []
+    for method in dict.fromkeys(outcome.method for outcome in outcomes):
+        own = [outcome for outcome in outcomes if outcome.method == method]
+        gains = [gain(outcomes, method, metric) for metric in METRICS]
+        costs = _costs(own)
+        seconds, size, damage = (costs[name] for name in COSTS.values())
+        rows.append(
+            [
+                method,
+                *[
+                    "-" if figure is None else _signed(figure, DIGITS[metric])
+                    for metric, figure in zip(METRICS, gains, strict=True)
+                ],
+                str(len({outcome.effect for outcome in own})),
+                str(len({outcome.seed for outcome in own})),
+                "-" if seconds is None else f"{seconds:.0f}",
+                "-" if size is None else f"{size / 1000:.0f}",
+                "-" if damage is None else f"{damage:.4f}",
+            ]
+        )
+    return rows
+
+
+def comparison_heads() -> list[str]:
+    """Returns the heads of ``comparison_rows``."""
+    return ["Method", *(f"{HEADS[metric]} gain" for metric in METRICS), *_COST_HEADS]
+
+
+def comparison_text(outcomes: Sequence[Outcome]) -> str:
+    """Formats ``comparison_rows`` as text."""
+    table = [comparison_heads(), *comparison_rows(outcomes)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in table
+    ]
+    return "\n".join([COMPARISON_TITLE, *lines, *COMPARISON_NOTES])
+
+
+COMPARISON_TITLE = "Gain over InstructBrush, and what learning costs"
+COMPARISON_NOTES = (
+    "Gain: mean difference to InstructBrush, paired over effects (seeds averaged first), ± 95 % interval.",
+    "Damage: mean absolute change, in 0..1, of edits in unrelated words when what was learned is loaded.",
+)
+
+
+def _signed(figure: Figure, digits: int) -> str:
+    text = figure.show(digits)
+    return text if text.startswith("-") else f"+{text}"

@@ -1,0 +1,85 @@
+"""Gains over InstructBrush and costs, compared with worked examples."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from instructbrush.core.evaluation.by_example.comparison import (
+    comparison_heads,
+    comparison_rows,
+    comparison_text,
+    gain,
+    plain_rows,
+)
+from instructbrush.core.evaluation.by_example.results import Outcome
+from instructbrush.core.evaluation.reports.figures import interval
+from instructbrush.tools.benchmarks import published
+from instructbrush.tools.benchmarks.pocket_bench import main
+from instructbrush.tools.pocket.world.held_out_effects import TEST
+
+
+def outcome(effect: str, method: str, psnr: float, seed: int = 0, **more: object) -> Outcome:
+    return Outcome(effect, "global", method, seed, (psnr,), (0.5,), None, 0.25, (0.9,), **more)  # type: ignore[arg-type]
+
+
+OUTCOMES = [
+    outcome("a", "instructbrush", 20.0, learning_seconds=30.0, file_bytes=700_000, damage=0.0),
+    outcome("a", "instructbrush", 24.0, seed=1, learning_seconds=40.0, file_bytes=700_200),
+    outcome("b", "instructbrush", 30.0, learning_seconds=20.0, file_bytes=700_000, damage=0.0),
+    outcome("a", "lora_r4", 23.0, learning_seconds=10.0, file_bytes=142_000, damage=0.02),
+    outcome("b", "lora_r4", 33.0, learning_seconds=20.0, file_bytes=142_000, damage=0.04),
+    outcome("c", "lora_r4", 99.0),
+    outcome("b", "words", 21.0),
+]
+
+
+def test_gain_pairs_effects_and_averages_seeds_first() -> None:
+    # Effect a: 23 - (20 + 24) / 2. Effect b: 33 - 30. Effect c has no counterpart.
+    assert gain(OUTCOMES, "lora_r4", "psnr") == interval([1.0, 3.0])
+    assert gain(OUTCOMES, "words", "psnr") == interval([-9.0])
+    assert gain(OUTCOMES, "instructbrush", "psnr") is None
+    assert gain(OUTCOMES[3:], "words", "psnr") is None
+
+
+def test_plain_rows_have_figures_gains_and_costs() -> None:
+    rows = plain_rows(OUTCOMES)
+    ours, lora = rows["instructbrush"], rows["lora_r4"]
+    assert (ours["psnr"], ours["effects"], ours["seeds"]) == (26.0, 2, 2) and "psnr_gain" not in ours
+    assert (ours["seconds"], ours["bytes"], ours["damage"]) == (30.0, 700_067, 0.0)
+    assert lora["psnr_gain"] == 2.0 and lora["psnr_gain_ci95"] == pytest.approx(12.706, rel=1e-4)
+    assert (lora["seconds"], lora["bytes"], lora["damage"], lora["effects"]) == (15.0, 142_000, 0.03, 3)
+    assert lora["lpips"] is None and not {"seconds", "bytes", "damage"} & set(rows["words"])
+
+
+def test_table_shows_gains_with_their_sign() -> None:
+    rows = {row[0]: dict(zip(comparison_heads(), row, strict=True)) for row in comparison_rows(OUTCOMES)}
+    assert rows["lora_r4"]["PSNR ↑ gain"] == "+2.00 ±12.71" and rows["words"]["PSNR ↑ gain"] == "-9.00"
+    assert rows["lora_r4"]["file, KB"] == "142" and rows["lora_r4"]["damage"] == "0.0300"
+    assert rows["words"]["learning, s"] == rows["instructbrush"]["PSNR ↑ gain"] == "-"
+    assert "paired over effects (seeds averaged first)" in comparison_text(OUTCOMES)
+
+
+def test_publishes_only_rows_with_every_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from instructbrush.tools.benchmarks import pocket_bench
+
+    def publish(*given: object) -> Path:
+        return published.publish(*given, folder=pocket_bench.REPOSITORY / tmp_path)  # type: ignore[arg-type]
+
+    kept = [outcome(name, "words", 20.0) for name in TEST]
+    monkeypatch.setattr(pocket_bench, "run_and_report", lambda *given, **more: kept)
+    monkeypatch.setattr(pocket_bench, "publish", publish)
+    monkeypatch.setattr(pocket_bench, "REPOSITORY", tmp_path)
+    options = ["--lpips", "x", "--seeds", "2", "--out", str(tmp_path), "--publish"]
+    assert main(options) == 0
+    content = json.loads((tmp_path / "pocket_bench.json").read_text())
+    assert content["command"] == "tools/benchmarks/pocket_bench.py --seeds 2"
+    assert content["methods"]["words"]["psnr"] == 20.0 and content["methods"]["words"]["effects"] == 25
+    kept.append(outcome("ramp", "visii", 22.0))
+    assert (
+        main(options) == 1 and "visii cannot be published without all 25 effects" in capsys.readouterr().err
+    )
+    assert main([*options, "--split", "development"]) == 1
+    assert "--publish needs all effects of the test set" in capsys.readouterr().err
