@@ -43,7 +43,7 @@ format: setup
 torture: setup
 	$(ENV)/python -m instructbrush.tools.torture $(ARGS)
 
-# PocketBench: every method on 25 unseen effects. SEEDS=3 adds 95 % intervals. A stopped run resumes.
+# PocketBench: every method on 25 unseen effects. SEEDS=3 runs the compared methods with three seeds. A stopped run resumes.
 SEEDS ?= 1
 bench: setup
 	$(ENV)/python tools/benchmarks/pocket_bench.py --seeds $(SEEDS) $(ARGS)
