@@ -120,13 +120,13 @@ def parse_objects(answer: str) -> list[str]:
     """
     text, ends_in_thought = without_thoughts(answer)
     text = text.strip()
-    if not text.strip(_FRAME):
+    phrases = _in_json(text)
+    if phrases is None and not text.strip(_FRAME):
         raise InstructionError(
             "it reached the token limit before it answered: allow more tokens"
             if ends_in_thought
             else "it is empty"
         )
-    phrases = _in_json(text)
     if phrases is None:
         text = _LEAD.sub("", " ".join(text.split()) if "\n" not in text else text, count=1)
         lines = [_MARK.sub("", line) for line in text.splitlines()]

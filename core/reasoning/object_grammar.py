@@ -32,6 +32,9 @@ _SHADES = frozenset(
     "light dark bright deep pale very really slightly much more less a an the all too".split()
 )
 _DETERMINED = re.compile(DETERMINER + r"\b")
+_PRONOUN = re.compile(r"(?:it|them|everything)\s|(?:this|that)\s+(?:an?\s|\S+$)")
+# A new thing that follows the object: "make the star a big circle".
+_NEW_THING = re.compile(r"(?<=\w)\s+an?\s.*$")
 _PARTS = re.compile(r"(?:colou?rs?|size|shape|brightness|texture|style|look|background) of (.+)")
 
 # Each rule: a pattern, and which of its groups hold the object. The first that fits counts.
@@ -107,7 +110,9 @@ def _before_value(text: str) -> list[str]:
 
 
 def _without_value(text: str) -> str:
-    cut = _cut(_STOPS.sub("", text))
+    if _PRONOUN.match(text):
+        return "it"
+    cut = _cut(_NEW_THING.sub("", _STOPS.sub("", text)))
     words = cut.split()
     if cut != text and words[-1] not in VALUES or len(words) < 2:
         return cut

@@ -1,9 +1,11 @@
 """Explain Instruction in a real ComfyUI."""
 
+import numpy as np
 import torch
 
 from instructbrush.tests.comfy.graphs import Parts, make_image
-from instructbrush.tests.comfy.reasoning.reasoning_graphs import WISH, clip_encode, explain
+from instructbrush.tests.comfy.reasoning.reasoning_graphs import WISH, clip_encode, explain, load_mllm
+from instructbrush.tools.pocket.wishes.wishes import sample_wish
 
 
 def shown_texts(run):
@@ -63,3 +65,35 @@ def test_cancel_interrupts_the_node(comfy, monkeypatch):
     graph = comfy.graph()
     run = comfy.attempt(graph, explain(comfy, graph, make_image(1), "something else").out(0))
     assert run.error["exception_type"] == "interrupted"
+
+
+def test_lists_the_edits_of_several_clauses(comfy):
+    wish = sample_wish(np.random.default_rng(1), "traffic_light")
+    graph = comfy.graph()
+    node = graph.node(
+        "InstructBrushExplain",
+        mllm=load_mllm(graph, "pocket reader (built in)"),
+        image=comfy.give(graph, torch.from_numpy(wish.before)[None]),
+        wish=f"{wish.words}; it should hang in a museum",
+        max_edits=3,
+    )
+    run = comfy.run(graph, *(node.out(place) for place in range(3)))
+    lines = [wish.instruction, "add a brown frame"]
+    assert run.values[0] == " and ".join(lines)
+    assert run.values[2] == "\n".join(lines)
+    assert shown_texts(run) == [["\n".join(lines) + f"\n\n{run.values[1]}"]]
+
+
+def test_list_of_one_edit_is_the_instruction(comfy):
+    graph = comfy.graph()
+    node = explain(comfy, graph, make_image(1))
+    assert comfy.values(graph, node.out(0), node.out(2)) == ["make it night"] * 2
+
+
+def test_own_words_are_the_edits_if_no_list_is_given(comfy):
+    graph = comfy.graph()
+    node = explain(comfy, graph, make_image(1), "let it be night, and then it should snow", max_edits=3)
+    run = comfy.run(graph, node.out(0), node.out(2))
+    assert run.values[1] == "let it be night\nit should snow"
+    ((shown,),) = shown_texts(run)
+    assert "Warning: tiny gave no usable answer, so your own words are used." in shown
