@@ -79,8 +79,8 @@ class StoredImages:
             if found != size:
                 raise EvaluationError(
                     f"{where}: '{file}' is {found[0]} x {found[1]}, the test image is {size[0]} x {size[1]}. "
-                    "Save the results at the size of the benchmark (--size), cropped as the inputs that a run "
-                    "saves beside its report."
+                    "Save the results at the size of the benchmark (--size), cropped as the inputs that a "
+                    "run saves beside its report."
                 )
 
     def read(self, source: str, seed: int, count: int) -> tuple[Tensor, ...]:

@@ -16,7 +16,7 @@ from ...editing.settings import SamplingSettings
 from ...encoders.clip_loading import load_clip
 from ...encoders.dino import DinoModel
 from ...encoders.mllm import load_mllm
-from ...errors import EvaluationError
+from ...errors import DataError, EvaluationError, PairError
 from ...instruction.file import load_instruction
 from ...instruction.injection import inject
 from ...instruction.instruction import own_scales
@@ -140,7 +140,10 @@ class ItemRunSettings:
         if not self.stored:
             return
         for source in sources:
-            item = source.load()
+            try:
+                item = source.load()
+            except (DataError, EvaluationError, PairError):
+                continue  # the run skips it, too
             sizes = [_edit_size(turn.source, self.side) for turn in item.turns]
             chosen = [sizes[item.turn_of(index)] for index in range(item.images)]
             for seed, names in self.rounds():
