@@ -11,7 +11,7 @@ from typing import Any
 from ...editing.loading import load_editor
 from ...editing.settings import SamplingSettings
 from ...encoders.clip_loading import load_clip
-from ...errors import EvaluationError
+from ...errors import EvaluationError, PairError
 from ...learning.init_text.phrases import PhraseSettings
 from ...learning.init_text.vocabulary import check_lists
 from ...learning.settings import read_changes
@@ -125,7 +125,11 @@ class EffectRunSettings:
         if not self.stored:
             return
         for source in sources:
-            sizes = [(image.shape[1], image.shape[0]) for image in source.load().inputs]
+            try:
+                inputs = source.load().inputs
+            except (EvaluationError, PairError):
+                continue  # the run skips it, too
+            sizes = [(image.shape[1], image.shape[0]) for image in inputs]
             for seed, names in self.rounds():
                 for images in self.stored:
                     if images.name in names:
