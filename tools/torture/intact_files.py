@@ -20,6 +20,8 @@ from instructbrush.core.evaluation.by_example.datasets.top_bench import read_top
 from instructbrush.core.evaluation.by_example.results import EffectFolder, Outcome
 from instructbrush.core.evaluation.by_instruction.results import Score
 from instructbrush.core.evaluation.preference.study import Study, StudyItem
+from instructbrush.core.reasoning.edit_lists import read_edits
+from instructbrush.core.reasoning.edited_objects import parse_objects
 from instructbrush.core.reasoning.explain import parse_answer
 from instructbrush.core.regions.mask_files import read_mask
 
@@ -102,7 +104,15 @@ def write_bare_answer(folder: Path) -> Path:
 
 
 def read_answer(file: Path) -> None:
-    parse_answer(file.read_bytes().decode("utf-8", "replace"))
+    text = file.read_bytes().decode("utf-8", "replace")
+    problems = []
+    for read in (parse_answer, lambda answer: read_edits(answer, 4, from_model=True), parse_objects):
+        try:
+            read(text)
+        except InstructBrushError as error:
+            problems.append(error)
+    if problems:
+        raise problems[0]
 
 
 def write_reason(folder: Path) -> Path:

@@ -187,9 +187,11 @@ def test_each_step_edits_only_its_region(comfy, model):
 
 
 def test_edits_of_the_whole_image_change_it_everywhere(comfy):
-    image, _ = scene()
+    # Sides that are no multiples of 8: the border that the VAE crops stays as it was.
+    image = scene()[0][:, :124, :126]
     edited, _, report = Steps(comfy, image, "make it night", finder=True).run().values
-    assert ((edited - image).abs().amax(-1) > 1e-4).float().mean() > 0.95
+    assert edited.shape == image.shape
+    assert ((edited - image).abs().amax(-1) > 1e-4).float().mean() > 0.85
     assert "The whole image: no object is named (decided by the grammar)." in report
 
 
