@@ -15,12 +15,12 @@ from ..metrics import quantised
 PROBES = ("make it sepia", "turn it into a sketch", "add a red frame")
 """Instructions in words that no effect is about."""
 
-_IMAGES = 2
+_IMAGES = 1
 _STEPS = 10
 
 
 class Probes:
-    """Edits of an effect's first images by the words of ``PROBES``, with and without what was learned.
+    """Edits of an effect's first image by the words of ``PROBES``, with and without what was learned.
 
     Args:
         editor: the model.

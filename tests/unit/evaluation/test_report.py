@@ -278,6 +278,13 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         and "LPIPS was not measured" in printed.out
     )
     assert (tmp_path / "out" / "report.html").is_file()
+    stopped = ["--device", "cpu", "--seconds", "1e-6"]
+    assert main([*command, *stopped, "--out", str(tmp_path / "none")]) == 3
+    assert "stopped after 1e-06 s with 0 of 1 results" in capsys.readouterr().err
+    # The report shows what is there, also of methods that are not asked for.
+    assert main([*command, *stopped, "--methods", "visii"]) == 3
+    printed = capsys.readouterr()
+    assert "Run the same command again to continue." in printed.err and "TOP-Global  IP2P" in printed.out
     assert (
         main(["bench", "--data", str(tmp_path / "nowhere")]) == 1
         and "does not exist. Unpack TOP-Bench" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,9 +16,9 @@ from torch import Tensor
 from ....editing.scale_search import candidates_of
 from ....editing.settings import SamplingSettings
 from ....errors import EvaluationError
-from ....instruction.file import save_instruction
+from ....instruction.file import load_instruction, save_instruction
 from ....instruction.injection import Injection, inject
-from ....instruction.instruction import Instruction, own_scales
+from ....instruction.instruction import Blend, Instruction, own_scales
 from ....learning.init_text.captions import CaptionSettings, caption_images, default_steps
 from ....learning.init_text.phrases import PhraseSettings, unique_phrases
 from ....learning.objective import PairLatents
@@ -45,7 +45,7 @@ class Cost:
     seconds: float
     """Wall time of learning, with the search of scales, without a search of learning rates and init texts."""
     file_bytes: int
-    """Bytes of the file that holds what was learned."""
+    """Bytes of the fp16 file that holds what was learned. The edits are made with what the file holds."""
     learning_rate: float
     """The rate that learning began with."""
 
@@ -125,6 +125,12 @@ class BenchmarkModels:
         return replace(preset, steps=self.steps or preset.steps, text_scale=text_scale, seed=seed)
 
 
+class _Learned(NamedTuple):
+    instruction: Instruction | Blend
+    cost: Cost
+    final_loss: float | None
+
+
 class EffectEditor:
     """Edits the test images of an effect. Caches what several methods need."""
 
@@ -135,7 +141,7 @@ class EffectEditor:
         self._phrases: dict[int, str] = {}
         self._captions: dict[tuple[int, int], str] = {}
         self._probes: Probes | None = None
-        self._learned: dict[tuple[LearningSettings, int, str, bool], tuple[Instruction, float]] = {}
+        self._learned: dict[tuple[LearningSettings, int, str, bool], _Learned] = {}
 
     def pairs(self, shots: int | None = None) -> EditPairs:
         """Returns the first ``shots`` training pairs, or all.
@@ -221,18 +227,21 @@ class EffectEditor:
         if key not in self._learned:
             start = time.monotonic()
             instruction = learn(request, scales=ScaleChoice() if search else None)
-            self._learned[key] = instruction, time.monotonic() - start
-        instruction, seconds = self._learned[key]
-        sampling = self.models.sampling_at(own_scales(instruction)) if sampling is None else sampling
-        injection = inject(instruction, device=editor.denoiser.device)
+            seconds = time.monotonic() - start
+            filed, file_bytes = _through_file(instruction)
+            cost = Cost(seconds, file_bytes, settings.learning_rate)
+            self._learned[key] = _Learned(filed, cost, instruction.info.final_loss)
+        learned = self._learned[key]
+        sampling = self.models.sampling_at(own_scales(learned.instruction)) if sampling is None else sampling
+        injection = inject(learned.instruction, device=editor.denoiser.device)
         return Edited(
             self.sample(injection, settings.seed, sampling),
             init_text,
-            instruction.info.final_loss,
+            learned.final_loss,
             request.losses,
             " ".join(request.remarks),
             sampling,
-            Cost(seconds, _file_bytes(instruction), settings.learning_rate),
+            learned.cost,
             None if settings.seed else self.probes.damage(injection),
         )
 
@@ -257,9 +266,11 @@ class EffectEditor:
         return tuple(images)
 
 
-def _file_bytes(instruction: Instruction) -> int:
+def _through_file(instruction: Instruction) -> tuple[Instruction | Blend, int]:
+    """What an fp16 file holds of an instruction, and the file's bytes, as with a LoRA that is shared."""
     with tempfile.TemporaryDirectory() as folder:
-        return save_instruction(instruction, Path(folder) / "learned.safetensors").stat().st_size
+        file = save_instruction(instruction, Path(folder) / "learned.safetensors", half=True)
+        return load_instruction(file), file.stat().st_size
 
 
 def recipe_of(*spaces: str) -> Callable[[BenchmarkModels], dict[str, Any]]:
