@@ -5,7 +5,7 @@
 
 Learn them again whenever the pocket editor changes. Its training saw neither effect, and no words name them
 exactly: dark blue on the left and warm light from the right; a duotone of plum and mint. Two more pairs show
-scenes in which the same wish asks for different edits.
+scenes in which the same wish asks for different edits, and two show scenes with two wishes.
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from instructbrush.tools.examples.retouched_pairs import draw_retouched
 from instructbrush.tools.get_comfyui import REPOSITORY
-from instructbrush.tools.pocket.wishes.wishes import Wish, sample_wish
+from instructbrush.tools.pocket.wishes.explicit_edits import put_frame
+from instructbrush.tools.pocket.wishes.kinds import MAKERS
+from instructbrush.tools.pocket.wishes.wishes import Wish, holds_unseen, sample_wish
 from instructbrush.tools.pocket.world.held_out_effects import EFFECTS
+from instructbrush.tools.pocket.world.scenes import render
 
 EXAMPLES = REPOSITORY / "example_workflows"
 # Name of an example instruction -> the effect from which it is learned.
@@ -33,6 +37,9 @@ WISH = "it should look as if hours had passed"
 WISHED = EXAMPLES / "pairs" / "hours_passed"
 # What the wish asks for in the first image, where the sun is up, and in the second, where there is no sun.
 MEANINGS = ("make it sunset", "make it night")
+# Two wishes: the thing takes the next color, and the image gets a frame.
+TWO_WISHES = "the traffic light changes now, and it should hang in a museum"
+CHANGED = EXAMPLES / "pairs" / "changed_and_framed"
 
 
 def draw(folder: Path, effect: str, count: int, seed: int) -> None:
@@ -52,6 +59,19 @@ def draw_wishes(folder: Path, kind: str, meanings: Sequence[str], seed: int) -> 
         [found[meaning].before for meaning in meanings],
         [found[meaning].after for meaning in meanings],
     )
+
+
+def draw_two_wishes(folder: Path, count: int, seed: int) -> None:
+    """Writes `count` pairs in which both of ``TWO_WISHES`` are fulfilled."""
+    rng = np.random.default_rng(seed)
+    before: list[np.ndarray] = []
+    after: list[np.ndarray] = []
+    while len(before) < count:
+        draft = MAKERS["traffic_light"](rng)
+        if not holds_unseen(draft.scene, draft.edit.scene):
+            before.append(render(draft.scene))
+            after.append(put_frame(draft.edit.scene, "brown").render())
+    save(folder, before, after)
 
 
 def save(folder: Path, *sides: Iterable[np.ndarray]) -> None:
@@ -83,5 +103,7 @@ if __name__ == "__main__":
     draw(PAIRS, INSTRUCTIONS[PAIRS.name], 4, seed=2)
     draw(NEW, INSTRUCTIONS[PAIRS.name], 2, seed=5)
     draw_wishes(WISHED, WISHED.name, MEANINGS, seed=7)
+    draw_two_wishes(CHANGED, 2, seed=7)
+    draw_retouched()
     if "learn" in sys.argv[1:]:
         learn()

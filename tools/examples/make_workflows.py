@@ -23,9 +23,15 @@ from playwright.sync_api import Page, sync_playwright
 from instructbrush.tools.browser import launch, load_workflow, open_front_end
 from instructbrush.tools.comfy_server import ComfyServer
 from instructbrush.tools.examples.workflows.applying import algebra, chain
+from instructbrush.tools.examples.workflows.comparing import sweep
 from instructbrush.tools.examples.workflows.graph import Graph
-from instructbrush.tools.examples.workflows.learning import clip_space, learning, phrases
-from instructbrush.tools.examples.workflows.reasoning import encoded_wish, explained_wish
+from instructbrush.tools.examples.workflows.learning import clip_space, learning, phrases, retouching
+from instructbrush.tools.examples.workflows.reasoning import (
+    edited_object,
+    encoded_wish,
+    explained_wish,
+    several_edits,
+)
 from instructbrush.tools.examples.workflows.regions import found_region, mask_model
 from instructbrush.tools.get_comfyui import REPOSITORY
 
@@ -41,6 +47,10 @@ WORKFLOWS: tuple[Callable[[], Graph], ...] = (
     mask_model,
     explained_wish,
     encoded_wish,
+    several_edits,
+    edited_object,
+    sweep,
+    retouching,
 )
 
 BUILD = """(graph) => {
@@ -80,13 +90,20 @@ def build(page: Page, graph: Graph) -> dict[str, Any]:
 
 
 def preview(server: ComfyServer, page: Page, graph: Graph, workflow: dict[str, Any]) -> Image.Image:
-    """Runs the workflow. Returns its images in a grid, with a column for each node in `graph.shown`."""
+    """Runs the workflow. Returns its images in a grid, with a column for each node in `graph.shown`.
+
+    A single image keeps its aspect ratio.
+    """
     result = server.run(load_workflow(page, workflow))
     node_ids = [str(list(graph.nodes).index(name) + 1) for name in graph.shown]
     columns = [
         [Image.open(io.BytesIO(server.view(image))).convert("RGB") for image in result.images(node)]
         for node in node_ids
     ]
+    if len(columns) == len(columns[0]) == 1:
+        (image,) = columns[0]
+        image.thumbnail((4 * PIXELS, 4 * PIXELS))
+        return image
     rows = list(zip(*columns, strict=True))
     sheet = Image.new("RGB", (PIXELS * len(node_ids), PIXELS * len(rows)))
     for y, row in enumerate(rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from instructbrush.tools.examples.make_examples import NEW, PAIRS
+from instructbrush.tools.examples.retouched_pairs import RETOUCHED, TO_RETOUCH
 from instructbrush.tools.examples.workflows.graph import EDIT, Graph
 
 
@@ -84,7 +85,7 @@ def phrases() -> Graph:
     graph.sampling((1250, 0), "guider.GUIDER", "guider.LATENT")
     graph.save("result", (1590, 0), "Edited as learned", "decode.IMAGE", f"{EDIT}_words")
     graph.preview("truth", (1590, 390), (330, 300), "True results", "new.after")
-    wires = "edited=decode.IMAGE truth=new.after before=new.before open_clip=clip.OPEN_CLIP"
+    wires = "edited=decode.IMAGE truth=new.after before=new.before open_clip=clip.OPEN_CLIP pairs=pairs.PAIRS"
     graph.add("evaluate", "InstructBrushEvaluate", (1590, 750), (330, 300), wired=wires)
     graph.note(
         "## Words, learning, measuring\n\n**Unique Phrases** looks for a phrase that fits the images "
@@ -92,8 +93,8 @@ def phrases() -> Graph:
         "Learning starts from these words. If no phrase is unique enough, learning starts from an empty "
         "text, and the table says so.\n\n**Inspect Instruction** shows how much each layer and each "
         "segment of the noise schedule changed, and the nearest words. **Evaluate Edit** compares the "
-        "edited images with the true results.\n\nFor photographs choose ViT-L-14 or ViT-H-14 in **Load "
-        "OpenCLIP**, and a full-size model.",
+        "edited images with the true results, and their direction with that of the training pairs.\n\nFor "
+        "photographs choose ViT-L-14 or ViT-H-14 in **Load OpenCLIP**, and a full-size model.",
         (1250, 720),
         (290, 420),
     )
@@ -149,5 +150,52 @@ def clip_space() -> Graph:
         "edit.\n\nThe result is plain CONDITIONING for any model with this text encoder.",
         (730, 800),
         (320, 340),
+    )
+    return graph
+
+
+def retouching() -> Graph:
+    """Learns an expert's look from many photographs and applies it to a folder."""
+    graph = Graph("retouch_photographs_like_an_expert", ("picture", "result", "truth"))
+    graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
+    graph.pairs("pairs", (0, 170), "Photographs before and after the expert", RETOUCHED)
+    graph.pairs("new", (0, 590), "Photographs to retouch", TO_RETOUCH)
+    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS"
+    graph.add(
+        "learn",
+        "InstructBrushLearn",
+        (350, 0),
+        (330, 880),
+        wired=wires,
+        init_text="make it warmer",
+        preset="custom",
+        steps=200,
+    )
+    graph.add(
+        "save",
+        "InstructBrushSave",
+        (350, 950),
+        (330, 330),
+        wired="instruction=learn.INSTRUCTION",
+        name="retouched",
+    )
+    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=new.before instruction=learn.INSTRUCTION"
+    graph.add("guider", "InstructBrushEditGuider", (730, 0), (320, 330), wired=wires)
+    graph.sampling((1100, 0), "guider.GUIDER", "guider.LATENT")
+    graph.save("result", (1440, 0), "Retouched", "decode.IMAGE", "retouched")
+    graph.preview("picture", (1440, 390), (330, 300), "Before", "new.before")
+    graph.preview("truth", (1440, 750), (330, 300), "By the expert", "new.after")
+    graph.note(
+        "## Retouch like an expert\n\nThe pairs show photographs as the camera stores them and as an expert "
+        "developed them: a tone that words do not describe. One instruction learns it from all pairs, and "
+        "retouches the photographs of a folder one after the other. No pair shows the new photograph. "
+        "The pocket editor smears the fine detail of photographs; a full-size model keeps it.\n\n"
+        "**With your own photographs:** put pairs into a folder in ComfyUI's `input` folder, before as "
+        "`0_0.tif` and after as `0_1.jpg`, and so on; 16 bits are fine. PPR10K (source and one expert) is "
+        "such a set. Choose an InstructPix2Pix checkpoint, the preset *paper*, "
+        "and ten pairs or more that one expert made. For a folder without pairs use **Load Image (from "
+        "Folder)** as the image of **Edit Guider**, or `python -m instructbrush apply`.",
+        (730, 390),
+        (320, 540),
     )
     return graph
