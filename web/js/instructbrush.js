@@ -17,7 +17,10 @@ const WITH_TEXT = [
   "InstructBrushInspect",
   "InstructBrushEvaluate",
   "InstructBrushFindRegion",
+  "InstructBrushFindEditedObject",
   "InstructBrushCleanRegion",
+  "InstructBrushExplain",
+  "InstructBrushEditBySteps",
   "InstructBrushLoadPairs",
   "InstructBrushMakePairs",
 ];
@@ -28,6 +31,7 @@ const WITH_TABLE = [
   "InstructBrushUniquePhrases",
   "InstructBrushEvaluate",
   "InstructBrushFindRegion",
+  "InstructBrushFindEditedObject",
 ];
 
 /** Widgets of the learning nodes that are used only with the preset "custom". */

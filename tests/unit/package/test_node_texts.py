@@ -1,0 +1,28 @@
+"""The front end shows the text of every node that returns one."""
+
+import ast
+import re
+
+
+def texts(source):
+    """Yields the ids of the nodes in a file that return a text for the front end."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef):
+            code = ast.unparse(node)
+            shown = re.search(r"\{'text': ", code)
+            name = re.search(r"node_id='(\w+)'", code)
+            if shown and name:
+                yield name[1]
+
+
+def test_front_end_shows_the_text_of_every_node(repository):
+    found = {
+        name
+        for path in (repository / "nodes").rglob("*.py")
+        for name in texts(path.read_text(encoding="utf-8"))
+    }
+    script = (repository / "web" / "js" / "instructbrush.js").read_text(encoding="utf-8")
+    listed = re.search(r"const WITH_TEXT = \[(.*?)\]", script, re.DOTALL)
+    assert listed is not None
+    assert len(found) > 5
+    assert found <= set(re.findall(r'"(\w+)"', listed[1]))
