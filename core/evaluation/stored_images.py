@@ -96,13 +96,16 @@ class StoredImages:
 
     def digest(self) -> str:
         """Returns the identity of all images, so that a run does not resume with others."""
-        return _digest(self.name, str(self._root))
+        files = sorted(self._root.glob(f"*/{self.name}-*.png"))
+        states = [(file, file.stat()) for file in files]
+        return _digest(self._root, tuple((file, each.st_size, each.st_mtime_ns) for file, each in states))
 
 
+# Every unit of work asks for it.
 @lru_cache
-def _digest(name: str, root: str) -> str:
+def _digest(root: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
     hashed = sha256()
-    for file in sorted(Path(root).glob(f"*/{name}-*.png")):
+    for file, _, _ in files:
         hashed.update(file.relative_to(root).as_posix().encode())
         hashed.update(sha256(file.read_bytes()).digest())
     return hashed.hexdigest()[:16]
