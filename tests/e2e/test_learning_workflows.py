@@ -62,3 +62,16 @@ def test_text_space_workflow_uses_the_added_words_and_repeats_its_image(server, 
     assert np.abs(plain[0] - edited[0]).mean() > 0.002
     again = images(server, server.run(prompt), node_id(prompt, "SaveImage"))
     assert all(np.array_equal(a, b) for a, b in zip(edited, again, strict=True))
+
+
+@pytest.mark.slow
+def test_retouching_workflow_applies_the_look_of_the_expert(server, prompts):
+    prompt = prompts["retouch_photographs_like_an_expert"]
+    # 60 steps instead of 200 are enough to see that the look transfers.
+    prompt = with_inputs(prompt, node_id(prompt, "InstructBrushLearn"), steps=60)
+    result = server.run(prompt)
+    edited = images(server, result, node_id(prompt, "SaveImage"))
+    before = images(server, result, node_id(prompt, "PreviewImage", "Before"))
+    truth = images(server, result, node_id(prompt, "PreviewImage", "By the expert"))
+    assert len(edited) == len(before) == len(truth) == 3
+    assert min(gains(before, edited, truth)) > 1

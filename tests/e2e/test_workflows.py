@@ -109,6 +109,25 @@ def test_encoded_wish_workflow_edits_better_than_the_words_alone(server, prompts
     assert np.mean(encoded_gains) > np.mean(plain_gains) + 1
 
 
+def test_sweep_workflow_draws_a_column_for_each_value(server, prompts):
+    prompt = prompts["sweep_when_the_instruction_acts"]
+    # Three values and few steps: neither the links nor the sheet depend on the numbers.
+    prompt = with_inputs(prompt, node_id(prompt, "InstructBrushSweepValues"), values="1000, 500, 0")
+    prompt = with_inputs(prompt, node_id(prompt, "BasicScheduler"), steps=6)
+    (sheet,) = images(server, server.run(prompt), node_id(prompt, "SaveImage"))
+    columns = [sheet[:, 6 + 262 * column :][:, :256] for column in range(4)]
+    top = sheet.shape[0] - 2 * 262
+    assert sheet.shape[1] == 4 * 262 + 6 and 20 < top < 100
+    # Titles are dark on white, and the rest of the top is white.
+    assert all(column[: top - 6].min() < 0.5 for column in columns)
+    source, none, half, full = (
+        np.stack([column[top + 262 * row :][:256] for row in (0, 1)]) for column in columns
+    )
+    assert np.abs(full - source).mean() > max(0.05, np.abs(none - source).mean())
+    for one, other in ((none, half), (half, full), (none, full)):
+        assert np.abs(one - other).mean() > 0.01
+
+
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_command_line_converter_agrees_with_the_browser(name, server, prompts, repository):
     convert = pytest.importorskip("comfy_cli.workflow_to_api").convert_ui_to_api
