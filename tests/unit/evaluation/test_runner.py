@@ -209,16 +209,21 @@ def test_folder_of_version_0_1_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_stops_when_its_time_is_over_and_continues(jobs: int, tmp_path: Path) -> None:
+def test_begins_nothing_after_its_time(jobs: int, tmp_path: Path) -> None:
+    sources = [PocketEffect("hue_75"), PocketEffect("teal_hat")]
+    workers = Workers(jobs, seconds=1e-6)
     words = replace(TINY, methods=("words",), seeds=2)
     stopped = "stopped after 1e-06 s with 0 of 4 results, which are kept. Run the same command again"
     with pytest.raises(UnfinishedError, match=stopped):
-        execute(tmp_path, words, workers=Workers(jobs, seconds=1e-6))
+        run(sources, words, EffectFolder(tmp_path), data="test", workers=workers)
     assert not EffectFolder(tmp_path).finished()
-    if jobs == 1:
-        with pytest.raises(UnfinishedError, match="with 1 of 4 results"):
-            execute(tmp_path, words, workers=Workers(seconds=1e-2))
-        assert list(EffectFolder(tmp_path).finished()) == [("words", "hue_75", 0)]
+
+
+def test_same_command_continues_after_its_time(tmp_path: Path) -> None:
+    words = replace(TINY, methods=("words",), seeds=2)
+    with pytest.raises(UnfinishedError, match="with 1 of 4 results"):
+        execute(tmp_path, words, workers=Workers(seconds=1e-2))
+    assert list(EffectFolder(tmp_path).finished()) == [("words", "hue_75", 0)]
     assert len(execute(tmp_path, words, workers=Workers(seconds=600))) == 4
 
 
