@@ -1,0 +1,108 @@
+"""Runs on effects in several sittings: time limits, numbers of seeds, and changed settings of one method."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from instructbrush.core.editing.settings import SamplingSettings
+from instructbrush.core.errors import EvaluationError, UnfinishedError
+from instructbrush.core.evaluation.by_example.methods import base as methods_module
+from instructbrush.core.evaluation.by_example.results import EffectFolder, Outcome
+from instructbrush.core.evaluation.by_example.run import EffectRunSettings
+from instructbrush.core.evaluation.runner import run
+from instructbrush.core.evaluation.workers import Workers
+from instructbrush.tools.benchmarks.pocket_bench import PocketEffect
+
+SOURCES = [PocketEffect("hue_75"), PocketEffect("teal_hat")]
+TINY = EffectRunSettings(("words", "no_time"), steps=1, sampling=SamplingSettings(1))
+
+
+def execute(folder: Path, settings: EffectRunSettings = TINY, **options: Any) -> list[Outcome]:
+    return run(SOURCES, settings, EffectFolder(folder), data="test", **options)
+
+
+def figures(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+    """Returns the outcomes without their time."""
+    return [{**asdict(outcome), "seconds": 0, "learning_seconds": 0} for outcome in outcomes]
+
+
+@pytest.fixture(autouse=True)
+def quick_phrases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replaces the search for phrases, which is slow and tested elsewhere."""
+    monkeypatch.setattr(
+        methods_module, "unique_phrases", lambda *given: SimpleNamespace(init_text="turn it into snow")
+    )
+
+
+def test_changed_settings_of_a_method_keep_the_results_of_others(tmp_path: Path) -> None:
+    source, seen = SOURCES[:1], []
+
+    def execute_once(settings: EffectRunSettings, redo: bool = False) -> list[Outcome]:
+        seen.clear()
+        return run(
+            source,
+            settings,
+            EffectFolder(tmp_path, redo),
+            data="test",
+            on_outcome=lambda outcome, done, total: seen.append(outcome.method),
+        )
+
+    both = replace(TINY, methods=("words", "no_time"))
+    before = execute_once(both)
+    changed = replace(both, changes=("attention.tokens=4",))
+    with pytest.raises(EvaluationError, match="no_time: attention.tokens was 16, now it is 4"):
+        execute_once(changed)
+    assert figures(execute_once(replace(changed, methods=("words",)))) == figures(before[:1]) and not seen
+    after = execute_once(changed, redo=True)
+    assert seen == ["no_time"] and after[0] == before[0] and after[1].final_loss != before[1].final_loss
+    assert execute_once(changed) == after and not seen
+    stored = EffectFolder(tmp_path).made_by(both.recipes())
+    assert [outcome.method for outcome in stored.values()] == ["words"]
+
+
+def test_folder_of_version_0_1_is_refused(tmp_path: Path) -> None:
+    execute(tmp_path, replace(TINY, methods=("words",)))
+    file = tmp_path / "run.json"
+    file.write_text(file.read_text().replace("{", '{"presets": "0123456789abcdef",', 1))
+    told = "holds results of another run: presets was '0123456789abcdef', now it is None. Give another"
+    with pytest.raises(EvaluationError, match=told):
+        execute(tmp_path, replace(TINY, methods=("words",)))
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_begins_nothing_after_its_time(jobs: int, tmp_path: Path) -> None:
+    workers = Workers(jobs, seconds=1e-6)
+    words = replace(TINY, methods=("words",), seeds=2)
+    stopped = "stopped after 1e-06 s with 0 of 4 results, which are kept. Run the same command again"
+    with pytest.raises(UnfinishedError, match=stopped):
+        execute(tmp_path, words, workers=workers)
+    assert not EffectFolder(tmp_path).finished()
+
+
+def test_same_command_continues_after_its_time(tmp_path: Path) -> None:
+    words = replace(TINY, methods=("words",), seeds=2)
+    with pytest.raises(UnfinishedError, match="with 1 of 4 results"):
+        execute(tmp_path, words, workers=Workers(seconds=1e-2))
+    assert list(EffectFolder(tmp_path).finished()) == [("words", "hue_75", 0)]
+    assert len(execute(tmp_path, words, workers=Workers(seconds=600))) == 4
+
+
+def test_methods_may_have_different_numbers_of_seeds(tmp_path: Path) -> None:
+    settings = replace(TINY, methods=("words", "no_time"), seeds=2, single_seed=("no_time",))
+    order: list[Any] = []
+    outcomes = run(
+        SOURCES[:1],
+        settings,
+        EffectFolder(tmp_path),
+        data="test",
+        on_outcome=lambda outcome, done, total: order.append((outcome.method, outcome.seed, total)),
+    )
+    assert order == [("words", 0, 3), ("no_time", 0, 3), ("words", 1, 3)] and len(outcomes) == 3
+    later = replace(settings, first_seed=1)
+    assert [outcome.key for outcome in execute(tmp_path, replace(later, methods=("words",)))] == [
+        ("words", "hue_75", 1),
+        ("words", "teal_hat", 1),
+    ]
