@@ -172,7 +172,7 @@ def test_changes_learning_settings_by_name(whole: tuple[list[Outcome], Path], tm
     [
         (
             "tokens=4",
-            "is not SPACE.NAME=VALUE with a space of attention, text and a name of tokens, segments",
+            "is not SPACE.NAME=VALUE with a space of attention, text, adapter and a name of tokens",
         ),
         ("attention.magic=4", "is not SPACE.NAME=VALUE"),
         ("attention.tokens=4.5", "attention.tokens is '4.5'; it must be of type int"),
