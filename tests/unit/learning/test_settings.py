@@ -81,7 +81,7 @@ def test_reads_settings_of_one_space() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("speed=3", r"'speed=3' is not NAME=VALUE with a name of tokens, segments"),
+        ("speed=3", r"'speed=3' is not NAME=VALUE with a name of tokens"),
         ("seed=3", r"'seed=3' is not NAME=VALUE"),
         ("text.tokens=3", r"'text.tokens=3' is not NAME=VALUE"),
         ("tokens=many", r"attention.tokens is 'many'; it must be of type int"),
