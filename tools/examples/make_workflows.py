@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from instructbrush.tools.browser import launch, load_workflow, open_front_end
+from instructbrush.tools.browser import READY, launch, load_workflow, open_front_end
 from instructbrush.tools.comfy_server import ComfyServer
 from instructbrush.tools.examples.workflows.applying import algebra, chain
 from instructbrush.tools.examples.workflows.comparing import sweep
@@ -81,6 +81,10 @@ BUILD = """(graph) => {
 
 def build(page: Page, graph: Graph) -> dict[str, Any]:
     """Returns the workflow as the front end saves it. Node ids follow the order of `graph.nodes`."""
+    # A fresh page: the front end keeps values by node id and name, also of nodes that are gone.
+    page.reload()
+    page.wait_for_selector("#splash-loader", state="detached", timeout=120_000)
+    page.wait_for_function(READY, timeout=120_000)
     for node in graph.nodes.values():
         if node["type"] == "MarkdownNote":
             (text,) = node["widgets"].values()
