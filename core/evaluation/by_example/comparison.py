@@ -14,6 +14,7 @@ BASE = "instructbrush"
 COSTS = {"learning_seconds": "seconds", "file_bytes": "bytes", "damage": "damage"}
 """Field of ``Outcome`` -> its name in results."""
 
+_GAINS = ("psnr", "lpips")
 _COST_HEADS = ("effects", "seeds", "learning, s", "file, KB", "damage")
 
 
@@ -67,19 +68,21 @@ def _costs(outcomes: Sequence[Outcome]) -> dict[str, float | int | None]:
 
 
 def comparison_rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
-    """Returns the cells of a table of all methods: name, gain of each metric, counts and costs."""
+    """Returns the cells of a table of all methods: name, figures, gains, counts and costs."""
     rows = []
     for method in dict.fromkeys(outcome.method for outcome in outcomes):
         own = [outcome for outcome in outcomes if outcome.method == method]
-        gains = [gain(outcomes, method, metric) for metric in METRICS]
+        figures = method_figures(own, method) or {}
+        gains = [gain(outcomes, method, metric) for metric in _GAINS]
         costs = _costs(own)
         seconds, size, damage = (costs[name] for name in COSTS.values())
         rows.append(
             [
                 method,
+                *[figures[metric].show(DIGITS[metric]) for metric in METRICS],
                 *[
                     "-" if figure is None else _signed(figure, DIGITS[metric])
-                    for metric, figure in zip(METRICS, gains, strict=True)
+                    for metric, figure in zip(_GAINS, gains, strict=True)
                 ],
                 str(len({outcome.effect for outcome in own})),
                 str(len({outcome.seed for outcome in own})),
@@ -93,7 +96,12 @@ def comparison_rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
 
 def comparison_heads() -> list[str]:
     """Returns the heads of ``comparison_rows``."""
-    return ["Method", *(f"{HEADS[metric]} gain" for metric in METRICS), *_COST_HEADS]
+    return [
+        "Method",
+        *(HEADS[name] for name in METRICS),
+        *(f"{HEADS[name]} gain" for name in _GAINS),
+        *_COST_HEADS,
+    ]
 
 
 def comparison_text(outcomes: Sequence[Outcome]) -> str:
@@ -110,9 +118,10 @@ def comparison_text(outcomes: Sequence[Outcome]) -> str:
     return "\n".join([COMPARISON_TITLE, *lines, *COMPARISON_NOTES])
 
 
-COMPARISON_TITLE = "Gain over InstructBrush, and what learning costs"
+COMPARISON_TITLE = "All methods: figures, gain over InstructBrush, and what learning costs"
 COMPARISON_NOTES = (
-    "Gain: mean difference to InstructBrush, paired over effects (seeds averaged first), ± 95 % interval.",
+    "±: 95 % interval over effects (seeds averaged first). Gain: mean difference to InstructBrush, paired "
+    "over effects.",
     "Damage: mean absolute change, in 0..1, of edits in unrelated words when what was learned is loaded.",
 )
 
