@@ -142,6 +142,26 @@ def read_effects(file: Path) -> None:
         read_top_bench(file.parent)
 
 
+def write_prompt(folder: Path) -> Path:
+    """Writes a direction of InstructPix2Pix's data set; returns its prompt.json."""
+    direction = folder / "0000001"
+    direction.mkdir()
+    for pair in range(2):
+        for side in range(2):
+            make_image().save(direction / f"{pair}_{side}.png")
+    (direction / "metadata.jsonl").write_text('{"seed": 0}\n{"seed": 1}\n')
+    return _write_json(direction / "prompt.json", {"input": "a lake", "edit": "add snow", "output": "snow"})
+
+
+def write_metadata(folder: Path) -> Path:
+    return write_prompt(folder).with_name("metadata.jsonl")
+
+
+def write_seeds(folder: Path) -> Path:
+    write_prompt(folder)
+    return _write_json(folder / "seeds.json", [["0000001", ["0", "1"]]])
+
+
 def _cell() -> dict[str, Any]:
     content = io.BytesIO()
     make_image().save(content, "PNG")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from instructbrush.core.evaluation.by_example.datasets.clean_ip2p import read_clean_ip2p
 from instructbrush.core.evaluation.by_example.results import EffectFolder
 from instructbrush.core.evaluation.by_instruction.datasets.emu_edit import read_emu_edit
 from instructbrush.core.evaluation.by_instruction.datasets.reasoning import read_reason
@@ -37,12 +38,15 @@ from .intact_files import (
     write_bare_answer,
     write_effects,
     write_image,
+    write_metadata,
     write_outcome,
     write_pairs,
+    write_prompt,
     write_reason,
     write_reference,
     write_run,
     write_score,
+    write_seeds,
     write_study,
     write_table,
 )
@@ -76,6 +80,10 @@ class Case:
     """Relative share of the trials. Fast readers get more."""
 
 
+def _read_direction(file: Path) -> object:
+    return read_clean_ip2p(file.parents[1])
+
+
 CASES = (
     Case("instruction", write_instruction, load_instruction, mutations.of_tensors, 6),
     Case("blend", write_blend, load_instruction, mutations.of_tensors, 4),
@@ -107,6 +115,9 @@ CASES = (
     Case("answer", write_answer, read_answer, mutations.of_bytes, 3),
     Case("bare answer", write_bare_answer, read_answer, mutations.of_json_file, 3),
     Case("reason.json", write_reason, lambda file: read_reason(file.parent), mutations.of_json_file, 1),
+    Case("prompt.json", write_prompt, _read_direction, mutations.of_json_file, 2),
+    Case("metadata.jsonl", write_metadata, _read_direction, mutations.of_lines, 2),
+    Case("seeds.json", write_seeds, lambda file: read_clean_ip2p(file.parent), mutations.of_json_file, 2),
     Case("effects.json", write_effects, read_effects, mutations.of_json_file, 2),
     Case(
         "Emu Edit table",

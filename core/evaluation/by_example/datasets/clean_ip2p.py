@@ -30,6 +30,8 @@ DIRECTIONS = 100
 HELD_OUT = 1
 _SEEDS = "seeds.json"
 _METADATA = "metadata.jsonl"
+# Python refuses to read numbers of more than 4300 digits, which sorting by number does.
+_LONGEST_NAME = 1000
 
 
 def read_clean_ip2p(
@@ -95,7 +97,7 @@ def _listed(root: Path) -> dict[str, tuple[str, ...]]:
         entries = parse_json((root / _SEEDS).read_bytes())
         listed: dict[str, tuple[str, ...]] = {}
         for name, seeds in entries:
-            if not isinstance(name, str) or not isinstance(seeds, list):
+            if not isinstance(name, str) or len(name) > _LONGEST_NAME or not isinstance(seeds, list):
                 raise ValueError(f"{str([name, seeds])[:60]} is not a folder with seeds")
             if name in listed:
                 raise ValueError(f"'{name[:60]}' appears twice")
@@ -113,7 +115,7 @@ def _listed(root: Path) -> dict[str, tuple[str, ...]]:
 def _seed_text(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if isinstance(value, str) and value.isdecimal():
+    if isinstance(value, str) and value.isdecimal() and len(value) <= _LONGEST_NAME:
         return value
     raise ValueError(f"{str(value)[:60]!r} is not a seed")
 

@@ -142,6 +142,8 @@ def without_prompt(root: Path) -> None:
         (seeds_file("{"), 'seeds.json of \'data\' must be [["folder", ["seed", ...]], ...]'),
         (seeds_file('[["0000012"]]'), "seeds.json of 'data' must be"),
         (seeds_file('[["0000012", ["x"]]]'), "('x' is not a seed). Repair it, or remove it"),
+        (seeds_file(json.dumps([["1" * 5000, [4, 30]]])), "is not a folder with seeds). Repair it"),
+        (seeds_file(json.dumps([["0000012", [4, "1" * 5000]]])), "is not a seed). Repair it"),
         (seeds_file('[["0000012", [4, true]]]'), "('True' is not a seed)"),
         (seeds_file('[["0000012", [4, "4"]]]'), "(a seed of '0000012' appears twice)"),
         (seeds_file('[["0000012", [4]], ["0000012", [30]]]'), "('0000012' appears twice)"),
