@@ -169,8 +169,8 @@ class EditGuiderNode(Node):
                     max=10.0,
                     step=0.05,
                     tooltip="s_I of Eq. 3: how closely to follow the image. -1 is automatic, as for "
-                    "text_scale; the models' default is 1.5. With both scales at 1, an edit takes a third "
-                    "of the time.",
+                    "text_scale; the models' default is 1.5. With both scales at 1, the model has a third "
+                    "of the work.",
                 ),
                 io.Float.Input(
                     "strength",
