@@ -4,8 +4,8 @@
         [--parts N] [--publish]
 
 Half of the wishes depend on the image: the same words ask for different edits in different scenes. Of each
-half, half have wordings that were not trained on (but were looked at while the recipe was developed), and pairs
-of shape and color that training omits can occur.
+half, half have wordings that were not trained on (but were looked at while the recipe was developed), and
+pairs of shape and color that training omits can occur.
 
 The rows: the pocket editor; the pocket editor after the reader explained the instruction; the fine-tuned
 editor with the reader's states of image and words; the same with a grey image in place of the reader's. A
