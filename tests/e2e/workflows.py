@@ -14,6 +14,8 @@ WORKFLOWS = (
     "edit_by_words_with_a_mask_model",
     "explain_a_wish_then_edit",
     "encode_a_wish_with_the_picture",
+    "explain_a_wish_then_edit_by_steps",
+    "find_the_edited_object_then_edit",
     "sweep_when_the_instruction_acts",
     "retouch_photographs_like_an_expert",
 )
