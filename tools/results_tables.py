@@ -70,7 +70,7 @@ class Column:
             return "–"
         text = self._number(value)
         spread = row.get(f"{self.figure}_ci95") if interval else None
-        return text if spread is None else f"{text} ± {self._number(spread)}"
+        return text if not spread else f"{text} ± {self._number(spread)}"
 
     def _number(self, value: float) -> str:
         if self.percent:
@@ -144,7 +144,8 @@ def filled(marked: Marked, page: str, methods: Mapping[str, Mapping[str, Any]]) 
         for cells, name in zip(table, names, strict=True):
             if name != _LEAVE:
                 text = column.show(methods[name])
-                cells[place] = f"**{text}**" if text == best else text
+                is_best = column.show(methods[name], interval=False) == best
+                cells[place] = f"**{text}**" if is_best else text
     return "\n".join([head, rule, *(f"| {' | '.join(cells)} |" for cells in table)]) + "\n"
 
 
@@ -182,7 +183,8 @@ def updated(page: str, results: Path) -> tuple[str, list[str]]:
                 body = filled(marked, page, methods)
                 faults += _differences(page[marked.body : marked.end], body)
                 page = page[: marked.body] + body + page[marked.end :]
-            page = page[: marked.start] + page[marked.start :].replace("results pending:", "results:", 1)
+            if marked.pending:
+                page = page[: marked.start] + page[marked.start :].replace("results pending:", "results:", 1)
         except TableError as error:
             faults.append(str(error))
     return page, faults
@@ -197,12 +199,12 @@ def _differences(old: str, new: str) -> list[str]:
 
 
 def _best(title: str, column: Column, rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """The text of the best figure of a column; None if it is not said which is better."""
+    """The best figure of a column without its interval; None if it is not said which is better."""
     values = [row for row in rows if row.get(column.figure) is not None]
     if not values or not re.search("[↑↓]", title):
         return None
     choose = max if "↑" in title else min
-    return column.show(choose(values, key=lambda row: row[column.figure]))
+    return column.show(choose(values, key=lambda row: row[column.figure]), interval=False)
 
 
 def _cells(line: str) -> list[str]:

@@ -101,3 +101,6 @@ def test_pending_tables_become_results_when_their_file_exists(results, tmp_path)
     page, faults = updated(pending, results)
     assert page == TABLE
     assert "'bench' is not pending any more: its file exists." in faults
+    # Other comments stay pending.
+    other = pending.replace("pending: bench", "pending: other")
+    assert updated(TABLE + other, results)[0] == TABLE + other
