@@ -43,8 +43,15 @@ def pairs(comfy: Any, count: int = 3, side: int = 64) -> Any:
     return comfy.pack("core.pairs.pairs").make_pairs(before, after)
 
 
-def instruction(comfy: Any, seed: int = 0, segments: int = 5, tokens: int = 8, scale: float = 1.0) -> Any:
-    """An instruction for the pocket editor with random keys and values."""
+def instruction(
+    comfy: Any,
+    seed: int = 0,
+    segments: int = 5,
+    tokens: int = 8,
+    scale: float = 1.0,
+    space: str = "attention",
+) -> Any:
+    """An instruction for the pocket editor with random keys and values, and residuals in adapter space."""
     description = comfy.pack("core.editing.loading").load_editor().description
     artefact = comfy.pack("core.instruction.instruction")
     generator = torch.Generator().manual_seed(seed)
@@ -53,12 +60,24 @@ def instruction(comfy: Any, seed: int = 0, segments: int = 5, tokens: int = 8, s
         return scale * torch.randn(segments, tokens, width, generator=generator)
 
     info = artefact.InstructionInfo(
-        "pocket", description.fingerprint, segments, tokens, init_text="seeded", model_title="pocket editor"
+        "pocket",
+        description.fingerprint,
+        segments,
+        tokens,
+        space,
+        init_text="seeded",
+        model_title="pocket editor",
     )
     context = torch.randn(32, description.family.context_width, generator=generator)
     keys = {site.name: draw(site.width) for site in description.sites}
     values = {site.name: draw(site.width) for site in description.sites}
-    return artefact.Instruction(keys, values, context, 1, info)
+    adapter = {}
+    if space == "adapter":
+        widths = comfy.pack("core.instruction.adapter").adapter_widths(description.sites)
+        adapter = {
+            name: 0.1 * torch.randn(1, 2, width, generator=generator) for name, width in widths.items()
+        }
+    return artefact.Instruction(keys, values, context, 1, info, adapter=adapter)
 
 
 def conditioned(graph: Any, parts: Parts, image: Any, words: str = "make it night") -> tuple[Any, Any, Any]:

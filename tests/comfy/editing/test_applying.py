@@ -6,6 +6,7 @@ import torch
 from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, instruction, make_image, sampled
 
 STEPS = 3
+SPACES = pytest.mark.parametrize("space", ["attention", "adapter"])
 
 
 class Chain:
@@ -71,10 +72,11 @@ def test_rejects_the_conditioning_without_the_model(comfy):
     assert torch.isfinite(chain.sample()).all()
 
 
-def test_strength_mixes_words_and_instruction(comfy):
-    words, whole = Chain(comfy).sample(), Chain(comfy).apply(instruction(comfy)).sample()
-    nearly_words = Chain(comfy).apply(instruction(comfy), strength=1e-4).sample()
-    nearly_whole = Chain(comfy).apply(instruction(comfy), strength=1 - 1e-4).sample()
+@SPACES
+def test_strength_mixes_words_and_instruction(comfy, space):
+    words, whole = Chain(comfy).sample(), Chain(comfy).apply(instruction(comfy, space=space)).sample()
+    nearly_words = Chain(comfy).apply(instruction(comfy, space=space), strength=1e-4).sample()
+    nearly_whole = Chain(comfy).apply(instruction(comfy, space=space), strength=1 - 1e-4).sample()
     assert close(nearly_words, words, 1e-3) and close(nearly_whole, whole, 1e-3)
     assert not close(words, whole, 1e-2)
 
@@ -87,30 +89,37 @@ def test_equal_segment_strengths_match_the_strength(comfy):
     )
 
 
-def test_timestep_range_follows_the_noise_level(comfy):
+@SPACES
+def test_timestep_range_follows_the_noise_level(comfy, space):
     """Words act below T: sampling that starts below T matches the stock graph."""
     low_noise = {"denoise": 0.3}
     words = Chain(comfy).sample(**low_noise)
-    assert close(Chain(comfy).apply(instruction(comfy), end_timestep=400).sample(**low_noise), words)
-    assert not close(Chain(comfy).apply(instruction(comfy), end_timestep=50).sample(**low_noise), words, 1e-3)
     assert close(
-        Chain(comfy).apply(instruction(comfy), start_timestep=400).sample(**low_noise),
-        Chain(comfy).apply(instruction(comfy)).sample(**low_noise),
+        Chain(comfy).apply(instruction(comfy, space=space), end_timestep=400).sample(**low_noise), words
+    )
+    assert not close(
+        Chain(comfy).apply(instruction(comfy, space=space), end_timestep=50).sample(**low_noise), words, 1e-3
+    )
+    assert close(
+        Chain(comfy).apply(instruction(comfy, space=space), start_timestep=400).sample(**low_noise),
+        Chain(comfy).apply(instruction(comfy, space=space)).sample(**low_noise),
     )
 
 
-def test_results_do_not_depend_on_the_batch(comfy):
-    both = Chain(comfy, count=2).apply(instruction(comfy)).sample()
+@SPACES
+def test_results_do_not_depend_on_the_batch(comfy, space):
+    both = Chain(comfy, count=2).apply(instruction(comfy, space=space)).sample()
     assert both.shape[0] == 2
     # The first image of a batch gets the same noise as a single image.
-    assert close(both[:1], Chain(comfy, count=1).apply(instruction(comfy)).sample(), 1e-4)
+    assert close(both[:1], Chain(comfy, count=1).apply(instruction(comfy, space=space)).sample(), 1e-4)
 
 
-def test_instruction_acts_only_inside_its_mask(comfy):
+@SPACES
+def test_instruction_acts_only_inside_its_mask(comfy, space):
     def masked(mask):
         chain = Chain(comfy)
         words = chain.positive
-        chain.model, marked = chain.branch(instruction(comfy))
+        chain.model, marked = chain.branch(instruction(comfy, space=space))
         inside = chain.node(
             "ConditioningSetMask",
             conditioning=marked,
@@ -130,17 +139,21 @@ def test_instruction_acts_only_inside_its_mask(comfy):
         )
         return chain.sample(steps=1, sampler_name="euler")
 
-    whole, words = Chain(comfy).apply(instruction(comfy)).sample(steps=1), Chain(comfy).sample(steps=1)
+    whole, words = (
+        Chain(comfy).apply(instruction(comfy, space=space)).sample(steps=1),
+        Chain(comfy).sample(steps=1),
+    )
     assert close(masked(torch.ones(1, 64, 64)), whole) and close(masked(torch.zeros(1, 64, 64)), words)
     half = masked(left_mask())
     # In a single step, the instruction predicts the left half and the words the right half.
     assert close(half[..., :4], whole[..., :4]) and close(half[..., 4:], words[..., 4:])
 
 
-def test_instruction_acts_only_inside_its_area(comfy):
+@SPACES
+def test_instruction_acts_only_inside_its_area(comfy, space):
     chain = Chain(comfy, size=128)
     words = chain.positive
-    chain.model, marked = chain.branch(instruction(comfy))
+    chain.model, marked = chain.branch(instruction(comfy, space=space))
     area = chain.node(
         "ConditioningSetArea", conditioning=marked, width=64, height=128, x=0, y=0, strength=1.0
     ).out(0)
@@ -149,8 +162,9 @@ def test_instruction_acts_only_inside_its_area(comfy):
     assert close(mixed[..., 8:], stock[..., 8:]) and not close(mixed[..., :8], stock[..., :8], 1e-2)
 
 
-def test_two_instructions_act_in_two_masks(comfy):
-    first, second = instruction(comfy, 1), instruction(comfy, 2, segments=3, tokens=5)
+@SPACES
+def test_two_instructions_act_in_two_masks(comfy, space):
+    first, second = instruction(comfy, 1, space=space), instruction(comfy, 2, segments=3, tokens=5)
     chain = Chain(comfy)
     words = chain.positive
     mask = left_mask()
@@ -172,15 +186,18 @@ def test_two_instructions_act_in_two_masks(comfy):
     assert close(mixed[..., 4:], Chain(comfy).apply(second).sample(steps=1)[..., 4:])
 
 
-def test_timestep_range_matches_stock_nodes(comfy):
+@SPACES
+def test_timestep_range_matches_stock_nodes(comfy, space):
     chain = Chain(comfy)
     words = chain.positive
-    chain.model, marked = chain.branch(instruction(comfy))
+    chain.model, marked = chain.branch(instruction(comfy, space=space))
     early = chain.node("ConditioningSetTimestepRange", conditioning=marked, start=0.0, end=0.5).out(0)
     late = chain.node("ConditioningSetTimestepRange", conditioning=words, start=0.5, end=1.0).out(0)
     chain.positive = chain.node("ConditioningCombine", conditioning_1=early, conditioning_2=late).out(0)
     by_nodes = chain.sample(steps=8)
-    assert close(by_nodes, Chain(comfy).apply(instruction(comfy), end_timestep=500).sample(steps=8), 1e-4)
+    assert close(
+        by_nodes, Chain(comfy).apply(instruction(comfy, space=space), end_timestep=500).sample(steps=8), 1e-4
+    )
 
 
 def test_rejects_two_instructions_on_one_conditioning(comfy):

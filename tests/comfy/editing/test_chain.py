@@ -257,3 +257,38 @@ def test_dual_guider_with_lora_controlnet_and_instruction(comfy, addons):
         return comfy.values(graph, advanced.out(0))[0]["samples"]
 
     assert differ(run(instruction(comfy)), run(None))
+
+
+@pytest.mark.parametrize("name", ["TomePatchModel", "HypernetworkLike"])
+def test_adapters_act_beside_patches_of_what_is_projected(comfy, name):
+    """Token merging changes the number of tokens that are projected, and changes the output back."""
+    learned = instruction(comfy, space="adapter")
+
+    def sample(apply_learned, patch_last=False):
+        graph = comfy.graph()
+        parts = Parts(graph)
+        positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
+        model = parts.model
+
+        def patch(link):
+            if name == "TomePatchModel":
+                return graph.node(name, model=link, ratio=0.5).out(0)
+            (patcher,) = comfy.values(graph, link)
+            patcher = patcher.clone()
+            patcher.set_model_attn1_patch(lambda n, context, value, options: (n, 0.5 * context, value))
+            patcher.set_model_attn2_output_patch(lambda n, options: 0.5 * n)
+            return comfy.give(graph, patcher)
+
+        if not patch_last:
+            model = patch(model)
+        if apply_learned:
+            model, positive = applied(graph, comfy, model, positive, learned)
+        if patch_last:
+            model = patch(model)
+        return comfy.values(graph, sampled(graph, model, positive, negative, latent, steps=2))[0]["samples"]
+
+    both = sample(True)
+    assert torch.isfinite(both).all() and differ(both, sample(False))
+    # Token merging draws at random, so only the other patch can be compared.
+    if name != "TomePatchModel":
+        assert close(sample(True, patch_last=True), both)

@@ -20,6 +20,8 @@ from instructbrush.tests.comfy.graphs import (
     sampled,
 )
 
+SPACES = pytest.mark.parametrize("space", ["attention", "adapter"])
+
 
 def stock(comfy, **changes):
     graph = comfy.graph()
@@ -36,12 +38,15 @@ def with_instruction(comfy, learned, **changes):
     return latent_of(comfy, graph, sampled(graph, model, marked, negative, latent))
 
 
-def test_parity_strength_0_matches_the_stock_graph(comfy):
-    assert torch.equal(with_instruction(comfy, instruction(comfy), strength=0.0), stock(comfy))
+@SPACES
+def test_parity_strength_0_matches_the_stock_graph(comfy, space):
+    assert torch.equal(with_instruction(comfy, instruction(comfy, space=space), strength=0.0), stock(comfy))
 
 
-def test_parity_empty_timestep_range_matches_the_stock_graph(comfy):
-    assert torch.equal(with_instruction(comfy, instruction(comfy), end_timestep=1000), stock(comfy))
+@SPACES
+def test_parity_empty_timestep_range_matches_the_stock_graph(comfy, space):
+    empty = with_instruction(comfy, instruction(comfy, space=space), end_timestep=1000)
+    assert torch.equal(empty, stock(comfy))
 
 
 def test_parity_patched_model_without_instruction_matches_the_stock_graph(comfy):
@@ -58,9 +63,10 @@ def test_instruction_changes_the_result(comfy):
     assert not torch.allclose(with_instruction(comfy, instruction(comfy)), stock(comfy), atol=1e-3)
 
 
-def test_parity_edit_guider_matches_equation_3(comfy):
+@SPACES
+def test_parity_edit_guider_matches_equation_3(comfy, space):
     """One step of Edit Guider against three predictions combined by hand."""
-    learned = instruction(comfy)
+    learned = instruction(comfy, space=space)
     graph = comfy.graph()
     parts = Parts(graph)
     guider, model, clip, vae = comfy.values(
@@ -132,7 +138,8 @@ def test_parity_edit_guider_at_strength_0_matches_words(comfy):
 
 @pytest.mark.parametrize("objective", ["plain", "guided"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_parity_engines_give_the_same_loss_and_gradients(comfy, objective, checkpointing):
+@SPACES
+def test_parity_engines_give_the_same_loss_and_gradients(comfy, space, objective, checkpointing):
     graph = comfy.graph()
     parts = Parts(graph)
     model, clip = comfy.values(graph, parts.model, parts.clip)
@@ -141,7 +148,7 @@ def test_parity_engines_give_the_same_loss_and_gradients(comfy, objective, check
     objectives, trainers = comfy.pack("core.learning.objective"), comfy.pack("core.learning.trainer")
     requests = comfy.pack("core.learning.request")
     settings = comfy.pack("core.learning.settings").LearningSettings(
-        tokens=6, segments=3, steps=2, objective=objective
+        space, tokens=6, segments=3, steps=2, objective=objective
     )
     generator = torch.Generator().manual_seed(0)
     latents = objectives.PairLatents(
@@ -178,8 +185,9 @@ def test_parity_engines_give_the_same_loss_and_gradients(comfy, objective, check
         assert (ours[1][name] - gradient).norm() <= 1e-4 * gradient.norm(), name
 
 
-def test_parity_saved_and_loaded_instruction_edits_the_same(comfy):
-    learned = instruction(comfy)
+@SPACES
+def test_parity_saved_and_loaded_instruction_edits_the_same(comfy, space):
+    learned = instruction(comfy, space=space)
     graph = comfy.graph()
     saved = graph.node(
         "InstructBrushSave",
