@@ -52,8 +52,8 @@ _LET = re.compile(
 )
 _DYE = re.compile(r"(?:paint|dye|color|colour|recolor|recolour|tint|make|turn) (.+)")
 _PLAIN = re.compile(
-    r"(?:dress|blur|sharpen|brighten|darken|lighten|enlarge|shrink|resize|scale|rotate|flip|clean|tidy|fix|repair|"
-    r"open|close|fill|empty|cover|age|smooth|soften|straighten|widen|fold|stack|sort|dry|wash|wipe|"
+    r"(?:dress|blur|sharpen|brighten|darken|lighten|enlarge|shrink|resize|scale|rotate|flip|clean|tidy|fix|"
+    r"repair|open|close|fill|empty|cover|age|smooth|soften|straighten|widen|fold|stack|sort|dry|wash|wipe|"
     r"whiten|blacken|invert|desaturate|saturate|fade|pixelate|reduce|increase|decrease|lower|raise) "
     r"(?:up |off )?(.+)"
 )
