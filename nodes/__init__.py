@@ -20,6 +20,7 @@ _NODES = {
     "loading": ("LoadInstructPix2Pix", "LoadEditPairs", "MakeEditPairs"),
     "init_text": ("LoadOpenClip", "UniquePhrasesNode", "CaptionInit"),
     "learning": ("LearnInstruction", "LearnTextInstruction"),
+    "adapter_learning": ("LearnAdapterInstruction",),
     "instruction": ("SaveInstruction", "LoadInstruction"),
     "editing": ("ApplyInstruction", "EditGuiderNode", "FixedNoiseNode"),
     "edit_steps": ("EditBySteps", "PickFromList"),

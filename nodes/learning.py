@@ -25,7 +25,7 @@ from .shared.guidance_scales import AUTO_SCALE, scales_for
 from .shared.node import Choice, Node
 from .shared.socket_types import OpenClip, with_thumbnail
 
-_CUSTOM = "custom"
+CUSTOM = "custom"
 
 
 class LearnInstruction(Node):
@@ -56,7 +56,7 @@ class LearnInstruction(Node):
                 *inputs.sources(),
                 Choice(
                     "preset",
-                    options=[AUTO, _CUSTOM, *PRESETS["attention"]],
+                    options=[AUTO, CUSTOM, *PRESETS["attention"]],
                     default=AUTO,
                     tooltip="auto: pocket for the pocket editor, paper for other models. custom: the values "
                     "below. pocket: best for the pocket editor. paper: the paper's values (as many tokens "
@@ -172,7 +172,7 @@ class LearnInstruction(Node):
         guidance: Any = "search",
     ) -> io.NodeOutput:
         family = describe(model).family
-        if preset == _CUSTOM:
+        if preset == CUSTOM:
             settings = LearningSettings(
                 tokens=tokens or None,
                 segments=segments,
@@ -191,8 +191,8 @@ class LearnInstruction(Node):
                 seed=seed,
             )
         else:
-            settings = _settings(family.name, "attention", preset, seed)
-        used, watched = _watched(pairs, hold_out)
+            settings = settings_of(family.name, "attention", preset, seed)
+        used, watched = split_pairs(pairs, hold_out)
         run_inputs = LearningInputs(
             model,
             clip,
@@ -204,7 +204,7 @@ class LearnInstruction(Node):
             checkpointing=gradient_checkpointing,
             search_scales=wants_scales(preset, None if guidance == "search" else guidance),
         )
-        return _learn(run_inputs, Display(cls.hidden.unique_id, preview_every), resume)
+        return run_learning(run_inputs, Display(cls.hidden.unique_id, preview_every), resume)
 
 
 class LearnTextInstruction(Node):
@@ -233,7 +233,7 @@ class LearnTextInstruction(Node):
                 *inputs.sources(),
                 Choice(
                     "preset",
-                    options=[AUTO, _CUSTOM, *PRESETS["text"]],
+                    options=[AUTO, CUSTOM, *PRESETS["text"]],
                     default=AUTO,
                     tooltip="auto: pocket for the pocket editor, paper for other models. custom: the values "
                     "below. pocket: best for the pocket editor. paper: Visii's values (the rows of the init "
@@ -337,7 +337,7 @@ class LearnTextInstruction(Node):
         guidance: Any = "search",
     ) -> io.NodeOutput:
         family = describe(model).family
-        if preset == _CUSTOM:
+        if preset == CUSTOM:
             settings = replace(
                 POCKET_TEXT,
                 tokens=tokens or None,
@@ -356,8 +356,8 @@ class LearnTextInstruction(Node):
                 seed=seed,
             )
         else:
-            settings = _settings(family.name, "text", preset, seed)
-        used, watched = _watched(pairs, hold_out)
+            settings = settings_of(family.name, "text", preset, seed)
+        used, watched = split_pairs(pairs, hold_out)
         run_inputs = LearningInputs(
             model,
             clip,
@@ -370,24 +370,26 @@ class LearnTextInstruction(Node):
             gradient_checkpointing,
             search_scales=wants_scales(preset, None if guidance == "search" else guidance),
         )
-        return _learn(run_inputs, Display(cls.hidden.unique_id, preview_every), resume)
+        return run_learning(run_inputs, Display(cls.hidden.unique_id, preview_every), resume)
 
 
 def _current_weighting(value: Any) -> Any:
     return FORMER_NAMES["weighting"].get(value, value) if isinstance(value, str) else value
 
 
-def _settings(family: str, space: str, preset: str, seed: int) -> LearningSettings:
+def settings_of(family: str, space: str, preset: str, seed: int) -> LearningSettings:
+    """The settings of a preset."""
     return replace(preset_for(family, space, preset), seed=seed)
 
 
-def _watched(pairs: EditPairs, hold_out: int) -> tuple[EditPairs, EditPair]:
+def split_pairs(pairs: EditPairs, hold_out: int) -> tuple[EditPairs, EditPair]:
     """The pairs to learn from, and the pair to preview: the one that is held out, or the first one."""
     if not hold_out:
         return pairs, pairs[0]
     return pairs.without(hold_out - 1), pairs[(hold_out - 1) % len(pairs)]
 
 
-def _learn(inputs: LearningInputs, display: Display, resume: bool) -> io.NodeOutput:
+def run_learning(inputs: LearningInputs, display: Display, resume: bool) -> io.NodeOutput:
+    """Learns, and returns what a learning node gives."""
     instruction, summary = LearningSession(inputs).run(display, resume)
     return io.NodeOutput(with_thumbnail(instruction, thumbnail(inputs.pairs)), ui={"learning": [summary]})

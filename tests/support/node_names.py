@@ -9,6 +9,7 @@ NODES = {
     "InstructBrushCaptionInit": "Caption Init",
     "InstructBrushLearn": "Learn Instruction",
     "InstructBrushLearnText": "Learn Instruction (CLIP space)",
+    "InstructBrushLearnAdapter": "Learn Instruction (adapter)",
     "InstructBrushSave": "Save Instruction",
     "InstructBrushLoad": "Load Instruction",
     "InstructBrushApply": "Apply Instruction",

@@ -5,7 +5,7 @@ import { api } from "../../../scripts/api.js";
 import { addPanel, element, loadStyle, nodeOf, onResult } from "./dom.js";
 import { LearningPanel } from "./learning_panel.js";
 
-const LEARNING = ["InstructBrushLearn", "InstructBrushLearnText"];
+const LEARNING = ["InstructBrushLearn", "InstructBrushLearnText", "InstructBrushLearnAdapter"];
 
 /** Nodes that show their text output. */
 const WITH_TEXT = [
