@@ -90,9 +90,10 @@ class TestIndirectInstructions:
 
     def test_rejects_other_values_in_tables(self, tmp_path: Path) -> None:
         rows = [{**row, "reasoning": 7} for row in tiny_edits.rows(4)]
-        records = read_records(tiny_edits.write_table(tmp_path / "numbers.parquet", rows))
-        with pytest.raises(PairError, match="^Pair 'numbers.parquet row 0': its reasoning is 7; a text"):
-            records[0].read()
+        table = tiny_edits.write_table(tmp_path / "numbers.parquet", rows)
+        message = "^'numbers.parquet': its column 'reasoning' holds int64, not text. Write instructions"
+        with pytest.raises(DataError, match=message):
+            find_blocks([table])
 
 
 def write_reasoning(folder: Path, values: list[Any]) -> None:

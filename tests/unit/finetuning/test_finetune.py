@@ -109,7 +109,7 @@ def test_resumed_run_equals_uninterrupted_run(
     message = (
         "belongs to another run: final_rate (0.0001 there, null here), steps (3 there, null here) differ"
     )
-    assert main(command("parts", "--steps", 3, "--accumulate", 2, "--batch", 1, "--resume")) == 1
+    assert main(command("parts", "--steps", 3, "--batch", 1, "--resume")) == 1
     assert message in capsys.readouterr().err
     assert main(command("parts", *options, "--resume")) == 0
     assert "from step 2" in capsys.readouterr().err
