@@ -95,9 +95,11 @@ def test_learns_text_states_with_the_clip_direction(comfy):
 
 def test_has_no_direction_without_open_clip(comfy):
     graph = comfy.graph()
-    (learned,) = comfy.values(graph, learning_text(graph, comfy, Parts(graph), preset="custom").out(0))
+    run = comfy.run(graph, learning_text(graph, comfy, Parts(graph), preset="custom").out(0))
+    (learned,) = run.values
     assert learned.info.settings["direction_weight"] == 0.0
     assert learned.info.settings["losses"] == "noise"
+    assert "The direction loss" in run.data("instructbrush.learn")[0]["state"]
 
 
 def test_works_as_plain_conditioning(comfy):
