@@ -18,9 +18,10 @@ _REGISTERED = (
 # Module -> its nodes, in the order of a typical first use.
 _NODES = {
     "loading": ("LoadInstructPix2Pix", "LoadEditPairs", "MakeEditPairs"),
-    "init_text": ("LoadOpenClip", "UniquePhrasesNode", "CaptionInit"),
-    "learning": ("LearnInstruction", "LearnTextInstruction"),
-    "adapter_learning": ("LearnAdapterInstruction",),
+    "learning.init_text": ("LoadOpenClip", "UniquePhrasesNode", "CaptionInit"),
+    "learning.attention": ("LearnInstruction",),
+    "learning.text": ("LearnTextInstruction",),
+    "learning.adapter": ("LearnAdapterInstruction",),
     "instruction": ("SaveInstruction", "LoadInstruction"),
     "editing": ("ApplyInstruction", "EditGuiderNode", "FixedNoiseNode"),
     "edit_steps": ("EditBySteps", "PickFromList"),

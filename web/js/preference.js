@@ -313,7 +313,9 @@ function rows(vote, ratings, byCriterion) {
   }
   return [
     row("th", ["Method", "TrueSkill", "Won", "Tied", "Lost"]),
-    ...bestFirst.map((rating) => row("td", [rating.method, score(rating), rating.won, rating.tied, rating.lost])),
+    ...bestFirst.map((rating) =>
+      row("td", [rating.method, score(rating), rating.won, rating.tied, rating.lost]),
+    ),
   ];
 }
 

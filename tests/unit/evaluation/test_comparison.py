@@ -20,7 +20,8 @@ from instructbrush.tools.pocket.world.held_out_effects import TEST
 
 
 def outcome(effect: str, method: str, psnr: float, seed: int = 0, **more: object) -> Outcome:
-    return Outcome(effect, "global", method, seed, (psnr,), (0.5,), None, 0.25, (0.9,), **more)  # type: ignore[arg-type]
+    values = (psnr,), (0.5,), None, 0.25, (0.9,)
+    return Outcome(effect, "global", method, seed, *values, **more)  # type: ignore[arg-type]
 
 
 OUTCOMES = [

@@ -3,18 +3,18 @@
 import torch
 from comfy_api.latest import io
 
-from ..core.diffusion.schedule import SEEDS
-from ..core.encoders.clip import OpenClipModel
-from ..core.learning.init_text.captions import TOKENS, CaptionSettings, caption_images, default_steps
-from ..core.learning.init_text.phrases import PHRASES, PhraseSettings, unique_phrases
-from ..core.learning.init_text.vocabulary import POCKET
-from ..core.pairs.pairs import EditPairs
-from .comfy.encoders import open_clip as clips
-from .comfy.encoders.progress import node_progress
-from .comfy.encoders.residency import prepare
-from .comfy.folders import paths
-from .shared.node import Choice, FileFingerprints, NameChoice, Node, check_names
-from .shared.socket_types import OpenClip, Pairs
+from ...core.diffusion.schedule import SEEDS
+from ...core.encoders.clip import OpenClipModel
+from ...core.learning.init_text.captions import TOKENS, CaptionSettings, caption_images, default_steps
+from ...core.learning.init_text.phrases import PHRASES, PhraseSettings, unique_phrases
+from ...core.learning.init_text.vocabulary import POCKET
+from ...core.pairs.pairs import EditPairs
+from ..comfy.encoders import open_clip as clips
+from ..comfy.encoders.progress import node_progress
+from ..comfy.encoders.residency import prepare
+from ..comfy.folders import paths
+from ..shared.node import Choice, FileFingerprints, NameChoice, Node, check_names
+from ..shared.socket_types import OpenClip, Pairs
 
 _AUTO = "auto"
 _WORDS = "flavors, mediums, movements"

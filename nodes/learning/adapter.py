@@ -4,16 +4,16 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.learning.run import wants_scales
-from ..core.learning.settings import AUTO, POCKET_ADAPTER, PRESETS
-from ..core.pairs.pairs import EditPairs
-from .comfy.learning.session import Display, LearningInputs
-from .comfy.models.description import describe
-from .comfy.types import Clip, Model, Vae
-from .learning import CUSTOM, run_learning, settings_of, split_pairs
-from .shared import learning_inputs as inputs
-from .shared.guidance_scales import AUTO_SCALE, scales_for
-from .shared.node import Choice, Node
+from ...core.learning.run import wants_scales
+from ...core.learning.settings import AUTO, POCKET_ADAPTER, PRESETS
+from ...core.pairs.pairs import EditPairs
+from ..comfy.learning.session import Display, LearningInputs
+from ..comfy.models.description import describe
+from ..comfy.types import Clip, Model, Vae
+from ..shared import learning_inputs as inputs
+from ..shared.guidance_scales import AUTO_SCALE, scales_for
+from ..shared.node import Choice, Node
+from .runs import CUSTOM, run_learning, settings_of, split_pairs
 
 
 class LearnAdapterInstruction(Node):

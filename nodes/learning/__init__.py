@@ -1,0 +1,1 @@
+"""Nodes that learn instructions, one module for each space, and nodes that find init texts."""

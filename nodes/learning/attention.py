@@ -1,0 +1,206 @@
+"""The node that learns keys and values of every cross-attention layer (InstructBrush)."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...core.learning.run import wants_scales
+from ...core.learning.settings import (
+    AUTO,
+    FORMER_NAMES,
+    POCKET,
+    PRESETS,
+    LearningSettings,
+    preset_for,
+)
+from ...core.pairs.pairs import EditPairs
+from ..comfy.learning.session import Display, LearningInputs
+from ..comfy.models.description import describe
+from ..comfy.types import Clip, Model, Vae
+from ..shared import learning_inputs as inputs
+from ..shared.guidance_scales import AUTO_SCALE, scales_for
+from ..shared.node import Choice, Node
+from .runs import CUSTOM, run_learning, settings_of, split_pairs
+
+
+class LearnInstruction(Node):
+    """Learns an instruction from pairs."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstructBrushLearn",
+            display_name="Learn Instruction",
+            category="InstructBrush/learning",
+            description="Learns the edit that the pairs have in common, as keys and values for every "
+            "cross-attention layer of the model (InstructBrush). The model itself is not changed. A "
+            "cancelled run is kept in output/instructions/unfinished, and resumes when it is run again with "
+            "the same settings.",
+            search_aliases=[
+                "train instruction",
+                "instructbrush",
+                "learn edit",
+                "visual instruction",
+                "inversion",
+                "textual inversion",
+                "edit from examples",
+            ],
+            has_intermediate_output=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                *inputs.sources(),
+                Choice(
+                    "preset",
+                    options=[AUTO, CUSTOM, *PRESETS["attention"]],
+                    default=AUTO,
+                    tooltip="auto: pocket for the pocket editor, paper for other models. custom: the values "
+                    "below. pocket: best for the pocket editor. paper: the paper's values (as many tokens "
+                    "as the init text, 1000 steps, rate 0.001, separate segments, plain objective). "
+                    "paper_guided: the same with the guided objective at text_scale 7.5 and image_scale 1.5, "
+                    "the paper's other reading. Every preset but custom replaces all values below, except "
+                    "the seed and the previews.",
+                ),
+                io.Int.Input(
+                    "tokens",
+                    default=POCKET.tokens or 0,
+                    min=0,
+                    max=76,
+                    tooltip="m, the number of rows learned in every layer. More rows hold more details. 0 "
+                    "takes the number of tokens of the init text (10 when it is empty).",
+                ),
+                io.Int.Input(
+                    "segments",
+                    default=POCKET.segments,
+                    min=1,
+                    max=50,
+                    tooltip="j, the number of segments: parts of the noise schedule with separate learned "
+                    "rows. Segments with much noise decide the layout, segments with little noise "
+                    "decide the detail.",
+                ),
+                Choice(
+                    "segment_mode",
+                    options=["shared", "separate"],
+                    default=POCKET.parametrisation,
+                    tooltip="shared: learns what the segments have in common, and their differences; faster. "
+                    "separate: learns each segment alone (the paper).",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=POCKET.steps,
+                    min=1,
+                    max=100_000,
+                    tooltip="Learning steps. Each step trains all segments on one sample each.",
+                ),
+                inputs.learning_rate(
+                    POCKET.learning_rate,
+                    "Learning rate of the first step. 0.06 works for the pocket editor; the paper uses "
+                    "0.001 on SD1.5.",
+                ),
+                Choice(
+                    "objective",
+                    options=["plain", "guided"],
+                    default=POCKET.objective,
+                    tooltip="plain: minimizes the error of the instructed branch (Eq. 5); faster. guided: "
+                    "minimizes the error of the guided prediction of three branches (Eq. 3); slower, and "
+                    "tied to the guidance scales it is learned with.",
+                ),
+                *inputs.watching(),
+                *inputs.running(),
+                inputs.final_learning_rate(),
+                inputs.weighting(POCKET.weighting),
+                io.Boolean.Input(
+                    "include_bos",
+                    default=False,
+                    optional=True,
+                    tooltip="Also learns the start-of-text row.",
+                    advanced=True,
+                ),
+                *inputs.scales(),
+                inputs.noise(),
+                inputs.guidance(),
+            ],
+            outputs=[inputs.learned()],
+        )
+
+    @classmethod
+    def validate_inputs(cls, weighting: Any = POCKET.weighting) -> bool | str:
+        """Accepts former names of weights, which saved workflows hold and ComfyUI would refuse."""
+        if weighting is not None and _current_weighting(weighting) not in inputs.WEIGHTINGS:
+            return (
+                f"'{weighting}' is not a choice for weighting. Choose one of: {', '.join(inputs.WEIGHTINGS)}."
+            )
+        return True
+
+    @classmethod
+    def check_lazy_status(cls, **values: Any) -> list[str]:
+        """As in all nodes, also with former names of weights."""
+        if "weighting" in values:
+            values["weighting"] = _current_weighting(values["weighting"])
+        return super().check_lazy_status(**values)
+
+    @classmethod
+    def execute(
+        cls,
+        model: Model,
+        clip: Clip,
+        vae: Vae,
+        pairs: EditPairs,
+        init_text: str,
+        preset: str,
+        tokens: int,
+        segments: int,
+        segment_mode: Any,
+        steps: int,
+        learning_rate: float,
+        objective: Any,
+        seed: int,
+        preview_every: int,
+        hold_out: int,
+        gradient_checkpointing: bool = False,
+        resume: bool = True,
+        final_learning_rate: float = inputs.FOLLOW,
+        weighting: Any = POCKET.weighting,
+        include_bos: bool = False,
+        text_scale: float = AUTO_SCALE,
+        image_scale: float = 1.5,
+        noise: Any = "fresh",
+        guidance: Any = "search",
+    ) -> io.NodeOutput:
+        family = describe(model).family
+        if preset == CUSTOM:
+            settings = LearningSettings(
+                tokens=tokens or None,
+                segments=segments,
+                steps=steps,
+                learning_rate=learning_rate,
+                final_learning_rate=inputs.final_rate(
+                    preset_for(family.name), learning_rate, final_learning_rate
+                ),
+                objective=objective,
+                parametrisation=segment_mode,
+                weighting=weighting,
+                include_bos=include_bos,
+                text_scale=scales_for(family, text_scale, image_scale)[0],
+                image_scale=image_scale,
+                noise=noise,
+                seed=seed,
+            )
+        else:
+            settings = settings_of(family.name, "attention", preset, seed)
+        used, watched = split_pairs(pairs, hold_out)
+        run_inputs = LearningInputs(
+            model,
+            clip,
+            vae,
+            used,
+            watched,
+            init_text,
+            settings,
+            checkpointing=gradient_checkpointing,
+            search_scales=wants_scales(preset, None if guidance == "search" else guidance),
+        )
+        return run_learning(run_inputs, Display(cls.hidden.unique_id, preview_every), resume)
+
+
+def _current_weighting(value: Any) -> Any:
+    return FORMER_NAMES["weighting"].get(value, value) if isinstance(value, str) else value

@@ -1,0 +1,190 @@
+"""The node that learns text states (Visii)."""
+
+from dataclasses import replace
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...core.encoders.clip import OpenClipModel
+from ...core.learning.run import wants_scales
+from ...core.learning.settings import (
+    AUTO,
+    POCKET_TEXT,
+    PRESETS,
+    preset_for,
+)
+from ...core.pairs.pairs import EditPairs
+from ..comfy.learning.session import Display, LearningInputs
+from ..comfy.models.description import describe
+from ..comfy.types import Clip, Model, Vae
+from ..shared import learning_inputs as inputs
+from ..shared.guidance_scales import AUTO_SCALE, scales_for
+from ..shared.node import Choice, Node
+from ..shared.socket_types import OpenClip
+from .runs import CUSTOM, run_learning, settings_of, split_pairs
+
+
+class LearnTextInstruction(Node):
+    """Learns an instruction in text space from pairs."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InstructBrushLearnText",
+            display_name="Learn Instruction (CLIP space)",
+            category="InstructBrush/learning",
+            description="Learns the edit that the pairs have in common as text states that replace words "
+            "(Visii). It reproduces an edit less closely than Learn Instruction, but works in every model "
+            "with the same text encoder, as plain CONDITIONING, and can be combined with your own words.",
+            search_aliases=[
+                "visii",
+                "visual instruction inversion",
+                "textual inversion",
+                "prompt inversion",
+                "learn edit",
+                "embedding",
+            ],
+            has_intermediate_output=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                *inputs.sources(),
+                Choice(
+                    "preset",
+                    options=[AUTO, CUSTOM, *PRESETS["text"]],
+                    default=AUTO,
+                    tooltip="auto: pocket for the pocket editor, paper for other models. custom: the values "
+                    "below. pocket: best for the pocket editor. paper: Visii's values (the rows of the init "
+                    "text, 1000 steps, rate 0.001, guided error). Every preset but custom replaces all "
+                    "values below, except the seed and the previews.",
+                ),
+                io.Int.Input(
+                    "tokens",
+                    default=POCKET_TEXT.tokens or 0,
+                    min=0,
+                    max=76,
+                    tooltip="m, the number of learned rows of text states. 0 takes the number of tokens of "
+                    "the init text (10 when it is empty).",
+                ),
+                io.Int.Input(
+                    "steps", default=POCKET_TEXT.steps, min=1, max=100_000, tooltip="Learning steps."
+                ),
+                io.Int.Input(
+                    "batch",
+                    default=POCKET_TEXT.batch,
+                    min=1,
+                    max=64,
+                    tooltip="Number of samples in a step. Visii uses one.",
+                ),
+                inputs.learning_rate(
+                    POCKET_TEXT.learning_rate,
+                    "Learning rate of the first step. 0.08 works for the pocket editor; Visii uses 0.001 on "
+                    "SD1.5.",
+                ),
+                io.Float.Input(
+                    "direction_weight",
+                    default=POCKET_TEXT.direction_weight,
+                    min=0.0,
+                    max=100.0,
+                    step=0.05,
+                    tooltip="Weight of the CLIP direction: how strongly the text states must point, in CLIP "
+                    "space, from the images before to those after. Needs OPEN_CLIP. 0 switches it off.",
+                ),
+                *inputs.watching(),
+                OpenClip.Input(
+                    "open_clip",
+                    optional=True,
+                    tooltip="The CLIP that the editing model's text encoder belongs to: the pocket CLIP for "
+                    "the pocket editor, ViT-L-14 for SD1.5, ViT-H-14 for SD2.1. Without it, "
+                    "the direction is left out, and the node says so.",
+                ),
+                *inputs.running(),
+                inputs.final_learning_rate(),
+                Choice(
+                    "objective",
+                    optional=True,
+                    options=["plain", "guided"],
+                    default=POCKET_TEXT.objective,
+                    tooltip="guided: minimizes the error of the guided prediction of three branches "
+                    "(Visii). plain: minimizes the error of the instructed branch; faster.",
+                    advanced=True,
+                ),
+                io.Int.Input(
+                    "segments",
+                    optional=True,
+                    default=POCKET_TEXT.segments,
+                    min=1,
+                    max=50,
+                    tooltip="j, the number of segments: parts of the noise schedule with separate text "
+                    "states. Visii has one.",
+                    advanced=True,
+                ),
+                *inputs.scales(),
+                inputs.noise(),
+                inputs.guidance(),
+            ],
+            outputs=[inputs.learned()],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Model,
+        clip: Clip,
+        vae: Vae,
+        pairs: EditPairs,
+        init_text: str,
+        preset: str,
+        tokens: int,
+        steps: int,
+        batch: int,
+        learning_rate: float,
+        direction_weight: float,
+        seed: int,
+        preview_every: int,
+        hold_out: int,
+        open_clip: OpenClipModel | None = None,
+        gradient_checkpointing: bool = False,
+        resume: bool = True,
+        final_learning_rate: float = inputs.FOLLOW,
+        objective: Any = POCKET_TEXT.objective,
+        segments: int = POCKET_TEXT.segments,
+        text_scale: float = AUTO_SCALE,
+        image_scale: float = 1.5,
+        noise: Any = "fresh",
+        guidance: Any = "search",
+    ) -> io.NodeOutput:
+        family = describe(model).family
+        if preset == CUSTOM:
+            settings = replace(
+                POCKET_TEXT,
+                tokens=tokens or None,
+                segments=segments,
+                steps=steps,
+                batch=batch,
+                learning_rate=learning_rate,
+                final_learning_rate=inputs.final_rate(
+                    preset_for(family.name, "text"), learning_rate, final_learning_rate
+                ),
+                direction_weight=direction_weight,
+                objective=objective,
+                text_scale=scales_for(family, text_scale, image_scale)[0],
+                image_scale=image_scale,
+                noise=noise,
+                seed=seed,
+            )
+        else:
+            settings = settings_of(family.name, "text", preset, seed)
+        used, watched = split_pairs(pairs, hold_out)
+        run_inputs = LearningInputs(
+            model,
+            clip,
+            vae,
+            used,
+            watched,
+            init_text,
+            settings,
+            open_clip,
+            gradient_checkpointing,
+            search_scales=wants_scales(preset, None if guidance == "search" else guidance),
+        )
+        return run_learning(run_inputs, Display(cls.hidden.unique_id, preview_every), resume)
