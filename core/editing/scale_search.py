@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..devices import is_out_of_memory
 from ..diffusion.guidance import needed_branches
 from ..diffusion.schedule import SEEDS
 from ..instruction.injection import Injection
@@ -116,6 +117,9 @@ class _Group(NamedTuple):
     after: Tensor
     seeds: tuple[int, ...]
 
+    def part(self, places: slice) -> "_Group":
+        return _Group(self.before[places], self.after[places], self.seeds[places])
+
 
 def _groups(pairs: Sequence[tuple[Tensor, Tensor]], search: ScaleSearch) -> list[_Group]:
     """The pairs to edit, spread evenly over all, in batches of one size."""
@@ -143,7 +147,17 @@ def _squared_error(
     injection: Injection | None,
     settings: SamplingSettings,
 ) -> Tensor:
-    """Sum of the edits' mean squared errors."""
+    """Sum of the edits' mean squared errors. A batch that does not fit into memory is split."""
     sampling = SamplingSettings(settings.steps, settings.text_scale, settings.image_scale, group.seeds)
-    latents = edit_latents(denoiser, group.before, *contexts, injection, sampling)
-    return (latents - group.after.to(latents)).square().mean(dim=(1, 2, 3)).sum()
+    try:
+        latents = edit_latents(denoiser, group.before, *contexts, injection, sampling)
+        return (latents - group.after.to(latents)).square().mean(dim=(1, 2, 3)).sum()
+    except RuntimeError as error:
+        if len(group.seeds) == 1 or not is_out_of_memory(error):
+            raise
+    half = len(group.seeds) // 2
+    sums = [
+        _squared_error(denoiser, group.part(places), contexts, injection, settings)
+        for places in (slice(half), slice(half, None))
+    ]
+    return sums[0] + sums[1]

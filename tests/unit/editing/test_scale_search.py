@@ -44,6 +44,26 @@ def test_edits_one_pair_from_several_noises(editor: DiffusersEditor) -> None:
     assert all(found[scales] != pytest.approx(once[scales], rel=1e-4) for scales in CANDIDATES)
 
 
+def test_splits_edits_that_do_not_fit_into_memory(
+    editor: DiffusersEditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contexts = tuple(editor.encode_text(["make it night", ""]))
+    pairs = [(before, torch.zeros(4, 8, 8)) for before in conditions(3)]
+    search = ScaleSearch(edits=3, steps=1)
+    expected = find_scales(editor.denoiser, pairs, contexts, None, search).errors
+    rows, forward = [], editor.denoiser.unet.forward
+
+    def limited(sample: Tensor, *rest: object, **named: object) -> object:
+        if len(sample) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        rows.append(len(sample))
+        return forward(sample, *rest, **named)
+
+    monkeypatch.setattr(editor.denoiser.unet, "forward", limited)
+    found = find_scales(editor.denoiser, pairs, contexts, None, search).errors
+    assert found == pytest.approx(expected, rel=1e-4) and max(rows) == 3
+
+
 def test_prefers_the_cheapest_of_equal_scales(editor: DiffusersEditor) -> None:
     """Without words and image the three branches are the same."""
     null = editor.null_context
