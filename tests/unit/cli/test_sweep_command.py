@@ -33,7 +33,7 @@ def test_writes_a_folder_for_each_value_and_a_sheet(
     images: Path, sweep: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = images.parent / "out"
-    assert sweep("--values", 1000, 700, 0) == 0
+    assert sweep("--values", 1000, 700, 0, "--steps", 4) == 0
     names = ["0_0.png", "0_1.png"]
     for folder in ("end_1000", "end_700", "end_0"):
         assert sorted(path.name for path in (out / folder).iterdir()) == names
@@ -47,7 +47,7 @@ def test_writes_a_folder_for_each_value_and_a_sheet(
                 left = 6 + column * 70
                 cell = sheet.crop((left, sheet.height - 70, left + 64, sheet.height - 6))
                 assert cell.tobytes() == image.convert("RGB").tobytes()
-    # Two steps are at timesteps 999 and 500: T = 700 edits in the first one only.
+    # The steps are at timesteps 999, 666, 333 and 0: T = 700 edits in the first one only.
     assert sweep_differs(out / "end_1000", out / "end_700") and sweep_differs(out / "end_700", out / "end_0")
 
 
