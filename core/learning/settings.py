@@ -149,14 +149,16 @@ class LearningSettings:
             idle.add("clamp_direction")
         return {name: value for name, value in self.stored().items() if name not in idle}
 
+    def acting(self) -> dict[str, Any]:
+        """All settings that its space has."""
+        without = () if self.space == "adapter" else _OF_ADAPTERS
+        return {name: value for name, value in asdict(self).items() if name not in without}
+
     def stored(self) -> dict[str, Any]:
         """All settings as checkpoints and results of benchmarks keep them; those of 0.1 stay valid."""
-        stored = asdict(self)
+        stored = self.acting()
         for name, value in _ADDED.items():
             if stored[name] == value:
-                del stored[name]
-        if self.space != "adapter":
-            for name in _OF_ADAPTERS:
                 del stored[name]
         for name, new_names in FORMER_NAMES.items():
             former = {new: old for old, new in new_names.items()}

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
@@ -267,7 +266,7 @@ class Trainer:
             steps=self.steps_done,
             final_loss=sum(last) / len(last),
             losses=tuple(loss_curve(losses)),
-            settings={**asdict(self.settings), "losses": self.request.losses},
+            settings={**self.settings.acting(), "losses": self.request.losses},
         )
 
     def file_size(self) -> int:

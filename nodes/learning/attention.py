@@ -54,11 +54,10 @@ class LearnInstruction(Node):
                     options=[AUTO, CUSTOM, *PRESETS["attention"]],
                     default=AUTO,
                     tooltip="auto: pocket for the pocket editor, paper for other models. custom: the values "
-                    "below. pocket: best for the pocket editor. paper: the paper's values (as many tokens "
-                    "as the init text, 1000 steps, rate 0.001, separate segments, plain objective). "
-                    "paper_guided: the same with the guided objective at text_scale 7.5 and image_scale 1.5, "
-                    "the paper's other reading. Every preset but custom replaces all values below, except "
-                    "the seed and the previews.",
+                    "below. pocket: best for the pocket editor. paper: the paper's values (1000 steps, rate "
+                    "0.001, separate segments, plain objective). paper_guided: the same with the guided "
+                    "objective, the paper's other reading. Every preset but custom replaces the values "
+                    "below, except the seed and the previews.",
                 ),
                 io.Int.Input(
                     "tokens",

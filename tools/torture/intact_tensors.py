@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from instructbrush.core.editing.loading import describe, load_editor
 from instructbrush.core.errors import InstructBrushError
-from instructbrush.core.finetuning.pair_states import INDEX, MllmIdentity, PairStates
+from instructbrush.core.finetuning.reasoning.pair_states import INDEX, MllmIdentity, PairStates
 from instructbrush.core.instruction.file import save_instruction
 from instructbrush.core.instruction.instruction import (
     Blend,

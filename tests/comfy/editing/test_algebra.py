@@ -107,7 +107,11 @@ def test_saves_and_loads_a_blend_as_one_file(comfy):
     )
     graph = comfy.graph()
     node = graph.node(
-        "InstructBrushSave", instruction=comfy.give(graph, whole), name="both", if_taken="overwrite"
+        "InstructBrushSave",
+        instruction=comfy.give(graph, whole),
+        name="both",
+        if_taken="overwrite",
+        precision="fp32",
     )
     kept, path = comfy.values(graph, node.out(0), node.out(1))
     assert kept is whole and Path(path).name == "both.safetensors"

@@ -15,7 +15,11 @@ from instructbrush.tests.comfy.graphs import Parts, applied, conditioned, instru
 def save(comfy, learned, name, if_taken="refuse"):
     graph = comfy.graph()
     node = graph.node(
-        "InstructBrushSave", instruction=comfy.give(graph, learned), name=name, if_taken=if_taken
+        "InstructBrushSave",
+        instruction=comfy.give(graph, learned),
+        name=name,
+        if_taken=if_taken,
+        precision="fp32",
     )
     return graph, node
 
@@ -181,7 +185,7 @@ def test_rejects_damaged_and_foreign_files(comfy):
         "Choose a file that Save Instruction wrote."
     )
     assert message("newer.safetensors") == (
-        "Instruction file 'newer.safetensors' has format 99; this version reads up to 2. "
+        "Instruction file 'newer.safetensors' has format 99; this version reads up to 3. "
         "Update InstructBrush."
     )
 
@@ -217,3 +221,20 @@ def test_rejects_more_tokens_than_the_text_window_has(comfy):
     assert comfy.error(graph, node.out(0)) == (
         "Learning: 32 tokens from row 1 do not fit the text encoder's 32 rows. Use at most 31 tokens."
     )
+
+
+@pytest.mark.parametrize("space", ["attention", "adapter"])
+def test_half_precision_halves_the_file_and_keeps_the_edit(comfy, space):
+    learned = instruction(comfy, 6, space=space)
+    whole = saved(comfy, learned, f"precision/{space}", if_taken="overwrite")
+    graph = comfy.graph()
+    node = graph.node(
+        "InstructBrushSave",
+        instruction=comfy.give(graph, learned),
+        name="precision/half",
+        if_taken="overwrite",
+    )
+    half = Path(comfy.values(graph, node.out(1))[0])
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    for name, tensor in loaded(comfy, "precision/half.safetensors").learned().items():
+        assert torch.equal(tensor, learned.learned()[name].half().float())

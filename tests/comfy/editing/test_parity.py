@@ -194,6 +194,7 @@ def test_parity_saved_and_loaded_instruction_edits_the_same(comfy, space):
         instruction=comfy.give(graph, learned),
         name="parity/seeded",
         if_taken="overwrite",
+        precision="fp32",
     )
     path = Path(comfy.values(graph, saved.out(1))[0])
     assert path == comfy.base / "output" / "instructions" / "parity" / "seeded.safetensors"

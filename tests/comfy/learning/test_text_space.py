@@ -174,7 +174,7 @@ def test_avoid_uses_the_middle_branch(comfy):
     its second conditioning."""
     for learned in (text_instruction(comfy), instruction(comfy)):
         graph = comfy.graph()
-        node = edit_guider(comfy, graph, Parts(graph), avoid=comfy.give(graph, learned))
+        node = edit_guider(comfy, graph, Parts(graph), avoid=learned)
         ours = custom_sampled(comfy, graph, node.out(0), node.out(1))
         graph = comfy.graph()
         parts = Parts(graph)
