@@ -22,7 +22,7 @@ FORMER_NAMES = {"weighting": {"min_snr": "snr"}}
 # Settings that version 0.1 did not have, and the value that learning had then.
 _ADDED = {"weight_decay": 0.0, "strata": 1}
 # Settings of the adapter space, which checkpoints of other spaces do not have.
-_OF_ADAPTERS = ("rank", "bypass", "adapter_rate")
+_OF_ADAPTERS = ("rank", "bypass", "adapter_rate", "up_ratio")
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,11 @@ class LearningSettings:
     learning_rate: float = 6e-2
     final_learning_rate: float = 6e-3
     """Learning rate of the last step, reached by linear decay."""
-    adapter_rate: float = 1e-2
-    """Learning rate of the residuals in the first step; it falls like ``learning_rate``, which is that of the
-    rows (adapter space)."""
+    adapter_rate: float = 4e-3
+    """Learning rate of D of the residuals in the first step; it falls like ``learning_rate``, which is that
+    of the rows (adapter space)."""
+    up_ratio: float = 4.0
+    """Learning rate of U, as a multiple of that of D (LoRA+, Hayou et al. 2024; adapter space)."""
     objective: Literal["plain", "guided"] = "plain"
     """``plain``: Eq. 5 on the instructed branch. ``guided``: on the three-branch prediction of Eq. 3."""
     parametrisation: Literal["shared", "separate"] = "shared"
@@ -120,6 +122,10 @@ class LearningSettings:
                 raise LearningError(
                     f"Learning settings: {name} is {getattr(self, name)}; it must lie between 0 and 1000000."
                 )
+        if not 0 < self.up_ratio <= 1000:
+            raise LearningError(
+                f"Learning settings: up_ratio is {self.up_ratio}; it must be above 0 and at most 1000."
+            )
         if not 0 <= self.weight_decay <= 1:
             raise LearningError(
                 f"Learning settings: weight_decay is {self.weight_decay}; it must lie between 0 and 1."
@@ -260,7 +266,7 @@ ADAPTER = LearningSettings(
     steps=1000,
     learning_rate=1e-3,
     final_learning_rate=1e-4,
-    adapter_rate=5e-4,
+    adapter_rate=2e-4,
     parametrisation="separate",
     text_scale=7.5,
 )

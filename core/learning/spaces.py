@@ -138,7 +138,11 @@ class AdapterSpace(_SegmentedTensors):
             initial[f"adapter.{name}"] = tensor
         super().__init__({name: tensor.to(denoiser.device) for name, tensor in initial.items()}, settings)
         factor = settings.adapter_rate / settings.learning_rate
-        self.rate_factors = {name: factor for name in self.parameters if name.startswith("adapter")}
+        self.rate_factors = {
+            name: factor * (settings.up_ratio if name.endswith(".up") else 1)
+            for name in self.parameters
+            if name.startswith("adapter")
+        }
 
     def part(self) -> InjectedInstruction:
         rows = InjectedInstruction.attention(
