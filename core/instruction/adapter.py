@@ -75,6 +75,9 @@ def residual(place: Place, inputs: Tensor, down: Tensor, up: Tensor, factor: Ten
         down, up: D and U, [1 or B, r, in] and [1 or B, r, out].
         factor: [B, 1, 1]; None is 1.
     """
+    # Some layers compute in another dtype than the text states.
+    down = down.to(inputs.dtype)
+    up = up.to(inputs.dtype)
     if down.shape[0] == 1:
         # One product for the whole batch is faster than a batch of products.
         down = down[0]
@@ -83,5 +86,5 @@ def residual(place: Place, inputs: Tensor, down: Tensor, up: Tensor, factor: Ten
     if place == "bypass":
         reduced = gelu(reduced)
     if factor is not None:
-        reduced = reduced * factor
+        reduced = reduced * factor.to(inputs.dtype)
     return reduced @ up

@@ -270,7 +270,7 @@ ADAPTER = LearningSettings(
     parametrisation="separate",
     text_scale=7.5,
 )
-"""Adapters of full-size models. Not measured: the rates are common ones of LoRAs on these models."""
+"""Adapters of full-size models. Not measured."""
 
 PRESETS: Mapping[str, Mapping[str, LearningSettings]] = {
     "attention": {"pocket": POCKET, "paper": PAPER, "paper_guided": PAPER_GUIDED},

@@ -26,9 +26,9 @@ class LearnAdapterInstruction(Node):
             display_name="Learn Instruction (adapter)",
             category="InstructBrush/learning",
             description="Learns the edit that the pairs have in common as an adapter: small changes in every "
-            "attention layer, like a LoRA, that act only where the instruction acts. It comes closest to the "
-            "edit, with the smallest file. Everything that works with an instruction works with it: "
-            "strength, masks, mixing, words. The model itself is not changed.",
+            "attention layer, like a LoRA, that act only where the instruction acts. Its file is smaller "
+            "than that of Learn Instruction. Everything that works with an instruction works with it: strength, "
+            "masks, mixing, words. The model itself is not changed.",
             search_aliases=[
                 "lora",
                 "train lora",
@@ -64,8 +64,7 @@ class LearnAdapterInstruction(Node):
                     default=POCKET_ADAPTER.bypass,
                     min=0,
                     max=128,
-                    tooltip="Width of a small network beside every cross-attention layer. It helps with "
-                    "edits of colors. 0 has none.",
+                    tooltip="Width of a small network beside every cross-attention layer. 0 has none.",
                 ),
                 io.Int.Input(
                     "tokens",

@@ -101,6 +101,9 @@ def test_residuals_match_the_formula() -> None:
         )
     shared = residual("q", x, down[:1], up[:1])
     torch.testing.assert_close(shared, x @ down[0].T @ up[0])
+    half = residual("q", x.bfloat16(), down, up, factor)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), residual("q", x, down, up, factor), atol=0.2, rtol=0.05)
 
 
 @pytest.mark.parametrize("tokens", [0, 2])
