@@ -4,16 +4,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...core.learning.run import wants_scales
 from ...core.learning.settings import AUTO, POCKET_ADAPTER, PRESETS
-from ...core.pairs.pairs import EditPairs
-from ..comfy.learning.session import Display, LearningInputs
-from ..comfy.models.description import describe
-from ..comfy.types import Clip, Model, Vae
 from ..shared import learning_inputs as inputs
-from ..shared.guidance_scales import AUTO_SCALE, scales_for
 from ..shared.node import Choice, Node
-from .runs import CUSTOM, run_learning, settings_of, split_pairs
+from .runs import CUSTOM, CommonInputs, run_learning
 
 
 class LearnAdapterInstruction(Node):
@@ -109,58 +103,11 @@ class LearnAdapterInstruction(Node):
     @classmethod
     def execute(
         cls,
-        model: Model,
-        clip: Clip,
-        vae: Vae,
-        pairs: EditPairs,
-        init_text: str,
-        preset: str,
         rank: int,
         bypass: int,
-        tokens: int,
-        steps: int,
-        learning_rate: float,
         adapter_rate: float,
-        seed: int,
-        preview_every: int,
-        hold_out: int,
-        gradient_checkpointing: bool = False,
-        resume: bool = True,
-        final_learning_rate: float = inputs.FOLLOW,
         weighting: Any = POCKET_ADAPTER.weighting,
-        text_scale: float = AUTO_SCALE,
-        image_scale: float = 1.5,
-        noise: Any = "fresh",
-        guidance: Any = "search",
+        **common: Any,
     ) -> io.NodeOutput:
-        family = describe(model).family
-        if preset == CUSTOM:
-            base = settings_of(family.name, "adapter", AUTO, seed)
-            settings = base.changed(
-                rank=rank,
-                bypass=bypass,
-                tokens=tokens,
-                steps=steps,
-                learning_rate=learning_rate,
-                final_learning_rate=inputs.final_rate(base, learning_rate, final_learning_rate),
-                adapter_rate=adapter_rate,
-                weighting=weighting,
-                text_scale=scales_for(family, text_scale, image_scale)[0],
-                image_scale=image_scale,
-                noise=noise,
-            )
-        else:
-            settings = settings_of(family.name, "adapter", preset, seed)
-        used, watched = split_pairs(pairs, hold_out)
-        run_inputs = LearningInputs(
-            model,
-            clip,
-            vae,
-            used,
-            watched,
-            init_text,
-            settings,
-            checkpointing=gradient_checkpointing,
-            search_scales=wants_scales(preset, None if guidance == "search" else guidance),
-        )
-        return run_learning(run_inputs, Display(cls.hidden.unique_id, preview_every), resume)
+        own = {"rank": rank, "bypass": bypass, "adapter_rate": adapter_rate, "weighting": weighting}
+        return run_learning(cls.hidden.unique_id, CommonInputs(**common), "adapter", own)

@@ -4,23 +4,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...core.learning.run import wants_scales
-from ...core.learning.settings import (
-    AUTO,
-    FORMER_NAMES,
-    POCKET,
-    PRESETS,
-    LearningSettings,
-    preset_for,
-)
-from ...core.pairs.pairs import EditPairs
-from ..comfy.learning.session import Display, LearningInputs
-from ..comfy.models.description import describe
-from ..comfy.types import Clip, Model, Vae
+from ...core.learning.settings import AUTO, FORMER_NAMES, POCKET, PRESETS
 from ..shared import learning_inputs as inputs
-from ..shared.guidance_scales import AUTO_SCALE, scales_for
 from ..shared.node import Choice, Node
-from .runs import CUSTOM, run_learning, settings_of, split_pairs
+from .runs import CUSTOM, CommonInputs, run_learning
 
 
 class LearnInstruction(Node):
@@ -140,65 +127,21 @@ class LearnInstruction(Node):
     @classmethod
     def execute(
         cls,
-        model: Model,
-        clip: Clip,
-        vae: Vae,
-        pairs: EditPairs,
-        init_text: str,
-        preset: str,
-        tokens: int,
         segments: int,
         segment_mode: Any,
-        steps: int,
-        learning_rate: float,
         objective: Any,
-        seed: int,
-        preview_every: int,
-        hold_out: int,
-        gradient_checkpointing: bool = False,
-        resume: bool = True,
-        final_learning_rate: float = inputs.FOLLOW,
         weighting: Any = POCKET.weighting,
         include_bos: bool = False,
-        text_scale: float = AUTO_SCALE,
-        image_scale: float = 1.5,
-        noise: Any = "fresh",
-        guidance: Any = "search",
+        **common: Any,
     ) -> io.NodeOutput:
-        family = describe(model).family
-        if preset == CUSTOM:
-            settings = LearningSettings(
-                tokens=tokens or None,
-                segments=segments,
-                steps=steps,
-                learning_rate=learning_rate,
-                final_learning_rate=inputs.final_rate(
-                    preset_for(family.name), learning_rate, final_learning_rate
-                ),
-                objective=objective,
-                parametrisation=segment_mode,
-                weighting=weighting,
-                include_bos=include_bos,
-                text_scale=scales_for(family, text_scale, image_scale)[0],
-                image_scale=image_scale,
-                noise=noise,
-                seed=seed,
-            )
-        else:
-            settings = settings_of(family.name, "attention", preset, seed)
-        used, watched = split_pairs(pairs, hold_out)
-        run_inputs = LearningInputs(
-            model,
-            clip,
-            vae,
-            used,
-            watched,
-            init_text,
-            settings,
-            checkpointing=gradient_checkpointing,
-            search_scales=wants_scales(preset, None if guidance == "search" else guidance),
-        )
-        return run_learning(run_inputs, Display(cls.hidden.unique_id, preview_every), resume)
+        own = {
+            "segments": segments,
+            "parametrisation": segment_mode,
+            "objective": objective,
+            "weighting": weighting,
+            "include_bos": include_bos,
+        }
+        return run_learning(cls.hidden.unique_id, CommonInputs(**common), "attention", own)
 
 
 def _current_weighting(value: Any) -> Any:

@@ -1,34 +1,107 @@
-"""What the learning nodes share: settings, the pair to preview, and the run."""
+"""What the learning nodes share: their common inputs, their settings, and the run."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from comfy_api.latest import io
 
-from ...core.learning.settings import (
-    LearningSettings,
-    preset_for,
-)
+from ...core.encoders.clip import OpenClipModel
+from ...core.learning.run import wants_scales
+from ...core.learning.settings import PRESETS, LearningSettings, preset_for
+from ...core.models.families import Family
 from ...core.pairs.pairs import EditPair, EditPairs, thumbnail
 from ..comfy.learning.session import Display, LearningInputs, LearningSession
+from ..comfy.models.description import describe
+from ..comfy.types import Clip, Model, Vae
+from ..shared.guidance_scales import AUTO_SCALE, scales_for
+from ..shared.learning_inputs import FOLLOW, final_rate
 from ..shared.socket_types import with_thumbnail
 
 CUSTOM = "custom"
 """Name for the values of the node's own inputs."""
 
 
-def settings_of(family: str, space: str, preset: str, seed: int) -> LearningSettings:
-    """The settings of a preset."""
-    return replace(preset_for(family, space, preset), seed=seed)
+@dataclass(frozen=True)
+class CommonInputs:
+    """The inputs that every learning node has, under their names."""
+
+    model: Model
+    clip: Clip
+    vae: Vae
+    pairs: EditPairs
+    init_text: str
+    preset: str
+    tokens: int
+    steps: int
+    learning_rate: float
+    seed: int
+    preview_every: int
+    hold_out: int
+    gradient_checkpointing: bool = False
+    resume: bool = True
+    final_learning_rate: float = FOLLOW
+    text_scale: float = AUTO_SCALE
+    image_scale: float = 1.5
+    noise: Literal["fresh", "fixed"] = "fresh"
+    guidance: Literal["search", "default"] = "search"
+
+    def settings(self, family: Family, space: str, own: dict[str, Any]) -> LearningSettings:
+        """The settings of the preset, or of the inputs if the preset is ``custom``.
+
+        Args:
+            family: of the model.
+            space: the space to learn in.
+            own: settings from the inputs that only this node has.
+        """
+        if self.preset != CUSTOM:
+            return replace(preset_for(family.name, space, self.preset), seed=self.seed)
+        common: dict[str, Any] = {
+            # An adapter may have no rows; elsewhere 0 stands for the number of the init text's tokens.
+            "tokens": self.tokens if space == "adapter" else self.tokens or None,
+            "steps": self.steps,
+            "learning_rate": self.learning_rate,
+            "final_learning_rate": final_rate(
+                preset_for(family.name, space), self.learning_rate, self.final_learning_rate
+            ),
+            "text_scale": scales_for(family, self.text_scale, self.image_scale)[0],
+            "image_scale": self.image_scale,
+            "noise": self.noise,
+            "seed": self.seed,
+        }
+        return replace(PRESETS[space]["pocket"], **common, **own)
+
+    def split_pairs(self) -> tuple[EditPairs, EditPair]:
+        """The pairs to learn from, and the pair to preview: the one that is held out, or the first one."""
+        if not self.hold_out:
+            return self.pairs, self.pairs[0]
+        return self.pairs.without(self.hold_out - 1), self.pairs[(self.hold_out - 1) % len(self.pairs)]
 
 
-def split_pairs(pairs: EditPairs, hold_out: int) -> tuple[EditPairs, EditPair]:
-    """The pairs to learn from, and the pair to preview: the one that is held out, or the first one."""
-    if not hold_out:
-        return pairs, pairs[0]
-    return pairs.without(hold_out - 1), pairs[(hold_out - 1) % len(pairs)]
+def run_learning(
+    node: str, common: CommonInputs, space: str, own: dict[str, Any], open_clip: OpenClipModel | None = None
+) -> io.NodeOutput:
+    """Learns, and returns what a learning node gives.
 
-
-def run_learning(inputs: LearningInputs, display: Display, resume: bool) -> io.NodeOutput:
-    """Learns, and returns what a learning node gives."""
-    instruction, summary = LearningSession(inputs).run(display, resume)
-    return io.NodeOutput(with_thumbnail(instruction, thumbnail(inputs.pairs)), ui={"learning": [summary]})
+    Args:
+        node: its id.
+        common: the inputs that it shares with the other learning nodes.
+        space: the space to learn in.
+        own: settings from its other inputs, which act with the preset ``custom``.
+        open_clip: the CLIP of the direction loss.
+    """
+    pairs, watched = common.split_pairs()
+    inputs = LearningInputs(
+        common.model,
+        common.clip,
+        common.vae,
+        pairs,
+        watched,
+        common.init_text,
+        common.settings(describe(common.model).family, space, own),
+        open_clip,
+        common.gradient_checkpointing,
+        wants_scales(common.preset, None if common.guidance == "search" else common.guidance),
+    )
+    display = Display(node, common.preview_every)
+    instruction, summary = LearningSession(inputs).run(display, common.resume)
+    return io.NodeOutput(with_thumbnail(instruction, thumbnail(pairs)), ui={"learning": [summary]})

@@ -1,27 +1,15 @@
 """The node that learns text states (Visii)."""
 
-from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
 
 from ...core.encoders.clip import OpenClipModel
-from ...core.learning.run import wants_scales
-from ...core.learning.settings import (
-    AUTO,
-    POCKET_TEXT,
-    PRESETS,
-    preset_for,
-)
-from ...core.pairs.pairs import EditPairs
-from ..comfy.learning.session import Display, LearningInputs
-from ..comfy.models.description import describe
-from ..comfy.types import Clip, Model, Vae
+from ...core.learning.settings import AUTO, POCKET_TEXT, PRESETS
 from ..shared import learning_inputs as inputs
-from ..shared.guidance_scales import AUTO_SCALE, scales_for
 from ..shared.node import Choice, Node
 from ..shared.socket_types import OpenClip
-from .runs import CUSTOM, run_learning, settings_of, split_pairs
+from .runs import CUSTOM, CommonInputs, run_learning
 
 
 class LearnTextInstruction(Node):
@@ -128,63 +116,17 @@ class LearnTextInstruction(Node):
     @classmethod
     def execute(
         cls,
-        model: Model,
-        clip: Clip,
-        vae: Vae,
-        pairs: EditPairs,
-        init_text: str,
-        preset: str,
-        tokens: int,
-        steps: int,
         batch: int,
-        learning_rate: float,
         direction_weight: float,
-        seed: int,
-        preview_every: int,
-        hold_out: int,
         open_clip: OpenClipModel | None = None,
-        gradient_checkpointing: bool = False,
-        resume: bool = True,
-        final_learning_rate: float = inputs.FOLLOW,
         objective: Any = POCKET_TEXT.objective,
         segments: int = POCKET_TEXT.segments,
-        text_scale: float = AUTO_SCALE,
-        image_scale: float = 1.5,
-        noise: Any = "fresh",
-        guidance: Any = "search",
+        **common: Any,
     ) -> io.NodeOutput:
-        family = describe(model).family
-        if preset == CUSTOM:
-            settings = replace(
-                POCKET_TEXT,
-                tokens=tokens or None,
-                segments=segments,
-                steps=steps,
-                batch=batch,
-                learning_rate=learning_rate,
-                final_learning_rate=inputs.final_rate(
-                    preset_for(family.name, "text"), learning_rate, final_learning_rate
-                ),
-                direction_weight=direction_weight,
-                objective=objective,
-                text_scale=scales_for(family, text_scale, image_scale)[0],
-                image_scale=image_scale,
-                noise=noise,
-                seed=seed,
-            )
-        else:
-            settings = settings_of(family.name, "text", preset, seed)
-        used, watched = split_pairs(pairs, hold_out)
-        run_inputs = LearningInputs(
-            model,
-            clip,
-            vae,
-            used,
-            watched,
-            init_text,
-            settings,
-            open_clip,
-            gradient_checkpointing,
-            search_scales=wants_scales(preset, None if guidance == "search" else guidance),
-        )
-        return run_learning(run_inputs, Display(cls.hidden.unique_id, preview_every), resume)
+        own = {
+            "batch": batch,
+            "direction_weight": direction_weight,
+            "objective": objective,
+            "segments": segments,
+        }
+        return run_learning(cls.hidden.unique_id, CommonInputs(**common), "text", own, open_clip)

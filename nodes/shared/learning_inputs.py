@@ -1,4 +1,4 @@
-"""Inputs and outputs that both learning nodes have."""
+"""Inputs and outputs of the learning nodes."""
 
 from comfy_api.latest import io
 
