@@ -1,23 +1,28 @@
 """Losses of learning: the noise prediction error of Eq. 5, plain or guided, and Visii's CLIP direction."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional
 
 from ..devices import to_device
 from ..diffusion.guidance import dual_guidance, needed_branches
-from ..diffusion.schedule import add_noise
+from ..diffusion.schedule import TRAIN_TIMESTEPS, add_noise
 from ..editing.denoiser import Denoiser
 from ..encoders.clip import ClipModel, image_features
 from ..errors import PairError
 from ..instruction.injection import Injection
 from ..pairs.pairs import EditPairs
 from .settings import LearningSettings
+
+_HELD_OUT_SAMPLES = 40
+# Latent pixels of one model call, so that 512 px fit into 12 GB.
+_PIXELS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,36 @@ def noise_errors(
     if settings.weighting == "snr":
         error = error * snr_weights(denoiser.alphas_cumprod)[timesteps]
     return error
+
+
+@torch.no_grad()
+def held_out_error(
+    denoiser: Denoiser,
+    latents: PairLatents,
+    pair: int,
+    contexts: tuple[Tensor, Tensor],
+    injection: Injection | None,
+    settings: LearningSettings,
+) -> float:
+    """The mean loss of one pair, over evenly spread timesteps. Each pair always has the same noise, so that
+    errors of several states of learning can be compared.
+
+    Args:
+        denoiser: the frozen model.
+        latents: pairs.
+        pair: which of them; one that is not learned from shows how well the edit transfers.
+        contexts: text states of the init text and of "", [L, D] each.
+        injection: what is learned so far.
+        settings: objective, scales and weighting.
+    """
+    generator = Generator().manual_seed(pair)
+    shape = latents.after[pair].shape
+    timesteps = torch.linspace(0, TRAIN_TIMESTEPS - 1, _HELD_OUT_SAMPLES).long().tolist()
+    drawn = [(pair, timestep, torch.randn(shape, generator=generator)) for timestep in timesteps]
+    rows = max(_PIXELS_AT_ONCE // math.prod(shape[-2:]), 1)
+    (samples,) = collect(latents, drawn, denoiser.device)
+    errors = [noise_errors(denoiser, chunk, *contexts, injection, settings) for chunk in samples.chunks(rows)]
+    return torch.cat(errors).mean().item()
 
 
 @torch.no_grad()

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save
-from torch import Generator, Tensor
+from torch import Tensor
 
-from ...diffusion.schedule import TRAIN_TIMESTEPS
 from ...editing.diffusers_denoiser import DiffusersDenoiser
 from ...errors import EvaluationError
-from ...learning.objective import PairLatents, collect, noise_errors
+from ...learning.objective import PairLatents, collect, held_out_error, noise_errors
 from ...learning.segment_streams import SegmentStream
 from ...learning.settings import LearningSettings
 
@@ -31,7 +30,6 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 RATES = (3e-3, 1e-2, 2e-2)
 """Learning rates to choose from; a LoRA at 0.03 diverged on the pocket editor."""
 
-_HELD_OUT_SAMPLES = 40
 # Latent pixels of one model call while learning, so that a step at 512 px fits into 12 GB.
 _PIXELS_AT_ONCE = 4096
 
@@ -144,20 +142,11 @@ def _backward(
     return total / len(drawn)
 
 
-@torch.no_grad()
-def held_out_error(task: LoraTask, pair: int) -> float:
-    """Error of the noise prediction on one pair, over evenly spread timesteps with noise of their own."""
-    generator = Generator().manual_seed(pair)
-    timesteps = torch.linspace(0, TRAIN_TIMESTEPS - 1, _HELD_OUT_SAMPLES).long().tolist()
-    shape = task.latents.after[pair].shape
-    drawn = [(pair, timestep, torch.randn(shape, generator=generator)) for timestep in timesteps]
+def error_on(task: LoraTask, pair: int) -> float:
+    """``held_out_error`` of the model as it is, by Eq. 5 as printed."""
     settings = replace(task.settings, objective="plain")
-    errors = [
-        noise_errors(task.denoiser, chunk, task.context, task.context, None, settings)
-        for samples in collect(task.latents, drawn, task.denoiser.device)
-        for chunk in samples.chunks(max(_PIXELS_AT_ONCE // math.prod(shape[-2:]), 1))
-    ]
-    return torch.cat(errors).mean().item()
+    contexts = task.context, task.context
+    return held_out_error(task.denoiser, task.latents, pair, contexts, None, settings)
 
 
 def choose_rate(task: LoraTask, rank: int, rates: Sequence[float] = RATES) -> tuple[float, dict[str, float]]:
@@ -174,7 +163,7 @@ def choose_rate(task: LoraTask, rank: int, rates: Sequence[float] = RATES) -> tu
     for rate in rates:
         with lora_layers(task.denoiser.unet, rank, task.settings.seed) as parameters:
             loss = learn_lora(task.without_pair(held_out).at_rate(rate), parameters)
-            error = math.inf if loss is None else held_out_error(task, held_out)
+            error = math.inf if loss is None else error_on(task, held_out)
         if math.isfinite(error):
             errors[rate] = error
     if not errors:

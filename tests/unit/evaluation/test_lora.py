@@ -21,7 +21,7 @@ from instructbrush.core.evaluation.by_example.lora import (
     RATES,
     LoraTask,
     choose_rate,
-    held_out_error,
+    error_on,
     learn_lora,
     lora_layers,
     round_to_half,
@@ -58,14 +58,14 @@ def test_leaves_the_model_bit_for_bit_as_it_was(task: LoraTask) -> None:
     unet = task.denoiser.unet
     weights = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
     modules, attributes = list(map(id, unet.modules())), set(vars(unet))
-    before = held_out_error(task, 0)
+    before = error_on(task, 0)
     with lora_layers(unet, 4, 0) as parameters:
-        assert held_out_error(task, 0) == before, "B is zero, so a new LoRA has no effect"
+        assert error_on(task, 0) == before, "B is zero, so a new LoRA has no effect"
         learn_lora(task.at_rate(0.01), parameters)
-        assert held_out_error(task, 0) != before
+        assert error_on(task, 0) != before
     with pytest.raises(ZeroDivisionError), lora_layers(unet, 4, 0):
         raise ZeroDivisionError
-    assert held_out_error(task, 0) == before
+    assert error_on(task, 0) == before
     assert list(map(id, unet.modules())) == modules and set(vars(unet)) == attributes
     assert list(unet.state_dict()) == list(weights)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in unet.state_dict().items())

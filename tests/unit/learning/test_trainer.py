@@ -12,7 +12,13 @@ from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.errors import LearningError
 from instructbrush.core.instruction.injection import inject
 from instructbrush.core.learning.checkpoint import load_checkpoint, save_checkpoint
-from instructbrush.core.learning.objective import PairLatents, collect, noise_errors, snr_weights
+from instructbrush.core.learning.objective import (
+    PairLatents,
+    collect,
+    held_out_error,
+    noise_errors,
+    snr_weights,
+)
 from instructbrush.core.learning.request import InitText, LearningRequest
 from instructbrush.core.learning.segment_streams import SegmentStream
 from instructbrush.core.learning.settings import PAPER, POCKET, POCKET_TEXT, LearningSettings
@@ -312,3 +318,35 @@ def test_names_invalid_settings_and_runs(
 def test_shortens_the_loss_curve() -> None:
     assert loss_curve([1.0, 3.0], 1) == [2.0]
     assert len(loss_curve(list(map(float, range(1234))))) <= 100 and loss_curve([]) == []
+
+
+def test_the_error_of_a_held_out_pair_falls_and_can_be_compared(
+    editor: DiffusersEditor, latents: PairLatents
+) -> None:
+    # The held-out pair equals the one that is learned, so its error must fall.
+    learned_pair = PairLatents(latents.before[:1], latents.after[:1])
+    trainer = make_trainer(editor, learned_pair, replace(SMALL, steps=30))
+    contexts = trainer.context, trainer.null_context
+
+    def error(pairs: PairLatents, pair: int) -> float:
+        with torch.no_grad():
+            injection = trainer.injection()
+        return held_out_error(editor.denoiser, pairs, pair, contexts, injection, trainer.settings)
+
+    before = error(latents, 0)
+    assert error(latents, 0) == before
+    trainer.run()
+    assert error(latents, 0) < before * 0.98
+
+    # By hand: the loss of every sample, one at a time.
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        injection = trainer.injection()
+        losses = [
+            noise_errors(editor.denoiser, samples, *contexts, injection, trainer.settings).item()
+            for timestep in torch.linspace(0, 999, 40).long().tolist()
+            for samples in collect(
+                latents, [(2, timestep, torch.randn(4, 8, 8, generator=generator))], torch.device("cpu")
+            )
+        ]
+    assert error(latents, 2) == pytest.approx(sum(losses) / len(losses), rel=1e-5)
