@@ -1,25 +1,29 @@
 """Compares learning settings on PocketBench's development set: each variant against the preset.
 
     .venv/bin/python tools/benchmarks/pocket_settings.py [--steps N] [--jobs 2]
-        [--effects NAME ...] [--variants NAME ...]
+        [--effects NAME ...] [--variants NAME ...] [--publish]
 
-The presets were chosen with this tool. A stopped run resumes. The tool prints a table and writes it to
-output/pocket_settings/table.md.
+The presets were chosen with this tool. A stopped run resumes. ``--publish`` writes the variants that are
+named to docs/results/pocket_settings.json. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
-from statistics import mean, stdev
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
 
 from instructbrush.core.errors import InstructBrushError
 from instructbrush.core.evaluation.by_example.results import EffectFolder, Outcome
 from instructbrush.core.evaluation.by_example.run import EffectRunSettings
+from instructbrush.core.evaluation.reports.figures import interval, plain_figures
 from instructbrush.core.evaluation.runner import run
 from instructbrush.core.evaluation.workers import Workers
 from instructbrush.tools.benchmarks.pocket_bench import OUT, STEPS, PocketEffect
+from instructbrush.tools.benchmarks.published import command_line, publish
 from instructbrush.tools.get_backbone import get_backbone
 from instructbrush.tools.pocket.world.held_out_effects import DEVELOPMENT
 
@@ -41,21 +45,46 @@ VARIANTS = {
     "visii_guided": ("visii", "text.objective=guided"),
     "visii_rate_double": ("visii", "text.learning_rate=0.16", "text.final_learning_rate=0.016"),
     "visii_tokens_8": ("visii", "text.tokens=8"),
+    "adapter_no_rows": ("adapter", "adapter.tokens=0"),
+    "adapter_no_bypass": ("adapter", "adapter.bypass=0"),
+    "adapter_rank_4_alone": ("adapter", "adapter.tokens=0", "adapter.bypass=0", "adapter.rank=4"),
+    "adapter_one_rate": ("adapter", "adapter.adapter_rate=0.01", "adapter.up_ratio=1"),
+    "adapter_rate_double": ("adapter", "adapter.adapter_rate=0.008"),
+    "adapter_no_strata": ("adapter", "adapter.strata=1"),
+    "adapter_segments": (
+        "adapter",
+        "adapter.segments=5",
+        "adapter.batch=1",
+        "adapter.strata=1",
+        "adapter.parametrisation=shared",
+    ),
+    "adapter_no_snr_weights": ("adapter", "adapter.weighting=none"),
 }
-BASES = {"preset": ("instructbrush",), "visii_preset": ("visii",)}
+BASES = {"preset": ("instructbrush",), "visii_preset": ("visii",), "adapter_preset": ("adapter",)}
+COLUMNS = {"psnr": 2, "global_psnr": 2, "local_psnr": 2, "gain": 2, "lpips": 4, "seconds": 0}
+"""Figure -> decimals."""
 
 
-def _row(name: str, mine: Sequence[Outcome], base: Sequence[Outcome]) -> str:
-    """Formats the means of a variant and its gain over the preset, averaged over the effects."""
-    gains = [mean(one.psnr) - mean(other.psnr) for one, other in zip(mine, base, strict=True)]
-    spread = stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
-    parts = [[outcome for outcome in mine if outcome.scope == scope] for scope in ("global", "local")]
-    psnr = [f"{mean(mean(outcome.psnr) for outcome in part):.2f}" if part else "" for part in (mine, *parts)]
-    lpips = mean(mean(outcome.lpips or (0.0,)) for outcome in mine)
-    seconds = mean(outcome.seconds for outcome in mine)
-    return (
-        f"| {name} | {' | '.join(psnr)} | {mean(gains):+.2f} ± {spread:.2f} | {lpips:.4f} | {seconds:.0f} |"
-    )
+def _figures(mine: Sequence[Outcome], base: Sequence[Outcome]) -> dict[str, Any]:
+    """The means of a variant, and its gain over the preset with a 95 % interval over the effects."""
+    psnr = [mean(outcome.psnr) for outcome in mine]
+    gain = interval([own - mean(other.psnr) for own, other in zip(psnr, base, strict=True)])
+    means = {"psnr": mean(psnr), "lpips": mean(mean(outcome.lpips or (0.0,)) for outcome in mine)}
+    for scope in ("global", "local"):
+        part = [own for own, outcome in zip(psnr, mine, strict=True) if outcome.scope == scope]
+        if part:
+            means[f"{scope}_psnr"] = mean(part)
+    return {
+        **{name: round(value, 4) for name, value in means.items()},
+        **plain_figures({"gain": gain}, 4),
+        "seconds": round(mean(outcome.learning_seconds or 0.0 for outcome in mine), 1),
+        "effects": len(mine),
+    }
+
+
+def _line(name: str, figures: Mapping[str, Any]) -> str:
+    cells = [f"{figures.get(column, float('nan')):.{digits}f}" for column, digits in COLUMNS.items()]
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,13 +96,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--effects", nargs="+", default=list(DEVELOPMENT))
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--publish", action="store_true", help="write docs/results/pocket_settings.json")
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = parser.parse_args(arguments)
     sources = [PocketEffect(name) for name in options.effects]
-    rows = [
-        "| variant | PSNR | global | local | against the preset | LPIPS | s |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    print("\n".join(rows), flush=True)
+    print(f"| variant | {' | '.join(COLUMNS)} |", flush=True)
+    print("|---" * (len(COLUMNS) + 1) + "|", flush=True)
+    rows: dict[str, dict[str, Any]] = {}
     bases: dict[str, list[Outcome]] = {}
     chosen = {name: VARIANTS[name] for name in options.variants}
     needed = {
@@ -96,12 +125,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 data="PocketBench",
                 workers=Workers(options.jobs),
             )
-            rows.append(_row(name, outcomes, bases.setdefault(method, outcomes)))
-            print(rows[-1], flush=True)
+            rows[name] = _figures(outcomes, bases.setdefault(method, outcomes))
+            print(_line(name, rows[name]), flush=True)
+        if options.publish:
+            command = command_line("tools/benchmarks/pocket_settings.py", arguments, ("--jobs", "--publish"))
+            changes = {name: list(entry) for name, entry in {**needed, **chosen}.items()}
+            about = {"steps": options.steps, "effects": options.effects, "variants": changes}
+            publish("pocket_settings", "Learning settings", command, rows, about)
     except InstructBrushError as error:
         print(f"pocket_settings: {error}", file=sys.stderr)
         return 1
-    (FOLDER / "table.md").write_text("\n".join(rows) + "\n")
+    print(json.dumps({"methods": rows}))
     return 0
 
 
