@@ -52,11 +52,15 @@ class InjectedCall(Protocol):
         Args:
             layer: name of the self- or cross-attention layer.
             place: one of its projections, or its bypass.
-            inputs: what was projected, [B, n, in]; for a bypass the queries' input.
+            inputs: what was projected, [B, n, in]; for a bypass the queries' input. Other patches may cut
+                every image into T tiles, [B T, n / T, in], the tiles of an image one after another.
             outputs: its projection, [B, n, out]; for a bypass the layer's output. Changed in place.
 
         Returns:
             ``outputs``.
+
+        Raises:
+            InstructionError: the inputs are no tiles of the call's images.
         """
         ...
 
@@ -157,6 +161,7 @@ class _UniformCall:
         strength = None if injection.replaces_conditioning else injection.strength_at(timesteps)
         states: list[Tensor] = []
         factors: list[Tensor | None] = []
+        self._count = len(timesteps)
         self._added: list[tuple[InjectedInstruction, dict[tuple[str, ...], Tensor]]] = []
         self._adapters: list[tuple[dict[tuple[str, ...], Tensor], Tensor | None]] = []
         for part in injection.parts:
@@ -205,16 +210,22 @@ class _UniformCall:
     def adapt(self, layer: str, place: Place, inputs: Tensor, outputs: Tensor) -> Tensor:
         """Adds every part's residual in place."""
         name = f"{layer}.{place}"
+        tiles = _tiles(inputs, self._count)
         for tensors, factor in self._adapters:
             down = tensors.get((f"{name}.down",))
             if down is not None:
-                outputs.add_(residual(place, inputs, down, tensors[f"{name}.up",], factor))
+                up = tensors[f"{name}.up",]
+                if factor is not None:
+                    factor = _for_tiles(factor, tiles)
+                added = residual(place, inputs, _for_tiles(down, tiles), _for_tiles(up, tiles), factor)
+                outputs.add_(added)
         return outputs
 
 
 class _GroupedCall:
     def __init__(self, injections: Sequence[Injection | None], context: Tensor, timesteps: Tensor) -> None:
         count = len(injections)
+        self._count = len(context)
         size = len(context) // count
         states: list[Tensor] = []
         self._calls: list[tuple[slice, _UniformCall]] = []
@@ -239,8 +250,10 @@ class _GroupedCall:
         return any(call.adapts for _, call in self._calls)
 
     def adapt(self, layer: str, place: Place, inputs: Tensor, outputs: Tensor) -> Tensor:
+        tiles = _tiles(inputs, self._count)
         for samples, call in self._calls:
-            call.adapt(layer, place, inputs[samples], outputs[samples])
+            of_tiles = slice(samples.start * tiles, samples.stop * tiles)
+            call.adapt(layer, place, inputs[of_tiles], outputs[of_tiles])
         return outputs
 
 
@@ -325,6 +338,23 @@ def _segment_factors(
 
 def _times(rows: Tensor, factor: Tensor | None) -> Tensor:
     return rows if factor is None else factor * rows
+
+
+def _tiles(inputs: Tensor, count: int) -> int:
+    """The number of tiles that every one of ``count`` images is cut into."""
+    tiles, rest = divmod(len(inputs), count)
+    if rest or not tiles:
+        raise InstructionError(
+            f"Instruction: its adapter got {len(inputs)} rows in an attention layer of a call with {count} "
+            "images. Another patch of the model regroups them; remove that patch, or apply an instruction "
+            "without an adapter."
+        )
+    return tiles
+
+
+def _for_tiles(tensor: Tensor, tiles: int) -> Tensor:
+    """Repeats values of every image for its tiles."""
+    return tensor if tiles == 1 or len(tensor) == 1 else tensor.repeat_interleave(tiles, dim=0)
 
 
 def _of_one_length(states: Sequence[Tensor]) -> list[Tensor]:

@@ -1,5 +1,7 @@
 """Instructions together with LoRA, ControlNet and other attention patches."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -259,9 +261,24 @@ def test_dual_guider_with_lora_controlnet_and_instruction(comfy, addons):
     assert differ(run(instruction(comfy)), run(None))
 
 
-@pytest.mark.parametrize("name", ["TomePatchModel", "HypernetworkLike"])
-def test_adapters_act_beside_patches_of_what_is_projected(comfy, name):
-    """Token merging changes the number of tokens that are projected, and changes the output back."""
+def halve_context(patcher):
+    """Patches like a hypernetwork's: they change what is projected, and the output."""
+    patcher.set_model_attn1_patch(lambda n, context, value, options: (n, 0.5 * context, value))
+    patcher.set_model_attn2_output_patch(lambda n, options: 0.5 * n)
+
+
+MODEL_PATCHES = {
+    "TomePatchModel": {"ratio": 0.5},
+    "HyperTile": {"tile_size": 32, "swap_size": 1, "max_depth": 3, "scale_depth": False},
+    "PerturbedAttentionGuidance": {"scale": 3.0},
+    "SelfAttentionGuidance": {"scale": 0.5, "blur_sigma": 2.0},
+    "halve_context": {},
+}
+
+
+@pytest.mark.parametrize("name", MODEL_PATCHES)
+def test_adapters_act_beside_other_patches_of_the_model(comfy, name):
+    """Token merging and tiles change what is projected, the guidances replace self-attention."""
     learned = instruction(comfy, space="adapter")
 
     def sample(apply_learned, patch_last=False):
@@ -271,12 +288,11 @@ def test_adapters_act_beside_patches_of_what_is_projected(comfy, name):
         model = parts.model
 
         def patch(link):
-            if name == "TomePatchModel":
-                return graph.node(name, model=link, ratio=0.5).out(0)
+            if name != "halve_context":
+                return graph.node(name, model=link, **MODEL_PATCHES[name]).out(0)
             (patcher,) = comfy.values(graph, link)
             patcher = patcher.clone()
-            patcher.set_model_attn1_patch(lambda n, context, value, options: (n, 0.5 * context, value))
-            patcher.set_model_attn2_output_patch(lambda n, options: 0.5 * n)
+            halve_context(patcher)
             return comfy.give(graph, patcher)
 
         if not patch_last:
@@ -289,6 +305,44 @@ def test_adapters_act_beside_patches_of_what_is_projected(comfy, name):
 
     both = sample(True)
     assert torch.isfinite(both).all() and differ(both, sample(False))
-    # Token merging draws at random, so only the other patch can be compared.
-    if name != "TomePatchModel":
-        assert close(sample(True, patch_last=True), both)
+    assert close(sample(True, patch_last=True), both)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_adapters_leave_other_rows_alone_when_images_are_cut_into_tiles(comfy, strength):
+    """HyperTile makes several rows of one image."""
+    learned = instruction(comfy, space="adapter")
+    # Residuals of every segment, so that images have residuals of their own.
+    segments = {name: tensor.repeat(5, 1, 1) for name, tensor in learned.adapter.items()}
+    learned = replace(learned, adapter=segments)
+
+    def first_call(count, learned=learned, cfg=2.0):
+        graph = comfy.graph()
+        parts = Parts(graph)
+        images = comfy.give(graph, make_image(0, count))
+        positive, negative, latent = conditioned(graph, parts, images)
+        model = graph.node("HyperTile", model=parts.model, **MODEL_PATCHES["HyperTile"]).out(0)
+        if learned is not None:
+            model, positive = applied(graph, comfy, model, positive, learned, strength=strength)
+        (patcher,) = comfy.values(graph, model)
+        patcher = patcher.clone()
+        seen = {}
+
+        def record(apply_model, inputs):
+            output = apply_model(inputs["input"], inputs["timestep"], **inputs["c"])
+            for kind, rows in zip(
+                inputs["cond_or_uncond"], output.chunk(len(inputs["cond_or_uncond"])), strict=True
+            ):
+                seen.setdefault(kind, rows.clone())
+            return output
+
+        patcher.set_model_unet_function_wrapper(record)
+        model = comfy.give(graph, patcher)
+        comfy.values(graph, sampled(graph, model, positive, negative, latent, steps=1, cfg=cfg))
+        return seen
+
+    marked, unmarked = 0, 1
+    both = first_call(2)
+    assert torch.equal(both[unmarked], first_call(2, learned=None)[unmarked])
+    assert differ(both[marked], first_call(2, learned=None)[marked])
+    assert close(first_call(2, cfg=1.0)[marked], both[marked])
