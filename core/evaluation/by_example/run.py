@@ -38,7 +38,7 @@ class EffectRunSettings:
     seeds: int = 1
     """Every method learns and edits with each of the seeds 0 .. seeds - 1."""
     steps: int | None = None
-    """Learning steps; None uses those of the model's presets."""
+    """Learning steps of every method; None uses those of the presets."""
     sampling: SamplingSettings = SamplingSettings()
     """How edits are sampled. Methods set the seed."""
     model: str | None = None
@@ -66,6 +66,9 @@ class EffectRunSettings:
     """The seeds before it are left to other runs."""
     stored: tuple[StoredImages, ...] = ()
     """Images made elsewhere; their names are methods, too."""
+    own_steps: int | None = None
+    """The benchmark's own learning steps where ``steps`` is None. Methods with the paper's settings keep the
+    paper's."""
 
     def __post_init__(self) -> None:
         known = {*METHODS, *(images.name for images in self.stored)}
@@ -74,7 +77,12 @@ class EffectRunSettings:
             raise EvaluationError(
                 f"Method '{unknown or ''}' does not exist. Choose from {', '.join(METHODS)}."
             )
-        counts = {"seeds": self.seeds, "sampling_steps": self.sampling.steps, "steps": self.steps}
+        counts = {
+            "seeds": self.seeds,
+            "sampling_steps": self.sampling.steps,
+            "steps": self.steps,
+            "own_steps": self.own_steps,
+        }
         for name, count in counts.items():
             if count is not None and count < 1:
                 raise EvaluationError(f"Benchmark: {name} is {count}; it must be at least 1.")
@@ -165,6 +173,14 @@ def _models(settings: EffectRunSettings) -> tuple[BenchmarkModels, Perceptual | 
     changes = read_changes(settings.changes)
     phrases = PhraseSettings(eta=settings.eta, lists=settings.lists)
     models = BenchmarkModels(
-        editor, clip, settings.steps, settings.sampling, cache, changes, phrases, settings.find_scales
+        editor,
+        clip,
+        settings.steps,
+        settings.sampling,
+        cache,
+        changes,
+        phrases,
+        settings.find_scales,
+        settings.own_steps,
     )
     return models, perceptual

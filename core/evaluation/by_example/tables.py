@@ -83,6 +83,8 @@ class Table:
 
 
 _PARTS = ("global", "local", "all")
+# The paper's "Ours" stands beside InstructBrush with any settings.
+_PUBLISHED_AS = dict.fromkeys(("instructbrush_paper", "instructbrush_paper_guided"), "instructbrush")
 _ABLATIONS = (("no_attention", "w/o Attn"), ("no_time", "w/o Time"), ("no_init", "w/o Init"))
 
 
@@ -158,7 +160,8 @@ def table_rows(table: Table, outcomes: Sequence[Outcome], benchmark: str) -> lis
         figures = method_figures(outcomes, method, part, table.metrics)
         if figures is None:
             continue
-        published = table.published.get((part, method), (math.nan,) * len(table.metrics))
+        figure_of = part, _PUBLISHED_AS.get(method, method)
+        published = table.published.get(figure_of, (math.nan,) * len(table.metrics))
         rows.append(
             [
                 part_name(benchmark, part) if part != last_part else "",

@@ -1,6 +1,7 @@
 """Gains over InstructBrush and costs, compared with worked examples."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,13 @@ def test_publishes_only_rows_with_every_effect(
         return published.publish(*given, folder=pocket_bench.REPOSITORY / tmp_path)  # type: ignore[arg-type]
 
     kept = [outcome(name, "words", 20.0) for name in TEST]
-    monkeypatch.setattr(pocket_bench, "run_and_report", lambda *given, **more: kept)
+    seen: list[tuple[int | None, int]] = []
+
+    def run_and_report(options: Namespace, *given: object, own_steps: int, **more: object) -> list[Outcome]:
+        seen.append((options.steps, own_steps))
+        return kept
+
+    monkeypatch.setattr(pocket_bench, "run_and_report", run_and_report)
     monkeypatch.setattr(pocket_bench, "publish", publish)
     monkeypatch.setattr(pocket_bench, "REPOSITORY", tmp_path)
     options = ["--lpips", "x", "--seeds", "2", "--out", str(tmp_path), "--publish"]
@@ -79,6 +86,7 @@ def test_publishes_only_rows_with_every_effect(
     content = json.loads((tmp_path / "pocket_bench.json").read_text())
     assert content["command"] == "tools/benchmarks/pocket_bench.py --seeds 2"
     assert content["methods"]["words"]["psnr"] == 20.0 and content["methods"]["words"]["effects"] == 25
+    assert content["about"]["steps"] == 250 and seen == [(None, 250)]
     kept.append(outcome("ramp", "visii", 22.0))
     assert (
         main(options) == 1 and "visii cannot be published without all 25 effects" in capsys.readouterr().err

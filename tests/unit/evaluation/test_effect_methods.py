@@ -122,6 +122,19 @@ def test_paper_rows_ignore_the_presets_of_the_model(
     assert seen[2][0] == replace(plain, text_scale=2.0) and seen[2][2].text_scale == 2.0
 
 
+def test_paper_methods_keep_their_steps_unless_others_are_given(effect_editor: EffectEditor) -> None:
+    def steps(name: str, models: BenchmarkModels) -> int:
+        return next(iter(METHODS[name].recipe(models).values()))["steps"]
+
+    pocket_bench = replace(effect_editor.models, steps=None, own_steps=250)
+    given = replace(pocket_bench, steps=40)
+    for name in ("instructbrush_paper", "instructbrush_paper_guided"):
+        assert (steps(name, pocket_bench), steps(name, given)) == (1000, 40)
+    for name in ("instructbrush", "visii", "adapter", "no_time", "lora_r4", "visii_1"):
+        assert (steps(name, pocket_bench), steps(name, given)) == (250, 40)
+        assert METHODS[name].recipe(pocket_bench) == METHODS[name].recipe(replace(given, steps=250))
+
+
 def test_fixed_noise_learns_and_edits_with_the_noise_of_the_seed(effect_editor: EffectEditor) -> None:
     sampling = SamplingSettings(2, fixed_noise=True)
     models = replace(effect_editor.models, sampling=sampling)

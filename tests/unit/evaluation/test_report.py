@@ -135,6 +135,15 @@ def test_tables_have_the_layout_of_the_paper() -> None:
     )
 
 
+def test_methods_with_the_papers_settings_stand_beside_its_figures() -> None:
+    both = ("instructbrush_paper", "instructbrush_paper_guided")
+    outcomes = [outcome("a", "global", name, (25.0,)) for name in both]
+    lines = text_tables(outcomes, "TOP-Bench").splitlines()
+    for line, title in zip(lines[3:5], ("Ours (paper)", "Ours (guided)"), strict=True):
+        assert f"{title} 25.00" in " ".join(line.split())
+        assert line.split("|")[1].split() == "18.66 0.5842 0.2526 0.2798".split()
+
+
 def test_tables_say_that_lpips_was_not_measured() -> None:
     silent = [outcome("a", "global", "words", (10.0,), lpips=None)]
     text = text_tables(silent, "TOP-Bench")

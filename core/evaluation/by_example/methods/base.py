@@ -78,7 +78,7 @@ class BenchmarkModels:
     editor: DiffusersEditor
     clip: ClipModel
     steps: int | None = None
-    """Learning steps; None uses those of the model's presets."""
+    """Learning steps of every method; None uses those of the presets."""
     sampling: SamplingSettings = SamplingSettings()
     """How edits are sampled; the seed is set for each edit."""
     cache: Path | None = None
@@ -89,6 +89,9 @@ class BenchmarkModels:
     """How unique phrases are found."""
     find_scales: bool = True
     """Whether methods that learn find the scales of their edits on the training pairs."""
+    own_steps: int | None = None
+    """The benchmark's own learning steps where ``steps`` is None. Methods with the paper's settings keep the
+    paper's."""
 
     @property
     def text_scale(self) -> float:
@@ -106,7 +109,7 @@ class BenchmarkModels:
         preset = preset_for(self.editor.description.family.name, space)
         settings = replace(
             preset,
-            steps=self.steps or preset.steps,
+            steps=self.steps or self.own_steps or preset.steps,
             text_scale=self.text_scale,
             image_scale=self.sampling.image_scale_for(self.editor.description.family),
             seed=seed,
@@ -115,10 +118,10 @@ class BenchmarkModels:
         return settings.changed(**self.changes.get(space, {}))
 
     def paper_settings(self, name: str, seed: int) -> LearningSettings:
-        """Returns a preset of the paper whatever the model, with the steps and seed of the run.
+        """Returns a preset of the paper whatever the model, with the seed of the run.
 
-        The guidance scales are the paper's, too, for learning and for edits. Only an s_T that the run was
-        given explicitly replaces its 7.5.
+        The steps and guidance scales are the paper's, too. Only ``steps`` and an s_T that the run was given
+        explicitly replace its 1000 and 7.5.
         """
         preset = PRESETS["attention"][name]
         text_scale = preset.text_scale if self.sampling.text_scale is None else self.sampling.text_scale

@@ -73,6 +73,9 @@ def read_magicbrush(
         remarks.append("CLIP-T was not measured: there are no local descriptions (--captions).")
     elif captioned < len(turns):
         remarks.append(f"CLIP-T leaves out {len(turns) - captioned} turns without a local description.")
+    split = _split_of(home or root, split)
+    if split in ("train", "dev"):
+        remarks.append(f"The published figures are of the test split; these are of {split}.")
     return ItemSet(tuple(items), tuple(remarks))
 
 
@@ -215,6 +218,13 @@ class _SessionReader:
         if self._strict:
             raise error
         self._unusable.setdefault(session, error)
+
+
+def _split_of(place: Path, split: str) -> str:
+    """The split that was read. ``split`` only chooses among the .parquet files of a folder."""
+    if place.is_file():
+        return re.split(r"[-.]", place.name)[0]
+    return place.resolve().name if (place / "images").is_dir() else split
 
 
 def _read_sessions(home: Path) -> dict[str, list[Any]]:

@@ -50,7 +50,8 @@ def test_all_layouts_give_the_same_sessions(tmp_path: Path, layout: str) -> None
         ("2047", "1 turn"),
         ("30", "2 turns"),
     ]
-    assert found.remarks == ("3 sessions with 6 turns.",)
+    of_dev = ("The published figures are of the test split; these are of dev.",) * (layout == "parquet")
+    assert found.remarks == ("3 sessions with 6 turns.", *of_dev)
     for source in found.items:
         assert pickle.loads(pickle.dumps(source)) == source  # noqa: S301 - our own bytes
         item = source.load()
@@ -83,6 +84,7 @@ def test_sorts_rows_and_accepts_missing_masks(tmp_path: Path) -> None:
     assert found.remarks == (
         "3 sessions with 6 turns.",
         "CLIP-T was not measured: there are no local descriptions (--captions).",
+        "The published figures are of the test split; these are of dev.",
     )
 
 
