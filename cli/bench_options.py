@@ -197,7 +197,12 @@ def add_run_options(
         help="find s_T and s_I of methods that learn on their training pairs (default: yes, unless "
         "--text-scale or --image-scale is given; methods with the papers' settings never do)",
     )
-    parser.add_argument("--steps", type=int, help="learning steps (default: the preset's)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="learning steps of every method (default: those of the presets; PocketBench: 250, but the "
+        "paper's 1000 for instructbrush_paper and instructbrush_paper_guided)",
+    )
     parser.add_argument(
         "--set",
         nargs="+",

@@ -105,8 +105,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--file-precision",
         choices=("fp16", "fp32"),
         default="fp16",
-        help="precision of the instruction file. fp16: half the size, and edits differ by less than .01 dB "
-        "(default)",
+        help="precision of the instruction file. fp16 (default): half the size. On two effects of the pocket "
+        "editor the edits differed by less than .001 dB (no raw file)",
     )
     parser.add_argument(
         "--overwrite",

@@ -106,8 +106,8 @@ def build_parser() -> argparse.ArgumentParser:
     bench_parser = command(
         "bench",
         bench.bench,
-        "Compare methods on TOP-Bench, MagicBrush, Emu Edit Test or reasoning: learn from pairs, edit, "
-        "measure.",
+        "Compare methods on TOP-Bench, Clean-InstructPix2Pix, PPR10K, MagicBrush, Emu Edit Test or "
+        "reasoning instructions.",
     )
     add_model_options(bench_parser, seed=False)
     bench_options.add_options(bench_parser)
