@@ -10,6 +10,7 @@ from ..core.evaluation.by_instruction.methods import ITEM_METHODS
 from ..core.evaluation.preference.voting import VOTES
 from .bench_pairs import CLEAN_IP2P, PAIR_BENCHMARKS, PPR10K, TOP_BENCH, add_pair_options
 from .init_text import add_phrase_options
+from .options import Several
 
 OUT_FOLDERS = {
     TOP_BENCH: "output/bench",
@@ -158,7 +159,7 @@ def add_run_options(
     """Adds the options that every benchmark has, also PocketBench in tools/."""
     parser.add_argument(
         "--methods",
-        nargs="+",
+        action=Several,
         choices=methods,
         default=list(DEFAULT_METHODS),
         metavar="METHOD",
@@ -177,7 +178,11 @@ def add_run_options(
         help="leave the seeds before N to other runs into the same folder (default 0)",
     )
     parser.add_argument(
-        "--single-seed", nargs="+", default=[], metavar="METHOD", help="methods that run with seed 0 only"
+        "--single-seed",
+        action=Several,
+        default=[],
+        metavar="METHOD",
+        help="methods that run with seed 0 only",
     )
     parser.add_argument(
         "--seconds",
@@ -205,7 +210,7 @@ def add_run_options(
     )
     parser.add_argument(
         "--set",
-        nargs="+",
+        action=Several,
         default=[],
         metavar="SPACE.NAME=VALUE",
         help="learning settings that differ from the preset's, such as attention.objective=guided. A new "
@@ -226,7 +231,7 @@ def add_run_options(
     )
     parser.add_argument(
         "--stored",
-        nargs="+",
+        action=Several,
         default=[],
         metavar="NAME=FOLDER",
         help="images that another program made of the test images become the row NAME; they are "
@@ -236,7 +241,10 @@ def add_run_options(
     parser.add_argument("--text-scale", type=float, help="s_T (default 7.5, pocket editor 2)")
     parser.add_argument("--image-scale", type=float, help="s_I (default 1.5)")
     parser.add_argument(
-        "--effects", nargs="+", metavar="EFFECT", help="run only these effects (or items of other benchmarks)"
+        "--effects",
+        action=Several,
+        metavar="EFFECT",
+        help="run only these effects (or items of other benchmarks)",
     )
     parser.add_argument(
         "--strict",

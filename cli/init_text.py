@@ -13,7 +13,7 @@ from ..core.learning.init_text.captions import caption_images
 from ..core.learning.init_text.phrases import PhraseSettings, unique_phrases
 from ..core.learning.init_text.vocabulary import LISTS, lists_for, missing_lists
 from ..core.pairs.pairs import EditPairs
-from .options import finite_float, utf8_text
+from .options import Several, finite_float, utf8_text
 from .terminal import say
 
 _WORDS, _PHRASES, _CAPTION = "words", "phrases", "caption"
@@ -54,7 +54,7 @@ def add_phrase_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--lists",
-        nargs="+",
+        action=Several,
         choices=LISTS,
         metavar="LIST",
         help=f"word lists of unique phrases: {', '.join(LISTS)} (default: pocket for the pocket CLIP, else "

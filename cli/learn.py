@@ -27,7 +27,7 @@ from ..core.storage.files import check_writable, write_elsewhere
 from ..core.storage.names import resolve_inside
 from . import init_text
 from .interrupts import deferred_interrupts
-from .options import add_model_options, load_chosen_editor, positive_int
+from .options import Several, add_model_options, load_chosen_editor, positive_int
 from .terminal import say
 
 _SUFFIX = ".safetensors"
@@ -61,7 +61,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=int)
     parser.add_argument(
-        "--learning-rate", type=float, help="rate of the first step; the last one's follows in proportion"
+        "--learning-rate",
+        type=float,
+        help="rate of the first step; the last one's follows in proportion. In the adapter space it is the "
+        "rate of the rows, and --set adapter_rate=RATE is that of the rest",
     )
     parser.add_argument("--final-learning-rate", type=float, help="rate of the last step")
     parser.add_argument("--objective", choices=("plain", "guided"))
@@ -73,7 +76,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--set",
-        nargs="+",
+        action=Several,
         default=[],
         metavar="NAME=VALUE",
         help="any other setting of learning, such as weight_decay=0.01, clip_norm=1, include_bos=true or "
@@ -159,7 +162,12 @@ def _settings(options: argparse.Namespace, editor: DiffusersEditor) -> LearningS
         value = getattr(options, name)
         if value is not None:
             changes[name] = value
-    return replace(settings.changed(**changes), seed=options.seed)
+    settings = replace(settings.changed(**changes), seed=options.seed)
+    if settings.space == "adapter" and not settings.tokens and options.learning_rate is not None:
+        raise LearningError(
+            "--learning-rate is the rate of the rows, and tokens=0 leaves none. Use --set adapter_rate=RATE."
+        )
+    return settings
 
 
 def _request(

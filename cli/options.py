@@ -2,6 +2,8 @@
 
 import argparse
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -12,6 +14,25 @@ from ..core.editing.settings import SamplingSettings
 from ..core.errors import InstructionError, LearningError
 
 _PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Several(argparse.Action):
+    """Takes one value or more, and takes further ones when the option is repeated."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, nargs: Any = "+", **named: Any) -> None:
+        super().__init__(option_strings, dest, nargs=nargs, **named)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        given = getattr(namespace, self.dest)
+        # The first values replace the default.
+        before = [] if given is self.default else given
+        setattr(namespace, self.dest, [*before, *values])
 
 
 def add_model_options(parser: argparse.ArgumentParser, seed: bool = True) -> None:

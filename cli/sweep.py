@@ -12,7 +12,7 @@ from ..core.instruction.injection import inject
 from ..core.storage.files import check_writable
 from ..core.storage.image_files import read_image, save_image
 from .edit import add_common_options, apply_loaded, find_images
-from .options import load_chosen_editor, positive_int
+from .options import Several, load_chosen_editor, positive_int
 from .terminal import say
 
 # Name of a setting, which is its option of ``apply`` -> its name on the sheet, and the default values.
@@ -40,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--values",
-        nargs="+",
+        action=Several,
         metavar="VALUE",
         help="its values, or ranges such as 1000:0:-200; a range that begins with a minus follows an equals "
         "sign: --values=-1:1:0.5 (default for end: 1000:0:-200)",

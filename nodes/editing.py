@@ -243,8 +243,10 @@ class EditGuiderNode(Node):
             _warn_of_misfits(instruction, model)
             injection = inject(instruction, strength)
             model, full = _apply(injection, model, full)
-            # The scales were found with empty words in the middle branch.
-            if avoid is None and not injection.is_identity:
+            # The scales were found with empty words in the middle branch, and without words beside the
+            # instruction, which need the guidance that the model is used with.
+            alone = injection.replaces_conditioning or not words.strip()
+            if avoid is None and alone and not injection.is_identity:
                 own = own_scales(instruction)
         text_scale, image_scale = scales_for(description.family, text_scale, image_scale, own)
         middle = none

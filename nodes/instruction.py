@@ -182,8 +182,8 @@ def _remark(instruction: Instruction, weight: float) -> str:
         f"from '{info.init_text}'" if info.init_text else "",
         f"{info.pairs} pairs",
         f"{info.steps} steps",
-        f"{info.segments} segments x {info.tokens} rows",
-        "text space" if info.space == "text" else "",
+        f"{info.segments} segments x {info.tokens} rows" if info.tokens else "",
+        "" if info.space == "attention" else f"{info.space} space",
     ]
     remark = f"{info.family}: {', '.join(part for part in parts if part)}"
     return remark if weight == 1 else f"{weight:g} x {instruction.title}, {remark}"

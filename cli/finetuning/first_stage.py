@@ -20,6 +20,7 @@ from ...core.finetuning.reasoning.pair_states import PairStates
 from ...core.finetuning.settings import FineTuningSettings
 from ...core.finetuning.trainer import FineTuning
 from ...core.reasoning.connector import Connector
+from ..options import Several
 from .options import RunFolder, check_probability
 from .run import train_first_stage
 
@@ -46,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--first-stage-data",
-        nargs="+",
+        action=Several,
         metavar="DIR",
         help="pairs with both kinds of instruction for the first stage (default: --data)",
     )

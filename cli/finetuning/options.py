@@ -8,7 +8,7 @@ from pathlib import Path
 from ...core.errors import LearningError
 from ...core.finetuning.settings import FineTuningSettings
 from ...core.storage.files import check_writable
-from ..options import seed_number
+from ..options import Several, seed_number
 from .model import FROZEN_PARTS
 
 PRECISIONS = ("no", "fp16", "bf16")
@@ -49,7 +49,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         required=True,
-        nargs="+",
+        action=Several,
         metavar="DIR",
         help="UltraEdit's .parquet files, or folders with pairs.json",
     )
@@ -72,7 +72,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--freeze",
         choices=FROZEN_PARTS,
-        nargs="+",
+        action=Several,
         default=[],
         help="parts of the UNet that are not trained; with keys-values, learned instructions keep working",
     )

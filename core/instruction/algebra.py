@@ -296,6 +296,10 @@ def _composed_info(a: Instruction, b: Instruction) -> InstructionInfo:
     same_model = a.info.fingerprint == b.info.fingerprint
     models = dict.fromkeys(each.info.model_title for each in (a, b) if each.info.model_title)
     settings = {name: value for name, value in a.info.settings.items() if b.info.settings.get(name) == value}
+    # The adapters lie side by side.
+    for name in ("rank", "bypass"):
+        if isinstance(settings.get(name), int):
+            settings[name] *= 2
     # Both instructions' rows share one softmax, so scales found for each alone hold only if they agree.
     same_scales = (a.info.text_scale, a.info.image_scale) == (b.info.text_scale, b.info.image_scale)
     return replace(

@@ -19,6 +19,7 @@ from ..storage.files import write_tensors
 from ..storage.safetensors_header import TensorEntry
 from .file_header import (
     INFO_KEY,
+    MAX_FILE_BYTES,
     MAX_PARTS,
     MAX_TENSORS,
     VERSION_KEY,
@@ -29,6 +30,8 @@ from .file_header import (
 )
 from .instruction import Blend, Instruction, InstructionInfo, WeightedInstruction, parts_of
 
+# Rounding to fp16 loses about .0003 of a tensor, unless its values are too small or too large.
+_MOST_LOST = 1e-3
 _MAX_THUMBNAIL_CHARACTERS = 8 * 2**20
 _MAX_THUMBNAIL_PIXELS = 4 * 2**20
 
@@ -51,14 +54,14 @@ def save_instruction(
         thumbnail: shown by tools that show thumbnails of models.
         extra: further header entries such as the ``workflow`` and ``prompt`` that made it; dropping the file
             on ComfyUI's canvas then opens the graph.
-        half: write fp16, which halves the file. Tensors that fp16 cannot hold stay fp32.
+        half: write fp16, which halves the file. Tensors that lose more than .001 of their norm stay fp32.
 
     Returns:
         The path written.
 
     Raises:
         InstructionError: the name does not end in ``.safetensors``, the file exists and ``overwrite`` is
-            false, or there are too many parts for one file.
+            false, or there is too much for one file.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -75,13 +78,22 @@ def save_instruction(
         for name, tensor in part.instruction.learned().items():
             tensors[prefix + name] = tensor
         tensors[f"{prefix}context"] = part.instruction.context
-    if len(parts) > MAX_PARTS or len(tensors) > MAX_TENSORS - 1:
+    if len(parts) > MAX_PARTS:
         raise InstructionError(
             f"Save instruction: a blend of {len(parts)} instructions is too large for one file. Blend at "
             f"most {MAX_PARTS}."
         )
+    copies = {name: _copy(tensor, half) for name, tensor in tensors.items()}
+    size = sum(copy.nbytes for copy in copies.values())
+    # So that every file that is written can be read.
+    if len(copies) > MAX_TENSORS or size > MAX_FILE_BYTES:
+        raise InstructionError(
+            f"Save instruction: {len(copies)} tensors of {size / 2**20:.0f} MB are too large for one file, "
+            f"which holds at most {MAX_TENSORS} tensors of {MAX_FILE_BYTES / 2**20:.0f} MB. Blend fewer "
+            "instructions, save in fp16, or learn with fewer rows or a lower rank."
+        )
     metadata = {**(extra or {}), **_metadata(instruction, version, path.stem, thumbnail)}
-    write_tensors({name: _copy(tensor, half) for name, tensor in tensors.items()}, path, metadata)
+    write_tensors(copies, path, metadata)
     return path
 
 
@@ -161,7 +173,9 @@ def _copy(tensor: Tensor, half: bool) -> Tensor:
     copy = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
     if half:
         halved = copy.half()
-        if halved.isfinite().all():
+        # Infinite where a value is too large for fp16.
+        lost = (halved.float() - copy).norm()
+        if lost <= _MOST_LOST * copy.norm():
             return halved
     return copy
 

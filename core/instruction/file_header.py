@@ -16,10 +16,11 @@ from .instruction import InstructionInfo
 FORMAT_VERSION = 3
 VERSION_KEY = "instructbrush.version"
 INFO_KEY = "instructbrush.info"
-MAX_TENSORS = 4096
 MAX_PARTS = 16
+# An adapter of SDXL with keys and values has 1,401.
+MAX_TENSORS = MAX_PARTS * 1500
+MAX_FILE_BYTES = 2**30
 _MAX_HEADER_BYTES = 64 * 2**20
-_MAX_FILE_BYTES = 2**30
 _MAX_TEXT_CHARACTERS = 100_000
 _MAX_LOSSES = 10_000
 _MAX_SETTINGS = 1000
@@ -73,7 +74,7 @@ def checked_header(path: Path) -> TensorHeader:
     what = f"Instruction file '{path.name}'"
     header = read_tensor_header(path, what, InstructionError, _MAX_HEADER_BYTES)
     size = max((entry.end for entry in header.tensors.values()), default=0)
-    if size > _MAX_FILE_BYTES or len(header.tensors) > MAX_TENSORS:
+    if size > MAX_FILE_BYTES or len(header.tensors) > MAX_TENSORS:
         raise InstructionError(
             f"{what} is not an instruction: it holds {len(header.tensors)} tensors of {size / 2**20:.0f} MB, "
             "too many for one. Choose a file that Save Instruction wrote."

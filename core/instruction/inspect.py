@@ -42,7 +42,7 @@ class Norms:
     layers: tuple[str, ...]
     """Names of layers, or ``"text states"`` for an instruction in text space without a model."""
     keys: Tensor
-    """[j, layers]; of the text states, or of an adapter's residuals, if ``values`` is None."""
+    """[j, layers]; of the text states, or of an adapter, if ``values`` is None."""
     values: Tensor | None
     """[j, layers]"""
     relative: bool
@@ -68,15 +68,15 @@ def norms(instruction: Instruction, project: Projection | None = None) -> Norms:
     ``|gamma - gamma_0| / |gamma_0|`` (Frobenius norms over rows and channels). ``gamma_0`` of keys and values
     needs the model that the instruction was learned on. Without it, the result is the root mean square of the
     norms of the rows of ``gamma``. In text space ``gamma_0`` is known without a model; with one, the
-    keys and values of the text states are measured. An adapter without learned rows has, for every layer, the
-    Frobenius norm of its residuals ``D^T U``, whatever the model.
+    keys and values of the text states are measured. An adapter without learned rows has the norms of
+    ``adapter_norms``, whatever the model.
 
     Args:
         instruction: a single one; see ``parts_of`` for blends.
         project: of a model that the instruction fits.
     """
     if not instruction.info.tokens:
-        return _residual_norms(instruction)
+        return adapter_norms(instruction)
     init = instruction.context[instruction.start : instruction.start + instruction.info.tokens]
     if project is None:
         if instruction.rows is not None:
@@ -88,6 +88,26 @@ def norms(instruction: Instruction, project: Projection | None = None) -> Norms:
     keys = [_relative_change(pair[0], init_pairs[site][0].cpu()) for site, pair in learned.items()]
     values = [_relative_change(pair[1], init_pairs[site][1].cpu()) for site, pair in learned.items()]
     return Norms(tuple(learned), torch.stack(keys, dim=1), torch.stack(values, dim=1), True)
+
+
+def adapter_norms(instruction: Instruction) -> Norms:
+    """Norms of an adapter in every segment and attention layer: the Frobenius norm of ``D^T U`` of all
+    residuals and of the bypass.
+
+    Args:
+        instruction: a single one in adapter space.
+    """
+    squares: dict[str, Tensor] = {}
+    for name, down in instruction.adapter.items():
+        stem, _, side = name.rpartition(".")
+        if side == "down":
+            # |D^T U|^2 is the sum of the elementwise product of the Gram matrices.
+            up = instruction.adapter[f"{stem}.up"]
+            square = ((down @ down.mT) * (up @ up.mT)).sum(dim=(1, 2)).expand(instruction.info.segments)
+            layer = stem.rpartition(".")[0]
+            squares[layer] = squares.get(layer, torch.zeros(())) + square
+    layers = tuple(sorted(squares))
+    return Norms(layers, torch.stack([squares[layer] for layer in layers], dim=1).sqrt(), None, False)
 
 
 def nearest_words(
@@ -153,13 +173,15 @@ def nearest_words(
 def facts(info: InstructionInfo, weight: float = 1.0) -> dict[str, str]:
     """Returns the facts of a header, name -> text."""
     kind = "text states" if info.space == "text" else "keys and values"
-    adapter = ", and an adapter" if info.space == "adapter" else ""
+    learned = [f"{info.segments} segments x {info.tokens} tokens of {kind}"] if info.tokens else []
+    if info.space == "adapter":
+        learned.append(_adapter_text(info))
     found = {
         "title": info.title,
         "weight": f"{weight:g}",
         "model": f"{info.model_title} ({info.family}, {info.fingerprint[:12]})",
         "init text": repr(info.init_text),
-        "rows": f"{info.segments} segments x {info.tokens} tokens of {kind}{adapter}",
+        "rows": ", and ".join(learned),
         "learned": f"{info.steps} steps from {info.pairs} pairs, {info.created}",
         "final loss": "unknown" if info.final_loss is None else f"{info.final_loss:.5f}",
         "settings": ", ".join(f"{name}={value}" for name, value in info.settings.items()),
@@ -168,6 +190,11 @@ def facts(info: InstructionInfo, weight: float = 1.0) -> dict[str, str]:
     if weight == 1:
         del found["weight"]
     return found
+
+
+def _adapter_text(info: InstructionInfo) -> str:
+    ranks = [f"{name} {info.settings[name]}" for name in ("rank", "bypass") if info.settings.get(name)]
+    return f"an adapter ({', '.join(ranks)})" if ranks else "an adapter"
 
 
 def _guidance(info: InstructionInfo) -> str:
@@ -216,20 +243,6 @@ def _keys_and_values(instruction: Instruction, project: Projection) -> dict[str,
     }
 
 
-def _residual_norms(instruction: Instruction) -> Norms:
-    squares: dict[str, Tensor] = {}
-    for name, down in instruction.adapter.items():
-        stem, _, side = name.rpartition(".")
-        if side == "down":
-            # |D^T U|^2 is the sum of the elementwise product of the Gram matrices.
-            up = instruction.adapter[f"{stem}.up"]
-            square = ((down @ down.mT) * (up @ up.mT)).sum(dim=(1, 2)).expand(instruction.info.segments)
-            layer = stem.rpartition(".")[0]
-            squares[layer] = squares.get(layer, torch.zeros(())) + square
-    layers = tuple(sorted(squares))
-    return Norms(layers, torch.stack([squares[layer] for layer in layers], dim=1).sqrt(), None, False)
-
-
 def _row_norms(tensors: Mapping[str, Tensor]) -> Tensor:
     """Root mean square of the rows' norms, [j, layers]."""
     return torch.stack([tensor.norm(dim=2).square().mean(dim=1).sqrt() for tensor in tensors.values()], dim=1)
@@ -250,6 +263,8 @@ def _part_report(
 ) -> str:
     lines = [f"{name}: {text}" for name, text in facts(instruction.info, weight).items() if text]
     lines += _norm_lines(instruction, project)
+    if instruction.adapter and instruction.info.tokens:
+        lines += _adapter_lines(instruction)
     if (
         words is not None
         and instruction.info.tokens
@@ -261,12 +276,29 @@ def _part_report(
     return "\n".join(lines)
 
 
+def _adapter_lines(instruction: Instruction) -> list[str]:
+    """The layers where an adapter beside learned rows acts most."""
+    found = adapter_norms(instruction)
+    means = found.keys.mean(dim=0)
+    most = means.topk(min(3, len(found.layers))).indices.tolist()
+    kinds = {"attn1": "self", "attn2": "cross"}
+    layers = []
+    for index in most:
+        layer = found.layers[index]
+        kind = kinds[layer.rpartition(".")[2]]
+        layers.append(f"{short_layer_name(layer)} {kind} ({found.format(means[index])})")
+    return [
+        f"norm of the adapter, mean of {len(found.layers)} attention layers: {found.format(means.mean())}",
+        f"largest: {'; '.join(layers)}",
+    ]
+
+
 def _norm_lines(instruction: Instruction, project: Projection | None) -> list[str]:
     found = norms(instruction, project)
     if found.relative:
         title = "learned change, as a share of the init text's own norm"
     else:
-        title = "norm of a learned row" if instruction.info.tokens else "norm of a layer's residuals"
+        title = "norm of a learned row" if instruction.info.tokens else "norm of a layer's adapter"
     lines = [f"{title}:" if found.values is None else f"{title}, mean of {len(found.layers)} layers:"]
     segments = instruction.info.segments
     for segment in range(segments):

@@ -101,10 +101,9 @@ class Instruction:
                 of the same width, so they also act in other families.
         """
         model.require_sites()
-        if self.info.space == "text":
-            self._check_text_width(model)
-        else:
+        if self.info.space != "text":
             self._check_sites(model)
+        self._check_text_width(model)
         if self.info.fingerprint == model.fingerprint:
             return []
         learned_on = self.info.model_title or "another model of this family"
@@ -178,7 +177,7 @@ class Instruction:
             )
         widths = {site.name: site.width for site in model.sites}
         expected = {**widths, **adapter_widths(model.sites)}
-        for name, tensor in (*self.keys.items(), *self.adapter.items()):
+        for name, tensor in (*self.keys.items(), *self.values.items(), *self.adapter.items()):
             if expected.get(name) != tensor.shape[2]:
                 raise InstructionError(
                     f"Instruction: layer {name} is {tensor.shape[2]} wide, the model has "

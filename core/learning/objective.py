@@ -20,6 +20,8 @@ from ..instruction.injection import Injection
 from ..pairs.pairs import EditPairs
 from .settings import LearningSettings
 
+# A little below Stable Diffusion's at the last timestep.
+_LEAST_SNR = 0.0045
 _HELD_OUT_SAMPLES = 40
 # Latent pixels of one model call, so that 512 px fit into 12 GB.
 _PIXELS_AT_ONCE = 4096
@@ -137,10 +139,12 @@ def snr_weights(alphas_cumprod: Tensor) -> Tensor:
 
     The first factor is Min-SNR's for noise prediction (Hang et al. 2023, gamma 5): it lowers the weight of
     steps with little noise, where the input is copied. The second is ours: it raises the weight where noise
-    is high, because errors there show as a drift of colors. The papers weigh all timesteps equally.
+    is high, because errors there show as a drift of colors. The papers weigh all timesteps equally. No
+    timestep counts more than the last one of Stable Diffusion's schedule, because schedules that end without
+    any signal would have all of the weight there.
     """
     snr = alphas_cumprod / (1 - alphas_cumprod)
-    weights = snr.clamp(max=5) / snr * (1 + 1 / snr).sqrt()
+    weights = snr.clamp(max=5) / snr * (1 + 1 / snr.clamp(min=_LEAST_SNR)).sqrt()
     return weights / weights.mean()
 
 

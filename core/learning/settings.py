@@ -1,6 +1,5 @@
 """Settings of a learning run, and presets with measured or published values."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
@@ -8,6 +7,7 @@ from typing import Any, Literal
 from ..diffusion.schedule import SEEDS
 from ..errors import LearningError
 from ..models.families import POCKET as POCKET_FAMILY
+from ..storage.json_text import parse_json
 
 _CHOICES = {
     "space": ("attention", "text", "adapter"),
@@ -122,6 +122,16 @@ class LearningSettings:
                 raise LearningError(
                     f"Learning settings: {name} is {getattr(self, name)}; it must lie between 0 and 1000000."
                 )
+        for name in ("text_scale", "image_scale"):
+            if not 0 <= getattr(self, name) <= 1000:
+                raise LearningError(
+                    f"Learning settings: {name} is {getattr(self, name)}; it must lie between 0 and 1000."
+                )
+        if self.clip_norm is not None and not 0 < self.clip_norm <= 1e6:
+            raise LearningError(
+                f"Learning settings: clip_norm is {self.clip_norm}; it must be above 0 and at most 1000000, "
+                "or null for none."
+            )
         if not 0 < self.up_ratio <= 1000:
             raise LearningError(
                 f"Learning settings: up_ratio is {self.up_ratio}; it must be above 0 and at most 1000."
@@ -182,6 +192,14 @@ class LearningSettings:
             factor = changes.get("learning_rate", self.learning_rate) / self.learning_rate
             changes["final_learning_rate"] = self.final_learning_rate * factor
         return replace(self, **changes)
+
+    @property
+    def acting_rates(self) -> str:
+        """The learning rates that act, for messages."""
+        if self.space != "adapter":
+            return str(self.learning_rate)
+        rows = f"learning_rate {self.learning_rate}, " if self.tokens else ""
+        return f"{rows}adapter_rate {self.adapter_rate}"
 
     def rate_at(self, step: int) -> float:
         """Learning rate of step 0 .. steps-1, of all but residuals."""
@@ -337,15 +355,21 @@ def read_changes_of(space: str, texts: Sequence[str]) -> Mapping[str, Any]:
     return changes
 
 
-def _names() -> list[str]:
-    """The settings that a text can change. Space and seed have options of their own."""
-    return [field.name for field in fields(LearningSettings) if field.name not in ("space", "seed")]
+def _names(space: str = "adapter") -> list[str]:
+    """The settings of a space that a text can change. Space and seed have options of their own."""
+    without = ("space", "seed") if space == "adapter" else ("space", "seed", *_OF_ADAPTERS)
+    return [field.name for field in fields(LearningSettings) if field.name not in without]
 
 
 def _value_of(space: str, name: str, written: str) -> Any:
+    if name not in _names(space):
+        raise LearningError(
+            f"Learning settings: {name} is a setting of the adapter space, and the {space} space is chosen. "
+            "Leave it out, or choose the adapter space."
+        )
     try:
-        value = json.loads(written)
-    except json.JSONDecodeError:
+        value = parse_json(written)
+    except ValueError:
         value = written
     types = _types_of(name)
     if type(value) not in types and not (value is None and name in ("tokens", "clip_norm")):

@@ -235,7 +235,7 @@ class Trainer:
             )
             raise WorthlessError(
                 f"Learning: the loss was not finite at step {first + 1}. Nothing is kept: lower the "
-                f"learning rate ({self.settings.learning_rate})."
+                f"learning rate ({self.settings.acting_rates})."
             )
         initial = self.space.initial()
         if all(
@@ -245,7 +245,7 @@ class Trainer:
         ):
             raise WorthlessError(
                 f"Learning: nothing changed in {self.steps_done} steps. Raise the learning rate "
-                f"({self.settings.learning_rate}) or the steps."
+                f"({self.settings.acting_rates}) or the steps."
             )
 
     def _info(self, title: str) -> InstructionInfo:

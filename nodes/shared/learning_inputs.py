@@ -161,7 +161,7 @@ def final_learning_rate() -> io.Input:
         step=0.0001,
         round=0.000001,
         tooltip="The learning rate falls to this value by the last step. 0 follows learning_rate in the "
-        "proportion of the model's preset: a tenth for the pocket editor, the same rate for other models.",
+        "proportion that it has in the model's preset.",
         advanced=True,
     )
 

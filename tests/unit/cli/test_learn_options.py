@@ -71,6 +71,19 @@ def test_takes_the_papers_other_reading_and_single_settings(learn: Learn) -> Non
     assert (settings["weight_decay"], settings["include_bos"], settings["weighting"]) == (0.01, True, "none")
 
 
+def test_a_repeated_option_adds_to_the_first(learn: Learn) -> None:
+    settings = learn("--set", "weight_decay=0.5", "include_bos=true", "--set", "clip_norm=2").settings
+    assert (settings["weight_decay"], settings["include_bos"], settings["clip_norm"]) == (0.5, True, 2)
+
+
+def test_refuses_a_rate_that_would_not_act(learn: Learn, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = ["--space", "adapter", "--learning-rate", 1e-3]
+    assert learn(*adapter).settings["learning_rate"] == 1e-3
+    with pytest.raises(AssertionError):
+        learn(*adapter, "--set", "tokens=0")
+    assert "tokens=0 leaves none. Use --set adapter_rate=RATE" in capsys.readouterr().err
+
+
 def test_refuses_a_preset_of_another_space(pair_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--pairs", str(pair_folder), "--out", "x.safetensors", "--space", "text"]
     assert main(["learn", *options, "--preset", "paper_guided"]) == 1

@@ -87,11 +87,25 @@ def test_reads_settings_of_one_space() -> None:
         ("tokens=many", r"attention.tokens is 'many'; it must be of type int"),
         ("weight_decay=2", r"weight_decay is 2; it must lie between 0 and 1"),
         ("weighting=min", r"weighting is 'min'; it must be one of snr, none"),
+        ("clip_norm=Infinity", r"attention.clip_norm is 'Infinity'; it must be of type float"),
+        ("clip_norm=1e999", r"attention.clip_norm is '1e999'; it must be of type float"),
+        ("clip_norm=0", r"clip_norm is 0; it must be above 0"),
+        ("clip_norm=-1", r"clip_norm is -1; it must be above 0"),
+        ("text_scale=NaN", r"attention.text_scale is 'NaN'; it must be of type float"),
+        ("image_scale=-1", r"image_scale is -1; it must lie between 0 and 1000"),
+        ("rank=8", r"rank is a setting of the adapter space, and the attention space is chosen"),
     ],
 )
 def test_refuses_texts_that_are_no_settings(text: str, message: str) -> None:
     with pytest.raises(LearningError, match=message):
         read_changes_of("attention", [text])
+
+
+def test_settings_of_adapters_belong_to_their_space() -> None:
+    assert read_changes_of("adapter", ["rank=8"]) == {"rank": 8}
+    assert read_changes(["adapter.rank=8"])["adapter"] == {"rank": 8}
+    with pytest.raises(LearningError, match="bypass is a setting of the adapter space, and the text space"):
+        read_changes(["text.bypass=8"])
 
 
 @pytest.mark.parametrize("read", [read_changes, lambda texts: read_changes_of("attention", texts)])
