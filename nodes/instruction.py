@@ -70,8 +70,7 @@ class SaveInstruction(Node):
                     options=["fp16", "fp32"],
                     default="fp16",
                     optional=True,
-                    tooltip="fp16: half the size, and the same edits: they differ by less than .01 dB. fp32: "
-                    "exactly what was learned.",
+                    tooltip="fp16: half the size, and nearly the same edits. fp32: exactly what was learned.",
                     advanced=True,
                 ),
             ],
