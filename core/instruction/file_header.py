@@ -17,8 +17,8 @@ FORMAT_VERSION = 3
 VERSION_KEY = "instructbrush.version"
 INFO_KEY = "instructbrush.info"
 MAX_PARTS = 16
-# An adapter of SDXL with keys and values has 1,401.
-MAX_TENSORS = MAX_PARTS * 1500
+# An adapter at every place of SDXL, with keys and values, has 1,541.
+MAX_TENSORS = MAX_PARTS * 1600
 MAX_FILE_BYTES = 2**30
 _MAX_HEADER_BYTES = 64 * 2**20
 _MAX_TEXT_CHARACTERS = 100_000

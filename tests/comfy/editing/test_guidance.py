@@ -43,14 +43,17 @@ def counted(guider, **options):
     return predicted(guider, X, 5.0), sum(rows)
 
 
-def test_automatic_scales_are_the_instructions_own(comfy):
-    found = guider_of(comfy, instruction=with_scales(comfy), **AUTO)
+@pytest.mark.parametrize("changes", [{}, {"strength": 0.5, "words": ""}])
+def test_automatic_scales_are_the_instructions_own(comfy, changes):
+    found = guider_of(comfy, instruction=with_scales(comfy), **AUTO, **changes)
     assert (found.text_scale, found.image_scale) == (1.0, 1.2)
 
 
-@pytest.mark.parametrize("changes", [{}, {"strength": 0.0}, {"avoid": True}, {"plain": True}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"strength": 0.0}, {"strength": 0.5}, {"avoid": True}, {"plain": True}]
+)
 def test_automatic_scales_are_else_the_models_default(comfy, changes):
-    """Also at strength 0, where words edit as without an instruction, and with an instruction to avoid, which
+    """Also below strength 1, where words edit beside the instruction, and with an instruction to avoid, which
     the middle branch needs."""
     inputs = {**AUTO, **changes}
     if inputs.pop("plain", False):

@@ -28,6 +28,7 @@ from instructbrush.core.learning.init_text.captions import CaptionSettings, capt
 from instructbrush.core.learning.init_text.phrases import unique_phrases
 from instructbrush.core.learning.request import LearningRequest
 from instructbrush.core.learning.settings import PAPER, PAPER_GUIDED, LearningSettings
+from instructbrush.core.models.families import SD15
 from instructbrush.core.pairs.pairs import EditPairs, make_pairs
 from instructbrush.tools.benchmarks.pocket_bench import PocketEffect
 
@@ -99,7 +100,7 @@ def test_init_text_comes_from_the_training_pairs(tmp_path: Path) -> None:
     )
 
 
-def test_paper_rows_ignore_the_presets_of_the_model(
+def test_paper_methods_ignore_the_presets_of_the_model(
     effect_editor: EffectEditor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[LearningSettings, str, SamplingSettings]] = []
@@ -120,6 +121,18 @@ def test_paper_rows_ignore_the_presets_of_the_model(
     assert seen[:2] == [(each, "turn it into snow", paper_scales) for each in (plain, guided)]
     # An explicit s_T is the only one that replaces the paper's.
     assert seen[2][0] == replace(plain, text_scale=2.0) and seen[2][2].text_scale == 2.0
+
+
+@pytest.mark.parametrize("objective", ["plain", "guided"])
+def test_on_a_full_size_model_instructbrush_has_the_papers_settings(
+    effect_editor: EffectEditor, objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = replace(effect_editor.models, steps=None, changes={"attention": {"objective": objective}})
+    description = models.editor.description
+    monkeypatch.setattr(models.editor, "description", replace(description, family=SD15))
+    preset = "paper" if objective == "plain" else "paper_guided"
+    assert models.settings("attention", 0) == models.paper_settings(preset, 0)
+    assert (models.text_scale, models.sampling.image_scale_for(SD15)) == (7.5, 1.5)
 
 
 def test_paper_methods_keep_their_steps_unless_others_are_given(effect_editor: EffectEditor) -> None:

@@ -3,7 +3,9 @@
 import csv
 import json
 import math
+from html import unescape
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import torch
@@ -154,9 +156,9 @@ def test_tables_say_that_lpips_was_not_measured() -> None:
 
 
 class Still:
-    """An effect of plain images."""
+    """An effect of plain images, with a name that means something else in an address and in HTML."""
 
-    name = "sea painting"
+    name = "sea 50% #1? <&amp;"
     scope = "global"
     words = "paint <b> & 'it'"
 
@@ -172,7 +174,7 @@ def test_report_has_figures_and_images(tmp_path: Path) -> None:
     folder.begin({"data": "test"})
     outcomes = [
         Outcome(
-            "sea painting",
+            Still.name,
             "global",
             m,
             0,
@@ -196,7 +198,8 @@ def test_report_has_figures_and_images(tmp_path: Path) -> None:
         and "Table 1: Quantitative results" in text
     )
     for part in text.split('src="')[1:]:
-        assert (page.parent / part.split('"')[0]).is_file()
+        # As a browser finds the file: an address is without what follows "#" and "?".
+        assert (page.parent / unquote(urlsplit(unescape(part.split('"')[0])).path)).is_file()
     assert text.count("<img") == 20 + 10 + 2 * 5
     content = json.loads((folder.path / "results.json").read_text())
     assert (

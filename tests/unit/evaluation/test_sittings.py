@@ -1,5 +1,6 @@
 """Runs on effects in several sittings: time limits, numbers of seeds, and changed settings of one method."""
 
+import contextlib
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -88,6 +89,13 @@ def test_same_command_continues_after_its_time(tmp_path: Path) -> None:
         execute(tmp_path, words, workers=Workers(seconds=1e-2))
     assert list(EffectFolder(tmp_path).finished()) == [("words", "hue_75", 0)]
     assert len(execute(tmp_path, words, workers=Workers(seconds=600))) == 4
+
+
+def test_processes_make_progress_within_less_time_than_they_need_to_start(tmp_path: Path) -> None:
+    words = replace(TINY, methods=("words",), seeds=2)
+    with contextlib.suppress(UnfinishedError):
+        execute(tmp_path, words, workers=Workers(2, seconds=0.5))
+    assert EffectFolder(tmp_path).finished()
 
 
 def test_methods_may_have_different_numbers_of_seeds(tmp_path: Path) -> None:

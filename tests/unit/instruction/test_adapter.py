@@ -12,11 +12,13 @@ from torch.nn.functional import gelu
 from instructbrush.core.editing.diffusers_denoiser import DiffusersDenoiser
 from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.errors import InstructionError
+from instructbrush.core.instruction import file as file_module
 from instructbrush.core.instruction.adapter import adapter_widths, residual
 from instructbrush.core.instruction.algebra import add, blend, compose, with_segments
 from instructbrush.core.instruction.file import load_instruction, save_instruction
+from instructbrush.core.instruction.file_header import MAX_TENSORS
 from instructbrush.core.instruction.injection import GroupedInjection, inject
-from instructbrush.core.instruction.inspect import nearest_words, norms, report
+from instructbrush.core.instruction.inspect import facts, nearest_words, norms, report
 from instructbrush.core.instruction.instruction import Blend, Instruction, InstructionInfo
 
 SEGMENTS = 5
@@ -211,6 +213,65 @@ def test_reports_describe_adapters(editor: DiffusersEditor) -> None:
         if name.startswith(f"{layer}.") and name.endswith(".down")
     )
     torch.testing.assert_close(found.keys[0, 0], expected.sqrt())
-    assert "norm of a layer's residuals" in report(learned)
+    assert "norm of a layer's adapter" in report(learned)
     with pytest.raises(InstructionError, match="adapter without learned rows"):
         nearest_words(learned, {"warm": torch.zeros(128)})
+
+
+def test_reports_show_the_adapter_beside_learned_rows(editor: DiffusersEditor) -> None:
+    learned = adapter_of(editor, tokens=3)
+    # One layer far above the others.
+    name = "mid_block.attentions.0.transformer_blocks.0.attn1.q.up"
+    strong = {**learned.adapter, name: 1000 * learned.adapter[name]}
+    info = replace(learned.info, settings={"rank": 2, "bypass": 4})
+    text = report(replace(learned, adapter=strong, info=info))
+    assert "5 segments x 3 tokens of keys and values, and an adapter (rank 2, bypass 4)" in text
+    assert "norm of a learned row" in text and "norm of the adapter, mean of" in text
+    assert "largest: mid 0.0 self (" in text
+    assert facts(adapter_of(editor).info)["rows"] == "an adapter"
+
+
+def test_a_composition_has_the_ranks_of_both(editor: DiffusersEditor) -> None:
+    parts = [adapter_of(editor, tokens=2), adapter_of(editor, tokens=2)]
+    parts = [replace(part, info=replace(part.info, settings={"rank": 2, "steps": 9})) for part in parts]
+    settings = compose(*parts).info.settings
+    assert (settings["rank"], settings["steps"]) == (4, 9)
+
+
+@pytest.mark.parametrize("kind", ["values", "context"])
+def test_widths_are_checked_before_an_instruction_acts(editor: DiffusersEditor, kind: str) -> None:
+    learned = adapter_of(editor, tokens=2)
+    if kind == "values":
+        wide = {site: tensor.repeat(1, 1, 2) for site, tensor in learned.values.items()}
+        learned = replace(learned, values=wide)
+    else:
+        learned = replace(learned, context=learned.context[:, :7])
+    with pytest.raises(InstructionError, match="wide"):
+        learned.check_fits(editor.description)
+
+
+def test_half_precision_keeps_what_it_would_lose(editor: DiffusersEditor, tmp_path: Path) -> None:
+    learned = adapter_of(editor)
+    tiny, huge, *_ = learned.adapter
+    adapter = {**learned.adapter, tiny: 1e-8 * learned.adapter[tiny], huge: 1e8 * learned.adapter[huge]}
+    loaded = load_instruction(
+        save_instruction(replace(learned, adapter=adapter), tmp_path / "a.safetensors", half=True)
+    )
+    assert isinstance(loaded, Instruction)
+    for name, tensor in adapter.items():
+        kept = torch.equal(loaded.adapter[name], tensor)
+        assert kept == (name in (tiny, huge)), name
+        assert (loaded.adapter[name] - tensor).norm() < 1e-3 * tensor.norm()
+
+
+def test_a_file_holds_sixteen_adapters_and_says_what_is_too_large(
+    editor: DiffusersEditor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = 16 * len(adapter_of(editor, tokens=2, bypass=True).learned())
+    # SDXL has 70 layers, the pocket editor's parts are counted.
+    assert tensors / 16 / len(editor.description.sites) * 70 * 16 < MAX_TENSORS
+    learned = adapter_of(editor)
+    monkeypatch.setattr(file_module, "MAX_FILE_BYTES", 1000)
+    with pytest.raises(InstructionError, match=r"of 0 MB are too large for one file.*save in fp16"):
+        save_instruction(learned, tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())

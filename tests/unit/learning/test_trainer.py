@@ -232,6 +232,18 @@ def test_losses_match_eq_5_by_hand(
     assert abs(float(snr_weights(editor.denoiser.alphas_cumprod).mean()) - 1) < 1e-5
 
 
+def test_schedules_without_signal_at_the_end_do_not_take_all_weight_there(editor: DiffusersEditor) -> None:
+    usual = editor.denoiser.alphas_cumprod
+    # Zero terminal SNR (Lin et al. 2024): square roots shifted and scaled to end at 0.
+    roots = usual.sqrt()
+    rescaled = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])).square().clamp_min(2.0**-24)
+    assert snr_weights(rescaled)[990:].sum() < 0.06 * 1000
+    # The usual schedule has its own weights up to the last timestep.
+    snr = usual / (1 - usual)
+    weights = snr.clamp(max=5) / snr * (1 + 1 / snr).sqrt()
+    torch.testing.assert_close(snr_weights(usual), weights / weights.mean())
+
+
 def test_trains_pairs_of_several_sizes_together(editor: DiffusersEditor) -> None:
     shapes = [(4, 8, 8), (4, 8, 16)]
     mixed = PairLatents([torch.randn(shape) for shape in shapes], [torch.randn(shape) for shape in shapes])

@@ -2,10 +2,13 @@
 
 import ast
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from instructbrush.cli.main import build_parser
 from instructbrush.tests.unit.package.test_layers import CORE_ORDER, relative_imports
 
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/*.md", "core/models/*/MODEL_CARD.md")
@@ -110,3 +113,24 @@ def test_links_in_documents_lead_to_files(repository):
                     missing.append(f"{document.relative_to(repository)}: {target}")
     assert seen > 20
     assert missing == []
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Yields the arguments of every whole command of the package in code blocks."""
+    for block in text.split("```")[1::2]:
+        lines = block.replace("\\\n", " ").splitlines()
+        variables = dict(re.findall(r'^(\w+)="(.*)"$', block, re.MULTILINE))
+        for line in lines:
+            match = re.match(r"(?:python|accelerate launch .*) -m instructbrush (.*)", line)
+            if match and "..." not in line and "|" not in line:
+                filled = re.sub(r"\$(\w+)", lambda found: variables[found[1]], match[1])
+                yield shlex.split(filled.replace(" N ", " 1 "), comments=True)
+
+
+def test_commands_in_documents_parse(repository):
+    parser, seen = build_parser(), set()
+    for document in documents(repository):
+        for arguments in commands(document.read_text(encoding="utf-8")):
+            parser.parse_args(arguments)
+            seen.add(arguments[0])
+    assert seen >= {"learn", "apply", "edit", "sweep", "inspect", "bench", "finetune", "train-region", "reason"}
