@@ -30,6 +30,14 @@ def one_line(text: str) -> str:
     return " ".join(printable(text).split())
 
 
+def single_spaced(text: str) -> list[str]:
+    """Returns the lines of a text as ``one_line`` does, without empty ones.
+
+    Patterns that begin with spaces take cubic time in long runs of spaces, so they need this.
+    """
+    return [line for line in map(one_line, text.splitlines()) if line]
+
+
 def without_thoughts(answer: str) -> tuple[str, bool]:
     """Returns an answer without its thoughts, and whether the last thought never ended."""
     parts: list[str] = []

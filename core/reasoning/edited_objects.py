@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import InstructionError
 from ..progress import Progress
-from .answers import json_values, one_line, without_thoughts
+from .answers import json_values, one_line, single_spaced, without_thoughts
 from .edit_words import is_whole, without_determiner
 from .explain import MOST_TOKENS, explain
 from .explain_edits import ListingModel
@@ -128,7 +128,7 @@ def parse_objects(answer: str) -> list[str]:
             else "it is empty"
         )
     if phrases is None:
-        text = _LEAD.sub("", " ".join(text.split()) if "\n" not in text else text, count=1)
+        text = _LEAD.sub("", "\n".join(single_spaced(text)), count=1)
         lines = [_MARK.sub("", line) for line in text.splitlines()]
         phrases = [part for line in lines for part in re.split(r"\s*[,;]\s*(?:and\s+)?|\s+and\s+", line)]
     found = dict.fromkeys(without_determiner(one_line(phrase).strip(_FRAME)) for phrase in phrases)

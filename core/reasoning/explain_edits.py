@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..errors import InstructionError
 from ..progress import Progress
-from .answers import one_line
+from .answers import one_line, single_spaced
 from .edit_lists import Edit, EditList, checked_edits, read_edits
 from .explain import MOST_TOKENS, AnsweringModel, Explanation, checked_wish, explain, unusable
 
@@ -57,7 +57,7 @@ def clauses(wish: str) -> list[str]:
 
     A plain "and" does not separate wishes.
     """
-    parts = [one_line(part).strip(" ,.") for part in _CLAUSE_ENDS.split(wish)]
+    parts = [one_line(part).strip(" ,.") for part in _CLAUSE_ENDS.split("\n".join(single_spaced(wish)))]
     return [part for part in parts if any(letter.isalnum() for letter in part)]
 
 

@@ -46,6 +46,12 @@ _REPLACE = re.compile(
 _SWAP = re.compile(r"(?:swap|exchange) (.+) and (.+)")
 _REMOVE = re.compile(r"(?:remove|delete|erase|hide|get rid of|take away|throw away|wipe away|cut out) (.+)")
 _PUT = re.compile(r"(add|insert|put|place|draw|paint|apply|create|generate) (.+?) (?:to|on|onto|over) (.+)")
+# "paint a flower on the wall" adds a flower, "paint the wall on the left" does not.
+_PAINT_NEW = re.compile(
+    r"paint (?:(?:an?|some|one|two|three|another|more) .+? (?:to|on|onto|over|in|at|near|behind|beside|above|"
+    rf"below|under|between|next to|across|around|inside|into) .+|(?!{DETERMINER}\b).+? (?:on|onto|over|in|"
+    r"across) (?:the|its|his|her|their|my|our|your) .+)"
+)
 _GIVE = re.compile(r"give (the .+?|its? .+?|an? .+?|them|it) (an? .+|some .+|\w+ \w+|\w+)")
 _LET = re.compile(
     r"(?:let|have) (.+?) (?:be |look |become |get |wear |smile|laugh|stand|sit|sleep|glow|shine).*"
@@ -89,6 +95,9 @@ def _phrases(text: str) -> list[str]:
             return [found[3]]
         if found[1] not in ("paint", "draw"):
             return []
+    # "paint a star on the left red" has a new value, so the star is there.
+    if _PAINT_NEW.fullmatch(text) and text.split()[-1] not in VALUES:
+        return []
     if found := _GIVE.fullmatch(text):
         return [found[1]] if found[2].split()[-1] in _SURFACE else []
     if found := _LET.fullmatch(text) or _PLAIN.fullmatch(text):
@@ -112,7 +121,7 @@ def _before_value(text: str) -> list[str]:
 def _without_value(text: str) -> str:
     if _PRONOUN.match(text):
         return "it"
-    cut = _cut(_NEW_THING.sub("", _STOPS.sub("", text)))
+    cut = _NEW_THING.sub("", _cut(_STOPS.sub("", text)))
     words = cut.split()
     if cut != text and words[-1] not in VALUES or len(words) < 2:
         return cut
