@@ -20,9 +20,9 @@ class LearnAdapterInstruction(Node):
             display_name="Learn Instruction (adapter)",
             category="InstructBrush/learning",
             description="Learns the edit that the pairs have in common as an adapter: small changes in every "
-            "attention layer, like a LoRA, that act only where the instruction acts. Its file is smaller "
-            "than that of Learn Instruction. Everything that works with an instruction works with it: "
-            "strength, masks, mixing, words. The model itself is not changed.",
+            "attention layer, like a LoRA, that act only where the instruction acts. Everything that works "
+            "with an instruction works with it: strength, masks, mixing, words. The model itself is not "
+            "changed.",
             search_aliases=[
                 "lora",
                 "train lora",

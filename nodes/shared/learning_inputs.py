@@ -89,7 +89,7 @@ def running() -> list[io.Input]:
 
 
 def scales() -> list[io.Input]:
-    """Guidance scales of the guided objective and of previews."""
+    """Guidance scales of previews, and of a guided objective."""
     return [
         io.Float.Input(
             "text_scale",
@@ -98,7 +98,7 @@ def scales() -> list[io.Input]:
             min=AUTO_SCALE,
             max=30.0,
             step=0.1,
-            tooltip="s_T of the guided objective and of previews. -1 is the model's default (7.5; 2 for the "
+            tooltip="s_T of previews, and of a guided objective. -1 is the model's default (7.5; 2 for the "
             "pocket editor).",
             advanced=True,
         ),
@@ -109,7 +109,7 @@ def scales() -> list[io.Input]:
             min=0.0,
             max=10.0,
             step=0.05,
-            tooltip="s_I of the guided objective and of previews.",
+            tooltip="s_I of previews, and of a guided objective.",
             advanced=True,
         ),
     ]
@@ -135,8 +135,8 @@ def guidance() -> io.Input:
         options=["search", "default"],
         default="search",
         optional=True,
-        tooltip="search: after learning, tries a few guidance scales on the pair that is held out, or on all "
-        "pairs with new noise, and stores the best in the instruction, where Edit Guider finds them. This "
+        tooltip="search: after learning, tries a few guidance scales on the pair that is held out, or on up to "
+        "four pairs with new noise, and stores the best in the instruction, where Edit Guider finds them. This "
         "takes at most 15 % of the time. default: stores none. The presets named after a paper store none, "
         "so that edits have the paper's scales.",
         advanced=True,
@@ -188,7 +188,7 @@ def weighting(default: str) -> io.Input:
         options=WEIGHTINGS,
         default=default,
         tooltip="snr: weights the noise levels by their signal-to-noise ratio: less for little noise, as "
-        "Min-SNR, and more for much noise. none: weights all noise levels the same (the paper).",
+        "Min-SNR, and more for much noise. none: weights all noise levels the same, as InstructBrush does.",
         advanced=True,
     )
 

@@ -1,5 +1,7 @@
 """Learn Instruction (adapter) in ComfyUI."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -40,12 +42,18 @@ def test_learns_an_adapter_that_edits(comfy, tokens):
     info = instruction.info
     assert (info.space, info.tokens, info.steps, info.settings["rank"]) == ("adapter", tokens, 4, 2)
     assert bool(instruction.keys) == bool(tokens) and any(".bypass." in name for name in instruction.adapter)
-    graph = comfy.graph()
-    parts = Parts(graph)
-    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
-    model, marked = applied(graph, comfy, parts.model, positive, instruction)
-    result = comfy.values(graph, sampled(graph, model, marked, negative, latent, steps=2))[0]["samples"]
-    assert torch.isfinite(result).all()
+
+    def edited(adapter):
+        graph = comfy.graph()
+        parts = Parts(graph)
+        positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
+        chosen = replace(instruction, adapter=adapter)
+        model, marked = applied(graph, comfy, parts.model, positive, chosen)
+        return comfy.values(graph, sampled(graph, model, marked, negative, latent, steps=2))[0]["samples"]
+
+    result = edited(instruction.adapter)
+    without = edited({name: torch.zeros_like(tensor) for name, tensor in instruction.adapter.items()})
+    assert torch.isfinite(result).all() and (result - without).abs().max() > 0.01
 
 
 def test_matches_the_trainer_on_the_other_engine(comfy):
