@@ -135,10 +135,10 @@ def guidance() -> io.Input:
         options=["search", "default"],
         default="search",
         optional=True,
-        tooltip="search: after learning, tries a few guidance scales on the pair that is held out, or on up to "
-        "four pairs with new noise, and stores the best in the instruction, where Edit Guider finds them. This "
-        "takes at most 15 % of the time. default: stores none. The presets named after a paper store none, "
-        "so that edits have the paper's scales.",
+        tooltip="search: after learning, tries a few guidance scales on the pair that is held out, or on up "
+        "to four pairs with new noise, and stores the best in the instruction, where Edit Guider finds them. "
+        "This takes at most 15 % of the time. default: stores none. The presets named after a paper store "
+        "none, so that edits have the paper's scales.",
         advanced=True,
     )
 

@@ -33,14 +33,26 @@ class InjectedAttention:
         return _attention(self.previous, q, k, v, extra_options)
 
 
+def own_replacements(options: dict[str, Any], kind: str) -> dict[Any, Replacement]:
+    """Gives a call's options replacements of one kind in a dict of their own, and returns it."""
+    options["patches_replace"] = options.get("patches_replace", {}).copy()
+    own = options["patches_replace"].get(kind, {}).copy()
+    options["patches_replace"][kind] = own
+    return own
+
+
+def replacement_of(block: _Block, replacements: dict[Any, Replacement]) -> Replacement | None:
+    """The replacement that ComfyUI would call: that of the layer, or else of its block."""
+    return replacements.get(block, replacements.get(block[:2]))
+
+
 def adapt_attention(call: InjectedCall, sites: tuple[Site, ...], options: dict[str, Any]) -> None:
     """Lets a call's adapter act in every self- and cross-attention layer.
 
     Args:
         call: the call.
         sites: the UNet's cross-attention layers.
-        options: transformer options of the call, with a ``patches_replace`` of its own. Other dicts and lists
-            in it are replaced, not changed.
+        options: transformer options of the call. Dicts and lists in it are replaced, not changed.
     """
     patches = options.get("patches", {}).copy()
     options["patches"] = patches
@@ -52,11 +64,9 @@ def adapt_attention(call: InjectedCall, sites: tuple[Site, ...], options: dict[s
         # is the last that sees the inputs and the first that sees the output.
         patches[f"{kind}_patch"] = [*patches.get(f"{kind}_patch", []), adapted.keep_inputs]
         patches[f"{kind}_output_patch"] = [adapted.add_to_output, *patches.get(f"{kind}_output_patch", [])]
-        replacements = options["patches_replace"].get(kind, {}).copy()
-        options["patches_replace"][kind] = replacements
+        replacements = own_replacements(options, kind)
         for block in layers:
-            previous = replacements.get(block, replacements.get(block[:2]))
-            replacements[block] = adapted.attention(previous)
+            replacements[block] = adapted.attention(replacement_of(block, replacements))
 
 
 class _AdaptedLayers:

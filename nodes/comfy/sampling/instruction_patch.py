@@ -22,7 +22,7 @@ from ....core.errors import InstructionError, ModelError
 from ....core.instruction.injection import AnyInjection, GroupedInjection, Injection
 from ....core.models.attention_sites import Site
 from ....core.models.families import ModelDescription
-from .attention_patches import InjectedAttention, adapt_attention
+from .attention_patches import InjectedAttention, adapt_attention, own_replacements, replacement_of
 
 KEY = "instructbrush"
 
@@ -141,13 +141,10 @@ def prepare_call(
         The context and the transformer options for the call.
     """
     options = transformer_options.copy()
-    options["patches_replace"] = options.get("patches_replace", {}).copy()
-    replacements = options["patches_replace"].get("attn2", {}).copy()
-    options["patches_replace"]["attn2"] = replacements
+    replacements = own_replacements(options, "attn2")
     call = injection.begin(context, timesteps)
     for site in sites:
-        # ComfyUI looks for a replacement of the layer first, then of its block.
-        previous = replacements.get(site.block, replacements.get(site.block[:2]))
+        previous = replacement_of(site.block, replacements)
         replacements[site.block] = InjectedAttention(site.name, call, previous)
     if call.adapts:
         adapt_attention(call, sites, options)
