@@ -1,9 +1,10 @@
 """Runs a benchmark: every method on every effect or item with every seed. A stopped run can resume."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import UnfinishedError
+from ..errors import EvaluationError, UnfinishedError
 from ..storage.files import check_writable
 from .protocols import BenchmarkSettings, OnOutcome, OnSkipped, Source, UnreadableSource, WorkUnit
 from .results import Key, ResultFolder, complete
@@ -40,11 +41,13 @@ def run(
 
     Raises:
         UnfinishedError: the time of the workers is over. Finished outcomes are kept.
-        EvaluationError: the folder holds another run, a worker died, or the ray package is missing.
+        EvaluationError: two sources have the same name, the folder holds another run, a worker died, or the
+            ray package is missing.
         StorageError: the folder cannot be written to, or the disk is full. Finished outcomes are kept.
         InstructBrushError: any error of a method.
     """
     workers.check()
+    _check_names(sources)
     folder.begin({"data": data, **settings.describe()})
     finished = folder.made_by(settings.recipes(), settings.methods)
     keys = [
@@ -75,6 +78,17 @@ def run(
             "kept. Run the same command again to continue."
         )
     return complete(finished, wanted)
+
+
+def _check_names(sources: Sequence[Source]) -> None:
+    # Sources of one name would share their results.
+    counts = Counter(source.name for source in sources)
+    twice = next((name for name, count in counts.items() if count > 1), None)
+    if twice is not None:
+        raise EvaluationError(
+            f"Benchmark: {counts[twice]} of its effects or items are called '{twice}', so they would share "
+            "their results. Give each a name of its own."
+        )
 
 
 def _missing_units(

@@ -27,7 +27,9 @@ class Workers:
     ray: bool = False
     """Use a Ray cluster instead: the one of ``RAY_ADDRESS``, or one started on this machine."""
     seconds: float | None = None
-    """No outcome is begun after this time. Those that Ray has begun are lost."""
+    """No outcome is begun after this time, which each process counts from when it is ready. On Ray it counts
+    from when the cluster is ready; outcomes that are begun and not finished then are lost, but not the first.
+    """
 
     def check(self) -> None:
         """Checks that the workers can start.
@@ -48,16 +50,19 @@ class Workers:
         self, units: Sequence[WorkUnit], settings: BenchmarkSettings, folder: ResultFolder
     ) -> Iterator[Any]:
         """Runs the units and stores their outcomes. Yields outcomes and ``UnreadableSource`` objects."""
-        # The clock of the system, because worker processes read it, too.
-        end = math.inf if self.seconds is None else time.time() + self.seconds
         if self.ray:
-            return _on_ray(units, settings, folder, end)
+            return _on_ray(units, settings, folder, self.seconds)
         if self.jobs == 1:
-            return _in_this_process(units, settings, folder, end)
-        return _in_processes(units, settings, folder, self.jobs, end)
+            return _in_this_process(units, settings, folder, _end(self.seconds))
+        return _in_processes(units, settings, folder, self.jobs, self.seconds)
 
 
 IN_THIS_PROCESS = Workers()
+
+
+def _end(seconds: float | None) -> float:
+    """The time of ``time.monotonic`` in ``seconds`` from now."""
+    return math.inf if seconds is None else time.monotonic() + seconds
 
 
 def _run_unit(unit: WorkUnit, settings: BenchmarkSettings) -> Iterator[OutcomeWithImages | UnreadableSource]:
@@ -73,7 +78,7 @@ def _in_this_process(
     units: Sequence[WorkUnit], settings: BenchmarkSettings, folder: ResultFolder, end: float
 ) -> Iterator[Any]:
     for unit in units:
-        if time.time() >= end:
+        if time.monotonic() >= end:
             return
         for result in _run_unit(unit, settings):
             if isinstance(result, UnreadableSource):
@@ -82,12 +87,16 @@ def _in_this_process(
             outcome, images = result
             folder.write(outcome, images)
             yield outcome
-            if time.time() >= end:
+            if time.monotonic() >= end:
                 return
 
 
 def _in_processes(
-    units: Sequence[WorkUnit], settings: BenchmarkSettings, folder: ResultFolder, jobs: int, end: float
+    units: Sequence[WorkUnit],
+    settings: BenchmarkSettings,
+    folder: ResultFolder,
+    jobs: int,
+    seconds: float | None,
 ) -> Iterator[Any]:
     """Each process stores its own outcomes, so that nothing is lost when one of them dies."""
     context = multiprocessing.get_context("spawn")
@@ -99,7 +108,7 @@ def _in_processes(
     jobs = min(jobs, len(units))
     for unit in (*units, *[None] * jobs):
         tasks.put(unit)
-    arguments = (tasks, messages, settings, folder, threads, end)
+    arguments = (tasks, messages, settings, folder, threads, seconds)
     processes = [context.Process(target=_worker_process, args=arguments, daemon=True) for _ in range(jobs)]
     for process in processes:
         process.start()
@@ -130,7 +139,12 @@ def _in_processes(
 
 
 def _worker_process(
-    tasks: Any, messages: Any, settings: BenchmarkSettings, folder: ResultFolder, threads: int, end: float
+    tasks: Any,
+    messages: Any,
+    settings: BenchmarkSettings,
+    folder: ResultFolder,
+    threads: int,
+    seconds: float | None,
 ) -> None:
     """Runs units until it gets None. Sends outcomes, then None, or the error that ended it."""
     parent = multiprocessing.parent_process()
@@ -138,8 +152,11 @@ def _worker_process(
         # A killed parent cannot end its workers, so each worker watches the parent.
         threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
     torch.set_num_threads(threads)
+    end: float | None = None
     try:
         while (unit := tasks.get()) is not None:
+            # Not before the first unit is here: imports alone may take longer than a short time limit.
+            end = _end(seconds) if end is None else end
             for outcome in _in_this_process([unit], settings, folder, end):
                 messages.put(outcome)
         messages.put(None)
@@ -155,7 +172,7 @@ def _exit_with(parent_sentinel: int) -> None:
 
 
 def _on_ray(
-    units: Sequence[WorkUnit], settings: BenchmarkSettings, folder: ResultFolder, end: float
+    units: Sequence[WorkUnit], settings: BenchmarkSettings, folder: ResultFolder, seconds: float | None
 ) -> Iterator[Any]:
     """Runs a Ray task per unit. Stores the outcomes here, so the workers need no access to the folder."""
     ray = _import_ray()
@@ -164,8 +181,11 @@ def _on_ray(
     gpus = 1 if settings.device.startswith("cuda") else 0
     remote = ray.remote(num_cpus=1, num_gpus=gpus, num_returns="streaming")(_run_unit_on_ray)
     streams = [remote.remote(unit, settings) for unit in units]
+    end = _end(seconds)
+    progressed = False
     try:
-        while streams and time.time() < end:
+        # The first outcome is awaited, because the next command would begin it anew.
+        while streams and (not progressed or time.monotonic() < end):
             ready_streams, _ = ray.wait(streams, num_returns=1, timeout=1.0)
             if not ready_streams:
                 continue
@@ -184,6 +204,7 @@ def _on_ray(
                 continue
             outcome, images = result
             folder.write(outcome, [torch.from_numpy(image.copy()) for image in images])
+            progressed = True
             yield outcome
     finally:
         for stream in streams:

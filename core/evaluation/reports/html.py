@@ -1,8 +1,9 @@
-"""HTML of the reports. Image files are given relative to the page."""
+"""HTML of the reports. Image files are given relative to the page, with / between folders."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 _STYLE = """
 body{{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1200px;padding:0 1rem;color:#222;
@@ -65,7 +66,8 @@ def method_list(methods: Iterable[tuple[str, str, str]]) -> str:
 
 def images(files: Iterable[str]) -> str:
     """Returns the images without a title."""
-    return "".join(f'<img loading=lazy src="{escape(file)}" alt="">' for file in files)
+    # Names may hold characters that mean something else in an address: % # ?
+    return "".join(f'<img loading=lazy src="{escape(quote(file))}" alt="">' for file in files)
 
 
 def image_row(title: str, files: Iterable[str], note: str = "") -> str:

@@ -75,9 +75,9 @@ def test_folder_of_version_0_1_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_begins_nothing_after_its_time(jobs: int, tmp_path: Path) -> None:
-    workers = Workers(jobs, seconds=1e-6)
+    workers = Workers(jobs, seconds=1e-9)
     words = replace(TINY, methods=("words",), seeds=2)
-    stopped = "stopped after 1e-06 s with 0 of 4 results, which are kept. Run the same command again"
+    stopped = "stopped after 1e-09 s with 0 of 4 results, which are kept. Run the same command again"
     with pytest.raises(UnfinishedError, match=stopped):
         execute(tmp_path, words, workers=workers)
     assert not EffectFolder(tmp_path).finished()
