@@ -234,7 +234,7 @@ def add_run_options(
         action=Several,
         default=[],
         metavar="NAME=FOLDER",
-        help="images that another program made of the test images become the row NAME; they are "
+        help="images that another program made of the test images, measured as the method NAME; they are "
         "FOLDER/EFFECT_OR_ITEM/NAME-SEED-INDEX.png, as the benchmark names its own",
     )
     parser.add_argument("--sampling-steps", type=int, default=20)

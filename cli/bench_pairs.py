@@ -18,9 +18,9 @@ PAIR_BENCHMARKS = (TOP_BENCH, CLEAN_IP2P, PPR10K)
 
 _ONE_PAIR_ROWS = ("visii_mse_words", "visii_mse", "visii_words", "visii_1")
 _METHODS = {
-    # With both rows of Table 4 that learn from one pair.
+    # With both methods of Table 4 that learn from one pair.
     TOP_BENCH: (*DEFAULT_METHODS, "visii_one_shot"),
-    # The rows of Visii's Table 1 that need one pair.
+    # The methods of Visii's Table 1 that need one pair.
     CLEAN_IP2P: ("words", "caption", *_ONE_PAIR_ROWS, *(f"{name}{FIXED_NOISE}" for name in _ONE_PAIR_ROWS)),
     PPR10K: ("words", "visii", "instructbrush"),
 }

@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--publish",
         action="store_true",
-        help="also write the figures of all rows in --out to docs/results/pocket_bench.json",
+        help="also write the figures of all methods in --out to docs/results/pocket_bench.json",
     )
     add_run_options(parser, str(OUT))
     parser.set_defaults(
@@ -157,7 +157,7 @@ def _publish(options: argparse.Namespace, arguments: Sequence[str], rows: Rows) 
     """Writes docs/results/pocket_bench.json.
 
     Raises:
-        EvaluationError: a row does not have every effect.
+        EvaluationError: a method does not have every effect.
     """
     partial = [name for name, row in rows.items() if row["effects"] < len(TEST)]
     if partial:

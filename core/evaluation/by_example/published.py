@@ -24,7 +24,7 @@ PAPER: Mapping[tuple[str, str], tuple[float, ...]] = {
 }
 """(part of TOP-Bench, method) -> PSNR, SSIM, LPIPS-Alex and Direction that InstructBrush published.
 
-512 px, ten training pairs; one pair for the one-shot rows.
+512 px, ten training pairs; one pair for the one-shot methods.
 """
 
 VISII_PAPER: Mapping[tuple[str, str], tuple[float, ...]] = {

@@ -84,7 +84,7 @@ class Table:
 
 _PARTS = ("global", "local", "all")
 # The paper's "Ours" stands beside InstructBrush with any settings.
-_PUBLISHED_AS = dict.fromkeys(("instructbrush_paper", "instructbrush_paper_guided"), "instructbrush")
+_PUBLISHED_AS = {"instructbrush_paper": "instructbrush", "instructbrush_paper_guided": "instructbrush"}
 _ABLATIONS = (("no_attention", "w/o Attn"), ("no_time", "w/o Time"), ("no_init", "w/o Init"))
 
 

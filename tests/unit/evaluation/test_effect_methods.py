@@ -128,8 +128,8 @@ def test_on_a_full_size_model_instructbrush_has_the_papers_settings(
     effect_editor: EffectEditor, objective: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = replace(effect_editor.models, steps=None, changes={"attention": {"objective": objective}})
-    description = models.editor.description
-    monkeypatch.setattr(models.editor, "description", replace(description, family=SD15))
+    full_size = replace(models.editor.description, family=SD15)
+    monkeypatch.setattr(DiffusersEditor, "description", property(lambda self: full_size))
     preset = "paper" if objective == "plain" else "paper_guided"
     assert models.settings("attention", 0) == models.paper_settings(preset, 0)
     assert (models.text_scale, models.sampling.image_scale_for(SD15)) == (7.5, 1.5)

@@ -52,8 +52,8 @@ def read_clean_ip2p(
         folder: holds the folders of directions.
         side: as in ``EffectFiles``.
         directions: how many are drawn; None takes all. If there are fewer, all are taken.
-        held_out: test pairs of each direction. 0 tests on the training pairs; Table 1 of the paper has rows
-            with four pairs of directions with four pairs on average, so it cannot hold out any there.
+        held_out: test pairs of each direction. 0 tests on the training pairs: Table 1 of the paper learns
+            from up to four pairs of directions that have four on average, which leaves none.
         least: training pairs that each direction needs. Directions with fewer are not drawn.
         seed: of the drawing.
 

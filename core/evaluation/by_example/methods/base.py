@@ -225,7 +225,7 @@ class EffectEditor:
         )
         # Settings of the caller's own stay as they are.
         search = self.models.find_scales and sampling is None
-        # Rows that differ only in how they edit share what is learned.
+        # Methods that differ only in how they edit share what is learned.
         key = choice.settings, len(pairs), init_text, search
         if key not in self._learned:
             start = time.monotonic()

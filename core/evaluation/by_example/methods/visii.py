@@ -1,8 +1,8 @@
-"""The rows of Visii's Table 1: losses, init texts, numbers of pairs, and random or fixed noise.
+"""The methods of Visii's Table 1: losses, init texts, numbers of pairs, and random or fixed noise.
 
-Every row has the guidance scales of the run. With random noise, learning is as in the preset of the model,
+Every method has the guidance scales of the run. With random noise, learning is as in the preset of the model,
 and edits have noise of their own. With fixed noise, learning and edits have the same noise at each timestep
-(section 5). The paper's preset learns with fixed noise in both cases, so both rows share what is learned.
+(section 5). The paper's preset learns with fixed noise in both cases, so both methods share what is learned.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from .base import BenchmarkModels, Edited, EffectEditor, Method
 
 FIXED_NOISE = "_fixed_noise"
-"""Ending of the rows with fixed noise."""
+"""Ending of the methods with fixed noise."""
 
 
 @dataclass(frozen=True)
