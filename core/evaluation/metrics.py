@@ -116,7 +116,9 @@ def visual_similarity(edits: Tensor, examples: Tensor) -> Tensor:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Returns the arithmetic mean; nan for an empty sequence."""
+    """Returns the arithmetic mean; nan for an empty sequence, and of infinities of both signs."""
+    if {math.inf, -math.inf} <= set(values):
+        return math.nan
     return math.fsum(values) / len(values) if values else math.nan
 
 

@@ -1,6 +1,7 @@
 """Results on disk: JSON files and images of every outcome, so that a stopped run can resume."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
@@ -122,7 +123,10 @@ class ResultFolder:
         return known if isinstance(known, dict) else {}
 
     def write(self, outcome: Any, images: Sequence[Tensor]) -> None:
-        """Stores an outcome and its images [H, W, 3] in 0..1."""
+        """Stores an outcome and its images [H, W, 3] in 0..1.
+
+        An infinite figure is kept as ``Infinity``, which is no JSON, so that it is the same when it is read.
+        """
         method, source, seed = outcome.key
         for index, image in enumerate(images):
             save_image(to_image(image), self.image(source, method, seed, index))
@@ -134,6 +138,22 @@ class ResultFolder:
     def image(self, source: str, method: str, seed: int, index: int) -> Path:
         """Path of an image that a method made of an effect or item."""
         return self.path / self.subfolder / source / f"{method}-{seed}-{index}.png"
+
+
+def report_json(content: Any) -> str:
+    """Returns the JSON text of a report.
+
+    JSON has no numbers that are not finite, such as the PSNR of equal images. They become null.
+    """
+    return json.dumps(_finite(content), indent=1, allow_nan=False)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def recipe_digest(recipe: Mapping[str, Any]) -> str:

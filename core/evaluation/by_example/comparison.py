@@ -1,12 +1,13 @@
 """Methods compared over the same effects: intervals, the gain over InstructBrush, and what learning costs."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from ..metrics import mean
 from ..reports.figures import Figure, interval, plain_figures
 from .results import Outcome
-from .tables import DIGITS, HEADS, METRICS, effect_means, method_figures
+from .tables import DIGITS, HEADS, METRICS, method_figures, value_of
 
 BASE = "instructbrush"
 """The method that the others are compared with."""
@@ -19,26 +20,38 @@ _COST_HEADS = ("effects", "seeds", "learning, s", "file, KB", "damage")
 
 
 def gain(outcomes: Sequence[Outcome], method: str, metric: str, base: str = BASE) -> Figure | None:
-    """Returns the mean difference of a metric to the base, paired over effects, with its 95 % interval.
+    """Returns the mean difference of a metric to the base, with its 95 % interval over effects.
 
-    The seeds of an effect are averaged first. Effects that only one of the two methods has are left out.
+    Paired over effects and seeds: an effect's figures are first averaged over the seeds that both methods
+    have. Effects and seeds that only one of the two has are left out.
 
     Returns:
-        None for the base itself, and if the methods share no effect.
+        None for the base itself, and if the methods share no effect with the same seed.
     """
-    mine, other = (effect_means(outcomes, name, metric) for name in (method, base))
-    shared = [effect for effect in mine if effect in other]
+    mine, other = (
+        {(each.effect, each.seed): value_of(each, metric) for each in outcomes if each.method == name}
+        for name in (method, base)
+    )
+    shared: dict[str, list[int]] = {}
+    for effect, seed in mine:
+        if (effect, seed) in other:
+            shared.setdefault(effect, []).append(seed)
     if method == base or not shared:
         return None
-    return interval([mine[effect] - other[effect] for effect in shared])
+    means = [
+        [mean([values[effect, seed] for seed in seeds]) for values in (mine, other)]
+        for effect, seeds in shared.items()
+    ]
+    # Equal figures may both be infinite.
+    return interval([0.0 if own == base_value else own - base_value for own, base_value in means])
 
 
 def plain_rows(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
     """Returns method -> figures as plain values for JSON.
 
     Beside the metrics: ``<metric>_gain``, ``effects``, ``seeds``, and of methods that learn ``seconds``,
-    ``bytes`` and ``damage`` (means over effects and seeds). ``<figure>_ci95`` is half the width of the 95 %
-    interval over effects.
+    ``bytes`` and ``damage`` (means over effects and seeds). ``outcomes`` counts effects with their seeds.
+    ``<figure>_ci95`` is half the width of the 95 % interval over effects.
     """
     rows: dict[str, dict[str, Any]] = {}
     for method in dict.fromkeys(outcome.method for outcome in outcomes):
@@ -53,6 +66,7 @@ def plain_rows(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
             **{name: cost for name, cost in _costs(own).items() if cost is not None},
             "effects": len({outcome.effect for outcome in own}),
             "seeds": len({outcome.seed for outcome in own}),
+            "outcomes": len(own),
         }
     return rows
 
@@ -62,7 +76,8 @@ def _costs(outcomes: Sequence[Outcome]) -> dict[str, float | int | None]:
     costs: dict[str, float | int | None] = {}
     for field, name in COSTS.items():
         values = [getattr(outcome, field) for outcome in outcomes if getattr(outcome, field) is not None]
-        found = mean(values) if values else None
+        average = mean(values)
+        found = average if math.isfinite(average) else None
         costs[name] = found if found is None else round(found) if name == "bytes" else round(found, 5)
     return costs
 
@@ -121,7 +136,7 @@ def comparison_text(outcomes: Sequence[Outcome]) -> str:
 COMPARISON_TITLE = "All methods: figures, gain over InstructBrush, and what learning costs"
 COMPARISON_NOTES = (
     "±: 95 % interval over effects (seeds averaged first). Gain: mean difference to InstructBrush, paired "
-    "over effects.",
+    "over effects and over the seeds that both have.",
     "Damage: mean absolute change, in 0..1, of edits in unrelated words when what was learned is loaded.",
 )
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from ...storage.files import write_text
 from ...storage.image_files import save_image
 from ..reports import html
 from ..reports.histogram import histogram_svg
+from ..results import report_json
 from ..stored_images import STORED
 from .comparison import (
     COMPARISON_NOTES,
@@ -60,8 +60,10 @@ def write_report(
         outcomes: all outcomes of the run.
         sources: their effects. Their images are saved beside the report, so it needs no other files.
         benchmark: its name, such as ``TOP-Bench``.
-        about: settings of the run, printed in the report.
+        about: settings of the run, printed in the report. Its ``seeds`` are counted here, because outcomes
+            may be of more seeds than this run had.
     """
+    about = {**about, "seeds": len({outcome.seed for outcome in outcomes})}
     counts = {outcome.effect: len(outcome.psnr) for outcome in outcomes}
     for source in sources:
         last = counts.get(source.name, 1) - 1
@@ -77,7 +79,7 @@ def write_report(
         "similarities": summary(outcomes, "all", SIMILARITIES),
         "outcomes": [asdict(outcome) for outcome in outcomes],
     }
-    write_text(json.dumps(content, indent=1), folder.path / "results.json")
+    write_text(report_json(content), folder.path / "results.json")
     write_text(csv_text(outcomes), folder.path / "results.csv")
     save_image(grid(folder, outcomes, sources), folder.path / "grid.png")
     page = folder.path / "report.html"

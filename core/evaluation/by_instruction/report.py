@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from html import escape
@@ -15,6 +14,7 @@ from ...storage.files import write_text
 from ...storage.image_files import save_image
 from ..metrics import mean
 from ..reports import html
+from ..results import report_json
 from ..stored_images import STORED
 from .datasets.item_storage import StoredItem
 from .methods import ITEM_METHODS, title_of
@@ -60,7 +60,7 @@ def write_report(
         "parts": summary(scores, benchmark),
         "outcomes": [asdict(score) for score in scores],
     }
-    write_text(json.dumps(content, indent=1), folder.path / "results.json")
+    write_text(report_json(content), folder.path / "results.json")
     write_text(csv_text(scores, benchmark), folder.path / "results.csv")
     save_image(grid(folder, scores, sources[:_GRID_ITEMS]), folder.path / "grid.png")
     page = folder.path / "report.html"

@@ -15,7 +15,7 @@ class Figure:
 
     mean: float
     half_width: float | None = None
-    """None for a single value."""
+    """None for a single value, and if the values are not finite."""
 
     def show(self, digits: int) -> str:
         """Returns "20.68" or "20.68 ±0.12"; a dash when nothing was measured."""
@@ -30,9 +30,12 @@ MetricFigures = Mapping[str, Figure]
 
 
 def interval(values: Sequence[float]) -> Figure:
-    """Returns the mean and its 95 % confidence interval by Student's t; no interval for a single value."""
+    """Returns the mean and its 95 % confidence interval by Student's t.
+
+    A single value, and values that are not all finite, have no interval.
+    """
     center = mean(values)
-    if len(values) < 2:
+    if len(values) < 2 or not math.isfinite(center):
         return Figure(center)
     freedom = len(values) - 1
     deviation = math.sqrt(math.fsum((value - center) ** 2 for value in values) / freedom)
@@ -42,14 +45,14 @@ def interval(values: Sequence[float]) -> Figure:
 
 
 def plain_figures(figures: MetricFigures, digits: int) -> dict[str, float | None]:
-    """Rounded values for JSON: metric -> mean, None when it was not measured.
+    """Rounded values for JSON: metric -> mean, None when it was not measured or is not finite.
 
     ``{metric}_ci95`` holds half the width of the interval, if there is one.
     """
     means: dict[str, float | None] = {}
     widths: dict[str, float | None] = {}
     for metric, figure in figures.items():
-        means[metric] = None if math.isnan(figure.mean) else round(figure.mean, digits)
-        if figure.half_width is not None and not math.isnan(figure.half_width):
+        means[metric] = round(figure.mean, digits) if math.isfinite(figure.mean) else None
+        if figure.half_width is not None and math.isfinite(figure.half_width):
             widths[f"{metric}_ci95"] = round(figure.half_width, digits)
     return means | widths

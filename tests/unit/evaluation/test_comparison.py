@@ -1,6 +1,7 @@
 """Gains over InstructBrush and costs, compared with worked examples."""
 
 import json
+import math
 from argparse import Namespace
 from pathlib import Path
 
@@ -36,9 +37,13 @@ OUTCOMES = [
 ]
 
 
-def test_gain_pairs_effects_and_averages_seeds_first() -> None:
-    # Effect a: 23 - (20 + 24) / 2. Effect b: 33 - 30. Effect c has no counterpart.
-    assert gain(OUTCOMES, "lora_r4", "psnr") == interval([1.0, 3.0])
+def test_gain_pairs_effects_and_seeds_and_averages_seeds_first() -> None:
+    # Effect a: 23 - 20, because the LoRA has seed 0 only. Effect b: 33 - 30. Effect c has no counterpart.
+    assert gain(OUTCOMES, "lora_r4", "psnr") == interval([3.0, 3.0])
+    # Effect a: (23 + 26) / 2 - (20 + 24) / 2. Seed 2 has no counterpart.
+    more = [*OUTCOMES, outcome("a", "lora_r4", 26.0, seed=1), outcome("a", "lora_r4", 99.0, seed=2)]
+    assert gain(more, "lora_r4", "psnr") == interval([2.5, 3.0])
+    assert gain([*OUTCOMES[:1], outcome("a", "visii", 21.0, seed=1)], "visii", "psnr") is None
     assert gain(OUTCOMES, "words", "psnr") == interval([-9.0])
     assert gain(OUTCOMES, "instructbrush", "psnr") is None
     assert gain(OUTCOMES[3:], "words", "psnr") is None
@@ -49,18 +54,40 @@ def test_plain_rows_have_figures_gains_and_costs() -> None:
     ours, lora = rows["instructbrush"], rows["lora_r4"]
     assert (ours["psnr"], ours["effects"], ours["seeds"]) == (26.0, 2, 2) and "psnr_gain" not in ours
     assert (ours["seconds"], ours["bytes"], ours["damage"]) == (30.0, 700_067, 0.0)
-    assert lora["psnr_gain"] == 2.0 and lora["psnr_gain_ci95"] == pytest.approx(12.706, rel=1e-4)
+    assert lora["psnr_gain"] == 3.0 and lora["psnr_gain_ci95"] == 0.0
+    assert (ours["outcomes"], lora["outcomes"], rows["words"]["outcomes"]) == (3, 3, 1)
     assert (lora["seconds"], lora["bytes"], lora["damage"], lora["effects"]) == (15.0, 142_000, 0.03, 3)
     assert lora["lpips"] is None and not {"seconds", "bytes", "damage"} & set(rows["words"])
 
 
 def test_table_shows_gains_with_their_sign() -> None:
     rows = {row[0]: dict(zip(comparison_heads(), row, strict=True)) for row in comparison_rows(OUTCOMES)}
-    assert rows["lora_r4"]["PSNR ↑ gain"] == "+2.00 ±12.71" and rows["words"]["PSNR ↑ gain"] == "-9.00"
+    assert rows["lora_r4"]["PSNR ↑ gain"] == "+3.00 ±0.00" and rows["words"]["PSNR ↑ gain"] == "-9.00"
     assert rows["lora_r4"]["file, KB"] == "142" and rows["lora_r4"]["damage"] == "0.0300"
     assert rows["words"]["learning, s"] == rows["instructbrush"]["PSNR ↑ gain"] == "-"
     assert rows["lora_r4"]["PSNR ↑"].startswith("51.67 ±") and rows["lora_r4"]["LPIPS ↓ gain"] == "-"
-    assert "paired over effects" in comparison_text(OUTCOMES)
+    assert "paired over effects and over the seeds that both have" in comparison_text(OUTCOMES)
+
+
+def test_infinite_figures_have_no_interval_and_are_null_in_json() -> None:
+    # The result equals the truth: its PSNR is infinite.
+    equal = [outcome("a", "copy", math.inf), outcome("b", "copy", 20.0)]
+    ours = [outcome("a", "instructbrush", 20.0), outcome("b", "instructbrush", math.inf)]
+    text = comparison_text([*equal, *ours])
+    assert "nan" not in text and "inf" in text
+    rows = plain_rows([*equal, *ours])
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+    for row in rows.values():
+        assert row["psnr"] is None and row["ssim"] == 0.5
+        assert not {"psnr_ci95", "psnr_gain_ci95"} & set(row)
+    assert rows["copy"]["psnr_gain"] is None and rows["copy"]["ssim_gain"] == 0.0
+    # Both equal the truth.
+    same = [outcome("a", "copy", math.inf), outcome("a", "instructbrush", math.inf)]
+    assert gain(same, "copy", "psnr") == interval([0.0])
+    assert interval([math.inf, 20.0]) == interval([math.inf]) and interval([math.inf]).show(2) == "inf"
+    assert math.isnan(interval([math.inf, -math.inf]).mean)
+    broken = [outcome("a", "visii", 20.0, damage=math.nan, learning_seconds=2.0)]
+    assert plain_rows(broken)["visii"]["seconds"] == 2.0 and "damage" not in plain_rows(broken)["visii"]
 
 
 def test_publishes_only_rows_with_every_effect(

@@ -1,7 +1,6 @@
 """Tables and reports of outcomes, compared with worked examples."""
 
 import csv
-import json
 import math
 from html import unescape
 from pathlib import Path
@@ -24,6 +23,7 @@ from instructbrush.core.evaluation.by_example.tables import (
 )
 from instructbrush.core.evaluation.reports.figures import interval
 from instructbrush.core.pairs.pairs import EditPairs, make_pairs
+from instructbrush.core.storage.json_text import parse_json
 from instructbrush.tools.benchmarks.pocket_bench import PocketEffect
 from instructbrush.tools.pocket.world.held_out_effects import DEVELOPMENT, EFFECTS, TEST, UNNAMED
 
@@ -177,19 +177,20 @@ def test_report_has_figures_and_images(tmp_path: Path) -> None:
             Still.name,
             "global",
             m,
-            0,
-            (9.5,) * 5,
+            seed,
+            (psnr,) * 5,
             (0.5,) * 5,
             None,
             0.5,
             (0.9,) * 5,
             "turn <it> into snow",
         )
-        for m in ("words", "visii")
+        for m, seed, psnr in (("words", 0, math.inf), ("visii", 0, 9.5), ("visii", 2, 9.5))
     ]
     for each in outcomes:
         folder.write(each, [torch.full((32, 40, 3), 0.25)] * 5)
-    page = write_report(folder, outcomes, [Still()], "TOP-Bench", {"model": "x<y"})
+    assert list(folder.finished().values()) == sorted(outcomes, key=lambda each: each.method)
+    page = write_report(folder, outcomes, [Still()], "TOP-Bench", {"model": "x<y", "seeds": 1})
     text = page.read_text("utf-8")
     assert (
         "x&lt;y" in text
@@ -200,16 +201,19 @@ def test_report_has_figures_and_images(tmp_path: Path) -> None:
     for part in text.split('src="')[1:]:
         # As a browser finds the file: an address is without what follows "#" and "?".
         assert (page.parent / unquote(urlsplit(unescape(part.split('"')[0])).path)).is_file()
-    assert text.count("<img") == 20 + 10 + 2 * 5
-    content = json.loads((folder.path / "results.json").read_text())
+    assert text.count("<img") == 20 + 10 + 3 * 5
+    content = parse_json((folder.path / "results.json").read_bytes(), finite=True)
+    # Of the outcomes, not of the last command.
+    assert content["about"] == {"model": "x<y", "seeds": 2} and "seeds: 2" in text
+    assert content["methods"]["words"]["psnr"] is None and content["outcomes"][0]["psnr"] == [None] * 5
     assert (
         content["methods"]["visii"] == {"psnr": 9.5, "ssim": 0.5, "lpips": None, "direction": 0.5}
-        and len(content["outcomes"]) == 2
+        and len(content["outcomes"]) == 3
     )
     rows = list(csv.DictReader((folder.path / "results.csv").open()))
     assert (
-        [row["method"] for row in rows] == ["words", "visii"]
-        and rows[0]["psnr"] == "9.5"
+        [row["method"] for row in rows] == ["words", "visii", "visii"]
+        and [row["psnr"] for row in rows] == ["inf", "9.5", "9.5"]
         and rows[0]["lpips"] == ""
         and rows[0]["final_loss"] == ""
     )
