@@ -141,7 +141,7 @@ def find_images(options: argparse.Namespace) -> list[tuple[Path, Path]]:
     """
     source = Path(options.images)
     out = Path(options.out)
-    images = _list_images(source)
+    images = list_images(source)
     names = [path.stem for path in images]
     # Windows ignores case in names.
     counts = Counter(map(os.path.normcase, names))
@@ -151,16 +151,30 @@ def find_images(options: argparse.Namespace) -> list[tuple[Path, Path]]:
             f"Images folder '{source}' holds two images named '{duplicate}': their results would overwrite "
             "each other. Rename one."
         )
-    if os.path.realpath(out) == os.path.realpath(images[0].parent):
-        raise InstructBrushError(
-            f"Results would be written among the inputs in '{out}'. Give another --out folder."
-        )
+    check_not_among_inputs(out, images[0])
     results = [out / f"{name}.png" for name in names]
     check_writable(results[0])
     return list(zip(images, results, strict=True))
 
 
-def _list_images(source: Path) -> list[Path]:
+def check_not_among_inputs(out: Path, image: Path) -> None:
+    """Refuses a folder for results that holds the images.
+
+    Raises:
+        InstructBrushError: ``out`` is the folder of ``image``.
+    """
+    if os.path.realpath(out) == os.path.realpath(image.parent):
+        raise InstructBrushError(
+            f"Results would be written among the inputs in '{out}'. Give another --out folder."
+        )
+
+
+def list_images(source: Path) -> list[Path]:
+    """Lists the images of a folder, or one image.
+
+    Raises:
+        InstructBrushError: there are none, or the folder cannot be listed.
+    """
     try:
         if source.is_file():
             return [source]

@@ -1,17 +1,21 @@
 """``sweep``: applies an instruction with several values of one setting and draws a contact sheet (Fig. 3)."""
 
 import argparse
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from ..core.editing.sweeps import labels, parse_values
+import torch
+
+from ..core.editing.sweeps import labels, parse_values, shortest
 from ..core.errors import InstructBrushError, PairError
 from ..core.evaluation.reports.contact_sheet import SheetColumn, contact_sheet
 from ..core.instruction.file import load_instruction
 from ..core.instruction.injection import inject
 from ..core.storage.files import check_writable
-from ..core.storage.image_files import read_image, save_image
-from .edit import add_common_options, apply_loaded, find_images
+from ..core.storage.image_files import open_image, read_image, save_image
+from .edit import add_common_options, apply_loaded, check_not_among_inputs, find_images, list_images
 from .options import Several, load_chosen_editor, positive_int
 from .terminal import say
 
@@ -55,7 +59,8 @@ def sweep(options: argparse.Namespace) -> None:
     """Applies an instruction with each value and writes a folder for each value, and the contact sheet.
 
     Raises:
-        InstructBrushError: a value is not valid. Nothing is written then.
+        InstructBrushError: a value is not valid, the sheet would be too large, or ``--out`` is the folder of
+            the images. Nothing is written then.
         PairError: images were skipped. The sheet shows the others.
     """
     name, default_values = _SETTINGS[options.over]
@@ -64,6 +69,10 @@ def sweep(options: argparse.Namespace) -> None:
     runs = [_with_value(options, value) for value in values]
     for run in runs:
         inject(instruction, run.strength, end_timestep=run.end)
+    titles = labels(name, values)
+    sources = list_images(Path(options.images))
+    check_not_among_inputs(Path(options.out), sources[0])
+    _check_sheet(options, sources, titles)
     images = [find_images(run) for run in runs]
     sheet_file = Path(options.out) / SHEET
     check_writable(sheet_file)
@@ -78,7 +87,7 @@ def sweep(options: argparse.Namespace) -> None:
             if options.strict:
                 raise
             skipped = error
-    _write_sheet(options, sheet_file, images, labels(name, values))
+    _write_sheet(options, sheet_file, images, titles)
     if skipped is not None:
         raise skipped
 
@@ -92,10 +101,24 @@ def _with_value(options: argparse.Namespace, value: float) -> argparse.Namespace
     name = options.over.replace("-", "_")
     if name == "end":
         if value != int(value):
-            raise InstructBrushError(f"--over end takes whole timesteps, not {value:g}.")
+            raise InstructBrushError(f"--over end takes whole timesteps, not {shortest(value)}.")
         value = int(value)
-    out = Path(options.out) / f"{name}_{value:g}"
+    out = Path(options.out) / f"{name}_{shortest(value)}"
     return argparse.Namespace(**{**vars(options), name: value, "out": str(out)})
+
+
+def _check_sheet(options: argparse.Namespace, sources: Sequence[Path], titles: Sequence[str]) -> None:
+    """Draws an empty sheet, so that one that is too large is refused before anything is edited."""
+    cells: list[torch.Tensor] = []
+    for source in sources:
+        if len(cells) == options.rows:
+            break
+        with suppress(PairError):  # reported when it is edited
+            width, height = open_image(source, source.name, lambda width, _: width // 64).size
+            tall = math.ceil(options.cell * height / width)
+            cells.append(torch.zeros(1).expand(tall, options.cell, 3))
+    if cells:
+        contact_sheet([SheetColumn(title, cells) for title in ("input", *titles)], options.cell, "-")
 
 
 def _write_sheet(

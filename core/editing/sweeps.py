@@ -39,7 +39,13 @@ def parse_values(text: str) -> list[float]:
 
 def labels(name: str, values: Sequence[float]) -> list[str]:
     """Returns the titles of the columns of a contact sheet, such as "T = 200"."""
-    return [f"{name} = {value:g}" if name else f"{value:g}" for value in values]
+    return [f"{name} = {shortest(value)}" if name else shortest(value) for value in values]
+
+
+def shortest(value: float) -> str:
+    """Returns the shortest text of a number that tells it from all others, such as "1" or "0.12345671"."""
+    text = f"{value:g}"
+    return text if float(text) == value else repr(value)
 
 
 def _number(text: str, word: str) -> float:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from instructbrush.cli.main import main
+from instructbrush.core.editing.sweeps import labels
 from instructbrush.core.storage.image_files import read_image
 
 EXAMPLE = "example_workflows/models/instructions/light_from_the_right.safetensors"
@@ -83,6 +84,58 @@ def test_unreadable_images_are_left_out_of_the_sheet(
     assert "1 of 2 images edited, 1 skipped" in capsys.readouterr().err
     with Image.open(images.parent / "out" / "sheet.png") as sheet:
         assert 64 < sheet.height < 128
+
+
+def test_close_values_have_folders_of_their_own(images: Path, sweep: Callable[..., int]) -> None:
+    (images / "0_1.png").unlink()
+    assert sweep("--over", "strength", "--values", "0.12345671", "0.12345672", "--steps", 1) == 0
+    folders = sorted(path.name for path in (images.parent / "out").iterdir() if path.is_dir())
+    assert folders == ["strength_0.12345671", "strength_0.12345672"]
+
+
+def test_titles_tell_all_values_apart() -> None:
+    assert labels("s_T", [0.12345671, 0.12345672, 1.0, 1e6, 0.1]) == [
+        *("s_T = 0.12345671", "s_T = 0.12345672", "s_T = 1", "s_T = 1e+06", "s_T = 0.1")
+    ]
+    third = 1 / 3
+    assert float(labels("", [third])[0]) == third
+
+
+@pytest.mark.parametrize("spelling", ["in", "in/../in", "link", "in/0_0.png"])
+def test_refuses_to_write_among_the_images(
+    images: Path, sweep: Callable[..., int], capsys: pytest.CaptureFixture[str], spelling: str
+) -> None:
+    (images.parent / "link").symlink_to(images, target_is_directory=True)
+    (images / "0_0.png").rename(images / "sheet.png")
+    (images / "0_1.png").rename(images / "0_0.png")
+    before = {path.name: path.read_bytes() for path in images.iterdir()}
+    out = images if spelling.endswith(".png") else images.parent / spelling
+    assert sweep("--values", 0, "--images", images.parent / spelling, "--out", out) == 1
+    assert "Results would be written among the inputs in" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in images.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        (["--values", "0", "500", "1000", "--cell", "6000"], r"24030 x \d+"),
+        (["--over", "text-scale", "--values", "1:99:1", "--cell", "256"], r"26206 x \d+"),
+        # The height counts, too.
+        (["--values", "0", "--cell", "8000"], r"16018 x 19\d+"),
+    ],
+)
+def test_refuses_a_sheet_that_is_too_large_before_it_edits(
+    images: Path,
+    sweep: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    size: str,
+) -> None:
+    Image.new("RGB", (64, 80)).save(images / "0_0.png")
+    (images / "broken.png").write_bytes(b"")
+    assert sweep(*options) == 1
+    assert re.search(f"Contact sheet: it would have {size}", capsys.readouterr().err)
+    assert not (images.parent / "out").exists()
 
 
 @pytest.mark.parametrize(
