@@ -21,6 +21,7 @@ import argparse
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +34,11 @@ from instructbrush.cli.main import exit_code_of
 from instructbrush.core.errors import EvaluationError, InstructBrushError
 from instructbrush.core.evaluation.by_example.comparison import plain_rows
 from instructbrush.core.evaluation.by_example.effects import TEST_PAIRS, TRAIN_PAIRS, Effect, Scope
+from instructbrush.core.evaluation.by_example.methods import METHODS
+from instructbrush.core.evaluation.by_example.results import Outcome
 from instructbrush.core.evaluation.metrics import quantised
 from instructbrush.core.pairs.pairs import EditPairs, make_pairs
-from instructbrush.tools.benchmarks.published import Rows, command_line, publish
+from instructbrush.tools.benchmarks.published import command_line, publish
 from instructbrush.tools.get_backbone import get_backbone
 from instructbrush.tools.pocket.world.held_out_effects import DEVELOPMENT, EFFECTS, TEST
 
@@ -113,14 +116,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         rows = plain_rows(outcomes)
         if options.publish:
-            print(f"{_publish(options, arguments, rows)}: published figures")
+            print(f"{_publish(options, arguments, outcomes)}: published figures")
     except InstructBrushError as error:
         print(f"pocket_bench: {error}", file=sys.stderr)
         return exit_code_of(error)
     except KeyboardInterrupt:
         print("pocket_bench: interrupted; the same command resumes", file=sys.stderr)
         return 130
-    print(json.dumps({"methods": rows}))
+    print(json.dumps({"methods": rows}, allow_nan=False))
     return 0
 
 
@@ -140,7 +143,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--publish",
         action="store_true",
-        help="also write the figures of all methods in --out to docs/results/pocket_bench.json",
+        help="also write the figures of all methods in --out to docs/results/pocket_bench.json; each "
+        "needs all effects with every seed",
     )
     add_run_options(parser, str(OUT))
     parser.set_defaults(
@@ -153,28 +157,47 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _publish(options: argparse.Namespace, arguments: Sequence[str], rows: Rows) -> Path:
-    """Writes docs/results/pocket_bench.json.
+def _publish(options: argparse.Namespace, arguments: Sequence[str], outcomes: Sequence[Outcome]) -> Path:
+    """Writes docs/results/pocket_bench.json: figures of all methods in --out, with the seeds of this command.
 
     Raises:
-        EvaluationError: a method does not have every effect.
+        EvaluationError: a method lacks an effect with one of its seeds.
     """
-    partial = [name for name, row in rows.items() if row["effects"] < len(TEST)]
+    seeds = {name: _seeds_of(name, outcomes, options) for name in (each.method for each in outcomes)}
+    kept = [each for each in outcomes if each.seed in seeds[each.method]]
+    counts = Counter(each.method for each in kept)
+    partial = [
+        f"{name} ({counts[name]} of {len(TEST) * len(own_seeds)} results)"
+        for name, own_seeds in seeds.items()
+        if counts[name] < len(TEST) * len(own_seeds)
+    ]
     if partial:
         raise EvaluationError(
-            f"PocketBench: {', '.join(partial)} cannot be published without all {len(TEST)} effects. "
-            "Run them without --effects."
+            f"PocketBench: {', '.join(partial)} cannot be published without all {len(TEST)} effects, each "
+            "with every seed of the method. Run what is missing (--methods), or publish fewer --seeds."
         )
-    own = ("--out", "--lpips", "--cache", "--jobs", "--seconds", "--publish", "--redo")
+    own = (
+        *("--out", "--lpips", "--cache", "--jobs", "--seconds", "--publish", "--redo", "--first-seed"),
+        # Folders of this machine.
+        "--stored",
+    )
     about = {
         "steps": options.steps or STEPS,
         "sampling_steps": options.sampling_steps,
         "changes": options.set,
-        "intervals": "95 %, over effects, seeds averaged first; gains are paired with InstructBrush",
+        "intervals": "95 %, over effects, seeds averaged first; gains are paired with InstructBrush over "
+        "effects and seeds",
+        "stored": [name for name in seeds if name not in METHODS],
     }
     command = command_line("tools/benchmarks/pocket_bench.py", arguments, own)
-    path = publish("pocket_bench", "PocketBench", command, rows, about)
+    path = publish("pocket_bench", "PocketBench", command, plain_rows(kept), about)
     return path.relative_to(REPOSITORY)
+
+
+def _seeds_of(method: str, outcomes: Sequence[Outcome], options: argparse.Namespace) -> Sequence[int]:
+    """The seeds that a method has to have. Images made elsewhere may have seed 0 only."""
+    once = method not in METHODS and not any(each.seed for each in outcomes if each.method == method)
+    return range(1 if once or method in options.single_seed else options.seeds)
 
 
 if __name__ == "__main__":

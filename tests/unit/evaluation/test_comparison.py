@@ -90,7 +90,7 @@ def test_infinite_figures_have_no_interval_and_are_null_in_json() -> None:
     assert plain_rows(broken)["visii"]["seconds"] == 2.0 and "damage" not in plain_rows(broken)["visii"]
 
 
-def test_publishes_only_rows_with_every_effect(
+def test_publishes_only_methods_with_every_effect_and_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from instructbrush.tools.benchmarks import pocket_bench
@@ -98,7 +98,11 @@ def test_publishes_only_rows_with_every_effect(
     def publish(*given: object) -> Path:
         return published.publish(*given, folder=pocket_bench.REPOSITORY / tmp_path)  # type: ignore[arg-type]
 
-    kept = [outcome(name, "words", 20.0) for name in TEST]
+    kept = [outcome(name, "words", 20.0, seed) for name in TEST for seed in range(2)]
+    # The paper's settings and ablations, and images made elsewhere, may have seed 0 only.
+    kept += [outcome(name, method, 20.0) for name in TEST for method in ("no_time", "sdedit")]
+    # Of another run; the command would not make it.
+    kept.append(outcome("ramp", "words", 90.0, seed=2))
     seen: list[tuple[int | None, int]] = []
 
     def run_and_report(options: Namespace, *given: object, own_steps: int, **more: object) -> list[Outcome]:
@@ -109,14 +113,25 @@ def test_publishes_only_rows_with_every_effect(
     monkeypatch.setattr(pocket_bench, "publish", publish)
     monkeypatch.setattr(pocket_bench, "REPOSITORY", tmp_path)
     options = ["--lpips", "x", "--seeds", "2", "--out", str(tmp_path), "--publish"]
+    options += ["--stored", f"sdedit={tmp_path}", "--first-seed", "1"]
     assert main(options) == 0
     content = json.loads((tmp_path / "pocket_bench.json").read_text())
     assert content["command"] == "tools/benchmarks/pocket_bench.py --seeds 2"
-    assert content["methods"]["words"]["psnr"] == 20.0 and content["methods"]["words"]["effects"] == 25
+    words, once = content["methods"]["words"], content["methods"]["no_time"]
+    assert (words["psnr"], words["effects"], words["seeds"], words["outcomes"]) == (20.0, 25, 2, 50)
+    assert (once["seeds"], once["outcomes"]) == (1, 25) and content["about"]["stored"] == ["sdedit"]
+    assert str(tmp_path) not in (tmp_path / "pocket_bench.json").read_text()
     assert content["about"]["steps"] == 250 and seen == [(None, 250)]
-    kept.append(outcome("ramp", "visii", 22.0))
-    assert (
-        main(options) == 1 and "visii cannot be published without all 25 effects" in capsys.readouterr().err
-    )
+    # Seed 1 is there, but not on all effects.
+    more = [outcome(name, "visii", 22.0) for name in TEST] + [outcome(TEST[0], "visii", 22.0, seed=1)]
+    for lacking, told in (
+        (more, "visii (26 of 50 results) cannot be published without all 25 effects, each with every seed"),
+        ([outcome("ramp", "no_init", 22.0)], "no_init (1 of 25 results) cannot be published"),
+        ([outcome(TEST[0], "hive", 22.0, seed=1)], "hive (1 of 50 results) cannot be published"),
+    ):
+        complete = len(kept)
+        kept.extend(lacking)
+        assert main(options) == 1 and told in capsys.readouterr().err
+        del kept[complete:]
     assert main([*options, "--split", "development"]) == 1
     assert "--publish needs all effects of the test set" in capsys.readouterr().err
