@@ -5,7 +5,7 @@ from importlib import import_module
 
 from comfy_api.latest import ComfyExtension, io
 
-# Modules of nodes/comfy that register the pack's folders and models with ComfyUI.
+# Modules of nodes/comfy that register the pack's folders, models and routes with ComfyUI.
 _REGISTERED = (
     "folders.paths",
     "encoders.open_clip",
@@ -13,6 +13,7 @@ _REGISTERED = (
     "encoders.finders",
     "encoders.mllms",
     "models.model_detection",
+    "routes",
 )
 
 # Module -> its nodes, in the order of a typical first use.
@@ -49,14 +50,15 @@ class InstructBrushExtension(ComfyExtension):
     """
 
     async def on_load(self) -> None:
-        """Registers the pack's model folders, and the models that ComfyUI does not detect by itself."""
+        """Registers the pack's model folders, the models that ComfyUI does not detect by itself, and the
+        routes of the widgets."""
         for name in _REGISTERED:
             try:
                 import_module(f".comfy.{name}", __name__).register()
             except Exception:
                 logging.exception(
-                    "InstructBrush: nodes/comfy/%s.py could not register its folders or models. Nodes that "
-                    "need them may not list them.",
+                    "InstructBrush: nodes/comfy/%s.py could not register its folders, models or routes. "
+                    "Nodes that need them may not work.",
                     name.replace(".", "/"),
                 )
 

@@ -56,9 +56,9 @@ export function onResult(node, show) {
   };
 }
 
-/** Loads the style sheet, once. */
-export function loadStyle() {
-  const address = new URL("../instructbrush.css", import.meta.url).href;
+/** Loads a style sheet of css/, once. */
+export function loadStyle(name) {
+  const address = new URL(`../css/${name}.css`, import.meta.url).href;
   if (document.querySelector(`link[href="${address}"]`)) return;
   document.head.append(element("link", { rel: "stylesheet", href: address }));
 }

@@ -76,7 +76,7 @@ app.registerExtension({
   name: "InstructBrush",
 
   setup() {
-    loadStyle();
+    loadStyle("panels");
     api.addEventListener("instructbrush.learn", ({ detail }) => {
       panels.get(nodeOf(detail.node))?.show(detail);
     });

@@ -17,8 +17,8 @@ def test_module_that_cannot_be_imported_removes_only_its_own_nodes(comfy, load_p
     monkeypatch.setattr(nodes, "_REGISTERED", ("nowhere", *nodes._REGISTERED))
     assert set(load_pack()) == set(NODES)
     assert warnings() == [
-        "InstructBrush: nodes/comfy/nowhere.py could not register its folders or models. "
-        "Nodes that need them may not list them.",
+        "InstructBrush: nodes/comfy/nowhere.py could not register its folders, models or routes. "
+        "Nodes that need them may not work.",
         "InstructBrush: nodes/nowhere.py cannot be imported. Its nodes (Gone, Lost) are left out; the "
         "other nodes work.",
     ]

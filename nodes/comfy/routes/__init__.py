@@ -1,0 +1,44 @@
+"""Routes of ComfyUI's server for the widgets. They take names from the pack's own lists, never paths.
+
+Each module of this folder registers the routes of one widget with ``register``.
+"""
+
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+from typing import Any
+
+from aiohttp import web
+from server import PromptServer
+
+from ....core.errors import InstructBrushError
+
+PREFIX = "/instructbrush"
+_MODULES: tuple[str, ...] = ()
+
+Answer = Callable[[web.Request], Awaitable[Any]]
+
+
+def register() -> None:
+    """Registers all routes."""
+    for name in _MODULES:
+        import_module(f".{name}", __name__).register()
+
+
+def add_route(method: str, path: str, answer: Answer) -> None:
+    """Adds a route under ``/instructbrush``.
+
+    Args:
+        method: GET or POST.
+        path: such as ``/gallery``; ``{name}`` is a part that the handler reads from ``match_info``.
+        answer: returns a response, or plain values for a JSON response. Its ``InstructBrushError`` becomes
+            status 400 with ``{"error": text}``.
+    """
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            answered = await answer(request)
+        except InstructBrushError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        return answered if isinstance(answered, web.StreamResponse) else web.json_response(answered)
+
+    PromptServer.instance.routes.route(method, f"{PREFIX}{path}")(handle)
