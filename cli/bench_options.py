@@ -23,6 +23,8 @@ OUT_FOLDERS = {
 """Benchmark -> default folder of its results."""
 
 _ITEM_BENCHMARKS = ("magicbrush", "emu-edit", "reason")
+# Pixels; the deepest layers of the models need this many.
+_LEAST_SIZE = 64
 # Option -> the benchmarks it applies to. Options that are not listed apply to all benchmarks.
 _APPLIES_TO = {
     "lpips": PAIR_BENCHMARKS,
@@ -67,8 +69,26 @@ def check_options(options: argparse.Namespace) -> None:
             raise EvaluationError(
                 f"--{name.replace('_', '-')} does nothing with --benchmark {options.benchmark}. Leave it out."
             )
+    _check_size(options)
     if options.study_items is not None and options.study_items < 1:
         raise EvaluationError(f"--study-items is {options.study_items}; it must be at least 1.")
+
+
+def _check_size(options: argparse.Namespace) -> None:
+    """Refuses sizes that the models cannot edit.
+
+    Raises:
+        EvaluationError: --size is too small, or no multiple of 8 for pairs, which are cropped to it.
+    """
+    size = options.size
+    if size and size < _LEAST_SIZE:
+        raise EvaluationError(
+            f"--size is {size}; it must be at least {_LEAST_SIZE}, or 0 to keep the images' own sizes."
+        )
+    if size % 8 and options.benchmark in PAIR_BENCHMARKS:
+        raise EvaluationError(
+            f"--size is {size}; it must be a multiple of 8, such as {size - size % 8} or {size + -size % 8}."
+        )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
