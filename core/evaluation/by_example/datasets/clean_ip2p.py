@@ -11,9 +11,11 @@ It is the CLIP-filtered data set of InstructPix2Pix, in the layout of its author
 An editing direction is one prompt; it has 1 to 4 pairs. Folders of directions may lie in further folders.
 """
 
+import hashlib
 import os
 import random
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ....errors import EvaluationError, PairError
@@ -32,6 +34,8 @@ _SEEDS = "seeds.json"
 _METADATA = "metadata.jsonl"
 # Python refuses to read numbers of more than 4300 digits, which sorting by number does.
 _LONGEST_NAME = 1000
+# Bytes of an effect's name: names of result files add a method, a seed and an ending.
+_LONGEST_EFFECT = 180
 
 
 def read_clean_ip2p(
@@ -88,7 +92,26 @@ def read_clean_ip2p(
         )
     if directions is not None and len(names) > directions:
         names = sorted(random.Random(seed).sample(names, directions), key=natural)
-    return tuple(_read_direction(root, name, listed[name], side, held_out) for name in names)
+    effects = _effect_names(listed)
+    return tuple(_read_direction(root, name, effects[name], listed[name], side, held_out) for name in names)
+
+
+def _effect_names(directions: Iterable[str]) -> dict[str, str]:
+    """Directions -> names of their effects, which are unique and short enough for names of files.
+
+    A name depends on the data set alone, and not on which directions are drawn.
+    """
+    plain = {name: name.replace("/", "-") for name in directions}
+    # Windows ignores case in names.
+    counts = Counter(name.casefold() for name in plain.values())
+    effects = {}
+    for name, effect in plain.items():
+        if counts[effect.casefold()] > 1 or len(os.fsencode(effect)) > _LONGEST_EFFECT:
+            digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+            start = os.fsencode(effect)[: _LONGEST_EFFECT - len(digest) - 1].decode("utf-8", "ignore")
+            effect = f"{start}-{digest}"
+        effects[name] = effect
+    return effects
 
 
 def _listed(root: Path) -> dict[str, tuple[str, ...]]:
@@ -133,7 +156,7 @@ def _found(root: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _read_direction(
-    root: Path, name: str, seeds: tuple[str, ...], side: int | None, held_out: int
+    root: Path, name: str, effect: str, seeds: tuple[str, ...], side: int | None, held_out: int
 ) -> EffectFiles:
     try:
         folder = resolve_inside(root, name, error=PairError)
@@ -146,7 +169,6 @@ def _read_direction(
         raise EvaluationError(f"Editing direction '{name[:100]}': {error}") from error
     train = pairs[: len(pairs) - held_out]
     test = pairs[len(pairs) - held_out :] if held_out else pairs
-    effect = name.replace("/", "-")
     return EffectFiles(effect, "global", words, train, test, side, (captions,) * len(test))
 
 

@@ -58,6 +58,28 @@ def test_holds_out_the_last_pair_of_a_direction(tmp_path: Path, listed: bool) ->
     assert torch.equal(effect.truth[0], torch.full((SIDE, SIDE, 3), 31 / 255))
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_every_direction_has_a_name_of_its_own(tmp_path: Path, listed: bool) -> None:
+    names = ("a/b", "a-b", "A/b", "c/d", "-".join("e" * 40), "/".join(["f" * 90] * 3))
+    names = (*names, "/".join(["\N{SNOWMAN}" * 40] * 2))
+    for name in names:
+        write(tmp_path, name, SEEDS[:2])
+    if listed:
+        list_seeds(tmp_path, *((name, SEEDS[:2]) for name in names))
+    sources = read_clean_ip2p(tmp_path, None)
+    effects = {source.words.removeprefix("make it snow "): source.name for source in sources}
+    assert len({name.casefold() for name in effects.values()}) == len(effects) == len(names)
+    assert effects["c/d"] == "c-d" and effects[names[4]] == names[4]
+    assert all(effects[name].startswith("a-b-") for name in names[:2])
+    assert effects[names[5]].startswith("f" * 90 + "-" + "f" * 70)
+    for name in effects.values():
+        assert len(name.encode()) <= 180
+        (tmp_path / f"{name}-visii_mse_words_fixed_noise-12.json").touch()
+    # The names do not depend on what is drawn.
+    for source in read_clean_ip2p(tmp_path, None, directions=3):
+        assert source.name == effects[source.words.removeprefix("make it snow ")]
+
+
 def test_tests_on_the_training_pairs_when_none_is_held_out(tmp_path: Path) -> None:
     write(tmp_path)
     (source,) = read_clean_ip2p(tmp_path, None, held_out=0, least=4)
