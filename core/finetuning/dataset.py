@@ -25,6 +25,8 @@ BEFORE = "source_image"
 AFTER = "edited_image"
 WORDS = "edit_prompt"
 
+_LISTS = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
+
 # Skipped list entries that are logged one by one; the rest are only counted.
 _MOST_LOGGED = 20
 
@@ -194,7 +196,7 @@ def _table_blocks(file: Path) -> list[TableBlock]:
     with open_table(file) as table:
         check_columns(table, file, ())
         columns = _column_names(table.schema_arrow.names)
-        check_columns(table, file, (columns.before, columns.after, columns.words))
+        check_columns(table, file, columns.present)
         _check_kinds(table.schema_arrow, file, columns)
         counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
     return [
@@ -208,17 +210,19 @@ def _check_kinds(schema: Any, file: Path, columns: ColumnNames) -> None:
     Raises:
         DataError: an image's column holds no bytes, or a text's column no text.
     """
-    from pyarrow import types
+    import pyarrow
 
     def holds_bytes(kind: Any) -> bool:
-        if types.is_struct(kind):
+        if isinstance(kind, pyarrow.StructType):
             return any(field.name == "bytes" and holds_bytes(field.type) for field in kind)
-        return types.is_null(kind) or types.is_binary(kind) or types.is_large_binary(kind)
+        return _is_one_of(kind, "null", "binary", "large_binary", "binary_view", "fixed_size_binary") or (
+            isinstance(kind, pyarrow.DictionaryType) and holds_bytes(kind.value_type)
+        )
 
     def holds_text(kind: Any) -> bool:
-        if types.is_list(kind) or types.is_large_list(kind) or types.is_dictionary(kind):
+        if isinstance(kind, pyarrow.DictionaryType) or _is_one_of(kind, *_LISTS):
             return holds_text(kind.value_type)
-        return types.is_null(kind) or types.is_string(kind) or types.is_large_string(kind)
+        return _is_one_of(kind, "null", "string", "large_string", "string_view")
 
     images = (columns.before, columns.after, columns.mask)
     for name in columns.present:
@@ -233,6 +237,13 @@ def _check_kinds(schema: Any, file: Path, columns: ColumnNames) -> None:
                 f"'{file.name}': its column '{name}' holds {str(kind)[:80]}, not text. Write instructions "
                 "into it, or give the column another name."
             )
+
+
+def _is_one_of(kind: Any, *names: str) -> bool:
+    from pyarrow import types
+
+    # Older versions of pyarrow do not know all types.
+    return any(hasattr(types, f"is_{name}") and getattr(types, f"is_{name}")(kind) for name in names)
 
 
 def _column_names(names: Sequence[str]) -> ColumnNames:

@@ -30,10 +30,10 @@ def open_table(file: Path) -> Any:
 
 
 def check_columns(table: Any, file: Path, columns: Sequence[str]) -> None:
-    """Checks that a table has all columns.
+    """Checks that a table has all columns, each of them once.
 
     Raises:
-        DataError: a column is missing.
+        DataError: a column is missing, or two have its name.
     """
     try:
         present = table.schema_arrow.names
@@ -44,6 +44,11 @@ def check_columns(table: Any, file: Path, columns: Sequence[str]) -> None:
         raise DataError(
             f"'{file.name}' has no column '{missing}'; its columns are {', '.join(present)}. "
             "Is it another data set?"
+        )
+    twice = next((name for name in columns if present.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(
+            f"'{file.name}' has {present.count(twice)} columns '{twice}'. Rename or remove all but one."
         )
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -132,6 +134,55 @@ def test_reads_tables_with_other_column_names(tmp_path: Path, names: tuple[str, 
         assert pair.words == expected_pair.words
         for part in ("before", "after", "mask"):
             assert torch.equal(getattr(pair, part), getattr(expected_pair, part))
+
+
+def test_reads_columns_of_every_type_that_holds_bytes_or_text(tmp_path: Path) -> None:
+    rows = tiny_edits.rows(2)
+    expected = read_records(tiny_edits.write_table(tmp_path / "usual.parquet", rows))
+    before, after, mask = (
+        [each["bytes"] if isinstance(each, dict) else each for each in (row[name] for row in rows)]
+        for name in ("source_image", "edited_image", "mask_image")
+    )
+    words = [row["edit_prompt"] for row in rows]
+    # Cells of a fixed size; decoders ignore what follows a PNG.
+    longest = max(map(len, before))
+    fixed = pyarrow.array([each.ljust(longest, b"\0") for each in before], pyarrow.binary(longest))
+    texts = [pyarrow.array(words, kind) for kind in (pyarrow.large_string(), pyarrow.string_view())]
+    texts.append(pyarrow.array(words).dictionary_encode())
+    texts.append(pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(words), 1))
+    for number, text in enumerate(texts):
+        table = pyarrow.table(
+            {
+                "source_image": fixed,
+                "edited_image": pyarrow.array(after, pyarrow.binary_view()),
+                "mask_image": pyarrow.array(mask, pyarrow.large_binary()),
+                "edit_prompt": text,
+            }
+        )
+        pyarrow.parquet.write_table(table, tmp_path / f"{number}.parquet")
+        found = read_records(tmp_path / f"{number}.parquet")
+        for one, other in zip(found, expected, strict=True):
+            assert one.read().words == other.read().words
+            assert torch.equal(one.read().before, other.read().before)
+            assert torch.equal(one.read().after, other.read().after)
+
+
+@pytest.mark.parametrize("name", ["source_image", "edit_prompt", "mask_image", "reasoning"])
+def test_rejects_tables_with_a_column_twice(tmp_path: Path, name: str) -> None:
+    (row,) = tiny_edits.rows(1)
+    row = {**row, "reasoning": ["it is late"]}
+    table = pyarrow.Table.from_pylist([row])
+    table = table.append_column(name, table.column(name))
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=f"^'t.parquet' has 2 columns '{name}'. Rename or remove all but one"):
+        find_blocks([tmp_path / "t.parquet"])
+
+
+def test_reads_tables_with_another_column_twice(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_pylist([{**row, "note": "x"} for row in tiny_edits.rows(1)])
+    table = table.append_column("note", table.column("note"))
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    assert read_records(tmp_path / "t.parquet")[0].read().words
 
 
 def test_reads_folders_with_words_beside_the_images(tmp_path: Path) -> None:
