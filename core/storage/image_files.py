@@ -105,7 +105,8 @@ def _no_reduction(_width: int, _height: int) -> int:
 def open_image(file: Path | BinaryIO, name: str, reduction: Reduction = _no_reduction) -> OpenedImage:
     """Decodes the first frame or page of an image file. The content decides the format, not the ending.
 
-    Applies rotation (EXIF) and color profiles (ICC). Scales deeper values with ``to_eight_bits``.
+    Applies rotation (EXIF) and color profiles (ICC). Scales deeper values with ``to_eight_bits``, but of
+    color PNG with 16 bits takes the upper 8.
     Reads a truncated PNG or JPEG if at least three quarters of its rows are present.
 
     Args:
@@ -154,6 +155,11 @@ def _open(stream: _Stream, name: str, reduction: Reduction) -> OpenedImage:
     if not stream.first_bytes(1):
         raise ValueError("it is empty")
     remarks: list[str] = []
+    if _is_deep_color_tiff(stream):
+        # tifffile lacks some compressions, and may be missing. Then Pillow reads the upper 8 bits.
+        with contextlib.suppress(Exception):
+            return _open_tiff(stream, name, reduction)
+        remarks.append("holds more than 8 bits a channel, of which the upper 8 are read")
     try:
         decoded, size = _load(stream, name, reduction)
     except (OSError, SyntaxError) as error:
@@ -244,6 +250,21 @@ def _open_unknown_to_pillow(stream: _Stream, name: str, reduction: Reduction) ->
             "it is not an image, or not in one of the formats PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, JPEG "
             "2000 and PPM"
         )
+    return _open_tiff(stream, name, reduction)
+
+
+def _is_deep_color_tiff(stream: _Stream) -> bool:
+    """Whether a file is a color TIFF with more than 8 bits a channel. Pillow drops the others."""
+    if not stream.first_bytes(4).startswith(_TIFF):
+        return False
+    # Damaged headers raise errors of all kinds; the decoder reports them.
+    with contextlib.suppress(Exception), Image.open(cast(BinaryIO, stream), formats=["TIFF"]) as image:
+        bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS_PER_SAMPLE, ())
+        return len(bits) >= 3 and max(bits) > 8 and image.width * image.height <= MAX_PIXELS
+    return False
+
+
+def _open_tiff(stream: _Stream, name: str, reduction: Reduction) -> OpenedImage:
     tiff = read_tiff(cast(BinaryIO, stream), lambda width, height: _check_size(width, height, name))
     size = tiff.image.size
     image = _reduced(tiff.image, size, reduction)
@@ -265,7 +286,7 @@ def _eight_bit_image(image: Image.Image, remarks: list[str]) -> Image.Image:
 def _deep_values(image: Image.Image) -> tuple[np.ndarray, float | None]:
     """Returns the values of a grey image of 16 or 32 bits, and the largest possible value if known.
 
-    Pillow reads 16-bit color as its upper 8 bits, which is exact to 1/255.
+    Pillow reads color PNG of 16 bits as the upper 8, which is exact to 1/255.
     """
     values = np.asarray(image)
     tags = getattr(image, "tag_v2", {})

@@ -117,6 +117,46 @@ def test_logs_remarks_about_the_file(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert below == "Image 'f.tif' holds values down to -0.25; those below 0 are clipped."
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"compression": "zlib"},
+        {"planarconfig": "separate"},
+        {"byteorder": ">"},
+        {"bigtiff": True},
+        {"extrasamples": ["unassalpha"]},
+        {"extratags": [(274, "H", 1, 6, True)]},
+    ],
+)
+def test_rounds_color_of_16_bits(tmp_path: Path, options: dict) -> None:
+    # 254.09, whose upper 8 bits are 255.
+    deep = np.full((16, 24, 4 if "extrasamples" in options else 3), 65300, np.uint16)
+    deep[..., 3:] = 65535
+    deep = deep.transpose(2, 0, 1) if "planarconfig" in options else deep
+    tifffile.imwrite(tmp_path / "a.tif", deep, photometric="rgb", **options)
+    opened = open_image(tmp_path / "a.tif", "a.tif")
+    assert opened.size == ((16, 24) if "extratags" in options else (24, 16)) and not opened.remarks
+    assert (read_image(tmp_path / "a.tif") * 255).unique().tolist() == [254]
+    assert read_image(tmp_path / "a.tif", 8).shape == (8, 8, 3)
+
+
+def test_reads_deep_color_that_tifffile_cannot_read(tmp_path: Path) -> None:
+    deep = np.full((16, 16, 4), 257 * 40, np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", deep, photometric="separated")
+    opened = open_image(tmp_path / "a.tif", "a.tif")
+    assert opened.image.size == (16, 16)
+    remark = "Image 'a.tif' holds more than 8 bits a channel, of which the upper 8 are read."
+    assert opened.remarks == (remark,)
+
+
+def test_rejects_a_deep_tiff_that_is_cut_short(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.full((64, 64, 3), 65300, np.uint16), photometric="rgb")
+    content = (tmp_path / "a.tif").read_bytes()
+    with pytest.raises(PairError, match=r"Image 'a\.tif' cannot be read"):
+        decode_image(io.BytesIO(content[: len(content) // 2]), "a.tif")
+
+
 def test_ignores_damaged_exif(tmp_path: Path) -> None:
     IMAGE.save(tmp_path / "a.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12")
     assert np.abs(read_image(tmp_path / "a.png").numpy() - COLOURS / 255).max() <= STEP
