@@ -38,6 +38,8 @@ class ResultFolder:
     """Folder of the outcomes within the run's folder."""
     optional_entries: ClassVar[tuple[str, ...]] = ()
     """Entries of a run's description that only some methods need; None until such a method is run."""
+    redo_advice: ClassVar[str] = "make the results of this method anew with --redo"
+    """How else to mend results that another recipe made."""
 
     def __init__(self, path: str | Path, redo: bool = False) -> None:
         self.path = Path(path)
@@ -90,7 +92,8 @@ class ResultFolder:
         """Returns the stored outcomes that these recipes made.
 
         Args:
-            recipes: method -> recipe, see ``BenchmarkSettings.recipes``. All outcomes fit if there are none.
+            recipes: method -> recipe, see ``BenchmarkSettings.recipes``. Outcomes without a recipe fit where
+                their method has none. All outcomes fit if there are none.
             methods: the methods of this run, whose recipes are stored to explain a change. Other methods'
                 outcomes are left out if they do not fit.
 
@@ -103,16 +106,18 @@ class ResultFolder:
         digests = {method: recipe_digest(recipe) for method, recipe in recipes.items()}
         known = self._recipes()
         for key, outcome in finished.items():
-            if key[0] in methods and outcome.recipe != digests[key[0]] and not self.redo:
-                changed = _first_change(known.get(outcome.recipe, {}), recipes[key[0]])
+            if key[0] in methods and outcome.recipe != digests.get(key[0], "") and not self.redo:
+                changed = _first_change(known.get(outcome.recipe, {}), recipes.get(key[0], {}))
                 raise EvaluationError(
                     f"'{self.path}' holds results of another run: {key[0]}: {changed}. Give another --out "
-                    "folder, or make the results of this method anew with --redo."
+                    f"folder, or {self.redo_advice}."
                 )
-        known |= {digests[method]: recipes[method] for method in methods}
+        known |= {digests[method]: recipes[method] for method in methods if method in recipes}
         if methods:
             write_text(json.dumps(known, indent=1), self.path / "recipes.json")
-        return {key: outcome for key, outcome in finished.items() if digests.get(key[0]) == outcome.recipe}
+        return {
+            key: outcome for key, outcome in finished.items() if digests.get(key[0], "") == outcome.recipe
+        }
 
     def _recipes(self) -> dict[str, Any]:
         """The stored recipes by their digest. They only explain a change, so a damaged file has none."""

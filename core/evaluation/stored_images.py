@@ -44,14 +44,19 @@ class StoredImages:
     @property
     def seeds(self) -> set[int]:
         """The seeds that there are images of."""
-        matches = (
-            _SEED_AND_INDEX.fullmatch(file.name.removeprefix(self.name))
-            for file in self._root.glob(f"*/{self.name}-*.png")
-        )
-        return {int(match[1]) for match in matches if match}
+        return set(self._files().values())
+
+    def _files(self) -> dict[Path, int]:
+        """The method's own images -> their seeds. Names of other methods may begin with its name."""
+        files = {}
+        for file in sorted(self._root.glob(f"*/{self.name}-*.png")):
+            match = _SEED_AND_INDEX.fullmatch(file.name.removeprefix(self.name))
+            if match:
+                files[file] = int(match[1])
+        return files
 
     def check(self, source: str, seed: int, sizes: Sequence[Size]) -> None:
-        """Checks that all images of an effect or item are there. Reads only their headers.
+        """Checks that all images of an effect or item are there, by reading them.
 
         Args:
             source: name of the effect or item.
@@ -59,7 +64,7 @@ class StoredImages:
             sizes: (width, height) of each test image.
 
         Raises:
-            EvaluationError: an image is missing, cannot be read, or has another size.
+            EvaluationError: an image is missing, damaged, cut short, or of another size.
         """
         for index, size in enumerate(sizes):
             file = self.file(source, seed, index)
@@ -70,12 +75,15 @@ class StoredImages:
                     f"result as {self.name}-SEED-INDEX.png in the folder '{source}', counted from 0."
                 )
             try:
+                height, width = read_image(file).shape[:2]
+                # read_image accepts images without their last rows, whose figures would be wrong.
                 with Image.open(file) as image:
-                    found = image.size
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                    image.load()
+            except (PairError, OSError, ValueError, SyntaxError) as error:
                 raise EvaluationError(
                     f"{where}: '{file}' cannot be read ({error}). Save it as PNG again."
                 ) from error
+            found = width, height
             if found != size:
                 raise EvaluationError(
                     f"{where}: '{file}' is {found[0]} x {found[1]}, the test image is {size[0]} x {size[1]}. "
@@ -96,8 +104,7 @@ class StoredImages:
 
     def digest(self) -> str:
         """Returns the identity of all images, so that a run does not resume with others."""
-        files = sorted(self._root.glob(f"*/{self.name}-*.png"))
-        states = [(file, file.stat()) for file in files]
+        states = [(file, file.stat()) for file in self._files()]
         return _digest(self._root, tuple((file, each.st_size, each.st_mtime_ns) for file, each in states))
 
 

@@ -30,6 +30,8 @@ class Score:
     """cos(E(out) - E(in), E(caption) - E(caption before)); None without both captions."""
     seconds: float = 0.0
     """Wall time of editing."""
+    recipe: str = ""
+    """Identity of images made elsewhere; empty for methods that edit here."""
 
     @property
     def key(self) -> Key:
@@ -42,7 +44,8 @@ class ItemFolder(ResultFolder):
 
     record = Score
     subfolder = "items"
-    optional_entries = ("instruction", "mllm", "connector", "tuned_model", "stored")
+    optional_entries = ("instruction", "mllm", "connector", "tuned_model")
+    redo_advice = "delete this one"
 
     def save_item_images(self, item: Item, side: int | None) -> None:
         """Saves each turn's source and ground truth for the report, at the size of the edit."""

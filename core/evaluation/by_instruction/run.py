@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -24,6 +24,7 @@ from ...models.builtin import POCKET_CONNECTOR_FILE, POCKET_READER_FOLDER, POCKE
 from ...reasoning.connector import load_connector, text_fingerprint
 from ...storage.image_sizes import Size
 from ..protocols import OutcomeWithImages, WorkUnit
+from ..results import recipe_digest
 from ..stored_images import StoredImages
 from .datasets.item_storage import StoredItem
 from .items import Item, editor_input
@@ -123,13 +124,15 @@ class ItemRunSettings:
             "sampling_steps": self.sampling.steps,
             "image_scale": self.sampling.image_scale_for(description.family),
             "side": self.side,
-            "stored": ", ".join(f"{images.name} {images.digest()}" for images in self.stored) or None,
         }
 
     @property
     def own_methods(self) -> list[ItemMethod]:
         """The methods that edit here: all but the stored ones."""
         return [ITEM_METHODS[name] for name in self.methods if name in ITEM_METHODS]
+
+    def check(self, sources: Sequence[StoredItem]) -> None:
+        """Every item has what the methods need."""
 
     def check_stored(self, sources: Sequence[StoredItem]) -> None:
         """Checks the stored images of all items and seeds, before anything runs.
@@ -152,8 +155,8 @@ class ItemRunSettings:
                         images.check(source.name, seed, chosen)
 
     def recipes(self) -> dict[str, dict[str, Any]]:
-        """Returns nothing: ``describe`` says everything."""
-        return {}
+        """Returns the identity of images made elsewhere; ``describe`` says the rest."""
+        return {images.name: {"images": images.digest()} for images in self.stored}
 
     def rounds(self) -> list[tuple[int, tuple[str, ...]]]:
         """Returns every seed with all methods; stored results of seed 0 stand for all seeds."""
@@ -167,6 +170,7 @@ class ItemRunSettings:
         """Runs the unit's methods on an item."""
         models, scorer = _models(self)
         features = scorer.features(loaded)
+        recipes = self.recipes()
         for name in unit.methods:
             start = time.monotonic()
             stored = next((images for images in self.stored if images.name == name), None)
@@ -174,7 +178,8 @@ class ItemRunSettings:
                 images = models.edit(loaded, ITEM_METHODS[name], unit.seed)
             else:
                 images = stored.read(loaded.name, unit.seed, loaded.images)
-            yield scorer.score(features, name, unit.seed, images, time.monotonic() - start), images
+            score = scorer.score(features, name, unit.seed, images, time.monotonic() - start)
+            yield replace(score, recipe=recipe_digest(recipes[name]) if name in recipes else ""), images
 
 
 @lru_cache(maxsize=1)

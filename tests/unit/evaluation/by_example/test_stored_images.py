@@ -16,13 +16,31 @@ from instructbrush.tests.support.tiny_benchmarks import emu_rows, write_shards
 SIZES = [(32, 16), (32, 16)]
 
 
+def cut(file: Path, part: float) -> None:
+    file.write_bytes(file.read_bytes()[: int(part * file.stat().st_size)])
+
+
+def turn(file: Path) -> None:
+    """Says in the EXIF that the image is to be shown turned."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(file) as image:
+        image.copy().save(file, exif=exif)
+
+
 def write(
-    folder: Path, name: str = "sdedit", seed: int = 0, effect: str = "0000001", value: int = 90
+    folder: Path,
+    name: str = "sdedit",
+    seed: int = 0,
+    effect: str = "0000001",
+    value: int = 90,
+    noisy: bool = False,
 ) -> Path:
     for index in range(2):
         file = folder / effect / f"{name}-{seed}-{index}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((16, 32, 3), value + index, np.uint8)).save(file)
+        pixels = np.random.default_rng(index).integers(-40, 41, (16, 32, 3)) if noisy else 0
+        Image.fromarray((np.full((16, 32, 3), value + index) + pixels).astype(np.uint8)).save(file)
     return folder
 
 
@@ -39,8 +57,11 @@ def test_reads_images_beside_each_other_or_in_a_run(tmp_path: Path, within: str)
 
 def test_a_longer_name_is_another_method(tmp_path: Path) -> None:
     write(tmp_path, "sd")
-    write(tmp_path, "sd-edit", seed=1)
-    assert StoredImages("sd", str(tmp_path)).seeds == {0}
+    digest = StoredImages("sd", str(tmp_path)).digest()
+    for longer in ("sd-edit", "sd-0", "sd-0-0"):
+        write(tmp_path, longer, seed=1)
+    stored = StoredImages("sd", str(tmp_path))
+    assert stored.seeds == {0} and stored.digest() == digest
 
 
 def test_digest_follows_the_images(tmp_path: Path) -> None:
@@ -80,12 +101,17 @@ def test_rejects_a_name_that_appears_twice(tmp_path: Path) -> None:
         (lambda file: file.write_bytes(b""), "cannot be read"),
         (lambda file: file.write_text("hello"), "cannot be read"),
         (lambda file: Image.new("RGB", (16, 32)).save(file), "is 16 x 32, the test image is 32 x 16. Save"),
+        (turn, "is 16 x 32, the test image is 32 x 16. Save"),
+        (lambda file: cut(file, 1 / 3), "cannot be read"),
+        # Files that lack their last rows are read elsewhere, with a remark.
+        (lambda file: cut(file, 0.9), "cannot be read"),
     ],
 )
 def test_rejects_images_that_do_not_fit(
     tmp_path: Path, change: Callable[[Path], object], message: str
 ) -> None:
-    stored = StoredImages("sdedit", str(write(tmp_path)))
+    stored = StoredImages("sdedit", str(write(tmp_path, noisy=True)))
+    stored.check("0000001", 0, SIZES)
     change(stored.file("0000001", 0, 1))
     with pytest.raises(EvaluationError) as refused:
         stored.check("0000001", 0, SIZES)
@@ -162,6 +188,17 @@ def test_a_benchmark_of_items_has_the_stored_row(tmp_path: Path, capsys: pytest.
     content = json.loads((tmp_path / "out" / "results.json").read_text())
     assert {outcome["method"] for outcome in content["outcomes"]} == {"words", "hive"}
     assert "images made elsewhere" in (tmp_path / "out" / "report.html").read_text("utf-8")
+    # Images of another method come later; those that are there are kept.
+    for item in ("00ab", "01ab"):
+        Image.new("RGB", (64, 64), "red").save(tmp_path / "images" / item / "sd-0-0.png")
+    command.append(f"sd={tmp_path / 'images'}")
+    assert main(command) == 0
+    assert "[3/6]" not in (printed := capsys.readouterr().out) and "[6/6]" in printed
+    Image.new("RGB", (64, 64), "green").save(file)
+    assert main(command) == 1
+    told = capsys.readouterr().err
+    assert "holds results of another run: hive: images was" in told
+    assert told.endswith("Give another --out folder, or delete this one.\n")
 
 
 def test_options_of_one_data_set_are_refused_for_others(
@@ -177,9 +214,10 @@ def test_options_of_one_data_set_are_refused_for_others(
         assert f"{option} does nothing with --benchmark {benchmark}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("method", ["visii_2", "lora_r4"])
 def test_methods_of_more_pairs_need_directions_with_more_pairs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["bench", "--benchmark", "clean-ip2p", "--data", str(data_set(tmp_path / "data"))]
-    assert main([*command, "--methods", "words", "visii_2", "--out", str(tmp_path / "out")]) == 1
+    assert main([*command, "--methods", "words", method, "--out", str(tmp_path / "out")]) == 1
     assert "has 3 pairs (2 for training, 1 for testing)" in capsys.readouterr().err
