@@ -1,6 +1,6 @@
 """What a benchmark run works with: sources, settings, units of work and callbacks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,6 +52,14 @@ class BenchmarkSettings(Protocol):
         """Returns what else identifies the figures of each method, as plain values.
 
         Outcomes name their recipe in ``recipe``. Empty if ``describe`` says everything.
+        """
+        ...
+
+    def check(self, sources: Sequence[Any]) -> None:
+        """Checks that the methods can run on the sources, without loading them.
+
+        Raises:
+            EvaluationError: they cannot.
         """
         ...
 

@@ -41,13 +41,14 @@ def run(
 
     Raises:
         UnfinishedError: the time of the workers is over. Finished outcomes are kept.
-        EvaluationError: two sources have the same name, the folder holds another run, a worker died, or the
-            ray package is missing.
+        EvaluationError: two sources have the same name, a method cannot run on a source, the folder holds
+            another run, a worker died, or the ray package is missing.
         StorageError: the folder cannot be written to, or the disk is full. Finished outcomes are kept.
         InstructBrushError: any error of a method.
     """
     workers.check()
     _check_names(sources)
+    settings.check(sources)
     folder.begin({"data": data, **settings.describe()})
     finished = folder.made_by(settings.recipes(), settings.methods)
     keys = [

@@ -77,6 +77,10 @@ class PocketEffect:
     def words(self) -> str:
         return EFFECTS[self.name].words
 
+    @property
+    def train(self) -> range:
+        return range(TRAIN_PAIRS)
+
     def load(self) -> Effect:
         """Draws the images, rounded to 8 bits."""
         return Effect(

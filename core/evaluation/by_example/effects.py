@@ -1,5 +1,6 @@
 """An editing effect of a benchmark: training and test pairs."""
 
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -55,6 +56,11 @@ class EffectSource(Protocol):
     @property
     def words(self) -> str:
         """The benchmark's instruction in words."""
+        ...
+
+    @property
+    def train(self) -> Sized:
+        """As many entries as there are training pairs; known without reading images."""
         ...
 
     def load(self) -> Effect:

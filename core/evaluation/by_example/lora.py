@@ -30,6 +30,8 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 RATES = (3e-3, 1e-2, 2e-2)
 """Learning rates to choose from; a LoRA at 0.03 diverged on the pocket editor."""
 
+# A diverged LoRA stops after at most this many further steps. Each check waits for the device.
+_CHECK_EVERY = 25
 # Latent pixels of one model call while learning, so that a step at 512 px fits into 12 GB.
 _PIXELS_AT_ONCE = 4096
 
@@ -43,10 +45,10 @@ class LoraTask:
     context: Tensor
     """Text states that stand for the edit, [L, D]."""
     settings: LearningSettings
-    """Steps, segments, batch, weighting and seed; the rate falls to a tenth, as the preset's does."""
+    """Steps, segments, batch, weighting, seed and learning rates."""
 
     def at_rate(self, rate: float) -> LoraTask:
-        """Returns the same task with another learning rate."""
+        """Returns the same task with another learning rate, whose last step is in the preset's proportion."""
         preset = self.settings
         final = rate * preset.final_learning_rate / preset.learning_rate
         return replace(self, settings=replace(preset, learning_rate=rate, final_learning_rate=final))
@@ -101,7 +103,8 @@ def learn_lora(task: LoraTask, parameters: Mapping[str, Tensor]) -> float | None
     """Optimizes the LoRA in place.
 
     Returns:
-        The mean loss of the last tenth of the steps; None if the loss became infinite, where it stops.
+        The mean loss of the last tenth of the steps; None if the loss or the LoRA is not finite. The loss is
+        checked every 25 steps, and learning stops there.
     """
     settings = replace(task.settings, objective="plain")
     streams = [SegmentStream(segment, settings) for segment in range(settings.segments)]
@@ -121,8 +124,10 @@ def learn_lora(task: LoraTask, parameters: Mapping[str, Tensor]) -> float | None
                 if parameter.grad is not None and scale != 1:
                     parameter.grad.mul_(1 / scale)
             optimizer.step()
+            if (step + 1) % _CHECK_EVERY == 0 and not torch.isfinite(losses[-1]):
+                return None
     last = torch.stack(losses[-max(settings.steps // 10, 1) :]).mean().item()
-    return last if math.isfinite(last) else None
+    return last if math.isfinite(last) and is_finite(parameters) else None
 
 
 def _backward(
@@ -168,9 +173,15 @@ def choose_rate(task: LoraTask, rank: int, rates: Sequence[float] = RATES) -> tu
             errors[rate] = error
     if not errors:
         raise EvaluationError(
-            f"LoRA of rank {rank}: the loss is not finite at any rate of {', '.join(map(str, rates))}."
+            f"LoRA of rank {rank}: the loss is not finite at any rate of {', '.join(map(str, rates))}. "
+            "Leave the method out of --methods; finished results are kept."
         )
     return min(errors, key=lambda rate: errors[rate]), {str(rate): error for rate, error in errors.items()}
+
+
+def is_finite(parameters: Mapping[str, Tensor]) -> bool:
+    """Whether all numbers of a LoRA are finite."""
+    return all(bool(torch.isfinite(parameter).all()) for parameter in parameters.values())
 
 
 @torch.no_grad()

@@ -124,6 +124,23 @@ class EffectRunSettings:
             for seed in range(self.first_seed, self.seeds)
         ]
 
+    def check(self, sources: Sequence[EffectSource]) -> None:
+        """Checks that every effect has the training pairs that the methods need.
+
+        Raises:
+            EvaluationError: an effect has too few.
+        """
+        # Every effect has one pair.
+        needs = {name: METHODS[name].pairs for name in self.methods if name in METHODS}
+        for name in (name for name, needed in needs.items() if needed > 1):
+            few = next((source for source in sources if len(source.train) < needs[name]), None)
+            if few is not None:
+                count = len(few.train)
+                raise EvaluationError(
+                    f"Effect '{few.name}' has {count} training pair{'s' * (count != 1)}, and the method "
+                    f"'{name}' needs {needs[name]}. Leave the method out, or take effects with more pairs."
+                )
+
     def check_stored(self, sources: Sequence[EffectSource]) -> None:
         """Checks the stored images of all effects and seeds, before anything runs.
 

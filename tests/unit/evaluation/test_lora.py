@@ -1,9 +1,11 @@
 """LoRAs on an effect's pairs, and the damage that methods do to unrelated edits."""
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -130,6 +132,76 @@ def test_method_reports_cost_and_keeps_its_rate(
     second = METHODS["lora_r4"].edit(effect_editor, 1)
     assert second.cost is not None and second.cost.learning_rate == first.cost.learning_rate
     assert second.damage is None and not torch.equal(first.images[0], second.images[0])
+
+
+def diverge_at(*rates: float, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Makes all numbers of LoRAs at these rates infinite. Returns the rates that are tried, as they come."""
+    tried: list[float] = []
+    original = lora_module.learn_lora
+
+    def learn(given: LoraTask, parameters: dict[str, Tensor]) -> float | None:
+        tried.append(given.settings.learning_rate)
+        if given.settings.learning_rate in rates:
+            for parameter in parameters.values():
+                parameter.data.fill_(torch.inf)
+        return original(given, parameters)
+
+    monkeypatch.setattr(lora_module, "learn_lora", learn)
+    monkeypatch.setattr(method_module, "learn_lora", learn)
+    return tried
+
+
+def test_takes_the_next_best_rate_where_the_best_diverges(
+    effect_editor: EffectEditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = effect_editor.models.cache
+    assert cache is not None
+    errors = {"0.003": 0.5, "0.01": 0.2, "0.02": 0.1}
+    monkeypatch.setattr(method_module, "choose_rate", lambda *given: (0.02, errors))
+    tried = diverge_at(0.02, monkeypatch=monkeypatch)
+    found = METHODS["lora_r4"].edit(effect_editor, 0)
+    assert tried == [0.02, 0.01] and found.cost is not None and found.cost.learning_rate == 0.01
+    assert found.remark == "Learning diverged at the rate 0.02, so the next best was taken: 0.01."
+    assert found.damage is not None and all(torch.isfinite(image).all() for image in found.images)
+    # A rate that diverged when it was chosen is not tried.
+    (file,) = cache.glob("lora-*.json")
+    assert json.loads(file.read_text()) == {"rate": 0.02, "held_out_errors": errors}
+    file.write_text('{"rate": 0.02, "held_out_errors": {"0.02": 0.1}}')
+    with pytest.raises(EvaluationError, match="on 'swap': learning with seed 1 diverges at the rate 0.02. L"):
+        METHODS["lora_r4"].edit(effect_editor, 1)
+
+
+def test_a_rate_that_diverges_is_not_chosen(task: LoraTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    diverge_at(0.003, 0.01, monkeypatch=monkeypatch)
+    rate, errors = choose_rate(task, 4)
+    assert rate == 0.02 and set(errors) == {"0.02"}
+    with pytest.raises(EvaluationError, match="not finite at any rate of 0.003, 0.01. Leave the method out"):
+        choose_rate(task, 4, (0.003, 0.01))
+
+
+def test_stops_soon_where_the_loss_is_not_finite(task: LoraTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+    original = lora_module._backward
+
+    def backward(*given: Any) -> Tensor:
+        steps.append(1)
+        return original(*given)
+
+    monkeypatch.setattr(lora_module, "_backward", backward)
+    longer = replace(task, settings=replace(task.settings, steps=60))
+    with lora_layers(task.denoiser.unet, 4, 0) as parameters:
+        for parameter in parameters.values():
+            parameter.data.fill_(torch.inf)
+        assert learn_lora(longer, parameters) is None and len(steps) == 25
+
+
+def test_a_lora_that_is_not_finite_after_its_last_step_has_diverged(task: LoraTask) -> None:
+    with lora_layers(task.denoiser.unet, 4, 0) as parameters:
+        # Every loss is finite; only the step after it is not.
+        for parameter in parameters.values():
+            parameter.register_hook(lambda gradient: gradient * torch.inf)
+        one = replace(task, settings=replace(task.settings, steps=1))
+        assert learn_lora(one, parameters) is None
 
 
 def test_names_the_package_that_is_missing(task: LoraTask, monkeypatch: pytest.MonkeyPatch) -> None:

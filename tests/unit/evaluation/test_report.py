@@ -161,6 +161,7 @@ class Still:
     name = "sea 50% #1? <&amp;"
     scope = "global"
     words = "paint <b> & 'it'"
+    train = range(10)
 
     def load(self) -> Effect:
         shades = torch.arange(15).view(15, 1, 1, 1) / 15

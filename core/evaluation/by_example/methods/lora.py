@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -14,14 +14,15 @@ from ....editing.settings import SamplingSettings
 from ....errors import EvaluationError
 from ....storage.files import write_text
 from ....storage.json_text import parse_json
-from ..lora import RATES, TARGETS, LoraTask, choose_rate, learn_lora, lora_layers, round_to_half
+from ..lora import RATES, TARGETS, LoraTask, choose_rate, is_finite, learn_lora, lora_layers, round_to_half
 from .base import BenchmarkModels, Cost, Edited, EffectEditor, Method, recipe_of
 
 
 def _edit(editor: EffectEditor, seed: int, rank: int) -> Edited:
     """Learns a LoRA from the init text and the samples that InstructBrush has, and edits by that text.
 
-    So both know the same: the pairs. The benchmark's words stay unknown to both.
+    So both know the same: the pairs. The benchmark's words stay unknown to both. Where the best rate diverges
+    with this seed and all pairs, the next best is taken.
     """
     models = editor.models
     denoiser = models.editor.denoiser
@@ -29,22 +30,33 @@ def _edit(editor: EffectEditor, seed: int, rank: int) -> Edited:
     text = editor.phrase(pairs)
     context = models.editor.encode_text([text])[0].to(denoiser.device)
     task = LoraTask(denoiser, editor.latents(pairs), context, models.settings("attention", seed))
-    rate = _rate(models, task, text, rank)
+    rates = _rates(models, task, text, rank)
     if not seed:
         editor.probes.keep(beside=False)
-    start = time.monotonic()
-    with lora_layers(denoiser.unet, rank, seed) as parameters:
-        loss = learn_lora(task.at_rate(rate), parameters)
-        if loss is None:
-            raise EvaluationError(
-                f"LoRA of rank {rank} on '{editor.effect.name}': the loss is not finite at rate {rate}."
-            )
-        size = round_to_half(parameters)
-        sampling = _with_scales(models, task)
-        cost = Cost(time.monotonic() - start, size, rate)
-        images = editor.sample(context, seed, sampling)
-        damage = None if seed else editor.probes.damage(None)
-    return Edited(images, text, loss, "noise", "", sampling, cost, damage)
+    diverged: list[str] = []
+    for rate in rates:
+        start = time.monotonic()
+        with lora_layers(denoiser.unet, rank, seed) as parameters:
+            loss = learn_lora(task.at_rate(rate), parameters)
+            size = round_to_half(parameters)
+            # Large numbers become infinite in fp16.
+            if loss is None or not is_finite(parameters):
+                diverged.append(str(rate))
+                continue
+            sampling = _with_scales(models, task)
+            cost = Cost(time.monotonic() - start, size, rate)
+            images = editor.sample(context, seed, sampling)
+            damage = None if seed else editor.probes.damage(None)
+        remark = (
+            f"Learning diverged at the rate {' and '.join(diverged)}, so the next best was taken: {rate}."
+            if diverged
+            else ""
+        )
+        return Edited(images, text, loss, "noise", remark, sampling, cost, damage)
+    raise EvaluationError(
+        f"LoRA of rank {rank} on '{editor.effect.name}': learning with seed {seed} diverges at the rate "
+        f"{' and '.join(diverged)}. Leave the method out of --methods; finished results are kept."
+    )
 
 
 def _with_scales(models: BenchmarkModels, task: LoraTask) -> SamplingSettings:
@@ -57,12 +69,12 @@ def _with_scales(models: BenchmarkModels, task: LoraTask) -> SamplingSettings:
     return models.sampling_at((found.text_scale, found.image_scale))
 
 
-def _rate(models: BenchmarkModels, task: LoraTask, text: str, rank: int) -> float:
-    """The rate of ``choose_rate`` with seed 0. Kept in the run's cache, because all seeds use it."""
+def _rates(models: BenchmarkModels, task: LoraTask, text: str, rank: int) -> list[float]:
+    """The finite rates of ``choose_rate`` with seed 0, best first. Kept in the run's cache for all seeds."""
     settings = models.settings("attention", 0)
     seeded = replace(task, settings=settings)
     if models.cache is None:
-        return choose_rate(seeded, rank)[0]
+        return _best_first(*choose_rate(seeded, rank))
     parts = [
         models.editor.description.fingerprint,
         task.latents.digest,
@@ -74,14 +86,19 @@ def _rate(models: BenchmarkModels, task: LoraTask, text: str, rank: int) -> floa
     ]
     file = models.cache / f"lora-{sha256(json.dumps(parts).encode()).hexdigest()[:32]}.json"
     try:
-        rate = parse_json(file.read_bytes())["rate"]
-        if rate in RATES:
-            return rate
+        kept = parse_json(file.read_bytes())
+        if kept["rate"] in RATES:
+            return _best_first(kept["rate"], kept["held_out_errors"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     rate, errors = choose_rate(seeded, rank)
     write_text(json.dumps({"rate": rate, "held_out_errors": errors}), file)
-    return rate
+    return _best_first(rate, errors)
+
+
+def _best_first(rate: float, errors: Mapping[str, float]) -> list[float]:
+    others = [other for other in RATES if other != rate and str(other) in errors]
+    return [rate, *sorted(others, key=lambda other: errors[str(other)])]
 
 
 def _recipe(rank: int) -> Callable[[BenchmarkModels], dict[str, Any]]:
@@ -97,6 +114,8 @@ LORA = tuple(
         "samples as InstructBrush; the best of three rates on a pair that was held out, then all pairs",
         lambda editor, seed, rank=rank: _edit(editor, seed, rank),
         _recipe(rank),
+        # One of them is held out to choose the rate.
+        pairs=2,
     )
     for rank in (4, 16)
 )
