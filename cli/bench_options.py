@@ -93,7 +93,12 @@ def _check_size(options: argparse.Namespace) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of ``bench`` except model and device."""
-    parser.add_argument("--benchmark", choices=tuple(OUT_FOLDERS), default="top-bench")
+    parser.add_argument(
+        "--benchmark",
+        choices=tuple(OUT_FOLDERS),
+        default="top-bench",
+        help="which data set to compare on (default top-bench)",
+    )
     parser.add_argument(
         "--data",
         required=True,
@@ -257,7 +262,9 @@ def add_run_options(
         help="images that another program made of the test images, measured as the method NAME; they are "
         "FOLDER/EFFECT_OR_ITEM/NAME-SEED-INDEX.png, as the benchmark names its own",
     )
-    parser.add_argument("--sampling-steps", type=int, default=20)
+    parser.add_argument(
+        "--sampling-steps", type=int, default=20, help="sampling steps of every edit (default 20)"
+    )
     parser.add_argument("--text-scale", type=float, help="s_T (default 7.5, pocket editor 2)")
     parser.add_argument("--image-scale", type=float, help="s_I (default 1.5)")
     parser.add_argument(

@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +18,14 @@ from ..core.devices import is_out_of_memory
 from ..core.editing.batch_editing import EditCallbacks, EditJob, edit_images, note_of
 from ..core.editing.editor import DiffusersEditor
 from ..core.errors import DeviceError, InstructBrushError, PairError
+from ..core.evaluation.reports.contact_sheet import SheetColumn, contact_sheet, read_cell
 from ..core.instruction.file import load_instruction
 from ..core.instruction.injection import Injection, inject
 from ..core.instruction.instruction import Blend, Instruction, own_scales
 from ..core.instruction.learned_noise import learned_noise_seed
 from ..core.models.families import FAMILIES, Family
 from ..core.storage.files import check_writable
-from ..core.storage.image_files import IMAGES
+from ..core.storage.image_files import IMAGES, save_image
 from .options import (
     add_model_options,
     add_scale_options,
@@ -33,6 +36,8 @@ from .options import (
 )
 from .terminal import say
 
+_SHEET_ROWS = 20
+_SHEET_CELL = 384
 _DEFAULT_BATCH = 8 if torch.cuda.is_available() else 2
 
 
@@ -46,14 +51,29 @@ def add_options(apply_parser: argparse.ArgumentParser, edit_parser: argparse.Arg
     for parser in (apply_parser, edit_parser):
         add_common_options(parser)
     apply_parser.add_argument("--instruction", required=True, help="instruction file")
-    apply_parser.add_argument("--strength", type=float, default=1.0)
+    apply_parser.add_argument(
+        "--strength",
+        type=float,
+        default=1.0,
+        help="0 leaves the image to the model, 1 is as learned; larger and negative values extrapolate "
+        "(default 1)",
+    )
     apply_parser.add_argument(
         "--end",
         type=int,
         default=0,
-        help="T of the paper's Fig. 3: the instruction acts for timesteps T and above",
+        help="T of the paper's Fig. 3: the instruction acts for timesteps T and above (default 0: all)",
     )
-    edit_parser.add_argument("--words", type=utf8_text, required=True)
+    edit_parser.add_argument(
+        "--words", type=utf8_text, required=True, help="what to do, such as 'make it snowy'"
+    )
+    for parser in (apply_parser, edit_parser):
+        parser.add_argument(
+            "--sheet",
+            type=Path,
+            metavar="FILE.png",
+            help=f"also draw the first {_SHEET_ROWS} images before and after side by side",
+        )
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +82,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", required=True, help="folder of images, or one image")
     parser.add_argument("--out", required=True, help="folder for the results (PNG, same names and sizes)")
     add_scale_options(parser)
-    parser.add_argument("--steps", type=positive_int, default=20)
+    parser.add_argument("--steps", type=positive_int, default=20, help="sampling steps (default 20)")
     parser.add_argument(
         "--fixed-noise",
         action="store_true",
@@ -102,7 +122,8 @@ def apply(options: argparse.Namespace) -> None:
     editor = load_chosen_editor(options)
     for remark in instruction.check_fits(editor.description):
         say(remark)
-    apply_loaded(options, instruction, images, editor)
+    with _sheet(options, images, Path(options.instruction).stem):
+        apply_loaded(options, instruction, images, editor)
 
 
 def apply_loaded(
@@ -128,7 +149,47 @@ def edit(options: argparse.Namespace) -> None:
     """Edits every image of a folder by words."""
     images = find_images(options)
     editor = load_chosen_editor(options)
-    _edit_all(options, images, editor, editor.encode_text([options.words])[0], [options.words])
+    with _sheet(options, images, options.words):
+        _edit_all(options, images, editor, editor.encode_text([options.words])[0], [options.words])
+
+
+@contextmanager
+def _sheet(options: argparse.Namespace, images: Sequence[tuple[Path, Path]], title: str) -> Iterator[None]:
+    """Draws the sheet of ``--sheet`` at the end, also if images were skipped.
+
+    Raises:
+        InstructBrushError: the file is no .png or is one of the images, or cannot be written.
+    """
+    file = options.sheet
+    if file is None:
+        yield
+        return
+    if file.suffix.lower() != ".png" or file.resolve() in {
+        path.resolve() for pair in images for path in pair
+    }:
+        raise InstructBrushError(
+            f"--sheet '{file}' must be a .png file that is none of the images. Give another name."
+        )
+    check_writable(file)
+    try:
+        yield
+    except PairError:
+        # Some images were skipped; the sheet shows the others.
+        _draw_sheet(file, images, title)
+        raise
+    _draw_sheet(file, images, title)
+
+
+def _draw_sheet(file: Path, images: Sequence[tuple[Path, Path]], title: str) -> None:
+    shown = [pair for pair in images if pair[1].is_file()][:_SHEET_ROWS]
+    if not shown:
+        return
+    columns = [
+        SheetColumn(name, [read_cell(pair[side], _SHEET_CELL) for pair in shown])
+        for side, name in enumerate(("before", "after"))
+    ]
+    save_image(contact_sheet(columns, _SHEET_CELL, title), file)
+    print(file)
 
 
 def find_images(options: argparse.Namespace) -> list[tuple[Path, Path]]:

@@ -48,7 +48,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=tuple(PRESETS),
         default="attention",
         help="attention: keys and values of every cross-attention layer (InstructBrush); text: text states "
-        "(Visii); adapter: low-rank residuals in every attention layer, with keys and values",
+        "(Visii); adapter: low-rank residuals in every attention layer, with keys and values (default "
+        "attention)",
     )
     parser.add_argument(
         "--preset",
@@ -57,9 +58,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="auto: pocket for the pocket editor, paper for other models (full_size for adapters); paper: "
         "the paper's settings, with "
         "Eq. 5 as printed; paper_guided: the same, learned on the guided prediction with s_T 7.5 and s_I "
-        "1.5. The options below change the preset",
+        "1.5. The options below change the preset (default auto)",
     )
-    parser.add_argument("--steps", type=int)
+    parser.add_argument("--steps", type=int, help="learning steps (default: the preset's)")
     parser.add_argument(
         "--learning-rate",
         type=float,
@@ -67,7 +68,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "rate of the rows, and --set adapter_rate=RATE is that of the rest",
     )
     parser.add_argument("--final-learning-rate", type=float, help="rate of the last step")
-    parser.add_argument("--objective", choices=("plain", "guided"))
+    parser.add_argument(
+        "--objective",
+        choices=("plain", "guided"),
+        help="plain: the error of the instructed branch (Eq. 5); guided: of the guided prediction (default: "
+        "the preset's)",
+    )
     parser.add_argument(
         "--noise",
         choices=("fresh", "fixed"),

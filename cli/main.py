@@ -90,7 +90,12 @@ def build_parser() -> argparse.ArgumentParser:
         return sub
 
     learn.add_options(
-        command("learn", learn.learn, "Learn an instruction from a folder of before/after pairs.")
+        command(
+            "learn",
+            learn.learn,
+            "Learn an instruction from a folder of before/after pairs. Ctrl-C keeps what is learned, and "
+            "the same command resumes.",
+        )
     )
     edit.add_options(
         command("apply", edit.apply, "Apply an instruction to a folder of images."),
@@ -137,5 +142,5 @@ def build_parser() -> argparse.ArgumentParser:
         )
     )
     inspect_parser = command("inspect", inspect, "Show the header of an instruction file.")
-    inspect_parser.add_argument("file")
+    inspect_parser.add_argument("file", help="instruction file (.safetensors)")
     return parser

@@ -41,7 +41,9 @@ def add_model_options(parser: argparse.ArgumentParser, seed: bool = True) -> Non
         "--model", help="diffusers folder or .safetensors checkpoint (default: the built-in pocket editor)"
     )
     parser.add_argument(
-        "--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps, xpu"
+        "--device",
+        default="auto",
+        help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps, xpu (default auto)",
     )
     if seed:
         parser.add_argument("--seed", type=seed_number, default=0, help="0 to 2^64 - 1 (default 0)")
@@ -49,7 +51,7 @@ def add_model_options(parser: argparse.ArgumentParser, seed: bool = True) -> Non
             "--precision",
             choices=("auto", *_PRECISIONS),
             default="auto",
-            help="auto: fp16 for a full-size model on a GPU, fp32 otherwise",
+            help="of the model. auto: fp16 for a full-size model on a GPU, fp32 otherwise (default auto)",
         )
 
 

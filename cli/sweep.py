@@ -10,11 +10,11 @@ import torch
 
 from ..core.editing.sweeps import labels, parse_values, shortest
 from ..core.errors import InstructBrushError, PairError
-from ..core.evaluation.reports.contact_sheet import SheetColumn, contact_sheet
+from ..core.evaluation.reports.contact_sheet import SheetColumn, contact_sheet, read_cell
 from ..core.instruction.file import load_instruction
 from ..core.instruction.injection import inject
 from ..core.storage.files import check_writable
-from ..core.storage.image_files import open_image, read_image, save_image
+from ..core.storage.image_files import open_image, save_image
 from .edit import add_common_options, apply_loaded, check_not_among_inputs, find_images, list_images
 from .options import Several, load_chosen_editor, positive_int
 from .terminal import say
@@ -34,7 +34,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of ``sweep``."""
     add_common_options(parser)
     parser.add_argument("--instruction", required=True, help="instruction file")
-    parser.add_argument("--strength", type=float, default=1.0)
+    parser.add_argument(
+        "--strength", type=float, default=1.0, help="strength of the instruction, as in apply (default 1)"
+    )
     parser.add_argument("--end", type=int, default=0, help="as for apply")
     parser.add_argument(
         "--over",
@@ -129,9 +131,9 @@ def _write_sheet(
     if not rows:
         return
     shown = rows[: options.rows]
-    columns = [SheetColumn("input", [read_image(images[0][row][0]) for row in shown])]
+    columns = [SheetColumn("input", [read_cell(images[0][row][0], options.cell) for row in shown])]
     for title, run_images in zip(titles, images, strict=True):
-        columns.append(SheetColumn(title, [read_image(run_images[row][1]) for row in shown]))
+        columns.append(SheetColumn(title, [read_cell(run_images[row][1], options.cell) for row in shown]))
     save_image(contact_sheet(columns, options.cell, Path(options.instruction).stem), file)
     left_out = f", the first {len(shown)} of {len(rows)} images" if len(shown) < len(rows) else ""
     print(f"{file}: {len(titles)} values{left_out}")

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import ModelError
 from ..models.builtin import POCKET_FOLDER, TITLES, part_files, part_folder
 from ..models.families import ModelDescription, describe_unet
-from ..models.hub_folders import model_folder, model_title
+from ..models.hub_folders import how_to_download, model_folder, model_title
 from ..models.module_builder import UNET_PREFIX, ModuleBuilder, build_folder, build_single_file
 from ..models.tokenizer import clip_tokenizer, tokenizer_from_folder
 from ..models.weights import Weights, folder_weights, read_config, read_header, read_json
@@ -111,7 +111,8 @@ def _resolve(path: str | Path | None) -> Path:
             f"{source.name[:80]}: it cannot be opened ({error.strerror}). Check the path and its permissions."
         ) from error
     if not exists:
-        raise ModelError(f"{source.name}: there is no such file or folder ({source}). Check the path.")
+        advice = how_to_download(str(path)) or "Check the path."
+        raise ModelError(f"{source.name}: there is no such file or folder ({source}). {advice}")
     if source.is_dir() and not any((source / part).is_dir() for part in ("unet", "transformer")):
         raise ModelError(
             f"{source.name}: this folder is not a diffusers model: it has no folder 'unet' in it. "

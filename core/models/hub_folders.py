@@ -1,9 +1,17 @@
 """Finds models in the Hugging Face cache, ``models--owner--name/snapshots/<revision>``."""
 
 import os
+import re
 from pathlib import Path
 
 _CACHED = "models--"
+# Names that people give, without case and signs -> the model's name on the hub.
+_KNOWN = {
+    "instructpix2pix": "timbrooks/instruct-pix2pix",
+    "ip2p": "timbrooks/instruct-pix2pix",
+    "cosxl": "stabilityai/cosxl",
+    "ultraedit": "BleachNick/SD3_UltraEdit_w_mask",
+}
 
 
 def model_folder(path: str | Path) -> Path:
@@ -35,6 +43,19 @@ def model_title(folder: Path) -> str:
     folder = Path(os.path.realpath(folder))
     cached = folder.parent.parent.name if folder.parent.name == "snapshots" else folder.name
     return cached.rpartition("--")[2] if cached.startswith(_CACHED) else folder.name
+
+
+def how_to_download(name: str) -> str:
+    """Tells how to get a model by its name on the Hugging Face hub; empty if the name cannot be one."""
+    is_hub_name = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name)
+    hub = name if is_hub_name else _KNOWN.get(re.sub(r"[^a-z0-9]", "", name.lower()))
+    if hub is None:
+        return ""
+    folder = hub.partition("/")[2]
+    return (
+        f"If you mean {hub} on the Hugging Face hub, download it first (hf download {hub} --local-dir "
+        f"{folder}), and give that folder."
+    )
 
 
 def _main_of(path: Path) -> str:

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ...errors import EvaluationError
-from ...storage.image_tensors import to_image
+from ...storage.image_files import open_image
+from ...storage.image_tensors import from_image, on_white, to_image
 
 _GAP = 6
 _MOST_SIDE = 16384
@@ -22,6 +24,17 @@ class SheetColumn:
     title: str
     images: Sequence[Tensor]
     """[H, W, 3] in 0..1, one for each row; images of a row may differ in size."""
+
+
+def read_cell(path: Path, cell: int) -> Tensor:
+    """Reads an image at no more than twice a cell's width, as [H, W, 3] in 0..1.
+
+    Raises:
+        PairError: the file cannot be read.
+    """
+    image = on_white(open_image(path, path.name, lambda width, _: width // (2 * cell)).image)
+    image.thumbnail((2 * cell, _MOST_SIDE), Image.Resampling.LANCZOS)
+    return from_image(image)
 
 
 def contact_sheet(columns: Sequence[SheetColumn], cell: int = 256, title: str = "") -> Image.Image:

@@ -52,6 +52,33 @@ def test_skips_and_counts_unreadable_images(images: Path, capsys: pytest.Capture
     assert list(results(images.parent / "out")) == ["0_0.png", "1_0.png", "1_1.png"]
 
 
+def test_draws_a_sheet_of_images_before_and_after(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = tmp_path / "sheet.png"
+    (images / "0_1.png").write_bytes(b"")
+    assert edit(images, "--sheet", sheet) == 1
+    assert str(sheet) in capsys.readouterr().out
+    drawn = np.asarray(Image.open(sheet).convert("RGB"), dtype=float)
+    # Two columns of 384 pixels, and a row for each of three images.
+    assert drawn.shape[1] == 3 * 6 + 2 * 384 and drawn.shape[0] > 3 * 384
+    top = drawn.shape[0] - 3 * (384 + 6)
+    for column, folder in ((6, images), (6 + 384 + 6, tmp_path / "out")):
+        truth = Image.open(folder / "0_0.png").convert("RGB").resize((384, 384), Image.Resampling.LANCZOS)
+        shown = drawn[top : top + 384, column : column + 384]
+        assert np.abs(shown - np.asarray(truth, dtype=float)).mean() < 2
+
+
+@pytest.mark.parametrize("name", ["sheet.jpg", "in/0_0.png"])
+def test_refuses_a_sheet_that_is_no_png_or_one_of_the_images(
+    images: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = results(images)
+    assert edit(images, "--sheet", tmp_path / name) == 1
+    assert "must be a .png file that is none of the images" in capsys.readouterr().err
+    assert results(images) == before
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_ignores_pipes_and_folders(images: Path) -> None:
     os.mkfifo(images / "pipe.png")

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from instructbrush.core.models.hub_folders import model_folder, model_title
+from instructbrush.core.editing.loading import describe
+from instructbrush.core.errors import ModelError
+from instructbrush.core.models.hub_folders import how_to_download, model_folder, model_title
 
 
 @pytest.fixture
@@ -47,3 +49,25 @@ def test_title_is_the_name_of_the_model(cached: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(cached / "snapshots" / "old")
     assert model_title(tmp_path / "link") == "some-model"
     assert model_title(tmp_path) == tmp_path.name
+
+
+@pytest.mark.parametrize(
+    ("name", "hub"),
+    [
+        ("timbrooks/instruct-pix2pix", "timbrooks/instruct-pix2pix"),
+        ("InstructPix2Pix", "timbrooks/instruct-pix2pix"),
+        ("someone/fine.tune_2", "someone/fine.tune_2"),
+    ],
+)
+def test_says_how_to_download_a_model_of_the_hub(name: str, hub: str) -> None:
+    folder = hub.partition("/")[2]
+    with pytest.raises(ModelError, match="there is no such file or folder") as caught:
+        describe(name)
+    assert f"hf download {hub} --local-dir {folder}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["models/a/b", "../a", "/a/b", "nothing", "a/../b"])
+def test_takes_no_path_for_a_name_of_the_hub(name: str) -> None:
+    assert how_to_download(name) == ""
+    with pytest.raises(ModelError, match=r"Check the path\.$"):
+        describe(name)

@@ -1,4 +1,4 @@
-"""Options that take several values."""
+"""Options of all commands: help, defaults and several values."""
 
 import argparse
 
@@ -36,3 +36,12 @@ def test_no_option_drops_values_when_it_is_repeated() -> None:
     assert len(several) > 5
     for action in several:
         assert isinstance(action, Several) or not action.option_strings, action.option_strings
+
+
+def test_every_option_has_a_help_that_names_its_default() -> None:
+    for action in options_of(build_parser()):
+        if isinstance(action, argparse._SubParsersAction):
+            continue
+        assert action.help, action
+        if action.default not in (None, False, True, [], argparse.SUPPRESS) and not action.required:
+            assert "default" in action.help, action.option_strings
