@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -184,10 +185,15 @@ def _draw_sheet(file: Path, images: Sequence[tuple[Path, Path]], title: str) -> 
     shown = [pair for pair in images if pair[1].is_file()][:_SHEET_ROWS]
     if not shown:
         return
-    columns = [
-        SheetColumn(name, [read_cell(pair[side], _SHEET_CELL) for pair in shown])
-        for side, name in enumerate(("before", "after"))
-    ]
+    # About as wide as tall: several images beside each other, each before and after.
+    rows = math.ceil(len(shown) / math.ceil(math.sqrt(len(shown) / 2)))
+    columns = []
+    for first in range(0, len(shown), rows):
+        part = shown[first : first + rows]
+        for side, name in enumerate(("before", "after")):
+            cells = [read_cell(pair[side], _SHEET_CELL) for pair in part]
+            cells += [torch.ones(1, 1, 3)] * (rows - len(part))
+            columns.append(SheetColumn(name, cells))
     save_image(contact_sheet(columns, _SHEET_CELL, title), file)
     print(file)
 

@@ -60,13 +60,18 @@ def test_draws_a_sheet_of_images_before_and_after(
     assert edit(images, "--sheet", sheet) == 1
     assert str(sheet) in capsys.readouterr().out
     drawn = np.asarray(Image.open(sheet).convert("RGB"), dtype=float)
-    # Two columns of 384 pixels, and a row for each of three images.
-    assert drawn.shape[1] == 3 * 6 + 2 * 384 and drawn.shape[0] > 3 * 384
-    top = drawn.shape[0] - 3 * (384 + 6)
-    for column, folder in ((6, images), (6 + 384 + 6, tmp_path / "out")):
-        truth = Image.open(folder / "0_0.png").convert("RGB").resize((384, 384), Image.Resampling.LANCZOS)
-        shown = drawn[top : top + 384, column : column + 384]
-        assert np.abs(shown - np.asarray(truth, dtype=float)).mean() < 2
+    # Three images in two rows, each before and after in columns of 384 pixels.
+    step = 384 + 6
+    assert drawn.shape[1] == 6 + 4 * step and 2 * step < drawn.shape[0] < 3 * step
+    top = drawn.shape[0] - 2 * step
+    for place, name in enumerate(("0_0.png", "1_0.png", "1_1.png")):
+        column, row = divmod(place, 2)
+        for side, folder in enumerate((images, tmp_path / "out")):
+            with Image.open(folder / name) as image:
+                truth = image.convert("RGB").resize((384, 384), Image.Resampling.LANCZOS)
+            left, above = 6 + (2 * column + side) * step, top + row * step
+            shown = drawn[above : above + 384, left : left + 384]
+            assert np.abs(shown - np.asarray(truth, dtype=float)).mean() < 2
 
 
 @pytest.mark.parametrize("name", ["sheet.jpg", "in/0_0.png"])
