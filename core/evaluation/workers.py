@@ -136,6 +136,8 @@ def _in_processes(
         for process in processes:
             process.terminate()
             process.join()
+        # After an error nobody reads the units that are left; without this, Python waits for that at its end.
+        tasks.cancel_join_thread()
 
 
 def _worker_process(

@@ -12,7 +12,8 @@ A stopped run resumes. With ``--seconds`` it ends after that time with exit code
 continues. Methods, effects and seeds may run in turn into one folder; the report shows all that is there.
 Methods learn 250 steps, those with the paper's settings the paper's 1000; --steps changes all.
 LPIPS needs AlexNet's weights, which are downloaded once from the package registry. ``--publish`` writes
-docs/results/pocket_bench.json. The last line of the output is one JSON object.
+docs/results/pocket_bench.json, if no method in the folder lacks an effect or a seed. The last line of the
+output is one JSON object.
 """
 
 from __future__ import annotations

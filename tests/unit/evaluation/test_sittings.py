@@ -1,6 +1,8 @@
 """Runs on effects in several sittings: time limits, numbers of seeds, and changed settings of one method."""
 
 import contextlib
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,6 +98,25 @@ def test_processes_make_progress_within_less_time_than_they_need_to_start(tmp_pa
     with contextlib.suppress(UnfinishedError):
         execute(tmp_path, words, workers=Workers(2, seconds=0.5))
     assert EffectFolder(tmp_path).finished()
+
+
+_STOPS_EARLY = """
+from pathlib import Path
+from instructbrush.core.evaluation.by_example.datasets.effect_files import EffectFiles
+from instructbrush.core.evaluation.protocols import WorkUnit
+from instructbrush.core.evaluation.workers import Workers
+
+gone = (("0", Path("a.png"), Path("b.png")),)
+effects = [EffectFiles(str(index), "global", "make it snow", gone, gone) for index in range(5000)]
+results = Workers(2).run([WorkUnit(effect, 0, ("words",)) for effect in effects], None, None)
+print(next(results).error)
+results.close()
+"""
+
+
+def test_processes_end_although_units_are_left() -> None:
+    ended = subprocess.run([sys.executable, "-c", _STOPS_EARLY], capture_output=True, text=True, timeout=90)
+    assert ended.returncode == 0 and "Image 'a.png' cannot be read" in ended.stdout, ended.stderr
 
 
 def test_methods_may_have_different_numbers_of_seeds(tmp_path: Path) -> None:
