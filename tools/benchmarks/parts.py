@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from instructbrush.core.errors import EvaluationError
-from instructbrush.core.storage.files import write_text
+from instructbrush.core.storage.files import check_writable, write_text
 from instructbrush.core.storage.json_text import parse_json
 
 Part = Mapping[str, Any]
@@ -37,7 +38,10 @@ def run_parts(
 
     Raises:
         EvaluationError: the folder holds parts with other settings.
+        StorageError: the folder cannot be written to. Nothing is measured then.
     """
+    for file in (folder / "grid.png", folder / "parts" / "part.json"):
+        check_writable(file)
     settings = json.loads(json.dumps(settings))
     kept: dict[str, Part] = {}
     for name in names:
@@ -65,6 +69,18 @@ def run_parts(
         new += 1
         print(f"[{len(kept)}/{len(names)}] {name}: {time.monotonic() - start:.0f} s", flush=True)
     return [kept[name] for name in names]
+
+
+def models_digest(folders: Sequence[Path]) -> str:
+    """Returns hex digits that identify models: all files of their folders, but not their model cards."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file() and file.suffix != ".md":
+                name = file.relative_to(folder).as_posix()
+                digest.update(f"{folder.name}/{name} {file.stat().st_size}\n".encode())
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _read(file: Path) -> dict[str, Any] | None:

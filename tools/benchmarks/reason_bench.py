@@ -8,9 +8,10 @@ half, half have wordings that were not trained on (but were looked at while the 
 pairs of shape and color that training omits can occur.
 
 The rows: the pocket editor; the pocket editor after the reader explained the instruction; the fine-tuned
-editor with the reader's states of image and words; the same with a grey image in place of the reader's. A
-stopped run resumes. The last line of the output is one JSON object; --publish also writes
-docs/results/reason_bench.json.
+editor with the reader's states of image and words; the same with a grey image in place of the reader's.
+
+A stopped run resumes. After --parts the exit code is 3 while parts are missing. When all are done, the last
+line of the output is one JSON object, and --publish also writes docs/results/reason_bench.json.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ from instructbrush.core.evaluation.by_instruction.tables import text_table
 from instructbrush.core.evaluation.metrics import quantised
 from instructbrush.core.models.builtin import (
     POCKET_CONNECTOR_FILE,
+    POCKET_FOLDER,
     POCKET_READER_FOLDER,
     POCKET_REASON_FOLDER,
 )
-from instructbrush.core.models.weights import fingerprint
 from instructbrush.core.reasoning.connector import Connector, load_connector
 from instructbrush.core.reasoning.explain import explain
-from instructbrush.tools.benchmarks.parts import run_parts
+from instructbrush.tools.benchmarks.parts import models_digest, run_parts
 from instructbrush.tools.benchmarks.published import command_line, publish
 from instructbrush.tools.benchmarks.reason_figures import (
     BENCHMARK,
@@ -62,6 +63,9 @@ from instructbrush.tools.pocket.wishes.wishes import sample_wish
 from instructbrush.tools.pocket.world.image_grid import grid
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+# The pocket editor's folder holds the CLIP of the metrics, too.
+MODELS = (POCKET_FOLDER, POCKET_REASON_FOLDER, POCKET_READER_FOLDER)
+ITEMS = 200
 SEED = 5_050
 STEPS = 20
 BATCH = 20
@@ -163,14 +167,10 @@ class Models:
             DinoModel(dino) if dino else None,
         )
 
-    def identity(self) -> dict[str, str]:
-        """What identifies the weights."""
-        return {
-            "reader": self.reader.fingerprint,
-            "connector": fingerprint(self.connector.state_dict()),
-            "editor": self.plain.description.fingerprint,
-            "DINO": self.dino.fingerprint if self.dino else "",
-        }
+    @property
+    def dino_fingerprint(self) -> str | None:
+        """Identifies the weights of the DINO."""
+        return self.dino.fingerprint if self.dino else None
 
 
 def measure(items: Items, first: int, models: Models, out: Path) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--items", type=int, default=200)
+    parser.add_argument("--items", type=int, default=ITEMS)
     parser.add_argument(
         "--dino",
         type=Path,
@@ -243,14 +243,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(given)
     if options.items < 4:
         parser().error("--items must be 4 or more, so that every part has an item")
+    if options.publish and options.items != ITEMS:
+        parser().error(f"--publish needs all {ITEMS} items; leave --items out")
     items = unseen_items(options.items)
     starts = {f"items-{start:03d}": start for start in range(0, options.items, BATCH)}
-    about = {"items": options.items, "seed": SEED, "sampling_steps": STEPS}
     try:
         models = Models.load(options.dino)
+        about = {
+            "items": options.items,
+            "seed": SEED,
+            "sampling_steps": STEPS,
+            "dino": models.dino_fingerprint,
+        }
         parts = run_parts(
             options.out,
-            {**about, **models.identity()},
+            {**about, "models": models_digest(MODELS)},
             list(starts),
             lambda name: measure(
                 items.part(slice(starts[name], starts[name] + BATCH)), starts[name], models, options.out
@@ -258,14 +265,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.parts,
         )
         if parts is None:
-            print("reason_bench: stopped; the same command resumes")
-            return 0
+            print("reason_bench: parts are missing; the same command resumes", file=sys.stderr)
+            return 3
         scores, explained = joined(parts)
         rows = figures(items, scores, explained)
         if options.publish:
             command = command_line("tools/benchmarks/reason_bench.py", given, ("--out", "--parts", "--dino"))
             print(publish("reason_bench", "PocketReason", command, rows, about))
-    except InstructBrushError as error:
+    except (InstructBrushError, OSError) as error:
         print(f"reason_bench: {error}", file=sys.stderr)
         return 1
     dependent = sum(wish.image_dependent for wish in items.wishes)

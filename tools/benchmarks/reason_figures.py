@@ -23,6 +23,7 @@ from instructbrush.core.evaluation.metrics import (
     l2_distance,
     quantised,
 )
+from instructbrush.core.evaluation.reports.figures import interval, plain_figures
 from instructbrush.tools.pocket.wishes.explicit_edits import parse_instruction
 from instructbrush.tools.pocket.wishes.wishes import Wish
 
@@ -191,30 +192,31 @@ def table_of_parts(items: Items, scores: Scores) -> list[str]:
 
 
 def figures(items: Items, scores: Scores, explained: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Returns row -> figure -> mean over the items, for docs/results."""
+    """Returns row -> figure -> mean over the items, with 95 % intervals over the items, for docs/results."""
     dependent = torch.tensor([wish.image_dependent for wish in items.wishes])
     held_out = torch.tensor(items.held_out)
     rows: dict[str, dict[str, Any]] = {}
     for method, both in scores.items():
-        rows[method] = {
-            f"{kind}_{name}": round(float(values.mean()), 5)
-            for kind, metrics in both.items()
-            for name, values in metrics.items()
+        measured = {
+            f"{kind}_{name}": values for kind, metrics in both.items() for name, values in metrics.items()
         }
         l1 = both["indirect"]["l1"]
         for name, group in (("image_decides", dependent), ("known", ~held_out), ("held_out", held_out)):
-            rows[method][f"indirect_l1_{name}"] = round(float(l1[group].mean()), 5)
-        rows[method]["items"] = len(l1)
+            measured[f"indirect_l1_{name}"] = l1[group]
+        rows[method] = {**_plain(measured), "items": len(l1)}
     exact = torch.tensor(
         [words == wish.instruction for words, wish in zip(explained, items.wishes, strict=True)]
     )
-    rows["explain"]["exact"] = round(float(exact.float().mean()), 5)
-    rows["explain"]["exact_image_decides"] = round(float(exact[dependent].float().mean()), 5)
+    rows["explain"] |= _plain({"exact": exact.float(), "exact_image_decides": exact[dependent].float()})
     rows["explain"] |= {
         f"{judgement}_{name}" if name else judgement: counts[judgement]
         for name, counts in explanations(items, explained).items()
         for judgement in counts
     }
     untouched = l1_distance(items.before, items.after)
-    rows["input"] = {"indirect_l1": round(float(untouched.mean()), 5), "items": len(untouched)}
+    rows["input"] = {**_plain({"indirect_l1": untouched}), "items": len(untouched)}
     return rows
+
+
+def _plain(measured: Mapping[str, Tensor]) -> dict[str, Any]:
+    return plain_figures({name: interval(values.tolist()) for name, values in measured.items()}, 5)

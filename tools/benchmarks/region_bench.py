@@ -8,8 +8,10 @@ makes the mask: ``finder`` gets the name of the thing that the edit changes ("th
 grammar reads in the instruction. If there is none, or it is not found, the whole image is the region.
 
 Figures of the outside are means over the pixels outside the true soft mask, figures of the inside over the
-pixels where it is positive. Both are the same pixels in all rows. A stopped run resumes. The last line of the
-output is one JSON object; --publish also writes docs/results/region_bench.json.
+pixels where it is positive. Both are the same pixels in all rows.
+
+A stopped run resumes. After --parts the exit code is 3 while parts are missing. When all are done, the last
+line of the output is one JSON object, and --publish also writes docs/results/region_bench.json.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,13 +38,13 @@ from instructbrush.core.editing.sampler import edit_latents
 from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.errors import InstructBrushError
 from instructbrush.core.evaluation.reports.figures import interval, plain_figures
-from instructbrush.core.models.builtin import POCKET_REGION_FOLDER
+from instructbrush.core.models.builtin import POCKET_FINDER_FOLDER, POCKET_FOLDER, POCKET_REGION_FOLDER
 from instructbrush.core.reasoning.edited_objects import edited_objects
 from instructbrush.core.regions.boxes import bounding_box_mask, box_mask
 from instructbrush.core.regions.finder_loading import load_finder
 from instructbrush.core.regions.masks import soft_mask
 from instructbrush.core.regions.paste_back import paste_back
-from instructbrush.tools.benchmarks.parts import run_parts
+from instructbrush.tools.benchmarks.parts import models_digest, run_parts
 from instructbrush.tools.benchmarks.published import command_line, publish
 from instructbrush.tools.benchmarks.timing import side_by_side
 from instructbrush.tools.pocket.world.effects import LOCAL, edit
@@ -51,6 +53,8 @@ from instructbrush.tools.pocket.world.region_pairs import changed
 from instructbrush.tools.pocket.world.scenes import Scene, nearest_name, render, sample_scene
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+MODELS = (POCKET_FOLDER, POCKET_REGION_FOLDER, POCKET_FINDER_FOLDER)
+ITEMS = 60
 SEED = 4_040
 STEPS = 20
 BATCH = 12
@@ -86,14 +90,7 @@ class Items:
 
     def part(self, rows: slice) -> Items:
         """Some of the items."""
-        return Items(
-            self.before[rows],
-            self.after[rows],
-            self.fine[rows],
-            self.box[rows],
-            self.words[rows],
-            self.things[rows],
-        )
+        return Items(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 def unseen_items(count: int) -> Items:
@@ -234,6 +231,11 @@ def _finder() -> Any:
     return load_finder()
 
 
+@cache
+def _editors() -> list[DiffusersEditor]:
+    return [load_editor(), load_editor(POCKET_REGION_FOLDER)]
+
+
 def measure_part(items: Items, first: int, models: Sequence[DiffusersEditor], out: Path) -> dict[str, Any]:
     """Edits a part of the items in every row. Returns row -> figure -> value of each item.
 
@@ -296,10 +298,8 @@ def figures(parts: Sequence[Mapping[str, Any]], timing: Mapping[str, float]) -> 
     """Returns row -> figure -> mean over the items, with 95 % intervals over the items."""
     rows: dict[str, dict[str, Any]] = {}
     for row in ROWS:
-        intervals = {}
-        for name in parts[0][row]:
-            if name != "seam":
-                intervals[name] = interval([value for part in parts for value in part[row][name]])
+        names = [name for name in parts[0][row] if name not in ("seam", "changed_pixels_outside")]
+        intervals = {name: interval([value for part in parts for value in part[row][name]]) for name in names}
         rows[row] = plain_figures(intervals, 5)
         if row in SEAMS:
             totals, pairs = (sum(part[row]["seam"][i] for part in parts) for i in (0, 1))
@@ -307,9 +307,6 @@ def figures(parts: Sequence[Mapping[str, Any]], timing: Mapping[str, float]) -> 
         rows[row]["items"] = sum(len(part[row]["inside_psnr"]) for part in parts)
     rows["soft"]["time_ratio"] = round(timing["time_ratio"], 3)
     changed_pixels = [value for part in parts for value in part["pasted"]["changed_pixels_outside"]]
-    rows["pasted"] = {
-        name: value for name, value in rows["pasted"].items() if not name.startswith("changed_pixels")
-    }
     rows["pasted"]["changed_pixels_outside"] = sum(changed_pixels)
     return rows
 
@@ -359,35 +356,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--items", type=int, default=60)
+    parser.add_argument("--items", type=int, default=ITEMS)
     parser.add_argument("--out", type=Path, default=REPOSITORY / "output" / "region_bench")
     parser.add_argument("--parts", type=int, help="stop after this many new parts (default: none)")
     parser.add_argument("--publish", action="store_true", help="write docs/results/region_bench.json")
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
+    if options.publish and options.items != ITEMS:
+        parser.error(f"--publish needs all {ITEMS} items; leave --items out")
     items = unseen_items(options.items)
-    models = [load_editor(), load_editor(POCKET_REGION_FOLDER)]
     starts = {f"items-{start:03d}": start for start in range(0, options.items, BATCH)}
     about = {"items": options.items, "seed": SEED, "sampling_steps": STEPS, "s": S}
-    # Both models have the pocket editor's cross-attention, so one fingerprint stands for both.
-    settings = {**about, "model": models[0].description.fingerprint}
+    # The fingerprints of both editors are equal, because their cross-attention is.
+    settings = {**about, "models": models_digest(MODELS)}
 
     def measure(name: str) -> Mapping[str, Any]:
         if name == TIMING:
-            return measure_times(items.part(slice(TIMED)), models[0])
+            return measure_times(items.part(slice(TIMED)), _editors()[0])
         start = starts[name]
-        return measure_part(items.part(slice(start, start + BATCH)), start, models, options.out)
+        return measure_part(items.part(slice(start, start + BATCH)), start, _editors(), options.out)
 
     try:
         parts = run_parts(options.out, settings, [*starts, TIMING], measure, options.parts)
         if parts is None:
-            print("region_bench: stopped; the same command resumes")
-            return 0
+            print("region_bench: parts are missing; the same command resumes", file=sys.stderr)
+            return 3
         rows = figures(parts[:-1], parts[-1])
         if options.publish:
             command = command_line("tools/benchmarks/region_bench.py", given, ("--out", "--parts"))
             print(publish("region_bench", "Edits in a region", command, rows, about))
-    except InstructBrushError as error:
+    except (InstructBrushError, OSError) as error:
         print(f"region_bench: {error}", file=sys.stderr)
         return 1
     print_table(rows)

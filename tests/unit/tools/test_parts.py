@@ -1,13 +1,16 @@
 """Benchmarks run in parts: they resume, stop on request, and publish figures over all parts."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from instructbrush.core.errors import EvaluationError
-from instructbrush.tools.benchmarks import region_bench
-from instructbrush.tools.benchmarks.parts import Part, run_parts
+from instructbrush.core.errors import EvaluationError, StorageError
+from instructbrush.tools.benchmarks import reason_bench, region_bench
+from instructbrush.tools.benchmarks.parts import Part, models_digest, run_parts
+
+BENCHMARKS = {"region_bench": region_bench, "reason_bench": reason_bench}
 
 
 class Measuring:
@@ -42,6 +45,55 @@ def test_rejects_parts_with_other_settings(tmp_path: Path) -> None:
     run_parts(tmp_path, {"seed": 1}, ["a"], Measuring())
     with pytest.raises(EvaluationError, match="holds parts of another run: {'seed': 1}"):
         run_parts(tmp_path, {"seed": 2}, ["a"], Measuring())
+
+
+def test_refuses_a_folder_that_cannot_be_written_before_it_measures(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "parts").touch()
+    for folder in (tmp_path / "file" / "out", tmp_path / "out"):
+        measuring = Measuring()
+        with pytest.raises(StorageError, match="cannot be written"):
+            run_parts(folder, {}, ["a"], measuring)
+        assert not measuring.names
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_weight_of_the_models_counts(name: str, tmp_path: Path) -> None:
+    folders = [shutil.copytree(folder, tmp_path / folder.name) for folder in BENCHMARKS[name].MODELS]
+    digest = models_digest(folders)
+    assert digest == models_digest(BENCHMARKS[name].MODELS)
+    for folder in folders:
+        (folder / "MODEL_CARD.md").write_text("other words")
+    assert digest == models_digest(folders)
+    for folder in folders:
+        for file in folder.rglob("*.safetensors"):
+            content = file.read_bytes()
+            file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            assert models_digest(folders) != digest, file
+            file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_says_by_its_exit_code_whether_it_is_done(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = BENCHMARKS[name].main
+    assert main(["--items", "4", "--parts", "0", "--out", str(tmp_path)]) == 3
+    assert f"{name}: parts are missing; the same command resumes" in capsys.readouterr().err
+    (tmp_path / "parts" / "items-000.json").write_text(
+        '{"settings": {"items": 4, "models": "old"}, "part": {}}'
+    )
+    assert main(["--items", "4", "--parts", "0", "--out", str(tmp_path)]) == 1
+    assert "holds parts of another run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_publishes_all_items_only(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_code:
+        BENCHMARKS[name].main(["--items", "12", "--publish", "--out", str(tmp_path / "out")])
+    assert exit_code.value.code == 2 and not (tmp_path / "out").exists()
+    assert f"--publish needs all {BENCHMARKS[name].ITEMS} items" in capsys.readouterr().err
 
 
 def part(psnr: list[float]) -> Part:

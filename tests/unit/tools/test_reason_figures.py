@@ -1,11 +1,16 @@
 """PocketReason counts right and wrong explanations."""
 
+import json
+
 import numpy as np
 import pytest
+import torch
 
 from instructbrush.tools.benchmarks.reason_figures import (
+    TITLES,
     Items,
     explanations,
+    figures,
     judged,
     table_of_explanations,
 )
@@ -45,6 +50,25 @@ def test_judges_an_explanation(items, words, judgement):
         value=value,
     )
     assert judged(wish, text) == judgement
+
+
+def test_figures_have_intervals_over_the_items(items):
+    metrics = {"l1": torch.tensor([0.1, 0.2, 0.6]), "clip_i": torch.tensor([0.5, 0.5, 0.5])}
+    scores = {method: {"direct": metrics, "indirect": metrics} for method in TITLES}
+    rows = figures(items, scores, [wish.instruction for wish in items.wishes])
+    assert set(rows) == {*TITLES, "input"}
+    base = rows["base"]
+    # Student's t with two degrees of freedom, and the deviation of 0.1, 0.2, 0.6.
+    assert base["indirect_l1"] == 0.3 and base["indirect_l1_ci95"] == pytest.approx(
+        4.30265 * 0.264575 / 3**0.5, abs=1e-4
+    )
+    assert base["direct_clip_i_ci95"] == 0
+    assert base["indirect_l1_known"] == 0.15 and base["indirect_l1_known_ci95"] > 0
+    # One item has no interval.
+    assert base["indirect_l1_held_out"] == 0.6 and "indirect_l1_held_out_ci95" not in base
+    assert rows["explain"]["exact"] == 1 and rows["explain"]["exact_ci95"] == 0
+    assert rows["input"]["indirect_l1_ci95"] > 0 and rows["input"]["items"] == 3
+    json.dumps(rows, allow_nan=False)
 
 
 def test_counts_explanations_of_every_part(items):
