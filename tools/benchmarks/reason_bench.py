@@ -19,8 +19,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -247,23 +248,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser().error(f"--publish needs all {ITEMS} items; leave --items out")
     items = unseen_items(options.items)
     starts = {f"items-{start:03d}": start for start in range(0, options.items, BATCH)}
+
+    @cache
+    def models() -> Models:
+        return Models.load(options.dino)
+
+    def measured(name: str) -> Mapping[str, Any]:
+        start = starts[name]
+        return measure(items.part(slice(start, start + BATCH)), start, models(), options.out)
+
     try:
-        models = Models.load(options.dino)
-        about = {
-            "items": options.items,
-            "seed": SEED,
-            "sampling_steps": STEPS,
-            "dino": models.dino_fingerprint,
-        }
-        parts = run_parts(
-            options.out,
-            {**about, "models": models_digest(MODELS)},
-            list(starts),
-            lambda name: measure(
-                items.part(slice(starts[name], starts[name] + BATCH)), starts[name], models, options.out
-            ),
-            options.parts,
-        )
+        dino = models().dino_fingerprint if options.dino else None
+        about = {"items": options.items, "seed": SEED, "sampling_steps": STEPS, "dino": dino}
+        settings = {**about, "models": models_digest(MODELS)}
+        parts = run_parts(options.out, settings, list(starts), measured, options.parts)
         if parts is None:
             print("reason_bench: parts are missing; the same command resumes", file=sys.stderr)
             return 3
