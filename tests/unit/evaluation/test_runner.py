@@ -217,29 +217,6 @@ def test_checks_workers_before_the_run(tmp_path: Path, monkeypatch: pytest.Monke
     assert not (tmp_path / "none").exists()
 
 
-def test_refuses_effects_with_too_few_pairs_for_a_method(tmp_path: Path) -> None:
-    few = missing_images(tmp_path)
-    few = replace(few, train=few.train[:1])
-    for methods, told in (
-        (("words", "visii_4"), "Effect 'snow' has 1 training pair, and the method 'visii_4' needs 4. Leave"),
-        (("lora_r16",), "Effect 'snow' has 1 training pair, and the method 'lora_r16' needs 2. Leave"),
-    ):
-        with pytest.raises(EvaluationError, match=told):
-            run([few], replace(TINY, methods=methods), EffectFolder(tmp_path / "none"), data="test")
-    assert not (tmp_path / "none").exists()
-    replace(TINY, methods=("visii_1", "one_shot")).check([few])
-
-
-def test_refuses_sources_that_would_share_their_results(tmp_path: Path) -> None:
-    twice = [*SOURCES, SmallEffect("hue_75")]
-    told = (
-        "2 of its effects or items are called 'hue_75', so they would share their results. Give each a name"
-    )
-    with pytest.raises(EvaluationError, match=told):
-        run(twice, replace(TINY, methods=("words",)), EffectFolder(tmp_path / "none"), data="test")
-    assert not (tmp_path / "none").exists()
-
-
 @pytest.mark.slow
 def test_killed_run_leaves_no_process_and_resumes_with_the_same_table(
     tmp_path: Path, repository: Path, capsys: pytest.CaptureFixture[str]
