@@ -85,6 +85,19 @@ def checked_header(path: Path) -> TensorHeader:
 def read_parts(path: Path) -> tuple[tuple[PartHeader, ...], list[str], Mapping[str, TensorEntry]]:
     """Returns the parts' headers, the prefix of each part's tensors, and the entries of all tensors."""
     header = checked_header(path)
+    return *parts_in(header, path), header.tensors
+
+
+def parts_in(header: TensorHeader, path: Path) -> tuple[tuple[PartHeader, ...], list[str]]:
+    """Returns the parts' headers, and the prefix of each part's tensors.
+
+    Args:
+        header: of ``checked_header``.
+        path: the file, for messages.
+
+    Raises:
+        InstructionError: the file is no instruction, or its header is damaged.
+    """
     version = header.metadata.get(VERSION_KEY)
     info_json = header.metadata.get(INFO_KEY)
     if version is None or info_json is None:
@@ -100,7 +113,7 @@ def read_parts(path: Path) -> tuple[tuple[PartHeader, ...], list[str], Mapping[s
     try:
         content = parse_json(info_json)
         if version == "1":
-            return (_format_1_header(content),), [""], header.tensors
+            return (_format_1_header(content),), [""]
         parts = content.get("parts") if isinstance(content, dict) else None
         if not isinstance(parts, list) or not 1 <= len(parts) <= MAX_PARTS:
             raise ValueError(f"not 1 to {MAX_PARTS} parts")
@@ -109,7 +122,7 @@ def read_parts(path: Path) -> tuple[tuple[PartHeader, ...], list[str], Mapping[s
         raise InstructionError(
             f"Instruction file '{path.name}': its header is damaged ({error}). Copy or download it again."
         ) from error
-    return headers, [f"{index}." for index in range(len(headers))], header.tensors
+    return headers, [f"{index}." for index in range(len(headers))]
 
 
 def _format_1_header(content: Any) -> PartHeader:

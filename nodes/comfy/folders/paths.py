@@ -14,6 +14,8 @@ from . import examples, listing, model_folders
 from .model_folders import SUFFIX
 
 INSTRUCTIONS = "instructions"
+UNFINISHED = "unfinished"
+TRASH = "trash"
 STUDIES = "instructbrush_studies"
 _DEPTH = 4
 _STATE_DEPTH = 8
@@ -32,12 +34,22 @@ def output_instructions() -> Path:
 
 def unfinished() -> Path:
     """Returns the folder for checkpoints and results of cancelled learning runs."""
-    return output_instructions() / "unfinished"
+    return output_instructions() / UNFINISHED
+
+
+def saved_steps() -> Path:
+    """Returns the folder for the instructions of single learning steps."""
+    return output_instructions() / "steps"
+
+
+def trash() -> Path:
+    """Returns the folder for instructions that the gallery removed."""
+    return output_instructions() / TRASH
 
 
 def instruction_names() -> list[str]:
-    """Returns all instruction files, by their paths inside their folders."""
-    return model_folders.files(INSTRUCTIONS)
+    """Returns all instruction files but those in the trash, by their paths inside their folders."""
+    return [name for name in model_folders.files(INSTRUCTIONS) if not name.startswith(f"{TRASH}/")]
 
 
 def instruction_path(name: str) -> Path:

@@ -12,7 +12,7 @@ from ....core.instruction.file import save_instruction
 from ....core.learning.checkpoint import load_checkpoint, save_checkpoint
 from ....core.learning.trainer import Trainer
 from ....core.storage.files import write_elsewhere
-from ..folders import paths
+from ..folders import metadata, paths
 
 _PLACE = f"output/{paths.INSTRUCTIONS}/unfinished"
 
@@ -103,7 +103,13 @@ class Unfinished:
     def _write(self, folder: Path) -> None:
         save_checkpoint(self._trainer, folder / self._checkpoint.name)
         instruction = self._trainer.instruction(self._instruction.stem)
-        save_instruction(instruction, folder / self._instruction.name, overwrite=True, thumbnail=self._image)
+        save_instruction(
+            instruction,
+            folder / self._instruction.name,
+            overwrite=True,
+            thumbnail=self._image,
+            extra=metadata.running_graph(),
+        )
 
     def remove(self) -> None:
         """Removes the files of earlier attempts: the run is complete, or its checkpoint must not be resumed

@@ -74,6 +74,18 @@ def load_model(name: str) -> Loaded:
     return load_folder(path) if path.is_dir() else load_file(path)
 
 
+def family_of(name: str) -> Family:
+    """Detects the family of one of ``model_names``, from its headers.
+
+    Raises:
+        ModelError: as ``load_model``.
+    """
+    path = model_path(name)
+    if path.is_dir():
+        return _check_kind(_weights(path, _denoiser_part(path)), "", path.name)
+    return _check_kind([path], _CHECKPOINT_PREFIX, path.name)
+
+
 def load_file(path: Path) -> Loaded:
     """Loads a single-file checkpoint.
 
