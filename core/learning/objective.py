@@ -17,7 +17,7 @@ from ..editing.denoiser import Denoiser
 from ..encoders.clip import ClipModel, image_features
 from ..errors import PairError
 from ..instruction.injection import Injection
-from ..pairs.pairs import EditPairs
+from ..pairs.pairs import EditPair, EditPairs
 from .settings import LearningSettings
 
 # A little below Stable Diffusion's at the last timestep.
@@ -39,6 +39,9 @@ class PairLatents:
     digest: str = ""
     """Identity of the pairs, stored in checkpoints. Hashed from the source pixels, because GPU encoders are
     not bit-reproducible."""
+    masks: Sequence[Tensor] = ()
+    """Weights of the latent pixels, N x [h, w] with mean 1: the loss acts where a pair's mask is white. Ones
+    for a pair without a mask; empty if no pair has one."""
 
     def __post_init__(self) -> None:
         if (
@@ -50,6 +53,8 @@ class PairLatents:
                 "Pair latents: before and after need the same number of latents, at least one, and the same "
                 "size in a pair."
             )
+        if self.masks and [mask.shape for mask in self.masks] != [x.shape[1:] for x in self.after]:
+            raise PairError("Pair latents: every pair needs a mask of its latent's size, or none has one.")
 
     @classmethod
     def encode(
@@ -74,7 +79,11 @@ class PairLatents:
         for pair in pairs:
             digest.update(pair.before.cpu().contiguous().numpy().tobytes())
             digest.update(pair.after.cpu().contiguous().numpy().tobytes())
-        return cls(before, after, digest.hexdigest())
+            if pair.mask is not None:
+                digest.update(pair.mask.cpu().contiguous().numpy().tobytes())
+        masks = [_latent_weights(pair, latent) for pair, latent in zip(pairs, after, strict=True)]
+        masked = any(pair.mask is not None for pair in pairs)
+        return cls(before, after, digest.hexdigest(), masks if masked else ())
 
 
 class Samples(NamedTuple):
@@ -88,6 +97,8 @@ class Samples(NamedTuple):
     """[n, 4, h, w]."""
     timesteps: Tensor
     """int64 [n]."""
+    masks: Tensor
+    """Weights of the latent pixels [n, h, w]; [n, 0, 0] if no pair has a mask."""
 
     def chunks(self, rows: int) -> "list[Samples]":
         """Splits the samples into chunks of at most ``rows`` samples."""
@@ -134,6 +145,16 @@ class Direction:
         return 1 - (cosine.clamp(-1, 0.5) if clamp else cosine)
 
 
+def _latent_weights(pair: EditPair, latent: Tensor) -> Tensor:
+    """The mask of a pair at its latent's size, with mean 1."""
+    size = latent.shape[-2:]
+    if pair.mask is None:
+        return torch.ones(size, device=latent.device)
+    mask = pair.mask.to(latent.device, torch.float32)[None, None]
+    weights = functional.interpolate(mask, size, mode="area")[0, 0]
+    return weights / weights.mean()
+
+
 def snr_weights(alphas_cumprod: Tensor) -> Tensor:
     """Weights of the timesteps, [1000], mean 1: ``min(SNR, 5) / SNR * sqrt(1 + 1 / SNR)``.
 
@@ -162,6 +183,9 @@ def collect(
             torch.stack([latents.after[pair] for pair, _, _ in group]),
             to_device(torch.stack([noise for _, _, noise in group]), device),
             to_device(torch.tensor([timestep for _, timestep, _ in group]), device),
+            torch.stack([latents.masks[pair] for pair, _, _ in group])
+            if latents.masks
+            else torch.empty(len(group), 0, 0, device=device),
         )
         for _, group in sorted(groups.items())
     ]
@@ -178,8 +202,9 @@ def noise_errors(
     """The loss of every sample, [n] fp32, differentiable in the injection's tensors.
 
     ``plain`` (Eq. 5): ``mean (e(z_t, I, T) - e)^2``. ``guided``: the same with Eq. 3's combination of three
-    branches as the prediction; only the instructed branch needs a gradient. The loss of a sample does not
-    depend on the others, so a batch with one sample of every segment equals training the segments in turn.
+    branches as the prediction; only the instructed branch needs a gradient. The mean of a pair with a mask is
+    that over its masked latent pixels. The loss of a sample does not depend on the others, so a batch with
+    one sample of every segment equals training the segments in turn.
 
     Args:
         denoiser: the frozen model.
@@ -188,14 +213,17 @@ def noise_errors(
         injection: the current keys and values, or text states; None leaves the model as it is.
         settings: objective, scales and weighting.
     """
-    before, after, noise, timesteps = samples
+    before, after, noise, timesteps, masks = samples
     count = len(timesteps)
     noisy = add_noise(after, noise, timesteps, denoiser.alphas_cumprod)
     predicted = denoiser.predict(noisy, timesteps, before, context.expand(count, -1, -1), injection)
     if settings.objective == "guided":
         none, image = _null_branches(denoiser, samples, noisy, null_context, settings)
         predicted = dual_guidance(none, image, predicted, settings.image_scale, settings.text_scale)
-    error = (predicted - noise).square().mean(dim=(1, 2, 3))
+    error = (predicted - noise).square()
+    if masks.numel():
+        error = error * masks[:, None]
+    error = error.mean(dim=(1, 2, 3))
     if settings.weighting == "snr":
         error = error * snr_weights(denoiser.alphas_cumprod)[timesteps]
     return error

@@ -126,7 +126,7 @@ class LearningRequest:
         what a step learns."""
         pairs = hashlib.sha256(self.latents.digest.encode())
         if not self.latents.digest:
-            for latent in (*self.latents.before, *self.latents.after):
+            for latent in (*self.latents.before, *self.latents.after, *self.latents.masks):
                 pairs.update(latent.detach().float().cpu().numpy().tobytes())
         identity = {
             "model": self.denoiser.description.fingerprint,

@@ -3,9 +3,10 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from ..errors import PairError
 from ..storage.image_files import IMAGES
@@ -19,8 +20,30 @@ _SIDES = (
     *(("before", "after"), ("original", "edited"), ("input", "output"), ("source", "target")),
     *(("control", "target"), ("src", "tgt"), ("orig", "edit"), ("a", "b")),
 )
+_MASK = "mask"
 # The split of a data set that is for learning.
 _TRAIN = "train"
+
+Layout = Literal["list", "folders", "names", "below", "order"]
+"""How a folder says which images are pairs: a list, two folders, marks in names, folders below it, or the
+order of plain names."""
+
+
+class MissingPartnerError(PairError):
+    """An image has no partner.
+
+    Args:
+        message: for the user.
+        image: the image that is there.
+        side: of that image, "before" or "after"; "" if nothing says which.
+        partner: where the missing image would be found; None if any new name does.
+    """
+
+    def __init__(self, message: str, image: Path, side: str = "", partner: Path | None = None) -> None:
+        super().__init__(message)
+        self.image = image
+        self.side = side
+        self.partner = partner
 
 
 def pairs_in(folder: Path, refuse: Refuse = stop) -> list[ListedPair]:
@@ -32,8 +55,9 @@ def pairs_in(folder: Path, refuse: Refuse = stop) -> list[ListedPair]:
       ``"words"``, ``"mask"`` and ``"reasoning"``; or ``metadata.jsonl`` or ``metadata.csv`` of Hugging Face.
       The names in core/pairs/pair_lists.py are understood.
     - Two folders such as ``before/`` and ``after/`` with equal names, and optionally ``mask/``.
-    - Images such as ``{i}_0`` and ``{i}_1``, ``{i}_before`` and ``{i}_after`` or ``before_{i}`` and
-      ``after_{i}``, and optionally ``{i}_mask``. Words come from InstructPix2Pix's ``prompt.json``.
+    - Images such as ``{i}_0`` and ``{i}_1``, ``{i}_before`` and ``{i}_after``, ``before_{i}`` and
+      ``after_{i}``, ``{i}-a`` and ``{i}-b``, or ``{i}`` and ``{i}_edited``, and optionally ``{i}_mask``.
+      Words come from InstructPix2Pix's ``prompt.json``.
 
     In the last two layouts, a text file named as the pair or as one of its images holds its words.
 
@@ -53,7 +77,13 @@ def pairs_in(folder: Path, refuse: Refuse = stop) -> list[ListedPair]:
         return _marked_pairs(folder, refuse)
     before_folder, after_folder, mask_folder = sides
     masks = _images(mask_folder) if mask_folder else {}
-    return _joined(folder, _images(before_folder), _images(after_folder), masks, refuse)
+    before, after = _images(before_folder), _images(after_folder)
+
+    def partner(name: str, side: str) -> Path:
+        image = before[name] if side == "after" else after[name]
+        return (after_folder if side == "after" else before_folder) / image.name
+
+    return _joined(folder, (before, after), masks, partner, refuse)
 
 
 def pairs_below(folder: Path, refuse: Refuse = stop) -> list[ListedPair]:
@@ -80,6 +110,44 @@ def pairs_below(folder: Path, refuse: Refuse = stop) -> list[ListedPair]:
     return found
 
 
+def pairs_of(folder: Path, refuse: Refuse = stop) -> tuple[list[ListedPair], Layout]:
+    """The pairs of a folder and its layout. If no list, folder or name says which images are pairs, they are
+    paired in the natural order of their names: the first is before, the second after, and so on.
+
+    Args:
+        folder: where to look.
+        refuse: as in ``pairs_below``.
+
+    Raises:
+        PairError: as in ``pairs_in``.
+    """
+    refused: list[PairError] = []
+
+    def count(error: PairError) -> None:
+        refused.append(error)
+        refuse(error)
+
+    found = pairs_below(folder, count)
+    layout = _layout(folder)
+    if layout != "names":
+        return found, layout
+    if found or refused:
+        return found, "names" if _images(folder) else "below"
+    return _pairs_in_order(folder, refuse), "order"
+
+
+def mask_place(folder: Path, pair: ListedPair, layout: Layout) -> Path | None:
+    """Where the mask of a pair of ``pairs_of`` is, or would be found; None if only its list can name it."""
+    if pair.mask is not None or layout in ("list", "below"):
+        return pair.mask
+    if layout != "folders":
+        # A pair without a name, of before.png and after.png, is called like its folder.
+        name = _MASK if _unmarked(pair.before.stem, "before") == "" else f"{pair.name}_{_MASK}"
+        return folder / f"{name}.png"
+    sides = _side_folders(folder)
+    return (sides[2] if sides and sides[2] else folder / _MASK) / f"{pair.name}.png"
+
+
 def folders_below(folder: Path) -> Iterator[Path]:
     """Every folder below one except hidden ones, in natural order. Follows links, and visits each folder
     once."""
@@ -101,7 +169,7 @@ def sides_among(names: Iterable[str]) -> tuple[str, str, str | None] | None:
     named = {_side_name(name): name for name in names}
     for before, after in _SIDES:
         if before in named and after in named:
-            return named[before], named[after], named.get("mask")
+            return named[before], named[after], named.get(_MASK)
     return None
 
 
@@ -110,6 +178,33 @@ def natural(text: str) -> list[tuple[bool, int, str]]:
     return [
         (part.isdecimal(), int(part) if part.isdecimal() else 0, part.lower())
         for part in re.split(r"(\d+)", text)
+    ]
+
+
+def _layout(folder: Path) -> Layout:
+    """The layout of the folder itself."""
+    if not os.path.isfile(folder / PROMPT) and any(os.path.isfile(folder / name) for name in LISTS):
+        return "list"
+    return "names" if _side_folders(folder) is None else "folders"
+
+
+def _pairs_in_order(folder: Path, refuse: Refuse) -> list[ListedPair]:
+    """Pairs of the images of a folder in natural order. ``{i}_mask`` is the mask of the image ``{i}``."""
+    images = _images(folder)
+    masks = {name: path for stem, path in images.items() if (name := _unmarked(stem, _MASK)) is not None}
+    plain = [images[stem] for stem in sorted(images, key=natural) if images[stem] not in masks.values()]
+    if len(plain) % 2:
+        last = plain.pop()
+        refuse(
+            MissingPartnerError(
+                f"Image '{last.name}' has no partner: the images are paired in the order of their names, and "
+                "their number is odd. Add the missing one or remove this one.",
+                last,
+            )
+        )
+    return [
+        ListedPair(before.stem, before, after, mask=masks.get(before.stem))
+        for before, after in zip(plain[::2], plain[1::2], strict=True)
     ]
 
 
@@ -134,34 +229,68 @@ def _marked_pairs(folder: Path, refuse: Refuse) -> list[ListedPair]:
     def marked(mark: str) -> dict[str, Path]:
         return {name: path for stem, path in images.items() if (name := _unmarked(stem, mark)) is not None}
 
-    # Words come before numbers, since before_0 and before_1 are no pair. "a" and "b" are only names of
-    # folders.
-    found = [(marked(before), marked(after)) for before, after in (*_SIDES[:-1], ("0", "1"))]
+    # Words come before numbers, since before_0 and before_1 are no pair.
+    marks = (*_SIDES[:-1], ("0", "1"), _SIDES[-1])
+    found = [(sides, *map(marked, sides)) for sides in marks]
+    # A name may end with a letter by chance, so letters count only where they form pairs.
+    found = [each for each in found if each[0] != _SIDES[-1] or set(each[1]) & set(each[2])]
+    for sides, *images_of_side in found:
+        if sides == ("0", "1"):
+            _drop_numbered(images, images_of_side)
     # Marks that form pairs come first, since an image that is called "source" alone may be anything.
-    found.sort(key=lambda sides: (not set(sides[0]) & set(sides[1]), not any(sides)))
-    before, after = found[0]
-    return _joined(folder, before, after, marked("mask"), refuse)
+    found.sort(key=lambda each: (not set(each[1]) & set(each[2]), not (each[1] or each[2])))
+    sides, before, after = found[0]
+    if sides in _SIDES[:-1]:
+        # photo and photo_edited.
+        before = {**{name: images[name] for name in after if name in images}, **before}
+
+    def partner(name: str, side: str) -> Path:
+        image = before[name] if side == "after" else after[name]
+        mark = sides[side == "after"]
+        return folder / f"{f'{name}_' if name else ''}{mark}{image.suffix}"
+
+    return _joined(folder, (before, after), marked(_MASK), partner, refuse)
+
+
+def _drop_numbered(images: dict[str, Path], sides: Sequence[dict[str, Path]]) -> None:
+    """Drops images that a camera numbered: IMG_1 and IMG_2, or IMG_0 to IMG_3, are no sides of IMG."""
+    for name in set(sides[0]) | set(sides[1]):
+        if f"{name}_2" in images and (f"{name}_3" in images or not all(name in side for side in sides)):
+            for side in sides:
+                side.pop(name, None)
 
 
 def _unmarked(stem: str, mark: str) -> str | None:
     """A pair's name without the mark of its side; None if the mark is missing."""
     if mark in ("0", "1"):
         return stem[:-2] if stem.endswith(f"_{mark}") else None
+    if mark in ("a", "b"):
+        # A letter without a separator, or alone, is only a name.
+        found = re.fullmatch(rf"(.+?)[ _.-]+{mark}", stem, re.IGNORECASE)
+        return None if found is None else found[1]
     found = re.fullmatch(rf"(?:(.*?)[ _.-]*(?<![a-z]){mark}|{mark}(?![a-z])[ _.-]*(.*))", stem, re.IGNORECASE)
     return None if found is None else found[1] or found[2] or ""
 
 
 def _joined(
-    folder: Path, before: dict[str, Path], after: dict[str, Path], masks: dict[str, Path], refuse: Refuse
+    folder: Path,
+    sides: tuple[dict[str, Path], dict[str, Path]],
+    masks: dict[str, Path],
+    partner: Callable[[str, str], Path],
+    refuse: Refuse,
 ) -> list[ListedPair]:
-    """Joins images of equal names to pairs."""
+    """Joins images of equal names to pairs. ``partner`` names the missing image of a pair."""
+    before, after = sides
     for name in sorted(set(before) ^ set(after), key=natural):
-        missing = "after" if name in before else "before"
+        side, missing = ("before", "after") if name in before else ("after", "before")
         path = before[name] if name in before else after[name]
         refuse(
-            PairError(
+            MissingPartnerError(
                 f"Image '{path.relative_to(folder)}' has no partner: the {missing} image of pair '{name}' is "
-                "missing. Add it or remove this one."
+                "missing. Add it or remove this one.",
+                path,
+                side,
+                partner(name, missing),
             )
         )
     names = sorted(set(before) & set(after), key=natural)

@@ -4,7 +4,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -16,7 +16,9 @@ from ..errors import PairError
 from ..storage.image_files import OpenedImage, open_image
 from ..storage.image_sizes import VAE_STRIDE, Size, covering, padded, same_ratio, scaled, vae_cropped
 from ..storage.image_tensors import from_image, image_batch, on_white, to_image
-from .layouts import pairs_below, pairs_in
+from .board import Board, arrange
+from .layouts import Layout, pairs_in, pairs_of
+from .mask_reading import check_white, mask_like
 from .pair_lists import ListedPair, Refuse
 
 MAX_PAIRS = 1000
@@ -42,7 +44,12 @@ _CHANGES = {
     "one",
     "pad": "before and after differ in aspect ratio: the larger image is scaled into the smaller one's "
     "size, and its border is repeated",
+    "masked": "learning acts only where the pair's mask is white",
 }
+_IN_ORDER = (
+    "The names do not say before or after, so the images are paired in the order of their names: the first "
+    "is before, the second after, and so on."
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,8 @@ class EditPair:
     before: Tensor
     after: Tensor
     name: str
+    mask: Tensor | None = None
+    """[H, W] fp32 in 0..1: the loss acts where it is 1. None where it acts everywhere."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,8 @@ class EditPairs:
     pairs: tuple[EditPair, ...]
     remarks: tuple[str, ...] = ()
     """Sentences about pairs that were left out, and about changes to images."""
+    held_out: int | None = None
+    """Index of the pair that is not learned from, unless a learning node says otherwise; None for none."""
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -82,7 +93,11 @@ class MixedRatiosError(PairError):
 
 
 def load_pairs(
-    folder: str | Path, size: int | None = None, fit: Fit = "stop", strict: bool = False
+    folder: str | Path,
+    size: int | None = None,
+    fit: Fit = "stop",
+    strict: bool = False,
+    board: Board | None = None,
 ) -> EditPairs:
     """Reads the pairs of a folder, or of the folders below it; see core/pairs/layouts.py for the layouts.
 
@@ -95,6 +110,7 @@ def load_pairs(
         fit: what to do with a pair of two aspect ratios.
         strict: stop at the first pair that cannot be read. Otherwise such pairs are left out and named in
             ``remarks``.
+        board: which pairs to skip, to swap and to hold out, and their order.
 
     Raises:
         PairError: the folder does not exist, the size is out of range, there are no pairs or none that can be
@@ -107,11 +123,13 @@ def load_pairs(
         )
     folder = Path(folder)
     refused: list[PairError] = []
-    found = _find(folder, refused.append)
+    found, layout = find_listed(folder, refused.append)
+    arranged = arrange(found, board or Board())
     pairs: list[EditPair] = []
     counts: Counter[str] = Counter()
-    remarks: list[str] = []
-    for listed in found:
+    remarks = [*arranged.remarks, *([_IN_ORDER] if layout == "order" and found else [])]
+    held_out = None
+    for listed in arranged.pairs:
         if strict and refused:
             break
         try:
@@ -121,16 +139,19 @@ def load_pairs(
         except PairError as error:
             refused.append(error)
         else:
+            if listed is arranged.held_out:
+                held_out = len(pairs)
             pairs.append(pair)
             counts.update(changes)
             remarks += file_remarks
     if refused and (strict or not pairs):
         raise refused[0]
-    return EditPairs(tuple(pairs), (*remarks, *_left_out(refused, len(pairs)), *_changed(counts)))
+    sentences = (*remarks, *_left_out(refused, len(pairs)), *_changed(counts))
+    return EditPairs(tuple(pairs), sentences, held_out)
 
 
-def _find(folder: Path, refuse: Refuse) -> list[ListedPair]:
-    """The files of the pairs of a folder.
+def find_listed(folder: Path, refuse: Refuse) -> tuple[list[ListedPair], Layout]:
+    """The files of the pairs of a folder, and its layout.
 
     Raises:
         PairError: the folder does not exist, it holds no pairs or too many, or a list is malformed.
@@ -146,7 +167,7 @@ def _find(folder: Path, refuse: Refuse) -> list[ListedPair]:
         refused.append(error)
         refuse(error)
 
-    found = pairs_below(folder, count)
+    found, layout = pairs_of(folder, count)
     if not found and not refused:
         raise PairError(
             f"Pairs folder '{folder.name}' holds no pairs. Name the images 0_0.png (before) and 0_1.png "
@@ -158,7 +179,7 @@ def _find(folder: Path, refuse: Refuse) -> list[ListedPair]:
             f"Pairs folder '{folder.name}' holds {len(found)} pairs, at most {MAX_PAIRS} can be learned "
             "from. Choose the clearest ones."
         )
-    return found
+    return found, layout
 
 
 def make_pairs(
@@ -276,33 +297,43 @@ def _read(
 ) -> tuple[EditPair, tuple[str, ...], tuple[str, ...]]:
     """A pair at its working size, the changes made to it, and remarks about its files."""
     files = listed.before, listed.after
-    if size is not None:
-        opened = [_open_near(file, size) for file in files]
-        if same_ratio(opened[0].size, opened[1].size):
-            squares = [
-                from_image(ImageOps.fit(on_white(each.image), (size, size), Image.Resampling.LANCZOS))
-                for each in opened
-            ]
-            remarks = (*opened[0].remarks, *opened[1].remarks)
-            return check_pair(listed.name, squares[0], squares[1]), (), remarks
-    opened = [open_image(file, file.name) for file in files]
+    opened = [open_image(file, file.name) if size is None else _open_near(file, size) for file in files]
+    if size is not None and not same_ratio(opened[0].size, opened[1].size):
+        # Two aspect ratios are compared pixel by pixel.
+        opened = [open_image(file, file.name) for file in files]
+    before, after, changes = _at_size(listed.name, opened, size, fit)
+    remarks = (*opened[0].remarks, *opened[1].remarks)
+    pair = check_pair(listed.name, before, after)
+    if listed.mask is not None:
+        mask, side = mask_like(listed, listed.mask, opened)
+        both = [mask, opened[1]] if side == 0 else [opened[0], mask]
+        fitted = _at_size(listed.name, both, size, fit)
+        pair = replace(pair, mask=check_white(listed, (fitted[1] if side else fitted[0]).mean(dim=-1)))
+        changes = (*changes, "masked")
+    return pair, changes, remarks
+
+
+def _at_size(
+    name: str, opened: Sequence[OpenedImage], size: int | None, fit: Fit
+) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Before and after at their working size, and the changes made to them."""
+    if size is not None and same_ratio(opened[0].size, opened[1].size):
+        before, after = (
+            from_image(ImageOps.fit(on_white(each.image), (size, size), Image.Resampling.LANCZOS))
+            for each in opened
+        )
+        return before, after, ()
     images = [from_image(on_white(each.image)) for each in opened]
-    before, after, changes = alike(listed.name, images[0], images[1], fit)
+    before, after, changes = alike(name, images[0], images[1], fit)
     height, width = _size(before)
     if size is not None:
-        before = covering(before, (size, size))
-        after = covering(after, (size, size))
-    elif height * width > _MOST_PIXELS:
+        return covering(before, (size, size)), covering(after, (size, size)), changes
+    if height * width > _MOST_PIXELS:
         shrunk = _shrunk_side(height, height * width), _shrunk_side(width, height * width)
-        before = scaled(before, shrunk)
-        after = scaled(after, shrunk)
-        changes = (*changes, "shrunk")
-    elif vae_cropped(before) is not before and min(height, width) >= MIN_SIDE:
-        before = vae_cropped(before)
-        after = vae_cropped(after)
-        changes = (*changes, "trimmed")
-    remarks = (*opened[0].remarks, *opened[1].remarks)
-    return check_pair(listed.name, before, after), changes, remarks
+        return scaled(before, shrunk), scaled(after, shrunk), (*changes, "shrunk")
+    if vae_cropped(before) is not before and min(height, width) >= MIN_SIDE:
+        return vae_cropped(before), vae_cropped(after), (*changes, "trimmed")
+    return before, after, changes
 
 
 def _shrunk_side(side: int, pixels: int) -> int:

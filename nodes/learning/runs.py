@@ -71,10 +71,12 @@ class CommonInputs:
         return replace(PRESETS[space]["pocket"], **common, **own)
 
     def split_pairs(self) -> tuple[EditPairs, EditPair]:
-        """The pairs to learn from, and the pair to preview: the one that is held out, or the first one."""
-        if not self.hold_out:
+        """The pairs to learn from, and the pair to preview: the one that is held out, or the first one. The
+        node's own number comes before the star on the pairs board."""
+        held_out = self.hold_out - 1 if self.hold_out else self.pairs.held_out
+        if held_out is None:
             return self.pairs, self.pairs[0]
-        return self.pairs.without(self.hold_out - 1), self.pairs[(self.hold_out - 1) % len(self.pairs)]
+        return self.pairs.without(held_out), self.pairs[held_out % len(self.pairs)]
 
 
 def run_learning(

@@ -115,7 +115,8 @@ class LearningSession:
         )
         before = [self._on_device(latent) for latent in encoded.before]
         after = [self._on_device(latent) for latent in encoded.after]
-        return PairLatents(before, after, encoded.digest)
+        masks = [self._on_device(mask) for mask in encoded.masks]
+        return PairLatents(before, after, encoded.digest, masks)
 
     def _on_device(self, tensor: Tensor) -> Tensor:
         # The conversion may copy, too, so it also happens outside of inference mode.
