@@ -111,8 +111,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--size",
         type=int,
         default=SIDE,
-        help=f"images are scaled and cropped to this many pixels, at least {_LEAST_SIZE}, for pairs a multiple "
-        f"of 8; 0 keeps them (default {SIDE})",
+        help=f"images are scaled and cropped to this many pixels: {_LEAST_SIZE} or more, a multiple of 8 "
+        f"for pairs; 0 keeps them (default {SIDE})",
     )
     parser.add_argument(
         "--clip",

@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,15 +17,16 @@ from tqdm import tqdm
 from ..core.devices import is_out_of_memory
 from ..core.editing.batch_editing import EditCallbacks, EditJob, edit_images, note_of
 from ..core.editing.editor import DiffusersEditor
+from ..core.editing.image_folders import check_not_among_inputs, list_images
 from ..core.errors import DeviceError, InstructBrushError, PairError
-from ..core.evaluation.reports.contact_sheet import SheetColumn, contact_sheet, read_cell
+from ..core.evaluation.reports.contact_sheet import pairs_sheet
 from ..core.instruction.file import load_instruction
 from ..core.instruction.injection import Injection, inject
 from ..core.instruction.instruction import Blend, Instruction, own_scales
 from ..core.instruction.learned_noise import learned_noise_seed
 from ..core.models.families import FAMILIES, Family
 from ..core.storage.files import check_writable
-from ..core.storage.image_files import IMAGES, save_image
+from ..core.storage.image_files import save_image
 from .options import (
     add_model_options,
     add_scale_options,
@@ -185,16 +185,7 @@ def _draw_sheet(file: Path, images: Sequence[tuple[Path, Path]], title: str) -> 
     shown = [pair for pair in images if pair[1].is_file()][:_SHEET_ROWS]
     if not shown:
         return
-    # About as wide as tall: several images beside each other, each before and after.
-    rows = math.ceil(len(shown) / math.ceil(math.sqrt(len(shown) / 2)))
-    columns = []
-    for first in range(0, len(shown), rows):
-        part = shown[first : first + rows]
-        for side, name in enumerate(("before", "after")):
-            cells = [read_cell(pair[side], _SHEET_CELL) for pair in part]
-            cells += [torch.ones(1, 1, 3)] * (rows - len(part))
-            columns.append(SheetColumn(name, cells))
-    save_image(contact_sheet(columns, _SHEET_CELL, title), file)
+    save_image(pairs_sheet(shown, _SHEET_CELL, title), file)
     print(file)
 
 
@@ -222,49 +213,6 @@ def find_images(options: argparse.Namespace) -> list[tuple[Path, Path]]:
     results = [out / f"{name}.png" for name in names]
     check_writable(results[0])
     return list(zip(images, results, strict=True))
-
-
-def check_not_among_inputs(out: Path, image: Path) -> None:
-    """Refuses a folder for results that holds the images.
-
-    Raises:
-        InstructBrushError: ``out`` is the folder of ``image``.
-    """
-    if os.path.realpath(out) == os.path.realpath(image.parent):
-        raise InstructBrushError(
-            f"Results would be written among the inputs in '{out}'. Give another --out folder."
-        )
-
-
-def list_images(source: Path) -> list[Path]:
-    """Lists the images of a folder, or one image.
-
-    Raises:
-        InstructBrushError: there are none, or the folder cannot be listed.
-    """
-    try:
-        if source.is_file():
-            return [source]
-        files = sorted(source.iterdir())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InstructBrushError(
-            f"Images folder '{source}' does not exist. Give a folder of images, or one image."
-        ) from error
-    except OSError as error:
-        raise InstructBrushError(
-            f"Images folder '{source}' cannot be listed: {error.strerror}. Check its permissions."
-        ) from error
-    images = [path for path in files if _is_image(path)]
-    if not images:
-        raise InstructBrushError(f"Images folder '{source}' holds no images ({', '.join(sorted(IMAGES))}).")
-    return images
-
-
-def _is_image(path: Path) -> bool:
-    if path.suffix.lower() not in IMAGES or path.name.startswith("."):
-        return False
-    # Keep broken links, so that they are reported as unreadable. Skip pipes: reading one could block forever.
-    return path.is_file() or not path.exists()
 
 
 def _edit_all(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ..core.editing.image_folders import check_not_among_inputs, list_images
 from ..core.editing.sweeps import labels, parse_values, shortest
 from ..core.errors import InstructBrushError, PairError
 from ..core.evaluation.reports.contact_sheet import SheetColumn, contact_sheet, read_cell
@@ -15,7 +16,7 @@ from ..core.instruction.file import load_instruction
 from ..core.instruction.injection import inject
 from ..core.storage.files import check_writable
 from ..core.storage.image_files import open_image, save_image
-from .edit import add_common_options, apply_loaded, check_not_among_inputs, find_images, list_images
+from .edit import add_common_options, apply_loaded, find_images
 from .options import Several, load_chosen_editor, positive_int
 from .terminal import say
 
