@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io
 from PIL import Image
 
+from ..core.pairs.board import Board
 from ..core.pairs.pairs import FITS, EditPair, EditPairs, Fit, load_pairs, make_pairs
 from ..core.storage.image_tensors import from_image, to_image
 from .comfy.folders import paths
@@ -83,9 +84,13 @@ class LoadEditPairs(Node):
             category="InstructBrush/loading",
             description="Reads before/after pairs from a folder inside ComfyUI's input folder: images named "
             "0_0.png (before) and 0_1.png (after), 1_0.png and 1_1.png and so on; or sub-folders before/ and "
-            "after/ with equal names; or a list such as pairs.json or metadata.jsonl. A pair that cannot be "
-            "read is left out, and the node says so.",
-            search_aliases=["before after", "image pairs", "training pairs", "dataset", "visual instruction"],
+            "after/ with equal names; or a list such as pairs.json or metadata.jsonl. Names that say nothing "
+            "are paired in their order. Drop or paste your images on the board to make a folder. A pair that "
+            "cannot be read is left out, and the node says so.",
+            search_aliases=[
+                *("before after", "image pairs", "training pairs", "dataset", "visual instruction"),
+                *("pairs board", "drop images", "own photos"),
+            ],
             has_intermediate_output=True,
             inputs=[
                 NameChoice(
@@ -107,6 +112,19 @@ class LoadEditPairs(Node):
                     "for the pocket editor, 512 for SD1.5, 1024 for SDXL.",
                 ),
                 _fit_input(),
+                io.String.Input(
+                    "board",
+                    default="",
+                    optional=True,
+                    socketless=True,
+                    dynamic_prompts=False,
+                    extra_dict={"hidden": True},
+                    tooltip="Decisions of the pairs board, as JSON with names of pairs, all optional: "
+                    '{"order": ["2", "1"], "skip": ["3"], "swap": ["1"], "no_mask": ["2"], "held_out": "1"}. '
+                    "order: the pairs that come first. skip: left out. swap: before and after exchanged. "
+                    "no_mask: its mask is ignored. held_out: not learned from. Empty uses all pairs as they "
+                    "are.",
+                ),
             ],
             outputs=[
                 Pairs.Output(display_name="PAIRS", tooltip="The pairs, for Learn Instruction."),
@@ -132,9 +150,9 @@ class LoadEditPairs(Node):
         return _FILES.fingerprint(folder)
 
     @classmethod
-    def execute(cls, folder: str, size: int, fit: Fit = "stop") -> io.NodeOutput:
+    def execute(cls, folder: str, size: int, fit: Fit = "stop", board: str = "") -> io.NodeOutput:
         _FILES.record(folder)
-        pairs = load_pairs(paths.pairs_path(folder), size or None, fit)
+        pairs = load_pairs(paths.pairs_path(folder), size or None, fit, board=Board.parse(board))
         return io.NodeOutput(
             pairs,
             [pair.before[None] for pair in pairs],

@@ -277,7 +277,7 @@ def alike(
     if same_ratio(*sizes):
         return scaled(before, size), scaled(after, size), ("scaled",)
     if fit == "stop":
-        raise _mixed(name, *sizes)
+        raise mixed_ratios(name, *sizes)
     fitted = covering if fit == "crop" else padded
     return fitted(before, size), fitted(after, size), (fit,)
 
@@ -358,7 +358,8 @@ def _size(image: Tensor) -> Size:
     return image.shape[0], image.shape[1]
 
 
-def _mixed(name: str, before: Size, after: Size) -> MixedRatiosError:
+def mixed_ratios(name: str, before: Size, after: Size) -> MixedRatiosError:
+    """The error of a pair of two aspect ratios."""
     return MixedRatiosError(
         f"Pair '{name}': before is {before[1]} x {before[0]}, after is {after[1]} x {after[0]}, which is "
         "another aspect ratio. Crop or scale both alike, or set fit to crop or pad."

@@ -142,6 +142,11 @@ def folder_state(folder: Path) -> str:
     return state.hexdigest()
 
 
+def pairs_trash() -> Path:
+    """Returns the folder for masks of pairs that were replaced."""
+    return Path(folder_paths.get_output_directory()) / "instructbrush_trash" / "pairs"
+
+
 def file_state(path: Path) -> str:
     """Returns a text that changes when the file changes."""
     return f"{path} {_size_and_time(path)}"
