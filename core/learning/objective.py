@@ -22,7 +22,8 @@ from .settings import LearningSettings
 
 # A little below Stable Diffusion's at the last timestep.
 _LEAST_SNR = 0.0045
-_HELD_OUT_SAMPLES = 40
+HELD_OUT_SAMPLES = 40
+"""Samples of ``held_out_error``."""
 # Latent pixels of one model call, so that 512 px fit into 12 GB.
 _PIXELS_AT_ONCE = 4096
 
@@ -251,7 +252,7 @@ def held_out_error(
     """
     generator = Generator().manual_seed(pair)
     shape = latents.after[pair].shape
-    timesteps = torch.linspace(0, TRAIN_TIMESTEPS - 1, _HELD_OUT_SAMPLES).long().tolist()
+    timesteps = torch.linspace(0, TRAIN_TIMESTEPS - 1, HELD_OUT_SAMPLES).long().tolist()
     drawn = [(pair, timestep, torch.randn(shape, generator=generator)) for timestep in timesteps]
     rows = max(_PIXELS_AT_ONCE // math.prod(shape[-2:]), 1)
     (samples,) = collect(latents, drawn, denoiser.device)

@@ -62,6 +62,8 @@ class Trainer:
         samples = len(self._trained) * self.settings.batch
         self._memory = StepMemory(self.denoiser, pixels, samples, self.replay)
         self.steps_done = 0
+        self.ending = ""
+        """How the run ended, if before its last step; stored with the settings."""
         self._losses: list[float] = []
         self._pending: list[Tensor] = []
 
@@ -266,7 +268,11 @@ class Trainer:
             steps=self.steps_done,
             final_loss=sum(last) / len(last),
             losses=tuple(loss_curve(losses)),
-            settings={**self.settings.acting(), "losses": self.request.losses},
+            settings={
+                **self.settings.acting(),
+                "losses": self.request.losses,
+                **({"ending": self.ending} if self.ending else {}),
+            },
         )
 
     def file_size(self) -> int:
@@ -291,6 +297,16 @@ class Trainer:
         self._losses = run_state.restore(state, self.parameters, self.optimizer, self._streams)
         self._pending = []
         self.steps_done = len(self._losses)
+        self.replay.forget()
+
+    def go_back(self, parameters: Mapping[str, Tensor], steps: int) -> None:
+        """Takes the values of an earlier step, for ``instruction``. Optimizer and sample streams stay, so
+        the run must neither be continued nor saved then."""
+        with torch.no_grad():
+            for name, tensor in self.parameters.items():
+                tensor.copy_(parameters[name])
+        del self.losses[steps:]
+        self.steps_done = steps
         self.replay.forget()
 
 

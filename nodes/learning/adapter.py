@@ -6,11 +6,11 @@ from comfy_api.latest import io
 
 from ...core.learning.settings import AUTO, POCKET_ADAPTER, PRESETS
 from ..shared import learning_inputs as inputs
-from ..shared.node import Choice, Node
-from .runs import CUSTOM, CommonInputs, run_learning
+from ..shared.node import Choice
+from .runs import CUSTOM, CommonInputs, LearningNode, run_learning
 
 
-class LearnAdapterInstruction(Node):
+class LearnAdapterInstruction(LearningNode):
     """Learns an instruction in adapter space from pairs."""
 
     @classmethod
@@ -96,6 +96,7 @@ class LearnAdapterInstruction(Node):
                 *inputs.scales(),
                 inputs.noise(),
                 inputs.guidance(),
+                inputs.save_every(),
             ],
             outputs=[inputs.learned()],
         )

@@ -6,11 +6,11 @@ from comfy_api.latest import io
 
 from ...core.learning.settings import AUTO, FORMER_NAMES, POCKET, PRESETS
 from ..shared import learning_inputs as inputs
-from ..shared.node import Choice, Node
-from .runs import CUSTOM, CommonInputs, run_learning
+from ..shared.node import Choice
+from .runs import CUSTOM, CommonInputs, LearningNode, run_learning
 
 
-class LearnInstruction(Node):
+class LearnInstruction(LearningNode):
     """Learns an instruction from pairs."""
 
     @classmethod
@@ -104,6 +104,7 @@ class LearnInstruction(Node):
                 *inputs.scales(),
                 inputs.noise(),
                 inputs.guidance(),
+                inputs.save_every(),
             ],
             outputs=[inputs.learned()],
         )

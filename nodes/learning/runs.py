@@ -10,11 +10,15 @@ from ...core.learning.run import wants_scales
 from ...core.learning.settings import PRESETS, LearningSettings, preset_for
 from ...core.models.families import Family
 from ...core.pairs.pairs import EditPair, EditPairs, thumbnail
-from ..comfy.learning.session import Display, LearningInputs, LearningSession
+from ..comfy.learning import active
+from ..comfy.learning.callbacks import Display
+from ..comfy.learning.progress import LearningProgress
+from ..comfy.learning.session import LearningInputs, LearningSession
 from ..comfy.models.description import describe
 from ..comfy.types import Clip, Model, Vae
 from ..shared.guidance_scales import AUTO_SCALE, scales_for
 from ..shared.learning_inputs import FOLLOW, final_rate
+from ..shared.node import Node
 from ..shared.socket_types import with_thumbnail
 
 CUSTOM = "custom"
@@ -44,6 +48,7 @@ class CommonInputs:
     image_scale: float = 1.5
     noise: Literal["fresh", "fixed"] = "fresh"
     guidance: Literal["search", "default"] = "search"
+    save_every: int = 0
 
     def settings(self, family: Family, space: str, own: dict[str, Any]) -> LearningSettings:
         """The settings of the preset, or of the inputs if the preset is ``custom``.
@@ -92,6 +97,7 @@ def run_learning(
         open_clip: the CLIP of the direction loss.
     """
     pairs, watched = common.split_pairs()
+    settings = common.settings(describe(common.model).family, space, own)
     inputs = LearningInputs(
         common.model,
         common.clip,
@@ -99,11 +105,23 @@ def run_learning(
         pairs,
         watched,
         common.init_text,
-        common.settings(describe(common.model).family, space, own),
+        settings,
         open_clip,
         common.gradient_checkpointing,
         wants_scales(common.preset, None if common.guidance == "search" else common.guidance),
     )
-    display = Display(node, common.preview_every)
-    instruction, summary = LearningSession(inputs).run(display, common.resume)
-    return io.NodeOutput(with_thumbnail(instruction, thumbnail(pairs)), ui={"learning": [summary]})
+    progress = LearningProgress(node, settings.steps, len(pairs))
+    display = Display(common.preview_every, common.save_every, common.resume)
+    with progress.shown():
+        instruction = LearningSession(inputs, progress).run(display)
+    learned = with_thumbnail(instruction, thumbnail(pairs))
+    return io.NodeOutput(learned, ui={"learning": [progress.result()]})
+
+
+class LearningNode(Node):
+    """What the learning nodes share: a run that ended early can be continued with the panel's button."""
+
+    @classmethod
+    def fingerprint_inputs(cls, **_inputs: Any) -> int:
+        """Changes when the user continues a run that ended early, whose result ComfyUI has in its cache."""
+        return active.fingerprint(cls.hidden.unique_id if cls.hidden else None)

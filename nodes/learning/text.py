@@ -7,12 +7,12 @@ from comfy_api.latest import io
 from ...core.encoders.clip import OpenClipModel
 from ...core.learning.settings import AUTO, POCKET_TEXT, PRESETS
 from ..shared import learning_inputs as inputs
-from ..shared.node import Choice, Node
+from ..shared.node import Choice
 from ..shared.socket_types import OpenClip
-from .runs import CUSTOM, CommonInputs, run_learning
+from .runs import CUSTOM, CommonInputs, LearningNode, run_learning
 
 
-class LearnTextInstruction(Node):
+class LearnTextInstruction(LearningNode):
     """Learns an instruction in text space from pairs."""
 
     @classmethod
@@ -109,6 +109,7 @@ class LearnTextInstruction(Node):
                 *inputs.scales(),
                 inputs.noise(),
                 inputs.guidance(),
+                inputs.save_every(),
             ],
             outputs=[inputs.learned()],
         )

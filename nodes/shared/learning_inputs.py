@@ -143,6 +143,20 @@ def guidance() -> io.Input:
     )
 
 
+def save_every() -> io.Input:
+    """Steps between saved instructions."""
+    return io.Int.Input(
+        "save_every",
+        optional=True,
+        default=0,
+        min=0,
+        max=100_000,
+        tooltip="Steps between instruction files in output/instructions/steps, to compare what was learned "
+        "at different steps. Their names end in the step. 0 saves none.",
+        advanced=True,
+    )
+
+
 def learning_rate(default: float, tooltip: str) -> io.Input:
     """Learning rate of the first step."""
     return io.Float.Input(

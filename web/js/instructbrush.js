@@ -1,16 +1,16 @@
 // The front-end extension: the live panel of the learning nodes, and text output in other nodes.
 // ComfyUI itself shows previews, progress, help pages and translations.
 import { app } from "../../../scripts/app.js";
-import { api } from "../../../scripts/api.js";
-import { addPanel, element, loadStyle, nodeOf, onResult } from "./dom.js";
-import { LearningPanel } from "./learning_panel.js";
+import { addGallery, setupGallery } from "./gallery/index.js";
+import { addPanel, element, loadStyle, onResult } from "./dom.js";
+import { showErrors } from "./errors.js";
+import { addLearningPanel, restoreLearning, setupLearning } from "./learning/live.js";
 
 const LEARNING = ["InstructBrushLearn", "InstructBrushLearnText", "InstructBrushLearnAdapter"];
 
 /** Nodes that show their text output. */
 const WITH_TEXT = [
   "InstructBrushSave",
-  "InstructBrushLoad",
   "InstructBrushUniquePhrases",
   "InstructBrushCaptionInit",
   "InstructBrushAddWords",
@@ -52,9 +52,6 @@ const CUSTOM_SETTINGS = [
   "noise",
 ];
 
-/** Node -> its panel. */
-const panels = new WeakMap();
-
 /** Disables the widgets whose values come from the selected preset. */
 function followPreset(node) {
   const preset = node.widgets.find((widget) => widget.name === "preset");
@@ -77,26 +74,26 @@ app.registerExtension({
 
   setup() {
     loadStyle("panels");
-    api.addEventListener("instructbrush.learn", ({ detail }) => {
-      panels.get(nodeOf(detail.node))?.show(detail);
-    });
-    api.addEventListener("executing", ({ detail }) => {
-      if (detail != null) panels.get(nodeOf(detail))?.clear();
-    });
+    setupGallery();
+    showErrors();
+    setupLearning();
+  },
+
+  /** Called whenever a workflow is open, also after a reload of the page. */
+  afterConfigureGraph() {
+    restoreLearning();
   },
 
   nodeCreated(node) {
+    addGallery(node);
     if (LEARNING.includes(node.comfyClass)) {
-      const panel = new LearningPanel();
-      panels.set(node, panel);
-      addPanel(node, "learning", panel.root, 270);
+      addLearningPanel(node);
       const follow = followPreset(node);
       const configured = node.onConfigure;
       node.onConfigure = function (...given) {
         configured?.apply(this, given);
         follow();
       };
-      onResult(node, ({ learning }) => learning && panel.show({ ...learning[0], first: 0 }));
     } else if (WITH_TEXT.includes(node.comfyClass)) {
       const table = WITH_TABLE.includes(node.comfyClass);
       const line = element("div", { class: `ib-panel ib-remark${table ? " ib-table" : ""}` });

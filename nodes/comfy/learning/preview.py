@@ -17,22 +17,27 @@ _SIDE = 256
 
 
 class PairPreview:
-    """Edits one pair, always from the same noise.
+    """Edits the image of one pair, always from the same noise.
 
     Args:
         vae: decodes the edit.
         pair: the pair.
-        condition: image condition of its image before the edit, [C, h, w].
     """
 
-    def __init__(self, vae: VAE, pair: EditPair, condition: Tensor) -> None:
+    condition: Tensor
+    """Image condition of the image before the edit, [C, h, w]. Set before the first ``render``."""
+
+    def __init__(self, vae: VAE, pair: EditPair) -> None:
         self._vae = vae
         self._pair = pair
-        self._condition = condition
+
+    def ends(self) -> list[Image.Image]:
+        """The pair's images before and after the edit."""
+        return [_fitted(to_image(image)) for image in (self._pair.before, self._pair.after)]
 
     @torch.no_grad()
     def render(self, trainer: Trainer, own: tuple[float, float] | None = None) -> Image.Image:
-        """Before, edited, and after, side by side.
+        """The image before the edit, edited by what is learned so far.
 
         Args:
             trainer: the run.
@@ -43,18 +48,14 @@ class PairPreview:
         sampling = SamplingSettings(_STEPS, text_scale, image_scale, settings.seed)
         latent = edit_latents(
             trainer.denoiser,
-            self._condition[None],
+            self.condition[None],
             trainer.context,
             trainer.null_context,
             trainer.injection(),
             sampling,
         )
         scale = trainer.denoiser.description.family.scaling_factor
-        edited = decode_image(self._vae, latent / scale)[0]
-        strip = Image.new("RGB", (3 * _SIDE, _SIDE))
-        for place, frame in enumerate((self._pair.before, edited, self._pair.after)):
-            strip.paste(_fitted(to_image(frame)), (place * _SIDE, 0))
-        return strip
+        return _fitted(to_image(decode_image(self._vae, latent / scale)[0]))
 
 
 def _fitted(image: Image.Image) -> Image.Image:

@@ -3,6 +3,7 @@
 import logging
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -15,6 +16,16 @@ from ....core.storage.files import write_elsewhere
 from ..folders import metadata, paths
 
 _PLACE = f"output/{paths.INSTRUCTIONS}/unfinished"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where the files of a stopped run are, in words."""
+
+    text: str = ""
+    """For the user; "" if there is nothing worth keeping."""
+    problem: str = ""
+    """The same if they are not where the next run looks for them, else ""."""
 
 
 class Unfinished:
@@ -69,36 +80,25 @@ class Unfinished:
         self._trainer.check_finite()
         save_checkpoint(self._trainer, self._checkpoint)
 
-    def keep(self, why: str) -> str:
-        """Writes both files, to another folder if they cannot be written here.
-
-        Args:
-            why: why the run ends.
-
-        Returns:
-            A message for the user; "" if there is nothing worth keeping.
-        """
-        steps = self._trainer.steps_done
-        if not steps:
-            return ""
+    def keep(self) -> Kept:
+        """Writes both files, to another folder if they cannot be written here."""
+        if not self._trainer.steps_done:
+            return Kept()
         try:
             self._trainer.instruction()
             self._write(self._checkpoint.parent)
         except WorthlessError:
             self.remove()
-            return ""
+            return Kept()
         except (StorageError, OSError) as error:
-            kept = write_elsewhere("unfinished", self._write)
+            folder = write_elsewhere("unfinished", self._write)
             where = (
-                f"It is kept in {kept}; move both files to {_PLACE} to resume"
-                if kept
-                else "It could not be saved elsewhere either"
+                f"It is kept in {folder}; move both files to {_PLACE} to resume."
+                if folder
+                else "It could not be saved elsewhere either."
             )
-            return f"{why} at step {steps}. {error} {where}"
-        return (
-            f"{why} at step {steps}, kept as {_PLACE}/{self._instruction.name}; run it again with the same "
-            "settings to resume"
-        )
+            return Kept(f"{error} {where}", f"{error} {where}")
+        return Kept(f"Kept as {_PLACE}/{self._instruction.name}. Run again with the same settings to resume.")
 
     def _write(self, folder: Path) -> None:
         save_checkpoint(self._trainer, folder / self._checkpoint.name)

@@ -34,8 +34,9 @@ def test_edit_guider_takes_the_scales_that_learning_found(comfy, compared):
     scales = instruction.info.text_scale, instruction.info.image_scale
     assert scales in comfy.pack("core.editing.scale_search").CANDIDATES
     messages = run.data("instructbrush.learn")
-    assert messages[-1]["state"] == f"guidance: text_scale {scales[0]:g}, image_scale {scales[1]:g}"
-    assert any(message["state"] == "guidance scales: 1 of 4 tried" for message in messages)
+    assert messages[-1]["state"] == f"Guidance scales: text {scales[0]:g}, image {scales[1]:g}."
+    guidance = [message for message in messages if message["phase"] == "guidance"]
+    assert guidance[0]["detail"] == "1 of 4" and messages[-1]["phase"] == "done"
     # One at the last step, and one with the scales that were found.
     assert sum(1 for message in messages if message.get("preview")) == 2
     graph = comfy.graph()
@@ -50,22 +51,23 @@ def test_a_search_can_be_left_out_and_cancelled(comfy, compared, monkeypatch):
     node = learning(graph, comfy, Parts(graph), seed=31, guidance="default", **LONG_ENOUGH)
     plain = comfy.run(graph, node.out(0)).values[0]
     assert plain.info.text_scale is None and compared == []
-    session = comfy.pack("nodes.comfy.learning.session")
-    checks, check = [], session.check_interrupted
+    callbacks = comfy.pack("nodes.comfy.learning.callbacks")
+    checks, check = [], callbacks.check_interrupted
 
     def interrupt_in_the_search():
         checks.append(True)
         if len(checks) > LONG_ENOUGH["steps"]:
-            raise session.Interrupted
+            raise callbacks.Interrupted
         check()
 
-    monkeypatch.setattr(session, "check_interrupted", interrupt_in_the_search)
+    monkeypatch.setattr(callbacks, "check_interrupted", interrupt_in_the_search)
     graph = comfy.graph()
     node = learning(graph, comfy, Parts(graph), seed=31, **LONG_ENOUGH)
     run = comfy.attempt(graph, node.out(0))
     assert run.error["exception_type"] == "interrupted"
-    assert run.data("instructbrush.learn")[-1]["state"].startswith("cancelled at step 36, kept as ")
-    monkeypatch.setattr(session, "check_interrupted", check)
+    assert run.data("instructbrush.learn")[-1]["state"].startswith("Kept as ")
+    assert run.data("instructbrush.learn")[-1]["phase"] == "stopped"
+    monkeypatch.setattr(callbacks, "check_interrupted", check)
     comfy.forget()
     graph = comfy.graph()
     found = comfy.run(graph, learning(graph, comfy, Parts(graph), seed=31, **LONG_ENOUGH).out(0)).values[0]

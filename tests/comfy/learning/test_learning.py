@@ -79,10 +79,11 @@ def test_shows_progress_and_previews(comfy):
     for message in messages:
         losses[message["first"] : message["first"] + len(message["losses"])] = message["losses"]
     assert len(losses) == 6 and all(isinstance(loss, float) for loss in losses)
-    assert (
-        sum(1 for message in messages if message.get("preview", "").startswith("data:image/jpeg;base64,"))
-        == 2
-    )
+    previews = {message["preview_step"]: message["preview"] for message in messages if "preview" in message}
+    assert list(previews) == [3, 6]
+    assert all(url.startswith("data:image/jpeg;base64,") for url in previews.values())
+    (pair,) = [message["pair"] for message in messages if "pair" in message]
+    assert len(pair) == 2
     assert run.data("progress")[-1] == {
         "value": 6,
         "max": 6,
@@ -106,7 +107,8 @@ def test_resumes_a_cancelled_run_exactly(comfy, objective, mode):
         run = comfy.attempt(graph, node.out(0))
     assert run.error["exception_type"] == "interrupted"
     state = run.data("instructbrush.learn")[-1]["state"]
-    assert state.startswith("cancelled at step 3, kept as output/instructions/unfinished/")
+    assert state.startswith("Kept as output/instructions/unfinished/")
+    assert state.endswith("Run again with the same settings to resume.")
     kept = unfinished(comfy)
     assert len(kept) == 2 and kept[0].endswith(".checkpoint") and kept[1].endswith(".safetensors")
     partial = comfy.pack("core.instruction.file").load_instruction(
@@ -146,9 +148,7 @@ def test_resumes_after_memory_ran_out(comfy, monkeypatch):
     assert run.error["exception_message"].startswith(
         "Learning: these images are too large for the device's memory"
     )
-    assert run.data("instructbrush.learn")[-1]["state"].startswith(
-        "stopped at step 3, kept as output/instructions/unfinished/"
-    )
+    assert run.data("instructbrush.learn")[-1]["state"].startswith("Kept as output/instructions/unfinished/")
     assert same(whole, learned(comfy, **settings)) and unfinished(comfy) == []
 
 
@@ -296,9 +296,8 @@ def test_keeps_a_cancelled_run_elsewhere(comfy, monkeypatch, tmp_path):
         state = cancelled(comfy, steps=5, seed=24)
     (kept,) = tmp_path.rglob("*.safetensors")
     assert comfy.pack("core.instruction.file").load_instruction(kept).info.steps == 3
-    assert state.startswith("cancelled at step 3. ")
     assert state.endswith(
-        f"It is kept in {kept.parent}; move both files to output/instructions/unfinished to resume"
+        f"It is kept in {kept.parent}; move both files to output/instructions/unfinished to resume."
     )
     kept.parent.rename(folder)
     assert learned(comfy, steps=5, seed=24).info.steps == 5

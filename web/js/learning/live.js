@@ -1,0 +1,73 @@
+// Connects the panels of the learning nodes to the server: its messages, its state after a reload, the buttons.
+import { app } from "../../../../scripts/app.js";
+import { api } from "../../../../scripts/api.js";
+import { addPanel, loadStyle, nodeOf, onResult } from "../dom.js";
+import { LearningPanel } from "./panel.js";
+
+const ROUTE = "/instructbrush/learning";
+const PAIRS = "InstructBrushLoadPairs";
+const MOST_NODES = 50;
+
+/** Node -> its panel. */
+const panels = new WeakMap();
+
+/** Call once. */
+export function setupLearning() {
+  loadStyle("learning");
+  api.addEventListener("instructbrush.learn", ({ detail }) => show(detail));
+}
+
+/** Adds the panel to a learning node. */
+export function addLearningPanel(node) {
+  const panel = new LearningPanel({
+    act: (action, run) => act(panel.state.node, action, run),
+    resize: {
+      possible: () => Boolean(sizeWidget(node)),
+      set: (size) => setSize(sizeWidget(node), size),
+    },
+  });
+  panels.set(node, panel);
+  addPanel(node, "learning", panel.root, 320);
+  onResult(node, ({ learning }) => learning && panel.show(learning[0]));
+}
+
+/** Asks the server once for the runs that are active, and shows them: a page may be opened in the middle. */
+export async function restoreLearning() {
+  const response = await api.fetchApi(ROUTE);
+  if (!response.ok) return;
+  for (const run of (await response.json()).runs) show(run);
+}
+
+function show(message) {
+  panels.get(nodeOf(message.node))?.show(message);
+}
+
+async function act(node, action, run) {
+  const response = await api.fetchApi(ROUTE, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ node, run, action }),
+  });
+  if (!response.ok) throw new Error((await response.json()).error);
+  if (action === "on") await app.queuePrompt(0);
+}
+
+/** Returns the size widget of the Load Edit Pairs that the node's pairs come from, if there is one. */
+export function sizeWidget(node) {
+  const pairs = node.inputs?.findIndex((input) => input.name === "pairs") ?? -1;
+  let waiting = [pairs < 0 ? null : node.getInputNode(pairs)];
+  for (let seen = 0; waiting.length && seen < MOST_NODES; seen++) {
+    const above = waiting.shift();
+    if (!above) continue;
+    if (above.comfyClass === PAIRS) return above.widgets?.find((widget) => widget.name === "size");
+    waiting = [...waiting, ...(above.inputs ?? []).map((_, place) => above.getInputNode(place))];
+  }
+  return undefined;
+}
+
+function setSize(widget, size) {
+  if (!widget) return;
+  widget.value = size;
+  widget.callback?.(size);
+  app.graph.setDirtyCanvas(true, true);
+}

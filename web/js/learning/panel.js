@@ -1,0 +1,160 @@
+// The panel of the learning nodes: phase, step, time left, curves, the previewed pair, and buttons.
+import { element } from "../dom.js";
+import { bestOf, brief, LossChart, smooth } from "./chart.js";
+import { Previews } from "./previews.js";
+
+/** Formats seconds: 95 -> "1:35". */
+export function clock(seconds) {
+  const whole = Math.max(0, Math.round(seconds));
+  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
+}
+
+const BUTTONS = {
+  use: ["Stop and use", "Ends learning now. The graph goes on with what is learned so far."],
+  best: ["Best", "Ends learning, and uses the state with the least error on the held-out pair."],
+  later: ["Stop for later", "Stops learning and keeps it. Run again to resume."],
+  on: ["Learn on", "Runs the graph again and learns on from here."],
+};
+
+const many = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+
+/** What the first line says in each phase of a run. */
+const HEADLINES = {
+  reading: ({ pairs }) => `Reading ${many(pairs, "pair")}`,
+  encoding: ({ pairs, detail }) => `Encoding ${many(pairs, "pair")}${detail ? ` · ${detail}` : ""}`,
+  first: () => "Finding the first step",
+  learning: ({ step, total, seconds_left }) => {
+    const left = Number.isFinite(seconds_left) ? [`${clock(seconds_left)} left`] : [];
+    return [`${step} / ${total}`, ...left].join(" · ");
+  },
+  guidance: ({ detail }) => `Comparing guidance scales${detail ? ` · ${detail}` : ""}`,
+  done: ({ step, total }) => `Done · ${step} / ${total}`,
+  used: ({ step, total }) => `Stopped at ${step} / ${total} and used`,
+  best: ({ step, total, held_out }) => `Best of ${step} / ${total} used · step ${bestOf(held_out)?.[0]}`,
+  stopped: ({ step, total }) => (step ? `Stopped at ${step} / ${total}` : "Stopped"),
+};
+
+const ENDED_EARLY = "Run gives this result again. Learn on continues from here.";
+
+export class LearningPanel {
+  /**
+   * `act(action, run)` sends what a button asks for and returns a promise. `resize` is what a button can do
+   * about images that are too large: it gets their best size, and returns whether there is a node to set.
+   */
+  constructor({ act, resize }) {
+    this.act = act;
+    this.resize = resize;
+    this.chart = new LossChart();
+    this.previews = new Previews();
+    this.bar = element("progress", { class: "ib-bar", max: 1, value: 0, "aria-label": "Steps" });
+    this.words = element("div", { class: "ib-words", role: "status" });
+    this.message = element("div", { class: "ib-message" });
+    this.advice = element("div", { class: "ib-advice" });
+    this.buttons = element("div", { class: "ib-choices ib-actions" });
+    this.root = element(
+      "div",
+      { class: "ib-panel ib-learning" },
+      this.words,
+      this.bar,
+      this.message,
+      this.advice,
+      this.chart.root,
+      this.previews.root,
+      this.buttons,
+    );
+    this.start({});
+    this.words.textContent = "Not run yet";
+  }
+
+  /** Forgets the last run. */
+  start({ run }) {
+    this.run = run;
+    this.state = { held_out: [] };
+    this.losses = [];
+    this.previews.clear();
+    this.setAdvice({});
+    this.setButtons([]);
+  }
+
+  /**
+   * Shows a message of a run. `losses` are those since the last message, and `first` is the number of steps
+   * before them, so that a lost message does no harm. `previews` has all previews, `preview` a new one.
+   */
+  show(message) {
+    if (message.run !== this.run) this.start(message);
+    const { losses = [], first = this.losses.length, pair, preview, preview_step, previews, advice } = message;
+    if (pair?.length) this.previews.setPair(pair);
+    if (previews) this.previews.complete(previews);
+    if (preview) this.previews.add(preview_step, preview);
+    if (advice) this.setAdvice(advice);
+    // A whole state that the page asked for may be older than a message that came meanwhile.
+    if (previews && this.state.step > message.step) {
+      losses.forEach((loss, i) => (this.losses[i] = loss));
+      if (this.state.held_out.length < message.held_out.length) this.state.held_out = message.held_out;
+    } else {
+      this.losses.length = Math.min(this.losses.length, first);
+      while (this.losses.length < first) this.losses.push(NaN);
+      for (const loss of losses) this.losses.push(loss);
+      Object.assign(this.state, message);
+      this.setButtons(message.actions ?? []);
+    }
+    this.draw();
+  }
+
+  draw() {
+    const { phase, step, total, state, held_out } = this.state;
+    this.bar.max = total;
+    this.bar.value = step;
+    const parts = [HEADLINES[phase]?.(this.state) ?? phase];
+    const loss = smooth(this.losses.filter(Number.isFinite)).at(-1);
+    if (loss !== undefined && phase !== "stopped") parts.push(`loss ${brief(loss)}`);
+    const words = parts.join(" · ");
+    if (this.words.textContent !== words) this.words.textContent = words;
+    const ended = phase === "used" || phase === "best";
+    const message = [state, ended && ENDED_EARLY].filter(Boolean).join("\n");
+    if (this.message.textContent !== message) this.message.textContent = message;
+    this.chart.draw(this.losses, total, held_out);
+    if (ended) this.setButtons(["on"]);
+  }
+
+  /** Offers actions; buttons that stay keep the focus. */
+  setButtons(actions) {
+    const key = actions.join();
+    if (key === this.offered) return;
+    this.offered = key;
+    this.buttons.replaceChildren(
+      ...actions.map((action) => {
+        const [text, title] = BUTTONS[action];
+        const button = element("button", { type: "button", text, title });
+        button.addEventListener("click", () => this.ask(action));
+        return button;
+      }),
+    );
+    this.buttons.hidden = !actions.length;
+  }
+
+  async ask(action) {
+    for (const button of this.buttons.children) button.disabled = true;
+    try {
+      await this.act(action, this.run);
+    } catch (error) {
+      this.message.textContent = error.message;
+      this.offered = undefined;
+    }
+  }
+
+  /** Advice about the images' size, with a button that sets the size where the pairs are loaded. */
+  setAdvice({ text = "", size }) {
+    this.advice.replaceChildren(element("span", { text }));
+    this.advice.hidden = !text;
+    if (!size || !this.resize.possible()) return;
+    const button = element("button", { type: "button", text: `Use ${size}` });
+    button.title = `Sets the size of Load Edit Pairs to ${size}`;
+    button.addEventListener("click", () => {
+      this.resize.set(size);
+      const text = `The size is set to ${size}. Stop this run and run again.`;
+      this.advice.replaceChildren(element("span", { text }));
+    });
+    this.advice.append(button);
+  }
+}
