@@ -5,6 +5,8 @@ from importlib import import_module
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..core import errors
+
 # Modules of nodes/comfy that register the pack's folders, models and routes with ComfyUI.
 _REGISTERED = (
     "folders.paths",
@@ -52,6 +54,7 @@ class InstructBrushExtension(ComfyExtension):
     async def on_load(self) -> None:
         """Registers the pack's model folders, the models that ComfyUI does not detect by itself, and the
         routes of the widgets."""
+        _name_errors()
         for name in _REGISTERED:
             try:
                 import_module(f".comfy.{name}", __name__).register()
@@ -65,6 +68,13 @@ class InstructBrushExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Returns all nodes that work."""
         return [node for module, names in _NODES.items() for node in _nodes(module, names)]
+
+
+def _name_errors() -> None:
+    """Names the errors' module for people: ComfyUI shows it, and the name of this package is a path there."""
+    for error in vars(errors).values():
+        if isinstance(error, type) and issubclass(error, errors.InstructBrushError):
+            error.__module__ = "InstructBrush"
 
 
 def _nodes(module: str, names: tuple[str, ...]) -> list[type[io.ComfyNode]]:

@@ -19,6 +19,7 @@ from .metrics import (
     visual_similarity,
 )
 from .perceptual import Perceptual
+from .reports.figures import interval
 
 
 @dataclass
@@ -37,21 +38,24 @@ class EditFigures:
         return mean(self.columns.get(metric, []))
 
     def table(self, remarks: Sequence[str] = ()) -> str:
-        """Formats the mean, each image, and below them the given and the own remarks."""
-        widths = [max(len(name), 7) for name in self.columns]
-        digits = [2 if name.startswith("PSNR") else 4 for name in self.columns]
-        heads = [name.rjust(width) for name, width in zip(self.columns, widths, strict=True)]
-        lines = ["      " + "  ".join(heads)]
-        rows = [("mean", [mean(values) for values in self.columns.values()])]
-        for index, values in enumerate(zip(*self.columns.values(), strict=True)):
-            rows.append((str(index), list(values)))
-        for label, values in rows:
-            cells = [
-                f"{value:.{places}f}".rjust(width)
-                for value, width, places in zip(values, widths, digits, strict=True)
-            ]
-            lines.append(f"{label:<4}  " + "  ".join(cells))
-        return "\n".join([*lines, *remarks, *self.remarks])
+        """Formats the means, with their 95 % intervals if there are several images, then the figures of each
+        image, and below them the given and the own remarks."""
+        digits = {name: 2 if name.startswith("PSNR") else 4 for name in self.columns}
+        width = max(map(len, self.columns))
+        lines = [
+            f"{name:<{width}}  {interval(values).show(digits[name])}" for name, values in self.columns.items()
+        ]
+        images = list(zip(*self.columns.values(), strict=True))
+        if len(images) > 1:
+            lines.insert(0, f"{len(images)} images, mean ± 95 % interval")
+            lines += ["", "image  " + "  ".join(name.rjust(7) for name in self.columns)]
+            for index, values in enumerate(images):
+                cells = [
+                    f"{value:.{digits[name]}f}".rjust(max(len(name), 7))
+                    for name, value in zip(self.columns, values, strict=True)
+                ]
+                lines.append(f"{index + 1:<5}  " + "  ".join(cells))
+        return "\n".join([*lines, "", *remarks, *self.remarks]).rstrip()
 
 
 def measure_edits(

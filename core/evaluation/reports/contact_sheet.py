@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -85,6 +86,30 @@ def contact_sheet(columns: Sequence[SheetColumn], cell: int = 256, title: str = 
             sheet.paste(scaled, (_GAP + column * (cell + _GAP), top))
         top += heights[row] + _GAP
     return sheet
+
+
+def pairs_sheet(pairs: Sequence[tuple[Path, Path]], cell: int, title: str = "") -> Image.Image:
+    """Draws image files before and after an edit, several pairs beside each other, so that the sheet is about
+    as wide as tall.
+
+    Args:
+        pairs: (before, after), at least one.
+        cell: width of the images on the sheet in pixels.
+        title: the first line; none if empty.
+
+    Raises:
+        PairError: a file cannot be read.
+        EvaluationError: the sheet would be too large.
+    """
+    rows = math.ceil(len(pairs) / math.ceil(math.sqrt(len(pairs) / 2)))
+    blank = torch.ones(1, 1, 3)
+    columns = []
+    for first in range(0, len(pairs), rows):
+        part = pairs[first : first + rows]
+        for side, name in enumerate(("before", "after")):
+            cells = [read_cell(pair[side], cell) for pair in part]
+            columns.append(SheetColumn(name, [*cells, *[blank] * (rows - len(part))]))
+    return contact_sheet(columns, cell, title)
 
 
 def _wrapped(title: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:

@@ -37,11 +37,10 @@ def test_outputs_and_shows_figures(comfy):
         and math.isnan(direction)
     )
     lines = text.splitlines()
-    assert (
-        lines[0].split() == ["PSNR", "SSIM"]
-        and lines[1].split()[:2] == ["mean", "30.00"]
-        and lines[3].split()[:2] == ["1", "40.00"]
-    )
+    assert lines[0] == "2 images, mean ± 95 % interval"
+    # 10 dB on both sides of the mean; Student's t is 12.706 with two images.
+    assert lines[1].split() == ["PSNR", "30.00", "±127.06"] and lines[2].split()[0] == "SSIM"
+    assert lines[4].split() == ["image", "PSNR", "SSIM"] and lines[6].split()[:2] == ["2", "40.00"]
     assert (
         lines[-1]
         == "LPIPS is not measured: put AlexNet's weights (alexnet.safetensors, which tools/get_backbone.py "
@@ -87,10 +86,10 @@ def test_direction_compares_with_the_training_pairs_if_they_are_connected(comfy)
     mean = moved.mean(0)
     assert direction == pytest.approx(1 - float(mean @ learned / (mean.norm() * learned.norm())), abs=1e-4)
     assert text.endswith(f"Direction {direction:.4f} (pocket), compared with the change of 3 training pairs.")
-    lines = text.splitlines()
-    assert lines[0].endswith("Visual CLIP")
+    head, *lines = text[text.index("image  ") :].splitlines()
+    assert head.endswith("Visual CLIP")
     each = [float(row @ learned / (row.norm() * learned.norm())) for row in moved]
-    assert [float(line.split()[-1]) for line in lines[2:4]] == pytest.approx(each, abs=2e-4)
+    assert [float(line.split()[-1]) for line in lines[:2]] == pytest.approx(each, abs=2e-4)
     # Without the pairs it compares with the true results.
     graph, node = evaluate(comfy, edited, truth, before, clip=True)
     text, other = comfy.values(graph, node.out(0), node.out(4))
@@ -112,13 +111,14 @@ def test_agreement_with_captions_matches_instructpix2pix(comfy):
     before, edited = make_image(1, 2, 128, 128), make_image(2, 2, 128, 128)
     words = {"caption_before": "a red circle", "caption_after": "a red circle in the snow"}
     graph, node = evaluate(comfy, edited, edited, before, clip=True, **words)
-    lines = comfy.values(graph, node.out(0))[0].splitlines()
-    assert lines[0].endswith("agreement with words")
+    text = comfy.values(graph, node.out(0))[0]
+    head, *lines = text[text.index("image  ") :].splitlines()
+    assert head.endswith("agreement with words")
     clip = pocket_clip()
     moved = image_features(clip, edited) - image_features(clip, before)
     said = text_features(clip, list(words.values()))
     expected = torch.nn.functional.cosine_similarity(moved, (said[1] - said[0])[None])
-    assert [float(line.split()[-1]) for line in lines[2:4]] == pytest.approx(expected.tolist(), abs=1e-4)
+    assert [float(line.split()[-1]) for line in lines[:2]] == pytest.approx(expected.tolist(), abs=1e-4)
     graph, node = evaluate(comfy, edited, edited, before, clip=True, caption_after="snow")
     text = comfy.values(graph, node.out(0))[0]
     assert (
@@ -146,7 +146,7 @@ def test_measures_lpips_if_weights_exist(comfy):
     try:
         graph, node = evaluate(comfy, make_image(3, 1, 64, 64), make_image(4, 1, 64, 64))
         text, lpips = comfy.values(graph, node.out(0), node.out(3))
-        assert 0 < lpips < 5 and "LPIPS" in text.splitlines()[0] and "not measured" not in text
+        assert 0 < lpips < 5 and text.splitlines()[2].startswith("LPIPS  ") and "not measured" not in text
     finally:
         file.unlink()
 
@@ -159,3 +159,11 @@ def test_rejects_batches_that_do_not_match(comfy):
         "Evaluate Edit: 1 images of 64 x 64 before the edit do not match 2 edited images of 64 x 64."
         in comfy.error(graph, node.out(0))
     )
+
+
+def test_one_image_has_each_figure_once(comfy):
+    image = make_image(1, 1, 64, 64)
+    graph, node = evaluate(comfy, image, (image + 0.1).clamp(max=1))
+    text = comfy.values(graph, node.out(0))[0]
+    assert [line.split()[0] for line in text.splitlines()[:2]] == ["PSNR", "SSIM"]
+    assert "±" not in text and "image" not in text
