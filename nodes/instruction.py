@@ -123,7 +123,7 @@ class LoadInstruction(Node):
                 NameChoice(
                     "name",
                     options=paths.instruction_names(),
-                    tooltip="An instruction file. Press R to reload the list.",
+                    tooltip="An instruction file. Choose… shows them with their images.",
                 )
             ],
             outputs=[
@@ -154,7 +154,8 @@ class LoadInstruction(Node):
             image = None
         loaded = with_thumbnail(load_instruction(path), image)
         remarks = [_remark(part.instruction, part.weight) for part in parts_of(loaded)]
-        return io.NodeOutput(loaded, ui={**_preview(image), "text": remarks})
+        # The gallery's widget shows the thumbnail, so it is no output.
+        return io.NodeOutput(loaded, ui={"text": remarks})
 
 
 def _save_elsewhere(instruction: Instruction | Blend, name: str, error: StorageError, **options: Any) -> Path:

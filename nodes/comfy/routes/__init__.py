@@ -13,7 +13,7 @@ from server import PromptServer
 from ....core.errors import InstructBrushError
 
 PREFIX = "/instructbrush"
-_MODULES: tuple[str, ...] = ("learning", "pairs")
+_MODULES: tuple[str, ...] = ("gallery", "learning", "pairs")
 
 Answer = Callable[[web.Request], Awaitable[Any]]
 

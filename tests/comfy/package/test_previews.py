@@ -45,15 +45,7 @@ def save(comfy, graph):
     )
 
 
-def load(comfy, graph):
-    path = comfy.pack("nodes.comfy.folders.paths").output_instructions() / "with_preview.safetensors"
-    comfy.pack("core.instruction.file").save_instruction(
-        instruction(comfy), path, overwrite=True, thumbnail=Image.new("RGB", (32, 16), "red")
-    )
-    return graph.node("InstructBrushLoad", name=path.name)
-
-
-@pytest.mark.parametrize("node", [load_pairs, make_pairs, inspect, save, load])
+@pytest.mark.parametrize("node", [load_pairs, make_pairs, inspect, save])
 def test_shows_images(comfy, node):
     comfy.forget()
     graph = comfy.graph()
@@ -61,7 +53,7 @@ def test_shows_images(comfy, node):
     assert output["images"] and output["text"]
 
 
-@pytest.mark.parametrize("node", [load_pairs, make_pairs, inspect, save, load])
+@pytest.mark.parametrize("node", [load_pairs, make_pairs, inspect, save])
 def test_runs_without_previews(comfy, no_preview_folder, caplog, node):
     comfy.forget()
     graph = comfy.graph()

@@ -1,0 +1,163 @@
+// One card of the gallery, and one unfinished run.
+import { element } from "../dom.js";
+import { misfit } from "./family.js";
+import { store, thumbnailOf } from "./store.js";
+import { swipe } from "./swipe.js";
+
+/** The name without folder ending, as people call it. */
+export function titleOf({ name }) {
+  return name.replace(/\.safetensors$/, "");
+}
+
+/** Returns a card. `view` has the actions use, rename, trash, open and drag, and the connected `family`. */
+export function makeCard(card, view) {
+  const title = titleOf(card);
+  const star = favoriteButton(card, title);
+  const picture = element("div", { class: "ibg-picture", title: view.useLabel }, image(card), star);
+  const name = element("div", { class: "ibg-title", text: title, title });
+  const details = element("dl", { class: "ibg-details", hidden: "" });
+  const root = element("article", { class: "ibg-card", "aria-label": title }, picture, name);
+  root.dataset.name = card.name;
+  if (card.error) root.append(element("div", { class: "ibg-error", text: card.error }));
+  else root.append(said(card.words, card.words), marks(card, view));
+  const use = element("button", { type: "button", class: "ibg-use", text: "Use" });
+  use.setAttribute("aria-label", `Use ${title}`);
+  const actions = element("div", { class: "ibg-actions" });
+  if (!card.error) actions.append(use);
+  if (card.workflow) {
+    actions.append(iconButton("sitemap", `Open the workflow of ${title}`, () => view.open(card)));
+  }
+  if (card.facts) {
+    const show = iconButton("info-circle", `Details of ${title}`, () => toggle(card, root, details, show));
+    show.setAttribute("aria-expanded", "false");
+    actions.append(show);
+  }
+  if (card.changeable) {
+    actions.append(
+      iconButton("pencil", `Rename ${title}`, () => askName(card, name, view)),
+      iconButton("trash", `Move ${title} to the trash`, () => view.trash(card)),
+    );
+  }
+  root.append(actions, details);
+  if (card.error) return root;
+  use.addEventListener("click", () => view.use(card));
+  picture.addEventListener("click", () => view.use(card));
+  if (view.drag) {
+    root.draggable = true;
+    root.addEventListener("dragstart", (event) => view.drag(event, card));
+  }
+  return root;
+}
+
+/** Returns the row of a run that was stopped before its end. */
+export function makeRun(run, view) {
+  const place = run.total ? ` (${run.steps} / ${run.total})` : "";
+  const words = run.words || "no words";
+  const label = `Resume${place}`;
+  const name = element("div", { class: "ibg-title", text: words, title: words });
+  const when = said(run.error ?? dateOf(run), run.stem);
+  const root = element("article", { class: "ibg-run", "aria-label": `Unfinished: ${words}` });
+  root.dataset.name = run.name;
+  const resume = element("button", { type: "button", class: "ibg-use", text: label });
+  if (run.workflow) {
+    resume.title = "Opens its workflow. Queue it to go on.";
+    resume.addEventListener("click", () => view.open(run, true));
+  } else {
+    resume.disabled = true;
+    resume.title = "It holds no workflow. Queue the same learning node with the same settings to go on.";
+  }
+  const away = iconButton("trash", `Move the unfinished run '${words}' to the trash`, () => view.trash(run));
+  const texts = element("div", { class: "ibg-texts" }, name, when);
+  root.append(image(run), texts, element("div", { class: "ibg-actions" }, resume, away));
+  return root;
+}
+
+function image(card) {
+  if (card.thumbnail) return swipe(thumbnailOf(card), `Before and after: ${card.words}`);
+  const icon = card.error ? "pi pi-exclamation-triangle" : "pi pi-image";
+  const sign = element("i", { class: icon, "aria-hidden": "true" });
+  return element("div", { class: "ibg-swipe-box ibg-none" }, sign);
+}
+
+function favoriteButton({ name }, title) {
+  const on = store.favorites.has(name);
+  const label = on ? `Remove ${title} from the favorites` : `Add ${title} to the favorites`;
+  const button = iconButton(on ? "star-fill" : "star", label, () => store.setFavorite(name, !on));
+  button.classList.add("ibg-star");
+  button.setAttribute("aria-pressed", String(on));
+  return button;
+}
+
+function marks(card, view) {
+  const why = misfit(card, view.family);
+  const families = [...new Set(card.parts.map((part) => part.family))];
+  const spaces = [...new Set(card.parts.map((part) => part.space))];
+  const full = families.map((family) => store.families[family]?.title ?? family).join(", ");
+  const badge = element("span", { class: "ibg-badge", text: families.join(" + "), title: why || full });
+  if (why) {
+    badge.classList.add("ibg-misfit");
+    badge.setAttribute("aria-label", why);
+  }
+  const blend = card.parts.length > 1 ? `blend of ${card.parts.length}` : spaces.join(", ");
+  const learned = element("span", { text: `${blend} · ${card.steps} steps` });
+  return element("div", { class: "ibg-marks" }, badge, learned, element("span", { text: dateOf(card) }));
+}
+
+function said(text, title) {
+  return element("div", { class: "ibg-said", text, title });
+}
+
+function dateOf({ modified }) {
+  return modified ? new Date(1000 * modified).toLocaleDateString() : "";
+}
+
+function toggle(card, root, list, button) {
+  const open = list.hidden;
+  list.hidden = !open;
+  root.classList.toggle("ibg-open", open);
+  button.setAttribute("aria-expanded", String(open));
+  if (list.childElementCount) return;
+  for (const facts of card.facts) {
+    for (const [name, text] of Object.entries(facts)) {
+      if (text) list.append(element("dt", { text: name }), element("dd", { text }));
+    }
+  }
+  list.append(element("dt", { text: "file" }), element("dd", { text: `${sizeOf(card.size)}, ${card.name}` }));
+}
+
+function sizeOf(bytes) {
+  return bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
+/** Lets the user write another name in place of the title. */
+function askName(card, name, view) {
+  const input = element("input", { class: "ibg-name", "aria-label": "New name", spellcheck: "false" });
+  input.value = titleOf(card);
+  name.replaceWith(input);
+  input.focus();
+  input.select();
+  const leave = () => input.isConnected && input.replaceWith(name);
+  let busy = false;
+  input.addEventListener("keydown", async (event) => {
+    event.stopPropagation();
+    if (event.key === "Escape") {
+      event.preventDefault(); // the dialog stays open
+      leave();
+    } else if (event.key === "Enter" && !busy) {
+      busy = true;
+      if (await view.rename(card, input.value)) leave();
+      busy = false;
+    }
+  });
+  input.addEventListener("blur", () => busy || leave());
+}
+
+export function iconButton(icon, label, action) {
+  const button = element("button", { type: "button", class: "ibg-icon", "aria-label": label, title: label });
+  button.append(element("i", { class: `pi pi-${icon}`, "aria-hidden": "true" }));
+  button.addEventListener("click", (event) => {
+    event.stopPropagation();
+    action();
+  });
+  return button;
+}

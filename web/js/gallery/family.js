@@ -1,0 +1,79 @@
+// Which family of models the instruction of a node meets, as far as the graph shows it.
+import { store } from "./store.js";
+
+const INSTRUCTION = "INSTRUCTBRUSH_INSTRUCTION";
+
+/** Nodes that load a model: their widget, and what Load InstructPix2Pix writes before the same name. */
+const LOADERS = {
+  InstructBrushLoadModel: { widget: "model_name", folder: "" },
+  CheckpointLoaderSimple: { widget: "ckpt_name", folder: "checkpoints/" },
+};
+
+/** Model -> family, so that each is asked for once. */
+const known = new Map();
+
+/** Returns the family of the model that takes the node's instruction; null if the graph does not show one. */
+export async function connectedFamily(node) {
+  const model = modelOf(consumers(node));
+  if (!model) return null;
+  if (!known.has(model)) known.set(model, await store.familyOf(model).catch(() => null));
+  return known.get(model);
+}
+
+/** Returns why an instruction does not fit a family, or "". */
+export function misfit(card, family) {
+  const model = store.families[family];
+  if (!model) return "";
+  const wrong = (card.parts ?? []).find((part) => {
+    // Learned text states act in every model with text states of the same width.
+    if (part.space === "text") return store.families[part.family]?.width !== model.width;
+    return part.family !== family;
+  });
+  if (!wrong) return "";
+  const own = store.families[wrong.family]?.title ?? wrong.family;
+  return `Learned on ${own}; the connected model is ${model.title}, where it cannot act.`;
+}
+
+/** Nodes that take the instruction of `node`, directly or mixed with others. */
+function consumers(node, found = new Set()) {
+  for (const output of node.outputs ?? []) {
+    if (output.type !== INSTRUCTION) continue;
+    for (const id of output.links ?? []) {
+      const target = node.graph?.getNodeById(linkOf(node.graph, id)?.target_id);
+      if (!target || found.has(target)) continue;
+      found.add(target);
+      consumers(target, found);
+    }
+  }
+  return found;
+}
+
+function modelOf(nodes) {
+  for (const node of nodes) {
+    const name = loadedBy(node, new Set());
+    if (name) return name;
+  }
+  return "";
+}
+
+/** Follows the MODEL inputs upwards to a loader, and returns the name of its model. */
+function loadedBy(node, seen) {
+  const loader = LOADERS[node.comfyClass];
+  if (loader) {
+    const name = node.widgets?.find((widget) => widget.name === loader.widget)?.value;
+    return name ? `${loader.folder}${name}` : "";
+  }
+  seen.add(node);
+  const inputs = node.inputs ?? [];
+  for (const input of inputs) {
+    if (input.link == null || !(input.type === "MODEL" || inputs.length === 1)) continue;
+    const origin = node.graph?.getNodeById(linkOf(node.graph, input.link)?.origin_id);
+    const name = origin && !seen.has(origin) && loadedBy(origin, seen);
+    if (name) return name;
+  }
+  return "";
+}
+
+function linkOf(graph, id) {
+  return graph.getLink?.(id) ?? graph.links?.[id];
+}

@@ -1,0 +1,132 @@
+// The instruction gallery: in Load Instruction, as a dialog and as a tab of the sidebar.
+import { app } from "../../../../scripts/app.js";
+import { api } from "../../../../scripts/api.js";
+import { addPanel, element, loadStyle, nodeOf, onResult } from "../dom.js";
+import { iconButton } from "./card.js";
+import { connectedFamily } from "./family.js";
+import { addLoadNode, dragCard, followRename, offerToAll } from "./nodes.js";
+import { LOAD, nameWidget, setName } from "./nodes.js";
+import { store, thumbnailOf } from "./store.js";
+import { swipe } from "./swipe.js";
+import { GalleryView } from "./view.js";
+
+const SAVE = "InstructBrushSave";
+const PANEL_HEIGHT = 150;
+
+/** Registers the tab, and reads the list again when Save Instruction has run. Called once. */
+export function setupGallery() {
+  loadStyle("gallery");
+  store.addEventListener("change", offerToAll);
+  api.addEventListener("executed", ({ detail }) => {
+    if (store.loaded && nodeOf(detail.node)?.comfyClass === SAVE) store.load().catch(console.warn);
+  });
+  let view = null;
+  app.extensionManager.registerSidebarTab({
+    id: "instructbrush-gallery",
+    icon: "pi pi-images",
+    title: "Instructions",
+    tooltip: "Instructions",
+    type: "custom",
+    render(root) {
+      view?.close();
+      view = new GalleryView({
+        use: (card) => addLoadNode(card.name),
+        useLabel: "Click to add it, or drag it onto the canvas",
+        opened: () => {},
+        renamed: followRename,
+        drag: dragCard,
+      });
+      view.root.classList.add("ibg-sidebar");
+      root.replaceChildren(view.root);
+      view.show();
+    },
+    destroy() {
+      view?.close();
+      view = null;
+    },
+  });
+}
+
+/** Opens the gallery for a Load Instruction node. */
+export async function chooseFor(node) {
+  const heading = element("h2", { text: "Choose an instruction" });
+  const close = iconButton("times", "Close", () => dialog.close());
+  const dialog = element("dialog", { class: "ibg-dialog", "aria-label": "Choose an instruction" });
+  const view = new GalleryView({
+    use: (card) => {
+      setName(node, card.name);
+      dialog.close();
+    },
+    useLabel: "Click to choose it",
+    opened: () => dialog.close(),
+    renamed: followRename,
+  });
+  dialog.append(element("header", {}, heading, close), view.root);
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  dialog.addEventListener("keydown", (event) => event.stopPropagation());
+  dialog.addEventListener("close", () => {
+    view.close();
+    dialog.remove();
+  });
+  document.body.append(dialog);
+  dialog.showModal(); // Escape closes it, and the focus goes back to where it was
+  view.search.focus();
+  connectedFamily(node).then((family) => {
+    view.family = family;
+    if (family && store.loaded) view.draw();
+  });
+  await view.show();
+}
+
+/** Adds the button and the image of the chosen file to a Load Instruction node. */
+export function addGallery(node) {
+  if (node.comfyClass !== LOAD) return;
+  const button = node.addWidget("button", "choose", null, () => chooseFor(node), { serialize: false });
+  button.label = "Choose…";
+  button.serialize = false;
+  button.tooltip = "Shows all instructions with their images.";
+  const picture = element("div", { class: "ibg-chosen" });
+  const words = element("div", { class: "ib-remark" });
+  const root = element("div", { class: "ib-panel ibg-chosen-panel" }, picture, words);
+  addPanel(node, "remark", root, PANEL_HEIGHT);
+  let shown = "";
+  const show = async (name) => {
+    await store.ready().catch(console.warn);
+    const card = store.find(name);
+    const key = `${name} ${card?.version}`;
+    if (key === shown || nameWidget(node)?.value !== name) return;
+    shown = key;
+    picture.replaceChildren();
+    picture.hidden = !card?.thumbnail;
+    if (card?.thumbnail) picture.append(swipe(thumbnailOf(card), `Before and after: ${card.words}`));
+    words.textContent = card ? textOf(card) : "";
+  };
+  const widget = nameWidget(node);
+  const before = widget?.callback;
+  if (widget) {
+    widget.callback = function (...given) {
+      before?.apply(this, given);
+      show(widget.value);
+    };
+  }
+  const configured = node.onConfigure;
+  node.onConfigure = function (...given) {
+    configured?.apply(this, given);
+    show(widget?.value);
+  };
+  const refresh = () => show(widget?.value);
+  store.addEventListener("change", refresh);
+  const removed = node.onRemoved;
+  node.onRemoved = function (...given) {
+    removed?.apply(this, given);
+    store.removeEventListener("change", refresh);
+  };
+  onResult(node, ({ text }) => text && (words.textContent = text.join("\n")));
+  refresh();
+}
+
+function textOf(card) {
+  if (card.error) return card.error;
+  const families = [...new Set(card.parts.map((part) => part.family))].join(" + ");
+  return `${families}: ${card.words ? `from '${card.words}', ` : ""}${card.steps} steps`;
+}

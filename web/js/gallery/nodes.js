@@ -1,0 +1,117 @@
+// Load Instruction nodes: giving them a name, adding them to the canvas, and dragging cards there.
+import { app } from "../../../../scripts/app.js";
+import { store } from "./store.js";
+
+export const LOAD = "InstructBrushLoad";
+const KIND = "application/x-instructbrush-instruction";
+/** A new node is moved by this many pixels while it would cover another one. */
+const STEP = 40;
+
+export function nameWidget(node) {
+  return node.widgets?.find((widget) => widget.name === "name");
+}
+
+/** Sets the name of a Load Instruction node, as choosing it from the node's list does. */
+export function setName(node, name) {
+  const widget = nameWidget(node);
+  if (!widget) return;
+  offerNames(widget, name);
+  widget.value = name;
+  widget.callback?.(name, app.canvas, node);
+  node.graph?.setDirtyCanvas?.(true, true);
+  checkState();
+}
+
+/** Gives all Load Instruction nodes the list that the gallery read. */
+export function offerToAll() {
+  for (const node of everyLoadNode()) {
+    const widget = nameWidget(node);
+    if (widget) offerNames(widget);
+  }
+}
+
+/** Follows a renamed file in the whole graph. */
+export function followRename(name, newName) {
+  for (const node of everyLoadNode()) {
+    if (nameWidget(node)?.value === name) setName(node, newName);
+  }
+}
+
+/** Adds a Load Instruction node at a place of the graph, by default in the middle of what is visible. */
+export function addLoadNode(name, place = middle()) {
+  const node = LiteGraph.createNode(LOAD);
+  const graph = app.canvas.graph;
+  const near = ([x, y], [left, top]) => Math.hypot(x - left, y - top) < STEP;
+  const covers = (point) => graph.nodes.some(({ pos }) => near(point, pos));
+  while (covers(place)) place = place.map((value) => value + STEP);
+  node.pos = place;
+  graph.add(node);
+  setName(node, name);
+  app.canvas.selectNode?.(node);
+  return node;
+}
+
+/** Begins to drag a card; dropping it on the canvas adds a node there. */
+export function dragCard(event, card) {
+  event.dataTransfer.setData(KIND, card.name);
+  event.dataTransfer.effectAllowed = "copy";
+  const over = (moved) => {
+    if (!onCanvas(moved)) return;
+    moved.preventDefault();
+    moved.stopPropagation();
+    moved.dataTransfer.dropEffect = "copy";
+  };
+  const drop = (dropped) => {
+    if (!onCanvas(dropped)) return;
+    dropped.preventDefault();
+    dropped.stopPropagation();
+    addLoadNode(card.name, placeOf(dropped.clientX, dropped.clientY));
+  };
+  const end = () => {
+    document.removeEventListener("dragover", over, true);
+    document.removeEventListener("drop", drop, true);
+    document.removeEventListener("dragend", end, true);
+  };
+  // In the capture phase, because nodes of the Vue renderer lie over the canvas.
+  document.addEventListener("dragover", over, true);
+  document.addEventListener("drop", drop, true);
+  document.addEventListener("dragend", end, true);
+}
+
+function onCanvas({ clientX, clientY, target }) {
+  const { left, top, right, bottom } = app.canvas.canvas.getBoundingClientRect();
+  const inside = clientX >= left && clientX <= right && clientY >= top && clientY <= bottom;
+  return inside && !target.closest?.(".ibg-gallery, .side-bar-panel, .side-tool-bar-container, [role=dialog]");
+}
+
+function placeOf(clientX, clientY) {
+  const { left, top } = app.canvas.canvas.getBoundingClientRect();
+  const { scale, offset } = app.canvas.ds;
+  return [(clientX - left) / scale - offset[0], (clientY - top) / scale - offset[1]];
+}
+
+function middle() {
+  const { left, top, width, height } = app.canvas.canvas.getBoundingClientRect();
+  const [x, y] = placeOf(left + width / 2, top + height / 2);
+  return [x - 100, y - 100];
+}
+
+function offerNames(widget, name = widget.value) {
+  const names = store.loaded ? store.names() : [...(widget.options.values ?? [])];
+  if (name && !names.includes(name)) names.push(name);
+  widget.options.values = names;
+}
+
+function* everyLoadNode(graph = app.rootGraph ?? app.graph, seen = new Set()) {
+  if (!graph || seen.has(graph)) return;
+  seen.add(graph);
+  for (const node of graph.nodes ?? []) {
+    if (node.comfyClass === LOAD) yield node;
+    if (node.subgraph) yield* everyLoadNode(node.subgraph, seen);
+  }
+}
+
+/** Tells ComfyUI that the workflow changed, so that it can be undone and is marked as not saved. */
+function checkState() {
+  app.extensionManager.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+}
