@@ -5,6 +5,7 @@ import { addGallery, setupGallery } from "./gallery/index.js";
 import { addPanel, element, loadStyle, onResult } from "./dom.js";
 import { showErrors } from "./errors.js";
 import { addLearningPanel, restoreLearning, setupLearning } from "./learning/live.js";
+import { addPairsBoard, refreshBoards } from "./pairs/board.js";
 
 const LEARNING = ["InstructBrushLearn", "InstructBrushLearnText", "InstructBrushLearnAdapter"];
 
@@ -21,7 +22,6 @@ const WITH_TEXT = [
   "InstructBrushCleanRegion",
   "InstructBrushExplain",
   "InstructBrushEditBySteps",
-  "InstructBrushLoadPairs",
   "InstructBrushMakePairs",
 ];
 
@@ -74,6 +74,7 @@ app.registerExtension({
 
   setup() {
     loadStyle("panels");
+    loadStyle("pairs");
     setupGallery();
     showErrors();
     setupLearning();
@@ -82,6 +83,10 @@ app.registerExtension({
   /** Called whenever a workflow is open, also after a reload of the page. */
   afterConfigureGraph() {
     restoreLearning();
+  },
+
+  refreshComboInNodes() {
+    refreshBoards();
   },
 
   nodeCreated(node) {
@@ -94,6 +99,8 @@ app.registerExtension({
         configured?.apply(this, given);
         follow();
       };
+    } else if (node.comfyClass === "InstructBrushLoadPairs") {
+      addPairsBoard(node);
     } else if (WITH_TEXT.includes(node.comfyClass)) {
       const table = WITH_TABLE.includes(node.comfyClass);
       const line = element("div", { class: `ib-panel ib-remark${table ? " ib-table" : ""}` });

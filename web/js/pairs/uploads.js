@@ -1,0 +1,90 @@
+// Image files from drops, pastes and the file dialog, and their upload into ComfyUI's input folder.
+import { api } from "../../../../scripts/api.js";
+
+/** The endings that core/storage/image_files.py reads. */
+const IMAGE =
+  /\.(a?png|jpe?g|jpe|jfif|mpo|webp|bmp|gif|tiff?|avif|hei[cf]|hif|jp2|j2k|jpf|jpx|p[pgbn]m)$/i;
+const AT_ONCE = 3;
+
+/** Whether a drag carries files. */
+export function hasFiles(event) {
+  return [...(event.dataTransfer?.items ?? [])].some((item) => item.kind === "file");
+}
+
+/**
+ * The images of a drop, with their paths inside the folders that were dropped: [{ file, path }]. The name of
+ * a folder that was dropped alone is left out, so that before/ and after/ in it are found.
+ */
+export async function droppedImages(event) {
+  const entries = [...event.dataTransfer.items]
+    .filter((item) => item.kind === "file")
+    .map((item) => ({ entry: item.webkitGetAsEntry?.(), file: item.getAsFile() }));
+  const alone = entries.length === 1 && entries[0].entry?.isDirectory;
+  const found = [];
+  for (const { entry, file } of entries) {
+    if (entry?.isDirectory) await collect(entry, alone ? "" : `${entry.name}/`, found);
+    else if (file) found.push({ file, path: file.name });
+  }
+  return found.filter(({ path }) => IMAGE.test(path));
+}
+
+async function collect(directory, above, found) {
+  const reader = directory.createReader();
+  for (;;) {
+    const entries = await new Promise((done, fail) => reader.readEntries(done, fail));
+    if (!entries.length) return;
+    for (const entry of entries) {
+      if (entry.isDirectory) {
+        await collect(entry, `${above}${entry.name}/`, found);
+      } else {
+        const file = await new Promise((done, fail) => entry.file(done, fail));
+        found.push({ file, path: above + entry.name });
+      }
+    }
+  }
+}
+
+/** The images of a file dialog or of the clipboard, where screenshots are all called image.png. */
+export function chosenImages(files, pasted = false) {
+  const images = [...files].filter((file) => IMAGE.test(file.name) || file.type.startsWith("image/"));
+  const stamp = new Date().toISOString().replace(/\D/g, "").slice(0, 17);
+  return images.map((file, index) => {
+    const ending = IMAGE.exec(file.name)?.[0] ?? `.${file.type.split("/")[1]}`;
+    const plain = pasted && /^image\.\w+$/i.test(file.name);
+    return { file, path: plain ? `pasted_${stamp}_${index + 1}${ending}` : file.name };
+  });
+}
+
+/**
+ * Uploads images into a folder of ComfyUI's input folder, and calls `progress(done, all)`. Returns the first
+ * failure, { name, why }, or null; the other images are there then.
+ */
+export async function upload(images, folder, { overwrite = false, progress = () => {} } = {}) {
+  let done = 0;
+  let failure = null;
+  const waiting = [...images];
+  const work = async () => {
+    for (let next = waiting.shift(); next; next = waiting.shift()) {
+      try {
+        await send(next, folder, overwrite);
+      } catch (error) {
+        failure ??= { name: next.path, why: error.message };
+      }
+      progress(++done, images.length);
+    }
+  };
+  progress(0, images.length);
+  await Promise.all(Array.from({ length: AT_ONCE }, work));
+  return failure;
+}
+
+async function send({ file, path }, folder, overwrite) {
+  const parts = path.split("/");
+  const body = new FormData();
+  body.append("image", file, parts.pop());
+  body.append("subfolder", [folder, ...parts].join("/"));
+  body.append("type", "input");
+  if (overwrite) body.append("overwrite", "true");
+  const response = await api.fetchApi("/upload/image", { method: "POST", body });
+  if (!response.ok) throw new Error(`${response.status} ${response.statusText}`);
+}
