@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import RegionError
 from ..regions.boxes import box_mask
-from ..regions.finder import FoundObject, RegionFinder, report_table, union_mask
+from ..regions.finder import FoundObject, RegionFinder, report_table, union_mask, unknown_remark
 from .edited_objects import EditedObjects
 
 WhenMissing = Literal["whole image", "empty", "stop"]
@@ -54,19 +54,23 @@ def edited_region(
     whole = torch.ones(height, width)
     if not decided.objects:
         return EditedRegion(whole, whole, (), "\n".join(lines))
+    unknown = unknown_remark(finder, decided.objects)
     found = finder.find(image, decided.objects, *thresholds)
     found = [each for each in found if each.mask.any()]
     if found:
-        lines.append(report_table(found, decided.objects))
+        lines += [report_table(found, decided.objects), *filter(None, (unknown,))]
         masks = union_mask(found, height, width), _boxes(found, height, width)
         return EditedRegion(*masks, decided.objects, "\n".join(lines))
     missing = f"Nothing was found for {' and '.join(decided.objects)}"
+    if when_missing == "stop" and unknown:
+        raise RegionError(f"Find Edited Object: {unknown}")
     if when_missing == "stop":
         raise RegionError(
             f"Find Edited Object: {missing[0].lower()}{missing[1:]}. Name the object in other words, lower "
             "box_threshold, or set when_missing to 'whole image'."
         )
     lines.append(f"{missing}, so the mask is {'white' if when_missing == 'whole image' else 'empty'}.")
+    lines += filter(None, (unknown,))
     mask = whole if when_missing == "whole image" else torch.zeros(height, width)
     return EditedRegion(mask, mask, decided.objects, "\n".join(lines))
 

@@ -19,6 +19,7 @@ from .finder import (
     channels_first,
     check_request,
     check_threshold,
+    knows,
 )
 from .finder_folders import CLIPSEG, load_folder
 
@@ -50,6 +51,7 @@ class ClipSegFinder:
         self._clipseg, self._processor = load_folder(folder, CLIPSEG)
         self.name = name or model_title(folder)
         self.thresholds = thresholds
+        self.known_nouns: Sequence[str] = tuple(getattr(self._clipseg.config, "known_nouns", ()))
         self.module: Module = ModuleDict({"clipseg": self._clipseg}).eval().to(device)
 
     @property
@@ -67,10 +69,12 @@ class ClipSegFinder:
     ) -> list[FoundObject]:
         """See ``RegionFinder.find``."""
         phrases = check_request(image, phrases, most)
+        phrases = [phrase for phrase in phrases if knows(self.known_nouns, phrase)]
         box_limit = check_threshold("box_threshold", box_threshold, self.thresholds[0], self.name)
         text_limit = check_threshold("text_threshold", text_threshold, self.thresholds[1], self.name)
         fragments: list[_Fragment] = []
-        for phrase, probabilities in zip(phrases, self.probabilities(image, phrases), strict=True):
+        maps = self.probabilities(image, phrases) if phrases else ()
+        for phrase, probabilities in zip(phrases, maps, strict=True):
             fragments += _fragments(phrase, probabilities, box_limit, text_limit)
         best = sorted(fragments, key=lambda fragment: -fragment.score)[:most]
         return [

@@ -61,6 +61,12 @@ class RegionFinder(Protocol):
         """Default values of ``box_threshold`` and ``text_threshold``."""
         ...
 
+    @property
+    def known_nouns(self) -> Sequence[str]:
+        """The only nouns that the finder knows; empty if it knows any. A phrase without one of them finds
+        nothing, because such a model marks something else instead."""
+        ...
+
     def find(
         self,
         image: Tensor,
@@ -104,6 +110,23 @@ def split_phrases(words: str) -> list[str]:
             "Name what to look for, such as: red ball, hat."
         )
     return list(phrases.values())
+
+
+def knows(nouns: Sequence[str], phrase: str) -> bool:
+    """Whether a phrase holds one of the nouns, also in the plural. Without nouns all phrases are known."""
+    words = re.findall(r"[a-z]+", phrase.lower())
+    return not nouns or any(word in nouns or word.removesuffix("s") in nouns for word in words)
+
+
+def unknown_remark(finder: RegionFinder, phrases: Sequence[str]) -> str:
+    """Says which phrases the finder cannot know, and what it knows; empty if it knows all."""
+    unknown = [phrase for phrase in phrases if not knows(finder.known_nouns, phrase)]
+    if not unknown:
+        return ""
+    return (
+        f"The {finder.name} does not know {', '.join(unknown)}. It knows {', '.join(finder.known_nouns)}. "
+        "For other things load Grounding DINO or CLIPSeg with Load Region Finder."
+    )
 
 
 def union_mask(objects: Sequence[FoundObject], height: int, width: int) -> Tensor:

@@ -43,6 +43,7 @@ class GroundedSam:
     """
 
     thresholds = (0.3, 0.25)
+    known_nouns: Sequence[str] = ()
 
     def __init__(self, dino_folder: Path, sam_folder: Path, device: torch.device | str = "cpu") -> None:
         self._dino, self._dino_processor = load_folder(dino_folder, GROUNDING_DINO)

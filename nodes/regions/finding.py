@@ -12,7 +12,14 @@ from ...core.reasoning.edited_objects import edited_objects, named_objects
 from ...core.reasoning.edited_region import WHEN_MISSING, EditedRegion, WhenMissing, edited_region
 from ...core.reasoning.explain import MOST_TOKENS
 from ...core.regions.boxes import box_mask
-from ...core.regions.finder import MOST_OBJECTS, FoundObject, report_table, split_phrases, union_mask
+from ...core.regions.finder import (
+    MOST_OBJECTS,
+    FoundObject,
+    report_table,
+    split_phrases,
+    union_mask,
+    unknown_remark,
+)
 from ...core.storage.image_tensors import image_batch
 from ..comfy.encoders import finders
 from ..comfy.encoders.progress import node_progress
@@ -183,6 +190,7 @@ class FindRegion(Node):
             progress(len(objects_of_images), len(image))
         masks = [found.mask for objects in objects_of_images for found in objects]
         report = _report(objects_of_images, phrases)
+        report = "\n".join(filter(None, (report, unknown_remark(finder, phrases))))
         return io.NodeOutput(
             torch.stack([union_mask(objects, height, width) for objects in objects_of_images]),
             torch.stack(masks or [torch.zeros(height, width)]),

@@ -292,3 +292,11 @@ def test_rejects_a_damaged_folder(comfy, models):
 def test_rejects_invalid_input(comfy, changes, message):
     graph = comfy.graph()
     assert message in comfy.error(graph, find(comfy, graph, make_image(1, 1, 48, 80), **changes).out(0))
+
+
+def test_the_built_in_finder_says_what_it_cannot_know(comfy):
+    graph = comfy.graph()
+    finder = load(graph, "pocket finder (built in)")
+    node = find(comfy, graph, make_image(0, 1, 128, 128), finder, words="unicorn")
+    mask, report = comfy.values(graph, node.out(0), node.out(4))
+    assert not mask.any() and "The pocket finder does not know unicorn. It knows circle, " in report

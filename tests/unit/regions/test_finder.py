@@ -10,7 +10,14 @@ from instructbrush.core.errors import ModelError, RegionError
 from instructbrush.core.regions import finder_loading, grounded_sam
 from instructbrush.core.regions.boxes import Box
 from instructbrush.core.regions.clipseg import ClipSegFinder
-from instructbrush.core.regions.finder import FoundObject, report_table, split_phrases, union_mask
+from instructbrush.core.regions.finder import (
+    FoundObject,
+    knows,
+    report_table,
+    split_phrases,
+    union_mask,
+    unknown_remark,
+)
 from instructbrush.core.regions.finder_folders import SAM, load_folder
 from instructbrush.core.regions.finder_loading import load_finder
 from instructbrush.core.regions.grounded_sam import GroundedSam
@@ -361,3 +368,32 @@ def test_loads_finders_from_folders(models, monkeypatch, tmp_path):
     monkeypatch.setattr(finder_loading, "POCKET_FINDER_FOLDER", models["clipseg"])
     built_in = load_finder()
     assert built_in.name == "pocket finder" and built_in.thresholds == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "known"),
+    [
+        ("the red star", True),
+        ("Eyes", True),
+        ("green things", True),
+        ("the unicorn", False),
+        ("starfish", False),
+        ("", False),
+    ],
+)
+def test_knows_phrases_by_their_nouns(phrase, known):
+    nouns = ("star", "eye", "thing")
+    assert knows(nouns, phrase) is known and knows((), phrase)
+
+
+def test_the_built_in_finder_does_not_invent_what_it_cannot_know():
+    finder = load_finder()
+    scene = torch.full((128, 128, 3), 0.9)
+    scene[40:90, 40:90] = torch.tensor([0.85, 0.12, 0.12])
+    assert finder.find(scene, ["red square"])
+    assert finder.find(scene, ["unicorn"]) == []
+    both = finder.find(scene, ["unicorn", "red square"])
+    assert {found.phrase for found in both} == {"red square"}
+    remark = unknown_remark(finder, ["unicorn", "red square"])
+    assert remark.startswith("The pocket finder does not know unicorn. It knows circle, square,")
+    assert unknown_remark(finder, ["red square"]) == ""

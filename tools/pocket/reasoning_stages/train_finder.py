@@ -29,9 +29,11 @@ from ..stages.export import TARGET, convert_to_fp16
 from ..stages.train_clip import DEVIATION, MEAN, Trainee, clip_model
 from ..stages.training_run import WORK, Run, arguments, load_average
 from ..world.drawing import COLOUR_NAMES, SHAPES, SIZE, YY, box, disc
-from ..world.scenes import Scene, nearest_name, render, sample_scene
+from ..world.scenes import GROUNDS, Scene, nearest_name, render, sample_scene
 
 FINDER_TARGET = TARGET.with_name("pocket_finder")
+# The nouns of all training phrases. For any other noun the model would mark the most similar thing.
+KNOWN_NOUNS = (*SHAPES, "thing", "hat", "eye", "sky", "ground", "background", *GROUNDS)
 # Share of phrases that name nothing in the image. Their mask is empty.
 ABSENT = 0.25
 # Shares of scenes with one, two and three things. Scenes with one thing do not teach shapes.
@@ -195,6 +197,7 @@ def export_finder(target: Path = FINDER_TARGET) -> None:
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".finder-") as temporary:
         folder = Path(temporary)
+        model.config.known_nouns = list(KNOWN_NOUNS)
         model.save_pretrained(folder)
         convert_to_fp16(folder / "model.safetensors")
         shutil.copytree(WORK / "tokenizer", folder, dirs_exist_ok=True)
