@@ -109,6 +109,9 @@ def _text(values: dict[str, Any], key: str) -> str:
 
 async def _body(request: web.Request) -> dict[str, Any]:
     """Returns the request's JSON table."""
+    # Other pages can send forms to this server, but JSON only if the server allows it.
+    if request.content_type != "application/json":
+        raise InstructBrushError("The request must be of the type application/json.")
     if request.content_length is None or request.content_length > _MOST_BODY_BYTES:
         raise InstructBrushError(f"The request must be JSON of at most {_MOST_BODY_BYTES} bytes.")
     try:

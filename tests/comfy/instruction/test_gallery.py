@@ -190,6 +190,13 @@ def test_refuses_new_names_as_save_instruction_does(gallery, new_name):
     assert [each.name for each in path.parent.parent.rglob("*.safetensors")] == ["one.safetensors"]
 
 
+def test_refuses_forms_of_other_pages(gallery):
+    path = gallery.save("one.safetensors")
+    body = b'{"name": "one.safetensors"}'
+    status, _, answer = gallery.request("POST", "/trash", data=body, headers={"Content-Type": "text/plain"})
+    assert status == 400 and "application/json" in json.loads(answer)["error"] and path.exists()
+
+
 def test_renames_and_never_overwrites(gallery):
     first, second = gallery.save("first.safetensors", 1), gallery.save("second.safetensors", 2)
     hidden = gallery.save("third.safetensors", 3, folder=gallery.models)
@@ -279,8 +286,9 @@ def test_tells_the_family_of_a_model(gallery):
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"name": 3}', b"\xff", b" " * 100_000])
 def test_refuses_other_requests(gallery, body):
     for route in ("/rename", "/trash", "/restore"):
-        status, _, answer = gallery.request("POST", route, data=body)
-        assert status == 400 and json.loads(answer)["error"]
+        for kind in ("application/json", "text/plain"):
+            status, _, answer = gallery.request("POST", route, data=body, headers={"Content-Type": kind})
+            assert status == 400 and json.loads(answer)["error"]
         assert gallery.request("GET", route)[0] == 405
 
 
@@ -295,3 +303,20 @@ def test_lists_300_files_in_half_a_second(gallery):
     began = time.process_time()
     gallery.cards()
     assert time.process_time() - began < 0.2 and first < 2
+
+
+def test_finds_the_graph_that_runs_now(comfy, monkeypatch):
+    metadata = comfy.pack("nodes.comfy.folders.metadata")
+    queue = comfy.server.prompt_queue
+    assert metadata.running_graph() == {}
+    extra_data = {"extra_pnginfo": {"workflow": {"nodes": []}}}
+    queue.put((0, "id", {"1": {}}, extra_data, [], {}))
+    _, number = queue.get()
+    try:
+        assert metadata.running_graph() == {"prompt": '{"1": {}}', "workflow": '{"nodes": []}'}
+        from comfy.cli_args import args
+
+        monkeypatch.setattr(args, "disable_metadata", True)
+        assert metadata.running_graph() == {}
+    finally:
+        queue.currently_running.pop(number)

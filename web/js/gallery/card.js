@@ -12,13 +12,13 @@ export function titleOf({ name }) {
 /** Returns a card. `view` has the actions use, rename, trash, open and drag, and the connected `family`. */
 export function makeCard(card, view) {
   const title = titleOf(card);
-  const star = favoriteButton(card, title);
+  const star = favoriteButton(card, title, view);
   const picture = element("div", { class: "ibg-picture", title: view.useLabel }, image(card), star);
   const name = element("div", { class: "ibg-title", text: title, title });
   const details = element("dl", { class: "ibg-details", hidden: "" });
   const root = element("article", { class: "ibg-card", "aria-label": title }, picture, name);
   root.dataset.name = card.name;
-  if (card.error) root.append(element("div", { class: "ibg-error", text: card.error }));
+  if (card.error) root.append(element("div", { class: "ibg-error", text: card.error, title: card.error }));
   else root.append(said(card.words, card.words), marks(card, view));
   const use = element("button", { type: "button", class: "ibg-use", text: "Use" });
   use.setAttribute("aria-label", `Use ${title}`);
@@ -79,10 +79,11 @@ function image(card) {
   return element("div", { class: "ibg-swipe-box ibg-none" }, sign);
 }
 
-function favoriteButton({ name }, title) {
+function favoriteButton({ name }, title, view) {
   const on = store.favorites.has(name);
   const label = on ? `Remove ${title} from the favorites` : `Add ${title} to the favorites`;
-  const button = iconButton(on ? "star-fill" : "star", label, () => store.setFavorite(name, !on));
+  const change = () => store.setFavorite(name, !on).catch((error) => view.say(error.message));
+  const button = iconButton(on ? "star-fill" : "star", label, change);
   button.classList.add("ibg-star");
   button.setAttribute("aria-pressed", String(on));
   return button;
@@ -116,7 +117,11 @@ function toggle(card, root, list, button) {
   list.hidden = !open;
   root.classList.toggle("ibg-open", open);
   button.setAttribute("aria-expanded", String(open));
-  if (list.childElementCount) return;
+  if (!list.childElementCount) fillFacts(card, list);
+  if (open) root.scrollIntoView({ block: "nearest" });
+}
+
+function fillFacts(card, list) {
   for (const facts of card.facts) {
     for (const [name, text] of Object.entries(facts)) {
       if (text) list.append(element("dt", { text: name }), element("dd", { text }));

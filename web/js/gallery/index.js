@@ -11,7 +11,7 @@ import { swipe } from "./swipe.js";
 import { GalleryView } from "./view.js";
 
 const SAVE = "InstructBrushSave";
-const PANEL_HEIGHT = 150;
+const PANEL_HEIGHT = 200;
 
 /** Registers the tab, and reads the list again when Save Instruction has run. Called once. */
 export function setupGallery() {
@@ -25,7 +25,8 @@ export function setupGallery() {
     id: "instructbrush-gallery",
     icon: "pi pi-images",
     title: "Instructions",
-    tooltip: "Instructions",
+    label: "Edits", // the longest word that fits below the icon
+    tooltip: "Instructions: edits that were learned",
     type: "custom",
     render(root) {
       view?.close();
@@ -37,6 +38,7 @@ export function setupGallery() {
         drag: dragCard,
       });
       view.root.classList.add("ibg-sidebar");
+      root.style.height = "100%"; // so that only the cards scroll
       root.replaceChildren(view.root);
       view.show();
     },

@@ -4,8 +4,10 @@ import { store } from "./store.js";
 
 export const LOAD = "InstructBrushLoad";
 const KIND = "application/x-instructbrush-instruction";
-/** A new node is moved by this many pixels while it would cover another one. */
-const STEP = 40;
+/** Room that a new node needs, with its title, and the steps in which a free place is looked for. */
+const ROOM = [290, 360];
+const STEP = 60;
+const MOST_STEPS = 12;
 
 export function nameWidget(node) {
   return node.widgets?.find((widget) => widget.name === "name");
@@ -37,15 +39,11 @@ export function followRename(name, newName) {
   }
 }
 
-/** Adds a Load Instruction node at a place of the graph, by default in the middle of what is visible. */
-export function addLoadNode(name, place = middle()) {
+/** Adds a Load Instruction node at a place of the graph, by default near the middle of what is visible. */
+export function addLoadNode(name, place = freePlace()) {
   const node = LiteGraph.createNode(LOAD);
-  const graph = app.canvas.graph;
-  const near = ([x, y], [left, top]) => Math.hypot(x - left, y - top) < STEP;
-  const covers = (point) => graph.nodes.some(({ pos }) => near(point, pos));
-  while (covers(place)) place = place.map((value) => value + STEP);
   node.pos = place;
-  graph.add(node);
+  app.canvas.graph.add(node);
   setName(node, name);
   app.canvas.selectNode?.(node);
   return node;
@@ -78,10 +76,13 @@ export function dragCard(event, card) {
   document.addEventListener("dragend", end, true);
 }
 
+/** Panels that may lie over the canvas. */
+const PANELS = ".ibg-gallery, .side-bar-panel, .side-tool-bar-container, [role=dialog]";
+
 function onCanvas({ clientX, clientY, target }) {
   const { left, top, right, bottom } = app.canvas.canvas.getBoundingClientRect();
   const inside = clientX >= left && clientX <= right && clientY >= top && clientY <= bottom;
-  return inside && !target.closest?.(".ibg-gallery, .side-bar-panel, .side-tool-bar-container, [role=dialog]");
+  return inside && !target.closest?.(PANELS);
 }
 
 function placeOf(clientX, clientY) {
@@ -90,10 +91,21 @@ function placeOf(clientX, clientY) {
   return [(clientX - left) / scale - offset[0], (clientY - top) / scale - offset[1]];
 }
 
-function middle() {
+/** Returns the place nearest to the middle of the canvas where a new node covers no other one. */
+function freePlace() {
   const { left, top, width, height } = app.canvas.canvas.getBoundingClientRect();
-  const [x, y] = placeOf(left + width / 2, top + height / 2);
-  return [x - 100, y - 100];
+  const [x, y] = placeOf(left + width / 2, top + height / 2).map((value, axis) => value - ROOM[axis] / 2);
+  const meets = (from, length, start, size) => from < start + size && from + length > start;
+  const covers = ([at, down]) =>
+    app.canvas.graph.nodes.some(({ pos, size }) => {
+      const beside = meets(at, ROOM[0], pos[0], size[0] + 20);
+      return beside && meets(down, ROOM[1], pos[1] - 30, size[1] + 50);
+    });
+  const steps = Array.from({ length: 2 * MOST_STEPS + 1 }, (_, index) => (index - MOST_STEPS) * STEP);
+  const places = steps.flatMap((right) => steps.map((below) => [right, below]));
+  places.sort((one, other) => Math.hypot(...one) - Math.hypot(...other));
+  const [right, below] = places.find(([right, below]) => !covers([x + right, y + below])) ?? [0, 0];
+  return [x + right, y + below];
 }
 
 function offerNames(widget, name = widget.value) {

@@ -43,7 +43,8 @@ class GalleryStore extends EventTarget {
     if (on) this.favorites.add(name);
     else this.favorites.delete(name);
     this.dispatchEvent(new Event("change"));
-    await api.storeUserData(FAVORITES, [...this.favorites].sort(), { overwrite: true });
+    const options = { overwrite: true, stringify: true, throwOnError: true };
+    await api.storeUserData(FAVORITES, [...this.favorites].sort(), options);
   }
 
   /** Returns the card or unfinished run of a file, if it is listed. */

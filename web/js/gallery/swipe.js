@@ -6,7 +6,8 @@ import { element } from "../dom.js";
 export function swipe(address, label = "Before and after") {
   const before = half("ibg-before", address);
   const after = half("ibg-after", address);
-  const inner = element("div", { class: "ibg-swipe" }, before, after, element("div", { class: "ibg-border" }));
+  const border = element("div", { class: "ibg-border" });
+  const inner = element("div", { class: "ibg-swipe" }, before, after, border);
   const root = element("div", { class: "ibg-swipe-box", role: "img", "aria-label": label }, inner);
   before.addEventListener("load", () => {
     const wide = before.naturalWidth >= 2 * before.naturalHeight;

@@ -83,17 +83,18 @@ export class GalleryView {
     const { length } = this.left;
     const all = store.cards.length;
     this.count.textContent = length === all ? `${all}` : `${length} of ${all}`;
+    const before = this.grid.childElementCount; // as many again, so that the list does not jump
     this.grid.replaceChildren();
     if (!length) this.grid.append(element("p", { class: "ibg-empty", text: emptyText(all) }));
-    this.more();
+    this.more(Math.max(PAGE, before));
     const runs = store.unfinished.map((run) => makeRun(run, this));
     this.shelf.replaceChildren(element("h3", { text: "Unfinished" }), ...runs);
     this.shelf.hidden = !runs.length || starred || Boolean(wanted.length);
     this.refocus(focused);
   }
 
-  more() {
-    const next = (this.left ?? []).splice(0, PAGE);
+  more(count = PAGE) {
+    const next = (this.left ?? []).splice(0, count);
     this.grid.append(...next.map((card) => makeCard(card, this)));
   }
 

@@ -1,0 +1,377 @@
+"""The instruction gallery in the browser: dialog, sidebar, drag, trash, unfinished runs, and 300 files."""
+
+import shutil
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from instructbrush.core.instruction.file import save_instruction
+from instructbrush.core.instruction.instruction import Instruction, InstructionInfo
+
+VUE = pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
+FILES = [
+    ("snow", "a snowy day", "pocket", "attention"),
+    ("weather/rain", "rain at night", "pocket", "text"),
+    ("gold", "made of gold", "sd15", "attention"),
+    ("ink", "an ink drawing", "sdxl", "adapter"),
+]
+WORKFLOW = (
+    '{"last_node_id": 1, "last_link_id": 0, "nodes": [{"id": 1, "type": "InstructBrushApply", "pos": [9, 9], '
+    '"size": [300, 200], "flags": {}, "order": 0, "mode": 0, "inputs": [], "outputs": [], "properties": {}, '
+    '"widgets_values": [1]}], "links": [], "groups": [], "config": {}, "extra": {}, "version": 0.4}'
+)
+BUILD = """() => {
+    app.graph.clear();
+    const add = (type, x, y) => {
+        const node = LiteGraph.createNode(type);
+        node.pos = [x, y];
+        app.graph.add(node);
+        return node;
+    };
+    const model = add("InstructBrushLoadModel", -100, 80);
+    const load = add("InstructBrushLoad", -100, 300);
+    const apply = add("InstructBrushApply", 350, 80);
+    const socket = (name) => apply.inputs.findIndex((input) => input.name === name);
+    model.connect(0, apply, socket("model"));
+    load.connect(0, apply, socket("instruction"));
+    app.canvas.ds.scale = 1;
+    app.canvas.ds.offset = [500, 80];
+    app.canvas.setDirty(true, true);
+    return load.id;
+}"""
+
+
+def image_of(color):
+    """Before: a house in gray. After: the same in a color."""
+    image = Image.new("RGB", (256, 128))
+    draw = ImageDraw.Draw(image)
+    for left, wall, sky in ((0, "#999", "#cdd"), (128, color, "#456")):
+        draw.rectangle((left, 0, left + 127, 127), sky)
+        draw.rectangle((left + 30, 60, left + 98, 127), wall)
+        draw.polygon([(left + 20, 60), (left + 108, 60), (left + 64, 20)], "#633")
+    return image
+
+
+def learned(words, family="pocket", space="attention", steps=400, wanted=400):
+    settings = {"steps": wanted, "rank": 4} if space == "adapter" else {"steps": wanted}
+    info = InstructionInfo(
+        family, "0" * 64, 2, 2, space, words, words, "2026-11-27", "a model", 4, steps, 0.1, (0.2,), settings
+    )
+    context = torch.zeros(8, 4)
+    if space == "text":
+        return Instruction({}, {}, context, 1, info, torch.zeros(2, 2, 4))
+    site = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
+    rows = {site: torch.zeros(2, 2, 4)}
+    adapter = {}
+    if space == "adapter":
+        down, up = torch.zeros(1, 4, 4), torch.zeros(1, 4, 4)
+        adapter = {f"{site}.to_q.down": down, f"{site}.to_q.up": up}
+    return Instruction(rows, rows, context, 1, info, adapter=adapter)
+
+
+@pytest.fixture
+def files(server):
+    """The folder output/instructions with four files, an unfinished run and a damaged file."""
+    folder = server.base / "output" / "instructions"
+    shutil.rmtree(folder, ignore_errors=True)
+    for (name, words, family, space), color in zip(FILES, ("white", "#36c", "gold", "#222"), strict=True):
+        save_instruction(
+            learned(words, family, space),
+            folder / f"{name}.safetensors",
+            thumbnail=image_of(color),
+            extra={"workflow": WORKFLOW},
+        )
+    save_instruction(
+        learned("autumn leaves", steps=57, wanted=300),
+        folder / "unfinished" / "abc123.safetensors",
+        thumbnail=image_of("#c63"),
+        extra={"workflow": WORKFLOW},
+    )
+    (folder / "unfinished" / "abc123.checkpoint").write_bytes(b"state")
+    (folder / "cut.safetensors").write_bytes((folder / "snow.safetensors").read_bytes()[:-9])
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def card(page, name):
+    return page.locator(f'.ibg-card[data-name="{name}.safetensors"]')
+
+
+def names(page):
+    found = page.locator(".ibg-card").evaluate_all("(cards) => cards.map((card) => card.dataset.name)")
+    return [name.removesuffix(".safetensors") for name in found if "plum" not in name and "light" not in name]
+
+
+def press_choose(page, node, vue):
+    """Presses the button in the node, as its renderer draws it."""
+    if vue:
+        page.get_by_role("button", name="Choose…").click()
+        return
+    x, y = page.evaluate(
+        """(id) => {
+            const node = app.graph.getNodeById(id);
+            const widget = node.widgets.find((widget) => widget.name === "choose");
+            const { left, top } = app.canvas.canvas.getBoundingClientRect();
+            const { scale, offset } = app.canvas.ds;
+            return [
+                left + (node.pos[0] + node.size[0] / 2 + offset[0]) * scale,
+                top + (node.pos[1] + (widget.y ?? widget.last_y) + 10 + offset[1]) * scale,
+            ];
+        }""",
+        node,
+    )
+    page.mouse.click(x, y)
+
+
+def value(page, node):
+    return page.evaluate(
+        "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'name').value", node
+    )
+
+
+@VUE
+def test_an_instruction_is_chosen_in_the_dialog(vue, files, open_page, shots):
+    kind = "vue" if vue else "classic"
+    page = open_page(vue=vue)
+    node = page.evaluate(BUILD)
+    page.wait_for_timeout(500)
+    press_choose(page, node, vue)
+    page.wait_for_selector(".ibg-dialog .ibg-card")
+    page.wait_for_function("() => document.querySelector('.ibg-misfit')")
+    page.wait_for_timeout(700)
+    page.screenshot(path=shots / f"gallery_{kind}.png")
+    # Only the families that the connected pocket model cannot use are grey, and say why.
+    greyed = page.locator(".ibg-card:has(.ibg-misfit)").evaluate_all(
+        "(all) => all.map((c) => c.dataset.name)"
+    )
+    assert sorted(greyed) == ["gold.safetensors", "ink.safetensors"]
+    assert "the connected model is pocket editor" in card(page, "gold").locator(".ibg-badge").get_attribute(
+        "title"
+    )
+    assert "cut short" in card(page, "cut").locator(".ibg-error").text_content()
+    assert card(page, "cut").get_by_text("Use").count() == 0
+
+    # Search, family, order.
+    page.keyboard.type("rain night")
+    assert names(page) == ["weather/rain"]
+    page.locator(".ibg-search").fill("")
+    page.get_by_label("Family").select_option("sdxl")
+    assert names(page) == ["ink"]
+    page.get_by_label("Family").select_option("")
+    page.get_by_label("Order").select_option("name")
+    assert names(page) == ["cut", "gold", "ink", "snow", "weather/rain"]
+
+    # Swiping moves the border to the pointer.
+    box = card(page, "snow").locator(".ibg-swipe").bounding_box()
+    page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 20)
+    at = (
+        card(page, "snow")
+        .locator(".ibg-swipe")
+        .evaluate("(e) => parseFloat(e.style.getPropertyValue('--at'))")
+    )
+    assert 23 < at < 27
+    card(page, "snow").get_by_role("button", name="Details").click()
+    page.wait_for_timeout(200)
+    page.screenshot(path=shots / f"gallery_details_{kind}.png")
+    assert "4 pairs" in card(page, "snow").locator("dl").text_content()
+
+    # Escape closes without a change; a card chooses.
+    page.keyboard.press("Escape")
+    assert page.locator(".ibg-dialog").count() == 0
+    press_choose(page, node, vue)
+    card(page, "snow").get_by_role("button", name="Use snow").click()
+    assert page.locator(".ibg-dialog").count() == 0 and value(page, node) == "snow.safetensors"
+    page.wait_for_function("() => document.querySelector('.ibg-chosen img')?.naturalWidth === 256")
+    assert "from 'a snowy day'" in page.locator(".ibg-chosen-panel").text_content()
+    page.wait_for_timeout(300)
+    page.screenshot(path=shots / f"gallery_chosen_{kind}.png")
+    prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
+    assert prompt[str(node)]["inputs"] == {"name": "snow.safetensors"}
+    saved = page.evaluate("(id) => app.graph.getNodeById(id).serialize().widgets_values", node)
+    assert saved == ["snow.safetensors"]
+
+
+@VUE
+def test_files_are_kept_in_order_in_the_sidebar(vue, files, server, open_page, shots):
+    kind = "vue" if vue else "classic"
+    page = open_page(vue=vue)
+    node = page.evaluate(BUILD)
+    page.evaluate(
+        """(id) => {
+            const widget = app.graph.getNodeById(id).widgets[0];
+            widget.value = "ink.safetensors";
+            widget.callback(widget.value);
+        }""",
+        node,
+    )
+    page.locator(".instructbrush-gallery-tab-button").click()
+    page.wait_for_selector(".ibg-sidebar .ibg-card")
+
+    # A favorite stays one in the user's data.
+    card(page, "gold").get_by_role("button", name="favorites").click()
+    assert card(page, "gold").get_by_role("button", name="favorites").get_attribute("aria-pressed") == "true"
+    page.get_by_role("button", name="Only favorites").click()
+    assert names(page) == ["gold"]
+    page.get_by_role("button", name="Only favorites").click()
+    kept = "async () => (await fetch('/api/userdata/instructbrush%2Ffavorites.json')).json()"
+    assert page.evaluate(kept) == ["gold.safetensors"]
+
+    # Another name, also in the node that uses the file; a taken name is refused.
+    card(page, "ink").get_by_role("button", name="Rename").click()
+    page.keyboard.type("gold")
+    page.keyboard.press("Enter")
+    page.wait_for_function(
+        "() => document.querySelector('.ibg-toast').textContent.includes('exists already')"
+    )
+    page.locator(".ibg-name").fill("style/pen")
+    page.keyboard.press("Enter")
+    card(page, "style/pen").wait_for()
+    assert (files / "style" / "pen.safetensors").exists() and not (files / "ink.safetensors").exists()
+    assert value(page, node) == "style/pen.safetensors"
+
+    # Trash and undo.
+    card(page, "snow").get_by_role("button", name="trash").click()
+    card(page, "snow").wait_for(state="detached")
+    assert (files / "trash" / "snow.safetensors").exists()
+    page.screenshot(path=shots / f"gallery_sidebar_{kind}.png")
+    page.keyboard.press("Enter")  # the keyboard is on Undo
+    card(page, "snow").wait_for()
+    assert (files / "snow.safetensors").exists()
+
+    # A card that is dropped on the canvas becomes a node there.
+    card(page, "snow").drag_to(
+        page.locator("#graph-canvas"), target_position={"x": 900, "y": 620}, force=True
+    )
+    place = page.evaluate(
+        """() => {
+            const node = app.graph.nodes.at(-1);
+            const { left, top } = app.canvas.canvas.getBoundingClientRect();
+            const { scale, offset } = app.canvas.ds;
+            return [node.comfyClass, node.widgets[0].value,
+                    (node.pos[0] + offset[0]) * scale, (node.pos[1] + offset[1]) * scale];
+        }"""
+    )
+    assert place[:2] == ["InstructBrushLoad", "snow.safetensors"]
+    assert abs(place[2] - 900) < 5 and abs(place[3] - 620) < 5
+    count = page.evaluate("() => app.graph.nodes.length")
+    card(page, "weather/rain").get_by_role("button", name="Use").click()
+    assert page.evaluate("() => app.graph.nodes.length") == count + 1
+    page.wait_for_timeout(300)
+    assert page.evaluate(COVERED) == []
+    page.wait_for_timeout(500)
+    page.screenshot(path=shots / f"gallery_dropped_{kind}.png")
+
+    # An unfinished run opens its workflow and keeps the graph that was open.
+    run = page.locator(".ibg-run")
+    assert run.get_by_role("button", name="Resume").text_content() == "Resume (57 / 300)"
+    run.get_by_role("button", name="Resume").click()
+    page.wait_for_function(
+        "() => app.graph.nodes.length === 1 && app.graph.nodes[0].type === 'InstructBrushApply'"
+    )
+    page.wait_for_timeout(500)
+    page.screenshot(path=shots / f"gallery_resumed_{kind}.png")
+    run.get_by_role("button", name="trash").click()
+    run.wait_for(state="detached")
+    assert (files / "trash" / "unfinished" / "abc123.checkpoint").exists()
+    page.evaluate("async () => fetch('/api/userdata/instructbrush%2Ffavorites.json', { method: 'DELETE' })")
+
+
+def test_opens_with_300_files_in_half_a_second(files, server, open_page, shots):
+    content = (files / "snow.safetensors").read_bytes()
+    for number in range(300):
+        (files / f"many_{number}.safetensors").write_bytes(content)
+    server.post("/settings", {"Comfy.ColorPalette": "light"})
+    page = open_page()
+    server.post("/settings", {"Comfy.ColorPalette": "dark"})
+    page.evaluate("() => app.graph.clear()")
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    milliseconds = page.evaluate(
+        """async () => {
+            const began = performance.now();
+            document.querySelector(".instructbrush-gallery-tab-button").click();
+            while (document.querySelectorAll(".ibg-card").length < 20)
+                await new Promise((done) => requestAnimationFrame(done));
+            return performance.now() - began;
+        }"""
+    )
+    print(f"opened in {milliseconds:.0f} ms")
+    assert milliseconds < 500
+    page.wait_for_timeout(1000)
+    page.screenshot(path=shots / "gallery_300_light.png")
+    asked = [url for url in requests if "/instructbrush/gallery" in url]
+    # One list, and images of visible cards only.
+    assert len([url for url in asked if "thumbnail" not in url]) == 1
+    assert 0 < len(set(asked)) < 60
+    # The others follow when the list is scrolled, and nothing is asked for while it rests.
+    page.evaluate("() => { const s = document.querySelector('.ibg-scroll'); s.scrollTop = s.scrollHeight; }")
+    page.wait_for_function("() => document.querySelectorAll('.ibg-card').length > 100")
+    page.wait_for_timeout(700)
+    requests.clear()
+    page.wait_for_timeout(1500)
+    assert [url for url in requests if "instructbrush" in url] == []
+
+
+COVERED = """() => {
+    const nodes = app.graph.nodes.map(({ pos, size }) => [...pos, ...size]);
+    const [x, y, wide, tall] = nodes.at(-1);
+    return nodes.slice(0, -1).filter(([left, top, width, height]) =>
+        x < left + width && x + wide > left && y - 30 < top + height && y + tall > top - 30);
+}"""
+LEARN = """(seed) => {
+    app.graph.clear();
+    const add = (type, values) => {
+        const node = LiteGraph.createNode(type);
+        app.graph.add(node);
+        for (const [key, value] of Object.entries(values)) {
+            node.widgets.find((widget) => widget.name === key).value = value;
+        }
+        return node;
+    };
+    const model = add("InstructBrushLoadModel", {});
+    const pairs = add("InstructBrushLoadPairs", { folder: "hours_passed (example)", size: 128 });
+    const learn = add("InstructBrushLearn", {
+        preset: "custom", steps: 40, preview_every: 0, seed, segments: 2, tokens: 2, guidance: "default",
+        init_text: "dusk",
+    });
+    const save = add("InstructBrushSave", { name: "resumed" });
+    const socket = (node, name) => node.inputs.findIndex((input) => input.name === name);
+    model.connect(0, learn, socket(learn, "model"));
+    model.connect(1, learn, socket(learn, "clip"));
+    model.connect(2, learn, socket(learn, "vae"));
+    pairs.connect(0, learn, socket(learn, "pairs"));
+    learn.connect(0, save, socket(save, "instruction"));
+}"""
+
+
+def test_a_stopped_run_is_resumed_from_the_gallery(server, open_page, files):
+    page = open_page()
+    page.evaluate(LEARN, 5)
+    page.evaluate(
+        """async () => {
+            const { api } = await import("/scripts/api.js");
+            window.steps = [];
+            api.addEventListener("instructbrush.learn", ({ detail }) => window.steps.push(detail.step));
+            app.queuePrompt(0);
+        }"""
+    )
+    page.wait_for_function("() => window.steps.some((step) => step >= 2)", timeout=120_000)
+    server.post("/interrupt", {})
+    page.wait_for_function(
+        "async () => !(await (await fetch('/api/queue')).json()).queue_running.length", timeout=60_000
+    )
+    page.evaluate("() => { app.graph.clear(); window.steps = []; }")
+    page.locator(".instructbrush-gallery-tab-button").click()
+    run = page.locator(".ibg-run", has_text="dusk")
+    label = run.get_by_role("button", name="Resume").text_content()
+    done = int(label.removeprefix("Resume (").removesuffix(" / 40)"))
+    assert 2 <= done < 40
+    run.get_by_role("button", name="Resume").click()
+    page.wait_for_function("() => app.graph.nodes.length === 4")
+    page.evaluate("() => app.queuePrompt(0)")
+    # The run goes on where it stopped. Save Instruction brings the list up to date without a click.
+    card(page, "resumed").wait_for(timeout=120_000)
+    steps = [step for step in page.evaluate("() => window.steps") if step]  # 0 while it reads the pairs
+    assert steps[0] == done and steps[-1] == 40
+    assert page.locator(".ibg-run", has_text="dusk").count() == 0
