@@ -1,7 +1,7 @@
 """The learning nodes that run now: what their panels show after a reload, and what the buttons ask for."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
@@ -30,7 +30,11 @@ class ActiveRun(Protocol):
         ...
 
 
+Listener = Callable[[Mapping[str, Any]], object]
+"""Gets every message of every run, in the run's thread."""
+
 _runs: dict[str, ActiveRun] = {}
+_listeners: list[Listener] = []
 # Node -> its last run, if that ended early and can be continued.
 _early: dict[str, str] = {}
 _more: Counter[str] = Counter()
@@ -45,6 +49,22 @@ def listed(node: str, run: ActiveRun) -> Iterator[None]:
         yield
     finally:
         _runs.pop(node, None)
+
+
+@contextmanager
+def heard(listener: Listener) -> Iterator[None]:
+    """Calls a listener until the block ends."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def publish(message: Mapping[str, Any]) -> None:
+    """Gives a message of a run to all listeners."""
+    for listener in list(_listeners):
+        listener(message)
 
 
 def summaries() -> list[dict[str, Any]]:

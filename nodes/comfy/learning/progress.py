@@ -32,6 +32,8 @@ Phase = Literal["reading", "encoding", "first", "learning", "guidance", "done", 
 """Before the first step, while learning, and how the run ended: after the last step, early, with the best
 state, or stopped."""
 
+ENDED: tuple[Phase, ...] = ("done", "used", "best", "stopped")
+
 Interrupted = comfy.model_management.InterruptProcessingException
 
 
@@ -167,6 +169,7 @@ class LearningProgress:
         message |= {name: value for name, value in once.items() if value and self._sent.get(name) != value}
         self._sent |= once
         PromptServer.instance.send_sync(EVENT, message, PromptServer.instance.client_id)
+        active.publish(message)
 
     def _message(self) -> dict[str, Any]:
         return {

@@ -6,6 +6,7 @@ import { LearningPanel } from "./panel.js";
 
 const ROUTE = "/instructbrush/learning";
 const PAIRS = "InstructBrushLoadPairs";
+const ENDED = ["done", "used", "best", "stopped"];
 const MOST_NODES = 50;
 
 /** Node -> its panel. */
@@ -14,7 +15,7 @@ const panels = new WeakMap();
 /** Call once. */
 export function setupLearning() {
   loadStyle("learning");
-  api.addEventListener("instructbrush.learn", ({ detail }) => show(detail));
+  api.addEventListener("instructbrush.learn", ({ detail }) => showMessage(detail));
 }
 
 /** Adds the panel to a learning node. */
@@ -31,14 +32,34 @@ export function addLearningPanel(node) {
   onResult(node, ({ learning }) => learning && panel.show(learning[0]));
 }
 
-/** Asks the server once for the runs that are active, and shows them: a page may be opened in the middle. */
+/**
+ * Asks the server once for the runs that are active, and shows and follows them: a page may be opened in the
+ * middle. Messages may then come twice, which does no harm.
+ */
 export async function restoreLearning() {
   const response = await api.fetchApi(ROUTE);
   if (!response.ok) return;
-  for (const run of (await response.json()).runs) show(run);
+  const { runs } = await response.json();
+  for (const run of runs) showMessage(run);
+  if (runs.length) follow();
 }
 
-function show(message) {
+let stream;
+
+/** Receives the messages of active runs until one ends. */
+function follow() {
+  stream?.close();
+  const events = new EventSource(api.apiURL(`${ROUTE}/events`));
+  stream = events;
+  events.onerror = () => events.close();
+  events.onmessage = ({ data }) => {
+    const message = JSON.parse(data);
+    showMessage(message);
+    if (ENDED.includes(message.phase)) events.close();
+  };
+}
+
+export function showMessage(message) {
   panels.get(nodeOf(message.node))?.show(message);
 }
 

@@ -34,6 +34,7 @@ const HEADLINES = {
   stopped: ({ step, total }) => (step ? `Stopped at ${step} / ${total}` : "Stopped"),
 };
 
+const longer = (known, sent = []) => (sent.length > known.length ? sent : known);
 const ENDED_EARLY = "Run gives this result again. Learn on continues from here.";
 
 export class LearningPanel {
@@ -87,17 +88,15 @@ export class LearningPanel {
     if (previews) this.previews.complete(previews);
     if (preview) this.previews.add(preview_step, preview);
     if (advice) this.setAdvice(advice);
-    // A whole state that the page asked for may be older than a message that came meanwhile.
-    if (previews && this.state.step > message.step) {
-      losses.forEach((loss, i) => (this.losses[i] = loss));
-      if (this.state.held_out.length < message.held_out.length) this.state.held_out = message.held_out;
-    } else {
-      this.losses.length = Math.min(this.losses.length, first);
-      while (this.losses.length < first) this.losses.push(NaN);
-      for (const loss of losses) this.losses.push(loss);
+    while (this.losses.length < first) this.losses.push(NaN);
+    losses.forEach((loss, i) => (this.losses[first + i] = loss));
+    const held_out = longer(this.state.held_out, message.held_out);
+    // After a reload a message may come twice, or after a newer one.
+    if (!(this.state.step > message.step)) {
       Object.assign(this.state, message);
       this.setButtons(message.actions ?? []);
     }
+    this.state.held_out = held_out;
     this.draw();
   }
 
