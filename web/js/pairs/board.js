@@ -1,336 +1,10 @@
-// The pairs board in Load Edit Pairs. It shows what the server reads in the chosen folder, uploads dropped
-// images, and writes what the user decides into the node's hidden input "board".
-import { app } from "../../../../scripts/app.js";
-import { api } from "../../../../scripts/api.js";
-import { addPanel, element, onResult } from "../dom.js";
-import { arranged, moved, parseBoard, starred, toggled, writeBoard } from "./decisions.js";
-import { Dragging } from "./dragging.js";
-import { TEXTS } from "./texts.js";
-import { tile } from "./tiles.js";
-import { chosenImages, droppedImages, hasFiles, upload } from "./uploads.js";
+// Adds the pairs board to Load Edit Pairs nodes, and follows their widgets.
+import { addPanel, onResult } from "../dom.js";
+import { PairsBoard } from "./panel.js";
+import { droppedImages, hasFiles } from "./uploads.js";
 
-const NEW_FOLDER = "my_pairs";
 const HEIGHT = 300;
 const WIDTH = 400;
-const POCKET = /^pocket editor/;
-
-export class PairsBoard {
-  constructor(node) {
-    this.node = node;
-    /** The server's answer for the chosen folder. */
-    this.survey = null;
-    /** Whether the folder was chosen by the user or by a workflow, and not only by being the first one. */
-    this.chosen = false;
-    /** What the node said after its last run. */
-    this.result = "";
-    /** Number of answers asked for, to drop old ones. */
-    this.asked = 0;
-    this.words = element("div", { class: "ib-words", "aria-live": "polite" });
-    this.advice = element("div", { class: "ib-pairs-advice", hidden: "" });
-    this.says = element("div", { class: "ib-pairs-says", hidden: "" });
-    this.tiles = element("div", { class: "ib-pairs-grid", role: "list", "data-capture-wheel": "true" });
-    this.picker = element("input", { type: "file", multiple: "", accept: "image/*", hidden: "" });
-    this.add = element("button", { type: "button", text: TEXTS.add, title: TEXTS.addTitle });
-    const target = { class: "ib-pairs-target", spellcheck: "false", title: TEXTS.targetTitle };
-    this.target = element("input", { ...target, "aria-label": TEXTS.targetTitle });
-    const into = element("span", { text: TEXTS.target });
-    const foot = element("div", { class: "ib-pairs-foot" }, this.add, into, this.target);
-    const parts = [this.words, this.advice, this.says, this.tiles, foot, this.picker];
-    this.root = element("div", { class: "ib-panel ib-pairs", tabindex: "0" }, ...parts);
-    const move = (key, place) => this.decide(moved(this.board, this.survey.pairs, key, place));
-    this.dragging = new Dragging(this.tiles, move);
-    this.#listen();
-  }
-
-  widget(name) {
-    return this.node.widgets?.find((widget) => widget.name === name);
-  }
-
-  get board() {
-    return parseBoard(this.widget("board")?.value);
-  }
-
-  get folder() {
-    return this.widget("folder")?.value;
-  }
-
-  /** Reads the folder again, once for all calls of one moment. */
-  refresh() {
-    const asked = ++this.asked;
-    this.result = "";
-    setTimeout(() => asked === this.asked && this.#read(asked));
-  }
-
-  async #read(asked) {
-    if (this.node.inputs?.some((input) => input.name === "folder" && input.link != null)) {
-      this.#fail(TEXTS.byWire);
-      return;
-    }
-    if (!this.survey) this.words.textContent = TEXTS.loading;
-    const query = new URLSearchParams({ folder: this.folder ?? "" });
-    const response = await api.fetchApi(`/instructbrush/pairs?${query}`);
-    const failure = { error: `${response.status} ${response.statusText}` };
-    const answer = await response.json().catch(() => failure);
-    if (asked !== this.asked) return;
-    if (!response.ok) {
-      this.#fail(answer.error);
-      return;
-    }
-    this.survey = answer;
-    this.draw();
-  }
-
-  #fail(sentence) {
-    this.survey = null;
-    this.words.textContent = "";
-    this.advice.hidden = true;
-    this.#say(sentence);
-    this.tiles.replaceChildren(this.#hint(TEXTS.drop));
-    this.#showTarget();
-  }
-
-  #say(sentence) {
-    this.says.textContent = sentence;
-    this.says.title = sentence;
-    this.says.hidden = !sentence;
-  }
-
-  #hint(text) {
-    return element("div", { class: "ib-pairs-hint", role: "listitem", text });
-  }
-
-  /** Shows the last answer with the board's decisions. */
-  draw() {
-    if (!this.survey) return;
-    const { board, survey } = this;
-    const pairs = arranged(survey.pairs, board);
-    const fit = this.widget("fit")?.value ?? "stop";
-    const size = this.widget("size")?.value ?? 0;
-    const context = { survey, board, fit, size, act: (...given) => this.#act(...given) };
-    const focused = this.#focused();
-    const tiles = pairs.map((each) => tile(each, context));
-    if (!survey.own) tiles.push(this.#hint(TEXTS.dropOwn));
-    this.tiles.replaceChildren(...tiles);
-    this.#focus(focused);
-    const complete = survey.pairs.filter((pair) => pair.key !== "");
-    const used = complete.filter((pair) => !board.skip.includes(pair.key) && pair.problem !== "file");
-    const out = used.find((pair) => pair.key === board.held_out);
-    const words = [TEXTS.pairs(complete.length)];
-    if (used.length < complete.length) words.push(TEXTS.used(used.length));
-    if (out) words.push(TEXTS.out(out.name));
-    this.words.textContent = words.join(" · ");
-    const sentences = [...survey.remarks, ...this.result.split("\n").filter(Boolean)];
-    this.#say([...new Set(sentences)].join("\n"));
-    this.#advise(used, size);
-    this.#showTarget();
-  }
-
-  /** Shows what the node says after a run. */
-  showResult(text) {
-    this.result = text;
-    this.draw();
-  }
-
-  /** Offers a size if the images are far larger than the model's. */
-  #advise(pairs, size) {
-    const pocket = app.graph?.nodes?.some((node) =>
-      node.widgets?.some((widget) => widget.name === "model_name" && POCKET.test(String(widget.value))),
-    );
-    const side = pocket ? 128 : 512;
-    const files = pairs.flatMap((pair) => [pair.before, pair.after]).filter((file) => file?.width);
-    const [largest] = files.sort((one, other) => other.width * other.height - one.width * one.height);
-    const most = pocket ? 256 : 1024;
-    this.advice.hidden = size !== 0 || !largest || Math.max(largest.width, largest.height) <= most;
-    if (this.advice.hidden) return;
-    const button = element("button", { type: "button", text: TEXTS.useSize(side) });
-    button.addEventListener("click", () => this.#set("size", side));
-    const words = element("span", { text: TEXTS.large(`${largest.width} x ${largest.height}`, side) });
-    this.advice.replaceChildren(words, button);
-  }
-
-  #showTarget() {
-    if (document.activeElement === this.target) return;
-    this.target.value = this.#addable() ? this.folder : this.#freeName();
-  }
-
-  /** Whether dropped images go to the chosen folder. */
-  #addable() {
-    const layout = this.survey?.layout;
-    return this.chosen && Boolean(this.survey?.own) && (layout === "names" || layout === "order");
-  }
-
-  #freeName() {
-    const taken = new Set(this.widget("folder")?.options?.values ?? []);
-    let name = NEW_FOLDER;
-    for (let number = 2; taken.has(name); number++) name = `${NEW_FOLDER}_${number}`;
-    return name;
-  }
-
-  /** Sets a widget as a user would, in one step of ComfyUI's undo. */
-  #set(name, value) {
-    const widget = this.widget(name);
-    widget.value = value;
-    widget.callback?.(value, app.canvas, this.node);
-    this.#changed();
-    this.draw();
-  }
-
-  #changed() {
-    this.node.graph?.setDirtyCanvas?.(true, true);
-    const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
-    (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
-  }
-
-  decide(board) {
-    this.widget("board").value = writeBoard(board);
-    this.#changed();
-    this.draw();
-  }
-
-  #act(what, pair, given) {
-    const { board } = this;
-    const { key } = pair;
-    if (what === "drag") this.dragging.start(given, key);
-    else if (what === "step") {
-      const keys = arranged(this.survey.pairs, board).map((each) => each.pair.key);
-      this.decide(moved(board, this.survey.pairs, key, keys.indexOf(key) + given));
-    } else if (what === "star") this.decide(starred(board, key));
-    else if (what === "mask" && pair.mask) this.decide(toggled(board, "no_mask", key));
-    else if (what === "mask") this.#pick((images) => this.#addMask(pair, images), false);
-    else this.decide(toggled(board, what, key));
-  }
-
-  #pick(use, multiple = true) {
-    this.picker.multiple = multiple;
-    this.picker.value = "";
-    this.picker.onchange = () => use(chosenImages(this.picker.files));
-    this.picker.click();
-  }
-
-  /** Uploads images into the named folder and chooses it. */
-  async addImages(images) {
-    const folder = this.target.value.trim().replace(/^\/+|\/+$/g, "");
-    if (!images.length || !folder) {
-      this.#say(images.length ? TEXTS.noName : TEXTS.noImages);
-      return;
-    }
-    const failure = await this.#upload(images, folder);
-    this.target.blur();
-    this.#choose(folder);
-    if (failure) this.#say(TEXTS.failed(failure.name, failure.why));
-  }
-
-  async #upload(images, folder, overwrite = false) {
-    const progress = (done, all) => (this.words.textContent = TEXTS.uploading(done, all));
-    return await upload(images, folder, { overwrite, progress });
-  }
-
-  #choose(folder) {
-    const widget = this.widget("folder");
-    const values = widget.options.values;
-    if (!values.includes(folder)) widget.options.values = [folder, ...values];
-    this.chosen = true;
-    if (widget.value !== folder) {
-      widget.value = folder;
-      widget.callback?.(folder, app.canvas, this.node);
-      this.#changed();
-    }
-    this.refresh();
-  }
-
-  async #addMask(pair, images) {
-    const place = pair.mask_place;
-    let reason = "";
-    if (images.length !== 1) reason = TEXTS.oneMask;
-    else if (!this.survey.own) reason = TEXTS.notOwn;
-    else if (!place) reason = TEXTS.noMaskPlace;
-    if (reason) {
-      this.#say(reason);
-      return;
-    }
-    const { folder } = this.survey;
-    if (pair.mask) {
-      const body = JSON.stringify({ folder, key: pair.key });
-      await api.fetchApi("/instructbrush/pairs/trash_mask", { method: "POST", body });
-    }
-    const failure = await this.#upload([{ file: images[0].file, path: place }], folder, true);
-    if (failure) this.#say(TEXTS.failed(failure.name, failure.why));
-    if (this.board.no_mask.includes(pair.key)) this.decide(toggled(this.board, "no_mask", pair.key));
-    this.refresh();
-  }
-
-  async #drop(event) {
-    const pair = this.#pairAt(event);
-    const images = await droppedImages(event);
-    if (pair && images.length === 1) {
-      if (pair.key !== "") await this.#addMask(pair, images);
-      else await this.#addPartner(pair, images[0]);
-    } else await this.addImages(images);
-  }
-
-  async #addPartner(pair, image) {
-    const [ending] = /\.[^.]+$/.exec(image.path);
-    const path = pair.missing ? pair.missing.replace(/\.[^.]+$/, ending) : image.path;
-    if (!this.survey.own) this.#say(TEXTS.notOwn);
-    else {
-      await this.#upload([{ file: image.file, path }], this.survey.folder);
-      this.refresh();
-    }
-  }
-
-  /** The pair under a dragged file; none if several files are dragged. */
-  #pairAt(event) {
-    const count = [...(event.dataTransfer?.items ?? [])].filter((item) => item.kind === "file").length;
-    const under = count === 1 && event.target.closest?.(".ib-pair");
-    const place = under ? [...this.tiles.children].indexOf(under) : -1;
-    return place < 0 || !this.survey ? null : arranged(this.survey.pairs, this.board)[place].pair;
-  }
-
-  #listen() {
-    this.add.addEventListener("click", () => this.#pick((images) => this.addImages(images)));
-    this.target.addEventListener("keydown", (event) => event.stopPropagation());
-    this.root.addEventListener("paste", (event) => {
-      if (event.target === this.target || !event.clipboardData?.files.length) return;
-      event.preventDefault();
-      event.stopPropagation();
-      this.addImages(chosenImages(event.clipboardData.files, true));
-    });
-    this.root.addEventListener("dragover", (event) => {
-      if (!hasFiles(event)) return;
-      event.preventDefault();
-      event.stopPropagation();
-      const pair = this.#pairAt(event);
-      this.#invite(pair ? event.target.closest(".ib-pair") : this.root, pair);
-    });
-    this.root.addEventListener("dragleave", () => this.#invite(null));
-    this.root.addEventListener("drop", (event) => {
-      this.#invite(null);
-      if (!hasFiles(event)) return;
-      event.preventDefault();
-      event.stopPropagation();
-      this.#drop(event);
-    });
-  }
-
-  #invite(place, pair) {
-    for (const each of [this.root, ...this.tiles.children]) each.classList.remove("ib-drop");
-    if (!place) return;
-    place.classList.add("ib-drop");
-    place.dataset.drop = !pair ? TEXTS.dropHere : pair.key ? TEXTS.dropMask : TEXTS.dropPartner;
-  }
-
-  #focused() {
-    const button = document.activeElement?.closest?.(".ib-pair-button");
-    if (!button || !this.tiles.contains(button)) return null;
-    return { key: button.closest(".ib-pair").dataset.key, act: button.dataset.act };
-  }
-
-  #focus(focused) {
-    if (!focused) return;
-    const at = [...this.tiles.children].find((each) => each.dataset.key === focused.key);
-    at?.querySelector(`[data-act="${focused.act}"]`)?.focus();
-  }
-}
 
 const boards = new Set();
 
@@ -347,9 +21,12 @@ export function addPairsBoard(node) {
   node.hideOutputImages = true;
   node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
   addPanel(node, "pairs_board", board.root, HEIGHT);
+  let folder = board.folder;
   follow(board, "folder", () => {
     board.chosen = true;
-    board.widget("board").value = "";
+    // Decisions name the pairs of one folder.
+    if (board.folder !== folder) board.widget("board").value = "";
+    folder = board.folder;
     board.refresh();
   });
   for (const name of ["size", "fit"]) follow(board, name, () => board.draw());
@@ -357,6 +34,7 @@ export function addPairsBoard(node) {
   node.onConfigure = function (...given) {
     configured?.apply(this, given);
     board.chosen = true;
+    folder = board.folder;
     board.refresh();
   };
   // Files that are dropped on the node's title or beside the board.
@@ -378,11 +56,9 @@ export function refreshBoards() {
 function follow(board, name, act) {
   const widget = board.widget(name);
   const before = widget.callback;
-  let last = widget.value;
   widget.callback = function (...given) {
     const answer = before?.apply(this, given);
-    if (name !== "folder" || widget.value !== last) act();
-    last = widget.value;
+    act();
     return answer;
   };
 }

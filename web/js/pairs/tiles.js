@@ -6,6 +6,7 @@ import { TEXTS } from "./texts.js";
 const SHOWN_BY_BROWSERS = /\.(a?png|jpe?g|jfif|webp|gif|bmp|avif)$/i;
 /** Larger files are shown as thumbnails of the server. */
 const MOST_BYTES = 400_000;
+const MOST_PIXELS = 1_500_000;
 const FAR_LARGER = 1536;
 
 /**
@@ -71,7 +72,8 @@ function thumbnail(index, side, { folder, state }) {
 }
 
 function address(file, index, side, survey) {
-  if (!survey.own || file.bytes > MOST_BYTES || !SHOWN_BY_BROWSERS.test(file.file)) {
+  const large = file.bytes > MOST_BYTES || file.width * file.height > MOST_PIXELS;
+  if (!survey.own || large || !SHOWN_BY_BROWSERS.test(file.file)) {
     return api.apiURL(thumbnail(index, side, survey));
   }
   const parts = `${survey.folder}/${file.file}`.split("/");

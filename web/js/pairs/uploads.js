@@ -51,7 +51,7 @@ export function chosenImages(files, pasted = false) {
   return images.map((file, index) => {
     const ending = IMAGE.exec(file.name)?.[0] ?? `.${file.type.split("/")[1]}`;
     const plain = pasted && /^image\.\w+$/i.test(file.name);
-    return { file, path: plain ? `pasted_${stamp}_${index + 1}${ending}` : file.name };
+    return { file, path: plain ? `pasted ${stamp}-${index + 1}${ending}` : file.name };
   });
 }
 
