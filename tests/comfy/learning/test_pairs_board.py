@@ -5,9 +5,12 @@ import io
 import json
 
 import pytest
+import torch
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from PIL import Image
+
+from instructbrush.tests.comfy.graphs import Parts, learning
 
 
 def put(comfy, folder, *names, size=(32, 24)):
@@ -57,6 +60,35 @@ def test_star_holds_a_pair_out_unless_the_learning_node_does(comfy, hold_out, st
     object.__setattr__(common, "hold_out", hold_out)
     rest, shown = common.split_pairs()
     assert "".join(pair.name for pair in rest) == learned and shown.name == watched
+
+
+def test_learning_follows_star_and_masks(comfy):
+    folder = put(
+        comfy, "board_learn", *(f"{at}_{side}.png" for at in (0, 1) for side in (0, 1)), size=(64, 64)
+    )
+
+    def learned(board=None, **changes):
+        graph = comfy.graph()
+        loaded = graph.node(
+            "InstructBrushLoadPairs", folder=folder, size=0, board=json.dumps(board) if board else ""
+        )
+        node = learning(
+            graph, comfy, Parts(graph), pairs=loaded.out(0), steps=2, guidance="default", **changes
+        )
+        (instruction,) = comfy.values(graph, node.out(0))
+        return torch.cat([tensor.flatten() for tensor in instruction.keys.values()])
+
+    whole = learned()
+    assert torch.equal(learned({"held_out": "1"}), learned(hold_out=2))
+    assert not torch.equal(learned({"held_out": "1"}), whole)
+    mask = comfy.base / "input" / folder / "0_mask.png"
+    Image.new("L", (64, 64), 255).save(mask)
+    # Everywhere white is everywhere.
+    assert torch.equal(learned(), whole)
+    half = Image.new("L", (64, 64))
+    half.paste(255, (0, 0, 32, 64))
+    half.save(mask)
+    assert not torch.equal(learned(), whole) and torch.equal(learned({"no_mask": ["0"]}), whole)
 
 
 def ask(comfy, *requests):
