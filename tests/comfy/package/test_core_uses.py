@@ -129,6 +129,7 @@ NAMED: dict[str, tuple[str, ...] | None] = {
     "folder_paths.models_dir": None,
     "server.PromptServer.instance.client_id": None,
     "server.PromptServer.instance.prompt_queue.get_current_queue_volatile": (),
+    "server.PromptServer.instance.routes.route": ("method", "path"),
     "server.PromptServer.instance.send_sync": ("event", "data", "sid"),
 }
 
