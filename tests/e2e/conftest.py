@@ -13,6 +13,7 @@ from instructbrush.tests.e2e.workflows import WORKFLOWS
 from instructbrush.tools import browser as front_end
 from instructbrush.tools.comfy_server import ComfyServer
 from instructbrush.tools.get_browser import find_browser
+from instructbrush.tools.get_comfyui import comfyui_root
 from instructbrush.tools.torture.server import ADDON
 
 
@@ -22,6 +23,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     base = tmp_path_factory.mktemp("server")
     (base / "custom_nodes").mkdir()
     shutil.copy(ADDON, base / "custom_nodes" / ADDON.name)
+    # The image that every ComfyUI has in its input folder.
+    (base / "input").mkdir(exist_ok=True)
+    shutil.copy(comfyui_root() / "input" / "example.png", base / "input" / "example.png")
     with ComfyServer(base, arguments=["--cpu"]) as running:
         yield running
 

@@ -18,6 +18,9 @@ WORKFLOWS = (
     "find_the_edited_object_then_edit",
     "sweep_when_the_instruction_acts",
     "retouch_photographs_like_an_expert",
+    "page_learn_an_edit",
+    "page_edit_my_image",
+    "page_edit_only_there",
 )
 
 

@@ -2,6 +2,7 @@
 
     .venv/bin/python tools/examples/make_workflows.py       # the workflows
     .venv/bin/python tools/examples/make_workflows.py run   # also runs them and writes the preview images
+    .venv/bin/python tools/examples/make_workflows.py NAME ... [run]    # only these
 
 The preview images need make_examples.py and train_example_addons.py first. The front end itself creates the
 nodes, so each file equals what a user would save. Run this again when the inputs of a node change.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -23,6 +25,12 @@ from playwright.sync_api import Page, sync_playwright
 from instructbrush.tools.browser import READY, launch, load_workflow, open_front_end
 from instructbrush.tools.comfy_server import ComfyServer
 from instructbrush.tools.examples.workflows.applying import algebra, chain
+from instructbrush.tools.examples.workflows.apps import (
+    PHOTO,
+    edit_my_image,
+    edit_only_there,
+    learn_an_edit,
+)
 from instructbrush.tools.examples.workflows.comparing import sweep
 from instructbrush.tools.examples.workflows.graph import Graph
 from instructbrush.tools.examples.workflows.learning import clip_space, learning, phrases, retouching
@@ -33,7 +41,7 @@ from instructbrush.tools.examples.workflows.reasoning import (
     several_edits,
 )
 from instructbrush.tools.examples.workflows.regions import found_region, mask_model
-from instructbrush.tools.get_comfyui import REPOSITORY
+from instructbrush.tools.get_comfyui import REPOSITORY, comfyui_root
 
 EXAMPLES = REPOSITORY / "example_workflows"
 PIXELS = 256
@@ -51,6 +59,9 @@ WORKFLOWS: tuple[Callable[[], Graph], ...] = (
     edited_object,
     sweep,
     retouching,
+    learn_an_edit,
+    edit_my_image,
+    edit_only_there,
 )
 
 BUILD = """(graph) => {
@@ -74,6 +85,12 @@ BUILD = """(graph) => {
     if (a < 0 || b < 0 || !made[from].connect(a, made[to], b))
       throw new Error(`cannot connect ${from}.${output} to ${to}.${input}`);
   }
+  for (const [name, key, label] of graph.labels) {
+    const node = made[name];
+    node.widgets.find((each) => each.name === key).label = label;
+    const input = node.inputs.find((each) => each.widget?.name === key);
+    if (input) input.label = label;
+  }
   const { nodes, links, last_node_id, last_link_id, version } = app.graph.serialize();
   return { last_node_id, last_link_id, nodes, links, groups: [], config: {}, extra: {}, version };
 }"""
@@ -90,7 +107,9 @@ def build(page: Page, graph: Graph) -> dict[str, Any]:
             (text,) = node["widgets"].values()
             name = page.evaluate("() => LiteGraph.createNode('MarkdownNote').widgets[0].name")
             node["widgets"] = {name: text}
-    return page.evaluate(BUILD, {"nodes": graph.nodes, "links": graph.links})
+    labels = [entry for entry in graph.inputs if entry[2]]
+    workflow = page.evaluate(BUILD, {"nodes": graph.nodes, "links": graph.links, "labels": labels})
+    return {**workflow, "extra": graph.extra}
 
 
 def preview(server: ComfyServer, page: Page, graph: Graph, workflow: dict[str, Any]) -> Image.Image:
@@ -99,13 +118,15 @@ def preview(server: ComfyServer, page: Page, graph: Graph, workflow: dict[str, A
     A single image keeps its aspect ratio.
     """
     result = server.run(load_workflow(page, workflow))
-    node_ids = [str(list(graph.nodes).index(name) + 1) for name in graph.shown]
+    node_ids = [str(graph.ids[name]) for name in graph.shown]
     columns = [
         [Image.open(io.BytesIO(server.view(image))).convert("RGB") for image in result.images(node)]
         for node in node_ids
     ]
     if len(columns) == len(columns[0]) == 1:
         (image,) = columns[0]
+        least = max(PIXELS / min(image.size), 1)
+        image = image.resize([round(least * side) for side in image.size], Image.Resampling.BICUBIC)
         image.thumbnail((4 * PIXELS, 4 * PIXELS))
         return image
     rows = list(zip(*columns, strict=True))
@@ -123,9 +144,14 @@ def main() -> None:
         ComfyServer(Path(folder), arguments=["--cpu"]) as server,
         sync_playwright() as playwright,
     ):
+        # A page loads the image that ComfyUI brings.
+        shutil.copy(comfyui_root() / "input" / PHOTO, Path(folder) / "input" / PHOTO)
         page = open_front_end(launch(playwright), server)
+        chosen = {argument for argument in sys.argv[1:] if argument != "run"}
         for make_graph in WORKFLOWS:
             graph = make_graph()
+            if chosen and graph.title not in chosen:
+                continue
             workflow = build(page, graph)
             path = EXAMPLES / f"{graph.title}.json"
             path.write_text(json.dumps(workflow, indent=1) + "\n", encoding="utf-8")

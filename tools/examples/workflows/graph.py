@@ -19,12 +19,32 @@ class Graph:
     shown: names of the nodes whose images make up the workflow's preview, one column each.
     nodes: name in this graph -> type, place, size, title and widgets. Node ids follow the order.
     links: (from node, output, to node, input).
+    inputs, outputs: (node, widget, label; "" keeps the widget's) and nodes that the workflow shows as a page
+        (ComfyUI's App Mode). Without them it opens as a graph.
     """
 
     title: str
     shown: tuple[str, ...]
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
     links: list[tuple[str, str, str, str]] = field(default_factory=list)
+    inputs: list[tuple[str, str, str]] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """Name -> id that the front end gives the node."""
+        return {name: number for number, name in enumerate(self.nodes, 1)}
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """The entries that make the workflow a page."""
+        if not self.outputs:
+            return {}
+        inputs = [[self.ids[node], widget] for node, widget, _ in self.inputs]
+        return {
+            "linearMode": True,
+            "linearData": {"inputs": inputs, "outputs": [self.ids[node] for node in self.outputs]},
+        }
 
     def add(
         self,
