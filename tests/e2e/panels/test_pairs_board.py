@@ -196,11 +196,12 @@ def test_masks_partners_and_problems(vue, server, open_page, shots):
     page.wait_for_selector(".ib-pair[data-key='a'] .ib-pair-mask")
     assert (where / "a_mask.png").read_bytes() == file.getvalue()
     # Another mask takes its place; the old one goes to the trash.
-    drop(page, [("again.png", picture(0, kind="PNG"))], ".ib-pair[data-key='a'] img")
     trash = server.base / "output" / "instructbrush_trash" / "pairs" / folder
-    page.wait_for_function(
-        "() => document.querySelector('.ib-pairs .ib-words').textContent.startsWith('5 pairs')"
-    )
+    again = base64.b64decode(picture(0, kind="PNG"))
+    with page.expect_response(lambda response: "/instructbrush/pairs?" in response.url):
+        drop(page, [("again.png", picture(0, kind="PNG"))], ".ib-pair[data-key='a'] img")
+    wait_for(page, "5 pairs")
+    assert (where / "a_mask.png").read_bytes() == again
     assert (trash / "a_mask.png").read_bytes() == file.getvalue()
     press(page, "a", "mask")
     assert board(page) == {"no_mask": ["a"]} and page.locator(".ib-pair-mask").count() == 0
