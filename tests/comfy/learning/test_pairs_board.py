@@ -67,13 +67,17 @@ def test_learning_follows_star_and_masks(comfy):
         comfy, "board_learn", *(f"{at}_{side}.png" for at in (0, 1) for side in (0, 1)), size=(64, 64)
     )
 
+    for turns, name in enumerate(("0_1.png", "1_0.png", "1_1.png"), start=1):
+        path = comfy.base / "input" / folder / name
+        Image.open(path).rotate(90 * turns).save(path)
+
     def learned(board=None, **changes):
         graph = comfy.graph()
         loaded = graph.node(
             "InstructBrushLoadPairs", folder=folder, size=0, board=json.dumps(board) if board else ""
         )
         node = learning(
-            graph, comfy, Parts(graph), pairs=loaded.out(0), steps=2, guidance="default", **changes
+            graph, comfy, Parts(graph), pairs=loaded.out(0), steps=6, guidance="default", **changes
         )
         (instruction,) = comfy.values(graph, node.out(0))
         return torch.cat([tensor.flatten() for tensor in instruction.keys.values()])
