@@ -39,6 +39,11 @@ def wait_for_headline(page, pattern, seconds=120):
     )
 
 
+def wait_for_previews(page):
+    """Waits for three previews."""
+    page.wait_for_function(f"() => document.querySelector('{PANEL} .ib-scrubber')?.max >= 2", timeout=60_000)
+
+
 def wait_until_idle(server, seconds=240):
     """Waits until the queue is empty."""
     end = time.monotonic() + seconds
@@ -56,6 +61,13 @@ def interrupt(server):
     wait_until_idle(server)
 
 
+@pytest.fixture(autouse=True)
+def idle(server):
+    """No run of one test is shown in the next."""
+    yield
+    interrupt(server)
+
+
 @RENDERERS
 def test_learns_survives_a_reload_and_ends_early(vue, server, open_page, load_example, shots):
     kind = "vue" if vue else "classic"
@@ -67,7 +79,9 @@ def test_learns_survives_a_reload_and_ends_early(vue, server, open_page, load_ex
     assert page.locator(f"{PANEL} .ib-words").text_content() == "Not run yet"
     page.evaluate("() => app.queuePrompt(0)")
     wait_for_headline(page, r"^[1-9]\d* \/ 400 · .* left · loss")
-    page.wait_for_function("() => document.querySelector('.ib-scrubber')?.max >= 2", timeout=60_000)
+    page.wait_for_function(
+        "() => document.querySelector('.ib-learning .ib-scrubber')?.max >= 2", timeout=60_000
+    )
     assert page.locator(".ib-best-text").text_content().startswith("best at ")
     page.screenshot(path=shots / f"learning_{kind}.png")
 
@@ -78,12 +92,15 @@ def test_learns_survives_a_reload_and_ends_early(vue, server, open_page, load_ex
     load_example(page, "learn_from_pairs")
     prepare(page, learn, **values)
     wait_for_headline(page, r"^[1-9]\d* \/ 400", 20)
-    before = page.evaluate("() => document.querySelector('.ib-words').textContent")
-    page.wait_for_function("() => document.querySelector('.ib-scrubber').max >= 2", timeout=10_000)
+    before = page.evaluate("() => document.querySelector('.ib-learning .ib-words').textContent")
+    page.wait_for_function(
+        "() => document.querySelector('.ib-learning .ib-scrubber').max >= 2", timeout=10_000
+    )
     captions = page.locator(f"{PANEL} figcaption").all_text_contents()
     assert captions == ["before", "now", "goal"]
     page.wait_for_function(
-        f"() => document.querySelector('.ib-words').textContent !== {json.dumps(before)}", timeout=30_000
+        f"() => document.querySelector('.ib-learning .ib-words').textContent !== {json.dumps(before)}",
+        timeout=30_000,
     )
     page.locator(".ib-scrubber").press("Home")
     assert page.locator(f"{PANEL} figcaption").all_text_contents()[1] == "step 10"
@@ -95,4 +112,118 @@ def test_learns_survives_a_reload_and_ends_early(vue, server, open_page, load_ex
     assert "learning" not in page.evaluate("async () => (await app.graphToPrompt()).output")[learn]["inputs"]
     page.wait_for_timeout(500)
     page.screenshot(path=shots / f"ended_early_{kind}.png")
-    interrupt(server)
+
+
+def test_stops_for_later_resumes_and_is_done(server, open_page, load_example, shots):
+    page = open_page(vue=True)
+    prompt = load_example(page, "learn_from_pairs")
+    learn = learning_node(prompt)
+    prepare(page, learn, preset="custom", steps=40, preview_every=10, hold_out=2, seed=73, guidance="default")
+    page.evaluate("() => app.queuePrompt(0)")
+    wait_for_headline(page, r"^\d\d \/ 40")
+    page.get_by_role("button", name="Stop for later").click()
+    wait_for_headline(page, r"^Stopped at \d+ \/ 40$")
+    message = page.locator(f"{PANEL} .ib-message").text_content()
+    assert message.startswith("Kept as output/instructions/unfinished/")
+    assert message.endswith("Run again with the same settings to resume.")
+    assert page.locator(f"{PANEL} button").count() == 0
+    page.wait_for_timeout(700)
+    page.screenshot(path=shots / "stopped.png")
+    # A stop is no error.
+    assert page.locator(".p-dialog").count() == 0
+    wait_until_idle(server)
+    page.evaluate("() => app.queuePrompt(0)")
+    wait_for_headline(page, r"^Done · 40 \/ 40 · loss")
+    assert page.locator(".ib-scrubber").is_visible()
+    page.wait_for_timeout(500)
+    page.screenshot(path=shots / "learned.png")
+
+
+@RENDERERS
+def test_offers_a_size_for_large_images(vue, open_page, load_example, shots):
+    page = open_page(vue=vue)
+    learn = learning_node(load_example(page, "learn_from_pairs"))
+    prepare(page, learn)
+    text = "These images are 1024 x 768 pixels. The pocket editor was made for 128 x 128."
+    page.evaluate(
+        f"""async ([node, text]) => {{
+            const {{ showMessage }} = await import("{MODULES}/live.js");
+            const run = {{ run: "r", phase: "encoding", pairs: 4, detail: "1 of 4", step: 0, total: 300 }};
+            showMessage({{ ...run, node, advice: {{ text, size: 128 }} }});
+        }}""",
+        [learn, text],
+    )
+    assert page.locator(f"{PANEL} .ib-words").text_content() == "Encoding 4 pairs · 1 of 4"
+    page.screenshot(path=shots / f"size_advice_{'vue' if vue else 'classic'}.png")
+    page.get_by_role("button", name="Use 128").click()
+    size = page.evaluate(
+        """(id) => {
+            const pairs = app.graph.getNodeById(id).getInputNode(3);
+            return [pairs.comfyClass, pairs.widgets.find((widget) => widget.name === "size").value];
+        }""",
+        learn,
+    )
+    assert size == ["InstructBrushLoadPairs", 128]
+    assert "set to 128" in page.locator(f"{PANEL} .ib-advice").text_content()
+
+
+def test_formats_numbers_and_tolerates_lost_messages(open_page):
+    page = open_page()
+    found = page.evaluate(
+        f"""async () => {{
+            const {{ thin, smooth, brief, bestOf, LossChart }} = await import("{MODULES}/chart.js");
+            const {{ LearningPanel, clock }} = await import("{MODULES}/panel.js");
+            const {{ thinned }} = await import("{MODULES}/previews.js");
+            const asked = [];
+            const act = async (action) => asked.push(action);
+            const panel = new LearningPanel({{ act, resize: {{ possible: () => false }} }});
+            const words = [];
+            const show = (message) => {{
+              panel.show({{ run: "r", total: 4, pairs: 1, ...message }});
+              words.push(panel.words.textContent);
+            }};
+            show({{ phase: "reading", step: 0, seconds_left: null }});
+            const actions = ["use"];
+            show({{ phase: "learning", step: 2, first: 0, losses: [4, 2], seconds_left: 61.4, actions }});
+            panel.buttons.firstChild.click();
+            show({{ phase: "learning", step: 3, first: 2, losses: [1], seconds_left: null }});
+            show({{ phase: "stopped", step: 3, first: 3, state: "Kept." }});
+            const losses = [...panel.losses];
+            // A reloaded page: a message comes before the whole state.
+            show({{ run: "s", phase: "learning", step: 3, first: 2, losses: [1] }});
+            show({{ run: "s", phase: "learning", step: 2, first: 0, losses: [4, 2], previews: [[2, "data:,"]],
+                    held_out: [[0, 3], [2, 1]] }});
+            const chart = new LossChart();
+            chart.draw([NaN, Infinity, 0], 3);
+            const many = Array.from({{ length: 61 }}, (_, i) => [i, ""]);
+            return {{
+              words, losses, restored: panel.losses, best: panel.chart.markText.textContent, asked,
+              thin: thin([[1, 1], [2, 2], [3, 3], [4, 4], [5, 5], [6, 6]], 3), same: thin([[1, 1]], 3),
+              smooth: smooth([5, 5, 5]), brief: [brief(0.12345), brief(12.3456), brief(0.00001)],
+              clock: clock(95), empty: chart.mean.getAttribute("d"), none: bestOf([]) === undefined,
+              thinned: thinned(many).map(([step]) => step).slice(-3),
+            }};
+        }}"""
+    )
+    assert found == {
+        "words": [
+            "Reading 1 pair",
+            "2 / 4 · 1:01 left · loss 2.95",
+            "3 / 4 · loss 2.23",
+            "Stopped at 3 / 4",
+            "3 / 4 · loss 1",
+            "3 / 4 · loss 2.23",
+        ],
+        "losses": [4, 2, 1],
+        "restored": [4, 2, 1],
+        "best": "best at 2",
+        "asked": ["use"],
+        "thin": [[2, 1.5], [4, 3.5], [6, 5.5]],
+        "same": [[1, 1]],
+        "smooth": [5, 5, 5],
+        "brief": ["0.123", "12.3", "1.0e-5"],
+        "clock": "1:35",
+        "empty": "",
+        "none": True,
+        "thinned": [56, 58, 60],
+    }
