@@ -10,8 +10,8 @@ const MOST_POINTS = 160;
 const usable = (value) => Number.isFinite(value) && value > 0;
 
 /**
- * Returns means over at most `count` equal parts of a list of points [step, value], so that the path of a long
- * run stays short. A part keeps its last step.
+ * Returns means over at most `count` equal parts of a list of points [step, value], so that the path of a
+ * long run stays short. A part keeps its last step.
  */
 export function thin(points, count = MOST_POINTS) {
   if (points.length <= count) return points.slice();

@@ -1,4 +1,4 @@
-// Connects the panels of the learning nodes to the server: its messages, its state after a reload, the buttons.
+// Connects the panels of the learning nodes to the server: messages, the state after a reload, buttons.
 import { app } from "../../../../scripts/app.js";
 import { api } from "../../../../scripts/api.js";
 import { addPanel, loadStyle, nodeOf, onResult } from "../dom.js";

@@ -83,7 +83,8 @@ export class LearningPanel {
    */
   show(message) {
     if (message.run !== this.run) this.start(message);
-    const { losses = [], first = this.losses.length, pair, preview, preview_step, previews, advice } = message;
+    const { losses = [], first = this.losses.length, pair, advice } = message;
+    const { preview, preview_step, previews } = message;
     if (pair?.length) this.previews.setPair(pair);
     if (previews) this.previews.complete(previews);
     if (preview) this.previews.add(preview_step, preview);
@@ -106,7 +107,7 @@ export class LearningPanel {
     this.bar.value = step;
     const parts = [HEADLINES[phase]?.(this.state) ?? phase];
     const loss = smooth(this.losses.filter(Number.isFinite)).at(-1);
-    if (loss !== undefined && phase !== "stopped") parts.push(`loss ${brief(loss)}`);
+    if (loss !== undefined && ["learning", "guidance", "done"].includes(phase)) parts.push(`loss ${brief(loss)}`);
     const words = parts.join(" · ");
     if (this.words.textContent !== words) this.words.textContent = words;
     const ended = phase === "used" || phase === "best";
