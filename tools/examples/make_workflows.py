@@ -65,6 +65,7 @@ WORKFLOWS: tuple[Callable[[], Graph], ...] = (
 )
 
 BUILD = """(graph) => {
+  const GAP = 60;  // a title is 30 px tall
   app.graph.clear();
   const made = {};
   for (const [name, { type, at, size, title, widgets }] of Object.entries(graph.nodes)) {
@@ -77,8 +78,21 @@ BUILD = """(graph) => {
       if (!widget) throw new Error(`${type} has no widget ${key}`);
       widget.value = value;
     }
-    node.setSize(size ?? node.computeSize());
+    const [wide, tall] = node.computeSize();
+    node.setSize(size ? [Math.max(size[0], wide), Math.max(size[1], tall)] : [wide, tall]);
     made[name] = node;
+  }
+  // Nodes of a column that are taller than planned move the nodes below them down.
+  const placed = [];
+  for (const node of Object.values(made).sort((a, b) => a.pos[1] - b.pos[1])) {
+    for (const above of placed) {
+      const [left, right] = [node.pos[0], node.pos[0] + node.size[0]];
+      const below = left < above.pos[0] + above.size[0] && above.pos[0] < right;
+      const free = above.pos[1] + above.size[1] + GAP;
+      if (below && node.pos[1] < free) node.pos = [left, free];
+    }
+    placed.push(node);
+    placed.sort((a, b) => a.pos[1] - b.pos[1]);
   }
   for (const [from, output, to, input] of graph.links) {
     const a = made[from].findOutputSlot(output), b = made[to].findInputSlot(input);
