@@ -234,7 +234,8 @@ def _try_name(server: ComfyServer, kind: str, name: str, linked: bool) -> str:
     try:
         server.run(nodes, seconds=60)
     except ServerError as error:
-        if all(kind in _REFUSALS or kind.startswith("InstructBrush.") for kind in error.kinds) and error.kinds:
+        ours = [kind in _REFUSALS or kind.startswith("InstructBrush.") for kind in error.kinds]
+        if ours and all(ours):
             return "refused"
         how = " through a link" if linked else ""
         print(f"server: {kind} with {name[:60]!r}{how}: {error.kinds} {str(error)[:300]}", flush=True)

@@ -20,7 +20,10 @@ def pairs_with(*masks: torch.Tensor | None) -> EditPairs:
     draw = torch.Generator().manual_seed(1)
     images = torch.rand(len(masks), 2, 64, 64, 3, generator=draw)
     return EditPairs(
-        tuple(EditPair(*both, str(place), mask) for place, (both, mask) in enumerate(zip(images, masks)))
+        tuple(
+            EditPair(*both, str(place), mask)
+            for place, (both, mask) in enumerate(zip(images, masks, strict=True))
+        )
     )
 
 

@@ -107,7 +107,8 @@ export class LearningPanel {
     this.bar.value = step;
     const parts = [HEADLINES[phase]?.(this.state) ?? phase];
     const loss = smooth(this.losses.filter(Number.isFinite)).at(-1);
-    if (loss !== undefined && ["learning", "guidance", "done"].includes(phase)) parts.push(`loss ${brief(loss)}`);
+    const withLoss = ["learning", "guidance", "done"].includes(phase);
+    if (withLoss && loss !== undefined) parts.push(`loss ${brief(loss)}`);
     const words = parts.join(" · ");
     if (this.words.textContent !== words) this.words.textContent = words;
     const ended = phase === "used" || phase === "best";
