@@ -11,9 +11,12 @@ from aiohttp import web
 from server import PromptServer
 
 from ....core.errors import InstructBrushError
+from ....core.storage.json_text import parse_json
 
 PREFIX = "/instructbrush"
 _MODULES: tuple[str, ...] = ("gallery", "learning", "pairs")
+
+_MOST_BODY_BYTES = 64 * 1024
 
 Answer = Callable[[web.Request], Awaitable[Any]]
 
@@ -42,3 +45,23 @@ def add_route(method: str, path: str, answer: Answer) -> None:
         return answered if isinstance(answered, web.StreamResponse) else web.json_response(answered)
 
     PromptServer.instance.routes.route(method, f"{PREFIX}{path}")(handle)
+
+
+async def json_body(request: web.Request) -> dict[str, Any]:
+    """Returns the JSON table of a POST request.
+
+    Raises:
+        InstructBrushError: it is of another type, too large, or damaged.
+    """
+    # Other pages can send forms to this server, but JSON only if the server allows it.
+    if request.content_type != "application/json":
+        raise InstructBrushError("The request must be of the type application/json.")
+    if request.content_length is None or request.content_length > _MOST_BODY_BYTES:
+        raise InstructBrushError(f"The request must be JSON of at most {_MOST_BODY_BYTES} bytes.")
+    try:
+        body = parse_json(await request.read())
+    except ValueError as error:
+        raise InstructBrushError(f"The request is not JSON ({error}).") from error
+    if not isinstance(body, dict):
+        raise InstructBrushError("The request must be a JSON table.")
+    return body

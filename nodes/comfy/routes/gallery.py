@@ -9,12 +9,10 @@ from aiohttp import web
 
 from ....core.errors import InstructBrushError, ModelError
 from ....core.instruction.file import read_thumbnail
-from ....core.storage.json_text import parse_json
 from ..folders import instruction_cards, instruction_moves
 from ..models.loading import family_of
-from . import add_route
+from . import add_route, json_body
 
-_MOST_BODY_BYTES = 64 * 1024
 _MOST_NAME = 4096
 _MOST_RESTORED = 16
 _THUMBNAIL = (768, 768)
@@ -62,18 +60,18 @@ async def _family(request: web.Request) -> Any:
 
 
 async def _rename(request: web.Request) -> Any:
-    body = await _body(request)
+    body = await json_body(request)
     name, new_name = _text(body, "name"), _text(body, "new_name")
     return {"name": await asyncio.to_thread(instruction_moves.rename, name, new_name)}
 
 
 async def _trash(request: web.Request) -> Any:
-    name = _text(await _body(request), "name")
+    name = _text(await json_body(request), "name")
     return {"trashed": await asyncio.to_thread(instruction_moves.to_trash, name)}
 
 
 async def _restore(request: web.Request) -> Any:
-    trashed = (await _body(request)).get("trashed")
+    trashed = (await json_body(request)).get("trashed")
     if (
         not isinstance(trashed, list)
         or not 0 < len(trashed) <= _MOST_RESTORED
@@ -105,19 +103,3 @@ def _text(values: dict[str, Any], key: str) -> str:
     if not isinstance(value, str) or len(value) > _MOST_NAME:
         raise InstructBrushError(f"The request needs '{key}', a text.")
     return value
-
-
-async def _body(request: web.Request) -> dict[str, Any]:
-    """Returns the request's JSON table."""
-    # Other pages can send forms to this server, but JSON only if the server allows it.
-    if request.content_type != "application/json":
-        raise InstructBrushError("The request must be of the type application/json.")
-    if request.content_length is None or request.content_length > _MOST_BODY_BYTES:
-        raise InstructBrushError(f"The request must be JSON of at most {_MOST_BODY_BYTES} bytes.")
-    try:
-        body = parse_json(await request.read())
-    except ValueError as error:
-        raise InstructBrushError(f"The request is not JSON ({error}).") from error
-    if not isinstance(body, dict):
-        raise InstructBrushError("The request must be a JSON table.")
-    return body

@@ -10,7 +10,7 @@ from aiohttp import web
 from ....core.errors import LearningError
 from ..learning import active
 from ..learning.progress import ENDED
-from . import add_route
+from . import add_route, json_body
 
 LEARN_ON = "on"
 _FIELDS = ("node", "run", "action")
@@ -71,11 +71,8 @@ def _event(message: Mapping[str, Any]) -> bytes:
 
 async def _act(request: web.Request) -> dict[str, Any]:
     """``{"node": execution id, "run": id of the run, "action": "use", "later", "best" or "on"}``."""
-    try:
-        given = await request.json()
-    except ValueError as error:
-        raise LearningError("The learning panel sends JSON.") from error
-    texts = [given.get(name) if isinstance(given, dict) else None for name in _FIELDS]
+    given = await json_body(request)
+    texts = [given.get(name) for name in _FIELDS]
     if not all(isinstance(text, str) and len(text) <= _LONGEST_ID for text in texts):
         raise LearningError(f"The learning panel sends {', '.join(_FIELDS)} as texts.")
     node, run, action = map(str, texts)

@@ -11,7 +11,7 @@ from aiohttp import web
 from ....core.errors import PairError, StorageError
 from ....core.pairs.survey import Survey, SurveyedPair, survey, thumbnail_of
 from ..folders import examples, paths
-from . import add_route
+from . import add_route, json_body
 
 _MOST_KEPT = 16
 _DAY = 24 * 60 * 60
@@ -45,11 +45,10 @@ async def _image(request: web.Request) -> web.Response:
 
 async def _trash_mask(request: web.Request) -> dict[str, Any]:
     """Moves the mask of a pair to the trash folder, before another one takes its place."""
-    try:
-        wanted = await request.json()
-        folder, key = str(wanted["folder"]), str(wanted["key"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise PairError("Pairs board: the request needs a folder and the key of a pair.") from error
+    wanted = await json_body(request)
+    folder, key = wanted.get("folder"), wanted.get("key")
+    if not isinstance(folder, str) or not isinstance(key, str):
+        raise PairError("Pairs board: the request needs a folder and the key of a pair.")
     return {"trashed": await asyncio.to_thread(_trashed, folder, key)}
 
 

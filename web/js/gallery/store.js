@@ -1,5 +1,6 @@
 // What the gallery knows: the list of the server, the favorites of the user, and the actions on a file.
 import { api } from "../../../../scripts/api.js";
+import { get, post } from "../server.js";
 
 const ROUTE = "/instructbrush/gallery";
 const FAVORITES = "instructbrush/favorites.json";
@@ -95,19 +96,4 @@ export const store = new GalleryStore();
 /** Returns the address of a card's thumbnail. It changes when the file does, so browsers keep it. */
 export function thumbnailOf({ name, version }) {
   return api.apiURL(`${ROUTE}/thumbnail?${new URLSearchParams({ name, v: version })}`);
-}
-
-async function get(address) {
-  return answerOf(await api.fetchApi(address));
-}
-
-async function post(address, values) {
-  const headers = { "Content-Type": "application/json" };
-  return answerOf(await api.fetchApi(address, { method: "POST", headers, body: JSON.stringify(values) }));
-}
-
-async function answerOf(response) {
-  const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(answer.error ?? `The server answered ${response.status}.`);
-  return answer;
 }

@@ -2,6 +2,7 @@
 import { app } from "../../../../scripts/app.js";
 import { api } from "../../../../scripts/api.js";
 import { addPanel, loadStyle, nodeOf, onResult } from "../dom.js";
+import { get, post } from "../server.js";
 import { LearningPanel } from "./panel.js";
 
 const ROUTE = "/instructbrush/learning";
@@ -37,9 +38,7 @@ export function addLearningPanel(node) {
  * middle. Messages may then come twice, which does no harm.
  */
 export async function restoreLearning() {
-  const response = await api.fetchApi(ROUTE);
-  if (!response.ok) return;
-  const { runs } = await response.json();
+  const { runs } = await get(ROUTE).catch(() => ({ runs: [] }));
   for (const run of runs) showMessage(run);
   if (runs.length) follow();
 }
@@ -64,12 +63,7 @@ export function showMessage(message) {
 }
 
 async function act(node, action, run) {
-  const response = await api.fetchApi(ROUTE, {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ node, run, action }),
-  });
-  if (!response.ok) throw new Error((await response.json()).error);
+  await post(ROUTE, { node, run, action });
   if (action === "on") await app.queuePrompt(0);
 }
 

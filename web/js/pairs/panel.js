@@ -1,10 +1,10 @@
 // The pairs board in Load Edit Pairs. It shows what the server reads in the chosen folder, uploads dropped
 // images, and writes what the user decides into the node's hidden input "board".
 import { app } from "../../../../scripts/app.js";
-import { api } from "../../../../scripts/api.js";
 import { element } from "../dom.js";
 import { arranged, moved, parseBoard, starred, toggled, writeBoard } from "./decisions.js";
 import { Dragging } from "./dragging.js";
+import { get, post } from "../server.js";
 import { TEXTS } from "./texts.js";
 import { tile } from "./tiles.js";
 import { chosenImages, droppedImages, hasFiles, upload } from "./uploads.js";
@@ -66,12 +66,15 @@ export class PairsBoard {
     }
     if (!this.survey) this.words.textContent = TEXTS.loading;
     const query = new URLSearchParams({ folder: this.folder ?? "" });
-    const response = await api.fetchApi(`/instructbrush/pairs?${query}`);
-    const failure = { error: `${response.status} ${response.statusText}` };
-    const answer = await response.json().catch(() => failure);
+    let answer, failure;
+    try {
+      answer = await get(`/instructbrush/pairs?${query}`);
+    } catch (error) {
+      failure = error.message;
+    }
     if (asked !== this.asked) return;
-    if (!response.ok) {
-      this.#fail(answer.error);
+    if (failure) {
+      this.#fail(failure);
       return;
     }
     this.survey = answer;
@@ -248,8 +251,12 @@ export class PairsBoard {
     }
     const { folder } = this.survey;
     if (pair.mask) {
-      const body = JSON.stringify({ folder, key: pair.key });
-      await api.fetchApi("/instructbrush/pairs/trash_mask", { method: "POST", body });
+      try {
+        await post("/instructbrush/pairs/trash_mask", { folder, key: pair.key });
+      } catch (error) {
+        this.#say(error.message);
+        return;
+      }
     }
     const failure = await this.#upload([{ file: images[0].file, path: place }], folder, true);
     if (failure) this.#say(TEXTS.failed(failure.name, failure.why));
