@@ -38,7 +38,9 @@ def command(region_data: Path, tmp_path: Path) -> Command:
     """The command line of a short run into a folder below ``tmp_path``. Later options win."""
 
     def arguments(out: str, *more: object) -> list[str]:
-        data = ("--model", "pocket", "--data", region_data, "--out", tmp_path / out)
+        data = ("--model", "pocket", "--out", tmp_path / out)
+        # A repeated --data adds to the first.
+        data += () if "--data" in more else ("--data", region_data)
         training = ("--resolution", 64, "--batch", 2, "--precision", "no", "--rate", 1e-3, "--average", 0.5)
         return [str(part) for part in ("train-region", *data, *training, *more)]
 

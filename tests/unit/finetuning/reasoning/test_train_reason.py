@@ -36,7 +36,9 @@ def command(reasoning_data: Path, mllm_folder: Path, tmp_path: Path) -> Callable
     """The command line of a short run into a folder below ``tmp_path``. Later options win."""
 
     def arguments(out: str, *more: object) -> list[str]:
-        models = ("--model", "pocket", "--mllm", mllm_folder, "--data", reasoning_data)
+        models = ("--model", "pocket", "--mllm", mllm_folder)
+        # A repeated --data adds to the first.
+        models += () if "--data" in more else ("--data", reasoning_data)
         training = ("--resolution", 64, "--batch", 2, "--precision", "no", "--rate", 1e-3, "--average", 0.5)
         quiet = ("--pictures-every", 0)
         command = ("reason", "train", *models, "--out", tmp_path / out, *training, *quiet, *more)
