@@ -35,7 +35,7 @@ NO_IMAGES = ("--pictures-every", 0)
 
 @pytest.fixture
 def command(region_data: Path, tmp_path: Path) -> Command:
-    """The command line of a short run into a folder below ``tmp_path``. Later options win; --data is replaced."""
+    """The command line of a short run into a folder below ``tmp_path``. Later options win, also --data."""
 
     def arguments(out: str, *more: object) -> list[str]:
         data = ("--model", "pocket", "--out", tmp_path / out)

@@ -33,7 +33,7 @@ from instructbrush.tests.support import tuning
 
 @pytest.fixture
 def command(reasoning_data: Path, mllm_folder: Path, tmp_path: Path) -> Callable[..., list[str]]:
-    """The command line of a short run into a folder below ``tmp_path``. Later options win; --data is replaced."""
+    """The command line of a short run into a folder below ``tmp_path``. Later options win, also --data."""
 
     def arguments(out: str, *more: object) -> list[str]:
         models = ("--model", "pocket", "--mllm", mllm_folder)
