@@ -6,6 +6,7 @@ import { addPanel, element, loadStyle, onResult } from "./dom.js";
 import { showErrors } from "./errors.js";
 import { addLearningPanel, restoreLearning, setupLearning } from "./learning/live.js";
 import { addPairsBoard, refreshBoards } from "./pairs/board.js";
+import { loadTranslations } from "./translate.js";
 
 const LEARNING = ["InstructBrushLearn", "InstructBrushLearnText", "InstructBrushLearnAdapter"];
 
@@ -72,7 +73,8 @@ function followPreset(node) {
 app.registerExtension({
   name: "InstructBrush",
 
-  setup() {
+  async setup() {
+    await loadTranslations();
     loadStyle("panels");
     loadStyle("pairs");
     setupGallery();
