@@ -67,7 +67,11 @@ def tables(node: dict[str, Any]) -> str:
         default = options.get("default", "" if key in ("folder", "name") or not choices else choices[0])
         title = "choice" if choices is not None else str(kind).removeprefix("INSTRUCTBRUSH_")
         shown = "*empty*" if default == "" and kind == "STRING" else str(default)
-        lines.append(f"| `{key}` | {title} | {shown} | {options.get('tooltip', '')} |")
+        if "auto" in options and default == options["auto"]:
+            shown = f"auto ({default})"
+        label = options.get("display_name") or key
+        named = f"`{key}`" if label == key else f"{label} (`{key}`)"
+        lines.append(f"| {named} | {title} | {shown} | {options.get('tooltip', '')} |")
     lines += ["\n## Outputs\n", "| Output | |", "| --- | --- |"]
     lines += [
         f"| `{label}` | {tooltip} |"

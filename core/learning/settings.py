@@ -300,16 +300,23 @@ AUTO = "auto"
 """Name for the preset of the model's family."""
 
 
+def preset_name(family: str, space: str = "attention", name: str = AUTO) -> str:
+    """The preset that ``auto`` stands for: the one measured for the pocket editor. For full-size models the
+    papers', or ``full_size`` where there is no paper."""
+    if name != AUTO:
+        return name
+    if family == POCKET_FAMILY.name:
+        return "pocket"
+    return "full_size" if space == "adapter" else "paper"
+
+
 def preset_for(family: str, space: str = "attention", name: str = AUTO) -> LearningSettings:
-    """The settings of a preset. ``auto`` are those measured for the pocket editor. For full-size models they
-    are the papers', or ``full_size`` where there is no paper.
+    """The settings of a preset, see ``preset_name``.
 
     Raises:
         LearningError: the space has no such preset.
     """
-    if name == AUTO:
-        full_size = "full_size" if space == "adapter" else "paper"
-        name = "pocket" if family == POCKET_FAMILY.name else full_size
+    name = preset_name(family, space, name)
     if name not in PRESETS[space]:
         raise LearningError(
             f"Learning settings: the {space} space has no preset '{name}'. Choose from {AUTO}, "

@@ -4,10 +4,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...core.learning.settings import AUTO, POCKET_ADAPTER, PRESETS
+from ...core.learning.settings import POCKET_ADAPTER
 from ..shared import learning_inputs as inputs
-from ..shared.node import Choice
-from .runs import CUSTOM, CommonInputs, LearningNode, run_learning
+from .runs import CommonInputs, LearningNode, run_learning
 
 
 class LearnAdapterInstruction(LearningNode):
@@ -36,11 +35,9 @@ class LearnAdapterInstruction(LearningNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 *inputs.sources(),
-                Choice(
-                    "preset",
-                    options=[AUTO, CUSTOM, *PRESETS["adapter"]],
-                    default=AUTO,
-                    tooltip="auto: pocket for the pocket editor, full_size for other models. custom: the "
+                inputs.preset(
+                    "adapter",
+                    "auto: pocket for the pocket editor, full_size for other models. custom: the "
                     "values below. pocket: best for the pocket editor. full_size: common values of LoRAs, "
                     "not measured here. Every preset but custom replaces all values below, except the seed "
                     "and the previews.",

@@ -4,10 +4,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...core.learning.settings import AUTO, FORMER_NAMES, POCKET, PRESETS
+from ...core.learning.settings import FORMER_NAMES, POCKET
 from ..shared import learning_inputs as inputs
 from ..shared.node import Choice
-from .runs import CUSTOM, CommonInputs, LearningNode, run_learning
+from .runs import CommonInputs, LearningNode, run_learning
 
 
 class LearnInstruction(LearningNode):
@@ -36,11 +36,9 @@ class LearnInstruction(LearningNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 *inputs.sources(),
-                Choice(
-                    "preset",
-                    options=[AUTO, CUSTOM, *PRESETS["attention"]],
-                    default=AUTO,
-                    tooltip="auto: pocket for the pocket editor, paper for other models. custom: the values "
+                inputs.preset(
+                    "attention",
+                    "auto: pocket for the pocket editor, paper for other models. custom: the values "
                     "below. pocket: best for the pocket editor. paper: the paper's values (1000 steps, rate "
                     "0.001, separate segments, plain objective). paper_guided: the same with the guided "
                     "objective, the paper's other reading. Every preset but custom replaces the values "

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ...core.encoders.clip import OpenClipModel
 from ...core.learning.run import wants_scales
-from ...core.learning.settings import PRESETS, LearningSettings, preset_for
+from ...core.learning.settings import PRESETS, LearningSettings, preset_for, preset_name
 from ...core.models.families import Family
 from ...core.pairs.pairs import EditPair, EditPairs, thumbnail
 from ..comfy.learning import active
@@ -17,12 +17,9 @@ from ..comfy.learning.session import LearningInputs, LearningSession
 from ..comfy.models.description import describe
 from ..comfy.types import Clip, Model, Vae
 from ..shared.guidance_scales import AUTO_SCALE, scales_for
-from ..shared.learning_inputs import FOLLOW, final_rate
+from ..shared.learning_inputs import CUSTOM, FOLLOW, final_rate
 from ..shared.node import Node
 from ..shared.socket_types import with_thumbnail
-
-CUSTOM = "custom"
-"""Name for the values of the node's own inputs."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,8 @@ def run_learning(
         open_clip: the CLIP of the direction loss.
     """
     pairs, watched = common.split_pairs()
-    settings = common.settings(describe(common.model).family, space, own)
+    family = describe(common.model).family
+    settings = common.settings(family, space, own)
     inputs = LearningInputs(
         common.model,
         common.clip,
@@ -115,7 +113,8 @@ def run_learning(
     with progress.shown():
         instruction = LearningSession(inputs, progress).run(display)
     learned = with_thumbnail(instruction, thumbnail(pairs))
-    return io.NodeOutput(learned, ui={"learning": [progress.result()]})
+    used = {"preset": preset_name(family.name, space, common.preset)}
+    return io.NodeOutput(learned, ui={"learning": [progress.result() | used]})
 
 
 class LearningNode(Node):

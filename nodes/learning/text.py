@@ -5,11 +5,11 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...core.encoders.clip import OpenClipModel
-from ...core.learning.settings import AUTO, POCKET_TEXT, PRESETS
+from ...core.learning.settings import POCKET_TEXT
 from ..shared import learning_inputs as inputs
 from ..shared.node import Choice
 from ..shared.socket_types import OpenClip
-from .runs import CUSTOM, CommonInputs, LearningNode, run_learning
+from .runs import CommonInputs, LearningNode, run_learning
 
 
 class LearnTextInstruction(LearningNode):
@@ -36,11 +36,9 @@ class LearnTextInstruction(LearningNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 *inputs.sources(),
-                Choice(
-                    "preset",
-                    options=[AUTO, CUSTOM, *PRESETS["text"]],
-                    default=AUTO,
-                    tooltip="auto: pocket for the pocket editor, paper for other models. custom: the values "
+                inputs.preset(
+                    "text",
+                    "auto: pocket for the pocket editor, paper for other models. custom: the values "
                     "below. pocket: best for the pocket editor. paper: Visii's values (the rows of the init "
                     "text, 1000 steps, rate 0.001, guided error). Every preset but custom replaces all "
                     "values below, except the seed and the previews.",

@@ -3,11 +3,14 @@
 from comfy_api.latest import io
 
 from ...core.diffusion.schedule import SEEDS
-from ...core.learning.settings import LearningSettings
+from ...core.learning.settings import AUTO, PRESETS, LearningSettings, preset_name
+from ...core.models.families import FAMILIES
 from .guidance_scales import AUTO_SCALE
 from .node import Choice
 from .socket_types import InstructionSocket, Pairs
 
+CUSTOM = "custom"
+"""The preset that stands for the values of the node's own inputs."""
 FOLLOW = 0.0
 """A final learning rate that follows the first one."""
 WEIGHTINGS = ["snr", "none"]
@@ -34,6 +37,20 @@ def sources() -> list[io.Input]:
             "May be empty. Words that do not fit into the text encoder's window are cut.",
         ),
     ]
+
+
+def preset(space: str, tooltip: str) -> io.Input:
+    """Which settings to learn with. The front end gets the presets' steps, and the preset that ``auto``
+    stands for by family, to tell them."""
+    steps = {name: settings.steps for name, settings in PRESETS[space].items()}
+    auto = {family: preset_name(family, space) for family in FAMILIES}
+    return Choice(
+        "preset",
+        options=[AUTO, CUSTOM, *PRESETS[space]],
+        default=AUTO,
+        tooltip=tooltip,
+        extra_dict={"steps": steps, "preset_of": auto},
+    )
 
 
 def watching() -> list[io.Input]:

@@ -1,4 +1,4 @@
-"""The base class of nodes. Checks input values that come by wire, and fingerprints files."""
+"""The base class of nodes. Labels inputs, checks values that come by wire, and fingerprints files."""
 
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -8,6 +8,7 @@ from uuid import uuid4
 from comfy_api.latest import io
 
 from ...core.errors import InstructBrushError
+from .labels import add_labels
 
 
 class Choice(io.Combo.Input):
@@ -28,6 +29,15 @@ class Node(io.ComfyNode):
     ComfyUI passes None for them to validate_inputs and fingerprint_inputs. Their values are known only when
     the node runs.
     """
+
+    def __init_subclass__(cls) -> None:
+        """Adds labels to the schema that the node defines."""
+        super().__init_subclass__()
+        defined = cls.__dict__.get("define_schema")
+        if defined is not None:
+            own = defined.__func__
+            labelled = classmethod(lambda node: add_labels(own(node)))
+            cls.define_schema = labelled  # pyright: ignore[reportAttributeAccessIssue]
 
     @classmethod
     def check_lazy_status(cls, **values: Any) -> list[str]:
