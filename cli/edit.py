@@ -15,13 +15,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..core.devices import is_out_of_memory
+from ..core.diffusion.schedule import TRAIN_TIMESTEPS
 from ..core.editing.batch_editing import EditCallbacks, EditJob, edit_images, note_of
 from ..core.editing.editor import DiffusersEditor
 from ..core.editing.image_folders import check_not_among_inputs, list_images
 from ..core.errors import DeviceError, InstructBrushError, PairError
 from ..core.evaluation.reports.contact_sheet import pairs_sheet
 from ..core.instruction.file import load_instruction
-from ..core.instruction.injection import Injection, inject
+from ..core.instruction.injection import Injection, inject, parse_segment_strengths
 from ..core.instruction.instruction import Blend, Instruction, own_scales
 from ..core.instruction.learned_noise import learned_noise_seed
 from ..core.models.families import FAMILIES, Family
@@ -65,6 +66,7 @@ def add_options(apply_parser: argparse.ArgumentParser, edit_parser: argparse.Arg
         default=0,
         help="T of the paper's Fig. 3: the instruction acts for timesteps T and above (default 0: all)",
     )
+    add_noise_options(apply_parser)
     edit_parser.add_argument(
         "--words", type=utf8_text, required=True, help="what to do, such as 'make it snowy'"
     )
@@ -75,6 +77,24 @@ def add_options(apply_parser: argparse.ArgumentParser, edit_parser: argparse.Arg
             metavar="FILE.png",
             help=f"also draw the first {_SHEET_ROWS} images before and after side by side",
         )
+
+
+def add_noise_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say at which noise an instruction acts, without ``--end``."""
+    parser.add_argument(
+        "--start",
+        type=int,
+        default=TRAIN_TIMESTEPS,
+        help=f"the instruction acts for timesteps below this one (default {TRAIN_TIMESTEPS}: from the start)",
+    )
+    parser.add_argument(
+        "--segment-strengths",
+        type=utf8_text,
+        default="",
+        metavar="NUMBERS",
+        help="factors of the strength for every segment, from low noise (detail) to high noise (layout), "
+        "for example 1,1,1,0.5,0 (default 1 for all)",
+    )
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -138,12 +158,29 @@ def apply_loaded(
     Raises:
         PairError: images were skipped.
     """
-    injection = inject(instruction, options.strength, end_timestep=options.end, device=editor.denoiser.device)
+    injection = injection_of(options, instruction, editor.denoiser.device)
     identity = [_digest(Path(options.instruction)), options.strength, options.end]
+    if options.start != TRAIN_TIMESTEPS:
+        identity.append(f"start {options.start}")
+    factors = parse_segment_strengths(options.segment_strengths)
+    if factors is not None:
+        identity.append(factors)
     own = None if injection.is_identity else own_scales(instruction)
     if options.fixed_noise:
         options.seed = learned_noise_seed(instruction)
     _edit_all(options, images, editor, injection, identity, own)
+
+
+def injection_of(
+    options: argparse.Namespace, instruction: Instruction | Blend, device: torch.device | str = "cpu"
+) -> Injection:
+    """Prepares an instruction as the options of ``apply`` say.
+
+    Raises:
+        InstructionError: a strength or the timestep range is not valid.
+    """
+    factors = parse_segment_strengths(options.segment_strengths)
+    return inject(instruction, options.strength, factors, options.start, options.end, device)
 
 
 def edit(options: argparse.Namespace) -> None:

@@ -13,10 +13,9 @@ from ..core.editing.sweeps import labels, parse_values, shortest
 from ..core.errors import InstructBrushError, PairError
 from ..core.evaluation.reports.contact_sheet import SheetColumn, contact_sheet, read_cell
 from ..core.instruction.file import load_instruction
-from ..core.instruction.injection import inject
 from ..core.storage.files import check_writable
 from ..core.storage.image_files import open_image, save_image
-from .edit import add_common_options, apply_loaded, find_images
+from .edit import add_common_options, add_noise_options, apply_loaded, find_images, injection_of
 from .options import Several, load_chosen_editor, positive_int
 from .terminal import say
 
@@ -39,6 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--strength", type=float, default=1.0, help="strength of the instruction, as in apply (default 1)"
     )
     parser.add_argument("--end", type=int, default=0, help="as for apply")
+    add_noise_options(parser)
     parser.add_argument(
         "--over",
         choices=tuple(_SETTINGS),
@@ -71,7 +71,7 @@ def sweep(options: argparse.Namespace) -> None:
     instruction = load_instruction(options.instruction)
     runs = [_with_value(options, value) for value in values]
     for run in runs:
-        inject(instruction, run.strength, end_timestep=run.end)
+        injection_of(run, instruction)
     titles = labels(name, values)
     sources = list_images(Path(options.images))
     check_not_among_inputs(Path(options.out), sources[0])

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..core.diffusion.schedule import TRAIN_TIMESTEPS
 from ..core.errors import InstructionError
-from ..core.instruction.injection import Injection, inject
+from ..core.instruction.injection import Injection, common_segments, inject, parse_segment_strengths
 from ..core.instruction.instruction import Blend, Instruction, own_scales
 from ..core.instruction.learned_noise import learned_noise_seed
 from .comfy.models.description import describe
@@ -113,10 +113,10 @@ class ApplyInstruction(Node):
         start_timestep: int = TRAIN_TIMESTEPS,
         segment_strengths: str = "",
     ) -> io.NodeOutput:
-        factors = _parse_factors(segment_strengths)
+        factors = parse_segment_strengths(segment_strengths)
         _warn_of_misfits(instruction, model)
         injection = inject(instruction, strength, factors, start_timestep, end_timestep)
-        return io.NodeOutput(*_apply(injection, model, conditioning))
+        return io.NodeOutput(*_apply(injection, model, conditioning), ui=_segments_ui(instruction))
 
 
 class EditGuiderNode(Node):
@@ -203,6 +203,35 @@ class EditGuiderNode(Node):
                     tooltip="Replaces words and instruction, for example with the output of Combine Regions "
                     "to edit several regions at once.",
                 ),
+                io.Int.Input(
+                    "start_timestep",
+                    default=TRAIN_TIMESTEPS,
+                    min=0,
+                    max=TRAIN_TIMESTEPS,
+                    optional=True,
+                    tooltip="The instruction acts below this timestep; above it, the words act. Sampling "
+                    "starts at 1000 (pure noise), so 1000 acts from the start.",
+                    advanced=True,
+                ),
+                io.Int.Input(
+                    "end_timestep",
+                    default=0,
+                    min=0,
+                    max=TRAIN_TIMESTEPS,
+                    optional=True,
+                    tooltip="The instruction acts down to this timestep (T in the paper's Fig. 3); below "
+                    "it, the words act. At 0 the edit is complete. Higher values keep more of the image's "
+                    "detail.",
+                    advanced=True,
+                ),
+                io.String.Input(
+                    "segment_strengths",
+                    default="",
+                    optional=True,
+                    tooltip="One factor for every segment of the instruction, from low noise (detail) to "
+                    "high noise (layout), for example: 1, 1, 1, 0.5, 0. Empty means 1 for all.",
+                    advanced=True,
+                ),
             ],
             outputs=[
                 io.Guider.Output(display_name="GUIDER", tooltip="For SamplerCustomAdvanced."),
@@ -228,6 +257,9 @@ class EditGuiderNode(Node):
         avoid: Instruction | Blend | None = None,
         mask: torch.Tensor | None = None,
         conditioning: Conditioning | None = None,
+        start_timestep: int = TRAIN_TIMESTEPS,
+        end_timestep: int = 0,
+        segment_strengths: str = "",
     ) -> io.NodeOutput:
         if conditioning is not None and (instruction is not None or words.strip()):
             raise InstructionError(
@@ -241,7 +273,8 @@ class EditGuiderNode(Node):
         own = None
         if instruction is not None:
             _warn_of_misfits(instruction, model)
-            injection = inject(instruction, strength)
+            factors = parse_segment_strengths(segment_strengths)
+            injection = inject(instruction, strength, factors, start_timestep, end_timestep)
             model, full = _apply(injection, model, full)
             # The scales were found with empty words in the middle branch, and without words beside the
             # instruction, which need the guidance that the model is used with.
@@ -260,7 +293,10 @@ class EditGuiderNode(Node):
                 )
         guider = EditGuider(model, text_scale, image_scale)
         guider.set_branches(with_image(full, *latents), with_image(middle, *latents), none)
-        return io.NodeOutput(guider, {"samples": torch.zeros_like(latents[0])})
+        empty = {"samples": torch.zeros_like(latents[0])}
+        if instruction is None:
+            return io.NodeOutput(guider, empty)
+        return io.NodeOutput(guider, empty, ui=_segments_ui(instruction))
 
 
 class FixedNoiseNode(Node):
@@ -304,6 +340,11 @@ class FixedNoiseNode(Node):
         return io.NodeOutput(FixedNoise(seed), fixed_noise_sampler(seed))
 
 
+def _segments_ui(instruction: Instruction | Blend) -> dict[str, list[int]]:
+    """The number of bars that the panel draws over the noise."""
+    return {"segments": [common_segments(instruction)]}
+
+
 def _warn_of_misfits(instruction: Instruction | Blend, model: Model) -> None:
     for remark in instruction.check_fits(describe(model)):
         logging.warning("InstructBrush: %s", remark)
@@ -316,15 +357,3 @@ def _apply(injection: Injection, model: Model, conditioning: Conditioning) -> tu
     if injection.is_text:
         return model, with_learned_states(conditioning, injection)
     return patch_model(model), attach_instruction(conditioning, injection, describe(model))
-
-
-def _parse_factors(text: str) -> list[float] | None:
-    if not text.strip():
-        return None
-    try:
-        return [float(word) for word in text.replace(";", ",").split(",")]
-    except ValueError as error:
-        raise InstructionError(
-            f"Segment strengths: '{text}' is not a list of numbers ({error}). "
-            "Write for example: 1, 1, 1, 0.5, 0"
-        ) from error

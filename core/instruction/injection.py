@@ -314,6 +314,29 @@ def _on_cpu(part: WeightedInstruction) -> InjectedInstruction:
     return replace(attention.with_adapter(learned.adapter), weight=part.weight)
 
 
+def parse_segment_strengths(text: str) -> list[float] | None:
+    """Reads factors such as "1, 1, 1, 0.5, 0", from low to high noise. None if the text is empty.
+
+    Raises:
+        InstructionError: a factor is not a number.
+    """
+    if not text.strip():
+        return None
+    try:
+        return [float(word) for word in text.replace(";", ",").split(",")]
+    except ValueError as error:
+        raise InstructionError(
+            f"Segment strengths: '{text}' is not a list of numbers ({error}). "
+            "Write for example: 1, 1, 1, 0.5, 0"
+        ) from error
+
+
+def common_segments(instruction: Instruction | Blend) -> int:
+    """Returns how many segment strengths an instruction takes: 1 for a blend of different segments."""
+    counts = {part.instruction.info.segments for part in parts_of(instruction) if part.weight != 0.0}
+    return counts.pop() if len(counts) == 1 else 1
+
+
 def _segment_factors(
     parts: Sequence[WeightedInstruction], segment_strengths: Sequence[float] | None
 ) -> list[float]:

@@ -244,3 +244,21 @@ def test_out_of_memory_message_names_a_remedy(
         "Memory ran out with one image at a time. Give a --size below 256, or another --device. "
         "Finished images are kept." in capsys.readouterr().err
     )
+
+
+def test_apply_acts_in_a_range_and_with_a_strength_for_each_segment(images: Path, repository: Path) -> None:
+    instruction = repository / "example_workflows/models/instructions/light_from_the_right.safetensors"
+    given = ["apply", "--instruction", instruction, "--images", images / "0_0.png", "--steps", 2]
+
+    def edited(name: str, *options: object) -> bytes:
+        assert main([str(each) for each in [*given, "--out", images.parent / name, *options]]) == 0
+        return Image.open(images.parent / name / "0_0.png").tobytes()
+
+    plain, half, off = edited("plain"), edited("half", "--strength", 0.5), edited("off", "--strength", 0)
+    assert edited("plain", "--segment-strengths", "1,1,1,1,1") == plain
+    assert edited("plain", "--segment-strengths", ".5,.5,.5,.5,.5") == half
+    assert edited("range", "--start", 0) == off and edited("range", "--start", 1000) == plain
+    # The steps are at timesteps 999 and 0: each lies in a segment of its own.
+    assert edited("plain", "--segment-strengths", "0,0,0,0,1") not in (plain, half, off)
+    bad = ["--out", images.parent / "bad", "--segment-strengths", "1,1"]
+    assert main([str(each) for each in [*given, *bad]]) == 1
