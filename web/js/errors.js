@@ -1,6 +1,7 @@
 // Shows the sentence of an error in the node that failed. ComfyUI itself only says that a node failed.
 import { api } from "../../../scripts/api.js";
 import { addPanel, element, loadStyle, nodeOf } from "./dom.js";
+import { translateSentence } from "./translate.js";
 
 const WIDGET = "instructbrush_error";
 const HEIGHT = 100;
@@ -21,8 +22,9 @@ export function showErrors() {
 function show(node, sentence) {
   remove(node);
   heights.set(node, node.size[1]);
-  const text = element("div", { class: "ib-panel ib-error", role: "alert", tabindex: 0, text: sentence });
-  addPanel(node, WIDGET, text, HEIGHT);
+  const text = translateSentence(sentence);
+  const shown = element("div", { class: "ib-panel ib-error", role: "alert", tabindex: 0, text });
+  addPanel(node, WIDGET, shown, HEIGHT);
   node.setDirtyCanvas?.(true, true);
 }
 

@@ -6,7 +6,7 @@ import { addPanel, element, loadStyle, onResult } from "./dom.js";
 import { showErrors } from "./errors.js";
 import { addLearningPanel, restoreLearning, setupLearning } from "./learning/live.js";
 import { addPairsBoard, refreshBoards } from "./pairs/board.js";
-import { loadTranslations } from "./translate.js";
+import { loadTranslations, translateSentence } from "./translate.js";
 
 const LEARNING = ["InstructBrushLearn", "InstructBrushLearnText", "InstructBrushLearnAdapter"];
 
@@ -34,6 +34,15 @@ const WITH_TABLE = [
   "InstructBrushFindRegion",
   "InstructBrushFindEditedObject",
 ];
+
+/** Nodes of WITH_TEXT whose first line is what a user or a model wrote. It is not translated. */
+const OWN_WORDS = ["InstructBrushCaptionInit", "InstructBrushExplain"];
+
+function reportOf(node, text) {
+  if (!OWN_WORDS.includes(node.comfyClass)) return translateSentence(text);
+  const [first, ...others] = text.split("\n");
+  return [first, ...others.map(translateSentence)].join("\n");
+}
 
 /** Widgets of the learning nodes that are used only with the preset "custom". */
 const CUSTOM_SETTINGS = [
@@ -107,7 +116,7 @@ app.registerExtension({
       const table = WITH_TABLE.includes(node.comfyClass);
       const line = element("div", { class: `ib-panel ib-remark${table ? " ib-table" : ""}` });
       addPanel(node, "remark", line, table ? 220 : 60);
-      onResult(node, ({ text }) => text && (line.textContent = text.join("\n")));
+      onResult(node, ({ text }) => text && (line.textContent = reportOf(node, text.join("\n"))));
     }
   },
 });

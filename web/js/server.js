@@ -1,5 +1,6 @@
 // Requests to the pack's own routes.
 import { api } from "../../../scripts/api.js";
+import { translate, translateSentence } from "./translate.js";
 
 /** Returns the answer of a route. Throws an error with the server's sentence. */
 export async function get(address) {
@@ -14,6 +15,7 @@ export async function post(address, values) {
 
 async function answerOf(response) {
   const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(answer.error ?? `The server answered ${response.status}.`);
-  return answer;
+  if (response.ok) return answer;
+  const { status } = response;
+  throw new Error(translateSentence(answer.error) ?? translate("The server answered {status}.", { status }));
 }

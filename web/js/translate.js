@@ -1,47 +1,118 @@
-// Translations of the texts in panels and of sentences from the server. An English text is the key of its
-// translation in locales/<language>.json. ComfyUI itself translates nodes, inputs and settings.
+// Translations of texts in panels and of sentences from the server. ComfyUI itself translates nodes, inputs
+// and settings.
+//
+// An English text is the key of its translation: locales/<language>.json has the texts of these modules,
+// locales/<language>_server.json the sentences that Python writes, with {placeholders} for their values. A
+// placeholder called sentence, sentence_2 … holds another sentence; all others hold data, which is never
+// translated.
 import { app } from "../../../scripts/app.js";
 
 const LANGUAGES = ["zh"];
+const MOST_REMEMBERED = 500;
+const PLACEHOLDER = /\{(\w+)\}/g;
+/** Letters that are two columns wide in monospaced text. */
+const WIDE = /[\u1100-\u115f\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6]/g;
 
-let texts = {};
-let patterns = null;
+let texts = new Map();
+let sentences = new Map();
+/** Sentences with values: [expression, translation], the most particular ones first. */
+let patterns = [];
+let remembered = new Map();
 
 /** Reads the translations for ComfyUI's language. Until then, and in other languages, texts stay English. */
 export async function loadTranslations() {
   const language = app.extensionManager?.setting?.get("Comfy.Locale");
   if (!LANGUAGES.includes(language)) return;
-  const answer = await fetch(new URL(`../locales/${language}.json`, import.meta.url));
-  if (!answer.ok) return;
-  texts = await answer.json();
-  patterns = null;
+  [texts, sentences] = await Promise.all([read(language), read(`${language}_server`)]);
+  const literal = (key) => key.replace(PLACEHOLDER, "").length;
+  patterns = [...sentences]
+    .filter(([key]) => key.includes("{"))
+    .sort(([one], [other]) => literal(other) - literal(one))
+    .map(([key, text]) => [pattern(key), text]);
+  remembered = new Map();
+}
+
+async function read(name) {
+  const answer = await fetch(new URL(`../locales/${name}.json`, import.meta.url)).catch(() => null);
+  return new Map(answer?.ok ? Object.entries(await answer.json()) : []);
 }
 
 /** Returns a panel's text in the user's language: translate("{count} pairs", { count: 4 }) */
 export function translate(text, values = {}) {
-  return filled(texts[text] ?? text, values);
+  return filled(texts.get(text) ?? text, values);
 }
 
-/** Returns a sentence of the server in the user's language. Values are found with the keys' placeholders. */
-export function translateSentence(sentence) {
-  if (texts[sentence]) return texts[sentence];
-  patterns ??= Object.keys(texts).filter((key) => key.includes("{")).map((key) => [pattern(key), texts[key]]);
-  for (const [expression, text] of patterns) {
-    const found = expression.exec(sentence);
-    if (found) return filled(text, found.groups);
+/** Returns what the server says in the user's language, line by line. Unknown sentences stay English. */
+export function translateSentence(said) {
+  if (!sentences.size || !said) return said;
+  return String(said).split("\n").map(translatedLine).join("\n");
+}
+
+function translatedLine(line) {
+  const known = remembered.get(line);
+  if (known !== undefined) return known;
+  if (remembered.size >= MOST_REMEMBERED) remembered.clear();
+  const found = whole(line) ?? titles(line) ?? joined(line);
+  remembered.set(line, found);
+  return found;
+}
+
+/** The translation of a line that is one known sentence; undefined for others. */
+function whole(line) {
+  const [indent] = /^\s*/.exec(line);
+  const bare = line.slice(indent.length);
+  const text = sentences.get(bare);
+  if (text !== undefined) return indent + text;
+  for (const [expression, template] of patterns) {
+    const groups = expression.exec(bare)?.groups;
+    if (!groups) continue;
+    const values = Object.entries(groups).map(([name, value]) => {
+      return [name, name.startsWith("sentence") ? translatedLine(value) : value];
+    });
+    return indent + filled(template, Object.fromEntries(values));
   }
-  return sentence;
+  return undefined;
+}
+
+/** The titles of a table, whose columns stay where they are; undefined for other lines. */
+function titles(line) {
+  const cells = line.split(/ {2,}/);
+  const translated = cells.length > 1 && sentences.get(cells.join("  "))?.split("  ");
+  if (translated?.length !== cells.length) return undefined;
+  let made = "";
+  let from = 0;
+  for (const [index, cell] of cells.entries()) {
+    from = line.indexOf(cell, from);
+    made += " ".repeat(Math.max(index ? 1 : 0, from - columns(made))) + translated[index];
+    from += cell.length;
+  }
+  return made;
+}
+
+function columns(text) {
+  return text.length + (text.match(WIDE)?.length ?? 0);
+}
+
+/** Several sentences one after the other: the longest known beginning first, then the others. */
+function joined(line) {
+  const parts = line.split(/(?<=[.!?]) (?=\S)/);
+  if (parts.length === 1) return line;
+  for (let count = parts.length - 1; count > 0; count--) {
+    const begin = whole(parts.slice(0, count).join(" "));
+    if (begin !== undefined) return begin + translatedLine(parts.slice(count).join(" "));
+  }
+  return `${parts[0]} ${translatedLine(parts.slice(1).join(" "))}`;
 }
 
 function filled(text, values) {
-  return text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+  return text.replace(PLACEHOLDER, (placeholder, name) => values[name] ?? placeholder);
 }
 
 /** "{done} of {all}" becomes an expression with the groups done and all. */
 function pattern(key) {
-  const parts = key.split(/\{(\w+)\}/);
-  const quoted = parts.map((part, index) =>
-    index % 2 ? `(?<${part}>.+?)` : part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"),
-  );
-  return new RegExp(`^${quoted.join("")}$`, "s");
+  const parts = key.split(PLACEHOLDER);
+  const quoted = parts.map((part, index) => {
+    return index % 2 ? `(?<${part}>.+?)` : part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+  });
+  return new RegExp(`^${quoted.join("")}$`);
 }

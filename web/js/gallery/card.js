@@ -1,5 +1,6 @@
 // One card of the gallery, and one unfinished run.
 import { element } from "../dom.js";
+import { translate, translateSentence } from "../translate.js";
 import { misfit } from "./family.js";
 import { store, thumbnailOf } from "./store.js";
 import { swipe } from "./swipe.js";
@@ -18,24 +19,27 @@ export function makeCard(card, view) {
   const details = element("dl", { class: "ibg-details", hidden: "" });
   const root = element("article", { class: "ibg-card", "aria-label": title }, picture, name);
   root.dataset.name = card.name;
-  if (card.error) root.append(element("div", { class: "ibg-error", text: card.error, title: card.error }));
+  const error = translateSentence(card.error);
+  if (error) root.append(element("div", { class: "ibg-error", text: error, title: error }));
   else root.append(said(card.words, card.words), marks(card, view));
-  const use = element("button", { type: "button", class: "ibg-use", text: "Use" });
-  use.setAttribute("aria-label", `Use ${title}`);
+  const use = element("button", { type: "button", class: "ibg-use", text: translate("Use") });
+  use.setAttribute("aria-label", translate("Use {title}", { title }));
   const actions = element("div", { class: "ibg-actions" });
   if (!card.error) actions.append(use);
   if (card.workflow) {
-    actions.append(iconButton("sitemap", `Open the workflow of ${title}`, () => view.open(card)));
+    const label = translate("Open the workflow of {title}", { title });
+    actions.append(iconButton("sitemap", label, () => view.open(card)));
   }
   if (card.facts) {
-    const show = iconButton("info-circle", `Details of ${title}`, () => toggle(card, root, details, show));
+    const label = translate("Details of {title}", { title });
+    const show = iconButton("info-circle", label, () => toggle(card, root, details, show));
     show.setAttribute("aria-expanded", "false");
     actions.append(show);
   }
   if (card.changeable) {
     actions.append(
-      iconButton("pencil", `Rename ${title}`, () => askName(card, name, view)),
-      iconButton("trash", `Move ${title} to the trash`, () => view.trash(card)),
+      iconButton("pencil", translate("Rename {title}", { title }), () => askName(card, name, view)),
+      iconButton("trash", translate("Move {title} to the trash", { title }), () => view.trash(card)),
     );
   }
   root.append(actions, details);
@@ -52,36 +56,48 @@ export function makeCard(card, view) {
 /** Returns the row of a run that was stopped before its end. */
 export function makeRun(run, view) {
   const place = run.total ? ` (${run.steps} / ${run.total})` : "";
-  const words = run.words || "no words";
-  const label = `Resume${place}`;
+  const words = run.words || translate("no words");
+  const label = `${translate("Resume")}${place}`;
   const name = element("div", { class: "ibg-title", text: words, title: words });
-  const when = said(run.error ?? dateOf(run), run.stem);
-  const root = element("article", { class: "ibg-run", "aria-label": `Unfinished: ${words}` });
+  const when = said(translateSentence(run.error) ?? dateOf(run), run.stem);
+  const unfinished = translate("Unfinished: {words}", { words });
+  const root = element("article", { class: "ibg-run", "aria-label": unfinished });
   root.dataset.name = run.name;
   const resume = element("button", { type: "button", class: "ibg-use", text: label });
   if (run.workflow) {
-    resume.title = "Opens its workflow. Queue it to go on.";
+    resume.title = translate("Opens its workflow. Queue it to go on.");
     resume.addEventListener("click", () => view.open(run, true));
   } else {
     resume.disabled = true;
-    resume.title = "It holds no workflow. Queue the same learning node with the same settings to go on.";
+    resume.title = translate(
+      "It holds no workflow. Queue the same learning node with the same settings to go on.",
+    );
   }
-  const away = iconButton("trash", `Move the unfinished run '${words}' to the trash`, () => view.trash(run));
+  const remove = translate("Move the unfinished run '{words}' to the trash", { words });
+  const away = iconButton("trash", remove, () => view.trash(run));
   const texts = element("div", { class: "ibg-texts" }, name, when);
   root.append(image(run), texts, element("div", { class: "ibg-actions" }, resume, away));
   return root;
 }
 
 function image(card) {
-  if (card.thumbnail) return swipe(thumbnailOf(card), `Before and after: ${card.words}`);
+  if (card.thumbnail) return swipe(thumbnailOf(card), labelOf(card));
   const icon = card.error ? "pi pi-exclamation-triangle" : "pi pi-image";
   const sign = element("i", { class: icon, "aria-hidden": "true" });
   return element("div", { class: "ibg-swipe-box ibg-none" }, sign);
 }
 
+/** What a thumbnail shows, for screen readers. */
+export function labelOf({ words }) {
+  return translate("Before and after: {words}", { words });
+}
+
 function favoriteButton({ name }, title, view) {
   const on = store.favorites.has(name);
-  const label = on ? `Remove ${title} from the favorites` : `Add ${title} to the favorites`;
+  const label = translate(
+    on ? "Remove {title} from the favorites" : "Add {title} to the favorites",
+    { title },
+  );
   const change = () => store.setFavorite(name, !on).catch((error) => view.say(error.message));
   const button = iconButton(on ? "star-fill" : "star", label, change);
   button.classList.add("ibg-star");
@@ -99,9 +115,22 @@ function marks(card, view) {
     badge.classList.add("ibg-misfit");
     badge.setAttribute("aria-label", why);
   }
-  const blend = card.parts.length > 1 ? `blend of ${card.parts.length}` : spaces.join(", ");
-  const learned = element("span", { text: `${blend} · ${card.steps} steps` });
+  const { length } = card.parts;
+  const spaceNames = spaces.map((space) => SPACES[space]?.() ?? space).join(", ");
+  const blend = length > 1 ? translate("blend of {length}", { length }) : spaceNames;
+  const learned = element("span", { text: `${blend} · ${stepsOf(card)}` });
   return element("div", { class: "ibg-marks" }, badge, learned, element("span", { text: dateOf(card) }));
+}
+
+/** The space that was learned, as a card names it. */
+const SPACES = {
+  attention: () => translate("attention"),
+  text: () => translate("text"),
+  adapter: () => translate("adapter"),
+};
+
+export function stepsOf({ steps }) {
+  return translate("{steps} steps", { steps });
 }
 
 function said(text, title) {
@@ -121,13 +150,30 @@ function toggle(card, root, list, button) {
   if (open) root.scrollIntoView({ block: "nearest" });
 }
 
+/** The server's names of facts. */
+const FACTS = {
+  title: () => translate("title"),
+  weight: () => translate("weight"),
+  model: () => translate("model"),
+  "init text": () => translate("init text"),
+  rows: () => translate("rows"),
+  learned: () => translate("learned"),
+  "final loss": () => translate("final loss"),
+  settings: () => translate("settings"),
+  guidance: () => translate("guidance"),
+};
+/** The facts that are sentences. The others are names, words and figures. */
+const SENTENCES = ["rows", "learned", "final loss", "guidance"];
+
 function fillFacts(card, list) {
+  const add = (name, text) => list.append(element("dt", { text: name }), element("dd", { text }));
   for (const facts of card.facts) {
     for (const [name, text] of Object.entries(facts)) {
-      if (text) list.append(element("dt", { text: name }), element("dd", { text }));
+      const shown = SENTENCES.includes(name) ? translateSentence(text) : text;
+      if (text) add(FACTS[name]?.() ?? name, shown);
     }
   }
-  list.append(element("dt", { text: "file" }), element("dd", { text: `${sizeOf(card.size)}, ${card.name}` }));
+  add(translate("file"), `${sizeOf(card.size)}, ${card.name}`);
 }
 
 function sizeOf(bytes) {
@@ -136,7 +182,8 @@ function sizeOf(bytes) {
 
 /** Lets the user write another name in place of the title. */
 function askName(card, name, view) {
-  const input = element("input", { class: "ibg-name", "aria-label": "New name", spellcheck: "false" });
+  const label = translate("New name");
+  const input = element("input", { class: "ibg-name", "aria-label": label, spellcheck: "false" });
   input.value = titleOf(card);
   name.replaceWith(input);
   input.focus();

@@ -1,4 +1,5 @@
 // Which family of models the instruction of a node meets, as far as the graph shows it.
+import { translate } from "../translate.js";
 import { store } from "./store.js";
 
 const INSTRUCTION = "INSTRUCTBRUSH_INSTRUCTION";
@@ -31,7 +32,8 @@ export function misfit(card, family) {
   });
   if (!wrong) return "";
   const own = store.families[wrong.family]?.title ?? wrong.family;
-  return `Learned on ${own}; the connected model is ${model.title}, where it cannot act.`;
+  const values = { own, model: model.title };
+  return translate("Learned on {own}; the connected model is {model}, where it cannot act.", values);
 }
 
 /** Nodes that take the instruction of `node`, directly or mixed with others. */

@@ -2,7 +2,8 @@
 import { app } from "../../../../scripts/app.js";
 import { api } from "../../../../scripts/api.js";
 import { addPanel, element, loadStyle, nodeOf, onResult } from "../dom.js";
-import { iconButton } from "./card.js";
+import { translate, translateSentence } from "../translate.js";
+import { iconButton, labelOf, stepsOf } from "./card.js";
 import { connectedFamily } from "./family.js";
 import { addLoadNode, dragCard, followRename, offerToAll } from "./nodes.js";
 import { LOAD, nameWidget, setName } from "./nodes.js";
@@ -24,15 +25,15 @@ export function setupGallery() {
   app.extensionManager.registerSidebarTab({
     id: "instructbrush-gallery",
     icon: "pi pi-images",
-    title: "Instructions",
-    label: "Edits", // the longest word that fits below the icon
-    tooltip: "Instructions: edits that were learned",
+    title: translate("Instructions"),
+    label: translate("Edits"), // the longest word that fits below the icon
+    tooltip: translate("Instructions: edits that were learned"),
     type: "custom",
     render(root) {
       view?.close();
       view = new GalleryView({
         use: (card) => addLoadNode(card.name),
-        useLabel: "Click to add it, or drag it onto the canvas",
+        useLabel: translate("Click to add it, or drag it onto the canvas"),
         opened: () => {},
         renamed: followRename,
         drag: dragCard,
@@ -51,15 +52,16 @@ export function setupGallery() {
 
 /** Opens the gallery for a Load Instruction node. */
 export async function chooseFor(node) {
-  const heading = element("h2", { text: "Choose an instruction" });
-  const close = iconButton("times", "Close", () => dialog.close());
-  const dialog = element("dialog", { class: "ibg-dialog", "aria-label": "Choose an instruction" });
+  const title = translate("Choose an instruction");
+  const heading = element("h2", { text: title });
+  const close = iconButton("times", translate("Close"), () => dialog.close());
+  const dialog = element("dialog", { class: "ibg-dialog", "aria-label": title });
   const view = new GalleryView({
     use: (card) => {
       setName(node, card.name);
       dialog.close();
     },
-    useLabel: "Click to choose it",
+    useLabel: translate("Click to choose it"),
     opened: () => dialog.close(),
     renamed: followRename,
   });
@@ -84,9 +86,9 @@ export async function chooseFor(node) {
 export function addGallery(node) {
   if (node.comfyClass !== LOAD) return;
   const button = node.addWidget("button", "choose", null, () => chooseFor(node), { serialize: false });
-  button.label = "Choose…";
+  button.label = translate("Choose…");
   button.serialize = false;
-  button.tooltip = "Shows all instructions with their images.";
+  button.tooltip = translate("Shows all instructions with their images.");
   const picture = element("div", { class: "ibg-chosen" });
   const words = element("div", { class: "ib-remark" });
   const root = element("div", { class: "ib-panel ibg-chosen-panel" }, picture, words);
@@ -100,7 +102,7 @@ export function addGallery(node) {
     shown = key;
     picture.replaceChildren();
     picture.hidden = !card?.thumbnail;
-    if (card?.thumbnail) picture.append(swipe(thumbnailOf(card), `Before and after: ${card.words}`));
+    if (card?.thumbnail) picture.append(swipe(thumbnailOf(card), labelOf(card)));
     words.textContent = card ? textOf(card) : "";
   };
   const widget = nameWidget(node);
@@ -123,12 +125,13 @@ export function addGallery(node) {
     removed?.apply(this, given);
     store.removeEventListener("change", refresh);
   };
-  onResult(node, ({ text }) => text && (words.textContent = text.join("\n")));
+  onResult(node, ({ text }) => text && (words.textContent = text.map(translateSentence).join("\n")));
   refresh();
 }
 
 function textOf(card) {
-  if (card.error) return card.error;
+  if (card.error) return translateSentence(card.error);
   const families = [...new Set(card.parts.map((part) => part.family))].join(" + ");
-  return `${families}: ${card.words ? `from '${card.words}', ` : ""}${card.steps} steps`;
+  const from = card.words && translate("from '{words}'", { words: card.words });
+  return `${families}: ${[from, stepsOf(card)].filter(Boolean).join(", ")}`;
 }

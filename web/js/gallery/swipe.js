@@ -1,9 +1,10 @@
 // A thumbnail with the image before on the left and after on the right, as one picture: the pointer moves the
 // border between them.
 import { element } from "../dom.js";
+import { translate } from "../translate.js";
 
 /** Returns an element that shows the image at `address`, whose halves are before and after. */
-export function swipe(address, label = "Before and after") {
+export function swipe(address, label = translate("Before and after")) {
   const before = half("ibg-before", address);
   const after = half("ibg-after", address);
   const border = element("div", { class: "ibg-border" });

@@ -1,6 +1,7 @@
 // The gallery: search, filters, unfinished runs and cards. The dialog and the sidebar show the same view.
 import { app } from "../../../../scripts/app.js";
 import { element } from "../dom.js";
+import { translate } from "../translate.js";
 import { makeCard, makeRun, titleOf } from "./card.js";
 import { store } from "./store.js";
 
@@ -16,18 +17,19 @@ export class GalleryView {
    */
   constructor({ use, useLabel, opened, renamed, drag = null, family = null }) {
     Object.assign(this, { use, useLabel, opened, renamed, drag, family });
-    const hint = { placeholder: "Search names and words", "aria-label": "Search names and words" };
-    this.search = element("input", { type: "search", class: "ibg-search", ...hint });
-    this.families = element("select", { "aria-label": "Family" });
-    this.order = element("select", { "aria-label": "Order" });
-    this.order.append(option("date", "Newest first"), option("name", "By name"));
+    const hint = translate("Search names and words");
+    const search = { type: "search", class: "ibg-search", placeholder: hint, "aria-label": hint };
+    this.search = element("input", search);
+    this.families = element("select", { "aria-label": translate("Family") });
+    this.order = element("select", { "aria-label": translate("Order") });
+    this.order.append(option("date", translate("Newest first")), option("name", translate("By name")));
     this.stars = element("button", { type: "button", class: "ibg-icon", "aria-pressed": "false" });
     this.stars.append(element("i", { class: "pi pi-star", "aria-hidden": "true" }));
-    this.stars.title = "Only favorites";
-    this.stars.setAttribute("aria-label", "Only favorites");
+    this.stars.title = translate("Only favorites");
+    this.stars.setAttribute("aria-label", this.stars.title);
     this.count = element("span", { class: "ibg-count", role: "status" });
-    this.shelf = element("section", { class: "ibg-shelf", "aria-label": "Unfinished" });
-    this.grid = element("section", { class: "ibg-grid", "aria-label": "Instructions" });
+    this.shelf = element("section", { class: "ibg-shelf", "aria-label": translate("Unfinished") });
+    this.grid = element("section", { class: "ibg-grid", "aria-label": translate("Instructions") });
     this.end = element("div", { class: "ibg-end" });
     this.body = element("div", { class: "ibg-scroll" }, this.shelf, this.grid, this.end);
     this.toast = element("div", { class: "ibg-toast", role: "status", hidden: "" });
@@ -53,7 +55,7 @@ export class GalleryView {
     store.addEventListener("change", this.changed);
     this.watcher.observe(this.end);
     if (store.loaded) this.draw();
-    else this.count.textContent = "Reading …";
+    else this.count.textContent = translate("Reading …");
     try {
       await store.load();
     } catch (error) {
@@ -82,13 +84,13 @@ export class GalleryView {
     this.left = store.cards.filter(fits).sort(this.compare());
     const { length } = this.left;
     const all = store.cards.length;
-    this.count.textContent = length === all ? `${all}` : `${length} of ${all}`;
+    this.count.textContent = length === all ? `${all}` : translate("{length} of {all}", { length, all });
     const before = this.grid.childElementCount; // as many again, so that the list does not jump
     this.grid.replaceChildren();
     if (!length) this.grid.append(element("p", { class: "ibg-empty", text: emptyText(all) }));
     this.more(Math.max(PAGE, before));
     const runs = store.unfinished.map((run) => makeRun(run, this));
-    this.shelf.replaceChildren(element("h3", { text: "Unfinished" }), ...runs);
+    this.shelf.replaceChildren(element("h3", { text: translate("Unfinished") }), ...runs);
     this.shelf.hidden = !runs.length || starred || Boolean(wanted.length);
     this.refocus(focused);
   }
@@ -107,7 +109,7 @@ export class GalleryView {
     const chosen = this.families.value;
     const found = new Set(store.cards.flatMap((card) => card.parts?.map((part) => part.family) ?? []));
     const options = [...found].sort().map((family) => option(family, family));
-    this.families.replaceChildren(option("", "All families"), ...options);
+    this.families.replaceChildren(option("", translate("All families")), ...options);
     this.families.value = found.has(chosen) ? chosen : "";
   }
 
@@ -142,7 +144,8 @@ export class GalleryView {
   async trash(card) {
     try {
       const undo = await store.trash(card.name);
-      this.say(`'${card.stem ? card.words || card.stem : titleOf(card)}' is in the trash.`, undo);
+      const name = card.stem ? card.words || card.stem : titleOf(card);
+      this.say(translate("'{name}' is in the trash.", { name }), undo);
     } catch (error) {
       this.say(error.message);
     }
@@ -158,12 +161,13 @@ export class GalleryView {
       return;
     }
     this.opened();
-    const title = card.stem ? `Resume ${card.words || card.stem}` : titleOf(card).split("/").pop();
+    const resumed = () => translate("Resume {words}", { words: card.words || card.stem });
+    const title = card.stem ? resumed() : titleOf(card).split("/").pop();
     if (graph.workflow) await app.loadGraphData(graph.workflow, true, true, title);
     else await app.loadApiJson(graph.prompt, title);
     if (!resume) return;
-    const detail = `Run it: learning goes on at step ${card.steps}.`;
-    app.extensionManager.toast.add({ severity: "info", summary: "Resume", detail, life: 8000 });
+    const detail = translate("Run it: learning goes on at step {steps}.", { steps: card.steps });
+    app.extensionManager.toast.add({ severity: "info", summary: translate("Resume"), detail, life: 8000 });
   }
 
   say(text, undo = null) {
@@ -171,7 +175,7 @@ export class GalleryView {
     const hide = () => (this.toast.hidden = true);
     this.toast.replaceChildren(element("span", { text }));
     if (undo) {
-      const button = element("button", { type: "button", class: "ibg-use", text: "Undo" });
+      const button = element("button", { type: "button", class: "ibg-use", text: translate("Undo") });
       button.addEventListener("click", () => undo().then(hide, (error) => this.say(error.message)));
       this.toast.append(button);
     }
@@ -186,6 +190,6 @@ function option(value, text) {
 }
 
 function emptyText(all) {
-  if (all) return "Nothing matches.";
-  return "There are no instructions yet. Learn one, and keep it with Save Instruction.";
+  if (all) return translate("Nothing matches.");
+  return translate("There are no instructions yet. Learn one, and keep it with Save Instruction.");
 }

@@ -1,6 +1,7 @@
 // The curves of a learning run over its steps, on a logarithmic scale: every loss as a faint line, a running
 // mean over it, and the error of the held-out pair with a mark at its best step.
 import { drawing } from "../dom.js";
+import { translate } from "../translate.js";
 
 const WIDTH = 320;
 const HEIGHT = 110;
@@ -66,7 +67,7 @@ export class LossChart {
     const frame = drawing("path", { class: "ib-frame", d: `M${LEFT} 2V${HEIGHT - BOTTOM}H${WIDTH - 2}` });
     this.root = drawing(
       "svg",
-      { class: "ib-chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": "Loss" },
+      { class: "ib-chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": translate("Loss") },
       frame,
       this.raw,
       this.mean,
@@ -112,12 +113,15 @@ export class LossChart {
     this.last.textContent = values.length ? `${total}` : "";
     this.markBest(bestOf(held), place);
     const best = bestOf(held);
-    this.root.setAttribute("aria-label", best ? `Loss; held-out pair best at step ${best[0]}` : "Loss");
+    const label = best
+      ? translate("Loss; held-out pair best at step {step}", { step: best[0] })
+      : translate("Loss");
+    this.root.setAttribute("aria-label", label);
   }
 
   markBest(best, place) {
     this.mark.toggleAttribute("hidden", !best);
-    this.markText.textContent = best ? `best at ${best[0]}` : "";
+    this.markText.textContent = best ? translate("best at {step}", { step: best[0] }) : "";
     if (!best) return;
     const [x, y] = place(best);
     this.mark.setAttribute("cx", x.toFixed(1));

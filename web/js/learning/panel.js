@@ -2,6 +2,7 @@
 import { element } from "../dom.js";
 import { bestOf, brief, LossChart, smooth } from "./chart.js";
 import { Previews } from "./previews.js";
+import { translate, translateSentence } from "../translate.js";
 
 /** Formats seconds: 95 -> "1:35". */
 export function clock(seconds) {
@@ -9,33 +10,53 @@ export function clock(seconds) {
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 }
 
+/** Text and title of each button. */
 const BUTTONS = {
-  use: ["Stop and use", "Ends learning now. The graph goes on with what is learned so far."],
-  best: ["Best", "Ends learning, and uses the state with the least error on the held-out pair."],
-  later: ["Stop for later", "Stops learning and keeps it. Run again to resume."],
-  on: ["Learn on", "Runs the graph again and learns on from here."],
+  use: () => [
+    translate("Stop and use"),
+    translate("Ends learning now. The graph goes on with what is learned so far."),
+  ],
+  best: () => [
+    translate("Best"),
+    translate("Ends learning, and uses the state with the least error on the held-out pair."),
+  ],
+  later: () => [translate("Stop for later"), translate("Stops learning and keeps it. Run again to resume.")],
+  on: () => [translate("Learn on"), translate("Runs the graph again and learns on from here.")],
 };
 
-const many = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+/** How far a phase is: the server's "2 of 4". */
+function counted(detail) {
+  const [, done, all] = /^(\d+) of (\d+)$/.exec(detail) ?? [];
+  return all ? translate("{done} of {all}", { done, all }) : translateSentence(detail);
+}
+
+const withDetail = (words, detail) => (detail ? `${words} · ${counted(detail)}` : words);
 
 /** What the first line says in each phase of a run. */
 const HEADLINES = {
-  reading: ({ pairs }) => `Reading ${many(pairs, "pair")}`,
-  encoding: ({ pairs, detail }) => `Encoding ${many(pairs, "pair")}${detail ? ` · ${detail}` : ""}`,
-  first: () => "Finding the first step",
+  reading: ({ pairs }) => translate(pairs === 1 ? "Reading 1 pair" : "Reading {pairs} pairs", { pairs }),
+  encoding: ({ pairs, detail }) => {
+    const words = translate(pairs === 1 ? "Encoding 1 pair" : "Encoding {pairs} pairs", { pairs });
+    return withDetail(words, detail);
+  },
+  first: () => translate("Finding the first step"),
   learning: ({ step, total, seconds_left }) => {
-    const left = Number.isFinite(seconds_left) ? [`${clock(seconds_left)} left`] : [];
+    const time = clock(seconds_left);
+    const left = Number.isFinite(seconds_left) ? [translate("{time} left", { time })] : [];
     return [`${step} / ${total}`, ...left].join(" · ");
   },
-  guidance: ({ detail }) => `Comparing guidance scales${detail ? ` · ${detail}` : ""}`,
-  done: ({ step, total }) => `Done · ${step} / ${total}`,
-  used: ({ step, total }) => `Stopped at ${step} / ${total} and used`,
-  best: ({ step, total, held_out }) => `Best of ${step} / ${total} used · step ${bestOf(held_out)?.[0]}`,
-  stopped: ({ step, total }) => (step ? `Stopped at ${step} / ${total}` : "Stopped"),
+  guidance: ({ detail }) => withDetail(translate("Comparing guidance scales"), detail),
+  done: ({ step, total }) => translate("Done · {step} / {total}", { step, total }),
+  used: ({ step, total }) => translate("Stopped at {step} / {total} and used", { step, total }),
+  best: ({ step, total, held_out }) => {
+    const best = bestOf(held_out)?.[0];
+    return translate("Best of {step} / {total} used · step {best}", { step, total, best });
+  },
+  stopped: ({ step, total }) => translate(step ? "Stopped at {step} / {total}" : "Stopped", { step, total }),
 };
 
 const longer = (known, sent = []) => (sent.length > known.length ? sent : known);
-const ENDED_EARLY = "Run gives this result again. Learn on continues from here.";
+const endedEarly = () => translate("Run gives this result again. Learn on continues from here.");
 
 export class LearningPanel {
   /**
@@ -47,7 +68,7 @@ export class LearningPanel {
     this.resize = resize;
     this.chart = new LossChart();
     this.previews = new Previews();
-    this.bar = element("progress", { class: "ib-bar", max: 1, value: 0, "aria-label": "Steps" });
+    this.bar = element("progress", { class: "ib-bar", max: 1, value: 0, "aria-label": translate("Steps") });
     this.words = element("div", { class: "ib-words", role: "status" });
     this.message = element("div", { class: "ib-message" });
     this.advice = element("div", { class: "ib-advice" });
@@ -64,7 +85,7 @@ export class LearningPanel {
       this.buttons,
     );
     this.start({});
-    this.words.textContent = "Not run yet";
+    this.words.textContent = translate("Not run yet");
   }
 
   /** Forgets the last run. */
@@ -108,11 +129,11 @@ export class LearningPanel {
     const parts = [HEADLINES[phase]?.(this.state) ?? phase];
     const loss = smooth(this.losses.filter(Number.isFinite)).at(-1);
     const withLoss = ["learning", "guidance", "done"].includes(phase);
-    if (withLoss && loss !== undefined) parts.push(`loss ${brief(loss)}`);
+    if (withLoss && loss !== undefined) parts.push(translate("loss {loss}", { loss: brief(loss) }));
     const words = parts.join(" · ");
     if (this.words.textContent !== words) this.words.textContent = words;
     const ended = phase === "used" || phase === "best";
-    const message = [state, ended && ENDED_EARLY].filter(Boolean).join("\n");
+    const message = [translateSentence(state), ended && endedEarly()].filter(Boolean).join("\n");
     if (this.message.textContent !== message) this.message.textContent = message;
     this.chart.draw(this.losses, total, held_out);
     if (ended) this.setButtons(["on"]);
@@ -125,7 +146,7 @@ export class LearningPanel {
     this.offered = key;
     this.buttons.replaceChildren(
       ...actions.map((action) => {
-        const [text, title] = BUTTONS[action];
+        const [text, title] = BUTTONS[action]();
         const button = element("button", { type: "button", text, title });
         button.addEventListener("click", () => this.ask(action));
         return button;
@@ -146,14 +167,14 @@ export class LearningPanel {
 
   /** Advice about the images' size, with a button that sets the size where the pairs are loaded. */
   setAdvice({ text = "", size }) {
-    this.advice.replaceChildren(element("span", { text }));
+    this.advice.replaceChildren(element("span", { text: translateSentence(text) }));
     this.advice.hidden = !text;
     if (!size || !this.resize.possible()) return;
-    const button = element("button", { type: "button", text: `Use ${size}` });
-    button.title = `Sets the size of Load Edit Pairs to ${size}`;
+    const button = element("button", { type: "button", text: translate("Use {size}", { size }) });
+    button.title = translate("Sets the size of Load Edit Pairs to {size}", { size });
     button.addEventListener("click", () => {
       this.resize.set(size);
-      const text = `The size is set to ${size}. Stop this run and run again.`;
+      const text = translate("The size is set to {size}. Stop this run and run again.", { size });
       this.advice.replaceChildren(element("span", { text }));
     });
     this.advice.append(button);

@@ -1,5 +1,6 @@
 // The previewed pair: before, now and goal under their names, and a scrubber through all edits of the run.
 import { element } from "../dom.js";
+import { translate } from "../translate.js";
 
 const MOST = 60;
 
@@ -14,12 +15,12 @@ export function thinned(previews, most = MOST) {
 
 export class Previews {
   constructor() {
-    this.before = figure("before", "The image before the edit");
-    this.now = figure("now", "The image, edited by what is learned so far");
-    this.goal = figure("goal", "The image after the edit");
+    this.before = figure(translate("before"), translate("The image before the edit"));
+    this.now = figure(translate("now"), translate("The image, edited by what is learned so far"));
+    this.goal = figure(translate("goal"), translate("The image after the edit"));
     this.row = element("div", { class: "ib-trio" }, this.before.root, this.now.root, this.goal.root);
     this.slider = element("input", { type: "range", min: 0, max: 0, value: 0, class: "ib-scrubber" });
-    this.slider.setAttribute("aria-label", "Step of the preview");
+    this.slider.setAttribute("aria-label", translate("Step of the preview"));
     this.slider.addEventListener("input", () => this.choose(Number(this.slider.value)));
     // A node is dragged by its surface, a slider by its thumb.
     for (const kind of ["pointerdown", "wheel"]) {
@@ -33,7 +34,7 @@ export class Previews {
     this.all = [];
     this.follows = true;
     for (const each of [this.before, this.now, this.goal]) setImage(each, "");
-    this.now.caption.textContent = "now";
+    this.now.caption.textContent = translate("now");
     this.root.hidden = true;
     this.slider.hidden = true;
   }
@@ -77,8 +78,9 @@ export class Previews {
     this.at = place;
     const [step, image] = this.all[place];
     setImage(this.now, image);
-    this.now.caption.textContent = this.follows ? "now" : `step ${step}`;
-    this.slider.setAttribute("aria-valuetext", `step ${step}`);
+    const words = translate("step {step}", { step });
+    this.now.caption.textContent = this.follows ? translate("now") : words;
+    this.slider.setAttribute("aria-valuetext", words);
   }
 }
 

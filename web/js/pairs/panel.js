@@ -7,6 +7,7 @@ import { Dragging } from "./dragging.js";
 import { get, post } from "../server.js";
 import { TEXTS } from "./texts.js";
 import { tile } from "./tiles.js";
+import { translateSentence } from "../translate.js";
 import { chosenImages, droppedImages, hasFiles, upload } from "./uploads.js";
 
 const NEW_FOLDER = "my_pairs";
@@ -28,10 +29,10 @@ export class PairsBoard {
     this.says = element("div", { class: "ib-pairs-says", hidden: "" });
     this.tiles = element("div", { class: "ib-pairs-grid", role: "list", "data-capture-wheel": "true" });
     this.picker = element("input", { type: "file", multiple: "", accept: "image/*", hidden: "" });
-    this.add = element("button", { type: "button", text: TEXTS.add, title: TEXTS.addTitle });
-    const target = { class: "ib-pairs-target", spellcheck: "false", title: TEXTS.targetTitle };
-    this.target = element("input", { ...target, "aria-label": TEXTS.targetTitle });
-    const into = element("span", { text: TEXTS.target });
+    this.add = element("button", { type: "button", text: TEXTS.add(), title: TEXTS.addTitle() });
+    const target = { class: "ib-pairs-target", spellcheck: "false", title: TEXTS.targetTitle() };
+    this.target = element("input", { ...target, "aria-label": TEXTS.targetTitle() });
+    const into = element("span", { text: TEXTS.target() });
     const foot = element("div", { class: "ib-pairs-foot" }, this.add, into, this.target);
     const parts = [this.words, this.advice, this.says, this.tiles, foot, this.picker];
     this.root = element("div", { class: "ib-panel ib-pairs", tabindex: "0" }, ...parts);
@@ -61,10 +62,10 @@ export class PairsBoard {
 
   async #read(asked) {
     if (this.node.inputs?.some((input) => input.name === "folder" && input.link != null)) {
-      this.#fail(TEXTS.byWire);
+      this.#fail(TEXTS.byWire());
       return;
     }
-    if (!this.survey) this.words.textContent = TEXTS.loading;
+    if (!this.survey) this.words.textContent = TEXTS.loading();
     const query = new URLSearchParams({ folder: this.folder ?? "" });
     let answer, failure;
     try {
@@ -86,7 +87,7 @@ export class PairsBoard {
     this.words.textContent = "";
     this.advice.hidden = true;
     this.#say(sentence);
-    this.tiles.replaceChildren(this.#hint(TEXTS.drop));
+    this.tiles.replaceChildren(this.#hint(TEXTS.drop()));
     this.#showTarget();
   }
 
@@ -110,7 +111,7 @@ export class PairsBoard {
     const context = { survey, board, fit, size, act: (...given) => this.#act(...given) };
     const focused = this.#focused();
     const tiles = pairs.map((each) => tile(each, context));
-    if (!survey.own) tiles.push(this.#hint(TEXTS.dropOwn));
+    if (!survey.own) tiles.push(this.#hint(TEXTS.dropOwn()));
     this.tiles.replaceChildren(...tiles);
     this.#focus(focused);
     const complete = survey.pairs.filter((pair) => pair.key !== "");
@@ -121,7 +122,7 @@ export class PairsBoard {
     if (out) words.push(TEXTS.out(out.name));
     this.words.textContent = words.join(" · ");
     const sentences = [...survey.remarks, ...this.result.split("\n").filter(Boolean)];
-    this.#say([...new Set(sentences)].join("\n"));
+    this.#say([...new Set(sentences)].map(translateSentence).join("\n"));
     this.#advise(used, size);
     this.#showTarget();
   }
@@ -212,7 +213,7 @@ export class PairsBoard {
   async addImages(images) {
     const folder = this.target.value.trim().replace(/^\/+|\/+$/g, "");
     if (!images.length || !folder) {
-      this.#say(images.length ? TEXTS.noName : TEXTS.noImages);
+      this.#say(images.length ? TEXTS.noName() : TEXTS.noImages());
       return;
     }
     const failure = await this.#upload(images, folder);
@@ -242,9 +243,9 @@ export class PairsBoard {
   async #addMask(pair, images) {
     const place = pair.mask_place;
     let reason = "";
-    if (images.length !== 1) reason = TEXTS.oneMask;
-    else if (!this.survey.own) reason = TEXTS.notOwn;
-    else if (!place) reason = TEXTS.noMaskPlace;
+    if (images.length !== 1) reason = TEXTS.oneMask();
+    else if (!this.survey.own) reason = TEXTS.notOwn();
+    else if (!place) reason = TEXTS.noMaskPlace();
     if (reason) {
       this.#say(reason);
       return;
@@ -276,7 +277,7 @@ export class PairsBoard {
   async #addPartner(pair, image) {
     const [ending] = /\.[^.]+$/.exec(image.path);
     const path = pair.missing ? pair.missing.replace(/\.[^.]+$/, ending) : image.path;
-    if (!this.survey.own) this.#say(TEXTS.notOwn);
+    if (!this.survey.own) this.#say(TEXTS.notOwn());
     else {
       await this.#upload([{ file: image.file, path }], this.survey.folder);
       this.refresh();
@@ -335,7 +336,7 @@ export class PairsBoard {
     for (const each of [this.root, ...this.tiles.children]) each.classList.remove("ib-drop");
     if (!place) return;
     place.classList.add("ib-drop");
-    place.dataset.drop = !pair ? TEXTS.dropHere : pair.key ? TEXTS.dropMask : TEXTS.dropPartner;
+    place.dataset.drop = !pair ? TEXTS.dropHere() : pair.key ? TEXTS.dropMask() : TEXTS.dropPartner();
   }
 
   #focused() {

@@ -2,6 +2,7 @@
 import { api } from "../../../../scripts/api.js";
 import { element } from "../dom.js";
 import { TEXTS } from "./texts.js";
+import { translateSentence } from "../translate.js";
 
 const SHOWN_BY_BROWSERS = /\.(a?png|jpe?g|jfif|webp|gif|bmp|avif)$/i;
 /** Larger files are shown as thumbnails of the server. */
@@ -25,16 +26,18 @@ export function tile({ pair, index }, context) {
   const named = { class: classes.filter(Boolean).join(" "), "data-key": key };
   const root = element("div", { ...named, role: "listitem", "aria-label": pair.name });
   const sides = swapped ? ["after", "before"] : ["before", "after"];
-  const says = element("div", { class: "ib-pair-problem", text: problem ? pair.sentence : "" });
+  const sentence = problem ? translateSentence(pair.sentence) : "";
+  const says = element("div", { class: "ib-pair-problem", text: sentence });
   const images = element("div", { class: "ib-pair-images" });
   for (const [place, side] of sides.entries()) {
-    images.append(half(pair, index, side, place ? TEXTS.after : TEXTS.before, context, says));
+    const caption = place ? TEXTS.after() : TEXTS.before();
+    images.append(half(pair, index, side, caption, context, says));
   }
   if (pair.mask && !board.no_mask.includes(key)) {
     const src = address(pair.mask, index, "mask", context.survey);
-    images.append(element("img", { class: "ib-pair-mask", alt: TEXTS.maskImage, draggable: "false", src }));
+    images.append(element("img", { class: "ib-pair-mask", alt: TEXTS.maskImage(), draggable: "false", src }));
   }
-  const state = skipped ? TEXTS.skipped : heldOut ? TEXTS.heldOut : "";
+  const state = skipped ? TEXTS.skipped() : heldOut ? TEXTS.heldOut() : "";
   if (state) images.append(element("span", { class: "ib-pair-state", text: state }));
   root.append(images, nameRow(pair, context), says);
   if (!single) root.insertBefore(buttons(pair, { skipped, swapped, heldOut }, context), says);
@@ -45,7 +48,7 @@ function half(pair, index, side, caption, { survey }, says) {
   const figure = element("figure", {}, element("figcaption", { text: caption }));
   const file = pair[side];
   if (!file) {
-    figure.append(element("span", { class: "ib-pair-missing", text: TEXTS.missing }));
+    figure.append(element("span", { class: "ib-pair-missing", text: TEXTS.missing() }));
   } else if (file.width) {
     const image = element("img", {
       alt: `${pair.name}, ${caption}`,
@@ -63,7 +66,7 @@ function half(pair, index, side, caption, { survey }, says) {
 async function explain(path, says) {
   const response = await api.fetchApi(path);
   if (response.ok) return;
-  says.textContent = (await response.json()).error;
+  says.textContent = translateSentence((await response.json()).error);
   says.closest(".ib-pair")?.classList.add("ib-faulty");
 }
 
@@ -91,7 +94,7 @@ function nameRow(pair, { size }) {
   if (sizes.length) {
     const differ = sizes.length === 2 && sizes[0] !== sizes[1];
     const large = !size && files.some((file) => Math.max(file.width, file.height) > FAR_LARGER);
-    const title = [differ && TEXTS.sizesDiffer, large && TEXTS.farLarger].filter(Boolean).join(" ");
+    const title = [differ && TEXTS.sizesDiffer(), large && TEXTS.farLarger()].filter(Boolean).join(" ");
     const text = differ ? sizes.join(" | ") : sizes[0];
     const badge = { class: `ib-pair-size${title ? " ib-amber" : ""}`, text };
     row.append(element("span", title ? { ...badge, title } : badge));
