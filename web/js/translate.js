@@ -15,7 +15,7 @@ const WIDE = /[\u1100-\u115f\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f
 
 let texts = new Map();
 let sentences = new Map();
-/** Sentences with values: [expression, translation], the most particular ones first. */
+/** Sentences with values: [expression, translation], the most particular ones first (see `compare`). */
 let patterns = [];
 let remembered = new Map();
 
@@ -24,10 +24,9 @@ export async function loadTranslations() {
   const language = app.extensionManager?.setting?.get("Comfy.Locale");
   if (!LANGUAGES.includes(language)) return;
   [texts, sentences] = await Promise.all([read(language), read(`${language}_server`)]);
-  const literal = (key) => key.replace(PLACEHOLDER, "").length;
   patterns = [...sentences]
     .filter(([key]) => key.includes("{"))
-    .sort(([one], [other]) => literal(other) - literal(one))
+    .sort(([one], [other]) => compare(one, other))
     .map(([key, text]) => [pattern(key), text]);
   remembered = new Map();
 }
@@ -108,11 +107,23 @@ function filled(text, values) {
   return text.replace(PLACEHOLDER, (placeholder, name) => values[name] ?? placeholder);
 }
 
-/** "{done} of {all}" becomes an expression with the groups done and all. */
+/** Keys that begin with their own words come first, then those with more of them. */
+function compare(one, other) {
+  const begins = (key) => Number(!key.startsWith("{"));
+  const words = (key) => key.replace(PLACEHOLDER, "").length;
+  return begins(other) - begins(one) || words(other) - words(one);
+}
+
+/**
+ * "{done} of {all}" becomes an expression with the groups done and all. Only what stands in quotes, and other
+ * sentences, may go beyond the end of a sentence.
+ */
 function pattern(key) {
   const parts = key.split(PLACEHOLDER);
   const quoted = parts.map((part, index) => {
-    return index % 2 ? `(?<${part}>.+?)` : part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+    if (index % 2 === 0) return part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+    const inQuotes = parts[index - 1].endsWith("'") && parts[index + 1].startsWith("'");
+    return inQuotes || part.startsWith("sentence") ? `(?<${part}>.+?)` : `(?<${part}>(?:(?![.!?] [A-Z]).)+?)`;
   });
   return new RegExp(`^${quoted.join("")}$`);
 }
