@@ -23,6 +23,13 @@ class NameChoice(Choice):
     """The name of something in the user's folders. Folders may change, so ``execute`` checks the name."""
 
 
+class _Labelled(classmethod):
+    """A define_schema with labels."""
+
+    def __init__(self, own: Callable[[Any], io.Schema]) -> None:
+        super().__init__(lambda node: add_labels(own(node)))
+
+
 class Node(io.ComfyNode):
     """A node that checks the texts and numbers that come by wire.
 
@@ -34,10 +41,9 @@ class Node(io.ComfyNode):
         """Adds labels to the schema that the node defines."""
         super().__init_subclass__()
         defined = cls.__dict__.get("define_schema")
-        if defined is not None:
-            own = defined.__func__
-            labelled = classmethod(lambda node: add_labels(own(node)))
-            cls.define_schema = labelled  # pyright: ignore[reportAttributeAccessIssue]
+        # ComfyUI runs a node as a copy of its class, which is locked and has the labels already.
+        if defined is not None and not isinstance(defined, _Labelled):
+            cls.define_schema = _Labelled(defined.__func__)  # pyright: ignore[reportAttributeAccessIssue]
 
     @classmethod
     def check_lazy_status(cls, **values: Any) -> list[str]:
