@@ -42,6 +42,7 @@ class SaveInstruction(Node):
             "of its instructions.",
             search_aliases=[
                 "export instruction",
+                "instructbrush",
                 "save edit",
                 "save learned edit",
                 "save visual instruction",
@@ -117,7 +118,13 @@ class LoadInstruction(Node):
             display_name="Load Instruction",
             category="InstructBrush/instruction",
             description="Loads an instruction from models/instructions or output/instructions.",
-            search_aliases=["load edit", "import instruction", "load visual instruction", "learned edit"],
+            search_aliases=[
+                "load edit",
+                "instructbrush",
+                "import instruction",
+                "load visual instruction",
+                "learned edit",
+            ],
             has_intermediate_output=True,
             inputs=[
                 NameChoice(

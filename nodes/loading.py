@@ -37,6 +37,7 @@ class LoadInstructPix2Pix(Node):
             "and work with every stock node.",
             search_aliases=[
                 "instruct pix2pix",
+                "instructbrush",
                 "ip2p",
                 "load editing model",
                 "pocket editor",
@@ -89,7 +90,7 @@ class LoadEditPairs(Node):
             "cannot be read is left out, and the node says so.",
             search_aliases=[
                 *("before after", "image pairs", "training pairs", "dataset", "visual instruction"),
-                *("pairs board", "drop images", "own photos"),
+                *("pairs board", "drop images", "own photos", "instructbrush", "learn edit"),
             ],
             has_intermediate_output=True,
             inputs=[
@@ -171,7 +172,7 @@ class MakeEditPairs(Node):
             display_name="Make Edit Pairs",
             category="InstructBrush/loading",
             description="Makes before/after pairs of two batches or lists of images, in their order.",
-            search_aliases=["before after", "image pairs", "pair batches", "training pairs"],
+            search_aliases=["before after", "image pairs", "pair batches", "training pairs", "learn edit"],
             has_intermediate_output=True,
             is_input_list=True,
             inputs=[

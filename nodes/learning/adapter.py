@@ -27,6 +27,7 @@ class LearnAdapterInstruction(LearningNode):
                 "train lora",
                 "adapter",
                 "learn edit",
+                "before after",
                 "train instruction",
                 "instructbrush",
                 "edit from examples",

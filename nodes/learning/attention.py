@@ -27,6 +27,8 @@ class LearnInstruction(LearningNode):
                 "train instruction",
                 "instructbrush",
                 "learn edit",
+                "learn an edit from pairs",
+                "before after",
                 "visual instruction",
                 "inversion",
                 "textual inversion",

@@ -30,6 +30,8 @@ class LearnTextInstruction(LearningNode):
                 "textual inversion",
                 "prompt inversion",
                 "learn edit",
+                "before after",
+                "instructbrush",
                 "embedding",
             ],
             has_intermediate_output=True,

@@ -66,6 +66,8 @@ class LoadRegionFinder(Node):
                     tooltip="The built-in finder knows the pocket editor's drawings. For photographs put the "
                     "folder of a Grounding DINO or CLIPSeg model in transformers' layout into "
                     "models/grounding_dino or models/clipseg. Key R refreshes the list.",
+                    # The front end then hides sam_name.
+                    extra_dict={"without_sam": finders.WITHOUT_SAM},
                 ),
                 NameChoice(
                     "sam_name",

@@ -16,6 +16,8 @@ POCKET_TITLE = "pocket finder (built in)"
 _DINO = "grounding_dino"
 _SAM = "sam"
 _CLIPSEG = "clipseg"
+WITHOUT_SAM = (POCKET_TITLE, f"{_CLIPSEG}/")
+"""How the names of finders begin that need no SAM."""
 _KINDS: dict[str, FolderKind] = {_DINO: GROUNDING_DINO, _CLIPSEG: CLIPSEG, _SAM: SAM}
 
 

@@ -1,6 +1,7 @@
 """Schemas of all nodes, and the nodes for pairs."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -41,6 +42,56 @@ def test_node_has_texts_defaults_and_a_category(comfy, name):
     # GET /object_info sends this as JSON.
     info = json.loads(json.dumps(node.GET_NODE_INFO_V1()))
     assert info["name"] == name and info["display_name"] == NODES[name]
+
+
+LEARNING = {"InstructBrushLearn", "InstructBrushLearnText", "InstructBrushLearnAdapter"}
+PAIRS = {"InstructBrushLoadPairs", "InstructBrushMakePairs"}
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("before after", LEARNING | PAIRS),
+        ("learn", LEARNING | PAIRS),
+        (
+            "instructbrush",
+            LEARNING | {f"InstructBrush{name}" for name in ("LoadPairs", "Save", "Load", "Apply")},
+        ),
+    ],
+)
+def test_words_that_people_search_for_lead_to_the_first_nodes(comfy, words, wanted):
+    """ComfyUI's search compares words with titles and aliases."""
+    found = set()
+    for name in NODES:
+        schema = comfy.nodes[name].GET_SCHEMA()
+        if any(words in text.lower() for text in (schema.display_name, *schema.search_aliases)):
+            found.add(name)
+    assert wanted <= found
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_inputs_have_plain_labels(comfy, name):
+    for each in comfy.nodes[name].GET_SCHEMA().inputs:
+        assert len(each.display_name) > 2 and "_" not in each.display_name, each.id
+        assert each.display_name not in ("eta", "s", "m"), each.id
+
+
+def test_least_values_that_stand_for_automatic_are_marked(comfy):
+    """The front end shows them as "auto"."""
+    found = {
+        (name.removeprefix("InstructBrush"), each.id)
+        for name in NODES
+        for each in comfy.nodes[name].GET_SCHEMA().inputs
+        if "auto" in each.extra_dict
+    }
+    assert {("EditGuider", "text_scale"), ("Learn", "tokens"), ("FindRegion", "box_threshold")} <= found
+    assert ("LearnAdapter", "tokens") not in found and ("Learn", "image_scale") not in found
+    told = re.compile(r"(?:^|\. |[;:] )(-1|0) (?:is|uses|takes|follows)\b")
+    for name in NODES:
+        for each in comfy.nodes[name].GET_SCHEMA().inputs:
+            mark = told.search(each.tooltip)
+            expected = mark is not None and float(mark[1]) == getattr(each, "min", None)
+            assert expected == ("auto" in each.extra_dict), (name, each.id)
 
 
 def load(graph, folder, size=0):
