@@ -7,6 +7,7 @@ import { iconButton, labelOf, stepsOf } from "./card.js";
 import { connectedFamily } from "./family.js";
 import { addLoadNode, dragCard, followRename, offerToAll } from "./nodes.js";
 import { LOAD, nameWidget, setName } from "./nodes.js";
+import { startButtons } from "./start.js";
 import { store, thumbnailOf } from "./store.js";
 import { swipe } from "./swipe.js";
 import { GalleryView } from "./view.js";
@@ -39,6 +40,7 @@ export function setupGallery() {
         drag: dragCard,
       });
       view.root.classList.add("ibg-sidebar");
+      view.root.prepend(startButtons((sentence) => view.say(sentence)));
       root.style.height = "100%"; // so that only the cards scroll
       root.replaceChildren(view.root);
       view.show();
