@@ -29,16 +29,25 @@ export function nodeOf(executionId) {
   return graph?.getNodeById(last) ?? null;
 }
 
+/** Returns the node that an input is connected to, also if the link comes from outside the subgraph. */
+export function sourceOf(node, place) {
+  const link = node.graph?.getLink?.(node.inputs[place]?.link);
+  const { inputNode } = node.graph ?? {};
+  if (!link || !inputNode || link.origin_id !== inputNode.id) return node.getInputNode(place);
+  const host = (app.rootGraph ?? app.graph).nodes.find((each) => each.subgraph === node.graph);
+  return host ? sourceOf(host, link.origin_slot) : null;
+}
+
 /**
  * Adds a panel to a node as a widget that is neither saved with the workflow nor sent with the prompt.
- * 20 px of the height are margin.
+ * 20 px of the height are margin. A panel whose height is a function does not grow with the node.
  */
 export function addPanel(node, name, root, height) {
   const widget = node.addDOMWidget(name, "instructbrush", root, {
     serialize: false,
     hideOnZoom: false,
-    getMinHeight: () => height,
-    getMaxHeight: () => 2 * height,
+    getMinHeight: () => (typeof height === "function" ? height() : height),
+    getMaxHeight: () => (typeof height === "function" ? height() : 2 * height),
   });
   widget.serialize = false;
   // The classic renderer sizes a new node before extensions add widgets. A loaded node gets its size later.

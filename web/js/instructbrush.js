@@ -6,6 +6,7 @@ import { addPanel, element, loadStyle, onResult } from "./dom.js";
 import { showErrors } from "./errors.js";
 import { addLearningPanel, restoreLearning, setupLearning } from "./learning/live.js";
 import { addPairsBoard, refreshBoards } from "./pairs/board.js";
+import { addStrengthStrip, refreshStrengths, setupStrength } from "./strength/index.js";
 import { loadTranslations, translateSentence } from "./translate.js";
 
 const LEARNING = ["InstructBrushLearn", "InstructBrushLearnText", "InstructBrushLearnAdapter"];
@@ -89,11 +90,13 @@ app.registerExtension({
     setupGallery();
     showErrors();
     setupLearning();
+    setupStrength();
   },
 
   /** Called whenever a workflow is open, also after a reload of the page. */
   afterConfigureGraph() {
     restoreLearning();
+    refreshStrengths();
   },
 
   refreshComboInNodes() {
@@ -102,6 +105,7 @@ app.registerExtension({
 
   nodeCreated(node) {
     addGallery(node);
+    addStrengthStrip(node);
     if (LEARNING.includes(node.comfyClass)) {
       addLearningPanel(node);
       const follow = followPreset(node);

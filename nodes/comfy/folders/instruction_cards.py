@@ -128,6 +128,7 @@ def _instruction(path: Path) -> dict[str, Any]:
         "title": metadata.get("modelspec.title", infos[0].title)[:_MOST_WORDS],
         "words": " + ".join(dict.fromkeys(info.init_text for info in infos if info.init_text))[:_MOST_WORDS],
         "parts": [{"family": info.family[:40], "space": info.space} for info in infos],
+        "segments": infos[0].segments if len({info.segments for info in infos}) == 1 else 1,
         "steps": max(info.steps for info in infos),
         "total": max(_steps_wanted(info.settings) for info in infos),
         "pairs": max(info.pairs for info in infos),

@@ -1,0 +1,78 @@
+// The results of tried strengths in a row. A click on one takes its strength.
+import { api } from "../../../../scripts/api.js";
+import { element } from "../dom.js";
+import { translate } from "../translate.js";
+import { shortest } from "./slider.js";
+
+const COUNT = 5;
+
+/** Equally spaced strengths. */
+export function strengthsBetween(lowest, highest, count = COUNT) {
+  const step = (highest - lowest) / (count - 1);
+  return Array.from({ length: count }, (_, index) => Number((lowest + index * step).toFixed(3)));
+}
+
+/** What people want to see around a strength. */
+export function rangeAround(strength) {
+  if (strength < -1) return [-4, 0];
+  if (strength < 0) return [-1, 1];
+  return strength <= 2 ? [0, 2] : [0, 4];
+}
+
+/** The order of running: the strength nearest to the chosen one last, so that later nodes show that. */
+export function runningOrder(strengths, chosen) {
+  const distance = (strength) => Math.abs(strength - chosen);
+  const nearest = [...strengths].sort((one, other) => distance(one) - distance(other))[0];
+  return [...strengths.filter((strength) => strength !== nearest), nearest];
+}
+
+export class Results {
+  /** `choose(strength)` is called for a click on a result. */
+  constructor(choose) {
+    this.choose = choose;
+    this.tiles = new Map();
+    this.root = element("div", { class: "ib-tries", role: "group" });
+    this.root.setAttribute("aria-label", translate("Results of the tried strengths"));
+  }
+
+  begin(strengths) {
+    this.tiles.clear();
+    for (const strength of strengths) {
+      const image = element("div", { class: "ib-try-image" });
+      const words = element("span", { text: shortest(strength) });
+      const tile = element("button", { type: "button", class: "ib-try", disabled: "" }, image, words);
+      tile.setAttribute("aria-label", translate("Strength {strength}", { strength: shortest(strength) }));
+      tile.addEventListener("click", () => this.choose(strength));
+      this.tiles.set(strength, { tile, image });
+    }
+    this.root.replaceChildren(...[...this.tiles.values()].map(({ tile }) => tile));
+  }
+
+  running(strength) {
+    this.tiles.get(strength).tile.classList.add("ib-running");
+  }
+
+  /** Shows a result; without an image it stays empty. */
+  add(strength, file) {
+    const { tile, image } = this.tiles.get(strength);
+    tile.classList.remove("ib-running");
+    if (!file) return;
+    const { filename, subfolder = "", type } = file;
+    const address = api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
+    image.append(element("img", { src: address, alt: "", draggable: "false" }));
+    tile.disabled = false;
+    tile.title = translate("Click to take this strength");
+  }
+
+  /** Ends waiting: what was not run stays empty. */
+  ended() {
+    for (const { tile } of this.tiles.values()) tile.classList.remove("ib-running");
+  }
+
+  /** Frames the chosen strength. */
+  mark(strength) {
+    for (const [each, { tile }] of this.tiles) {
+      tile.setAttribute("aria-pressed", Math.abs(each - strength) < 1e-6);
+    }
+  }
+}

@@ -1,0 +1,106 @@
+// Runs prompts one after the other, and gives the image of each. Messages of the server say what happens.
+import { app } from "../../../../scripts/app.js";
+import { api } from "../../../../scripts/api.js";
+import { firstImage } from "./prompts.js";
+
+const KINDS = ["executed", "execution_success", "execution_error", "execution_interrupted"];
+const STOPPED = Symbol("stopped");
+
+/** Prompts that run one after the other. The next one is sent when the last one is done. */
+export class Runs {
+  constructor(shown) {
+    this.shown = shown;
+    this.stopped = false;
+  }
+
+  /**
+   * Runs all prompts and calls `finished(prompt, image)` after each one.
+   *
+   * Returns false if it was stopped. Throws an error with the server's sentence if a run fails.
+   */
+  async run(prompts, begun, finished) {
+    for (const prompt of prompts) {
+      if (this.stopped) return false;
+      begun(prompt);
+      const image = await this.imageOf(prompt);
+      if (image === STOPPED) return false;
+      finished(prompt, image);
+    }
+    return true;
+  }
+
+  /** Ends the runs. What is done stays. */
+  stop() {
+    this.stopped = true;
+    this.end?.(STOPPED);
+    if (!this.id) return;
+    api.deleteItem("queue", this.id);
+    api.interrupt(this.id);
+  }
+
+  imageOf(prompt) {
+    return new Promise((resolve, reject) => {
+      this.id = null;
+      let image;
+      const early = [];
+      const handle = (kind, detail) => {
+        if (this.id === null) early.push([kind, detail]); // the answer to the request may come later
+        if (detail?.prompt_id !== this.id || this.id === null) return;
+        if (kind === "executed" && String(detail.node) === this.shown.id) {
+          image = firstImage(detail.output, this.shown.side) ?? image;
+        } else if (kind === "execution_success") done(image);
+        else if (kind === "execution_interrupted") done(STOPPED);
+        else if (kind === "execution_error") fail(new Error(detail.exception_message.trim()));
+      };
+      const listeners = KINDS.map((kind) => [kind, ({ detail }) => handle(kind, detail)]);
+      listeners.push(["reconnected", () => this.id && recover()]);
+      const end = (act, value) => {
+        for (const [kind, listener] of listeners) api.removeEventListener(kind, listener);
+        this.end = null;
+        act(value);
+      };
+      const done = (value) => end(resolve, value);
+      const fail = (error) => end(reject, error);
+      const recover = async () => {
+        const found = await outcome(this.id, this.shown).catch(() => null);
+        if (found) (found.error ? fail : done)(found.error ?? found.image);
+      };
+      this.end = done;
+      for (const [kind, listener] of listeners) api.addEventListener(kind, listener);
+      send(prompt, this.shown).then((id) => {
+        this.id = id;
+        if (this.stopped) this.stop();
+        for (const [kind, detail] of early) handle(kind, detail);
+      }, fail);
+    });
+  }
+}
+
+/** Sends a prompt whose only output is the node that shows the image. Returns its id. */
+async function send({ output, workflow }, shown) {
+  const previewMethod = app.extensionManager.setting?.get?.("Comfy.Execution.PreviewMethod");
+  const options = { partialExecutionTargets: [shown.id], previewMethod };
+  try {
+    const answer = await api.queuePrompt(0, { output, workflow }, options);
+    if (answer.prompt_id) return answer.prompt_id;
+    throw Object.assign(new Error(), { response: answer });
+  } catch (error) {
+    throw new Error(sentenceOf(error));
+  }
+}
+
+function sentenceOf({ response, message }) {
+  const faults = Object.values(response?.node_errors ?? {}).flatMap(({ errors }) => errors ?? []);
+  const [fault] = faults.length ? faults : [response?.error];
+  const parts = typeof fault === "string" ? [fault] : [fault?.message, fault?.details];
+  return parts.filter(Boolean).join(": ") || message;
+}
+
+/** What became of a prompt while the connection was lost. Null while it runs or waits. */
+async function outcome(id, shown) {
+  const entry = (await (await api.fetchApi(`/history/${id}`)).json())[id];
+  if (!entry?.status) return null;
+  const failed = entry.status.messages?.find(([kind]) => kind === "execution_error");
+  if (failed) return { error: new Error(failed[1].exception_message.trim()) };
+  return { image: entry.status.completed ? firstImage(entry.outputs?.[shown.id], shown.side) : STOPPED };
+}

@@ -1,0 +1,229 @@
+// The panel of Apply Instruction and Edit Guider: the strength, tries of it, and when the instruction acts.
+import { element } from "../dom.js";
+import { translate, translateSentence } from "../translate.js";
+import { MOST, factorsOf } from "./noise.js";
+import { promptsOf } from "./prompts.js";
+import { Results, rangeAround, runningOrder, strengthsBetween } from "./results.js";
+import { Runs } from "./runs.js";
+import { follow, rememberChange, setValue, settingOf } from "./settings.js";
+import { StrengthSlider } from "./slider.js";
+import { segmentsOf } from "./segments.js";
+import { Timeline } from "./timeline.js";
+
+/** Timeline's name of a value -> the node's input. */
+const INPUTS = { start: "start_timestep", end: "end_timestep", segments: "segment_strengths" };
+/** Heights in pixels of the canvas. */
+const HEIGHTS = { alone: 32, whole: 102, line: 20, below: 51 };
+
+export class StrengthStrip {
+  /** `resized(growth)` is called when the strip needs more or less height. */
+  constructor(node, resized) {
+    this.node = node;
+    this.resized = resized;
+    this.settings = {};
+    /** Number of segments of the instruction; null until it is known. */
+    this.segments = null;
+    this.runs = null;
+    this.range = null;
+    this.slider = new StrengthSlider((value) => this.set("strength", value), rememberChange);
+    this.timeline = new Timeline((name, value) => this.set(INPUTS[name], value), rememberChange);
+    this.results = new Results((strength) => {
+      this.set("strength", strength);
+      rememberChange();
+    });
+    this.tryButton = element("button", { type: "button", class: "ib-try-five" });
+    this.tryButton.addEventListener("click", () => (this.runs ? this.runs.stop() : this.tryFive()));
+    this.says = element("div", { class: "ib-strength-says", role: "status" });
+    this.first = element("div", { class: "ib-strength-first" }, this.slider.root, this.tryButton);
+    this.below = this.makeBelow();
+    this.root = element(
+      "div",
+      { class: "ib-panel ib-strength" },
+      ...[this.first, this.says, this.timeline.root, this.below],
+    );
+    for (const kind of ["pointerdown", "keydown", "dblclick"]) {
+      this.root.addEventListener(kind, (event) => {
+        if (event.target.closest("button, input")) event.stopPropagation();
+      });
+    }
+    this.height = HEIGHTS.alone;
+    this.remark = "";
+    this.below.hidden = true;
+    this.showRunning();
+  }
+
+  /** Results, their range, and a button that closes them. */
+  makeBelow() {
+    const limit = (name) => {
+      const input = element("input", { type: "number", min: -4, max: 4, step: 0.25, "aria-label": name });
+      input.addEventListener("change", () => {
+        this.range = [this.lowest, this.highest].map((each) => Math.min(4, Math.max(-4, Number(each.value))));
+        this.showRange(this.range);
+      });
+      return input;
+    };
+    this.lowest = limit(translate("Lowest strength to try"));
+    this.highest = limit(translate("Highest strength to try"));
+    const close = element("button", { type: "button", class: "ib-try-close", text: "×" });
+    close.title = translate("Close");
+    close.setAttribute("aria-label", translate("Close the results"));
+    close.addEventListener("click", () => {
+      this.runs?.stop();
+      this.range = null;
+      this.remark = "";
+      this.below.hidden = true;
+      this.draw();
+    });
+    const from = element("span", { text: translate("from") });
+    const to = element("span", { text: translate("to") });
+    const foot = element("div", { class: "ib-try-foot" }, from, this.lowest, to, this.highest, close);
+    return element("div", { class: "ib-strength-below" }, this.results.root, foot);
+  }
+
+  showRange([lowest, highest]) {
+    this.lowest.value = lowest;
+    this.highest.value = highest;
+  }
+
+  get strength() {
+    return Number(this.settings.strength?.widget?.value ?? 1);
+  }
+
+  /** Sets an input where it is set; this redraws the strip. */
+  set(name, value) {
+    if (this.settings[name]?.widget) setValue(this.settings[name], value);
+  }
+
+  /** Finds again where the values are set, after links changed. */
+  refresh() {
+    for (const name of ["strength", ...Object.values(INPUTS)]) {
+      const setting = settingOf(this.node, name);
+      follow(setting, this.settings[name], () => this.draw());
+      this.settings[name] = setting;
+    }
+    this.draw();
+    segmentsOf(this.node).then((segments) => {
+      if (!segments || segments === this.segments) return;
+      this.segments = segments;
+      this.draw();
+    });
+  }
+
+  /** Shows what a run said about the instruction. */
+  showResult({ segments }) {
+    if (!segments) return;
+    [this.segments] = segments;
+    this.draw();
+  }
+
+  draw() {
+    const { strength } = this.settings;
+    const input = this.node.inputs?.find((each) => each.name === "instruction");
+    const used = input?.link != null;
+    for (const part of [this.first, this.timeline.root]) part.hidden = !used;
+    this.root.classList.toggle("ib-alone", !used);
+    const linked = Boolean(strength?.linked);
+    this.slider.show(this.strength, linked);
+    this.slider.root.classList.toggle("ib-disabled", linked);
+    this.results.mark(this.strength);
+    this.drawTimeline();
+    let says = this.remark;
+    if (!used) says = translate("Connect an instruction to set its strength here.");
+    else if (linked) says ||= translate("The strength comes from another node.");
+    this.says.textContent = says;
+    this.says.hidden = !says;
+    if (!this.runs) this.tryButton.disabled = linked;
+    this.measure(used, Boolean(says));
+  }
+
+  drawTimeline() {
+    const valueOf = (name, without) => this.settings[name]?.widget?.value ?? without;
+    const factors = factorsOf(valueOf(INPUTS.segments, ""), this.segments ?? 1);
+    const fixed = {};
+    for (const [name, input] of Object.entries(INPUTS)) fixed[name] = !this.settings[input]?.widget;
+    const [start, end] = [Number(valueOf(INPUTS.start, MOST)), Number(valueOf(INPUTS.end, 0))];
+    this.timeline.show({ start, end, factors, fixed });
+  }
+
+  measure(used, says) {
+    const image = this.imageHeight();
+    this.root.style.setProperty("--ib-try-height", `${image}px`);
+    let height = used ? HEIGHTS.whole + (says ? HEIGHTS.line : 0) : HEIGHTS.alone;
+    if (used && !this.below.hidden) height += image + HEIGHTS.below;
+    const growth = height - this.height;
+    this.height = height;
+    if (growth) this.resized(growth);
+  }
+
+  imageHeight() {
+    return Math.round(Math.min(120, Math.max(48, (this.node.size[0] - 60) / 5)));
+  }
+
+  /** Says something below the slider, until the next try. */
+  say(remark) {
+    this.remark = remark;
+    this.draw();
+  }
+
+  showRunning(done = 0, all = 0) {
+    const running = Boolean(this.runs);
+    this.tryButton.textContent = running ? translate("Cancel") : translate("Try 5");
+    this.tryButton.title = running
+      ? translate("{done} of {all} done", { done, all })
+      : translate("Runs the graph with five strengths and shows the results side by side");
+  }
+
+  /** Runs the graph with five strengths. The widgets keep their values. */
+  async tryFive() {
+    const range = this.range ?? rangeAround(this.strength);
+    const strengths = strengthsBetween(...range);
+    this.showRange(range);
+    this.remark = "";
+    try {
+      const order = runningOrder([...new Set(strengths)], this.strength);
+      const made = await promptsOf(this.node, this.settings.strength, order);
+      if (!made) return this.say(translate("This node does not run: it is muted or bypassed."));
+      if (!made.shown) {
+        return this.say(translate("No image is shown after this node. Add Preview Image behind VAE Decode."));
+      }
+      await this.runAll(made, strengths);
+    } catch (error) {
+      this.say(translateSentence(error.message));
+    }
+  }
+
+  async runAll({ shown, prompts }, strengths) {
+    this.runs = new Runs(shown);
+    this.results.begin(strengths);
+    this.below.hidden = false;
+    this.draw();
+    let done = 0;
+    this.showRunning(done, prompts.length);
+    try {
+      const whole = await this.runs.run(
+        prompts,
+        ({ strength }) => this.results.running(strength),
+        ({ strength }, image) => {
+          this.results.add(strength, image);
+          this.showRunning(++done, prompts.length);
+        },
+      );
+      if (!whole && !this.below.hidden) {
+        this.remark = translate("Stopped after {done} of {all}.", { done, all: prompts.length });
+      }
+    } finally {
+      this.runs = null;
+      this.results.ended();
+      this.showRunning();
+      this.draw();
+    }
+  }
+
+  close() {
+    this.runs?.stop();
+    for (const [name, setting] of Object.entries(this.settings)) {
+      follow(null, setting, () => {});
+      this.settings[name] = null;
+    }
+  }
+}
