@@ -8,6 +8,7 @@ import { addLearningPanel, restoreLearning, setupLearning } from "./learning/liv
 import { addPairsBoard, refreshBoards } from "./pairs/board.js";
 import { addStrengthStrip, refreshStrengths, setupStrength } from "./strength/index.js";
 import { loadTranslations, translateSentence } from "./translate.js";
+import { noteNumbers, prepareWidgets, refreshWidgets, setupWidgets } from "./widgets/index.js";
 
 const LEARNING = ["InstructBrushLearn", "InstructBrushLearnText", "InstructBrushLearnAdapter"];
 
@@ -45,41 +46,6 @@ function reportOf(node, text) {
   return [first, ...others.map(translateSentence)].join("\n");
 }
 
-/** Widgets of the learning nodes that are used only with the preset "custom". */
-const CUSTOM_SETTINGS = [
-  "tokens",
-  "segments",
-  "segment_mode",
-  "steps",
-  "batch",
-  "learning_rate",
-  "direction_weight",
-  "objective",
-  "final_learning_rate",
-  "weighting",
-  "include_bos",
-  "text_scale",
-  "image_scale",
-  "noise",
-];
-
-/** Disables the widgets whose values come from the selected preset. */
-function followPreset(node) {
-  const preset = node.widgets.find((widget) => widget.name === "preset");
-  const follow = () => {
-    for (const widget of node.widgets) {
-      if (CUSTOM_SETTINGS.includes(widget.name)) widget.disabled = preset.value !== "custom";
-    }
-  };
-  const before = preset.callback;
-  preset.callback = function (...given) {
-    before?.apply(this, given);
-    follow();
-  };
-  follow();
-  return follow;
-}
-
 app.registerExtension({
   name: "InstructBrush",
 
@@ -104,16 +70,11 @@ app.registerExtension({
   },
 
   nodeCreated(node) {
+    if (node.comfyClass?.startsWith("InstructBrush")) prepareWidgets(node);
     addGallery(node);
     addStrengthStrip(node);
     if (LEARNING.includes(node.comfyClass)) {
       addLearningPanel(node);
-      const follow = followPreset(node);
-      const configured = node.onConfigure;
-      node.onConfigure = function (...given) {
-        configured?.apply(this, given);
-        follow();
-      };
     } else if (node.comfyClass === "InstructBrushLoadPairs") {
       addPairsBoard(node);
     } else if (WITH_TEXT.includes(node.comfyClass)) {

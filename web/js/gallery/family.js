@@ -10,14 +10,22 @@ const LOADERS = {
   CheckpointLoaderSimple: { widget: "ckpt_name", folder: "checkpoints/" },
 };
 
-/** Model -> family, so that each is asked for once. */
+/** Model -> promise of its family, so that each is asked for once. */
 const known = new Map();
 
 /** Returns the family of the model that takes the node's instruction; null if the graph does not show one. */
-export async function connectedFamily(node) {
-  const model = modelOf(consumers(node));
+export function connectedFamily(node) {
+  return familyOf(modelOf(consumers(node)));
+}
+
+/** Returns the family of the model that the node is given; null if the graph does not show one. */
+export function familyAbove(node) {
+  return familyOf(loadedBy(node, new Set()));
+}
+
+async function familyOf(model) {
   if (!model) return null;
-  if (!known.has(model)) known.set(model, await store.familyOf(model).catch(() => null));
+  if (!known.has(model)) known.set(model, store.familyOf(model).catch(() => null));
   return known.get(model);
 }
 

@@ -1,0 +1,286 @@
+"""Nodes show the inputs that people need, in both renderers. Numbers that stand for automatic show "auto"."""
+
+import json
+
+import pytest
+
+RENDERERS = pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
+ALWAYS = ["preset", "seed", "preview_every", "hold_out", "gradient_checkpointing", "resume", "guidance"]
+
+VISIBLE = """(id) => {
+    const node = app.graph.getNodeById(id);
+    const inputs = Object.values(node.constructor.nodeData.input).flatMap((group) => Object.keys(group));
+    return node.widgets.filter((w) => inputs.includes(w.name) && !w.hidden).map((w) => w.name);
+}"""
+ROWS = """(id) => [...document.querySelectorAll(`[data-node-id="${id}"] [data-testid=node-widget]`)].length"""
+
+
+def example(repository, name):
+    return json.loads((repository / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def node_of(workflow, kind):
+    return next(node for node in workflow["nodes"] if node["type"] == kind)
+
+
+def load(page, workflow):
+    page.evaluate("async (workflow) => { await app.loadGraphData(workflow); }", workflow)
+
+
+def look_at(page, node, height=700):
+    """Moves a node into view."""
+    page.evaluate(
+        """([id, height]) => {
+            const { pos } = app.graph.getNodeById(id);
+            app.canvas.ds.scale = Math.min(1, height / 700);
+            app.canvas.ds.offset = [420 - pos[0], 90 - pos[1]];
+            app.canvas.setDirty(true, true);
+        }""",
+        [node, height],
+    )
+    page.wait_for_timeout(400)
+
+
+def set_value(page, node, name, value):
+    page.evaluate(
+        """([id, name, value]) => {
+            const node = app.graph.getNodeById(id);
+            const widget = node.widgets.find((w) => w.name === name);
+            widget.value = value;
+            widget.callback?.(value, app.canvas, node);
+        }""",
+        [node, name, value],
+    )
+
+
+def value(page, node, name):
+    return page.evaluate(
+        "([id, name]) => app.graph.getNodeById(id).widgets.find((w) => w.name === name).value", [node, name]
+    )
+
+
+def height(page, node):
+    return page.evaluate("(id) => app.graph.getNodeById(id).size[1]", node)
+
+
+def line(page):
+    return page.locator(".ib-summary").first
+
+
+def wait_for_line(page, text):
+    page.wait_for_function(
+        f"() => document.querySelector('.ib-summary')?.textContent.startsWith({json.dumps(text)})",
+        timeout=15_000,
+    )
+
+
+def learn(page, node):
+    return page.evaluate(
+        """async (id) => {
+            const saved = app.graph.serialize().nodes.find((node) => node.id === id);
+            return [saved.widgets_values, (await app.graphToPrompt()).output[id].inputs, saved.properties];
+        }""",
+        node,
+    )
+
+
+@RENDERERS
+def test_learning_shows_words_and_a_line_and_opens(vue, open_page, repository, shots):
+    kind = "vue" if vue else "classic"
+    page = open_page(vue=vue)
+    workflow = example(repository, "learn_from_pairs")
+    saved = node_of(workflow, "InstructBrushLearn")
+    node, values = saved["id"], list(saved["widgets_values"])
+    saved["properties"] = {"Node name for S&R": "InstructBrushLearn"}
+    saved["size"] = [330, 922]
+    saved["widgets_values"][1] = values[1] = "auto"
+    saved["widgets_values"][5] = values[5] = 400
+    load(page, workflow)
+    look_at(page, node)
+    assert page.evaluate(VISIBLE, node) == ["init_text"]
+    wait_for_line(page, "auto: pocket, 400 steps")
+    # A workflow that was saved with all inputs in view gets a smaller node, and keeps every value.
+    small = height(page, node)
+    assert small < 700
+    kept, prompt, _ = learn(page, node)
+    assert kept[: len(values)] == values and prompt["steps"] == 400 and prompt["preset"] == "auto"
+    page.screenshot(path=shots / f"fewer_{kind}.png")
+
+    button = page.locator(".ib-more button").first
+    button.press("Enter")
+    assert page.evaluate(VISIBLE, node) == ["init_text", *ALWAYS, "save_every"]
+    assert button.get_attribute("aria-expanded") == "true" and button.text_content() == "Show fewer"
+    page.wait_for_timeout(400)
+    page.screenshot(path=shots / f"fewer_open_{kind}.png")
+    assert not vue or page.evaluate(ROWS, node) == 11
+    set_value(page, node, "preset", "custom")
+    assert len(page.evaluate(VISIBLE, node)) == 21
+    page.wait_for_timeout(400)
+    page.screenshot(path=shots / f"fewer_custom_{kind}.png")
+    set_value(page, node, "tokens", 0)
+    set_value(page, node, "seed", 7)
+    button.click()
+    page.wait_for_timeout(400)
+    assert page.evaluate(VISIBLE, node) == ["init_text"]
+    assert abs(height(page, node) - small) < 12
+    assert not vue or page.evaluate(ROWS, node) == 3
+    assert line(page).text_content() == "custom: 400 steps · learned rows 0 · seed 7"
+    set_value(page, node, "hold_out", 2)
+    assert line(page).text_content() == "custom: 400 steps · learned rows 0 · 2 more changed"
+    assert "pair to hold out 2" in line(page).get_attribute("title")
+
+
+@RENDERERS
+def test_a_linked_input_stays_and_a_reload_remembers(vue, open_page, repository, shots):
+    page = open_page(vue=vue)
+    workflow = example(repository, "learn_from_pairs")
+    node = node_of(workflow, "InstructBrushLearn")["id"]
+    load(page, workflow)
+    page.evaluate(
+        """(id) => {
+            const learn = app.graph.getNodeById(id);
+            const number = LiteGraph.createNode("PrimitiveInt");
+            number.pos = [learn.pos[0] - 300, learn.pos[1] - 200];
+            app.graph.add(number);
+            number.connect(0, learn, learn.inputs.findIndex((input) => input.name === "seed"));
+        }""",
+        node,
+    )
+    page.wait_for_function(f"(id) => ({VISIBLE})(id).includes('seed')", arg=node)
+    assert page.evaluate(VISIBLE, node) == ["init_text", "seed"]
+    again = page.evaluate("() => app.graph.serialize()")
+    load(page, again)
+    assert page.evaluate(VISIBLE, node) == ["init_text", "seed"]
+    assert isinstance(learn(page, node)[1]["seed"], list)
+    page.evaluate(
+        """(id) => {
+            const learn = app.graph.getNodeById(id);
+            learn.disconnectInput(learn.inputs.findIndex((input) => input.name === "seed"));
+        }""",
+        node,
+    )
+    page.wait_for_function(f"(id) => !({VISIBLE})(id).includes('seed')", arg=node)
+    page.locator(".ib-more button").first.click()
+    before = height(page, node)
+    load(page, page.evaluate("() => app.graph.serialize()"))
+    assert len(page.evaluate(VISIBLE, node)) == 21
+    assert abs(height(page, node) - before) < 12
+    assert learn(page, node)[2]["all inputs"] is True
+
+
+def add(page, kind, at):
+    """Adds a node and moves it into view. Returns its id."""
+    node = page.evaluate(
+        """([kind, at]) => {
+            const node = LiteGraph.createNode(kind);
+            node.pos = at;
+            app.graph.add(node);
+            return node.id;
+        }""",
+        [kind, at],
+    )
+    look_at(page, node)
+    return node
+
+
+@RENDERERS
+def test_numbers_show_auto_and_take_it(vue, open_page, shots):
+    page = open_page(vue=vue)
+    page.evaluate("() => app.graph.clear()")
+    node = add(page, "InstructBrushEditBySteps", [0, 0])
+    page.wait_for_timeout(300)
+    page.screenshot(path=shots / f"auto_{'vue' if vue else 'classic'}.png")
+
+    def type_text(text):
+        if vue:
+            field = page.locator("[aria-label=text_scale] input")
+            field.focus()
+            field.fill(text)
+            field.press("Enter")
+            return
+        x, y = page.evaluate(
+            """(id) => {
+                const node = app.graph.getNodeById(id);
+                const widget = node.widgets.find((w) => w.name === "text_scale");
+                const { left, top } = app.canvas.canvas.getBoundingClientRect();
+                const { scale, offset } = app.canvas.ds;
+                const place = [node.pos[0] + node.size[0] / 2, node.pos[1] + widget.last_y + 10];
+                return [left + (place[0] + offset[0]) * scale, top + (place[1] + offset[1]) * scale];
+            }""",
+            node,
+        )
+        page.mouse.click(x, y)
+        field = page.locator(".graphdialog input")
+        if value(page, node, "text_scale") == -1:
+            assert field.input_value() == "auto"
+        field.fill(text)
+        field.press("Enter")
+
+    def shown():
+        if not vue:
+            return page.evaluate(
+                "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'text_scale')"
+                "._displayValue",
+                node,
+            )
+        return page.evaluate(
+            """() => {
+                const field = document.querySelector("[aria-label=text_scale] input");
+                field.blur();
+                const word = getComputedStyle(field.parentElement, "::before").content;
+                const covered = getComputedStyle(field).color.endsWith(", 0)");
+                return covered ? JSON.parse(word) : field.value;
+            }"""
+        )
+
+    assert shown() == "auto"
+    for text, number, word in (("3", 3, "3.0"), ("auto", -1, "auto"), ("5", 5, "5.0"), ("", -1, "auto")):
+        type_text(text)
+        page.wait_for_timeout(100)
+        assert value(page, node, "text_scale") == number
+        assert shown() == word
+    # Between automatic and the least scale there is nothing.
+    set_value(page, node, "text_scale", -0.9)
+    assert value(page, node, "text_scale") == 0
+    set_value(page, node, "text_scale", -0.1)
+    assert value(page, node, "text_scale") == -1
+
+
+@RENDERERS
+def test_inputs_without_effect_are_hidden(vue, open_page, shots):
+    kind = "vue" if vue else "classic"
+    page = open_page(vue=vue)
+    page.evaluate("() => app.graph.clear()")
+    blend = add(page, "InstructBrushBlend", [-700, 0])
+    assert page.evaluate(VISIBLE, blend) == ["weight_1", "weight_2"]
+    clean = add(page, "InstructBrushCleanRegion", [0, 250])
+    assert page.evaluate(VISIBLE, clean) == ["shape", "grow", "feather"]
+    finder = add(page, "InstructBrushLoadRegionFinder", [0, 0])
+    assert page.evaluate(VISIBLE, finder) == ["finder_name"]
+    assert line(page).text_content() == "7 more inputs, as usual"
+    set_value(page, clean, "threshold", 0.25)
+    assert line(page).text_content() == "threshold 0.25"
+    page.wait_for_timeout(300)
+    page.screenshot(path=shots / f"without_effect_{kind}.png")
+    prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
+    assert "sam_name" in prompt[str(finder)]["inputs"] and prompt[str(clean)]["inputs"]["threshold"] == 0.25
+    names = page.evaluate("(id) => app.graph.getNodeById(id).widgets[0].options.values", finder)
+    (other,) = [name for name in names if name.startswith("grounding_dino/")][:1]
+    set_value(page, finder, "finder_name", other)
+    assert page.evaluate(VISIBLE, finder) == ["finder_name", "sam_name"]
+    assert not vue or page.evaluate(ROWS, finder) == 2
+
+
+def test_a_page_shows_the_inputs_that_it_names(open_page, repository):
+    page = open_page(vue=True, language="zh")
+    workflow = example(repository, "page_learn_an_edit")
+    node = node_of(workflow, "InstructBrushLearn")["id"]
+    workflow["extra"]["linearData"]["inputs"].append([node, "seed"])
+    load(page, workflow)
+    page.get_by_text("种子", exact=True).locator("visible=true").first.wait_for(timeout=30_000)
+    page.locator("[aria-label=seed] input").locator("visible=true").first.wait_for(timeout=10_000)
+    assert page.evaluate(VISIBLE, node) == ["init_text", "seed"]
+    text = page.evaluate(
+        "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'more').element.textContent", node
+    )
+    assert text.endswith("更改…")

@@ -1,0 +1,56 @@
+// Fewer and plainer widgets: inputs that are rarely needed behind a button, none that have no effect, and
+// "auto" for numbers that stand for it.
+import { api } from "../../../../scripts/api.js";
+import { loadStyle } from "../dom.js";
+import { fit, hideWidgets } from "./hiding.js";
+import { addMore, refreshMore } from "./more.js";
+import { addNumbers, setupNumbers } from "./numbers.js";
+import { isInput, WITHOUT_EFFECT } from "./rules.js";
+
+export { noteNumbers } from "./numbers.js";
+
+const narrowed = new Set();
+
+/** Call once. */
+export function setupWidgets() {
+  loadStyle("widgets");
+  setupNumbers();
+  api.addEventListener("graphChanged", refreshWidgets);
+}
+
+/** Looks again at all nodes. Call when a workflow was opened. */
+export function refreshWidgets() {
+  refreshMore();
+  for (const narrow of narrowed) narrow(false);
+}
+
+/** Prepares the widgets of a node, before panels are added to it. */
+export function prepareWidgets(node) {
+  addNumbers(node);
+  addMore(node);
+  const withoutEffect = WITHOUT_EFFECT[node.comfyClass];
+  if (!withoutEffect) return;
+  const hidden = (name) => (isInput(node, name) ? Boolean(withoutEffect(node, name)) : undefined);
+  const narrow = (resize = true) => hideWidgets(node, hidden, { resize });
+  for (const [hook, then] of Object.entries({
+    onAdded: () => narrowed.add(narrow),
+    onRemoved: () => narrowed.delete(narrow),
+    onConfigure: () => narrow(false),
+    onConnectionsChange: () => queueMicrotask(narrow),
+  })) {
+    const before = node[hook];
+    node[hook] = function (...given) {
+      before?.apply(this, given);
+      then();
+    };
+  }
+  for (const widget of node.widgets) {
+    const before = widget.callback;
+    widget.callback = function (...given) {
+      before?.apply(this, given);
+      narrow();
+    };
+  }
+  narrow(false);
+  fit(node, 0);
+}

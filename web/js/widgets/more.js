@@ -1,0 +1,168 @@
+// Nodes with many inputs show a few of them, a line that tells what the others do, and a button that shows
+// those. The button's state is kept in a property of the node.
+import { app } from "../../../../scripts/app.js";
+import { element, onResult } from "../dom.js";
+import { familyAbove } from "../gallery/family.js";
+import { translate } from "../translate.js";
+import { fit, growBy, hideWidgets, isLinked } from "./hiding.js";
+import { described, isInput, RULES, value } from "./rules.js";
+
+const PROPERTY = "all inputs";
+const HEIGHT = 46;
+const MOST_NAMED = 2;
+const LONGEST = 18;
+
+const shown = new Set();
+
+/** Looks again at all nodes, because links, values or the model may have changed. */
+export function refreshMore() {
+  for (const each of shown) each.refresh();
+}
+
+/** Adds the line and the button to a node with many inputs. */
+export function addMore(node) {
+  if (!RULES[node.comfyClass]) return;
+  const more = new MoreInputs(node, RULES[node.comfyClass]);
+  after(node, "onRemoved", () => shown.delete(more));
+  after(node, "onAdded", () => shown.add(more));
+  after(node, "onConnectionsChange", () => queueMicrotask(() => more.refresh()));
+  after(node, "onConfigure", (saved) => more.configured(saved));
+  onResult(node, ({ learning }) => learning && more.learned(learning[0]));
+}
+
+class MoreInputs {
+  constructor(node, rule) {
+    this.node = node;
+    this.rule = rule;
+    const inputs = node.widgets.filter((widget) => isInput(node, widget.name));
+    this.names = new Set(inputs.map((widget) => widget.name));
+    for (const widget of inputs) {
+      // The button replaces the one that the Vue renderer has for advanced inputs.
+      if (widget.options) widget.options.advanced = false;
+      widget.callback = chained(widget.callback, () => this.refresh());
+    }
+    this.text = element("span", { class: "ib-summary" });
+    this.button = element("button", { type: "button" });
+    this.button.addEventListener("click", () => this.setOpen(!this.open));
+    this.addLine();
+    node.properties[PROPERTY] ??= Boolean(setting("Comfy.Node.AlwaysShowAdvancedWidgets"));
+    this.refresh({ resize: false });
+    fit(node, 0);
+  }
+
+  addLine() {
+    const line = element("div", { class: "ib-more" }, this.text, this.button);
+    const options = { serialize: false, hideOnZoom: false };
+    const widget = this.node.addDOMWidget("more", "instructbrush", line, options);
+    widget.serialize = false;
+    // With these the line has one height in both renderers, also where panels share the room that is left.
+    widget.computeLayoutSize = undefined;
+    widget.computeSize = (width) => [width ?? 0, HEIGHT];
+  }
+
+  get open() {
+    return Boolean(this.node.properties[PROPERTY]);
+  }
+
+  setOpen(open) {
+    this.node.properties[PROPERTY] = open;
+    this.refresh();
+    app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+  }
+
+  configured(saved) {
+    const visible = () => this.node.widgets.filter((widget) => this.names.has(widget.name) && !widget.hidden);
+    this.refresh({ resize: false });
+    // Saved before this property existed: the node was as high as all its inputs.
+    if (saved?.properties?.[PROPERTY] === undefined) growBy(this.node, visible().length - this.names.size);
+  }
+
+  /** What the last run was done with. */
+  learned({ preset }) {
+    this.used = { preset };
+    this.refresh();
+  }
+
+  refresh(options) {
+    hideWidgets(this.node, (name) => (this.names.has(name) ? this.isHidden(name) : undefined), options);
+    this.write();
+    if (!this.names.has("preset")) return;
+    familyAbove(this.node).then((family) => {
+      if (family === this.family) return;
+      // Another model: what was used before does not tell anything.
+      if (this.family) this.used = undefined;
+      this.family = family ?? undefined;
+      this.write();
+    });
+  }
+
+  isHidden(name) {
+    if (this.rule.shown.includes(name)) return false;
+    return !this.open || !this.rule.acts(this.node, name);
+  }
+
+  write() {
+    const { open } = this;
+    const changes = this.changes();
+    const line = this.rule.line(this.node, this);
+    const named = changes.length > MOST_NAMED ? changes.slice(0, MOST_NAMED - 1) : changes;
+    const more = changes.length - named.length;
+    const others = more && translate("{count} more changed", { count: more });
+    const parts = [line, ...named, others].filter(Boolean);
+    set(this.text, "textContent", parts.join(" · ") || this.rest());
+    set(this.text, "title", [line, ...changes].filter(Boolean).join("\n"));
+    set(this.button, "textContent", open ? translate("Show fewer") : translate("Change…"));
+    const title = open ? translate("Hides the other inputs") : translate("Shows the other inputs");
+    set(this.button, "title", title);
+    this.button.setAttribute("aria-expanded", String(open));
+  }
+
+  /** What the inputs behind the button are set to, where they have an effect and differ from the default. */
+  changes() {
+    const { rule, node } = this;
+    const told = [...rule.shown, ...(rule.named ?? []), ...(rule.silent ?? [])];
+    return node.widgets
+      .filter(({ name }) => this.names.has(name) && !told.includes(name))
+      .filter(({ name }) => rule.acts(node, name) && !isLinked(node, name))
+      .filter(({ name }) => value(node, name) !== standard(node, name))
+      .map((widget) => `${widget.label ?? widget.name} ${brief(widget.value)}`);
+  }
+
+  rest() {
+    const { rule, node } = this;
+    const others = [...this.names].filter((name) => !rule.shown.includes(name) && rule.acts(node, name));
+    const count = others.filter((name) => !rule.silent?.includes(name)).length;
+    return translate("{count} more inputs, as usual", { count });
+  }
+}
+
+function standard(node, name) {
+  const { default: usual, options } = described(node, name);
+  return usual ?? options?.[0];
+}
+
+function brief(given) {
+  if (typeof given === "boolean") return given ? translate("on") : translate("off");
+  const text = typeof given === "number" ? String(Number(given.toFixed(6))) : String(given);
+  return text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text;
+}
+
+function set(target, key, text) {
+  if (target[key] !== text) target[key] = text;
+}
+
+function setting(name) {
+  return app.extensionManager?.setting?.get(name);
+}
+
+function chained(before, then) {
+  return function (...given) {
+    const answer = before?.apply(this, given);
+    then(...given);
+    return answer;
+  };
+}
+
+function after(node, name, then) {
+  node[name] = chained(node[name], then);
+}

@@ -1,0 +1,102 @@
+// Which inputs a node shows, which of the others have an effect, and what its line says about them.
+import { translate } from "../translate.js";
+import { isLinked } from "./hiding.js";
+
+/** Inputs of the learning nodes that act only with the preset "custom". */
+const CUSTOM_SETTINGS = [
+  "tokens",
+  "rank",
+  "bypass",
+  "segments",
+  "segment_mode",
+  "steps",
+  "batch",
+  "learning_rate",
+  "adapter_rate",
+  "direction_weight",
+  "objective",
+  "final_learning_rate",
+  "weighting",
+  "include_bos",
+  "text_scale",
+  "image_scale",
+  "noise",
+];
+
+export const value = (node, name) => node.widgets?.find((widget) => widget.name === name)?.value;
+
+/** Whether a widget belongs to an input of the node; others are panels. */
+export function isInput(node, name) {
+  return Boolean(specOf(node, name));
+}
+
+/** Returns the options of an input, as the server describes it. */
+export function described(node, name) {
+  return specOf(node, name)?.[1] ?? {};
+}
+
+function specOf(node, name) {
+  const { required, optional } = node.constructor?.nodeData?.input ?? {};
+  return required?.[name] ?? optional?.[name];
+}
+
+const LEARNING = {
+  shown: ["init_text"],
+  acts(node, name) {
+    const custom = value(node, "preset") === "custom" || isLinked(node, "preset");
+    return custom || !CUSTOM_SETTINGS.includes(name);
+  },
+  named: ["preset", "steps"],
+  /** `family` is that of the connected model, `used` what the last run was done with; both may be missing. */
+  line(node, { family, used } = {}) {
+    if (isLinked(node, "preset")) return translate("preset by its input");
+    const preset = value(node, "preset");
+    if (preset === "custom") return translate("custom: {steps} steps", { steps: value(node, "steps") });
+    const { steps = {}, preset_of: byFamily = {} } = described(node, "preset");
+    if (preset !== "auto") return translate("{preset}: {steps} steps", { preset, steps: steps[preset] });
+    const found = byFamily[family] ?? used?.preset;
+    if (!found) return translate("auto: what fits the model");
+    return translate("auto: {preset}, {steps} steps", { preset: found, steps: steps[found] });
+  },
+};
+
+const nothingElse = () => "";
+const always = () => true;
+
+/** Node -> the widgets that it always shows, and rules for the others. */
+export const RULES = {
+  InstructBrushLearn: LEARNING,
+  InstructBrushLearnText: LEARNING,
+  InstructBrushLearnAdapter: LEARNING,
+  InstructBrushCaptionInit: { shown: ["tokens"], acts: always, line: nothingElse },
+  InstructBrushCleanRegion: { shown: ["shape", "grow", "feather"], acts: always, line: nothingElse },
+  InstructBrushFindEditedObject: { shown: ["instruction", "objects"], acts: always, line: nothingElse },
+  InstructBrushPreference: {
+    shown: ["study", "instructions"],
+    acts: (node, name) => actsBeside(node, name, "_name"),
+    // The panel writes it.
+    silent: ["judgements"],
+    line: nothingElse,
+  },
+};
+
+/** An input such as third_name acts when the socket that it belongs to is linked: third. */
+function actsBeside(node, name, ending) {
+  const socket = name.endsWith(ending) && name.slice(0, -ending.length);
+  const exists = socket && node.inputs?.some((input) => input.name === socket);
+  return !exists || isLinked(node, socket);
+}
+
+/** Node -> whether an input has no effect, by its name. These nodes have no line. */
+export const WITHOUT_EFFECT = {
+  InstructBrushLoadRegionFinder(node, name) {
+    if (name !== "sam_name") return undefined;
+    const beginnings = described(node, "finder_name").without_sam ?? [];
+    const finder = String(value(node, "finder_name"));
+    return !isLinked(node, "finder_name") && beginnings.some((begin) => finder.startsWith(begin));
+  },
+  InstructBrushBlend(node, name) {
+    const [, number] = /^weight_([34])$/.exec(name) ?? [];
+    return number && !isLinked(node, `instruction_${number}`);
+  },
+};
