@@ -57,12 +57,18 @@ app.registerExtension({
     showErrors();
     setupLearning();
     setupStrength();
+    setupWidgets();
+  },
+
+  beforeRegisterNodeDef(_type, definition) {
+    if (definition.name.startsWith("InstructBrush")) noteNumbers(definition);
   },
 
   /** Called whenever a workflow is open, also after a reload of the page. */
   afterConfigureGraph() {
     restoreLearning();
     refreshStrengths();
+    refreshWidgets();
   },
 
   refreshComboInNodes() {
