@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import json
 import threading
+import time
 
 import pytest
 import torch
@@ -293,3 +294,19 @@ def test_learns_on_when_steps_cannot_be_saved(comfy):
         assert run.values[0].info.steps == 3 and last(run)["state"].endswith("Learning continues.")
     finally:
         folder.unlink()
+
+
+def test_sends_at_most_ten_messages_a_second(comfy):
+    progress = comfy.pack("nodes.comfy.learning.progress").LearningProgress("7", 2000, 1)
+    progress.phase = "learning"
+    comfy.events.clear()
+    began = time.monotonic()
+    step = 0
+    while time.monotonic() < began + 1:
+        step += 1
+        progress.show(step, [0.1] * step)
+        time.sleep(0.001)
+    messages = [data for kind, data in comfy.events if kind == "instructbrush.learn"]
+    assert step > 100 and 3 <= len(messages) <= 11
+    # Nothing is lost: the messages hold every loss up to the last one.
+    assert sum(len(message["losses"]) for message in messages) == messages[-1]["step"]
