@@ -1,5 +1,5 @@
 # Only python3 (3.10 or newer) is needed. COMFYUI=/path uses the ComfyUI that is there.
-.PHONY: setup demo serve test test-newest lint format torture bench bench-regions bench-reason bench-speed gpu-check
+.PHONY: setup demo serve test test-newest lint format pictures torture bench bench-regions bench-reason bench-speed gpu-check
 .DEFAULT_GOAL := setup
 
 PYTHON ?= python3
@@ -42,6 +42,11 @@ format: setup
 # Damaged files, kills, full disks, a server under load. make torture ARGS="kills --short" runs a small part.
 torture: setup
 	$(ENV)/python -m instructbrush.tools.torture $(ARGS)
+
+# The pictures of the README and the help pages, from a running ComfyUI. ARGS="--light --out FOLDER" makes others to look at.
+pictures: setup
+	@$(PYTHON) tools/get_browser.py
+	$(ENV)/python tools/make_pictures.py $(ARGS)
 
 # PocketBench: every method on 25 unseen effects. SEEDS=3 runs the compared methods with three seeds. A stopped run resumes.
 SEEDS ?= 1

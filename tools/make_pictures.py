@@ -1,0 +1,216 @@
+"""Makes the pictures of the README and of the help pages from the running ComfyUI (`make pictures`).
+
+    .venv/bin/python tools/make_pictures.py [NAME ...] [--light] [--vue] [--out FOLDER] [--no-run]
+
+Each example workflow is opened and run, and each kind of node that a picture is missing for is pictured with
+its result. docs/pictures gets the pictures of the README, web/docs/pictures one for each node. NAME is a node
+or a picture of the README. --light and --vue choose ComfyUI's other theme and renderer, for pictures to look
+at: with them, --out is needed. Workflows for models that have to be downloaded are opened and not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from instructbrush.tools.browser import launch, open_front_end
+from instructbrush.tools.comfy_server import ComfyServer
+from instructbrush.tools.get_comfyui import REPOSITORY, comfyui_root
+
+EXAMPLES = REPOSITORY / "example_workflows"
+PHOTO = "example.png"
+MARGIN = 14
+SETTLE_MILLISECONDS = 900
+"""Panels follow the canvas with a delay."""
+
+WINDOWS = {
+    "canvas": ("01 Learn an edit from pairs", "graph"),
+    "page": ("Page - Edit my image.app", "page"),
+    "gallery": ("Page - Edit my image.app", "gallery"),
+}
+"""Picture of the README -> its workflow, and what is shown of it after a run."""
+
+RUN = """async () => {
+  const { api } = await import("/scripts/api.js");
+  const ended = new Promise((resolve) => {
+    api.addEventListener("execution_success", () => resolve(""), { once: true });
+    const failed = ({ detail }) => resolve(detail.exception_message);
+    api.addEventListener("execution_error", failed, { once: true });
+  });
+  return (await app.queuePrompt(0)) ? await ended : "ComfyUI did not take the workflow";
+}"""
+KINDS = """() => {
+  const found = [];
+  const visit = (graph, path) => {
+    for (const node of graph.nodes) {
+      if (node.comfyClass?.startsWith("InstructBrush")) found.push([node.comfyClass, path, node.id]);
+      if (node.subgraph) visit(node.subgraph, [...path, node.id]);
+    }
+  };
+  visit(app.rootGraph ?? app.graph, []);
+  return found;
+}"""
+SHOW = """([path, id, margin]) => {
+  let graph = app.rootGraph ?? app.graph;
+  app.canvas.setGraph(graph);
+  for (const step of path) {
+    graph = graph.getNodeById(step).subgraph;
+    app.canvas.openSubgraph ? app.canvas.openSubgraph(graph) : app.canvas.setGraph(graph);
+  }
+  const node = graph.getNodeById(id);
+  app.canvas.deselectAll();
+  app.canvas.links_render_mode = LiteGraph.HIDDEN_LINK;
+  const { ds } = app.canvas;
+  ds.scale = 1;
+  ds.offset[0] = 400 - node.pos[0];
+  ds.offset[1] = 120 - node.pos[1];
+  app.canvas.setDirty(true, true);
+  const title = LiteGraph.NODE_TITLE_HEIGHT;
+  const { left, top } = app.canvas.canvas.getBoundingClientRect();
+  return {
+    x: left + 400 - margin,
+    y: top + 120 - title - margin,
+    width: node.size[0] + 2 * margin,
+    height: node.size[1] + title + 2 * margin,
+  };
+}"""
+FIT = """() => {
+  app.canvas.setGraph(app.rootGraph ?? app.graph);
+  app.canvas.deselectAll();
+  app.canvas.fitViewToSelectionAnimated?.({ duration: 1 });
+  app.canvas.setDirty(true, true);
+}"""
+
+LEAVE_PAGE = "() => app.extensionManager.command.execute('Comfy.ToggleLinear')"
+
+
+@dataclass
+class Pictures:
+    """What is to be made.
+
+    names: the wanted pictures; all if empty.
+    windows, nodes: folders of the README's pictures and of those of the nodes.
+    done: names of the pictures that are made.
+    """
+
+    names: set[str]
+    windows: Path
+    nodes: Path
+    done: set[str] = field(default_factory=set)
+
+    def wants(self, name: str) -> bool:
+        return name not in self.done and (not self.names or name in self.names)
+
+    def finished(self) -> bool:
+        return bool(self.names) and self.names <= self.done
+
+    def workflows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields name and content of the example workflows that the wanted pictures may need."""
+        for path in sorted(EXAMPLES.glob("*.json")):
+            text = path.read_text(encoding="utf-8")
+            wanted = any(self.wants(name) for name, (own, _) in WINDOWS.items() if own == path.stem)
+            if not self.names or wanted or any(f'"{name}"' in text for name in self.names):
+                yield path.stem, json.loads(text)
+
+    def make(self, page: Page, name: str, workflow: dict[str, Any]) -> None:
+        """Makes the pictures that the open workflow `name` is there for."""
+        own = [picture for picture, (kept, _) in WINDOWS.items() if kept == name and self.wants(picture)]
+        # A page is left after its picture.
+        own.sort(key=lambda picture: WINDOWS[picture][1] != "page")
+        is_page = workflow.get("extra", {}).get("linearMode")
+        for picture in own:
+            shown = WINDOWS[picture][1]
+            if is_page and shown != "page":
+                page.evaluate(LEAVE_PAGE)
+                is_page = False
+            picture_window(page, shown, self.windows / f"{picture}.webp")
+            self.done.add(picture)
+        if is_page:
+            page.evaluate(LEAVE_PAGE)
+        page.set_viewport_size({"width": 1600, "height": 1600})
+        for kind, path, node in page.evaluate(KINDS):
+            if self.wants(kind):
+                picture_node(page, path, node, self.nodes / f"{kind}.webp")
+                self.done.add(kind)
+
+
+def runs_here(workflow: dict[str, Any]) -> bool:
+    """Whether no node of a workflow asks for a model that has to be downloaded."""
+    return '"models": [' not in json.dumps(workflow)
+
+
+def save(picture: bytes, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.open(io.BytesIO(picture)).convert("RGB").save(path, quality=82, method=6)
+    print(path, f"{path.stat().st_size // 1000} kB", flush=True)
+
+
+def picture_node(page: Page, path: list[int], node: int, file: Path) -> None:
+    """Makes the picture of a node at 100 %. `path` has the ids of the subgraphs that it is in."""
+    page.evaluate(SHOW, [path, node, MARGIN])
+    page.wait_for_timeout(SETTLE_MILLISECONDS)
+    save(page.screenshot(clip=page.evaluate(SHOW, [path, node, MARGIN])), file)
+
+
+def picture_window(page: Page, shown: str, file: Path) -> None:
+    """Makes a picture of the whole window: the graph, the page (App Mode), or the graph with the gallery."""
+    if shown != "page":
+        page.evaluate(FIT)
+    if shown == "gallery":
+        page.locator(".instructbrush-gallery-tab-button").click()
+        page.wait_for_selector(".ibg-card")
+    page.wait_for_timeout(2 * SETTLE_MILLISECONDS)
+    save(page.screenshot(), file)
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--light", action="store_true", help="ComfyUI's light theme")
+    parser.add_argument("--vue", action="store_true", help="ComfyUI's newer renderer of nodes")
+    parser.add_argument("--no-run", action="store_true", help="picture the workflows as they open")
+    parser.add_argument("--out", type=Path, help="folder for all pictures (default: the pack's own)")
+    options = parser.parse_args(argv)
+    if (options.light or options.vue or options.no_run) and not options.out:
+        parser.error("the pack keeps pictures in the dark theme and the classic renderer; choose --out")
+    pictures = Pictures(
+        set(options.names),
+        options.out or REPOSITORY / "docs" / "pictures",
+        options.out or REPOSITORY / "web" / "docs" / "pictures",
+    )
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ComfyServer(Path(folder), arguments=["--cpu"]) as server,
+        sync_playwright() as playwright,
+    ):
+        shutil.copy(comfyui_root() / "input" / PHOTO, Path(folder) / "input" / PHOTO)
+        server.post("/settings", {"Comfy.ColorPalette": "light" if options.light else "dark"})
+        browser = launch(playwright)
+        for name, workflow in pictures.workflows():
+            if pictures.finished():
+                break
+            page = open_front_end(browser, server, vue=options.vue)
+            page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
+            page.wait_for_timeout(2 * SETTLE_MILLISECONDS)
+            if not options.no_run and runs_here(workflow) and (failure := page.evaluate(RUN)):
+                raise RuntimeError(f"{name}: {failure}")
+            page.wait_for_timeout(2 * SETTLE_MILLISECONDS)
+            pictures.make(page, name, workflow)
+            page.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
