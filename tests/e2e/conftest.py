@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import sync_playwright
 
-from instructbrush.tests.e2e.workflows import WORKFLOWS
+from instructbrush.tests.e2e.workflows import WORKFLOWS, shortened
 from instructbrush.tools import browser as front_end
-from instructbrush.tools.comfy_server import ComfyServer
+from instructbrush.tools.comfy_server import ComfyServer, PromptResult
 from instructbrush.tools.get_browser import find_browser
 from instructbrush.tools.get_comfyui import comfyui_root
 from instructbrush.tools.torture.server import ADDON
@@ -90,3 +90,16 @@ def prompts(browser: Any, server: ComfyServer, load_example: Callable[..., Any])
         found[name] = load_example(page, name)
     page.close()
     return found
+
+
+@pytest.fixture(scope="session")
+def ran(server: ComfyServer, prompts: dict[str, dict[str, Any]]) -> Callable[[str], PromptResult]:
+    """`ran(name)` runs an example workflow, once for all tests, shorter where quality is not tested."""
+    results: dict[str, PromptResult] = {}
+
+    def run(name: str) -> PromptResult:
+        if name not in results:
+            results[name] = server.run(shortened(name, prompts[name]))
+        return results[name]
+
+    return run

@@ -8,17 +8,19 @@ import pytest
 from instructbrush.tests.e2e.workflows import images, node_id, with_inputs
 
 LABELS = {
-    "page_learn_an_edit": [
+    "Page - Learn an edit.app": [
         "Pairs that show the edit",
         "Words that are close to it",
         "Name of the instruction",
     ],
-    "page_edit_my_image": ["Your image", "Instruction", "Strength"],
-    "page_edit_only_there": ["Your image", "Where: what to edit in it", "Instruction", "Strength"],
+    "Page - Edit my image.app": ["Your image", "Instruction", "Strength"],
+    "Page - Edit only there.app": ["Your image", "Where: what to edit in it", "Instruction", "Strength"],
 }
 
 
-@pytest.mark.parametrize(("name", "vue"), [*((name, False) for name in LABELS), ("page_learn_an_edit", True)])
+@pytest.mark.parametrize(
+    ("name", "vue"), [*((name, False) for name in LABELS), ("Page - Learn an edit.app", True)]
+)
 def test_opens_as_a_page_with_its_inputs(name, vue, open_page, repository, shots):
     page = open_page(vue=vue)
     workflow = json.loads((repository / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
@@ -30,7 +32,7 @@ def test_opens_as_a_page_with_its_inputs(name, vue, open_page, repository, shots
 
 def test_a_page_runs_with_its_button_and_shows_the_result(open_page, repository, shots):
     page = open_page()
-    path = repository / "example_workflows" / "page_edit_my_image.json"
+    path = repository / "example_workflows" / "Page - Edit my image.app.json"
     page.evaluate("(workflow) => app.loadGraphData(workflow)", json.loads(path.read_text(encoding="utf-8")))
     page.get_by_text("Your image", exact=True).wait_for(timeout=30_000)
     page.get_by_test_id("linear-run-button").or_(
@@ -41,7 +43,7 @@ def test_a_page_runs_with_its_button_and_shows_the_result(open_page, repository,
 
 
 def test_the_page_for_one_region_leaves_the_rest(server, prompts):
-    prompt = prompts["page_edit_only_there"]
+    prompt = prompts["Page - Edit only there.app"]
     steps = node_id(prompt, "BasicScheduler")
     prompt = with_inputs(prompt, steps, steps=6)
     result = server.run(prompt)

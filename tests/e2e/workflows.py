@@ -2,26 +2,51 @@
 
 import numpy as np
 
+from instructbrush.tools.get_comfyui import REPOSITORY
 from instructbrush.tools.prompts import read_image
 
-WORKFLOWS = (
-    "learn_from_pairs",
-    "apply_with_controlnet_and_lora",
-    "find_words_learn_and_measure",
-    "learn_in_clip_space_and_add_words",
-    "mix_two_instructions",
-    "edit_only_what_words_find",
-    "edit_by_words_with_a_mask_model",
-    "explain_a_wish_then_edit",
-    "encode_a_wish_with_the_picture",
-    "explain_a_wish_then_edit_by_steps",
-    "find_the_edited_object_then_edit",
-    "sweep_when_the_instruction_acts",
-    "retouch_photographs_like_an_expert",
-    "page_learn_an_edit",
-    "page_edit_my_image",
-    "page_edit_only_there",
-)
+WORKFLOWS = tuple(sorted(path.stem for path in (REPOSITORY / "example_workflows").glob("*.json")))
+PAGES = tuple(name for name in WORKFLOWS if name.endswith(".app"))
+LEARN = "01 Learn an edit from pairs"
+PUBLIC_MODEL = "02 Learn from your own photos (SD 1.5 InstructPix2Pix)"
+RETOUCH = "03 Retouch photos like an expert"
+PHRASES = "04 Find words to start learning from"
+TEXT_SPACE = "05 Learn as text and add words (Visii)"
+ADAPTER = "06 Learn what another workflow does"
+SLIDER = "08 Turn an edit up, down and around"
+STRENGTHS = "09 Compare strengths on one sheet"
+WHEN = "10 See when an edit acts"
+MIX = "12 Mix two instructions"
+CHAIN = "13 Combine with ControlNet and LoRA"
+FOUND = "14 Edit only what words find"
+TWO_REGIONS = "15 Edit several regions at once"
+MASK_MODEL = "16 Edit with a model that reads the mask"
+EXPLAINED = "17 Explain a wish, then edit"
+BY_STEPS = "18 Explain a wish, then edit step by step"
+ENCODED = "20 Let a model read words and image together"
+MEASURED = "21 Measure an edit against the truth"
+ONLY_THERE = "Page - Edit only there.app"
+
+# What a run of a template takes less of. The others run as they are: their tests look at quality.
+_LEARNING = {PHRASES: 12, TEXT_SPACE: 40, RETOUCH: 60, ADAPTER: 30, "Page - Learn an edit.app": 4}
+_SAMPLING = {WHEN: 6, STRENGTHS: 4, TWO_REGIONS: 6, BY_STEPS: 4, PHRASES: 4, "Page - Learn an edit.app": 4}
+_FEWER_VALUES = {WHEN: "1000, 500, 0", STRENGTHS: "0, 1"}
+
+
+def shortened(name, prompt):
+    """Returns a template's prompt with fewer steps and values where quality is not tested."""
+    made = prompt
+    for key, node in prompt.items():
+        kind = node["class_type"]
+        if kind.startswith("InstructBrushLearn") and name in _LEARNING:
+            given = {"preset": "custom", "steps": _LEARNING[name], "guidance": "default", "preview_every": 0}
+            known = {setting: value for setting, value in given.items() if setting in node["inputs"]}
+            made = with_inputs(made, key, **known)
+        if kind == "BasicScheduler" and name in _SAMPLING:
+            made = with_inputs(made, key, steps=_SAMPLING[name])
+        if kind == "InstructBrushSweepValues":
+            made = with_inputs(made, key, values=_FEWER_VALUES[name])
+    return made
 
 
 def node_id(prompt, kind, title=None):
@@ -39,6 +64,12 @@ def images(server, result, node):
     found = [read_image(server.view(image)).astype(np.float32) / 255 for image in result.images(node)]
     assert found, f"node {node} shows no image"
     return found
+
+
+def compared(server, result, prompt, side):
+    """Images of one side, "a" or "b", of Compare Images."""
+    shown = result.outputs[node_id(prompt, "ImageCompare")][f"{side}_images"]
+    return [read_image(server.view(image)).astype(np.float32) / 255 for image in shown]
 
 
 def psnr(a, b):
@@ -60,11 +91,11 @@ def with_inputs(prompt, node, **inputs):
 
 
 def new_images(server, prompt):
-    """Returns the unedited new images of a workflow."""
-    (load,) = [
-        node
-        for node in prompt.values()
-        if node["class_type"] == "InstructBrushLoadPairs" and "new" in node["inputs"]["folder"]
-    ]
-    preview = {"class_type": "PreviewImage", "inputs": {"images": ["1", 1]}}
-    return images(server, server.run({"1": load, "2": preview}), "2")
+    """Returns the images before and after of the pairs that a workflow edits."""
+    load = [node for node in prompt.values() if node["class_type"] == "InstructBrushLoadPairs"][-1]
+    nodes = {"1": load}
+    for number in (1, 2):
+        inputs = {"images": ["1", number]}
+        nodes[f"side {number}"] = {"class_type": "PreviewImage", "inputs": inputs}
+    result = server.run(nodes)
+    return images(server, result, "side 1"), images(server, result, "side 2")

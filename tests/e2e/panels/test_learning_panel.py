@@ -5,6 +5,8 @@ import time
 
 import pytest
 
+from instructbrush.tests.e2e.workflows import LEARN
+
 MODULES = "/extensions/instructbrush/js/learning"
 PANEL = ".ib-learning"
 RENDERERS = pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
@@ -72,7 +74,7 @@ def idle(server):
 def test_learns_survives_a_reload_and_ends_early(vue, server, open_page, load_example, shots):
     kind = "vue" if vue else "classic"
     page = open_page(vue=vue)
-    learn = learning_node(load_example(page, "learn_from_pairs"))
+    learn = learning_node(load_example(page, LEARN))
     # Each renderer gets another seed, so that the cache does not answer the second run.
     values = {"preset": "custom", "steps": 400, "preview_every": 10, "hold_out": 1, "seed": 70 + vue}
     prepare(page, learn, **values)
@@ -89,7 +91,7 @@ def test_learns_survives_a_reload_and_ends_early(vue, server, open_page, load_ex
     page.wait_for_function("() => window.app?.extensionManager && window.app.graph")
     page.wait_for_selector("#splash-loader", state="detached", timeout=120_000)
     page.wait_for_function("() => LiteGraph.registered_node_types.InstructBrushLearn")
-    load_example(page, "learn_from_pairs")
+    load_example(page, LEARN)
     prepare(page, learn, **values)
     wait_for_headline(page, r"^[1-9]\d* \/ 400", 20)
     before = page.evaluate("() => document.querySelector('.ib-learning .ib-words').textContent")
@@ -116,7 +118,7 @@ def test_learns_survives_a_reload_and_ends_early(vue, server, open_page, load_ex
 
 def test_stops_for_later_resumes_and_is_done(server, open_page, load_example, shots):
     page = open_page(vue=True)
-    prompt = load_example(page, "learn_from_pairs")
+    prompt = load_example(page, LEARN)
     learn = learning_node(prompt)
     prepare(page, learn, preset="custom", steps=40, preview_every=10, hold_out=2, seed=73, guidance="default")
     page.evaluate("() => app.queuePrompt(0)")
@@ -142,7 +144,7 @@ def test_stops_for_later_resumes_and_is_done(server, open_page, load_example, sh
 @RENDERERS
 def test_offers_a_size_for_large_images(vue, open_page, load_example, shots):
     page = open_page(vue=vue)
-    learn = learning_node(load_example(page, "learn_from_pairs"))
+    learn = learning_node(load_example(page, LEARN))
     prepare(page, learn)
     text = "These images are 1024 x 768 pixels. The pocket editor was made for 128 x 128."
     page.evaluate(

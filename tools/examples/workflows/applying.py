@@ -3,138 +3,172 @@
 from __future__ import annotations
 
 from instructbrush.tools.examples.make_examples import NEW
-from instructbrush.tools.examples.workflows.graph import EDIT, SECOND, Graph
+from instructbrush.tools.examples.workflows.graph import EDIT, FILL, SECOND, Graph
+
+SHEET = (("result", "images"),)
 
 
-def chain() -> Graph:
-    """Applies an instruction with ControlNet, LoRA and stock nodes."""
-    graph = Graph("apply_with_controlnet_and_lora", ("picture", "result"))
-    graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
-    wires = "model=model.MODEL clip=model.CLIP"
-    graph.add(
-        "lora",
-        "LoraLoader",
-        (0, 170),
-        (300, 130),
-        wired=wires,
-        lora_name="pocket_aged_paper.safetensors",
-        strength_model=0.6,
-    )
-    graph.add("instruction", "InstructBrushLoad", (0, 360), (300, 240), name=f"{EDIT}.safetensors")
-    graph.pairs("new", (0, 660), "Images to edit", NEW)
-    graph.add(
-        "words",
-        "CLIPTextEncode",
-        (350, 0),
-        (300, 110),
-        title="Words (empty: the instruction says it)",
-        wired="clip=lora.CLIP",
-        text="",
-    )
-    graph.add(
-        "nothing", "CLIPTextEncode", (350, 170), (300, 110), title="No words", wired="clip=lora.CLIP", text=""
-    )
-    wires = "positive=words.CONDITIONING negative=nothing.CONDITIONING vae=model.VAE pixels=new.before"
-    graph.add("picture_in", "InstructPixToPixConditioning", (350, 340), (300, 110), wired=wires)
-    graph.add(
-        "outlines",
-        "Canny",
-        (350, 510),
-        (300, 90),
-        wired="image=new.before",
-        low_threshold=0.4,
-        high_threshold=0.8,
-    )
-    graph.add(
-        "controlnet",
-        "ControlNetLoader",
-        (350, 660),
-        (300, 60),
-        control_net_name="pocket_outlines.safetensors",
-    )
-    wires = (
-        "positive=picture_in.positive negative=picture_in.negative control_net=controlnet.CONTROL_NET "
-        "image=outlines.IMAGE"
-    )
-    graph.add("control", "ControlNetApplyAdvanced", (700, 340), (300, 190), wired=wires, strength=0.8)
-    wires = "model=lora.MODEL conditioning=control.positive instruction=instruction.INSTRUCTION"
-    graph.add("apply", "InstructBrushApply", (700, 0), (300, 190), wired=wires)
-    wires = "model=apply.MODEL cond1=apply.CONDITIONING cond2=control.negative negative=nothing.CONDITIONING"
-    graph.add(
-        "guider", "DualCFGGuider", (1050, 0), (290, 150), wired=wires, cfg_conds=2.0, cfg_cond2_negative=1.5
-    )
-    graph.add("noise", "RandomNoise", (1050, 210), (290, 90), noise_seed=1, control_after_generate="fixed")
-    graph.add("sampler", "KSamplerSelect", (1050, 350), (290, 60), sampler_name="euler_ancestral")
-    graph.add(
-        "steps",
-        "BasicScheduler",
-        (1050, 460),
-        (290, 110),
-        wired="model=apply.MODEL",
-        scheduler="normal",
-        steps=20,
-    )
-    wires = (
-        "noise=noise.NOISE guider=guider.GUIDER sampler=sampler.SAMPLER sigmas=steps.SIGMAS "
-        "latent_image=picture_in.latent"
-    )
-    graph.add("sample", "SamplerCustomAdvanced", (1390, 0), (280, 130), wired=wires)
-    graph.add("decode", "VAEDecode", (1390, 190), (280, 60), wired="samples=sample.output vae=model.VAE")
-    graph.save("result", (1390, 300), "Edited", "decode.IMAGE", f"{EDIT}_chain")
-    graph.preview("picture", (1050, 660), (290, 300), "Before", "new.before")
+def edit_images() -> Graph:
+    """Applies a saved instruction."""
+    graph = Graph("07 Edit images with a saved instruction")
+    _show(graph)
+    graph.column("Use")
+    graph.load("instruction", EDIT)
+    graph.edit("edit", "new.before", "instruction.INSTRUCTION")
+    _compare(graph, EDIT)
     graph.note(
-        "## An instruction among stock nodes\n\n**Apply Instruction** works wherever a conditioning is "
-        "used, and *both* outputs must be connected. Here a LoRA ages the paper and a ControlNet keeps the "
-        "outlines. `cfg_conds` is InstructPix2Pix's text scale, `cfg_cond2_negative` is its image scale. "
-        "The last conditioning of **DualCFGGuider** has no words and no image.\n\nInstruction, LoRA and "
-        "ControlNet are small examples for the pocket editor that come with the pack. For your own image "
-        "use **Load Image**.",
-        (700, 590),
-        (300, 370),
+        "Choose an instruction and images, and press **Run**. For one photo of your own use Load Image."
     )
+    return graph
+
+
+def slider() -> Graph:
+    """Applies an instruction with a negative strength."""
+    graph = Graph("08 Turn an edit up, down and around")
+    _show(graph)
+    graph.column("Use")
+    graph.add("one", "InstructBrushPickFromList", title="Which image: 0, 1, …", wired="items=new.before")
+    graph.load("instruction", EDIT)
+    graph.column("")
+    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=one.item "
+    wires += "instruction=instruction.INSTRUCTION"
+    graph.add("guider", "InstructBrushEditGuider", wired=wires, strength=-0.7)
+    wires = "guider=guider.GUIDER latent=guider.LATENT model=model.MODEL vae=model.VAE"
+    graph.add("edit", "Sample an Edit", wired=wires)
+    _compare(graph, f"{EDIT}_slider", "one.item")
+    graph.note(
+        "Strength 1 edits as learned, 0 not at all, and below 0 the edit turns around: light from the left "
+        "instead of the right. Above 1 it exaggerates."
+    )
+    return graph
+
+
+def strengths() -> Graph:
+    """Applies an instruction with several strengths and draws a contact sheet."""
+    graph = Graph("09 Compare strengths on one sheet", SHEET)
+    graph.column("Show")
+    graph.model()
+    graph.pairs("new", "Images to edit", NEW)
+    graph.column("Use")
+    graph.add("values", "InstructBrushSweepValues", values="-1:1.5:0.5", name="strength")
+    graph.add("batch", "RebatchImages", title="Both images at once", wired="images=new.before", batch_size=2)
+    graph.load("instruction", EDIT)
+    graph.column("")
+    graph.edit("edit", "batch.IMAGE", "instruction.INSTRUCTION")
+    graph.links.append(("values", "values", "edit", "strength"))
+    graph.column("Compare", 360)
+    wires = "images=edit.edited labels=values.labels source=batch.IMAGE"
+    graph.add("sheet", "InstructBrushContactSheet", height=FILL, wired=wires, title=EDIT, cell=128)
+    graph.save("result", "Contact sheet", "sheet.sheet", f"{EDIT}_strengths")
+    graph.note(
+        "**Sweep Values** gives a list, and the nodes behind it run once for each value. Connect it to "
+        "another input to sweep something else, and change range and name."
+    )
+    return graph
+
+
+def when() -> Graph:
+    """Applies an instruction down to several timesteps T and draws a contact sheet."""
+    graph = Graph("10 See when an edit acts", SHEET)
+    graph.column("Show")
+    graph.model()
+    graph.pairs("new", "Images to edit", NEW)
+    graph.column("Use")
+    graph.add("values", "InstructBrushSweepValues", values="1000:0:-200", name="T")
+    graph.add("batch", "RebatchImages", title="Both images at once", wired="images=new.before", batch_size=2)
+    graph.load("instruction", EDIT)
+    graph.column("")
+    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=batch.IMAGE "
+    wires += "instruction=instruction.INSTRUCTION end_timestep=values.whole"
+    graph.add("guider", "InstructBrushEditGuider", wired=wires)
+    wires = "guider=guider.GUIDER latent=guider.LATENT model=model.MODEL vae=model.VAE"
+    graph.add("edit", "Sample an Edit", wired=wires)
+    graph.column("Compare", 360)
+    wires = "images=edit.edited labels=values.labels source=batch.IMAGE"
+    graph.add("sheet", "InstructBrushContactSheet", height=FILL, wired=wires, title=EDIT, cell=128)
+    graph.save("result", "Contact sheet", "sheet.sheet", f"{EDIT}_when")
+    graph.note(
+        "The instruction acts from pure noise (1000) down to T. Colors and layout come first, fine detail "
+        "comes last (InstructBrush, Fig. 3). At T = 1000 there is no edit, at 0 the whole edit."
+    )
+    return graph
+
+
+def second() -> Graph:
+    """Applies two instructions to the same images."""
+    graph = Graph("11 Compare two instructions")
+    _two(graph)
+    graph.column("")
+    graph.edit("edit", "new.before", "light.INSTRUCTION", title="Edit by the first")
+    graph.edit("other", "new.before", "color.INSTRUCTION", title="Edit by the second")
+    graph.column("Compare")
+    graph.compare("edit.edited", "other.edited", "First and second: drag the line")
+    graph.save("result", "By the first", "edit.edited", "first")
+    graph.note("The same images, model and seed, and two instructions. Drag the line between the results.")
     return graph
 
 
 def algebra() -> Graph:
     """Blends and composes two instructions."""
-    graph = Graph("mix_two_instructions", ("picture", "blended", "composed"))
-    graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
-    graph.pairs("new", (0, 170), "Images to edit", NEW)
-    graph.add("light", "InstructBrushLoad", (350, 0), (300, 240), name=f"{EDIT}.safetensors")
-    graph.add("colour", "InstructBrushLoad", (350, 300), (300, 240), name=f"{SECOND}.safetensors")
-    graph.add(
-        "weaker",
-        "InstructBrushScale",
-        (700, 300),
-        (300, 80),
-        wired="instruction=colour.INSTRUCTION",
-        factor=0.6,
-    )
-    wires = "instruction_1=light.INSTRUCTION instruction_2=weaker.INSTRUCTION"
-    graph.add("blend", "InstructBrushBlend", (700, 0), (300, 240), wired=wires, weight_1=0.6, weight_2=0.7)
-    graph.add(
-        "compose",
-        "InstructBrushCompose",
-        (700, 440),
-        (300, 80),
-        wired="first=light.INSTRUCTION second=colour.INSTRUCTION",
-    )
-    for row, name in enumerate(("blend", "compose")):
-        wires = (
-            f"model=model.MODEL clip=model.CLIP vae=model.VAE image=new.before instruction={name}.INSTRUCTION"
-        )
-        graph.add(f"guider_{name}", "InstructBrushEditGuider", (1050, 360 * row), (320, 300), wired=wires)
-    graph.sampling((1420, 0), "guider_blend.GUIDER", "guider_blend.LATENT", suffix="_blend")
-    graph.sampling((1760, 0), "guider_compose.GUIDER", "guider_compose.LATENT", suffix="_compose")
-    graph.save("blended", (1420, 710), "Blended", "decode_blend.IMAGE", "blended")
-    graph.save("composed", (1760, 710), "Composed", "decode_compose.IMAGE", "composed")
-    graph.preview("picture", (1050, 720), (320, 300), "Before", "new.before")
+    graph = Graph("12 Mix two instructions")
+    _two(graph)
+    graph.column("")
+    graph.add("mix", "Mix Two Instructions", wired="first=light.INSTRUCTION second=color.INSTRUCTION")
+    graph.edit("edit", "new.before", "mix.blended", title="Edit by the blend")
+    graph.edit("other", "new.before", "mix.composed", title="Edit by both, side by side")
+    graph.column("Compare")
+    graph.compare("edit.edited", "other.edited", "Blended and composed")
+    graph.save("result", "Blended", "edit.edited", "blended")
     graph.note(
-        "## Two instructions at once\n\n**Blend** adds both edits by weights. **Scale** makes an "
-        "instruction stronger or weaker, or reverses it. **Compose** puts the learned rows side by side, "
-        "like two phrases in one sentence. Each result is an instruction: apply it, save it in one file, "
-        "or mix it further.",
-        (350, 600),
-        (650, 200),
+        "**Blended** adds both edits by weights; **composed** puts what was learned side by side, like two "
+        "phrases in one sentence. Both are instructions: apply, save or mix them further."
     )
     return graph
+
+
+def chain() -> Graph:
+    """Applies an instruction with ControlNet, LoRA and stock nodes."""
+    graph = Graph("13 Combine with ControlNet and LoRA")
+    graph.column("Show")
+    graph.model()
+    graph.pairs("new", "Images to edit", NEW)
+    graph.column("Use")
+    graph.add(
+        "lora",
+        "LoraLoader",
+        wired="model=model.MODEL clip=model.CLIP",
+        lora_name="pocket_aged_paper.safetensors",
+        strength_model=0.6,
+    )
+    graph.add("net", "ControlNetLoader", control_net_name="pocket_outlines.safetensors")
+    graph.load("instruction", EDIT)
+    graph.column("")
+    wires = "model=lora.MODEL clip=lora.CLIP vae=model.VAE image=new.before "
+    wires += "control_net=net.CONTROL_NET instruction=instruction.INSTRUCTION"
+    graph.add("edit", "Edit with ControlNet", wired=wires)
+    _compare(graph, f"{EDIT}_chain")
+    graph.note(
+        "A LoRA ages the paper, a ControlNet keeps the outlines, and the instruction edits. Open **Edit with "
+        "ControlNet** to see Apply Instruction among stock nodes."
+    )
+    return graph
+
+
+def _show(graph: Graph) -> None:
+    graph.column("Show")
+    graph.model()
+    graph.pairs("new", "Images to edit", NEW)
+
+
+def _two(graph: Graph) -> None:
+    """Adds the images and two instructions."""
+    _show(graph)
+    graph.column("Use")
+    graph.load("light", EDIT, "First instruction")
+    graph.load("color", SECOND, "Second instruction")
+
+
+def _compare(graph: Graph, prefix: str, before: str = "new.before") -> None:
+    graph.column("Compare")
+    graph.compare(before, "edit.edited")
+    graph.save("result", "Edited", "edit.edited", prefix)

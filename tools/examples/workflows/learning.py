@@ -4,198 +4,187 @@ from __future__ import annotations
 
 from instructbrush.tools.examples.make_examples import NEW, PAIRS
 from instructbrush.tools.examples.retouched_pairs import RETOUCHED, TO_RETOUCH
-from instructbrush.tools.examples.workflows.graph import EDIT, Graph
+from instructbrush.tools.examples.workflows.graph import EDIT, FILL, WIDTH, Graph
+
+NARROW = 250  # five columns
+PUBLIC_MODEL = {
+    "name": "instruct-pix2pix-00-22000.safetensors",
+    "url": "https://huggingface.co/timbrooks/instruct-pix2pix/resolve/main/instruct-pix2pix-00-22000.safetensors",
+    "directory": "checkpoints",
+}
 
 
 def learning() -> Graph:
     """Learns from pairs and edits new images."""
-    graph = Graph("learn_from_pairs", ("result", "truth"))
-    graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
-    graph.pairs("pairs", (0, 170), "Pairs to learn from", PAIRS)
+    graph = Graph("01 Learn an edit from pairs")
+    _learn_from(graph, "Pairs to learn from", PAIRS, init_text="make it brighter", preset="custom", steps=300)
+    graph.add(
+        "save",
+        "InstructBrushSave",
+        title="Save Instruction",
+        collapsed=True,
+        wired="instruction=learn.INSTRUCTION",
+        name=EDIT,
+    )
+    _use(graph, "New images, and the true results", NEW, EDIT)
+    graph.note(
+        "Four pairs show an edit that is hard to say in words: blue dusk on the left, warm light from the "
+        "right. Press **Run**: one or two minutes on a CPU. Then drop in your own pairs, and images to edit."
+    )
+    return graph
+
+
+def own_photos() -> Graph:
+    """Learns from a user's photographs with a public model."""
+    graph = Graph("02 Learn from your own photos (SD 1.5 InstructPix2Pix)", runs=False)
+    graph.column("Show")
+    graph.add(
+        "model",
+        "InstructBrushLoadModel",
+        model_name=PUBLIC_MODEL["name"],
+        properties={"models": [PUBLIC_MODEL]},
+    )
+    graph.add("pairs", "InstructBrushLoadPairs", title="Drop your pairs here", size=512)
+    graph.column("Learn")
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS"
+    graph.add("learn", "InstructBrushLearn", wired=wires, preset="paper")
     graph.add(
-        "learn",
-        "InstructBrushLearn",
-        (360, 0),
-        (330, 880),
-        wired=wires,
-        init_text="make it brighter",
-        preset="custom",
-        steps=300,
+        "save",
+        "InstructBrushSave",
+        title="Save Instruction",
+        collapsed=True,
+        wired="instruction=learn.INSTRUCTION",
+        name="my_edit",
     )
+    graph.column("Use")
+    graph.add("photo", "LoadImage", height=300, title="Your photo", image="example.png")
     graph.add(
-        "save", "InstructBrushSave", (360, 950), (330, 330), wired="instruction=learn.INSTRUCTION", name=EDIT
+        "sized",
+        "ImageScaleToTotalPixels",
+        title="Size: 0.26 megapixels are 512 x 512",
+        wired="image=photo.IMAGE",
+        upscale_method="area",
+        megapixels=0.26,
     )
-    title = "New images and the true results"
-    graph.pairs("new", (0, 590), title, NEW)
-    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=new.before instruction=learn.INSTRUCTION"
-    graph.add("guider", "InstructBrushEditGuider", (750, 0), (320, 300), wired=wires)
-    graph.add("noise", "RandomNoise", (750, 360), (320, 90), noise_seed=1, control_after_generate="fixed")
-    graph.add("sampler", "KSamplerSelect", (750, 500), (320, 60), sampler_name="euler_ancestral")
-    graph.add(
-        "steps",
-        "BasicScheduler",
-        (750, 610),
-        (320, 110),
-        wired="model=model.MODEL",
-        scheduler="normal",
-        steps=20,
-    )
-    wires = (
-        "noise=noise.NOISE guider=guider.GUIDER sampler=sampler.SAMPLER sigmas=steps.SIGMAS "
-        "latent_image=guider.LATENT"
-    )
-    graph.add("sample", "SamplerCustomAdvanced", (1120, 0), (280, 130), wired=wires)
-    graph.add("decode", "VAEDecode", (1120, 190), (280, 60), wired="samples=sample.output vae=model.VAE")
-    graph.save("result", (1120, 300), "Edited as learned", "decode.IMAGE", EDIT)
-    graph.preview("truth", (1120, 690), (330, 300), "True results", "new.after")
+    graph.edit("edit", "sized.IMAGE", "learn.INSTRUCTION")
+    graph.column("Compare")
+    graph.compare("sized.IMAGE", "edit.edited")
+    graph.save("result", "Edited", "edit.edited", "my_edit")
     graph.note(
-        "## Learn an edit from pairs\n\nFour pairs show an edit that is hard to describe in words: blue "
-        "dusk on the left, warm light from the right. **Learn Instruction** learns it in one or two "
-        "minutes on a CPU, and **Edit Guider** applies it to new images.\n\n**With your own images:** put "
-        "a folder of pairs (`0_0.png` before, `0_1.png` after, …) into ComfyUI's `input` folder and choose "
-        "it. For the image to edit use **Load Image**. The pocket editor works at 128 pixels, for first "
-        "experiments. For photographs choose an InstructPix2Pix checkpoint and the preset *paper*.",
-        (750, 780),
-        (320, 330),
-    )
-    return graph
-
-
-def phrases() -> Graph:
-    """Finds an init text, learns from it, inspects the instruction and measures its edits."""
-    graph = Graph("find_words_learn_and_measure", ("result", "truth"))
-    graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
-    graph.add("clip", "InstructBrushLoadOpenClip", (0, 170), (300, 80))
-    graph.pairs("pairs", (0, 310), "Pairs to learn from", PAIRS)
-    graph.pairs("new", (0, 730), "New images and the true results", NEW)
-    graph.add(
-        "phrases",
-        "InstructBrushUniquePhrases",
-        (350, 0),
-        (380, 300),
-        wired="pairs=pairs.PAIRS open_clip=clip.OPEN_CLIP",
-    )
-    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS init_text=phrases.init_text"
-    graph.add("learn", "InstructBrushLearn", (350, 470), (380, 880), wired=wires, preset="custom", steps=300)
-    wires = "instruction=learn.INSTRUCTION model=model.MODEL clip=model.CLIP"
-    graph.add("inspect", "InstructBrushInspect", (780, 0), (420, 620), wired=wires)
-    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=new.before instruction=learn.INSTRUCTION"
-    graph.add("guider", "InstructBrushEditGuider", (780, 690), (320, 300), wired=wires)
-    graph.sampling((1250, 0), "guider.GUIDER", "guider.LATENT")
-    graph.save("result", (1590, 0), "Edited as learned", "decode.IMAGE", f"{EDIT}_words")
-    graph.preview("truth", (1590, 390), (330, 300), "True results", "new.after")
-    wires = "edited=decode.IMAGE truth=new.after before=new.before open_clip=clip.OPEN_CLIP pairs=pairs.PAIRS"
-    graph.add("evaluate", "InstructBrushEvaluate", (1590, 750), (330, 300), wired=wires)
-    graph.note(
-        "## Words, learning, measuring\n\n**Unique Phrases** looks for a phrase that fits the images "
-        "before but not those after, and for a phrase that fits the images after but not those before. "
-        "Learning starts from these words. If no phrase is unique enough, learning starts from an empty "
-        "text, and the table says so.\n\n**Inspect Instruction** shows how much each layer and each "
-        "segment of the noise schedule changed, and the nearest words. **Evaluate Edit** compares the "
-        "edited images with the true results, and their direction with that of the training pairs.\n\nFor "
-        "photographs choose ViT-L-14 or ViT-H-14 in **Load OpenCLIP**, and a full-size model.",
-        (1250, 720),
-        (290, 420),
-    )
-    return graph
-
-
-def clip_space() -> Graph:
-    """Learns in text space (Visii) from a caption, adds words and samples with the noise of learning."""
-    graph = Graph("learn_in_clip_space_and_add_words", ("picture", "result"))
-    graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
-    graph.add("clip", "InstructBrushLoadOpenClip", (0, 170), (300, 80))
-    graph.pairs("pairs", (0, 310), "Pairs to learn from", PAIRS)
-    graph.pairs("new", (0, 730), "Images to edit", NEW)
-    graph.add(
-        "caption",
-        "InstructBrushCaptionInit",
-        (350, 0),
-        (330, 240),
-        wired="pairs=pairs.PAIRS open_clip=clip.OPEN_CLIP",
-        tokens=8,
-    )
-    wires = (
-        "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS init_text=caption.init_text "
-        "open_clip=clip.OPEN_CLIP"
-    )
-    graph.add(
-        "learn",
-        "InstructBrushLearnText",
-        (350, 300),
-        (330, 840),
-        wired=wires,
-        preset="custom",
-        steps=120,
-        noise="fixed",
-    )
-    wires = "instruction=learn.INSTRUCTION clip=model.CLIP"
-    graph.add("words", "InstructBrushAddWords", (730, 0), (320, 240), wired=wires, words="and add a frame")
-    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=new.before instruction=words.INSTRUCTION"
-    graph.add("guider", "InstructBrushEditGuider", (730, 300), (320, 300), wired=wires)
-    graph.add(
-        "fixed", "InstructBrushFixedNoise", (730, 660), (320, 80), wired="instruction=learn.INSTRUCTION"
-    )
-    graph.sampling(
-        (1100, -250), "guider.GUIDER", "guider.LATENT", noise="fixed.NOISE", sampler="fixed.SAMPLER"
-    )
-    graph.save("result", (1440, 0), "Edited", "decode.IMAGE", f"{EDIT}_clip")
-    graph.preview("picture", (1440, 390), (330, 300), "Before", "new.before")
-    graph.note(
-        "## An edit in text space\n\n**Learn Instruction (CLIP space)** learns text states: the "
-        "output of the text encoder if there were words for the edit (Visii). It starts from a caption of "
-        "the images after the edit. **Add Words to Instruction** adds your own words after the learned "
-        "rows. **Fixed Noise** samples with the noise of learning, so the same image always gets the same "
-        "edit.\n\nThe result is plain CONDITIONING for any model with this text encoder.",
-        (730, 800),
-        (320, 340),
+        "ComfyUI offers to download the model into models/checkpoints. Drop one to ten photos before and "
+        "after the edit on the board, choose your photo, and press **Run**. A GPU with 8 GB is enough."
     )
     return graph
 
 
 def retouching() -> Graph:
     """Learns an expert's look from many photographs and applies it to a folder."""
-    graph = Graph("retouch_photographs_like_an_expert", ("picture", "result", "truth"))
-    graph.add("model", "InstructBrushLoadModel", (0, 0), (300, 110))
-    graph.pairs("pairs", (0, 170), "Photographs before and after the expert", RETOUCHED)
-    graph.pairs("new", (0, 590), "Photographs to retouch", TO_RETOUCH)
+    graph = Graph("03 Retouch photos like an expert")
+    title = "Before and after the expert"
+    _learn_from(graph, title, RETOUCHED, init_text="make it warmer", preset="custom", steps=200)
+    _use(graph, "Photos to retouch", TO_RETOUCH, "retouched")
+    graph.note(
+        "Eight photos before and after an expert: a tone that no words describe. One instruction learns it "
+        "and retouches a folder. The pocket editor smears fine detail; a full-size model keeps it."
+    )
+    return graph
+
+
+def phrases() -> Graph:
+    """Finds an init text, learns from it and inspects the instruction."""
+    graph = Graph("04 Find words to start learning from")
+    graph.column("Show")
+    graph.add("clip", "InstructBrushLoadOpenClip")
+    graph.pairs("pairs", "Pairs to learn from", PAIRS)
+    graph.column("Learn")
+    wires = "pairs=pairs.PAIRS open_clip=clip.OPEN_CLIP"
+    graph.add("phrases", "InstructBrushUniquePhrases", height=FILL, wired=wires)
+    graph.column("")
+    graph.model()
+    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS init_text=phrases.init_text"
+    graph.add("learn", "InstructBrushLearn", wired=wires, preset="custom", steps=300)
+    graph.column("Look inside")
+    wires = "instruction=learn.INSTRUCTION model=model.MODEL clip=model.CLIP"
+    graph.add("inspect", "InstructBrushInspect", height=FILL, wired=wires)
+    graph.note(
+        "**Unique Phrases** proposes words that fit the images after the edit and not those before. Learning "
+        "starts there. **Inspect Instruction** shows what was learned, and the nearest words."
+    )
+    return graph
+
+
+def clip_space() -> Graph:
+    """Learns in text space (Visii) from a caption, adds words and samples with the noise of learning."""
+    graph = Graph("05 Learn as text and add words (Visii)")
+    graph.column("Show", NARROW)
+    graph.model()
+    graph.pairs("pairs", "Pairs to learn from", PAIRS)
+    graph.column("Learn", NARROW)
+    graph.add("clip", "InstructBrushLoadOpenClip")
+    wires = "pairs=pairs.PAIRS open_clip=clip.OPEN_CLIP"
+    graph.add("caption", "InstructBrushCaptionInit", wired=wires, tokens=8)
+    graph.column("", NARROW)
+    wires = (
+        "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS init_text=caption.init_text "
+        "open_clip=clip.OPEN_CLIP"
+    )
+    graph.add("learn", "InstructBrushLearnText", wired=wires, preset="custom", steps=120, noise="fixed")
+    graph.column("Use", NARROW)
+    graph.pairs("new", "New images", NEW)
+    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=new.before instruction=learn.INSTRUCTION"
+    graph.add("edit", "Edit with the Noise of Learning", wired=wires, words="and add a frame")
+    graph.column("Compare", NARROW)
+    graph.compare("new.before", "edit.edited")
+    graph.save("result", "Edited", "edit.edited", f"{EDIT}_clip")
+    graph.note(
+        "Learns what the text encoder would say, from a caption of the images after the edit. Your own words "
+        "follow it. The noise of learning is used again, so the same image always gets the same edit."
+    )
+    return graph
+
+
+def adapter() -> Graph:
+    """Learns an adapter from what another part of a workflow does."""
+    graph = Graph("06 Learn what another workflow does")
+    graph.column("Show", NARROW)
+    graph.pairs("photos", "Any images", PAIRS)
+    graph.add("other", "ImageInvert", title="Any other nodes (here: invert)", wired="image=photos.before")
+    graph.column("Learn", NARROW)
+    graph.add("pairs", "InstructBrushMakePairs", wired="before=photos.before after=other.IMAGE")
+    graph.model()
+    graph.column("", NARROW)
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS"
     graph.add(
         "learn",
-        "InstructBrushLearn",
-        (350, 0),
-        (330, 880),
+        "InstructBrushLearnAdapter",
         wired=wires,
-        init_text="make it warmer",
+        init_text="make it a negative",
         preset="custom",
         steps=200,
     )
-    graph.add(
-        "save",
-        "InstructBrushSave",
-        (350, 950),
-        (330, 330),
-        wired="instruction=learn.INSTRUCTION",
-        name="retouched",
-    )
-    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=new.before instruction=learn.INSTRUCTION"
-    graph.add("guider", "InstructBrushEditGuider", (730, 0), (320, 330), wired=wires)
-    graph.sampling((1100, 0), "guider.GUIDER", "guider.LATENT")
-    graph.save("result", (1440, 0), "Retouched", "decode.IMAGE", "retouched")
-    graph.preview("picture", (1440, 390), (330, 300), "Before", "new.before")
-    graph.preview("truth", (1440, 750), (330, 300), "By the expert", "new.after")
+    _use(graph, "New images", NEW, "like_the_other", NARROW)
     graph.note(
-        "## Retouch like an expert\n\nThe pairs show photographs as the camera stores them and as an expert "
-        "developed them: a tone that words do not describe. One instruction learns it from all pairs, and "
-        "retouches the photographs of a folder one after the other. No pair shows the new photograph. "
-        "The pocket editor smears the fine detail of photographs; a full-size model keeps it.\n\n"
-        "**With your own photographs:** put pairs into a folder in ComfyUI's `input` folder, before as "
-        "`0_0.tif` and after as `0_1.jpg`, and so on; 16 bits are fine. PPR10K (source and one expert) is "
-        "such a set. Choose an InstructPix2Pix checkpoint, the preset *paper*, "
-        "and ten pairs or more that one expert made. For a folder without pairs use **Load Image (from "
-        "Folder)** as the image of **Edit Guider**, or `python -m instructbrush apply`.",
-        (730, 390),
-        (320, 540),
+        "**Make Edit Pairs** takes images before and after any other nodes, and an adapter learns what they "
+        "do. It changes every attention layer: stronger than an instruction alone, and a larger file."
     )
     return graph
+
+
+def _learn_from(graph: Graph, title: str, folder: object, **learn: object) -> None:
+    """Adds the columns of the model, the pairs and Learn Instruction."""
+    graph.column("Show")
+    graph.model()
+    graph.pairs("pairs", title, folder)  # pyright: ignore[reportArgumentType]
+    graph.column("Learn")
+    wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS"
+    graph.add("learn", "InstructBrushLearn", wired=wires, **learn)  # pyright: ignore[reportArgumentType]
+
+
+def _use(graph: Graph, title: str, folder: object, prefix: str, width: int = WIDTH) -> None:
+    """Adds the columns of the edit and the comparison."""
+    graph.column("Use", width)
+    graph.pairs("new", title, folder)  # pyright: ignore[reportArgumentType]
+    graph.edit("edit", "new.before", "learn.INSTRUCTION")
+    graph.column("Compare", width)
+    graph.compare("new.before", "edit.edited")
+    graph.save("result", "Edited", "edit.edited", prefix)

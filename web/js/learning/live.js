@@ -1,7 +1,7 @@
 // Connects the panels of the learning nodes to the server: messages, the state after a reload, buttons.
 import { app } from "../../../../scripts/app.js";
 import { api } from "../../../../scripts/api.js";
-import { addPanel, loadStyle, nodeOf, onResult } from "../dom.js";
+import { addPanel, loadStyle, nodeOf, onResult, sourceOf } from "../dom.js";
 import { get, post } from "../server.js";
 import { LearningPanel } from "./panel.js";
 
@@ -70,12 +70,12 @@ async function act(node, action, run) {
 /** Returns the size widget of the Load Edit Pairs that the node's pairs come from, if there is one. */
 export function sizeWidget(node) {
   const pairs = node.inputs?.findIndex((input) => input.name === "pairs") ?? -1;
-  let waiting = [pairs < 0 ? null : node.getInputNode(pairs)];
+  let waiting = [pairs < 0 ? null : sourceOf(node, pairs)];
   for (let seen = 0; waiting.length && seen < MOST_NODES; seen++) {
     const above = waiting.shift();
     if (!above) continue;
     if (above.comfyClass === PAIRS) return above.widgets?.find((widget) => widget.name === "size");
-    waiting = [...waiting, ...(above.inputs ?? []).map((_, place) => above.getInputNode(place))];
+    waiting = [...waiting, ...(above.inputs ?? []).map((_, place) => sourceOf(above, place))];
   }
   return undefined;
 }
