@@ -24,9 +24,8 @@ def test_reference_matches_the_schemas(info, repository):
     """If this fails, run tools/make_reference.py and translate new keys in locales/zh."""
     english = definitions(repository, "en")
     assert english == make_reference.definitions(info)
-    for name, node in info.items():
-        text = (make_reference.PAGES / f"{name}.md").read_text(encoding="utf-8")
-        assert text == make_reference.page(text, node)
+    for path, text in make_reference.pages(info).items():
+        assert path.read_text(encoding="utf-8") == text, path
     assert keys(english) == keys(definitions(repository, "zh"))
 
 
@@ -42,43 +41,18 @@ def test_every_input_and_output_has_a_tooltip(info):
         assert all(node["output_tooltips"]), name
 
 
-@pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
-def test_preset_disables_the_inputs_that_it_sets(vue, open_page):
-    page = open_page(vue=vue)
-    disabled = page.evaluate(
-        """() => {
-            app.graph.clear();
-            const node = LiteGraph.createNode("InstructBrushLearn");
-            app.graph.add(node);
-            const preset = node.widgets.find((widget) => widget.name === "preset");
-            const names = () => node.widgets.filter((widget) => widget.disabled).map((widget) => widget.name);
-            const found = [names()];
-            preset.value = "custom";
-            preset.callback("custom");
-            found.push(names());
-            const saved = node.serialize();
-            preset.value = "paper";
-            preset.callback("paper");
-            node.configure(saved);
-            found.push(names());
-            return found;
-        }"""
-    )
-    assert "steps" in disabled[0] and "learning_rate" in disabled[0] and "seed" not in disabled[0]
-    assert disabled[1:] == [[], []]
-
-
-def test_serves_a_help_page_for_every_node(info, open_page):
+@pytest.mark.parametrize(("place", "heading"), [("{}.md", "## Inputs"), ("{}/zh.md", "## 输入")])
+def test_serves_a_help_page_for_every_node(place, heading, info, open_page):
     page = open_page()
-    for name in info:
-        text = page.evaluate(
-            """async (name) => {
-                const response = await fetch(`/extensions/instructbrush/docs/${name}.md`);
-                return response.ok ? response.text() : '';
-            }""",
-            name,
-        )
-        assert text.startswith("# ") and "## Inputs" in text, name
+    texts = page.evaluate(
+        """(places) => Promise.all(places.map(async (place) => {
+            const response = await fetch(`/extensions/instructbrush/docs/${place}`);
+            return response.ok ? response.text() : '';
+        }))""",
+        [place.format(name) for name in info],
+    )
+    for name, text in zip(info, texts, strict=True):
+        assert text.startswith("# ") and heading in text, name
 
 
 def test_shows_nodes_in_chinese(open_page, shots):

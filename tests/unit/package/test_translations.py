@@ -85,3 +85,19 @@ def test_sentences_of_the_server_are_in_its_sources(repository, locales):
         values = PLACEHOLDER.findall(sentence)
         assert len(values) == len(set(values)), f"'{sentence}' has two values of one name"
         assert any(len(part) > 2 for part in whole), f"'{sentence}' would match everything"
+
+
+def shape(page: str) -> tuple[list[str], int, int]:
+    """Levels of headings, rows of tables and code blocks of a help page."""
+    lines = page.splitlines()
+    levels = [line.split(" ")[0] for line in lines if line.startswith("#")]
+    return levels, sum(line.startswith("|") for line in lines), sum(line.startswith("```") for line in lines)
+
+
+def test_every_help_page_has_a_chinese_one_of_its_shape(repository):
+    pages = repository / "web" / "docs"
+    english = sorted(pages.glob("InstructBrush*.md"))
+    assert english
+    for path in english:
+        translated = (pages / path.stem / "zh.md").read_text(encoding="utf-8")
+        assert shape(translated) == shape(path.read_text(encoding="utf-8")), path.stem
