@@ -34,7 +34,7 @@ BUILD = """() => {
 def build(page):
     """Returns a workflow with Learn Instruction, and that node's entry."""
     workflow, learn = page.evaluate(BUILD)
-    return workflow, next(node for node in workflow["nodes"] if node["id"] == learn)
+    return workflow, next(node for node in workflow["nodes"] if str(node["id"]) == str(learn))
 
 
 def load(page, workflow):

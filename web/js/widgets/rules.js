@@ -68,6 +68,9 @@ export const RULES = {
   InstructBrushLearn: LEARNING,
   InstructBrushLearnText: LEARNING,
   InstructBrushLearnAdapter: LEARNING,
+  // Their strip shows where the instruction acts.
+  InstructBrushApply: { shown: ["strength"], acts: always, line: nothingElse },
+  InstructBrushEditGuider: { shown: ["words", "strength"], acts: always, line: nothingElse },
   InstructBrushCaptionInit: { shown: ["tokens"], acts: always, line: nothingElse },
   InstructBrushCleanRegion: { shown: ["shape", "grow", "feather"], acts: always, line: nothingElse },
   InstructBrushFindEditedObject: { shown: ["instruction", "objects"], acts: always, line: nothingElse },
