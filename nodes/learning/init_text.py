@@ -1,18 +1,28 @@
 """Nodes that find init texts: Unique Phrases, Caption Init, and their CLIP."""
 
+from typing import Any
+
 import torch
 from comfy_api.latest import io
 
 from ...core.diffusion.schedule import SEEDS
 from ...core.encoders.clip import OpenClipModel
 from ...core.learning.init_text.captions import TOKENS, CaptionSettings, caption_images, default_steps
-from ...core.learning.init_text.phrases import PHRASES, PhraseSettings, unique_phrases
+from ...core.learning.init_text.choosing import (
+    OFFERED,
+    PhraseChoice,
+    TakenPhrases,
+    candidates,
+    take_phrases,
+)
+from ...core.learning.init_text.phrases import PHRASES, PhraseSettings, UniquePhrases, unique_phrases
 from ...core.learning.init_text.vocabulary import POCKET
 from ...core.pairs.pairs import EditPairs
 from ..comfy.encoders import open_clip as clips
 from ..comfy.encoders.progress import node_progress
 from ..comfy.encoders.residency import prepare
 from ..comfy.folders import paths
+from ..shared.kept_results import KeptResults
 from ..shared.node import Choice, FileFingerprints, NameChoice, Node, check_names
 from ..shared.socket_types import OpenClip, Pairs
 
@@ -27,6 +37,10 @@ _LISTS = [
     f"{_WORDS}, artists, trending, {POCKET}",
 ]
 _DEFAULT_ETA = -1.0
+_TAKE_BEST, _TAKE_NONE = "take the best", "take none"
+
+# A click on a phrase searches nothing again.
+_FOUND: KeptResults[UniquePhrases] = KeptResults(4)
 
 
 def _clip_state(name: str) -> str:
@@ -157,11 +171,31 @@ class UniquePhrasesNode(Node):
                     "eta. 1 keeps the cosines.",
                     advanced=True,
                 ),
+                Choice(
+                    "weak_phrases",
+                    options=[_TAKE_BEST, _TAKE_NONE],
+                    default=_TAKE_BEST,
+                    optional=True,
+                    tooltip="If no phrase of the images after reaches the strictness (eta): take the best "
+                    "uses the phrases of the whole list that differ most, if they reach half of it. take "
+                    "none gives no words, as in the paper.",
+                    advanced=True,
+                ),
+                io.String.Input(
+                    "chosen",
+                    default="",
+                    optional=True,
+                    socketless=True,
+                    dynamic_prompts=False,
+                    extra_dict={"hidden": True},
+                    tooltip="The phrases that you took in the node, as JSON: "
+                    '{"before": ["a photo"], "after": ["snow"]}. Empty takes the unique phrases.',
+                ),
             ],
             outputs=[
                 io.String.Output(
                     display_name="init_text",
-                    tooltip="The words, for Learn Instruction. Empty when no phrase is unique enough.",
+                    tooltip="The words, for Learn Instruction. Empty when no phrase tells the images apart.",
                 ),
                 io.String.Output(
                     display_name="table",
@@ -179,23 +213,50 @@ class UniquePhrasesNode(Node):
         eta: float,
         word_lists: str,
         similarity_scale: float = 1.0,
+        weak_phrases: str = _TAKE_BEST,
+        chosen: str = "",
     ) -> io.NodeOutput:
-        prepare(open_clip)
+        choice = PhraseChoice.parse(chosen)
         settings = PhraseSettings(
             count=phrases,
             eta=None if eta == _DEFAULT_ETA else eta,
             scale=similarity_scale,
             lists=None if word_lists == _AUTO else word_lists.split(", "),
+            offered=OFFERED,
         )
-        found = unique_phrases(
-            open_clip,
-            pairs,
-            settings,
-            cache=clips.cache_folder(),
-            progress=node_progress(cls.hidden.unique_id),
-        )
-        table = found.describe()
-        return io.NodeOutput(found.init_text, table, ui={"text": [table]})
+        progress = node_progress(cls.hidden.unique_id)
+
+        def search() -> UniquePhrases:
+            prepare(open_clip)
+            return unique_phrases(open_clip, pairs, settings, clips.cache_folder(), progress)
+
+        found = _FOUND.get((pairs, open_clip), (phrases, eta, word_lists, similarity_scale), search)
+        taken = take_phrases(found, choice, weak_phrases == _TAKE_BEST)
+        table = taken.describe(found)
+        shown: Any = {"text": [table], "phrases": [_panel_data(found, taken)]}
+        return io.NodeOutput(taken.init_text, table, ui=shown)
+
+
+def _panel_data(found: UniquePhrases, taken: TakenPhrases) -> dict[str, Any]:
+    """The data of the chips, images before first, and what became of the choice."""
+    return {
+        "phrases": [
+            {
+                "text": phrase.text,
+                "side": phrase.side,
+                "sensitivity": phrase.sensitivity,
+                "before": phrase.fit_before,
+                "after": phrase.fit_after,
+                "weak": phrase.sensitivity < found.eta,
+                "taken": (phrase.side, phrase.text) in taken.taken,
+            }
+            for phrase in candidates(found)
+        ],
+        "eta": found.eta,
+        "init_text": taken.init_text,
+        "by_user": taken.by_user,
+        "gone": taken.gone,
+    }
 
 
 class CaptionInit(Node):

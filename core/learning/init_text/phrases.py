@@ -1,8 +1,8 @@
 """Unique phrases: words for the difference that an edit makes (InstructBrush, section 4.2)."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +40,10 @@ class Phrase:
     side: Side
     sensitivity: float
     """Eq. 6: how much better it fits its own side than the other one."""
+    fit_before: float = 0.0
+    """Mean cosine with the images before."""
+    fit_after: float = 0.0
+    """Mean cosine with the images after."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +59,23 @@ class UniquePhrases:
     eta: float
     remark: str
     """Why the init text is what it is."""
+    offered: tuple[Phrase, ...] = ()
+    """Beyond the paper: further phrases of the word lists, whose fit differs most between the sides."""
 
     def describe(self) -> str:
         """The table and the remark as text, for people."""
-        width = max(len(phrase.text) for phrase in self.table)
         chosen = {("before", self.before), ("after", self.after)}
-        lines = [f"{'set':<6}  {'phrase':<{width}}  sensitivity"]
-        for phrase in self.table:
-            mark = "  *" if (phrase.side, phrase.text) in chosen else ""
-            lines.append(f"{phrase.side:<6}  {phrase.text:<{width}}  {phrase.sensitivity:+.4f}{mark}")
-        lines.append(f"eta {self.eta:g}. {self.remark}")
-        return "\n".join(lines)
+        return describe_phrases(self.table, chosen, f"eta {self.eta:g}. {self.remark}")
+
+
+def describe_phrases(phrases: Sequence[Phrase], chosen: Collection[tuple[str, str]], remark: str) -> str:
+    """A table of phrases as text, with a star at those whose side and text are chosen."""
+    width = max(len(phrase.text) for phrase in phrases)
+    lines = [f"{'set':<6}  {'phrase':<{width}}  sensitivity"]
+    for phrase in phrases:
+        mark = "  *" if (phrase.side, phrase.text) in chosen else ""
+        lines.append(f"{phrase.side:<6}  {phrase.text:<{width}}  {phrase.sensitivity:+.4f}{mark}")
+    return "\n".join((*lines, remark))
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,8 @@ class PhraseSettings:
     """Factor of the similarities before they are compared with ``eta``. 1 leaves cosines."""
     lists: Sequence[str] | None = None
     """Names of word lists, see ``read_list`` in vocabulary.py. None takes the model's default lists."""
+    offered: int = 0
+    """Beyond the paper: further phrases of each side to offer."""
 
 
 def default_eta(clip: ClipModel) -> float:
@@ -232,6 +244,7 @@ def unique_phrases(
         tables.append(features)
     table = torch.cat(tables)
     found: list[Phrase] = []
+    offered: list[Phrase] = []
     sides: tuple[tuple[Side, Tensor, Tensor], ...] = (
         ("before", features_before, features_after),
         ("after", features_after, features_before),
@@ -243,9 +256,22 @@ def unique_phrases(
         ).phrases
         values = sensitivities(clip, caption, own, other, settings.scale)
         found += [Phrase(text, side, value) for text, value in zip(caption, values, strict=True)]
+        if settings.offered:
+            further = _most_changed(candidates, caption, words, table, (own - other).cpu(), settings.offered)
+            values = sensitivities(clip, further, own, other, settings.scale) if further else []
+            pairs_of = zip(further, values, strict=True)
+            offered += [Phrase(text, side, value) for text, value in pairs_of if value > 0]
     if progress:
         progress(100 * stages, 100 * stages)
-    return choose_phrases(tuple(found), eta)
+    chosen = choose_phrases(tuple(found), eta)
+    if not settings.offered:
+        return chosen
+    fits = torch.stack((features_before, features_after), 1)
+    return replace(
+        chosen,
+        table=_with_fits(clip, chosen.table, fits),
+        offered=_with_fits(clip, sorted(offered, key=lambda each: -each.sensitivity), fits),
+    )
 
 
 def _check(clip: ClipModel, settings: PhraseSettings, eta: float) -> None:
@@ -290,6 +316,34 @@ def choose_phrases(table: tuple[Phrase, ...], eta: float) -> UniquePhrases:
 
 def _best(table: tuple[Phrase, ...], side: Side) -> Phrase:
     return max((phrase for phrase in table if phrase.side == side), key=lambda phrase: phrase.sensitivity)
+
+
+def _most_changed(
+    candidates: Sequence[str],
+    caption: Sequence[str],
+    words: Sequence[str],
+    table: Tensor,
+    difference: Tensor,
+    count: int,
+) -> list[str]:
+    """The phrases among the candidates that fit one side so much better than the other, without those of the
+    caption."""
+    rows = {word: row for row, word in reversed(list(enumerate(words)))}
+    left = [phrase for phrase in dict.fromkeys(candidates) if phrase not in caption]
+    if not left:
+        return []
+    return [left[index] for index in _top(difference, table[[rows[phrase] for phrase in left]], count)]
+
+
+def _with_fits(clip: ClipModel, phrases: Sequence[Phrase], features: Tensor) -> tuple[Phrase, ...]:
+    """The phrases with their fits, cosines with the mean features [P, 2] of both sides."""
+    if not phrases:
+        return ()
+    fits = (encode_phrases(clip, [phrase.text for phrase in phrases]) @ features).tolist()
+    return tuple(
+        replace(phrase, fit_before=before, fit_after=after)
+        for phrase, (before, after) in zip(phrases, fits, strict=True)
+    )
 
 
 def _top(features: Tensor, table: Tensor, count: int) -> list[int]:

@@ -19,6 +19,14 @@ def night(comfy):
     return comfy.pack("core.pairs.pairs").make_pairs(torch.from_numpy(before), torch.from_numpy(after))
 
 
+@pytest.fixture(scope="module")
+def light(comfy, repository):
+    """The pairs of the example workflow that finds words."""
+    return comfy.pack("core.pairs.pairs").load_pairs(
+        repository / "example_workflows" / "pairs" / "light_from_the_right"
+    )
+
+
 def loaded(graph, name=TITLE):
     return graph.node("InstructBrushLoadOpenClip", clip_name=name).out(0)
 
@@ -65,7 +73,7 @@ def test_finds_shows_and_learns_from_phrases(comfy, night):
     )
     assert (
         table.splitlines()[0].split() == ["set", "phrase", "sensitivity"]
-        and len(table.splitlines()) == 8
+        and 8 < len(table.splitlines()) <= 8 + 8
         and ("night" in table or "snow" in table)
     )
     shown = [data["output"]["text"] for data in run.data("executed") if "text" in (data["output"] or {})]
@@ -80,11 +88,69 @@ def test_cache_is_not_served_over_http(comfy, night):
     assert file.name.startswith("pocket-") and file.suffix == ".safetensors"
 
 
-def test_finds_no_words_above_eta_and_says_why(comfy, night):
+def shown_phrases(run):
+    """The data of the chips."""
+    (data,) = [data["output"] for data in run.data("executed") if "phrases" in (data["output"] or {})]
+    return data["phrases"][0]
+
+
+@pytest.mark.parametrize("weak", ["take the best", "take none"])
+def test_finds_no_words_far_above_eta_and_says_why(comfy, night, weak):
     graph = comfy.graph()
-    node = phrases(comfy, graph, night, eta=50.0)
+    node = phrases(comfy, graph, night, eta=50.0, weak_phrases=weak)
     text, table = comfy.values(graph, node.out(0), node.out(1))
     assert text == "" and "eta 50. No init text: the highest sensitivity after the edit is" in table
+
+
+def test_takes_the_best_weak_phrases_unless_told_not_to(comfy, light):
+    graph = comfy.graph()
+    node = phrases(comfy, graph, light, phrases=5)
+    run = comfy.run(graph, node.out(0), node.out(1))
+    text, table = run.values
+    assert text == "turn bright light into dark corners"
+    assert "these differ most" in table.splitlines()[-1]
+    shown = shown_phrases(run)
+    taken = {each["text"]: each["weak"] for each in shown["phrases"] if each["taken"]}
+    assert taken == {"bright light": True, "dark corners": False}
+    for each in shown["phrases"]:
+        own, other = (each["before"], each["after"])[:: 1 if each["side"] == "before" else -1]
+        assert each["sensitivity"] == pytest.approx(own - other, abs=1e-5)
+    graph = comfy.graph()
+    paper = phrases(comfy, graph, light, phrases=5, weak_phrases="take none")
+    assert comfy.values(graph, paper.out(0)) == [""]
+
+
+def test_follows_the_users_choice_and_searches_once(comfy, light, monkeypatch):
+    module = comfy.pack("nodes.learning.init_text")
+    searches = []
+    original = module.unique_phrases
+    monkeypatch.setattr(module, "unique_phrases", lambda *given: searches.append(1) or original(*given))
+    module._FOUND.clear()
+    clip_graph = comfy.graph()
+    (clip,) = comfy.values(clip_graph, loaded(clip_graph))
+
+    def choose(pairs, chosen):
+        graph = comfy.graph()
+        node = phrases(comfy, graph, pairs, phrases=5, open_clip=comfy.give(graph, clip), chosen=chosen)
+        run = comfy.run(graph, node.out(0), node.out(1))
+        return *run.values, shown_phrases(run)
+
+    choose(light, "")
+    text, table, shown = choose(light, '{"before": [], "after": ["dark corners", "a photo"]}')
+    assert text == "turn it into a photo and dark corners" and shown["by_user"] and not shown["gone"]
+    assert "(your choice)" in table
+    text, _, shown = choose(light, '{"before": ["bright light"], "after": []}')
+    assert text == "" and shown["by_user"]
+    text, table, shown = choose(light, '{"before": [], "after": ["dark corners", "an igloo"]}')
+    assert text == "turn it into dark corners" and list(shown["gone"]) == ["an igloo"]
+    assert "No longer among the phrases, and left out: an igloo." in table
+    assert len(searches) == 1
+    text, table, shown = choose(light, '{"before": [], "after": ["an igloo"]}')
+    assert text == "turn bright light into dark corners" and not shown["by_user"]
+    graph = comfy.graph()
+    assert "the taken phrases cannot be read" in comfy.error(
+        graph, phrases(comfy, graph, light, chosen='["snow"]').out(0)
+    )
 
 
 def test_uses_the_chosen_list_and_scale(comfy, night):
@@ -118,6 +184,7 @@ def test_zero_steps_mean_the_default_of_the_clip(comfy, night, monkeypatch):
 @pytest.mark.parametrize("which", [phrases, caption])
 def test_cancel_stops_the_node(comfy, night, monkeypatch, which):
     comfy.forget()
+    comfy.pack("nodes.learning.init_text")._FOUND.clear()
     graph = comfy.graph()
     interrupt_at(comfy, monkeypatch, 2)
     run = comfy.attempt(graph, which(comfy, graph, night).out(0))
