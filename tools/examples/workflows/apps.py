@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from instructbrush.tools.examples.make_examples import NEW, PAIRS
+from instructbrush.tools.examples.make_examples import PAIRS
 from instructbrush.tools.examples.workflows.graph import EDIT, SECOND, Graph
 
 PHOTO = "example.png"
@@ -10,7 +10,7 @@ PHOTO = "example.png"
 
 
 def learn_an_edit() -> Graph:
-    """Learns from pairs, edits new images and saves the instruction."""
+    """Learns from pairs, saves the instruction and edits an image by it."""
     graph = Graph("Page - Learn an edit.app")
     graph.column("Show")
     graph.model()
@@ -20,12 +20,14 @@ def learn_an_edit() -> Graph:
     graph.add("learn", "InstructBrushLearn", wired=wires, init_text="make it brighter")
     graph.add("save", "InstructBrushSave", wired="instruction=learn.INSTRUCTION", name=EDIT)
     graph.column("Use")
-    graph.pairs("new", "Images to edit", NEW)
-    graph.edit("edit", "new.before", "learn.INSTRUCTION")
-    _results(graph, "new.before")
+    _photo(graph)
+    graph.edit("edit", "sized.IMAGE", "learn.INSTRUCTION")
+    _results(graph, "sized.IMAGE")
     graph.inputs = [
         ("pairs", "folder", "Pairs that show the edit"),
+        ("pairs", "pairs_board", ""),
         ("learn", "init_text", "Words that are close to it"),
+        ("photo", "image", "Your image"),
         ("learn", "learning", "Learning"),
         ("edit", "strength", "Strength"),
         ("save", "name", "Name of the instruction"),
@@ -36,6 +38,8 @@ def learn_an_edit() -> Graph:
 def edit_my_image() -> Graph:
     """Applies a saved instruction to an image."""
     graph = Graph("Page - Edit my image.app")
+    graph.column("Show")
+    graph.model()
     _photo(graph)
     graph.column("Use")
     graph.load("instruction", EDIT)
@@ -52,6 +56,8 @@ def edit_my_image() -> Graph:
 def edit_only_there() -> Graph:
     """Applies a saved instruction to what words find in an image."""
     graph = Graph("Page - Edit only there.app")
+    graph.column("Show")
+    graph.model()
     _photo(graph)
     graph.column("Use")
     graph.load("instruction", SECOND)
@@ -69,8 +75,6 @@ def edit_only_there() -> Graph:
 
 
 def _photo(graph: Graph) -> None:
-    graph.column("Show")
-    graph.model()
     graph.add("photo", "LoadImage", height=300, title="Image to edit", image=PHOTO)
     graph.add(
         "sized",
@@ -83,8 +87,11 @@ def _photo(graph: Graph) -> None:
 
 
 def _results(graph: Graph, before: str) -> None:
-    """Adds the saved result and a comparison, which are the page's outputs."""
+    """Adds a comparison, and the saved result, which is the page's output.
+
+    With Compare Images as a second output a page would show the image before the edit first.
+    """
     graph.column("Compare")
     graph.compare(before, "edit.edited", "Compare")
     graph.save("result", "Edited", "edit.edited", "edited")
-    graph.outputs = ["result", "compare"]
+    graph.outputs = ["result"]

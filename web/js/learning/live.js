@@ -3,6 +3,7 @@ import { app } from "../../../../scripts/app.js";
 import { api } from "../../../../scripts/api.js";
 import { addPanel, loadStyle, nodeOf, onResult, sourceOf } from "../dom.js";
 import { get, post } from "../server.js";
+import { translate } from "../translate.js";
 import { LearningPanel } from "./panel.js";
 
 const ROUTE = "/instructbrush/learning";
@@ -29,7 +30,7 @@ export function addLearningPanel(node) {
     },
   });
   panels.set(node, panel);
-  addPanel(node, "learning", panel.root, 320);
+  addPanel(node, "learning", panel.root, 320).label = translate("Learning");
   onResult(node, ({ learning }) => learning && panel.show(learning[0]));
 }
 

@@ -1,5 +1,6 @@
 // Adds the pairs board to Load Edit Pairs nodes, and follows their widgets.
 import { addPanel, onResult } from "../dom.js";
+import { translate } from "../translate.js";
 import { PairsBoard } from "./panel.js";
 import { droppedImages, hasFiles } from "./uploads.js";
 
@@ -20,7 +21,7 @@ export function addPairsBoard(node) {
   // The tiles show the images.
   node.hideOutputImages = true;
   node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
-  addPanel(node, "pairs_board", board.root, HEIGHT);
+  addPanel(node, "pairs_board", board.root, HEIGHT).label = translate("Before and after");
   let folder = board.folder;
   follow(board, "folder", () => {
     board.chosen = true;
