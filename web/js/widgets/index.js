@@ -1,5 +1,6 @@
 // Fewer and plainer widgets: inputs that are rarely needed behind a button, none that have no effect, and
 // "auto" for numbers that stand for it.
+import { app } from "../../../../scripts/app.js";
 import { api } from "../../../../scripts/api.js";
 import { loadStyle } from "../dom.js";
 import { fit, hideWidgets } from "./hiding.js";
@@ -31,12 +32,16 @@ export function prepareWidgets(node) {
   const withoutEffect = WITHOUT_EFFECT[node.comfyClass];
   if (!withoutEffect) return;
   const hidden = (name) => (isInput(node, name) ? Boolean(withoutEffect(node, name)) : undefined);
-  const narrow = (resize = true) => hideWidgets(node, hidden, { resize });
+  const narrow = (resize = !app.configuringGraph) => hideWidgets(node, hidden, { resize });
   for (const [hook, then] of Object.entries({
     onAdded: () => narrowed.add(narrow),
     onRemoved: () => narrowed.delete(narrow),
     onConfigure: () => narrow(false),
-    onConnectionsChange: () => queueMicrotask(narrow),
+    onConnectionsChange: () => {
+      // A saved size already has room for the inputs that are linked.
+      const resize = !app.configuringGraph;
+      queueMicrotask(() => narrow(resize));
+    },
   })) {
     const before = node[hook];
     node[hook] = function (...given) {

@@ -16,7 +16,10 @@ const shown = new Set();
 
 /** Looks again at all nodes, because links, values or the model may have changed. */
 export function refreshMore() {
-  for (const each of shown) each.refresh();
+  for (const each of shown) {
+    each.refresh({ resize: false });
+    fit(each.node, each.node.size[1]);
+  }
 }
 
 /** Adds the line and the button to a node with many inputs. */
@@ -25,7 +28,10 @@ export function addMore(node) {
   const more = new MoreInputs(node, RULES[node.comfyClass]);
   after(node, "onRemoved", () => shown.delete(more));
   after(node, "onAdded", () => shown.add(more));
-  after(node, "onConnectionsChange", () => queueMicrotask(() => more.refresh()));
+  after(node, "onConnectionsChange", () => {
+    const resize = !app.configuringGraph;
+    queueMicrotask(() => more.refresh({ resize }));
+  });
   after(node, "onConfigure", (saved) => more.configured(saved));
   onResult(node, ({ learning }) => learning && more.learned(learning[0]));
 }
@@ -83,8 +89,10 @@ class MoreInputs {
     this.refresh();
   }
 
-  refresh(options) {
-    hideWidgets(this.node, (name) => (this.names.has(name) ? this.isHidden(name) : undefined), options);
+  /** A saved size already has room for what is shown. */
+  refresh({ resize = !app.configuringGraph } = {}) {
+    const hidden = (name) => (this.names.has(name) ? this.isHidden(name) : undefined);
+    hideWidgets(this.node, hidden, { resize });
     this.write();
     if (!this.names.has("preset")) return;
     familyAbove(this.node).then((family) => {
