@@ -6,7 +6,7 @@
 
 The preview images need make_examples.py and train_example_addons.py first. The front end itself makes nodes
 and subgraphs (build_graphs.js), so each file equals what a user would save. Run this again when the inputs of
-a node or the height of a panel change: places follow from the nodes' sizes in both renderers.
+a node or the height of a panel change: places follow from their sizes in both renderers.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from instructbrush.tools.browser import launch, load_workflow, open_front_end
 from instructbrush.tools.comfy_server import ComfyServer
+from instructbrush.tools.examples.retouched_pairs import RETOUCHED
 from instructbrush.tools.examples.workflows import applying, comparing, learning, reasoning, regions
 from instructbrush.tools.examples.workflows.apps import (
     PHOTO,
@@ -113,17 +114,20 @@ def build(page: Page, vue: Page, graph: Graph, blueprints: dict[str, dict[str, A
         "measured": {},
     }
     workflow = call(page, "workflow", described)
-    heights = measure(vue, workflow)
-    described["measured"] = {name: heights[str(number)] for name, number in graph.ids.items()}
-    workflow = call(page, "workflow", described)
+    for _ in range(2):  # a panel may appear only when a node is loaded with its links
+        heights = [measure(each, workflow) for each in (page, vue)]
+        described["measured"] = {
+            name: max(each[str(number)] for each in heights) for name, number in graph.ids.items()
+        }
+        workflow = call(page, "workflow", described)
     return {**workflow, "extra": graph.extra}
 
 
-def measure(vue: Page, workflow: dict[str, Any]) -> dict[str, float]:
-    """Returns the height that the newer renderer gives each node."""
-    load_workflow(vue, workflow)
-    vue.wait_for_timeout(1500)
-    return call(vue, "heights")
+def measure(page: Page, workflow: dict[str, Any]) -> dict[str, float]:
+    """Returns the height that each node has once the workflow is open."""
+    load_workflow(page, workflow)
+    page.wait_for_timeout(1200)
+    return call(page, "heights")
 
 
 def preview(server: ComfyServer, page: Page, graph: Graph, workflow: dict[str, Any]) -> Image.Image:
@@ -149,12 +153,23 @@ def preview(server: ComfyServer, page: Page, graph: Graph, workflow: dict[str, A
         image = image.resize([round(least * side) for side in image.size], Image.Resampling.BICUBIC)
         image.thumbnail((4 * PIXELS, 4 * PIXELS))
         return image
+    return grid(columns)
+
+
+def grid(columns: list[list[Image.Image]]) -> Image.Image:
+    """Returns an image with equal squares."""
     rows = list(zip(*columns, strict=True))
     sheet = Image.new("RGB", (PIXELS * len(columns), PIXELS * len(rows)))
     for y, row in enumerate(rows):
         for x, image in enumerate(row):
             sheet.paste(image.resize((PIXELS, PIXELS), Image.Resampling.BICUBIC), (x * PIXELS, y * PIXELS))
     return sheet
+
+
+def photographs() -> Image.Image:
+    """Returns the preview of a workflow that needs a full-size model: photographs before and after."""
+    sides = [[RETOUCHED / f"{pair}_{side}.jpg" for pair in (0, 4)] for side in (0, 1)]
+    return grid([[Image.open(path).convert("RGB") for path in side] for side in sides])
 
 
 def pages(browser: Browser, server: ComfyServer) -> tuple[Page, Page]:
@@ -182,8 +197,9 @@ def main() -> None:
             workflow = build(page, vue, graph, blueprints)
             path = EXAMPLES / f"{graph.title}.json"
             write(path, workflow)
-            if "run" in sys.argv[1:] and graph.runs:
-                preview(server, page, graph, workflow).save(path.with_suffix(".jpg"), quality=88)
+            if "run" in sys.argv[1:]:
+                shown = preview(server, page, graph, workflow) if graph.runs else photographs()
+                shown.save(path.with_suffix(".jpg"), quality=88)
 
 
 if __name__ == "__main__":

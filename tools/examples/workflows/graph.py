@@ -12,6 +12,8 @@ from instructbrush.tools.examples.make_examples import INSTRUCTIONS
 EDIT, SECOND = INSTRUCTIONS
 FILL = -1
 WIDTH = 300
+NARROW = 250
+"""Width of the columns of a workflow that has five."""
 
 
 @dataclass

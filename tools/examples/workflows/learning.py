@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from instructbrush.tools.examples.make_examples import NEW, PAIRS
 from instructbrush.tools.examples.retouched_pairs import RETOUCHED, TO_RETOUCH
-from instructbrush.tools.examples.workflows.graph import EDIT, FILL, WIDTH, Graph
+from instructbrush.tools.examples.workflows.graph import EDIT, FILL, NARROW, WIDTH, Graph
 
-NARROW = 250  # five columns
 PUBLIC_MODEL = {
     "name": "instruct-pix2pix-00-22000.safetensors",
     "url": "https://huggingface.co/timbrooks/instruct-pix2pix/resolve/main/instruct-pix2pix-00-22000.safetensors",

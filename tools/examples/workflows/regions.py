@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from instructbrush.tools.examples.make_examples import NEW
-from instructbrush.tools.examples.workflows.graph import EDIT, SECOND, Graph
+from instructbrush.tools.examples.workflows.graph import EDIT, NARROW, SECOND, Graph
 
 
 def found_region() -> Graph:
@@ -56,20 +56,21 @@ def two_regions() -> Graph:
 def mask_model() -> Graph:
     """Edits with a model that reads the mask."""
     graph = Graph("16 Edit with a model that reads the mask")
-    graph.column("Show")
-    graph.model("pocket region editor (built in)")
+    graph.column("Show", NARROW)
     graph.pairs("new", "Images to edit", NEW)
-    graph.column("Use")
+    graph.column("Use", NARROW)
+    graph.model("pocket region editor (built in)")
     graph.add("finder", "InstructBrushLoadRegionFinder")
+    graph.column("", NARROW)
     wires = "finder=finder.REGION_FINDER image=new.before"
     graph.add("find", "InstructBrushFindRegion", wired=wires, words="diamond, flower")
-    graph.column("")
+    graph.column("", NARROW)
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=new.before mask=find.box_mask"
     graph.add("edit", "Edit inside a Mask", wired=wires, words="make it orange")
-    graph.column("Compare")
+    graph.add("region", "MaskPreview", height=250, title="Region", wired="mask=find.box_mask")
+    graph.column("Compare", NARROW)
     graph.compare("new.before", "edit.edited")
     graph.save("result", "Edited", "edit.edited", "mask_model")
-    graph.add("region", "MaskPreview", height=200, title="Region", wired="mask=find.box_mask")
     graph.note(
         "Models like UltraEdit's read the mask together with the image. Any mask works: to paint one, "
         "right-click Load Image and choose Open in MaskEditor."
