@@ -13,9 +13,11 @@ RETOUCH = "03 Retouch photos like an expert"
 PHRASES = "04 Find words to start learning from"
 TEXT_SPACE = "05 Learn as text and add words (Visii)"
 ADAPTER = "06 Learn what another workflow does"
+SAVED = "07 Edit images with a saved instruction"
 SLIDER = "08 Turn an edit up, down and around"
 STRENGTHS = "09 Compare strengths on one sheet"
 WHEN = "10 See when an edit acts"
+COMPARED = "11 Compare two instructions"
 MIX = "12 Mix two instructions"
 CHAIN = "13 Combine with ControlNet and LoRA"
 FOUND = "14 Edit only what words find"
@@ -23,13 +25,23 @@ TWO_REGIONS = "15 Edit several regions at once"
 MASK_MODEL = "16 Edit with a model that reads the mask"
 EXPLAINED = "17 Explain a wish, then edit"
 BY_STEPS = "18 Explain a wish, then edit step by step"
+NAMED = "19 Explain a wish, then edit what it names"
 ENCODED = "20 Let a model read words and image together"
 MEASURED = "21 Measure an edit against the truth"
+JUDGED = "22 Judge two edits without names"
 ONLY_THERE = "Page - Edit only there.app"
 
 # What a run of a template takes less of. The others run as they are: their tests look at quality.
 _LEARNING = {PHRASES: 12, TEXT_SPACE: 40, RETOUCH: 60, ADAPTER: 30, "Page - Learn an edit.app": 4}
-_SAMPLING = {WHEN: 6, STRENGTHS: 4, TWO_REGIONS: 6, BY_STEPS: 4, PHRASES: 4, "Page - Learn an edit.app": 4}
+_SAMPLING = {
+    **dict.fromkeys((SAVED, COMPARED, NAMED, JUDGED), 4),
+    WHEN: 6,
+    STRENGTHS: 4,
+    TWO_REGIONS: 6,
+    BY_STEPS: 4,
+    PHRASES: 4,
+    "Page - Learn an edit.app": 4,
+}
 _FEWER_VALUES = {WHEN: "1000, 500, 0", STRENGTHS: "0, 1"}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from instructbrush.tools.examples.make_examples import CHANGED, TWO_WISHES, WISH, WISHED
-from instructbrush.tools.examples.workflows.graph import Graph
+from instructbrush.tools.examples.workflows.graph import FILL, Graph
 
 MODEL = "model=model.MODEL clip=model.CLIP vae=model.VAE image=new.before"
 
@@ -28,9 +28,9 @@ def several_edits() -> Graph:
     graph = Graph("18 Explain a wish, then edit step by step")
     _show(graph, CHANGED)
     graph.add("edit", "Explain and Edit by Steps", wired=MODEL, wish=TWO_WISHES)
-    graph.add("report", "PreviewAny", height=240, title="What was done", wired="source=edit.report")
+    graph.add("report", "PreviewAny", height=150, title="What was done", wired="source=edit.report")
+    graph.preview("each", "After each edit", "edit.after_each", FILL)
     _compare(graph, "edited_by_steps")
-    graph.preview("each", "After each edit", "edit.after_each")
     graph.note(
         "The wish becomes a list of edits. They are made one after the other, each on the result of the one "
         "before and only on the object that it names."
@@ -43,9 +43,9 @@ def edited_object() -> Graph:
     graph = Graph("19 Explain a wish, then edit what it names")
     _show(graph, CHANGED)
     graph.add("edit", "Edit What the Wish Names", wired=MODEL, wish=TWO_WISHES.split(",")[0])
-    graph.add("report", "PreviewAny", height=240, title="What was found", wired="source=edit.report")
+    graph.add("report", "PreviewAny", height=150, title="What was found", wired="source=edit.report")
+    graph.add("region", "MaskPreview", height=FILL, title="Region", wired="mask=edit.region")
     _compare(graph, "edited_object")
-    graph.add("region", "MaskPreview", height=200, title="Region", wired="mask=edit.region")
     graph.note(
         "**Find Edited Object** asks which objects the explained edit changes, and finds them (UltraEdit). "
         "All else keeps its pixels."
