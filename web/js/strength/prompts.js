@@ -17,7 +17,7 @@ export async function promptsOf(node, setting, strengths) {
   return {
     shown,
     prompts: strengths.map((strength) => {
-      const { output, workflow } = structuredClone(made);
+      const { output, workflow } = JSON.parse(JSON.stringify(made)); // it holds proxies of Vue
       for (const id of ids) output[id].inputs.strength = strength;
       setSaved(workflow, setting, strength);
       if (shown) keepNoFile(output[shown.id]);

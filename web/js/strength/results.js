@@ -27,7 +27,7 @@ export function runningOrder(strengths, chosen) {
 }
 
 export class Results {
-  /** `choose(strength)` is called for a click on a result. */
+  /** `choose(strength, again)` is called for a click on a result; `again` shows it large. */
   constructor(choose) {
     this.choose = choose;
     this.tiles = new Map();
@@ -42,8 +42,9 @@ export class Results {
       const words = element("span", { text: shortest(strength) });
       const tile = element("button", { type: "button", class: "ib-try", disabled: "" }, image, words);
       tile.setAttribute("aria-label", translate("Strength {strength}", { strength: shortest(strength) }));
-      tile.addEventListener("click", () => this.choose(strength));
-      this.tiles.set(strength, { tile, image });
+      const made = { tile, image, again: () => {} };
+      tile.addEventListener("click", () => this.choose(strength, made.again));
+      this.tiles.set(strength, made);
     }
     this.root.replaceChildren(...[...this.tiles.values()].map(({ tile }) => tile));
   }
@@ -52,11 +53,13 @@ export class Results {
     this.tiles.get(strength).tile.classList.add("ib-running");
   }
 
-  /** Shows a result; without an image it stays empty. */
-  add(strength, file) {
-    const { tile, image } = this.tiles.get(strength);
+  /** Shows a result, which `again` shows large; without an image it stays empty. */
+  add(strength, file, again) {
+    const made = this.tiles.get(strength);
+    const { tile, image } = made;
     tile.classList.remove("ib-running");
     if (!file) return;
+    made.again = again;
     const { filename, subfolder = "", type } = file;
     const address = api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
     image.append(element("img", { src: address, alt: "", draggable: "false" }));

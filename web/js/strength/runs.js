@@ -1,7 +1,6 @@
-// Runs prompts one after the other, and gives the image of each. Messages of the server say what happens.
+// Runs prompts one after the other, and gives what each shows. Messages of the server say what happens.
 import { app } from "../../../../scripts/app.js";
 import { api } from "../../../../scripts/api.js";
-import { firstImage } from "./prompts.js";
 
 const KINDS = ["executed", "execution_success", "execution_error", "execution_interrupted"];
 const STOPPED = Symbol("stopped");
@@ -14,7 +13,7 @@ export class Runs {
   }
 
   /**
-   * Runs all prompts and calls `finished(prompt, image)` after each one.
+   * Runs all prompts and calls `finished(prompt, output)` after each one, with what the last node showed.
    *
    * Returns false if it was stopped. Throws an error with the server's sentence if a run fails.
    */
@@ -22,9 +21,9 @@ export class Runs {
     for (const prompt of prompts) {
       if (this.stopped) return false;
       begun(prompt);
-      const image = await this.imageOf(prompt);
-      if (image === STOPPED) return false;
-      finished(prompt, image);
+      const output = await this.outputOf(prompt);
+      if (output === STOPPED) return false;
+      finished(prompt, output);
     }
     return true;
   }
@@ -38,17 +37,17 @@ export class Runs {
     api.interrupt(this.id);
   }
 
-  imageOf(prompt) {
+  outputOf(prompt) {
     return new Promise((resolve, reject) => {
       this.id = null;
-      let image;
+      let output;
       const early = [];
       const handle = (kind, detail) => {
         if (this.id === null) early.push([kind, detail]); // the answer to the request may come later
         if (detail?.prompt_id !== this.id || this.id === null) return;
         if (kind === "executed" && String(detail.node) === this.shown.id) {
-          image = firstImage(detail.output, this.shown.side) ?? image;
-        } else if (kind === "execution_success") done(image);
+          output = detail.output;
+        } else if (kind === "execution_success") done(output);
         else if (kind === "execution_interrupted") done(STOPPED);
         else if (kind === "execution_error") fail(new Error(detail.exception_message.trim()));
       };
@@ -63,7 +62,7 @@ export class Runs {
       const fail = (error) => end(reject, error);
       const recover = async () => {
         const found = await outcome(this.id, this.shown).catch(() => null);
-        if (found) (found.error ? fail : done)(found.error ?? found.image);
+        if (found) (found.error ? fail : done)(found.error ?? found.output);
       };
       this.end = done;
       for (const [kind, listener] of listeners) api.addEventListener(kind, listener);
@@ -74,6 +73,12 @@ export class Runs {
       }, fail);
     });
   }
+}
+
+/** Shows an output in the canvas again, as ComfyUI does when it has just been made. */
+export function showAgain(shown, output) {
+  const detail = { node: shown.id, display_node: shown.id, output, prompt_id: null };
+  api.dispatchCustomEvent?.("executed", detail);
 }
 
 /** Sends a prompt whose only output is the node that shows the image. Returns its id. */
@@ -102,5 +107,5 @@ async function outcome(id, shown) {
   if (!entry?.status) return null;
   const failed = entry.status.messages?.find(([kind]) => kind === "execution_error");
   if (failed) return { error: new Error(failed[1].exception_message.trim()) };
-  return { image: entry.status.completed ? firstImage(entry.outputs?.[shown.id], shown.side) : STOPPED };
+  return { output: entry.status.completed ? entry.outputs?.[shown.id] : STOPPED };
 }

@@ -5,6 +5,7 @@ import { store } from "../gallery/store.js";
 
 /** Returns the number for a file that Load Instruction loads; null if it is known only after a run. */
 export async function segmentsOf(node) {
+  if (!node.graph) return null;
   const place = node.inputs?.findIndex((input) => input.name === "instruction") ?? -1;
   const source = place < 0 ? null : sourceOf(node, place);
   if (source?.comfyClass !== LOAD) return null;

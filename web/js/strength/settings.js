@@ -26,7 +26,9 @@ export function setValue({ node, widget }, value) {
 
 /** Tells ComfyUI that the workflow changed, so that it can be undone and is marked as not saved. */
 export function rememberChange() {
-  app.extensionManager.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+  const tracker = app.extensionManager.workflow?.activeWorkflow?.changeTracker;
+  if (tracker?.captureCanvasState) tracker.captureCanvasState();
+  else tracker?.checkState?.(); // older front ends
 }
 
 /** Calls `act` after each change of a setting; `previous` is the one that was followed before. */

@@ -2,9 +2,9 @@
 import { element } from "../dom.js";
 import { translate, translateSentence } from "../translate.js";
 import { MOST, factorsOf } from "./noise.js";
-import { promptsOf } from "./prompts.js";
+import { firstImage, promptsOf } from "./prompts.js";
 import { Results, rangeAround, runningOrder, strengthsBetween } from "./results.js";
-import { Runs } from "./runs.js";
+import { Runs, showAgain } from "./runs.js";
 import { follow, rememberChange, setValue, settingOf } from "./settings.js";
 import { StrengthSlider } from "./slider.js";
 import { segmentsOf } from "./segments.js";
@@ -16,7 +16,7 @@ const INPUTS = { start: "start_timestep", end: "end_timestep", segments: "segmen
 const HEIGHTS = { alone: 32, whole: 102, line: 20, below: 51 };
 
 export class StrengthStrip {
-  /** `resized(growth)` is called when the strip needs more or less height. */
+  /** `resized(growth, loading)` is called when the strip needs more or less height. */
   constructor(node, resized) {
     this.node = node;
     this.resized = resized;
@@ -27,9 +27,10 @@ export class StrengthStrip {
     this.range = null;
     this.slider = new StrengthSlider((value) => this.set("strength", value), rememberChange);
     this.timeline = new Timeline((name, value) => this.set(INPUTS[name], value), rememberChange);
-    this.results = new Results((strength) => {
+    this.results = new Results((strength, again) => {
       this.set("strength", strength);
       rememberChange();
+      if (!this.runs) again();
     });
     this.tryButton = element("button", { type: "button", class: "ib-try-five" });
     this.tryButton.addEventListener("click", () => (this.runs ? this.runs.stop() : this.tryFive()));
@@ -94,14 +95,14 @@ export class StrengthStrip {
     if (this.settings[name]?.widget) setValue(this.settings[name], value);
   }
 
-  /** Finds again where the values are set, after links changed. */
-  refresh() {
+  /** Finds again where the values are set, after links changed or while the workflow is loaded. */
+  refresh(loading = false) {
     for (const name of ["strength", ...Object.values(INPUTS)]) {
       const setting = settingOf(this.node, name);
       follow(setting, this.settings[name], () => this.draw());
       this.settings[name] = setting;
     }
-    this.draw();
+    this.draw(loading);
     segmentsOf(this.node).then((segments) => {
       if (!segments || segments === this.segments) return;
       this.segments = segments;
@@ -116,7 +117,7 @@ export class StrengthStrip {
     this.draw();
   }
 
-  draw() {
+  draw(loading = false) {
     const { strength } = this.settings;
     const input = this.node.inputs?.find((each) => each.name === "instruction");
     const used = input?.link != null;
@@ -133,7 +134,7 @@ export class StrengthStrip {
     this.says.textContent = says;
     this.says.hidden = !says;
     if (!this.runs) this.tryButton.disabled = linked;
-    this.measure(used, Boolean(says));
+    this.measure(used, Boolean(says), loading);
   }
 
   drawTimeline() {
@@ -145,14 +146,14 @@ export class StrengthStrip {
     this.timeline.show({ start, end, factors, fixed });
   }
 
-  measure(used, says) {
+  measure(used, says, loading) {
     const image = this.imageHeight();
     this.root.style.setProperty("--ib-try-height", `${image}px`);
     let height = used ? HEIGHTS.whole + (says ? HEIGHTS.line : 0) : HEIGHTS.alone;
     if (used && !this.below.hidden) height += image + HEIGHTS.below;
     const growth = height - this.height;
     this.height = height;
-    if (growth) this.resized(growth);
+    if (growth) this.resized(growth, loading);
   }
 
   imageHeight() {
@@ -203,8 +204,8 @@ export class StrengthStrip {
       const whole = await this.runs.run(
         prompts,
         ({ strength }) => this.results.running(strength),
-        ({ strength }, image) => {
-          this.results.add(strength, image);
+        ({ strength }, output) => {
+          this.results.add(strength, firstImage(output, shown.side), () => showAgain(shown, output));
           this.showRunning(++done, prompts.length);
         },
       );

@@ -1,0 +1,334 @@
+"""The strength strip of Edit Guider and Apply Instruction: slider, Try 5, and the noise axis."""
+
+import pytest
+
+VUE = pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
+STRIP = ".ib-strength"
+BUILD = """() => {
+    app.graph.clear();
+    const made = {};
+    const add = (name, type, x, y, values = {}, wires = {}) => {
+        const node = LiteGraph.createNode(type);
+        node.pos = [x, y];
+        app.graph.add(node);
+        for (const [key, value] of Object.entries(values)) {
+            const widget = node.widgets.find((each) => each.name === key);
+            widget.value = value;
+        }
+        for (const [key, [source, slot]] of Object.entries(wires)) {
+            made[source].connect(slot, node, node.inputs.findIndex((input) => input.name === key));
+        }
+        made[name] = node;
+    };
+    add("model", "InstructBrushLoadModel", -350, 0);
+    add("photo", "LoadImage", -350, 180, { image: "example.png" });
+    const small = { upscale_method: "area", megapixels: 0.02 };
+    add("image", "ImageScaleToTotalPixels", -350, 560, small, { image: ["photo", 0] });
+    add("learned", "InstructBrushLoad", -350, 720, { name: "light_from_the_right.safetensors" });
+    add("guider", "InstructBrushEditGuider", 0, 0, {}, {
+        model: ["model", 0], clip: ["model", 1], vae: ["model", 2], image: ["image", 0],
+        instruction: ["learned", 0],
+    });
+    add("noise", "RandomNoise", 400, 0);
+    made.noise.widgets[1].value = "randomize";
+    add("sampler", "KSamplerSelect", 400, 150, { sampler_name: "euler_ancestral" });
+    add("sigmas", "BasicScheduler", 400, 270, { scheduler: "normal", steps: 3 }, { model: ["model", 0] });
+    add("samples", "SamplerCustomAdvanced", 400, 440, {}, {
+        noise: ["noise", 0], guider: ["guider", 0], sampler: ["sampler", 0], sigmas: ["sigmas", 0],
+        latent_image: ["guider", 1],
+    });
+    add("edited", "VAEDecode", 400, 630, {}, { samples: ["samples", 0], vae: ["model", 2] });
+    add("saved", "SaveImage", 740, 0, {}, { images: ["edited", 0] });
+    add("compared", "ImageCompare", 740, 390, {}, { image_a: ["image", 0], image_b: ["edited", 0] });
+    Object.assign(window, { guider: made.guider, noise: made.noise, sigmas: made.sigmas, made });
+    window.widgetOf = (node, name) => node.widgets.find((widget) => widget.name === name);
+    app.canvas.ds.scale = 1.2;
+    app.canvas.ds.offset = [100, 60];
+    app.canvas.setDirty(true, true);
+}"""
+
+
+@pytest.fixture
+def open_guider(open_page):
+    """`open_guider(vue)` opens an edit in three steps, with the strip in the middle of the window."""
+
+    def open_it(vue, language="en"):
+        page = open_page(vue=vue, language=language)
+        page.evaluate(BUILD)
+        page.locator(f"{STRIP} .ib-strength-range").wait_for(timeout=20_000)
+        return page
+
+    return open_it
+
+
+def value(page, name):
+    return page.evaluate("(name) => widgetOf(guider, name).value", name)
+
+
+def drag(page, locator, place, to=None):
+    """Drags from the middle of an element (or to a place in it) to a share of another one."""
+    box, target = locator.bounding_box(), (to or locator).bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    x, y = target["x"] + place[0] * target["width"], target["y"] + place[1] * target["height"]
+    page.mouse.move(x, y, steps=4)
+    page.mouse.up()
+
+
+def history(server):
+    return server.get("/history")
+
+
+@VUE
+def test_slider_and_widget_follow_each_other(vue, open_guider, shots):
+    page = open_guider(vue)
+    slider = page.locator(f"{STRIP} .ib-strength-range")
+    page.wait_for_timeout(500)
+    page.screenshot(path=shots / f"strength_{'vue' if vue else 'classic'}.png")
+    box = slider.bounding_box()
+    # -1 .. 2: half of the way is 0.5. The thumb is 18 px wide, at a zoom of 1.2.
+    drag(page, slider, (0.5, 0.5))
+    assert value(page, "strength") == pytest.approx(0.5, abs=0.1)
+    slider.press("ArrowRight")
+    slider.press("Home")
+    assert value(page, "strength") == -1
+    assert box["width"] > 100
+    page.evaluate(
+        """() => {
+            const widget = widgetOf(guider, "strength");
+            widget.value = 3;
+            widget.callback(3);
+        }"""
+    )
+    assert slider.input_value() == "3" and slider.get_attribute("max") == "3"
+    assert page.locator(f"{STRIP} .ib-strength-value").text_content() == "3"
+    # Nothing of the strip is saved or sent.
+    saved = page.evaluate("() => app.graph.serialize()")
+    (node,) = [each for each in saved["nodes"] if each["type"] == "InstructBrushEditGuider"]
+    assert node["widgets_values"] == ["", -1, -1, 3, 1000, 0, ""]
+    sent = page.evaluate("async () => (await app.graphToPrompt()).output[guider.id].inputs")
+    assert "strength_strip" not in sent
+
+
+def wait_for_results(page, count=5, timeout=60_000):
+    found = page.wait_for_function(
+        """(count) => {
+            const says = document.querySelector(".ib-strength-says").textContent;
+            return says || document.querySelectorAll(".ib-strength .ib-try img").length >= count;
+        }""",
+        arg=count,
+        timeout=timeout,
+    )
+    assert found.json_value() is True
+
+
+def wait_until_ended(page):
+    page.locator(STRIP).get_by_role("button", name="Try 5").wait_for(timeout=60_000)
+
+
+@VUE
+def test_tries_five_strengths_and_takes_the_chosen_one(vue, open_guider, server, shots):
+    page = open_guider(vue)
+    before = set(history(server))
+    seed = page.evaluate("() => noise.widgets[0].value")
+    page.locator(STRIP).get_by_role("button", name="Try 5").click()
+    wait_for_results(page)
+    wait_until_ended(page)
+    page.wait_for_timeout(500)
+    page.screenshot(path=shots / f"tries_{'vue' if vue else 'classic'}.png")
+    tiles = page.locator(f"{STRIP} .ib-try")
+    assert tiles.all_text_contents() == ["0", "0.5", "1", "1.5", "2"]
+    framed = f"{STRIP} .ib-try[aria-pressed=true]"
+    assert page.locator(framed).all_text_contents() == ["1"]
+    # The widgets are as before, also the seed that changes after each run.
+    assert value(page, "strength") == 1
+    assert seed == page.evaluate("() => noise.widgets[0].value")
+    runs = [entry for key, entry in history(server).items() if key not in before]
+    runs.sort(key=lambda entry: entry["prompt"][0])
+    guider = str(page.evaluate("() => guider.id"))
+    # The chosen strength comes last, so that later nodes show its image.
+    assert [run["prompt"][2][guider]["inputs"]["strength"] for run in runs] == [0, 0.5, 1.5, 2, 1]
+    shown = []
+    for run in runs:
+        sent, saved = run["prompt"][2], run["prompt"][3]["extra_pnginfo"]["workflow"]
+        (node,) = [each for each in saved["nodes"] if str(each["id"]) == guider]
+        assert node["widgets_values"][3] == sent[guider]["inputs"]["strength"]
+        # One node shows the image, and Save Image does not run.
+        (images,) = [each["b_images"] for each in run["outputs"].values() if "b_images" in each]
+        assert not any("images" in each for each in run["outputs"].values())
+        shown.append(images[0]["filename"])
+    assert len(set(shown)) == 5
+    page.locator(f"{STRIP} .ib-try").nth(3).click()
+    assert value(page, "strength") == 1.5
+    # Compare Images shows it large, without another run.
+    assert page.evaluate("() => app.nodeOutputs[made.compared.id].b_images[0].filename") == shown[2]
+    assert page.locator(framed).all_text_contents() == ["1.5"]
+    page.locator(STRIP).get_by_role("button", name="Close the results").click()
+    assert not page.locator(f"{STRIP} .ib-strength-below").is_visible()
+
+
+@VUE
+def test_the_noise_axis_sets_range_and_segments(vue, open_guider, server, shots):
+    page = open_guider(vue)
+    page.wait_for_function("() => document.querySelectorAll('.ib-noise-bar').length === 5", timeout=20_000)
+    axis = page.locator(f"{STRIP} .ib-noise-axis")
+    start, end = page.locator(f"{STRIP} .ib-noise-start"), page.locator(f"{STRIP} .ib-noise-end")
+    drag(page, end, (0.7, 0.5), axis)
+    assert value(page, "end_timestep") == 300
+    drag(page, start, (0.205, 0.5), axis)
+    assert value(page, "start_timestep") == 800  # the border of a segment
+    assert page.locator(f"{STRIP} .ib-noise-words").text_content() == "acts from 800 to 300"
+    start.press("ArrowRight")
+    end.press("Shift+ArrowLeft")
+    assert (value(page, "start_timestep"), value(page, "end_timestep")) == (790, 400)
+    # The end stays below the start.
+    end.press("Home")
+    assert value(page, "end_timestep") == 780
+    start.press("Home")
+    end.press("End")
+    # The second bar from the left: timesteps 600 to 800.
+    bar = page.locator(f"{STRIP} .ib-noise-bar").nth(1)
+    drag(page, bar, (0.5, 0.5), bar)
+    assert value(page, "segment_strengths") == "1, 1, 1, 0.5, 1"
+    page.locator(f"{STRIP} .ib-noise-bar").nth(4).press("End")
+    assert value(page, "segment_strengths") == "0, 1, 1, 0.5, 1"
+    drag(page, end, (0.85, 0.5), axis)
+    page.mouse.move(5, 5)
+    page.screenshot(path=shots / f"noise_axis_{'vue' if vue else 'classic'}.png")
+    for place, key in ((1, "Home"), (4, "ArrowUp")):
+        page.locator(f"{STRIP} .ib-noise-bar").nth(place).press(key)
+    assert value(page, "segment_strengths") == "0.05, 1, 1, 1, 1"
+    page.locator(f"{STRIP} .ib-noise-bar").nth(4).press("Home")
+    assert value(page, "segment_strengths") == ""
+
+
+def test_keeps_what_is_done_and_says_why_it_stopped(open_guider, server, shots):
+    page = open_guider(True)
+    strip = page.locator(STRIP)
+    page.evaluate("() => (widgetOf(sigmas, 'steps').value = 60)")
+    strip.get_by_role("button", name="Try 5").click()
+    wait_for_results(page, 1)
+    strip.get_by_role("button", name="Cancel").click()
+    wait_until_ended(page)
+    found = page.locator(f"{STRIP} img").count()
+    assert 1 <= found < 5
+    assert page.locator(f"{STRIP} .ib-strength-says").text_content() == f"Stopped after {found} of 5."
+    page.wait_for_timeout(300)
+    page.screenshot(path=shots / "tries_stopped.png")
+    # A fault ends the runs at the first one.
+    page.evaluate(
+        """() => {
+            const widget = widgetOf(guider, "segment_strengths");
+            widget.value = "1, 0";
+            widget.callback(widget.value);
+        }"""
+    )
+    before = set(history(server))
+    strip.get_by_role("button", name="Try 5").click()
+    page.wait_for_function(
+        "() => document.querySelector('.ib-strength-says').textContent.startsWith('Segment strengths: 2 ')",
+        timeout=60_000,
+    )
+    wait_until_ended(page)
+    assert len(set(history(server)) - before) == 1 and value(page, "strength") == 1
+    # Without an image after the node there is nothing to show.
+    page.evaluate(
+        """() => {
+            app.graph.remove(made.saved);
+            app.graph.remove(made.compared);
+        }"""
+    )
+    strip.get_by_role("button", name="Try 5").click()
+    page.get_by_text("No image is shown after this node.").wait_for(timeout=5_000)
+
+
+def test_says_where_the_strength_comes_from(open_guider, shots):
+    page = open_guider(False)
+    strip = page.locator(STRIP)
+    page.evaluate(
+        """() => {
+            const number = LiteGraph.createNode("PrimitiveFloat");
+            app.graph.add(number);
+            window.number = number;
+            number.connect(0, guider, guider.inputs.findIndex((input) => input.name === "strength"));
+        }"""
+    )
+    page.get_by_text("The strength comes from another node.").wait_for(timeout=5_000)
+    assert page.locator(f"{STRIP} .ib-strength-range").is_disabled()
+    assert strip.get_by_role("button", name="Try 5").is_disabled()
+    page.wait_for_timeout(300)
+    page.screenshot(path=shots / "strength_linked.png")
+    page.evaluate("() => number.disconnectOutput(0)")
+    page.wait_for_function("() => !document.querySelector('.ib-strength-range').disabled")
+    page.evaluate("() => guider.disconnectInput(guider.inputs.findIndex((i) => i.name === 'instruction'))")
+    page.get_by_text("Connect an instruction to set its strength here.").wait_for(timeout=5_000)
+    assert not page.locator(f"{STRIP} .ib-strength-range").is_visible()
+
+
+@VUE
+def test_works_inside_a_subgraph_with_the_strength_outside(vue, open_guider, server, shots):
+    page = open_guider(vue)
+    page.evaluate(
+        """() => {
+            app.graph.remove(made.compared);
+            const { node, subgraph } = app.graph.convertToSubgraph(new Set([guider]));
+            window.host = node;
+            window.guider = subgraph.nodes.find((each) => each.comfyClass === "InstructBrushEditGuider");
+            const strength = guider.inputs.find((input) => input.name === "strength");
+            subgraph.addInput("how much", "FLOAT").connect(strength, guider);
+            app.canvas.openSubgraph?.(subgraph, host);
+            app.canvas.ds.scale = 1.2;
+            app.canvas.ds.offset = [-250, 60];
+            app.canvas.setDirty(true, true);
+        }"""
+    )
+    slider = page.locator(f"{STRIP} .ib-strength-range")
+    slider.wait_for(timeout=20_000)
+    page.wait_for_timeout(800)
+    page.screenshot(path=shots / f"strength_in_subgraph_{'vue' if vue else 'classic'}.png")
+    sent = """async () => {
+        const { output } = await app.graphToPrompt();
+        return output[`${host.id}:${guider.id}`].inputs.strength;
+    }"""
+    slider.press("Home")
+    assert page.evaluate(sent) == -1
+    before = set(history(server))
+    page.locator(STRIP).get_by_role("button", name="Try 5").click()
+    wait_for_results(page)
+    wait_until_ended(page)
+    assert page.evaluate(sent) == -1
+    runs = [entry for key, entry in history(server).items() if key not in before]
+    outer = page.evaluate("() => [String(host.id), host.widgets.findIndex((w) => w.name === 'how much')]")
+    for run in runs:
+        (inner,) = [each for each in run["prompt"][2].values() if each["class_type"].endswith("EditGuider")]
+        saved = run["prompt"][3]["extra_pnginfo"]["workflow"]
+        (node,) = [each for each in saved["nodes"] if str(each["id"]) == outer[0]]
+        assert node["widgets_values"][outer[1]] == inner["inputs"]["strength"]
+        # Save Image shows what is only tried, and saves no file.
+        (images,) = [each["images"] for each in run["outputs"].values() if "images" in each]
+        assert [image["type"] for image in images] == ["temp"]
+    assert len(runs) == 5
+
+
+def test_speaks_chinese_and_follows_a_light_theme(open_guider, shots):
+    page = open_guider(True, "zh")
+    page.evaluate(
+        """async () => {
+            await app.extensionManager.setting.set("Comfy.ColorPalette", "light");
+            const apply = LiteGraph.createNode("InstructBrushApply");
+            apply.pos = [400, 0];
+            for (const name of ["noise", "sampler", "sigmas"]) made[name].pos = [1200, 0];
+            app.graph.add(apply);
+            made.learned.connect(0, apply, apply.inputs.findIndex((input) => input.name === "instruction"));
+        }"""
+    )
+    try:
+        page.wait_for_function(
+            "() => document.querySelectorAll('.ib-noise-bar').length === 10", timeout=20_000
+        )
+        page.wait_for_timeout(800)
+        page.screenshot(path=shots / "strength_zh_light.png")
+        assert page.locator(f"{STRIP} .ib-try-five").all_text_contents() == ["试 5 种"] * 2
+        assert page.locator(f"{STRIP} .ib-noise-words").all_text_contents() == ["全程作用"] * 2
+    finally:
+        page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
