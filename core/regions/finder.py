@@ -1,5 +1,6 @@
 """Finding regions by words: the interface of all finders, phrases, and reports."""
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from .boxes import Box
 
 # Objects that are kept in an image by default.
 MOST_OBJECTS = 20
+
+_MOST_CHARACTERS = 1_000_000
 
 # Options of transformers' processors for images that are tensors in 0..1, not 0..255.
 PROCESSOR_OPTIONS: dict[str, Any] = {
@@ -127,6 +130,72 @@ def unknown_remark(finder: RegionFinder, phrases: Sequence[str]) -> str:
         f"The {finder.name} does not know {', '.join(unknown)}. It knows {', '.join(finder.known_nouns)}. "
         "For other things load Grounding DINO or CLIPSeg with Load Region Finder."
     )
+
+
+@dataclass(frozen=True)
+class ObjectChoice:
+    """What a user decides about single objects, by their keys."""
+
+    left_out: frozenset[str] = frozenset()
+    included: frozenset[str] = frozenset()
+    """Objects that are kept although their scores are too low."""
+
+    @staticmethod
+    def parse(text: str) -> "ObjectChoice":
+        """Reads ``{"out": [...], "in": [...]}``; an empty text decides nothing.
+
+        Raises:
+            RegionError: the text is no such JSON.
+        """
+        if not text.strip():
+            return ObjectChoice()
+        try:
+            if len(text) > _MOST_CHARACTERS:
+                raise ValueError(f"{len(text)} characters are too many")
+            content = json.loads(text)
+            if not isinstance(content, dict):
+                raise ValueError("it is no object")
+            return ObjectChoice(_keys(content.get("out", [])), _keys(content.get("in", [])))
+        except (ValueError, RecursionError) as error:
+            raise RegionError(
+                f"Find Region: the chosen boxes cannot be read ({error}). Choose boxes in the node, or empty "
+                "the field."
+            ) from error
+
+
+def _keys(value: Any) -> frozenset[str]:
+    if not isinstance(value, list) or not all(isinstance(key, str) for key in value):
+        raise ValueError("out and in must be lists of boxes")
+    return frozenset(value)
+
+
+def object_key(image: int, found: FoundObject) -> str:
+    """The key of an object: the number of its image from 0, its words, and its box in whole pixels."""
+    box = found.box
+    corners = ",".join(str(round(each)) for each in (box.left, box.top, box.right, box.bottom))
+    return f"{image}|{found.phrase}|{corners}"
+
+
+def chosen_objects(
+    objects: Sequence[FoundObject], threshold: float, most: int, choice: ObjectChoice, image: int = 0
+) -> list[FoundObject]:
+    """Returns the ``most`` best objects whose scores exceed the threshold, without those that are left out
+    and with those that are included.
+
+    Args:
+        objects: objects in one image, best first.
+        threshold: as ``box_threshold`` of ``RegionFinder.find``.
+        most: largest number of objects by score.
+        choice: a user's decisions.
+        image: number of the image, from 0.
+    """
+    by_score = {id(found) for found in [each for each in objects if each.score > threshold][:most]}
+    keys = [object_key(image, found) for found in objects]
+    return [
+        found
+        for found, key in zip(objects, keys, strict=True)
+        if key in choice.included or (id(found) in by_score and key not in choice.left_out)
+    ]
 
 
 def union_mask(objects: Sequence[FoundObject], height: int, width: int) -> Tensor:

@@ -8,13 +8,14 @@ from comfy_api.latest import io
 
 from ...core.encoders.mllm import Mllm
 from ...core.errors import RegionError
+from ...core.progress import Progress
 from ...core.reasoning.edited_objects import edited_objects, named_objects
 from ...core.reasoning.edited_region import WHEN_MISSING, EditedRegion, WhenMissing, edited_region
 from ...core.reasoning.explain import MOST_TOKENS
-from ...core.regions.boxes import box_mask
 from ...core.regions.finder import (
     MOST_OBJECTS,
     FoundObject,
+    ObjectChoice,
     report_table,
     split_phrases,
     union_mask,
@@ -28,6 +29,7 @@ from ..comfy.folders import paths
 from ..comfy.step_graph import runs_in_expansion
 from ..shared.node import Choice, FileFingerprints, NameChoice, Node, check_names
 from ..shared.socket_types import MllmSocket, RegionFinder
+from .found_objects import Limits, bbox, boxes_mask, choose, find_all, panel_data
 
 _FINDERS_DEFAULT = -1.0
 
@@ -140,6 +142,17 @@ class FindRegion(Node):
                     "kept.",
                     advanced=True,
                 ),
+                io.String.Input(
+                    "selection",
+                    default="",
+                    optional=True,
+                    socketless=True,
+                    dynamic_prompts=False,
+                    extra_dict={"hidden": True},
+                    tooltip="The boxes that you clicked in the node, as JSON: those left out and those "
+                    'included. A box is image|words|left,top,right,bottom: {"out": ["0|hat|8,0,40,20"], '
+                    '"in": []}.',
+                ),
             ],
             outputs=[
                 io.Mask.Output(
@@ -176,30 +189,34 @@ class FindRegion(Node):
         box_threshold: float,
         text_threshold: float,
         max_objects: int = MOST_OBJECTS,
+        selection: str = "",
     ) -> io.NodeOutput:
+        choice = ObjectChoice.parse(selection)
         phrases = split_phrases(words)
-        image = image_batch(image, "Image", RegionError)[..., :3]
-        prepare(finder)
-        progress = node_progress(cls.hidden.unique_id)
-        progress(0, len(image))
-        height, width = image.shape[1:3]
-        objects_of_images: list[list[FoundObject]] = []
-        for frame in image:
-            objects = finder.find(
-                frame, phrases, _threshold(box_threshold), _threshold(text_threshold), max_objects
-            )
-            objects_of_images.append(objects)
-            progress(len(objects_of_images), len(image))
+        images = image_batch(image, "Image", RegionError)
+        limits = Limits.of(finder, _threshold(box_threshold), _threshold(text_threshold), max_objects)
+
+        def start() -> Progress:
+            prepare(finder)
+            return node_progress(cls.hidden.unique_id)
+
+        found = find_all(image, images, finder, phrases, limits, start)
+        objects_of_images = choose(found, limits, choice)
+        height, width = images.shape[1:3]
         masks = [found.mask for objects in objects_of_images for found in objects]
-        report = _report(objects_of_images, phrases)
-        report = "\n".join(filter(None, (report, unknown_remark(finder, phrases))))
+        unknown = unknown_remark(finder, phrases)
+        report = "\n".join(filter(None, (_report(objects_of_images, phrases), unknown)))
+        shown: Any = {
+            "text": [report],
+            "region": [panel_data(images, found, limits, finder, choice, [unknown])],
+        }
         return io.NodeOutput(
             torch.stack([union_mask(objects, height, width) for objects in objects_of_images]),
             torch.stack(masks or [torch.zeros(height, width)]),
-            torch.stack([_boxes_mask(objects, height, width) for objects in objects_of_images]),
-            [[_bbox(found) for found in objects] for objects in objects_of_images],
+            torch.stack([boxes_mask(objects, height, width) for objects in objects_of_images]),
+            [[bbox(found) for found in objects] for objects in objects_of_images],
             report,
-            ui={"text": [report]},
+            ui=shown,
         )
 
 
@@ -364,23 +381,6 @@ def _thresholds(advanced: bool = False) -> list[io.Input]:
 
 def _threshold(value: float) -> float | None:
     return None if value == _FINDERS_DEFAULT else value
-
-
-def _boxes_mask(objects: list[FoundObject], height: int, width: int) -> torch.Tensor:
-    return box_mask([found.box for found in objects], height, width)
-
-
-def _bbox(found: FoundObject) -> dict[str, Any]:
-    """Converts an object's box to the format of ComfyUI's detectors, in pixels."""
-    box = found.box
-    return {
-        "x": box.left,
-        "y": box.top,
-        "width": box.right - box.left,
-        "height": box.bottom - box.top,
-        "label": found.phrase,
-        "score": found.score,
-    }
 
 
 def _report(objects_of_images: list[list[FoundObject]], phrases: list[str]) -> str:

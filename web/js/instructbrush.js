@@ -4,8 +4,11 @@ import { app } from "../../../scripts/app.js";
 import { addGallery, setupGallery } from "./gallery/index.js";
 import { addPanel, element, loadStyle, onResult } from "./dom.js";
 import { showErrors } from "./errors.js";
+import { addJudging } from "./judging/index.js";
 import { addLearningPanel, restoreLearning, setupLearning } from "./learning/live.js";
 import { addPairsBoard, refreshBoards } from "./pairs/board.js";
+import { addPhrases } from "./phrases/index.js";
+import { addRegionOverlay } from "./regions/index.js";
 import { addStrengthStrip, refreshStrengths, setupStrength } from "./strength/index.js";
 import { loadTranslations, translateSentence } from "./translate.js";
 import { noteNumbers, prepareWidgets, refreshWidgets, setupWidgets } from "./widgets/index.js";
@@ -15,12 +18,10 @@ const LEARNING = ["InstructBrushLearn", "InstructBrushLearnText", "InstructBrush
 /** Nodes that show their text output. */
 const WITH_TEXT = [
   "InstructBrushSave",
-  "InstructBrushUniquePhrases",
   "InstructBrushCaptionInit",
   "InstructBrushAddWords",
   "InstructBrushInspect",
   "InstructBrushEvaluate",
-  "InstructBrushFindRegion",
   "InstructBrushFindEditedObject",
   "InstructBrushCleanRegion",
   "InstructBrushExplain",
@@ -31,9 +32,7 @@ const WITH_TEXT = [
 /** Nodes of WITH_TEXT whose text is a table. */
 const WITH_TABLE = [
   "InstructBrushInspect",
-  "InstructBrushUniquePhrases",
   "InstructBrushEvaluate",
-  "InstructBrushFindRegion",
   "InstructBrushFindEditedObject",
 ];
 
@@ -79,6 +78,9 @@ app.registerExtension({
     if (node.comfyClass?.startsWith("InstructBrush")) prepareWidgets(node);
     addGallery(node);
     addStrengthStrip(node);
+    addPhrases(node);
+    addRegionOverlay(node);
+    addJudging(node);
     if (LEARNING.includes(node.comfyClass)) {
       addLearningPanel(node);
     } else if (node.comfyClass === "InstructBrushLoadPairs") {

@@ -68,6 +68,8 @@ def test_phrases_are_taken_by_click_and_used_by_the_next_run(vue, server, open_p
     assert page.locator(".ib-phrases-says").text_content() == "Run the graph to find phrases."
     assert run(page) == "turn bright light into dark corners"
     assert words(page) == "turn bright light into dark corners"
+    # The pairs stand on their board, and not once more below it.
+    assert not page.evaluate("() => app.graph.nodes[0].widgets.some(({ name }) => name.includes('preview'))")
     page.screenshot(path=shots / f"phrases_{kind}.png")
     assert page.locator(".ib-phrases-chip[aria-pressed=true]").count() == 2
     assert "weak" in chip(page, "bright light").inner_text()

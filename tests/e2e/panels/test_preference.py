@@ -195,11 +195,86 @@ def test_best_of_four_is_picked_by_key_and_click(server, open_page, shots):
     assert len(shares) == 4 and 98 <= sum(int(share.split()[0]) for share in shares) <= 102
 
 
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
+def test_images_are_compared_by_slider_and_flicker_and_zoomed_together(vue, open_page, shots):
+    kind = "vue" if vue else "classic"
+    page = open_page(vue=vue)
+    build(page, f"views_{kind}")
+    page.evaluate("() => app.queuePrompt(0)")
+    wait_for(page, "0 of 3")
+    ready(page)
+    viewer = page.locator(".ib-viewer")
+    panel = page.locator(".ib-preference").bounding_box()
+    # The images come first and take most of the panel.
+    assert viewer.bounding_box()["y"] - panel["y"] < 10
+    assert viewer.bounding_box()["height"] > 0.6 * panel["height"]
+    # They grow with the node.
+    small = page.locator(".ib-frame").first.bounding_box()["height"]
+    page.evaluate(
+        """(id) => {
+            const node = app.graph.getNodeById(id);
+            node.setSize([node.size[0], node.size[1] + 200]);
+            app.canvas.setDirty(true, true);
+        }""",
+        judge_of(page),
+    )
+    page.wait_for_function(
+        "(small) => document.querySelector('.ib-frame').getBoundingClientRect().height > small + 60",
+        arg=small,
+    )
+
+    # The wheel zooms all images at the same place.
+    frames = page.locator(".ib-frame")
+    box = frames.nth(1).bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + box["height"] * 0.5)
+    scale = page.evaluate("() => app.canvas.ds.scale")
+    page.mouse.wheel(0, -100)
+    page.mouse.wheel(0, -100)
+    transforms = "() => [...document.querySelectorAll('.ib-frame img')].map((image) => image.style.transform)"
+    page.wait_for_function(f"() => ({transforms})()[0].includes('scale(1.5625)')")
+    zoomed = page.evaluate(transforms)
+    assert len(set(zoomed)) == 1 and "translate(-42.1" in zoomed[0]
+    assert page.evaluate("() => app.canvas.ds.scale") == scale, "the wheel does not zoom the canvas"
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.85, box["y"] + box["height"] * 0.5, steps=4)
+    page.mouse.up()
+    panned = page.evaluate(transforms)
+    assert len(set(panned)) == 1 and "translate(-32.1" in panned[0]
+    page.get_by_role("button", name="Show whole images").click()
+    assert "scale(1)" in page.evaluate(transforms)[0]
+
+    page.get_by_role("button", name="Slider").click()
+    shown = page.locator(".ib-preference figure:visible figcaption")
+    assert shown.all_text_contents() == ["First", "Second"]
+    left, right = (each.bounding_box() for each in page.locator(".ib-frame:visible").all())
+    assert left == right
+    page.mouse.move(left["x"] + left["width"] * 0.3, left["y"] + left["height"] * 0.5)
+    page.wait_for_function("() => document.querySelector('.ib-cut').value === '30'")
+    page.screenshot(path=shots / f"preference_slider_{kind}.png")
+    # Any two images can be compared.
+    page.get_by_label("Second shown image").select_option("Source")
+    assert shown.all_text_contents() == ["Source", "First"]
+    page.get_by_label("Second shown image").select_option("Second")
+    # Keys judge in every view.
+    page.keyboard.press("1")
+    wait_for(page, "1 of 3")
+    ready(page)
+    page.get_by_role("button", name="Flicker").click()
+    opacities = """() => [...document.querySelectorAll('.ib-preference figure:not([hidden])')]
+        .map((figure) => getComputedStyle(figure).opacity).join()"""
+    for expected in ("1,0", "0,1", "1,0"):
+        page.wait_for_function(f"() => ({opacities})() === '{expected}'", timeout=5000)
+    page.screenshot(path=shots / f"preference_flicker_{kind}.png")
+    page.keyboard.press("3")
+    wait_for(page, "2 of 3")
+    assert page.evaluate("() => document.activeElement.className").startswith("ib-panel ib-preference")
+
+
 def test_events_in_a_saved_workflow_count_once(open_page):
     page = open_page()
     results = page.evaluate(
         """async () => {
-            const panel = await import("/extensions/instructbrush/js/preference.js");
+            const panel = await import("/extensions/instructbrush/js/judging/events.js");
             const { applyEvents, mergeEvents, parseEvents } = panel;
             const a = { id: "a", number: 0, choice: "left" };
             const b = { id: "b", number: 1, choice: "tie" };
