@@ -18,8 +18,9 @@ export function addPairsBoard(node) {
     boards.delete(board);
     removed?.apply(this, given);
   };
-  // The tiles show the images.
+  // The tiles show the images; each renderer has its own way to show none below them.
   node.hideOutputImages = true;
+  node.onDrawBackground = () => {};
   node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
   addPanel(node, "pairs_board", board.root, HEIGHT).label = translate("Before and after");
   let folder = board.folder;
