@@ -83,9 +83,10 @@ class MoreInputs {
     if (saved?.properties?.[PROPERTY] === undefined) growBy(this.node, visible().length - this.names.size);
   }
 
-  /** What the last run was done with. */
+  /** Remembers what "auto" stood for in a run, until another model is connected. */
   learned({ preset }) {
-    this.used = { preset };
+    const auto = value(this.node, "preset") === "auto";
+    this.used = auto ? { preset, model: linkOf(this.node, "model") } : undefined;
     this.refresh();
   }
 
@@ -93,13 +94,12 @@ class MoreInputs {
   refresh({ resize = !app.configuringGraph } = {}) {
     const hidden = (name) => (this.names.has(name) ? this.isHidden(name) : undefined);
     hideWidgets(this.node, hidden, { resize });
+    if (this.used && this.used.model !== linkOf(this.node, "model")) this.used = undefined;
     this.write();
     if (!this.names.has("preset")) return;
     familyAbove(this.node).then((family) => {
       if (family === this.family) return;
-      // Another model: what was used before does not tell anything.
-      if (this.family) this.used = undefined;
-      this.family = family ?? undefined;
+      this.family = family;
       this.write();
     });
   }
@@ -142,6 +142,10 @@ class MoreInputs {
     const count = others.filter((name) => !rule.silent?.includes(name)).length;
     return translate("{count} more inputs, as usual", { count });
   }
+}
+
+function linkOf(node, name) {
+  return node.inputs?.find((input) => input.name === name)?.link;
 }
 
 function standard(node, name) {
