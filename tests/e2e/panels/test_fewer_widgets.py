@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-RENDERERS = pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
+from instructbrush.tools import browser as front_end
+
 ALWAYS = ["preset", "seed", "preview_every", "hold_out", "gradient_checkpointing", "resume", "guidance"]
 
 VISIBLE = """(id) => {
@@ -13,6 +14,23 @@ VISIBLE = """(id) => {
     return node.widgets.filter((w) => inputs.includes(w.name) && !w.hidden).map((w) => w.name);
 }"""
 ROWS = """(id) => [...document.querySelectorAll(`[data-node-id="${id}"] [data-testid=node-widget]`)].length"""
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["classic", "vue"])
+def vue(request):
+    """Whether the newer renderer of nodes is on."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def page(browser, server, vue):
+    """One page for all tests of a renderer. Errors in it fail the last one."""
+    errors = []
+    opened = front_end.open_front_end(browser, server, vue=vue)
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    yield opened
+    opened.close()
+    assert errors == []
 
 
 BUILD = """() => {
@@ -98,10 +116,8 @@ def learn(page, node):
     )
 
 
-@RENDERERS
-def test_learning_shows_words_and_a_line_and_opens(vue, open_page, shots):
+def test_learning_shows_words_and_a_line_and_opens(page, vue, shots):
     kind = "vue" if vue else "classic"
-    page = open_page(vue=vue)
     workflow, saved = build(page)
     node, values = saved["id"], saved["widgets_values"][:21]
     # As it was saved before inputs could be hidden.
@@ -141,9 +157,7 @@ def test_learning_shows_words_and_a_line_and_opens(vue, open_page, shots):
     assert "pair to hold out 2" in line(page).get_attribute("title")
 
 
-@RENDERERS
-def test_a_linked_input_stays_and_a_reload_remembers(vue, open_page):
-    page = open_page(vue=vue)
+def test_a_linked_input_stays_and_a_reload_remembers(page, vue):
     node = build(page)[1]["id"]
     page.evaluate(
         """(id) => {
@@ -192,9 +206,7 @@ def add(page, kind, at):
     return node
 
 
-@RENDERERS
-def test_numbers_show_auto_and_take_it(vue, open_page, shots):
-    page = open_page(vue=vue)
+def test_numbers_show_auto_and_take_it(page, vue, shots):
     page.evaluate("() => app.graph.clear()")
     node = add(page, "InstructBrushEditBySteps", [0, 0])
     page.wait_for_timeout(300)
@@ -255,10 +267,8 @@ def test_numbers_show_auto_and_take_it(vue, open_page, shots):
     assert value(page, node, "text_scale") == -1
 
 
-@RENDERERS
-def test_inputs_without_effect_are_hidden(vue, open_page, shots):
+def test_inputs_without_effect_are_hidden(page, vue, shots):
     kind = "vue" if vue else "classic"
-    page = open_page(vue=vue)
     page.evaluate("() => app.graph.clear()")
     blend = add(page, "InstructBrushBlend", [-700, 0])
     assert page.evaluate(VISIBLE, blend) == ["weight_1", "weight_2"]
@@ -278,6 +288,23 @@ def test_inputs_without_effect_are_hidden(vue, open_page, shots):
     set_value(page, finder, "finder_name", other)
     assert page.evaluate(VISIBLE, finder) == ["finder_name", "sam_name"]
     assert not vue or page.evaluate(ROWS, finder) == 2
+
+
+def test_the_line_tells_what_auto_stood_for_in_the_last_run(page):
+    node = build(page)[1]["id"]
+    look_at(page, node)
+    wait_for_line(page, "auto: pocket, 400 steps")
+    page.evaluate("(id) => app.graph.getNodeById(id).disconnectInput(0)", node)
+    # Without a model nobody knows.
+    wait_for_line(page, "auto: what fits the model")
+    page.evaluate(
+        """(id) => {
+            const result = { run: "r", phase: "done", step: 9, total: 9, pairs: 1, preset: "paper" };
+            app.graph.getNodeById(id).onExecuted({ learning: [result] });
+        }""",
+        node,
+    )
+    wait_for_line(page, "auto: paper, 1000 steps")
 
 
 def test_a_page_shows_the_inputs_that_it_names(open_page):

@@ -133,7 +133,7 @@ class MoreInputs {
       .filter(({ name }) => this.names.has(name) && !told.includes(name))
       .filter(({ name }) => rule.acts(node, name) && !isLinked(node, name))
       .filter(({ name }) => value(node, name) !== standard(node, name))
-      .map((widget) => `${widget.label ?? widget.name} ${brief(widget.value)}`);
+      .map((widget) => `${widget.label ?? widget.name} ${brief(widget)}`);
   }
 
   rest() {
@@ -153,10 +153,12 @@ function standard(node, name) {
   return usual ?? options?.[0];
 }
 
-function brief(given) {
+function brief({ type, value: given }) {
   if (typeof given === "boolean") return given ? translate("on") : translate("off");
-  const text = typeof given === "number" ? String(Number(given.toFixed(6))) : String(given);
-  return text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text;
+  if (typeof given === "number") return String(Number(given.toFixed(6)));
+  const text = String(given);
+  const short = text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text;
+  return type === "combo" ? short : `“${short}”`;
 }
 
 function set(target, key, text) {
