@@ -8,9 +8,11 @@ import { addJudging } from "./judging/index.js";
 import { addLearningPanel, restoreLearning, setupLearning } from "./learning/live.js";
 import { addPairsBoard, refreshBoards } from "./pairs/board.js";
 import { addPhrases } from "./phrases/index.js";
-import { addRegionOverlay } from "./regions/index.js";
 import { addStrengthStrip, refreshStrengths, setupStrength } from "./strength/index.js";
-import { loadTranslations, translateSentence } from "./translate.js";
+import { STRENGTH_COMMAND, strengthCommands, strengthMenu } from "./strength/index.js";
+import { addRegionOverlay } from "./regions/index.js";
+import { improveLists } from "./templates.js";
+import { loadTranslations, translateSentence, translateSockets } from "./translate.js";
 import { noteNumbers, prepareWidgets, refreshWidgets, setupWidgets } from "./widgets/index.js";
 
 const LEARNING = ["InstructBrushLearn", "InstructBrushLearnText", "InstructBrushLearnAdapter"];
@@ -45,8 +47,24 @@ function reportOf(node, text) {
   return [first, ...others.map(translateSentence)].join("\n");
 }
 
+/** Translates the sockets of a new node, and again when a saved one has brought its labels. */
+function translateSocketsOf(node) {
+  if (!node.comfyClass?.startsWith("InstructBrush")) return;
+  translateSockets(node);
+  const configured = node.onConfigure;
+  node.onConfigure = function (...given) {
+    configured?.apply(this, given);
+    translateSockets(this);
+  };
+}
+
+improveLists();
+
 app.registerExtension({
   name: "InstructBrush",
+  commands: [STRENGTH_COMMAND],
+  getSelectionToolboxCommands: strengthCommands,
+  getNodeMenuItems: strengthMenu,
 
   async setup() {
     await loadTranslations();
@@ -76,6 +94,7 @@ app.registerExtension({
 
   nodeCreated(node) {
     if (node.comfyClass?.startsWith("InstructBrush")) prepareWidgets(node);
+    translateSocketsOf(node);
     addGallery(node);
     addStrengthStrip(node);
     addPhrases(node);

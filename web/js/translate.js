@@ -47,6 +47,20 @@ export function translateSentence(said) {
   return String(said).split("\n").map(translatedLine).join("\n");
 }
 
+/**
+ * Lets a node's sockets show their translation: ComfyUI prefers the schema's English label, which saved
+ * workflows hold, too. Labels that users gave stay.
+ */
+export function translateSockets(node) {
+  if (!texts.size) return;
+  const { required, optional } = node.constructor.nodeData?.input ?? {};
+  const declared = { ...required, ...optional };
+  for (const input of node.inputs ?? []) {
+    const own = input.label === declared[input.name]?.[1]?.display_name;
+    if (own && input.localized_name) input.label = undefined;
+  }
+}
+
 function translatedLine(line) {
   const known = remembered.get(line);
   if (known !== undefined) return known;
