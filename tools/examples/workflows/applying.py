@@ -28,17 +28,17 @@ def slider() -> Graph:
     _show(graph)
     graph.column("Use")
     graph.add("one", "InstructBrushPickFromList", title="Which image: 0, 1, …", wired="items=new.before")
-    graph.load("instruction", EDIT)
+    graph.load("instruction", SECOND)
     graph.column("")
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=one.item "
     wires += "instruction=instruction.INSTRUCTION"
-    graph.add("guider", "InstructBrushEditGuider", wired=wires, strength=-0.7)
+    graph.add("guider", "InstructBrushEditGuider", wired=wires, strength=-0.6)
     wires = "guider=guider.GUIDER latent=guider.LATENT model=model.MODEL vae=model.VAE"
     graph.add("edit", "Sample an Edit", wired=wires)
-    _compare(graph, f"{EDIT}_slider", "one.item")
+    _compare(graph, f"{SECOND}_slider", "one.item")
     graph.note(
-        "Strength 1 edits as learned, 0 not at all, and below 0 the edit turns around: light from the left "
-        "instead of the right. Above 1 it exaggerates."
+        "Strength 1 edits as learned: plum and mint. At 0 there is no edit, and below 0 it turns around: the "
+        "colors grow stronger instead of weaker. Move the slider, or press Try 5."
     )
     return graph
 
