@@ -103,6 +103,7 @@ def test_lists_facts_of_every_file(gallery):
     info = instruction(gallery.comfy, 0).info
     assert card["parts"] == [{"family": info.family, "space": "attention"}]
     assert (card["words"], card["steps"]) == (info.init_text, info.steps)
+    assert card["segments"] == info.segments == 5
     assert card["thumbnail"] and card["workflow"] and card["changeable"]
     assert card["size"] == path.stat().st_size and card["facts"][0]["model"]
     example = next(card for card in listed["cards"] if card["name"] == "plum_and_mint.safetensors")

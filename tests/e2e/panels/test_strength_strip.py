@@ -80,11 +80,17 @@ def history(server):
 
 
 @VUE
-def test_slider_and_widget_follow_each_other(vue, open_guider, shots):
+def test_slider_and_noise_axis_set_the_inputs(vue, open_guider, shots):
     page = open_guider(vue)
+    check_slider(page, shots / f"strength_{'vue' if vue else 'classic'}.png")
+    check_axis(page, shots / f"noise_axis_{'vue' if vue else 'classic'}.png")
+
+
+def check_slider(page, shot):
+    """The slider and the widget follow each other."""
     slider = page.locator(f"{STRIP} .ib-strength-range")
     page.wait_for_timeout(500)
-    page.screenshot(path=shots / f"strength_{'vue' if vue else 'classic'}.png")
+    page.screenshot(path=shot)
     box = slider.bounding_box()
     # -1 .. 2: half of the way is 0.5. The thumb is 18 px wide, at a zoom of 1.2.
     drag(page, slider, (0.5, 0.5))
@@ -108,6 +114,40 @@ def test_slider_and_widget_follow_each_other(vue, open_guider, shots):
     assert node["widgets_values"] == ["", -1, -1, 3, 1000, 0, ""]
     sent = page.evaluate("async () => (await app.graphToPrompt()).output[guider.id].inputs")
     assert "strength_strip" not in sent
+
+
+def check_axis(page, shot):
+    """Handles and bars set the range and the segment strengths."""
+    page.wait_for_function("() => document.querySelectorAll('.ib-noise-bar').length === 5", timeout=20_000)
+    axis = page.locator(f"{STRIP} .ib-noise-axis")
+    start, end = page.locator(f"{STRIP} .ib-noise-start"), page.locator(f"{STRIP} .ib-noise-end")
+    drag(page, end, (0.7, 0.5), axis)
+    assert value(page, "end_timestep") == 300
+    drag(page, start, (0.205, 0.5), axis)
+    assert value(page, "start_timestep") == 800  # the border of a segment
+    assert page.locator(f"{STRIP} .ib-noise-words").text_content() == "acts from 800 to 300"
+    start.press("ArrowRight")
+    end.press("Shift+ArrowLeft")
+    assert (value(page, "start_timestep"), value(page, "end_timestep")) == (790, 400)
+    # The end stays below the start.
+    end.press("Home")
+    assert value(page, "end_timestep") == 780
+    start.press("Home")
+    end.press("End")
+    # The second bar from the left: timesteps 600 to 800.
+    bar = page.locator(f"{STRIP} .ib-noise-bar").nth(1)
+    drag(page, bar, (0.5, 0.5), bar)
+    assert value(page, "segment_strengths") == "1, 1, 1, 0.5, 1"
+    page.locator(f"{STRIP} .ib-noise-bar").nth(4).press("End")
+    assert value(page, "segment_strengths") == "0, 1, 1, 0.5, 1"
+    drag(page, end, (0.85, 0.5), axis)
+    page.mouse.move(5, 5)
+    page.screenshot(path=shot)
+    for place, key in ((1, "Home"), (4, "ArrowUp")):
+        page.locator(f"{STRIP} .ib-noise-bar").nth(place).press(key)
+    assert value(page, "segment_strengths") == "0.05, 1, 1, 1, 1"
+    page.locator(f"{STRIP} .ib-noise-bar").nth(4).press("Home")
+    assert value(page, "segment_strengths") == ""
 
 
 def wait_for_results(page, count=5, timeout=60_000):
@@ -167,45 +207,10 @@ def test_tries_five_strengths_and_takes_the_chosen_one(vue, open_guider, server,
     assert not page.locator(f"{STRIP} .ib-strength-below").is_visible()
 
 
-@VUE
-def test_the_noise_axis_sets_range_and_segments(vue, open_guider, server, shots):
-    page = open_guider(vue)
-    page.wait_for_function("() => document.querySelectorAll('.ib-noise-bar').length === 5", timeout=20_000)
-    axis = page.locator(f"{STRIP} .ib-noise-axis")
-    start, end = page.locator(f"{STRIP} .ib-noise-start"), page.locator(f"{STRIP} .ib-noise-end")
-    drag(page, end, (0.7, 0.5), axis)
-    assert value(page, "end_timestep") == 300
-    drag(page, start, (0.205, 0.5), axis)
-    assert value(page, "start_timestep") == 800  # the border of a segment
-    assert page.locator(f"{STRIP} .ib-noise-words").text_content() == "acts from 800 to 300"
-    start.press("ArrowRight")
-    end.press("Shift+ArrowLeft")
-    assert (value(page, "start_timestep"), value(page, "end_timestep")) == (790, 400)
-    # The end stays below the start.
-    end.press("Home")
-    assert value(page, "end_timestep") == 780
-    start.press("Home")
-    end.press("End")
-    # The second bar from the left: timesteps 600 to 800.
-    bar = page.locator(f"{STRIP} .ib-noise-bar").nth(1)
-    drag(page, bar, (0.5, 0.5), bar)
-    assert value(page, "segment_strengths") == "1, 1, 1, 0.5, 1"
-    page.locator(f"{STRIP} .ib-noise-bar").nth(4).press("End")
-    assert value(page, "segment_strengths") == "0, 1, 1, 0.5, 1"
-    drag(page, end, (0.85, 0.5), axis)
-    page.mouse.move(5, 5)
-    page.screenshot(path=shots / f"noise_axis_{'vue' if vue else 'classic'}.png")
-    for place, key in ((1, "Home"), (4, "ArrowUp")):
-        page.locator(f"{STRIP} .ib-noise-bar").nth(place).press(key)
-    assert value(page, "segment_strengths") == "0.05, 1, 1, 1, 1"
-    page.locator(f"{STRIP} .ib-noise-bar").nth(4).press("Home")
-    assert value(page, "segment_strengths") == ""
-
-
 def test_keeps_what_is_done_and_says_why_it_stopped(open_guider, server, shots):
     page = open_guider(True)
     strip = page.locator(STRIP)
-    page.evaluate("() => (widgetOf(sigmas, 'steps').value = 60)")
+    page.evaluate("() => (widgetOf(sigmas, 'steps').value = 30)")
     strip.get_by_role("button", name="Try 5").click()
     wait_for_results(page, 1)
     strip.get_by_role("button", name="Cancel").click()
@@ -240,11 +245,11 @@ def test_keeps_what_is_done_and_says_why_it_stopped(open_guider, server, shots):
     )
     strip.get_by_role("button", name="Try 5").click()
     page.get_by_text("No image is shown after this node.").wait_for(timeout=5_000)
+    check_links(page, strip, shots / "strength_linked.png")
 
 
-def test_says_where_the_strength_comes_from(open_guider, shots):
-    page = open_guider(False)
-    strip = page.locator(STRIP)
+def check_links(page, strip, shot):
+    """The strip says where the strength comes from, and that it needs an instruction."""
     page.evaluate(
         """() => {
             const number = LiteGraph.createNode("PrimitiveFloat");
@@ -253,11 +258,12 @@ def test_says_where_the_strength_comes_from(open_guider, shots):
             number.connect(0, guider, guider.inputs.findIndex((input) => input.name === "strength"));
         }"""
     )
-    page.get_by_text("The strength comes from another node.").wait_for(timeout=5_000)
+    page.wait_for_function("() => document.querySelector('.ib-strength-range').disabled")
+    assert page.locator(f"{STRIP} .ib-strength-value").text_content() == "–"
     assert page.locator(f"{STRIP} .ib-strength-range").is_disabled()
     assert strip.get_by_role("button", name="Try 5").is_disabled()
     page.wait_for_timeout(300)
-    page.screenshot(path=shots / "strength_linked.png")
+    page.screenshot(path=shot)
     page.evaluate("() => number.disconnectOutput(0)")
     page.wait_for_function("() => !document.querySelector('.ib-strength-range').disabled")
     page.evaluate("() => guider.disconnectInput(guider.inputs.findIndex((i) => i.name === 'instruction'))")
@@ -265,9 +271,8 @@ def test_says_where_the_strength_comes_from(open_guider, shots):
     assert not page.locator(f"{STRIP} .ib-strength-range").is_visible()
 
 
-@VUE
-def test_works_inside_a_subgraph_with_the_strength_outside(vue, open_guider, server, shots):
-    page = open_guider(vue)
+def test_works_inside_a_subgraph_with_the_strength_outside(open_guider, server, shots):
+    page = open_guider(True)
     page.evaluate(
         """() => {
             app.graph.remove(made.compared);
@@ -285,7 +290,7 @@ def test_works_inside_a_subgraph_with_the_strength_outside(vue, open_guider, ser
     slider = page.locator(f"{STRIP} .ib-strength-range")
     slider.wait_for(timeout=20_000)
     page.wait_for_timeout(800)
-    page.screenshot(path=shots / f"strength_in_subgraph_{'vue' if vue else 'classic'}.png")
+    page.screenshot(path=shots / "strength_in_subgraph.png")
     sent = """async () => {
         const { output } = await app.graphToPrompt();
         return output[`${host.id}:${guider.id}`].inputs.strength;
@@ -308,6 +313,35 @@ def test_works_inside_a_subgraph_with_the_strength_outside(vue, open_guider, ser
         (images,) = [each["images"] for each in run["outputs"].values() if "images" in each]
         assert [image["type"] for image in images] == ["temp"]
     assert len(runs) == 5
+    check_dialog(page, sent, shots / "strength_dialog.png")
+
+
+def check_dialog(page, sent, shot):
+    """The subgraph's node has the strip in a dialog."""
+    page.evaluate(
+        """async () => {
+            app.canvas.setGraph(app.graph);
+            app.canvas.select(host);
+            await app.extensionManager.command.execute("InstructBrush.Strength");
+        }"""
+    )
+    slider = page.locator(".ib-strength-dialog .ib-strength-range")
+    slider.wait_for(timeout=5_000)
+    assert slider.input_value() == "-1"
+    slider.press("End")
+    assert page.evaluate(sent) == 2
+    dialog = page.get_by_role("dialog", name="Strength of the instruction")
+    dialog.get_by_role("button", name="Try 5").click()
+    page.wait_for_function("() => document.querySelectorAll('.ib-strength-dialog img').length === 5")
+    dialog.get_by_role("button", name="Try 5").wait_for()
+    page.wait_for_timeout(500)
+    page.screenshot(path=shot)
+    dialog.locator(".ib-try").nth(1).click()
+    assert page.evaluate(sent) == 0.5
+    page.keyboard.press("Escape")
+    assert page.locator(".ib-strength-dialog").count() == 0
+    menu = page.evaluate("() => app.collectNodeMenuItems(host).map((item) => item?.content)")
+    assert "Strength: slider and Try 5" in menu
 
 
 def test_speaks_chinese_and_follows_a_light_theme(open_guider, shots):

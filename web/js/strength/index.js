@@ -1,6 +1,9 @@
 // Adds the strength strip to Apply Instruction and Edit Guider.
 import { app } from "../../../../scripts/app.js";
+import { api } from "../../../../scripts/api.js";
 import { addPanel, loadStyle, onResult } from "../dom.js";
+import { translate } from "../translate.js";
+import { openStrength, strengthInside } from "./dialog.js";
 import { StrengthStrip } from "./strip.js";
 
 const NODES = ["InstructBrushApply", "InstructBrushEditGuider"];
@@ -12,11 +15,43 @@ const strips = new Set();
 /** Call once. */
 export function setupStrength() {
   loadStyle("strength");
+  // Values may also change in the node of a subgraph, or by undo.
+  const again = () => strips.forEach((strip) => strip.refresh());
+  api.addEventListener("graphChanged", again);
+  app.canvas?.canvas?.addEventListener("litegraph:set-graph", again);
 }
 
 /** Looks again at links and values of all nodes, after a workflow was loaded. */
 export function refreshStrengths() {
   for (const strip of strips) strip.refresh(true);
+}
+
+/** The command of a subgraph's node with a strength, above the node when it is selected. */
+export const STRENGTH_COMMAND = {
+  id: "InstructBrush.Strength",
+  icon: "pi pi-sliders-h",
+  label: () => translate("Strength: slider and Try 5"),
+  function() {
+    const host = [...(app.canvas.selectedItems ?? [])].find((item) => strengthInside(item, NODES));
+    if (host) open(host);
+  },
+};
+
+/** The commands of a selected item. */
+export function strengthCommands(item) {
+  return strengthInside(item, NODES) ? [STRENGTH_COMMAND.id] : [];
+}
+
+/** The entries in a node's menu. */
+export function strengthMenu(node) {
+  if (!strengthInside(node, NODES)) return [];
+  return [{ content: STRENGTH_COMMAND.label(), callback: () => open(node) }];
+}
+
+function open(host) {
+  const inside = strengthInside(host, NODES);
+  const known = [...strips].find((strip) => strip.node === inside)?.segments ?? null;
+  strips.add(openStrength(host, inside, known, (strip) => strips.delete(strip)));
 }
 
 /** Adds the strip to a node that applies an instruction. */

@@ -9,9 +9,9 @@ const SHOW_IMAGES = ["PreviewImage", "SaveImage", "ImageCompare"];
  * Returns one prompt for every strength. The widgets stay as they are: values change in the prompts and in
  * the workflows that go with them. Null if the node does not run.
  */
-export async function promptsOf(node, setting, strengths) {
+export async function promptsOf({ node, host }, setting, strengths) {
   const made = await app.graphToPrompt();
-  const ids = executionIds(node).filter((id) => made.output[id]);
+  const ids = executionIds(node, host).filter((id) => made.output[id]);
   if (!ids.length) return null;
   const shown = imageAfter(made.output, ids[0]);
   return {

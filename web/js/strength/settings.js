@@ -3,9 +3,9 @@ import { app } from "../../../../scripts/app.js";
 
 /**
  * Returns where an input's value is set: { node, widget }. If it comes from another node, or from several
- * nodes around this one, { linked: true }. Null if the node has no such input.
+ * nodes around this one of which `host` names none, { linked: true }. Null if the node has no such input.
  */
-export function settingOf(node, name) {
+export function settingOf(node, name, host) {
   const input = node.inputs?.find((each) => each.name === name);
   if (input?.link == null) {
     const widget = node.widgets?.find((each) => each.name === name);
@@ -13,7 +13,7 @@ export function settingOf(node, name) {
   }
   const link = node.graph?.getLink?.(input.link);
   const outer = link && node.graph.inputNode?.id === link.origin_id && node.graph.inputs?.[link.origin_slot];
-  const around = outer ? hostsOf(node.graph) : [];
+  const around = outer ? (host ? [host] : hostsOf(node.graph)) : [];
   return (around.length === 1 && settingOf(around[0], outer.name)) || { linked: true };
 }
 
@@ -46,9 +46,13 @@ export function follow(setting, previous, act) {
   setting.widget.callback = after;
 }
 
-/** The ids of a node in a prompt: "12:5" is node 5 in node 12. A subgraph that is used twice gives two. */
-export function executionIds(node) {
-  return pathsOf(node.graph).map((path) => `${path}${node.id}`);
+/**
+ * The ids of a node in a prompt: "12:5" is node 5 in node 12. A subgraph that is used twice gives two, of
+ * which `host` takes one.
+ */
+export function executionIds(node, host) {
+  const paths = host ? executionIds(host).map((id) => `${id}:`) : pathsOf(node.graph);
+  return paths.map((path) => `${path}${node.id}`);
 }
 
 /** Returns the serialized form of a node in a serialized workflow, or undefined. */

@@ -35,8 +35,9 @@ export class StrengthSlider {
     const [zero, now] = [0, value].map((each) => this.placeOf(each));
     this.root.style.setProperty("--ib-from-part", Math.min(zero, now));
     this.root.style.setProperty("--ib-to-part", Math.max(zero, now));
-    this.value.textContent = shortest(value);
-    this.value.title = meaning(value);
+    // A value that comes from another node is known there only.
+    this.value.textContent = disabled ? "–" : shortest(value);
+    this.value.title = disabled ? "" : meaning(value);
   }
 
   setSpan(span) {

@@ -14,11 +14,17 @@ import { Timeline } from "./timeline.js";
 const INPUTS = { start: "start_timestep", end: "end_timestep", segments: "segment_strengths" };
 /** Heights in pixels of the canvas. */
 const HEIGHTS = { alone: 32, whole: 102, line: 20, below: 51 };
+/** Height of the results in a dialog. */
+const LARGE = 110;
 
 export class StrengthStrip {
-  /** `resized(growth, loading)` is called when the strip needs more or less height. */
-  constructor(node, resized) {
+  /**
+   * `resized(growth, loading)` is called when the strip needs more or less height. `host` is the subgraph's
+   * node for which the strip stands, if it stands for one only.
+   */
+  constructor(node, resized, host) {
     this.node = node;
+    this.host = host;
     this.resized = resized;
     this.settings = {};
     /** Number of segments of the instruction; null until it is known. */
@@ -98,7 +104,7 @@ export class StrengthStrip {
   /** Finds again where the values are set, after links changed or while the workflow is loaded. */
   refresh(loading = false) {
     for (const name of ["strength", ...Object.values(INPUTS)]) {
-      const setting = settingOf(this.node, name);
+      const setting = settingOf(this.node, name, this.host);
       follow(setting, this.settings[name], () => this.draw());
       this.settings[name] = setting;
     }
@@ -130,7 +136,7 @@ export class StrengthStrip {
     this.drawTimeline();
     let says = this.remark;
     if (!used) says = translate("Connect an instruction to set its strength here.");
-    else if (linked) says ||= translate("The strength comes from another node.");
+    else if (linked) says = translate("The strength comes from another node.");
     this.says.textContent = says;
     this.says.hidden = !says;
     if (!this.runs) this.tryButton.disabled = linked;
@@ -157,6 +163,7 @@ export class StrengthStrip {
   }
 
   imageHeight() {
+    if (this.host) return LARGE;
     return Math.round(Math.min(120, Math.max(48, (this.node.size[0] - 60) / 5)));
   }
 
@@ -182,7 +189,7 @@ export class StrengthStrip {
     this.remark = "";
     try {
       const order = runningOrder([...new Set(strengths)], this.strength);
-      const made = await promptsOf(this.node, this.settings.strength, order);
+      const made = await promptsOf(this, this.settings.strength, order);
       if (!made) return this.say(translate("This node does not run: it is muted or bypassed."));
       if (!made.shown) {
         return this.say(translate("No image is shown after this node. Add Preview Image behind VAE Decode."));

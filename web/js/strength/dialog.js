@@ -1,0 +1,37 @@
+// The strength strip of a subgraph's node, in a dialog: such a node can have no panel of its own.
+import { element } from "../dom.js";
+import { translate } from "../translate.js";
+import { StrengthStrip } from "./strip.js";
+import { settingOf } from "./settings.js";
+
+/** Opens the strip for the node in a subgraph that applies the instruction. `closed(strip)` is called once. */
+export function openStrength(host, inside, segments, closed) {
+  document.querySelector(".ib-strength-dialog")?.close();
+  const strip = new StrengthStrip(inside, () => {}, host);
+  strip.segments = segments;
+  const title = element("span", { text: host.title });
+  const close = element("button", { type: "button", text: "×", title: translate("Close") });
+  close.setAttribute("aria-label", translate("Close"));
+  const head = element("header", {}, title, close);
+  const dialog = element("dialog", { class: "ib-strength-dialog ib-strength" }, head, strip.root);
+  dialog.setAttribute("aria-label", translate("Strength of the instruction"));
+  close.addEventListener("click", () => dialog.close());
+  const escape = (event) => event.key === "Escape" && dialog.close();
+  dialog.addEventListener("keydown", escape, true);
+  dialog.addEventListener("keydown", (event) => event.stopPropagation()); // no key reaches the canvas
+  dialog.addEventListener("close", () => {
+    strip.close();
+    closed(strip);
+    dialog.remove();
+  });
+  document.body.append(dialog);
+  strip.refresh();
+  dialog.show(); // the canvas stays in use
+  return strip;
+}
+
+/** Returns the node in a subgraph that applies an instruction, if its strength is set in `host`. */
+export function strengthInside(host, types) {
+  const nodes = host?.subgraph?.nodes?.filter((node) => types.includes(node.comfyClass)) ?? [];
+  return nodes.find((node) => settingOf(node, "strength", host)?.node === host);
+}
