@@ -22,11 +22,11 @@ def shapes(repository):
     import numpy as np
     from PIL import Image
 
-    file = repository / "example_workflows" / "pairs" / "light_from_the_right" / "0_0.png"
+    file = repository / "example_workflows" / "pairs" / "light_from_the_right" / "3_0.png"
     return torch.from_numpy(np.asarray(Image.open(file).convert("RGB")).copy())[None].float() / 255
 
 
-WORDS = "cross, diamond, circle"
+WORDS = "square, triangle"
 
 
 def find(comfy, image, finder, **changes):

@@ -223,7 +223,8 @@ def test_images_are_compared_by_slider_and_flicker_and_zoomed_together(vue, open
         arg=small,
     )
 
-    # The wheel zooms all images at the same place.
+    # With the focus in the panel, the wheel zooms all images at the same place.
+    page.locator(".ib-preference").focus()
     frames = page.locator(".ib-frame")
     box = frames.nth(1).bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + box["height"] * 0.5)

@@ -31,7 +31,7 @@ BUILD = """({ file, words }) => {
     app.canvas.setDirty(true, true);
     return find.id;
 }"""
-WORDS = "cross, diamond, circle"
+WORDS = "square, triangle"
 BOX = ".ib-region-box"
 
 
@@ -61,7 +61,7 @@ def test_boxes_follow_the_threshold_and_clicks(vue, server, open_page, shots, re
     kind = "vue" if vue else "classic"
     file = f"region_overlay_{kind}.png"
     pairs = repository / "example_workflows" / "pairs" / "light_from_the_right"
-    shutil.copy(pairs / "0_0.png", server.base / "input" / file)
+    shutil.copy(pairs / "3_0.png", server.base / "input" / file)
     page = open_page(vue=vue)
     node = page.evaluate(BUILD, {"file": file, "words": f"{WORDS}, unicorn"})
     assert page.locator(".ib-region-words").text_content() == "Run the graph to find regions."
@@ -122,7 +122,7 @@ def test_boxes_follow_the_threshold_and_clicks(vue, server, open_page, shots, re
 
 def test_nothing_found_says_what_to_do(server, open_page, shots, repository):
     pairs = repository / "example_workflows" / "pairs" / "light_from_the_right"
-    shutil.copy(pairs / "0_0.png", server.base / "input" / "region_none.png")
+    shutil.copy(pairs / "3_0.png", server.base / "input" / "region_none.png")
     page = open_page(vue=True)
     page.evaluate(BUILD, {"file": "region_none.png", "words": "unicorn"})
     run(page)

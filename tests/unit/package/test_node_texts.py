@@ -25,9 +25,15 @@ def test_front_end_shows_the_text_of_every_node(repository):
     listed = re.search(r"const WITH_TEXT = \[(.*?)\]", script, re.DOTALL)
     assert listed is not None
     assert len(found) > 5
-    # Nodes whose own panel shows their text.
-    own = {"InstructBrushLoad": "gallery", "InstructBrushLoadPairs": "pairs"}
-    for panel in own.values():
+    # Nodes whose own panel shows their text, or the same in a better way: node -> folder and output.
+    own = {
+        "InstructBrushLoad": ("gallery", "text"),
+        "InstructBrushLoadPairs": ("pairs", "text"),
+        "InstructBrushUniquePhrases": ("phrases", "phrases"),
+        "InstructBrushFindRegion": ("regions", "region"),
+    }
+    for panel, shown in own.values():
         sources = (repository / "web" / "js" / panel).glob("*.js")
-        assert any(re.search(r"onResult\(node, \(\{ .*text", path.read_text("utf-8")) for path in sources)
+        show = re.compile(rf"onResult\(node, \(\{{ .*{shown}")
+        assert any(show.search(path.read_text("utf-8")) for path in sources)
     assert found <= set(re.findall(r'"(\w+)"', listed[1])) | set(own)

@@ -45,7 +45,8 @@ export class PreferencePanel {
     });
     this.root = element(
       "div",
-      { class: "ib-panel ib-preference", tabindex: "0" },
+      // With the focus in the panel, the wheel zooms the images and not the canvas.
+      { class: "ib-panel ib-preference", tabindex: "0", "data-capture-wheel": "true" },
       this.viewer.root,
       this.instruction,
       this.question,

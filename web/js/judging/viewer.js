@@ -15,7 +15,7 @@ const MODES = {
 export class Viewer {
   constructor() {
     this.zoom = new Zoom(() => this.#drawZoom());
-    this.row = element("div", { class: "ib-sides", "data-capture-wheel": "true" });
+    this.row = element("div", { class: "ib-sides" });
     this.cut = element("input", { type: "range", class: "ib-cut", min: 0, max: 100, step: 1, value: 50 });
     this.cut.setAttribute("aria-label", translate("Border between the two images"));
     this.cut.addEventListener("input", () => this.#moveCut(Number(this.cut.value)));

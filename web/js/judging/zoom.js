@@ -1,4 +1,4 @@
-// Zoom and pan that all images share. Places are parts of an image's frame, so that equal frames stay in step.
+// Zoom and pan that all images share. Places are parts of an image's frame, so equal frames stay in step.
 
 const MOST = 16;
 const STEP = 1.25;
@@ -17,7 +17,7 @@ export class Zoom {
     this.changed?.();
   }
 
-  /** Zooms in (1) or out (-1), and keeps what is at the place (x, y), 0 to 1 in the frame. */
+  /** Zooms in (1) or out (-1) or by parts of such a step. Keeps what is at (x, y), 0 to 1 in the frame. */
   step(direction, x = 0.5, y = 0.5) {
     const scale = Math.min(MOST, Math.max(1, this.scale * STEP ** direction));
     const ratio = scale / this.scale;
@@ -53,7 +53,7 @@ export class Zoom {
         event.stopPropagation();
         const { left, top, width, height } = frame.getBoundingClientRect();
         const place = [(event.clientX - left) / width, (event.clientY - top) / height];
-        this.step(event.deltaY < 0 ? 1 : -1, ...place);
+        this.step(Math.max(-1, Math.min(1, -event.deltaY / 100)), ...place);
       },
       { passive: false },
     );

@@ -123,7 +123,9 @@ export class PhrasesPanel {
           : translate("Nothing tells the images apart clearly. Take a phrase, or write words yourself."),
       );
     } else if (!this.byUser && taken.some((each) => each.side === "after" && each.weak)) {
-      sentences.push(translate("A weak phrase: it hardly tells the images apart. Look whether it makes sense."));
+      sentences.push(
+        translate("A weak phrase: it hardly tells the images apart. Look whether it makes sense."),
+      );
     } else if (!sentences.length) sentences.push(translate("Click phrases to take or leave them."));
     return sentences;
   }
