@@ -291,7 +291,9 @@ def test_inputs_without_effect_are_hidden(page, vue, shots):
 
 
 def test_the_line_tells_what_auto_stood_for_in_the_last_run(page):
-    node = build(page)[1]["id"]
+    workflow, saved = build(page)
+    node = saved["id"]
+    load(page, workflow)
     look_at(page, node)
     wait_for_line(page, "auto: pocket, 400 steps")
     page.evaluate("(id) => app.graph.getNodeById(id).disconnectInput(0)", node)
