@@ -77,12 +77,14 @@ def test_blueprints_have_named_inputs_widgets_and_outputs(vue, library, open_pag
         page.screenshot(path=shots / f"blueprint_{name.split()[0]}_{'vue' if vue else 'classic'}.png")
 
 
-def test_library_finds_a_blueprint_by_its_words(open_page, shots):
+def test_node_search_finds_the_blueprints(open_page, shots):
     page = open_page()
     page.evaluate("() => app.graph.clear()")
     page.mouse.dblclick(800, 500)
-    page.keyboard.type("before after", delay=20)
-    page.get_by_text("Learn an Edit", exact=True).first.wait_for(timeout=15_000)
+    page.wait_for_timeout(800)
+    page.keyboard.type("Learn an Edit", delay=20)
+    found = page.get_by_role("option").filter(has_text="Subgraph Blueprints / InstructBrush")
+    found.first.wait_for(timeout=15_000)
     page.screenshot(path=shots / "blueprint_search.png")
 
 
