@@ -1,11 +1,11 @@
 """Makes the pictures of the README and of the help pages from the running ComfyUI (`make pictures`).
 
-    .venv/bin/python tools/make_pictures.py [NAME ...] [--light] [--vue] [--out FOLDER] [--no-run]
+    .venv/bin/python tools/make_pictures.py [NAME ...] [--light] [--classic] [--out FOLDER] [--no-run]
 
 Each example workflow is opened and run, and each kind of node that a picture is missing for is pictured with
 its result. docs/pictures gets the pictures of the README, web/docs/pictures one for each node. NAME is a node
-or a picture of the README. --light and --vue choose ComfyUI's other theme and renderer, for pictures to look
-at: with them, --out is needed. Workflows for models that have to be downloaded are opened and not run.
+or a picture of the README. --light and --classic choose ComfyUI's other theme and renderer, for pictures to
+look at: with them, --out is needed. Workflows for models that have to be downloaded are opened and not run.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from instructbrush.tools.get_comfyui import REPOSITORY, comfyui_root
 EXAMPLES = REPOSITORY / "example_workflows"
 PHOTO = "example.png"
 MARGIN = 14
+CORNER = (400, 120)
+"""Where a pictured node lies in the window."""
 SETTLE_MILLISECONDS = 900
 """Panels follow the canvas with a delay."""
 
@@ -61,7 +63,7 @@ KINDS = """() => {
   visit(app.rootGraph ?? app.graph, []);
   return found;
 }"""
-SHOW = """([path, id, margin]) => {
+SHOW = """([path, id, x, y]) => {
   let graph = app.rootGraph ?? app.graph;
   app.canvas.setGraph(graph);
   for (const step of path) {
@@ -69,21 +71,32 @@ SHOW = """([path, id, margin]) => {
     app.canvas.openSubgraph ? app.canvas.openSubgraph(graph) : app.canvas.setGraph(graph);
   }
   const node = graph.getNodeById(id);
+  if (node.flags.collapsed) node.collapse();
+  for (const [place, input] of node.inputs.entries()) {
+    // A widget that the subgraph's node shows is blank inside.
+    const from = graph.getLink?.(input.link)?.origin_id;
+    if (input.widget && from !== undefined && from === graph.inputNode?.id) node.disconnectInput(place);
+  }
   app.canvas.deselectAll();
   app.canvas.links_render_mode = LiteGraph.HIDDEN_LINK;
   const { ds } = app.canvas;
   ds.scale = 1;
-  ds.offset[0] = 400 - node.pos[0];
-  ds.offset[1] = 120 - node.pos[1];
+  ds.offset[0] = x - node.pos[0];
+  ds.offset[1] = y - node.pos[1];
   app.canvas.setDirty(true, true);
+}"""
+PLACE = """([path, id, x, y]) => {
+  const drawn = document.querySelector(`[data-node-id="${id}"]`);
+  if (drawn) {
+    const { left, top, width, height } = drawn.getBoundingClientRect();
+    return { x: left, y: top, width, height };
+  }
+  let graph = app.rootGraph ?? app.graph;
+  for (const step of path) graph = graph.getNodeById(step).subgraph;
+  const { size } = graph.getNodeById(id);
   const title = LiteGraph.NODE_TITLE_HEIGHT;
   const { left, top } = app.canvas.canvas.getBoundingClientRect();
-  return {
-    x: left + 400 - margin,
-    y: top + 120 - title - margin,
-    width: node.size[0] + 2 * margin,
-    height: node.size[1] + title + 2 * margin,
-  };
+  return { x: left + x, y: top + y - title, width: size[0], height: size[1] + title };
 }"""
 FIT = """() => {
   app.canvas.setGraph(app.rootGraph ?? app.graph);
@@ -158,9 +171,17 @@ def save(picture: bytes, path: Path) -> None:
 
 def picture_node(page: Page, path: list[int], node: int, file: Path) -> None:
     """Makes the picture of a node at 100 %. `path` has the ids of the subgraphs that it is in."""
-    page.evaluate(SHOW, [path, node, MARGIN])
+    asked = [path, node, *CORNER]
+    page.evaluate(SHOW, asked)
     page.wait_for_timeout(SETTLE_MILLISECONDS)
-    save(page.screenshot(clip=page.evaluate(SHOW, [path, node, MARGIN])), file)
+    place = page.evaluate(PLACE, asked)
+    clip: Any = {
+        "x": place["x"] - MARGIN,
+        "y": place["y"] - MARGIN,
+        "width": place["width"] + 2 * MARGIN,
+        "height": place["height"] + 2 * MARGIN,
+    }
+    save(page.screenshot(clip=clip), file)
 
 
 def picture_window(page: Page, shown: str, file: Path) -> None:
@@ -180,12 +201,12 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--light", action="store_true", help="ComfyUI's light theme")
-    parser.add_argument("--vue", action="store_true", help="ComfyUI's newer renderer of nodes")
+    parser.add_argument("--classic", action="store_true", help="ComfyUI's older renderer of nodes")
     parser.add_argument("--no-run", action="store_true", help="picture the workflows as they open")
     parser.add_argument("--out", type=Path, help="folder for all pictures (default: the pack's own)")
     options = parser.parse_args(argv)
-    if (options.light or options.vue or options.no_run) and not options.out:
-        parser.error("the pack keeps pictures in the dark theme and the classic renderer; choose --out")
+    if (options.light or options.classic or options.no_run) and not options.out:
+        parser.error("the pack keeps pictures in ComfyUI's dark theme and newer renderer; choose --out")
     pictures = Pictures(
         set(options.names),
         options.out or REPOSITORY / "docs" / "pictures",
@@ -202,7 +223,7 @@ def main(argv: list[str]) -> None:
         for name, workflow in pictures.workflows():
             if pictures.finished():
                 break
-            page = open_front_end(browser, server, vue=options.vue)
+            page = open_front_end(browser, server, vue=not options.classic)
             page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
             page.wait_for_timeout(2 * SETTLE_MILLISECONDS)
             if not options.no_run and runs_here(workflow) and (failure := page.evaluate(RUN)):
