@@ -60,7 +60,8 @@
     }
     let x = 0;
     const boxes = columns.map(({ width, nodes: names }, index) => {
-      const top = noteName && index < nodes[noteName].span ? under : grouped && noteName ? this.GROUP - 10 : 0;
+      const beside = grouped && noteName ? this.GROUP - 10 : 0;
+      const top = noteName && index < nodes[noteName].span ? under : beside;
       let y = top;
       const own = names.filter((name) => name !== noteName);
       for (const name of own) {
