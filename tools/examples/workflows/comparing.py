@@ -39,10 +39,11 @@ def judged() -> Graph:
     graph.load("light", EDIT, "First instruction")
     graph.load("color", SECOND, "Second instruction")
     graph.column("")
-    graph.edit("edit", "new.before", "light.INSTRUCTION", title="Edit by the first")
-    graph.edit("other", "new.before", "color.INSTRUCTION", title="Edit by the second")
+    graph.add("batch", "RebatchImages", title="Both images at once", wired="images=new.before", batch_size=2)
+    graph.edit("edit", "batch.IMAGE", "light.INSTRUCTION", title="Edit by the first")
+    graph.edit("other", "batch.IMAGE", "color.INSTRUCTION", title="Edit by the second")
     graph.column("Compare", 380)
-    wires = "first=edit.edited second=other.edited source=new.before"
+    wires = "first=edit.edited second=other.edited source=batch.IMAGE"
     graph.add("judge", "InstructBrushPreference", wired=wires, study="two instructions")
     graph.note(
         "Results stand side by side in random order, without names. Press 1 or 2 for the better one; the "
