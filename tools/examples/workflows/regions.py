@@ -19,8 +19,8 @@ def found_region() -> Graph:
     graph.add("edit", "Edit Region by Words", wired=wires, where="diamond, flower")
     graph.column("Compare")
     graph.compare("new.before", "edit.edited")
-    graph.save("result", "Edited", "edit.edited", "only_there", 240)
-    graph.add("region", "MaskPreview", height=240, title="Region", wired="mask=edit.region")
+    graph.save("result", "Edited", "edit.edited", "only_there")
+    graph.add("region", "MaskPreview", height=260, title="Region", wired="mask=edit.region")
     graph.note(
         "Write what to edit. All else keeps its pixels. The pocket finder knows shapes, hats, sky and "
         "ground; for photos choose Grounding DINO or CLIPSeg as the finder."
