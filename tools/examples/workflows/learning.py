@@ -8,7 +8,8 @@ from instructbrush.tools.examples.workflows.graph import EDIT, FILL, NARROW, WID
 
 PUBLIC_MODEL = {
     "name": "instruct-pix2pix-00-22000.safetensors",
-    "url": "https://huggingface.co/timbrooks/instruct-pix2pix/resolve/main/instruct-pix2pix-00-22000.safetensors",
+    "url": "https://huggingface.co/timbrooks/instruct-pix2pix/resolve/main/"
+    "instruct-pix2pix-00-22000.safetensors",
     "directory": "checkpoints",
 }
 

@@ -4,7 +4,9 @@ import { translate } from "../translate.js";
 import { StrengthStrip } from "./strip.js";
 import { settingOf } from "./settings.js";
 
-/** Opens the strip for the node in a subgraph that applies the instruction. `closed(strip)` is called once. */
+/**
+ * Opens the strip for the node in a subgraph that applies the instruction. `closed(strip)` is called once.
+ */
 export function openStrength(host, inside, segments, closed) {
   document.querySelector(".ib-strength-dialog")?.close();
   const strip = new StrengthStrip(inside, () => {}, host);
