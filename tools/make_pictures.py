@@ -65,11 +65,8 @@ KINDS = """() => {
 }"""
 SHOW = """([path, id, x, y]) => {
   let graph = app.rootGraph ?? app.graph;
-  app.canvas.setGraph(graph);
-  for (const step of path) {
-    graph = graph.getNodeById(step).subgraph;
-    app.canvas.openSubgraph ? app.canvas.openSubgraph(graph) : app.canvas.setGraph(graph);
-  }
+  for (const step of path) graph = graph.getNodeById(step).subgraph;
+  if (app.canvas.graph !== graph) app.canvas.setGraph(graph);
   const node = graph.getNodeById(id);
   if (node.flags.collapsed) node.collapse();
   for (const [place, input] of node.inputs.entries()) {
@@ -172,8 +169,10 @@ def save(picture: bytes, path: Path) -> None:
 def picture_node(page: Page, path: list[int], node: int, file: Path) -> None:
     """Makes the picture of a node at 100 %. `path` has the ids of the subgraphs that it is in."""
     asked = [path, node, *CORNER]
-    page.evaluate(SHOW, asked)
-    page.wait_for_timeout(SETTLE_MILLISECONDS)
+    # A subgraph that opens fits its nodes into the window, after a moment.
+    for _ in range(2):
+        page.evaluate(SHOW, asked)
+        page.wait_for_timeout(SETTLE_MILLISECONDS)
     place = page.evaluate(PLACE, asked)
     clip: Any = {
         "x": place["x"] - MARGIN,
@@ -213,7 +212,7 @@ def main(argv: list[str]) -> None:
         options.out or REPOSITORY / "web" / "docs" / "pictures",
     )
     with (
-        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory(prefix="ComfyUI_") as folder,
         ComfyServer(Path(folder), arguments=["--cpu"]) as server,
         sync_playwright() as playwright,
     ):
