@@ -76,6 +76,7 @@ SHOW = """([path, id, x, y]) => {
   }
   app.canvas.deselectAll();
   app.canvas.links_render_mode = LiteGraph.HIDDEN_LINK;
+  app.canvas.bringToFront(node);
   const { ds } = app.canvas;
   ds.scale = 1;
   ds.offset[0] = x - node.pos[0];
