@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from instructbrush.tests.e2e.workflows import (
+    BY_STEPS,
     CHAIN,
     ENCODED,
     EXPLAINED,
@@ -14,6 +15,7 @@ from instructbrush.tests.e2e.workflows import (
     MASK_MODEL,
     MEASURED,
     MIX,
+    NAMED,
     PUBLIC_MODEL,
     SLIDER,
     STRENGTHS,
@@ -24,6 +26,7 @@ from instructbrush.tests.e2e.workflows import (
     images,
     new_images,
     node_id,
+    psnr,
     with_inputs,
 )
 from instructbrush.tools.examples.make_examples import MEANINGS
@@ -190,3 +193,33 @@ def test_templates_are_listed_with_their_images(name, server, repository):
     assert name in server.get("/workflow_templates")["instructbrush"]
     with Image.open(repository / "example_workflows" / f"{name}.jpg") as image:
         assert min(image.size) >= 256
+
+
+def test_makes_both_edits_of_a_wish_and_shows_each(server, prompts, ran):
+    prompt, result = prompts[BY_STEPS], ran(BY_STEPS)
+    before, edited = (compared(server, result, prompt, side) for side in "ab")
+    steps = images(server, result, node_id(prompt, "PreviewImage", "After each edit"))
+    _, truth = new_images(server, prompt)
+    assert len(before) == len(edited) == len(truth) == 2
+    assert len(steps) == 4
+    for report in result.outputs[node_id(prompt, "PreviewAny")]["text"]:
+        first, second, *_ = report.splitlines()
+        assert first.startswith("1. make the ") and second == "2. add a brown frame"
+        assert "The whole image: no object is named (decided by the grammar)." in report
+    for image, after, true in zip(before, edited, truth, strict=True):
+        assert psnr(after, true) > psnr(image, true) + 2
+    for last, after in zip(steps[1::2], edited, strict=True):
+        assert np.array_equal(last, after)
+
+
+def test_edits_only_the_object_of_an_explained_wish(server, prompts, ran):
+    prompt, result = prompts[NAMED], ran(NAMED)
+    before, edited = (compared(server, result, prompt, side) for side in "ab")
+    masks = images(server, result, node_id(prompt, "MaskPreview"))
+    assert len(before) == len(edited) == len(masks) == 2
+    for report in result.outputs[node_id(prompt, "PreviewAny")]["text"]:
+        assert report.startswith("Edited: ") and "(decided by the grammar)." in report
+    for image, after, mask in zip(before, edited, masks, strict=True):
+        assert 0.01 < mask.mean() < 0.6
+        assert np.array_equal(after[mask == 0], image[mask == 0])
+        assert np.abs(after - image)[mask > 0.5].mean() > 0.05

@@ -34,11 +34,12 @@ ONLY_THERE = "Page - Edit only there.app"
 # What a run of a template takes less of. The others run as they are: their tests look at quality.
 _LEARNING = {PHRASES: 12, TEXT_SPACE: 40, RETOUCH: 60, ADAPTER: 30, "Page - Learn an edit.app": 4}
 _SAMPLING = {
-    **dict.fromkeys((SAVED, COMPARED, NAMED, JUDGED), 4),
+    **dict.fromkeys((SAVED, COMPARED, JUDGED), 4),
     WHEN: 6,
     STRENGTHS: 4,
     TWO_REGIONS: 6,
-    BY_STEPS: 4,
+    BY_STEPS: 6,
+    NAMED: 6,
     PHRASES: 4,
     "Page - Learn an edit.app": 4,
 }
