@@ -126,13 +126,14 @@
   },
 
   /** Returns a file of a custom node's subgraphs folder. */
-  async blueprint({ title, id, first, nodes, links, columns, takes, gives, category, description, aliases }) {
+  async blueprint({ title, id, first, nodes, links, columns, takes, gives, measured, ...texts }) {
+    const { category, description, aliases } = texts;
     await this.open([], []);
     const made = {};
     let next = first;
     for (const [name, node] of Object.entries(nodes)) made[name] = this.create(node, next++);
     this.connect(made, links);
-    this.place(made, columns, nodes, {}, false);
+    this.place(made, columns, nodes, measured, false);
     const { subgraph, node: host } = app.graph.convertToSubgraph(new Set(Object.values(made)));
     for (const slot of [...subgraph.inputs]) subgraph.removeInput(slot);
     for (const slot of [...subgraph.outputs]) subgraph.removeOutput(slot);
@@ -223,10 +224,15 @@
     return { ...file, config: {}, extra: {}, version };
   },
 
-  /** Returns the height of each node (by id) as it is shown, in a workflow that is open. */
+  /** Shows the nodes inside the first node of the workflow that is open. */
+  enter() {
+    app.canvas.setGraph(app.graph.nodes[0].subgraph);
+  },
+
+  /** Returns the height of each node (by id) of the graph that is shown. */
   heights() {
     return Object.fromEntries(
-      app.graph.nodes.map((node) => [node.id, node.flags.collapsed ? 0 : node.size[1]]),
+      app.canvas.graph.nodes.map((node) => [node.id, node.flags.collapsed ? 0 : node.size[1]]),
     );
   },
 })

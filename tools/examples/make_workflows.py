@@ -88,13 +88,20 @@ def write(path: Path, made: dict[str, Any]) -> None:
     print(path)
 
 
-def make_blueprints(page: Page) -> dict[str, dict[str, Any]]:
+def make_blueprints(page: Page, vue: Page) -> dict[str, dict[str, Any]]:
     """Writes the blueprints of the library. Returns all by title."""
     LIBRARY.mkdir(exist_ok=True)
     made = {}
     for describe in BLUEPRINTS:
         blueprint = describe()
-        made[blueprint.title] = call(page, "blueprint", blueprint.described)
+        described = {**blueprint.described, "measured": {}}
+        heights = [measure(each, call(page, "blueprint", described), "enter") for each in (page, vue)]
+        first = described["first"]
+        described["measured"] = {
+            name: max(each[str(number)] for each in heights)
+            for number, name in enumerate(described["nodes"], first)
+        }
+        made[blueprint.title] = call(page, "blueprint", described)
         if blueprint.public:
             write(LIBRARY / f"{blueprint.title}.json", made[blueprint.title])
     return made
@@ -123,9 +130,11 @@ def build(page: Page, vue: Page, graph: Graph, blueprints: dict[str, dict[str, A
     return {**workflow, "extra": graph.extra}
 
 
-def measure(page: Page, workflow: dict[str, Any]) -> dict[str, float]:
-    """Returns the height that each node has once the workflow is open."""
+def measure(page: Page, workflow: dict[str, Any], enter: str = "") -> dict[str, float]:
+    """Returns the height that each node has once the workflow, or the subgraph in it, is open."""
     load_workflow(page, workflow)
+    if enter:
+        call(page, enter)
     page.wait_for_timeout(1200)
     return call(page, "heights")
 
@@ -188,7 +197,7 @@ def main() -> None:
         # A page loads the image that ComfyUI brings.
         shutil.copy(comfyui_root() / "input" / PHOTO, Path(folder) / "input" / PHOTO)
         page, vue = pages(launch(playwright), server)
-        blueprints = make_blueprints(page)
+        blueprints = make_blueprints(page, vue)
         chosen = tuple(argument for argument in sys.argv[1:] if argument != "run")
         for describe in WORKFLOWS:
             graph = describe()
