@@ -145,6 +145,10 @@ def test_encodes_words_with_each_image_of_a_batch(server, models, images):
         graph = Reasoning(images.names)
         return graph.edited(server, graph.encoded(connector))
 
+    def kept():
+        return set((server.base / "user").rglob("states/*.safetensors"))
+
+    before = kept()
     untrained = edited("untrained.safetensors")
     trained = edited("trained.safetensors")
     assert np.array_equal(untrained, Reasoning(images.names).edited(server, words=WISH))
@@ -152,8 +156,7 @@ def test_encodes_words_with_each_image_of_a_batch(server, models, images):
     assert len(trained) == 2
     for with_states, without in zip(trained, untrained, strict=True):
         assert np.abs(with_states - without).mean() > 1
-    kept = list((server.base / "user").rglob("states/*.safetensors"))
-    assert len(kept) == 2
+    assert len(kept() - before) == 2
 
 
 def test_rejects_missing_models_before_the_run(server, models, images):

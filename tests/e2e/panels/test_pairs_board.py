@@ -138,7 +138,9 @@ def test_decisions_reach_the_node_and_undo(vue, server, open_page, shots):
     first = page.locator(".ib-pair[data-key='0']").bounding_box()
     page.mouse.move(handle["x"] + 5, handle["y"] + 5)
     page.mouse.down()
+    page.wait_for_selector(".ib-pair.ib-dragged")
     page.mouse.move(first["x"] + 60, first["y"] + 40, steps=4)
+    page.wait_for_selector(".ib-pair.ib-target[data-key='0']")
     page.mouse.up()
     assert names(page) == ["2", "0", "3", "1"]
     page.screenshot(path=shots / f"pairs_decided_{mode}.png")
