@@ -150,7 +150,8 @@ def adapter() -> Graph:
     graph.pairs("photos", "Any images", PAIRS)
     graph.add("other", "ImageInvert", title="Any other nodes (here: invert)", wired="image=photos.before")
     graph.column("Learn", NARROW)
-    graph.add("pairs", "InstructBrushMakePairs", wired="before=photos.before after=other.IMAGE")
+    wires = "before=photos.before after=other.IMAGE"
+    graph.add("pairs", "InstructBrushMakePairs", height=320, wired=wires)  # it shows the pairs after a run
     graph.model()
     graph.column("", NARROW)
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS"
