@@ -135,11 +135,10 @@ def test_decisions_reach_the_node_and_undo(vue, server, open_page, shots):
     assert names(page) == ["0", "3", "1", "2"] and board(page)["order"] == ["0", "3", "1", "2"]
     # By mouse.
     handle = page.locator(".ib-pair[data-key='2'] [data-act='move']").bounding_box()
-    first = page.locator(".ib-pair[data-key='0']").bounding_box()
     page.mouse.move(handle["x"] + 5, handle["y"] + 5)
     page.mouse.down()
     page.wait_for_selector(".ib-pair.ib-dragged")
-    page.mouse.move(first["x"] + 60, first["y"] + 40, steps=4)
+    page.locator(".ib-pair[data-key='0']").hover(force=True, position={"x": 60, "y": 40})
     page.wait_for_selector(".ib-pair.ib-target[data-key='0']")
     page.mouse.up()
     assert names(page) == ["2", "0", "3", "1"]

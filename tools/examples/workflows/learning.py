@@ -151,7 +151,7 @@ def adapter() -> Graph:
     graph.add("other", "ImageInvert", title="Any other nodes (here: invert)", wired="image=photos.before")
     graph.column("Learn", NARROW)
     wires = "before=photos.before after=other.IMAGE"
-    graph.add("pairs", "InstructBrushMakePairs", height=320, wired=wires)  # it shows the pairs after a run
+    graph.add("pairs", "InstructBrushMakePairs", height=380, wired=wires)  # it shows the pairs after a run
     graph.model()
     graph.column("", NARROW)
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS"
