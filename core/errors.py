@@ -47,3 +47,7 @@ class StorageError(InstructBrushError):
 
 class DeviceError(InstructBrushError):
     """This machine or this build of torch does not have the named device."""
+
+
+class BuildError(InstructBrushError):
+    """A build of a data set cannot go on: its settings, its folder or a model that it needs. Nothing is lost."""

@@ -7,19 +7,30 @@ from typing import Any
 from ..errors import DataError
 
 
+def pyarrow_module() -> Any:
+    """Imports pyarrow with ``compute`` and ``parquet``.
+
+    Raises:
+        DataError: it is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.compute
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError(
+            "Tables: .parquet files need pyarrow, which is not installed. Run: pip install pyarrow"
+        ) from error
+    return pyarrow
+
+
 def open_table(file: Path) -> Any:
     """Opens a parquet file as pyarrow's ``ParquetFile``.
 
     Raises:
         DataError: pyarrow is not installed, or the file is missing, truncated or not parquet.
     """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise DataError(
-            "Tables: .parquet files are read by pyarrow, which is not installed. Run: pip install pyarrow"
-        ) from error
+    pyarrow = pyarrow_module()
     try:
         return pyarrow.parquet.ParquetFile(file)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
