@@ -1,7 +1,7 @@
 """What a stage raises to end one row."""
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818 (a row's end, not a fault)
     """A row cannot go on. Refusals are counted by reason.
 
     Args:

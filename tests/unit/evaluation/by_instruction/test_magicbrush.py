@@ -262,7 +262,7 @@ def test_rejects_missing_and_damaged_files(tmp_path: Path, monkeypatch: pytest.M
     ):
         read_magicbrush(hub)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match="read by pyarrow, which is not installed. Run: pip install pyarrow"):
+    with pytest.raises(DataError, match="need pyarrow, which is not installed. Run: pip install pyarrow"):
         read_magicbrush(first)
 
 
