@@ -17,10 +17,11 @@ FORBIDDEN_MODULES = {
     "subprocess", "requests", "urllib", "http", "httpx", "aiohttp", "socket",
 }  # fmt: skip
 ROUTES = ("nodes", "comfy", "routes")
+ENDPOINTS = ("core", "generation", "language")
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "torch.load", "pip.main"}
 CORE_ORDER = (
     "errors", "devices", "progress", "storage", "diffusion", "models", "instruction", "regions", "editing",
-    "encoders", "pairs", "learning", "reasoning", "finetuning", "evaluation",
+    "encoders", "pairs", "learning", "reasoning", "finetuning", "evaluation", "generation",
 )  # fmt: skip
 """Each part of core imports only parts before it. ARCHITECTURE.md repeats this list."""
 TOPS = {
@@ -66,8 +67,10 @@ def absolute_errors(tree: ast.AST, parts: tuple[str, ...]) -> Iterator[tuple[int
             yield line, f"imports {module}: only nodes may import ComfyUI"
         elif top in COMFYUI and parts[:2] != ("nodes", "comfy") and not public:
             yield line, f"imports {module}: only nodes/comfy touches ComfyUI's internals"
-        # ComfyUI's server takes the responses of routes from aiohttp. urllib.parse opens nothing.
+        # ComfyUI's server takes the responses of routes from aiohttp. urllib.parse opens nothing. Builds ask the
+        # language models whose address the user gives.
         allowed = module == "urllib.parse" or (top == "aiohttp" and parts[:3] == ROUTES)
+        allowed |= top == "httpx" and parts[:3] == ENDPOINTS
         if top in FORBIDDEN_MODULES and not allowed:
             yield line, f"imports {module}: not in cli, core or nodes"
         if top == "instructbrush":
@@ -126,6 +129,8 @@ def test_order_names_every_part_of_core():
         ("nodes/a.py", "from ..tools import get_comfyui", "nodes may import core and nodes"),
         ("nodes/comfy/a.py", "import subprocess", "not in cli, core or nodes"),
         ("nodes/a.py", "from urllib.request import urlopen", "not in cli, core or nodes"),
+        ("core/generation/engine/a.py", "import httpx", "not in cli, core or nodes"),
+        ("core/generation/language/a.py", "import requests", "not in cli, core or nodes"),
         ("core/errors.py", "import torch\ntorch.load('x')", "calls torch.load"),
         ("core/errors.py", "eval('1')", "calls eval"),
         ("core/errors.py", "from instructbrush.core import errors", "imports are relative"),
@@ -140,6 +145,7 @@ def test_rule_catches(name, source, complaint):
     ("name", "source"),
     [
         ("cli/a.py", "from ..core.learning import trainer\nfrom . import options"),
+        ("core/generation/language/a.py", "import httpx\nfrom ..errors import Refused"),
         ("nodes/a.py", "from comfy_api.latest import io, ui"),
         ("nodes/comfy/a.py", "import comfy.utils\nimport folder_paths\nfrom server import PromptServer"),
         ("core/pairs/a.py", "from ..errors import PairError\nmodel.eval()\nre.compile('x')"),

@@ -1,0 +1,1 @@
+"""Language models behind one protocol: a folder on this machine, or an endpoint that the user names."""
