@@ -6,6 +6,7 @@ from typing import Any
 
 from ..metrics import mean
 from ..reports.figures import Figure, interval, plain_figures
+from ..reports.text_table import aligned_table
 from .results import Outcome
 from .tables import DIGITS, HEADS, METRICS, method_figures, value_of
 
@@ -121,16 +122,8 @@ def comparison_heads() -> list[str]:
 
 def comparison_text(outcomes: Sequence[Outcome]) -> str:
     """Formats ``comparison_rows`` as text."""
-    table = [comparison_heads(), *comparison_rows(outcomes)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in table
-    ]
-    return "\n".join([COMPARISON_TITLE, *lines, *COMPARISON_NOTES])
+    table = aligned_table(comparison_heads(), comparison_rows(outcomes))
+    return "\n".join([COMPARISON_TITLE, table, *COMPARISON_NOTES])
 
 
 COMPARISON_TITLE = "All methods: figures, gain over InstructBrush, and what learning costs"

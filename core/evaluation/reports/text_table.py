@@ -27,3 +27,16 @@ def format_table(
 
     left_width = len("  ".join(" " * width for width in widths[:left_columns]))
     return "\n".join([title, f"{left:>{left_width}}  |  {right}", *map(format_row, [top, *rows])])
+
+
+def aligned_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Formats a table: the first column on the left, all others on the right."""
+    lines = [heads, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

@@ -36,9 +36,7 @@ def export_table(
     counts = [len(build.read(last, part, ()).kept) for part in range(build.parts)]
     total = -(-sum(counts) // rows_per_file)
     if not total:
-        raise BuildError(
-            "Build: no row is left, so there is no table. The report says why."
-        )
+        raise BuildError("Build: no row is left, so there is no table. The report says why.")
     written = []
     for number, table in enumerate(_tables(build, columns, rows_per_file)):
         file = folder / f"{split}-{number:05d}-of-{total:05d}.parquet"
