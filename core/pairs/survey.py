@@ -10,13 +10,14 @@ from typing import Literal
 from PIL import Image
 
 from ..errors import PairError
-from ..storage.image_files import IMAGES, MAX_PIXELS, open_image
+from ..storage.image_files import IMAGES, MAX_PIXELS, formats, open_image
 from ..storage.image_sizes import Size, same_ratio, vae_crop
 from ..storage.image_tensors import on_white
 from .board import keys_of
 from .layouts import Layout, MissingPartnerError, mask_place
 from .pair_lists import ListedPair
 from .pairs import MIN_SIDE, find_listed, mixed_ratios
+from .table_images import ImagePlace, TableImage, readable
 
 THUMBNAIL_SIDE = 256
 _MOST_CACHED = 1024
@@ -33,7 +34,7 @@ class ImageFile:
     """An image of a pair. A file that cannot be read has the size 0 x 0."""
 
     file: str
-    """Its path inside the folder, with slashes."""
+    """Its place inside the folder, with slashes, see ``image_at`` in core/pairs/table_images.py."""
     width: int = 0
     height: int = 0
     bytes: int = 0
@@ -89,32 +90,34 @@ def survey(folder: Path) -> Survey:
     return Survey(layout, tuple(pairs), tuple(remarks))
 
 
-def image_size(path: Path) -> Size:
+def image_size(path: ImagePlace) -> Size:
     """Height and width of an upright image, from its header where that is enough.
 
     Raises:
         PairError: the file cannot be read, or has more than 64 megapixels.
     """
-    status = os.stat(path)
+    status = path.stat()
     return _image_size(path, status.st_size, status.st_mtime_ns)
 
 
-def thumbnail_of(path: Path) -> bytes:
+def thumbnail_of(path: ImagePlace) -> bytes:
     """A JPEG of an image, at most 256 pixels wide and tall.
 
     Raises:
         PairError: the file cannot be read, or has more than 64 megapixels.
     """
     try:
-        status = os.stat(path)
+        status = path.stat()
     except OSError as error:
         raise PairError(f"Image '{path.name}' cannot be read ({error.strerror}).") from error
     return _thumbnail(path, status.st_size, status.st_mtime_ns)
 
 
 @functools.lru_cache(_MOST_CACHED)
-def _thumbnail(path: Path, _bytes: int, _changed: int) -> bytes:
-    opened = open_image(path, path.name, lambda width, height: max(width, height) // (2 * THUMBNAIL_SIDE))
+def _thumbnail(path: ImagePlace, _bytes: int, _changed: int) -> bytes:
+    opened = open_image(
+        readable(path), path.name, lambda width, height: max(width, height) // (2 * THUMBNAIL_SIDE)
+    )
     image = on_white(opened.image)
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     file = BytesIO()
@@ -123,16 +126,17 @@ def _thumbnail(path: Path, _bytes: int, _changed: int) -> bytes:
 
 
 @functools.lru_cache(4 * _MOST_CACHED)
-def _image_size(path: Path, _bytes: int, _changed: int) -> Size:
+def _image_size(path: ImagePlace, _bytes: int, _changed: int) -> Size:
     try:
-        with Image.open(path) as image:
+        with Image.open(readable(path), formats=formats()) as image:
             width, height = image.size
             turned = image.getexif().get(_ORIENTATION) in _TURNED
         if width * height <= MAX_PIXELS:
             return (width, height) if turned else (height, width)
     except Exception:  # formats that Pillow does not know, and damaged files of all kinds
         pass
-    width, height = open_image(path, path.name, lambda wide, tall: min(wide, tall) // THUMBNAIL_SIDE).size
+    reduced = open_image(readable(path), path.name, lambda wide, tall: min(wide, tall) // THUMBNAIL_SIDE)
+    width, height = reduced.size
     return height, width
 
 
@@ -183,12 +187,13 @@ def _single(folder: Path, error: MissingPartnerError) -> SurveyedPair:
     )
 
 
-def _file(folder: Path, path: Path) -> tuple[ImageFile, str]:
+def _file(folder: Path, path: ImagePlace) -> tuple[ImageFile, str]:
     """An image, and what is wrong with it."""
     name = path.relative_to(folder).as_posix()
     try:
         height, width = image_size(path)
-        return ImageFile(name, width, height, path.stat().st_size), ""
+        size = len(path.read_bytes()) if isinstance(path, TableImage) else path.stat().st_size
+        return ImageFile(name, width, height, size), ""
     except PairError as error:
         return ImageFile(name), str(error)
     except OSError as error:

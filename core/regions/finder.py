@@ -1,6 +1,5 @@
 """Finding regions by words: the interface of all finders, phrases, and reports."""
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from ..errors import RegionError
+from ..storage.json_text import read_choice
 from .boxes import Box
 
 # Objects that are kept in an image by default.
@@ -147,26 +147,14 @@ class ObjectChoice:
         Raises:
             RegionError: the text is no such JSON.
         """
-        if not text.strip():
-            return ObjectChoice()
         try:
-            if len(text) > _MOST_CHARACTERS:
-                raise ValueError(f"{len(text)} characters are too many")
-            content = json.loads(text)
-            if not isinstance(content, dict):
-                raise ValueError("it is no object")
-            return ObjectChoice(_keys(content.get("out", [])), _keys(content.get("in", [])))
-        except (ValueError, RecursionError) as error:
+            chosen = read_choice(text, ("out", "in"), _MOST_CHARACTERS)
+        except ValueError as error:
             raise RegionError(
                 f"Find Region: the chosen boxes cannot be read ({error}). Choose boxes in the node, or empty "
                 "the field."
             ) from error
-
-
-def _keys(value: Any) -> frozenset[str]:
-    if not isinstance(value, list) or not all(isinstance(key, str) for key in value):
-        raise ValueError("out and in must be lists of boxes")
-    return frozenset(value)
+        return ObjectChoice() if chosen is None else ObjectChoice(*map(frozenset, chosen))
 
 
 def object_key(image: int, found: FoundObject) -> str:

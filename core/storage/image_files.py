@@ -38,6 +38,14 @@ _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG200
 # First bytes of the formats that are read even if the end of the file is missing: PNG and JPEG.
 _TRUNCATABLE = (b"\x89PNG\r\n", b"\xff\xd8\xff")
 _MOST_MISSING_ROWS = 0.25
+# Bit depth and color type in a PNG file, the first thing after the size.
+_PNG_KIND = slice(24, 26)
+# (these two bytes, mode of the image) -> the raw modes that together read all bytes of its channels.
+_RAW_MODES = {
+    (b"\x10\x02", "RGB"): ("RGB;16B", "RGB;16L"),
+    (b"\x10\x06", "RGBA"): ("RGBA;16B", "RGBA;16L"),
+    (b"\x10\x04", "RGBA"): ("RGBA",),
+}
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -105,8 +113,7 @@ def _no_reduction(_width: int, _height: int) -> int:
 def open_image(file: Path | BinaryIO, name: str, reduction: Reduction = _no_reduction) -> OpenedImage:
     """Decodes the first frame or page of an image file. The content decides the format, not the ending.
 
-    Applies rotation (EXIF) and color profiles (ICC). Scales deeper values with ``to_eight_bits``, but of
-    color PNG with 16 bits takes the upper 8.
+    Applies rotation (EXIF) and color profiles (ICC). Scales deeper values with ``to_eight_bits``.
     Reads a truncated PNG or JPEG if at least three quarters of its rows are present.
 
     Args:
@@ -174,7 +181,8 @@ def _open(stream: _Stream, name: str, reduction: Reduction) -> OpenedImage:
         remarks.append("is cut short and was read as far as it goes. Copy or download it again if you can")
     if getattr(decoded, "is_animated", False):
         remarks.append("holds several frames or pages; the first one is taken")
-    image = _reduced(_eight_bit_image(decoded, remarks), size, reduction)
+    eight_bits = _rounded_png(stream, decoded) or _eight_bit_image(decoded, remarks)
+    image = _reduced(eight_bits, size, reduction)
     return _upright_srgb(image, size, _orientation(decoded), decoded.info.get("icc_profile"), name, remarks)
 
 
@@ -182,7 +190,7 @@ def _load(stream: _Stream, name: str, reduction: Reduction) -> tuple[Image.Image
     """Returns the image as Pillow decodes it, and its size before any reduction."""
     stream.seek(0)
     try:
-        image = Image.open(cast(BinaryIO, stream), formats=_formats())
+        image = Image.open(cast(BinaryIO, stream), formats=formats())
     except Image.DecompressionBombError as error:
         raise PairError(f"Image '{name}' has more than 64 megapixels. Scale it down first.") from error
     size = image.size
@@ -271,6 +279,31 @@ def _open_tiff(stream: _Stream, name: str, reduction: Reduction) -> OpenedImage:
     return _upright_srgb(image, size, tiff.orientation, tiff.profile, name, tiff.remarks)
 
 
+def _rounded_png(stream: _Stream, image: Image.Image) -> Image.Image | None:
+    """Returns a complete PNG of 16 bits with several channels, rounded to 8 bits; None for other images.
+
+    Pillow reads the upper 8 bits of such a file. Other raw modes of the same width read the other bytes.
+    """
+    raw_modes = _RAW_MODES.get((stream.first_bytes(_PNG_KIND.stop)[_PNG_KIND], image.mode))
+    if image.format != "PNG" or stream.ran_out or raw_modes is None:
+        return None
+    planes = []
+    for raw_mode in raw_modes:
+        stream.seek(0)
+        again = cast(ImageFile.ImageFile, Image.open(cast(BinaryIO, stream), formats=["PNG"]))
+        again.tile = [tile._replace(args=raw_mode) for tile in again.tile]
+        planes.append(np.asarray(again))
+    # Bytes in the file's order: of each channel the upper one first.
+    raw = np.stack(planes, axis=-1) if len(planes) > 1 else planes[0].reshape(*planes[0].shape[:2], -1, 2)
+    values = np.ascontiguousarray(raw).view(">u2")[..., 0]
+    rounded, _ = to_eight_bits(values, 65535)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, tuple):
+        alpha = np.where((values == transparent).all(axis=-1), 0, 255).astype(np.uint8)
+        rounded = np.dstack([rounded, alpha])
+    return Image.fromarray(rounded)
+
+
 def _eight_bit_image(image: Image.Image, remarks: list[str]) -> Image.Image:
     """Converts to 8 bits a channel, as L, LA, RGB, RGBA, CMYK or LAB. Appends to ``remarks``."""
     if image.mode.startswith(("I", "F")):
@@ -284,10 +317,7 @@ def _eight_bit_image(image: Image.Image, remarks: list[str]) -> Image.Image:
 
 
 def _deep_values(image: Image.Image) -> tuple[np.ndarray, float | None]:
-    """Returns the values of a grey image of 16 or 32 bits, and the largest possible value if known.
-
-    Pillow reads color PNG of 16 bits as the upper 8, which is exact to 1/255.
-    """
+    """Returns the values of a grey image of 16 or 32 bits, and the largest possible value if known."""
     values = np.asarray(image)
     tags = getattr(image, "tag_v2", {})
     top: float | None = None
@@ -349,7 +379,7 @@ def save_image(image: Image.Image, path: Path, texts: Mapping[str, str] | None =
 
 
 @functools.cache
-def _formats() -> list[str]:
+def formats() -> list[str]:
     """Returns the formats that this Pillow reads, with HEIC if pillow-heif is installed."""
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 _INTEGERS = range(-(2**63), 2**64)
@@ -65,6 +65,36 @@ def read_record(kind: type[Record], content: Any, *, finite: bool = True) -> Rec
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ValueError(f"{field.name} is missing")
     return kind(**values)
+
+
+def read_choice(text: str, names: Sequence[str], most: int) -> list[tuple[str, ...]] | None:
+    """Reads what a user chose in a widget: a JSON table with a list of texts for each name.
+
+    Args:
+        text: may be empty, if nothing is chosen.
+        names: keys of the table. A missing one stands for an empty list.
+        most: largest number of characters.
+
+    Returns:
+        The lists in the order of ``names``, each without duplicates; None for an empty text.
+
+    Raises:
+        ValueError: the text is too long, no JSON, or no such table.
+    """
+    if not text.strip():
+        return None
+    if len(text) > most:
+        raise ValueError(f"{len(text)} characters are too many")
+    content = parse_json(text)
+    if not isinstance(content, dict):
+        raise ValueError("it is not a table")
+    return [_texts(name, content.get(name, [])) for name in names]
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise ValueError(f"'{name}' is not a list of texts")
+    return tuple(dict.fromkeys(value))
 
 
 def _value(value: Any, hint: Any, name: str, finite: bool) -> Any:

@@ -10,6 +10,8 @@ _MAX_NAME_BYTES = 255
 _MAX_PATH_BYTES = 4000
 # Bytes kept free in a new name for the number that makes it unique.
 _NUMBER_BYTES = 8
+# Folders that are deeper are not listed.
+_MOST_PARTS = 9
 _UNPORTABLE = frozenset('<>:"|?*')
 # Names that Windows reserves, with any ending.
 _DEVICES = frozenset(
@@ -70,6 +72,8 @@ def _reason(name: str, suffix: str, new: bool) -> str:
     parts = name.strip().removesuffix(suffix).split("/")
     if parts == [""]:
         return "it is empty"
+    if new and len(parts) > _MOST_PARTS:
+        return f"it has {len(parts)} parts; at most {_MOST_PARTS} are possible"
     for part in parts:
         if not part.strip(" ."):
             return "it starts with a slash, or a part of it is empty or made of dots"
@@ -82,6 +86,8 @@ def _reason(name: str, suffix: str, new: bool) -> str:
         longest = _MAX_NAME_BYTES - (_NUMBER_BYTES if new else 0) - len(suffix.encode())
         if len(part.encode()) > longest:
             return f"it is {len(part.encode())} bytes long; at most {longest} are possible"
+    if new and any(folder.startswith(".") for folder in parts[:-1]):
+        return "a folder in it starts with a dot, which hides it"
     return ""
 
 

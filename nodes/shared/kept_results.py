@@ -12,7 +12,7 @@ class KeptResults(Generic[Result]):
     """The last results of a computation, found again by the same objects and values.
 
     ComfyUI gives a node the same objects again when nothing before it changed. Only weak references to them
-    are kept: a result whose objects are gone is not found again, and it is dropped with the next one.
+    are kept, and a result goes with the first of its objects.
 
     Args:
         most: number of results to keep.
@@ -28,13 +28,13 @@ class KeptResults(Generic[Result]):
         self, objects: tuple[object, ...], values: tuple[Hashable, ...], compute: Callable[[], Result]
     ) -> Result:
         """Returns the kept result of these objects and values, or computes it."""
-        self._drop_dead()
         key = (*map(id, objects), *values)
         if key not in self._kept:
             result = compute()
             if self._small_enough and not self._small_enough(result):
                 return result
-            self._kept[key] = (tuple(map(ref, objects)), result)
+            references = tuple(ref(each, lambda _: self._kept.pop(key, None)) for each in objects)
+            self._kept[key] = (references, result)
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
@@ -43,8 +43,3 @@ class KeptResults(Generic[Result]):
     def clear(self) -> None:
         """Forgets everything."""
         self._kept.clear()
-
-    def _drop_dead(self) -> None:
-        dead = [key for key, (objects, _) in self._kept.items() if any(each() is None for each in objects)]
-        for key in dead:
-            del self._kept[key]

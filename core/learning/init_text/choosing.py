@@ -1,11 +1,10 @@
 """Which phrases become the init text: the unique ones, the best weak ones, or those that a user takes."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ...errors import LearningError
+from ...storage.json_text import read_choice
 from .phrases import Phrase, UniquePhrases, describe_phrases, instruction_text
 
 OFFERED = 4
@@ -32,20 +31,14 @@ class PhraseChoice:
         Raises:
             LearningError: the text is no such JSON.
         """
-        if not text.strip():
-            return None
         try:
-            if len(text) > _MOST_CHARACTERS:
-                raise ValueError(f"{len(text)} characters are too many")
-            content = json.loads(text)
-            if not isinstance(content, dict):
-                raise ValueError("it is no object")
-            return PhraseChoice(_texts(content.get("before", [])), _texts(content.get("after", [])))
-        except (ValueError, RecursionError) as error:
+            chosen = read_choice(text, ("before", "after"), _MOST_CHARACTERS)
+        except ValueError as error:
             raise LearningError(
                 f"Unique Phrases: the taken phrases cannot be read ({error}). Take phrases in the "
                 "node, or empty the field."
             ) from error
+        return None if chosen is None else PhraseChoice(*chosen)
 
 
 @dataclass(frozen=True)
@@ -133,9 +126,3 @@ def _best(phrases: Sequence[Phrase], limit: float) -> Phrase | None:
 def _listed(texts: Sequence[str]) -> str:
     *first, last = texts or [""]
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise ValueError("before and after must be lists of phrases")
-    return tuple(dict.fromkeys(value))

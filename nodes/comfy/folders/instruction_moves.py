@@ -1,15 +1,13 @@
 """Renames instruction files, and moves them to the trash and back. Nothing is overwritten or lost."""
 
-import errno
 import os
-import shutil
 from pathlib import Path
 
 from ....core.errors import InstructionError, StorageError
-from ....core.storage.files import atomic_write, write_error
 from ....core.storage.names import resolve_inside
 from . import instruction_cards, listing, model_folders, paths
 from .model_folders import SUFFIX
+from .moves import move, move_to_free
 
 _TRASH_DEPTH = 8
 # Trashed file -> where it was. A file of an earlier session goes back to output/instructions.
@@ -36,7 +34,8 @@ def rename(name: str, new_name: str) -> str:
     renamed = target.relative_to(root).as_posix()
     if renamed == name:
         return name
-    if renamed.split("/")[0] in (paths.TRASH, paths.UNFINISHED):
+    # Some file systems take Trash for trash.
+    if renamed.split("/")[0].lower() in (paths.TRASH, paths.UNFINISHED):
         raise InstructionError(f"The folder '{renamed.split('/')[0]}' has its own use. Choose another name.")
     if model_folders.file_of(paths.INSTRUCTIONS, renamed, InstructionError):
         raise _taken(renamed)
@@ -59,9 +58,8 @@ def to_trash(name: str) -> list[str]:
     """
     moved: list[str] = []
     for path, inside in _files_of(name):
-        target = paths.free_path(paths.trash() / inside)
         try:
-            _move(path, target)
+            target = move_to_free(path, paths.trash() / inside)
         except StorageError:
             restore(moved)
             raise
@@ -116,49 +114,11 @@ def _root_of(path: Path) -> Path:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Moves a file, also to another disk.
-
-    Raises:
-        InstructionError: the target exists.
-        StorageError: it cannot be written, or the source cannot be removed. Both stay readable then.
-    """
+    """As ``move``, but an existing target raises an ``InstructionError``."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # A link fails if the target exists; a rename would replace it on most systems.
-            os.link(source, target, follow_symlinks=False)
-        except FileExistsError as error:
-            raise _taken(target.name) from error
-        except (OSError, NotImplementedError):
-            _move_without_links(source, target)
-        else:
-            _unlink(source, target)
-    except OSError as error:
-        raise write_error(target, error) from error
-
-
-def _move_without_links(source: Path, target: Path) -> None:
-    if os.path.lexists(target):
-        raise _taken(target.name)
-    try:
-        os.rename(source, target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        with atomic_write(target) as temporary:
-            shutil.copyfile(source, temporary)
-        _unlink(source, target)
-
-
-def _unlink(source: Path, target: Path) -> None:
-    try:
-        source.unlink()
-    except OSError as error:
-        target.unlink(missing_ok=True)
-        raise StorageError(
-            f"'{source.name}' cannot be moved out of {source.parent}: {error.strerror}. Check that the "
-            "folder is writable."
-        ) from error
+        move(source, target)
+    except FileExistsError as error:
+        raise _taken(target.name) from error
 
 
 def _taken(name: str) -> InstructionError:

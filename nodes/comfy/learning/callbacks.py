@@ -1,6 +1,7 @@
 """Progress, previews, checkpoints and buttons of one learning run."""
 
 import logging
+import math
 from dataclasses import dataclass
 
 from PIL import Image
@@ -123,7 +124,7 @@ class ShownRun(RunCallbacks):
             _check_memory_error(error, "the held-out pair")
             self._watch = None
         else:
-            self._progress.held_out = self._watch.errors
+            self._progress.held_out = [each for each in self._watch.errors if math.isfinite(each[1])]
 
     def _preview_if_it_fits(self, own: tuple[float, float] | None = None) -> Image.Image | None:
         """A preview; None if memory runs out for it."""

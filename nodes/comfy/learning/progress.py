@@ -4,9 +4,11 @@ previews to the panel."""
 import base64
 import io
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -138,11 +140,12 @@ class LearningProgress:
 
         Args:
             step: steps done.
-            losses: of every step so far. Only the new ones are sent.
+            losses: of every step so far. Only the new ones are sent, up to the first that is not finite:
+                browsers cannot read such a number.
             preview: the current edit, or None to keep the last one.
         """
         self._step = step
-        self._losses = list(losses)
+        self._losses = list(takewhile(math.isfinite, losses))
         # Without the preview, which ComfyUI would show a second time, under the node's widgets.
         self._bar.update_absolute(step, self._total)
         if preview is not None:

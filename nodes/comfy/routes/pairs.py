@@ -1,16 +1,16 @@
 """Routes of the pairs board in Load Edit Pairs: what a folder holds, and small images of it."""
 
 import asyncio
-import shutil
 from collections import OrderedDict
 from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
 
-from ....core.errors import PairError, StorageError
+from ....core.errors import PairError
 from ....core.pairs.survey import Survey, SurveyedPair, survey, thumbnail_of
 from ..folders import examples, paths
+from ..folders.moves import move_to_free
 from . import add_route, json_body
 
 _MOST_KEPT = 16
@@ -36,10 +36,11 @@ async def _folder(request: web.Request) -> dict[str, Any]:
 async def _image(request: web.Request) -> web.Response:
     """A thumbnail: ``side`` (before, after or mask) of the pair ``index`` of ``folder`` in ``state``."""
     query = request.query
-    content = await asyncio.to_thread(
+    content, current = await asyncio.to_thread(
         _thumbnail, *(query.get(name, "") for name in ("folder", "state", "index", "side"))
     )
-    headers = {"Cache-Control": f"private, max-age={_DAY}"}
+    # Another state of the folder may have another image in this place.
+    headers = {"Cache-Control": f"private, max-age={_DAY}" if current else "no-store"}
     return web.Response(body=content, content_type="image/jpeg", headers=headers)
 
 
@@ -63,14 +64,16 @@ def _surveyed(name: str) -> tuple[str, Survey]:
     return state, found
 
 
-def _thumbnail(name: str, state: str, index: str, side: str) -> bytes:
+def _thumbnail(name: str, state: str, index: str, side: str) -> tuple[bytes, bool]:
+    """A thumbnail, and whether it belongs to this state of the folder."""
     folder = paths.pairs_path(name)
-    found = _surveys.get((name, state)) or _surveyed(name)[1]
+    kept = _surveys.get((name, state))
+    current, found = (state, kept) if kept else _surveyed(name)
     pair = _pair(found, index)
     file = {"before": pair.before, "after": pair.after, "mask": pair.mask}.get(side)
     if file is None:
         raise PairError(f"Pairs board: pair '{pair.name}' has no image '{side[:20]}'.")
-    return thumbnail_of(folder / file.file)
+    return thumbnail_of(folder / file.file), current == state
 
 
 def _pair(found: Survey, index: str) -> SurveyedPair:
@@ -89,13 +92,5 @@ def _trashed(name: str, key: str) -> bool:
     pair = next((pair for pair in _surveyed(name)[1].pairs if pair.key and pair.key == key), None)
     if pair is None or pair.mask is None:
         return False
-    target = paths.free_path(paths.pairs_trash() / name.strip() / pair.mask.file)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(folder / pair.mask.file, target)
-    except OSError as error:
-        raise StorageError(
-            f"Mask '{pair.mask.file}' cannot be moved to {target.parent} ({error.strerror}). Check that the "
-            "folder is writable."
-        ) from error
+    move_to_free(folder / pair.mask.file, paths.pairs_trash() / name.strip() / pair.mask.file)
     return True

@@ -214,6 +214,13 @@ def test_renames_and_never_overwrites(gallery):
     assert (gallery.models / "fourth.safetensors").exists()
 
 
+@pytest.mark.parametrize("new_name", ["Trash/one", ".hidden/one", "a/" * 9 + "one"])
+def test_refuses_new_names_that_the_gallery_would_not_list(gallery, new_name):
+    path = gallery.save("one.safetensors")
+    status, answer = gallery.post("/rename", {"name": "one.safetensors", "new_name": new_name})
+    assert status == 400 and path.exists(), answer
+
+
 def test_examples_of_the_pack_cannot_be_changed(gallery):
     for route, more in (("/rename", {"new_name": "mine"}), ("/trash", {})):
         status, answer = gallery.post(route, {"name": "plum_and_mint.safetensors", **more})

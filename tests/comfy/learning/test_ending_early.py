@@ -310,3 +310,14 @@ def test_sends_at_most_ten_messages_a_second(comfy):
     assert step > 100 and 3 <= len(messages) <= 11
     # Nothing is lost: the messages hold every loss up to the last one.
     assert sum(len(message["losses"]) for message in messages) == messages[-1]["step"]
+
+
+def test_sends_only_numbers_that_browsers_read(comfy):
+    progress = comfy.pack("nodes.comfy.learning.progress").LearningProgress("7", 100, 1)
+    progress.phase = "learning"
+    comfy.events.clear()
+    progress.show(3, [0.1, 0.2, float("nan")])
+    progress.enter("stopped", "The loss is not finite.")
+    for message in (*(data for _, data in comfy.events), progress.summary()):
+        json.dumps(message, allow_nan=False)
+    assert progress.summary()["losses"] == [0.1, 0.2]

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -144,6 +145,39 @@ def test_routes_refuse_what_is_not_there(comfy, path, given, message):
     given = {"folder": folder, **given} if path.endswith("image") else given
     ((status, answer),) = ask(comfy, ("GET", path, given))
     assert status == 400 and answer["error"].startswith(message)
+
+
+def test_browsers_keep_only_images_of_the_folders_present_state(comfy):
+    folder = four(comfy, "board_cache")
+    state = ask(comfy, ("GET", "/pairs", {"folder": folder}))[0][1]["state"]
+    assert caching(comfy, folder, state).startswith("private, max-age=")
+    assert caching(comfy, folder, "older") == "no-store"
+
+
+def caching(comfy, folder, state):
+    async def run():
+        app = web.Application()
+        app.add_routes(comfy.server.routes)
+        query = {"folder": folder, "state": state, "index": "0", "side": "after"}
+        async with TestClient(TestServer(app)) as client:
+            response = await client.get("/instructbrush/pairs/image", params=query)
+            assert response.status == 200
+            return response.headers["Cache-Control"]
+
+    return asyncio.run(run())
+
+
+def test_masks_of_one_name_do_not_replace_each_other_in_the_trash(comfy, tmp_path):
+    move_to_free = comfy.pack("nodes.comfy.folders.moves").move_to_free
+    masks = [tmp_path / f"{number}.png" for number in range(40)]
+    for mask in masks:
+        mask.write_text(mask.name)
+    with ThreadPoolExecutor(8) as pool:
+        moved = list(pool.map(lambda mask: move_to_free(mask, tmp_path / "trash" / "mask.png"), masks))
+    assert [path.read_text() for path in moved] == [mask.name for mask in masks]
+    assert not any(mask.exists() for mask in masks)
+    with pytest.raises(comfy.pack("core.errors").StorageError, match=r"'0\.png' is gone from"):
+        move_to_free(masks[0], tmp_path / "trash" / "mask.png")
 
 
 def test_replaced_masks_go_to_the_trash(comfy):

@@ -141,6 +141,42 @@ def test_rounds_color_of_16_bits(tmp_path: Path, options: dict) -> None:
     assert read_image(tmp_path / "a.tif", 8).shape == (8, 8, 3)
 
 
+def deep_png(values: np.ndarray, kind: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of 16 bits, whose rows hold differences to the pixel on the left (filter 1)."""
+    rows = values.astype(">u2").reshape(len(values), -1).view(np.uint8)
+    width = values[0, 0].nbytes
+    rows[:, width:] -= rows[:, :-width].copy()
+    data = zlib.compress(np.hstack([np.ones((len(rows), 1), np.uint8), rows]).tobytes())
+    header = struct.pack(">IIBBBBB", *values.shape[1::-1], 16, kind, 0, 0, 0)
+    every = ((b"IHDR", header), *chunks, (b"IDAT", data), (b"IEND", b""))
+    packed = (
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in every
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize(("channels", "kind"), [(1, 0), (2, 4), (3, 2), (4, 6)])
+def test_rounds_png_of_16_bits(channels: int, kind: int) -> None:
+    values = np.random.default_rng(1).integers(0, 65536, (24, 31, channels), np.uint16)
+    values[0, 0] = 65300  # 254.09, whose upper 8 bits are 255
+    opened = open_image(io.BytesIO(deep_png(values, kind)), "a.png")
+    rounded = np.round(values / 257).astype(np.uint8)
+    colors = rounded[..., : 3 if channels > 2 else 1]
+    expected = np.broadcast_to(colors, (24, 31, 3))
+    if channels in (2, 4):
+        expected = np.dstack([expected, rounded[..., -1]])
+    assert np.array_equal(np.asarray(opened.image), expected)
+
+
+def test_reads_the_transparent_color_of_a_png_of_16_bits() -> None:
+    values = np.full((4, 4, 3), 40_000, np.uint16)
+    values[1, 2, 0] += 1
+    content = deep_png(values, 2, (b"tRNS", struct.pack(">3H", 40_000, 40_000, 40_000)))
+    alpha = np.asarray(open_image(io.BytesIO(content), "a.png").image)[..., 3]
+    assert alpha[1, 2] == 255 and alpha.sum() == 255
+
+
 def test_reads_deep_color_that_tifffile_cannot_read(tmp_path: Path) -> None:
     deep = np.full((16, 16, 4), 257 * 40, np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", deep, photometric="separated")

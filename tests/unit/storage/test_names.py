@@ -66,6 +66,8 @@ def test_tells_which_names_are_usable(name: str, usable: bool) -> None:
         ("雪" * 100, "300 bytes long"),
         ("12:30", 'one of " \\* : < > \\? \\|'),
         ("weather./snow", "ends with a dot or a space"),
+        (".weather/snow", "a folder in it starts with a dot"),
+        ("a/" * 9 + "snow", "it has 10 parts; at most 9 are possible"),
     ],
 )
 def test_rejects_invalid_names(tmp_path: Path, name: str, reason: str) -> None:
