@@ -1,11 +1,13 @@
 """Makes the pictures of the README and of the help pages from the running ComfyUI (`make pictures`).
 
-    .venv/bin/python tools/make_pictures.py [NAME ...] [--light] [--classic] [--out FOLDER] [--no-run]
+    .venv/bin/python tools/make_pictures.py [NAME ...] [--light] [--classic] [--all] [--out FOLDER] [--no-run]
 
 Each example workflow is opened and run, and each kind of node that a picture is missing for is pictured with
 its result. docs/pictures gets the pictures of the README, web/docs/pictures one for each node. NAME is a node
-or a picture of the README. --light and --classic choose ComfyUI's other theme and renderer, for pictures to
-look at: with them, --out is needed. Workflows for models that have to be downloaded are opened and not run.
+or a picture of the README. --light and --classic choose the other theme and renderer, for pictures to look at;
+--all makes those of both themes and renderers, and of each workflow as it opens and after its run, each in a
+folder of its own. With them, --out is needed. Workflows for models that have to be downloaded are opened and
+not run.
 """
 
 from __future__ import annotations
@@ -13,16 +15,16 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from instructbrush.tools.browser import launch, open_front_end
 from instructbrush.tools.comfy_server import ComfyServer
@@ -30,6 +32,7 @@ from instructbrush.tools.get_comfyui import REPOSITORY, comfyui_root
 
 EXAMPLES = REPOSITORY / "example_workflows"
 PHOTO = "example.png"
+NODES = re.compile(r'"(InstructBrush\w+)"')
 MARGIN = 14
 CORNER = (400, 120)
 """Where a pictured node lies in the window."""
@@ -68,6 +71,9 @@ SHOW = """([path, id, x, y]) => {
   for (const step of path) graph = graph.getNodeById(step).subgraph;
   if (app.canvas.graph !== graph) app.canvas.setGraph(graph);
   const node = graph.getNodeById(id);
+  // Each node stands alone.
+  for (const [place, each] of graph.nodes.entries()) each.pos = [place * 4000, 0];
+  for (const group of [...graph.groups]) graph.remove(group);
   if (node.flags.collapsed) node.collapse();
   for (const [place, input] of node.inputs.entries()) {
     // A widget that the subgraph's node shows is blank inside.
@@ -112,27 +118,47 @@ class Pictures:
 
     names: the wanted pictures; all if empty.
     windows, nodes: folders of the README's pictures and of those of the nodes.
+    light, classic: ComfyUI's other theme and renderer.
+    whole: folder of pictures of each workflow before and after its run.
     done: names of the pictures that are made.
     """
 
     names: set[str]
     windows: Path
     nodes: Path
+    light: bool = False
+    classic: bool = False
+    whole: Path | None = None
     done: set[str] = field(default_factory=set)
 
     def wants(self, name: str) -> bool:
         return name not in self.done and (not self.names or name in self.names)
 
-    def finished(self) -> bool:
-        return bool(self.names) and self.names <= self.done
+    def needs(self, name: str, text: str) -> bool:
+        """Whether a wanted picture may come from the workflow with this name and text."""
+        windows = [picture for picture, (own, _) in WINDOWS.items() if own == name]
+        return any(self.wants(picture) for picture in (*windows, *NODES.findall(text)))
 
-    def workflows(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yields name and content of the example workflows that the wanted pictures may need."""
-        for path in sorted(EXAMPLES.glob("*.json")):
-            text = path.read_text(encoding="utf-8")
-            wanted = any(self.wants(name) for name, (own, _) in WINDOWS.items() if own == path.stem)
-            if not self.names or wanted or any(f'"{name}"' in text for name in self.names):
-                yield path.stem, json.loads(text)
+    def take(self, browser: Browser, server: ComfyServer, name: str, text: str, run: bool) -> None:
+        """Opens a workflow, runs it and makes the pictures that are wanted of it.
+
+        Raises:
+            RuntimeError: the run fails.
+        """
+        workflow = json.loads(text)
+        server.post("/settings", {"Comfy.ColorPalette": "light" if self.light else "dark"})
+        page = open_front_end(browser, server, vue=not self.classic)
+        page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
+        page.wait_for_timeout(2 * SETTLE_MILLISECONDS)
+        if self.whole:
+            save(page.screenshot(), self.whole / f"{name}.webp")
+        if run and runs_here(workflow) and (failure := page.evaluate(RUN)):
+            raise RuntimeError(f"{name}: {failure}")
+        page.wait_for_timeout(2 * SETTLE_MILLISECONDS)
+        if self.whole:
+            save(page.screenshot(), self.whole / f"{name} (run).webp")
+        self.make(page, name, workflow)
+        page.close()
 
     def make(self, page: Page, name: str, workflow: dict[str, Any]) -> None:
         """Makes the pictures that the open workflow `name` is there for."""
@@ -204,33 +230,38 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--classic", action="store_true", help="ComfyUI's older renderer of nodes")
     parser.add_argument("--no-run", action="store_true", help="picture the workflows as they open")
     parser.add_argument("--out", type=Path, help="folder for all pictures (default: the pack's own)")
+    parser.add_argument("--all", action="store_true", help="both themes and renderers, and whole workflows")
     options = parser.parse_args(argv)
-    if (options.light or options.classic or options.no_run) and not options.out:
+    if (options.light or options.classic or options.all or options.no_run) and not options.out:
         parser.error("the pack keeps pictures in ComfyUI's dark theme and newer renderer; choose --out")
-    pictures = Pictures(
-        set(options.names),
-        options.out or REPOSITORY / "docs" / "pictures",
-        options.out or REPOSITORY / "web" / "docs" / "pictures",
-    )
+    names, out = set(options.names), options.out
+    if options.all:
+        looks = [looked(names, out, light, classic) for light in (False, True) for classic in (False, True)]
+    else:
+        own = (
+            (out, out)
+            if out
+            else (REPOSITORY / "docs" / "pictures", REPOSITORY / "web" / "docs" / "pictures")
+        )
+        looks = [Pictures(names, *own, options.light, options.classic)]
     with (
         tempfile.TemporaryDirectory(prefix="ComfyUI_") as folder,
         ComfyServer(Path(folder), arguments=["--cpu"]) as server,
         sync_playwright() as playwright,
     ):
         shutil.copy(comfyui_root() / "input" / PHOTO, Path(folder) / "input" / PHOTO)
-        server.post("/settings", {"Comfy.ColorPalette": "light" if options.light else "dark"})
         browser = launch(playwright)
-        for name, workflow in pictures.workflows():
-            if pictures.finished():
-                break
-            page = open_front_end(browser, server, vue=not options.classic)
-            page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
-            page.wait_for_timeout(2 * SETTLE_MILLISECONDS)
-            if not options.no_run and runs_here(workflow) and (failure := page.evaluate(RUN)):
-                raise RuntimeError(f"{name}: {failure}")
-            page.wait_for_timeout(2 * SETTLE_MILLISECONDS)
-            pictures.make(page, name, workflow)
-            page.close()
+        for path in sorted(EXAMPLES.glob("*.json")):
+            text = path.read_text(encoding="utf-8")
+            # ComfyUI keeps the results of a run: the next look of a workflow costs little.
+            for pictures in looks:
+                if pictures.needs(path.stem, text):
+                    pictures.take(browser, server, path.stem, text, not options.no_run)
+
+
+def looked(names: set[str], out: Path, light: bool, classic: bool) -> Pictures:
+    folder = out / f"{'light' if light else 'dark'} {'classic' if classic else 'newer'}"
+    return Pictures(names, folder, folder, light, classic, whole=folder / "workflows")
 
 
 if __name__ == "__main__":

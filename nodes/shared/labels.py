@@ -61,6 +61,14 @@ _AUTO = {
 }
 """Id of an input -> the value that stands for automatic, where the input can have it."""
 
+_ZERO = {
+    "hold_out": "none",
+    "preview_every": "off",
+    "save_every": "off",
+    "size": "as they are",
+}
+"""Id of an input -> what its value 0 means, where the input can have it. web/js/widgets knows these words."""
+
 _OWN_AUTO = {
     "InstructBrushCaptionInit": {"steps": 0},
     "InstructBrushLearn": {"tokens": 0},
@@ -70,7 +78,7 @@ _OWN_AUTO = {
 
 
 def add_labels(schema: io.Schema) -> io.Schema:
-    """Adds labels to the inputs of a schema, and to numbers the value that widgets show as "auto"."""
+    """Adds labels to the inputs of a schema, and to numbers the least value that widgets show as a word."""
     labels = _LABELS | _OWN_LABELS.get(schema.node_id, {})
     auto = _AUTO | _OWN_AUTO.get(schema.node_id, {})
     for each in schema.inputs:
@@ -78,4 +86,6 @@ def add_labels(schema: io.Schema) -> io.Schema:
             each.display_name = labels.get(each.id, each.id.replace("_", " "))
         if isinstance(each, io.Int.Input | io.Float.Input) and auto.get(each.id) == each.min:
             each.extra_dict = {**each.extra_dict, "auto": each.min}
+        if isinstance(each, io.Int.Input) and each.id in _ZERO and each.min == 0:
+            each.extra_dict = {**each.extra_dict, "zero": _ZERO[each.id]}
     return schema
