@@ -53,13 +53,12 @@ def edit_image() -> Blueprint:
     )
     made.column()
     made.add("guider", "InstructBrushEditGuider")
-    sampling = made.sample("guider.GUIDER", "guider.LATENT")
-    _model(made, "guider", "steps", "decode")
+    made.sample("guider.GUIDER", "guider.LATENT")
+    made.take_model("guider", "guider", "guider")
     made.take("image", "image", "guider.image")
     made.take("instruction", "instruction", "guider.instruction")
     made.take("strength", "Strength", "guider.strength")
     made.take("words", "Words to add", "guider.words")
-    made.takes += sampling
     made.give("edited", "edited", "decode.IMAGE")
     return made
 
@@ -79,18 +78,15 @@ def edit_region() -> Blueprint:
     _clean_and_keep(made, "find.mask", "find.bboxes")
     made.column()
     made.add("guider", "InstructBrushEditGuider", wired="model=region.MODEL")
-    sampling = made.sample("guider.GUIDER", "region.LATENT")
+    made.sample("guider.GUIDER", "region.LATENT")
     made.add("paste", "InstructBrushPasteBack", wired="edited=decode.IMAGE mask=soft.MASK")
-    made.take("model", "model", "region.model", "steps.model")
-    made.take("clip", "clip", "guider.clip")
-    made.take("vae", "vae", "guider.vae", "latent.vae", "decode.vae")
+    made.take_model("region", "guider", "guider latent")
     made.take("image", "image", "find.image", "latent.pixels", "guider.image", "paste.original")
     made.take("instruction", "instruction", "guider.instruction")
     made.take("where", "Where: what to edit", "find.words")
     made.take("strength", "Strength", "guider.strength")
     made.take("words", "Words to add", "guider.words")
     made.take("finder_name", "Finder", "finder.finder_name")
-    made.takes += sampling
     made.give("edited", "edited", "paste.IMAGE")
     made.give("region", "region", "soft.MASK")
     return made
@@ -110,12 +106,11 @@ def explain() -> Blueprint:
     made.add("explain", "InstructBrushExplain", wired="mllm=reader.MLLM")
     made.column()
     made.add("guider", "InstructBrushEditGuider", wired="words=explain.instruction")
-    sampling = made.sample("guider.GUIDER", "guider.LATENT")
-    _model(made, "guider", "steps", "decode")
+    made.sample("guider.GUIDER", "guider.LATENT")
+    made.take_model("guider", "guider", "guider")
     made.take("image", "image", "explain.image", "guider.image")
     made.take("wish", "Wish", "explain.wish")
     made.take("mllm_name", "Vision-language model", "reader.mllm_name")
-    made.takes += sampling
     made.give("edited", "edited", "decode.IMAGE")
     made.give("words", "words", "explain.instruction")
     made.give("reason", "reason", "explain.reason")
@@ -131,22 +126,13 @@ def sample() -> Blueprint:
         "Connect Edit Guider and Load InstructPix2Pix.",
         aliases=("instructbrush", "sampler", "edit guider", "ksampler"),
     )
-    sampling = made.sample("", "")
-    made.links = [link for link in made.links if link[0]]
+    made.sample("", "")
     made.take("guider", "guider", "sample.guider")
     made.take("latent", "latent", "sample.latent_image")
     made.take("model", "model", "steps.model")
     made.take("vae", "vae", "decode.vae")
-    made.takes += sampling
     made.give("edited", "edited", "decode.IMAGE")
     return made
-
-
-def _model(made: Blueprint, guider: str, steps: str, decode: str) -> None:
-    """Adds the inputs of a model."""
-    made.take("model", "model", f"{guider}.model", f"{steps}.model")
-    made.take("clip", "clip", f"{guider}.clip")
-    made.take("vae", "vae", f"{guider}.vae", f"{decode}.vae")
 
 
 def _clean_and_keep(made: Blueprint, mask: str, boxes: str) -> None:

@@ -157,6 +157,7 @@ class Blueprint(Graph):
     number: number of the blueprint; its node ids start at 100 times this number, so that those of two
         blueprints never meet in a workflow.
     takes: (name, label, inputs of its nodes): inputs of the subgraph. A widget among them becomes a widget.
+    sampling: such inputs of noise and scheduler, which come last.
     gives: (name, label, output of a node).
     public: False if only example workflows use it.
     """
@@ -165,6 +166,7 @@ class Blueprint(Graph):
     description: str = ""
     aliases: tuple[str, ...] = ()
     takes: list[tuple[str, ...]] = field(default_factory=list)
+    sampling: list[tuple[str, ...]] = field(default_factory=list)
     gives: list[tuple[str, str, str]] = field(default_factory=list)
     public: bool = True
 
@@ -178,7 +180,7 @@ class Blueprint(Graph):
             "nodes": self.nodes,
             "links": self.links,
             "columns": self.columns,
-            "takes": self.takes,
+            "takes": self.takes + self.sampling,
             "gives": self.gives,
             "category": "InstructBrush",
             "description": self.description,
@@ -193,25 +195,38 @@ class Blueprint(Graph):
         """Adds an output: the output `source` ("node.output") of one of its nodes."""
         self.gives.append((name, label, source))
 
-    def sample(
-        self, guider: str, latent: str, *, noise: str = "", sampler: str = ""
-    ) -> list[tuple[str, ...]]:
+    def take_model(self, model: str, clip: str, vae: str) -> None:
+        """Adds the inputs of a model for nodes (names separated by spaces), the scheduler and the decoder."""
+        linked = {(node, name) for _, _, node, name in self.links}
+        for name, nodes in (("model", f"{model} steps"), ("clip", clip), ("vae", f"{vae} decode")):
+            users = [node for node in nodes.split() if node in self.nodes and (node, name) not in linked]
+            self.take(name, name, *(f"{node}.{name}" for node in users))
+
+    def noise(self) -> None:
+        """Adds noise and sampler, and the seed as an input."""
+        self.add("noise", "RandomNoise", noise_seed=1, control_after_generate="fixed")
+        self.add("sampler", "KSamplerSelect", sampler_name="euler_ancestral")
+        self.sampling.append(("seed", "Seed", "noise.noise_seed"))
+
+    def scheduler(self) -> None:
+        """Adds the scheduler, and the number of steps as an input. Its "model" is left to connect."""
+        self.add("steps", "BasicScheduler", scheduler="normal", steps=20)
+        self.sampling.append(("steps", "Sampling steps", "steps.steps"))
+
+    def sample(self, guider: str, latent: str, *, noise: str = "", sampler: str = "") -> None:
         """Adds noise, sampler, scheduler, sampling and decoding; the image is at "decode.IMAGE".
 
-        With `noise` and `sampler` these outputs are used instead. Returns the inputs of seed and steps. The
-        inputs "steps.model" and "decode.vae" are left to connect.
+        With `noise` and `sampler` these outputs are used instead. An empty `guider` or `latent` and
+        "decode.vae" are left to connect.
         """
         self.column()
-        takes: list[tuple[str, ...]] = []
         if not noise:
             noise, sampler = "noise.NOISE", "sampler.SAMPLER"
-            self.add("noise", "RandomNoise", noise_seed=1, control_after_generate="fixed")
-            self.add("sampler", "KSamplerSelect", sampler_name="euler_ancestral")
-            takes.append(("seed", "Seed", "noise.noise_seed"))
-        self.add("steps", "BasicScheduler", scheduler="normal", steps=20)
-        takes.append(("steps", "Sampling steps", "steps.steps"))
+            self.noise()
+        self.scheduler()
         self.column()
-        wires = f"noise={noise} guider={guider} sampler={sampler} sigmas=steps.SIGMAS latent_image={latent}"
-        self.add("sample", "SamplerCustomAdvanced", wired=wires)
+        wires = [f"noise={noise}", f"sampler={sampler}", "sigmas=steps.SIGMAS"]
+        wires[1:1] = [f"guider={guider}"] if guider else []
+        wires += [f"latent_image={latent}"] if latent else []
+        self.add("sample", "SamplerCustomAdvanced", wired=" ".join(wires))
         self.add("decode", "VAEDecode", wired="samples=sample.output")
-        return takes

@@ -38,18 +38,15 @@ def two_regions() -> Blueprint:
     made.column()
     wires = "model=region.MODEL conditioning=both.CONDITIONING"
     made.add("guider", "InstructBrushEditGuider", wired=wires)
-    sampling = made.sample("guider.GUIDER", "region.LATENT")
+    made.sample("guider.GUIDER", "region.LATENT")
     made.add("paste", "InstructBrushPasteBack", wired="edited=decode.IMAGE mask=both.MASK")
-    made.take("model", "model", "apply_first.model", "steps.model")
-    made.take("clip", "clip", "empty.clip", "guider.clip")
-    made.take("vae", "vae", "latent.vae", "guider.vae", "decode.vae")
+    made.take_model("apply_first", "empty guider", "latent guider")
     images = ("find_first.image", "find_second.image", "latent.pixels", "guider.image", "paste.original")
     made.take("image", "image", *images)
     made.take("first", "first instruction", "apply_first.instruction")
     made.take("second", "second instruction", "apply_second.instruction")
     made.take("first_where", "Where the first acts", "find_first.words")
     made.take("second_where", "Where the second acts", "find_second.words")
-    made.takes += sampling
     made.give("edited", "edited", "paste.IMAGE")
     return made
 
@@ -66,15 +63,12 @@ def inside_mask() -> Blueprint:
     made.column()
     wires = "cond1=words_in.CONDITIONING cond2=nothing_in.CONDITIONING negative=nothing.CONDITIONING"
     made.add("guider", "DualCFGGuider", wired=wires, cfg_conds=4.0, cfg_cond2_negative=1.5)
-    sampling = made.sample("guider.GUIDER", "words_in.LATENT")
+    made.sample("guider.GUIDER", "words_in.LATENT")
     made.add("paste", "InstructBrushPasteBack", wired="edited=decode.IMAGE")
-    made.take("model", "model", "guider.model", "words_in.model", "nothing_in.model", "steps.model")
-    made.take("clip", "clip", "words.clip", "nothing.clip")
-    made.take("vae", "vae", "words_in.vae", "nothing_in.vae", "decode.vae")
+    made.take_model("guider words_in nothing_in", "words nothing", "words_in nothing_in")
     made.take("image", "image", "words_in.image", "nothing_in.image", "paste.original")
     made.take("mask", "mask", "words_in.mask", "nothing_in.mask", "paste.mask")
     made.take("words", "Words", "words.text")
-    made.takes += sampling
     made.give("edited", "edited", "paste.IMAGE")
     return made
 
@@ -95,17 +89,14 @@ def controlnet() -> Blueprint:
     made.add("apply", "InstructBrushApply", wired="conditioning=control.positive")
     wires = "model=apply.MODEL cond1=apply.CONDITIONING cond2=control.negative negative=nothing.CONDITIONING"
     made.add("guider", "DualCFGGuider", wired=wires, cfg_conds=2.0, cfg_cond2_negative=1.5)
-    sampling = made.sample("guider.GUIDER", "picture_in.latent")
+    made.sample("guider.GUIDER", "picture_in.latent")
     made.links.append(("apply", "MODEL", "steps", "model"))
-    made.take("model", "model", "apply.model")
-    made.take("clip", "clip", "words.clip", "nothing.clip")
-    made.take("vae", "vae", "picture_in.vae", "decode.vae")
+    made.take_model("apply", "words nothing", "picture_in")
     made.take("image", "image", "picture_in.pixels", "outlines.image")
     made.take("control_net", "ControlNet", "control.control_net")
     made.take("instruction", "instruction", "apply.instruction")
     made.take("strength", "Strength of the edit", "apply.strength")
     made.take("outlines", "Strength of the outlines", "control.strength")
-    made.takes += sampling
     made.give("edited", "edited", "decode.IMAGE")
     return made
 
@@ -137,23 +128,18 @@ def by_steps() -> Blueprint:
     made.add("explain", "InstructBrushExplain", wired="mllm=reader.MLLM", max_edits=4)
     made.column()
     made.add("finder", "InstructBrushLoadRegionFinder")
-    made.add("noise", "RandomNoise", noise_seed=1, control_after_generate="fixed")
-    made.add("sampler", "KSamplerSelect", sampler_name="euler_ancestral")
-    made.add("steps", "BasicScheduler", scheduler="normal", steps=20)
+    made.noise()
+    made.scheduler()
     made.column()
     wires = (
         "edits=explain.edits noise=noise.NOISE sampler=sampler.SAMPLER sigmas=steps.SIGMAS "
         "finder=finder.REGION_FINDER"
     )
     made.add("edit", "InstructBrushEditBySteps", wired=wires, grow=8)
-    made.take("model", "model", "edit.model", "steps.model")
-    made.take("clip", "clip", "edit.clip")
-    made.take("vae", "vae", "edit.vae")
+    made.take_model("edit", "edit", "edit")
     made.take("image", "image", "explain.image", "edit.image")
     made.take("wish", "Wish", "explain.wish")
     made.take("max_edits", "Most edits", "explain.max_edits")
-    made.take("seed", "Seed", "noise.noise_seed")
-    made.take("steps", "Sampling steps", "steps.steps")
     made.give("edited", "edited", "edit.IMAGE")
     made.give("after_each", "after each edit", "edit.steps")
     made.give("report", "report", "edit.report")
@@ -170,13 +156,10 @@ def read() -> Blueprint:
     wires = "mllm=reader.MLLM connector=connector.CONNECTOR"
     made.add("encode", "InstructBrushEncodeInstruction", wired=wires)
     made.add("guider", "InstructBrushEditGuider", wired="conditioning=encode.CONDITIONING")
-    sampling = made.sample("guider.GUIDER", "guider.LATENT")
-    made.take("model", "model", "guider.model", "steps.model")
-    made.take("clip", "clip", "encode.clip", "guider.clip")
-    made.take("vae", "vae", "guider.vae", "decode.vae")
+    made.sample("guider.GUIDER", "guider.LATENT")
+    made.take_model("guider", "encode guider", "guider")
     made.take("image", "image", "encode.image", "guider.image")
     made.take("words", "Words", "encode.words")
-    made.takes += sampling
     made.give("edited", "edited", "decode.IMAGE")
     return made
 
@@ -198,15 +181,12 @@ def named() -> Blueprint:
     made.add("region", "InstructBrushRegionEdit", wired="latent=latent.LATENT mask=clean.MASK")
     made.column()
     made.add("guider", "InstructBrushEditGuider", wired="model=region.MODEL words=explain.instruction")
-    sampling = made.sample("guider.GUIDER", "region.LATENT")
+    made.sample("guider.GUIDER", "region.LATENT")
     made.add("paste", "InstructBrushPasteBack", wired="edited=decode.IMAGE mask=clean.MASK")
-    made.take("model", "model", "region.model", "steps.model")
-    made.take("clip", "clip", "guider.clip")
-    made.take("vae", "vae", "guider.vae", "latent.vae", "decode.vae")
+    made.take_model("region", "guider", "guider latent")
     images = ("explain.image", "find.image", "latent.pixels", "guider.image", "paste.original")
     made.take("image", "image", *images)
     made.take("wish", "Wish", "explain.wish")
-    made.takes += sampling
     made.give("edited", "edited", "paste.IMAGE")
     made.give("region", "region", "clean.MASK")
     made.give("report", "report", "find.report")
@@ -221,14 +201,11 @@ def fixed_noise() -> Blueprint:
     made.add("fixed", "InstructBrushFixedNoise")
     made.column()
     made.add("guider", "InstructBrushEditGuider", wired="instruction=words.INSTRUCTION")
-    sampling = made.sample("guider.GUIDER", "guider.LATENT", noise="fixed.NOISE", sampler="fixed.SAMPLER")
-    made.take("model", "model", "guider.model", "steps.model")
-    made.take("clip", "clip", "words.clip", "guider.clip")
-    made.take("vae", "vae", "guider.vae", "decode.vae")
+    made.sample("guider.GUIDER", "guider.LATENT", noise="fixed.NOISE", sampler="fixed.SAMPLER")
+    made.take_model("guider", "words guider", "guider")
     made.take("image", "image", "guider.image")
     made.take("instruction", "instruction", "words.instruction", "fixed.instruction")
     made.take("words", "Words to add", "words.words")
-    made.takes += sampling
     made.give("edited", "edited", "decode.IMAGE")
     return made
 
