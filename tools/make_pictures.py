@@ -4,7 +4,7 @@
 
 Each example workflow is opened and run, and each kind of node that a picture is missing for is pictured with
 its result. docs/pictures gets the pictures of the README, web/docs/pictures one for each node. NAME is a node
-or a picture of the README. --light and --classic choose the other theme and renderer, for pictures to look at;
+or a picture of the README. --light and --classic choose the other theme and renderer, to look at;
 --all makes those of both themes and renderers, and of each workflow as it opens and after its run, each in a
 folder of its own. With them, --out is needed. Workflows for models that have to be downloaded are opened and
 not run.
