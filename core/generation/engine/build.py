@@ -213,18 +213,21 @@ class Build:
             known |= set(stage.adds)
 
     def _description(self) -> dict[str, Any]:
-        stages = [{"name": stage.name, "fingerprint": fingerprint(stage)} for stage in self.stages]
         return {
             "format": FORMAT,
             "source": self.source.fingerprint,
             "rows": self.source.count,
+            "columns": dict(self.source.columns),
             "rows_per_part": self.rows_per_part,
-            "stages": stages,
+            "stages": [
+                {"name": stage.name, "columns": dict(stage.adds), "fingerprint": fingerprint(stage)}
+                for stage in self.stages
+            ],
         }
 
     def _check_same(self, new: Mapping[str, Any], old: Mapping[str, Any]) -> None:
         advice = "Give another --out folder, or the settings of before."
-        for name in ("format", "source", "rows", "rows_per_part"):
+        for name in ("format", "source", "rows", "columns", "rows_per_part"):
             if new[name] != old.get(name):
                 raise BuildError(f"'{self.folder}' holds another build: {name} has changed. {advice}")
         for before, after in zip(old.get("stages", []), new["stages"], strict=False):

@@ -1,6 +1,6 @@
 """Writes the finished rows of a build as the parquet files of a data set."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,12 @@ from .tables import with_image_features, write_table
 
 
 def export_table(
-    build: Build, columns: Mapping[str, str], folder: Path, split: str = "train", rows_per_file: int = 5000
+    build: Build,
+    columns: Mapping[str, str],
+    folder: Path,
+    split: str = "train",
+    rows_per_file: int = 5000,
+    only: Collection[str] | None = None,
 ) -> list[Path]:
     """Writes the rows that the last stage kept. The same build gives the same bytes.
 
@@ -22,6 +27,7 @@ def export_table(
         folder: the data set's folder. Files of an earlier export of this split are replaced.
         split: name of the split.
         rows_per_file: most rows of a file.
+        only: ids of the rows that are written; None writes all.
 
     Returns:
         The files, named as the datasets library names them.
@@ -33,12 +39,12 @@ def export_table(
     last = len(build.stages)
     if build.unfinished_parts(last):
         raise BuildError("Build: it is not finished. Run the same command again, then export.")
-    counts = [len(build.read(last, part, ()).kept) for part in range(build.parts)]
-    total = -(-sum(counts) // rows_per_file)
+    ids = [_kept_ids(build, part, only) for part in range(build.parts)]
+    total = -(-sum(map(len, ids)) // rows_per_file)
     if not total:
         raise BuildError("Build: no row is left, so there is no table. The report says why.")
     written = []
-    for number, table in enumerate(_tables(build, columns, rows_per_file)):
+    for number, table in enumerate(_tables(build, columns, rows_per_file, ids)):
         file = folder / f"{split}-{number:05d}-of-{total:05d}.parquet"
         write_table(with_image_features(table), file)
         written.append(file)
@@ -48,14 +54,25 @@ def export_table(
     return written
 
 
-def _tables(build: Build, columns: Mapping[str, str], rows_per_file: int) -> Iterator[Any]:
-    """Yields tables of exactly ``rows_per_file`` rows, but the last."""
+def _kept_ids(build: Build, part: int, only: Collection[str] | None) -> list[str]:
+    ids = build.read(len(build.stages), part, ()).kept[ID].to_pylist()
+    return ids if only is None else [each for each in ids if each in only]
+
+
+def _tables(
+    build: Build, columns: Mapping[str, str], rows_per_file: int, ids: list[list[str]]
+) -> Iterator[Any]:
+    """Yields tables of exactly ``rows_per_file`` rows, but the last. ``ids`` are those of each part."""
     pa = pyarrow_module()
     last = len(build.stages)
     wanted = [column for column in columns.values() if column != ID]
     rest: Any = None
-    for part in range(build.parts):
+    for part, kept in enumerate(ids):
+        if not kept:
+            continue
         table = build.table(last, part, list(dict.fromkeys(wanted)))
+        if len(kept) < len(table):
+            table = table.filter(pa.compute.is_in(table[ID], pa.array(kept)))
         table = pa.table({name: table[column] for name, column in columns.items()})
         rest = table if rest is None else pa.concat_tables([rest, table])
         while len(rest) >= rows_per_file:

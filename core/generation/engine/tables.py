@@ -55,8 +55,12 @@ class Part:
         return self.kept[PARENT]
 
 
+KINDS = ("text", "number", "integer", "flag", "texts", "numbers", "image")
+"""Types of columns."""
+
+
 def column_type(name: str) -> Any:
-    """Returns pyarrow's type of a column type's name: text, number, integer, flag, texts, numbers or image.
+    """Returns pyarrow's type of one of ``KINDS``.
 
     An image is stored as the datasets library stores it.
     """

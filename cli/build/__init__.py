@@ -1,0 +1,1 @@
+"""``instructbrush build``: builds the papers' data sets."""

@@ -1,0 +1,106 @@
+"""Options that all builds share: source, folder, workers and language models."""
+
+import argparse
+from pathlib import Path
+
+from ...core.errors import BuildError
+from ...core.generation.language.endpoint import EndpointSettings
+from ...core.generation.language.local import LocalSettings
+from ..options import positive_int
+
+ModelSettings = EndpointSettings | LocalSettings
+"""Both have ``open(answers)``, which gives a ``LanguageModel``."""
+
+
+def add_shared_options(parser: argparse.ArgumentParser) -> None:
+    """Adds source, folder, workers, device and language models."""
+    parser.add_argument(
+        "--source",
+        required=True,
+        help="the images: a folder of images, parquet files, an InstructPix2Pix tree, COCO or V3Det "
+        "annotations, or an imagefolder with metadata",
+    )
+    parser.add_argument("--out", required=True, help="folder of the build; the same command continues it")
+    parser.add_argument("--rows", type=positive_int, help="only the first rows of the source")
+    parser.add_argument("--jobs", type=positive_int, default=1, help="processes (default 1)")
+    parser.add_argument(
+        "--ray", action="store_true", help="use Ray Data: the cluster of RAY_ADDRESS, or this machine"
+    )
+    parser.add_argument("--gpus", type=float, default=0.0, help="GPUs of each Ray worker (default 0)")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="of local models: auto (a GPU if there is one), cpu, cuda, cuda:1, mps, xpu (default auto)",
+    )
+    _add_model_options(parser)
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    kinds = "address of an OpenAI-compatible endpoint (http://.../v1), a folder, or pocket"
+    parser.add_argument("--llm", help=f"language model: {kinds}")
+    parser.add_argument("--llm-model", metavar="NAME", help="name of the language model at its endpoint")
+    parser.add_argument("--vlm", help=f"vision-language model: {kinds}")
+    parser.add_argument("--vlm-model", metavar="NAME", help="name of the model at its endpoint")
+    parser.add_argument(
+        "--llm-key-env", metavar="VARIABLE", help="environment variable that holds the endpoints' key"
+    )
+    parser.add_argument(
+        "--llm-prices",
+        type=float,
+        nargs=2,
+        default=(0.0, 0.0),
+        metavar=("IN", "OUT"),
+        help="price of a million tokens, for the plan and the report",
+    )
+    parser.add_argument(
+        "--llm-requests", type=float, metavar="N", help="most requests a minute to each endpoint"
+    )
+    parser.add_argument(
+        "--llm-timeout", type=float, default=120.0, metavar="SECONDS", help="of a reply (default 120)"
+    )
+
+
+def language_model(options: argparse.Namespace) -> ModelSettings:
+    """Returns the settings of ``--llm``.
+
+    Raises:
+        BuildError: it is missing, or cannot be used.
+    """
+    if options.llm is None:
+        raise BuildError(
+            "Build: no language model is named. Give --llm: the address of an endpoint, a folder, or pocket."
+        )
+    return _settings(options.llm, options.llm_model, "--llm-model", options, sees_images=False)
+
+
+def vision_model(options: argparse.Namespace) -> ModelSettings | None:
+    """Returns the settings of ``--vlm``, or None without it.
+
+    Raises:
+        BuildError: it cannot be used.
+    """
+    if options.vlm is None:
+        return None
+    return _settings(options.vlm, options.vlm_model, "--vlm-model", options, sees_images=True)
+
+
+def answers_folder(options: argparse.Namespace) -> Path:
+    """Returns the folder that keeps the answers of language models."""
+    return Path(options.out) / "answers"
+
+
+def _settings(
+    place: str, name: str | None, option: str, options: argparse.Namespace, sees_images: bool
+) -> ModelSettings:
+    if not place.startswith(("http://", "https://")):
+        return LocalSettings(place, options.device)
+    if name is None:
+        raise BuildError(f"Endpoint {place}: the model's name is missing. Give {option}.")
+    return EndpointSettings(
+        place,
+        name,
+        sees_images,
+        options.llm_key_env,
+        timeout=options.llm_timeout,
+        requests_per_minute=options.llm_requests,
+    )

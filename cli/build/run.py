@@ -1,0 +1,100 @@
+"""Plans, runs and reports builds."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import BuildError
+from ...core.evaluation.reports.text_table import aligned_table
+from ...core.generation.engine.build import Build
+from ...core.generation.engine.export import export_table
+from ...core.generation.engine.figures import StageCount, count_rows, plan
+from ...core.generation.engine.report import write_report
+from ...core.generation.engine.run import Workers, run_build
+from ...core.generation.engine.stored import open_build
+from ...core.storage.files import write_text
+from ...core.storage.json_text import parse_json, read_record
+
+_DATA_SET = "data_set.json"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What a build is exported as."""
+
+    title: str
+    columns: Mapping[str, Any]
+    """Name in the data set -> column of the build."""
+    about: Mapping[str, Any]
+    """What was run, for the report."""
+
+
+def run_command(build: Build, data_set: DataSet, options: argparse.Namespace) -> None:
+    """Prints the plan of ``build plan``; otherwise runs the build, exports it and writes its report.
+
+    The last line on stdout is one JSON object.
+    """
+    if options.plan:
+        _print_plan(build, options.llm_prices)
+        return
+    workers = Workers(options.jobs, options.ray, options.gpus)
+    workers.check()
+    build.begin()
+    write_text(json.dumps(asdict(data_set), indent=1), build.folder / _DATA_SET)
+    run_build(build, workers, _show_part)
+    files = export_table(build, data_set.columns, build.folder / "data")
+    _print_report(build, data_set, [str(file) for file in files])
+
+
+def report(options: argparse.Namespace) -> None:
+    """Writes the report of a build as far as it is, and prints its counts."""
+    folder = Path(options.folder)
+    build = open_build(folder)
+    try:
+        data_set = read_record(DataSet, parse_json((folder / _DATA_SET).read_bytes()))
+    except (OSError, ValueError) as error:
+        raise BuildError(
+            f"'{folder / _DATA_SET}' is missing or damaged. Run the build's own command again."
+        ) from error
+    _print_report(build, data_set, sorted(str(file) for file in (folder / "data").glob("*.parquet")))
+
+
+def _print_report(build: Build, data_set: DataSet, files: list[str]) -> None:
+    page = write_report(build, data_set.title, data_set.about, data_set.columns)
+    counts = count_rows(build)
+    _print_counts(counts)
+    facts = {
+        "rows": counts[-1].out,
+        "source_rows": counts[0].rows,
+        "finished": counts[-1].parts == build.parts,
+        "refused": {count.name: dict(count.refused) for count in counts if count.refused},
+        "files": files,
+        "report": str(page),
+    }
+    print(json.dumps(facts))
+
+
+def _show_part(stage: str, done: int, total: int) -> None:
+    print(f"{stage}: {done} of {total} parts", file=sys.stderr)
+
+
+def _print_plan(build: Build, prices: tuple[float, float]) -> None:
+    plans = plan(build, prices)
+    rows = [(p.name, str(p.rows), str(p.out), str(p.calls), f"{p.cost:.2f}") for p in plans]
+    print(aligned_table(("Stage", "Rows", "Rows out", "Calls", "Cost"), rows))
+    facts = {
+        "source_rows": build.source.count,
+        "rows": plans[-1].out if plans else build.source.count,
+        "calls": sum(each.calls for each in plans),
+        "cost": round(sum(each.cost for each in plans), 4),
+    }
+    print(json.dumps(facts))
+
+
+def _print_counts(counts: list[StageCount]) -> None:
+    rows = [(c.name, str(c.rows), str(c.rows - c.kept), str(c.out)) for c in counts]
+    print(aligned_table(("Stage", "Rows", "Refused", "Rows out"), rows))
