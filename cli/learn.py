@@ -39,7 +39,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of ``learn``."""
     add_model_options(parser)
     parser.add_argument(
-        "--pairs", required=True, help="folder: {i}_0/{i}_1 images, before/ and after/, or pairs.json"
+        "--pairs",
+        required=True,
+        help="folder: {i}_0/{i}_1 images, before/ and after/, pairs.json, or .parquet tables",
     )
     parser.add_argument("--out", required=True, help="instruction file to write (.safetensors)")
     init_text.add_options(parser)

@@ -12,41 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, PairError
-from ..pairs import pair_lists
-from ..pairs.layouts import folders_below, pairs_below
-from ..pairs.pair_lists import direct_words, first_of, indirect_texts, read_list
-from ..storage.parquet import check_columns, image_bytes, open_table, row_batches
+from ..pairs.layouts import pairs_below
+from ..pairs.pair_lists import direct_words, indirect_texts, read_list
+from ..pairs.pair_tables import ColumnNames, row_groups, table_files
+from ..pairs.table_images import ImagePlace, TableImage
+from ..storage.parquet import image_bytes, open_table, row_batches
 from .training_pairs import ImageSource, PairRecord
 
 logger = logging.getLogger(__name__)
 
-# Columns of UltraEdit's tables. core/pairs/pair_lists.py lists the names that other data sets use.
-BEFORE = "source_image"
-AFTER = "edited_image"
-WORDS = "edit_prompt"
-
-_LISTS = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
-
 # Skipped list entries that are logged one by one; the rest are only counted.
 _MOST_LOGGED = 20
-
-
-@dataclass(frozen=True)
-class ColumnNames:
-    """Names of a table's columns."""
-
-    before: str
-    after: str
-    words: str
-    mask: str | None
-    """None, or null in a row, for free-form edits."""
-    reasoning: str | None
-
-    @property
-    def present(self) -> list[str]:
-        """The names that are not None."""
-        names = (self.before, self.after, self.words, self.mask, self.reasoning)
-        return [name for name in names if name is not None]
 
 
 @dataclass(frozen=True)
@@ -71,12 +47,9 @@ class TableBlock:
         Raises:
             DataError: the file is damaged.
         """
+        names = [*self.columns.images, *self.columns.texts]
         with open_table(self.file) as table:
-            rows = [
-                row
-                for batch in row_batches(table, self.file, self.columns.present, 64, self.group)
-                for row in batch
-            ]
+            rows = [row for batch in row_batches(table, self.file, names, 64, self.group) for row in batch]
         return [
             self._record(f"{self.file.name} row {number}", row) for number, row in enumerate(rows, self.first)
         ]
@@ -90,7 +63,7 @@ class TableBlock:
         try:
             mask = image(columns.mask) if columns.mask and row[columns.mask] is not None else None
             reasoning = indirect_texts(row[columns.reasoning] if columns.reasoning else None, name)
-            words = direct_words(row[columns.words])
+            words = direct_words(row[columns.words]) if columns.words else ""
             return PairRecord(name, words, image(columns.before), image(columns.after), mask, reasoning)
         except (DataError, PairError) as error:
             empty = ImageSource(b"", name)
@@ -151,7 +124,7 @@ def find_blocks(places: Sequence[Path], strict: bool = False) -> tuple[Block, ..
             raise PairError(
                 f"Data: '{place}' does not exist. Give a folder with .parquet files or with pairs.json."
             )
-        tables = _table_files(place)
+        tables = table_files(place)
         for file in tables:
             blocks += _table_blocks(file)
         if not tables:
@@ -185,77 +158,11 @@ def first_usable_records(blocks: Sequence[Block], number: int) -> list[PairRecor
     return found
 
 
-def _table_files(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place] if place.suffix == ".parquet" else []
-    folders = (place, *folders_below(place))
-    return sorted(file for folder in folders for file in folder.glob("*.parquet") if file.is_file())
-
-
 def _table_blocks(file: Path) -> list[TableBlock]:
-    with open_table(file) as table:
-        check_columns(table, file, ())
-        columns = _column_names(table.schema_arrow.names)
-        check_columns(table, file, columns.present)
-        _check_kinds(table.schema_arrow, file, columns)
-        counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+    columns, counts = row_groups(file)
     return [
         TableBlock(file, group, sum(counts[:group]), count, columns) for group, count in enumerate(counts)
     ]
-
-
-def _check_kinds(schema: Any, file: Path, columns: ColumnNames) -> None:
-    """Checks what a table's columns hold, before their rows are read.
-
-    Raises:
-        DataError: an image's column holds no bytes, or a text's column no text.
-    """
-    import pyarrow
-
-    def holds_bytes(kind: Any) -> bool:
-        if isinstance(kind, pyarrow.StructType):
-            return any(field.name == "bytes" and holds_bytes(field.type) for field in kind)
-        return _is_one_of(kind, "null", "binary", "large_binary", "binary_view", "fixed_size_binary") or (
-            isinstance(kind, pyarrow.DictionaryType) and holds_bytes(kind.value_type)
-        )
-
-    def holds_text(kind: Any) -> bool:
-        if isinstance(kind, pyarrow.DictionaryType) or _is_one_of(kind, *_LISTS):
-            return holds_text(kind.value_type)
-        return _is_one_of(kind, "null", "string", "large_string", "string_view")
-
-    images = (columns.before, columns.after, columns.mask)
-    for name in columns.present:
-        kind = schema.field(name).type
-        if name in images and not holds_bytes(kind):
-            raise DataError(
-                f"'{file.name}': its column '{name}' holds {str(kind)[:80]}, not images. Each cell needs the "
-                "bytes of an image file, as the datasets library writes them."
-            )
-        if name not in images and not holds_text(kind):
-            raise DataError(
-                f"'{file.name}': its column '{name}' holds {str(kind)[:80]}, not text. Write instructions "
-                "into it, or give the column another name."
-            )
-
-
-def _is_one_of(kind: Any, *names: str) -> bool:
-    from pyarrow import types
-
-    # Older versions of pyarrow do not know all types.
-    return any(hasattr(types, f"is_{name}") and getattr(types, f"is_{name}")(kind) for name in names)
-
-
-def _column_names(names: Sequence[str]) -> ColumnNames:
-    """Picks a table's columns; missing required ones get UltraEdit's names."""
-    present = dict.fromkeys(names, True)
-    return ColumnNames(
-        before=first_of(pair_lists.BEFORE, present) or BEFORE,
-        after=first_of(pair_lists.AFTER, present) or AFTER,
-        words=first_of(pair_lists.WORDS, present) or WORDS,
-        mask=first_of(pair_lists.MASK, present),
-        reasoning=first_of((pair_lists.REASONING,), present),
-    )
 
 
 def _folder_block(place: Path, strict: bool) -> FolderBlock:
@@ -281,8 +188,9 @@ def _folder_block(place: Path, strict: bool) -> FolderBlock:
             '{"before": file, "after": file, "words": text}, with "mask": file for edits in a region.'
         )
 
-    def image(path: Path) -> ImageSource:
-        return ImageSource(path, str(path.relative_to(folder)))
+    def image(place: ImagePlace) -> ImageSource:
+        content = place.read_bytes() if isinstance(place, TableImage) else place
+        return ImageSource(content, str(place.relative_to(folder)))
 
     records = [
         PairRecord(

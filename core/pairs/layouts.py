@@ -24,9 +24,9 @@ _MASK = "mask"
 # The split of a data set that is for learning.
 _TRAIN = "train"
 
-Layout = Literal["list", "folders", "names", "below", "order"]
-"""How a folder says which images are pairs: a list, two folders, marks in names, folders below it, or the
-order of plain names."""
+Layout = Literal["list", "folders", "names", "below", "order", "table"]
+"""How a folder says which images are pairs: a list, two folders, marks in names, folders below it, the order
+of plain names, or a parquet table that holds them."""
 
 
 class MissingPartnerError(PairError):
@@ -137,9 +137,9 @@ def pairs_of(folder: Path, refuse: Refuse = stop) -> tuple[list[ListedPair], Lay
 
 
 def mask_place(folder: Path, pair: ListedPair, layout: Layout) -> Path | None:
-    """Where the mask of a pair of ``pairs_of`` is, or would be found; None if only its list can name it."""
-    if pair.mask is not None or layout in ("list", "below"):
-        return pair.mask
+    """Where the mask of a pair is, or would be found; None if only its list or table can name it."""
+    if isinstance(pair.mask, Path) or layout in ("list", "below", "table"):
+        return pair.mask if isinstance(pair.mask, Path) else None
     if layout != "folders":
         # A pair without a name, of before.png and after.png, is called like its folder.
         name = _MASK if _unmarked(pair.before.stem, "before") == "" else f"{pair.name}_{_MASK}"
@@ -303,7 +303,9 @@ def _joined(
     for name in names:
         pair = ListedPair(name or folder.name, before[name], after[name], mask=masks.get(name))
         try:
-            found.append(replace(pair, words=_words_beside(folder, name, pair.before, pair.after) or prompt))
+            found.append(
+                replace(pair, words=_words_beside(folder, name, before[name], after[name]) or prompt)
+            )
         except (OSError, ValueError) as error:
             refuse(_no_words(pair.name, error))
     return found

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
@@ -12,9 +11,10 @@ from ..regions.mask_files import read_mask
 from ..storage.image_files import OpenedImage
 from ..storage.image_sizes import same_ratio
 from .pair_lists import ListedPair
+from .table_images import ImagePlace, readable
 
 
-def mask_like(listed: ListedPair, file: Path, opened: Sequence[OpenedImage]) -> tuple[OpenedImage, int]:
+def mask_like(listed: ListedPair, file: ImagePlace, opened: Sequence[OpenedImage]) -> tuple[OpenedImage, int]:
     """The mask of a pair as a grey image, at the decoded size of the image whose aspect ratio it has.
 
     Args:
@@ -29,7 +29,7 @@ def mask_like(listed: ListedPair, file: Path, opened: Sequence[OpenedImage]) -> 
         PairError: the mask cannot be read or has another aspect ratio than both images.
     """
     try:
-        mask = read_mask(file, file.name)
+        mask = read_mask(readable(file), file.name)
     except RegionError as error:
         raise PairError(f"Pair '{listed.name}': {error}") from error
     height, width = mask.shape

@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import PairError
 from ..storage.json_text import parse_json
 from ..storage.names import resolve_inside
+from .table_images import ImagePlace
 
 # Names of a pair's parts in lists and tables. The first name that is present counts.
 BEFORE = (
@@ -38,14 +39,14 @@ Refuse = Callable[[PairError], None]
 
 @dataclass(frozen=True)
 class ListedPair:
-    """A pair's files."""
+    """A pair's files, or cells of a table."""
 
     name: str
-    before: Path
-    after: Path
+    before: ImagePlace
+    after: ImagePlace
     words: str = ""
     """What the edit is, "" if unknown. Fine-tuning needs it, learning an instruction does not."""
-    mask: Path | None = None
+    mask: ImagePlace | None = None
     """An image, white where the edit acts."""
     reasoning: tuple[str, ...] = ()
     """Indirect instructions for the same edit."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from PIL import Image, ImageOps
@@ -20,6 +20,8 @@ from .board import Board, arrange
 from .layouts import Layout, pairs_in, pairs_of
 from .mask_reading import check_white, mask_like
 from .pair_lists import ListedPair, Refuse
+from .pair_tables import pairs_of_tables, table_files
+from .table_images import ENDING, ImagePlace, readable
 
 MAX_PAIRS = 1000
 MIN_SIDE = 16
@@ -101,11 +103,13 @@ def load_pairs(
 ) -> EditPairs:
     """Reads the pairs of a folder, or of the folders below it; see core/pairs/layouts.py for the layouts.
 
+    Parquet tables in the folder count before other layouts; see core/pairs/pair_tables.py for their columns.
+
     If before and after have one aspect ratio, both get the smaller one's size. Without ``size``, sides are
     cropped to multiples of 8, and images of more than 1024 x 1024 pixels are scaled down to that.
 
     Args:
-        folder: where the images are.
+        folder: where the images are; or a parquet table.
         size: scale every image to cover a square of this many pixels, and crop it to the square.
         fit: what to do with a pair of two aspect ratios.
         strict: stop at the first pair that cannot be read. Otherwise such pairs are left out and named in
@@ -156,7 +160,8 @@ def find_listed(folder: Path, refuse: Refuse) -> tuple[list[ListedPair], Layout]
     Raises:
         PairError: the folder does not exist, it holds no pairs or too many, or a list is malformed.
     """
-    if not os.path.isdir(folder):
+    is_table = os.path.isfile(folder) and folder.suffix == ENDING
+    if not os.path.isdir(folder) and not is_table:
         fault = "is a file" if os.path.isfile(folder) else "does not exist"
         raise PairError(
             f"Pairs folder '{str(folder)[:200]}' {fault}. Put the images in a folder and give its path."
@@ -167,12 +172,16 @@ def find_listed(folder: Path, refuse: Refuse) -> tuple[list[ListedPair], Layout]
         refused.append(error)
         refuse(error)
 
-    found, layout = pairs_of(folder, count)
+    tables = table_files(folder)
+    if tables:
+        found, layout = pairs_of_tables(tables, count, MAX_PAIRS), "table"
+    else:
+        found, layout = pairs_of(folder, count)
     if not found and not refused:
         raise PairError(
             f"Pairs folder '{folder.name}' holds no pairs. Name the images 0_0.png (before) and 0_1.png "
             "(after), 1_0.png and 1_1.png and so on, or use sub-folders before/ and after/ with equal "
-            "names, or a pairs.json."
+            "names, or a pairs.json, or a .parquet table."
         )
     if len(found) > MAX_PAIRS:
         raise PairError(
@@ -289,7 +298,7 @@ def find_pairs(folder: Path) -> list[tuple[str, Path, Path]]:
         PairError: an image without its partner, two images of one name, a malformed list, or a name in it
             that is not a file of the folder.
     """
-    return [(pair.name, pair.before, pair.after) for pair in pairs_in(folder)]
+    return [(pair.name, cast(Path, pair.before), cast(Path, pair.after)) for pair in pairs_in(folder)]
 
 
 def _read(
@@ -297,10 +306,10 @@ def _read(
 ) -> tuple[EditPair, tuple[str, ...], tuple[str, ...]]:
     """A pair at its working size, the changes made to it, and remarks about its files."""
     files = listed.before, listed.after
-    opened = [open_image(file, file.name) if size is None else _open_near(file, size) for file in files]
+    opened = [_open(file) if size is None else _open_near(file, size) for file in files]
     if size is not None and not same_ratio(opened[0].size, opened[1].size):
         # Two aspect ratios are compared pixel by pixel.
-        opened = [open_image(file, file.name) for file in files]
+        opened = [_open(file) for file in files]
     before, after, changes = _at_size(listed.name, opened, size, fit)
     remarks = (*opened[0].remarks, *opened[1].remarks)
     pair = check_pair(listed.name, before, after)
@@ -341,9 +350,13 @@ def _shrunk_side(side: int, pixels: int) -> int:
     return max(round(side * math.sqrt(_MOST_PIXELS / pixels) / VAE_STRIDE), 1) * VAE_STRIDE
 
 
-def _open_near(file: Path, size: int) -> OpenedImage:
+def _open(place: ImagePlace) -> OpenedImage:
+    return open_image(readable(place), place.name)
+
+
+def _open_near(place: ImagePlace, size: int) -> OpenedImage:
     """Opens an image, at a smaller scale if it is far larger than a square of ``size`` pixels."""
-    return open_image(file, file.name, lambda width, height: min(width, height) // (2 * size))
+    return open_image(readable(place), place.name, lambda width, height: min(width, height) // (2 * size))
 
 
 def _images_of(batches: Tensor | Sequence[Tensor]) -> list[Tensor]:

@@ -1,7 +1,6 @@
 """What a folder of pairs holds, without decoding its images: for the pairs board."""
 
 import functools
-import os
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path

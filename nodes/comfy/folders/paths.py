@@ -8,6 +8,7 @@ import folder_paths
 
 from ....core.errors import EvaluationError, InstructionError, PairError
 from ....core.pairs.layouts import LISTS, PROMPT, sides_among
+from ....core.pairs.table_images import ENDING
 from ....core.storage.image_files import IMAGES
 from ....core.storage.names import is_usable, resolve_inside
 from . import examples, listing, model_folders
@@ -103,7 +104,7 @@ def free_path(path: Path) -> Path:
 def pairs_folders() -> list[str]:
     """Returns the folders under ``input/`` that look like pairs, then the pack's examples.
 
-    Such a folder holds images, two folders such as ``before`` and ``after``, or a list.
+    Such a folder holds images, two folders such as ``before`` and ``after``, a list, or parquet tables.
     """
     root = folder_paths.get_input_directory()
     if not os.path.isdir(root):
@@ -178,4 +179,4 @@ def _candidates(root: str) -> set[str]:
 
 
 def _is_pairs_file(name: str) -> bool:
-    return name in LISTS or os.path.splitext(name)[1].lower() in IMAGES
+    return name in LISTS or os.path.splitext(name)[1].lower() in IMAGES or name.endswith(ENDING)

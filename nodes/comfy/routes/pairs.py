@@ -9,6 +9,7 @@ from aiohttp import web
 
 from ....core.errors import PairError
 from ....core.pairs.survey import Survey, SurveyedPair, survey, thumbnail_of
+from ....core.pairs.table_images import image_at
 from ..folders import examples, paths
 from ..folders.moves import move_to_free
 from . import add_route, json_body
@@ -73,7 +74,7 @@ def _thumbnail(name: str, state: str, index: str, side: str) -> tuple[bytes, boo
     file = {"before": pair.before, "after": pair.after, "mask": pair.mask}.get(side)
     if file is None:
         raise PairError(f"Pairs board: pair '{pair.name}' has no image '{side[:20]}'.")
-    return thumbnail_of(folder / file.file), current == state
+    return thumbnail_of(image_at(folder, file.file)), current == state
 
 
 def _pair(found: Survey, index: str) -> SurveyedPair:
