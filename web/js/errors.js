@@ -1,13 +1,19 @@
 // Shows the sentence of an error in the node that failed. ComfyUI itself only says that a node failed.
 import { api } from "../../../scripts/api.js";
-import { addPanel, element, loadStyle, nodeOf } from "./dom.js";
+import { element, loadStyle } from "./dom.js";
+import { nodeOf } from "./graph.js";
+import { after, widgetOf } from "./nodes.js";
+import { addPanel } from "./panels.js";
 import { translateSentence } from "./translate.js";
 
 const WIDGET = "instructbrush_error";
 const HEIGHT = 100;
 
-/** Node -> its height before the error was shown. */
+/** Node that shows an error -> its height before. */
 const heights = new Map();
+
+/** Nodes whose saved size leaves the error out. */
+const followed = new WeakSet();
 
 /** Shows errors of this pack's nodes until the next run. */
 export function showErrors() {
@@ -22,6 +28,12 @@ export function showErrors() {
 function show(node, sentence) {
   remove(node);
   heights.set(node, node.size[1]);
+  if (!followed.has(node)) {
+    followed.add(node);
+    after(node, "onSerialize", (saved) => {
+      if (heights.has(node)) saved.size = [saved.size[0], heights.get(node)];
+    });
+  }
   const text = translateSentence(sentence);
   const shown = element("div", { class: "ib-panel ib-error", role: "alert", tabindex: 0, text });
   addPanel(node, WIDGET, shown, HEIGHT);
@@ -33,7 +45,7 @@ function clear() {
 }
 
 function remove(node) {
-  const widget = node.widgets?.find((each) => each.name === WIDGET);
+  const widget = widgetOf(node, WIDGET);
   if (widget) node.removeWidget(widget);
   if (heights.has(node)) node.setSize([node.size[0], heights.get(node)]);
   heights.delete(node);

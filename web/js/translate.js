@@ -6,6 +6,7 @@
 // placeholder called sentence, sentence_2 … holds another sentence; all others hold data, which is never
 // translated.
 import { app } from "../../../scripts/app.js";
+import { after } from "./nodes.js";
 
 const LANGUAGES = ["zh"];
 const MOST_REMEMBERED = 500;
@@ -47,11 +48,17 @@ export function translateSentence(said) {
   return String(said).split("\n").map(translatedLine).join("\n");
 }
 
+/** Translates the sockets of a new node, and again when a saved one has brought its labels. */
+export function followSockets(node) {
+  translateSockets(node);
+  after(node, "onConfigure", () => translateSockets(node));
+}
+
 /**
  * Lets a node's sockets show their translation: ComfyUI prefers the schema's English label, which saved
  * workflows hold, too. Labels that users gave stay.
  */
-export function translateSockets(node) {
+function translateSockets(node) {
   if (!texts.size) return;
   const { required, optional } = node.constructor.nodeData?.input ?? {};
   const declared = { ...required, ...optional };

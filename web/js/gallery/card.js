@@ -1,5 +1,5 @@
 // One card of the gallery, and one unfinished run.
-import { element } from "../dom.js";
+import { button, element, icon, iconButton } from "../dom.js";
 import { translate, translateSentence } from "../translate.js";
 import { misfit } from "./family.js";
 import { store, thumbnailOf } from "./store.js";
@@ -22,29 +22,28 @@ export function makeCard(card, view) {
   const error = translateSentence(card.error);
   if (error) root.append(element("div", { class: "ibg-error", text: error, title: error }));
   else root.append(said(card.words, card.words), marks(card, view));
-  const use = element("button", { type: "button", class: "ibg-use", text: translate("Use") });
-  use.setAttribute("aria-label", translate("Use {title}", { title }));
+  const named = { class: "ibg-use", "aria-label": translate("Use {title}", { title }) };
+  const use = button(translate("Use"), () => view.use(card), named);
   const actions = element("div", { class: "ibg-actions" });
   if (!card.error) actions.append(use);
   if (card.workflow) {
     const label = translate("Open the workflow of {title}", { title });
-    actions.append(iconButton("sitemap", label, () => view.open(card)));
+    actions.append(small("sitemap", label, () => view.open(card)));
   }
   if (card.facts) {
     const label = translate("Details of {title}", { title });
-    const show = iconButton("info-circle", label, () => toggle(card, root, details, show));
+    const show = small("info-circle", label, () => toggle(card, root, details, show));
     show.setAttribute("aria-expanded", "false");
     actions.append(show);
   }
   if (card.changeable) {
     actions.append(
-      iconButton("pencil", translate("Rename {title}", { title }), () => askName(card, name, view)),
-      iconButton("trash", translate("Move {title} to the trash", { title }), () => view.trash(card)),
+      small("pencil", translate("Rename {title}", { title }), () => askName(card, name, view)),
+      small("trash", translate("Move {title} to the trash", { title }), () => view.trash(card)),
     );
   }
   root.append(actions, details);
   if (card.error) return root;
-  use.addEventListener("click", () => view.use(card));
   picture.addEventListener("click", () => view.use(card));
   if (view.drag) {
     root.draggable = true;
@@ -63,10 +62,9 @@ export function makeRun(run, view) {
   const unfinished = translate("Unfinished: {words}", { words });
   const root = element("article", { class: "ibg-run", "aria-label": unfinished });
   root.dataset.name = run.name;
-  const resume = element("button", { type: "button", class: "ibg-use", text: label });
+  const resume = button(label, () => view.open(run, true), { class: "ibg-use" });
   if (run.workflow) {
     resume.title = translate("Opens its workflow. Queue it to go on.");
-    resume.addEventListener("click", () => view.open(run, true));
   } else {
     resume.disabled = true;
     resume.title = translate(
@@ -74,7 +72,7 @@ export function makeRun(run, view) {
     );
   }
   const remove = translate("Move the unfinished run '{words}' to the trash", { words });
-  const away = iconButton("trash", remove, () => view.trash(run));
+  const away = small("trash", remove, () => view.trash(run));
   const texts = element("div", { class: "ibg-texts" }, name, when);
   root.append(image(run), texts, element("div", { class: "ibg-actions" }, resume, away));
   return root;
@@ -82,8 +80,7 @@ export function makeRun(run, view) {
 
 function image(card) {
   if (card.thumbnail) return swipe(thumbnailOf(card), labelOf(card));
-  const icon = card.error ? "pi pi-exclamation-triangle" : "pi pi-image";
-  const sign = element("i", { class: icon, "aria-hidden": "true" });
+  const sign = icon(card.error ? "exclamation-triangle" : "image");
   return element("div", { class: "ibg-swipe-box ibg-none" }, sign);
 }
 
@@ -98,11 +95,14 @@ function favoriteButton({ name }, title, view) {
     on ? "Remove {title} from the favorites" : "Add {title} to the favorites",
     { title },
   );
-  const change = () => store.setFavorite(name, !on).catch((error) => view.say(error.message));
-  const button = iconButton(on ? "star-fill" : "star", label, change);
-  button.classList.add("ibg-star");
-  button.setAttribute("aria-pressed", String(on));
-  return button;
+  const change = (event) => {
+    event.stopPropagation(); // the image below uses the card
+    store.setFavorite(name, !on).catch((error) => view.say(error.message));
+  };
+  const star = small(on ? "star-fill" : "star", label, change);
+  star.classList.add("ibg-star");
+  star.setAttribute("aria-pressed", String(on));
+  return star;
 }
 
 function marks(card, view) {
@@ -141,11 +141,11 @@ function dateOf({ modified }) {
   return modified ? new Date(1000 * modified).toLocaleDateString() : "";
 }
 
-function toggle(card, root, list, button) {
+function toggle(card, root, list, pressed) {
   const open = list.hidden;
   list.hidden = !open;
   root.classList.toggle("ibg-open", open);
-  button.setAttribute("aria-expanded", String(open));
+  pressed.setAttribute("aria-expanded", String(open));
   if (!list.childElementCount) fillFacts(card, list);
   if (open) root.scrollIntoView({ block: "nearest" });
 }
@@ -204,12 +204,6 @@ function askName(card, name, view) {
   input.addEventListener("blur", () => busy || leave());
 }
 
-export function iconButton(icon, label, action) {
-  const button = element("button", { type: "button", class: "ibg-icon", "aria-label": label, title: label });
-  button.append(element("i", { class: `pi pi-${icon}`, "aria-hidden": "true" }));
-  button.addEventListener("click", (event) => {
-    event.stopPropagation();
-    action();
-  });
-  return button;
+function small(sign, label, act) {
+  return iconButton(sign, label, act, { class: "ibg-icon" });
 }

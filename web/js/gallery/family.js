@@ -1,4 +1,6 @@
 // Which family of models the instruction of a node meets, as far as the graph shows it.
+import { linkOf, sourceOf } from "../graph.js";
+import { widgetOf } from "../nodes.js";
 import { translate } from "../translate.js";
 import { store } from "./store.js";
 
@@ -25,8 +27,13 @@ export function familyAbove(node) {
 
 async function familyOf(model) {
   if (!model) return null;
-  if (!known.has(model)) known.set(model, store.familyOf(model).catch(() => null));
-  return known.get(model);
+  if (!known.has(model)) known.set(model, store.familyOf(model));
+  try {
+    return await known.get(model);
+  } catch {
+    known.delete(model); // the next node asks again
+    return null;
+  }
 }
 
 /** Returns why an instruction does not fit a family, or "". */
@@ -70,20 +77,16 @@ function modelOf(nodes) {
 function loadedBy(node, seen) {
   const loader = LOADERS[node.comfyClass];
   if (loader) {
-    const name = node.widgets?.find((widget) => widget.name === loader.widget)?.value;
+    const name = widgetOf(node, loader.widget)?.value;
     return name ? `${loader.folder}${name}` : "";
   }
   seen.add(node);
   const inputs = node.inputs ?? [];
-  for (const input of inputs) {
+  for (const [place, input] of inputs.entries()) {
     if (input.link == null || !(input.type === "MODEL" || inputs.length === 1)) continue;
-    const origin = node.graph?.getNodeById(linkOf(node.graph, input.link)?.origin_id);
+    const origin = sourceOf(node, place);
     const name = origin && !seen.has(origin) && loadedBy(origin, seen);
     if (name) return name;
   }
   return "";
-}
-
-function linkOf(graph, id) {
-  return graph.getLink?.(id) ?? graph.links?.[id];
 }

@@ -1,11 +1,14 @@
 // The instruction gallery: in Load Instruction, as a dialog and as a tab of the sidebar.
 import { app } from "../../../../scripts/app.js";
 import { api } from "../../../../scripts/api.js";
-import { addPanel, element, loadStyle, nodeOf, onResult } from "../dom.js";
+import { element, iconButton, loadStyle } from "../dom.js";
+import { nodeOf } from "../graph.js";
+import { after, whileInGraph } from "../nodes.js";
+import { addPanel, onResult } from "../panels.js";
 import { translate, translateSentence } from "../translate.js";
-import { iconButton, labelOf, stepsOf } from "./card.js";
+import { labelOf, stepsOf } from "./card.js";
 import { connectedFamily } from "./family.js";
-import { addLoadNode, dragCard, followRename, offerToAll } from "./nodes.js";
+import { addLoadNode, dragCard, followRename, offerToAll, takeCards } from "./nodes.js";
 import { LOAD, nameWidget, setName } from "./nodes.js";
 import { startButtons } from "./start.js";
 import { store, thumbnailOf } from "./store.js";
@@ -19,8 +22,9 @@ const PANEL_HEIGHT = 200;
 export function setupGallery() {
   loadStyle("gallery");
   store.addEventListener("change", offerToAll);
+  takeCards();
   api.addEventListener("executed", ({ detail }) => {
-    if (store.loaded && nodeOf(detail.node)?.comfyClass === SAVE) store.load().catch(console.warn);
+    if (store.loaded && nodeOf(detail.node)?.comfyClass === SAVE) store.reload().catch(console.warn);
   });
   let view = null;
   app.extensionManager.registerSidebarTab({
@@ -53,10 +57,10 @@ export function setupGallery() {
 }
 
 /** Opens the gallery for a Load Instruction node. */
-export async function chooseFor(node) {
+async function chooseFor(node) {
   const title = translate("Choose an instruction");
   const heading = element("h2", { text: title });
-  const close = iconButton("times", translate("Close"), () => dialog.close());
+  const close = iconButton("times", translate("Close"), () => dialog.close(), { class: "ibg-icon" });
   const dialog = element("dialog", { class: "ibg-dialog", "aria-label": title });
   const view = new GalleryView({
     use: (card) => {
@@ -108,27 +112,18 @@ export function addGallery(node) {
     words.textContent = card ? textOf(card) : "";
   };
   const widget = nameWidget(node);
-  const before = widget?.callback;
-  if (widget) {
-    widget.callback = function (...given) {
-      before?.apply(this, given);
-      show(widget.value);
-    };
-  }
-  const configured = node.onConfigure;
-  node.onConfigure = function (...given) {
-    configured?.apply(this, given);
-    show(widget?.value);
-  };
   const refresh = () => show(widget?.value);
-  store.addEventListener("change", refresh);
-  const removed = node.onRemoved;
-  node.onRemoved = function (...given) {
-    removed?.apply(this, given);
-    store.removeEventListener("change", refresh);
-  };
+  if (widget) after(widget, "callback", refresh);
+  after(node, "onConfigure", refresh);
+  whileInGraph(
+    node,
+    () => {
+      store.addEventListener("change", refresh);
+      refresh();
+    },
+    () => store.removeEventListener("change", refresh),
+  );
   onResult(node, ({ text }) => text && (words.textContent = text.map(translateSentence).join("\n")));
-  refresh();
 }
 
 function textOf(card) {

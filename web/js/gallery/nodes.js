@@ -1,5 +1,7 @@
 // Load Instruction nodes: giving them a name, adding them to the canvas, and dragging cards there.
 import { app } from "../../../../scripts/app.js";
+import { everyNode } from "../graph.js";
+import { rememberChange, setValue, widgetOf } from "../nodes.js";
 import { store } from "./store.js";
 
 export const LOAD = "InstructBrushLoad";
@@ -10,7 +12,7 @@ const STEP = 60;
 const MOST_STEPS = 12;
 
 export function nameWidget(node) {
-  return node.widgets?.find((widget) => widget.name === "name");
+  return widgetOf(node, "name");
 }
 
 /** Sets the name of a Load Instruction node, as choosing it from the node's list does. */
@@ -18,10 +20,8 @@ export function setName(node, name) {
   const widget = nameWidget(node);
   if (!widget) return;
   offerNames(widget, name);
-  widget.value = name;
-  widget.callback?.(name, app.canvas, node);
-  node.graph?.setDirtyCanvas?.(true, true);
-  checkState();
+  setValue(node, widget, name);
+  rememberChange();
 }
 
 /** Gives all Load Instruction nodes the list that the gallery read. */
@@ -49,31 +49,28 @@ export function addLoadNode(name, place = freePlace()) {
   return node;
 }
 
-/** Begins to drag a card; dropping it on the canvas adds a node there. */
+/** Begins to drag a card. */
 export function dragCard(event, card) {
   event.dataTransfer.setData(KIND, card.name);
   event.dataTransfer.effectAllowed = "copy";
-  const over = (moved) => {
-    if (!onCanvas(moved)) return;
-    moved.preventDefault();
-    moved.stopPropagation();
-    moved.dataTransfer.dropEffect = "copy";
-  };
-  const drop = (dropped) => {
-    if (!onCanvas(dropped)) return;
-    dropped.preventDefault();
-    dropped.stopPropagation();
-    addLoadNode(card.name, placeOf(dropped.clientX, dropped.clientY));
-  };
-  const end = () => {
-    document.removeEventListener("dragover", over, true);
-    document.removeEventListener("drop", drop, true);
-    document.removeEventListener("dragend", end, true);
-  };
+}
+
+/** Lets the canvas take cards: a dropped one becomes a node there. Call once. */
+export function takeCards() {
   // In the capture phase, because nodes of the Vue renderer lie over the canvas.
-  document.addEventListener("dragover", over, true);
-  document.addEventListener("drop", drop, true);
-  document.addEventListener("dragend", end, true);
+  for (const kind of ["dragover", "drop"]) {
+    document.addEventListener(
+      kind,
+      (event) => {
+        if (!event.dataTransfer?.types.includes(KIND) || !onCanvas(event)) return;
+        event.preventDefault();
+        event.stopPropagation();
+        if (kind === "dragover") event.dataTransfer.dropEffect = "copy";
+        else addLoadNode(event.dataTransfer.getData(KIND), placeOf(event.clientX, event.clientY));
+      },
+      true,
+    );
+  }
 }
 
 /** Panels that may lie over the canvas. */
@@ -114,16 +111,6 @@ function offerNames(widget, name = widget.value) {
   widget.options.values = names;
 }
 
-function* everyLoadNode(graph = app.rootGraph ?? app.graph, seen = new Set()) {
-  if (!graph || seen.has(graph)) return;
-  seen.add(graph);
-  for (const node of graph.nodes ?? []) {
-    if (node.comfyClass === LOAD) yield node;
-    if (node.subgraph) yield* everyLoadNode(node.subgraph, seen);
-  }
-}
-
-/** Tells ComfyUI that the workflow changed, so that it can be undone and is marked as not saved. */
-function checkState() {
-  app.extensionManager.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+function everyLoadNode() {
+  return [...everyNode()].filter((node) => node.comfyClass === LOAD);
 }

@@ -22,6 +22,12 @@ class GalleryStore extends EventTarget {
     return this.reading;
   }
 
+  /** Reads the list after a change: an answer that is under way may be older. */
+  async reload() {
+    await this.reading?.catch(() => {});
+    return this.load();
+  }
+
   /** Reads the list unless it is known. */
   ready() {
     return this.loaded ? Promise.resolve() : this.load();
@@ -41,11 +47,18 @@ class GalleryStore extends EventTarget {
   }
 
   async setFavorite(name, on) {
+    const before = [...this.favorites];
     if (on) this.favorites.add(name);
     else this.favorites.delete(name);
     this.dispatchEvent(new Event("change"));
     const options = { overwrite: true, stringify: true, throwOnError: true };
-    await api.storeUserData(FAVORITES, [...this.favorites].sort(), options);
+    try {
+      await api.storeUserData(FAVORITES, [...this.favorites].sort(), options);
+    } catch (error) {
+      this.favorites = new Set(before);
+      this.dispatchEvent(new Event("change"));
+      throw error;
+    }
   }
 
   /** Returns the card or unfinished run of a file, if it is listed. */
@@ -63,19 +76,20 @@ class GalleryStore extends EventTarget {
     const answer = await post(`${ROUTE}/rename`, { name, new_name: newName });
     if (this.favorites.has(name) && answer.name !== name) {
       this.favorites.delete(name);
-      await this.setFavorite(answer.name, true);
+      // The file has its new name, whatever becomes of the star.
+      await this.setFavorite(answer.name, true).catch(console.warn);
     }
-    await this.load();
+    await this.reload();
     return answer.name;
   }
 
   /** Moves a file to the trash. Returns a function that brings it back. */
   async trash(name) {
     const { trashed } = await post(`${ROUTE}/trash`, { name });
-    await this.load();
+    await this.reload();
     return async () => {
       await post(`${ROUTE}/restore`, { trashed });
-      await this.load();
+      await this.reload();
     };
   }
 

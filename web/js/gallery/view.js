@@ -1,6 +1,6 @@
 // The gallery: search, filters, unfinished runs and cards. The dialog and the sidebar show the same view.
 import { app } from "../../../../scripts/app.js";
-import { element } from "../dom.js";
+import { button, element, iconButton } from "../dom.js";
 import { translate } from "../translate.js";
 import { makeCard, makeRun, titleOf } from "./card.js";
 import { store } from "./store.js";
@@ -23,10 +23,8 @@ export class GalleryView {
     this.families = element("select", { "aria-label": translate("Family") });
     this.order = element("select", { "aria-label": translate("Order") });
     this.order.append(option("date", translate("Newest first")), option("name", translate("By name")));
-    this.stars = element("button", { type: "button", class: "ibg-icon", "aria-pressed": "false" });
-    this.stars.append(element("i", { class: "pi pi-star", "aria-hidden": "true" }));
-    this.stars.title = translate("Only favorites");
-    this.stars.setAttribute("aria-label", this.stars.title);
+    const star = { class: "ibg-icon", "aria-pressed": "false" };
+    this.stars = iconButton("star", translate("Only favorites"), () => this.toggleStars(), star);
     this.count = element("span", { class: "ibg-count", role: "status" });
     this.shelf = element("section", { class: "ibg-shelf", "aria-label": translate("Unfinished") });
     this.grid = element("section", { class: "ibg-grid", "aria-label": translate("Instructions") });
@@ -41,11 +39,6 @@ export class GalleryView {
     for (const input of [this.search, this.families, this.order]) {
       input.addEventListener("input", () => this.draw());
     }
-    this.stars.addEventListener("click", () => {
-      const on = this.stars.getAttribute("aria-pressed") !== "true";
-      this.stars.setAttribute("aria-pressed", String(on));
-      this.draw();
-    });
     this.changed = () => this.draw();
     this.watcher = new IntersectionObserver(([entry]) => entry.isIntersecting && this.more());
   }
@@ -67,6 +60,12 @@ export class GalleryView {
     store.removeEventListener("change", this.changed);
     this.watcher.disconnect();
     clearTimeout(this.timer);
+  }
+
+  toggleStars() {
+    const on = this.stars.getAttribute("aria-pressed") !== "true";
+    this.stars.setAttribute("aria-pressed", String(on));
+    this.draw();
   }
 
   draw() {
@@ -161,13 +160,22 @@ export class GalleryView {
       return;
     }
     this.opened();
+    try {
+      await this.load(graph, card);
+    } catch (error) {
+      this.say(error.message);
+      return;
+    }
+    if (!resume) return;
+    const detail = translate("Run it: learning goes on at step {steps}.", { steps: card.steps });
+    app.extensionManager.toast.add({ severity: "info", summary: translate("Resume"), detail, life: 8000 });
+  }
+
+  async load(graph, card) {
     const resumed = () => translate("Resume {words}", { words: card.words || card.stem });
     const title = card.stem ? resumed() : titleOf(card).split("/").pop();
     if (graph.workflow) await app.loadGraphData(graph.workflow, true, true, title);
     else await app.loadApiJson(graph.prompt, title);
-    if (!resume) return;
-    const detail = translate("Run it: learning goes on at step {steps}.", { steps: card.steps });
-    app.extensionManager.toast.add({ severity: "info", summary: translate("Resume"), detail, life: 8000 });
   }
 
   say(text, undo = null) {
@@ -175,9 +183,8 @@ export class GalleryView {
     const hide = () => (this.toast.hidden = true);
     this.toast.replaceChildren(element("span", { text }));
     if (undo) {
-      const button = element("button", { type: "button", class: "ibg-use", text: translate("Undo") });
-      button.addEventListener("click", () => undo().then(hide, (error) => this.say(error.message)));
-      this.toast.append(button);
+      const back = () => undo().then(hide, (error) => this.say(error.message));
+      this.toast.append(button(translate("Undo"), back, { class: "ibg-use" }));
     }
     this.toast.hidden = false;
     this.toast.querySelector("button")?.focus();

@@ -3,9 +3,11 @@
 // A judgement is written at once into the node's hidden `judgements` widget, part of the workflow and
 // the prompt, and into the user's data on the server, where it survives when the page is closed. A run of the
 // node stores the judgements in the study.
-import { app } from "../../../../scripts/app.js";
 import { api } from "../../../../scripts/api.js";
-import { element } from "../dom.js";
+import { button, element } from "../dom.js";
+import { rememberChange } from "../nodes.js";
+import { keepPointer } from "../panels.js";
+import { viewOf } from "../server.js";
 import { translate, translateSentence } from "../translate.js";
 import { applyEvents, choicesOf, eventFile, mergeEvents, newId, parseEvents } from "./events.js";
 import { ratingRows } from "./ratings.js";
@@ -29,10 +31,13 @@ export class PreferencePanel {
     this.writing = Promise.resolve();
     /** Whether the user's data has a file of events. */
     this.hasFile = false;
-    /** Number of draws, to detect that a newer draw has started. */
+    /** Numbers of shows and draws, to detect that a newer one has started. */
+    this.shows = 0;
     this.draws = 0;
-    this.words = element("div", { class: "ib-words", text: translate("Run the graph to begin") });
+    this.words = element("div", { class: "ib-words", role: "status" });
+    this.words.textContent = translate("Run the graph to begin");
     this.bar = element("progress", { class: "ib-bar", max: 1, value: 0 });
+    this.bar.setAttribute("aria-label", translate("Judged comparisons"));
     this.instruction = element("div", { class: "ib-instruction" });
     this.question = element("div", { class: "ib-question" });
     this.viewer = new Viewer();
@@ -41,7 +46,7 @@ export class PreferencePanel {
     this.store = button(translate("Continue a stored study"), () => this.send());
     this.large = button(translate("Full screen"), () => {
       if (document.fullscreenElement) document.exitFullscreen();
-      else this.root.requestFullscreen();
+      else this.root.requestFullscreen().catch(console.warn); // a browser may forbid it
     });
     this.root = element(
       "div",
@@ -57,8 +62,7 @@ export class PreferencePanel {
     );
     this.arrange("pairs", 2);
     this.root.addEventListener("keydown", (event) => this.pressed(event));
-    // Otherwise a click drags the node.
-    this.root.addEventListener("pointerdown", (event) => event.stopPropagation());
+    keepPointer(this.root);
     this.draw();
   }
 
@@ -71,16 +75,18 @@ export class PreferencePanel {
     this.choices = choicesOf(vote, count);
     this.buttons = {};
     for (const [choice, { text, key }] of Object.entries(this.choices)) {
-      this.buttons[choice] = button(text, () => this.act(choice), translate("Key {key}", { key }));
+      this.buttons[choice] = button(text, () => this.act(choice), { title: translate("Key {key}", { key }) });
     }
     this.choiceRow.replaceChildren(...Object.values(this.buttons), this.store, this.large);
   }
 
   /** Shows the output of a run of the node: the comparisons in order, and the stored judgements. */
   async show(data) {
+    const show = ++this.shows;
     if (this.data?.key !== data.key) {
       const response = await api.getUserData(eventFile(data.key)).catch(() => null);
       const text = response?.ok ? await response.text() : "";
+      if (show !== this.shows) return;
       this.hasFile = Boolean(text);
       this.events = mergeEvents(parseEvents(text, data.key), parseEvents(this.widget.value, data.key));
     }
@@ -136,7 +142,7 @@ export class PreferencePanel {
     const { key } = this.data;
     const text = this.events.length ? JSON.stringify({ key, events: this.events }) : "";
     this.widget.value = text;
-    app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
+    rememberChange();
     if (!text && !this.hasFile) return;
     this.hasFile = Boolean(text);
     const options = { overwrite: true, stringify: false, throwOnError: true, full_info: false };
@@ -206,13 +212,6 @@ export class PreferencePanel {
   }
 
   address(filename) {
-    const query = new URLSearchParams({ filename, subfolder: this.data.folder, type: "output" });
-    return api.apiURL(`/view?${query}`);
+    return viewOf({ filename, subfolder: this.data.folder, type: "output" });
   }
-}
-
-function button(text, act, title = "") {
-  const made = element("button", { type: "button", text, title });
-  made.addEventListener("click", act);
-  return made;
 }

@@ -1,6 +1,6 @@
 // Shows the images of a comparison as large as there is room: side by side, two under a slider, or two in
 // turn. Zoom and pan act on all images at once.
-import { element } from "../dom.js";
+import { button, element } from "../dom.js";
 import { translate } from "../translate.js";
 import { ordinal } from "./events.js";
 import { Zoom } from "./zoom.js";
@@ -23,8 +23,7 @@ export class Viewer {
     this.tabs = {};
     for (const [mode, texts] of Object.entries(MODES)) {
       const [text, title] = texts();
-      this.tabs[mode] = element("button", { type: "button", text, title });
-      this.tabs[mode].addEventListener("click", () => this.setMode(mode));
+      this.tabs[mode] = button(text, () => this.setMode(mode), { title });
     }
     this.choices = ["left", "right"].map((side) => this.#choice(side));
     this.pair = element("span", { class: "ib-view-pair" }, ...this.choices);
@@ -32,11 +31,7 @@ export class Viewer {
       ["−", translate("Zoom out"), () => this.zoom.step(-1)],
       ["+", translate("Zoom in"), () => this.zoom.step(1)],
       [translate("Fit"), translate("Show whole images"), () => this.zoom.reset()],
-    ].map(([text, title, act]) => {
-      const made = element("button", { type: "button", text, title, "aria-label": title });
-      made.addEventListener("click", act);
-      return made;
-    });
+    ].map(([text, title, act]) => button(text, act, { title, "aria-label": title }));
     const tabs = element("span", { class: "ib-view-tabs", role: "group" }, ...Object.values(this.tabs));
     tabs.setAttribute("aria-label", translate("How images are shown"));
     const zooms = element("span", { class: "ib-view-tabs" }, ...scales);

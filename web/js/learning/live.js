@@ -1,12 +1,16 @@
 // Connects the panels of the learning nodes to the server: messages, the state after a reload, buttons.
 import { app } from "../../../../scripts/app.js";
 import { api } from "../../../../scripts/api.js";
-import { addPanel, loadStyle, nodeOf, onResult, sourceOf } from "../dom.js";
+import { loadStyle } from "../dom.js";
+import { nodeOf, sourceOf } from "../graph.js";
+import { rememberChange, setValue, widgetOf } from "../nodes.js";
+import { addPanel, onResult } from "../panels.js";
 import { get, post } from "../server.js";
 import { translate } from "../translate.js";
 import { LearningPanel } from "./panel.js";
 
 const ROUTE = "/instructbrush/learning";
+const NODES = ["InstructBrushLearn", "InstructBrushLearnText", "InstructBrushLearnAdapter"];
 const PAIRS = "InstructBrushLoadPairs";
 const ENDED = ["done", "used", "best", "stopped"];
 const MOST_NODES = 50;
@@ -22,11 +26,12 @@ export function setupLearning() {
 
 /** Adds the panel to a learning node. */
 export function addLearningPanel(node) {
+  if (!NODES.includes(node.comfyClass)) return;
   const panel = new LearningPanel({
     act: (action, run) => act(panel.state.node, action, run),
     resize: {
-      possible: () => Boolean(sizeWidget(node)),
-      set: (size) => setSize(sizeWidget(node), size),
+      possible: () => Boolean(pairsAbove(node)),
+      set: (size) => setSize(pairsAbove(node), size),
     },
   });
   panels.set(node, panel);
@@ -59,31 +64,31 @@ function follow() {
   };
 }
 
+/** Shows a message of a run in its node. */
 export function showMessage(message) {
   panels.get(nodeOf(message.node))?.show(message);
 }
 
 async function act(node, action, run) {
   await post(ROUTE, { node, run, action });
-  if (action === "on") await app.queuePrompt(0);
+  if (action === "on" && (await app.queuePrompt(0)) === false) throw new Error(translate("Nothing was run."));
 }
 
-/** Returns the size widget of the Load Edit Pairs that the node's pairs come from, if there is one. */
-export function sizeWidget(node) {
+/** Returns the Load Edit Pairs that the node's pairs come from, or undefined. */
+function pairsAbove(node) {
   const pairs = node.inputs?.findIndex((input) => input.name === "pairs") ?? -1;
   let waiting = [pairs < 0 ? null : sourceOf(node, pairs)];
   for (let seen = 0; waiting.length && seen < MOST_NODES; seen++) {
     const above = waiting.shift();
     if (!above) continue;
-    if (above.comfyClass === PAIRS) return above.widgets?.find((widget) => widget.name === "size");
+    if (above.comfyClass === PAIRS) return above;
     waiting = [...waiting, ...(above.inputs ?? []).map((_, place) => sourceOf(above, place))];
   }
   return undefined;
 }
 
-function setSize(widget, size) {
-  if (!widget) return;
-  widget.value = size;
-  widget.callback?.(size);
-  app.graph.setDirtyCanvas(true, true);
+function setSize(pairs, size) {
+  if (!pairs) return;
+  setValue(pairs, widgetOf(pairs, "size"), size);
+  rememberChange();
 }

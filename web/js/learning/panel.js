@@ -1,5 +1,5 @@
 // The panel of the learning nodes: phase, step, time left, curves, the previewed pair, and buttons.
-import { element } from "../dom.js";
+import { button, element } from "../dom.js";
 import { bestOf, brief, LossChart, smooth } from "./chart.js";
 import { Previews } from "./previews.js";
 import { translate, translateSentence } from "../translate.js";
@@ -147,21 +147,19 @@ export class LearningPanel {
     this.buttons.replaceChildren(
       ...actions.map((action) => {
         const [text, title] = BUTTONS[action]();
-        const button = element("button", { type: "button", text, title });
-        button.addEventListener("click", () => this.ask(action));
-        return button;
+        return button(text, () => this.ask(action), { title });
       }),
     );
     this.buttons.hidden = !actions.length;
   }
 
   async ask(action) {
-    for (const button of this.buttons.children) button.disabled = true;
+    for (const each of this.buttons.children) each.disabled = true;
     try {
       await this.act(action, this.run);
     } catch (error) {
       this.message.textContent = error.message;
-      this.offered = undefined;
+      for (const each of this.buttons.children) each.disabled = false;
     }
   }
 
@@ -170,13 +168,12 @@ export class LearningPanel {
     this.advice.replaceChildren(element("span", { text: translateSentence(text) }));
     this.advice.hidden = !text;
     if (!size || !this.resize.possible()) return;
-    const button = element("button", { type: "button", text: translate("Use {size}", { size }) });
-    button.title = translate("Sets the size of Load Edit Pairs to {size}", { size });
-    button.addEventListener("click", () => {
+    const use = () => {
       this.resize.set(size);
       const text = translate("The size is set to {size}. Stop this run and run again.", { size });
       this.advice.replaceChildren(element("span", { text }));
-    });
-    this.advice.append(button);
+    };
+    const title = translate("Sets the size of Load Edit Pairs to {size}", { size });
+    this.advice.append(button(translate("Use {size}", { size }), use, { title }));
   }
 }

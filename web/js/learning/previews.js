@@ -1,5 +1,6 @@
 // The previewed pair: before, now and goal under their names, and a scrubber through all edits of the run.
 import { element } from "../dom.js";
+import { keepPointer } from "../panels.js";
 import { translate } from "../translate.js";
 
 const MOST = 60;
@@ -23,9 +24,8 @@ export class Previews {
     this.slider.setAttribute("aria-label", translate("Step of the preview"));
     this.slider.addEventListener("input", () => this.choose(Number(this.slider.value)));
     // A node is dragged by its surface, a slider by its thumb.
-    for (const kind of ["pointerdown", "wheel"]) {
-      this.slider.addEventListener(kind, (event) => event.stopPropagation());
-    }
+    keepPointer(this.slider);
+    this.slider.addEventListener("wheel", (event) => event.stopPropagation());
     this.root = element("div", { class: "ib-previews" }, this.row, this.slider);
     this.clear();
   }

@@ -1,7 +1,8 @@
 // The pairs board in Load Edit Pairs. It shows what the server reads in the chosen folder, uploads dropped
 // images, and writes what the user decides into the node's hidden input "board".
-import { app } from "../../../../scripts/app.js";
-import { element } from "../dom.js";
+import { button, element } from "../dom.js";
+import { everyNode } from "../graph.js";
+import { isLinked, rememberChange, setValue, widgetOf } from "../nodes.js";
 import { arranged, moved, parseBoard, starred, toggled, writeBoard } from "./decisions.js";
 import { Dragging } from "./dragging.js";
 import { get, post } from "../server.js";
@@ -22,14 +23,17 @@ export class PairsBoard {
     this.chosen = false;
     /** What the node said after its last run. */
     this.result = "";
+    /** What went wrong with the user's last images, and the folder that it concerns. */
+    this.failure = { sentence: "", folder: "" };
     /** Number of answers asked for, to drop old ones. */
     this.asked = 0;
-    this.words = element("div", { class: "ib-words", "aria-live": "polite" });
+    this.words = element("div", { class: "ib-words", role: "status" });
     this.advice = element("div", { class: "ib-pairs-advice", hidden: "" });
-    this.says = element("div", { class: "ib-pairs-says", hidden: "" });
+    this.says = element("div", { class: "ib-pairs-says", role: "status", hidden: "" });
     this.tiles = element("div", { class: "ib-pairs-grid", role: "list", "data-capture-wheel": "true" });
     this.picker = element("input", { type: "file", multiple: "", accept: "image/*", hidden: "" });
-    this.add = element("button", { type: "button", text: TEXTS.add(), title: TEXTS.addTitle() });
+    const choose = () => this.#pick((images) => this.addImages(images));
+    this.add = button(TEXTS.add(), choose, { title: TEXTS.addTitle() });
     const target = { class: "ib-pairs-target", spellcheck: "false", title: TEXTS.targetTitle() };
     this.target = element("input", { ...target, "aria-label": TEXTS.targetTitle() });
     const into = element("span", { text: TEXTS.target() });
@@ -41,16 +45,16 @@ export class PairsBoard {
     this.#listen();
   }
 
-  widget(name) {
-    return this.node.widgets?.find((widget) => widget.name === name);
+  #value(name) {
+    return widgetOf(this.node, name)?.value;
   }
 
   get board() {
-    return parseBoard(this.widget("board")?.value);
+    return parseBoard(this.#value("board"));
   }
 
   get folder() {
-    return this.widget("folder")?.value;
+    return this.#value("folder");
   }
 
   /** Reads the folder again, once for all calls of one moment. */
@@ -61,7 +65,7 @@ export class PairsBoard {
   }
 
   async #read(asked) {
-    if (this.node.inputs?.some((input) => input.name === "folder" && input.link != null)) {
+    if (isLinked(this.node, "folder")) {
       this.#fail(TEXTS.byWire());
       return;
     }
@@ -86,15 +90,26 @@ export class PairsBoard {
     this.survey = null;
     this.words.textContent = "";
     this.advice.hidden = true;
-    this.#say(sentence);
+    this.#say([this.#failed, sentence]);
     this.tiles.replaceChildren(this.#hint(TEXTS.drop()));
     this.#showTarget();
   }
 
-  #say(sentence) {
-    this.says.textContent = sentence;
-    this.says.title = sentence;
-    this.says.hidden = !sentence;
+  #say(sentences) {
+    const text = sentences.filter(Boolean).join("\n");
+    this.says.textContent = text;
+    this.says.title = text;
+    this.says.hidden = !text;
+  }
+
+  /** Says what went wrong with the user's images, until a decision or the next images. */
+  #complain(sentence) {
+    this.failure = { sentence, folder: this.folder };
+    this.#say([sentence]);
+  }
+
+  get #failed() {
+    return this.failure.folder === this.folder ? this.failure.sentence : "";
   }
 
   #hint(text) {
@@ -106,8 +121,8 @@ export class PairsBoard {
     if (!this.survey) return;
     const { board, survey } = this;
     const pairs = arranged(survey.pairs, board);
-    const fit = this.widget("fit")?.value ?? "stop";
-    const size = this.widget("size")?.value ?? 0;
+    const fit = this.#value("fit") ?? "stop";
+    const size = this.#value("size") ?? 0;
     const context = { survey, board, fit, size, act: (...given) => this.#act(...given) };
     const focused = this.#focused();
     const tiles = pairs.map((each) => tile(each, context));
@@ -121,8 +136,8 @@ export class PairsBoard {
     if (used.length < complete.length) words.push(TEXTS.used(used.length));
     if (out) words.push(TEXTS.out(out.name));
     this.words.textContent = words.join(" · ");
-    const sentences = [...survey.remarks, ...this.result.split("\n").filter(Boolean)];
-    this.#say([...new Set(sentences)].map(translateSentence).join("\n"));
+    const sentences = new Set([...survey.remarks, ...this.result.split("\n")]);
+    this.#say([this.#failed, ...[...sentences].map(translateSentence)]);
     this.#advise(used, size);
     this.#showTarget();
   }
@@ -135,19 +150,17 @@ export class PairsBoard {
 
   /** Offers a size if the images are far larger than the model's. */
   #advise(pairs, size) {
-    const pocket = app.graph?.nodes?.some((node) =>
-      node.widgets?.some((widget) => widget.name === "model_name" && POCKET.test(String(widget.value))),
-    );
+    const models = [...everyNode()].map((node) => widgetOf(node, "model_name")?.value);
+    const pocket = models.some((name) => POCKET.test(String(name)));
     const side = pocket ? 128 : 512;
     const files = pairs.flatMap((pair) => [pair.before, pair.after]).filter((file) => file?.width);
     const [largest] = files.sort((one, other) => other.width * other.height - one.width * one.height);
     const most = pocket ? 256 : 1024;
     this.advice.hidden = size !== 0 || !largest || Math.max(largest.width, largest.height) <= most;
     if (this.advice.hidden) return;
-    const button = element("button", { type: "button", text: TEXTS.useSize(side) });
-    button.addEventListener("click", () => this.#set("size", side));
+    const use = button(TEXTS.useSize(side), () => this.#set("size", side));
     const words = element("span", { text: TEXTS.large(`${largest.width} x ${largest.height}`, side) });
-    this.advice.replaceChildren(words, button);
+    this.advice.replaceChildren(words, use);
   }
 
   #showTarget() {
@@ -162,7 +175,7 @@ export class PairsBoard {
   }
 
   #freeName() {
-    const taken = new Set(this.widget("folder")?.options?.values ?? []);
+    const taken = new Set(widgetOf(this.node, "folder")?.options?.values ?? []);
     let name = NEW_FOLDER;
     for (let number = 2; taken.has(name); number++) name = `${NEW_FOLDER}_${number}`;
     return name;
@@ -170,23 +183,15 @@ export class PairsBoard {
 
   /** Sets a widget as a user would, in one step of ComfyUI's undo. */
   #set(name, value) {
-    const widget = this.widget(name);
-    widget.value = value;
-    widget.callback?.(value, app.canvas, this.node);
-    this.#changed();
+    setValue(this.node, widgetOf(this.node, name), value);
+    rememberChange();
     this.draw();
   }
 
-  #changed() {
-    this.node.graph?.setDirtyCanvas?.(true, true);
-    const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
-    (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
-  }
-
+  /** Keeps the user's decisions in the node. */
   decide(board) {
-    this.widget("board").value = writeBoard(board);
-    this.#changed();
-    this.draw();
+    this.failure.sentence = "";
+    this.#set("board", writeBoard(board));
   }
 
   #act(what, pair, given) {
@@ -213,30 +218,33 @@ export class PairsBoard {
   async addImages(images) {
     const folder = this.target.value.trim().replace(/^\/+|\/+$/g, "");
     if (!images.length || !folder) {
-      this.#say(images.length ? TEXTS.noName() : TEXTS.noImages());
+      this.#complain(images.length ? TEXTS.noName() : TEXTS.noImages());
       return;
     }
-    const failure = await this.#upload(images, folder);
+    const uploaded = await this.#upload(images, folder);
+    if (!this.node.graph) return; // it was deleted meanwhile
     this.target.blur();
-    this.#choose(folder);
-    if (failure) this.#say(TEXTS.failed(failure.name, failure.why));
+    if (uploaded) this.#choose(folder);
+    else this.refresh();
   }
 
+  /** Returns whether at least one image was uploaded. */
   async #upload(images, folder, overwrite = false) {
     const progress = (done, all) => (this.words.textContent = TEXTS.uploading(done, all));
-    return await upload(images, folder, { overwrite, progress });
+    const failures = await upload(images, folder, { overwrite, progress });
+    const [first] = failures;
+    const uploaded = failures.length < images.length;
+    const sentence = first ? TEXTS.failed(first.name, first.why) : "";
+    this.failure = { sentence, folder: uploaded ? folder : this.folder };
+    return uploaded;
   }
 
   #choose(folder) {
-    const widget = this.widget("folder");
+    const widget = widgetOf(this.node, "folder");
     const values = widget.options.values;
     if (!values.includes(folder)) widget.options.values = [folder, ...values];
     this.chosen = true;
-    if (widget.value !== folder) {
-      widget.value = folder;
-      widget.callback?.(folder, app.canvas, this.node);
-      this.#changed();
-    }
+    if (widget.value !== folder) this.#set("folder", folder);
     this.refresh();
   }
 
@@ -247,7 +255,7 @@ export class PairsBoard {
     else if (!this.survey.own) reason = TEXTS.notOwn();
     else if (!place) reason = TEXTS.noMaskPlace();
     if (reason) {
-      this.#say(reason);
+      this.#complain(reason);
       return;
     }
     const { folder } = this.survey;
@@ -255,19 +263,26 @@ export class PairsBoard {
       try {
         await post("/instructbrush/pairs/trash_mask", { folder, key: pair.key });
       } catch (error) {
-        this.#say(error.message);
+        this.#complain(error.message);
         return;
       }
     }
-    const failure = await this.#upload([{ file: images[0].file, path: place }], folder, true);
-    if (failure) this.#say(TEXTS.failed(failure.name, failure.why));
-    if (this.board.no_mask.includes(pair.key)) this.decide(toggled(this.board, "no_mask", pair.key));
+    await this.#upload([{ file: images[0].file, path: place }], folder, true);
+    const { board } = this;
+    if (board.no_mask.includes(pair.key)) this.#set("board", writeBoard(toggled(board, "no_mask", pair.key)));
     this.refresh();
   }
 
-  async #drop(event) {
+  /** Takes dropped files: the mask or the missing image of a pair, or new images. */
+  async takeDrop(event) {
     const pair = this.#pairAt(event);
-    const images = await droppedImages(event);
+    let images;
+    try {
+      images = await droppedImages(event);
+    } catch (error) {
+      this.#complain(TEXTS.unreadable(error.message));
+      return;
+    }
     if (pair && images.length === 1) {
       if (pair.key !== "") await this.#addMask(pair, images);
       else await this.#addPartner(pair, images[0]);
@@ -277,7 +292,7 @@ export class PairsBoard {
   async #addPartner(pair, image) {
     const [ending] = /\.[^.]+$/.exec(image.path);
     const path = pair.missing ? pair.missing.replace(/\.[^.]+$/, ending) : image.path;
-    if (!this.survey.own) this.#say(TEXTS.notOwn());
+    if (!this.survey.own) this.#complain(TEXTS.notOwn());
     else {
       await this.#upload([{ file: image.file, path }], this.survey.folder);
       this.refresh();
@@ -307,7 +322,6 @@ export class PairsBoard {
   }
 
   #listen() {
-    this.add.addEventListener("click", () => this.#pick((images) => this.addImages(images)));
     this.target.addEventListener("keydown", (event) => event.stopPropagation());
     this.root.addEventListener("paste", (event) => {
       if (event.target === this.target || !event.clipboardData?.files.length) return;
@@ -328,7 +342,7 @@ export class PairsBoard {
       if (!hasFiles(event)) return;
       event.preventDefault();
       event.stopPropagation();
-      this.#drop(event);
+      this.takeDrop(event);
     });
   }
 
@@ -340,9 +354,9 @@ export class PairsBoard {
   }
 
   #focused() {
-    const button = document.activeElement?.closest?.(".ib-pair-button");
-    if (!button || !this.tiles.contains(button)) return null;
-    return { key: button.closest(".ib-pair").dataset.key, act: button.dataset.act };
+    const pressed = document.activeElement?.closest?.(".ib-pair-button");
+    if (!pressed || !this.tiles.contains(pressed)) return null;
+    return { key: pressed.closest(".ib-pair").dataset.key, act: pressed.dataset.act };
   }
 
   #focus(focused) {

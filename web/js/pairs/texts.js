@@ -30,6 +30,7 @@ export const TEXTS = {
   noMaskPlace: () => translate("A list names the images of this folder. Write the mask into the list, too."),
   notOwn: () =>
     translate("Examples of the pack cannot be changed. Drop your images to make a folder of your own."),
+  unreadable: (reason) => translate("The dropped files cannot be read: {reason}", { reason }),
   noName: () => translate("Write a name for the folder."),
   move: (name) => translate("Move pair {name}: drag, or press the arrow keys", { name }),
   star: (name) =>

@@ -1,8 +1,9 @@
 // A tile of the board: before | after of a pair, its size, its problem, and its buttons.
 import { api } from "../../../../scripts/api.js";
-import { element } from "../dom.js";
-import { TEXTS } from "./texts.js";
+import { element, iconButton } from "../dom.js";
+import { request, viewOf } from "../server.js";
 import { translateSentence } from "../translate.js";
+import { TEXTS } from "./texts.js";
 
 const SHOWN_BY_BROWSERS = /\.(a?png|jpe?g|jfif|webp|gif|bmp|avif)$/i;
 /** Larger files are shown as thumbnails of the server. */
@@ -64,9 +65,12 @@ function half(pair, index, side, caption, { survey }, says) {
 
 /** Shows why the server cannot read a file that the browser cannot show. */
 async function explain(path, says) {
-  const response = await api.fetchApi(path);
-  if (response.ok) return;
-  says.textContent = translateSentence((await response.json()).error);
+  try {
+    await request(path);
+    return;
+  } catch (error) {
+    says.textContent = error.message;
+  }
   says.closest(".ib-pair")?.classList.add("ib-faulty");
 }
 
@@ -82,8 +86,8 @@ function address(file, index, side, survey) {
   const parts = `${survey.folder}/${file.file}`.split("/");
   const filename = parts.pop();
   // The state changes the address when a file changes.
-  const query = { filename, subfolder: parts.join("/"), type: "input", state: survey.state.slice(0, 12) };
-  return api.apiURL(`/view?${new URLSearchParams(query)}`);
+  const state = survey.state.slice(0, 12);
+  return viewOf({ filename, subfolder: parts.join("/"), type: "input", state });
 }
 
 function nameRow(pair, { size }) {
@@ -106,7 +110,12 @@ function buttons(pair, { skipped, swapped, heldOut }, { board, act }) {
   const name = pair.name;
   const masked = pair.mask && !board.no_mask.includes(pair.key);
   const maskText = masked ? TEXTS.ignoreMask : pair.mask ? TEXTS.useMask : TEXTS.mask;
-  const handle = iconButton("pi-arrows-alt", TEXTS.move(name), "move");
+  const make = (sign, title, what, act, pressed) => {
+    const attributes = { class: "ib-pair-button", "data-act": what };
+    if (pressed !== undefined) attributes["aria-pressed"] = String(pressed);
+    return iconButton(sign, title, act, attributes);
+  };
+  const handle = make("arrows-alt", TEXTS.move(name), "move", () => {});
   handle.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
     if (!step) return;
@@ -115,27 +124,16 @@ function buttons(pair, { skipped, swapped, heldOut }, { board, act }) {
     act("step", pair, step);
   });
   handle.addEventListener("pointerdown", (event) => act("drag", pair, event));
-  const make = (icon, title, what, pressed) => {
-    const made = iconButton(icon, title, what);
-    if (pressed !== undefined) made.setAttribute("aria-pressed", String(pressed));
-    made.addEventListener("click", () => act(what, pair));
-    return made;
-  };
-  const star = heldOut ? ["pi-star-fill", TEXTS.unstar(name)] : ["pi-star", TEXTS.star(name)];
-  const skip = skipped ? ["pi-eye-slash", TEXTS.use(name)] : ["pi-eye", TEXTS.skip(name)];
+  const toggle = (sign, title, what, pressed) => make(sign, title, what, () => act(what, pair), pressed);
+  const star = heldOut ? ["star-fill", TEXTS.unstar(name)] : ["star", TEXTS.star(name)];
+  const skip = skipped ? ["eye-slash", TEXTS.use(name)] : ["eye", TEXTS.skip(name)];
   return element(
     "div",
     { class: "ib-pair-buttons" },
     handle,
-    make(...star, "star", heldOut),
-    make("pi-arrow-right-arrow-left", TEXTS.swap(name), "swap", swapped),
-    make("pi-pencil", maskText(name), "mask", Boolean(masked)),
-    make(...skip, "skip", skipped),
+    toggle(...star, "star", heldOut),
+    toggle("arrow-right-arrow-left", TEXTS.swap(name), "swap", swapped),
+    toggle("pencil", maskText(name), "mask", Boolean(masked)),
+    toggle(...skip, "skip", skipped),
   );
-}
-
-function iconButton(icon, title, what) {
-  const drawn = element("i", { class: `pi ${icon}`, "aria-hidden": "true" });
-  const named = { title, "aria-label": title, "data-act": what };
-  return element("button", { type: "button", class: "ib-pair-button", ...named }, drawn);
 }

@@ -1,5 +1,5 @@
 // Image files from drops, pastes and the file dialog, and their upload into ComfyUI's input folder.
-import { api } from "../../../../scripts/api.js";
+import { request } from "../server.js";
 
 /** The endings that core/storage/image_files.py reads. */
 const IMAGE =
@@ -46,36 +46,43 @@ async function collect(directory, above, found) {
 
 /** The images of a file dialog or of the clipboard, where screenshots are all called image.png. */
 export function chosenImages(files, pasted = false) {
-  const images = [...files].filter((file) => IMAGE.test(file.name) || file.type.startsWith("image/"));
+  const images = [...files].map((file) => ({ file, path: withEnding(file) }));
+  const readable = images.filter(({ path }) => IMAGE.test(path));
+  if (!pasted) return readable;
   const stamp = new Date().toISOString().replace(/\D/g, "").slice(0, 17);
-  return images.map((file, index) => {
-    const ending = IMAGE.exec(file.name)?.[0] ?? `.${file.type.split("/")[1]}`;
-    const plain = pasted && /^image\.\w+$/i.test(file.name);
-    return { file, path: plain ? `pasted ${stamp}-${index + 1}${ending}` : file.name };
+  return readable.map(({ file, path }, index) => {
+    const plain = /^image(?=\.\w+$)/i;
+    return { file, path: path.replace(plain, `pasted ${stamp}-${index + 1}`) };
   });
 }
 
+/** The name of a file. One without a known ending gets that of its type: image/png. */
+function withEnding({ name, type }) {
+  const [, ending] = /^image\/(\w+)/.exec(type) ?? [];
+  return IMAGE.test(name) || !ending ? name : `${name}.${ending}`;
+}
+
 /**
- * Uploads images into a folder of ComfyUI's input folder, and calls `progress(done, all)`. Returns the first
- * failure, { name, why }, or null; the other images are there then.
+ * Uploads images into a folder of ComfyUI's input folder, and calls `progress(done, all)`. Returns the
+ * failures, each { name, why }; the other images are there then.
  */
 export async function upload(images, folder, { overwrite = false, progress = () => {} } = {}) {
   let done = 0;
-  let failure = null;
+  const failures = [];
   const waiting = [...images];
   const work = async () => {
     for (let next = waiting.shift(); next; next = waiting.shift()) {
       try {
         await send(next, folder, overwrite);
       } catch (error) {
-        failure ??= { name: next.path, why: error.message };
+        failures.push({ name: next.path, why: error.message });
       }
       progress(++done, images.length);
     }
   };
   progress(0, images.length);
   await Promise.all(Array.from({ length: AT_ONCE }, work));
-  return failure;
+  return failures;
 }
 
 async function send({ file, path }, folder, overwrite) {
@@ -85,6 +92,5 @@ async function send({ file, path }, folder, overwrite) {
   body.append("subfolder", [folder, ...parts].join("/"));
   body.append("type", "input");
   if (overwrite) body.append("overwrite", "true");
-  const response = await api.fetchApi("/upload/image", { method: "POST", body });
-  if (!response.ok) throw new Error(`${response.status} ${response.statusText}`);
+  await request("/upload/image", { method: "POST", body });
 }

@@ -6,6 +6,16 @@ export function writeChoice(phrases) {
   return JSON.stringify({ before: of("before"), after: of("after") });
 }
 
+/** The opposite of writeChoice: { before, after }, or null without a choice. */
+export function parseChoice(text) {
+  try {
+    const { before = [], after = [] } = JSON.parse(text);
+    return { before, after };
+  } catch {
+    return null;
+  }
+}
+
 /** The words that the node makes of the taken phrases; empty without a phrase of the images after. */
 export function wordsOf(phrases) {
   const of = (side) => listed(phrases.filter((each) => each.taken && each.side === side));

@@ -1,8 +1,8 @@
 // The chips of Unique Phrases: each phrase with two bars for how well it fits the images before and after. A
 // click takes it or leaves it; the output follows with the next run.
-import { element } from "../dom.js";
+import { button, element } from "../dom.js";
 import { translate } from "../translate.js";
-import { lengthOf, wordsOf, writeChoice } from "./choice.js";
+import { lengthOf, parseChoice, wordsOf, writeChoice } from "./choice.js";
 
 const SIDES = {
   before: () => translate("Fits the images before"),
@@ -20,8 +20,7 @@ export class PhrasesPanel {
     this.words = element("div", { class: "ib-phrases-words", role: "status" });
     this.says = element("div", { class: "ib-phrases-says" });
     this.chips = element("div", { class: "ib-phrases-chips", "data-capture-wheel": "true" });
-    this.auto = element("button", { type: "button" });
-    this.auto.addEventListener("click", () => this.reset());
+    this.auto = button("", () => this.reset());
     this.legend = element("div", { class: "ib-phrases-legend" });
     const foot = element("div", { class: "ib-phrases-foot" }, this.legend, this.auto);
     const parts = [this.words, this.says, this.chips, foot];
@@ -30,18 +29,31 @@ export class PhrasesPanel {
     this.auto.hidden = true;
   }
 
-  /** Shows the phrases of a run. */
-  show(data) {
+  /** Shows the phrases of a run. `chosen` is the node's choice now, which may differ from that of the run. */
+  show(data, chosen) {
     this.data = data;
     this.phrases = data.phrases.map((each) => ({ ...each }));
     this.byUser = data.by_user;
     this.changed = false;
+    this.#follow(parseChoice(chosen));
     this.auto.textContent = translate("Choose by itself");
     this.auto.title = translate("Forgets your choice. The next run takes the best phrases.");
     const bar = (side) => element("i", { class: `ib-phrases-bar ib-${side}` });
     this.legend.replaceChildren(bar("before"), translate("before"), bar("after"), translate("after"));
     this.chips.replaceChildren(...Object.keys(SIDES).map((side) => this.#group(side)));
     this.draw();
+  }
+
+  /** Takes over a choice that was made while the node ran, or that undo has brought back. */
+  #follow(choice) {
+    const takes = ({ side, text }) => Boolean(choice?.[side].includes(text));
+    const { by_user, gone } = this.data;
+    if (!choice) this.changed = by_user;
+    else if (by_user) this.changed = this.phrases.some((each) => takes(each) !== each.taken);
+    else this.changed = !gone.length || this.phrases.some(takes);
+    if (!this.changed) return;
+    this.byUser = Boolean(choice);
+    if (choice) for (const each of this.phrases) each.taken = takes(each);
   }
 
   #group(side) {
@@ -64,7 +76,8 @@ export class PhrasesPanel {
     const weak = phrase.weak ? [element("small", { text: translate("weak") })] : [];
     const text = element("span", { text: phrase.text });
     const top = element("span", { class: "ib-phrases-text" }, text, ...weak);
-    const chip = element("button", { type: "button", class: "ib-phrases-chip" }, top, ...bars);
+    const chip = button("", () => this.toggle(phrase), { class: "ib-phrases-chip" });
+    chip.append(top, ...bars);
     chip.title = translate("Fit before {before}, after {after}. Difference {difference}, needed {eta}.", {
       before: phrase.before.toFixed(2),
       after: phrase.after.toFixed(2),
@@ -72,7 +85,6 @@ export class PhrasesPanel {
       eta: Number(this.data.eta.toPrecision(3)),
     });
     chip.classList.toggle("ib-weak", phrase.weak);
-    chip.addEventListener("click", () => this.toggle(phrase));
     return chip;
   }
 

@@ -1,5 +1,5 @@
 // An image with boxes. Each box is a button with words and score, which keeps the object or leaves it out.
-import { element } from "../dom.js";
+import { button, element } from "../dom.js";
 import { translate } from "../translate.js";
 
 export class Boxes {
@@ -13,8 +13,9 @@ export class Boxes {
     new ResizeObserver(() => this.#thinLabels()).observe(frame);
   }
 
-  /** Shows an image with its objects. */
-  show(source, { width, height }, objects) {
+  /** Shows an image, { source, name }, with its objects. */
+  show({ source, name }, { width, height }, objects) {
+    this.image.alt = name;
     if (source) this.image.src = source;
     else this.image.removeAttribute("src");
     this.root.style.setProperty("--ratio", width / height);
@@ -44,7 +45,8 @@ export class Boxes {
     const [left, top, right, bottom] = object.box;
     const text = `${object.phrase} ${object.score.toFixed(2)}`;
     const label = element("span", { text });
-    const box = element("button", { type: "button", class: "ib-region-box" }, label);
+    const box = button("", () => this.click(object), { class: "ib-region-box" });
+    box.append(label);
     Object.assign(box.style, {
       left: `${(100 * left) / width}%`,
       top: `${(100 * top) / height}%`,
@@ -53,7 +55,6 @@ export class Boxes {
     });
     box.classList.toggle("ib-label-inside", top < height * 0.12);
     box.classList.toggle("ib-label-right", left > width * 0.6);
-    box.addEventListener("click", () => this.click(object));
     object.element = box;
     return box;
   }

@@ -1,41 +1,34 @@
 // Adds the overlay of boxes to Find Region nodes.
-import { app } from "../../../../scripts/app.js";
-import { addPanel, loadStyle, onResult } from "../dom.js";
+import { loadStyle } from "../dom.js";
+import { after, isLinked, rememberChange, setValue, widgetOf } from "../nodes.js";
+import { addPanel, keepPointer, onResult } from "../panels.js";
 import { RegionPanel } from "./panel.js";
 
 const NODE = "InstructBrushFindRegion";
 const HEIGHT = 420;
 const WIDTH = 400;
 
+/** Adds the overlay to a Find Region node. */
 export function addRegionOverlay(node) {
   if (node.comfyClass !== NODE) return;
   loadStyle("regions");
-  const widget = (name) => node.widgets?.find((each) => each.name === name);
   let writing = false;
   const panel = new RegionPanel({
-    get: (name) => widget(name)?.value,
-    linked: (name) =>
-      Boolean(node.inputs?.some((each) => (each.widget?.name ?? each.name) === name && each.link != null)),
+    get: (name) => widgetOf(node, name)?.value,
+    linked: (name) => isLinked(node, name),
     set(name, value) {
-      if (widget(name).value === value) return;
+      const widget = widgetOf(node, name);
+      if (widget.value === value) return;
       writing = true;
-      widget(name).value = value;
-      widget(name).callback?.(value, app.canvas, node);
+      setValue(node, widget, value);
       writing = false;
-      node.graph?.setDirtyCanvas?.(true, true);
-      app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
     },
+    settled: rememberChange,
   });
   for (const name of ["box_threshold", "text_threshold"]) {
-    const before = widget(name).callback;
-    widget(name).callback = function (...given) {
-      const answer = before?.apply(this, given);
-      if (!writing) panel.followed(name);
-      return answer;
-    };
+    after(widgetOf(node, name), "callback", () => writing || panel.followed(name));
   }
-  // Otherwise a click drags the node.
-  panel.root.addEventListener("pointerdown", (event) => event.stopPropagation());
+  keepPointer(panel.root);
   node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
   addPanel(node, "region_boxes", panel.root, HEIGHT);
   onResult(node, ({ region }) => region && panel.show(region[0]));

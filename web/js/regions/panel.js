@@ -1,7 +1,7 @@
 // The panel of Find Region: the image with boxes and scores, a slider for the score, and what the next run
 // will return. The finder has found all boxes at once, so the slider needs no run.
-import { api } from "../../../../scripts/api.js";
-import { element } from "../dom.js";
+import { button, element } from "../dom.js";
+import { viewOf } from "../server.js";
 import { translate, translateSentence } from "../translate.js";
 import { Boxes } from "./boxes.js";
 import { keptKeys, parseSelection, toggle, writeSelection } from "./choice.js";
@@ -9,9 +9,13 @@ import { keptKeys, parseSelection, toggle, writeSelection } from "./choice.js";
 const AUTO = -1;
 const LEAST = 0.05;
 
+/** The images of a run, as JSON -> the clicks that the run used. Undo makes panels anew. */
+const usedSelections = new Map();
+
 export class RegionPanel {
   /**
-   * @param fields what the panel reads and writes: `get(name)`, `set(name, value)`, `linked(name)`
+   * @param fields what the panel reads and writes: `get(name)`, `set(name, value)`, `linked(name)`, and
+   *   `settled()` after a change that undo takes back
    */
   constructor(fields) {
     this.fields = fields;
@@ -19,37 +23,33 @@ export class RegionPanel {
     this.boxes = new Boxes((object) => this.#toggle(object));
     this.words = element("div", { class: "ib-region-words", role: "status" });
     this.words.textContent = translate("Run the graph to find regions.");
-    this.back = this.#button("‹", () => this.#turn(-1));
-    this.on = this.#button("›", () => this.#turn(1));
+    this.back = button("‹", () => this.#turn(-1));
+    this.on = button("›", () => this.#turn(1));
     this.pageText = element("span", { class: "ib-region-page" });
     this.pages = element("div", { class: "ib-region-pages" }, this.back, this.pageText, this.on);
     this.slider = element("input", { type: "range", min: LEAST, max: 1, step: 0.01 });
     this.value = element("output", {});
-    this.auto = this.#button("", () => this.#setThreshold(AUTO));
+    this.auto = button("", () => this.#chooseThreshold(AUTO));
     this.label = element("span", {});
     const slide = element("label", { class: "ib-region-slider" }, this.label, this.slider, this.value);
-    this.clear = this.#button("", () => this.#clear());
+    this.clear = button("", () => this.#clear());
     this.foot = element("div", { class: "ib-region-foot" }, slide, this.auto);
     const top = element("div", { class: "ib-region-top" }, this.words, this.clear, this.pages);
     this.says = element("div", { class: "ib-region-says" });
     const parts = [top, this.says, this.boxes.root, this.foot];
     this.root = element("div", { class: "ib-panel ib-region" }, ...parts);
     this.slider.addEventListener("input", () => this.#setThreshold(Number(this.slider.value)));
+    this.slider.addEventListener("change", () => this.fields.settled());
     for (const part of [this.boxes.root, this.foot, this.pages, this.clear]) part.hidden = true;
-  }
-
-  #button(text, act) {
-    const made = element("button", { type: "button", text });
-    made.addEventListener("click", act);
-    return made;
   }
 
   /** Shows the output of a run. */
   show(data) {
     this.data = data;
-    this.page = Math.min(this.page, data.objects.length - 1);
-    /** What the last run used, to tell whether another one is needed. */
-    this.used = this.#state();
+    this.page = Math.max(0, Math.min(this.page, data.objects.length - 1));
+    const images = JSON.stringify(data.images);
+    if (!usedSelections.has(images)) usedSelections.set(images, this.fields.get("selection"));
+    this.usedSelection = usedSelections.get(images);
     this.words_threshold = this.fields.get("text_threshold");
     this.label.textContent = translate("Least score");
     this.slider.setAttribute("aria-label", translate("Least score of a box"));
@@ -66,8 +66,10 @@ export class RegionPanel {
     this.#showPage();
   }
 
-  #state() {
-    return ["box_threshold", "selection"].map((name) => this.fields.get(name)).join("\n");
+  /** Whether another run is needed. */
+  get changed() {
+    const { threshold } = this.limits;
+    return threshold !== this.data.threshold || this.fields.get("selection") !== this.usedSelection;
   }
 
   #turn(by) {
@@ -79,12 +81,11 @@ export class RegionPanel {
   #showPage() {
     const { images, objects, count } = this.data;
     const file = images[this.page];
-    const source = file ? api.apiURL(`/view?${new URLSearchParams(file)}`) : "";
-    this.objects = objects[this.page];
-    this.boxes.show(source, this.data, this.objects);
+    const name = translate("Image {number} of {count}", { number: this.page + 1, count });
+    this.objects = objects[this.page] ?? [];
+    this.boxes.show({ source: file ? viewOf(file) : "", name }, this.data, this.objects);
     this.pages.hidden = objects.length < 2;
-    const numbers = { number: this.page + 1, count };
-    this.pageText.textContent = translate("Image {number} of {count}", numbers);
+    this.pageText.textContent = name;
     this.draw();
   }
 
@@ -104,13 +105,20 @@ export class RegionPanel {
     const { selection } = this;
     toggle(this.objects, this.limits, selection, key);
     this.fields.set("selection", writeSelection(selection));
+    this.fields.settled();
     this.draw();
   }
 
   #clear() {
     this.fields.set("selection", "");
+    this.fields.settled();
     this.boxes.layer.querySelector("button")?.focus({ preventScroll: true });
     this.draw();
+  }
+
+  #chooseThreshold(value) {
+    this.#setThreshold(value);
+    this.fields.settled();
   }
 
   #setThreshold(value) {
@@ -133,7 +141,7 @@ export class RegionPanel {
   /** Draws again what depends on the node's values. */
   draw() {
     if (!this.data) return;
-    const { selection, limits, data } = this;
+    const { selection, limits, data, changed } = this;
     const kept = keptKeys(this.objects, limits, selection);
     this.boxes.mark(kept, selection);
     this.slider.value = limits.threshold;
@@ -144,7 +152,6 @@ export class RegionPanel {
       all === 0
         ? translate("Nothing was found")
         : translate("{count} of {all} boxes kept", { count, all });
-    const changed = this.#state() !== this.used;
     const sentences = [];
     if (limits.threshold < data.least) {
       sentences.push(translate("Run to look for boxes below {least}.", { least: data.least.toFixed(2) }));

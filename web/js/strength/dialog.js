@@ -1,5 +1,6 @@
 // The strength strip of a subgraph's node, in a dialog: such a node can have no panel of its own.
-import { element } from "../dom.js";
+import { button, element } from "../dom.js";
+import { after } from "../nodes.js";
 import { translate } from "../translate.js";
 import { StrengthStrip } from "./strip.js";
 import { settingOf } from "./settings.js";
@@ -12,12 +13,11 @@ export function openStrength(host, inside, segments, closed) {
   const strip = new StrengthStrip(inside, () => {}, host);
   strip.segments = segments;
   const title = element("span", { text: host.title });
-  const close = element("button", { type: "button", text: "×", title: translate("Close") });
-  close.setAttribute("aria-label", translate("Close"));
+  const label = translate("Close");
+  const close = button("×", () => dialog.close(), { title: label, "aria-label": label });
   const head = element("header", {}, title, close);
   const dialog = element("dialog", { class: "ib-strength-dialog ib-strength" }, head, strip.root);
   dialog.setAttribute("aria-label", translate("Strength of the instruction"));
-  close.addEventListener("click", () => dialog.close());
   const escape = (event) => event.key === "Escape" && dialog.close();
   dialog.addEventListener("keydown", escape, true);
   dialog.addEventListener("keydown", (event) => event.stopPropagation()); // no key reaches the canvas
@@ -26,6 +26,8 @@ export function openStrength(host, inside, segments, closed) {
     closed(strip);
     dialog.remove();
   });
+  // By its deletion, by undo, or with another workflow.
+  after(host, "onRemoved", () => dialog.close());
   document.body.append(dialog);
   strip.refresh();
   dialog.show(); // the canvas stays in use

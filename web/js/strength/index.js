@@ -1,7 +1,9 @@
 // Adds the strength strip to Apply Instruction and Edit Guider.
 import { app } from "../../../../scripts/app.js";
 import { api } from "../../../../scripts/api.js";
-import { addPanel, loadStyle, onResult } from "../dom.js";
+import { loadStyle } from "../dom.js";
+import { after, whileInGraph } from "../nodes.js";
+import { addPanel, onResult } from "../panels.js";
 import { translate } from "../translate.js";
 import { openStrength, strengthInside } from "./dialog.js";
 import { StrengthStrip } from "./strip.js";
@@ -10,6 +12,7 @@ const NODES = ["InstructBrushApply", "InstructBrushEditGuider"];
 
 const MARGIN = 20;
 
+/** The strips of all nodes in the graph, and those in dialogs. */
 const strips = new Set();
 
 /** Call once. */
@@ -58,7 +61,6 @@ function open(host) {
 export function addStrengthStrip(node) {
   if (!NODES.includes(node.comfyClass)) return;
   const strip = new StrengthStrip(node, (growth, loading) => resize(node, growth, loading));
-  strips.add(strip);
   addPanel(node, "strength_strip", strip.root, () => strip.height + MARGIN);
   strip.refresh();
   after(node, "onConfigure", () => strip.refresh(true));
@@ -67,10 +69,14 @@ export function addStrengthStrip(node) {
     const loading = Boolean(app.configuringGraph);
     queueMicrotask(() => node.graph && strip.refresh(loading));
   });
-  after(node, "onRemoved", () => {
-    strips.delete(strip);
-    strip.close();
-  });
+  whileInGraph(
+    node,
+    () => strips.add(strip),
+    () => {
+      strips.delete(strip);
+      strip.close();
+    },
+  );
   onResult(node, (output) => strip.showResult(output));
 }
 
@@ -80,13 +86,4 @@ function resize(node, growth, loading) {
   const grown = loading ? node.size[1] : node.size[1] + growth;
   node.setSize([node.size[0], Math.max(least, grown)]);
   node.setDirtyCanvas?.(true, true);
-}
-
-function after(node, name, act) {
-  const before = node[name];
-  node[name] = function (...given) {
-    const answer = before?.apply(this, given);
-    act();
-    return answer;
-  };
 }

@@ -85,6 +85,7 @@ function keepNoFile(node) {
   node.inputs = { images: node.inputs.images };
 }
 
+/** Writes a value into the saved form of its node. */
 function setSaved(workflow, { node, widget }, value) {
   const values = savedNode(workflow, node)?.widgets_values;
   const place = node.widgets.indexOf(widget);

@@ -1,6 +1,6 @@
 // The results of tried strengths in a row. A click on one takes its strength.
-import { api } from "../../../../scripts/api.js";
-import { element } from "../dom.js";
+import { button, element } from "../dom.js";
+import { viewOf } from "../server.js";
 import { translate } from "../translate.js";
 import { shortest } from "./slider.js";
 
@@ -40,10 +40,11 @@ export class Results {
     for (const strength of strengths) {
       const image = element("div", { class: "ib-try-image" });
       const words = element("span", { text: shortest(strength) });
-      const tile = element("button", { type: "button", class: "ib-try", disabled: "" }, image, words);
-      tile.setAttribute("aria-label", translate("Strength {strength}", { strength: shortest(strength) }));
-      const made = { tile, image, again: () => {} };
-      tile.addEventListener("click", () => this.choose(strength, made.again));
+      const label = translate("Strength {strength}", { strength: shortest(strength) });
+      const made = { image, again: () => {} };
+      const choose = () => this.choose(strength, made.again);
+      made.tile = button("", choose, { class: "ib-try", disabled: "", "aria-label": label });
+      made.tile.append(image, words);
       this.tiles.set(strength, made);
     }
     this.root.replaceChildren(...[...this.tiles.values()].map(({ tile }) => tile));
@@ -60,9 +61,8 @@ export class Results {
     tile.classList.remove("ib-running");
     if (!file) return;
     made.again = again;
-    const { filename, subfolder = "", type } = file;
-    const address = api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
-    image.append(element("img", { src: address, alt: "", draggable: "false" }));
+    const { filename, subfolder, type } = file;
+    image.append(element("img", { src: viewOf({ filename, subfolder, type }), alt: "", draggable: "false" }));
     tile.disabled = false;
     tile.title = translate("Click to take this strength");
   }

@@ -1,6 +1,7 @@
 // Runs prompts one after the other, and gives what each shows. Messages of the server say what happens.
 import { app } from "../../../../scripts/app.js";
 import { api } from "../../../../scripts/api.js";
+import { get } from "../server.js";
 
 const KINDS = ["executed", "execution_success", "execution_error", "execution_interrupted"];
 const STOPPED = Symbol("stopped");
@@ -103,8 +104,11 @@ function sentenceOf({ response, message }) {
 
 /** What became of a prompt while the connection was lost. Null while it runs or waits. */
 async function outcome(id, shown) {
-  const entry = (await (await api.fetchApi(`/history/${id}`)).json())[id];
-  if (!entry?.status) return null;
+  // In this order: a run that ends in between is in the history.
+  const { queue_running, queue_pending } = await get("/queue");
+  const entry = (await get(`/history/${id}`))[id];
+  const waits = [...queue_running, ...queue_pending].some(([, prompt]) => prompt === id);
+  if (!entry?.status) return waits ? null : { output: STOPPED }; // the server was started again
   const failed = entry.status.messages?.find(([kind]) => kind === "execution_error");
   if (failed) return { error: new Error(failed[1].exception_message.trim()) };
   return { output: entry.status.completed ? entry.outputs?.[shown.id] : STOPPED };

@@ -1,5 +1,5 @@
 // How many segments the instruction of a node has, before the node has run.
-import { sourceOf } from "../dom.js";
+import { sourceOf } from "../graph.js";
 import { LOAD, nameWidget } from "../gallery/nodes.js";
 import { store } from "../gallery/store.js";
 

@@ -1,11 +1,12 @@
 // The panel of Apply Instruction and Edit Guider: the strength, tries of it, and when the instruction acts.
-import { element } from "../dom.js";
+import { button, element } from "../dom.js";
+import { rememberChange, setValue } from "../nodes.js";
 import { translate, translateSentence } from "../translate.js";
 import { MOST, factorsOf } from "./noise.js";
 import { firstImage, promptsOf } from "./prompts.js";
 import { Results, rangeAround, runningOrder, strengthsBetween } from "./results.js";
 import { Runs, showAgain } from "./runs.js";
-import { follow, rememberChange, setValue, settingOf } from "./settings.js";
+import { follow, settingOf, unfollow } from "./settings.js";
 import { StrengthSlider } from "./slider.js";
 import { segmentsOf } from "./segments.js";
 import { Timeline } from "./timeline.js";
@@ -30,7 +31,12 @@ export class StrengthStrip {
     /** Number of segments of the instruction; null until it is known. */
     this.segments = null;
     this.runs = null;
+    /** Whether prompts are being made for the next runs. */
+    this.starting = false;
     this.range = null;
+    /** Number of segments asked for, to drop old answers. */
+    this.asked = 0;
+    this.changed = () => this.draw();
     this.slider = new StrengthSlider((value) => this.set("strength", value), rememberChange);
     this.timeline = new Timeline((name, value) => this.set(INPUTS[name], value), rememberChange);
     this.results = new Results((strength, again) => {
@@ -38,8 +44,8 @@ export class StrengthStrip {
       rememberChange();
       if (!this.runs) again();
     });
-    this.tryButton = element("button", { type: "button", class: "ib-try-five" });
-    this.tryButton.addEventListener("click", () => (this.runs ? this.runs.stop() : this.tryFive()));
+    const press = () => (this.runs ? this.runs.stop() : this.tryFive());
+    this.tryButton = button("", press, { class: "ib-try-five" });
     this.says = element("div", { class: "ib-strength-says", role: "status" });
     this.first = element("div", { class: "ib-strength-first" }, this.slider.root, this.tryButton);
     this.below = this.makeBelow();
@@ -71,16 +77,15 @@ export class StrengthStrip {
     };
     this.lowest = limit(translate("Lowest strength to try"));
     this.highest = limit(translate("Highest strength to try"));
-    const close = element("button", { type: "button", class: "ib-try-close", text: "×" });
-    close.title = translate("Close");
-    close.setAttribute("aria-label", translate("Close the results"));
-    close.addEventListener("click", () => {
+    const closeResults = () => {
       this.runs?.stop();
       this.range = null;
       this.remark = "";
       this.below.hidden = true;
       this.draw();
-    });
+    };
+    const named = { title: translate("Close"), "aria-label": translate("Close the results") };
+    const close = button("×", closeResults, { class: "ib-try-close", ...named });
     const from = element("span", { text: translate("from") });
     const to = element("span", { text: translate("to") });
     const foot = element("div", { class: "ib-try-foot" }, from, this.lowest, to, this.highest, close);
@@ -98,22 +103,31 @@ export class StrengthStrip {
 
   /** Sets an input where it is set; this redraws the strip. */
   set(name, value) {
-    if (this.settings[name]?.widget) setValue(this.settings[name], value);
+    const { node, widget } = this.settings[name] ?? {};
+    if (widget) setValue(node, widget, value);
   }
 
   /** Finds again where the values are set, after links changed or while the workflow is loaded. */
   refresh(loading = false) {
     for (const name of ["strength", ...Object.values(INPUTS)]) {
-      const setting = settingOf(this.node, name, this.host);
-      follow(setting, this.settings[name], () => this.draw());
-      this.settings[name] = setting;
+      this.take(name, settingOf(this.node, name, this.host));
     }
     this.draw(loading);
+    const asked = ++this.asked;
     segmentsOf(this.node).then((segments) => {
-      if (!segments || segments === this.segments) return;
+      if (asked !== this.asked || !segments || segments === this.segments) return;
       this.segments = segments;
       this.draw();
     });
+  }
+
+  /** Follows the widget that holds a value now, and the old one no longer. */
+  take(name, setting) {
+    const [old, now] = [this.settings[name]?.widget, setting?.widget];
+    this.settings[name] = setting;
+    if (old === now) return;
+    if (old) unfollow(old, this.changed);
+    if (now) follow(now, this.changed);
   }
 
   /** Shows what a run said about the instruction. */
@@ -183,21 +197,29 @@ export class StrengthStrip {
 
   /** Runs the graph with five strengths. The widgets keep their values. */
   async tryFive() {
+    if (this.starting) return;
+    this.starting = true;
+    try {
+      await this.start();
+    } catch (error) {
+      this.say(translateSentence(error.message));
+    } finally {
+      this.starting = false;
+    }
+  }
+
+  async start() {
     const range = this.range ?? rangeAround(this.strength);
     const strengths = strengthsBetween(...range);
     this.showRange(range);
     this.remark = "";
-    try {
-      const order = runningOrder([...new Set(strengths)], this.strength);
-      const made = await promptsOf(this, this.settings.strength, order);
-      if (!made) return this.say(translate("This node does not run: it is muted or bypassed."));
-      if (!made.shown) {
-        return this.say(translate("No image is shown after this node. Add Preview Image behind VAE Decode."));
-      }
-      await this.runAll(made, strengths);
-    } catch (error) {
-      this.say(translateSentence(error.message));
-    }
+    const order = runningOrder([...new Set(strengths)], this.strength);
+    const made = await promptsOf(this, this.settings.strength, order);
+    if (!this.settings.strength) return; // the node was deleted meanwhile
+    if (!made) this.say(translate("This node does not run: it is muted or bypassed."));
+    else if (!made.shown) {
+      this.say(translate("No image is shown after this node. Add Preview Image behind VAE Decode."));
+    } else await this.runAll(made, strengths);
   }
 
   async runAll({ shown, prompts }, strengths) {
@@ -227,11 +249,9 @@ export class StrengthStrip {
     }
   }
 
+  /** Ends the runs and follows no widget any more. */
   close() {
     this.runs?.stop();
-    for (const [name, setting] of Object.entries(this.settings)) {
-      follow(null, setting, () => {});
-      this.settings[name] = null;
-    }
+    for (const name of Object.keys(this.settings)) this.take(name, null);
   }
 }

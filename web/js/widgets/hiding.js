@@ -1,19 +1,13 @@
 // Hides widgets of nodes in both renderers. Hidden widgets are saved and sent as before.
-import { app } from "../../../../scripts/app.js";
+import { rootGraph } from "../graph.js";
+import { isLinked } from "../nodes.js";
 
 /** Height of a widget's row. */
 const ROW = { classic: 24, vue: 34 };
 
-/** Whether the value of an input comes by wire. */
-export function isLinked(node, name) {
-  return (node.inputs ?? []).some((input) => {
-    return (input.widget?.name ?? input.name) === name && input.link != null;
-  });
-}
-
 /** Whether the workflow's page (App Mode) shows the widget. */
 function isOnPage(node, name) {
-  const chosen = app.rootGraph?.extra?.linearData?.inputs ?? [];
+  const chosen = rootGraph()?.extra?.linearData?.inputs ?? [];
   return chosen.some(([id, input]) => input === name && String(id).split(":").includes(String(node.id)));
 }
 

@@ -3,6 +3,7 @@
 import { app } from "../../../../scripts/app.js";
 import { api } from "../../../../scripts/api.js";
 import { loadStyle } from "../dom.js";
+import { after, whileInGraph } from "../nodes.js";
 import { fit, hideWidgets } from "./hiding.js";
 import { addMore, refreshMore } from "./more.js";
 import { addNumbers, setupNumbers } from "./numbers.js";
@@ -10,6 +11,7 @@ import { isInput, WITHOUT_EFFECT } from "./rules.js";
 
 export { noteNumbers } from "./numbers.js";
 
+/** Functions that hide inputs without effect, of all nodes in the graph. */
 const narrowed = new Set();
 
 /** Call once. */
@@ -33,29 +35,18 @@ export function prepareWidgets(node) {
   if (!withoutEffect) return;
   const hidden = (name) => (isInput(node, name) ? Boolean(withoutEffect(node, name)) : undefined);
   const narrow = (resize = !app.configuringGraph) => hideWidgets(node, hidden, { resize });
-  for (const [hook, then] of Object.entries({
-    onAdded: () => narrowed.add(narrow),
-    onRemoved: () => narrowed.delete(narrow),
-    onConfigure: () => narrow(false),
-    onConnectionsChange: () => {
-      // A saved size already has room for the inputs that are linked.
-      const resize = !app.configuringGraph;
-      queueMicrotask(() => narrow(resize));
-    },
-  })) {
-    const before = node[hook];
-    node[hook] = function (...given) {
-      before?.apply(this, given);
-      then();
-    };
-  }
-  for (const widget of node.widgets) {
-    const before = widget.callback;
-    widget.callback = function (...given) {
-      before?.apply(this, given);
-      narrow();
-    };
-  }
+  whileInGraph(
+    node,
+    () => narrowed.add(narrow),
+    () => narrowed.delete(narrow),
+  );
+  after(node, "onConfigure", () => narrow(false));
+  after(node, "onConnectionsChange", () => {
+    // A saved size already has room for the inputs that are linked.
+    const resize = !app.configuringGraph;
+    queueMicrotask(() => narrow(resize));
+  });
+  for (const widget of node.widgets) after(widget, "callback", () => narrow());
   narrow(false);
   fit(node, 0);
 }

@@ -1,10 +1,13 @@
 // Nodes with many inputs show a few of them, a line that tells what the others do, and a button that shows
 // those. The button's state is kept in a property of the node.
 import { app } from "../../../../scripts/app.js";
-import { element, onResult } from "../dom.js";
+import { button, element } from "../dom.js";
 import { familyAbove } from "../gallery/family.js";
+import { after, isLinked, rememberChange, whileInGraph } from "../nodes.js";
+import { onResult } from "../panels.js";
 import { translate } from "../translate.js";
-import { fit, growBy, hideWidgets, isLinked } from "./hiding.js";
+import { fit, growBy, hideWidgets } from "./hiding.js";
+import { wordFor } from "./numbers.js";
 import { described, isInput, RULES, value } from "./rules.js";
 
 const PROPERTY = "all inputs";
@@ -12,6 +15,7 @@ const HEIGHT = 46;
 const MOST_NAMED = 2;
 const LONGEST = 18;
 
+/** The lines of all nodes in the graph. */
 const shown = new Set();
 
 /** Looks again at all nodes, because links, values or the model may have changed. */
@@ -26,8 +30,11 @@ export function refreshMore() {
 export function addMore(node) {
   if (!RULES[node.comfyClass]) return;
   const more = new MoreInputs(node, RULES[node.comfyClass]);
-  after(node, "onRemoved", () => shown.delete(more));
-  after(node, "onAdded", () => shown.add(more));
+  whileInGraph(
+    node,
+    () => shown.add(more),
+    () => shown.delete(more),
+  );
   after(node, "onConnectionsChange", () => {
     const resize = !app.configuringGraph;
     queueMicrotask(() => more.refresh({ resize }));
@@ -45,11 +52,12 @@ class MoreInputs {
     for (const widget of inputs) {
       // The button replaces the one that the Vue renderer has for advanced inputs.
       if (widget.options) widget.options.advanced = false;
-      widget.callback = chained(widget.callback, () => this.refresh());
+      after(widget, "callback", () => this.refresh());
     }
     this.text = element("span", { class: "ib-summary" });
-    this.button = element("button", { type: "button" });
-    this.button.addEventListener("click", () => this.setOpen(!this.open));
+    this.button = button("", () => this.setOpen(!this.open));
+    /** Number of families asked for, to drop old answers. */
+    this.asked = 0;
     this.addLine();
     node.properties[PROPERTY] ??= Boolean(setting("Comfy.Node.AlwaysShowAdvancedWidgets"));
     this.refresh({ resize: false });
@@ -73,7 +81,7 @@ class MoreInputs {
   setOpen(open) {
     this.node.properties[PROPERTY] = open;
     this.refresh();
-    app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+    rememberChange();
   }
 
   configured(saved) {
@@ -97,8 +105,9 @@ class MoreInputs {
     if (this.used && this.used.model !== linkOf(this.node, "model")) this.used = undefined;
     this.write();
     if (!this.names.has("preset")) return;
+    const asked = ++this.asked;
     familyAbove(this.node).then((family) => {
-      if (family === this.family) return;
+      if (asked !== this.asked || family === this.family) return;
       this.family = family;
       this.write();
     });
@@ -133,7 +142,7 @@ class MoreInputs {
       .filter(({ name }) => this.names.has(name) && !told.includes(name))
       .filter(({ name }) => rule.acts(node, name) && !isLinked(node, name))
       .filter(({ name }) => value(node, name) !== standard(node, name))
-      .map((widget) => `${widget.label ?? widget.name} ${brief(widget)}`);
+      .map((widget) => `${widget.label ?? widget.name} ${wordFor(node, widget) ?? brief(widget)}`);
   }
 
   rest() {
@@ -167,16 +176,4 @@ function set(target, key, text) {
 
 function setting(name) {
   return app.extensionManager?.setting?.get(name);
-}
-
-function chained(before, then) {
-  return function (...given) {
-    const answer = before?.apply(this, given);
-    then(...given);
-    return answer;
-  };
-}
-
-function after(node, name, then) {
-  node[name] = chained(node[name], then);
 }

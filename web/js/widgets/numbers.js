@@ -1,26 +1,43 @@
-// Numbers whose least value stands for "automatic" show "auto", and take "auto" or nothing for it. The value
-// that is saved and sent stays the number.
+// Numbers whose least value stands for a word ("auto", "off") show the word, and take it or nothing for that
+// value. The value that is saved and sent stays the number.
 import { element } from "../dom.js";
+import { after } from "../nodes.js";
 import { translate } from "../translate.js";
 import { described } from "./rules.js";
 
-/** Inputs of the Vue renderer, as `keyOf` names them. */
-const known = new Set();
+/** Inputs of the Vue renderer, as `keyOf` names them, and their words. */
+const known = new Map();
 let rules = null;
+
+function wordOf(word) {
+  if (word === "none") return translate("none");
+  if (word === "off") return translate("off");
+  if (word === "as they are") return translate("as they are");
+  return translate("auto");
+}
+
+/** The least value of a number and the word that it stands for. Undefined if it is only a number. */
+function leastOf({ auto, zero } = {}) {
+  if (auto !== undefined) return { least: auto, word: "auto" };
+  return zero === undefined ? undefined : { least: 0, word: zero };
+}
 
 /** Notes the numbers of a node's definition. Call before nodes exist. */
 export function noteNumbers(definition) {
   const { required = {}, optional = {} } = definition.input ?? {};
   for (const [name, [, options]] of Object.entries({ ...required, ...optional })) {
-    if (options?.auto === undefined) continue;
-    known.add(keyOf(name, options.auto, options.max));
-    addRule(name, options.auto, options.max);
+    const found = leastOf(options);
+    if (!found) continue;
+    known.set(keyOf(name, found.least, options.max), found.word);
+    addRule(name, found.least, options.max, found.word);
   }
 }
 
 /** Call once, after the translations are there. */
 export function setupNumbers() {
-  document.documentElement.style.setProperty("--ib-auto", JSON.stringify(translate("auto")));
+  for (const word of new Set(known.values())) {
+    document.documentElement.style.setProperty(variable(word), JSON.stringify(wordOf(word)));
+  }
   // In the capture phase: before the renderer reads what was typed.
   document.addEventListener("focus", ({ target }) => showWord(target), true);
   document.addEventListener("blur", ({ target }) => readTyped(target), true);
@@ -30,51 +47,62 @@ export function setupNumbers() {
 /** Prepares the number widgets of a node. */
 export function addNumbers(node) {
   for (const widget of node.widgets ?? []) {
-    const { auto } = described(node, widget.name);
-    if (auto === undefined) continue;
-    skipGap(widget, auto);
-    drawAuto(widget, auto);
-    takeTyped(widget, auto);
+    const found = leastOf(described(node, widget.name));
+    if (!found) continue;
+    if (found.least < 0) skipGap(widget, found.least);
+    drawWord(widget, found);
+    takeTyped(widget, found);
   }
 }
 
-function isWord(text) {
+/** The word that a number stands for, if it does. */
+export function wordFor(node, widget) {
+  const found = leastOf(described(node, widget.name));
+  return found?.least === widget.value ? wordOf(found.word) : undefined;
+}
+
+function isWord(text, word) {
   const plain = String(text).trim().toLowerCase();
-  return ["", "auto", translate("auto").toLowerCase()].includes(plain);
+  return ["", word, wordOf(word).toLowerCase()].includes(plain);
 }
 
 /** A scale of -1 is automatic and 0 is the least scale: stepping from one leads to the other. */
 function skipGap(widget, auto) {
-  const before = widget.callback;
-  widget.callback = function (...given) {
-    before?.apply(this, given);
+  after(widget, "callback", function () {
     if (this.value > auto && this.value < 0) this.value = this.value < auto / 2 ? 0 : auto;
-  };
+  });
 }
 
-/** The classic renderer draws what `_displayValue` says. */
-function drawAuto(widget, auto) {
+/**
+ * The classic renderer draws what `_displayValue` says, and has no public way to draw another text. A front
+ * end without it draws the number.
+ */
+function drawWord(widget, { least, word }) {
   const drawn = inherited(widget, "_displayValue");
   if (!drawn) return;
   const get = function () {
-    return this.value === auto && !this.computedDisabled ? translate("auto") : drawn.call(this);
+    return this.value === least && !this.computedDisabled ? wordOf(word) : drawn.call(this);
   };
   Object.defineProperty(widget, "_displayValue", { configurable: true, get });
 }
 
 /** The classic renderer asks for a value with the canvas's prompt. */
-function takeTyped(widget, auto) {
+function takeTyped(widget, { least, word }) {
   const clicked = widget.onClick;
   if (!clicked) return;
-  const onClick = function ({ canvas, ...event }) {
-    const prompt = (title, shown, done, ...others) => {
-      const read = (typed) => done(isWord(typed) ? String(auto) : typed);
-      return canvas.prompt(title, shown === auto ? translate("auto") : shown, read, ...others);
+  widget.onClick = function (event) {
+    const { canvas } = event;
+    const { prompt } = canvas;
+    canvas.prompt = function (title, shown, done, ...others) {
+      const read = (typed) => done(isWord(typed, word) ? String(least) : typed);
+      return prompt.call(this, title, shown === least ? wordOf(word) : shown, read, ...others);
     };
-    const asking = Object.create(canvas, { prompt: { value: prompt } });
-    return clicked.call(this, { ...event, canvas: asking });
+    try {
+      return clicked.call(this, event);
+    } finally {
+      delete canvas.prompt; // the class has its own
+    }
   };
-  Object.defineProperty(widget, "onClick", { configurable: true, writable: true, value: onClick });
 }
 
 function inherited(object, name) {
@@ -90,27 +118,32 @@ function keyOf(name, least, most) {
   return JSON.stringify([name, Number(least), Number(most)]);
 }
 
-function isKnown(target) {
-  if (!(target instanceof HTMLInputElement) || target.getAttribute("role") !== "spinbutton") return false;
-  const [least, most] = ["aria-valuemin", "aria-valuemax"].map((name) => target.getAttribute(name));
-  const label = target.closest("[aria-label]")?.getAttribute("aria-label");
-  return known.has(keyOf(label, least, most));
+function variable(word) {
+  return `--ib-word-${word.replaceAll(" ", "-")}`;
 }
 
-function isAuto(target) {
-  return isKnown(target) && target.getAttribute("aria-valuenow") === target.getAttribute("aria-valuemin");
+/** The word of a number field in the Vue renderer. */
+function knownWord(target) {
+  if (!(target instanceof HTMLInputElement) || target.getAttribute("role") !== "spinbutton") return undefined;
+  const [least, most] = ["aria-valuemin", "aria-valuemax"].map((name) => target.getAttribute(name));
+  const label = target.closest("[aria-label]")?.getAttribute("aria-label");
+  return known.get(keyOf(label, least, most));
 }
 
 function showWord(target) {
-  if (isAuto(target)) target.value = translate("auto");
+  const word = knownWord(target);
+  if (word && target.getAttribute("aria-valuenow") === target.getAttribute("aria-valuemin")) {
+    target.value = wordOf(word);
+  }
 }
 
 function readTyped(target) {
-  if (isKnown(target) && isWord(target.value)) target.value = target.getAttribute("aria-valuemin");
+  const word = knownWord(target);
+  if (word && isWord(target.value, word)) target.value = target.getAttribute("aria-valuemin");
 }
 
 /** Covers the number with the word while the field has no focus. */
-function addRule(name, least, most) {
+function addRule(name, least, most, word) {
   if (!rules) {
     const sheet = element("style");
     document.head.append(sheet);
@@ -120,6 +153,6 @@ function addRule(name, least, most) {
   const field = `input[role="spinbutton"]${values}:not(:focus)`;
   const labelled = `[aria-label="${name}"]`;
   rules.insertRule(`${labelled} ${field} { color: transparent; }`);
-  const word = "content: var(--ib-auto); position: absolute; inset: 0; padding: 4px; pointer-events: none;";
-  rules.insertRule(`${labelled} :has(> ${field})::before { ${word} }`);
+  const covered = "position: absolute; inset: 0; padding: 4px; pointer-events: none;";
+  rules.insertRule(`${labelled} :has(> ${field})::before { content: var(${variable(word)}); ${covered} }`);
 }

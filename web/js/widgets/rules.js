@@ -1,6 +1,6 @@
 // Which inputs a node shows, which of the others have an effect, and what its line says about them.
+import { isLinked, widgetOf } from "../nodes.js";
 import { translate } from "../translate.js";
-import { isLinked } from "./hiding.js";
 
 /** Inputs of the learning nodes that act only with the preset "custom". */
 const CUSTOM_SETTINGS = [
@@ -23,7 +23,7 @@ const CUSTOM_SETTINGS = [
   "noise",
 ];
 
-export const value = (node, name) => node.widgets?.find((widget) => widget.name === name)?.value;
+export const value = (node, name) => widgetOf(node, name)?.value;
 
 /** Whether a widget belongs to an input of the node; others are panels. */
 export function isInput(node, name) {

@@ -1,0 +1,50 @@
+// Panels in nodes, and the results of runs that they show.
+import { app } from "../../../scripts/app.js";
+import { everyNode, locatorOf } from "./graph.js";
+import { after } from "./nodes.js";
+
+/** Node -> the functions that show its results. */
+const receivers = new WeakMap();
+
+/**
+ * Adds a panel to a node as a widget that is neither saved with the workflow nor sent with the prompt.
+ * 20 px of the height are margin. A panel whose height is a function does not grow with the node.
+ */
+export function addPanel(node, name, root, height) {
+  const widget = node.addDOMWidget(name, "instructbrush", root, {
+    serialize: false,
+    hideOnZoom: false,
+    getMinHeight: () => (typeof height === "function" ? height() : height),
+    getMaxHeight: () => (typeof height === "function" ? height() : 2 * height),
+  });
+  widget.serialize = false;
+  // The classic renderer sizes a new node before extensions add widgets. A loaded node gets its size later.
+  const [width, tall] = node.computeSize();
+  node.setSize([Math.max(width, node.size[0]), Math.max(tall, node.size[1])]);
+  return widget;
+}
+
+/** Keeps the canvas from dragging the node when the pointer works in a panel. */
+export function keepPointer(root) {
+  root.addEventListener("pointerdown", (event) => event.stopPropagation());
+}
+
+/**
+ * Calls `show` with the node's UI output after each run, also when ComfyUI answers from its cache, and again
+ * when undo or a change of the workflow has made the node anew.
+ */
+export function onResult(node, show) {
+  receivers.set(node, [...(receivers.get(node) ?? []), show]);
+  after(node, "onExecuted", (output) => show(output ?? {}));
+}
+
+/** Shows the last results again in nodes that were made anew. Call when a workflow was opened. */
+export function restoreResults() {
+  // ComfyUI brings the outputs of a workflow back after it has told extensions that the workflow is open.
+  setTimeout(() => {
+    for (const node of everyNode()) {
+      const output = receivers.has(node) && app.nodeOutputs?.[locatorOf(node)];
+      if (output) for (const show of receivers.get(node)) show(output);
+    }
+  });
+}
