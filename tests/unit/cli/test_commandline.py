@@ -1,12 +1,8 @@
 """``python -m instructbrush`` from end to end, on the built-in model."""
 
-import re
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -212,42 +208,3 @@ def test_rejects_two_images_of_one_name_and_existing_results(
     (folders / "x.safetensors").write_bytes(b"")
     assert run("learn", pairs=folders / "pairs", out=folders / "x.safetensors") == 1
     assert "exists already" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_resumes_interrupted_learning(folders: Path) -> None:
-    file = folders / "dark.safetensors"
-    command = [
-        sys.executable,
-        "-m",
-        "instructbrush",
-        "learn",
-        "--pairs",
-        folders / "pairs",
-        "--out",
-        file,
-        "--steps",
-        "2000",
-        "--begin",
-        "words",
-    ]
-    # The parent process may ignore Ctrl-C, and children inherit that.
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(
-        [str(part) for part in command], stderr=subprocess.PIPE, cwd=folders, bufsize=0, preexec_fn=heed
-    )
-    seen = b""
-    while not re.search(rb"\| [1-9]\d*/2000", seen) and process.poll() is None:
-        seen += process.stderr.read(64)
-    process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and b"interrupted" in error
-    assert (folders / ".dark.checkpoint").exists() and not file.exists()
-    process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, cwd=folders)
-    deadline = time.monotonic() + 60
-    line = b""
-    while b"resuming at step" not in line and time.monotonic() < deadline:
-        line = process.stderr.readline()
-    process.kill()
-    process.communicate()
-    assert b"resuming at step" in line
