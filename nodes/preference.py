@@ -1,6 +1,5 @@
 """Nodes for human judgement."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from ..core.evaluation.preference.study import Study
 from ..core.evaluation.preference.study_file import FILE, StudyItem
 from ..core.evaluation.preference.voting import ULTRAEDIT_CRITERIA, VOTES, Vote, Voting
 from ..core.storage.image_tensors import image_batch
+from ..core.storage.json_text import parse_json
 from .comfy.folders import paths
 from .shared.node import Choice, FileFingerprints, Node
 
@@ -273,12 +273,12 @@ def _read_judgements(judgements: str, study: Study) -> tuple[list[Mapping[str, A
     try:
         if len(judgements) > _MAX_CHARACTERS:
             raise ValueError(f"{len(judgements)} characters are too many")
-        content = json.loads(judgements)
+        content = parse_json(judgements)
         key = content["key"]
         events = content["events"]
         if not isinstance(events, list) or not all(isinstance(event, dict) for event in events):
             raise ValueError("there is no list of events")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise EvaluationError(
             f"Judge Preference: the judgements cannot be read ({error!r}). Judge in the node's panel, or "
             "empty the field."

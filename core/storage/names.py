@@ -40,14 +40,16 @@ def resolve_inside(
         error: class of the errors.
 
     Raises:
-        InstructBrushError: an ``error``, if the name is empty, absolute, too long, leaves the folder, or has
-            characters that file names cannot have.
+        InstructBrushError: an ``error``, if the name is empty, absolute, too long or deep, leaves the folder,
+            or has characters that file names cannot have.
     """
     reason = _reason(name, suffix, new)
     path = Path(folder) / f"{name.strip().removesuffix(suffix)}{suffix}"
     if not reason and len(os.fsencode(path)) > _MAX_PATH_BYTES:
         length = len(os.fsencode(path))
         reason = f"its path would be {length} bytes long; at most {_MAX_PATH_BYTES} are possible"
+    elif not reason and new and name.count("/") >= _MOST_PARTS:
+        reason = f"it has {name.count('/') + 1} parts; at most {_MOST_PARTS} are possible"
     if reason:
         raise error(
             f"Name {_shown(name)} cannot be used: {reason}. "
@@ -72,8 +74,6 @@ def _reason(name: str, suffix: str, new: bool) -> str:
     parts = name.strip().removesuffix(suffix).split("/")
     if parts == [""]:
         return "it is empty"
-    if new and len(parts) > _MOST_PARTS:
-        return f"it has {len(parts)} parts; at most {_MOST_PARTS} are possible"
     for part in parts:
         if not part.strip(" ."):
             return "it starts with a slash, or a part of it is empty or made of dots"

@@ -26,9 +26,7 @@ def move(source: Path, target: Path) -> None:
     except FileExistsError:
         raise
     except FileNotFoundError as error:
-        raise StorageError(
-            f"'{source.name}' is not in {source.parent} any more. Refresh the list."
-        ) from error
+        raise StorageError(f"'{source.name}' is gone from {source.parent}. Refresh the list.") from error
     except (OSError, NotImplementedError):
         _move_without_links(source, target)
     else:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -49,20 +50,28 @@ async def _follow(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         response.content_type = "text/event-stream"
         response.headers["Cache-Control"] = "no-store"
-        await response.prepare(request)
-        for run in runs:
-            await response.write(_event(run))
-        while active.summaries() or not waiting.empty():
-            try:
-                message = await asyncio.wait_for(waiting.get(), _ALIVE_SECONDS)
-            except asyncio.TimeoutError:
-                # Writing fails once the page is gone.
-                await response.write(b":\n\n")
-                continue
-            await response.write(_event(message))
-            if message["phase"] in ENDED:
-                break
+        # Writing fails once the page is gone.
+        with suppress(ConnectionError):
+            await response.prepare(request)
+            await _send(response, runs, waiting)
     return response
+
+
+async def _send(
+    response: web.StreamResponse, runs: list[dict[str, Any]], waiting: asyncio.Queue[Mapping[str, Any]]
+) -> None:
+    """Sends what runs show now, then the messages that wait."""
+    for run in runs:
+        await response.write(_event(run))
+    while active.summaries() or not waiting.empty():
+        try:
+            message = await asyncio.wait_for(waiting.get(), _ALIVE_SECONDS)
+        except asyncio.TimeoutError:
+            await response.write(b":\n\n")
+            continue
+        await response.write(_event(message))
+        if message["phase"] in ENDED:
+            break
 
 
 def _event(message: Mapping[str, Any]) -> bytes:

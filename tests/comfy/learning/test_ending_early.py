@@ -321,3 +321,24 @@ def test_sends_only_numbers_that_browsers_read(comfy):
     for message in (*(data for _, data in comfy.events), progress.summary()):
         json.dumps(message, allow_nan=False)
     assert progress.summary()["losses"] == [0.1, 0.2]
+
+
+def test_a_page_that_goes_away_ends_its_stream_quietly(comfy, caplog):
+    active = comfy.pack("nodes.comfy.learning.active")
+    progress = comfy.pack("nodes.comfy.learning.progress").LearningProgress("7", 100, 1)
+    progress.phase = "learning"
+
+    async def leave():
+        async with client(comfy) as asked:
+            response = await asked.get("/instructbrush/learning/events")
+            assert await response.content.readline()
+            response.close()
+            deadline = time.monotonic() + 10
+            while active._listeners and time.monotonic() < deadline:
+                active.publish({"phase": "learning"})
+                await asyncio.sleep(0.02)
+
+    with active.listed("7", progress):
+        asyncio.run(leave())
+    assert not active._listeners
+    assert "Error handling request" not in caplog.text
