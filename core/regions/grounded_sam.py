@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch.nn import Module, ModuleDict
 
 from ..errors import RegionError
 from ..models.hub_folders import model_title
-from .boxes import Box
+from .boxes import Box, box_mask
 from .finder import (
     MOST_OBJECTS,
     PROCESSOR_OPTIONS,
@@ -27,7 +28,7 @@ _BOXES_AT_ONCE = 8
 
 
 class GroundedSam:
-    """A ``RegionFinder`` made of Grounding DINO and SAM.
+    """A ``RegionFinder`` made of Grounding DINO and SAM, or of Grounding DINO alone: then masks are the boxes.
 
     An object is a box whose score (the highest probability of any token, as in transformers) exceeds
     ``box_threshold`` and that has a word with a probability above ``text_threshold``. It gets the phrase of
@@ -35,7 +36,7 @@ class GroundedSam:
 
     Args:
         dino_folder: folder of Grounding DINO.
-        sam_folder: folder of SAM.
+        sam_folder: folder of SAM; None for boxes alone.
         device: where the networks run.
 
     Raises:
@@ -45,12 +46,19 @@ class GroundedSam:
     thresholds = (0.3, 0.25)
     known_nouns: Sequence[str] = ()
 
-    def __init__(self, dino_folder: Path, sam_folder: Path, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, dino_folder: Path, sam_folder: Path | None, device: torch.device | str = "cpu"
+    ) -> None:
         self._dino, self._dino_processor = load_folder(dino_folder, GROUNDING_DINO)
-        self._sam, self._sam_processor = load_folder(sam_folder, SAM)
-        self.name = f"{model_title(dino_folder)} + {model_title(sam_folder)}"
+        self.name = model_title(dino_folder)
         # ComfyUI sets module.device, which transformers' models forbid, so a module wraps them.
-        self.module: Module = ModuleDict({"dino": self._dino, "sam": self._sam}).eval().to(device)
+        modules = ModuleDict({"dino": self._dino})
+        self._sam: Any = None
+        if sam_folder is not None:
+            self._sam, self._sam_processor = load_folder(sam_folder, SAM)
+            self.name += f" + {model_title(sam_folder)}"
+            modules["sam"] = self._sam
+        self.module: Module = modules.eval().to(device)
 
     @property
     def device(self) -> torch.device:
@@ -123,6 +131,8 @@ class GroundedSam:
         """Returns the mask [H, W] in each of the boxes [N, 4]."""
         if not len(boxes):
             return []
+        if self._sam is None:
+            return [box_mask([Box(*corners)], *pixels.shape[1:]) for corners in boxes.tolist()]
         inputs = self._sam_processor(images=pixels, input_boxes=[boxes.tolist()], **PROCESSOR_OPTIONS)
         embeddings = self._sam.get_image_embeddings(inputs["pixel_values"].to(self.device))
         sizes = {name: inputs[name] for name in ("original_sizes", "reshaped_input_sizes") if name in inputs}
