@@ -1,11 +1,6 @@
 """Runs on items of a small MagicBrush: edits, metrics of a session, stopped and killed runs."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -359,32 +354,3 @@ def test_learned_instruction_edits_every_item_and_dino_fills_its_column(
         "the method 'instruction' needs a learned instruction. Add --instruction FILE."
         in capsys.readouterr().err
     )
-
-
-@pytest.mark.slow
-def test_killed_run_resumes_with_the_same_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = write_magicbrush_folder(tmp_path / "test")
-    killed = tmp_path / "killed"
-    line = [sys.executable, "-m", "instructbrush", *command(data, killed, "--seeds", "3", "--jobs", "2")]
-    process = subprocess.Popen(line, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 180
-    while (
-        len(list(killed.glob("items/*/*.json"))) < 2
-        and time.monotonic() < deadline
-        and process.poll() is None
-    ):
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    time.sleep(3)  # the workers notice that their parent is gone
-    kept = len(list(killed.glob("items/*/*.json")))
-    assert 2 <= kept <= 9
-    tables = []
-    for out in (killed, tmp_path / "whole"):
-        assert main(command(data, out, "--seeds", "3")) == 0
-        printed = capsys.readouterr().out
-        assert printed.count(": L1 0.") == (9 - kept if out == killed else 9)
-        tables.append(
-            printed[printed.index("Results on") : printed.index("report.html")].replace(str(out), "")
-        )
-    assert tables[0] == tables[1] and "±" in tables[0]
