@@ -1,0 +1,197 @@
+"""Stage III: the edited objects, their mask, the filter of masks, and the soft mask (A.3 and D.5)."""
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import InstructionError
+from ...reasoning.edited_objects import MOST_EDITED, EditedObjects, parse_objects
+from ...reasoning.edited_region import edited_region
+from ...reasoning.object_grammar import objects_of
+from ...regions.cleaning import CleanedMask, CleanSettings, clean_mask
+from ...regions.finder import RegionFinder
+from ...regions.masks import soft_mask
+from ..engine.stage import Row, RowFunction, Stage, seed_of
+from ..errors import Refused
+from ..language.models import LanguageModel, Question, ask_for
+from ..language.parsing import body
+from .images import as_png, read_cell
+from .instructions import MODEL
+from .prompts import objects_prompt
+from .tags import TAGGER
+
+FREE_FORM, REGION = "free-form", "region"
+
+FINDER = Callable[[], RegionFinder]
+"""Makes a region finder; is sent to other processes."""
+
+# Limits of a mask: UltraEdit's code for the area; fewer fragments, because 500 is for photographs of 512 px.
+MASK_LIMITS = CleanSettings(
+    fill_holes=True, drop_fragments=0.05, min_area=0.01, max_area=0.9, max_fragments=20, shape="hull"
+)
+# By how much the contour is widened, as a share of the image's side.
+_WIDENED = 1 / 64
+
+
+@dataclass(frozen=True)
+class ObjectStage:
+    """Decides which objects an instruction edits: a language model, or without one the grammar."""
+
+    model: MODEL | None
+    tagger: TAGGER
+    free_form_too: bool
+    tries: int
+
+    def __call__(self) -> RowFunction:
+        """Loads the models and returns the stage's function."""
+        model = None if self.model is None else self.model()
+        tagger = self.tagger()
+
+        def function(row: Row) -> list[Mapping[str, object]]:
+            if row["data_type"] == FREE_FORM:
+                return [{"tags": [], "edited_objects": []}]
+            image = read_cell(row["anchor"], row["id"])
+            tags = tagger.tags(image, row["anchor"]["bytes"], row["source_caption"])
+            objects = self._objects(model, row, tags)
+            if not objects and self.free_form_too:
+                # Its region would be the whole image: the row of its free-form pair again.
+                raise Refused("the edit has no object, and its free-form row is kept", row["edit_prompt"])
+            return [{"tags": tags, "edited_objects": objects}]
+
+        return function
+
+    def _objects(self, model: LanguageModel | None, row: Row, tags: list[str]) -> list[str]:
+        if model is None:
+            return objects_of(row["edit_prompt"])[:MOST_EDITED]
+        text = objects_prompt(row["edit_prompt"], row["source_caption"], row["target_caption"], tags)
+        return ask_for(model, Question(text, most_tokens=64), parse_edited, self.tries)
+
+
+def parse_edited(answer: str) -> list[str]:
+    """Reads the objects of an answer; an empty list for NONE and the whole image.
+
+    Raises:
+        ValueError: it holds no names of objects, or more than two.
+    """
+    try:
+        objects = parse_objects(body(answer))
+    except InstructionError as error:
+        raise ValueError(str(error)) from error
+    if len(objects) > MOST_EDITED:
+        raise ValueError(f"it names {len(objects)} objects; at most {MOST_EDITED} are wanted")
+    return objects
+
+
+@dataclass(frozen=True)
+class MaskStage:
+    """Finds the edited objects, filters and widens their mask, and makes the soft mask of Eq. 2."""
+
+    finder: FINDER
+    limits: CleanSettings
+    soft: tuple[float, float]
+
+    def __call__(self) -> RowFunction:
+        """Loads the finder and returns the stage's function."""
+        finder = self.finder()
+
+        def function(row: Row) -> list[Mapping[str, object]]:
+            if row["data_type"] == FREE_FORM:
+                return [_columns(None, None, None)]
+            image = read_cell(row["anchor"], row["id"])
+            objects = tuple(row["edited_objects"])
+            if not objects:
+                return [_columns(torch.ones(image.shape[:2]), None, 1.0)]
+            s = random.Random(seed_of(row, "masks")).uniform(*self.soft)
+            mask, area = region_mask(finder, image, objects, self.limits, s)
+            return [_columns(mask, s, area)]
+
+        return function
+
+
+def region_mask(
+    finder: RegionFinder, image: Tensor, objects: tuple[str, ...], limits: CleanSettings, s: float
+) -> tuple[Tensor, float]:
+    """Returns the soft mask M_s [H, W] of some objects, and the area of their fine mask.
+
+    The boxes of the objects are M_b. Their masks are joined, cleaned and widened to contours: M_f.
+
+    Raises:
+        Refused: nothing is found, or the mask is too large, too small or fragmented.
+    """
+    found = edited_region(finder, image, EditedObjects(objects, ""), "empty")
+    if not found.mask.any():
+        raise Refused("no edited object is found in the image", ", ".join(objects))
+    cleaned = clean_mask(found.mask, limits)
+    if not cleaned.accepted:
+        raise Refused(_why(cleaned, limits), f"{', '.join(objects)}: {cleaned.reason}")
+    return soft_mask(cleaned.mask, found.box_mask, s), cleaned.area
+
+
+def _why(cleaned: CleanedMask, limits: CleanSettings) -> str:
+    if cleaned.area > limits.max_area:
+        return "the mask is too large"
+    if cleaned.area < limits.min_area:
+        return "the mask is too small"
+    return "the mask is fragmented" if cleaned.fragments != 1 else "the mask is empty"
+
+
+def _columns(mask: Tensor | None, s: float | None, area: float | None) -> dict[str, Any]:
+    return {
+        "mask": None if mask is None else as_png(mask),
+        "mask_softness": s,
+        "mask_area": area,
+    }
+
+
+def object_stage(model: MODEL | None, tagger: TAGGER, free_form_too: bool, tries: int, share: float) -> Stage:
+    """Returns the stage ``objects``. Adds ``tags`` and ``edited_objects``.
+
+    Args:
+        model: the language model; None leaves it to the grammar.
+        tagger: names the objects in an image.
+        free_form_too: whether each region row also has a free-form row.
+        tries: how often a question is asked.
+        share: share of region rows, for the plan.
+    """
+    start = ObjectStage(model, tagger, free_form_too, tries)
+    return Stage(
+        "objects",
+        ("anchor", "source_caption", "target_caption", "edit_prompt", "data_type"),
+        {"tags": "texts", "edited_objects": "texts"},
+        start,
+        keeps=1 - 0.4 * share if free_form_too else 0.98,
+        calls=share if model is not None else 0.0,
+        call_tokens=(260, 8),
+    )
+
+
+def mask_stage(finder: FINDER, limits: CleanSettings, soft: tuple[float, float], share: float) -> Stage:
+    """Returns the stage ``masks``. Adds ``mask`` (null if free-form), ``mask_softness`` and ``mask_area``."""
+    return Stage(
+        "masks",
+        ("anchor", "data_type", "edited_objects"),
+        {"mask": "image", "mask_softness": "number", "mask_area": "number"},
+        MaskStage(finder, limits, soft),
+        keeps=1 - 0.3 * share,
+    )
+
+
+def limits_for(side: int, least: float, most: float, fragments: int) -> CleanSettings:
+    """Returns the limits and steps of cleaning for images of a size.
+
+    Args:
+        side: pixels of the image.
+        least, most: accepted area, as a share of the image.
+        fragments: largest accepted number of fragments.
+    """
+    return replace(
+        MASK_LIMITS,
+        min_area=least,
+        max_area=most,
+        max_fragments=fragments,
+        grow=max(round(side * _WIDENED), 1),
+    )
