@@ -16,9 +16,25 @@ MOST_NODES = 10
 OPEN = """async ([name, address]) => {
     const workflow = await (await fetch(address)).json();
     await app.loadGraphData(workflow, true, true, name, { openSource: "template" });
-    // Nodes of the newer renderer take their size after they are drawn.
-    await new Promise((done) => setTimeout(done, 400));
-    return app.canvas.ds.scale;
+}"""
+SCALE = "() => app.canvas.ds.scale"
+
+# Nodes take their size after they are drawn, panels and images after that.
+SETTLE = """async () => {
+    const sizes = () => {
+        const drawn = [...document.querySelectorAll("[data-node-id].lg-node")];
+        const boxes = drawn.map((each) => each.getBoundingClientRect());
+        return JSON.stringify([app.graph.nodes.map(({ size }) => [...size]), boxes]);
+    };
+    const end = performance.now() + 3000;
+    let [last, same] = ["", 0];
+    while (same < 5 && performance.now() < end) {
+        await new Promise((done) => setTimeout(done, 40));
+        const now = sizes();
+        const loaded = [...document.images].every((image) => image.complete);
+        same = loaded && now === last ? same + 1 : 0;
+        last = now;
+    }
 }"""
 
 # What the server sends at the end of a run.
@@ -26,7 +42,6 @@ SHOW_RESULTS = """async (outputs) => {
     const { api } = await import("/scripts/api.js");
     for (const [node, output] of Object.entries(outputs))
         api.dispatchCustomEvent("executed", { node, display_node: node, output, prompt_id: "shown" });
-    await new Promise((done) => setTimeout(done, 500));
 }"""
 
 OVERLAPPING = """() => {
@@ -71,12 +86,12 @@ def test_opens_large_and_no_node_covers_another_before_and_after_a_run(vue, open
     wrong = {}
     for name in GRAPHS:
         address = f"/api/workflow_templates/instructbrush/{quote(name)}.json"
-        zoom = page.evaluate(OPEN, [name, address])
-        shot = f"template_{name[:2]}_{'vue' if vue else 'classic'}"
-        page.screenshot(path=shots / f"{shot}.png")
-        before = page.evaluate(OVERLAPPING)
+        page.evaluate(OPEN, [name, address])
+        page.evaluate(SETTLE)
+        zoom, before = page.evaluate(SCALE), page.evaluate(OVERLAPPING)
         page.evaluate(SHOW_RESULTS, results.get(name, {}))
-        page.screenshot(path=shots / f"{shot}_run.png")
+        page.evaluate(SETTLE)
+        page.screenshot(path=shots / f"template_{name[:2]}_{'vue' if vue else 'classic'}.png")
         after = page.evaluate(OVERLAPPING)
         if zoom < ZOOM or before or after:
             wrong[name] = round(zoom, 3), before, after
@@ -97,6 +112,8 @@ def test_is_read_from_left_to_right(name, repository):
     titles = list(dict.fromkeys(group["title"] for group in workflow["groups"]))
     assert [int(title.split()[0]) for title in titles] == list(range(1, len(titles) + 1))
     assert titles[0] == "1 Show"
+    # A group is one frame.
+    assert len(titles) == len(workflow["groups"])
 
 
 def test_browser_lists_the_templates_in_their_order(open_page):
