@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,22 +52,33 @@ def shots(repository: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def open_page(browser: Any, server: ComfyServer) -> Iterator[Callable[..., Any]]:
-    """`open_page(vue=False, language="en")` opens the front end. Errors in the page fail the test."""
-    pages = []
-    errors = []
+@pytest.fixture(scope="session")
+def held_page(browser: Any, server: ComfyServer) -> Callable[..., AbstractContextManager[Any]]:
+    """`with held_page(vue=False, language="en") as page` opens the front end. Errors in the page fail."""
 
-    def open_it(vue: bool = False, language: str = "en") -> Any:
+    @contextmanager
+    def hold(vue: bool = False, language: str = "en") -> Iterator[Any]:
+        errors = []
         page = front_end.open_front_end(browser, server, vue=vue, language=language)
-        pages.append(page)
         page.on("pageerror", lambda error: errors.append(str(error)))
-        return page
-
-    yield open_it
-    for page in pages:
+        yield page
         page.close()
-    assert errors == []
+        assert errors == []
+
+    return hold
+
+
+@pytest.fixture
+def open_page(held_page: Callable[..., AbstractContextManager[Any]]) -> Iterator[Callable[..., Any]]:
+    """`open_page(vue=False, language="en")` opens a page of one test."""
+    with ExitStack() as pages:
+        yield lambda **given: pages.enter_context(held_page(**given))
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["classic", "vue"])
+def vue(request: pytest.FixtureRequest) -> bool:
+    """Whether the newer renderer of nodes is on."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -19,15 +19,26 @@ GRAPH = """([size]) => {
     truth.widgets[0].value = size;
     app.canvas.ds.scale = 1;
     app.canvas.ds.offset = [0, 0];
-    return evaluate.size[1];
 }"""
+# The Vue renderer gives a node the height that it measures.
+STEADY = """() => new Promise((done) => {
+    let before;
+    const look = () => {
+        const height = app.graph.findNodesByType("InstructBrushEvaluate")[0].size[1];
+        if (height === before) return done(height);
+        before = height;
+        setTimeout(look, 200);
+    };
+    look();
+})"""
 HEIGHT = '() => app.graph.findNodesByType("InstructBrushEvaluate")[0].size[1]'
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
 def test_shows_the_sentence_in_the_node_until_the_next_run(vue, open_page, shots):
     page = open_page(vue=vue)
-    height = page.evaluate(GRAPH, [64])
+    page.evaluate(GRAPH, [64])
+    height = page.evaluate(STEADY)
     page.evaluate("() => app.queuePrompt(0)")
     error = page.locator(".ib-error")
     error.wait_for(timeout=60_000)

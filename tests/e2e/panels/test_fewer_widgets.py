@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-from instructbrush.tools import browser as front_end
-
 ALWAYS = ["preset", "seed", "preview_every", "hold_out", "gradient_checkpointing", "resume", "guidance"]
 
 VISIBLE = """(id) => {
@@ -16,21 +14,11 @@ VISIBLE = """(id) => {
 ROWS = """(id) => [...document.querySelectorAll(`[data-node-id="${id}"] [data-testid=node-widget]`)].length"""
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "vue"])
-def vue(request):
-    """Whether the newer renderer of nodes is on."""
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def page(browser, server, vue):
-    """One page for all tests of a renderer. Errors in it fail the last one."""
-    errors = []
-    opened = front_end.open_front_end(browser, server, vue=vue)
-    opened.on("pageerror", lambda error: errors.append(str(error)))
-    yield opened
-    opened.close()
-    assert errors == []
+def page(held_page, vue):
+    """One page for all tests of a renderer."""
+    with held_page(vue=vue) as opened:
+        yield opened
 
 
 BUILD = """() => {

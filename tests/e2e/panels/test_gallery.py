@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw
 
 from instructbrush.core.instruction.file import save_instruction
 from instructbrush.core.instruction.instruction import Instruction, InstructionInfo
+from instructbrush.tests.e2e.drawn import drawn
 
-VUE = pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
 FILES = [
     ("snow", "a snowy day", "pocket", "attention"),
     ("weather/rain", "rain at night", "pocket", "text"),
@@ -94,6 +94,13 @@ def files(server):
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="module")
+def page(held_page, vue):
+    """One page for all tests of a renderer."""
+    with held_page(vue=vue) as opened:
+        yield opened
+
+
 def card(page, name):
     return page.locator(f'.ibg-card[data-name="{name}.safetensors"]')
 
@@ -130,16 +137,14 @@ def value(page, node):
     )
 
 
-@VUE
-def test_an_instruction_is_chosen_in_the_dialog(vue, files, open_page, shots):
+def test_an_instruction_is_chosen_in_the_dialog(vue, page, files, shots):
     kind = "vue" if vue else "classic"
-    page = open_page(vue=vue)
     node = page.evaluate(BUILD)
-    page.wait_for_timeout(500)
+    page.wait_for_timeout(300)
     press_choose(page, node, vue)
     page.wait_for_selector(".ibg-dialog .ibg-card")
     page.wait_for_function("() => document.querySelector('.ibg-misfit')")
-    page.wait_for_timeout(700)
+    drawn(page)
     page.screenshot(path=shots / f"gallery_{kind}.png")
     # Only the families that the connected pocket model cannot use are grey, and say why.
     greyed = page.locator(".ibg-card:has(.ibg-misfit)").evaluate_all(
@@ -172,7 +177,6 @@ def test_an_instruction_is_chosen_in_the_dialog(vue, files, open_page, shots):
     )
     assert 23 < at < 27
     card(page, "snow").get_by_role("button", name="Details").click()
-    page.wait_for_timeout(200)
     page.screenshot(path=shots / f"gallery_details_{kind}.png")
     assert "4 pairs" in card(page, "snow").locator("dl").text_content()
 
@@ -184,7 +188,7 @@ def test_an_instruction_is_chosen_in_the_dialog(vue, files, open_page, shots):
     assert page.locator(".ibg-dialog").count() == 0 and value(page, node) == "snow.safetensors"
     page.wait_for_function("() => document.querySelector('.ibg-chosen img')?.naturalWidth === 256")
     assert "from 'a snowy day'" in page.locator(".ibg-chosen-panel").text_content()
-    page.wait_for_timeout(300)
+    drawn(page)
     page.screenshot(path=shots / f"gallery_chosen_{kind}.png")
     if vue:  # the node's own list shows the image as well
         page.locator(f'[data-node-id="{node}"] [role=combobox]').first.click()
@@ -197,10 +201,8 @@ def test_an_instruction_is_chosen_in_the_dialog(vue, files, open_page, shots):
     assert saved == ["snow.safetensors"]
 
 
-@VUE
-def test_files_are_kept_in_order_in_the_sidebar(vue, files, server, open_page, shots):
+def test_files_are_kept_in_order_in_the_sidebar(vue, page, files, server, shots):
     kind = "vue" if vue else "classic"
-    page = open_page(vue=vue)
     node = page.evaluate(BUILD)
     page.evaluate(SET, [node, "ink.safetensors"])
     page.locator(".instructbrush-gallery-tab-button").click()
@@ -257,7 +259,7 @@ def test_files_are_kept_in_order_in_the_sidebar(vue, files, server, open_page, s
     assert page.evaluate("() => app.graph.nodes.length") == count + 1
     page.wait_for_timeout(300)
     assert page.evaluate(COVERED) == []
-    page.wait_for_timeout(500)
+    drawn(page)
     page.screenshot(path=shots / f"gallery_dropped_{kind}.png")
 
     # An unfinished run opens its workflow and keeps the graph that was open.
@@ -267,12 +269,13 @@ def test_files_are_kept_in_order_in_the_sidebar(vue, files, server, open_page, s
     page.wait_for_function(
         "() => app.graph.nodes.length === 1 && app.graph.nodes[0].type === 'InstructBrushApply'"
     )
-    page.wait_for_timeout(500)
+    drawn(page)
     page.screenshot(path=shots / f"gallery_resumed_{kind}.png")
     run.get_by_role("button", name="trash").click()
     run.wait_for(state="detached")
     assert (files / "trash" / "unfinished" / "abc123.checkpoint").exists()
     page.evaluate("async () => fetch('/api/userdata/instructbrush%2Ffavorites.json', { method: 'DELETE' })")
+    page.locator(".instructbrush-gallery-tab-button").click()
 
 
 OPEN_GALLERY = """async () => {
@@ -300,7 +303,7 @@ def test_opens_with_300_files_in_half_a_second(files, server, open_page, shots):
         took.append(page.evaluate(OPEN_GALLERY))
     server.post("/settings", {"Comfy.ColorPalette": "dark"})
     assert min(took) < 500, took
-    page.wait_for_timeout(1000)
+    drawn(page)
     page.screenshot(path=shots / "gallery_300_light.png")
     asked = [url for url in requests if "/instructbrush/gallery" in url]
     # One list, and images of visible cards only.
@@ -311,7 +314,7 @@ def test_opens_with_300_files_in_half_a_second(files, server, open_page, shots):
     page.wait_for_function("() => document.querySelectorAll('.ibg-card').length > 100")
     page.wait_for_timeout(700)
     requests.clear()
-    page.wait_for_timeout(1500)
+    page.wait_for_timeout(1000)
     assert [url for url in requests if "instructbrush" in url] == []
 
 
@@ -339,7 +342,7 @@ LEARN = """(seed) => {
     const model = add("InstructBrushLoadModel", {});
     const pairs = add("InstructBrushLoadPairs", { folder: "hours_passed (example)", size: 128 });
     const learn = add("InstructBrushLearn", {
-        preset: "custom", steps: 40, preview_every: 0, seed, segments: 2, tokens: 2, guidance: "default",
+        preset: "custom", steps: 24, preview_every: 0, seed, segments: 2, tokens: 2, guidance: "default",
         init_text: "dusk",
     });
     const save = add("InstructBrushSave", { name: "resumed" });
@@ -372,13 +375,13 @@ def test_a_stopped_run_is_resumed_from_the_gallery(server, open_page, files):
     page.locator(".instructbrush-gallery-tab-button").click()
     run = page.locator(".ibg-run", has_text="dusk")
     label = run.get_by_role("button", name="Resume").text_content()
-    done = int(label.removeprefix("Resume (").removesuffix(" / 40)"))
-    assert 2 <= done < 40
+    done = int(label.removeprefix("Resume (").removesuffix(" / 24)"))
+    assert 2 <= done < 24
     run.get_by_role("button", name="Resume").click()
     page.wait_for_function("() => app.graph.nodes.length === 4")
     page.evaluate("() => app.queuePrompt(0)")
     # The run goes on where it stopped. Save Instruction brings the list up to date without a click.
     card(page, "resumed").wait_for(timeout=120_000)
     steps = [step for step in page.evaluate("() => window.steps") if step]  # 0 while it reads the pairs
-    assert steps[0] == done and steps[-1] == 40
+    assert steps[0] == done and steps[-1] == 24
     assert page.locator(".ibg-run", has_text="dusk").count() == 0

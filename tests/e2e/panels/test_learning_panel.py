@@ -5,11 +5,19 @@ import time
 
 import pytest
 
+from instructbrush.tests.e2e.drawn import drawn
 from instructbrush.tests.e2e.workflows import LEARN
+from instructbrush.tools import browser as front_end
 
 MODULES = "/extensions/instructbrush/js/learning"
 PANEL = ".ib-learning"
-RENDERERS = pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
+
+
+@pytest.fixture(scope="module")
+def page(held_page):
+    """One page for all tests: in the classic renderer, until the first test reloads it in the other one."""
+    with held_page() as opened:
+        yield opened
 
 
 def learning_node(prompt):
@@ -70,80 +78,70 @@ def idle(server):
     interrupt(server)
 
 
-@RENDERERS
-def test_learns_survives_a_reload_and_ends_early(vue, server, open_page, load_example, shots):
-    kind = "vue" if vue else "classic"
-    page = open_page(vue=vue)
+def test_learns_survives_a_reload_in_the_other_renderer_and_ends_early(page, server, load_example, shots):
     learn = learning_node(load_example(page, LEARN))
-    # Each renderer gets another seed, so that the cache does not answer the second run.
-    values = {"preset": "custom", "steps": 400, "preview_every": 10, "hold_out": 1, "seed": 70 + vue}
+    values = {"preset": "custom", "steps": 400, "preview_every": 5, "hold_out": 1, "seed": 70}
     prepare(page, learn, **values)
     assert page.locator(f"{PANEL} .ib-words").text_content() == "Not run yet"
     page.evaluate("() => app.queuePrompt(0)")
     wait_for_headline(page, r"^[1-9]\d* \/ 400 · .* left · loss")
-    page.wait_for_function(
-        "() => document.querySelector('.ib-learning .ib-scrubber')?.max >= 2", timeout=60_000
-    )
+    wait_for_previews(page)
     assert page.locator(".ib-best-text").text_content().startswith("best at ")
-    page.screenshot(path=shots / f"learning_{kind}.png")
+    page.screenshot(path=shots / "learning_classic.png")
 
+    server.post("/settings", {"Comfy.VueNodes.Enabled": True})
     page.reload()
-    page.wait_for_function("() => window.app?.extensionManager && window.app.graph")
     page.wait_for_selector("#splash-loader", state="detached", timeout=120_000)
-    page.wait_for_function("() => LiteGraph.registered_node_types.InstructBrushLearn")
+    page.wait_for_function(front_end.READY)
     load_example(page, LEARN)
     prepare(page, learn, **values)
     wait_for_headline(page, r"^[1-9]\d* \/ 400", 20)
-    before = page.evaluate("() => document.querySelector('.ib-learning .ib-words').textContent")
-    page.wait_for_function(
-        "() => document.querySelector('.ib-learning .ib-scrubber').max >= 2", timeout=10_000
-    )
+    before = page.locator(f"{PANEL} .ib-words").text_content()
+    wait_for_previews(page)
     captions = page.locator(f"{PANEL} figcaption").all_text_contents()
     assert captions == ["before", "now", "goal"]
     page.wait_for_function(
-        f"() => document.querySelector('.ib-learning .ib-words').textContent !== {json.dumps(before)}",
+        f"() => document.querySelector('{PANEL} .ib-words').textContent !== {json.dumps(before)}",
         timeout=30_000,
     )
+    page.screenshot(path=shots / "learning_vue.png")
     page.locator(".ib-scrubber").press("Home")
-    assert page.locator(f"{PANEL} figcaption").all_text_contents()[1] == "step 10"
+    assert page.locator(f"{PANEL} figcaption").all_text_contents()[1] == "step 5"
     page.get_by_role("button", name="Stop and use").click()
     wait_for_headline(page, r"^Stopped at \d+ \/ 400 and used")
     assert page.get_by_role("button", name="Learn on").is_visible()
     # The panel is neither saved in the workflow nor sent to the server.
     assert "ib-panel" not in page.evaluate("() => JSON.stringify(app.graph.serialize())")
     assert "learning" not in page.evaluate("async () => (await app.graphToPrompt()).output")[learn]["inputs"]
-    page.wait_for_timeout(500)
-    page.screenshot(path=shots / f"ended_early_{kind}.png")
+    drawn(page)
+    page.screenshot(path=shots / "ended_early.png")
 
 
-def test_stops_for_later_resumes_and_is_done(server, open_page, load_example, shots):
-    page = open_page(vue=True)
+def test_stops_for_later_resumes_and_is_done(page, server, load_example, shots):
     prompt = load_example(page, LEARN)
     learn = learning_node(prompt)
-    prepare(page, learn, preset="custom", steps=40, preview_every=10, hold_out=2, seed=73, guidance="default")
+    prepare(page, learn, preset="custom", steps=24, preview_every=8, hold_out=2, seed=73, guidance="default")
     page.evaluate("() => app.queuePrompt(0)")
-    wait_for_headline(page, r"^\d\d \/ 40")
+    wait_for_headline(page, r"^\d+ \/ 24")
     page.get_by_role("button", name="Stop for later").click()
-    wait_for_headline(page, r"^Stopped at \d+ \/ 40$")
+    wait_for_headline(page, r"^Stopped at \d+ \/ 24$")
     message = page.locator(f"{PANEL} .ib-message").text_content()
     assert message.startswith("Kept as output/instructions/unfinished/")
     assert message.endswith("Run again with the same settings to resume.")
     assert page.locator(f"{PANEL} button").count() == 0
-    page.wait_for_timeout(700)
+    drawn(page)
     page.screenshot(path=shots / "stopped.png")
     # A stop is no error.
     assert page.locator(".p-dialog").count() == 0
     wait_until_idle(server)
     page.evaluate("() => app.queuePrompt(0)")
-    wait_for_headline(page, r"^Done · 40 \/ 40 · loss")
+    wait_for_headline(page, r"^Done · 24 \/ 24 · loss")
     assert page.locator(".ib-scrubber").is_visible()
-    page.wait_for_timeout(500)
+    drawn(page)
     page.screenshot(path=shots / "learned.png")
 
 
-@RENDERERS
-def test_offers_a_size_for_large_images(vue, open_page, load_example, shots):
-    page = open_page(vue=vue)
+def test_offers_a_size_for_large_images(page, load_example, shots):
     learn = learning_node(load_example(page, LEARN))
     prepare(page, learn)
     text = "These images are 1024 x 768 pixels. The pocket editor was made for 128 x 128."
@@ -156,7 +154,7 @@ def test_offers_a_size_for_large_images(vue, open_page, load_example, shots):
         [learn, text],
     )
     assert page.locator(f"{PANEL} .ib-words").text_content() == "Encoding 4 pairs · 1 of 4"
-    page.screenshot(path=shots / f"size_advice_{'vue' if vue else 'classic'}.png")
+    page.screenshot(path=shots / "size_advice.png")
     page.get_by_role("button", name="Use 128").click()
     size = page.evaluate(
         """(id) => {
@@ -169,8 +167,7 @@ def test_offers_a_size_for_large_images(vue, open_page, load_example, shots):
     assert "set to 128" in page.locator(f"{PANEL} .ib-advice").text_content()
 
 
-def test_formats_numbers_and_tolerates_lost_messages(open_page):
-    page = open_page()
+def test_formats_numbers_and_tolerates_lost_messages(page):
     found = page.evaluate(
         f"""async () => {{
             const {{ thin, smooth, brief, bestOf, LossChart }} = await import("{MODULES}/chart.js");

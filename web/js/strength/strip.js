@@ -197,7 +197,7 @@ export class StrengthStrip {
 
   /** Runs the graph with five strengths. The widgets keep their values. */
   async tryFive() {
-    if (this.starting) return;
+    if (this.starting || !this.settings.strength) return; // a deleted node has no settings
     this.starting = true;
     try {
       await this.start();
