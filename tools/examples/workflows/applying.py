@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from instructbrush.tools.examples.make_examples import NEW
-from instructbrush.tools.examples.workflows.graph import EDIT, FILL, SECOND, Graph
+from instructbrush.tools.examples.workflows.graph import EDIT, FILL, NARROW, SECOND, WIDTH, Graph
 
 SHEET = (("result", "images"),)
 
@@ -56,7 +56,7 @@ def strengths() -> Graph:
     graph.column("")
     graph.edit("edit", "batch.IMAGE", "instruction.INSTRUCTION")
     graph.links.append(("values", "values", "edit", "strength"))
-    graph.column("Compare", 360)
+    graph.column("Compare", 420)
     wires = "images=edit.edited labels=values.labels source=batch.IMAGE"
     graph.add("sheet", "InstructBrushContactSheet", height=FILL, wired=wires, title=EDIT, cell=128)
     graph.save("result", "Contact sheet", "sheet.sheet", f"{EDIT}_strengths")
@@ -83,7 +83,7 @@ def when() -> Graph:
     graph.add("guider", "InstructBrushEditGuider", wired=wires)
     wires = "guider=guider.GUIDER latent=guider.LATENT model=model.MODEL vae=model.VAE"
     graph.add("edit", "Sample an Edit", wired=wires)
-    graph.column("Compare", 360)
+    graph.column("Compare", 420)
     wires = "images=edit.edited labels=values.labels source=batch.IMAGE"
     graph.add("sheet", "InstructBrushContactSheet", height=FILL, wired=wires, title=EDIT, cell=128)
     graph.save("result", "Contact sheet", "sheet.sheet", f"{EDIT}_when")
@@ -111,12 +111,13 @@ def second() -> Graph:
 def algebra() -> Graph:
     """Blends and composes two instructions."""
     graph = Graph("12 Mix two instructions")
-    _two(graph)
-    graph.column("")
+    _two(graph, NARROW)
+    graph.column("", NARROW)
     graph.add("mix", "Mix Two Instructions", wired="first=light.INSTRUCTION second=color.INSTRUCTION")
+    graph.column("", NARROW)
     graph.edit("edit", "new.before", "mix.blended", title="Edit by the blend")
     graph.edit("other", "new.before", "mix.composed", title="Edit by both, side by side")
-    graph.column("Compare")
+    graph.column("Compare", NARROW)
     graph.compare("edit.edited", "other.edited", "Blended and composed")
     graph.save("result", "Blended", "edit.edited", "blended")
     graph.note(
@@ -154,16 +155,16 @@ def chain() -> Graph:
     return graph
 
 
-def _show(graph: Graph) -> None:
-    graph.column("Show")
+def _show(graph: Graph, width: int = WIDTH) -> None:
+    graph.column("Show", width)
     graph.model()
     graph.pairs("new", "Images to edit", NEW)
 
 
-def _two(graph: Graph) -> None:
+def _two(graph: Graph, width: int = WIDTH) -> None:
     """Adds the images and two instructions."""
-    _show(graph)
-    graph.column("Use")
+    _show(graph, width)
+    graph.column("Use", width)
     graph.load("light", EDIT, "First instruction")
     graph.load("color", SECOND, "Second instruction")
 

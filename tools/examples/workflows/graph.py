@@ -136,8 +136,10 @@ class Graph:
         wires = f"image_a={first} image_b={second}"
         self.add("compare", "ImageCompare", height=FILL, title=title, wired=wires)
 
-    def note(self, text: str, *, height: int = 90, span: int = 2) -> None:
-        """Adds a Markdown note above the first `span` columns."""
+    def note(self, text: str, *, height: int = 90) -> None:
+        """Adds a Markdown note above the first columns: two, or more if a group would be split."""
+        titles = [column["title"] for column in self.columns]
+        span = next(end for end in range(2, len(titles)) if titles[end] != titles[end - 1])
         self.nodes["note"] = {
             "type": "MarkdownNote",
             "height": height,

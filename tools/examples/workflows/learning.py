@@ -18,15 +18,7 @@ def learning() -> Graph:
     """Learns from pairs and edits new images."""
     graph = Graph("01 Learn an edit from pairs")
     _learn_from(graph, "Pairs to learn from", PAIRS, init_text="make it brighter", preset="custom", steps=300)
-    graph.add(
-        "save",
-        "InstructBrushSave",
-        title="Save Instruction",
-        collapsed=True,
-        wired="instruction=learn.INSTRUCTION",
-        name=EDIT,
-    )
-    _use(graph, "New images, and the true results", NEW, EDIT)
+    _use(graph, "New images, and the true results", NEW, EDIT, save=EDIT)
     graph.note(
         "Four pairs show an edit that is hard to say in words: blue dusk on the left, warm light from the "
         "right. Press **Run**: one or two minutes on a CPU. Then drop in your own pairs, and images to edit."
@@ -48,20 +40,14 @@ def own_photos() -> Graph:
     graph.column("Learn")
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS"
     graph.add("learn", "InstructBrushLearn", wired=wires, preset="paper")
-    graph.add(
-        "save",
-        "InstructBrushSave",
-        title="Save Instruction",
-        collapsed=True,
-        wired="instruction=learn.INSTRUCTION",
-        name="my_edit",
-    )
     graph.column("Use")
+    _save(graph, "my_edit")
     graph.add("photo", "LoadImage", height=300, title="Your photo", image="example.png")
     graph.add(
         "sized",
         "ImageScaleToTotalPixels",
         title="Size: 0.26 megapixels are 512 x 512",
+        collapsed=True,
         wired="image=photo.IMAGE",
         upscale_method="area",
         megapixels=0.26,
@@ -181,9 +167,19 @@ def _learn_from(graph: Graph, title: str, folder: object, **learn: object) -> No
     graph.add("learn", "InstructBrushLearn", wired=wires, **learn)  # pyright: ignore[reportArgumentType]
 
 
-def _use(graph: Graph, title: str, folder: object, prefix: str, width: int = WIDTH) -> None:
-    """Adds the columns of the edit and the comparison."""
+def _save(graph: Graph, name: str) -> None:
+    """Adds Save Instruction, folded."""
+    wires = "instruction=learn.INSTRUCTION"
+    graph.add("save", "InstructBrushSave", title="Save Instruction", collapsed=True, wired=wires, name=name)
+
+
+def _use(
+    graph: Graph, title: str, folder: object, prefix: str, width: int = WIDTH, *, save: str = ""
+) -> None:
+    """Adds the columns of the edit and the comparison. `save` is a name for the instruction."""
     graph.column("Use", width)
+    if save:
+        _save(graph, save)
     graph.pairs("new", title, folder)  # pyright: ignore[reportArgumentType]
     graph.edit("edit", "new.before", "learn.INSTRUCTION")
     graph.column("Compare", width)
