@@ -88,12 +88,14 @@ def write(path: Path, made: dict[str, Any]) -> None:
     print(path)
 
 
-def make_blueprints(page: Page, vue: Page) -> dict[str, dict[str, Any]]:
-    """Writes the blueprints of the library. Returns all by title."""
+def make_blueprints(page: Page, vue: Page, graphs: list[Graph]) -> dict[str, dict[str, Any]]:
+    """Writes the blueprints of the library that the workflows use, or all. Returns the made ones by title."""
     LIBRARY.mkdir(exist_ok=True)
+    used = {node["type"] for graph in graphs for node in graph.nodes.values()}
     made = {}
-    for describe in BLUEPRINTS:
-        blueprint = describe()
+    for blueprint in (describe() for describe in BLUEPRINTS):
+        if len(graphs) < len(WORKFLOWS) and blueprint.title not in used:
+            continue
         described = {**blueprint.described, "measured": {}}
         heights = [measure(each, call(page, "blueprint", described), "enter") for each in (page, vue)]
         first = described["first"]
@@ -197,12 +199,10 @@ def main() -> None:
         # A page loads the image that ComfyUI brings.
         shutil.copy(comfyui_root() / "input" / PHOTO, Path(folder) / "input" / PHOTO)
         page, vue = pages(launch(playwright), server)
-        blueprints = make_blueprints(page, vue)
-        chosen = tuple(argument for argument in sys.argv[1:] if argument != "run")
-        for describe in WORKFLOWS:
-            graph = describe()
-            if chosen and not graph.title.startswith(chosen):
-                continue
+        chosen = tuple(argument for argument in sys.argv[1:] if argument != "run") or ("",)
+        graphs = [graph for describe in WORKFLOWS if (graph := describe()).title.startswith(chosen)]
+        blueprints = make_blueprints(page, vue, graphs)
+        for graph in graphs:
             workflow = build(page, vue, graph, blueprints)
             path = EXAMPLES / f"{graph.title}.json"
             write(path, workflow)
