@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,21 @@ class DataSet:
     """What was run, for the report."""
 
 
-def run_command(build: Build, data_set: DataSet, options: argparse.Namespace) -> None:
+def run_command(
+    build: Build,
+    data_set: DataSet,
+    options: argparse.Namespace,
+    export: Callable[[Build], list[Path]] | None = None,
+) -> None:
     """Prints the plan of ``build plan``; otherwise runs the build, exports it and writes its report.
 
     The last line on stdout is one JSON object.
+
+    Args:
+        build: the build.
+        data_set: what it is exported as.
+        options: the shared options.
+        export: writes the finished build's tables and returns them; None writes all rows as one split.
     """
     if options.plan:
         _print_plan(build, options.llm_prices)
@@ -45,8 +56,8 @@ def run_command(build: Build, data_set: DataSet, options: argparse.Namespace) ->
     workers.check()
     build.begin()
     write_text(json.dumps(asdict(data_set), indent=1), build.folder / _DATA_SET)
-    run_build(build, workers, _show_part)
-    files = export_table(build, data_set.columns, build.folder / "data")
+    run_build(build, workers, show_part)
+    files = export(build) if export else export_table(build, data_set.columns, build.folder / "data")
     _print_report(build, data_set, [str(file) for file in files])
 
 
@@ -78,7 +89,8 @@ def _print_report(build: Build, data_set: DataSet, files: list[str]) -> None:
     print(json.dumps(facts))
 
 
-def _show_part(stage: str, done: int, total: int) -> None:
+def show_part(stage: str, done: int, total: int) -> None:
+    """Says on stderr how much of a stage is made."""
     print(f"{stage}: {done} of {total} parts", file=sys.stderr)
 
 
