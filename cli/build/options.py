@@ -1,27 +1,50 @@
 """Options that all builds share: source, folder, workers and language models."""
 
 import argparse
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...core.errors import BuildError
+from ...core.generation.engine.build import Source
+from ...core.generation.engine.first_rows import FirstRows
 from ...core.generation.language.endpoint import EndpointSettings
 from ...core.generation.language.local import LocalSettings
+from ...core.generation.language.models import LanguageModel
+from ...core.generation.sources.opening import open_source
 from ..options import positive_int
 
 ModelSettings = EndpointSettings | LocalSettings
 """Both have ``open(answers)``, which gives a ``LanguageModel``."""
 
 
-def add_shared_options(parser: argparse.ArgumentParser) -> None:
-    """Adds source, folder, workers, device and language models."""
-    parser.add_argument(
-        "--source",
-        required=True,
-        help="the images: a folder of images, parquet files, an InstructPix2Pix tree, COCO or V3Det "
-        "annotations, or an imagefolder with metadata",
-    )
+@dataclass(frozen=True)
+class OpenedModel:
+    """Opens a language model where a stage runs. Its ``repr`` does not depend on the build's folder."""
+
+    settings: ModelSettings
+    answers: str = field(repr=False)
+
+    def __call__(self) -> LanguageModel:
+        """Opens the model, with its answers kept in the build's folder."""
+        return self.settings.open(Path(self.answers))
+
+
+def add_shared_options(parser: argparse.ArgumentParser, source: bool = True) -> None:
+    """Adds source, folder, workers, device and language models.
+
+    Args:
+        parser: gets the options.
+        source: whether the build has a source of images.
+    """
+    if source:
+        parser.add_argument(
+            "--source",
+            required=True,
+            help="the images: a folder of images, parquet files, an InstructPix2Pix tree, COCO or V3Det "
+            "annotations, or an imagefolder with metadata",
+        )
+        parser.add_argument("--rows", type=positive_int, help="only the first rows of the source")
     parser.add_argument("--out", required=True, help="folder of the build; the same command continues it")
-    parser.add_argument("--rows", type=positive_int, help="only the first rows of the source")
     parser.add_argument("--jobs", type=positive_int, default=1, help="processes (default 1)")
     parser.add_argument(
         "--ray", action="store_true", help="use Ray Data: the cluster of RAY_ADDRESS, or this machine"
@@ -58,6 +81,17 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--llm-timeout", type=float, default=120.0, metavar="SECONDS", help="of a reply (default 120)"
     )
+
+
+def source_of(options: argparse.Namespace) -> Source:
+    """Opens the rows of ``--source`` that ``--rows`` leaves.
+
+    Raises:
+        DataError: the source cannot be read.
+        PairError: a list cannot be read.
+    """
+    source = open_source(Path(options.source))
+    return source if options.rows is None else FirstRows(source, options.rows)
 
 
 def language_model(options: argparse.Namespace) -> ModelSettings:

@@ -54,7 +54,7 @@ _LEAD = re.compile(
 )
 # Where the object of a command ends and its new value begins.
 _VALUE = re.compile(r"\b(?:from .+? to|into|to|with|by|as|in)\b")
-_NEW_COLOUR = re.compile(rf"\b(?:{'|'.join(sorted(COLOURS))})\b")
+_SHADES = frozenset("a an the light dark bright deep pale vivid shade of and all".split())
 
 
 def edit_type(instruction: str) -> str:
@@ -80,6 +80,8 @@ def is_global(instruction: str) -> bool:
     if named:
         return all(_is_surrounding(name) for name in named)
     target = _VALUE.split(first, maxsplit=1)[0].split(maxsplit=1)
+    if len(target) == 2 and re.match(r"(?:it|everything|this)\b", target[1]):
+        return True
     rest = without_determiner(target[1]) if len(target) == 2 else ""
     words = re.findall(r"[a-z]+", rest)
     return not words or _is_surrounding(" ".join(words)) or words[0] in WHOLE
@@ -99,7 +101,7 @@ def _is_colour(words: list[str]) -> bool:
         return True
     parts = _VALUE.split(text, maxsplit=1)
     if len(parts) == 2:
-        # "to a red car" names a thing, "to red" and "to light blue" a color.
-        value = parts[1].split()
-        return bool(value) and bool(_NEW_COLOUR.fullmatch(value[-1]))
-    return words[0] in ("make", "let") and bool(_NEW_COLOUR.fullmatch(words[-1]))
+        # "to a red car" names a thing, "to red" and "to a light blue" a color.
+        value = [word for word in parts[1].split() if word not in _SHADES]
+        return bool(value) and all(word in COLOURS for word in value)
+    return words[0] in ("make", "let") and words[-1] in COLOURS

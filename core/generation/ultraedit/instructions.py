@@ -44,6 +44,8 @@ class CaptionStage:
         # Semicolons separate the fields of an answer.
         caption = one_line(str(row[self.caption] or "")).replace(";", ",").strip(" ,.")
         count = len(caption.split())
+        if not count:
+            raise Refused("there is no caption")
         least, most = self.words
         if count < least:
             raise Refused("the caption is too short", f"{count} words; at least {least}: '{caption}'")

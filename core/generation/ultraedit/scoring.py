@@ -57,7 +57,7 @@ class Thresholds:
 
 
 # The built-in CLIP's similarities spread otherwise than CLIP's: see docs/building_data.md.
-POCKET_THRESHOLDS = Thresholds(0.3, 0.2, 0.1, 0.1, 0.0, 0.3, 0.01)
+POCKET_THRESHOLDS = Thresholds(0.0, 0.2, 0.3, 0.3, 0.0, 0.3, 0.01)
 
 SCORER = Callable[[], "PairScorer"]
 """Makes a scorer; is sent to other processes."""

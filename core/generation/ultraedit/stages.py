@@ -9,6 +9,7 @@ from ...errors import BuildError
 from ...regions.finder import RegionFinder
 from ...regions.finder_loading import load_finder
 from ..engine.stage import Row, RowFunction, Stage, seed_of
+from ..sources.rows import CAPTION, IMAGE
 from .edit_types import edit_type
 from .examples import Example, seed_examples
 from .images import as_png, read_cell
@@ -21,8 +22,6 @@ from .tags import TAGGER, CaptionTags
 Mode = Literal["free-form", "region", "both"]
 MODES: tuple[Mode, ...] = (FREE_FORM, REGION, "both")
 
-# Columns of the source.
-IMAGE, CAPTION = "source_image", "source_caption"
 # Models that read the images need sides that are multiples of this.
 _STRIDE = 8
 _SEEDS = 2**31
@@ -109,7 +108,7 @@ class UltraEditSettings:
 def ultraedit_stages(settings: UltraEditSettings) -> tuple[Stage, ...]:
     """Returns the stages: captions, instructions, types, objects, masks, pairs.
 
-    The source needs the columns ``source_image`` and ``source_caption``.
+    The source needs the columns ``image`` and ``caption``.
     """
     both = settings.mode == "both"
     share = {FREE_FORM: 0.0, REGION: 1.0, "both": 0.5}[settings.mode]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...reasoning.answers import one_line
 from ...reasoning.edit_words import without_determiner
-from ...regions.finder import RegionFinder
+from ...regions.finder import FoundObject, RegionFinder
 from ..language.models import LanguageModel, Question, ask_for
 from ..language.parsing import body
 from .prompts import tagging_prompt
@@ -28,6 +28,8 @@ _VERB_FORM = re.compile(
 )
 _FILLERS = frozenset("very some several many few two three four five six group pair couple lot".split())
 _MOST_WORDS = 3
+# Masks with a larger intersection over union show one thing.
+_SAME_PLACE = 0.3
 
 
 class Tagger(Protocol):
@@ -81,9 +83,24 @@ class _CaptionTagger:
     def tags(self, image: Tensor, png: bytes, caption: str) -> list[str]:
         found = dict.fromkeys(things_of(caption))
         if self._finder is not None and self._finder.known_nouns:
-            objects = self._finder.find(image, list(self._finder.known_nouns))
-            found |= dict.fromkeys(each.phrase for each in objects if each.phrase not in " ".join(found))
+            named = " ".join(found)
+            objects = _distinct(self._finder.find(image, list(self._finder.known_nouns)))
+            found |= dict.fromkeys(each.phrase for each in objects if each.phrase not in named)
         return list(found)[:MOST_TAGS]
+
+
+def _distinct(objects: Sequence[FoundObject]) -> list[FoundObject]:
+    """Returns the best object of each place: a finder also gives worse names to a thing."""
+    kept: list[FoundObject] = []
+    for found in objects:
+        if all(_overlap(found.mask, each.mask) < _SAME_PLACE for each in kept):
+            kept.append(found)
+    return kept
+
+
+def _overlap(first: Tensor, second: Tensor) -> float:
+    union = float((first + second).clamp(max=1).sum())
+    return float((first * second).sum()) / union if union else 0.0
 
 
 class _ModelTagger:

@@ -1,0 +1,244 @@
+"""``build ultraedit`` and ``build ultraedit-examples``: UltraEdit's data, and a pool of examples for it."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import BuildError
+from ...core.generation.engine.build import Build
+from ...core.generation.engine.figures import count_rows
+from ...core.generation.engine.stage import Row
+from ...core.generation.ultraedit.examples import EXAMPLE_COLUMNS, read_pool
+from ...core.generation.ultraedit.instructions import expansion_stage
+from ...core.generation.ultraedit.pairs import GENERATOR, EditedAnchors, PromptToPromptPairs
+from ...core.generation.ultraedit.reports.datasheet import DATASHEET, Facts, datasheet
+from ...core.generation.ultraedit.reports.edit_tables import find_tables
+from ...core.generation.ultraedit.reports.quality import quality_of
+from ...core.generation.ultraedit.reports.statistics import count_types
+from ...core.generation.ultraedit.scoring import POCKET_THRESHOLDS, ScoringModels, Thresholds
+from ...core.generation.ultraedit.stages import (
+    MODES,
+    ULTRAEDIT_COLUMNS,
+    FinderModels,
+    UltraEditSettings,
+    ultraedit_stages,
+)
+from ...core.generation.ultraedit.tags import CaptionTags, ModelTags
+from ...core.storage.files import write_text
+from ..options import finite_float, positive_int
+from .options import (
+    OpenedModel,
+    add_shared_options,
+    answers_folder,
+    language_model,
+    source_of,
+    vision_model,
+)
+from .run import DataSet, run_command
+
+# Image sides of the built-in models and of UltraEdit.
+_POCKET_SIDE, _SIDE = 128, 512
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of ``build ultraedit``."""
+    add_shared_options(parser)
+    parser.add_argument(
+        "--mode", choices=MODES, default="free-form", help="which edits are made (default free-form)"
+    )
+    words = parser.add_argument_group("instructions")
+    words.add_argument(
+        "--examples", action="append", default=[], metavar="FOLDER",
+        help="folder of 'build ultraedit-examples'; may be given several times. The examples written by hand "
+        "are always used",
+    )  # fmt: skip
+    words.add_argument(
+        "--caption-words", type=positive_int, nargs=2, default=(3, 60), metavar=("LEAST", "MOST"),
+        help="length of captions (default 3 60)",
+    )  # fmt: skip
+    words.add_argument(
+        "--tries", type=positive_int, default=3, help="how often a question is asked (default 3)"
+    )
+    _add_pair_options(parser.add_argument_group("pairs"))
+    _add_region_options(parser.add_argument_group("regions"))
+    _add_score_options(parser.add_argument_group("selection"))
+
+
+def _add_pair_options(group: Any) -> None:
+    group.add_argument("--side", type=positive_int, help="pixels of the images (default 512; pocket 128)")
+    group.add_argument(
+        "--seeds", type=positive_int, default=4, help="pairs made of each edit; the best is kept (default 4)"
+    )
+    group.add_argument(
+        "--text-to-image", metavar="FOLDER",
+        help="diffusers folder that makes free-form pairs with prompt-to-prompt, such as SDXL-Turbo. Without "
+        "it, an editing model edits the anchor",
+    )  # fmt: skip
+    group.add_argument("--editor", default="", help="editing model of free-form pairs (default built in)")
+    group.add_argument("--region-editor", default="", help="editing model of region pairs (default built in)")
+    group.add_argument("--steps", type=positive_int, help="sampling steps (default 20; text to image 10)")
+    group.add_argument(
+        "--strength", type=finite_float, default=0.8, help="how far images leave their anchor (default 0.8)"
+    )
+    group.add_argument(
+        "--guidance", type=finite_float, default=0.0, help="of the text-to-image model (default 0: none)"
+    )
+    group.add_argument("--half", action="store_true", help="load image models in fp16")
+
+
+def _add_region_options(group: Any) -> None:
+    group.add_argument(
+        "--objects", choices=("model", "grammar"), default="model",
+        help="what decides which object is edited: the language model or the grammar (default model)",
+    )  # fmt: skip
+    group.add_argument("--grounding-dino", default="", metavar="FOLDER", help="finds boxes; needs --sam")
+    group.add_argument("--sam", default="", metavar="FOLDER", help="finds masks in boxes")
+    group.add_argument(
+        "--mask-area", type=finite_float, nargs=2, default=(0.01, 0.9), metavar=("LEAST", "MOST"),
+        help="accepted share of the image (default 0.01 0.9)",
+    )  # fmt: skip
+    group.add_argument(
+        "--mask-fragments", type=positive_int, default=20, help="most fragments of a mask (default 20)"
+    )
+    group.add_argument(
+        "--softness", type=finite_float, nargs=2, default=(0.2, 0.8), metavar=("LEAST", "MOST"),
+        help="range of the soft mask's s (default 0.2 0.8)",
+    )  # fmt: skip
+
+
+def _add_score_options(group: Any) -> None:
+    group.add_argument("--clip", default="pocket", help="CLIP of the scores (default pocket)")
+    group.add_argument("--clip-folder", default="", metavar="FOLDER", help="folder with the CLIP's weights")
+    group.add_argument("--dino", default="", metavar="FOLDER", help="DINOv2 (default none)")
+    for each in fields(Thresholds):
+        name = each.name.replace("_", "-")
+        group.add_argument(
+            f"--{name}" if name.startswith("least") else f"--least-{name}",
+            type=finite_float,
+            dest=each.name,
+            help=f"threshold (default {each.default:g}; with the built-in CLIP "
+            f"{getattr(POCKET_THRESHOLDS, each.name):g})",
+        )
+
+
+def build(options: argparse.Namespace) -> None:
+    """Plans or makes UltraEdit's data."""
+    settings = settings_of(options)
+    facts = Facts(str(options.source), f"{options.llm} {options.llm_model or ''}".strip(), _models(options))
+    made = Build(Path(options.out), source_of(options), ultraedit_stages(settings))
+    about = {"source": facts.source, "language model": facts.language_model, "mode": options.mode}
+    run_command(made, DataSet("UltraEdit", ULTRAEDIT_COLUMNS, {**about, **facts.models}), options)
+    if not options.plan:
+        table = find_tables(made.folder)
+        page = datasheet(
+            settings, facts, count_rows(made), count_types(table.edits()), quality_of(table.edits())
+        )
+        write_text(page, made.folder / DATASHEET)
+        print(f"{made.folder / DATASHEET} describes the data.", file=sys.stderr)
+
+
+def settings_of(options: argparse.Namespace) -> UltraEditSettings:
+    """Returns the settings that options describe.
+
+    Raises:
+        BuildError: a value is out of range, or the language model is missing.
+    """
+    answers = str(answers_folder(options))
+    vision = vision_model(options)
+    finder = FinderModels(options.grounding_dino, options.sam, options.device)
+    return UltraEditSettings(
+        OpenedModel(language_model(options), answers),
+        mode=options.mode,
+        pool=read_pool([Path(place) for place in options.examples]),
+        caption_words=tuple(options.caption_words),
+        side=options.side or (_POCKET_SIDE if _all_pocket(options) else _SIDE),
+        tries=options.tries,
+        seeds=options.seeds,
+        free_form=_free_form(options),
+        region=EditedAnchors(
+            options.region_editor, True, options.steps or 20, device=options.device, half=options.half
+        ),
+        grammar_objects=options.objects == "grammar",
+        finder=finder,
+        tagger=CaptionTags(finder) if vision is None else ModelTags(OpenedModel(vision, answers)),
+        mask_area=tuple(options.mask_area),
+        mask_fragments=options.mask_fragments,
+        softness=tuple(options.softness),
+        scorer=ScoringModels(options.clip, options.clip_folder, options.dino, options.device),
+        thresholds=_thresholds(options),
+    )
+
+
+def _free_form(options: argparse.Namespace) -> GENERATOR:
+    if options.text_to_image is None:
+        return EditedAnchors(
+            options.editor, steps=options.steps or 20, device=options.device, half=options.half
+        )
+    if options.editor:
+        raise BuildError("UltraEdit: --text-to-image and --editor both make free-form pairs. Give one.")
+    return PromptToPromptPairs(
+        options.text_to_image,
+        options.steps or 10,
+        options.strength,
+        options.guidance,
+        device=options.device,
+        half=options.half,
+    )
+
+
+def _all_pocket(options: argparse.Namespace) -> bool:
+    return not (options.text_to_image or options.editor or options.region_editor)
+
+
+def _thresholds(options: argparse.Namespace) -> Thresholds:
+    given = {each.name: getattr(options, each.name) for each in fields(Thresholds)}
+    default = POCKET_THRESHOLDS if options.clip == "pocket" else Thresholds()
+    return replace(default, **{name: value for name, value in given.items() if value is not None})
+
+
+def _models(options: argparse.Namespace) -> Mapping[str, str]:
+    free_form = f"prompt-to-prompt with {options.text_to_image}" if options.text_to_image else options.editor
+    finder = f"{options.grounding_dino} + {options.sam}" if options.sam else "built in"
+    models = {
+        "free-form pairs": free_form or "built in",
+        "region pairs": options.region_editor or "built in",
+        "finder": finder,
+        "CLIP": options.clip,
+        "DINOv2": options.dino or "none",
+    }
+    left_out = {"free-form": ("region pairs", "finder"), "region": ("free-form pairs",)}.get(options.mode, ())
+    return {what: name for what, name in models.items() if what not in left_out}
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The source of a pool: one row for each question."""
+
+    count: int
+    columns: Mapping[str, str] = field(default_factory=lambda: {"query": "integer"})
+    fingerprint: str = "questions"
+
+    def rows(self, start: int, count: int) -> Iterator[Row]:
+        """Yields the numbers of the questions."""
+        yield from ({"id": f"question-{n:06d}", "query": n} for n in range(start, start + count))
+
+
+def add_example_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of ``build ultraedit-examples``."""
+    add_shared_options(parser, source=False)
+    parser.add_argument(
+        "--questions", type=positive_int, default=1000,
+        help="questions for 10 new examples each (default 1000)",
+    )  # fmt: skip
+
+
+def build_examples(options: argparse.Namespace) -> None:
+    """Plans or makes a pool of examples."""
+    model = OpenedModel(language_model(options), str(answers_folder(options)))
+    made = Build(Path(options.out), Questions(options.questions), (expansion_stage(model),))
+    about = {"language model": f"{options.llm} {options.llm_model or ''}".strip()}
+    columns = {name: name for name in EXAMPLE_COLUMNS}
+    run_command(made, DataSet("Examples of edits", columns, about), options)
