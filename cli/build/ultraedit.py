@@ -1,21 +1,19 @@
-"""``build ultraedit`` and ``build ultraedit-examples``: UltraEdit's data, and a pool of examples for it."""
+"""``build ultraedit``: UltraEdit's data from images with captions."""
 
 import argparse
-import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import BuildError
 from ...core.generation.engine.build import Build
+from ...core.generation.engine.export import export_table
 from ...core.generation.engine.figures import count_rows
-from ...core.generation.engine.stage import Row
-from ...core.generation.ultraedit.examples import EXAMPLE_COLUMNS, read_pool
-from ...core.generation.ultraedit.instructions import expansion_stage
+from ...core.generation.ultraedit.examples import read_pool
 from ...core.generation.ultraedit.pairs import GENERATOR, EditedAnchors, PromptToPromptPairs
 from ...core.generation.ultraedit.reports.datasheet import DATASHEET, Facts, datasheet
-from ...core.generation.ultraedit.reports.edit_tables import find_tables
+from ...core.generation.ultraedit.reports.edit_tables import EditTable
 from ...core.generation.ultraedit.reports.quality import quality_of
 from ...core.generation.ultraedit.reports.statistics import count_types
 from ...core.generation.ultraedit.scoring import POCKET_THRESHOLDS, ScoringModels, Thresholds
@@ -128,16 +126,23 @@ def build(options: argparse.Namespace) -> None:
     """Plans or makes UltraEdit's data."""
     settings = settings_of(options)
     facts = Facts(str(options.source), f"{options.llm} {options.llm_model or ''}".strip(), _models(options))
-    made = Build(Path(options.out), source_of(options), ultraedit_stages(settings))
     about = {"source": facts.source, "language model": facts.language_model, "mode": options.mode}
-    run_command(made, DataSet("UltraEdit", ULTRAEDIT_COLUMNS, {**about, **facts.models}), options)
-    if not options.plan:
-        table = find_tables(made.folder)
-        page = datasheet(
-            settings, facts, count_rows(made), count_types(table.edits()), quality_of(table.edits())
-        )
-        write_text(page, made.folder / DATASHEET)
-        print(f"{made.folder / DATASHEET} describes the data.", file=sys.stderr)
+    run_command(
+        Build(Path(options.out), source_of(options), ultraedit_stages(settings)),
+        DataSet("UltraEdit", ULTRAEDIT_COLUMNS, {**about, **facts.models}),
+        options,
+        lambda made: _export(made, settings, facts),
+    )
+
+
+def _export(made: Build, settings: UltraEditSettings, facts: Facts) -> list[Path]:
+    """Writes the tables and the datasheet. Returns the tables."""
+    files = export_table(made, ULTRAEDIT_COLUMNS, made.folder / "data")
+    edits = EditTable(tuple(files))
+    counts = count_rows(made)
+    page = datasheet(settings, facts, counts, count_types(edits.edits()), quality_of(edits.edits()))
+    write_text(page, made.folder / DATASHEET)
+    return files
 
 
 def settings_of(options: argparse.Namespace) -> UltraEditSettings:
@@ -211,34 +216,3 @@ def _models(options: argparse.Namespace) -> Mapping[str, str]:
     }
     left_out = {"free-form": ("region pairs", "finder"), "region": ("free-form pairs",)}.get(options.mode, ())
     return {what: name for what, name in models.items() if what not in left_out}
-
-
-@dataclass(frozen=True)
-class Questions:
-    """The source of a pool: one row for each question."""
-
-    count: int
-    columns: Mapping[str, str] = field(default_factory=lambda: {"query": "integer"})
-    fingerprint: str = "questions"
-
-    def rows(self, start: int, count: int) -> Iterator[Row]:
-        """Yields the numbers of the questions."""
-        yield from ({"id": f"question-{n:06d}", "query": n} for n in range(start, start + count))
-
-
-def add_example_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of ``build ultraedit-examples``."""
-    add_shared_options(parser, source=False)
-    parser.add_argument(
-        "--questions", type=positive_int, default=1000,
-        help="questions for 10 new examples each (default 1000)",
-    )  # fmt: skip
-
-
-def build_examples(options: argparse.Namespace) -> None:
-    """Plans or makes a pool of examples."""
-    model = OpenedModel(language_model(options), str(answers_folder(options)))
-    made = Build(Path(options.out), Questions(options.questions), (expansion_stage(model),))
-    about = {"language model": f"{options.llm} {options.llm_model or ''}".strip()}
-    columns = {name: name for name in EXAMPLE_COLUMNS}
-    run_command(made, DataSet("Examples of edits", columns, about), options)
