@@ -1,6 +1,7 @@
 // The front-end extension: panels and widgets of the pack's nodes, the gallery, and errors in their nodes.
 // ComfyUI itself shows previews, progress, help pages and translations of nodes.
 import { app } from "../../../scripts/app.js";
+import { addComparison } from "./compare.js";
 import { loadStyle } from "./dom.js";
 import { showErrors } from "./errors.js";
 import { addGallery, setupGallery } from "./gallery/index.js";
@@ -54,6 +55,7 @@ app.registerExtension({
   },
 
   nodeCreated(node) {
+    addComparison(node);
     if (!isOurs(node.comfyClass)) return;
     prepareWidgets(node);
     followSockets(node);

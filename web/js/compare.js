@@ -1,0 +1,75 @@
+// Core's Compare Images has no display in the classic renderer. There it gets one: two images under a slider.
+import { button, element, loadStyle } from "./dom.js";
+import { addPanel, onResult } from "./panels.js";
+import { viewOf } from "./server.js";
+import { translate } from "./translate.js";
+
+const NODE = "ImageCompare";
+const HEIGHT = 180;
+
+/** Adds the display to a Compare Images node, unless the renderer has its own. */
+export function addComparison(node) {
+  if (node.comfyClass !== NODE || LiteGraph.vueNodesMode) return;
+  loadStyle("judging");
+  for (const widget of node.widgets ?? []) widget.hidden = true; // it says that it needs the other renderer
+  const comparison = new Comparison();
+  const panel = addPanel(node, "comparison", comparison.root, HEIGHT);
+  panel.options.getMaxHeight = () => Number.MAX_SAFE_INTEGER;
+  onResult(node, (output) => comparison.show(output));
+}
+
+class Comparison {
+  constructor() {
+    this.images = ["left", "right"].map(() => element("img", { alt: "", draggable: "false" }));
+    const sides = this.images.map((image, index) => {
+      const frame = element("div", { class: "ib-frame" }, image);
+      return element("figure", { class: index ? "ib-right" : "ib-left" }, frame);
+    });
+    this.row = element("div", { class: "ib-sides" }, ...sides, element("div", { class: "ib-cut-border" }));
+    this.row.addEventListener("pointermove", ({ clientX }) => {
+      const { left, width } = this.row.getBoundingClientRect();
+      if (width) this.cutAt((100 * (clientX - left)) / width);
+    });
+    this.cut = element("input", { type: "range", class: "ib-cut", min: 0, max: 100, step: 1 });
+    this.cut.setAttribute("aria-label", translate("Border between the two images"));
+    this.cut.addEventListener("input", () => this.cutAt(Number(this.cut.value)));
+    this.place = element("span");
+    this.steps = element(
+      "div",
+      { class: "ib-view-tools" },
+      button("‹", () => this.go(-1), { "aria-label": translate("Previous image") }),
+      this.place,
+      button("›", () => this.go(1), { "aria-label": translate("Next image") }),
+    );
+    this.root = element("div", { class: "ib-panel ib-viewer", "data-mode": "slider" });
+    this.root.append(this.row, this.cut, this.steps);
+    this.cutAt(50);
+    this.show({});
+  }
+
+  /** Shows the node's output: files of the first and of the second image input. */
+  show({ a_images: first = [], b_images: second = [] }) {
+    this.lists = [first, second];
+    this.at = 0;
+    this.go(0);
+  }
+
+  go(by) {
+    const count = Math.max(...this.lists.map((list) => list.length));
+    this.at = count ? (this.at + by + count) % count : 0;
+    for (const [index, list] of this.lists.entries()) {
+      const file = list[Math.min(this.at, list.length - 1)];
+      if (file) this.images[index].src = viewOf(file);
+      else this.images[index].removeAttribute("src");
+    }
+    for (const part of [this.row, this.cut]) part.style.visibility = count ? "" : "hidden";
+    this.place.textContent = `${this.at + 1} / ${count}`;
+    this.steps.style.display = count < 2 ? "none" : "";
+  }
+
+  cutAt(percent) {
+    const at = Math.min(100, Math.max(0, percent));
+    this.cut.value = String(at);
+    this.row.style.setProperty("--cut", `${at}%`);
+  }
+}
