@@ -233,9 +233,9 @@ def test_killed_run_leaves_no_process_and_resumes_with_the_same_table(
         "--methods",
         "words",
         "--seeds",
-        "3",
-        "--sampling-steps",
         "2",
+        "--sampling-steps",
+        "1",
         "--lpips",
         str(backbone),
     ]
@@ -254,7 +254,7 @@ def test_killed_run_leaves_no_process_and_resumes_with_the_same_table(
     )
     deadline = time.monotonic() + 120
     while (
-        len(list(killed.glob("effects/*/*.json"))) < 2
+        len(list(killed.glob("effects/*/*.json"))) < 1
         and time.monotonic() < deadline
         and process.poll() is None
     ):
@@ -265,13 +265,13 @@ def test_killed_run_leaves_no_process_and_resumes_with_the_same_table(
         time.sleep(0.1)
     assert not group_lives(process.pid), "workers outlived the benchmark"
     kept = len(list(killed.glob("effects/*/*.json")))
-    assert 2 <= kept <= 6
+    assert 1 <= kept <= 4
 
     tables = []
     for folder in (killed, out):
         assert main([*options, "--jobs", "1", "--out", str(folder)]) == 0
         printed = capsys.readouterr().out
-        assert printed.count(" dB (") == (6 - kept if folder == killed else 6)
+        assert printed.count(" dB (") == (4 - kept if folder == killed else 4)
         tables.append(
             printed[printed.index("Table 1") : printed.index("report.html")].replace(str(folder), "")
         )
