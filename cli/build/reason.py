@@ -1,0 +1,215 @@
+"""``build reason``: ReasonPix2Pix's data."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from ...core.devices import named_device
+from ...core.errors import BuildError
+from ...core.generation.engine.build import Build
+from ...core.generation.engine.run import Workers, run_build
+from ...core.generation.reason.export import (
+    TEST_IMAGES,
+    count_parts,
+    export_reason,
+    read_counts,
+    split_rows,
+    table_two,
+)
+from ...core.generation.reason.filtering import threshold_of_lowest
+from ...core.generation.reason.models.captioners import AskedCaptioner, FolderCaptioner
+from ...core.generation.reason.models.finders import FinderSpec
+from ...core.generation.reason.models.gligen import GligenSpec
+from ...core.generation.reason.models.parsers import SpacyParser
+from ...core.generation.reason.models.region_editor import RegionEditorSpec
+from ...core.generation.reason.objects import BoxLimits
+from ...core.generation.reason.settings import (
+    MEASURED,
+    REASON_COLUMNS,
+    ReasonSettings,
+    measuring_stages,
+    reason_stages,
+)
+from ...core.storage.files import write_text
+from ..options import finite_float, positive_int
+from .options import OpenedModel, add_shared_options, answers_folder, language_model, source_of, vision_model
+from .run import DataSet, run_command, show_part
+
+_TABLE = "table2.txt"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of ``build reason``."""
+    add_shared_options(parser)
+    parser.add_argument(
+        "--parts", type=int, nargs="+", choices=(1, 2, 3), default=(1, 2), metavar="PART",
+        help="1: indirect instructions for pairs; 2 and 3: objects of images are replaced (default 1 2)",
+    )  # fmt: skip
+    pairs = parser.add_argument_group("pairs (Part I)")
+    pairs.add_argument(
+        "--threshold", type=finite_float, metavar="TAU",
+        help="drop pairs with a lower mean squared difference (Eq. 1), instead of --lowest",
+    )  # fmt: skip
+    pairs.add_argument(
+        "--lowest", type=finite_float, default=0.1, metavar="SHARE",
+        help="drop this share of the pairs, those that differ least (default 0.1)",
+    )  # fmt: skip
+    pairs.add_argument(
+        "--candidates", type=positive_int, default=5, metavar="N",
+        help="how often an indirect instruction is asked for (default 5)",
+    )  # fmt: skip
+    pairs.add_argument(
+        "--fewest-candidates", type=positive_int, default=2, metavar="N",
+        help="how many of them must be usable and different (default 2)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tries", type=positive_int, default=3, help="how often a question is asked (default 3)"
+    )
+    _add_object_options(parser.add_argument_group("replaced objects (Parts II and III)"))
+    test = parser.add_argument_group("test set")
+    test.add_argument(
+        "--test-images", type=_count, metavar="N",
+        help=f"images of Parts II and III that are held out (default a tenth, at most {TEST_IMAGES})",
+    )  # fmt: skip
+    test.add_argument(
+        "--count-with", nargs="+", default=(), metavar="FOLDER",
+        help="other finished builds that Table 2 counts too",
+    )  # fmt: skip
+
+
+def _add_object_options(group: Any) -> None:
+    group.add_argument(
+        "--captioner", metavar="FOLDER",
+        help="BLIP-2 or another vision-language model for images without caption, 'pocket' for the built-in "
+        "reader, or 'vlm' for --vlm; without it such images are left out",
+    )  # fmt: skip
+    group.add_argument(
+        "--spacy", default="", metavar="FOLDER",
+        help="spaCy pipeline that finds nouns, such as en_core_web_sm (default a grammar)",
+    )  # fmt: skip
+    group.add_argument(
+        "--grounding-dino", default="", metavar="FOLDER", help="finds objects (default built in)"
+    )
+    group.add_argument("--clipseg", default="", metavar="FOLDER", help="finds objects instead")
+    group.add_argument(
+        "--box-threshold", type=finite_float, help="least score of a box (default the finder's)"
+    )
+    group.add_argument("--text-threshold", type=finite_float, help="how well words must fit (likewise)")
+    group.add_argument(
+        "--box-area", type=finite_float, nargs=2, default=(0.01, 0.9), metavar=("LEAST", "MOST"),
+        help="area of boxes as a share of the image (default 0.01 0.9)",
+    )  # fmt: skip
+    group.add_argument("--gligen", metavar="FOLDER", help="GLIGEN for inpainting replaces objects")
+    group.add_argument(
+        "--editor", default="", metavar="MODEL",
+        help="an editing model replaces objects (default the built-in region editor)",
+    )  # fmt: skip
+    group.add_argument("--steps", type=positive_int, help="sampling steps (default 50 with GLIGEN, else 20)")
+    group.add_argument(
+        "--least-change", type=finite_float, default=1e-4, metavar="DIFFERENCE",
+        help="mean squared difference inside the box that a replacement must exceed (default 0.0001)",
+    )  # fmt: skip
+    group.add_argument("--half", action="store_true", help="load captioner and replacing model in fp16")
+
+
+def build(options: argparse.Namespace) -> None:
+    """Plans or makes ReasonPix2Pix's data."""
+    settings = settings_of(options)
+    others = [count for folder in options.count_with for count in read_counts(Path(folder))]
+    source = source_of(options)
+    threshold = None
+    if settings.needs_ranks and not options.plan:
+        threshold = _ranked_threshold(settings, source, options)
+    made = Build(Path(options.out), source, reason_stages(settings, source.columns, threshold))
+    about = {
+        "source": str(options.source),
+        "parts": ", ".join(map(str, settings.parts)),
+        "language model": f"{options.llm} {options.llm_model or ''}".strip(),
+        "tau of Eq. 1": settings.threshold if threshold is None else threshold,
+        **(_models(options) if set(settings.parts) != {1} else {}),
+    }
+
+    def export(finished: Build) -> list[Path]:
+        split = split_rows(finished, options.test_images)
+        files = export_reason(finished, split)
+        table = table_two([*count_parts(finished, split, Path(options.source).name), *others])
+        write_text(f"{table}\n", finished.folder / _TABLE)
+        print(table)
+        return files
+
+    run_command(made, DataSet("ReasonPix2Pix", REASON_COLUMNS, about), options, export)
+
+
+def settings_of(options: argparse.Namespace) -> ReasonSettings:
+    """Returns the settings that options describe.
+
+    Raises:
+        BuildError: a value is out of range, models contradict each other, or the language model is missing.
+    """
+    answers = str(answers_folder(options))
+    device = str(named_device(options.device))
+    if options.gligen and options.editor:
+        raise BuildError("ReasonPix2Pix: --gligen and --editor both replace objects. Give one of them.")
+    if options.grounding_dino and options.clipseg:
+        raise BuildError("ReasonPix2Pix: --grounding-dino and --clipseg both find objects. Give one of them.")
+    if options.gligen:
+        replacer = GligenSpec(options.gligen, device, options.half, options.steps or 50)
+    else:
+        replacer = RegionEditorSpec(options.editor, device, options.half, steps=options.steps or 20)
+    return ReasonSettings(
+        OpenedModel(language_model(options), answers),
+        tuple(sorted(set(options.parts))),
+        options.threshold,
+        options.lowest,
+        options.candidates,
+        options.fewest_candidates,
+        options.tries,
+        _captioner(options, device, answers),
+        SpacyParser(options.spacy),
+        FinderSpec(options.grounding_dino, options.clipseg, device),
+        BoxLimits(options.box_threshold, options.text_threshold, *options.box_area),
+        replacer,
+        options.least_change,
+    )
+
+
+def _captioner(
+    options: argparse.Namespace, device: str, answers: str
+) -> FolderCaptioner | AskedCaptioner | None:
+    if options.captioner is None:
+        return None
+    if options.captioner != "vlm":
+        folder = "" if options.captioner == "pocket" else options.captioner
+        return FolderCaptioner(folder, device, options.half)
+    vision = vision_model(options)
+    if vision is None:
+        raise BuildError("ReasonPix2Pix: '--captioner vlm' asks the model of --vlm, which is missing.")
+    return AskedCaptioner(OpenedModel(vision, answers), options.tries)
+
+
+def _ranked_threshold(settings: ReasonSettings, source: Any, options: argparse.Namespace) -> float:
+    """Measures all pairs first, because the threshold of Eq. 1 depends on all of them."""
+    measuring = Build(Path(options.out), source, measuring_stages(settings, source.columns))
+    # A finished part of the build is not begun again, so that its description keeps the later stages.
+    if measuring.unfinished_parts(MEASURED):
+        run_build(measuring, Workers(options.jobs, options.ray, options.gpus), show_part)
+    threshold = threshold_of_lowest(measuring, MEASURED, settings.lowest)
+    print(f"tau of Eq. 1: {threshold:.4g}, with {settings.lowest:.0%} of the pairs below", file=sys.stderr)
+    return threshold
+
+
+def _models(options: argparse.Namespace) -> dict[str, str]:
+    return {
+        "captioner": options.captioner or "none",
+        "parser": options.spacy or "grammar",
+        "finder": options.grounding_dino or options.clipseg or "built in",
+        "replaces": options.gligen or options.editor or "built-in region editor",
+    }
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return number

@@ -1,0 +1,1 @@
+"""The models that the stages use: captioners, parsers, and what replaces objects."""

@@ -1,0 +1,194 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from instructbrush.core.errors import BuildError, ModelError
+from instructbrush.core.generation.engine.stage import Row
+from instructbrush.core.generation.errors import Refused
+from instructbrush.core.generation.reason.models.gligen import GligenSpec
+from instructbrush.core.generation.reason.models.region_editor import RegionEditorSpec
+from instructbrush.core.generation.reason.replacing import (
+    UNCHANGED,
+    ObjectReplacer,
+    ReplacementRequest,
+    crop_around,
+    replacement_stage,
+)
+from instructbrush.core.generation.ultraedit.images import read_cell
+from instructbrush.core.models.builtin import POCKET_FOLDER
+from instructbrush.core.regions.boxes import Box, box_mask
+
+BOX = Box(30, 36, 84, 90)
+
+
+@pytest.fixture(scope="module")
+def gligen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A seeded GLIGEN for inpainting with SD1.4's layout of parts, and few channels."""
+    from diffusers import (  # pyright: ignore[reportPrivateImportUsage]
+        AutoencoderKL,
+        PNDMScheduler,
+        StableDiffusionGLIGENPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=9, out_channels=4, block_out_channels=(32, 64), layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=128, attention_head_dim=4, attention_type="gated",
+    )  # fmt: skip
+    for name, weight in unet.named_parameters():
+        if "alpha" in name:  # the gates of GLIGEN's layers begin closed
+            torch.nn.init.constant_(weight, 0.5)
+    blocks = ["DownEncoderBlock2D"] * 4, ["UpDecoderBlock2D"] * 4
+    vae = AutoencoderKL(
+        down_block_types=blocks[0], up_block_types=blocks[1], block_out_channels=(32,) * 4, latent_channels=4,
+        sample_size=64,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("gligen")
+    StableDiffusionGLIGENPipeline(
+        vae, CLIPTextModel.from_pretrained(POCKET_FOLDER / "text_encoder"),
+        CLIPTokenizer.from_pretrained(POCKET_FOLDER / "tokenizer"), unet,
+        PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True),
+        None, None, requires_safety_checker=False,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def replacer_of(kind: str, gligen: Path) -> ObjectReplacer:
+    if kind == "gligen":
+        return GligenSpec(str(gligen), steps=3)()
+    return RegionEditorSpec(steps=3, model="" if kind == "region" else str(POCKET_FOLDER), side=128)()
+
+
+def request(seed: int = 1, target: str = "star", box: Box = BOX) -> ReplacementRequest:
+    return ReplacementRequest("circle", target, box, f"a {target}", seed)
+
+
+@pytest.mark.parametrize("kind", ["gligen", "region", "editor"])
+def test_only_the_box_changes_and_the_same_request_gives_the_same_image(kind: str, gligen: Path) -> None:
+    replacer = replacer_of(kind, gligen)
+    image = torch.rand(96, 136, 3, generator=torch.Generator().manual_seed(2))
+    edited = replacer.replace(image, request())
+    inside = box_mask([BOX], 96, 136) > 0
+    assert edited.shape == image.shape
+    assert torch.equal(edited[~inside], image[~inside])
+    assert (edited - image)[inside].abs().mean() > 0.01
+    torch.manual_seed(9)  # the global generator takes no part
+    state = torch.get_rng_state()
+    assert torch.equal(replacer.replace(image, request()), edited)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(replacer.replace(image, request(seed=2)), edited)
+    assert not torch.equal(replacer.replace(image, request(target="oval")), edited)
+
+
+def test_gligen_gets_the_target_and_whole_latent_pixels_of_the_box(
+    gligen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replacer: Any = GligenSpec(str(gligen), steps=3)()
+    asked: dict[str, Any] = {}
+    call = type(replacer._pipeline).__call__
+
+    def spy(self: Any, **options: Any) -> Any:
+        asked.update(options)
+        return call(self, **options)
+
+    monkeypatch.setattr(type(replacer._pipeline), "__call__", spy)
+    # The square around the box begins at column 20 of 200.
+    replacer.replace(torch.rand(100, 200, 3), request(box=Box(50, 10, 90, 51)))
+    assert asked["gligen_phrases"] == ["a star"] and asked["prompt"] == "a star"
+    assert asked["gligen_inpaint_image"].size == (64, 64)
+    assert asked["gligen_boxes"] == [[2 / 8, 0.0, 6 / 8, 5 / 8]]
+    # A box longer than the shorter side lies in no square.
+    replacer.replace(torch.rand(100, 200, 3), request(box=Box(0, 10, 200, 51)))
+    assert asked["gligen_boxes"] == [[0.0, 0.0, 1.0, 5 / 8]]
+
+
+def test_rejects_folders_that_are_no_gligen_for_inpainting(gligen: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="there is no folder"):
+        GligenSpec(str(tmp_path / "none"))()
+    with pytest.raises(ModelError, match="unet/config.json is missing"):
+        GligenSpec(str(tmp_path))()
+    with pytest.raises(ModelError, match="no GLIGEN for inpainting|input channels"):
+        _linked(gligen, tmp_path / "other", "unet", POCKET_FOLDER / "unet")
+        GligenSpec(str(tmp_path / "other"))()
+
+
+def test_rejects_pickled_weights(gligen: Path, tmp_path: Path) -> None:
+    unet = tmp_path / "pickled_unet"
+    unet.mkdir()
+    (unet / "config.json").write_bytes((gligen / "unet" / "config.json").read_bytes())
+    (unet / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x02.")
+    _linked(gligen, tmp_path / "pickled", "unet", unet)
+    with pytest.raises(ModelError, match="safetensors"):
+        GligenSpec(str(tmp_path / "pickled"))()
+
+
+def _linked(source: Path, folder: Path, part: str, other: Path) -> None:
+    """Makes a folder of links to the parts of another one, with one part exchanged."""
+    folder.mkdir()
+    for path in source.iterdir():
+        (folder / path.name).symlink_to(other if path.name == part else path)
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        (Box(50, 10, 90, 51), (0, 20, 100)),
+        (Box(0, 0, 10, 10), (0, 0, 100)),
+        (Box(190, 90, 200, 100), (0, 100, 100)),
+        (Box(0, 10, 200, 51), (0, 50, 100)),
+    ],
+)
+def test_the_square_lies_around_the_box(box: Box, expected: tuple[int, int, int]) -> None:
+    assert crop_around(box, 100, 200) == expected
+
+
+class Painted:
+    """Fills a part of the box."""
+
+    def __init__(self, paint: Callable[[Tensor], Tensor]) -> None:
+        self.paint = paint
+
+    def __call__(self) -> "Painted":
+        return self
+
+    def replace(self, image: Tensor, request: ReplacementRequest) -> Tensor:
+        return self.paint(image)
+
+
+def replaced(pocket_row: Row, paint: Callable[[Tensor], Tensor]) -> Row:
+    row = {
+        **pocket_row,
+        "part": 2,
+        "box": [20.0, 20.0, 60.0, 60.0],
+        "selected_object": "circle",
+        "target_object": "star",
+    }
+    (made,) = replacement_stage(Painted(paint)).start()(row)
+    return made
+
+
+def test_the_edited_image_is_stored_and_a_replacement_without_change_is_refused(pocket_row: Row) -> None:
+    image = read_cell(pocket_row["image"], "a")
+    made = replaced(pocket_row, lambda image: 1 - image)
+    assert torch.allclose(read_cell(made["edited_image"], "a"), 1 - image, atol=1 / 255)
+    with pytest.raises(Refused, match=UNCHANGED):
+        replaced(pocket_row, lambda image: image + 0.001)
+    with pytest.raises(BuildError, match="shape"):
+        replaced(pocket_row, lambda image: image[:-1])
+    with pytest.raises(BuildError, match="not finite"):
+        replaced(pocket_row, lambda image: image * torch.nan)
+
+
+def test_rows_of_pairs_keep_their_edited_image(pocket_row: Row) -> None:
+    stage = replacement_stage(Painted(lambda image: image), has_pairs=True)
+    assert "edited_image" in stage.reads
+    row = {**pocket_row, "part": 1}
+    assert stage.start()(row) == [{"edited_image": pocket_row["edited_image"]}]
