@@ -1,5 +1,5 @@
 # Only python3 (3.10 or newer) is needed. COMFYUI=/path uses the ComfyUI that is there.
-.PHONY: setup demo serve test test-newest lint format pictures torture bench bench-regions bench-reason bench-speed gpu-check
+.PHONY: setup demo serve test test-newest lint format pictures torture bench bench-regions bench-reason bench-speed build-demo gpu-check
 .DEFAULT_GOAL := setup
 
 PYTHON ?= python3
@@ -64,6 +64,10 @@ bench-reason: setup
 # What the pack costs in time, as ratios.
 bench-speed: setup
 	$(ENV)/python tools/benchmarks/speed.py $(ARGS)
+
+# Both papers' data from 300 scenes of the pocket world, with the built-in models. ARGS="--rows 1000 --kills 10"
+build-demo: setup
+	$(ENV)/python -m instructbrush.tools.build_demo $(ARGS)
 
 # On a GPU: tests, a server under every option for weights, the benchmark at full size. ARGS="flags" runs a part.
 gpu-check: setup

@@ -12,6 +12,7 @@ from ..core.errors import InstructBrushError, UnfinishedError
 from ..core.instruction.file_header import read_header
 from ..core.instruction.inspect import facts
 from . import bench, bench_options, edit, learn, sweep
+from .build.commands import add_commands as add_build_commands
 from .finetuning import finetune, train_reason, train_region
 from .interrupts import exit_code, signals_as_interrupts
 from .options import add_model_options
@@ -140,6 +141,9 @@ def build_parser() -> argparse.ArgumentParser:
             "Fine-tune a model together with a connector to a vision-language model (needs accelerate).",
             reason,
         )
+    )
+    add_build_commands(
+        command("build", None, "Build data sets of edits: ReasonPix2Pix, UltraEdit, or a set like TOP-Bench.")
     )
     inspect_parser = command("inspect", inspect, "Show the header of an instruction file.")
     inspect_parser.add_argument("file", help="instruction file (.safetensors)")

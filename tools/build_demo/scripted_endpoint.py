@@ -1,7 +1,7 @@
 """An OpenAI-compatible endpoint on this machine whose answers come from a Python function.
 
-It fails on purpose, by a schedule that depends on the content of the requests alone: the same requests get the
-same answers and faults, in any order and in every run.
+It fails on purpose, by a schedule that depends on the content of the requests alone: the same requests get
+the same answers and faults, in any order and in every run.
 """
 
 import base64
@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 ANSWERED = ("garbage", "cut off", "repeats", "declines")
-"""Faults of the model. The same request always gets the same one. A question asked again is another request."""
+"""Faults of the model. The same request always gets the same one; the next attempt is another request."""
 PASSING = ("times out", "busy", "fails", "closes", "huge", "no JSON", "no choices", "no text")
 """Faults of the endpoint. They pass when the request is sent again."""
 
