@@ -80,6 +80,9 @@ TEXT_CONFIG: dict[str, dict[str, Any]] = {
     },
 }
 
+# Lies beside the tower's other weights.
+_PROJECTION = "text_projection.weight"
+
 
 class ModuleBuilder:
     """Builds the modules of one model, with weights on ``device`` in ``dtype``."""
@@ -114,24 +117,38 @@ class ModuleBuilder:
         accepted = {key: value for key, value in config.items() if key != "block_out_channels"}
         return self._filled(AutoencoderTiny.from_config, accepted, weights, "VAE")
 
-    def text_encoder(self, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> CLIPTextModel:
-        """Builds CLIP's text tower from weights whose names may start with ``text_model.``."""
-        from transformers import CLIPTextConfig, CLIPTextModel
+    def text_encoder(
+        self, config: dict[str, Any], weights: dict[str, torch.Tensor], projects: bool = False
+    ) -> Any:
+        """Builds CLIP's text tower from weights whose names may start with ``text_model.``.
+
+        Args:
+            config: of the tower or of a whole CLIP.
+            weights: its weights.
+            projects: with the projection to the space of images, as SDXL's second encoder has it.
+
+        Returns:
+            A ``CLIPTextModel``, or a ``CLIPTextModelWithProjection``.
+        """
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
         # The configuration of a whole CLIP holds the text tower's.
         text = config.get("text_config") or config
         bare = {name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
         ignored = ("architectures", "dtype", "torch_dtype")
 
-        def build(text: dict[str, Any]) -> CLIPTextModel:
+        def build(text: dict[str, Any]) -> Any:
             accepted = {key: value for key, value in text.items() if key not in ignored}
-            return CLIPTextModel(CLIPTextConfig(**accepted))
+            kind = CLIPTextModelWithProjection if projects else CLIPTextModel
+            return kind(CLIPTextConfig(**accepted))
 
         # transformers < 5.6 keeps the tower under `text_model`.
         with torch.device("meta"):
             one_layer = build({**text, "num_hidden_layers": 1})
         nested = any(name.startswith("text_model.") for name in one_layer.state_dict())
-        named = {f"text_model.{name}": tensor for name, tensor in bare.items()} if nested else bare
+        named = {f"text_model.{name}": tensor for name, tensor in bare.items()} if nested else dict(bare)
+        if projects and _PROJECTION in bare:
+            named[_PROJECTION] = bare[_PROJECTION]
         return self._filled(build, text, named, "Text encoder")
 
     def _filled(self, build: Any, config: dict[str, Any], weights: dict[str, torch.Tensor], part: str) -> Any:
@@ -234,14 +251,27 @@ def build_folder(
         unet_config = {**unet_config, "in_channels": in_channels}
         unet_tensors = widened_tensors(unet_tensors, in_channels)
     unet = builder.unet(unet_config, unet_tensors)
-    vae_folder = part_folder(folder, "vae")
-    vae_config = read_config(vae_folder / "config.json")
-    vae_tensors = dict(folder_weights(vae_folder, ("diffusion_pytorch_model",)).tensors())
-    vae = builder.vae(vae_config, _current_vae_names(vae_tensors))
-    text_folder = part_folder(folder, "text_encoder")
-    text_config = read_config(text_folder / "config.json")
-    text = builder.text_encoder(text_config, dict(folder_weights(text_folder, ("model",)).tensors()))
-    return unet, vae, text
+    return unet, folder_vae(builder, folder), folder_text_encoder(builder, folder)
+
+
+def folder_vae(builder: ModuleBuilder, folder: Path) -> AutoencoderKL | AutoencoderTiny:
+    """Builds the VAE of a diffusers folder. Raises ``ModelError`` as ``build_folder``."""
+    part = part_folder(folder, "vae")
+    config = read_config(part / "config.json")
+    tensors = dict(folder_weights(part, ("diffusion_pytorch_model",)).tensors())
+    return builder.vae(config, _current_vae_names(tensors))
+
+
+def folder_text_encoder(
+    builder: ModuleBuilder, folder: Path, name: str = "text_encoder", projects: bool = False
+) -> Any:
+    """Builds a text encoder of a diffusers folder, see ``ModuleBuilder.text_encoder``.
+
+    Raises ``ModelError`` as ``build_folder``.
+    """
+    part = part_folder(folder, name)
+    config = read_config(part / "config.json")
+    return builder.text_encoder(config, dict(folder_weights(part, ("model",)).tensors()), projects)
 
 
 def _current_vae_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,0 +1,1 @@
+"""Small text-to-image models for tests."""
