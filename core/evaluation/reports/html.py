@@ -15,6 +15,8 @@ td.own{{color:inherit}}svg{{margin-right:1rem}}
 .row{{display:flex;gap:4px;align-items:center;margin:2px 0;flex-wrap:wrap}}
 .row b{{width:190px;font-weight:400;font-size:13px}}
 .row img{{width:104px;height:104px;object-fit:cover}}.row b small{{display:block;line-height:1.25}}
+.sample{{display:flex;gap:8px;align-items:flex-start;margin:12px 0;font-size:13px}}
+.sample img{{width:176px;height:176px;object-fit:contain}}.sample p{{margin:0 0 .2rem;overflow-wrap:anywhere}}
 h2{{margin-top:2.5rem}}h3{{margin:1.5rem 0 .3rem}}small{{color:#777}}
 """
 
@@ -74,6 +76,12 @@ def image_row(title: str, files: Iterable[str], note: str = "") -> str:
     """Returns images side by side under a title."""
     small = f"<small>{escape(note)}</small>" if note else ""
     return f"<div class=row><b>{escape(title)}{small}</b>{images(files)}</div>"
+
+
+def sample(title: str, files: Iterable[str], facts: Mapping[str, str]) -> str:
+    """Returns images side by side, and beside them facts with their names."""
+    lines = "".join(f"<p><small>{escape(name)}</small> {escape(text)}</p>" for name, text in facts.items())
+    return f"<div class=sample>{images(files)}<div><p><b>{escape(title)}</b></p>{lines}</div></div>"
 
 
 def plain_table(title: str, heads: Iterable[str], rows: Iterable[Sequence[str]]) -> str:

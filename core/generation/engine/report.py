@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...evaluation.reports.html import image_row, page_head, plain_table
+from ...evaluation.reports.html import page_head, plain_table, sample
 from ...storage.files import write_text
 from .build import Build
 from .figures import StageCount, count_rows
@@ -72,7 +72,7 @@ def sample_rows(build: Build, columns: Sequence[str], number: int) -> list[Row]:
 
 def _sample(row: Row, columns: Mapping[str, str], folder: Path, number: int) -> str:
     files = []
-    texts = []
+    facts = {}
     for name, column in columns.items():
         value = row[column]
         if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
@@ -81,9 +81,16 @@ def _sample(row: Row, columns: Mapping[str, str], folder: Path, number: int) -> 
             file.write_bytes(value["bytes"])
             files.append(f"{folder.name}/{file.name}")
         elif value is not None and column != ID:
-            shown = f"{value:.3g}" if isinstance(value, float) else str(value)
-            texts.append(f"{name}: {shown}")
-    return image_row(str(row[ID]), files, " · ".join(texts))
+            facts[name] = _shown(value)
+    return sample(str(row[ID]), files, facts)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    # A hash tells a reader nothing, and would push the images aside.
+    return text if " " in text or len(text) <= 40 else f"{text[:12]}…"
 
 
 def _ending(content: bytes) -> str:
