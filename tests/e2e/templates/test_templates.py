@@ -26,7 +26,7 @@ SETTLE = """async () => {
         const boxes = drawn.map((each) => each.getBoundingClientRect());
         return JSON.stringify([app.graph.nodes.map(({ size }) => [...size]), boxes]);
     };
-    const end = performance.now() + 3000;
+    const end = performance.now() + 1000;
     let [last, same] = ["", 0];
     while (same < 5 && performance.now() < end) {
         await new Promise((done) => setTimeout(done, 40));

@@ -14,15 +14,13 @@ def measured() -> Graph:
     graph.pairs("new", "New images, and the true results", NEW)
     graph.column("Use")
     graph.load("instruction", EDIT)
-    _batch(graph, "batch", "new.before", "All images at once")
-    graph.edit("edit", "batch.IMAGE", "instruction.INSTRUCTION")
+    graph.edit("edit", "new.before", "instruction.INSTRUCTION")
     graph.column("Compare")
-    _batch(graph, "truth", "new.after", "All true results at once")
     graph.add("clip", "InstructBrushLoadOpenClip")
-    wires = "edited=edit.edited truth=truth.IMAGE before=batch.IMAGE open_clip=clip.OPEN_CLIP"
+    wires = "edited=edit.edited truth=new.after before=new.before open_clip=clip.OPEN_CLIP"
     graph.add("evaluate", "InstructBrushEvaluate", height=FILL, wired=wires)
     graph.column("")
-    graph.compare("edit.edited", "truth.IMAGE", "Edited and true result")
+    graph.compare("edit.edited", "new.after", "Edited and true result")
     graph.save("result", "Edited", "edit.edited", f"{EDIT}_measured")
     graph.note(
         "Images with a known result show how good an edit is: PSNR, SSIM and LPIPS, and whether it goes in "
@@ -41,7 +39,14 @@ def judged() -> Graph:
     graph.load("light", EDIT, "First instruction")
     graph.load("color", SECOND, "Second instruction")
     graph.column("")
-    _batch(graph, "batch", "new.before", "Both images at once")
+    graph.add(
+        "batch",
+        "RebatchImages",
+        title="Both images at once",
+        collapsed=True,
+        wired="images=new.before",
+        batch_size=2,
+    )
     graph.edit("edit", "batch.IMAGE", "light.INSTRUCTION", title="Edit by the first")
     graph.edit("other", "batch.IMAGE", "color.INSTRUCTION", title="Edit by the second")
     graph.column("Compare", 380)
@@ -52,8 +57,3 @@ def judged() -> Graph:
         "node rates the methods."
     )
     return graph
-
-
-def _batch(graph: Graph, name: str, images: str, title: str) -> None:
-    """Adds a folded node that makes one batch of a list of images: they are measured or judged together."""
-    graph.add(name, "RebatchImages", title=title, collapsed=True, wired=f"images={images}", batch_size=64)
