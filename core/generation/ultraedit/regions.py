@@ -31,7 +31,7 @@ FINDER = Callable[[], RegionFinder]
 
 # Limits of a mask: UltraEdit's code for the area; fewer fragments, because 500 is for photographs of 512 px.
 MASK_LIMITS = CleanSettings(
-    fill_holes=True, drop_fragments=0.05, min_area=0.01, max_area=0.9, max_fragments=20, shape="hull"
+    fill_holes=True, drop_fragments=0.02, min_area=0.01, max_area=0.9, max_fragments=20, shape="hull"
 )
 # By how much the contour is widened, as a share of the image's side.
 _WIDENED = 1 / 64
@@ -132,11 +132,11 @@ def region_mask(
 
 
 def _why(cleaned: CleanedMask, limits: CleanSettings) -> str:
+    if not 1 <= cleaned.fragments <= limits.max_fragments:
+        return "the mask is fragmented"
     if cleaned.area > limits.max_area:
         return "the mask is too large"
-    if cleaned.area < limits.min_area:
-        return "the mask is too small"
-    return "the mask is fragmented" if cleaned.fragments != 1 else "the mask is empty"
+    return "the mask is too small"
 
 
 def _columns(mask: Tensor | None, s: float | None, area: float | None) -> dict[str, Any]:
