@@ -10,8 +10,10 @@ from ...core.errors import BuildError
 from ...core.generation.engine.build import Build
 from ...core.generation.engine.export import export_table
 from ...core.generation.engine.figures import count_rows
+from ...core.generation.prompt_to_prompt.candidates import FEW_STEPS_DRAWING
 from ...core.generation.ultraedit.examples import read_pool
 from ...core.generation.ultraedit.pairs import GENERATOR, EditedAnchors, PromptToPromptPairs
+from ...core.generation.ultraedit.prompts import INSTANCES
 from ...core.generation.ultraedit.reports.datasheet import DATASHEET, Facts, datasheet
 from ...core.generation.ultraedit.reports.edit_tables import EditTable
 from ...core.generation.ultraedit.reports.quality import quality_of
@@ -58,6 +60,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="length of captions (default 3 60)",
     )  # fmt: skip
     words.add_argument(
+        "--edits", type=int, choices=range(1, INSTANCES + 1), default=INSTANCES,
+        help="edits of each caption (default 3)",
+    )  # fmt: skip
+    words.add_argument(
         "--tries", type=positive_int, default=3, help="how often a question is asked (default 3)"
     )
     _add_pair_options(parser.add_argument_group("pairs"))
@@ -77,9 +83,9 @@ def _add_pair_options(group: Any) -> None:
     )  # fmt: skip
     group.add_argument("--editor", default="", help="editing model of free-form pairs (default built in)")
     group.add_argument("--region-editor", default="", help="editing model of region pairs (default built in)")
-    group.add_argument("--steps", type=positive_int, help="sampling steps (default 20; text to image 10)")
+    group.add_argument("--steps", type=positive_int, help="sampling steps (default 20; text to image 5)")
     group.add_argument(
-        "--strength", type=finite_float, default=0.8, help="how far images leave their anchor (default 0.8)"
+        "--strength", type=finite_float, default=0.6, help="how far images leave their anchor (default 0.6)"
     )
     group.add_argument(
         "--guidance", type=finite_float, default=0.0, help="of the text-to-image model (default 0: none)"
@@ -160,6 +166,7 @@ def settings_of(options: argparse.Namespace) -> UltraEditSettings:
         pool=read_pool([Path(place) for place in options.examples]),
         caption_words=tuple(options.caption_words),
         side=options.side or (_POCKET_SIDE if _all_pocket(options) else _SIDE),
+        edits=options.edits,
         tries=options.tries,
         seeds=options.seeds,
         free_form=_free_form(options),
@@ -186,9 +193,9 @@ def _free_form(options: argparse.Namespace) -> GENERATOR:
         raise BuildError("UltraEdit: --text-to-image and --editor both make free-form pairs. Give one.")
     return PromptToPromptPairs(
         options.text_to_image,
-        options.steps or 10,
+        options.steps or 5,
         options.strength,
-        options.guidance,
+        replace(FEW_STEPS_DRAWING, guidance=(options.guidance, options.guidance)),
         device=options.device,
         half=options.half,
     )

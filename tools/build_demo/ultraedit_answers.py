@@ -12,7 +12,6 @@ import re
 
 from ...core.generation.ultraedit.prompts import (
     CAPTION_LABEL,
-    INSTANCES,
     INSTRUCTION_LABEL,
     MORE_LABEL,
     OBJECTS_LABEL,
@@ -48,7 +47,8 @@ def answer(question: str, seed: int = 0) -> str:
     """
     rng = random.Random(int.from_bytes(hashlib.sha256(f"{seed} {question}".encode()).digest()[:8], "big"))
     if caption := _after(question, CAPTION_LABEL):
-        return "\n".join(_edits(caption, rng, INSTANCES))
+        wanted = re.search(r"edits to write: (\d)", question)
+        return "\n".join(_edits(caption, rng, int(wanted[1]) if wanted else 1))
     if OBJECTS_LABEL in question:
         return ", ".join(objects_of(_after(question, INSTRUCTION_LABEL))[:2]) or "NONE"
     if MORE_LABEL in question:

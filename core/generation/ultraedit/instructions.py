@@ -62,11 +62,13 @@ class InstructionStage:
     model: MODEL
     pool: tuple[Example, ...]
     words: tuple[int, int]
+    edits: int
     tries: int
 
     def __repr__(self) -> str:
         # The pool may hold 100,000 examples; its hash stands for it.
-        return f"InstructionStage({self.model!r}, {_digest(self.pool)}, {self.words}, {self.tries})"
+        settings = (_digest(self.pool), self.words, self.edits, self.tries)
+        return f"InstructionStage({self.model!r}, {settings})"
 
     def __call__(self) -> RowFunction:
         """Loads the language model and returns the stage's function."""
@@ -75,7 +77,7 @@ class InstructionStage:
         def function(row: Row) -> list[Mapping[str, object]]:
             caption = row["source_caption"]
             drawn = draw(self.pool, seed_of(row, "instructions"))
-            text = writing_prompt(caption, drawn.instructions, drawn.examples)
+            text = writing_prompt(caption, drawn.instructions, drawn.examples, self.edits)
             edits = ask_for(
                 model,
                 Question(text, most_tokens=_TOKENS),
@@ -83,7 +85,8 @@ class InstructionStage:
                 self.tries,
             )
             return [
-                {"edit_prompt": edit.instruction, "target_caption": edit.edited_caption} for edit in edits
+                {"edit_prompt": edit.instruction, "target_caption": edit.edited_caption}
+                for edit in edits[: self.edits]
             ]
 
         return function
@@ -191,9 +194,11 @@ def caption_stage(image: str, caption: str, words: tuple[int, int], side: int) -
     return Stage("captions", (image, caption), adds, CaptionStage(image, caption, words, side), keeps=0.95)
 
 
-def instruction_stage(model: MODEL, pool: Sequence[Example], words: tuple[int, int], tries: int) -> Stage:
+def instruction_stage(
+    model: MODEL, pool: Sequence[Example], words: tuple[int, int], edits: int, tries: int
+) -> Stage:
     """Returns the stage ``instructions``. Adds ``edit_prompt`` and ``target_caption``; branches."""
-    start = InstructionStage(model, tuple(pool), words, tries)
+    start = InstructionStage(model, tuple(pool), words, edits, tries)
     shown = draw(pool, 0)
     tokens = len(writing_prompt("", shown.instructions, shown.examples).split()) * 4 // 3
     adds = {"edit_prompt": "text", "target_caption": "text"}
@@ -202,7 +207,7 @@ def instruction_stage(model: MODEL, pool: Sequence[Example], words: tuple[int, i
         ("source_caption",),
         adds,
         start,
-        branches=INSTANCES,
+        branches=edits,
         keeps=0.97,
         calls=1.0,
         call_tokens=(tokens, 150),

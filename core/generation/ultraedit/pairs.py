@@ -5,7 +5,6 @@ Free-form pairs (stage II) come from a text-to-image model with prompt-to-prompt
 pairs (stage III) are the anchor and an edit that Eq. 1 limits to the soft mask.
 """
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,9 +20,9 @@ from ...editing.settings import SamplingSettings
 from ...errors import BuildError
 from ...evaluation.metrics import quantised
 from ...models.builtin import POCKET_FOLDER, POCKET_REGION_FOLDER
-from ..prompt_to_prompt import sampling
-from ..prompt_to_prompt.control import ControlSettings
+from ..prompt_to_prompt.candidates import FEW_STEPS_DRAWING, CandidateMaker, CaptionPairs, Drawing
 from ..prompt_to_prompt.model import TextToImage, load_text_to_image
+from ..prompt_to_prompt.sampling import PairSettings
 
 
 @dataclass(frozen=True)
@@ -122,29 +121,19 @@ def region_of(editor: DiffusersEditor, images: Tensor, mask: Tensor, every: int 
 class PromptToPromptPairs:
     """Both images come from a text-to-image model, with the attention of the source caption in the target.
 
-    Both start from the anchor with noise. The share of the steps in which cross-attention is taken over is
-    drawn for each seed, as InstructPix2Pix does, because no share suits all edits. Calling it raises
-    ``ModelError`` if the model cannot be loaded.
+    Both start from the anchor with noise. Calling it raises ``ModelError`` if the model cannot be loaded.
     """
 
     model: str
     """A diffusers folder of SD1.5's, SD2.1's or SDXL's layout, such as SDXL-Turbo."""
-    steps: int = 10
-    strength: float = 0.8
+    steps: int = 5
+    """UltraEdit's code takes 3, 5 or 8."""
+    strength: float = 0.6
     """How far images leave their anchor, see ``PairSettings``."""
-    guidance: float = 0.0
-    """Scale of classifier-free guidance; few-step models need none."""
-    cross: tuple[float, float] = (0.1, 0.9)
-    """Range of the share of the steps with the source's cross-attention."""
-    self_attention: float = 0.4
+    drawing: Drawing = FEW_STEPS_DRAWING
     device: str = "cpu"
     half: bool = False
     """Whether weights are loaded in fp16."""
-
-    def __post_init__(self) -> None:
-        low, high = self.cross
-        if not 0 <= low <= high <= 1:
-            raise BuildError(f"Pairs: shares of cross-attention of {low} to {high} are no range within 0..1.")
 
     def __call__(self) -> PairGenerator:
         """Loads the model."""
@@ -161,15 +150,9 @@ class _PromptToPrompt:
     def pairs(self, request: PairRequest, seeds: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         if request.mask is not None:
             raise BuildError("Pairs: prompt-to-prompt makes free-form pairs only; edit regions with a model.")
+        spec = self._spec
         height, width = request.anchor.shape[:2]
-        settings = sampling.PairSettings(self._spec.steps, height, width, self._spec.strength)
-        requests = [self._request(request, seed) for seed in seeds]
-        sources, targets = sampling.sample_pairs(self._model, requests, settings)
-        return list(zip(quantised(sources), quantised(targets), strict=True))
-
-    def _request(self, request: PairRequest, seed: int) -> sampling.PairRequest:
-        control = ControlSettings(
-            cross=random.Random(seed).uniform(*self._spec.cross), self_attention=self._spec.self_attention
-        )
+        settings = PairSettings(spec.steps, height, width, spec.strength)
+        candidates = CaptionPairs(spec.model, settings, spec.drawing)
         captions = request.source_caption, request.target_caption
-        return sampling.PairRequest(*captions, seed, control, self._spec.guidance, request.anchor)
+        return CandidateMaker(self._model, candidates).pairs(captions, seeds, request.anchor)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from .examples import Example
 
 INSTANCES = 3
-"""Edits that are wanted for each caption (Table 3)."""
+"""Edits that are wanted for each caption at most (Table 3)."""
 
 CAPTION_LABEL = "The caption of the image:"
 INSTRUCTION_LABEL = "Edit instruction:"
@@ -21,7 +21,9 @@ MORE_LABEL = "Examples to begin with:"
 _FORM = '"original caption; edit instruction; new caption"'
 
 
-def writing_prompt(caption: str, instructions: Sequence[str], examples: Sequence[Example]) -> str:
+def writing_prompt(
+    caption: str, instructions: Sequence[str], examples: Sequence[Example], edits: int = INSTANCES
+) -> str:
     """Asks for instructions and new captions: intro, instruction examples, task, output format, caption,
     number of instances, whole examples (Table 3).
 
@@ -29,6 +31,7 @@ def writing_prompt(caption: str, instructions: Sequence[str], examples: Sequence
         caption: without semicolons, because they separate the fields of an answer.
         instructions: examples of instructions.
         examples: examples of answers.
+        edits: number of edits to ask for.
     """
     return "\n".join(
         (
@@ -43,7 +46,7 @@ def writing_prompt(caption: str, instructions: Sequence[str], examples: Sequence
             f"Write one edit on each line, in the form {_FORM}. Use no other semicolons. Write the lines "
             "alone, without titles, numbers or remarks.",
             f"{CAPTION_LABEL} {caption}",
-            f"Write {INSTANCES} different edits of this image.",
+            f"Number of different edits to write: {edits}.",
             "These are examples of the form, for other images:",
             *map(str, examples),
             "Your answer:",

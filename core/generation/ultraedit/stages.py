@@ -15,6 +15,7 @@ from .examples import Example, seed_examples
 from .images import as_png, read_cell
 from .instructions import MODEL, caption_stage, instruction_stage
 from .pairs import GENERATOR, EditedAnchors, PairRequest
+from .prompts import INSTANCES
 from .regions import FINDER, FREE_FORM, REGION, limits_for, mask_stage, object_stage
 from .scoring import POCKET_THRESHOLDS, SCORER, SCORES, ScoringModels, Thresholds, best_pair
 from .tags import TAGGER, CaptionTags
@@ -66,6 +67,8 @@ class UltraEditSettings:
     """Examples that questions for instructions are drawn from."""
     caption_words: tuple[int, int] = (3, 60)
     """Least and most words of a caption. The paper gives no figures."""
+    edits: int = INSTANCES
+    """Edits that are wanted of each caption, at most 3."""
     side: int = 512
     """Pixels of the square images."""
     tries: int = 3
@@ -94,6 +97,10 @@ class UltraEditSettings:
             raise BuildError(
                 f"UltraEdit: images of {self.side} px are not possible; at least 64, a multiple of {_STRIDE}."
             )
+        if not 1 <= self.edits <= INSTANCES:
+            raise BuildError(
+                f"UltraEdit: {self.edits} edits of a caption are not possible; 1 to {INSTANCES} are."
+            )
         for name, least in (("seeds", 1), ("tries", 1), ("mask_fragments", 1)):
             if getattr(self, name) < least:
                 raise BuildError(f"UltraEdit: {name} {getattr(self, name)} is too low; at least {least}.")
@@ -114,7 +121,9 @@ def ultraedit_stages(settings: UltraEditSettings) -> tuple[Stage, ...]:
     share = {FREE_FORM: 0.0, REGION: 1.0, "both": 0.5}[settings.mode]
     stages = [
         caption_stage(IMAGE, CAPTION, settings.caption_words, settings.side),
-        instruction_stage(settings.language_model, settings.pool, settings.caption_words, settings.tries),
+        instruction_stage(
+            settings.language_model, settings.pool, settings.caption_words, settings.edits, settings.tries
+        ),
         _type_stage(settings.mode),
     ]
     asked = None if settings.grammar_objects else settings.language_model

@@ -73,7 +73,7 @@ def test_asks_again_after_malformed_answers_and_refuses_the_row_after_the_last(a
 
 
 def start(model: Scripted):
-    return instruction_stage(model, seed_examples(), (3, 60), 3).start()
+    return instruction_stage(model, seed_examples(), (3, 60), 3, 3).start()
 
 
 def test_keeps_the_usable_edits_of_an_answer_once_and_at_most_three() -> None:
