@@ -21,6 +21,7 @@ _REGISTERED = (
 # Module -> its nodes, in the order of a typical first use.
 _NODES = {
     "loading": ("LoadInstructPix2Pix", "LoadEditPairs", "MakeEditPairs"),
+    "pairs_from_edit": ("MakePairsFromEdit",),
     "learning.init_text": ("LoadOpenClip", "UniquePhrasesNode", "CaptionInit"),
     "learning.attention": ("LearnInstruction",),
     "learning.text": ("LearnTextInstruction",),

@@ -1,24 +1,18 @@
 """Nodes that load models and pairs."""
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from comfy_api.latest import io
-from PIL import Image
 
 from ..core.pairs.board import Board
-from ..core.pairs.pairs import FITS, EditPair, EditPairs, Fit, load_pairs, make_pairs
-from ..core.storage.image_tensors import from_image, to_image
+from ..core.pairs.pairs import Fit, load_pairs, make_pairs
 from .comfy.folders import paths
 from .comfy.models.loading import POCKET_NAME, load_model, model_names, model_path
-from .shared.node import Choice, FileFingerprints, NameChoice, Node, check_names
-from .shared.previews import previews
+from .shared.node import FileFingerprints, NameChoice, Node, check_names
+from .shared.pairs_parts import fit_input, pairs_ui
 from .shared.socket_types import Pairs
-
-_MOST_PREVIEWS = 16
-_PREVIEW_HEIGHT = 192
 
 _FILES = FileFingerprints(lambda folder: paths.folder_state(paths.pairs_path(folder)))
 
@@ -112,7 +106,7 @@ class LoadEditPairs(Node):
                     "image sizes, up to 1024 x 1024 pixels. The best value is the model's own size: 128 "
                     "for the pocket editor, 512 for SD1.5, 1024 for SDXL.",
                 ),
-                _fit_input(),
+                fit_input(),
                 io.String.Input(
                     "board",
                     default="",
@@ -158,7 +152,7 @@ class LoadEditPairs(Node):
             pairs,
             [pair.before[None] for pair in pairs],
             [pair.after[None] for pair in pairs],
-            ui=_pairs_ui(pairs),
+            ui=pairs_ui(pairs),
         )
 
 
@@ -183,7 +177,7 @@ class MakeEditPairs(Node):
                 io.Image.Input(
                     "after", tooltip="The same images after the edit, in the same number and order."
                 ),
-                _fit_input(),
+                fit_input(),
             ],
             outputs=[Pairs.Output(display_name="PAIRS", tooltip="The pairs, for Learn Instruction.")],
         )
@@ -193,32 +187,4 @@ class MakeEditPairs(Node):
         cls, before: list[torch.Tensor], after: list[torch.Tensor], fit: Sequence[Fit] = ("stop",)
     ) -> io.NodeOutput:
         pairs = make_pairs(before, after, fit=fit[0])
-        return io.NodeOutput(pairs, ui=_pairs_ui(pairs))
-
-
-def _fit_input() -> Choice:
-    return Choice(
-        "fit",
-        options=list(FITS),
-        default=FITS[0],
-        optional=True,
-        tooltip="For pairs whose images differ in aspect ratio. stop: end the run and name the pair. crop: "
-        "scale and crop the larger image to the smaller one's size. pad: scale it to fit into that size, and "
-        "repeat its border around it.",
-        advanced=True,
-    )
-
-
-def _pairs_ui(pairs: EditPairs) -> dict[str, list[Any]]:
-    """Returns previews of the first pairs and the remarks. Logs the remarks as warnings."""
-    for remark in pairs.remarks:
-        logging.warning("InstructBrush: %s", remark)
-    images = map(_side_by_side, pairs.pairs[:_MOST_PREVIEWS])
-    return {**previews(images), "text": ["\n".join(pairs.remarks)]}
-
-
-def _side_by_side(pair: EditPair) -> torch.Tensor:
-    height, width = pair.before.shape[:2]
-    size = (max(width * _PREVIEW_HEIGHT // height, 1), _PREVIEW_HEIGHT)
-    images = [to_image(frame).resize(size, Image.Resampling.BICUBIC) for frame in (pair.before, pair.after)]
-    return torch.cat([from_image(image) for image in images], dim=1)
+        return io.NodeOutput(pairs, ui=pairs_ui(pairs))

@@ -26,7 +26,7 @@ def difference_of_files(name: str, before: bytes, after: bytes) -> float:
         PairError: an image cannot be read, or the aspect ratios differ; ``name`` is the pair's.
     """
     images = [decode_image(BytesIO(content), name) for content in (before, after)]
-    first, second, _ = alike(name, *images)
+    first, second, _ = alike(name, images[0], images[1])
     return difference(first, second)
 
 

@@ -30,6 +30,10 @@ WORDS = (
     *("prompt", "text", "caption", "edited_prompt_list"),
 )
 MASK = ("mask", "mask_image", "mask_img")
+CAPTION = ("source_caption", "original_prompt", "input_caption", "original_caption", "before_caption")
+"""What a pair's image shows before the edit."""
+EDITED_CAPTION = ("target_caption", "edited_prompt", "output_caption", "edited_caption", "after_caption")
+"""What it shows after the edit."""
 REASONING = "reasoning"
 """Indirect instructions: a text or a list of texts."""
 
@@ -50,6 +54,8 @@ class ListedPair:
     """An image, white where the edit acts."""
     reasoning: tuple[str, ...] = ()
     """Indirect instructions for the same edit."""
+    captions: tuple[str, str] = ("", "")
+    """What the images before and after show, "" if unknown."""
 
 
 def stop(error: PairError) -> None:
@@ -87,6 +93,12 @@ def direct_words(value: Any) -> str:
     return next((text.strip() for text in texts if isinstance(text, str) and text.strip()), "")
 
 
+def text_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    """The text under the first of some names that a table or an entry has; "" if there is none."""
+    name = first_of(names, fields)
+    return direct_words(fields[name]) if name else ""
+
+
 def read_list(file: Path, refuse: Refuse = stop) -> list[ListedPair]:
     """The pairs of a list, see ``pairs_in`` in core/pairs/layouts.py.
 
@@ -94,7 +106,7 @@ def read_list(file: Path, refuse: Refuse = stop) -> list[ListedPair]:
         PairError: the list cannot be read.
     """
     found = []
-    for number, entry in enumerate(_entries(file)):
+    for number, entry in enumerate(list_entries(file)):
         try:
             found.append(_listed_pair(file, number, entry))
         except PairError as error:
@@ -102,8 +114,12 @@ def read_list(file: Path, refuse: Refuse = stop) -> list[ListedPair]:
     return found
 
 
-def _entries(file: Path) -> list[Any]:
-    """The entries of a list. Entries of JSON lines are texts, which are parsed one by one."""
+def list_entries(file: Path) -> list[Any]:
+    """The entries of a list. Entries of JSON lines are texts, which are parsed one by one.
+
+    Raises:
+        PairError: the list cannot be read.
+    """
     try:
         content = file.read_bytes()
         text = content.decode(json.detect_encoding(content))
@@ -133,25 +149,30 @@ def _csv_rows(text: str) -> list[dict[str, str]]:
 
 def _listed_pair(file: Path, number: int, entry: Any) -> ListedPair:
     where = f"{file.name} of '{file.parent.name}', entry {number}"
-    fields = _fields(entry, where)
-    before = _file_name(fields, BEFORE, where)
-    after = _file_name(fields, AFTER, where)
-    mask = _file_name(fields, MASK, where)
+    fields = entry_fields(entry, where)
+    before = file_named(fields, BEFORE, where)
+    after = file_named(fields, AFTER, where)
+    mask = file_named(fields, MASK, where)
     if before is None or after is None:
         missing = "before" if before is None else "after"
         raise PairError(f'{where} lacks \'{missing}\': it must be {{"before": file, "after": file}}.')
-    words = first_of(WORDS, fields)
     return ListedPair(
         Path(before.replace("\\", "/")).stem,
-        _inside(file, before),
-        _inside(file, after),
-        direct_words(fields[words]) if words else "",
-        _inside(file, mask) if mask else None,
+        file_inside(file, before),
+        file_inside(file, after),
+        text_of(fields, WORDS),
+        file_inside(file, mask) if mask else None,
         indirect_texts(fields.get(REASONING), f"{number} of {file.parent.name}"),
+        (text_of(fields, CAPTION), text_of(fields, EDITED_CAPTION)),
     )
 
 
-def _fields(entry: Any, where: str) -> dict[str, Any]:
+def entry_fields(entry: Any, where: str) -> dict[str, Any]:
+    """The values of an entry by their names, in lower case.
+
+    Raises:
+        PairError: it is not a table; ``where`` says which entry it is.
+    """
     try:
         fields = parse_json(entry, finite=False) if isinstance(entry, str) else entry
         if not isinstance(fields, dict):
@@ -162,7 +183,12 @@ def _fields(entry: Any, where: str) -> dict[str, Any]:
         raise PairError(f'{where} must be {{"before": file, "after": file}} ({error}).') from error
 
 
-def _file_name(fields: Mapping[str, Any], names: tuple[str, ...], where: str) -> str | None:
+def file_named(fields: Mapping[str, Any], names: tuple[str, ...], where: str) -> str | None:
+    """The file name under the first of some names; None if there is none.
+
+    Raises:
+        PairError: the value is not a text; ``where`` says which entry it is.
+    """
     name = first_of(names, fields)
     if name is None or fields[name] == "":
         return None
@@ -173,8 +199,12 @@ def _file_name(fields: Mapping[str, Any], names: tuple[str, ...], where: str) ->
     return fields[name]
 
 
-def _inside(file: Path, name: str) -> Path:
-    """The image that a list names. The name must stay inside the folder; links may lead elsewhere."""
+def file_inside(file: Path, name: str) -> Path:
+    """The image that a list names. The name must stay inside the folder; links may lead elsewhere.
+
+    Raises:
+        PairError: it is outside the folder, or does not exist.
+    """
     where = f"{file.name} of '{file.parent.name}'"
     plain = posixpath.normpath(name.replace("\\", "/"))
     if plain.startswith(("/", "../")) or plain == "..":

@@ -181,7 +181,7 @@ def find_listed(folder: Path, refuse: Refuse) -> tuple[list[ListedPair], Layout]
         raise PairError(
             f"Pairs folder '{folder.name}' holds no pairs. Name the images 0_0.png (before) and 0_1.png "
             "(after), 1_0.png and 1_1.png and so on, or use sub-folders before/ and after/ with equal "
-            "names, or a pairs.json, or a .parquet table."
+            "names, or a pairs.json."
         )
     if len(found) > MAX_PAIRS:
         raise PairError(

@@ -4,6 +4,7 @@ NODES = {
     "InstructBrushLoadModel": "Load InstructPix2Pix",
     "InstructBrushLoadPairs": "Load Edit Pairs",
     "InstructBrushMakePairs": "Make Edit Pairs",
+    "InstructBrushMakePairsFromEdit": "Make Pairs From Edit",
     "InstructBrushLoadOpenClip": "Load OpenCLIP",
     "InstructBrushUniquePhrases": "Unique Phrases",
     "InstructBrushCaptionInit": "Caption Init",

@@ -133,6 +133,15 @@ def pairs_path(name: str) -> Path:
     return folder
 
 
+def new_pairs_path(name: str) -> Path:
+    """Returns the folder under ``input/`` to save new pairs in, with a number if the name is taken.
+
+    Raises:
+        PairError: the name is empty or leaves the folder.
+    """
+    return free_path(resolve_inside(folder_paths.get_input_directory(), name, new=True, error=PairError))
+
+
 def folder_state(folder: Path) -> str:
     """Returns a text that changes when a file in the folder changes. Ignores what cannot be read."""
     state = hashlib.sha256()

@@ -45,7 +45,7 @@ def test_node_has_texts_defaults_and_a_category(comfy, name):
 
 
 LEARNING = {"InstructBrushLearn", "InstructBrushLearnText", "InstructBrushLearnAdapter"}
-PAIRS = {"InstructBrushLoadPairs", "InstructBrushMakePairs"}
+PAIRS = {f"InstructBrush{name}" for name in ("LoadPairs", "MakePairs", "MakePairsFromEdit")}
 
 
 @pytest.mark.parametrize(
