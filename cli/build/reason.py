@@ -7,7 +7,7 @@ from typing import Any
 
 from ...core.devices import named_device
 from ...core.errors import BuildError
-from ...core.generation.engine.build import Build
+from ...core.generation.engine.build import Build, Source
 from ...core.generation.engine.run import Workers, run_build
 from ...core.generation.reason.export import (
     TEST_IMAGES,
@@ -122,13 +122,14 @@ def build(options: argparse.Namespace) -> None:
     if settings.needs_ranks and not options.plan:
         threshold = _ranked_threshold(settings, source, options)
     made = Build(Path(options.out), source, reason_stages(settings, source.columns, threshold))
-    about = {
+    about: dict[str, Any] = {
         "source": str(options.source),
         "parts": ", ".join(map(str, settings.parts)),
         "language model": f"{options.llm} {options.llm_model or ''}".strip(),
-        "tau of Eq. 1": settings.threshold if threshold is None else threshold,
         **(_models(options) if set(settings.parts) != {1} else {}),
     }
+    if 1 in settings.parts:
+        about["tau of Eq. 1"] = settings.threshold if threshold is None else threshold
 
     def export(finished: Build) -> list[Path]:
         split = split_rows(finished, options.test_images)
@@ -188,7 +189,7 @@ def _captioner(
     return AskedCaptioner(OpenedModel(vision, answers), options.tries)
 
 
-def _ranked_threshold(settings: ReasonSettings, source: Any, options: argparse.Namespace) -> float:
+def _ranked_threshold(settings: ReasonSettings, source: Source, options: argparse.Namespace) -> float:
     """Measures all pairs first, because the threshold of Eq. 1 depends on all of them."""
     measuring = Build(Path(options.out), source, measuring_stages(settings, source.columns))
     # A finished part of the build is not begun again, so that its description keeps the later stages.

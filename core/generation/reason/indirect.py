@@ -21,6 +21,7 @@ _EDIT_WORDS = frozenset(
     "delete "
     "erase edit give color colour paint set image picture photo photograph".split()
 )
+_REMOVAL = re.compile(r"remove|delete|erase|hide|get rid of|take away|throw away|wipe away")
 _LEAD = re.compile(
     r"^(?:(?:please|kindly|now|just|then|first|ok|okay)\b[,:]?\s*|(?:can|could|would|will) you (?:please )?|"
     r"(?:i|we)(?:'d| would| want you| need you)(?: like)?(?: you)?(?: to)? |let'?s |you (?:should|must|need "
@@ -61,7 +62,9 @@ def check_indirect(text: str, direct: str, seen: str = "") -> str:
     if len(shared) >= _REPEATED * len(set(told)):
         raise ValueError("it repeats the direct instruction")
     new = (content - _content(_words(seen.lower()))) or content
-    if re.match(VERB, _LEAD.sub("", plain)) and new and new <= {_stem(word) for word in words}:
+    command = re.match(VERB, _LEAD.sub("", plain))
+    removes = command is not None and _REMOVAL.match(command[0]) and _REMOVAL.match(direct.lower())
+    if command and (removes or (new and new <= {_stem(word) for word in words})):
         raise ValueError("it names the change in a command")
     return text
 

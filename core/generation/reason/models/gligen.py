@@ -62,8 +62,8 @@ class GligenReplacer:
         pipeline: Any = getattr(diffusers, "StableDiffusionGLIGENPipeline", None)
         if pipeline is None:
             raise ModelError(
-                f"GLIGEN '{model_title(folder)}': diffusers {diffusers.__version__} no longer has its pipeline. "
-                "Install an older one, or replace objects with the region editor."
+                f"GLIGEN '{model_title(folder)}': diffusers {diffusers.__version__} no longer has its "
+                "pipeline. Install an older one, or replace objects with the region editor."
             )
         try:
             self._pipeline = pipeline.from_pretrained(

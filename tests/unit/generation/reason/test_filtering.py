@@ -38,7 +38,7 @@ def difference(row: Row) -> float:
 
 
 def test_the_difference_is_the_mean_of_the_squares() -> None:
-    assert difference(pair(0.6)) == pytest.approx(0.16, abs=1e-9)
+    assert difference(pair(0.6)) == pytest.approx(0.16, abs=1e-6)
     assert difference(pair(0.2)) == 0
 
 

@@ -48,6 +48,12 @@ def test_knows_what_is_new_from_the_caption() -> None:
         check_indirect("give him a nice hat", "put a hat on the dog", "a dog")
 
 
+def test_a_command_to_remove_something_is_direct_whatever_it_calls_the_thing() -> None:
+    with pytest.raises(ValueError, match="in a command"):
+        check_indirect("take away what he has on his head", "remove the hat")
+    assert check_indirect("his head should feel the wind", "remove the hat")
+
+
 def test_leaves_out_candidates_that_say_the_same() -> None:
     candidates = ["The sun goes down.", "the sun goes down", "Sun goes down!", "The stars come out."]
     assert different(candidates) == ["The sun goes down.", "The stars come out."]

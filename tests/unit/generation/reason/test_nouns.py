@@ -29,8 +29,8 @@ def parser_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tok2vec = {"@architectures": "spacy.HashEmbedCNN.v2", "pretrained_vectors": None, "width": 32, "depth": 2,
                "embed_size": 200, "window_size": 1, "maxout_pieces": 2,
                "subword_features": False}  # fmt: skip
-    for name in ("morphologizer", "parser"):
-        pipeline.add_pipe(name, config={"model": {"tok2vec": tok2vec}})
+    pipeline.add_pipe("morphologizer", config={"model": {"tok2vec": tok2vec}})
+    pipeline.add_pipe("parser", config={"model": {"tok2vec": tok2vec}, "min_action_freq": 1})
     examples = [
         Example.from_dict(
             pipeline.make_doc(text),
