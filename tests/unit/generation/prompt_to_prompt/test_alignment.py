@@ -43,7 +43,7 @@ def taken(source: str, target: str, replace: bool = True) -> dict[str, str]:
         ("a labradoodle's bowl, half-full", ["a", "labradoodle", "'s", "bowl", ",", "half", "-", "full"]),
         ("", []),
         ("  two   spaces ", ["two", "spaces"]),
-        ("ein Kätzchen 42", ["ein", "kã¤tzchen", "4", "2"]),
+        ("ein Kätzchen 42", ["ein", "kÃ¤tzchen", "4", "2"]),
     ],
 )
 def test_cuts_captions_into_words(text: str, words: list[str]) -> None:

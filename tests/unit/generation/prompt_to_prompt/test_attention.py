@@ -1,5 +1,6 @@
 """Control agrees with prompt-to-prompt written out with whole attention maps, step by step."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -51,7 +52,11 @@ class WrittenOut:
         self.weights[6 + words] = dict(settings.weights).get("snow", 1.0)
 
     def __call__(
-        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: None = None,
     ) -> Tensor:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         heads = attn.heads
@@ -86,8 +91,7 @@ def written_out_ddim(model: TextToImage, settings: ControlSettings, guidance: fl
     """Latents [2, 4, h, w] of source and target."""
     tokens = len(model.tokenizers[0].tokenize("labradoodle"))
     control: Any = WrittenOut(settings, tokens)
-    unet = model.unet
-    before = unet.attn_processors
+    unet = copy.deepcopy(model.unet)
     unet.set_attn_processor(control)
     abar = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)
     times = [1 + step * (1000 // STEPS) for step in reversed(range(STEPS))]
@@ -103,7 +107,6 @@ def written_out_ddim(model: TextToImage, settings: ControlSettings, guidance: fl
         previous = abar[times[step + 1]] if step + 1 < STEPS else abar[0]
         clean = (latents - (1 - abar[time]).sqrt() * eps) / abar[time].sqrt()
         latents = previous.sqrt() * clean + (1 - previous).sqrt() * eps
-    unet.set_attn_processor(before)
     return latents
 
 

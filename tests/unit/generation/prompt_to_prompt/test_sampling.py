@@ -73,7 +73,7 @@ def test_without_control_both_images_are_those_of_diffusers(
         output_type="pt",
     ).images.movedim(1, 3)
     torch.testing.assert_close(torch.cat([sources, targets]), expected, rtol=0, atol=1e-4)
-    assert (sources - targets).abs().max() > 0.05
+    assert (sources - targets).abs().max() > 2e-3
 
 
 @KINDS
