@@ -18,6 +18,7 @@ const REPORTS = {
   InstructBrushExplain: "own",
   InstructBrushEditBySteps: "text",
   InstructBrushMakePairs: "text",
+  InstructBrushMakePairsFromEdit: "text",
 };
 
 /** Adds the text to a node that has one. */
