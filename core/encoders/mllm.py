@@ -4,6 +4,7 @@ LLaVA-1.5 is the reference; other models that transformers runs have the same in
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..models.builtin import TITLES
 from ..models.hub_folders import model_folder, model_title
 from ..progress import Progress
 from ..storage.image_tensors import to_image
+from .decoding import Decoded, Decoding, decode
 from .mllm_chat import STATES_TASK, chat, without_marks
 from .mllm_folders import FILES, check_bits, check_folder, folder_fingerprint, stored_bits, stored_dtype
 from .mllm_loading import MllmSource, WeightsPlan, first_line, from_folder, load_network, load_processor
@@ -111,18 +113,23 @@ class Mllm:
         self._network = None
         self._module = None
 
-    def prompt(self, words: str, task: str = STATES_TASK) -> str:
-        """Returns the chat as text, with one mark for the image. Removes marks of the chat from the words.
+    def prompt(self, words: str, task: str = STATES_TASK, image: bool = True, lines: bool = False) -> str:
+        """Returns the chat as text. Removes marks of the chat from the words.
+
+        Args:
+            words: the user's words.
+            task: see mllm_chat.py.
+            image: whether the chat has an image, as one mark.
+            lines: keeps the lines of the words.
 
         Raises:
             ModelError: the model's chat template cannot be used.
         """
-        image_mark = str(getattr(self._processor, "image_token", "<image>"))
-        plain = without_marks(words, [*self._processor.tokenizer.all_special_tokens, image_mark])
+        plain = without_marks(words, [*self._processor.tokenizer.all_special_tokens, self._image_mark], lines)
         try:
             return str(
                 self._processor.apply_chat_template(
-                    chat(plain, task), add_generation_prompt=True, tokenize=False
+                    chat(plain, task, image), add_generation_prompt=True, tokenize=False
                 )
             )
         except Exception as error:  # chat templates can fail in any way
@@ -135,6 +142,15 @@ class Mllm:
     def reads_task(self) -> bool:
         """Whether the model reads the task of a chat. The template of a model for one task leaves it out."""
         return self.prompt("words", "one") != self.prompt("words", "another")
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether every chat has an image, as in the template of a model for one task."""
+        return self._image_mark in self.prompt("words", "", image=False)
+
+    @property
+    def _image_mark(self) -> str:
+        return str(getattr(self._processor, "image_token", "<image>"))
 
     @torch.no_grad()
     def states(
@@ -177,7 +193,6 @@ class Mllm:
             )
         return hidden, mask
 
-    @torch.no_grad()
     def answer(
         self,
         image: Tensor,
@@ -198,32 +213,48 @@ class Mllm:
         Raises:
             ModelError: ``max_new_tokens`` is below 1, or see ``states``.
         """
-        from transformers import StoppingCriteriaList
+        prompt = self.prompt(words, task)
+        return self._decode([image], prompt, Decoding(max_new_tokens), progress).text
 
-        if max_new_tokens < 1:
+    def reply(self, image: Tensor | None, words: str, decoding: Decoding) -> Decoded:
+        """Answers words of several lines, and an image if there is one. Deterministic.
+
+        Args:
+            image: [H, W, 3] in 0..1.
+            words: all that the model is told.
+            decoding: how the answer is chosen.
+
+        Raises:
+            ModelError: the model always reads an image and there is none, or see ``answer``.
+        """
+        prompt = self.prompt(words, "", image is not None, lines=True)
+        if image is None and self.needs_image:
             raise ModelError(
-                f"MLLM '{self.name}': an answer of {max_new_tokens} tokens is empty. Allow at least 1."
+                f"MLLM '{self.name}': it always reads an image, and there is none. Add an image."
+            )
+        return self._decode([] if image is None else [image], prompt, decoding)
+
+    def _decode(
+        self,
+        images: Sequence[Tensor],
+        prompt: str,
+        decoding: Decoding,
+        progress: Progress | None = None,
+    ) -> Decoded:
+        if decoding.most_tokens < 1:
+            raise ModelError(
+                f"MLLM '{self.name}': an answer of {decoding.most_tokens} tokens is empty. Allow at least 1."
             )
         network = self.network
-        inputs = self.inputs([image], [words], task)
-        start = inputs["input_ids"].shape[1]
-        most = min(max_new_tokens, self.max_tokens - start)
-        if most < 1:
+        inputs = self._encode(images, [prompt])
+        room = self.max_tokens - inputs["input_ids"].shape[1]
+        if room < 1:
             raise ModelError(
                 f"MLLM '{self.name}': image and words fill all {self.max_tokens} tokens it reads, "
                 "so it cannot answer. Use fewer words."
             )
-
-        def report(ids: Tensor, scores: Any, **_: Any) -> Tensor:
-            if progress:
-                progress(ids.shape[1] - start, most)
-            return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-
-        criteria: Any = StoppingCriteriaList([report])  # type: ignore[list-item]
-        ids = network.generate(
-            **inputs, max_new_tokens=most, do_sample=False, num_beams=1, stopping_criteria=criteria
-        )
-        return str(self._processor.tokenizer.decode(ids[0, start:], skip_special_tokens=True)).strip()
+        decoding = replace(decoding, most_tokens=min(decoding.most_tokens, room))
+        return decode(network, self._processor.tokenizer, inputs, decoding, progress)
 
     def inputs(self, images: Sequence[Tensor], texts: Sequence[str], task: str) -> dict[str, Any]:
         """Prepares chats as the inputs of the network, on the model's device.
@@ -231,15 +262,17 @@ class Mllm:
         Raises:
             ModelError: an image or a text is invalid.
         """
+        return self._encode(images, [self.prompt(text, task) for text in texts])
+
+    def _encode(self, images: Sequence[Tensor], prompts: list[str]) -> dict[str, Any]:
         pil_images = [[to_image(_checked_image(image, self.name))] for image in images]
-        prompts = [self.prompt(text, task) for text in texts]
         # Some templates begin with the token that the tokenizer would add again.
         start = getattr(self._processor.tokenizer, "bos_token", None)
         has_start = bool(start) and prompts[0].startswith(start)
         try:
             inputs = self._processor(
                 text=prompts,
-                images=pil_images,
+                images=pil_images or None,
                 padding=True,
                 return_tensors="pt",
                 add_special_tokens=not has_start,

@@ -19,16 +19,22 @@ LLAVA_TEMPLATE = (
 )
 
 
-def chat(words: str, task: str) -> list[dict[str, Any]]:
+def chat(words: str, task: str, image: bool = True) -> list[dict[str, Any]]:
     """Returns the chat in transformers' format."""
     texts = [f"{task}\n", words] if task else [words]
-    content = [{"type": "image"}, *({"type": "text", "text": text} for text in texts)]
+    content = [*([{"type": "image"}] if image else []), *({"type": "text", "text": text} for text in texts)]
     return [{"role": "user", "content": content}]
 
 
-def without_marks(words: str, marks: Iterable[str]) -> str:
-    """Removes the marks of a chat from the user's words, so that they are only data."""
+def without_marks(words: str, marks: Iterable[str], lines: bool = False) -> str:
+    """Removes the marks of a chat from the user's words, so that they are only data.
+
+    Args:
+        words: the words.
+        marks: what to remove besides ``<image>``.
+        lines: keeps lines and spaces instead of writing all on one line.
+    """
     for mark in {*marks, "<image>"}:
         if mark.strip():
             words = words.replace(mark, " ")
-    return " ".join(words.split())
+    return words.strip() if lines else " ".join(words.split())

@@ -100,17 +100,24 @@ def folder_fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def check_bits(bits: int | None, name: str) -> int | None:
+def check_bits(bits: int | None, name: str, kind: str = "MLLM") -> int | None:
     """Checks the bits that weights will be quantized to, and returns them.
+
+    Args:
+        bits: the bits.
+        name: of the model, for messages.
+        kind: of the model, for messages.
 
     Raises:
         ModelError: ``bits`` is not 8, 4 or None, or bitsandbytes is not installed.
     """
     if bits not in (None, 4, 8):
-        raise ModelError(f"MLLM '{name}': weights of {bits} bits are not supported. Choose 8 or 4, or none.")
+        raise ModelError(
+            f"{kind} '{name}': weights of {bits} bits are not supported. Choose 8 or 4, or none."
+        )
     if bits and find_spec("bitsandbytes") is None:
         raise ModelError(
-            f"MLLM '{name}': {bits} bits need the package bitsandbytes, which is not installed. "
+            f"{kind} '{name}': {bits} bits need the package bitsandbytes, which is not installed. "
             "Run: pip install bitsandbytes. Or choose fp16."
         )
     return bits

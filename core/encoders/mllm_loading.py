@@ -24,6 +24,15 @@ class MllmSource:
     folder: Path
     model_type: str
     """``model_type`` in config.json."""
+    kind: str = "MLLM"
+    """Kind of model in messages."""
+    files: str = FILES
+    """The files of a complete folder, for messages."""
+
+    @property
+    def title(self) -> str:
+        """Kind and name, for messages."""
+        return f"{self.kind} '{self.name}'"
 
 
 @dataclass(frozen=True)
@@ -53,13 +62,13 @@ def from_folder(source: MllmSource, load: Callable[..., Any], **options: Any) ->
         return load(str(source.folder), local_files_only=True, trust_remote_code=False, **options)
     except ImportError as error:
         raise ModelError(
-            f"MLLM '{source.name}': a package that its weights or files need is missing "
+            f"{source.title}: a package that its weights or files need is missing "
             f"({first_line(error)}). Install it, or get the model in fp16 or bf16."
         ) from error
     except Exception as error:  # unknown configurations make transformers fail in any way
         raise ModelError(
-            f"MLLM '{source.name}': transformers cannot load {source.folder} ({first_line(error)}). "
-            f"Download its files again: {FILES}. A newer kind of model may need a newer transformers."
+            f"{source.title}: transformers cannot load {source.folder} ({first_line(error)}). "
+            f"Download its files again: {source.files}. A newer kind of model may need a newer transformers."
         ) from error
 
 
@@ -75,7 +84,7 @@ def load_processor(source: MllmSource, config: Any) -> Any:
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None or not hasattr(processor, "image_processor"):
         raise ModelError(
-            f"MLLM '{source.name}': {source.folder} holds nothing that prepares both images and words. "
+            f"{source.title}: {source.folder} holds nothing that prepares both images and words. "
             f"Download its files again: {FILES}."
         )
     # Padding at the end keeps the positions of all tokens.
@@ -85,7 +94,7 @@ def load_processor(source: MllmSource, config: Any) -> Any:
         _complete_llava(processor, config)
     if not processor.chat_template:
         raise ModelError(
-            f"MLLM '{source.name}': it has no chat template. "
+            f"{source.title}: it has no chat template. "
             f"Put chat_template.jinja or chat_template.json of the model into {source.folder}."
         )
     return processor
@@ -100,17 +109,25 @@ def _complete_llava(processor: Any, config: Any) -> None:
         processor.num_additional_image_tokens = int(config.vision_config.model_type == "clip_vision_model")
 
 
-def load_network(source: MllmSource, plan: WeightsPlan, tokenizer: Any) -> Any:
+def load_network(
+    source: MllmSource, plan: WeightsPlan, tokenizer: Any, auto: str = "AutoModelForImageTextToText"
+) -> Any:
     """Loads a frozen network.
+
+    Args:
+        source: its folder.
+        plan: how its weights are loaded.
+        tokenizer: its tokenizer.
+        auto: name of transformers' class that loads it.
 
     Raises:
         ModelError: the weights do not fit the configuration, or see ``from_folder``.
     """
-    from transformers import AutoModelForImageTextToText, GenerationConfig
+    import transformers
 
     network, report = from_folder(
         source,
-        AutoModelForImageTextToText.from_pretrained,
+        getattr(transformers, auto).from_pretrained,
         use_safetensors=True,
         output_loading_info=True,
         **_weight_options(plan),
@@ -119,18 +136,18 @@ def load_network(source: MllmSource, plan: WeightsPlan, tokenizer: Any) -> Any:
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(
-            f"MLLM '{source.name}': {len(missing)} weights such as {missing[0]} are missing in "
+            f"{source.title}: {len(missing)} weights such as {missing[0]} are missing in "
             f"{source.folder}. The file is incomplete or belongs to another config.json. Download the model "
             "again."
         )
     # Replaces the folder's settings, whose sampling and penalties would apply to answers.
     own = network.generation_config
     ends = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
-    network.generation_config = GenerationConfig(
+    network.generation_config = transformers.GenerationConfig(
         bos_token_id=own.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
     )
     network = network.eval().requires_grad_(False)
-    return network if plan.bits else move_network(network, plan.device, source.name)
+    return network if plan.bits else move_network(network, plan.device, source.title)
 
 
 def _weight_options(plan: WeightsPlan) -> dict[str, Any]:
@@ -155,10 +172,10 @@ def _weight_options(plan: WeightsPlan) -> dict[str, Any]:
     return options
 
 
-def move_network(network: Any, device: torch.device, name: str) -> Any:
+def move_network(network: Any, device: torch.device, title: str) -> Any:
     """Moves a network to a device. A network that cannot be moved stays, with a warning in the log."""
     try:
         return network.to(device)
     except ValueError as error:  # transformers refuses to move quantized weights
-        logger.warning("MLLM '%s' stays on %s: %s", name, network.device, first_line(error))
+        logger.warning("%s stays on %s: %s", title, network.device, first_line(error))
         return network

@@ -1,12 +1,12 @@
 """The chat completions protocol of OpenAI-compatible endpoints: requests, replies and complaints."""
 
 import base64
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from ...errors import BuildError
 from ...reasoning.answers import MOST_ANSWER, one_line, printable
-from ...storage.json_text import parse_json
 from ..errors import Refused
 from .models import DECLINED, TOO_LONG, Answer, Question
 
@@ -96,8 +96,9 @@ def read_reply(content: bytes) -> Answer:
         Refused: the model declines to answer.
     """
     try:
-        reply = parse_json(content, finite=False)
-    except ValueError as error:
+        # Answers may end within a character, which other readers of JSON here reject.
+        reply = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise UnusableReply(f"its reply is no JSON ({one_line(str(error))[:100]})") from error
     choices = reply.get("choices") if isinstance(reply, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
@@ -137,8 +138,8 @@ def _count(usage: Mapping[str, Any], name: str) -> int:
 def complaint_of(content: bytes) -> str:
     """Returns what the body of an error says, on one line."""
     try:
-        reply = parse_json(content, finite=False)
-    except ValueError:
+        reply = json.loads(content)
+    except (ValueError, RecursionError):
         return one_line(content.decode(errors="replace"))[:_SHOWN]
     error = reply.get("error", reply) if isinstance(reply, dict) else reply
     if isinstance(error, dict):

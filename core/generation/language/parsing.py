@@ -13,7 +13,7 @@ from ...reasoning.answers import json_values, one_line, single_spaced, without_t
 MOST_ITEM = 1_000
 
 # "3.", "3)", "(3)", "3:", "a)", "-", "*", "•" at the beginning of a line.
-_MARKER = re.compile(r"(?:[-*•–—]|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])(?=\s|\*\*|[\"'“])\s*")
+_MARKER = re.compile(r"^(?:[-*•–—]|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])(?=\s|$|\*\*|[\"'“])\s*")
 _FENCE = re.compile(r"```\w*")
 _LABEL = re.compile(r"(?:final )?(?:answer|output|result|instruction|caption)\s*:\s*", re.IGNORECASE)
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "`": "`", "«": "»"}
@@ -90,8 +90,10 @@ def items_of(text: str, most: int | None = None) -> list[str]:
     items = [_checked(_item(line), "an item") for line in marked or lines if _item(line)]
     if not items:
         raise ValueError("it holds no list")
-    unique = list({item.casefold(): item for item in reversed(items)}.values())[::-1]
-    return unique[:most]
+    unique: dict[str, str] = {}
+    for item in items:
+        unique.setdefault(item.casefold(), item)
+    return list(unique.values())[:most]
 
 
 def rows_of(text: str, fields: int = 3) -> list[tuple[str, ...]]:

@@ -202,7 +202,7 @@ def test_a_network_that_cannot_be_moved_stays_with_a_warning(caplog):
         raise ValueError("`.to` is not supported for `4-bit` or `8-bit` bitsandbytes models.")
 
     network.to = refuse
-    assert move_network(network, torch.device("cpu"), "left") is network
+    assert move_network(network, torch.device("cpu"), "MLLM 'left'") is network
     assert "MLLM 'left' stays on cpu: `.to` is not supported for `4-bit`" in caplog.text
 
 
