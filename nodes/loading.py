@@ -79,9 +79,9 @@ class LoadEditPairs(Node):
             category="InstructBrush/loading",
             description="Reads before/after pairs from a folder inside ComfyUI's input folder: images named "
             "0_0.png (before) and 0_1.png (after), 1_0.png and 1_1.png and so on; or sub-folders before/ and "
-            "after/ with equal names; or a list such as pairs.json or metadata.jsonl. Names that say nothing "
-            "are paired in their order. Drop or paste your images on the board to make a folder. A pair that "
-            "cannot be read is left out, and the node says so.",
+            "after/ with equal names; or a list such as pairs.json or metadata.jsonl; or .parquet tables. "
+            "Names that say nothing are paired in their order. Drop or paste your images on the board to "
+            "make a folder. A pair that cannot be read is left out, and the node says so.",
             search_aliases=[
                 *("before after", "image pairs", "training pairs", "dataset", "visual instruction"),
                 *("pairs board", "drop images", "own photos", "instructbrush", "learn edit"),
