@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ...core.generation.ultraedit.reports.datasheet import DATASHEET, Facts, dat
 from ...core.generation.ultraedit.reports.edit_tables import EditTable
 from ...core.generation.ultraedit.reports.quality import quality_of
 from ...core.generation.ultraedit.reports.statistics import count_types
-from ...core.generation.ultraedit.scoring import POCKET_THRESHOLDS, ScoringModels, Thresholds
+from ...core.generation.ultraedit.scoring import Thresholds
 from ...core.generation.ultraedit.stages import (
     MODES,
     ULTRAEDIT_COLUMNS,
@@ -38,6 +38,7 @@ from .options import (
     vision_model,
 )
 from .run import DataSet, run_command
+from .scores import add_score_options, scoring_models, thresholds_of
 
 # Image sides of the built-in models and of UltraEdit.
 _POCKET_SIDE, _SIDE = 128, 512
@@ -68,7 +69,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     _add_pair_options(parser.add_argument_group("pairs"))
     _add_region_options(parser.add_argument_group("regions"))
-    _add_score_options(parser.add_argument_group("selection"))
+    add_score_options(parser.add_argument_group("selection"), Thresholds())
 
 
 def _add_pair_options(group: Any) -> None:
@@ -111,21 +112,6 @@ def _add_region_options(group: Any) -> None:
         "--softness", type=finite_float, nargs=2, default=(0.2, 0.8), metavar=("LEAST", "MOST"),
         help="range of the soft mask's s (default 0.2 0.8)",
     )  # fmt: skip
-
-
-def _add_score_options(group: Any) -> None:
-    group.add_argument("--clip", default="pocket", help="CLIP of the scores (default pocket)")
-    group.add_argument("--clip-folder", default="", metavar="FOLDER", help="folder with the CLIP's weights")
-    group.add_argument("--dino", default="", metavar="FOLDER", help="DINOv2 (default none)")
-    for each in fields(Thresholds):
-        name = each.name.replace("_", "-")
-        group.add_argument(
-            f"--{name}" if name.startswith("least") else f"--least-{name}",
-            type=finite_float,
-            dest=each.name,
-            help=f"threshold (default {each.default:g}; with the built-in CLIP "
-            f"{getattr(POCKET_THRESHOLDS, each.name):g})",
-        )
 
 
 def build(options: argparse.Namespace) -> None:
@@ -179,8 +165,8 @@ def settings_of(options: argparse.Namespace) -> UltraEditSettings:
         mask_area=tuple(options.mask_area),
         mask_fragments=options.mask_fragments,
         softness=tuple(options.softness),
-        scorer=ScoringModels(options.clip, options.clip_folder, options.dino, options.device),
-        thresholds=_thresholds(options),
+        scorer=scoring_models(options),
+        thresholds=thresholds_of(options, Thresholds()),
     )
 
 
@@ -203,12 +189,6 @@ def _free_form(options: argparse.Namespace) -> GENERATOR:
 
 def _all_pocket(options: argparse.Namespace) -> bool:
     return not (options.text_to_image or options.editor or options.region_editor)
-
-
-def _thresholds(options: argparse.Namespace) -> Thresholds:
-    given = {each.name: getattr(options, each.name) for each in fields(Thresholds)}
-    default = POCKET_THRESHOLDS if options.clip == "pocket" else Thresholds()
-    return replace(default, **{name: value for name, value in given.items() if value is not None})
 
 
 def _models(options: argparse.Namespace) -> Mapping[str, str]:

@@ -80,6 +80,7 @@ class CandidateMaker:
         self._model = model
         self._spec = spec
         self.name = model.title
+        self.needs_anchor = spec.settings.strength < 1
 
     def fits(self, caption: str) -> bool:
         """Whether the text window holds the whole caption."""

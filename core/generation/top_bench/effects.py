@@ -71,6 +71,9 @@ def read_effects(file: Path) -> tuple[PlannedEffect, ...]:
             raise DataError(
                 f"Effects '{file}': the name '{effect.name}' is no name of one folder. Rename it."
             )
+        for pair in effect.pairs:
+            if pair.image:
+                resolve_inside(file.parent, pair.image, error=DataError)
     return effects
 
 

@@ -101,6 +101,8 @@ def _pairs(
         long = next((caption for caption in captions if not maker.fits(caption)), None)
         if long is not None:
             raise Refused("a caption is longer than the model's text window", long)
+        if maker.needs_anchor and anchor is None:
+            raise Refused("it has no image to start from", row["effect"])
         return maker.pairs(captions, seeds, anchor)
     if anchor is None:
         raise Refused("it has no image to edit", row["effect"])

@@ -60,7 +60,7 @@ def settings(model: str, thresholds: Thresholds = ANY) -> TopBenchSettings:
 
 
 def test_makes_a_benchmark_that_its_reader_opens(tmp_path: Path, model: str) -> None:
-    file = write_list(tmp_path, effect("night", 16), effect("snow", scope="local"))
+    file = write_list(tmp_path, effect("night", 16), effect("fog", scope="local"))
     build = Build(
         tmp_path / "build", EffectRows(read_effects(file), tmp_path), top_bench_stages(settings(model)), 8
     )
@@ -69,9 +69,9 @@ def test_makes_a_benchmark_that_its_reader_opens(tmp_path: Path, model: str) -> 
     build.begin()
     run_build(build)
     written = write_top_bench(build, tmp_path / "benchmark")
-    assert written.effects == ("night", "snow") and not written.left_out
-    night, snow = read_top_bench(tmp_path / "benchmark", side=None)
-    assert (night.scope, night.words, snow.scope) == ("global", "make it night", "local")
+    assert written.effects == ("night", "fog") and not written.left_out
+    night, fog = read_top_bench(tmp_path / "benchmark", side=None)
+    assert (night.scope, night.words, fog.scope) == ("global", "make it night", "local")
     assert len(night.train) == 10 and len(night.test) == 5
     captions = json.loads((tmp_path / "benchmark" / "captions.json").read_text())
     columns = ("source_image", "edited_image", "clip_sim_dir", "seed")
