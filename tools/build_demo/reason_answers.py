@@ -85,7 +85,7 @@ def answer(question: str, seed: int = 0) -> str:
     if objects := _after(question, OBJECTS_LABEL):
         return _replacement(_after(question, IMAGE_LABEL), objects.split(", "), rng)
     if CANDIDATES_LABEL in question:
-        return _longest(question)
+        return _choice(question, rng)
     if instruction := _after(question, INSTRUCTION_LABEL):
         return _wish(instruction, _after(question, EDITED_LABEL), rng)
     return ""
@@ -107,9 +107,11 @@ def _wish(instruction: str, edited: str, rng: random.Random) -> str:
     return re.sub(r"^it\b", named[0], words) if named else words
 
 
-def _longest(question: str) -> str:
+def _choice(question: str, rng: random.Random) -> str:
+    """Chooses a candidate, and prefers those that do not tell the edited caption."""
     candidates = re.findall(r"^(\d+)\. (.+)$", question[question.rindex(CANDIDATES_LABEL) :], re.MULTILINE)
-    return max(candidates, key=lambda each: len(each[1]))[0]
+    edited = _after(question, EDITED_LABEL)
+    return rng.choice([number for number, text in candidates if edited not in text] or [candidates[0][0]])
 
 
 def _replacement(caption: str, objects: list[str], rng: random.Random) -> str:

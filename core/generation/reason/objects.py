@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import BuildError
@@ -30,6 +30,8 @@ TEMPLATES = (
 )
 """Direct instructions, such as the paper's "Turn A to B"."""
 
+# Scores that differ by less than this share are nearly equal.
+_EQUAL_SCORES = 0.1
 _MOST_TARGET_WORDS = 5
 _MOST_TOKENS = 256
 _TOKENS = (330, 60)
@@ -47,6 +49,8 @@ class BoxLimits:
     least_area: float = 0.01
     """Share of the image's area."""
     most_area: float = 0.9
+    margin: float = 0.0
+    """How far boxes are widened on each side, as a share of their width and height."""
 
 
 @dataclass(frozen=True)
@@ -64,20 +68,18 @@ class _Boxes:
         image = read_cell(row[IMAGE], f"{row[ID]} {IMAGE}")
         wanted = row["nouns"]
         objects = finder.find(image, wanted, self.limits.box_threshold, self.limits.text_threshold)
-        best: dict[str, FoundObject] = {}
+        height, width = image.shape[:2]
+        boxes: dict[str, list[FoundObject]] = {}
         for each in objects:
-            if self._fits(each.box, image.shape[0] * image.shape[1]):
-                best.setdefault(each.phrase, each)
-        if not best:
+            box = _widened(each.box, self.limits.margin, height, width)
+            if self.limits.least_area <= _area(box) / (height * width) <= self.limits.most_area:
+                boxes.setdefault(each.phrase, []).append(replace(each, box=box))
+        if not boxes:
             raise Refused(NOT_FOUND, f"looked for {', '.join(wanted)} with {finder.name}")
-        kept = [best[phrase] for phrase in wanted if phrase in best]
+        kept = [_best(boxes[phrase]) for phrase in wanted if phrase in boxes]
         corners = [side for each in kept for side in _corners(each.box)]
         scores = [each.score for each in kept]
         return [{"found": [each.phrase for each in kept], "boxes": corners, "scores": scores}]
-
-    def _fits(self, box: Box, area: int) -> bool:
-        share = (box.right - box.left) * (box.bottom - box.top) / area
-        return self.limits.least_area <= share <= self.limits.most_area
 
 
 def boxes_stage(finder: Callable[[], RegionFinder], limits: BoxLimits | None = None) -> Stage:
@@ -97,6 +99,8 @@ def boxes_stage(finder: Callable[[], RegionFinder], limits: BoxLimits | None = N
             f"ReasonPix2Pix: boxes of {limits.least_area:g} to {limits.most_area:g} of the image are out of "
             "range; both are shares from 0 to 1."
         )
+    if not 0 <= limits.margin <= 1:
+        raise BuildError(f"ReasonPix2Pix: a margin of {limits.margin:g} is out of range; it is 0 to 1.")
     adds = {"found": "texts", "boxes": "numbers", "scores": "numbers"}
     return Stage("boxes", ("part", IMAGE, "nouns"), adds, _Boxes(finder, limits))
 
@@ -213,6 +217,26 @@ def edited_caption(caption: str, selected: str, target: str) -> str:
         return with_article(target)
     new = with_article(target) if place[1] else target
     return f"{caption[: place.start()]}{new}{caption[place.end() :]}"
+
+
+def _best(found: Sequence[FoundObject]) -> FoundObject:
+    """Returns the object with the highest score; of nearly equal ones the largest, as parts are found too."""
+    least = (1 - _EQUAL_SCORES) * max(each.score for each in found)
+    return max((each for each in found if each.score >= least), key=lambda each: _area(each.box))
+
+
+def _area(box: Box) -> float:
+    return (box.right - box.left) * (box.bottom - box.top)
+
+
+def _widened(box: Box, margin: float, height: int, width: int) -> Box:
+    across, down = margin * (box.right - box.left), margin * (box.bottom - box.top)
+    return Box(
+        max(box.left - across, 0.0),
+        max(box.top - down, 0.0),
+        min(box.right + across, float(width)),
+        min(box.bottom + down, float(height)),
+    )
 
 
 def _corners(box: Box) -> tuple[float, float, float, float]:

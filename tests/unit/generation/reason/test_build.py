@@ -33,8 +33,8 @@ from instructbrush.core.generation.reason.settings import (
 )
 from instructbrush.tests.unit.generation.reason.scripted_builds import PocketRows, Scripted
 
-ROWS = 12
-SETTINGS = ReasonSettings(Scripted(garbage=5), candidates=3, replacer=RegionEditorSpec(steps=2))
+ROWS = 10
+SETTINGS = ReasonSettings(Scripted(garbage=5), candidates=3, replacer=RegionEditorSpec(steps=1))
 
 
 def made(folder: Path, settings: ReasonSettings, source: PocketRows, size: int = 8) -> Build:
@@ -65,11 +65,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def test_every_row_comes_out_or_is_counted_as_refused(finished: Finished) -> None:
     counts = {count.name: count for count in count_rows(finished.build)}
     assert counts["parts"].out == 2 * ROWS
-    assert sum(number for _, number in counts["filter"].refused) == 1  # a tenth of 12 pairs
+    assert sum(number for _, number in counts["filter"].refused) == 1  # a tenth of the pairs
     refused = sum(number for count in counts.values() for _, number in count.refused)
     assert counts["replacement"].out + refused == 2 * ROWS
     parts = [row["part"] for part in range(finished.build.parts) for row in all_rows(finished.build, part)]
-    assert parts.count(1) >= 8 and parts.count(2) >= 6
+    assert parts.count(1) >= 7 and parts.count(2) >= 5
 
 
 def all_rows(build: Build, part: int) -> list:
@@ -113,7 +113,7 @@ def test_the_benchmark_reads_the_test_set(finished: Finished) -> None:
     assert len(items) == 4  # a direct and a reasoning instruction for each of two images
     assert [item.scope for item in items] == ["direct", "reasoning"] * 2
     assert all(item.turns[0].caption for item in items)
-    words = [item.turns[0].instruction for item in items]
+    words = [item.turns[0].words for item in items]
     assert all(words[n] != words[n + 1] for n in (0, 2))
 
 
@@ -133,7 +133,7 @@ def test_no_test_image_is_trained_on(finished: Finished) -> None:
 def test_the_choice_of_test_images_depends_on_the_images_alone(finished: Finished, tmp_path: Path) -> None:
     again = made(tmp_path / "again", SETTINGS, PocketRows(ROWS), size=5)
     assert split_rows(again, 2) == finished.split
-    assert split_rows(finished.build).test == frozenset()  # a tenth of less than 10 images
+    assert len(split_rows(finished.build).test) <= 1  # a tenth
     assert split_rows(finished.build, 3).test > finished.split.test
     with pytest.raises(BuildError, match="Hold out fewer"):
         split_rows(finished.build, 100)

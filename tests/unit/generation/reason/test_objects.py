@@ -131,10 +131,20 @@ def boxes(pocket_row: Row, *objects: tuple[str, float, Box], limits: BoxLimits |
 
 def test_the_best_box_of_each_category_is_kept_in_the_captions_order(pocket_row: Row) -> None:
     big, small = Box(0, 0, 64, 64), Box(10, 10, 40, 40)
-    made = boxes(pocket_row, ("circle", 0.9, big), ("star", 0.8, small), ("circle", 0.7, small))
+    made = boxes(pocket_row, ("circle", 0.9, small), ("star", 0.8, small), ("circle", 0.7, big))
     assert made["found"] == ["star", "circle"]
-    assert made["boxes"] == [10, 10, 40, 40, 0, 0, 64, 64]
+    assert made["boxes"] == [10, 10, 40, 40, 10, 10, 40, 40]
     assert made["scores"] == [0.8, 0.9]
+    nearly_equal = boxes(pocket_row, ("circle", 0.9, small), ("circle", 0.85, big))
+    assert nearly_equal["boxes"] == [0, 0, 64, 64]
+
+
+def test_boxes_are_widened_within_the_image(pocket_row: Row) -> None:
+    limits = BoxLimits(margin=0.25)
+    made = boxes(pocket_row, ("circle", 0.9, Box(4, 20, 44, 40)), limits=limits)
+    assert made["boxes"] == [0, 15, 54, 45]
+    with pytest.raises(BuildError, match="margin"):
+        boxes_stage(Finder, BoxLimits(margin=-0.1))  # pyright: ignore[reportArgumentType]
 
 
 def test_boxes_of_the_wrong_size_do_not_count(pocket_row: Row) -> None:
