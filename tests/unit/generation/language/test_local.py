@@ -5,6 +5,7 @@ import json
 import math
 import pickle
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -94,15 +95,16 @@ def test_draws_tokens_with_the_probability_that_the_model_gives(llama):
     inputs = tiny_mllms.tokenizer(start=False)(model.prompt("a"), return_tensors="pt").input_ids
     with torch.no_grad():
         expected = (model.network(inputs).logits[0, -1] / 0.7).softmax(-1)
-    local, counts = LocalModel(LocalSettings(llama)), torch.zeros(len(expected))
-    letters = tiny_mllms.tokenizer(start=False)
-    likely = int(expected.argmax())
-    for sample in range(200):
-        text = local.ask(Question("a", sample=sample, most_tokens=1, temperature=0.7)).text
-        counts[likely] += text == letters.decode([likely], skip_special_tokens=True).strip()
-    share = float(expected[likely])
-    assert 0.02 < share < 0.98
-    assert abs(float(counts[likely]) / 200 - share) < 4 * math.sqrt(share * (1 - share) / 200)
+    letters, shares = tiny_mllms.tokenizer(start=False), Counter()
+    for token, probability in enumerate(expected.tolist()):
+        # Many bytes are no text on their own, and look the same.
+        shares[letters.decode([token], skip_special_tokens=True).strip()] += probability
+    local = LocalModel(LocalSettings(llama))
+    questions = [Question("a", sample=sample, most_tokens=1, temperature=0.7) for sample in range(200)]
+    drawn = Counter(local.ask(question).text for question in questions)
+    for text, share in shares.most_common(3):
+        assert abs(drawn[text] / 200 - share) < 4 * math.sqrt(share * (1 - share) / 200)
+    assert len(drawn) > 3
 
 
 def test_the_question_alone_decides_what_is_drawn(llama, qwen, llava, make_image):
