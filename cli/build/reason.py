@@ -178,7 +178,7 @@ def settings_of(options: argparse.Namespace) -> ReasonSettings:
         _captioner(options, device, answers),
         SpacyParser(options.spacy),
         FinderSpec(options.grounding_dino, options.clipseg, device),
-        BoxLimits(options.box_threshold, options.text_threshold, *options.box_area, margin),
+        BoxLimits(options.box_threshold, options.text_threshold, *options.box_area, margin=margin),
         replacer,
         options.least_change,
     )

@@ -59,6 +59,23 @@ _HINTS = {
     "flower": ("should be something that bees like to visit", "should be something that grows in a garden"),
     "oval": ("should look like an egg", "should be round, but longer than wide"),
 }
+# Color -> what is said about a thing that should have it.
+_COLOUR_HINTS = {
+    "red": ("should look like a ripe tomato", "should be like a fire engine"),
+    "orange": ("should look like a carrot", "should be like a pumpkin"),
+    "yellow": ("should look like a lemon", "should be like a canary"),
+    "green": ("should look like fresh grass", "should be like a frog"),
+    "cyan": ("should look like shallow sea over a reef", "should be like a tropical lagoon"),
+    "blue": ("should look like deep water", "should be like a pair of jeans"),
+    "purple": ("should look like an eggplant", "should be like a ripe plum"),
+    "pink": ("should look like a flamingo", "should be like a piglet"),
+    "white": ("should look like fresh snow", "should be like milk"),
+    "black": ("should look like coal", "should be like a raven"),
+    "brown": ("should look like chocolate", "should be like coffee beans"),
+    "gray": ("should look like an elephant", "should be like rain clouds"),
+}
+# Share of replacements by another shape. The built-in region editor rarely succeeds with these.
+_RESHAPES = 0.15
 _IMAGINED = (
     "in my dream there was {}",
     "the customer ordered {}",
@@ -119,6 +136,12 @@ def _replacement(caption: str, objects: list[str], rng: random.Random) -> str:
     if not things:
         return "None of these objects can be replaced."
     selected = rng.choice(things)
-    target = rng.choice([shape for shape in SHAPES if shape not in caption])
-    reasoning = f"the {selected} {rng.choice(_HINTS[target])}"
-    return json.dumps({"selected": selected, "target": target, "reasoning": reasoning})
+    colour = next((word for word in selected.split() if word in _COLOUR_HINTS), "")
+    if colour and rng.random() >= _RESHAPES:
+        other = rng.choice([name for name in _COLOUR_HINTS if name not in caption])
+        target = " ".join(other if word == colour else word for word in selected.split())
+        hint = rng.choice(_COLOUR_HINTS[other])
+    else:
+        target = rng.choice([shape for shape in SHAPES if shape not in caption])
+        hint = rng.choice(_HINTS[target])
+    return json.dumps({"selected": selected, "target": target, "reasoning": f"the {selected} {hint}"})

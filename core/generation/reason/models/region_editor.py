@@ -16,9 +16,10 @@ from ....storage.image_sizes import scaled
 from ..objects import with_article
 from ..replacing import ObjectReplacer, ReplacementRequest, inside_box
 
-# The built-in editor learned this wording for a thing that the mask shows.
-_POCKET_INSTRUCTION = "turn it into {target}"
 _INSTRUCTION = "turn the {selected} into {target}"
+# The built-in editor learned these wordings for a thing that the mask shows.
+_POCKET_INSTRUCTION = "turn it into {target}"
+_POCKET_QUALITY = "make it {quality}"
 _POCKET_SIDE = 128
 
 
@@ -63,8 +64,7 @@ class RegionEditorReplacer:
         working = self._working_size(height, width)
         small = scaled(image, working)
         mask = box_mask([_scaled_box(request.box, working[0] / height, working[1] / width)], *working)
-        instruction = _INSTRUCTION if self._spec.model else _POCKET_INSTRUCTION
-        words = instruction.format(selected=request.selected, target=with_article(request.target))
+        words = instruction_for(request.selected, request.target, pocket=not self._spec.model)
         settings = SamplingSettings(
             self._spec.steps, self._spec.text_scale, self._spec.image_scale, request.seed
         )
@@ -86,6 +86,15 @@ class RegionEditorReplacer:
         # Every latent pixel that the box touches may change; what is too much is cut off at the end.
         latent_mask = functional.adaptive_max_pool2d(mask[None, None], source.shape[2:])
         return Region(latent_mask.to(source.device), source)
+
+
+def instruction_for(selected: str, target: str, pocket: bool) -> str:
+    """Returns the words that the editing model gets."""
+    old, new = selected.split(), target.split()
+    if pocket and old[-1] == new[-1] and len(qualities := [word for word in new if word not in old]) == 1:
+        return _POCKET_QUALITY.format(quality=qualities[0])
+    instruction = _POCKET_INSTRUCTION if pocket else _INSTRUCTION
+    return instruction.format(selected=selected, target=with_article(target))
 
 
 def _scaled_box(box: Box, vertical: float, horizontal: float) -> Box:

@@ -164,6 +164,7 @@ def test_boxes_of_the_wrong_size_do_not_count(pocket_row: Row) -> None:
         ("A red circle on grass", "red circle", "oval", "an oval on grass"),
         ("the cat near two dogs", "dogs", "birds", "the cat near two birds"),
         ("a cat", "dog", "bird", "a bird"),
+        ("a red circle", "red circle", "orange circle", "an orange circle"),
         ("a carpet and a car", "car", "bus", "a carpet and a bus"),
     ],
 )

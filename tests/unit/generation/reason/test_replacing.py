@@ -10,7 +10,7 @@ from instructbrush.core.errors import BuildError, ModelError
 from instructbrush.core.generation.engine.stage import Row
 from instructbrush.core.generation.errors import Refused
 from instructbrush.core.generation.reason.models.gligen import GligenSpec
-from instructbrush.core.generation.reason.models.region_editor import RegionEditorSpec
+from instructbrush.core.generation.reason.models.region_editor import RegionEditorSpec, instruction_for
 from instructbrush.core.generation.reason.replacing import (
     UNCHANGED,
     ObjectReplacer,
@@ -86,6 +86,19 @@ def test_only_the_box_changes_and_the_same_request_gives_the_same_image(kind: st
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(replacer.replace(image, request(seed=2)), edited)
     assert not torch.equal(replacer.replace(image, request(target="oval")), edited)
+
+
+@pytest.mark.parametrize(
+    ("selected", "target", "pocket", "words"),
+    [
+        ("circle", "oval", True, "turn it into an oval"),
+        ("big red circle", "big blue circle", True, "make it blue"),
+        ("red circle", "small blue circle", True, "turn it into a small blue circle"),
+        ("red circle", "blue circle", False, "turn the red circle into a blue circle"),
+    ],
+)
+def test_editors_get_words_that_they_know(selected: str, target: str, pocket: bool, words: str) -> None:
+    assert instruction_for(selected, target, pocket) == words
 
 
 def test_gligen_gets_the_target_and_whole_latent_pixels_of_the_box(
