@@ -31,8 +31,9 @@ from instructbrush.core.generation.ultraedit.pairs import EditedAnchors
 from instructbrush.core.generation.ultraedit.scoring import Thresholds
 from instructbrush.core.storage.image_files import read_image, save_image
 from instructbrush.core.storage.image_tensors import to_image
-from instructbrush.tests.support.text_to_image.tiny_models import SIDE, write_model
+from instructbrush.tests.support.text_to_image.tiny_models import write_model
 
+SIDE = 32
 ANY = Thresholds(-1, -1, -1, -1, -1, -1, 0)
 THINGS = ("cat", "dog", "car", "tree", "house", "boat", "cup", "bird", "lamp", "chair", "road", "hill", "sea",
           "shop", "bridge", "river")  # fmt: skip
@@ -51,19 +52,18 @@ def write_list(folder: Path, *effects: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_model(tmp_path_factory.mktemp("model") / "sdxl", "sdxl"))
+    return str(write_model(tmp_path_factory.mktemp("model") / "sd15"))
 
 
 def settings(model: str, thresholds: Thresholds = ANY) -> TopBenchSettings:
-    maker = CaptionPairs(model, PairSettings(2, SIDE, SIDE), FEW_STEPS_DRAWING)
+    maker = CaptionPairs(model, PairSettings(1, SIDE, SIDE), FEW_STEPS_DRAWING)
     return TopBenchSettings(maker, SIDE, 2, thresholds=thresholds)
 
 
 def test_makes_a_benchmark_that_its_reader_opens(tmp_path: Path, model: str) -> None:
     file = write_list(tmp_path, effect("night", 16), effect("fog", scope="local"))
-    build = Build(
-        tmp_path / "build", EffectRows(read_effects(file), tmp_path), top_bench_stages(settings(model)), 8
-    )
+    stages = top_bench_stages(replace(settings(model), candidates=1))
+    build = Build(tmp_path / "build", EffectRows(read_effects(file), tmp_path), stages, 8)
     with pytest.raises(BuildError, match="not finished"):
         write_top_bench(build, tmp_path / "benchmark")
     build.begin()
