@@ -2,9 +2,10 @@
 
 import argparse
 import json
+import math
 import sys
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ...core.generation.ultraedit.edit_types import EDIT_TYPES
 from ...core.generation.ultraedit.reports.edit_tables import find_tables
@@ -48,7 +49,13 @@ def show_tables(options: argparse.Namespace) -> None:
         kind: {name: [each.instances[n], each.unique[n]] for n, name in enumerate(EDIT_TYPES)}
         for kind, each in counts.items()
     }
-    print(json.dumps({"types": types, "scores": {task: asdict(each) for task, each in quality.items()}}))
+    print(json.dumps({"types": types, "scores": {task: _facts(each) for task, each in quality.items()}}))
+
+
+def _facts(quality: Quality) -> dict[str, Any]:
+    """Means without values are null: JSON has no nan."""
+    means = {name: None if math.isnan(value) else value for name, value in quality.means.items()}
+    return {"edits": quality.edits, "means": means}
 
 
 def _skipped(sentence: str) -> None:

@@ -11,6 +11,7 @@ import random
 import re
 
 from ...core.generation.ultraedit.prompts import (
+    BEFORE_LABEL,
     CAPTION_LABEL,
     INSTRUCTION_LABEL,
     MORE_LABEL,
@@ -50,10 +51,17 @@ def answer(question: str, seed: int = 0) -> str:
         wanted = re.search(r"edits to write: (\d)", question)
         return "\n".join(_edits(caption, rng, int(wanted[1]) if wanted else 1))
     if OBJECTS_LABEL in question:
-        return ", ".join(objects_of(_after(question, INSTRUCTION_LABEL))[:2]) or "NONE"
+        named = objects_of(_after(question, INSTRUCTION_LABEL))[:2]
+        return ", ".join(_described(name, _after(question, BEFORE_LABEL)) for name in named) or "NONE"
     if MORE_LABEL in question:
         return "\n".join(_edits(_any_caption(rng), rng, 1)[0] for _ in range(10))
     return ""
+
+
+def _described(name: str, caption: str) -> str:
+    """Adds the color that the caption gives to a thing, so that it is found among others."""
+    thing = next((thing for thing in _THING.finditer(caption) if thing[2] == name), None)
+    return f"{thing[1]} {name}" if thing else name
 
 
 def _after(question: str, label: str) -> str:

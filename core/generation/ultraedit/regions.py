@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ...errors import InstructionError
-from ...reasoning.edited_objects import MOST_EDITED, EditedObjects, parse_objects
-from ...reasoning.edited_region import edited_region
+from ...reasoning.edited_objects import MOST_EDITED, parse_objects
 from ...reasoning.object_grammar import objects_of
+from ...regions.boxes import box_mask
 from ...regions.cleaning import CleanedMask, CleanSettings, clean_mask
-from ...regions.finder import RegionFinder
+from ...regions.finder import RegionFinder, union_mask
 from ...regions.masks import soft_mask
 from ..engine.stage import Row, RowFunction, Stage, seed_of
 from ..errors import Refused
@@ -31,10 +31,11 @@ FINDER = Callable[[], RegionFinder]
 
 # Limits of a mask: UltraEdit's code for the area; fewer fragments, because 500 is for photographs of 512 px.
 MASK_LIMITS = CleanSettings(
-    fill_holes=True, drop_fragments=0.02, min_area=0.01, max_area=0.9, max_fragments=20, shape="hull"
+    fill_holes=True, drop_fragments=0.05, min_area=0.01, max_area=0.9, max_fragments=20, shape="hull"
 )
-# By how much the contour is widened, as a share of the image's side.
-_WIDENED = 1 / 64
+# By how much the contour is widened, and half the width of the gaps that are closed, as shares of the side.
+_WIDENED = 1 / 32
+_GAP = 1 / 32
 
 
 @dataclass(frozen=True)
@@ -117,18 +118,30 @@ def region_mask(
 ) -> tuple[Tensor, float]:
     """Returns the soft mask M_s [H, W] of some objects, and the area of their fine mask.
 
-    The boxes of the objects are M_b. Their masks are joined, cleaned and widened to contours: M_f.
+    The objects' masks are joined, gaps are closed, and what passes the limits is widened to contours: M_f.
+    The boxes of the objects in it are M_b.
 
     Raises:
         Refused: nothing is found, or the mask is too large, too small or fragmented.
     """
-    found = edited_region(finder, image, EditedObjects(objects, ""), "empty")
-    if not found.mask.any():
+    found = [each for each in finder.find(image, objects) if each.mask.any()]
+    if not found:
         raise Refused("no edited object is found in the image", ", ".join(objects))
-    cleaned = clean_mask(found.mask, limits)
+    height, width = image.shape[:2]
+    cleaned = clean_mask(_without_gaps(union_mask(found, height, width)), limits)
     if not cleaned.accepted:
         raise Refused(_why(cleaned, limits), f"{', '.join(objects)}: {cleaned.reason}")
-    return soft_mask(cleaned.mask, found.box_mask, s), cleaned.area
+    # A fragment that was dropped gives no box.
+    boxes = [each.box for each in found if (each.mask * cleaned.mask).any()]
+    return soft_mask(cleaned.mask, box_mask(boxes, height, width), s), cleaned.area
+
+
+def _without_gaps(mask: Tensor) -> Tensor:
+    """Closes the gaps within an object, which a finder may see in parts."""
+    from skimage.morphology import closing, disk
+
+    radius = max(round(min(mask.shape) * _GAP), 1)
+    return torch.from_numpy(closing(mask.numpy() > 0.5, disk(radius))).float()  # pyright: ignore
 
 
 def _why(cleaned: CleanedMask, limits: CleanSettings) -> str:

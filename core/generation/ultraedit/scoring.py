@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -35,16 +35,26 @@ Scores = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Least scores of a pair. A score that is None passes."""
+    """Least scores of a pair. A score that is None passes.
 
-    clip_sim_image: float = 0.7
-    clip_sim_dir: float = 0.2
+    The defaults are those of UltraEdit's scripts, which compute SSIM and set no limit to it.
+    """
+
+    clip_sim_image: float = 0.75
+    clip_sim_dir: float = 0.22
     clip_sim_source: float = 0.2
     clip_sim_target: float = 0.2
-    dinov2_sim: float = 0.3
-    ssim: float = 0.3
+    dinov2_sim: float = 0.4
+    ssim: float = -1.0
+    region_image: float = 0.7
+    """Instead of ``clip_sim_image`` for edits with a region."""
     least_change: float = 0.01
     """Least root of the mean squared difference of both images, so that no pair shows the same twice."""
+
+    @property
+    def of_regions(self) -> "Thresholds":
+        """The thresholds of edits with a region."""
+        return replace(self, clip_sim_image=self.region_image)
 
     def problem(self, scores: Scores) -> tuple[str, str] | None:
         """Returns why a pair is refused, as a fixed reason and its detail; None if it passes."""
@@ -57,7 +67,7 @@ class Thresholds:
 
 
 # The built-in CLIP's similarities spread otherwise than CLIP's: see docs/building_data.md.
-POCKET_THRESHOLDS = Thresholds(0.0, 0.2, 0.3, 0.3, 0.0, 0.3, 0.01)
+POCKET_THRESHOLDS = Thresholds(-0.2, 0.2, 0.3, 0.3, 0.0, 0.3, -0.2)
 
 SCORER = Callable[[], "PairScorer"]
 """Makes a scorer; is sent to other processes."""

@@ -185,6 +185,7 @@ class PairStage:
         needed = (FREE_FORM, REGION) if self.mode == "both" else (self.mode,)
         generators = {kind: makers[kind]() for kind in needed}
         scorer = self.scorer()
+        thresholds = {FREE_FORM: self.thresholds, REGION: self.thresholds.of_regions}
 
         def function(row: Row) -> list[Mapping[str, object]]:
             name = row["id"]
@@ -195,7 +196,7 @@ class PairStage:
             captions = row["source_caption"], row["target_caption"]
             pairs = generator.pairs(PairRequest(*captions, row["edit_prompt"], anchor, mask), seeds)
             scores = scorer.score(pairs, *captions)
-            best = best_pair(pairs, scores, self.thresholds)
+            best = best_pair(pairs, scores, thresholds[row["data_type"]])
             source, target = pairs[best]
             return [
                 {

@@ -16,7 +16,7 @@ _PROCESS = {
     "source": "The source is read.",
     "captions": "Captions that are too short or too long are refused. The square in the middle of each image "
     "is the anchor.",
-    "instructions": "A language model writes three edits for each caption: instruction and new caption.",
+    "instructions": "A language model writes edits for each caption: an instruction and the new caption.",
     "types": "Grammar names the type of each instruction, by its first verb and object.",
     "objects": "The edited objects are decided, at most two; none stand for the whole image.",
     "masks": "A finder finds them. Masks that are too large, too small or fragmented are refused; others are "

@@ -145,7 +145,7 @@ def test_command_prints_both_tables_and_one_json_object(built: Build, capsys: py
     printed = capsys.readouterr().out
     assert "Table 5" in printed
     assert "Table 6" in printed
-    facts = json.loads(printed.splitlines()[-1])
+    facts = json.loads(printed.splitlines()[-1], parse_constant=pytest.fail)
     assert (
         sum(cell[0] for kind in facts["types"].values() for cell in kind.values())
         == count_rows(built)[-1].out

@@ -16,7 +16,7 @@ from instructbrush.core.generation.ultraedit.scoring import (
     best_pair,
 )
 
-OPEN = Thresholds(-1, -1, -1, -1, -1, -1, 0)
+OPEN = Thresholds(-1, -1, -1, -1, -1, -1, -1, 0)
 CAPTIONS = "a red circle", "a blue circle"
 
 
@@ -60,6 +60,13 @@ def test_each_score_has_its_threshold(name: str) -> None:
     assert problem is not None
     assert problem[0].endswith("is too low")
     assert problem[1] == "0.390; at least 0.4"
+
+
+def test_defaults_are_those_of_the_papers_scripts() -> None:
+    default = Thresholds()
+    assert (default.clip_sim_image, default.of_regions.clip_sim_image) == (0.75, 0.7)
+    assert (default.clip_sim_dir, default.clip_sim_source, default.clip_sim_target) == (0.22, 0.2, 0.2)
+    assert default.dinov2_sim == 0.4
 
 
 def test_keeps_the_best_direction_of_those_that_pass(make_image) -> None:
