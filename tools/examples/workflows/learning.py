@@ -138,6 +138,8 @@ def adapter() -> Graph:
     graph.column("Learn", NARROW)
     wires = "before=photos.before after=other.IMAGE"
     graph.add("pairs", "InstructBrushMakePairs", height=380, wired=wires)  # it shows the pairs after a run
+    wires = "images=photos.before edited=other.IMAGE"
+    graph.add("backwards", "InstructBrushMakePairsFromEdit", collapsed=True, wired=wires)
     graph.model()
     graph.column("", NARROW)
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS"
@@ -152,7 +154,8 @@ def adapter() -> Graph:
     _use(graph, "New images", NEW, "like_the_other", NARROW)
     graph.note(
         "**Make Edit Pairs** takes images before and after any other nodes, and an adapter learns what they "
-        "do. It changes every attention layer: stronger than an instruction alone, and a larger file."
+        "do: stronger than an instruction, and a larger file. If nodes can only *remove* an effect, connect "
+        "**Make Pairs From Edit** to Learn Instruction instead: it learns to add the effect."
     )
     return graph
 
