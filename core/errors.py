@@ -50,4 +50,7 @@ class DeviceError(InstructBrushError):
 
 
 class BuildError(InstructBrushError):
-    """A build of a data set cannot go on: its settings, its folder or a model that it needs. Nothing is lost."""
+    """A build of a data set cannot go on: its settings, its folder or a model that it needs.
+
+    Nothing is lost.
+    """

@@ -28,7 +28,7 @@ _BOXES_AT_ONCE = 8
 
 
 class GroundedSam:
-    """A ``RegionFinder`` made of Grounding DINO and SAM, or of Grounding DINO alone: then masks are the boxes.
+    """A ``RegionFinder`` made of Grounding DINO and SAM. Without SAM, masks are the boxes.
 
     An object is a box whose score (the highest probability of any token, as in transformers) exceeds
     ``box_threshold`` and that has a word with a probability above ``text_threshold``. It gets the phrase of

@@ -1,8 +1,8 @@
 """``make build-demo``: both papers' data from scenes of the pocket world, without a download.
 
-The models are the built-in ones. The language model is an endpoint in this process whose answers are scripted,
-and which also answers garbage, cuts off, repeats itself, is silent and breaks down. Each build can be killed at
-random moments; the same command continues it.
+The models are the built-in ones. The language model is an endpoint in this process whose answers are
+scripted, and which also answers garbage, cuts off, repeats itself, is silent and breaks down. Each build can
+be killed at random moments; the same command continues it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _SHARES = {
 _BETWEEN_KILLS = (4.0, 15.0)
 
 _KINDS = {
-    "reason": ("pairs", ["--parts", "1", "2"]),
-    "ultraedit": ("captions", ["--mode", "both", "--seeds", "2"]),
+    "reason": ("pairs", ["--parts", "1", "2", "--steps", "10"]),
+    "ultraedit": ("captions", ["--mode", "both", "--edits", "1", "--seeds", "1", "--steps", "10"]),
 }
 
 

@@ -390,9 +390,7 @@ def test_speaks_chinese_and_follows_a_light_theme(open_page, shots):
         }"""
     )
     try:
-        page.wait_for_function(
-            "() => document.querySelectorAll('.ib-noise-bar').length === 10", timeout=20_000
-        )
+        page.locator(".ib-noise-bar").nth(9).wait_for(timeout=20_000)
         drawn(page)
         page.screenshot(path=shots / "strength_zh_light.png")
         assert page.locator(f"{STRIP} .ib-try-five").all_text_contents() == ["试 5 种"] * 2

@@ -21,8 +21,8 @@ def test_front_end_shows_the_text_of_every_node(repository):
         for path in (repository / "nodes").rglob("*.py")
         for name in texts(path.read_text(encoding="utf-8"))
     }
-    script = (repository / "web" / "js" / "instructbrush.js").read_text(encoding="utf-8")
-    listed = re.search(r"const WITH_TEXT = \[(.*?)\]", script, re.DOTALL)
+    script = (repository / "web" / "js" / "reports.js").read_text(encoding="utf-8")
+    listed = re.search(r"const REPORTS = \{(.*?)\}", script, re.DOTALL)
     assert listed is not None
     assert len(found) > 5
     # Nodes whose own panel shows their text, or the same in a better way: node -> folder and output.
@@ -36,4 +36,4 @@ def test_front_end_shows_the_text_of_every_node(repository):
         sources = (repository / "web" / "js" / panel).glob("*.js")
         show = re.compile(rf"onResult\(node, \(\{{ .*{shown}")
         assert any(show.search(path.read_text("utf-8")) for path in sources)
-    assert found <= set(re.findall(r'"(\w+)"', listed[1])) | set(own)
+    assert found <= set(re.findall(r"(\w+):", listed[1])) | set(own)

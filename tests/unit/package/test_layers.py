@@ -67,8 +67,8 @@ def absolute_errors(tree: ast.AST, parts: tuple[str, ...]) -> Iterator[tuple[int
             yield line, f"imports {module}: only nodes may import ComfyUI"
         elif top in COMFYUI and parts[:2] != ("nodes", "comfy") and not public:
             yield line, f"imports {module}: only nodes/comfy touches ComfyUI's internals"
-        # ComfyUI's server takes the responses of routes from aiohttp. urllib.parse opens nothing. Builds ask the
-        # language models whose address the user gives.
+        # ComfyUI's server takes the responses of routes from aiohttp. urllib.parse opens nothing. Builds ask
+        # the language models whose address the user gives.
         allowed = module == "urllib.parse" or (top == "aiohttp" and parts[:3] == ROUTES)
         allowed |= top == "httpx" and parts[:3] == ENDPOINTS
         if top in FORBIDDEN_MODULES and not allowed:

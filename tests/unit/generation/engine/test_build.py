@@ -13,7 +13,7 @@ from instructbrush.core.generation.engine.figures import plan
 from instructbrush.core.generation.engine.report import sample_rows, write_report
 from instructbrush.core.generation.engine.run import run_build
 from instructbrush.core.generation.engine.stage import Stage, seed_of
-from instructbrush.tests.support.numbered_builds import Numbers, numbered_build
+from instructbrush.tests.support.builds.numbered_builds import Numbers, numbered_build
 
 COLUMNS = {"name": "id", "picture": "image", "sum": "sum"}
 

@@ -10,7 +10,7 @@ from instructbrush.core.errors import BuildError
 from instructbrush.core.generation.engine.build import Build
 from instructbrush.core.generation.engine.figures import count_rows
 from instructbrush.core.generation.engine.run import Workers, run_build
-from instructbrush.tests.support.numbered_builds import build_files, numbered_build
+from instructbrush.tests.support.builds.numbered_builds import build_files, numbered_build
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def start(
     command = [
         sys.executable,
         "-m",
-        "instructbrush.tests.support.numbered_builds",
+        "instructbrush.tests.support.builds.numbered_builds",
         str(folder),
         str(seconds),
         str(jobs),

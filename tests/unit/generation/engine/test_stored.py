@@ -8,7 +8,7 @@ from instructbrush.core.generation.engine.figures import count_rows
 from instructbrush.core.generation.engine.report import sample_rows
 from instructbrush.core.generation.engine.run import run_build
 from instructbrush.core.generation.engine.stored import open_build
-from instructbrush.tests.support.numbered_builds import numbered_build
+from instructbrush.tests.support.builds.numbered_builds import numbered_build
 
 
 def test_reads_a_build_without_its_source(tmp_path: Path) -> None:
