@@ -46,10 +46,10 @@ class Thresholds:
     clip_sim_target: float = 0.2
     dinov2_sim: float = 0.4
     ssim: float = -1.0
-    region_image: float = 0.7
-    """Instead of ``clip_sim_image`` for edits with a region."""
     least_change: float = 0.01
     """Least root of the mean squared difference of both images, so that no pair shows the same twice."""
+    region_image: float = 0.7
+    """Instead of ``clip_sim_image`` for edits with a region."""
 
     @property
     def of_regions(self) -> "Thresholds":
@@ -67,7 +67,7 @@ class Thresholds:
 
 
 # The built-in CLIP's similarities spread otherwise than CLIP's: see docs/building_data.md.
-POCKET_THRESHOLDS = Thresholds(-0.2, 0.2, 0.3, 0.3, 0.0, 0.3, -0.2)
+POCKET_THRESHOLDS = Thresholds(-0.2, 0.2, 0.3, 0.3, 0.0, 0.3, region_image=-0.2)
 
 SCORER = Callable[[], "PairScorer"]
 """Makes a scorer; is sent to other processes."""

@@ -20,7 +20,8 @@ MOST_TAGS = 15
 _BREAKS = re.compile(
     r"[,.;:()\"]|\b(?:and|or|with|without|on|in|at|by|of|over|under|near|next|beside|behind|before|between|"
     r"above|below|into|onto|from|to|for|through|across|along|around|against|while|that|which|who|whose|"
-    r"is|are|was|were|be|being|has|have|having|there|it|its|his|her|their|as|during|front|top|left|right|a|an|the)\b"
+    r"is|are|was|were|be|being|has|have|having|there|it|its|his|her|their|as|during|front|top|left|"
+    r"right|a|an|the)\b"
 )
 _VERB_FORM = re.compile(
     r"(?!(?:building|ceiling|clothing|evening|frosting|lightning|morning|painting|railing|seed|sled|spring|"

@@ -1,6 +1,7 @@
 """The whole chain on the pocket world with the built-in models."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -84,16 +85,16 @@ def test_trainers_read_the_table(built: Build) -> None:
 
 
 @pytest.mark.parametrize(("mode", "calls"), [("free-form", 10), ("region", 39), ("both", 39)])
-def test_plans_rows_and_calls(mode: str, calls: int, tmp_path: Path) -> None:
-    stages = ultraedit_stages(UltraEditSettings(Scripted(), mode=mode, side=128))  # pyright: ignore[reportArgumentType]
+def test_plans_rows_and_calls(mode: Any, calls: int, tmp_path: Path) -> None:
+    stages = ultraedit_stages(UltraEditSettings(Scripted(), mode=mode, side=128))
     plans = plan(Build(tmp_path / "build", Scenes(10), stages))
     assert sum(each.calls for each in plans) == pytest.approx(calls, abs=4)
     assert plans[-1].name == "pairs"
 
 
 def test_settings_are_part_of_the_build() -> None:
-    def prints(**changes: object) -> list[str]:
-        settings = UltraEditSettings(Scripted(), mode="both", side=128, **changes)  # pyright: ignore[reportArgumentType]
+    def prints(**changes: Any) -> list[str]:
+        settings = UltraEditSettings(Scripted(), mode="both", side=128, **changes)
         return [fingerprint(stage) for stage in ultraedit_stages(settings)]
 
     plain = prints()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -106,6 +107,10 @@ class Found:
         return [each for each in self.objects if each.phrase in phrases]
 
 
+def finder(objects: Sequence[FoundObject]) -> Any:
+    return Found(objects)
+
+
 def found(phrase: str, top: int, left: int, bottom: int, right: int, step: int = 1) -> FoundObject:
     mask = torch.zeros(64, 64)
     mask[top:bottom:step, left:right:step] = 1
@@ -124,7 +129,7 @@ def found(phrase: str, top: int, left: int, bottom: int, right: int, step: int =
 )
 def test_refuses_masks_that_cannot_be_edited(objects: list[FoundObject], reason: str) -> None:
     with pytest.raises(Refused) as refusal:
-        region_mask(Found(objects), torch.zeros(64, 64, 3), ("ball",), LIMITS, 0.5)  # pyright: ignore[reportArgumentType]
+        region_mask(finder(objects), torch.zeros(64, 64, 3), ("ball",), LIMITS, 0.5)
     assert refusal.value.reason == reason
     assert "ball" in refusal.value.detail
 
@@ -133,7 +138,7 @@ def test_the_soft_mask_is_s_between_contour_and_box() -> None:
     thing = found("ball", 20, 20, 40, 40)
     thing.mask[20:30, 30:40] = 0
     speck = found("ball", 60, 60, 62, 62)
-    mask, area = region_mask(Found([thing, speck]), torch.zeros(64, 64, 3), ("ball",), LIMITS, 0.3)  # pyright: ignore[reportArgumentType]
+    mask, area = region_mask(finder([thing, speck]), torch.zeros(64, 64, 3), ("ball",), LIMITS, 0.3)
     assert area == pytest.approx(300 / 4096, rel=0.05)
     assert mask[35, 35] == mask[32, 22] == mask[24, 24] == 1
     # The contour is the hull of the L, two pixels wider, so the box's empty corner is soft.
@@ -145,12 +150,12 @@ def test_the_soft_mask_is_s_between_contour_and_box() -> None:
 
 def test_parts_of_an_object_are_joined() -> None:
     parts = [found("ball", 20, 20, 40, 29), found("ball", 20, 31, 40, 40)]
-    mask, _ = region_mask(Found(parts), torch.zeros(64, 64, 3), ("ball",), LIMITS, 0.3)  # pyright: ignore[reportArgumentType]
+    mask, _ = region_mask(finder(parts), torch.zeros(64, 64, 3), ("ball",), LIMITS, 0.3)
     assert (mask[20:40, 20:40] == 1).all()
 
 
 def test_softness_is_drawn_within_its_range_by_row() -> None:
-    function = MaskStage(lambda: Found([found("ball", 10, 10, 40, 40)]), LIMITS, (0.2, 0.8))()  # pyright: ignore[reportArgumentType]
+    function = MaskStage(lambda: finder([found("ball", 10, 10, 40, 40)]), LIMITS, (0.2, 0.8))()
     image = as_png(torch.zeros(64, 64, 3))
     drawn = [
         function({"id": f"r{n}", "anchor": image, "data_type": REGION, "edited_objects": ["ball"]})[0][

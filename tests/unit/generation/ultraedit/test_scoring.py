@@ -16,7 +16,7 @@ from instructbrush.core.generation.ultraedit.scoring import (
     best_pair,
 )
 
-OPEN = Thresholds(-1, -1, -1, -1, -1, -1, -1, 0)
+OPEN = Thresholds(-1, -1, -1, -1, -1, -1, 0)
 CAPTIONS = "a red circle", "a blue circle"
 
 
