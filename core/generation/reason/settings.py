@@ -17,6 +17,7 @@ from .models.region_editor import RegionEditorSpec
 from .nouns import nouns_stage
 from .objects import BoxLimits, boxes_stage, decision_stage
 from .replacing import ObjectReplacer, replacement_stage
+from .verifying import verification_stage
 
 REASON_COLUMNS: Mapping[str, str] = {
     ID: ID,
@@ -66,6 +67,8 @@ class ReasonSettings:
     replacer: Callable[[], ObjectReplacer] = RegionEditorSpec()
     least_change: float = 1e-4
     """Mean squared difference inside the box that a replacement must exceed."""
+    verify: bool = False
+    """Whether the finder must find the new object in the box; not in the paper."""
 
     def __post_init__(self) -> None:
         if self.tries < 1:
@@ -127,10 +130,12 @@ def reason_stages(
 def _object_stages(settings: ReasonSettings, asking: Asking, share: float) -> tuple[Stage, ...]:
     asked = isinstance(settings.captioner, AskedCaptioner)
     plan = {"calls": share, "call_tokens": _CAPTION_TOKENS} if asked else {}
+    verification = (verification_stage(settings.finder, settings.limits),) if settings.verify else ()
     return (
         caption_stage(settings.captioner, **plan),
         nouns_stage(settings.parser),
         boxes_stage(settings.finder, settings.limits),
         decision_stage(asking, share),
         replacement_stage(settings.replacer, settings.least_change, share < 1),
+        *verification,
     )
