@@ -39,6 +39,8 @@ from .run import DataSet, run_command, show_part
 _TABLE = "table2.txt"
 # The boxes of finders of regions are those of masks, which are often too small.
 _MARGIN = 0.15
+# The smaller boxes of the built-in finder mostly hold a part of a thing.
+_BOX_AREA, _POCKET_BOX_AREA = (0.01, 0.9), (0.04, 0.9)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -99,8 +101,8 @@ def _add_object_options(group: Any) -> None:
     )
     group.add_argument("--text-threshold", type=finite_float, help="how well words must fit (likewise)")
     group.add_argument(
-        "--box-area", type=finite_float, nargs=2, default=(0.01, 0.9), metavar=("LEAST", "MOST"),
-        help="area of boxes as a share of the image (default 0.01 0.9)",
+        "--box-area", type=finite_float, nargs=2, metavar=("LEAST", "MOST"),
+        help="area of boxes as a share of the image (default 0.01 0.9; with the built-in finder 0.04 0.9)",
     )  # fmt: skip
     group.add_argument(
         "--box-margin", type=finite_float, metavar="SHARE",
@@ -115,6 +117,10 @@ def _add_object_options(group: Any) -> None:
     group.add_argument(
         "--least-change", type=finite_float, default=1e-4, metavar="DIFFERENCE",
         help="mean squared difference inside the box that a replacement must exceed (default 0.0001)",
+    )  # fmt: skip
+    group.add_argument(
+        "--verify", action="store_true",
+        help="keep an image only if the finder finds the new object in the box (not in the paper)",
     )  # fmt: skip
     group.add_argument("--half", action="store_true", help="load captioner and replacing model in fp16")
 
@@ -160,9 +166,6 @@ def settings_of(options: argparse.Namespace) -> ReasonSettings:
         raise BuildError("ReasonPix2Pix: --gligen and --editor both replace objects. Give one of them.")
     if options.grounding_dino and options.clipseg:
         raise BuildError("ReasonPix2Pix: --grounding-dino and --clipseg both find objects. Give one of them.")
-    margin = options.box_margin
-    if margin is None:
-        margin = 0.0 if options.grounding_dino else _MARGIN
     if options.gligen:
         replacer = GligenSpec(options.gligen, device, options.half, options.steps or 50)
     else:
@@ -178,10 +181,20 @@ def settings_of(options: argparse.Namespace) -> ReasonSettings:
         _captioner(options, device, answers),
         SpacyParser(options.spacy),
         FinderSpec(options.grounding_dino, options.clipseg, device),
-        BoxLimits(options.box_threshold, options.text_threshold, *options.box_area, margin=margin),
+        _box_limits(options),
         replacer,
         options.least_change,
+        options.verify,
     )
+
+
+def _box_limits(options: argparse.Namespace) -> BoxLimits:
+    built_in = not (options.grounding_dino or options.clipseg)
+    least, most = options.box_area or (_POCKET_BOX_AREA if built_in else _BOX_AREA)
+    margin = options.box_margin
+    if margin is None:
+        margin = 0.0 if options.grounding_dino else _MARGIN
+    return BoxLimits(options.box_threshold, options.text_threshold, least, most, margin)
 
 
 def _captioner(

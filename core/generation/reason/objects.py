@@ -32,6 +32,8 @@ TEMPLATES = (
 
 # Scores that differ by less than this share are nearly equal.
 _EQUAL_SCORES = 0.1
+# Boxes with a larger intersection over union hold the same object.
+_SAME_OBJECT_IOU = 0.7
 _MOST_TARGET_WORDS = 5
 _MOST_TOKENS = 256
 _TOKENS = (330, 60)
@@ -76,15 +78,16 @@ class _Boxes:
                 boxes.setdefault(each.phrase, []).append(replace(each, box=box))
         if not boxes:
             raise Refused(NOT_FOUND, f"looked for {', '.join(wanted)} with {finder.name}")
-        kept = [_best(boxes[phrase]) for phrase in wanted if phrase in boxes]
+        kept = _distinct([_best(boxes[phrase]) for phrase in wanted if phrase in boxes])
         corners = [side for each in kept for side in _corners(each.box)]
         scores = [each.score for each in kept]
         return [{"found": [each.phrase for each in kept], "boxes": corners, "scores": scores}]
 
 
 def boxes_stage(finder: Callable[[], RegionFinder], limits: BoxLimits | None = None) -> Stage:
-    """Finds the best box of each category (Eq. 5). Adds ``found``, ``scores``, and ``boxes`` with left, top,
-    right and bottom of each box in pixels.
+    """Finds the best box of each category (Eq. 5). Of categories with the same box the best one stays.
+
+    Adds ``found``, ``scores``, and ``boxes`` with left, top, right and bottom of each box in pixels.
 
     Args:
         finder: loads the finder.
@@ -223,6 +226,23 @@ def _best(found: Sequence[FoundObject]) -> FoundObject:
     """Returns the object with the highest score; of nearly equal ones the largest, as parts are found too."""
     least = (1 - _EQUAL_SCORES) * max(each.score for each in found)
     return max((each for each in found if each.score >= least), key=lambda each: _area(each.box))
+
+
+def _distinct(found: Sequence[FoundObject]) -> list[FoundObject]:
+    """Leaves out objects whose boxes nearly coincide with that of one with a higher score: it is the same."""
+    kept: list[FoundObject] = []
+    for each in sorted(found, key=lambda each: -each.score):
+        if all(_overlap(each.box, other.box) <= _SAME_OBJECT_IOU for other in kept):
+            kept.append(each)
+    return [each for each in found if any(each is other for other in kept)]
+
+
+def _overlap(first: Box, second: Box) -> float:
+    """Returns the intersection over union."""
+    across = min(first.right, second.right) - max(first.left, second.left)
+    down = min(first.bottom, second.bottom) - max(first.top, second.top)
+    shared = max(across, 0.0) * max(down, 0.0)
+    return shared / (_area(first) + _area(second) - shared)
 
 
 def _area(box: Box) -> float:

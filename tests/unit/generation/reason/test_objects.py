@@ -131,12 +131,21 @@ def boxes(pocket_row: Row, *objects: tuple[str, float, Box], limits: BoxLimits |
 
 def test_the_best_box_of_each_category_is_kept_in_the_captions_order(pocket_row: Row) -> None:
     big, small = Box(0, 0, 64, 64), Box(10, 10, 40, 40)
-    made = boxes(pocket_row, ("circle", 0.9, small), ("star", 0.8, small), ("circle", 0.7, big))
+    other = Box(80, 80, 120, 120)
+    made = boxes(pocket_row, ("circle", 0.9, small), ("star", 0.8, other), ("circle", 0.7, big))
     assert made["found"] == ["star", "circle"]
-    assert made["boxes"] == [10, 10, 40, 40, 10, 10, 40, 40]
+    assert made["boxes"] == [80, 80, 120, 120, 10, 10, 40, 40]
     assert made["scores"] == [0.8, 0.9]
     nearly_equal = boxes(pocket_row, ("circle", 0.9, small), ("circle", 0.85, big))
     assert nearly_equal["boxes"] == [0, 0, 64, 64]
+
+
+def test_of_categories_with_one_box_the_best_stays(pocket_row: Row) -> None:
+    same = Box(10, 10, 40, 40), Box(10, 10, 42, 42)
+    made = boxes(pocket_row, ("circle", 0.9, same[0]), ("star", 0.8, same[1]))
+    assert made["found"] == ["circle"]
+    inside = boxes(pocket_row, ("circle", 0.9, Box(0, 0, 64, 64)), ("star", 0.8, same[0]))
+    assert inside["found"] == ["star", "circle"]
 
 
 def test_boxes_are_widened_within_the_image(pocket_row: Row) -> None:
