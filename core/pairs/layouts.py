@@ -1,6 +1,5 @@
 """Folders of before/after pairs: lists, two folders, marked names, and the trees of InstructPix2Pix."""
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +9,7 @@ from typing import Literal
 
 from ..errors import PairError
 from ..storage.image_files import IMAGES
-from ..storage.json_text import parse_json
+from ..storage.json_text import decoded_text, parse_json
 from .pair_lists import ListedPair, Refuse, direct_words, read_list, stop
 
 LISTS = ("pairs.json", "pairs.jsonl", "metadata.jsonl", "metadata.csv")
@@ -337,8 +336,7 @@ def _words_beside(folder: Path, name: str, before: Path, after: Path) -> str:
     file = next((file for file in files if os.path.isfile(file)), None)
     if file is None:
         return ""
-    content = file.read_bytes()
-    return content.decode(json.detect_encoding(content)).strip()
+    return decoded_text(file.read_bytes()).strip()
 
 
 def _images(folder: Path) -> dict[str, Path]:

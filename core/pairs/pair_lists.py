@@ -2,7 +2,6 @@
 parts."""
 
 import csv
-import json
 import os
 import posixpath
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PairError
-from ..storage.json_text import parse_json
+from ..storage.json_text import decoded_text, parse_json
 from ..storage.names import resolve_inside
 from .table_images import ImagePlace
 
@@ -121,8 +120,7 @@ def list_entries(file: Path) -> list[Any]:
         PairError: the list cannot be read.
     """
     try:
-        content = file.read_bytes()
-        text = content.decode(json.detect_encoding(content))
+        text = decoded_text(file.read_bytes())
         if file.suffix == ".jsonl":
             return [line for line in text.split("\n") if line.strip()]
         if file.suffix == ".csv":

@@ -41,6 +41,15 @@ def parse_json(text: str | bytes, *, finite: bool = True, unique: bool = False) 
     return content
 
 
+def decoded_text(content: bytes) -> str:
+    """Decodes a text of UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    return content.decode(json.detect_encoding(content))
+
+
 def read_record(kind: type[Record], content: Any, *, finite: bool = True) -> Record:
     """Creates a dataclass of plain values from a JSON table.
 

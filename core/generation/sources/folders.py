@@ -1,6 +1,5 @@
 """Folders and lists of images: pairs, ``imagefolder`` of the datasets library, and plain images."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from ...pairs.pair_lists import (
     text_of,
 )
 from ...storage.image_files import IMAGES
+from ...storage.json_text import decoded_text
 from ..engine.stage import Row
 from ..errors import Refused
 from .rows import (
@@ -258,8 +258,7 @@ def _images(folder: Path) -> list[Path]:
 
 def _caption(file: Path) -> str:
     try:
-        content = file.read_bytes()
-        return content.decode(json.detect_encoding(content)).strip()
+        return decoded_text(file.read_bytes()).strip()
     except FileNotFoundError:
         return ""
     except (OSError, ValueError) as error:

@@ -34,11 +34,11 @@ TYPES = {
 """Column -> its type, see ``column_type`` in core/generation/engine/tables.py."""
 EDIT_COLUMNS = (IMAGE, CAPTION, EDITED_IMAGE, INSTRUCTION, EDITED_CAPTION)
 
+# Reasons of refusals, which are counted by reason.
 NO_IMAGE = "an image is missing"
 BAD_IMAGE = "an image cannot be read"
 BAD_WORDS = "the words cannot be read"
 BAD_ENTRY = "the entry is malformed"
-# A refusal has one of these reasons, so that refusals can be counted.
 
 _MOST_BYTES = 2**28
 _KEPT = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
@@ -70,7 +70,10 @@ class FileSource(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hash of what determines the rows: names, words and sizes of tables, not the images in files."""
+        """Hash of which rows there are: names of files, entries of lists, sizes of tables.
+
+        Files of single images and their words are not read for it.
+        """
 
     @abstractmethod
     def row(self, number: int) -> Row:

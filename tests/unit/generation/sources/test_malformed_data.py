@@ -1,6 +1,7 @@
 """What sources say about data that cannot be used: as a whole, and in single rows."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,13 @@ def test_names_the_column_of_a_table(tmp_path: Path, row: dict[str, Any], messag
     with pytest.raises(InstructBrushError) as raised:
         open_source(table)
     assert str(raised.value).startswith(message)
+
+
+def test_says_which_package_reads_annotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_captions(tmp_path)
+    monkeypatch.setitem(sys.modules, "ijson", None)
+    with pytest.raises(InstructBrushError, match=r"ijson, which is not installed\. Run: pip install"):
+        open_source(file)
 
 
 def test_stops_when_the_data_is_gone(tmp_path: Path) -> None:
