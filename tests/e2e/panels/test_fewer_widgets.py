@@ -275,6 +275,11 @@ def test_inputs_without_effect_are_hidden(page, vue, shots):
     (other,) = [name for name in names if name.startswith("grounding_dino/")][:1]
     set_value(page, finder, "finder_name", other)
     assert page.evaluate(VISIBLE, finder) == ["finder_name", "sam_name"]
+    made = add(page, "InstructBrushMakePairsFromEdit", [700, 0])
+    for drop, acts in (("below least change", "least_change"), ("lowest share", "share"), ("nothing", None)):
+        set_value(page, made, "drop", drop)
+        shown = {"least_change", "share"} & set(page.evaluate(VISIBLE, made))
+        assert shown == ({acts} if acts else set())
     assert not vue or page.evaluate(ROWS, finder) == 2
 
 

@@ -98,6 +98,10 @@ export const WITHOUT_EFFECT = {
     const finder = String(value(node, "finder_name"));
     return !isLinked(node, "finder_name") && beginnings.some((begin) => finder.startsWith(begin));
   },
+  InstructBrushMakePairsFromEdit(node, name) {
+    const needed = { least_change: "below least change", share: "lowest share" }[name];
+    return needed && !isLinked(node, "drop") && value(node, "drop") !== needed;
+  },
   InstructBrushBlend(node, name) {
     const [, number] = /^weight_([34])$/.exec(name) ?? [];
     return number && !isLinked(node, `instruction_${number}`);
