@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from . import reason, tables, top_bench, ultraedit, ultraedit_examples
+from .options import add_price_option
 from .run import report
 
 _KINDS = (
@@ -24,6 +25,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         commands, "report", "Write the report of a build as far as it is: counts, refusals, samples."
     )
     shown.add_argument("folder", help="folder of the build")
+    add_price_option(shown)
     shown.set_defaults(command=report)
     tables.add_options(_add(commands, "tables", "Tables 5 and 6 of UltraEdit for any data set of edits."))
 

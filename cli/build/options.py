@@ -11,7 +11,10 @@ from ...core.generation.language.endpoint import EndpointSettings
 from ...core.generation.language.local import LocalSettings
 from ...core.generation.language.models import LanguageModel
 from ...core.generation.sources.opening import open_source
-from ..options import positive_int
+from ..options import finite_float, positive_int
+
+ANSWERS = "answers"
+"""Folder of the answers within a build's folder."""
 
 ModelSettings = EndpointSettings | LocalSettings
 """Both have ``open(answers)``, which gives a ``LanguageModel``."""
@@ -67,19 +70,24 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--llm-key-env", metavar="VARIABLE", help="environment variable that holds the endpoints' key"
     )
-    parser.add_argument(
-        "--llm-prices",
-        type=float,
-        nargs=2,
-        default=(0.0, 0.0),
-        metavar=("IN", "OUT"),
-        help="price of a million tokens, for the plan and the report",
-    )
+    add_price_option(parser)
     parser.add_argument(
         "--llm-requests", type=float, metavar="N", help="most requests a minute to each endpoint"
     )
     parser.add_argument(
         "--llm-timeout", type=float, default=120.0, metavar="SECONDS", help="of a reply (default 120)"
+    )
+
+
+def add_price_option(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--llm-prices``."""
+    parser.add_argument(
+        "--llm-prices",
+        type=finite_float,
+        nargs=2,
+        default=(0.0, 0.0),
+        metavar=("IN", "OUT"),
+        help="price of a million tokens of language models, for the plan and the report",
     )
 
 
@@ -120,7 +128,7 @@ def vision_model(options: argparse.Namespace) -> ModelSettings | None:
 
 def answers_folder(options: argparse.Namespace) -> Path:
     """Returns the folder that keeps the answers of language models."""
-    return Path(options.out) / "answers"
+    return Path(options.out) / ANSWERS
 
 
 def _settings(

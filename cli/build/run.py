@@ -16,8 +16,10 @@ from ...core.generation.engine.figures import StageCount, count_rows, plan
 from ...core.generation.engine.report import write_report
 from ...core.generation.engine.run import Workers, run_build
 from ...core.generation.engine.stored import open_build
+from ...core.generation.language.cache import AnswerCache
 from ...core.storage.files import write_text
 from ...core.storage.json_text import parse_json, read_record
+from .options import ANSWERS
 
 _DATA_SET = "data_set.json"
 
@@ -58,7 +60,7 @@ def run_command(
     write_text(json.dumps(asdict(data_set), indent=1), build.folder / _DATA_SET)
     run_build(build, workers, show_part)
     files = export(build) if export else export_table(build, data_set.columns, build.folder / "data")
-    _print_report(build, data_set, [str(file) for file in files])
+    _print_report(build, data_set, [str(file) for file in files], options.llm_prices)
 
 
 def report(options: argparse.Namespace) -> None:
@@ -71,10 +73,11 @@ def report(options: argparse.Namespace) -> None:
         raise BuildError(
             f"'{folder / _DATA_SET}' is missing or damaged. Run the build's own command again."
         ) from error
-    _print_report(build, data_set, sorted(str(file) for file in (folder / "data").glob("*.parquet")))
+    files = sorted(str(file) for file in (folder / "data").glob("*.parquet"))
+    _print_report(build, data_set, files, options.llm_prices)
 
 
-def _print_report(build: Build, data_set: DataSet, files: list[str]) -> None:
+def _print_report(build: Build, data_set: DataSet, files: list[str], prices: tuple[float, float]) -> None:
     page = write_report(build, data_set.title, data_set.about, data_set.columns)
     counts = count_rows(build)
     _print_counts(counts)
@@ -83,6 +86,10 @@ def _print_report(build: Build, data_set: DataSet, files: list[str]) -> None:
         "source_rows": counts[0].rows,
         "finished": counts[-1].parts == build.parts,
         "refused": {count.name: dict(count.refused) for count in counts if count.refused},
+        "answers": {
+            name: {**asdict(usage), "cost": round(usage.cost(prices), 4)}
+            for name, usage in AnswerCache(build.folder / ANSWERS).usage().items()
+        },
         "files": files,
         "report": str(page),
     }

@@ -36,6 +36,9 @@ _SHARES = {
 # Seconds between two kills: at least one row should be new each time.
 _BETWEEN_KILLS = (4.0, 15.0)
 
+# The builds' answers are kept by the endpoint's address.
+_PORT = 18417
+
 _KINDS = {
     "reason": ("pairs", ["--parts", "1", "2", "--steps", "10"]),
     "ultraedit": ("captions", ["--mode", "both", "--edits", "1", "--seeds", "1", "--steps", "10"]),
@@ -89,7 +92,7 @@ def main() -> None:
         write(rows, list(pairs(options.rows)))
     results = {}
     faults = Faults(_SHARES, seconds=4.0)
-    with ScriptedEndpoint(answer, faults) as endpoint:
+    with ScriptedEndpoint(answer, faults, port=_PORT) as endpoint:
         for kind in [options.only] if options.only else _KINDS:
             table, settings = _KINDS[kind]
             command = [

@@ -20,7 +20,7 @@ def write_report(
     """Writes ``report.html``, with the images of its samples in ``report/``.
 
     Args:
-        build: a build whose parts are all made.
+        build: a build; parts that are not made are left out.
         title: the data set's name.
         about: what was run.
         columns: name in the data set -> column of the build, of the samples.
@@ -50,13 +50,14 @@ def write_report(
 
 
 def sample_rows(build: Build, columns: Sequence[str], number: int) -> list[Row]:
-    """Returns rows of the last stage, spread evenly over the table.
+    """Returns rows of the last stage, spread evenly over the parts that are made.
 
     Raises:
-        BuildError: a part is damaged or not made.
+        BuildError: a part is damaged.
     """
     last = len(build.stages)
-    counts = [len(build.read(last, part, ()).kept) for part in range(build.parts)]
+    unmade = set(build.unfinished_parts(last))
+    counts = [0 if n in unmade else len(build.read(last, n, ()).kept) for n in range(build.parts)]
     total = sum(counts)
     wanted = [index * total // min(number, total) for index in range(min(number, total))]
     rows: list[Row] = []

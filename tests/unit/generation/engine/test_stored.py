@@ -26,6 +26,7 @@ def test_counts_an_unfinished_build(tmp_path: Path) -> None:
     _, branch, last = count_rows(open_build(tmp_path))
     assert branch.parts == 4
     assert 0 < last.parts < 4
+    assert sample_rows(open_build(tmp_path), ("number",), 5)[0]["number"] == 0
 
 
 def test_stored_build_does_not_run(tmp_path: Path) -> None:
