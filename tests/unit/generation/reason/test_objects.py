@@ -1,5 +1,6 @@
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -125,7 +126,8 @@ class Finder:
 
 def boxes(pocket_row: Row, *objects: tuple[str, float, Box], limits: BoxLimits | None = None) -> Row:
     row = {**pocket_row, "part": 2, "nouns": ["star", "circle"]}
-    (made,) = boxes_stage(lambda: Finder(*objects), limits).start()(row)  # pyright: ignore[reportArgumentType]
+    finder: Any = Finder(*objects)
+    (made,) = boxes_stage(lambda: finder, limits).start()(row)
     return made
 
 
