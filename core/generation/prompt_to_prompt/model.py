@@ -161,6 +161,9 @@ def load_text_to_image(
     title = model_title(folder)
     config = read_config(folder / "unet" / "config.json")
     _check_unet(title, config)
+    # Small files first: they may be wrong, too.
+    scheduler = _scheduler(title, folder)
+    vae_dtype = _vae_dtype(title, folder, dtype)
     builder = ModuleBuilder(title, torch.device(device), dtype)
     unet = builder.unet(config, dict(folder_weights(folder / "unet", ("diffusion_pytorch_model",)).tensors()))
     encoders = [folder_text_encoder(builder, folder)]
@@ -172,10 +175,10 @@ def load_text_to_image(
     return TextToImage(
         title,
         unet,
-        _vae(title, folder, device, dtype),
+        folder_vae(ModuleBuilder(title, torch.device(device), vae_dtype), folder),
         tuple(encoders),
         tuple(tokenizers),
-        _scheduler(title, folder),
+        scheduler,
         _zero_null(folder),
     )
 
@@ -214,14 +217,12 @@ def _check_widths(title: str, unet: Any, encoders: Sequence[Any]) -> None:
             )
 
 
-def _vae(title: str, folder: Path, device: torch.device | str, dtype: torch.dtype) -> Any:
+def _vae_dtype(title: str, folder: Path, dtype: torch.dtype) -> torch.dtype:
     config = read_config(folder / "vae" / "config.json")
     if config.get("latents_mean") is not None or config.get("shift_factor"):
         raise ModelError(f"{title}: its VAE shifts latents, which is not supported. Choose another model.")
     # SDXL's VAE overflows in fp16, and says so.
-    if dtype == torch.float16 and config.get("force_upcast", True):
-        dtype = torch.float32
-    return folder_vae(ModuleBuilder(title, torch.device(device), dtype), folder)
+    return torch.float32 if dtype == torch.float16 and config.get("force_upcast", True) else dtype
 
 
 def _scheduler(title: str, folder: Path) -> Any:

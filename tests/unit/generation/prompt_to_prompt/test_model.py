@@ -12,7 +12,7 @@ from transformers import CLIPTextModelWithProjection
 
 from instructbrush.core.errors import ModelError
 from instructbrush.core.generation.prompt_to_prompt.model import load_text_to_image
-from instructbrush.tests.support.text_to_image.tiny_models import write_model
+from instructbrush.tests.support.text_to_image.tiny_models import text_config, write_model
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +48,18 @@ def test_reads_the_weights_that_diffusers_reads(written: Path) -> None:
     assert [tokenizer.pad_token for tokenizer in model.tokenizers] == ["<|endoftext|>", "!"]
 
 
-def test_the_branch_without_text_reads_zeros_where_the_model_says_so(folder: Path) -> None:
-    null = load_text_to_image(folder).read_nothing(2)
-    assert null.pooled is not None and not null.states.any() and not null.pooled.any()
-    change(folder / "model_index.json", force_zeros_for_empty_prompt=False)
-    null = load_text_to_image(folder).read_nothing(2)
-    assert null.pooled is not None and null.states.any() and null.pooled.any()
-
-
-def test_half_models_keep_a_vae_that_needs_full_precision(folder: Path) -> None:
+def test_the_null_branch_and_the_vae_follow_the_configuration(folder: Path) -> None:
     model = load_text_to_image(folder, dtype=torch.float16)
-    assert model.dtype == torch.float16 and model.vae.dtype == torch.float32
+    null = model.read_nothing(2)
+    assert null.pooled is not None and not null.states.any() and not null.pooled.any()
+    # Halves suffice for all but the VAE.
+    assert model.dtype == null.states.dtype == torch.float16 and model.vae.dtype == torch.float32
+    change(folder / "model_index.json", force_zeros_for_empty_prompt=False)
     change(folder / "vae" / "config.json", force_upcast=False)
-    assert load_text_to_image(folder, dtype=torch.float16).vae.dtype == torch.float16
+    other = load_text_to_image(folder, dtype=torch.float16)
+    null = other.read_nothing(1)
+    assert null.pooled is not None and null.states.any() and null.pooled.any()
+    assert other.vae.dtype == torch.float16
 
 
 def test_reads_tiny_autoencoders_and_folders_of_the_cache(folder: Path, tmp_path: Path) -> None:
@@ -78,7 +77,8 @@ def test_reads_tiny_autoencoders_and_folders_of_the_cache(folder: Path, tmp_path
     model = load_text_to_image(tmp_path / "models--lab--tiny")
     image = torch.rand(1, 64, 64, 3)
     assert model.stride == 8 and model.title == "tiny"
-    expected = tiny.eval()(image.movedim(3, 1) * 2 - 1).sample / 2 + 0.5
+    latents: Any = tiny.eval().encode(image.movedim(3, 1) * 2 - 1)
+    expected = tiny.decode(latents.latents).sample / 2 + 0.5
     torch.testing.assert_close(
         model.decode(model.encode(image)), expected.detach().clamp(0, 1).movedim(1, 3), rtol=0, atol=1e-5
     )
@@ -115,6 +115,19 @@ def test_rejects_incomplete_models(folder: Path, part: str, message: str) -> Non
 def test_rejects_other_kinds_of_models(folder: Path, part: str, values: dict[str, Any], message: str) -> None:
     name = "scheduler_config.json" if part == "scheduler" else "config.json"
     change(folder / part / name, **values)
+    with pytest.raises(ModelError, match=message):
+        load_text_to_image(folder)
+
+
+@pytest.mark.parametrize(
+    ("width", "pooled", "message"),
+    [(40, 24, "states of width 72, its UNet reads 80"), (48, 25, "reads 24 pooled text states, .* gives 25")],
+)
+def test_rejects_text_encoders_of_other_models(folder: Path, width: int, pooled: int, message: str) -> None:
+    shutil.rmtree(folder / "text_encoder_2")
+    config = text_config(width)
+    config.projection_dim = pooled
+    CLIPTextModelWithProjection(config).save_pretrained(folder / "text_encoder_2")
     with pytest.raises(ModelError, match=message):
         load_text_to_image(folder)
 

@@ -28,13 +28,13 @@ from instructbrush.core.generation.top_bench.stages import (
 )
 from instructbrush.core.generation.top_bench.writing import write_top_bench
 from instructbrush.core.generation.ultraedit.pairs import EditedAnchors
-from instructbrush.core.generation.ultraedit.scoring import Thresholds
+from instructbrush.core.generation.ultraedit.scoring import SCORES, Thresholds
 from instructbrush.core.storage.image_files import read_image, save_image
 from instructbrush.core.storage.image_tensors import to_image
 from instructbrush.tests.support.text_to_image.tiny_models import write_model
 
 SIDE = 32
-ANY = Thresholds(-1, -1, -1, -1, -1, -1, 0)
+ANY = Thresholds(**dict.fromkeys(SCORES, -1.0), least_change=0.0)
 THINGS = ("cat", "dog", "car", "tree", "house", "boat", "cup", "bird", "lamp", "chair", "road", "hill", "sea",
           "shop", "bridge", "river")  # fmt: skip
 
