@@ -151,7 +151,7 @@ def settings_of(options: argparse.Namespace) -> UltraEditSettings:
         mode=options.mode,
         pool=read_pool([Path(place) for place in options.examples]),
         caption_words=tuple(options.caption_words),
-        side=options.side or (_POCKET_SIDE if _all_pocket(options) else _SIDE),
+        side=_side(options),
         edits=options.edits,
         tries=options.tries,
         seeds=options.seeds,
@@ -187,8 +187,22 @@ def _free_form(options: argparse.Namespace) -> GENERATOR:
     )
 
 
-def _all_pocket(options: argparse.Namespace) -> bool:
-    return not (options.text_to_image or options.editor or options.region_editor)
+def _side(options: argparse.Namespace) -> int:
+    """Pixels of the images: those of the models.
+
+    Raises:
+        BuildError: the mode needs a built-in model, for 128 px, and another one.
+    """
+    if options.side is not None:
+        return options.side
+    free_form, region = bool(options.text_to_image or options.editor), bool(options.region_editor)
+    given = {"free-form": {free_form}, "region": {region}}.get(options.mode, {free_form, region})
+    if len(given) > 1:
+        raise BuildError(
+            "UltraEdit: a built-in model, for 128 px, makes one kind of pairs, and your own model the "
+            "other. Give models for both (--text-to-image or --editor, and --region-editor), or --side."
+        )
+    return _SIDE if given.pop() else _POCKET_SIDE
 
 
 def _models(options: argparse.Namespace) -> Mapping[str, str]:

@@ -66,6 +66,7 @@ def test_options_become_settings() -> None:
         ((), "no language model is named"),
         ((*MODEL, "--text-to-image", "T", "--editor", "E"), "Give one"),
         ((*MODEL, "--side", "100"), "100 px"),
+        ((*MODEL, "--mode", "both", "--editor", "E"), "Give models for both"),
         ((*MODEL, "--softness", "0.9", "0.1"), "softness 0.9 to 0.1"),
         ((*MODEL, "--mask-area", "0.5", "2"), "mask_area 0.5 to 2"),
         ((*MODEL, "--examples", "nowhere"), "no .parquet file in 'nowhere'"),

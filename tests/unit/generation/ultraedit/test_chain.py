@@ -1,5 +1,6 @@
 """The whole chain on the pocket world with the built-in models."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,11 @@ def test_trainers_read_the_table(built: Build) -> None:
         pair = record.read()
         assert pair.before.shape == (128, 128, 3)
         assert bool((pair.mask == 1).all()) == (row["data_type"] == "free-form")
+
+
+def test_stages_are_the_same_in_other_processes(settings: UltraEditSettings) -> None:
+    for stage in ultraedit_stages(settings):
+        assert repr(pickle.loads(pickle.dumps(stage.start))) == repr(stage.start)  # noqa: S301
 
 
 @pytest.mark.parametrize(("mode", "calls"), [("free-form", 10), ("region", 39), ("both", 39)])
