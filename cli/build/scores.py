@@ -1,6 +1,7 @@
 """Options for scoring pairs: models and thresholds."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -10,12 +11,18 @@ from ..options import finite_float
 _POCKET = "pocket"
 
 
-def add_score_options(group: Any, default: Thresholds) -> None:
-    """Adds the options. ``default`` holds for all models but the built-in CLIP."""
+def add_score_options(group: Any, default: Thresholds, without: Sequence[str] = ()) -> None:
+    """Adds the options.
+
+    Args:
+        group: gets the options.
+        default: thresholds for all models but the built-in CLIP.
+        without: thresholds that the build does not use.
+    """
     group.add_argument("--clip", default=_POCKET, help="CLIP of the scores (default pocket)")
     group.add_argument("--clip-folder", default="", metavar="FOLDER", help="folder with the CLIP's weights")
     group.add_argument("--dino", default="", metavar="FOLDER", help="DINOv2 (default none)")
-    for each in fields(Thresholds):
+    for each in (each for each in fields(Thresholds) if each.name not in without):
         name = each.name.replace("_", "-")
         group.add_argument(
             f"--{name}" if name.startswith("least") else f"--least-{name}",
@@ -33,6 +40,6 @@ def scoring_models(options: argparse.Namespace) -> ScoringModels:
 
 def thresholds_of(options: argparse.Namespace, default: Thresholds) -> Thresholds:
     """Returns the thresholds of the options, and for others those of the built-in CLIP or ``default``."""
-    given = {each.name: getattr(options, each.name) for each in fields(Thresholds)}
+    given = {each.name: getattr(options, each.name, None) for each in fields(Thresholds)}
     chosen = POCKET_THRESHOLDS if options.clip == _POCKET else default
     return replace(chosen, **{name: value for name, value in given.items() if value is not None})

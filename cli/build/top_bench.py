@@ -80,7 +80,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     pairs.add_argument("--side", type=positive_int, help="pixels of the images (default 512; pocket 128)")
     pairs.add_argument("--batch", type=positive_int, default=4, help="pairs sampled at once (default 4)")
     pairs.add_argument("--half", action="store_true", help="load image models in fp16")
-    add_score_options(parser.add_argument_group("selection"), IP2P_THRESHOLDS)
+    add_score_options(parser.add_argument_group("selection"), IP2P_THRESHOLDS, ("region_image",))
 
 
 def build(options: argparse.Namespace) -> None:

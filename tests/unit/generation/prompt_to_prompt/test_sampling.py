@@ -57,7 +57,7 @@ def picture(seed: int = 0) -> Tensor:
 
 
 @KINDS
-@pytest.mark.parametrize("guidance", [0.0, 1.0, 4.0])
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_without_control_both_images_are_those_of_diffusers(
     models: dict[str, TextToImage], kind: str, guidance: float
 ) -> None:
@@ -78,7 +78,7 @@ def test_without_control_both_images_are_those_of_diffusers(
 
 
 @KINDS
-@pytest.mark.parametrize(("steps", "strength"), [(4, 0.5), (5, 0.6), (10, 0.3)])
+@pytest.mark.parametrize(("steps", "strength"), [(5, 0.6), (10, 0.3)])
 def test_without_control_anchored_images_are_those_of_diffusers(
     models: dict[str, TextToImage], kind: str, steps: int, strength: float
 ) -> None:
