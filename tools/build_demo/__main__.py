@@ -40,7 +40,7 @@ _BETWEEN_KILLS = (4.0, 15.0)
 _PORT = 18417
 
 _KINDS = {
-    "reason": ("pairs", ["--parts", "1", "2", "--steps", "10"]),
+    "reason": ("pairs", ["--parts", "1", "2", "--steps", "10", "--verify"]),
     "ultraedit": ("captions", ["--mode", "both", "--edits", "1", "--seeds", "1", "--steps", "10"]),
 }
 

@@ -14,6 +14,9 @@ from ...errors import BuildError, InstructBrushError
 from .build import Build
 from .stage import RowFunction
 
+# How long a process may take to end by itself.
+_ENDING_SECONDS = 10.0
+
 OnPart = Callable[[str, int, int], None]
 """Called with a stage's name, its finished parts and all its parts."""
 
@@ -125,8 +128,13 @@ class _Processes:
             process.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            for _process in self._processes:
+                self._tasks.put(None)
         for process in self._processes:
+            if kind is None:
+                process.join(_ENDING_SECONDS)
             process.terminate()
             process.join()
         # After an error nobody reads the tasks that are left; without this, Python waits for that at its end.
@@ -155,15 +163,15 @@ class _Processes:
 
 
 def _worker_process(tasks: Any, messages: Any, build: Build) -> None:
-    """Makes parts for ever. Sends the number of each, or the error that ended it."""
+    """Makes parts until it gets None. Sends the number of each, or the error that ended it."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         # A killed parent cannot end its workers, so each worker watches the parent.
         threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
     maker = PartMaker(build)
     try:
-        while True:
-            number, part = tasks.get()
+        while (task := tasks.get()) is not None:
+            number, part = task
             maker.make(number, part)
             messages.put(part)
     except InstructBrushError as error:
