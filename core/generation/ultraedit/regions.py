@@ -13,7 +13,7 @@ from ...reasoning.edited_objects import MOST_EDITED, parse_objects
 from ...reasoning.object_grammar import objects_of
 from ...regions.boxes import box_mask
 from ...regions.cleaning import CleanedMask, CleanSettings, clean_mask
-from ...regions.finder import RegionFinder, union_mask
+from ...regions.finder import FoundObject, RegionFinder, union_mask
 from ...regions.masks import soft_mask
 from ..engine.stage import Row, RowFunction, Stage, seed_of
 from ..errors import Refused
@@ -36,6 +36,8 @@ MASK_LIMITS = CleanSettings(
 # By how much the contour is widened, and half the width of the gaps that are closed, as shares of the side.
 _WIDENED = 1 / 32
 _GAP = 1 / 32
+# Least score of an object as a share of the best for its phrase.
+_CLEAR = 0.9
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def region_mask(
     Raises:
         Refused: nothing is found, or the mask is too large, too small or fragmented.
     """
-    found = [each for each in finder.find(image, objects) if each.mask.any()]
+    found = _clear([each for each in finder.find(image, objects) if each.mask.any()], finder)
     if not found:
         raise Refused("no edited object is found in the image", ", ".join(objects))
     height, width = image.shape[:2]
@@ -134,6 +136,17 @@ def region_mask(
     # A fragment that was dropped gives no box.
     boxes = [each.box for each in found if (each.mask * cleaned.mask).any()]
     return soft_mask(cleaned.mask, box_mask(boxes, height, width), s), cleaned.area
+
+
+def _clear(found: list[FoundObject], finder: RegionFinder) -> list[FoundObject]:
+    """Leaves out what is less clear than the best for its phrase, if the finder knows few nouns only.
+
+    Such a finder gives the names of some things to others, too. Of others all objects count, as in the paper.
+    """
+    if not finder.known_nouns:
+        return found
+    best = {each.phrase: each.score for each in reversed(found)}
+    return [each for each in found if each.score >= _CLEAR * best[each.phrase]]
 
 
 def _without_gaps(mask: Tensor) -> Tensor:

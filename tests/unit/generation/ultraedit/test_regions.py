@@ -1,7 +1,7 @@
 """Stage III: tags, edited objects and masks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -152,6 +152,15 @@ def test_parts_of_an_object_are_joined() -> None:
     parts = [found("ball", 20, 20, 40, 29), found("ball", 20, 31, 40, 40)]
     mask, _ = region_mask(finder(parts), torch.zeros(64, 64, 3), ("ball",), LIMITS, 0.3)
     assert (mask[20:40, 20:40] == 1).all()
+
+
+def test_things_that_a_small_finder_confuses_are_left_out() -> None:
+    ball = found("ball", 10, 10, 30, 30)
+    other = replace(found("ball", 10, 44, 30, 60), score=0.8)
+    image = torch.zeros(64, 64, 3)
+    small: Any = Found([ball, other], known_nouns=("ball",))
+    assert region_mask(small, image, ("ball",), LIMITS, 0.3)[0][20, 50] == 0
+    assert region_mask(finder([ball, other]), image, ("ball",), LIMITS, 0.3)[0][20, 50] == 1
 
 
 def test_softness_is_drawn_within_its_range_by_row() -> None:
