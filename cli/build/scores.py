@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from ...core.generation.ultraedit.scoring import POCKET_THRESHOLDS, ScoringModels, Thresholds
+from ...core.generation.scoring import POCKET_THRESHOLDS, ScoringModels, Thresholds
 from ..options import finite_float
 
 _POCKET = "pocket"

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ...core.generation.scoring import ScoringModels
 from ...core.generation.ultraedit.edit_types import EDIT_TYPES
 from ...core.generation.ultraedit.reports.edit_tables import find_tables
 from ...core.generation.ultraedit.reports.quality import Quality, quality_of, table_6_text
 from ...core.generation.ultraedit.reports.statistics import count_types, table_5_text
-from ...core.generation.ultraedit.scoring import ScoringModels
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from ...core.generation.engine.build import Build
 from ...core.generation.engine.export import export_table
 from ...core.generation.engine.figures import count_rows
 from ...core.generation.prompt_to_prompt.candidates import FEW_STEPS_DRAWING
+from ...core.generation.scoring import Thresholds
 from ...core.generation.ultraedit.examples import read_pool
 from ...core.generation.ultraedit.pairs import GENERATOR, EditedAnchors, PromptToPromptPairs
 from ...core.generation.ultraedit.prompts import INSTANCES
@@ -18,7 +19,6 @@ from ...core.generation.ultraedit.reports.datasheet import DATASHEET, Facts, dat
 from ...core.generation.ultraedit.reports.edit_tables import EditTable
 from ...core.generation.ultraedit.reports.quality import quality_of
 from ...core.generation.ultraedit.reports.statistics import count_types
-from ...core.generation.ultraedit.scoring import Thresholds
 from ...core.generation.ultraedit.stages import (
     MODES,
     ULTRAEDIT_COLUMNS,

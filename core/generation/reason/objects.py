@@ -11,10 +11,10 @@ from ...regions.boxes import Box
 from ...regions.finder import FoundObject, RegionFinder
 from ..engine.stage import ID, Row, RowFunction, Stage, seed_of
 from ..errors import Refused
+from ..images import read_cell
 from ..language.models import LanguageModel, Question, ask_for
 from ..language.parsing import json_object, text_field
 from ..sources.rows import CAPTION, EDITED_CAPTION, IMAGE, INSTRUCTION
-from ..ultraedit.images import read_cell
 from .filtering import PAIRS
 from .indirect import check_indirect, same_thing
 from .instructions import Asking

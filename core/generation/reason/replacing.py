@@ -11,8 +11,8 @@ from ...errors import BuildError
 from ...regions.boxes import Box, box_mask, clip_boxes
 from ..engine.stage import ID, Row, RowFunction, Stage, seed_of
 from ..errors import Refused
+from ..images import as_png, read_cell
 from ..sources.rows import EDITED_CAPTION, EDITED_IMAGE, IMAGE
-from ..ultraedit.images import as_png, read_cell
 from .filtering import PAIRS
 
 UNCHANGED = "the replacement hardly changes the image"

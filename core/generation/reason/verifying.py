@@ -7,8 +7,8 @@ from ...regions.boxes import Box
 from ...regions.finder import RegionFinder
 from ..engine.stage import ID, Row, RowFunction, Stage
 from ..errors import Refused
+from ..images import read_cell
 from ..sources.rows import EDITED_IMAGE
-from ..ultraedit.images import read_cell
 from .filtering import PAIRS
 from .objects import BoxLimits
 

@@ -8,10 +8,10 @@ from torch import Tensor
 from ...errors import BuildError
 from ..engine.stage import Row, RowFunction, Stage, seed_of
 from ..errors import Refused
+from ..images import as_png, square
 from ..prompt_to_prompt.candidates import CandidateMaker, CaptionPairs
-from ..ultraedit.images import as_png, square
+from ..scoring import SCORER, SCORES, ScoringModels, Thresholds, best_pair
 from ..ultraedit.pairs import EditedAnchors, PairGenerator, PairRequest
-from ..ultraedit.scoring import SCORER, SCORES, ScoringModels, Thresholds, best_pair
 
 PAIR_STAGE = "pair"
 

@@ -13,7 +13,7 @@ from ...evaluation.by_example.effects import TEST_PAIRS, TRAIN_PAIRS
 from ...storage.files import atomic_write, write_text
 from ..engine.build import Build
 from ..engine.stage import ID, Row
-from ..ultraedit.scoring import CLIP_DIRECTION
+from ..scoring import CLIP_DIRECTION
 
 _NEEDED = TRAIN_PAIRS + TEST_PAIRS
 _CAPTIONS = ("source_caption", "target_caption")

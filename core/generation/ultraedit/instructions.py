@@ -9,10 +9,10 @@ from ...reasoning.answers import one_line
 from ...storage.parquet import image_bytes
 from ..engine.stage import Row, RowFunction, Stage, seed_of
 from ..errors import Refused
+from ..images import as_png, square
 from ..language.models import LanguageModel, Question, ask_for
 from ..language.parsing import rows_of
 from .examples import Draw, Example, draw, same_words, seed_examples, unique
-from .images import as_png, square
 from .prompts import INSTANCES, expanding_prompt, writing_prompt
 
 MODEL = Callable[[], LanguageModel]

@@ -17,9 +17,9 @@ from ...regions.finder import FoundObject, RegionFinder, union_mask
 from ...regions.masks import soft_mask
 from ..engine.stage import Row, RowFunction, Stage, seed_of
 from ..errors import Refused
+from ..images import as_png, read_cell
 from ..language.models import LanguageModel, Question, ask_for
 from ..language.parsing import body
-from .images import as_png, read_cell
 from .instructions import MODEL
 from .prompts import objects_prompt
 from .tags import TAGGER

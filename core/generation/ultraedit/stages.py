@@ -9,15 +9,15 @@ from ...errors import BuildError
 from ...regions.finder import RegionFinder
 from ...regions.finder_loading import load_finder
 from ..engine.stage import Row, RowFunction, Stage, seed_of
+from ..images import as_png, read_cell
+from ..scoring import POCKET_THRESHOLDS, SCORER, SCORES, ScoringModels, Thresholds, best_pair
 from ..sources.rows import CAPTION, IMAGE
 from .edit_types import edit_type
 from .examples import Example, seed_examples
-from .images import as_png, read_cell
 from .instructions import MODEL, caption_stage, instruction_stage
 from .pairs import GENERATOR, EditedAnchors, PairRequest
 from .prompts import INSTANCES
 from .regions import FINDER, FREE_FORM, REGION, limits_for, mask_stage, object_stage
-from .scoring import POCKET_THRESHOLDS, SCORER, SCORES, ScoringModels, Thresholds, best_pair
 from .tags import TAGGER, CaptionTags
 
 Mode = Literal["free-form", "region", "both"]

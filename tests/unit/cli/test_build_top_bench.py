@@ -8,9 +8,9 @@ from instructbrush.cli.build import top_bench
 from instructbrush.core.errors import BuildError
 from instructbrush.core.evaluation.by_example.datasets.top_bench import read_top_bench
 from instructbrush.core.generation.prompt_to_prompt.candidates import CaptionPairs
+from instructbrush.core.generation.scoring import POCKET_THRESHOLDS
 from instructbrush.core.generation.top_bench.stages import IP2P_THRESHOLDS
 from instructbrush.core.generation.ultraedit.pairs import EditedAnchors
-from instructbrush.core.generation.ultraedit.scoring import POCKET_THRESHOLDS
 from instructbrush.tests.support.text_to_image.tiny_models import write_model
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from instructbrush.cli.build import ultraedit, ultraedit_examples
 from instructbrush.core.errors import BuildError, RegionError
+from instructbrush.core.generation.scoring import POCKET_THRESHOLDS, ScoringModels, Thresholds
 from instructbrush.core.generation.ultraedit.examples import read_pool, seed_examples
 from instructbrush.core.generation.ultraedit.pairs import EditedAnchors, PromptToPromptPairs
-from instructbrush.core.generation.ultraedit.scoring import POCKET_THRESHOLDS, ScoringModels, Thresholds
 from instructbrush.core.generation.ultraedit.stages import FinderModels
 from instructbrush.core.generation.ultraedit.tags import CaptionTags, ModelTags
 from instructbrush.tools.build_demo.pocket_rows import pairs, write

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...engine.figures import StageCount
+from ...scoring import TITLES, Thresholds
 from ..regions import FREE_FORM, REGION
-from ..scoring import TITLES, Thresholds
 from ..stages import UltraEditSettings
 from .quality import COLUMNS, Quality
 from .statistics import HEADS, TypeCounts

@@ -13,8 +13,8 @@ from ....pairs import pair_lists
 from ....pairs.pair_lists import direct_words
 from ....storage.image_files import decode_image
 from ....storage.parquet import check_columns, image_bytes, open_table, row_batches
+from ...scoring import SCORES
 from ..regions import FREE_FORM, REGION
-from ..scoring import SCORES
 
 # Names of the columns with captions.
 SOURCE_CAPTIONS = ("source_caption", "original_prompt", "input_caption", "original_caption", "input")

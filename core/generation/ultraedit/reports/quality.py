@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ....errors import DataError, EvaluationError, PairError
 from ....evaluation.metrics import mean
 from ....evaluation.reports.text_table import aligned_table
+from ...scoring import CLIP_DIRECTION, CLIP_IMAGE, CLIP_IN, CLIP_OUT, DINO, SSIM, TITLES, PairScorer
 from ..edit_types import edit_type
-from ..scoring import CLIP_DIRECTION, CLIP_IMAGE, CLIP_IN, CLIP_OUT, DINO, SSIM, TITLES, PairScorer
 from .edit_tables import TableEdit
 
 COLUMNS = (CLIP_IN, CLIP_OUT, CLIP_DIRECTION, CLIP_IMAGE, SSIM, DINO)

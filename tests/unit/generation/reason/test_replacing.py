@@ -9,6 +9,7 @@ from torch import Tensor
 from instructbrush.core.errors import BuildError, ModelError
 from instructbrush.core.generation.engine.stage import Row
 from instructbrush.core.generation.errors import Refused
+from instructbrush.core.generation.images import read_cell
 from instructbrush.core.generation.reason.models.gligen import GligenSpec
 from instructbrush.core.generation.reason.models.region_editor import RegionEditorSpec, instruction_for
 from instructbrush.core.generation.reason.replacing import (
@@ -18,7 +19,6 @@ from instructbrush.core.generation.reason.replacing import (
     crop_around,
     replacement_stage,
 )
-from instructbrush.core.generation.ultraedit.images import read_cell
 from instructbrush.core.models.builtin import POCKET_FOLDER
 from instructbrush.core.regions.boxes import Box, box_mask
 

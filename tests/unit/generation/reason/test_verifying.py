@@ -6,8 +6,8 @@ import torch
 
 from instructbrush.core.generation.engine.build import run_row
 from instructbrush.core.generation.engine.tables import RowResult
+from instructbrush.core.generation.images import as_png
 from instructbrush.core.generation.reason.verifying import MISSING, share_inside, verification_stage
-from instructbrush.core.generation.ultraedit.images import as_png
 from instructbrush.core.regions.boxes import Box
 from instructbrush.core.regions.finder import FoundObject
 

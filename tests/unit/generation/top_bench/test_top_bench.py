@@ -20,6 +20,7 @@ from instructbrush.core.generation.prompt_to_prompt.candidates import (
     Drawing,
 )
 from instructbrush.core.generation.prompt_to_prompt.sampling import PairSettings
+from instructbrush.core.generation.scoring import SCORES, Thresholds
 from instructbrush.core.generation.top_bench.effects import EffectRows, read_effects
 from instructbrush.core.generation.top_bench.stages import (
     IP2P_THRESHOLDS,
@@ -28,7 +29,6 @@ from instructbrush.core.generation.top_bench.stages import (
 )
 from instructbrush.core.generation.top_bench.writing import write_top_bench
 from instructbrush.core.generation.ultraedit.pairs import EditedAnchors
-from instructbrush.core.generation.ultraedit.scoring import SCORES, Thresholds
 from instructbrush.core.storage.image_files import read_image, save_image
 from instructbrush.core.storage.image_tensors import to_image
 from instructbrush.tests.support.text_to_image.tiny_models import write_model

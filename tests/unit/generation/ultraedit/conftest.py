@@ -8,8 +8,8 @@ import pytest
 from instructbrush.core.generation.engine.build import Build
 from instructbrush.core.generation.engine.export import export_table
 from instructbrush.core.generation.engine.run import run_build
+from instructbrush.core.generation.scoring import POCKET_THRESHOLDS
 from instructbrush.core.generation.ultraedit.pairs import EditedAnchors
-from instructbrush.core.generation.ultraedit.scoring import POCKET_THRESHOLDS
 from instructbrush.core.generation.ultraedit.stages import (
     ULTRAEDIT_COLUMNS,
     UltraEditSettings,

@@ -13,7 +13,7 @@ from instructbrush.core.finetuning.dataset import find_blocks
 from instructbrush.core.generation.engine.build import Build
 from instructbrush.core.generation.engine.figures import count_rows, plan
 from instructbrush.core.generation.engine.stage import fingerprint
-from instructbrush.core.generation.ultraedit.images import read_cell
+from instructbrush.core.generation.images import read_cell
 from instructbrush.core.generation.ultraedit.stages import (
     ULTRAEDIT_COLUMNS,
     UltraEditSettings,

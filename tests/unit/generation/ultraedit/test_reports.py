@@ -11,8 +11,9 @@ import torch
 from instructbrush.core.errors import DataError
 from instructbrush.core.generation.engine.build import Build
 from instructbrush.core.generation.engine.figures import count_rows
+from instructbrush.core.generation.images import as_png
+from instructbrush.core.generation.scoring import ScoringModels
 from instructbrush.core.generation.ultraedit.edit_types import EDIT_TYPES
-from instructbrush.core.generation.ultraedit.images import as_png
 from instructbrush.core.generation.ultraedit.reports.datasheet import Facts, datasheet
 from instructbrush.core.generation.ultraedit.reports.edit_tables import find_tables
 from instructbrush.core.generation.ultraedit.reports.quality import PUBLISHED as FIGURES
@@ -24,7 +25,6 @@ from instructbrush.core.generation.ultraedit.reports.statistics import (
     table_5,
     table_5_text,
 )
-from instructbrush.core.generation.ultraedit.scoring import ScoringModels
 from instructbrush.core.generation.ultraedit.stages import UltraEditSettings
 
 INSTRUCTIONS = ["make the hat red", "Make the hat RED!", "turn it into night", "add a dog", "remove the dog"]

@@ -8,7 +8,7 @@ import torch
 from instructbrush.core.encoders.clip import image_features, text_features
 from instructbrush.core.encoders.pocket_clip import pocket_clip
 from instructbrush.core.generation.errors import Refused
-from instructbrush.core.generation.ultraedit.scoring import (
+from instructbrush.core.generation.scoring import (
     SCORES,
     PairScorer,
     Scores,

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...encoders.clip import ClipModel, image_features, text_features
-from ...encoders.clip_loading import load_clip
-from ...encoders.dino import DinoModel
-from ...evaluation import metrics
-from ..errors import Refused
+from ..encoders.clip import ClipModel, image_features, text_features
+from ..encoders.clip_loading import load_clip
+from ..encoders.dino import DinoModel
+from ..evaluation import metrics
+from .errors import Refused
 
 # Names of the scores in UltraEdit's tables, in the order in which thresholds are checked.
 CLIP_IMAGE, CLIP_DIRECTION = "clip_sim_image", "clip_sim_dir"

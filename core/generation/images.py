@@ -7,10 +7,10 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from ...storage.image_files import decode_image
-from ...storage.image_tensors import to_image
-from ...storage.parquet import image_bytes
-from ..errors import Refused
+from ..storage.image_files import decode_image
+from ..storage.image_tensors import to_image
+from ..storage.parquet import image_bytes
+from .errors import Refused
 
 # An image is enlarged at most this many times.
 _MOST_ENLARGED = 2
