@@ -87,7 +87,7 @@ def add_price_option(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         default=(0.0, 0.0),
         metavar=("IN", "OUT"),
-        help="price of a million tokens of language models, for the plan and the report",
+        help="price of a million tokens of language models, for the plan and the report (default 0 0)",
     )
 
 

@@ -32,7 +32,7 @@ from ...core.generation.reason.settings import (
     reason_stages,
 )
 from ...core.storage.files import write_text
-from ..options import finite_float, positive_int
+from ..options import Several, finite_float, positive_int
 from .options import OpenedModel, add_shared_options, answers_folder, language_model, source_of, vision_model
 from .run import DataSet, run_command, show_part
 
@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of ``build reason``."""
     add_shared_options(parser)
     parser.add_argument(
-        "--parts", type=int, nargs="+", choices=(1, 2, 3), default=(1, 2), metavar="PART",
+        "--parts", type=int, action=Several, choices=(1, 2, 3), default=(1, 2), metavar="PART",
         help="1: indirect instructions for pairs; 2 and 3: objects of images are replaced (default 1 2)",
     )  # fmt: skip
     pairs = parser.add_argument_group("pairs (Part I)")
@@ -77,7 +77,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"images of Parts II and III that are held out (default a tenth, at most {TEST_IMAGES})",
     )  # fmt: skip
     test.add_argument(
-        "--count-with", nargs="+", default=(), metavar="FOLDER",
+        "--count-with", action=Several, default=(), metavar="FOLDER",
         help="other finished builds that Table 2 counts too",
     )  # fmt: skip
 
