@@ -77,7 +77,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"images of Parts II and III that are held out (default a tenth, at most {TEST_IMAGES})",
     )  # fmt: skip
     test.add_argument(
-        "--count-with", action=Several, default=(), metavar="FOLDER",
+        "--count-with", action=Several, default=[], metavar="FOLDER",
         help="other finished builds that Table 2 counts too",
     )  # fmt: skip
 
