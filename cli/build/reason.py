@@ -95,7 +95,7 @@ def _add_object_options(group: Any) -> None:
     group.add_argument(
         "--grounding-dino", default="", metavar="FOLDER", help="finds objects (default built in)"
     )
-    group.add_argument("--clipseg", default="", metavar="FOLDER", help="finds objects instead")
+    group.add_argument("--clipseg", default="", metavar="FOLDER", help="finds objects instead (default none)")
     group.add_argument(
         "--box-threshold", type=finite_float, help="least score of a box (default the finder's)"
     )

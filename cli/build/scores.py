@@ -20,7 +20,9 @@ def add_score_options(group: Any, default: Thresholds, without: Sequence[str] = 
         without: thresholds that the build does not use.
     """
     group.add_argument("--clip", default=_POCKET, help="CLIP of the scores (default pocket)")
-    group.add_argument("--clip-folder", default="", metavar="FOLDER", help="folder with the CLIP's weights")
+    group.add_argument(
+        "--clip-folder", default="", metavar="FOLDER", help="folder with the CLIP's weights (default none)"
+    )
     group.add_argument("--dino", default="", metavar="FOLDER", help="DINOv2 (default none)")
     for each in (each for each in fields(Thresholds) if each.name not in without):
         name = each.name.replace("_", "-")

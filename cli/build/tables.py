@@ -22,7 +22,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="compute the scores from images and captions, instead of taking those in the table",
     )  # fmt: skip
     parser.add_argument("--clip", default="pocket", help="CLIP of the scores (default pocket)")
-    parser.add_argument("--clip-folder", default="", metavar="FOLDER", help="folder with the CLIP's weights")
+    parser.add_argument(
+        "--clip-folder", default="", metavar="FOLDER", help="folder with the CLIP's weights (default none)"
+    )
     parser.add_argument("--dino", default="", metavar="FOLDER", help="DINOv2 (default none)")
     parser.add_argument("--device", default="auto", help="of the scoring models (default auto)")
     parser.set_defaults(command=show_tables)

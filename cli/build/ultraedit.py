@@ -99,8 +99,10 @@ def _add_region_options(group: Any) -> None:
         "--objects", choices=("model", "grammar"), default="model",
         help="what decides which object is edited: the language model or the grammar (default model)",
     )  # fmt: skip
-    group.add_argument("--grounding-dino", default="", metavar="FOLDER", help="finds boxes; needs --sam")
-    group.add_argument("--sam", default="", metavar="FOLDER", help="finds masks in boxes")
+    group.add_argument(
+        "--grounding-dino", default="", metavar="FOLDER", help="finds boxes; needs --sam (default built in)"
+    )
+    group.add_argument("--sam", default="", metavar="FOLDER", help="finds masks in boxes (default built in)")
     group.add_argument(
         "--mask-area", type=finite_float, nargs=2, default=(0.01, 0.9), metavar=("LEAST", "MOST"),
         help="accepted share of the image (default 0.01 0.9)",
