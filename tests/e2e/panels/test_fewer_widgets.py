@@ -139,9 +139,9 @@ def test_learning_shows_words_and_a_line_and_opens(page, vue, shots):
     assert page.evaluate(VISIBLE, node) == ["init_text"]
     assert abs(height(page, node) - small) < 12
     assert not vue or page.evaluate(ROWS, node) == 3
-    assert line(page).text_content() == "custom: 400 steps · learned rows 0 · seed 7"
+    assert line(page).text_content() == "custom: 400 steps · learned rows auto · seed 7"
     set_value(page, node, "hold_out", 2)
-    assert line(page).text_content() == "custom: 400 steps · learned rows 0 · 2 more changed"
+    assert line(page).text_content() == "custom: 400 steps · learned rows auto · 2 more changed"
     assert "pair to hold out 2" in line(page).get_attribute("title")
 
 
