@@ -5,7 +5,7 @@ import { viewOf } from "./server.js";
 import { translate } from "./translate.js";
 
 const NODE = "ImageCompare";
-const HEIGHT = 180;
+const HEIGHT = 130;
 
 /** Adds the display to a Compare Images node, unless the renderer has its own. */
 export function addComparison(node) {

@@ -120,11 +120,11 @@ def test_learns_survives_a_reload_in_the_other_renderer_and_ends_early(page, ser
 def test_stops_for_later_resumes_and_is_done(page, server, load_example, shots):
     prompt = load_example(page, LEARN)
     learn = learning_node(prompt)
-    prepare(page, learn, preset="custom", steps=24, preview_every=8, hold_out=2, seed=73, guidance="default")
+    prepare(page, learn, preset="custom", steps=80, preview_every=20, hold_out=2, seed=73, guidance="default")
     page.evaluate("() => app.queuePrompt(0)")
-    wait_for_headline(page, r"^\d+ \/ 24")
+    wait_for_headline(page, r"^[1-9]\d* \/ 80")
     page.get_by_role("button", name="Stop for later").click()
-    wait_for_headline(page, r"^Stopped at \d+ \/ 24$")
+    wait_for_headline(page, r"^Stopped at \d+ \/ 80$")
     message = page.locator(f"{PANEL} .ib-message").text_content()
     assert message.startswith("Kept as output/instructions/unfinished/")
     assert message.endswith("Run again with the same settings to resume.")
@@ -135,7 +135,7 @@ def test_stops_for_later_resumes_and_is_done(page, server, load_example, shots):
     assert page.locator(".p-dialog").count() == 0
     wait_until_idle(server)
     page.evaluate("() => app.queuePrompt(0)")
-    wait_for_headline(page, r"^Done · 24 \/ 24 · loss")
+    wait_for_headline(page, r"^Done · 80 \/ 80 · loss")
     assert page.locator(".ib-scrubber").is_visible()
     drawn(page)
     page.screenshot(path=shots / "learned.png")

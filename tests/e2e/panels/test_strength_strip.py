@@ -361,7 +361,7 @@ def check_dialog(page, sent, shot):
     dialog.locator(".ib-try").nth(1).click()
     assert page.evaluate(sent) == 0.5
     page.keyboard.press("Escape")
-    assert page.locator(".ib-strength-dialog").count() == 0
+    page.locator(".ib-strength-dialog").wait_for(state="detached")
     menu = page.evaluate("() => app.collectNodeMenuItems(host).map((item) => item?.content)")
     assert "Strength: slider and Try 5" in menu
     # The dialog does not outlive its node.
