@@ -79,7 +79,9 @@ def _environment() -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="make build-demo", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="make build-demo", description="Both papers' data from the pocket world."
+    )
     parser.add_argument("--rows", type=int, default=300, help="scenes (default 300)")
     parser.add_argument("--out", type=Path, default=Path("output/build_demo"), help="folder of the builds")
     parser.add_argument("--kills", type=int, default=0, help="how often each build is killed (default 0)")
