@@ -149,10 +149,7 @@ def _worker_process(
     seconds: float | None,
 ) -> None:
     """Runs units until it gets None. Sends outcomes, then None, or the error that ended it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        # A killed parent cannot end its workers, so each worker watches the parent.
-        threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
+    exit_with_parent()
     torch.set_num_threads(threads)
     end: float | None = None
     try:
@@ -166,6 +163,14 @@ def _worker_process(
         messages.put(error)
     except KeyboardInterrupt:
         pass  # the parent gets the interrupt too and reports it
+
+
+def exit_with_parent() -> None:
+    """Ends this process when the one that started it ends, also when that is killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        # A killed parent cannot end its workers, so each worker watches the parent.
+        threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
 
 
 def _exit_with(parent_sentinel: int) -> None:

@@ -2,15 +2,13 @@
 
 import logging
 import multiprocessing
-import os
 import queue
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from typing import Any
 
 from ...errors import BuildError, InstructBrushError
+from ...evaluation.workers import exit_with_parent
 from .build import Build
 from .stage import RowFunction
 
@@ -164,10 +162,7 @@ class _Processes:
 
 def _worker_process(tasks: Any, messages: Any, build: Build) -> None:
     """Makes parts until it gets None. Sends the number of each, or the error that ended it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        # A killed parent cannot end its workers, so each worker watches the parent.
-        threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
+    exit_with_parent()
     maker = PartMaker(build)
     try:
         while (task := tasks.get()) is not None:
@@ -178,11 +173,6 @@ def _worker_process(tasks: Any, messages: Any, build: Build) -> None:
         messages.put(error)
     except KeyboardInterrupt:
         pass  # the parent gets the interrupt too and reports it
-
-
-def _exit_with(parent_sentinel: int) -> None:
-    wait([parent_sentinel])
-    os._exit(1)
 
 
 class _RayData:
