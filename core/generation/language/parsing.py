@@ -1,4 +1,4 @@
-"""Reads what language models answer: JSON, lists, fields between semicolons, and the number of a choice.
+"""Reads what language models answer: JSON, fields between semicolons, and the number of a choice.
 
 All functions raise ``ValueError`` with a sentence that says what is wrong, as ``ask_for`` needs it.
 """
@@ -71,29 +71,6 @@ def text_field(table: dict[str, Any], key: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f'"{key}" is no text')
     return _checked(unquoted(one_line(value)), f'"{key}"')
-
-
-def items_of(text: str, most: int | None = None) -> list[str]:
-    """Returns the items of a numbered or bulleted list, each on one line and once.
-
-    Without numbers and bullets, every line is an item.
-
-    Args:
-        text: the answer.
-        most: largest number of items to return; None returns all.
-
-    Raises:
-        ValueError: there is none, or one is too long.
-    """
-    lines = _lines(text)
-    marked = [line for line in lines if _MARKER.match(line)]
-    items = [_checked(_item(line), "an item") for line in marked or lines if _item(line)]
-    if not items:
-        raise ValueError("it holds no list")
-    unique: dict[str, str] = {}
-    for item in items:
-        unique.setdefault(item.casefold(), item)
-    return list(unique.values())[:most]
 
 
 def rows_of(text: str, fields: int = 3) -> list[tuple[str, ...]]:

@@ -5,7 +5,6 @@ import pytest
 from instructbrush.core.generation.language.parsing import (
     MOST_ITEM,
     choice_of,
-    items_of,
     json_object,
     json_objects,
     rows_of,
@@ -63,42 +62,9 @@ def test_reads_a_text_field():
             text_field({"a": value}, "a")
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "1. add a hat\n2. make it night\n3. a 3.5 m wall",
-        "Here are three:\n\n1) add a hat\n2) make it night\n3) a 3.5 m wall\n\nEnjoy!",
-        "- add a hat\n* make it night\n• a 3.5 m wall",
-        'add a hat\n"make it night"\na 3.5 m wall',
-        '(1) "add a hat"\n(2) **make it night**\n(3) a 3.5 m wall',
-        "1. **add a hat**\n2. Instruction: make it night\n3. a 3.5 m wall\n4. Add a hat",
-        "```\n1: add a hat\n2: make it night\n3: a 3.5 m wall\n```",
-    ],
-)
-def test_reads_numbered_and_bulleted_lists(answer):
-    assert items_of(answer) == ["add a hat", "make it night", "a 3.5 m wall"]
-    assert items_of(answer, most=2) == ["add a hat", "make it night"]
-
-
-def test_keeps_numbers_and_letters_that_begin_an_item_without_a_list():
-    assert items_of("3 cats sit\na cat. It sits") == ["3 cats sit", "a cat. It sits"]
-
-
 def test_keeps_quotes_inside_of_a_text():
     assert unquoted('"A" and "B"') == '"A" and "B"'
     assert unquoted('**"go"**') == "go" and unquoted("“go”") == "go" and unquoted("'s") == "'s"
-
-
-def test_a_list_that_repeats_itself_gives_each_item_once():
-    assert items_of("1. add a hat\n" * 50) == ["add a hat"]
-
-
-@pytest.mark.parametrize(
-    ("answer", "problem"), [("1.\n2.", "no list"), (f"- {'x' * 1001}", "1001 characters")]
-)
-def test_says_why_there_is_no_list(answer, problem):
-    with pytest.raises(ValueError, match=problem):
-        items_of(answer)
 
 
 def test_reads_lines_of_fields_between_semicolons():
