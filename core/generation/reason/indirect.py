@@ -31,6 +31,8 @@ _TALK = re.compile(
     r"^(?:i(?:'m| am) (?:sorry|afraid|unable)|sorry\b|as an? (?:ai|language)|(?:i|we) (?:can ?not|can't)|"
     r"(?:sure|certainly|of course)\b.*:|here (?:is|are)\b|none\b|n/?a\b)"
 )
+# Remains of JSON, code or markup.
+_MARKUP = re.compile(r"[{}\[\]\\<>|^~=`]|%%|://")
 _LABELED = re.compile(r"\b(?:caption|instruction|candidate)s?\b.{0,30}:")
 
 
@@ -46,7 +48,7 @@ def check_indirect(text: str, direct: str, seen: str = "") -> str:
         seen: the caption before the edit; what it names is not new.
 
     Raises:
-        ValueError: it is empty, too long, no instruction, a repetition, or direct.
+        ValueError: it is empty, too long, no instruction, code, a repetition, or direct.
     """
     plain = " ".join(text.lower().replace("’", "'").split())
     words = _words(plain)
@@ -56,6 +58,8 @@ def check_indirect(text: str, direct: str, seen: str = "") -> str:
         raise ValueError(f"it has {len(text)} characters; at most {MOST_LETTERS} are read")
     if _TALK.match(plain) or _LABELED.search(plain):
         raise ValueError("it is no instruction but talk about one")
+    if _MARKUP.search(plain):
+        raise ValueError("it holds code or markup")
     told = _words(direct.lower())
     content = _content(told)
     shared = set(words) & set(told)

@@ -34,6 +34,8 @@ def test_accepts_indirect_instructions(text: str, direct: str) -> None:
         ("Here is the instruction you asked for", "talk"),
         ("Indirect instruction: she has to breathe", "talk"),
         ("she has to breathe " * 20, "characters"),
+        ("Sure! {{ %%% ]] As a model I", "code or markup"),
+        ("<b>she has to breathe</b>", "code or markup"),
     ],
 )
 def test_refuses_direct_instructions_and_talk(text: str, problem: str) -> None:
