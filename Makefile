@@ -1,5 +1,5 @@
 # Only python3 (3.10 or newer) is needed. COMFYUI=/path uses the ComfyUI that is there.
-.PHONY: setup demo serve test test-newest lint format pictures torture bench bench-regions bench-reason bench-speed build-demo gpu-check
+.PHONY: setup demo serve test test-newest lint format pictures torture bench bench-regions bench-reason bench-speed build-demo bench-training gpu-check
 .DEFAULT_GOAL := setup
 
 PYTHON ?= python3
@@ -68,6 +68,12 @@ bench-speed: setup
 # Both papers' data from 300 scenes of the pocket world, with the built-in models. ARGS="--rows 1000 --kills 10"
 build-demo: setup
 	$(ENV)/python -m instructbrush.tools.build_demo $(ARGS)
+
+# What the pocket editor learns from 1,000 rows of each paper's data: all three trainers, measured before and after.
+bench-training: setup
+	$(ENV)/python -m instructbrush.tools.build_demo --rows 560 --only reason --out output/training_data
+	$(ENV)/python -m instructbrush.tools.build_demo --rows 1000 --only ultraedit --out output/training_data
+	$(ENV)/python -m instructbrush.tools.build_demo.training_bench --builds output/training_data $(ARGS)
 
 # On a GPU: tests, a server under every option for weights, the benchmark at full size. ARGS="flags" runs a part.
 gpu-check: setup

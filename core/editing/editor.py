@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ class DiffusersEditor:
     vae: AutoencoderKL | AutoencoderTiny
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
+    _cut_texts: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @property
     def description(self) -> ModelDescription:
@@ -69,10 +70,11 @@ class DiffusersEditor:
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Text states, fp32 [B, L, D]. Truncates longer texts to the window and logs a warning."""
+        """Text states, fp32 [B, L, D]. Truncates longer texts to the window, with one warning for each."""
         for text in texts:
             count = self.count_tokens(text)
-            if count > self.window - 2:
+            if count > self.window - 2 and text not in self._cut_texts:
+                self._cut_texts.add(text)
                 logger.warning(
                     "Text of %d tokens is cut to the %d that fit: %s", count, self.window - 2, text
                 )

@@ -314,6 +314,10 @@ def test_counts_tokens_and_warns_of_cut_text(
     long = "night " * 100
     assert editor.encode_text([long]).shape[1] == editor.window
     assert f"is cut to the {editor.window - 2} that fit" in caplog.text
+    # Training encodes the same texts in every epoch.
+    caplog.clear()
+    editor.encode_text([long, long])
+    assert not caplog.text
 
 
 def test_does_not_scale_conditions_from_a_tiny_vae(small: DiffusersEditor) -> None:
