@@ -100,7 +100,7 @@ class SaveInstruction(Node):
             save_instruction(
                 titled, path, overwrite=if_taken == _OVERWRITE, thumbnail=image, extra=extra, half=half
             )
-            remark = f"Saved to {path}"
+            remark = f"Saved to {paths.shown_output(path)}"
         except StorageError as error:
             path = _save_elsewhere(titled, path.name, error, thumbnail=image, extra=extra, half=half)
             remark = f"{error} It was saved to {path} instead."

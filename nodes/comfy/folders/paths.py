@@ -33,6 +33,11 @@ def output_instructions() -> Path:
     return Path(folder_paths.get_output_directory()) / INSTRUCTIONS
 
 
+def shown_output(path: Path) -> str:
+    """Returns a file of the output folder as people know it: ``output/instructions/snow.safetensors``."""
+    return path.relative_to(Path(folder_paths.get_output_directory()).parent).as_posix()
+
+
 def unfinished() -> Path:
     """Returns the folder for checkpoints and results of cancelled learning runs."""
     return output_instructions() / UNFINISHED

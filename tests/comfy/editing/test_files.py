@@ -41,7 +41,11 @@ def loaded(comfy, name):
 
 def test_lists_saved_files_at_once_and_loads_them(comfy):
     learned = instruction(comfy, 4)
-    path = saved(comfy, learned, "weather/snow")
+    graph, node = save(comfy, learned, "weather/snow")
+    run = comfy.run(graph, node.out(1))
+    path = Path(run.values[0])
+    texts = [data["output"]["text"] for data in run.data("executed") if "text" in (data["output"] or {})]
+    assert texts == [["Saved to output/instructions/weather/snow.safetensors"]]
     assert path == comfy.base / "output" / "instructions" / "weather" / "snow.safetensors"
     assert "weather/snow.safetensors" in comfy.pack("nodes.comfy.folders.paths").instruction_names()
     again = loaded(comfy, "weather/snow.safetensors")
