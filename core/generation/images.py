@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from ..storage.image_files import decode_image
+from ..storage.image_files import decode_image, decode_sized
 from ..storage.image_tensors import to_image
 from ..storage.parquet import image_bytes
 from .errors import Refused
@@ -33,11 +33,10 @@ def square(content: bytes, name: str, side: int) -> Tensor:
         Refused: the image is less than half as large.
         PairError: the image cannot be read.
     """
-    image = decode_image(BytesIO(content), name)
-    shorter = min(image.shape[:2])
-    if shorter * _MOST_ENLARGED < side:
-        raise Refused("the image is too small", f"{image.shape[1]} x {image.shape[0]}; {side} are wanted")
-    return decode_image(BytesIO(content), name, side)
+    image, (width, height) = decode_sized(BytesIO(content), name, side)
+    if min(width, height) * _MOST_ENLARGED < side:
+        raise Refused("the image is too small", f"{width} x {height}; {side} are wanted")
+    return image
 
 
 def as_png(image: Tensor) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..encoders.clip import ClipModel, image_features, text_features
 from ..encoders.clip_loading import load_clip
 from ..encoders.dino import DinoModel
+from ..errors import BuildError
 from ..evaluation import metrics
 from .errors import Refused
 
@@ -108,7 +109,12 @@ class PairScorer:
         """Returns the scores of pairs of images [H, W, 3] that have the same captions.
 
         Without a caption the scores that need it are None, and so is the direction of equal captions.
+
+        Raises:
+            BuildError: an image holds values that are not finite.
         """
+        if not all(image.isfinite().all() for pair in pairs for image in pair):
+            raise BuildError("Pairs: an image holds values that are not finite. Use the models in fp32.")
         sources, targets = ([pair[number] for pair in pairs] for number in (0, 1))
         scores: list[Scores] = [dict.fromkeys(SCORES) for _ in pairs]
         before, after = self._features(self._clip, sources), self._features(self._clip, targets)
@@ -170,4 +176,4 @@ def _unchanged(source: Tensor, target: Tensor, least: float) -> tuple[str, str] 
 
 def _set(scores: Sequence[Scores], name: str, values: Tensor) -> None:
     for each, value in zip(scores, values.tolist(), strict=True):
-        each[name] = value if math.isfinite(value) else None
+        each[name] = value

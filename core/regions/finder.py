@@ -18,6 +18,7 @@ from .boxes import Box
 MOST_OBJECTS = 20
 
 _MOST_CHARACTERS = 1_000_000
+_SEPARATOR = re.compile(r"[.,;\n]")
 
 # Options of transformers' processors for images that are tensors in 0..1, not 0..255.
 PROCESSOR_OPTIONS: dict[str, Any] = {
@@ -102,7 +103,7 @@ def split_phrases(words: str) -> list[str]:
     Raises:
         RegionError: there are no phrases.
     """
-    parts = (" ".join(part.split()) for part in re.split(r"[.,;\n]", words))
+    parts = (" ".join(part.split()) for part in _SEPARATOR.split(words))
     phrases: dict[str, str] = {}
     for part in parts:
         if part:
@@ -113,6 +114,11 @@ def split_phrases(words: str) -> list[str]:
             "Name what to look for, such as: red ball, hat."
         )
     return list(phrases.values())
+
+
+def one_phrase(words: str) -> str:
+    """Returns words that ``split_phrases`` does not split: "large, brown dog" becomes "large brown dog"."""
+    return " ".join(_SEPARATOR.sub(" ", words).split())
 
 
 def knows(nouns: Sequence[str], phrase: str) -> bool:

@@ -95,6 +95,11 @@ def read_image(path: Path, size: int | None = None) -> Tensor:
 
 def decode_image(file: Path | BinaryIO, name: str, size: int | None = None) -> Tensor:
     """Like ``read_image``, also for bytes in memory. ``name`` appears in messages."""
+    return decode_sized(file, name, size)[0]
+
+
+def decode_sized(file: Path | BinaryIO, name: str, size: int | None = None) -> tuple[Tensor, tuple[int, int]]:
+    """Like ``decode_image``; also returns the file's width and height."""
 
     def reduction(width: int, height: int) -> int:
         return 1 if size is None else min(width, height) // (2 * size)
@@ -103,7 +108,8 @@ def decode_image(file: Path | BinaryIO, name: str, size: int | None = None) -> T
     for remark in opened.remarks:
         logger.warning("%s", remark)
     image = on_white(opened.image)
-    return from_image(image if size is None else ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
+    image = image if size is None else ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+    return from_image(image), opened.size
 
 
 def _no_reduction(_width: int, _height: int) -> int:

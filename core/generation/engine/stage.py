@@ -27,7 +27,7 @@ class Stage:
     reads: tuple[str, ...]
     """The columns that the function gets besides ``id``."""
     adds: Mapping[str, str]
-    """The columns that it adds or replaces, and their types: a name of ``tables.TYPES``."""
+    """The columns that it adds or replaces, and their types: a name of ``tables.KINDS``."""
     start: Callable[[], RowFunction]
     """Loads what the function needs, once in each worker. A dataclass with ``__call__``: it is sent to other
     processes, and its ``repr`` with all settings is part of the build's description."""

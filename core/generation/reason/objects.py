@@ -8,7 +8,7 @@ from typing import Any
 from ...errors import BuildError
 from ...reasoning.edit_words import is_whole, without_determiner
 from ...regions.boxes import Box
-from ...regions.finder import FoundObject, RegionFinder
+from ...regions.finder import FoundObject, RegionFinder, one_phrase
 from ..engine.stage import ID, Row, RowFunction, Stage, seed_of
 from ..errors import Refused
 from ..images import read_cell
@@ -38,6 +38,10 @@ _MOST_TARGET_WORDS = 5
 _MOST_TOKENS = 256
 _TOKENS = (330, 60)
 _NO_TARGET = frozenset("none nothing null unknown something anything object thing".split())
+_VOWEL_SOUND = re.compile(
+    r"hour|honest|hono|heir|(?!eu|uni(?!n|m)|uk|us[aeiu]|ut[ei]|ur[aei]|ufo|one\b|once\b)[aeiou]",
+    re.IGNORECASE,
+)
 _PLURAL = re.compile(r"(?:[^su\W]s|(?:wo)?men|people|children|mice|geese|teeth|feet)$")
 
 
@@ -183,7 +187,7 @@ def read_replacement(answer: str, objects: Sequence[str]) -> Replacement:
     selected = next((each for each in objects if same_thing(each, named)), None)
     if selected is None:
         raise ValueError(f"\"selected\" is '{named[:60]}', which is none of the objects")
-    target = without_determiner(text_field(table, "target")).strip(" .,;").lower()
+    target = without_determiner(one_phrase(text_field(table, "target"))).lower()
     words = target.split()
     if not words or len(words) > _MOST_TARGET_WORDS or is_whole(target) or _NO_TARGET & set(words):
         raise ValueError(f"\"target\" is '{target[:60]}', which is no name of an object")
@@ -207,7 +211,7 @@ def with_article(phrase: str) -> str:
     """Puts "a" or "an" before a phrase that has no determiner and is no plural."""
     if without_determiner(phrase) != phrase or _PLURAL.search(phrase.lower()):
         return phrase
-    return f"{'an' if phrase[:1].lower() in 'aeiou' else 'a'} {phrase}"
+    return f"{'an' if _VOWEL_SOUND.match(phrase) else 'a'} {phrase}"
 
 
 def edited_caption(caption: str, selected: str, target: str) -> str:
@@ -215,7 +219,9 @@ def edited_caption(caption: str, selected: str, target: str) -> str:
 
     If the caption does not hold the words, the target is described alone.
     """
-    place = re.search(rf"(?:\b(an?)\s+)?(?<!\w){re.escape(selected)}(?!\w)", caption, re.IGNORECASE)
+    # Phrases have lost the punctuation between their words.
+    words = r"[\s.,;]+".join(map(re.escape, selected.split()))
+    place = re.search(rf"(?:\b(an?)\s+)?(?<!\w){words}(?!\w)", caption, re.IGNORECASE)
     if place is None:
         return with_article(target)
     new = with_article(target) if place[1] else target

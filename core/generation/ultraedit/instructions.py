@@ -128,7 +128,7 @@ def parse_edits(answer: str, caption: str, drawn: Draw, words: tuple[int, int]) 
     """Reads the edits of an answer: at most ``INSTANCES``, without those that cannot be used.
 
     An edit is used if its first field is the caption, its instruction differs from the examples and from the
-    captions, and its new caption differs from the old one, is no example's, and has a usable length.
+    captions, and its new caption differs from the old one and has a usable length.
 
     Raises:
         ValueError: no edit can be used; the sentence says why the first cannot.

@@ -7,6 +7,7 @@ import torch
 
 from instructbrush.core.encoders.clip import image_features, text_features
 from instructbrush.core.encoders.pocket_clip import pocket_clip
+from instructbrush.core.errors import BuildError
 from instructbrush.core.generation.errors import Refused
 from instructbrush.core.generation.scoring import (
     SCORES,
@@ -49,6 +50,12 @@ def test_scores_without_captions_are_left_out(make_image) -> None:
         "clip_sim_target",
         "dinov2_sim",
     }
+
+
+def test_images_that_are_not_finite_stop_the_build(make_image) -> None:
+    image = make_image(0)
+    with pytest.raises(BuildError, match="not finite"):
+        PairScorer(pocket_clip(), None).score([(image, image), (image, image * torch.nan)], *CAPTIONS)
 
 
 @pytest.mark.parametrize("name", SCORES)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ....errors import ModelError
+from ....evaluation.metrics import quantised
 from ....models.hub_folders import model_folder, model_title
 from ....models.weights import folder_weights, read_config
 from ....regions.boxes import Box
 from ....storage.image_sizes import scaled
-from ....storage.image_tensors import from_image, to_image
+from ....storage.image_tensors import to_image
 from ..objects import with_article
 from ..replacing import ObjectReplacer, ReplacementRequest, crop_around, inside_box
 
@@ -128,9 +129,10 @@ class GligenReplacer:
                 height=self._side,
                 width=self._side,
                 generator=torch.Generator("cpu").manual_seed(request.seed),
-                output_type="pil",
+                output_type="np",
             ).images
-        return from_image(images[0])
+        # As a PIL image, values that are not finite would become black.
+        return quantised(torch.from_numpy(images[0]))
 
 
 def _check_folder(folder: Path) -> None:

@@ -7,14 +7,14 @@ from typing import Any, Protocol
 from ....errors import ModelError
 from ....reasoning.answers import one_line
 from ....reasoning.edit_words import is_whole, without_determiner
+from ....regions.finder import one_phrase
 from ...ultraedit.tags import things_of
 
 _MOST_WORDS = 5
 # Parts of the image that are no objects.
 _PLACES = frozenset(
-    "background foreground front back middle center centre top bottom left right side edge corner view "
-    "scene top "
-    "day night distance close-up closeup shot front".split()
+    "background foreground front back middle center centre top bottom left right side edge corner view scene "
+    "day night distance close-up closeup shot".split()
 )
 
 
@@ -114,10 +114,10 @@ def _tagged_nouns(document: Any) -> Iterator[str]:
 
 
 def cleaned(phrases: Iterable[str]) -> list[str]:
-    """Removes determiners, parts of the image that are no objects, long phrases and repetitions."""
+    """Removes determiners and punctuation; leaves out parts of the image, long phrases and repetitions."""
     found: dict[str, None] = {}
     for phrase in phrases:
-        text = without_determiner(one_line(phrase).strip(" .,;:'\"").lower())
+        text = without_determiner(one_phrase(one_line(phrase)).strip(" :'\"").lower())
         words = text.split()
         if words and len(words) <= _MOST_WORDS and words[-1] not in _PLACES and not is_whole(text):
             found[text] = None

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from ...engine.figures import StageCount
 from ...scoring import TITLES, Thresholds
+from ..edit_types import EDIT_TYPES
 from ..regions import FREE_FORM, REGION
 from ..stages import UltraEditSettings
 from .quality import COLUMNS, Quality
-from .statistics import HEADS, TypeCounts
+from .statistics import TypeCounts
 
 DATASHEET = "DATASHEET.md"
 
@@ -116,7 +117,7 @@ def datasheet(
 def _type_table(types: Mapping[str, TypeCounts]) -> list[str]:
     lines = ["| Type | " + " | ".join(f"{kind} | different" for kind in types) + " |"]
     lines.append("|---|" + "---:|---:|" * len(types))
-    for number, head in enumerate(HEADS):
+    for number, head in enumerate(EDIT_TYPES):
         cells = (f"{each.instances[number]} | {each.unique[number]}" for each in types.values())
         lines.append(f"| {head} | {' | '.join(cells)} |")
     return lines

@@ -12,11 +12,6 @@ from .edit_tables import TableEdit
 
 KINDS = (FREE_FORM, REGION)
 
-HEADS = (
-    *("change color", "change global", "change local", "transform global", "transform local"),
-    *("add", "replace", "turn", "others"),
-)
-
 # The supplement's Table 5: instances and unique instructions of each type, in the order of ``EDIT_TYPES``.
 PUBLISHED: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     FREE_FORM: (
@@ -64,8 +59,11 @@ def count_types(edits: Iterable[TableEdit]) -> dict[str, TypeCounts]:
 
 
 def table_5(counts: Mapping[str, TypeCounts]) -> list[tuple[str, ...]]:
-    """Returns the rows of Table 5 below ``("data", "statistic", *HEADS, "total")``: instances, their share in
-    percent, different instructions and their share, and the published shares."""
+    """Returns the rows of Table 5 below ``("data", "statistic", *EDIT_TYPES, "total")``.
+
+    They are instances, their share in percent, different instructions and their share, and the published
+    shares.
+    """
     rows: list[tuple[str, ...]] = []
     for kind, each in counts.items():
         published, published_unique = PUBLISHED[kind]
@@ -83,7 +81,7 @@ def table_5(counts: Mapping[str, TypeCounts]) -> list[tuple[str, ...]]:
 def table_5_text(counts: Mapping[str, TypeCounts]) -> str:
     """Returns Table 5 as text, with types as rows and statistics as columns."""
     rows = table_5(counts)
-    columns = [("type", *HEADS, "total"), *((f"{row[0]} {row[1]}", *row[2:]) for row in rows)]
+    columns = [("type", *EDIT_TYPES, "total"), *((f"{row[0]} {row[1]}", *row[2:]) for row in rows)]
     lines = list(zip(*columns, strict=True))
     return aligned_table(lines[0], lines[1:])
 

@@ -6,8 +6,9 @@ from spacy.training import Example
 
 from instructbrush.core.errors import ModelError
 from instructbrush.core.generation.errors import Refused
-from instructbrush.core.generation.reason.models.parsers import SpacyParser
+from instructbrush.core.generation.reason.models.parsers import SpacyParser, cleaned
 from instructbrush.core.generation.reason.nouns import NO_NOUNS, nouns_stage
+from instructbrush.core.regions.finder import split_phrases
 
 # Words, parts of speech, heads and dependencies.
 SENTENCES = (
@@ -75,6 +76,12 @@ def test_rejects_folders_that_are_no_pipeline_and_pipelines_that_find_no_nouns(t
     spacy.blank("en").to_disk(tmp_path / "blank")
     with pytest.raises(ModelError, match="neither a parser nor part-of-speech tags"):
         SpacyParser(str(tmp_path / "blank"))()
+
+
+def test_categories_are_phrases_that_finders_do_not_split() -> None:
+    found = cleaned(["a large, brown dog", "The St. Bernard.", "a dog;", "the large brown dog"])
+    assert found == ["large brown dog", "st bernard", "dog"]
+    assert split_phrases("\n".join(found)) == found
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,10 @@ def test_a_decision_names_object_target_box_and_captions() -> None:
     assert other["selected_object"] == "red flower" and other["box"] == [5.0, 6.0, 7.0, 8.0]
 
 
+def test_punctuation_within_a_target_is_left_out() -> None:
+    assert read_replacement(said("butterfly", "a small, yellow bee."), OBJECTS).target == "small yellow bee"
+
+
 @pytest.mark.parametrize("answer", MALFORMED)
 def test_a_malformed_answer_is_asked_again(answer: str) -> None:
     with pytest.raises(ValueError, match=MALFORMED[answer]):
@@ -177,6 +181,8 @@ def test_boxes_of_the_wrong_size_do_not_count(pocket_row: Row) -> None:
         ("a cat", "dog", "bird", "a bird"),
         ("a red circle", "red circle", "orange circle", "an orange circle"),
         ("a carpet and a car", "car", "bus", "a carpet and a bus"),
+        ("a large, brown dog on grass", "large brown dog", "fox", "a fox on grass"),
+        ("a dog, a dog and a dog", "dog", "fox", "a fox, a dog and a dog"),
     ],
 )
 def test_the_target_takes_the_objects_place_in_the_caption(
@@ -194,6 +200,10 @@ def test_the_target_takes_the_objects_place_in_the_caption(
         ("glass", "a glass"),
         ("the sun", "the sun"),
         ("bus", "a bus"),
+        ("unicorn", "a unicorn"),
+        ("umbrella", "an umbrella"),
+        ("hourglass", "an hourglass"),
+        ("one-eyed cat", "a one-eyed cat"),
     ],
 )
 def test_articles_fit(phrase: str, expected: str) -> None:

@@ -21,44 +21,14 @@ from instructbrush.core.generation.reason.replacing import (
 )
 from instructbrush.core.models.builtin import POCKET_FOLDER
 from instructbrush.core.regions.boxes import Box, box_mask
+from instructbrush.tests.support.text_to_image.tiny_gligen import write_gligen
 
 BOX = Box(30, 36, 84, 90)
 
 
 @pytest.fixture(scope="module")
 def gligen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A seeded GLIGEN for inpainting with SD1.4's layout of parts, and few channels."""
-    from diffusers import (  # pyright: ignore[reportPrivateImportUsage]
-        AutoencoderKL,
-        PNDMScheduler,
-        StableDiffusionGLIGENPipeline,
-        UNet2DConditionModel,
-    )
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=8, in_channels=9, out_channels=4, block_out_channels=(32, 64), layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=128, attention_head_dim=4, attention_type="gated",
-    )  # fmt: skip
-    for name, weight in unet.named_parameters():
-        if "alpha" in name:  # the gates of GLIGEN's layers begin closed
-            torch.nn.init.constant_(weight, 0.5)
-    blocks = ["DownEncoderBlock2D"] * 4, ["UpDecoderBlock2D"] * 4
-    vae = AutoencoderKL(
-        down_block_types=blocks[0], up_block_types=blocks[1], block_out_channels=(32,) * 4, latent_channels=4,
-        sample_size=64,
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("gligen")
-    StableDiffusionGLIGENPipeline(
-        vae, CLIPTextModel.from_pretrained(POCKET_FOLDER / "text_encoder"),
-        CLIPTokenizer.from_pretrained(POCKET_FOLDER / "tokenizer"), unet,
-        PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True),
-        None, None, requires_safety_checker=False,
-    ).save_pretrained(folder)  # fmt: skip
-    return folder
+    return write_gligen(tmp_path_factory.mktemp("gligen"))
 
 
 def replacer_of(kind: str, gligen: Path) -> ObjectReplacer:
@@ -121,6 +91,15 @@ def test_gligen_gets_the_target_and_whole_latent_pixels_of_the_box(
     # A box longer than the shorter side lies in no square.
     replacer.replace(torch.rand(100, 200, 3), request(box=Box(0, 10, 200, 51)))
     assert asked["gligen_boxes"] == [[0.0, 0.0, 1.0, 5 / 8]]
+
+
+def test_values_of_gligen_that_are_not_finite_stop_the_build(gligen: Path, pocket_row: Row) -> None:
+    replacer: Any = GligenSpec(str(gligen), steps=1)()
+    replacer._pipeline.vae.decoder.conv_out.bias.data.fill_(torch.nan)
+    row = {**pocket_row, "part": 2, "box": [20.0, 20.0, 60.0, 60.0]}
+    row |= {"selected_object": "circle", "target_object": "star", "edited_caption": "a star"}
+    with pytest.raises(BuildError, match="not finite. Use the model in fp32"):
+        replacement_stage(lambda: replacer).start()(row)
 
 
 def test_rejects_folders_that_are_no_gligen_for_inpainting(gligen: Path, tmp_path: Path) -> None:
