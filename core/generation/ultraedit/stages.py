@@ -66,7 +66,7 @@ class UltraEditSettings:
     pool: tuple[Example, ...] = field(default_factory=seed_examples)
     """Examples that questions for instructions are drawn from."""
     caption_words: tuple[int, int] = (3, 60)
-    """Least and most words of a caption. The paper gives no figures."""
+    """Least and most words of a caption. UltraEdit's code has the 60; the least is ours."""
     edits: int = INSTANCES
     """Edits that are wanted of each caption, at most 3."""
     side: int = 512
