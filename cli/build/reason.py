@@ -2,13 +2,16 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ...core.devices import named_device
 from ...core.errors import BuildError
 from ...core.generation.engine.build import Build, Source
-from ...core.generation.engine.run import Workers, run_build
+from ...core.generation.engine.figures import StageCount
+from ...core.generation.engine.run import run_build
+from ...core.generation.locks import only_process
 from ...core.generation.reason.export import (
     TEST_IMAGES,
     count_parts,
@@ -34,7 +37,7 @@ from ...core.generation.reason.settings import (
 from ...core.storage.files import write_text
 from ..options import Several, finite_float, positive_int
 from .options import OpenedModel, add_shared_options, answers_folder, language_model, source_of, vision_model
-from .run import DataSet, run_command, show_part
+from .run import DataSet, run_command, show_part, workers_of
 
 _TABLE = "table2.txt"
 # The boxes of finders of regions are those of masks, which are often too small.
@@ -143,7 +146,7 @@ def build(options: argparse.Namespace) -> None:
     if 1 in settings.parts:
         about["tau of Eq. 1"] = settings.threshold if threshold is None else threshold
 
-    def export(finished: Build) -> list[Path]:
+    def export(finished: Build, _: Sequence[StageCount]) -> list[Path]:
         split = split_rows(finished, options.test_images)
         files = export_reason(finished, split)
         table = table_two([*count_parts(finished, split, Path(options.source).name), *others])
@@ -214,9 +217,9 @@ def _captioner(
 def _ranked_threshold(settings: ReasonSettings, source: Source, options: argparse.Namespace) -> float:
     """Measures all pairs first, because the threshold of Eq. 1 depends on all of them."""
     measuring = Build(Path(options.out), source, measuring_stages(settings, source.columns))
-    # A finished part of the build is not begun again, so that its description keeps the later stages.
     if measuring.unfinished_parts(MEASURED):
-        run_build(measuring, Workers(options.jobs, options.ray, options.gpus), show_part)
+        with only_process(measuring.folder):
+            run_build(measuring, workers_of(options), show_part)
     threshold = threshold_of_lowest(measuring, MEASURED, settings.lowest)
     print(f"tau of Eq. 1: {threshold:.4g}, with {settings.lowest:.0%} of the pairs below", file=sys.stderr)
     return threshold

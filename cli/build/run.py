@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ...core.generation.engine.report import write_report
 from ...core.generation.engine.run import Workers, run_build
 from ...core.generation.engine.stored import open_build
 from ...core.generation.language.cache import AnswerCache
+from ...core.generation.locks import only_process
 from ...core.storage.files import write_text
 from ...core.storage.json_text import parse_json, read_record
 from .options import ANSWERS
@@ -39,7 +40,7 @@ def run_command(
     build: Build,
     data_set: DataSet,
     options: argparse.Namespace,
-    export: Callable[[Build], list[Path]] | None = None,
+    export: Callable[[Build, Sequence[StageCount]], list[Path]] | None = None,
 ) -> None:
     """Prints the plan of ``build plan``; otherwise runs the build, exports it and writes its report.
 
@@ -54,32 +55,52 @@ def run_command(
     if options.plan:
         _print_plan(build, options.llm_prices)
         return
-    workers = Workers(options.jobs, options.ray, options.gpus)
+    workers = workers_of(options)
     workers.check()
-    build.begin()
-    write_text(json.dumps(asdict(data_set), indent=1), build.folder / _DATA_SET)
-    run_build(build, workers, show_part)
-    files = export(build) if export else export_table(build, data_set.columns, build.folder / "data")
-    _print_report(build, data_set, [str(file) for file in files], options.llm_prices)
+    with only_process(build.folder):
+        build.begin()
+        write_text(json.dumps(asdict(data_set), indent=1), build.folder / _DATA_SET)
+        run_build(build, workers, show_part)
+        # A table with a wrong part is not exported.
+        counts = count_rows(build)
+        if export is None:
+            files = export_table(build, data_set.columns, build.folder / "data")
+        else:
+            files = export(build, counts)
+        _print_report(build, counts, data_set, [str(file) for file in files], options.llm_prices)
 
 
 def report(options: argparse.Namespace) -> None:
     """Writes the report of a build as far as it is, and prints its counts."""
     folder = Path(options.folder)
     build = open_build(folder)
-    try:
-        data_set = read_record(DataSet, parse_json((folder / _DATA_SET).read_bytes()))
-    except (OSError, ValueError) as error:
-        raise BuildError(
-            f"'{folder / _DATA_SET}' is missing or damaged. Run the build's own command again."
-        ) from error
     files = sorted(str(file) for file in (folder / "data").glob("*.parquet"))
-    _print_report(build, data_set, files, options.llm_prices)
+    _print_report(build, count_rows(build), _stored_data_set(folder), files, options.llm_prices)
 
 
-def _print_report(build: Build, data_set: DataSet, files: list[str], prices: tuple[float, float]) -> None:
-    page = write_report(build, data_set.title, data_set.about, data_set.columns)
-    counts = count_rows(build)
+def _stored_data_set(folder: Path) -> DataSet:
+    file = folder / _DATA_SET
+    try:
+        data_set = read_record(DataSet, parse_json(file.read_bytes()))
+        wrong = next((each for each in data_set.columns.values() if not isinstance(each, str)), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong!r} is no column")
+        return data_set
+    except FileNotFoundError:
+        # It is written after the pairs of ReasonPix2Pix are measured.
+        return DataSet(folder.resolve().name, {}, {})
+    except (OSError, ValueError) as error:
+        raise BuildError(f"'{file}' is damaged ({error}). Run the build's own command again.") from error
+
+
+def _print_report(
+    build: Build,
+    counts: Sequence[StageCount],
+    data_set: DataSet,
+    files: list[str],
+    prices: tuple[float, float],
+) -> None:
+    page = write_report(build, counts, data_set.title, data_set.about, data_set.columns)
     _print_counts(counts)
     facts = {
         "rows": counts[-1].out,
@@ -94,6 +115,11 @@ def _print_report(build: Build, data_set: DataSet, files: list[str], prices: tup
         "report": str(page),
     }
     print(json.dumps(facts))
+
+
+def workers_of(options: argparse.Namespace) -> Workers:
+    """Returns the workers of ``--jobs``, ``--ray`` and ``--gpus``."""
+    return Workers(options.jobs, options.ray, options.gpus)
 
 
 def show_part(stage: str, done: int, total: int) -> None:
@@ -114,6 +140,6 @@ def _print_plan(build: Build, prices: tuple[float, float]) -> None:
     print(json.dumps(facts))
 
 
-def _print_counts(counts: list[StageCount]) -> None:
+def _print_counts(counts: Sequence[StageCount]) -> None:
     rows = [(c.name, str(c.rows), str(c.rows - c.kept), str(c.out)) for c in counts]
     print(aligned_table(("Stage", "Rows", "Refused", "Rows out"), rows))

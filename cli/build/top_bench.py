@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from ...core.devices import named_device
 from ...core.errors import BuildError
 from ...core.generation.engine.build import Build
 from ...core.generation.engine.export import export_table
+from ...core.generation.engine.figures import StageCount
 from ...core.generation.prompt_to_prompt.candidates import (
     FEW_STEPS_DRAWING,
     IP2P_DRAWING,
@@ -94,7 +96,7 @@ def build(options: argparse.Namespace) -> None:
         "CLIP": options.clip,
     }
 
-    def export(finished: Build) -> list[Path]:
+    def export(finished: Build, _: Sequence[StageCount]) -> list[Path]:
         written = write_top_bench(finished, finished.folder / "top_bench")
         print(f"{len(written.effects)} effects of 10 + 5 pairs: {written.folder}", file=sys.stderr)
         for name, count in written.left_out.items():

@@ -1,7 +1,7 @@
 """``build ultraedit``: UltraEdit's data from images with captions."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from ...core.errors import BuildError
 from ...core.generation.engine.build import Build
 from ...core.generation.engine.export import export_table
-from ...core.generation.engine.figures import count_rows
+from ...core.generation.engine.figures import StageCount
 from ...core.generation.prompt_to_prompt.candidates import FEW_STEPS_DRAWING
 from ...core.generation.scoring import Thresholds
 from ...core.generation.ultraedit.examples import read_pool
@@ -125,15 +125,16 @@ def build(options: argparse.Namespace) -> None:
         Build(Path(options.out), source_of(options), ultraedit_stages(settings)),
         DataSet("UltraEdit", ULTRAEDIT_COLUMNS, {**about, **facts.models}),
         options,
-        lambda made: _export(made, settings, facts),
+        lambda made, counts: _export(made, counts, settings, facts),
     )
 
 
-def _export(made: Build, settings: UltraEditSettings, facts: Facts) -> list[Path]:
+def _export(
+    made: Build, counts: Sequence[StageCount], settings: UltraEditSettings, facts: Facts
+) -> list[Path]:
     """Writes the tables and the datasheet. Returns the tables."""
     files = export_table(made, ULTRAEDIT_COLUMNS, made.folder / "data")
     edits = EditTable(tuple(files))
-    counts = count_rows(made)
     page = datasheet(settings, facts, counts, count_types(edits.edits()), quality_of(edits.edits()))
     write_text(page, made.folder / DATASHEET)
     return files

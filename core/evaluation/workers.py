@@ -4,16 +4,15 @@ import math
 import multiprocessing
 import os
 import queue
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from typing import Any
 
 import torch
 
 from ..errors import DataError, EvaluationError, InstructBrushError, PairError
+from .parents import exit_with_parent
 from .protocols import BenchmarkSettings, OutcomeWithImages, UnreadableSource, WorkUnit
 from .results import ResultFolder
 
@@ -163,19 +162,6 @@ def _worker_process(
         messages.put(error)
     except KeyboardInterrupt:
         pass  # the parent gets the interrupt too and reports it
-
-
-def exit_with_parent() -> None:
-    """Ends this process when the one that started it ends, also when that is killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        # A killed parent cannot end its workers, so each worker watches the parent.
-        threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _exit_with(parent_sentinel: int) -> None:
-    wait([parent_sentinel])
-    os._exit(1)
 
 
 def _on_ray(

@@ -13,9 +13,10 @@ from ...storage.files import is_unfinished, write_text
 from ...storage.json_text import parse_json
 from ...storage.parquet import pyarrow_module
 from ..errors import Refused
+from ..locks import BUILD_LOCK
 from .journal import Journal
 from .stage import ID, Row, RowFunction, Stage, fingerprint
-from .tables import Part, RowResult, read_part, write_part
+from .tables import PARENT, Part, RowResult, comes_from, read_part, write_part
 
 FORMAT = 1
 _NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
@@ -91,7 +92,8 @@ class Build:
     def begin(self) -> None:
         """Writes ``build.json``, or checks that the folder holds the same build.
 
-        More stages at the end are no other build.
+        More or fewer stages at the end are no other build. The description keeps all stages that were ever
+        begun, so that none of them goes on with other settings.
 
         Raises:
             BuildError: the folder holds something else.
@@ -100,8 +102,11 @@ class Build:
         file = self.folder / "build.json"
         new = self._description()
         if file.is_file():
-            self._check_same(new, _read_description(file))
-        elif self.folder.is_dir() and any(not is_unfinished(path) for path in self.folder.iterdir()):
+            old = _read_description(file)
+            self._check_same(new, old)
+            if len(old["stages"]) >= len(new["stages"]):
+                return
+        elif self.folder.is_dir() and any(not _is_ours(path) for path in self.folder.iterdir()):
             raise BuildError(f"'{self.folder}' holds other files, not a build. Give another --out folder.")
         write_text(json.dumps(new, indent=1), file)
 
@@ -125,16 +130,19 @@ class Build:
             return
         stage = self.stages[number - 1]
         journal = Journal(self.stage_folder(number) / "rows" / f"{part:06d}", stage.adds)
-        results = journal.results()
+        kept = journal.results()
+        results: list[RowResult] = []
         try:
             for parent, row in enumerate(self.rows(number - 1, part, stage.reads)):
-                if parent not in results:
-                    results[parent] = run_row(stage, function, parent, row)
-                    journal.add(results[parent])
+                result = kept.get(parent)
+                if result is None or not result.comes_from(row[ID]):
+                    result = run_row(stage, function, parent, row)
+                    journal.add(result)
+                results.append(result)
         except BaseException:
             journal.flush()
             raise
-        write_part(results.values(), stage.adds, file)
+        write_part(results, stage.adds, file)
         journal.remove()
 
     def clean(self, number: int) -> None:
@@ -158,24 +166,24 @@ class Build:
             columns: columns of this stage or of stages before it.
 
         Raises:
-            BuildError: a part is damaged or not made.
+            BuildError: a part is damaged or not made, does not belong to the part before, or a column is in
+                no stage.
         """
         pa = pyarrow_module()
         found: dict[str, Any] = {}
         wanted = list(columns)
-        rows = None
+        after: Any = None
         for current in range(number, -1, -1):
             here = [name for name in wanted if name in self._columns_of(current)]
-            own = self.read(current, part, here)
-            kept = own.kept if rows is None else own.kept.take(rows)
-            if current == number:
-                found[ID] = kept[ID]
-            found |= {name: kept[name] for name in here}
+            kept = self.read(current, part, here).kept
+            if after is not None:
+                kept = _rows_before(after, kept, self.part_file(current + 1, part))
+            found = {ID: kept[ID]} | found | {name: kept[name] for name in here}
             wanted = [name for name in wanted if name not in here]
-            rows = kept["parent"]
+            after = kept
             if not wanted:
-                break
-        return pa.table({name: found[name] for name in (ID, *columns)})
+                return pa.table({name: found[name] for name in (ID, *columns)})
+        raise BuildError(f"'{self.folder}' holds no column '{wanted[0]}'. Run the build's command again.")
 
     def rows(self, number: int, part: int, columns: Sequence[str]) -> list[Row]:
         """Returns what a stage kept of a part as rows, see ``table``."""
@@ -230,7 +238,7 @@ class Build:
         for name in ("format", "source", "rows", "columns", "rows_per_part"):
             if new[name] != old.get(name):
                 raise BuildError(f"'{self.folder}' holds another build: {name} has changed. {advice}")
-        for before, after in zip(old.get("stages", []), new["stages"], strict=False):
+        for before, after in zip(old["stages"], new["stages"], strict=False):
             if before != after:
                 raise BuildError(
                     f"'{self.folder}' holds another build: stage '{after['name']}' or its settings have "
@@ -263,6 +271,28 @@ def run_row(stage: Stage, function: RowFunction, parent: int, row: Row) -> RowRe
     return RowResult(parent, tuple({ID: f"{row[ID]}.{n}", **values} for n, values in enumerate(made)))
 
 
+def _rows_before(after: Any, before: Any, file: Path) -> Any:
+    """Takes the row that each row of ``after`` comes from out of the table of the stage before."""
+    names = before[ID].to_pylist()
+    parents = after[PARENT].to_pylist()
+    for name, parent in zip(after[ID].to_pylist(), parents, strict=True):
+        if not (0 <= parent < len(names) and comes_from(name, names[parent])):
+            raise wrong_part(file, f"row '{name}' does not come from the stage before")
+    # ``take`` would join all images in one array, which must not be larger than 2 GiB.
+    rows = [before.slice(parent, 1) for parent in parents]
+    return pyarrow_module().concat_tables(rows) if rows else before.slice(0, 0)
+
+
+def wrong_part(file: Path, problem: str) -> BuildError:
+    """The error of a part that does not fit the part of the stage before."""
+    return BuildError(f"'{file}' is wrong: {problem}. Delete it and run the same command again.")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a new build may find a file in its folder."""
+    return is_unfinished(path) or path.name == BUILD_LOCK
+
+
 def _only(row: Row, columns: Mapping[str, str]) -> dict[str, Any]:
     return {name: row.get(name) for name in columns}
 
@@ -270,8 +300,11 @@ def _only(row: Row, columns: Mapping[str, str]) -> dict[str, Any]:
 def _read_description(file: Path) -> dict[str, Any]:
     try:
         content = parse_json(file.read_bytes())
-        if isinstance(content, dict):
+        if isinstance(content, dict) and isinstance(content.get("stages"), list):
             return content
     except (OSError, ValueError):
         pass
-    raise BuildError(f"'{file}' is damaged. Delete its folder, or give another --out folder.")
+    raise BuildError(
+        f"'{file}' is damaged. Restore it, or give another --out folder: without it nothing tells which "
+        "settings the rows were made with."
+    )

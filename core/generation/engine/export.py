@@ -8,7 +8,7 @@ from ...errors import BuildError
 from ...storage.parquet import pyarrow_module
 from .build import Build
 from .stage import ID
-from .tables import with_image_features, write_table
+from .tables import ROWS_PER_GROUP, with_image_features, write_tables
 
 
 def export_table(
@@ -40,14 +40,16 @@ def export_table(
     if build.unfinished_parts(last):
         raise BuildError("Build: it is not finished. Run the same command again, then export.")
     ids = [_kept_ids(build, part, only) for part in range(build.parts)]
-    total = -(-sum(map(len, ids)) // rows_per_file)
-    if not total:
+    rows = sum(map(len, ids))
+    if not rows:
         raise BuildError("Build: no row is left, so there is no table. The report says why.")
-    written = []
-    for number, table in enumerate(_tables(build, columns, rows_per_file, ids)):
-        file = folder / f"{split}-{number:05d}-of-{total:05d}.parquet"
-        write_table(with_image_features(table), file)
-        written.append(file)
+    total = -(-rows // rows_per_file)
+    written = [folder / f"{split}-{number:05d}-of-{total:05d}.parquet" for number in range(total)]
+    left = _RowsLeft(_tables(build, columns, ids))
+    for file in written:
+        sizes = _group_sizes(min(rows_per_file, rows))
+        write_tables((with_image_features(left.take(size)) for size in sizes), file)
+        rows -= rows_per_file
     for file in folder.glob(f"{split}-*-of-*.parquet"):
         if file not in written:
             file.unlink()
@@ -59,24 +61,33 @@ def _kept_ids(build: Build, part: int, only: Collection[str] | None) -> list[str
     return ids if only is None else [each for each in ids if each in only]
 
 
-def _tables(
-    build: Build, columns: Mapping[str, str], rows_per_file: int, ids: list[list[str]]
-) -> Iterator[Any]:
-    """Yields tables of exactly ``rows_per_file`` rows, but the last. ``ids`` are those of each part."""
+def _group_sizes(rows: int) -> list[int]:
+    return [min(ROWS_PER_GROUP, rows - start) for start in range(0, rows, ROWS_PER_GROUP)]
+
+
+def _tables(build: Build, columns: Mapping[str, str], ids: list[list[str]]) -> Iterator[Any]:
+    """Yields the table of each part. ``ids`` are the rows that are wanted of it."""
     pa = pyarrow_module()
     last = len(build.stages)
-    wanted = [column for column in columns.values() if column != ID]
-    rest: Any = None
+    wanted = list(dict.fromkeys(column for column in columns.values() if column != ID))
     for part, kept in enumerate(ids):
-        if not kept:
-            continue
-        table = build.table(last, part, list(dict.fromkeys(wanted)))
-        if len(kept) < len(table):
-            table = table.filter(pa.compute.is_in(table[ID], pa.array(kept)))
-        table = pa.table({name: table[column] for name, column in columns.items()})
-        rest = table if rest is None else pa.concat_tables([rest, table])
-        while len(rest) >= rows_per_file:
-            yield rest.slice(0, rows_per_file).combine_chunks()
-            rest = rest.slice(rows_per_file)
-    if rest is not None and len(rest):
-        yield rest.combine_chunks()
+        if kept:
+            table = build.table(last, part, wanted)
+            if len(kept) < len(table):
+                table = table.filter(pa.compute.is_in(table[ID], pa.array(kept)))
+            yield pa.table({name: table[column] for name, column in columns.items()})
+
+
+class _RowsLeft:
+    """Takes tables of a wanted length out of tables of any length. Holds few of them at a time."""
+
+    def __init__(self, tables: Iterator[Any]) -> None:
+        self._tables = tables
+        self._rest = next(tables)
+
+    def take(self, rows: int) -> Any:
+        """Returns the next rows, of which there are as many."""
+        while len(self._rest) < rows:
+            self._rest = pyarrow_module().concat_tables([self._rest, next(self._tables)])
+        taken, self._rest = self._rest.slice(0, rows), self._rest.slice(rows)
+        return taken

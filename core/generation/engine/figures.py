@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from ...errors import BuildError
-from .build import Build
-from .stage import ID
-from .tables import DETAIL, PARENT, REASON
+from .build import Build, wrong_part
+from .stage import ID, Row
+from .tables import DETAIL, PARENT, REASON, comes_from
 
 # Refused rows whose details are kept for the report, for each reason.
 _MOST_EXAMPLES = 3
@@ -69,41 +69,72 @@ def count_rows(build: Build) -> list[StageCount]:
     Raises:
         BuildError: a part is damaged, or a row is lost or doubled.
     """
-    return [_count_stage(build, number) for number in range(len(build.stages) + 1)]
-
-
-def _count_stage(build: Build, number: int) -> StageCount:
-    unfinished = set(build.unfinished_parts(number))
-    reasons: Counter[str] = Counter()
-    examples: list[tuple[str, str, str]] = []
-    rows = kept = out = 0
+    names = ("source", *(stage.name for stage in build.stages))
+    counters = [_Counter(name) for name in names]
+    unfinished = [set(build.unfinished_parts(number)) for number in range(len(names))]
     for part in range(build.parts):
-        if part in unfinished:
-            continue
-        own = build.read(number, part, ())
-        parents = own.parents.to_pylist()
-        refused = own.table.filter(own.table[REASON].is_valid()).to_pylist()
-        _check_part(build, number, part, parents, [row[PARENT] for row in refused])
-        rows += len(set(parents)) + len(refused)
-        kept += len(set(parents))
-        out += len(parents)
-        for row in refused:
-            reasons[row[REASON]] += 1
-            if reasons[row[REASON]] <= _MOST_EXAMPLES:
-                examples.append((row[REASON], row[ID], row[DETAIL]))
-    name = build.stages[number - 1].name if number else "source"
-    most_first = tuple(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
-    return StageCount(name, build.parts - len(unfinished), rows, kept, out, most_first, tuple(examples))
-
-
-def _check_part(build: Build, number: int, part: int, kept: Sequence[int], refused: Sequence[int]) -> None:
-    """Checks that each row that the stage before kept came out, or was refused, once."""
-    if number:
-        given = len(build.read(number - 1, part, ()).kept)
-    else:
+        before: list[str] | None = None
         given = min(build.rows_per_part, build.source.count - part * build.rows_per_part)
-    if sorted([*set(kept), *refused]) != list(range(given)):
-        raise BuildError(
-            f"'{build.part_file(number, part)}' does not hold each of its {given} rows once. Delete it and "
-            "run the same command again."
-        )
+        for number, counter in enumerate(counters):
+            if part in unfinished[number]:
+                # What a later stage made of a part that somebody deleted is checked when it is made again.
+                given = -1
+                continue
+            own = build.read(number, part, ())
+            refused = own.table.filter(own.table[REASON].is_valid()).to_pylist()
+            kept = own.kept.select([ID, PARENT]).to_pylist()
+            if given >= 0:
+                _check_part(build.part_file(number, part), given, kept, refused, before)
+            counter.add(kept, refused)
+            before = [row[ID] for row in kept]
+            given = len(before)
+    return [counter.count for counter in counters]
+
+
+class _Counter:
+    """Counts the rows of a stage part by part."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._parts = self._rows = self._kept = self._out = 0
+        self._reasons: Counter[str] = Counter()
+        self._examples: list[tuple[str, str, str]] = []
+
+    def add(self, kept: Sequence[Row], refused: Sequence[Row]) -> None:
+        """Counts a part."""
+        parents = {row[PARENT] for row in kept}
+        self._parts += 1
+        self._rows += len(parents) + len(refused)
+        self._kept += len(parents)
+        self._out += len(kept)
+        for row in refused:
+            self._reasons[row[REASON]] += 1
+            if self._reasons[row[REASON]] <= _MOST_EXAMPLES:
+                self._examples.append((row[REASON], row[ID], row[DETAIL]))
+
+    @property
+    def count(self) -> StageCount:
+        """The counts so far."""
+        most_first = tuple(sorted(self._reasons.items(), key=lambda item: (-item[1], item[0])))
+        figures = (self._parts, self._rows, self._kept, self._out)
+        return StageCount(self._name, *figures, most_first, tuple(self._examples))
+
+
+def _check_part(
+    file: Path, given: int, kept: Sequence[Row], refused: Sequence[Row], before: list[str] | None
+) -> None:
+    """Checks that each row that a stage was given came out, or was refused, once.
+
+    Args:
+        file: the part.
+        given: number of the rows that the stage was given.
+        kept: the rows that came out.
+        refused: the rows that were refused.
+        before: ids of the rows that the stage was given; None for the source.
+    """
+    numbers = [*{row[PARENT] for row in kept}, *(row[PARENT] for row in refused)]
+    if sorted(numbers) != list(range(given)):
+        raise wrong_part(file, f"it does not hold each of its {given} rows once")
+    for row in (*kept, *refused):
+        if before is not None and not comes_from(row[ID], before[row[PARENT]]):
+            raise wrong_part(file, f"row '{row[ID]}' does not come from the stage before")

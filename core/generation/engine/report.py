@@ -6,21 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from ...evaluation.reports.html import page_head, plain_table, sample
-from ...storage.files import write_text
+from ...storage.files import write_error, write_text
 from .build import Build
-from .figures import StageCount, count_rows
+from .figures import StageCount
 from .stage import ID, Row
 
 _ENDINGS = ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"RIFF", ".webp"))
 
 
 def write_report(
-    build: Build, title: str, about: Mapping[str, Any], columns: Mapping[str, str], samples: int = 40
+    build: Build,
+    counts: Sequence[StageCount],
+    title: str,
+    about: Mapping[str, Any],
+    columns: Mapping[str, str],
+    samples: int = 40,
 ) -> Path:
     """Writes ``report.html``, with the images of its samples in ``report/``.
 
     Args:
         build: a build; parts that are not made are left out.
+        counts: what its stages made, see ``count_rows``.
         title: the data set's name.
         about: what was run.
         columns: name in the data set -> column of the build, of the samples.
@@ -30,10 +36,9 @@ def write_report(
         The page's path.
 
     Raises:
-        BuildError: a part is damaged, or a row is lost or doubled.
+        BuildError: a part is damaged, or lacks a column.
         StorageError: a file cannot be written.
     """
-    counts = count_rows(build)
     lines = [
         *page_head(title, about, gray_from=100),
         plain_table("Stages", ("Stage", "Rows", "Refused", "Rows out"), [_count_row(c) for c in counts]),
@@ -66,7 +71,8 @@ def sample_rows(build: Build, columns: Sequence[str], number: int) -> list[Row]:
         here = [index - start for index in wanted if start <= index < start + count]
         if here:
             table = build.table(last, part, [column for column in columns if column != ID])
-            rows += table.take(here).to_pylist()
+            # ``take`` would join the images of the whole part in one array.
+            rows += [row for index in here for row in table.slice(index, 1).to_pylist()]
         start += count
     return rows
 
@@ -78,8 +84,11 @@ def _sample(row: Row, columns: Mapping[str, str], folder: Path, number: int) -> 
         value = row[column]
         if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
             file = folder / f"{number:03d}-{len(files)}{_ending(value['bytes'])}"
-            folder.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(value["bytes"])
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(value["bytes"])
+            except OSError as error:
+                raise write_error(file, error) from error
             files.append(f"{folder.name}/{file.name}")
         elif value is not None and column != ID:
             facts[name] = _shown(value)

@@ -1,6 +1,7 @@
 """Runs a build: in this process, in several, or with Ray Data."""
 
 import logging
+import math
 import multiprocessing
 import queue
 from collections.abc import Callable, Iterator
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import BuildError, InstructBrushError
-from ...evaluation.workers import exit_with_parent
+from ...evaluation.parents import exit_with_parent
 from .build import Build
 from .stage import RowFunction
 
@@ -29,16 +30,18 @@ class Workers:
     """Use a Ray cluster: the one of ``RAY_ADDRESS``, or one started on this machine. All its machines need
     the build's folder under the same path."""
     gpus: float = 0.0
-    """GPUs of each Ray actor."""
+    """GPUs of each Ray actor; may be a share of one."""
 
     def check(self) -> None:
         """Checks that the workers can start.
 
         Raises:
-            BuildError: the number of jobs is out of range, or the ray package is missing.
+            BuildError: the number of jobs or GPUs is out of range, or the ray package is missing.
         """
         if self.jobs < 1:
             raise BuildError(f"Build: {self.jobs} jobs are out of range; at least 1 is needed.")
+        if not 0 <= self.gpus < math.inf:
+            raise BuildError(f"Build: {self.gpus:g} GPUs are out of range; 0 or more are possible.")
         if self.ray:
             _ray_data()
 
@@ -107,23 +110,17 @@ class _ThisProcess:
 
 
 class _Processes:
-    """Processes that live until the build ends and write the parts themselves."""
+    """Processes that start with the first part, live until the build ends and write the parts themselves."""
 
     def __init__(self, build: Build, jobs: int) -> None:
         self._build = build
-        self._jobs = jobs
+        self._jobs = min(jobs, build.parts)
+        self._context = multiprocessing.get_context("spawn")
+        self._tasks = self._context.Queue()
+        self._messages = self._context.Queue()
+        self._processes: list[Any] = []
 
     def __enter__(self) -> "_Processes":
-        context = multiprocessing.get_context("spawn")
-        self._tasks = context.Queue()
-        self._messages = context.Queue()
-        # Sums differ in their last digits with the number of threads, so a worker has as many as one alone.
-        arguments = (self._tasks, self._messages, self._build)
-        self._processes = [
-            context.Process(target=_worker_process, args=arguments, daemon=True) for _ in range(self._jobs)
-        ]
-        for process in self._processes:
-            process.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -139,6 +136,7 @@ class _Processes:
         self._tasks.cancel_join_thread()
 
     def make(self, number: int, parts: list[int]) -> Iterator[int]:
+        self._start()
         for part in parts:
             self._tasks.put((number, part))
         for _ in parts:
@@ -146,6 +144,14 @@ class _Processes:
             if isinstance(message, Exception):
                 raise message
             yield message
+
+    def _start(self) -> None:
+        # Sums differ in their last digits with the number of threads, so a worker has as many as one alone.
+        arguments = (self._tasks, self._messages, self._build)
+        while len(self._processes) < self._jobs:
+            process = self._context.Process(target=_worker_process, args=arguments, daemon=True)
+            process.start()
+            self._processes.append(process)
 
     def _next_message(self) -> Any:
         while True:
@@ -169,7 +175,7 @@ def _worker_process(tasks: Any, messages: Any, build: Build) -> None:
             number, part = task
             maker.make(number, part)
             messages.put(part)
-    except InstructBrushError as error:
+    except (InstructBrushError, OSError) as error:
         messages.put(error)
     except KeyboardInterrupt:
         pass  # the parent gets the interrupt too and reports it

@@ -4,6 +4,7 @@ A part of a stage holds its own columns only. Its column ``parent`` says which r
 row comes from, so that images are never copied from stage to stage. Refused rows stay in it, with the reason.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ from .stage import ID, Row
 PARENT, REASON, DETAIL = "parent", "refused", "detail"
 OWN_COLUMNS = (ID, PARENT, REASON, DETAIL)
 
+ROWS_PER_GROUP = 100
+"""Rows in a group of a parquet file; fewer if they are large."""
+_GROUP_BYTES = 2**28
 # Most characters of a refusal's detail that are kept.
 _MOST_DETAIL = 500
 
@@ -34,6 +38,11 @@ class RowResult:
     detail: str | None = None
     id: str = ""
     """The refused row's id."""
+
+    def comes_from(self, row: str) -> bool:
+        """Whether it was made of the row with this id."""
+        names = [self.id] if self.reason is not None else [each[ID] for each in self.rows]
+        return all(comes_from(name, row) for name in names)
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,11 @@ class Part:
     def parents(self) -> Any:
         """Of each kept row: number of its row among those that the stage before kept."""
         return self.kept[PARENT]
+
+
+def comes_from(name: str, row: str) -> bool:
+    """Whether ``name`` is the id of a row that a stage made of the row with the id ``row``."""
+    return name == row or name.startswith(f"{row}.")
 
 
 KINDS = ("text", "number", "integer", "flag", "texts", "numbers", "image")
@@ -96,10 +110,19 @@ def write_part(results: Iterable[RowResult], columns: Mapping[str, str], path: P
         + [(name, column_type(kind)) for name, kind in columns.items()]
     )
     try:
-        table = pa.Table.from_pylist(rows, schema=schema)
-    except (pa.ArrowException, UnicodeEncodeError) as error:
+        table = pa.Table.from_pylist(_storable(rows), schema=schema)
+    except pa.ArrowException as error:
         raise BuildError(f"Build: a value does not fit its column ({error}).") from error
-    write_table(table, path)
+    write_tables([table], path)
+
+
+def _storable(value: Any) -> Any:
+    """Returns a value whose texts are valid. Bytes of file names that are no text become escapes."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode(errors="backslashreplace").decode()
+    if isinstance(value, list | tuple):
+        return [_storable(each) for each in value]
+    return {name: _storable(each) for name, each in value.items()} if isinstance(value, dict) else value
 
 
 def read_part(path: Path, columns: Sequence[str] | None = None) -> Part:
@@ -113,14 +136,21 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> Part:
         BuildError: the file is damaged.
     """
     pa = pyarrow_module()
-    names = None if columns is None else [*OWN_COLUMNS, *columns]
+    advice = "Run the same command again: it is made anew."
     try:
-        return Part(pa.parquet.ParquetFile(path).read(columns=names))
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise BuildError(
-            f"'{path}' is damaged ({str(error).splitlines()[0][:200]}). Delete it and run the same command "
-            "again: it is made anew."
-        ) from error
+        with pa.parquet.ParquetFile(path) as file:
+            names = None if columns is None else [*OWN_COLUMNS, *columns]
+            missing = set(names or OWN_COLUMNS) - set(file.schema_arrow.names)
+            if missing:
+                raise ValueError(f"it lacks the column '{min(missing)}'")
+            # All groups at once may be larger than an array can be.
+            groups = [file.read_row_group(number, names) for number in range(file.num_row_groups)]
+            return Part(pa.concat_tables(groups) if groups else file.read(names))
+    except FileNotFoundError as error:
+        raise BuildError(f"'{path}' is missing. {advice}") from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise BuildError(f"'{path}' is damaged ({reason}). Delete it. {advice}") from error
 
 
 def part_results(part: Part) -> list[RowResult]:
@@ -137,15 +167,25 @@ def part_results(part: Part) -> list[RowResult]:
     return results + [RowResult(parent, tuple(values)) for parent, values in rows.items()]
 
 
-def write_table(table: Any, path: Path) -> None:
-    """Writes a pyarrow table as parquet, whole or not at all.
+def write_tables(tables: Iterable[Any], path: Path) -> None:
+    """Writes pyarrow tables of one schema, at least one, as a parquet file, whole or not at all.
 
     Raises:
         StorageError: the file cannot be written.
     """
     pa = pyarrow_module()
-    with atomic_write(path) as temporary:
-        pa.parquet.write_table(table, temporary, compression="zstd", row_group_size=100)
+    with atomic_write(path) as temporary, contextlib.ExitStack() as stack:
+        writer: Any = None
+        for table in tables:
+            if writer is None:
+                writer = pa.parquet.ParquetWriter(temporary, table.schema, compression="zstd")
+                stack.enter_context(writer)
+            writer.write_table(table, row_group_size=_rows_per_group(table))
+
+
+def _rows_per_group(table: Any) -> int:
+    # Of a group above 2 GiB, pyarrow cannot read a column of images.
+    return min(ROWS_PER_GROUP, max(1, len(table) * _GROUP_BYTES // max(1, table.nbytes)))
 
 
 def with_image_features(table: Any) -> Any:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ...errors import StorageError
 from ...storage.files import is_unfinished, write_text
 from ...storage.json_text import parse_json, read_record
+from ..locks import locked
 from .models import Answer, LanguageModel, Question, check_image
 
 logger = logging.getLogger(__name__)
@@ -67,13 +66,12 @@ class AnswerCache:
             "answer": {**vars(answer)},
         }
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.parent / ".lock", timeout=_LOCK_SECONDS):
+            with locked(path.parent / ".lock", _LOCK_SECONDS):
                 first = self._read(path)
                 if first is not None:
                     return first
                 write_text(json.dumps(entry, ensure_ascii=False, indent=1) + "\n", path)
-        except (OSError, Timeout) as error:
+        except OSError as error:
             raise StorageError(
                 f"An answer cannot be kept in {path.parent}: {error}. Check that the folder is writable and "
                 "supports locks. Then run the same command again: nothing is lost."

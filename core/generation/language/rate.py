@@ -6,10 +6,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock
-
 from ...storage.files import write_error
 from ...storage.json_text import parse_json
+from ..locks import locked
 
 # A moment further ahead than this many seconds is that of a clock that was wrong.
 _MOST_AHEAD = 3600.0
@@ -61,8 +60,7 @@ class RateLimit:
                 yield
                 return
             try:
-                self._file.parent.mkdir(parents=True, exist_ok=True)
-                with FileLock(f"{self._file}.lock"):
+                with locked(self._file.with_name(f"{self._file.name}.lock")):
                     yield
             except OSError as error:
                 raise write_error(self._file, error) from error

@@ -1,16 +1,25 @@
+import errno
+import multiprocessing
+import queue
 import random
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from instructbrush.core.errors import BuildError
+from instructbrush.core.generation.engine import run as run_module
 from instructbrush.core.generation.engine.build import Build
 from instructbrush.core.generation.engine.figures import count_rows
+from instructbrush.core.generation.engine.journal import Journal
 from instructbrush.core.generation.engine.run import Workers, run_build
-from instructbrush.tests.support.builds.numbered_builds import build_files, numbered_build
+from instructbrush.core.generation.engine.tables import RowResult
+from instructbrush.tests.support.builds.numbered_builds import Numbers, build_files, numbered_build
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +27,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Build:
     build = numbered_build(tmp_path_factory.mktemp("finished"))
     run_build(build)
     return build
+
+
+class Unreadable(Numbers):
+    def rows(self, start: int, count: int) -> Iterator[Any]:
+        raise OSError(errno.ENOSPC, "no space")
 
 
 def start(
@@ -118,19 +132,92 @@ def test_damaged_part_is_named(tmp_path: Path) -> None:
     build = numbered_build(tmp_path)
     run_build(build)
     build.part_file(1, 1).write_bytes(b"PAR1 cut short")
-    with pytest.raises(BuildError, match="01-branch/part-000001.parquet' is damaged .*Delete it and run"):
+    with pytest.raises(BuildError, match="01-branch/part-000001.parquet' is damaged .*Delete it. Run the"):
         count_rows(build)
 
 
 def test_part_that_lost_rows_is_named(tmp_path: Path) -> None:
     build = numbered_build(tmp_path)
     run_build(build)
-    build.part_file(1, 1).write_bytes(build.part_file(1, 2).read_bytes())
-    with pytest.raises(BuildError, match="does not hold each of its .* rows once"):
+    build.part_file(1, 1).write_bytes(build.part_file(1, 3).read_bytes())
+    with pytest.raises(BuildError, match="part-000001.parquet' is wrong: it does not hold each of its 15"):
         count_rows(build)
 
 
-@pytest.mark.parametrize("jobs", [0, -1])
-def test_refuses_no_jobs(tmp_path: Path, jobs: int) -> None:
-    with pytest.raises(BuildError, match="at least 1 is needed"):
-        run_build(numbered_build(tmp_path), Workers(jobs))
+def test_part_of_other_rows_is_named(tmp_path: Path) -> None:
+    build = numbered_build(tmp_path)
+    run_build(build)
+    build.part_file(1, 1).write_bytes(build.part_file(1, 2).read_bytes())
+    with pytest.raises(BuildError, match="part-000001.parquet' is wrong: row 'r32.0' does not come"):
+        count_rows(build)
+    with pytest.raises(BuildError, match="does not come from the stage before. Delete it and run"):
+        build.rows(1, 1, ("number",))
+
+
+def test_deleted_part_is_made_again(finished: Build, tmp_path: Path) -> None:
+    shutil.copytree(finished.folder, tmp_path, dirs_exist_ok=True)
+    build = numbered_build(tmp_path)
+    build.part_file(1, 1).unlink()
+    assert [count.parts for count in count_rows(build)] == [4, 3, 4]
+    run_build(build)
+    assert build_files(build) == build_files(finished)
+
+
+def test_kept_rows_of_other_rows_are_made_again(finished: Build, tmp_path: Path) -> None:
+    """The stage before may keep other rows when its part is made again: a model answers where it did not."""
+    shutil.copytree(finished.folder, tmp_path, dirs_exist_ok=True)
+    build = numbered_build(tmp_path)
+    build.part_file(2, 1).unlink()
+    rows = build.rows(1, 1, ())
+    journal = Journal(build.stage_folder(2) / "rows/000001", build.stages[1].adds)
+    journal.add(RowResult(0, ({"id": rows[0]["id"], "sum": -1.0},)))
+    journal.add(RowResult(1, ({"id": rows[0]["id"], "sum": -2.0},)))
+    journal.add(RowResult(99, ({"id": "r99", "sum": -3.0},)))
+    journal.flush()
+    run_build(build)
+    sums = [row["sum"] for row in build.rows(2, 1, ("sum",))]
+    expected = [row["sum"] for row in finished.rows(2, 1, ("sum",))]
+    assert sums == [-1.0, *expected[1:]]
+
+
+@pytest.mark.parametrize(
+    ("workers", "message"),
+    [
+        (Workers(0), "0 jobs are out of range; at least 1 is needed"),
+        (Workers(-1), "-1 jobs are out of range"),
+        (Workers(gpus=-1), "-1 GPUs are out of range"),
+        (Workers(gpus=float("nan")), "nan GPUs are out of range"),
+    ],
+)
+def test_refuses_impossible_workers(tmp_path: Path, workers: Workers, message: str) -> None:
+    with pytest.raises(BuildError, match=message):
+        run_build(numbered_build(tmp_path), workers)
+
+
+def test_starts_no_more_processes_than_parts(tmp_path: Path) -> None:
+    processes: list[int] = []
+    run_build(
+        numbered_build(tmp_path, count=10),
+        Workers(1000),
+        lambda *_: processes.append(len(multiprocessing.active_children())),
+    )
+    assert set(processes) == {0, 1}
+
+
+def test_finished_build_starts_no_process(finished: Build) -> None:
+    processes: list[int] = []
+    run_build(
+        numbered_build(finished.folder),
+        Workers(4),
+        lambda *_: processes.append(len(multiprocessing.active_children())),
+    )
+    assert set(processes) == {0}
+
+
+def test_processes_pass_on_errors_of_the_system(tmp_path: Path) -> None:
+    """A full disk is no lack of memory."""
+    messages: queue.Queue[Any] = queue.Queue()
+    tasks: queue.Queue[Any] = queue.Queue()
+    tasks.put((0, 0))
+    run_module._worker_process(tasks, messages, Build(tmp_path, Unreadable(), ()))
+    assert str(messages.get_nowait()) == "[Errno 28] no space"
