@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...devices import to_device
 from ...errors import ModelError
 from .control import StepControl
 
@@ -92,7 +93,8 @@ class _Attention:
             mixed = _cross_attention(query, keys, values, attn.scale, control)
         else:
             for targets, chosen in rows:
-                query, keys = (_with_rows(each, targets, chosen, control.pairs) for each in (query, keys))
+                taken = to_device(_rows_taken(batch, targets, chosen, control.pairs), query.device)
+                query, keys = query[taken], keys[taken]
             mixed = F.scaled_dot_product_attention(query, keys, values, scale=attn.scale)
         mixed = mixed.transpose(1, 2).reshape(batch, -1, width).to(hidden_states.dtype)
         return attn.to_out[1](attn.to_out[0](mixed)) / attn.rescale_output_factor
@@ -126,8 +128,8 @@ def _injected(control: StepControl, positions: int) -> list[tuple[slice, Tensor]
     return rows
 
 
-def _with_rows(states: Tensor, targets: slice, chosen: Tensor, pairs: int) -> Tensor:
-    """A copy in which the chosen targets have their sources' rows, which lie ``pairs`` rows before."""
-    numbers = torch.arange(len(states))
+def _rows_taken(batch: int, targets: slice, chosen: Tensor, pairs: int) -> Tensor:
+    """Row numbers of a batch in which chosen targets have their sources' rows, ``pairs`` rows before."""
+    numbers = torch.arange(batch)
     numbers[targets] -= chosen.long() * pairs
-    return states[numbers.to(states.device)]
+    return numbers

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ...devices import to_device
 from ...errors import BuildError
 from .alignment import Alignment, align
 from .words import Caption, phrase_words, read_caption
@@ -191,7 +192,6 @@ def step_control(
         pixels: pixels of an image.
         like: has the device and dtype of the attention layers.
     """
-
     size = len(pairs[0].weights)
     taken = _stacked([pair.taken(step) for pair in pairs], torch.zeros(size, size), like)
     own = _stacked([pair.own(step) for pair in pairs], torch.ones(size), like)
@@ -208,4 +208,5 @@ def _stacked(tensors: Sequence[Tensor | None], default: Tensor, like: Tensor) ->
     """[N, 1, ...] with the default where there is none; None if there is none at all."""
     if all(each is None for each in tensors):
         return None
-    return torch.stack([default if each is None else each for each in tensors])[:, None].to(like)
+    stacked = torch.stack([default if each is None else each for each in tensors])[:, None]
+    return to_device(stacked.to(like.dtype), like.device)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from ...devices import to_device
 from ...errors import BuildError
 from .attention import controlled
 from .control import ControlSettings, PairControl, StepControl, pair_control, step_control, steps_of
@@ -97,6 +98,9 @@ class _Run:
         self._guidance = guidance.view(-1, 1, 1, 1).to(model.device, model.dtype)
         self._texts = model.read([each.source for each in requests] + [each.target for each in requests])
         self._null = model.read_nothing(2 * len(requests)) if self._has_null else None
+        size = (settings.height, settings.width)
+        # SDXL reads original size, corner and target size.
+        self._sizes = torch.tensor([(*size, 0, 0, *size)], device=model.device, dtype=model.dtype)
         self._controls = [self._control(each) for each in requests]
         self._options = self._step_options()
 
@@ -133,18 +137,17 @@ class _Run:
         switched = [n for n, control in enumerate(self._controls) if control.uses_source_caption(number)]
         if not switched:
             return self._texts
-        rows = list(range(2 * len(self._controls)))
+        numbers = torch.arange(2 * len(self._controls))
         for pair in switched:
-            rows[len(self._controls) + pair] = pair
+            numbers[len(self._controls) + pair] = pair
+        rows = to_device(numbers, self._model.device)
         pooled = None if self._texts.pooled is None else self._texts.pooled[rows]
         return TextStates(self._texts.states[rows], pooled)
 
     def _added(self, texts: TextStates) -> dict[str, Tensor] | None:
         if texts.pooled is None:
             return None
-        size = (self._settings.height, self._settings.width)
-        sizes = torch.tensor([(*size, 0, 0, *size)], device=self._model.device, dtype=self._model.dtype)
-        return {"text_embeds": texts.pooled, "time_ids": sizes.expand(len(texts.pooled), -1)}
+        return {"text_embeds": texts.pooled, "time_ids": self._sizes.expand(len(texts.pooled), -1)}
 
     def _begin(self) -> Tensor:
         steps = self._settings.steps
