@@ -1,7 +1,7 @@
 """Options that all builds share: source, folder, workers and language models."""
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...core.errors import BuildError
@@ -68,7 +68,13 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vlm", help=f"vision-language model: {kinds}")
     parser.add_argument("--vlm-model", metavar="NAME", help="name of the model at its endpoint")
     parser.add_argument(
-        "--llm-key-env", metavar="VARIABLE", help="environment variable that holds the endpoints' key"
+        "--llm-key-env", metavar="VARIABLE", help="environment variable that holds the key of --llm"
+    )
+    parser.add_argument(
+        "--vlm-key-env",
+        metavar="VARIABLE",
+        help="environment variable that holds the key of --vlm (default that of --llm-key-env, unless --llm "
+        "is at another host)",
     )
     add_price_option(parser)
     parser.add_argument(
@@ -112,7 +118,10 @@ def language_model(options: argparse.Namespace) -> ModelSettings:
         raise BuildError(
             "Build: no language model is named. Give --llm: the address of an endpoint, a folder, or pocket."
         )
-    return _settings(options.llm, options.llm_model, "--llm-model", options, sees_images=False)
+    settings = _settings(options.llm, options.llm_model, "--llm-model", options)
+    if isinstance(settings, EndpointSettings):
+        return replace(settings, key_variable=options.llm_key_env)
+    return settings
 
 
 def vision_model(options: argparse.Namespace) -> ModelSettings | None:
@@ -123,7 +132,22 @@ def vision_model(options: argparse.Namespace) -> ModelSettings | None:
     """
     if options.vlm is None:
         return None
-    return _settings(options.vlm, options.vlm_model, "--vlm-model", options, sees_images=True)
+    settings = _settings(options.vlm, options.vlm_model, "--vlm-model", options)
+    if not isinstance(settings, EndpointSettings):
+        return settings
+    key = options.vlm_key_env
+    if key is None and not _is_elsewhere(settings, options.llm):
+        key = options.llm_key_env
+    return replace(settings, sees_images=True, key_variable=key)
+
+
+def _is_elsewhere(settings: EndpointSettings, llm: str | None) -> bool:
+    """Whether ``--llm`` is an endpoint at another host, whose key must not be sent to this one."""
+    return llm is not None and _is_address(llm) and EndpointSettings(llm, "any").host != settings.host
+
+
+def _is_address(place: str) -> bool:
+    return place.startswith(("http://", "https://"))
 
 
 def answers_folder(options: argparse.Namespace) -> Path:
@@ -131,18 +155,12 @@ def answers_folder(options: argparse.Namespace) -> Path:
     return Path(options.out) / ANSWERS
 
 
-def _settings(
-    place: str, name: str | None, option: str, options: argparse.Namespace, sees_images: bool
-) -> ModelSettings:
-    if not place.startswith(("http://", "https://")):
+def _settings(place: str, name: str | None, option: str, options: argparse.Namespace) -> ModelSettings:
+    if not _is_address(place):
         return LocalSettings(place, options.device)
     if name is None:
-        raise BuildError(f"Endpoint {place}: the model's name is missing. Give {option}.")
+        # The address is not shown, because it may hold a key.
+        raise BuildError(f"Build: a model is named by its address. Give its name there, too: {option}.")
     return EndpointSettings(
-        place,
-        name,
-        sees_images,
-        options.llm_key_env,
-        timeout=options.llm_timeout,
-        requests_per_minute=options.llm_requests,
+        place, name, timeout=options.llm_timeout, requests_per_minute=options.llm_requests
     )

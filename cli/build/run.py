@@ -63,11 +63,13 @@ def run_command(
         run_build(build, workers, show_part)
         # A table with a wrong part is not exported.
         counts = count_rows(build)
+        # Before the export, which stops if no row is left; the page says why none is.
+        page = _write_report(build, counts, data_set)
         if export is None:
             files = export_table(build, data_set.columns, build.folder / "data")
         else:
             files = export(build, counts)
-        _print_report(build, counts, data_set, [str(file) for file in files], options.llm_prices)
+        _print_facts(build, counts, page, [str(file) for file in files], options.llm_prices)
 
 
 def report(options: argparse.Namespace) -> None:
@@ -75,7 +77,9 @@ def report(options: argparse.Namespace) -> None:
     folder = Path(options.folder)
     build = open_build(folder)
     files = sorted(str(file) for file in (folder / "data").glob("*.parquet"))
-    _print_report(build, count_rows(build), _stored_data_set(folder), files, options.llm_prices)
+    counts = count_rows(build)
+    page = _write_report(build, counts, _stored_data_set(folder))
+    _print_facts(build, counts, page, files, options.llm_prices)
 
 
 def _stored_data_set(folder: Path) -> DataSet:
@@ -93,14 +97,13 @@ def _stored_data_set(folder: Path) -> DataSet:
         raise BuildError(f"'{file}' is damaged ({error}). Run the build's own command again.") from error
 
 
-def _print_report(
-    build: Build,
-    counts: Sequence[StageCount],
-    data_set: DataSet,
-    files: list[str],
-    prices: tuple[float, float],
+def _write_report(build: Build, counts: Sequence[StageCount], data_set: DataSet) -> Path:
+    return write_report(build, counts, data_set.title, data_set.about, data_set.columns)
+
+
+def _print_facts(
+    build: Build, counts: Sequence[StageCount], page: Path, files: list[str], prices: tuple[float, float]
 ) -> None:
-    page = write_report(build, counts, data_set.title, data_set.about, data_set.columns)
     _print_counts(counts)
     facts = {
         "rows": counts[-1].out,

@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -82,7 +82,11 @@ class EndpointSettings:
             "timeout": (self.timeout, 0.01, 3600),
             "tries": (self.tries, 1, 100),
             "first wait": (self.first_wait, 0, _LONGEST_WAIT),
-            "requests per minute": (self.requests_per_minute or 1, 0.01, 1_000_000),
+            "requests per minute": (
+                1 if self.requests_per_minute is None else self.requests_per_minute,
+                0.01,
+                1_000_000,
+            ),
             "most bytes": (self.most_bytes, 1000, 100_000_000),
             "most failures": (self.most_failures, 1, 1_000_000),
         }
@@ -91,6 +95,12 @@ class EndpointSettings:
                 raise BuildError(
                     f"Endpoint {address}: {name} is {value:g}; {least:g} to {most:g} is possible."
                 )
+
+    @property
+    def host(self) -> tuple[str, str | None, int | None]:
+        """Scheme, host and port: what a key is for."""
+        parts = urlsplit(self.address)
+        return parts.scheme, parts.hostname, parts.port
 
     def open(self, answers: Path) -> CachedModel:
         """Returns the model with its answers kept in a folder. Contacts nothing yet.
@@ -121,20 +131,28 @@ class Endpoint:
         self._httpx = _httpx_module(settings)
         self._parameters = Parameters()
         self._failures = 0
-        local = urlsplit(settings.address).hostname in _LOCAL
-        self._client = self._httpx.Client(
-            headers={
-                "User-Agent": "instructbrush",
-                # A compressed reply may be far larger than its bytes.
-                "Accept-Encoding": "identity",
-                **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
-            },
-            timeout=settings.timeout,
-            follow_redirects=False,
-            trust_env=not local,  # proxies
-        )
+        local = settings.host[1] in _LOCAL
+        self._client = self._open_client(proxies=not local)
         if self._key and not local and settings.address.startswith("http:"):
             logger.warning("%s: the key is sent without encryption. Use https:// if you can.", self._title)
+
+    def _open_client(self, proxies: bool) -> Any:
+        headers = {
+            "User-Agent": "instructbrush",
+            # A compressed reply may be far larger than its bytes.
+            "Accept-Encoding": "identity",
+        }
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        try:
+            return self._httpx.Client(
+                headers=headers, timeout=self._settings.timeout, follow_redirects=False, trust_env=proxies
+            )
+        except (ImportError, OSError, ValueError) as error:
+            raise BuildError(
+                f"{self._title}: a setting of the environment for proxies or certificates cannot be used "
+                f"({error}). Mend or unset HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, SSL_CERT_FILE or SSL_CERT_DIR."
+            ) from error
 
     @property
     def name(self) -> str:
@@ -214,9 +232,8 @@ class Endpoint:
         while True:
             status, content, wait = self._post(request_body(self.name, question, self._parameters))
             if status < 300:
-                answer = read_reply(content)
-                return replace(answer, text=self._without_key(answer.text))
-            complaint = self._without_key(complaint_of(content))
+                return read_reply(content)
+            complaint = complaint_of(content)
             lasting = lasting_error(status, complaint, self._title)
             if lasting is not None:
                 raise lasting
@@ -235,7 +252,8 @@ class Endpoint:
             logger.warning("%s: %s.", self._title, change)
 
     def _post(self, body: dict[str, Any]) -> tuple[int, bytes, float]:
-        """Sends a request. Returns status, body and the seconds that the endpoint asks to wait.
+        """Sends a request. Returns status, body without the key, and the seconds that the endpoint asks to
+        wait.
 
         Raises:
             UnusableReply: there is no whole reply in time.
@@ -255,7 +273,8 @@ class Endpoint:
                         raise UnusableReply(f"its reply is larger than {self._settings.most_bytes} bytes")
                     if time.monotonic() > end:
                         raise UnusableReply(f"its reply takes longer than {self._settings.timeout:g} seconds")
-                return response.status_code, bytes(content), _retry_after(response.headers)
+                told = self._without_key(content.decode("latin-1")).encode("latin-1")
+                return response.status_code, told, _retry_after(response.headers)
         except self._httpx.TimeoutException as error:
             what = "connect" if isinstance(error, self._httpx.ConnectTimeout) else "reply"
             raise UnusableReply(f"it does not {what} within {self._settings.timeout:g} seconds") from error
@@ -266,7 +285,10 @@ class Endpoint:
             raise UnusableReply(f"the connection ended early ({said})") from error
 
     def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "…") if len(self._key) >= _SHORTEST_SECRET else text
+        if len(self._key) < _SHORTEST_SECRET:
+            return text
+        # Some servers write a slash in JSON as "\\/".
+        return text.replace(self._key, "...").replace(self._key.replace("/", "\\/"), "...")
 
 
 class _RejectedQuestion(Exception):  # noqa: N818 (may be the row's end)

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from instructbrush.core.errors import BuildError
+from instructbrush.core.generation.errors import Refused
 from instructbrush.core.generation.language.endpoint import Endpoint, EndpointSettings
 from instructbrush.core.generation.language.models import Question
 from instructbrush.tools.build_demo.scripted_endpoint import Reply
@@ -44,6 +45,7 @@ def test_rejects_an_address_with_a_key_and_does_not_show_it(form):
         ({"tries": 0}, "tries is 0"),
         ({"first_wait": -1}, "first wait is -1"),
         ({"requests_per_minute": -5}, "requests per minute is -5"),
+        ({"requests_per_minute": 0}, "requests per minute is 0"),
         ({"most_bytes": 1}, "most bytes is 1"),
         ({"most_failures": 0}, "most failures is 0"),
         ({"model": " "}, "the model's name is empty"),
@@ -111,17 +113,45 @@ def test_the_key_is_in_no_file_message_or_log(serve, model, monkeypatch, tmp_pat
         return f"your key is {KEY}" if "tell" in request.text else Reply(401, {"error": f"bad key {KEY}"})
 
     asked = model(serve(answer), key_variable="MY_KEY", tries=2)
-    assert asked.ask(Question("tell me")).text == "your key is …"
+    assert asked.ask(Question("tell me")).text == "your key is ..."
     said = [str(asked), repr(asked), repr(asked.__dict__), caplog.text]
     for text in ("fail", "reject"):
         with pytest.raises(BuildError) as caught:
             asked.ask(Question(text))
         said.append(str(caught.value))
     said.append(caplog.text)
-    assert "bad key …" in said[-2] and "…" in said[-1]
+    assert "bad key ..." in said[-2] and "..." in said[-1]
     assert not [text for text in said if KEY in text]
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) >= 2 and not [path for path in files if KEY.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": f"bad key {KEY}"}},
+        {"choices": [{"message": {"content": None, "refusal": f"no, {KEY}"}}]},
+        {"choices": [{"message": {"content": f"{KEY[:3]}/{KEY[4:]}"}}]},
+    ],
+)
+def test_replies_of_every_kind_are_read_without_the_key(serve, model, monkeypatch, body):
+    key = f"{KEY[:3]}/{KEY[4:]}" if "/" in str(body) else KEY
+    monkeypatch.setenv("MY_KEY", key)
+    endpoint = serve(lambda request: Reply(body=body))
+    try:
+        said = model(endpoint, key_variable="MY_KEY", tries=1).ask(Question("a")).text
+    except (BuildError, Refused) as error:
+        said = str(error)
+    assert "..." in said and key not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("ALL_PROXY", "ftp://127.0.0.1:9"), ("SSL_CERT_FILE", "/nowhere/at/all.pem")]
+)
+def test_names_an_environment_that_cannot_be_used(model, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BuildError, match=f"for proxies or certificates cannot be used .* unset .*{name}"):
+        model("https://a.example/v1")
 
 
 def test_warns_of_a_key_without_encryption(monkeypatch, caplog):
