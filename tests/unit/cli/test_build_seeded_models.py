@@ -85,3 +85,11 @@ def test_reason_with_grounding_dino_and_gligen(
         inside[int(top) : int(-(-bottom // 1)), int(left) : int(-(-right // 1))] = True
         assert torch.equal(before[~inside], after[~inside])
         assert not torch.equal(before[inside], after[inside])
+
+
+def test_a_build_that_refuses_every_row_leaves_its_report(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert built("ultraedit", source, tmp_path / "out", "--caption-words", "99", "100") == 1
+    assert "The report says why" in capsys.readouterr().err
+    assert "the caption is too short" in (tmp_path / "out" / "report.html").read_text()
