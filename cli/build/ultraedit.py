@@ -1,7 +1,7 @@
 """``build ultraedit``: UltraEdit's data from images with captions."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from ...core.generation.engine.figures import StageCount
 from ...core.generation.prompt_to_prompt.candidates import FEW_STEPS_DRAWING
 from ...core.generation.scoring import Thresholds
 from ...core.generation.ultraedit.examples import read_pool
-from ...core.generation.ultraedit.pairs import GENERATOR, EditedAnchors, PromptToPromptPairs
+from ...core.generation.ultraedit.pairs import EditedAnchors, PairGenerator, PromptToPromptPairs
 from ...core.generation.ultraedit.prompts import INSTANCES
 from ...core.generation.ultraedit.reports.datasheet import DATASHEET, Facts, datasheet
 from ...core.generation.ultraedit.reports.edit_tables import EditTable
@@ -173,7 +173,7 @@ def settings_of(options: argparse.Namespace) -> UltraEditSettings:
     )
 
 
-def _free_form(options: argparse.Namespace) -> GENERATOR:
+def _free_form(options: argparse.Namespace) -> Callable[[], PairGenerator]:
     if options.text_to_image is None:
         return EditedAnchors(
             options.editor, steps=options.steps or 20, device=options.device, half=options.half

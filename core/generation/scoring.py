@@ -1,7 +1,7 @@
 """Scores of pairs, their thresholds, and the best of several seeds."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,9 +69,6 @@ class Thresholds:
 
 # The built-in CLIP's similarities spread otherwise than CLIP's: see docs/building_data.md.
 POCKET_THRESHOLDS = Thresholds(-0.2, 0.2, 0.3, 0.3, 0.0, 0.3, region_image=-0.2)
-
-SCORER = Callable[[], "PairScorer"]
-"""Makes a scorer; is sent to other processes."""
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,10 @@ class LanguageModel(Protocol):
         ...
 
 
+LanguageModelSpec = Callable[[], LanguageModel]
+"""Loads a language model. Is sent to other processes, and its ``repr`` names the model."""
+
+
 class NoAnswer(Refused):
     """A model gave no answer to a question after all tries."""
 

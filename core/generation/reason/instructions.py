@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from ...errors import BuildError
 from ..engine.stage import Row, RowFunction, Stage
 from ..errors import Refused
-from ..language.models import LanguageModel, Question, ask_for
+from ..language.models import LanguageModel, LanguageModelSpec, Question, ask_for
 from ..language.parsing import choice_of, sentence_of
 from .filtering import PAIRS, TEXTS
 from .indirect import check_indirect, different
 from .prompts import selecting_prompt, writing_prompt
-
-LanguageModelSpec = Callable[[], LanguageModel]
-"""Loads a language model. Is sent to other processes, and its ``repr`` names the model."""
 
 TOO_FEW = "too few candidates can be used"
 

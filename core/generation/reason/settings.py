@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from ...errors import BuildError
 from ...regions.finder import RegionFinder
 from ..engine.stage import ID, Stage
+from ..language.models import LanguageModelSpec
 from ..sources.rows import CAPTION, EDITED_CAPTION, EDITED_IMAGE, IMAGE, INSTRUCTION
 from .captions import caption_stage
 from .filtering import PAIRS, difference_stage, filter_stage, parts_stage
-from .instructions import Asking, LanguageModelSpec, candidates_stage, choice_stage
+from .instructions import Asking, candidates_stage, choice_stage
 from .models.captioners import AskedCaptioner, Captioner, FolderCaptioner
 from .models.finders import FinderSpec
 from .models.parsers import Parser, SpacyParser

@@ -1,6 +1,6 @@
 """The stage that makes the pairs of effects."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -10,7 +10,7 @@ from ..engine.stage import Row, RowFunction, Stage, seed_of
 from ..errors import Refused
 from ..images import as_png, square
 from ..prompt_to_prompt.candidates import CandidateMaker, CaptionPairs
-from ..scoring import SCORER, SCORES, ScoringModels, Thresholds, best_pair
+from ..scoring import SCORES, PairScorer, ScoringModels, Thresholds, best_pair
 from ..ultraedit.pairs import EditedAnchors, PairGenerator, PairRequest
 
 PAIR_STAGE = "pair"
@@ -49,7 +49,7 @@ class TopBenchSettings:
     """Pixels of the images."""
     candidates: int = 16
     """Pairs that are made of each pair of captions; the best is kept."""
-    scorer: SCORER = field(default_factory=ScoringModels)
+    scorer: Callable[[], PairScorer] = field(default_factory=ScoringModels)
     thresholds: Thresholds = IP2P_THRESHOLDS
 
     def __post_init__(self) -> None:

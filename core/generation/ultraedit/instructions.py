@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...reasoning.answers import one_line
@@ -10,13 +10,10 @@ from ...storage.parquet import image_bytes
 from ..engine.stage import Row, RowFunction, Stage, seed_of
 from ..errors import Refused
 from ..images import as_png, square
-from ..language.models import LanguageModel, Question, ask_for
+from ..language.models import LanguageModelSpec, Question, ask_for
 from ..language.parsing import rows_of
 from .examples import Draw, Example, draw, same_words, seed_examples, unique
 from .prompts import INSTANCES, expanding_prompt, writing_prompt
-
-MODEL = Callable[[], LanguageModel]
-"""Makes a language model; is sent to other processes."""
 
 # Longest instruction, in characters.
 _MOST_LETTERS = 300
@@ -59,7 +56,7 @@ class CaptionStage:
 class InstructionStage:
     """Asks a language model for three edits of each caption; the row branches into them."""
 
-    model: MODEL
+    model: LanguageModelSpec
     pool: tuple[Example, ...]
     words: tuple[int, int]
     edits: int
@@ -96,7 +93,7 @@ class InstructionStage:
 class ExpansionStage:
     """Asks a language model for new examples like some of the hand-written ones."""
 
-    model: MODEL
+    model: LanguageModelSpec
     tries: int
 
     def __call__(self) -> RowFunction:
@@ -195,7 +192,7 @@ def caption_stage(image: str, caption: str, words: tuple[int, int], side: int) -
 
 
 def instruction_stage(
-    model: MODEL, pool: Sequence[Example], words: tuple[int, int], edits: int, tries: int
+    model: LanguageModelSpec, pool: Sequence[Example], words: tuple[int, int], edits: int, tries: int
 ) -> Stage:
     """Returns the stage ``instructions``. Adds ``edit_prompt`` and ``target_caption``; branches."""
     start = InstructionStage(model, tuple(pool), words, edits, tries)
@@ -214,7 +211,7 @@ def instruction_stage(
     )
 
 
-def expansion_stage(model: MODEL, tries: int = 3) -> Stage:
+def expansion_stage(model: LanguageModelSpec, tries: int = 3) -> Stage:
     """Returns the only stage of the build that makes a pool of examples."""
     adds = {"original_caption": "text", "edit_instruction": "text", "edited_caption": "text"}
     return Stage(

@@ -5,7 +5,7 @@ Free-form pairs (stage II) come from a text-to-image model with prompt-to-prompt
 pairs (stage III) are the anchor and an edit that Eq. 1 limits to the soft mask.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,10 +55,6 @@ class PairGenerator(Protocol):
             RegionError: the mask is empty.
         """
         ...
-
-
-GENERATOR = Callable[[], PairGenerator]
-"""Makes a generator; is sent to other processes."""
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,12 @@ from ...regions.masks import soft_mask
 from ..engine.stage import Row, RowFunction, Stage, seed_of
 from ..errors import Refused
 from ..images import as_png, read_cell
-from ..language.models import LanguageModel, Question, ask_for
+from ..language.models import LanguageModel, LanguageModelSpec, Question, ask_for
 from ..language.parsing import body
-from .instructions import MODEL
 from .prompts import objects_prompt
-from .tags import TAGGER
+from .tags import Tagger
 
 FREE_FORM, REGION = "free-form", "region"
-
-FINDER = Callable[[], RegionFinder]
-"""Makes a region finder; is sent to other processes."""
 
 # Limits of a mask: UltraEdit's code for the area; fewer fragments, because 500 is for photographs of 512 px.
 MASK_LIMITS = CleanSettings(
@@ -44,8 +40,8 @@ _CLEAR = 0.9
 class ObjectStage:
     """Decides which objects an instruction edits: a language model, or without one the grammar."""
 
-    model: MODEL | None
-    tagger: TAGGER
+    model: LanguageModelSpec | None
+    tagger: Callable[[], Tagger]
     free_form_too: bool
     tries: int
 
@@ -93,7 +89,7 @@ def parse_edited(answer: str) -> list[str]:
 class MaskStage:
     """Finds the edited objects, filters and widens their mask, and makes the soft mask of Eq. 2."""
 
-    finder: FINDER
+    finder: Callable[[], RegionFinder]
     limits: CleanSettings
     soft: tuple[float, float]
 
@@ -173,7 +169,13 @@ def _columns(mask: Tensor | None, s: float | None, area: float | None) -> dict[s
     }
 
 
-def object_stage(model: MODEL | None, tagger: TAGGER, free_form_too: bool, tries: int, share: float) -> Stage:
+def object_stage(
+    model: LanguageModelSpec | None,
+    tagger: Callable[[], Tagger],
+    free_form_too: bool,
+    tries: int,
+    share: float,
+) -> Stage:
     """Returns the stage ``objects``. Adds ``tags`` and ``edited_objects``.
 
     Args:
@@ -195,7 +197,9 @@ def object_stage(model: MODEL | None, tagger: TAGGER, free_form_too: bool, tries
     )
 
 
-def mask_stage(finder: FINDER, limits: CleanSettings, soft: tuple[float, float], share: float) -> Stage:
+def mask_stage(
+    finder: Callable[[], RegionFinder], limits: CleanSettings, soft: tuple[float, float], share: float
+) -> Stage:
     """Returns the stage ``masks``. Adds ``mask`` (null if free-form), ``mask_softness`` and ``mask_area``."""
     return Stage(
         "masks",

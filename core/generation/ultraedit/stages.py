@@ -1,6 +1,6 @@
 """All stages of UltraEdit's data, and the columns of its table."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -10,15 +10,16 @@ from ...regions.finder import RegionFinder
 from ...regions.finder_loading import load_finder
 from ..engine.stage import Row, RowFunction, Stage, seed_of
 from ..images import as_png, read_cell
-from ..scoring import POCKET_THRESHOLDS, SCORER, SCORES, ScoringModels, Thresholds, best_pair
+from ..language.models import LanguageModelSpec
+from ..scoring import POCKET_THRESHOLDS, SCORES, PairScorer, ScoringModels, Thresholds, best_pair
 from ..sources.rows import CAPTION, IMAGE
 from .edit_types import edit_type
 from .examples import Example, seed_examples
-from .instructions import MODEL, caption_stage, instruction_stage
-from .pairs import GENERATOR, EditedAnchors, PairRequest
+from .instructions import caption_stage, instruction_stage
+from .pairs import EditedAnchors, PairGenerator, PairRequest
 from .prompts import INSTANCES
-from .regions import FINDER, FREE_FORM, REGION, limits_for, mask_stage, object_stage
-from .tags import TAGGER, CaptionTags
+from .regions import FREE_FORM, REGION, limits_for, mask_stage, object_stage
+from .tags import CaptionTags, Tagger
 
 Mode = Literal["free-form", "region", "both"]
 MODES: tuple[Mode, ...] = (FREE_FORM, REGION, "both")
@@ -61,7 +62,7 @@ class UltraEditSettings:
         BuildError: a value is out of range.
     """
 
-    language_model: MODEL
+    language_model: LanguageModelSpec
     mode: Mode = FREE_FORM
     pool: tuple[Example, ...] = field(default_factory=seed_examples)
     """Examples that questions for instructions are drawn from."""
@@ -75,19 +76,19 @@ class UltraEditSettings:
     """How often a question is asked until its answer can be used."""
     seeds: int = 4
     """Pairs that are made of each edit; the best is kept."""
-    free_form: GENERATOR = EditedAnchors()
-    region: GENERATOR = EditedAnchors(region=True)
+    free_form: Callable[[], PairGenerator] = EditedAnchors()
+    region: Callable[[], PairGenerator] = EditedAnchors(region=True)
     grammar_objects: bool = False
     """Whether the grammar decides which object is edited, instead of the language model."""
-    finder: FINDER = FinderModels()
-    tagger: TAGGER = CaptionTags(FinderModels())
+    finder: Callable[[], RegionFinder] = FinderModels()
+    tagger: Callable[[], Tagger] = CaptionTags(FinderModels())
     mask_area: tuple[float, float] = (0.01, 0.9)
     """Least and most accepted share of the image."""
     mask_fragments: int = 20
     """Largest accepted number of fragments."""
     softness: tuple[float, float] = (0.2, 0.8)
     """Range of Eq. 2's s."""
-    scorer: SCORER = ScoringModels()
+    scorer: Callable[[], PairScorer] = ScoringModels()
     thresholds: Thresholds = POCKET_THRESHOLDS
 
     def __post_init__(self) -> None:
@@ -173,9 +174,9 @@ class PairStage:
     """Makes a pair with each seed, scores the pairs, and keeps the best of those that pass."""
 
     mode: Mode
-    free_form: GENERATOR
-    region: GENERATOR
-    scorer: SCORER
+    free_form: Callable[[], PairGenerator]
+    region: Callable[[], PairGenerator]
+    scorer: Callable[[], PairScorer]
     thresholds: Thresholds
     seeds: int
 

@@ -47,10 +47,6 @@ class Tagger(Protocol):
         ...
 
 
-TAGGER = Callable[[], Tagger]
-"""Makes a tagger; is sent to other processes."""
-
-
 @dataclass(frozen=True)
 class CaptionTags:
     """Names the things of the caption, and which of a finder's known nouns it finds in the image.
