@@ -103,8 +103,16 @@ def source_of(options: argparse.Namespace) -> Source:
     Raises:
         DataError: the source cannot be read.
         PairError: a list cannot be read.
+        BuildError: the build's files would be rows of its own source.
     """
-    source = open_source(Path(options.source))
+    place, out = Path(options.source), Path(options.out)
+    source = open_source(place)
+    within = out.resolve().is_relative_to(place.resolve())
+    if within and source.reads_folders and not (out / "build.json").exists():
+        raise BuildError(
+            f"Build: --out '{out}' is inside of --source, so that its images would count as images of the "
+            "source. Give a folder outside."
+        )
     return source if options.rows is None else FirstRows(source, options.rows)
 
 

@@ -3,7 +3,9 @@
 Files of gigabytes are read as a stream. Only names, captions and categories are kept.
 """
 
+import os
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,8 @@ class AnnotatedImages(FileSource):
     Raises:
         DataError: the file is damaged, its images are not found, there is no row, or ijson is not installed.
     """
+
+    reads_folders = False
 
     def __init__(self, file: Path) -> None:
         images: dict[Any, str] = {}
@@ -141,7 +145,8 @@ def annotation_files(place: Path) -> list[Path]:
 def _is_annotations(file: Path) -> bool:
     try:
         with file.open("rb") as opened:
-            return file.suffix == ".json" and bool(_KEYS.match(opened.read(_FIRST_BYTES)))
+            first = opened.read(_FIRST_BYTES).removeprefix(BOM_UTF8)
+            return file.suffix == ".json" and bool(_KEYS.match(first))
     except OSError:
         return False
 
@@ -160,9 +165,14 @@ def _items(file: Path, key: str) -> Iterator[Any]:
         ) from error
     try:
         with file.open("rb") as opened:
+            if opened.read(len(BOM_UTF8)) != BOM_UTF8:
+                opened.seek(0)
             yield from ijson.items(opened, f"{key}.item", use_float=True)
     except (OSError, ValueError, ijson.JSONError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        # ijson's own errors may hold bytes.
+        told = error.args[0] if error.args else ""
+        text = told.decode(errors="replace") if isinstance(told, bytes) else str(error)
+        reason = (text.strip() or type(error).__name__).splitlines()[0][:200]
         raise DataError(
             f"'{file.name}' is damaged ({reason}). It may be cut short: download it again."
         ) from error
@@ -182,8 +192,8 @@ def _image_root(file: Path, names: Iterable[str]) -> Path:
         for inner in ("", "images", split, f"images/{split}")
     ]
     tried = list(names)[:_TRIED]
-    found = max(roots, key=lambda root: sum((root / name).is_file() for name in tried))
-    if tried and not any((found / name).is_file() for name in tried):
+    found = max(roots, key=lambda root: sum(os.path.isfile(root / name) for name in tried))
+    if tried and not any(os.path.isfile(found / name) for name in tried):
         looked = ", ".join(dict.fromkeys(str(root) for root in roots))
         raise DataError(
             f"'{file.name}' names images such as '{tried[0][:100]}', which are not in {looked}. Put the "

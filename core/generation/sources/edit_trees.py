@@ -22,11 +22,14 @@ from .rows import (
     EDIT_COLUMNS,
     EDITED_IMAGE,
     IMAGE,
+    MOST_LIST_BYTES,
+    MOST_WORDS_BYTES,
     FileSource,
     Words,
     file_cell,
     hash_of,
     no_rows,
+    read_file,
     row_of,
     unique_ids,
 )
@@ -52,6 +55,7 @@ class EditTree(FileSource):
     """
 
     layout = "InstructPix2Pix tree"
+    reads_folders = False
 
     def __init__(self, place: Path) -> None:
         super().__init__(place, EDIT_COLUMNS)
@@ -97,7 +101,7 @@ def is_tree(place: Path) -> bool:
 
 def _listed(file: Path) -> Iterator[Entry]:
     try:
-        content = parse_json(file.read_bytes(), finite=False)
+        content = parse_json(read_file(file, MOST_LIST_BYTES), finite=False)
         if not isinstance(content, list):
             raise ValueError("it is not a list")
     except (OSError, ValueError) as error:
@@ -129,7 +133,7 @@ def _image(folder: Path, stem: str) -> Path:
 
 def _words(file: Path, name: str) -> Words:
     try:
-        fields = parse_json(file.read_bytes(), finite=False)
+        fields = parse_json(read_file(file, MOST_WORDS_BYTES), finite=False)
         if not isinstance(fields, dict):
             raise ValueError("it is not a table")
     except (OSError, ValueError) as error:

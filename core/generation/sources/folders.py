@@ -31,11 +31,13 @@ from .rows import (
     EDIT_COLUMNS,
     EDITED_IMAGE,
     IMAGE,
+    MOST_WORDS_BYTES,
     FileSource,
     Words,
     file_cell,
     hash_of,
     no_rows,
+    read_file,
     row_of,
     unique_ids,
 )
@@ -258,7 +260,7 @@ def _images(folder: Path) -> list[Path]:
 
 def _caption(file: Path) -> str:
     try:
-        return decoded_text(file.read_bytes()).strip()
+        return decoded_text(read_file(file, MOST_WORDS_BYTES)).strip()
     except FileNotFoundError:
         return ""
     except (OSError, ValueError) as error:

@@ -1,6 +1,7 @@
 """What all sources share: the columns, images in cells, ids, and reading row by row."""
 
 import hashlib
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,10 @@ BAD_IMAGE = "an image cannot be read"
 BAD_WORDS = "the words cannot be read"
 BAD_ENTRY = "the entry is malformed"
 
+# Largest files that are read.
 _MOST_BYTES = 2**28
+MOST_WORDS_BYTES = 2**20
+MOST_LIST_BYTES = 2**30
 _KEPT = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 _CHECKED_SIDE = 64
 
@@ -57,6 +61,8 @@ class FileSource(ABC):
 
     layout: str
     """Name of the layout, for people."""
+    reads_folders = True
+    """Whether every image or table that is added to the place becomes a row."""
 
     def __init__(self, place: Path, columns: Sequence[str]) -> None:
         self.place = place
@@ -130,17 +136,33 @@ def hash_of(*parts: object) -> str:
 
 def unique_ids(names: Iterable[str]) -> tuple[str, ...]:
     """Makes ids of names: without dots, which mark branches, and with a number where an id is taken."""
-    taken: set[str] = set()
+    # Id -> the last number that was tried for it.
+    taken: dict[str, int] = {}
     ids = []
     for name in names:
-        plain = name.replace(".", "-")
-        new, number = plain, 1
+        plain = new = name.replace(".", "-")
         while new in taken:
-            number += 1
-            new = f"{plain}-{number}"
-        taken.add(new)
+            taken[plain] += 1
+            new = f"{plain}-{taken[plain]}"
+        taken[new] = 1
         ids.append(new)
     return tuple(ids)
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """Reads a file of a data set. Links are followed.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is a device or pipe, which may never end, or larger than ``most`` bytes.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no plain file")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most} bytes")
+    return content
 
 
 def file_cell(path: Path, root: Path) -> dict[str, Any]:
@@ -151,13 +173,11 @@ def file_cell(path: Path, root: Path) -> dict[str, Any]:
     """
     name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
     try:
-        size = path.stat().st_size
-        if size > _MOST_BYTES:
-            raise Refused(BAD_IMAGE, f"Image '{name}' has {size} bytes, at most {_MOST_BYTES} are read.")
-        content = path.read_bytes()
+        return image_cell(read_file(path, _MOST_BYTES), name)
     except OSError as error:
         raise Refused(NO_IMAGE, f"Image '{name}' cannot be read ({error.strerror}).") from error
-    return image_cell(content, name)
+    except ValueError as error:
+        raise Refused(BAD_IMAGE, f"Image '{name}' cannot be read ({error}).") from error
 
 
 def image_cell(content: bytes, name: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ class TableSource(FileSource):
         # Number of the first row of each group, and of all rows.
         self._starts = [0, *accumulate(count for _, counts, _ in footers for count in counts)]
         self._fingerprint = hash_of("table", self._names, footers)
+        self._reading: _GroupReader | None = None
         if not self.count:
             raise no_rows(place, "Download the files again.")
 
@@ -98,19 +99,20 @@ class TableSource(FileSource):
     def _group_rows(self, group: int, first: int, last: int) -> Iterator[Row | Refused]:
         """The rows ``first`` to ``last`` of a row group."""
         file, number, start = self._groups[group]
-        done = first
-        with open_table(file) as table:
-            # Rows are decoded one by one, since a batch would hold the images of all of its rows.
-            batches = row_batches(table, file, list(self._names.values()), 1, number)
+        for index in range(first, last):
+            if self._reading is None or not self._reading.can_read(group, index):
+                self._reading = _GroupReader(file, number, group, list(self._names.values()))
             try:
-                for index, (cells,) in enumerate(batches):
-                    if index >= last:
-                        return
-                    if index >= first:
-                        yield self._row(file, start + index, cells)
-                        done = index + 1
+                cells = self._reading.row(index)
             except DataError as error:
-                yield from (Refused(_DAMAGED, str(error)) for _ in range(done, last))
+                self._reading = None
+                yield from (Refused(_DAMAGED, str(error)) for _ in range(index, last))
+                return
+            yield self._row(file, start + index, cells)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Other processes open the tables themselves.
+        return {**self.__dict__, "_reading": None}
 
     def _row(self, file: Path, number: int, values: Mapping[str, Any]) -> Row | Refused:
         cells: dict[str, Any] = {}
@@ -130,6 +132,36 @@ class TableSource(FileSource):
 
     def _columns_of_kind(self, images: bool) -> list[str]:
         return [name for column, name in self._names.items() if (column in _IMAGES) == images]
+
+
+class _GroupReader:
+    """Reads the rows of a row group in order. To go back, the group must be read from its beginning again, so
+    a reader is kept for the rows that are wanted next.
+    """
+
+    def __init__(self, file: Path, number: int, group: int, columns: Sequence[str]) -> None:
+        self._file = file
+        self._group = group
+        self._next = 0
+        # Rows are decoded one by one, since a batch would hold the images of all of its rows.
+        self._batches = row_batches(open_table(file), file, columns, 1, number)
+
+    def can_read(self, group: int, index: int) -> bool:
+        """Whether a row of a group is still ahead."""
+        return group == self._group and index >= self._next
+
+    def row(self, index: int) -> Mapping[str, Any]:
+        """Returns the cells of a row that is still ahead.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        skipped = index - self._next
+        self._next = index + 1
+        rows = next(islice(self._batches, skipped, None), None)
+        if rows is None:
+            raise DataError(f"'{self._file.name}' ends early. Download it again.")
+        return rows[0]
 
 
 def _column_names(table: Any, file: Path) -> dict[str, str]:

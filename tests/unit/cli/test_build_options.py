@@ -1,12 +1,14 @@
 """Options that all builds share."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 
-from instructbrush.cli.build.options import add_shared_options, language_model, vision_model
+from instructbrush.cli.build.options import add_shared_options, language_model, source_of, vision_model
 from instructbrush.core.errors import BuildError
 from instructbrush.core.generation.language.endpoint import EndpointSettings
+from instructbrush.tests.unit.generation.sources.data_sets import put, write_tree
 
 LLM = ("--llm", "https://a.example/v1", "--llm-model", "m", "--llm-key-env", "KEY_A")
 
@@ -41,3 +43,13 @@ def test_missing_name_of_a_model_shows_no_address() -> None:
     with pytest.raises(BuildError, match="Give its name there, too: --llm-model") as caught:
         language_model(parsed("--llm", "https://me:secret@a.example/v1"))
     assert "secret" not in str(caught.value)
+
+
+def test_refuses_a_build_within_its_own_source(tmp_path: Path) -> None:
+    put(tmp_path / "data", {"a.png": 10})
+    options = parsed("--source", str(tmp_path / "data"), "--out", str(tmp_path / "data" / "build"))
+    with pytest.raises(BuildError, match="is inside of --source, so that its images would count"):
+        source_of(options)
+    write_tree(tmp_path / "tree")
+    options = parsed("--source", str(tmp_path / "tree"), "--out", str(tmp_path / "tree" / "build"))
+    assert source_of(options).count == 3

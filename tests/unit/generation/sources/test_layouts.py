@@ -13,8 +13,10 @@ from PIL import Image
 from instructbrush.core.generation.engine.build import Build
 from instructbrush.core.generation.engine.run import run_build
 from instructbrush.core.generation.errors import Refused
+from instructbrush.core.generation.sources import tables
 from instructbrush.core.generation.sources.opening import open_source
-from instructbrush.core.generation.sources.rows import FileSource
+from instructbrush.core.generation.sources.rows import FileSource, unique_ids
+from instructbrush.core.storage.parquet import open_table
 from instructbrush.tests.support import tiny_edits
 from instructbrush.tests.unit.generation.sources.data_sets import (
     encoded,
@@ -193,6 +195,19 @@ def test_reads_tables_of_images_with_captions(tmp_path: Path) -> None:
     assert rows[2] == {"id": "t-2", "image": 20, "caption": "caption 2"}
 
 
+def test_reads_each_row_group_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of a build are much smaller than the row groups that most programs write."""
+    content = [{"image": encoded(10 * n), "text": f"caption {n}"} for n in range(12)]
+    source = open_source(tiny_edits.write_table(tmp_path / "t.parquet", content, group=6))
+    opened: list[Path] = []
+    monkeypatch.setattr(tables, "open_table", lambda file: opened.append(file) or open_table(file))
+    rows = [row for start in range(0, 12, 2) for row in source.rows(start, 2)]
+    assert [level_of(row["image"]) for row in rows] == [10 * n for n in range(12)]  # type: ignore[index]
+    assert len(opened) == 2
+    again = pickle.loads(pickle.dumps(source))  # noqa: S301 (our own)
+    assert again.row(3)["caption"] == source.row(3)["caption"] == "caption 3"
+
+
 def test_images_are_png_or_jpeg(tmp_path: Path) -> None:
     put(tmp_path, {"a.png": 10, "b.jpg": 20})
     Image.new("RGBA", (24, 24), (40, 40, 40, 0)).save(tmp_path / "c.webp", lossless=True)
@@ -218,6 +233,12 @@ def test_sources_survive_pickling_and_moves(tmp_path: Path, write: Callable[[Pat
     assert list(one.rows(0, 9)) == list(two.rows(0, 9)) == list(again.rows(0, 9))
 
 
+def test_reads_annotations_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = write_captions(tmp_path)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert open_source(file).count == 3
+
+
 def test_fingerprint_changes_with_the_rows(tmp_path: Path) -> None:
     before = open_source(write_captions(tmp_path)).fingerprint
     write_captions(tmp_path, annotations=[{"image_id": 9, "id": 1, "caption": "other"}])
@@ -228,6 +249,12 @@ def test_ids_stay_unique_without_dots(tmp_path: Path) -> None:
     put(tmp_path, {"a.0.png": 10, "a-0.png": 20, "a-0.jpg": 30})
     ids = [row["id"] for row in rows_of(open_source(tmp_path))]
     assert ids == ["a-0", "a-0-2", "a-0-3"]
+
+
+def test_many_equal_names_get_ids_quickly() -> None:
+    ids = unique_ids(["a", "a-3", *["a"] * 30_000, "a-2"])
+    assert ids[:5] == ("a", "a-3", "a-2", "a-4", "a-5") and ids[-1] == "a-2-2"
+    assert len(set(ids)) == 30_003
 
 
 def test_a_build_begins_with_a_source(tmp_path: Path) -> None:

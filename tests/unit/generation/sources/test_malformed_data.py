@@ -1,13 +1,19 @@
 """What sources say about data that cannot be used: as a whole, and in single rows."""
 
 import json
+import os
+import struct
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from instructbrush.core.errors import InstructBrushError
+from instructbrush.core.generation.engine.build import Build
+from instructbrush.core.generation.engine.figures import count_rows
+from instructbrush.core.generation.engine.run import run_build
 from instructbrush.core.generation.errors import Refused
 from instructbrush.core.generation.sources.opening import open_source
 from instructbrush.tests.support import tiny_edits
@@ -144,11 +150,73 @@ def test_refuses_the_rows_of_a_damaged_row_group(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes")
+@pytest.mark.parametrize("endless", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
+def test_refuses_files_that_may_never_end(tmp_path: Path, endless: Any) -> None:
+    put(tmp_path / "plain", {"a.png": 10, "b.png": 20})
+    endless(tmp_path / "plain" / "a.txt")
+    assert refusals(tmp_path / "plain") == [
+        (0, "the words cannot be read", "a.txt cannot be read (it is no plain file). Save it as UTF-8.")
+    ]
+    tree = write_tree(tmp_path / "tree")
+    for name in ("0000345/prompt.json", "0000012/7_1.jpg"):
+        (tree / name).unlink()
+        endless(tree / name)
+    assert [detail.partition(" cannot")[2] for _, _, detail in refusals(tree)] == [
+        " be read (it is no plain file)."
+    ] * 2
+
+
+def test_refuses_words_that_are_a_book(tmp_path: Path) -> None:
+    put(tmp_path, {"a.png": 10})
+    (tmp_path / "a.txt").write_text("word " * 300_000)
+    ((_, reason, detail),) = refusals(tmp_path)
+    assert reason == "the words cannot be read" and "it is larger than 1048576 bytes" in detail
+
+
+def test_refuses_an_image_of_a_billion_pixels(tmp_path: Path) -> None:
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    content = struct.pack(">I", len(header)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    put(tmp_path, {"a.png": 10})
+    (tmp_path / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content + bytes(4) + b"IDAT" + bytes(4))
+    ((number, _, detail),) = refusals(tmp_path)
+    assert number == 1 and "more than 64 megapixels" in detail
+
+
+@pytest.mark.parametrize("name", ["x" * 5000 + ".jpg", "a\0b.jpg", "/etc/hosts"])
+def test_refuses_names_that_no_file_has(tmp_path: Path, name: str) -> None:
+    images = [{"id": 1, "file_name": name}, {"id": 2, "file_name": "images/n00/0_x.jpg"}]
+    ((number, reason, detail),) = refusals(write_objects(tmp_path, images=images, annotations=[]))
+    assert (number, reason) == (0, "the entry is malformed") and "cannot be used" in detail
+
+
+def test_names_of_files_need_be_no_text(tmp_path: Path) -> None:
+    """Older systems write names in other encodings."""
+    folder = os.fsencode(put(tmp_path / "data", {"a.png": 10}))
+    for name, content in ((b"caf\xe9.png", encoded(20)), (b"caf\xe8.png", b"x")):
+        Path(os.fsdecode(folder + b"/" + name)).write_bytes(content)
+    build = Build(tmp_path / "build", open_source(tmp_path / "data"), ())
+    run_build(build)
+    assert [row["id"] for row in build.rows(0, 0, ("image",))] == ["a", "caf\\udce9"]
+    (count,) = count_rows(build)
+    assert count.refused == (("an image cannot be read", 1),)
+
+
 def test_refuses_captions_that_are_no_text(tmp_path: Path) -> None:
     put(tmp_path, {"a.png": 10, "b.png": 20})
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00")
     ((number, reason, detail),) = refusals(tmp_path)
     assert (number, reason) == (1, "the words cannot be read") and detail.startswith("b.txt cannot be read (")
+
+
+def test_says_where_annotations_are_no_text(tmp_path: Path) -> None:
+    file = write_captions(tmp_path)
+    file.write_bytes(file.read_bytes().replace(b"A giraffe", b"A g\xefraffe"))
+    with pytest.raises(
+        InstructBrushError, match=r"damaged .lexical error: invalid bytes in UTF8 string\.\)"
+    ):
+        open_source(file)
 
 
 def cut_annotations(folder: Path) -> Path:
