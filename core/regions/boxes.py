@@ -21,6 +21,11 @@ class Box:
     right: float
     bottom: float
 
+    @property
+    def area(self) -> float:
+        """In pixels."""
+        return (self.right - self.left) * (self.bottom - self.top)
+
     def __str__(self) -> str:
         return f"({self.left:g}, {self.top:g}, {self.right:g}, {self.bottom:g})"
 

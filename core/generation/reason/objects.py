@@ -78,7 +78,7 @@ class _Boxes:
         boxes: dict[str, list[FoundObject]] = {}
         for each in objects:
             box = _widened(each.box, self.limits.margin, height, width)
-            if self.limits.least_area <= _area(box) / (height * width) <= self.limits.most_area:
+            if self.limits.least_area <= box.area / (height * width) <= self.limits.most_area:
                 boxes.setdefault(each.phrase, []).append(replace(each, box=box))
         if not boxes:
             raise Refused(NOT_FOUND, f"looked for {', '.join(wanted)} with {finder.name}")
@@ -231,7 +231,7 @@ def edited_caption(caption: str, selected: str, target: str) -> str:
 def _best(found: Sequence[FoundObject]) -> FoundObject:
     """Returns the object with the highest score; of nearly equal ones the largest, as parts are found too."""
     least = (1 - _EQUAL_SCORES) * max(each.score for each in found)
-    return max((each for each in found if each.score >= least), key=lambda each: _area(each.box))
+    return max((each for each in found if each.score >= least), key=lambda each: each.box.area)
 
 
 def _distinct(found: Sequence[FoundObject]) -> list[FoundObject]:
@@ -248,11 +248,7 @@ def _overlap(first: Box, second: Box) -> float:
     across = min(first.right, second.right) - max(first.left, second.left)
     down = min(first.bottom, second.bottom) - max(first.top, second.top)
     shared = max(across, 0.0) * max(down, 0.0)
-    return shared / (_area(first) + _area(second) - shared)
-
-
-def _area(box: Box) -> float:
-    return (box.right - box.left) * (box.bottom - box.top)
+    return shared / (first.area + second.area - shared)
 
 
 def _widened(box: Box, margin: float, height: int, width: int) -> Box:

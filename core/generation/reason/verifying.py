@@ -54,5 +54,4 @@ def share_inside(box: Box, place: Box) -> float:
     """Returns the share of a box's area that lies inside another, in 0..1."""
     width = max(0.0, min(box.right, place.right) - max(box.left, place.left))
     height = max(0.0, min(box.bottom, place.bottom) - max(box.top, place.top))
-    area = (box.right - box.left) * (box.bottom - box.top)
-    return width * height / area if area > 0 else 0.0
+    return width * height / box.area if box.area > 0 else 0.0

@@ -73,7 +73,9 @@ class FolderCaptioner:
         if _model_type(folder) == "blip-2":
             return Blip2Captioner(folder, self.device, dtype or torch.float32)
         mllm = Mllm(folder, self.device, dtype)
-        return MllmCaptioner(mllm, *(("", CAPTION_TASK) if mllm.reads_task else (_POCKET_QUESTION, "")))
+        if mllm.reads_task:
+            return MllmCaptioner(mllm, "", CAPTION_TASK)
+        return MllmCaptioner(mllm, _POCKET_QUESTION, "")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ _PROCESS = {
     "types": "Grammar names the type of each instruction, by its first verb and object.",
     "objects": "The edited objects are decided, at most two; none stand for the whole image.",
     "masks": "A finder finds them. Masks that are too large, too small or fragmented are refused; others are "
-    "widened to contours, and the rest of the boxes is half-open (soft mask).",
+    "widened to contours, and the rest of their boxes is gray (soft mask).",
     "pairs": "Pairs are made with several seeds and scored. The best that passes every threshold is kept.",
 }
 
