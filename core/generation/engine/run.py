@@ -217,31 +217,33 @@ class _RayData:
         )
         try:
             for row in made.iter_rows():
+                if row["error"]:
+                    raise BuildError(row["error"])
                 yield int(row["part"])
-        except ray.exceptions.RayTaskError as error:  # pyright: ignore[reportAttributeAccessIssue]
-            cause = _cause(error)
-            if cause is None:
-                raise
-            raise cause from error
+        except ray.exceptions.RayTaskError:  # pyright: ignore[reportAttributeAccessIssue]
+            raise  # a fault of the program
+        except ray.exceptions.RayError as error:  # pyright: ignore[reportAttributeAccessIssue]
+            raise BuildError(
+                f"Build: Ray lost a worker ({' '.join(str(error).split())[:300]}), perhaps because memory ran "
+                "out. What is made is kept: run the command again, with fewer --jobs."
+            ) from error
 
 
 class _RayPartMaker:
+    """Makes parts until one fails. Ray does not keep errors as they are, so their words are returned."""
+
     def __init__(self, build: Build, number: int) -> None:
         self._maker = PartMaker(build)
         self._number = number
+        self._error = ""
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        self._maker.make(self._number, int(row["part"]))
-        return row
-
-
-def _cause(error: BaseException | None) -> InstructBrushError | None:
-    """The error of ours that a Ray task ended with."""
-    while error is not None:
-        if isinstance(error, InstructBrushError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None
+        try:
+            if not self._error:
+                self._maker.make(self._number, int(row["part"]))
+        except (InstructBrushError, OSError) as error:
+            self._error = str(error) or type(error).__name__
+        return {**row, "error": self._error}
 
 
 def _ray_data() -> Any:

@@ -89,5 +89,5 @@ def build_files(build: Build) -> dict[str, bytes]:
 
 
 if __name__ == "__main__":
-    _, place, seconds, jobs, kind = sys.argv
-    run_build(numbered_build(Path(place), float(seconds)), Workers(int(jobs), ray=kind == "ray"))
+    _, place, seconds, jobs = sys.argv
+    run_build(numbered_build(Path(place), float(seconds)), Workers(int(jobs)))

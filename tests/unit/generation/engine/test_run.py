@@ -34,19 +34,9 @@ class Unreadable(Numbers):
         raise OSError(errno.ENOSPC, "no space")
 
 
-def start(
-    folder: Path, seconds: float = 0.0, jobs: int = 1, kind: str = "processes"
-) -> subprocess.Popen[bytes]:
-    command = [
-        sys.executable,
-        "-m",
-        "instructbrush.tests.support.builds.numbered_builds",
-        str(folder),
-        str(seconds),
-        str(jobs),
-        kind,
-    ]
-    return subprocess.Popen(command)
+def start(folder: Path, seconds: float = 0.0, jobs: int = 1) -> subprocess.Popen[bytes]:
+    module = "instructbrush.tests.support.builds.numbered_builds"
+    return subprocess.Popen([sys.executable, "-m", module, str(folder), str(seconds), str(jobs)])
 
 
 def test_counts_each_row_once(finished: Build) -> None:
@@ -74,9 +64,32 @@ def test_two_processes_make_the_same_files(finished: Build, tmp_path: Path) -> N
     assert build_files(numbered_build(tmp_path)) == build_files(finished)
 
 
-def test_ray_makes_the_same_files(finished: Build, tmp_path: Path) -> None:
-    assert start(tmp_path, jobs=2, kind="ray").wait(180) == 0
-    assert build_files(numbered_build(tmp_path)) == build_files(finished)
+ON_RAY = """
+import sys
+from pathlib import Path
+
+import ray
+
+from instructbrush.core.errors import BuildError
+from instructbrush.core.generation.engine.run import Workers, run_build
+from instructbrush.tests.support.builds.numbered_builds import numbered_build
+
+ray.init(log_to_driver=False, include_dashboard=False, num_cpus=2)
+run_build(numbered_build(Path(sys.argv[1]) / "whole"), Workers(2, ray=True))
+try:
+    run_build(numbered_build(Path(sys.argv[1]) / "stopped", stop_at=20), Workers(1, ray=True))
+except BuildError as error:
+    print(error)
+"""
+
+
+def test_ray_makes_the_same_files_and_passes_errors_on(finished: Build, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ON_RAY, str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True).stdout
+    assert build_files(numbered_build(tmp_path / "whole")) == build_files(finished)
+    assert told == "The endpoint does not answer.\n"
+    stopped = numbered_build(tmp_path / "stopped", stop_at=20)
+    assert list(stopped.stage_folder(2).rglob("*.parquet"))
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
