@@ -71,7 +71,7 @@ build-demo: setup
 
 # What the pocket editor learns from 1,000 rows of each paper's data: all three trainers, measured before and after.
 bench-training: setup
-	$(ENV)/python -m instructbrush.tools.build_demo --rows 560 --only reason --out output/training_data
+	$(ENV)/python -m instructbrush.tools.build_demo --rows 620 --only reason --out output/training_data
 	$(ENV)/python -m instructbrush.tools.build_demo --rows 1000 --only ultraedit --out output/training_data
 	$(ENV)/python -m instructbrush.tools.build_demo.training_bench --builds output/training_data $(ARGS)
 
