@@ -1,5 +1,6 @@
 """Sampled pairs: with and without injection, anchors, agreement with diffusers' pipelines, determinism."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -169,6 +170,17 @@ def test_a_pair_does_not_depend_on_its_batch(
         alone = sample_pairs(models[kind], [request], settings(strength=strength))
         for batch, single in zip(together, alone, strict=True):
             torch.testing.assert_close(batch[number], single[0], rtol=0, atol=1e-4)
+
+
+def test_half_precision_and_captions_beyond_the_window_are_sampled(models: dict[str, TextToImage]) -> None:
+    model = replace(models["sdxl"], unet=copy.deepcopy(models["sdxl"].unet).to(torch.bfloat16))
+    captions = f"{SOURCE} and grass " * 20, f"{TARGET} and snow " * 20
+    controls = (NONE, ControlSettings(), FULL)
+    requests = [PairRequest(*captions, 4, control, 4.0) for control in controls]
+    sources, targets = sample_pairs(model, requests, settings())
+    torch.testing.assert_close(sources, sources[:1].expand_as(sources), rtol=0, atol=0.02)
+    none, partly, full = (sources - targets).square().mean((1, 2, 3)).tolist()
+    assert full < 1e-5 < min(none, partly) and partly != none
 
 
 def test_the_same_seed_gives_the_same_images(models: dict[str, TextToImage]) -> None:
