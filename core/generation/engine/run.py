@@ -224,8 +224,8 @@ class _RayData:
             raise  # a fault of the program
         except ray.exceptions.RayError as error:  # pyright: ignore[reportAttributeAccessIssue]
             raise BuildError(
-                f"Build: Ray lost a worker ({' '.join(str(error).split())[:300]}), perhaps because memory ran "
-                "out. What is made is kept: run the command again, with fewer --jobs."
+                f"Build: Ray lost a worker ({' '.join(str(error).split())[:300]}), perhaps because memory "
+                "ran out. What is made is kept: run the command again, with fewer --jobs."
             ) from error
 
 

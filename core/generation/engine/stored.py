@@ -52,10 +52,13 @@ def open_build(folder: Path) -> Build:
         stages = tuple(_stage(entry) for entry in content["stages"])
         source = StoredSource(description.source, description.rows, _columns(description.columns))
         return Build(folder, source, stages, description.rows_per_part)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise BuildError(f"'{folder}' holds no build: it has no build.json.") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BuildError(f"'{file}' is damaged ({error}). Run the build's command again.") from error
+        raise BuildError(
+            f"'{file}' is damaged or cannot be read ({error}). Restore it, or make the build anew in another "
+            "folder."
+        ) from error
 
 
 def _stage(entry: Any) -> Stage:
