@@ -13,7 +13,7 @@ from .statistics import TypeCounts
 
 DATASHEET = "DATASHEET.md"
 
-_PROCESS = {
+_STAGES = {
     "source": "The source is read.",
     "captions": "Captions that are too short or too long are refused. The square in the middle of each image "
     "is the anchor.",
@@ -24,6 +24,24 @@ _PROCESS = {
     "widened to contours, and the rest of their boxes is gray (soft mask).",
     "pairs": "Pairs are made with several seeds and scored. The best that passes every threshold is kept.",
 }
+
+_USE = (
+    "## Uses",
+    "",
+    "Training of editing models (`finetune`, `train-region`), learning instructions from pairs, and "
+    "comparisons of editing models. Do not use it to make images that deceive or harm.",
+    "",
+    "## Limits",
+    "",
+    "Instructions, captions, masks and images are made by models and are not checked by people. They carry "
+    "the models' biases, an instruction may not fit its image, and an edit may be incomplete. The scores are "
+    "those of the models above: they rank edits and do not prove them.",
+    "",
+    "## Distribution and maintenance",
+    "",
+    "<fill in: where it is, its license, who answers questions, how errors are corrected>",
+    "",
+)
 
 
 @dataclass(frozen=True)
@@ -44,9 +62,6 @@ def datasheet(
     quality: Mapping[str, Quality],
 ) -> str:
     """Returns the datasheet as Markdown."""
-    rows = {kind: types[kind].total if kind in types else 0 for kind in (FREE_FORM, REGION)}
-    total = sum(rows.values())
-    overall = quality.get("overall")
     return "\n".join(
         (
             "# Datasheet",
@@ -60,18 +75,7 @@ def datasheet(
             "",
             "Who made it, and for whom: <fill in>",
             "",
-            "## Composition",
-            "",
-            f"{total} edits of {counts[0].kept} source images: {rows[FREE_FORM]} free-form and "
-            f"{rows[REGION]} with a region. Each row has a source and an edited image, an instruction, two "
-            "captions, scores, and for a region a mask: white where the edit acts, gray where it may, "
-            "black where it must "
-            "not. The rows have no split and no labels. No image is linked: the tables hold all of them.",
-            "",
-            *_type_table(types),
-            "",
-            "People: the images and captions are the source's; what they show of people is not checked.",
-            "",
+            *_composition(counts, types),
             "## Collection",
             "",
             f"Source: {facts.source}. Its license holds for the anchors: <fill in>",
@@ -79,39 +83,49 @@ def datasheet(
             f"Language model: {facts.language_model}.",
             *(f"{what[0].upper()}{what[1:]}: {name}." for what, name in facts.models.items()),
             "",
-            "## Process",
-            "",
-            *_process_table(counts),
-            "",
-            f"Captions have {settings.caption_words[0]} to {settings.caption_words[1]} words. Questions show "
-            f"examples out of {len(settings.pool)}. Images have {settings.side} x {settings.side} px; "
-            f"{settings.seeds} seeds are tried for each edit. Masks cover {settings.mask_area[0]:.0%} to "
-            f"{settings.mask_area[1]:.0%} of the image in at most {settings.mask_fragments} fragments; the "
-            f"soft mask's s is drawn from {settings.softness[0]:g} to {settings.softness[1]:g}.",
-            "",
-            *_score_table(settings.thresholds, overall),
-            "",
-            "### Refusals",
-            "",
-            *_refusals(counts),
-            "",
-            "## Uses",
-            "",
-            "Training of editing models (`finetune`, `train-region`), learning instructions from pairs, and "
-            "comparisons of editing models. Do not use it to make images that deceive or harm.",
-            "",
-            "## Limits",
-            "",
-            "Instructions, captions, masks and images are made by models and are not checked by people. They "
-            "carry the models' biases, an instruction may not fit its image, and an edit may be incomplete. "
-            "The scores are those of the models above: they rank edits and do not prove them.",
-            "",
-            "## Distribution and maintenance",
-            "",
-            "<fill in: where it is, its license, who answers questions, how errors are corrected>",
-            "",
+            *_process(settings, counts, quality.get("overall")),
+            *_USE,
         )
     )
+
+
+def _composition(counts: Sequence[StageCount], types: Mapping[str, TypeCounts]) -> list[str]:
+    rows = {kind: types[kind].total if kind in types else 0 for kind in (FREE_FORM, REGION)}
+    return [
+        "## Composition",
+        "",
+        f"{sum(rows.values())} edits of {counts[0].kept} source images: {rows[FREE_FORM]} free-form and "
+        f"{rows[REGION]} with a region. Each row has a source and an edited image, an instruction, two "
+        "captions, scores, and for a region a mask: white where the edit acts, gray where it may, black "
+        "where it must not. The rows have no split and no labels. No image is linked: the tables hold all of "
+        "them.",
+        "",
+        *_type_table(types),
+        "",
+        "People: the images and captions are the source's; what they show of people is not checked.",
+        "",
+    ]
+
+
+def _process(settings: UltraEditSettings, counts: Sequence[StageCount], overall: Quality | None) -> list[str]:
+    return [
+        "## Process",
+        "",
+        *_process_table(counts),
+        "",
+        f"Captions have {settings.caption_words[0]} to {settings.caption_words[1]} words. Questions show "
+        f"examples out of {len(settings.pool)}. Images have {settings.side} x {settings.side} px; "
+        f"{settings.seeds} seeds are tried for each edit. Masks cover {settings.mask_area[0]:.0%} to "
+        f"{settings.mask_area[1]:.0%} of the image in at most {settings.mask_fragments} fragments; the "
+        f"soft mask's s is drawn from {settings.softness[0]:g} to {settings.softness[1]:g}.",
+        "",
+        *_score_table(settings.thresholds, overall),
+        "",
+        "### Refusals",
+        "",
+        *_refusals(counts),
+        "",
+    ]
 
 
 def _type_table(types: Mapping[str, TypeCounts]) -> list[str]:
@@ -126,7 +140,7 @@ def _type_table(types: Mapping[str, TypeCounts]) -> list[str]:
 def _process_table(counts: Sequence[StageCount]) -> list[str]:
     lines = ["| Stage | What it does | Rows | Refused | Rows out |", "|---|---|---:|---:|---:|"]
     return lines + [
-        f"| {c.name} | {_PROCESS.get(c.name, '')} | {c.rows} | {c.rows - c.kept} | {c.out} |" for c in counts
+        f"| {c.name} | {_STAGES.get(c.name, '')} | {c.rows} | {c.rows - c.kept} | {c.out} |" for c in counts
     ]
 
 
