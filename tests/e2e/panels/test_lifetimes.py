@@ -97,6 +97,17 @@ def test_results_stay_after_undo_and_in_another_workflow(page):
     page.wait_for_function(TABLE, timeout=5_000)
 
 
+def test_a_run_on_several_images_says_a_remark_once(page):
+    page.evaluate(EVALUATE, [64])
+    told = "LPIPS is not measured here, because its weights are missing."
+    results = [f"PSNR 30.00\nSSIM 0.9000\n\n{told}", f"PSNR 31.00\nSSIM 0.9000\n\n{told}"]
+    page.evaluate(
+        """(text) => app.graph.findNodesByType("InstructBrushEvaluate")[0].onExecuted({ text })""", results
+    )
+    shown = page.locator(".ib-table").text_content()
+    assert shown == f"PSNR 30.00\nSSIM 0.9000\n\n{told}\n\nPSNR 31.00\nSSIM 0.9000"
+
+
 def test_an_error_changes_no_saved_size(page):
     height = page.evaluate(EVALUATE, [32])
     page.evaluate(RUN)
