@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from instructbrush.core.generation.errors import Refused
-from instructbrush.core.generation.images import as_png
+from instructbrush.core.generation.images import as_png, read_cell
 from instructbrush.core.generation.ultraedit.prompts import objects_prompt
 from instructbrush.core.generation.ultraedit.regions import (
     FREE_FORM,
@@ -188,8 +188,6 @@ def test_names_things_of_captions() -> None:
 
 def test_tags_name_what_the_finder_sees_once() -> None:
     (scene,) = Scenes(1, seed=3).rows(0, 1)
-    from instructbrush.core.generation.images import read_cell
-
     tags = CaptionTags(load_finder)().tags(read_cell(scene["image"], "scene"), b"", "a picture")
     assert tags[0] == "picture"
     assert 1 < len(tags) < 9
