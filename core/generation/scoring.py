@@ -116,13 +116,14 @@ class PairScorer:
         scores: list[Scores] = [dict.fromkeys(SCORES) for _ in pairs]
         before, after = self._features(self._clip, sources), self._features(self._clip, targets)
         _set(scores, CLIP_IMAGE, metrics.image_similarity(before, after))
+        texts = {text: text_features(self._clip, [text]) for text in {source_caption, target_caption} if text}
         if source_caption:
-            _set(scores, CLIP_IN, metrics.caption_similarity(self._text(source_caption), before))
+            _set(scores, CLIP_IN, metrics.caption_similarity(texts[source_caption], before))
         if target_caption:
-            _set(scores, CLIP_OUT, metrics.caption_similarity(self._text(target_caption), after))
-        if source_caption and target_caption and source_caption != target_caption:
-            texts = self._text(source_caption), self._text(target_caption)
-            _set(scores, CLIP_DIRECTION, metrics.direction_similarity(before, after, *texts))
+            _set(scores, CLIP_OUT, metrics.caption_similarity(texts[target_caption], after))
+        if len(texts) == 2:
+            words = texts[source_caption], texts[target_caption]
+            _set(scores, CLIP_DIRECTION, metrics.direction_similarity(before, after, *words))
         if self._dino is not None:
             dino = [self._features(self._dino, images) for images in (sources, targets)]
             _set(scores, DINO, metrics.image_similarity(*dino))
@@ -134,9 +135,6 @@ class PairScorer:
         distinct = {id(image): image for image in images}
         features = dict(zip(distinct, image_features(model, distinct.values()), strict=True))
         return torch.stack([features[id(image)] for image in images])
-
-    def _text(self, caption: str) -> Tensor:
-        return text_features(self._clip, [caption])
 
 
 def best_pair(

@@ -8,6 +8,7 @@ import torch
 from instructbrush.core.encoders.clip import image_features, text_features
 from instructbrush.core.encoders.pocket_clip import pocket_clip
 from instructbrush.core.errors import BuildError
+from instructbrush.core.generation import scoring
 from instructbrush.core.generation.errors import Refused
 from instructbrush.core.generation.scoring import (
     SCORES,
@@ -50,6 +51,21 @@ def test_scores_without_captions_are_left_out(make_image) -> None:
         "clip_sim_target",
         "dinov2_sim",
     }
+
+
+def test_each_caption_is_encoded_once(make_image, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[str] = []
+
+    def encode(clip, texts):
+        encoded.extend(texts)
+        return text_features(clip, texts)
+
+    monkeypatch.setattr(scoring, "text_features", encode)
+    scorer = PairScorer(pocket_clip(), None)
+    scorer.score([(make_image(0), make_image(1))], *CAPTIONS)
+    assert sorted(encoded) == sorted(CAPTIONS)
+    (equal,) = scorer.score([(make_image(0), make_image(1))], CAPTIONS[0], CAPTIONS[0])
+    assert len(encoded) == 3 and equal["clip_sim_dir"] is None and equal["clip_sim_target"] is not None
 
 
 def test_images_that_are_not_finite_stop_the_build(make_image) -> None:
