@@ -1,5 +1,6 @@
 """HTML of the reports. Image files are given relative to the page, with / between folders."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -11,7 +12,8 @@ background:#fff}}
 table{{border-collapse:collapse;margin:1rem 0}}
 th,td{{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #ddd}}
 td:nth-child(-n+2),th:nth-child(-n+2){{text-align:left}}td:nth-child(n+{gray}),td.gray{{color:#777}}
-td.own{{color:inherit}}svg{{margin-right:1rem}}
+td.own,td.words,td.figure{{color:inherit}}svg{{margin-right:1rem}}
+td.words,th.words{{text-align:left}}td.figure,th.figure{{text-align:right}}
 .row{{display:flex;gap:4px;align-items:center;margin:2px 0;flex-wrap:wrap}}
 .row b{{width:190px;font-weight:400;font-size:13px}}
 .row img{{width:104px;height:104px;object-fit:cover}}.row b small{{display:block;line-height:1.25}}
@@ -19,6 +21,8 @@ td.own{{color:inherit}}svg{{margin-right:1rem}}
 .sample img{{width:176px;height:176px;object-fit:contain}}.sample p{{margin:0 0 .2rem;overflow-wrap:anywhere}}
 h2{{margin-top:2.5rem}}h3{{margin:1.5rem 0 .3rem}}small{{color:#777}}
 """
+
+_WORD = re.compile(r"[^\W\d_]{3}")
 
 
 def page_head(title: str, about: Mapping[str, Any], gray_from: int) -> list[str]:
@@ -84,8 +88,16 @@ def sample(title: str, files: Iterable[str], facts: Mapping[str, str]) -> str:
     return f"<div class=sample>{images(files)}<div><p><b>{escape(title)}</b></p>{lines}</div></div>"
 
 
-def plain_table(title: str, heads: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns a table under a heading; ``heads`` are all its columns."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
-    body = "".join("<tr>" + "".join(_cells(row, len(row) + 1)) + "</tr>" for row in rows)
-    return f"<h2>{escape(title)}</h2><table><tr>{head}</tr>{body}</table>"
+def plain_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Returns a table under a heading; ``heads`` are all its columns. Words stand left, figures right."""
+    rows = list(rows)
+    kinds = [
+        "words" if any(_WORD.search(row[column]) for row in rows) else "figure"
+        for column in range(len(heads))
+    ]
+    lines = [
+        "".join(f"<{tag} class={kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, row, strict=True))
+        for tag, row in (("th", heads), *(("td", row) for row in rows))
+    ]
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<h2>{escape(title)}</h2><table>{body}</table>"
