@@ -9,6 +9,8 @@ from ...core.generation.scoring import POCKET_THRESHOLDS, ScoringModels, Thresho
 from ..options import finite_float
 
 _POCKET = "pocket"
+SCORING = ("clip_folder", "dino")
+"""The options that name local models."""
 
 
 def add_score_options(group: Any, default: Thresholds, without: Sequence[str] = ()) -> None:
