@@ -13,6 +13,8 @@ from ...core.generation.language.models import LanguageModel
 from ...core.generation.sources.opening import open_source
 from ..options import finite_float, positive_int
 
+POCKET_SIDE, SIDE = 128, 512
+"""Pixels of the images of the built-in models, and of others."""
 ANSWERS = "answers"
 """Folder of the answers within a build's folder."""
 
@@ -130,6 +132,11 @@ def language_model(options: argparse.Namespace) -> ModelSettings:
     if isinstance(settings, EndpointSettings):
         return replace(settings, key_variable=options.llm_key_env)
     return settings
+
+
+def model_title(options: argparse.Namespace) -> str:
+    """What the report calls the model of ``--llm``."""
+    return f"{options.llm} {options.llm_model or ''}".strip()
 
 
 def vision_model(options: argparse.Namespace) -> ModelSettings | None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...core.devices import named_device
 from ...core.errors import BuildError
 from ...core.generation.engine.build import Build, Source
 from ...core.generation.engine.figures import StageCount
@@ -36,7 +35,16 @@ from ...core.generation.reason.settings import (
 )
 from ...core.storage.files import write_text
 from ..options import Several, finite_float, positive_int
-from .options import OpenedModel, add_shared_options, answers_folder, language_model, source_of, vision_model
+from .model_paths import check_model_paths
+from .options import (
+    OpenedModel,
+    add_shared_options,
+    answers_folder,
+    language_model,
+    model_title,
+    source_of,
+    vision_model,
+)
 from .run import DataSet, run_command, show_part, workers_of
 
 _TABLE = "table2.txt"
@@ -130,6 +138,9 @@ def _add_object_options(group: Any) -> None:
 
 def build(options: argparse.Namespace) -> None:
     """Plans or makes ReasonPix2Pix's data."""
+    check_model_paths(options, "grounding_dino", "clipseg", "gligen", "editor")
+    if options.captioner not in ("pocket", "vlm"):
+        check_model_paths(options, "captioner")
     settings = settings_of(options)
     others = [count for folder in options.count_with for count in read_counts(Path(folder))]
     source = source_of(options)
@@ -140,7 +151,7 @@ def build(options: argparse.Namespace) -> None:
     about: dict[str, Any] = {
         "source": str(options.source),
         "parts": ", ".join(map(str, settings.parts)),
-        "language model": f"{options.llm} {options.llm_model or ''}".strip(),
+        "language model": model_title(options),
         **(_models(options) if set(settings.parts) != {1} else {}),
     }
     if 1 in settings.parts:
@@ -164,7 +175,7 @@ def settings_of(options: argparse.Namespace) -> ReasonSettings:
         BuildError: a value is out of range, models contradict each other, or the language model is missing.
     """
     answers = str(answers_folder(options))
-    device = str(named_device(options.device))
+    device = options.device
     if options.gligen and options.editor:
         raise BuildError("ReasonPix2Pix: --gligen and --editor both replace objects. Give one of them.")
     if options.grounding_dino and options.clipseg:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...core.devices import named_device
 from ...core.errors import BuildError
 from ...core.generation.engine.build import Build
 from ...core.generation.engine.export import export_table
@@ -30,16 +29,16 @@ from ...core.generation.top_bench.stages import (
 from ...core.generation.top_bench.writing import write_top_bench
 from ...core.generation.ultraedit.pairs import EditedAnchors
 from ..options import finite_float, positive_int
-from .options import add_shared_options
+from .model_paths import check_model_paths
+from .options import POCKET_SIDE, SIDE, add_shared_options
 from .run import DataSet, run_command
-from .scores import add_score_options, scoring_models, thresholds_of
+from .scores import SCORING, add_score_options, scoring_models, thresholds_of
 
 _DRAWINGS = {
     "ip2p": IP2P_DRAWING,
     "few-steps": FEW_STEPS_DRAWING,
     "p2p": Drawing(ControlSettings()),
 }
-_POCKET_SIDE, _SIDE = 128, 512
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -87,6 +86,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def build(options: argparse.Namespace) -> None:
     """Plans or makes a benchmark."""
+    check_model_paths(options, "text_to_image", "editor", *SCORING)
     settings = settings_of(options)
     file = Path(options.effects)
     about = {
@@ -120,9 +120,9 @@ def settings_of(options: argparse.Namespace) -> TopBenchSettings:
     if options.text_to_image and options.editor:
         raise BuildError("TOP-Bench: --text-to-image and --editor both make the pairs. Give one of them.")
     built_in = not (options.text_to_image or options.editor)
-    side = options.side or (_POCKET_SIDE if built_in else _SIDE)
+    side = options.side or (POCKET_SIDE if built_in else SIDE)
     return TopBenchSettings(
-        _maker(options, side, str(named_device(options.device))),
+        _maker(options, side, options.device),
         side,
         options.candidates,
         scoring_models(options),

@@ -29,19 +29,20 @@ from ...core.generation.ultraedit.stages import (
 from ...core.generation.ultraedit.tags import CaptionTags, ModelTags
 from ...core.storage.files import write_text
 from ..options import finite_float, positive_int
+from .model_paths import check_model_paths
 from .options import (
+    POCKET_SIDE,
+    SIDE,
     OpenedModel,
     add_shared_options,
     answers_folder,
     language_model,
+    model_title,
     source_of,
     vision_model,
 )
 from .run import DataSet, run_command
-from .scores import add_score_options, scoring_models, thresholds_of
-
-# Image sides of the built-in models and of UltraEdit.
-_POCKET_SIDE, _SIDE = 128, 512
+from .scores import SCORING, add_score_options, scoring_models, thresholds_of
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -118,8 +119,9 @@ def _add_region_options(group: Any) -> None:
 
 def build(options: argparse.Namespace) -> None:
     """Plans or makes UltraEdit's data."""
+    check_model_paths(options, "text_to_image", "editor", "region_editor", "grounding_dino", "sam", *SCORING)
     settings = settings_of(options)
-    facts = Facts(str(options.source), f"{options.llm} {options.llm_model or ''}".strip(), _models(options))
+    facts = Facts(str(options.source), model_title(options), _models(options))
     about = {"source": facts.source, "language model": facts.language_model, "mode": options.mode}
     run_command(
         Build(Path(options.out), source_of(options), ultraedit_stages(settings)),
@@ -146,6 +148,8 @@ def settings_of(options: argparse.Namespace) -> UltraEditSettings:
     Raises:
         BuildError: a value is out of range, or the language model is missing.
     """
+    if bool(options.grounding_dino) != bool(options.sam):
+        raise BuildError("UltraEdit: --grounding-dino finds boxes and --sam the masks in them. Give both.")
     answers = str(answers_folder(options))
     vision = vision_model(options)
     finder = FinderModels(options.grounding_dino, options.sam, options.device)
@@ -205,7 +209,7 @@ def _side(options: argparse.Namespace) -> int:
             "UltraEdit: a built-in model, for 128 px, makes one kind of pairs, and your own model the "
             "other. Give models for both (--text-to-image or --editor, and --region-editor), or --side."
         )
-    return _SIDE if given.pop() else _POCKET_SIDE
+    return SIDE if given.pop() else POCKET_SIDE
 
 
 def _models(options: argparse.Namespace) -> Mapping[str, str]:

@@ -10,7 +10,7 @@ from ...core.generation.engine.stage import Row
 from ...core.generation.ultraedit.examples import EXAMPLE_COLUMNS
 from ...core.generation.ultraedit.instructions import expansion_stage
 from ..options import positive_int
-from .options import OpenedModel, add_shared_options, answers_folder, language_model
+from .options import OpenedModel, add_shared_options, answers_folder, language_model, model_title
 from .run import DataSet, run_command
 
 
@@ -40,6 +40,6 @@ def build(options: argparse.Namespace) -> None:
     """Plans or makes a pool of examples."""
     model = OpenedModel(language_model(options), str(answers_folder(options)))
     made = Build(Path(options.out), Questions(options.questions), (expansion_stage(model),))
-    about = {"language model": f"{options.llm} {options.llm_model or ''}".strip()}
+    about = {"language model": model_title(options)}
     columns = {name: name for name in EXAMPLE_COLUMNS}
     run_command(made, DataSet("Examples of edits", columns, about), options)
