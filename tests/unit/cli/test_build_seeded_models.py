@@ -93,3 +93,20 @@ def test_a_build_that_refuses_every_row_leaves_its_report(
     assert built("ultraedit", source, tmp_path / "out", "--caption-words", "99", "100") == 1
     assert "The report says why" in capsys.readouterr().err
     assert "the caption is too short" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [
+        ("reason", "--gligen"),
+        ("reason", "--captioner"),
+        ("ultraedit", "--region-editor"),
+        ("ultraedit", "--dino"),
+    ],
+)
+def test_models_that_do_not_exist_are_named_before_anything_is_made(
+    kind: str, option: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert built(kind, source, tmp_path / "out", option, "nowhere") == 1
+    assert f"{option} names 'nowhere', which does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

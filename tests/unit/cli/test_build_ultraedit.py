@@ -65,6 +65,7 @@ def test_options_become_settings() -> None:
     [
         ((), "no language model is named"),
         ((*MODEL, "--text-to-image", "T", "--editor", "E"), "Give one"),
+        ((*MODEL, "--grounding-dino", "D"), "Give both"),
         ((*MODEL, "--side", "100"), "100 px"),
         ((*MODEL, "--mode", "both", "--editor", "E"), "Give models for both"),
         ((*MODEL, "--softness", "0.9", "0.1"), "softness 0.9 to 0.1"),
