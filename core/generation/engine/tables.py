@@ -180,7 +180,10 @@ def write_tables(tables: Iterable[Any], path: Path) -> None:
             if writer is None:
                 writer = pa.parquet.ParquetWriter(temporary, table.schema, compression="zstd")
                 stack.enter_context(writer)
-            writer.write_table(table, row_group_size=_rows_per_group(table))
+            rows = _rows_per_group(table)
+            # The bytes depend on where arrays are cut, so each group is one array.
+            for start in range(0, max(1, len(table)), rows):
+                writer.write_table(table.slice(start, rows).combine_chunks(), row_group_size=rows)
 
 
 def _rows_per_group(table: Any) -> int:
