@@ -45,7 +45,7 @@ from .options import (
     source_of,
     vision_model,
 )
-from .run import DataSet, run_command, show_part, workers_of
+from .run import DataSet, keeps_on_interrupt, run_command, show_part, workers_of
 
 _TABLE = "table2.txt"
 # The boxes of finders of regions are those of masks, which are often too small.
@@ -229,7 +229,7 @@ def _ranked_threshold(settings: ReasonSettings, source: Source, options: argpars
     """Measures all pairs first, because the threshold of Eq. 1 depends on all of them."""
     measuring = Build(Path(options.out), source, measuring_stages(settings, source.columns))
     if measuring.unfinished_parts(MEASURED):
-        with only_process(measuring.folder):
+        with only_process(measuring.folder), keeps_on_interrupt():
             run_build(measuring, workers_of(options), show_part)
     threshold = threshold_of_lowest(measuring, MEASURED, settings.lowest)
     print(f"tau of Eq. 1: {threshold:.4g}, with {settings.lowest:.0%} of the pairs below", file=sys.stderr)

@@ -1,9 +1,10 @@
 """Plans, runs and reports builds."""
 
 import argparse
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ def run_command(
     with only_process(build.folder):
         build.begin()
         write_text(json.dumps(asdict(data_set), indent=1), build.folder / _DATA_SET)
-        run_build(build, workers, show_part)
+        with keeps_on_interrupt():
+            run_build(build, workers, show_part)
         # A table with a wrong part is not exported.
         counts = count_rows(build)
         # Before the export, which stops if no row is left; the page says why none is.
@@ -118,6 +120,16 @@ def _print_facts(
         "report": str(page),
     }
     print(json.dumps(facts))
+
+
+@contextlib.contextmanager
+def keeps_on_interrupt() -> Iterator[None]:
+    """Says after Ctrl-C how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("What is made is kept. The same command continues.", file=sys.stderr)
+        raise
 
 
 def workers_of(options: argparse.Namespace) -> Workers:

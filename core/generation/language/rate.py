@@ -10,8 +10,9 @@ from ...storage.files import write_error
 from ...storage.json_text import parse_json
 from ..locks import locked
 
-# A moment further ahead than this many seconds is that of a clock that was wrong.
+# A moment further ahead than this many seconds, and than this many turns, is that of a clock that was wrong.
 _MOST_AHEAD = 3600.0
+_MOST_TURNS = 1000
 _MOST_BYTES = 100
 
 
@@ -27,6 +28,7 @@ class RateLimit:
 
     def __init__(self, per_minute: float | None, file: Path | None = None) -> None:
         self._seconds = 60.0 / per_minute if per_minute else 0.0
+        self._most_ahead = max(_MOST_AHEAD, _MOST_TURNS * self._seconds)
         self._file = file
         self._lock = threading.Lock()
         self._next = 0.0
@@ -72,7 +74,7 @@ class RateLimit:
             # A file that is missing or damaged limits nothing.
             with contextlib.suppress(OSError, ValueError, TypeError), self._file.open("rb") as file:
                 moment = float(parse_json(file.read(_MOST_BYTES)))
-        return moment if moment - now <= _MOST_AHEAD else 0.0
+        return moment if moment - now <= self._most_ahead else 0.0
 
     def _store(self, moment: float) -> None:
         self._next = moment

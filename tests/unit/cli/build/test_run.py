@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,21 @@ def test_says_why_no_row_is_left(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="no row is left, so there is no table. The report says why"):
         run_command(Build(tmp_path, Numbers(5), (stage,)), DATA_SET, options())
     assert "it is blue" in (tmp_path / "report.html").read_text()
+
+
+def test_says_after_an_interrupt_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Interrupted(Numbers):
+        def rows(self, start: int, count: int) -> Iterator[Any]:
+            if start:
+                raise KeyboardInterrupt
+            yield from super().rows(start, count)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_command(Build(tmp_path, Interrupted(30), (), 16), DATA_SET, options())
+    assert capsys.readouterr().err.endswith("What is made is kept. The same command continues.\n")
+    data_set = DataSet("Numbers", {"name": "id"}, {})
+    run_command(Build(tmp_path, Numbers(30), (), 16), data_set, options())
+    assert facts_of(capsys)["rows"] == 29
 
 
 def test_exports_no_part_of_other_rows(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from instructbrush.core.errors import StorageError
+from instructbrush.core.generation.language import rate as rate_module
 from instructbrush.core.generation.language.rate import RateLimit
 
 
@@ -34,6 +35,15 @@ def test_gives_each_request_its_turn(tmp_path, shared):
         assert moment - start >= number * 0.05 - 0.01
     # No thread waits for all turns of another.
     assert {number for _, number in sorted(moments)[:6]} == {0, 1, 2}
+
+
+def test_turns_far_ahead_count(tmp_path, monkeypatch):
+    """As with one request in two minutes and many processes."""
+    slept: list[float] = []
+    monkeypatch.setattr(rate_module.time, "sleep", slept.append)
+    for _ in range(40):
+        RateLimit(0.5, tmp_path / "m.rate").wait()
+    assert [round(seconds, -1) for seconds in slept] == [120 * number for number in range(40)]
 
 
 def test_without_a_limit_nothing_waits(tmp_path):
