@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...core.errors import BuildError
-from ...core.generation.engine.build import Source
+from ...core.generation.engine.build import ANSWERS, Source
 from ...core.generation.engine.first_rows import FirstRows
 from ...core.generation.language.endpoint import EndpointSettings
 from ...core.generation.language.local import LocalSettings
@@ -15,8 +15,6 @@ from ..options import finite_float, positive_int
 
 POCKET_SIDE, SIDE = 128, 512
 """Pixels of the images of the built-in models, and of others."""
-ANSWERS = "answers"
-"""Folder of the answers within a build's folder."""
 
 ModelSettings = EndpointSettings | LocalSettings
 """Both have ``open(answers)``, which gives a ``LanguageModel``."""

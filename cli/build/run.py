@@ -11,7 +11,7 @@ from typing import Any
 
 from ...core.errors import BuildError
 from ...core.evaluation.reports.text_table import aligned_table
-from ...core.generation.engine.build import Build
+from ...core.generation.engine.build import ANSWERS, Build
 from ...core.generation.engine.export import export_table
 from ...core.generation.engine.figures import StageCount, count_rows, plan
 from ...core.generation.engine.report import write_report
@@ -21,7 +21,6 @@ from ...core.generation.language.cache import AnswerCache
 from ...core.generation.locks import only_process
 from ...core.storage.files import write_text
 from ...core.storage.json_text import parse_json, read_record
-from .options import ANSWERS
 
 _DATA_SET = "data_set.json"
 

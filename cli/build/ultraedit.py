@@ -26,7 +26,7 @@ from ...core.generation.ultraedit.stages import (
     UltraEditSettings,
     ultraedit_stages,
 )
-from ...core.generation.ultraedit.tags import CaptionTags, ModelTags
+from ...core.generation.ultraedit.tags import CaptionTags, ModelTags, Tagger
 from ...core.storage.files import write_text
 from ..options import finite_float, positive_int
 from .model_paths import check_model_paths
@@ -151,7 +151,6 @@ def settings_of(options: argparse.Namespace) -> UltraEditSettings:
     if bool(options.grounding_dino) != bool(options.sam):
         raise BuildError("UltraEdit: --grounding-dino finds boxes and --sam the masks in them. Give both.")
     answers = str(answers_folder(options))
-    vision = vision_model(options)
     finder = FinderModels(options.grounding_dino, options.sam, options.device)
     return UltraEditSettings(
         OpenedModel(language_model(options), answers),
@@ -168,13 +167,21 @@ def settings_of(options: argparse.Namespace) -> UltraEditSettings:
         ),
         grammar_objects=options.objects == "grammar",
         finder=finder,
-        tagger=CaptionTags(finder) if vision is None else ModelTags(OpenedModel(vision, answers)),
+        tagger=_tagger(options, finder, answers),
         mask_area=tuple(options.mask_area),
         mask_fragments=options.mask_fragments,
         softness=tuple(options.softness),
         scorer=scoring_models(options),
         thresholds=thresholds_of(options, Thresholds()),
     )
+
+
+def _tagger(options: argparse.Namespace, finder: FinderModels, answers: str) -> Callable[[], Tagger]:
+    vision = vision_model(options)
+    if vision is not None:
+        return ModelTags(OpenedModel(vision, answers), options.tries)
+    # Grounding DINO knows any noun, so it has none to look for on its own.
+    return CaptionTags(None if options.grounding_dino else finder)
 
 
 def _free_form(options: argparse.Namespace) -> Callable[[], PairGenerator]:

@@ -19,6 +19,8 @@ from .stage import ID, Row, RowFunction, Stage, fingerprint
 from .tables import PARENT, Part, RowResult, comes_from, read_part, write_part
 
 FORMAT = 1
+ANSWERS = "answers"
+"""Folder of language models' answers inside a build's folder. It may be a copy of another build's."""
 _NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 # Errors that concern one row's data. All others stop the build.
 _ROW_ERRORS = (DataError, PairError, RegionError)
@@ -290,7 +292,7 @@ def wrong_part(file: Path, problem: str) -> BuildError:
 
 def _is_ours(path: Path) -> bool:
     """Whether a new build may find a file in its folder."""
-    return is_unfinished(path) or path.name == BUILD_LOCK
+    return is_unfinished(path) or path.name in (BUILD_LOCK, ANSWERS)
 
 
 def _only(row: Row, columns: Mapping[str, str]) -> dict[str, Any]:

@@ -141,6 +141,12 @@ def test_refuses_a_folder_with_other_files(tmp_path: Path) -> None:
         run_build(numbered_build(tmp_path))
 
 
+def test_answers_of_another_build_may_be_there(tmp_path: Path) -> None:
+    (tmp_path / "answers/ab").mkdir(parents=True)
+    numbered_build(tmp_path).begin()
+    assert (tmp_path / "build.json").exists()
+
+
 def test_damaged_part_is_named(tmp_path: Path) -> None:
     build = numbered_build(tmp_path)
     run_build(build)
