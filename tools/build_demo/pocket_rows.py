@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -53,7 +54,9 @@ def pairs(count: int, seed: int = 17, damaged: float = DAMAGED) -> Iterator[dict
 
 
 def write(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes `folder/captions` and `folder/pairs`."""
+    """Writes `folder/captions` and `folder/pairs`. The folder is there once both are whole."""
+    whole, folder = folder, folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(folder, ignore_errors=True)
     texts = {name: pa.string() for name in ("id", "source_caption", "edit_prompt", "target_caption")}
     schema = pa.schema({**texts, "source_image": IMAGE, "edited_image": IMAGE})
     table = pa.Table.from_pylist(rows, schema)
@@ -62,6 +65,7 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> None:
     for name, part in (("captions", captions), ("pairs", table)):
         (folder / name).mkdir(parents=True, exist_ok=True)
         pq.write_table(part, folder / name / "train-00000-of-00001.parquet", row_group_size=100)
+    folder.rename(whole)
 
 
 def main() -> None:

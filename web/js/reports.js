@@ -30,7 +30,9 @@ export function addReport(node) {
   const table = kind === "table";
   const shown = element("div", { class: `ib-panel ib-remark${table ? " ib-table" : ""}` });
   addPanel(node, "remark", shown, table ? TABLE_HEIGHT : HEIGHT);
-  onResult(node, ({ text }) => text && (shown.textContent = joined(text.map((each) => reportOf(kind, each)))));
+  onResult(node, ({ text }) => {
+    if (text) shown.textContent = joined(text.map((each) => reportOf(kind, each)));
+  });
 }
 
 /** Joins the texts of a run on several images. A sentence of a table stands once. */

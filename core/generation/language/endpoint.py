@@ -1,12 +1,15 @@
 """An OpenAI-compatible endpoint that the user names. Nothing else is ever contacted."""
 
+import contextlib
 import email.utils
 import hashlib
 import json
 import logging
 import os
 import random
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,8 @@ logger = logging.getLogger(__name__)
 _PATH = "/chat/completions"
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _LONGEST_WAIT = 60.0
+# An endpoint that sends nothing is noticed before the connection is closed.
+_EXTRA_SECONDS = 1.0
 # Seconds that an endpoint may ask to be left alone.
 _LONGEST_RETRY_AFTER = 300.0
 # Keys of local servers may be words such as "none", which answers may hold.
@@ -131,12 +136,12 @@ class Endpoint:
         self._httpx = _httpx_module(settings)
         self._parameters = Parameters()
         self._failures = 0
-        local = settings.host[1] in _LOCAL
-        self._client = self._open_client(proxies=not local)
-        if self._key and not local and settings.address.startswith("http:"):
+        self._local = settings.host[1] in _LOCAL
+        self._client = self._open_client()
+        if self._key and not self._local and settings.address.startswith("http:"):
             logger.warning("%s: the key is sent without encryption. Use https:// if you can.", self._title)
 
-    def _open_client(self, proxies: bool) -> Any:
+    def _open_client(self) -> Any:
         headers = {
             "User-Agent": "instructbrush",
             # A compressed reply may be far larger than its bytes.
@@ -146,7 +151,10 @@ class Endpoint:
             headers["Authorization"] = f"Bearer {self._key}"
         try:
             return self._httpx.Client(
-                headers=headers, timeout=self._settings.timeout, follow_redirects=False, trust_env=proxies
+                headers=headers,
+                timeout=self._settings.timeout,
+                follow_redirects=False,
+                trust_env=not self._local,  # proxies
             )
         except (ImportError, OSError, ValueError) as error:
             raise BuildError(
@@ -259,20 +267,24 @@ class Endpoint:
             UnusableReply: there is no whole reply in time.
         """
         self._rate.wait()
-        end = time.monotonic() + self._settings.timeout
         encoded = json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
+        too_long = UnusableReply(f"its reply takes longer than {self._settings.timeout:g} seconds")
+        end = time.monotonic() + self._settings.timeout
         try:
-            with self._client.stream(
-                "POST", self._settings.address + _PATH, content=encoded, headers=headers
-            ) as response:
+            with (
+                self._closed_at_the_end(too_long),
+                self._client.stream(
+                    "POST", self._settings.address + _PATH, content=encoded, headers=headers
+                ) as response,
+            ):
                 content = bytearray()
                 for chunk in response.iter_raw():
                     content += chunk
                     if len(content) > self._settings.most_bytes:
                         raise UnusableReply(f"its reply is larger than {self._settings.most_bytes} bytes")
                     if time.monotonic() > end:
-                        raise UnusableReply(f"its reply takes longer than {self._settings.timeout:g} seconds")
+                        raise too_long
                 told = self._without_key(content.decode("latin-1")).encode("latin-1")
                 return response.status_code, told, _retry_after(response.headers)
         except self._httpx.TimeoutException as error:
@@ -283,6 +295,25 @@ class Endpoint:
         except (self._httpx.HTTPError, self._httpx.InvalidURL) as error:
             said = self._without_key(str(error)) or type(error).__name__
             raise UnusableReply(f"the connection ended early ({said})") from error
+
+    @contextlib.contextmanager
+    def _closed_at_the_end(self, too_long: UnusableReply) -> Iterator[None]:
+        """Closes the connection soon after the time for a reply: its head may come byte by byte for ever."""
+        client = self._client
+        timer = threading.Timer(self._settings.timeout + _EXTRA_SECONDS, client.close)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except Exception as error:
+            # Reading from a closed connection raises errors of many kinds.
+            if client.is_closed:
+                raise too_long from error
+            raise
+        finally:
+            timer.cancel()
+            if client.is_closed:
+                self._client = self._open_client()
 
     def _without_key(self, text: str) -> str:
         if len(self._key) < _SHORTEST_SECRET:

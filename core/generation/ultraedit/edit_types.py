@@ -59,7 +59,7 @@ _SHADES = frozenset("a an the light dark bright deep pale vivid shade of and all
 
 def edit_type(instruction: str) -> str:
     """Returns one of ``EDIT_TYPES``."""
-    words = re.findall(r"[a-z'-]+", _LEAD.sub("", one_line(instruction).lower()))
+    words = re.findall(r"[a-z'-]+", _first_command(instruction))
     family = _VERBS.get(words[0]) if words else None
     if family is None:
         return "others"
@@ -75,7 +75,7 @@ def is_global(instruction: str) -> bool:
 
     "Change the background to a beach", "make it snow" and "transform the photo into a painting" are global.
     """
-    first = re.split(r"[,.;]|\band\b", _LEAD.sub("", one_line(instruction).lower()), maxsplit=1)[0]
+    first = _first_command(instruction)
     named = objects_of(first)
     if named:
         return all(_is_surrounding(name) for name in named)
@@ -85,6 +85,10 @@ def is_global(instruction: str) -> bool:
     rest = without_determiner(target[1]) if len(target) == 2 else ""
     words = re.findall(r"[a-z]+", rest)
     return not words or _is_surrounding(" ".join(words)) or words[0] in WHOLE
+
+
+def _first_command(instruction: str) -> str:
+    return re.split(r"[,.;]|\band\b", _LEAD.sub("", one_line(instruction).lower()), maxsplit=1)[0]
 
 
 def _is_surrounding(phrase: str) -> bool:

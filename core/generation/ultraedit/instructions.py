@@ -21,7 +21,7 @@ _MOST_LETTERS = 300
 _SAME_CAPTION = 0.6
 # Examples that a question for more examples shows, and how many it asks for.
 _SHOWN, _WANTED = 10, 10
-_TOKENS = 512
+_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class ExpansionStage:
             examples = ask_for(
                 model,
                 # Without a sample number, a cached answer would be given to all questions with these seeds.
-                Question(expanding_prompt(seeds, _WANTED), sample=row["query"], most_tokens=2 * _TOKENS),
+                Question(expanding_prompt(seeds, _WANTED), sample=row["query"], most_tokens=_TOKENS),
                 parse_examples,
                 self.tries,
             )

@@ -80,9 +80,10 @@ class _CaptionTagger:
     def tags(self, image: Tensor, png: bytes, caption: str) -> list[str]:
         found = dict.fromkeys(things_of(caption))
         if self._finder is not None and self._finder.known_nouns:
-            named = " ".join(found)
+            named = [f" {name} " for name in found]
             objects = _distinct(self._finder.find(image, list(self._finder.known_nouns)))
-            found |= dict.fromkeys(each.phrase for each in objects if each.phrase not in named)
+            new = [each.phrase for each in objects if not any(f" {each.phrase} " in name for name in named)]
+            found |= dict.fromkeys(new)
         return list(found)[:MOST_TAGS]
 
 

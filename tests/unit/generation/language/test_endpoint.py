@@ -1,7 +1,10 @@
 """Asking an OpenAI-compatible endpoint: a real server on this machine, which fails on purpose."""
 
+import contextlib
 import io
 import json
+import socketserver
+import threading
 import time
 
 import pytest
@@ -9,6 +12,7 @@ from PIL import Image
 
 from instructbrush.core.errors import BuildError
 from instructbrush.core.generation.errors import Refused
+from instructbrush.core.generation.language import endpoint as endpoint_module
 from instructbrush.core.generation.language.models import Answer, NoAnswer, Question, ask_for
 from instructbrush.core.generation.language.parsing import json_object
 from instructbrush.tools.build_demo.scripted_endpoint import PASSING, Faults, Reply, completion
@@ -294,6 +298,27 @@ def test_a_slow_drip_of_bytes_is_a_timeout(serve, model):
     endpoint._server.RequestHandlerClass = Dripping
     with pytest.raises(BuildError, match=r"its reply takes longer than 0\.3 seconds"):
         model(endpoint, timeout=0.3, tries=1).ask(Question("slow"))
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 100 Continue\r\n\r\n", b"X-More: yes\r\n"])
+def test_a_head_that_never_ends_is_a_timeout(model, monkeypatch, head):
+    monkeypatch.setattr(endpoint_module, "_EXTRA_SECONDS", 0.1)
+
+    class Endless(socketserver.StreamRequestHandler):
+        def handle(self):
+            self.wfile.write(b"" if b"100" in head else b"HTTP/1.1 200 OK\r\n")
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(head)
+                    time.sleep(0.02)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Endless) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        with pytest.raises(BuildError, match=r"its reply takes longer than 0\.2 seconds"):
+            model(address, timeout=0.2, tries=1).ask(Question("a"))
+        server.shutdown()
 
 
 def test_a_question_asked_again_meets_other_faults(serve, model):

@@ -213,9 +213,7 @@ def test_refuses_captions_that_are_no_text(tmp_path: Path) -> None:
 def test_says_where_annotations_are_no_text(tmp_path: Path) -> None:
     file = write_captions(tmp_path)
     file.write_bytes(file.read_bytes().replace(b"A giraffe", b"A g\xefraffe"))
-    with pytest.raises(
-        InstructBrushError, match=r"damaged .lexical error: invalid bytes in UTF8 string\.\)"
-    ):
+    with pytest.raises(InstructBrushError, match=r"damaged .lexical error: invalid bytes in UTF8 string\.\)"):
         open_source(file)
 
 

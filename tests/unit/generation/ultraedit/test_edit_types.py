@@ -25,6 +25,7 @@ CASES = {
         "change the forest to a field of lavender",
         "give the cat a hat",
         "make the bubbles glow in the dark",
+        "make the star bigger and paint the sky red",
     ),
     "transform global": ("Transform the scene into a painting", "convert the photo into a mosaic"),
     "transform local": ("Transform the slipper into a glass one", "transform the field into a lake"),

@@ -194,6 +194,13 @@ def test_tags_name_what_the_finder_sees_once() -> None:
     assert len(set(tags)) == len(tags)
 
 
+def test_tags_leave_out_whole_words_of_the_caption_only() -> None:
+    (scene,) = Scenes(1, seed=3).rows(0, 1)
+    image, tagger = read_cell(scene["image"], "scene"), CaptionTags(load_finder)()
+    assert "ground" in tagger.tags(image, b"", "a background")
+    assert tagger.tags(image, b"", "green grass").count("grass") == 0
+
+
 def test_vision_models_name_tags_and_their_answers_are_checked() -> None:
     model = Scripted(bad=9, text="The dog, a red Ball, dog", sees_images=True)
     assert ModelTags(model)().tags(torch.zeros(8, 8, 3), b"png", "") == ["dog", "red ball"]
