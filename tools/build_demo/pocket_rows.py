@@ -73,6 +73,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=300)
     options = parser.parse_args()
+    if options.out.exists():
+        parser.error(f"'{options.out}' exists; give another --out")
     write(options.out, list(pairs(options.rows)))
 
 
