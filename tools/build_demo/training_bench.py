@@ -53,7 +53,7 @@ class Training:
 
 
 COMMON = tuple(
-    "--model pocket --resolution 128 --batch 16 --steps 500 --rate 1e-4 --final-rate 1e-5 --warmup 50 "
+    "--model pocket --resolution 128 --batch 16 --steps 250 --rate 2e-4 --final-rate 1e-5 --warmup 25 "
     "--average 0.99 --snr-limit 20 --pictures-every 0".split()
 )
 TRAININGS = {
@@ -63,7 +63,7 @@ TRAININGS = {
         ("reason", "train"),
         ("reason",),
         tuple(
-            "--mllm pocket --first-stage-steps 1500 --meaning-weight 0.05 --indirect 0.75 "
+            "--mllm pocket --first-stage-steps 1000 --meaning-weight 0.05 --indirect 0.75 "
             "--freeze keys-values middle time".split()
         ),
     ),
