@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         assert parts is not None
         rows = figures(dict(zip(names, parts, strict=True)))
         if options.publish:
-            command = command_line("make bench-training", given, ("--builds", "--out"))
+            command = command_line("tools/build_demo/training_bench.py", given, ("--builds", "--out"))
             print(publish("training_bench", "Training from built data", command, rows, about))
     except (InstructBrushError, OSError) as error:
         print(f"training_bench: {error}", file=sys.stderr)
