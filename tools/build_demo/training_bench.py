@@ -161,7 +161,7 @@ def count_rows(name: str, builds: Path) -> int:
 def figures(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Returns row -> figure -> mean over the items, with 95 % intervals.
 
-    ``<figure>_gain`` is the paired difference to the editor before training.
+    ``<figure>_change`` is the paired difference to the editor before training.
     """
     before = parts[BEFORE]
     rows: dict[str, dict[str, Any]] = {}
@@ -170,7 +170,7 @@ def figures(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]
         means = {figure: interval(values) for figure, values in measured.items()}
         if name != BEFORE:
             means |= {
-                f"{figure}_gain": interval([b - a for a, b in zip(before[figure], values, strict=True)])
+                f"{figure}_change": interval([b - a for a, b in zip(before[figure], values, strict=True)])
                 for figure, values in measured.items()
             }
         rows[name] = plain_figures(means, 5)
@@ -191,6 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--publish", action="store_true", help="write docs/results/training_bench.json")
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
+    if options.publish and options.only:
+        parser.error("--publish needs all trainers; leave --only out")
     names = [BEFORE, *([options.only] if options.only else TRAININGS)]
     try:
         about = {"reason_items": REASON_ITEMS, "region_items": REGION_ITEMS, "options": " ".join(COMMON)}

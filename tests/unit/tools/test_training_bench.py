@@ -19,15 +19,15 @@ def test_compares_each_item_with_the_editor_before_training() -> None:
         "train_region": {"inside_psnr": [12.0, 24.0], "seconds": [3.2], "rows": [500]},
     }
     rows = training_bench.figures(parts)
-    assert rows["before"]["direct_l1"] == 0.2 and "direct_l1_gain" not in rows["before"]
-    assert rows["finetune"]["direct_l1_gain"] == -0.1
+    assert rows["before"]["direct_l1"] == 0.2 and "direct_l1_change" not in rows["before"]
+    assert rows["finetune"]["direct_l1_change"] == -0.1
     # Both items gain 1 dB, however different they are.
-    assert rows["finetune"]["inside_psnr_gain"] == 1 and rows["finetune"]["inside_psnr_gain_ci95"] == 0
+    assert rows["finetune"]["inside_psnr_change"] == 1 and rows["finetune"]["inside_psnr_change_ci95"] == 0
     assert rows["train_region"] == {
         "inside_psnr": 18.0,
         "inside_psnr_ci95": pytest.approx(6 * 12.7062, abs=0.001),
-        "inside_psnr_gain": 3.0,
-        "inside_psnr_gain_ci95": pytest.approx(12.7062, abs=0.001),
+        "inside_psnr_change": 3.0,
+        "inside_psnr_change_ci95": pytest.approx(12.7062, abs=0.001),
         "seconds": 3,
         "rows": 500,
     }
