@@ -87,7 +87,8 @@ def test_ray_makes_the_same_files_and_passes_errors_on(finished: Build, tmp_path
     command = [sys.executable, "-c", ON_RAY, str(tmp_path)]
     told = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True).stdout
     assert build_files(numbered_build(tmp_path / "whole")) == build_files(finished)
-    assert told == "The endpoint does not answer.\n"
+    # Ray may print a line of its own about the actors that it ends.
+    assert told.splitlines()[-1] == "The endpoint does not answer."
     stopped = numbered_build(tmp_path / "stopped", stop_at=20)
     assert list(stopped.stage_folder(2).rglob("*.parquet"))
 
