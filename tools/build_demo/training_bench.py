@@ -37,7 +37,7 @@ from instructbrush.tools.benchmarks.parts import models_digest, run_parts
 from instructbrush.tools.benchmarks.published import command_line, publish
 from instructbrush.tools.benchmarks.reason_figures import Metrics
 
-# Half of the items of each benchmark.
+# Half of the items of PocketReason, all of the benchmark of regions.
 REASON_ITEMS = 100
 REGION_ITEMS = 60
 BEFORE = "before"
