@@ -129,7 +129,7 @@ def run_and_report(
         **_with_single_seed({"single_seed": tuple(options.single_seed), **more_settings}, stored),
     )
     settings.check_stored(selected)
-    folder = EffectFolder(options.out, options.redo)
+    folder = EffectFolder(options.out, options.redo, options.results)
     skipped = _SkippedSources()
     unfinished = None
     try:
@@ -138,6 +138,7 @@ def run_and_report(
         )
     except UnfinishedError as error:
         unfinished = error
+    folder.write_file()
     readable = skipped.readable(selected)
     outcomes = _all_outcomes(folder, settings, readable)
     if unfinished is not None and not outcomes:

@@ -33,6 +33,7 @@ _APPLIES_TO = {
     "first_seed": PAIR_BENCHMARKS,
     "single_seed": PAIR_BENCHMARKS,
     "redo": PAIR_BENCHMARKS,
+    "results": PAIR_BENCHMARKS,
     "find_scales": PAIR_BENCHMARKS,
     "eta": PAIR_BENCHMARKS,
     "lists": PAIR_BENCHMARKS,
@@ -294,4 +295,10 @@ def add_run_options(
         "--out",
         default=out,
         help=f"folder for results; the same command resumes a stopped run (default {out})",
+    )
+    parser.add_argument(
+        "--results",
+        metavar="FILE",
+        help="one .jsonl file of all results without their images, read before the run and written at its "
+        "end, so that a run goes on where that of another machine stopped (default: none)",
     )

@@ -30,6 +30,8 @@ class ResultFolder:
     Args:
         path: the folder.
         redo: whether outcomes that another recipe made are made anew; otherwise they are an error.
+        file: a JSON Lines file that also holds the outcomes, without their images, so that a run continues
+            on another machine. Its first line is the run's description. ``None`` for no such file.
     """
 
     record: ClassVar[type]
@@ -41,42 +43,53 @@ class ResultFolder:
     redo_advice: ClassVar[str] = "make the results of this method anew with --redo"
     """How else to mend results that another recipe made."""
 
-    def __init__(self, path: str | Path, redo: bool = False) -> None:
+    def __init__(self, path: str | Path, redo: bool = False, file: str | Path | None = None) -> None:
         self.path = Path(path)
         self.redo = redo
+        self.file = Path(file) if file else None
+        self._description: dict[str, Any] = {}
+        self._made_elsewhere: dict[Key, Any] = {}
 
     def begin(self, description: Mapping[str, Any]) -> None:
-        """Writes ``run.json``, or checks that the folder belongs to the same run.
+        """Writes ``run.json``, or checks that the folder belongs to the same run. Reads ``file``.
 
         Args:
             description: everything that determines the figures, as plain values.
 
         Raises:
-            EvaluationError: the folder holds another run.
+            EvaluationError: the folder or the file holds another run, or the file is damaged.
             StorageError: the folder cannot be written to.
         """
         file = self.path / "run.json"
         new = json.loads(json.dumps({"format": FORMAT, **description}))
+        if self.file is not None and self.file.is_file():
+            old, self._made_elsewhere = _read_results(self.file, self.record)
+            self._check_same(new, old, self.file, "Give another --results file.")
         if file.is_file():
-            old = _read_description(file)
-            for name in self.optional_entries:
-                if new.get(name) is None or old.get(name) is None:
-                    new[name] = old[name] = new.get(name) or old.get(name)
-            changed = next((name for name in (*new, *old) if new.get(name) != old.get(name)), None)
-            if changed is not None:
-                raise EvaluationError(
-                    f"'{self.path}' holds results of another run: {changed} was {old.get(changed)!r}, "
-                    f"now it is {new.get(changed)!r}. Give another --out folder, or delete this one."
-                )
+            advice = "Give another --out folder, or delete this one."
+            self._check_same(new, _read_description(file), self.path, advice)
         elif self.path.is_dir() and any(not is_unfinished(path) for path in self.path.iterdir()):
             raise EvaluationError(
                 f"'{self.path}' holds other files, not results of a benchmark. Give another --out folder."
             )
         write_text(json.dumps(new, indent=1), file)
+        self._description = new
+
+    def _check_same(self, new: dict[str, Any], old: dict[str, Any], place: Path, advice: str) -> None:
+        """Checks that two descriptions are of one run. Optional entries are taken over from each other."""
+        for name in self.optional_entries:
+            if new.get(name) is None or old.get(name) is None:
+                new[name] = old[name] = new.get(name) or old.get(name)
+        changed = next((name for name in (*new, *old) if new.get(name) != old.get(name)), None)
+        if changed is not None:
+            raise EvaluationError(
+                f"'{place}' holds results of another run: {changed} was {old.get(changed)!r}, "
+                f"now it is {new.get(changed)!r}. {advice}"
+            )
 
     def finished(self) -> dict[Key, Any]:
-        """Returns every stored outcome. A file that cannot be read counts as missing."""
-        outcomes = {}
+        """Returns every stored outcome. A file in the folder that cannot be read counts as missing."""
+        outcomes = dict(self._made_elsewhere)
         for file in sorted(self.path.glob(f"{self.subfolder}/*/*.json")):
             try:
                 outcome = read_record(self.record, parse_json(file.read_bytes(), finite=False), finite=False)
@@ -140,8 +153,19 @@ class ResultFolder:
             self.path / self.subfolder / source / f"{method}-{seed}.json",
         )
 
+    def write_file(self) -> None:
+        """Writes all outcomes to ``file``, one a line, if there is one. Only after ``begin``.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        if self.file is not None:
+            found = self.finished()
+            lines = [self._description, *(asdict(found[key]) for key in sorted(found))]
+            write_text("".join(f"{json.dumps(line)}\n" for line in lines), self.file)
+
     def image(self, source: str, method: str, seed: int, index: int) -> Path:
-        """Path of an image that a method made of an effect or item."""
+        """Path of an image that a method made of an effect or item. Results from ``file`` have none."""
         return self.path / self.subfolder / source / f"{method}-{seed}-{index}.png"
 
 
@@ -186,6 +210,29 @@ def _read_description(file: Path) -> dict[str, Any]:
             "Give another --out folder, or delete this one."
         )
     return description
+
+
+def _read_results(file: Path, kind: type) -> tuple[dict[str, Any], dict[Key, Any]]:
+    """The description and the outcomes of a file that ``ResultFolder.write_file`` wrote."""
+    number = 1
+    try:
+        first, *lines = file.read_text(encoding="utf-8").splitlines()
+        description = parse_json(first)
+        if not isinstance(description, dict) or description.get("format") != FORMAT:
+            raise ValueError("it does not describe a run")
+        outcomes = {}
+        for line in lines:
+            number += 1
+            outcome = read_record(kind, parse_json(line, finite=False), finite=False)
+            if not _is_complete(outcome):
+                raise ValueError("figures are missing")
+            outcomes[outcome.key] = outcome
+    except (OSError, ValueError) as error:
+        raise EvaluationError(
+            f"'{file}' cannot be read as a file of results (line {number}: {error}). Give another --results "
+            "file, or get this one again."
+        ) from error
+    return description, outcomes
 
 
 def _is_complete(outcome: Any) -> bool:

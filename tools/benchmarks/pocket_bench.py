@@ -183,8 +183,8 @@ def _publish(options: argparse.Namespace, arguments: Sequence[str], outcomes: Se
         )
     own = (
         *("--out", "--lpips", "--cache", "--jobs", "--seconds", "--publish", "--redo", "--first-seed"),
-        # Folders of this machine.
-        "--stored",
+        # Folders and files of this machine.
+        *("--stored", "--results"),
     )
     about = {
         "steps": options.steps or STEPS,

@@ -184,12 +184,9 @@ def _effect_html(folder: EffectFolder, outcomes: Sequence[Outcome], source: Effe
         )
         seed = f" seed {outcome.seed}" if outcome.seed else ""
         init_text = f" “{outcome.init_text}”" if outcome.init_text else ""
-        files = [
-            folder.image(outcome.effect, outcome.method, outcome.seed, index)
-            .relative_to(folder.path)
-            .as_posix()
-            for index in range(test)
-        ]
+        images = (folder.image(outcome.effect, outcome.method, outcome.seed, index) for index in range(test))
+        # Results that came in one file have no images.
+        files = [image.relative_to(folder.path).as_posix() for image in images if image.is_file()]
         losses = f", losses: {outcome.losses}" if outcome.losses else ""
         remark = f" {outcome.remark}" if outcome.remark else ""
         blocks.append(
@@ -216,6 +213,8 @@ def grid(folder: EffectFolder, outcomes: Sequence[Outcome], sources: Sequence[Ef
     draw = ImageDraw.Draw(sheet)
 
     def paste(file: Path, x: int, y: int) -> None:
+        if not file.is_file():
+            return  # the result came in one file without images
         with Image.open(file) as image:
             sheet.paste(image.convert("RGB").resize((_CELL, _CELL), Image.Resampling.LANCZOS), (x, y))
 

@@ -13,6 +13,7 @@ import pytest
 from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.errors import EvaluationError, UnfinishedError
 from instructbrush.core.evaluation.by_example.methods import base as methods_module
+from instructbrush.core.evaluation.by_example.report import write_report
 from instructbrush.core.evaluation.by_example.results import EffectFolder, Outcome
 from instructbrush.core.evaluation.by_example.run import EffectRunSettings
 from instructbrush.core.evaluation.runner import run
@@ -135,3 +136,55 @@ def test_methods_may_have_different_numbers_of_seeds(tmp_path: Path) -> None:
         ("words", "hue_75", 1),
         ("words", "teal_hat", 1),
     ]
+
+
+def test_a_run_goes_on_elsewhere_from_one_file_of_results(tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+
+    def go_on(folder: str, *methods: str) -> tuple[list[Outcome], list[str]]:
+        seen: list[str] = []
+        results = EffectFolder(tmp_path / folder, file=file)
+        outcomes = run(
+            SOURCES,
+            replace(TINY, methods=methods),
+            results,
+            data="test",
+            on_outcome=lambda outcome, *_: seen.append(outcome.method),
+        )
+        results.write_file()
+        write_report(results, outcomes, SOURCES, "test", {})
+        return outcomes, seen
+
+    first, seen = go_on("here", "words")
+    assert seen == ["words"] * 2
+    both, seen = go_on("there", "words", "no_time")
+    assert seen == ["no_time"] * 2 and [each for each in both if each.method == "words"] == first
+    page = (tmp_path / "there" / "report.html").read_text()
+    assert "no_time-0-0.png" in page and "words-0-0.png" not in page
+    again, seen = go_on("third", "words", "no_time")
+    assert again == both and not seen and len(file.read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('"data": "test"', '"data": "other"', "holds results of another run: data was 'other'"),
+        ('"format": 1', '"format": 9', r"line 1: it does not describe a run\)"),
+        ('"hue_75"', "null", "line 2: effect .*Give another --results file"),
+        ('"psnr": [', '"psnr": [1.0, ', r"line 2: figures are missing\)"),
+        ("\n", "", "line 1: "),
+    ],
+)
+def test_file_of_results_that_does_not_fit_is_kept_and_refused(
+    tmp_path: Path, old: str, new: str, told: str
+) -> None:
+    file = tmp_path / "results.jsonl"
+    folder = EffectFolder(tmp_path / "here", file=file)
+    settings = replace(TINY, methods=("words",))
+    run(SOURCES, settings, folder, data="test")
+    folder.write_file()
+    changed = file.read_text().replace(old, new, 1)
+    file.write_text(changed)
+    with pytest.raises(EvaluationError, match=told):
+        run(SOURCES, settings, EffectFolder(tmp_path / "there", file=file), data="test")
+    assert file.read_text() == changed and not (tmp_path / "there").exists()
