@@ -10,6 +10,7 @@ from ...core.errors import BuildError
 from ...core.generation.engine.build import Build, Source
 from ...core.generation.engine.figures import StageCount
 from ...core.generation.engine.run import run_build
+from ...core.generation.finders import FinderModels
 from ...core.generation.locks import only_process
 from ...core.generation.reason.export import (
     TEST_IMAGES,
@@ -21,7 +22,6 @@ from ...core.generation.reason.export import (
 )
 from ...core.generation.reason.filtering import threshold_of_lowest
 from ...core.generation.reason.models.captioners import AskedCaptioner, FolderCaptioner
-from ...core.generation.reason.models.finders import FinderSpec
 from ...core.generation.reason.models.gligen import GligenSpec
 from ...core.generation.reason.models.parsers import SpacyParser
 from ...core.generation.reason.models.region_editor import RegionEditorSpec
@@ -194,7 +194,7 @@ def settings_of(options: argparse.Namespace) -> ReasonSettings:
         options.tries,
         _captioner(options, device, answers),
         SpacyParser(options.spacy),
-        FinderSpec(options.grounding_dino, options.clipseg, device),
+        FinderModels(options.grounding_dino, clipseg=options.clipseg, device=device),
         _box_limits(options),
         replacer,
         options.least_change,

@@ -10,6 +10,7 @@ from ...core.errors import BuildError
 from ...core.generation.engine.build import Build
 from ...core.generation.engine.export import export_table
 from ...core.generation.engine.figures import StageCount
+from ...core.generation.finders import FinderModels
 from ...core.generation.prompt_to_prompt.candidates import FEW_STEPS_DRAWING
 from ...core.generation.scoring import Thresholds
 from ...core.generation.ultraedit.examples import read_pool
@@ -22,7 +23,6 @@ from ...core.generation.ultraedit.reports.statistics import count_types
 from ...core.generation.ultraedit.stages import (
     MODES,
     ULTRAEDIT_COLUMNS,
-    FinderModels,
     UltraEditSettings,
     ultraedit_stages,
 )
@@ -151,7 +151,7 @@ def settings_of(options: argparse.Namespace) -> UltraEditSettings:
     if bool(options.grounding_dino) != bool(options.sam):
         raise BuildError("UltraEdit: --grounding-dino finds boxes and --sam the masks in them. Give both.")
     answers = str(answers_folder(options))
-    finder = FinderModels(options.grounding_dino, options.sam, options.device)
+    finder = FinderModels(options.grounding_dino, options.sam, device=options.device)
     return UltraEditSettings(
         OpenedModel(language_model(options), answers),
         mode=options.mode,

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from ...errors import BuildError
 from ...regions.finder import RegionFinder
 from ..engine.stage import ID, Stage
+from ..finders import FinderModels
 from ..language.models import LanguageModelSpec
 from ..sources.rows import CAPTION, EDITED_CAPTION, EDITED_IMAGE, IMAGE, INSTRUCTION
 from .captions import caption_stage
 from .filtering import PAIRS, difference_stage, filter_stage, parts_stage
 from .instructions import Asking, candidates_stage, choice_stage
 from .models.captioners import AskedCaptioner, Captioner, FolderCaptioner
-from .models.finders import FinderSpec
 from .models.parsers import Parser, SpacyParser
 from .models.region_editor import RegionEditorSpec
 from .nouns import nouns_stage
@@ -63,7 +63,7 @@ class ReasonSettings:
     captioner: Callable[[], Captioner] | None = FolderCaptioner()
     """For images of Parts II and III without a caption; None refuses them."""
     parser: Callable[[], Parser] = SpacyParser()
-    finder: Callable[[], RegionFinder] = FinderSpec()
+    finder: Callable[[], RegionFinder] = FinderModels()
     limits: BoxLimits = BoxLimits()
     replacer: Callable[[], ObjectReplacer] = RegionEditorSpec()
     least_change: float = 1e-4

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from ...errors import BuildError
 from ...regions.finder import RegionFinder
-from ...regions.finder_loading import load_finder
 from ..engine.stage import Row, RowFunction, Stage, seed_of
+from ..finders import FinderModels
 from ..images import as_png, read_cell
 from ..language.models import LanguageModelSpec
 from ..scoring import POCKET_THRESHOLDS, SCORES, PairScorer, ScoringModels, Thresholds, best_pair
@@ -37,21 +36,6 @@ ULTRAEDIT_COLUMNS: Mapping[str, str] = {
     **{name: name for name in ("seed", "generator")},
 }
 """Name in the data set -> column of the build: UltraEdit's public columns, then our own."""
-
-
-@dataclass(frozen=True)
-class FinderModels:
-    """Which models find regions. Calling it raises ``ModelError`` if one cannot be loaded."""
-
-    dino: str = ""
-    """Folder of Grounding DINO; empty, as ``sam``, for the built-in finder."""
-    sam: str = ""
-    device: str = "cpu"
-
-    def __call__(self) -> RegionFinder:
-        """Loads the models."""
-        folders = (Path(folder) if folder else None for folder in (self.dino, self.sam))
-        return load_finder(*folders, device=self.device)
 
 
 @dataclass(frozen=True)

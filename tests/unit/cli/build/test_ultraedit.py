@@ -8,10 +8,10 @@ import pytest
 
 from instructbrush.cli.build import ultraedit, ultraedit_examples
 from instructbrush.core.errors import BuildError, RegionError
+from instructbrush.core.generation.finders import FinderModels
 from instructbrush.core.generation.scoring import POCKET_THRESHOLDS, ScoringModels, Thresholds
 from instructbrush.core.generation.ultraedit.examples import read_pool, seed_examples
 from instructbrush.core.generation.ultraedit.pairs import EditedAnchors, PromptToPromptPairs
-from instructbrush.core.generation.ultraedit.stages import FinderModels
 from instructbrush.core.generation.ultraedit.tags import CaptionTags, ModelTags
 from instructbrush.tools.build_demo.pocket_rows import pairs, write
 from instructbrush.tools.build_demo.scripted_endpoint import Faults, Request, ScriptedEndpoint
@@ -53,7 +53,7 @@ def test_options_become_settings() -> None:
     assert isinstance(settings.free_form, PromptToPromptPairs)
     assert (settings.free_form.model, settings.free_form.steps, settings.free_form.strength) == ("T", 7, 0.5)
     assert settings.region == EditedAnchors("R", True, 7, half=True)
-    assert settings.finder == FinderModels("D", "S", "cpu")
+    assert settings.finder == FinderModels("D", "S", device="cpu")
     assert isinstance(settings.tagger, ModelTags)
     assert settings.scorer == ScoringModels("ViT-L-14/openai", "C", "V", "cpu")
     assert settings.thresholds == Thresholds(clip_sim_dir=0.3)

@@ -21,6 +21,7 @@ from instructbrush.core.generation.language.models import Question
 address, folder, count, prefix, rate = sys.argv[1:]
 settings = EndpointSettings(address, "scripted", first_wait=0.01, requests_per_minute=float(rate) or None)
 model = settings.open(Path(folder))
+print("ready", flush=True)
 input()
 print(json.dumps([model.ask(Question(f"{prefix} {number}")).text for number in range(int(count))]))
 """
@@ -33,6 +34,8 @@ def start(endpoint, folder, count: int, prefix: str = "question", rate: float = 
 
 
 def finish(processes: list[subprocess.Popen]) -> list[list[str]]:
+    # Together, however long each took to start.
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * len(processes)
     for process in processes:
         process.stdin.write("\n")
         process.stdin.flush()
