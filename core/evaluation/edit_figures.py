@@ -38,13 +38,15 @@ class EditFigures:
         return mean(self.columns.get(metric, []))
 
     def table(self, remarks: Sequence[str] = ()) -> str:
-        """Formats the means, with their 95 % intervals if there are several images, then the figures of each
-        image, and below them the given and the own remarks."""
+        """Formats the means, with their 95 % intervals if there are several images, and Direction, then the
+        figures of each image, and below them the given and the own remarks."""
         digits = {name: 2 if name.startswith("PSNR") else 4 for name in self.columns}
-        width = max(map(len, self.columns))
+        width = max(map(len, (*self.columns, "Direction")))
         lines = [
             f"{name:<{width}}  {interval(values).show(digits[name])}" for name, values in self.columns.items()
         ]
+        if not math.isnan(self.direction):
+            lines.append(f"{'Direction':<{width}}  {self.direction:.4f}")
         images = list(zip(*self.columns.values(), strict=True))
         if len(images) > 1:
             lines.insert(0, f"{len(images)} images, mean ± 95 % interval")
@@ -127,7 +129,7 @@ def _measure_direction_to_truth(
 ) -> None:
     figures.direction = direction_distance(edits, image_features(clip, truth).cpu() - inputs)
     figures.remarks.append(
-        f"Direction {figures.direction:.4f} ({clip.name}), compared with the change to the true results. "
+        f"Direction ({clip.name}) compares with the change to the true results. "
         "Connect the training pairs to compare with theirs, as InstructBrush does."
     )
 
@@ -143,6 +145,4 @@ def _measure_direction_of_pairs(
     figures.columns["Visual CLIP"] = visual_similarity(edits, examples).tolist()
     figures.direction = direction_distance(edits, examples)
     count = f"{len(pairs)} training pairs" if len(pairs) > 1 else "the training pair"
-    figures.remarks.append(
-        f"Direction {figures.direction:.4f} ({clip.name}), compared with the change of {count}."
-    )
+    figures.remarks.append(f"Direction ({clip.name}) compares with the change of {count}.")
