@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..errors import EvaluationError
-from ..storage.files import is_unfinished, write_text
+from ..storage.files import check_writable, is_unfinished, write_text
 from ..storage.image_files import save_image
 from ..storage.image_tensors import to_image
 from ..storage.json_text import parse_json, read_record
@@ -58,13 +58,15 @@ class ResultFolder:
 
         Raises:
             EvaluationError: the folder or the file holds another run, or the file is damaged.
-            StorageError: the folder cannot be written to.
+            StorageError: the folder or the file cannot be written.
         """
         file = self.path / "run.json"
         new = json.loads(json.dumps({"format": FORMAT, **description}))
-        if self.file is not None and self.file.is_file():
-            old, self._made_elsewhere = _read_results(self.file, self.record)
-            self._check_same(new, old, self.file, "Give another --results file.")
+        if self.file is not None:
+            check_writable(self.file)
+            if self.file.is_file():
+                old, self._made_elsewhere = _read_results(self.file, self.record)
+                self._check_same(new, old, self.file, "Give another --results file.")
         if file.is_file():
             advice = "Give another --out folder, or delete this one."
             self._check_same(new, _read_description(file), self.path, advice)
