@@ -177,7 +177,7 @@ class UniquePhrasesNode(Node):
                     default=_TAKE_BEST,
                     optional=True,
                     tooltip="If no phrase of the images after reaches the strictness (eta): take the best "
-                    "uses the phrases of the whole list that differ most, if they reach half of it. take "
+                    "uses those of the fitting phrases that differ most, if they reach half of it. take "
                     "none gives no words, as in the paper.",
                     advanced=True,
                 ),

@@ -25,7 +25,7 @@ _LABELS = {
     "max_edits": "most edits",
     "max_fragments": "most fragments",
     "max_objects": "most objects",
-    "max_steps": "most steps",
+    "max_steps": "most edits",
     "max_tokens": "longest answer (tokens)",
     "max_area": "largest area",
     "min_area": "smallest area",

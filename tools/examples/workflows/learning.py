@@ -39,7 +39,7 @@ def own_photos() -> Graph:
     graph.add("pairs", "InstructBrushLoadPairs", title="Drop your pairs here", size=512)
     graph.column("Learn")
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS"
-    graph.add("learn", "InstructBrushLearn", wired=wires, preset="paper")
+    graph.add("learn", "InstructBrushLearn", wired=wires)
     graph.column("Use")
     _save(graph, "my_edit")
     graph.add("photo", "LoadImage", height=300, title="Your photo", image="example.png")
@@ -57,8 +57,9 @@ def own_photos() -> Graph:
     graph.compare("sized.IMAGE", "edit.edited")
     graph.save("result", "Edited", "edit.edited", "my_edit")
     graph.note(
-        "ComfyUI offers to download the model into models/checkpoints. Drop one to ten photos before and "
-        "after the edit on the board, choose your photo, and press **Run**. A GPU with 8 GB is enough."
+        "ComfyUI offers to download the model into models/checkpoints. Drop four to ten pairs of photos on "
+        "the board, write an *init text* that is close to the edit, choose your photo, and press **Run**. "
+        "Learning takes 1000 steps."
     )
     return graph
 
@@ -154,8 +155,8 @@ def adapter() -> Graph:
     _use(graph, "New images", NEW, "like_the_other", NARROW)
     graph.note(
         "**Make Edit Pairs** takes images before and after any other nodes, and an adapter learns what they "
-        "do: stronger than an instruction, and a larger file. If nodes can only *remove* an effect, connect "
-        "**Make Pairs From Edit** to Learn Instruction instead: it learns to add the effect."
+        "do. If nodes can only *remove* an effect, connect **Make Pairs From Edit** to Learn Instruction "
+        "instead: it learns to add the effect."
     )
     return graph
 

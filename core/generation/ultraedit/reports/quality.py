@@ -9,6 +9,7 @@ from ....evaluation.metrics import mean
 from ....evaluation.reports.text_table import aligned_table
 from ...scoring import CLIP_DIRECTION, CLIP_IMAGE, CLIP_IN, CLIP_OUT, DINO, SSIM, TITLES, PairScorer
 from ..edit_types import edit_type
+from ..regions import FREE_FORM, REGION
 from .edit_tables import TableEdit
 
 COLUMNS = (CLIP_IN, CLIP_OUT, CLIP_DIRECTION, CLIP_IMAGE, SSIM, DINO)
@@ -56,12 +57,16 @@ def quality_of(
 ) -> dict[str, Quality]:
     """Returns the mean scores of each task in ``TASKS`` that has edits.
 
+    As the paper's table, it takes free-form edits alone; region edits only where there are no others.
+
     Args:
         edits: with images if there is a scorer.
         scorer: computes all scores anew; None takes the stored ones.
         skipped: called with a sentence for each edit whose images cannot be compared.
     """
-    values: dict[str, list[Mapping[str, float | None]]] = {task: [] for task in TASKS}
+    values: dict[str, dict[str, list[Mapping[str, float | None]]]] = {
+        kind: {task: [] for task in TASKS} for kind in (FREE_FORM, REGION)
+    }
     for edit in edits:
         scores: Mapping[str, float | None] = edit.scores
         if scorer is not None:
@@ -71,8 +76,9 @@ def quality_of(
                 skipped(str(error))
                 continue
         for task in (task_of(edit.instruction), "overall"):
-            values[task].append(scores)
-    return {task: _quality(each) for task, each in values.items() if each}
+            values[edit.data_type][task].append(scores)
+    counted = values[FREE_FORM] if values[FREE_FORM]["overall"] else values[REGION]
+    return {task: _quality(each) for task, each in counted.items() if each}
 
 
 def _quality(scores: list[Mapping[str, float | None]]) -> Quality:

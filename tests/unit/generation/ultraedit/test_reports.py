@@ -81,6 +81,15 @@ def test_means_of_stored_scores_per_task(tmp_path: Path) -> None:
     assert all(len(each) == 6 for figures in FIGURES.values() for each in figures.values())
 
 
+@pytest.mark.parametrize(("kinds", "mean"), [("free-form region", 0.1), ("region region", 0.2)])
+def test_table_6_counts_region_edits_only_where_there_are_no_others(
+    tmp_path: Path, kinds: str, mean: float
+) -> None:
+    folder = write(tmp_path, edit_prompt=INSTRUCTIONS[:2], data_type=kinds.split(), ssim=[0.1, 0.3])
+    quality = quality_of(find_tables(folder).edits())
+    assert quality["overall"].means["ssim"] == pytest.approx(mean)
+
+
 def test_scores_images_of_other_data_sets(tmp_path: Path, make_image) -> None:
     images = [as_png(make_image(n)) for n in range(3)]
     broken = {"bytes": b"no image", "path": None}
@@ -149,4 +158,5 @@ def test_command_prints_both_tables_and_one_json_object(built: Build, capsys: py
         sum(cell[0] for kind in facts["types"].values() for cell in kind.values())
         == count_rows(built)[-1].out
     )
-    assert facts["scores"]["overall"]["edits"] == count_rows(built)[-1].out
+    free_form = sum(cell[0] for cell in facts["types"]["free-form"].values())
+    assert 0 < facts["scores"]["overall"]["edits"] == free_form < count_rows(built)[-1].out
