@@ -1,5 +1,7 @@
 """Inputs and outputs of the learning nodes."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ...core.diffusion.schedule import SEEDS
@@ -41,16 +43,31 @@ def sources() -> list[io.Input]:
 
 def preset(space: str, tooltip: str) -> io.Input:
     """Which settings to learn with. The front end gets the presets' steps, and the preset that ``auto``
-    stands for by family, to tell them."""
+    stands for by family, to tell them; and the presets' values, which ``custom`` begins with."""
     steps = {name: settings.steps for name, settings in PRESETS[space].items()}
+    values = {name: _input_values(settings) for name, settings in PRESETS[space].items()}
     auto = {family: preset_name(family, space) for family in FAMILIES}
     return Choice(
         "preset",
         options=[AUTO, CUSTOM, *PRESETS[space]],
         default=AUTO,
         tooltip=tooltip,
-        extra_dict={"steps": steps, "preset_of": auto},
+        extra_dict={"steps": steps, "values": values, "preset_of": auto},
     )
+
+
+def _input_values(settings: LearningSettings) -> dict[str, Any]:
+    """The values of a learning node's inputs that stand for a preset. No node has all of these inputs."""
+    same = (
+        *("rank", "bypass", "segments", "steps", "batch", "learning_rate", "final_learning_rate"),
+        *("adapter_rate", "direction_weight", "objective", "weighting", "include_bos", "noise"),
+    )
+    values = {name: getattr(settings, name) for name in same}
+    values |= {"tokens": settings.tokens or 0, "segment_mode": settings.parametrisation}
+    if settings.objective == "guided":
+        # Elsewhere they are those of previews, which the model decides.
+        values |= {"text_scale": settings.text_scale, "image_scale": settings.image_scale}
+    return values
 
 
 def watching() -> list[io.Input]:

@@ -45,6 +45,25 @@ def test_node_has_texts_defaults_and_a_category(comfy, name):
 
 
 LEARNING = {"InstructBrushLearn", "InstructBrushLearnText", "InstructBrushLearnAdapter"}
+
+
+@pytest.mark.parametrize("name", sorted(LEARNING))
+def test_values_of_presets_fit_the_inputs_that_custom_begins_with(comfy, name):
+    info = comfy.nodes[name].GET_NODE_INFO_V1()["input"]
+    inputs = {**info["required"], **info["optional"]}
+    presets = inputs["preset"][1]["values"]
+    assert len(presets) >= 2
+    for preset, values in presets.items():
+        for each in values.keys() & inputs.keys():
+            options, value = inputs[each][1], values[each]
+            if "options" in options:
+                assert value in options["options"], (preset, each)
+            elif not isinstance(value, bool):
+                assert options["min"] <= value <= options["max"], (preset, each)
+            if preset == "pocket" and each != "final_learning_rate":
+                assert value == options["default"], each
+
+
 PAIRS = {f"InstructBrush{name}" for name in ("LoadPairs", "MakePairs", "MakePairsFromEdit")}
 
 

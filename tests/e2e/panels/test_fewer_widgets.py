@@ -300,6 +300,29 @@ def test_the_line_tells_what_auto_stood_for_in_the_last_run(page):
         node,
     )
     wait_for_line(page, "auto: paper, 1000 steps")
+    # "custom" begins with what "auto" stood for, and keeps what was changed since.
+    set_value(page, node, "preset", "custom")
+    paper = {"steps": 1000, "tokens": 0, "learning_rate": 0.001, "segment_mode": "separate"}
+    rest = {"weighting": "none", "final_learning_rate": 0, "text_scale": -1}
+    assert {name: value(page, node, name) for name in paper | rest} == paper | rest
+    set_value(page, node, "steps", 800)
+    set_value(page, node, "preset", "paper_guided")
+    set_value(page, node, "preset", "custom")
+    assert (value(page, node, "steps"), value(page, node, "objective")) == (800, "plain")
+
+
+def test_a_saved_custom_preset_keeps_its_values(page):
+    workflow, saved = build(page)
+    node = saved["id"]
+    load(page, workflow)
+    set_value(page, node, "preset", "paper_guided")
+    set_value(page, node, "preset", "custom")
+    guided = {"objective": "guided", "text_scale": 7.5, "final_learning_rate": 0.001}
+    assert {name: value(page, node, name) for name in guided} == guided
+    set_value(page, node, "steps", 5)
+    load(page, page.evaluate("app.graph.serialize()"))
+    assert {name: value(page, node, name) for name in guided} == guided
+    assert value(page, node, "steps") == 5
 
 
 def test_a_page_shows_the_inputs_that_it_names(open_page):

@@ -8,7 +8,7 @@ import { onResult } from "../panels.js";
 import { translate } from "../translate.js";
 import { fit, growBy, hideWidgets } from "./hiding.js";
 import { wordFor } from "./numbers.js";
-import { described, isInput, RULES, value } from "./rules.js";
+import { beginWithPreset, described, isInput, presetOfAuto, RULES, standard, value } from "./rules.js";
 
 const PROPERTY = "all inputs";
 const HEIGHT = 46;
@@ -54,6 +54,9 @@ class MoreInputs {
       if (widget.options) widget.options.advanced = false;
       after(widget, "callback", () => this.refresh());
     }
+    const preset = inputs.find((widget) => widget.name === "preset");
+    if (preset) after(preset, "callback", () => this.presetChosen());
+    this.preset = preset?.value;
     this.text = element("span", { class: "ib-summary" });
     this.button = button("", () => this.setOpen(!this.open));
     /** Number of families asked for, to drop old answers. */
@@ -87,8 +90,16 @@ class MoreInputs {
   configured(saved) {
     const visible = () => this.node.widgets.filter((widget) => this.names.has(widget.name) && !widget.hidden);
     this.refresh({ resize: false });
+    this.preset = value(this.node, "preset");
     // Saved before this property existed: the node was as high as all its inputs.
     if (saved?.properties?.[PROPERTY] === undefined) growBy(this.node, visible().length - this.names.size);
+  }
+
+  presetChosen() {
+    const before = this.preset;
+    this.preset = value(this.node, "preset");
+    if (app.configuringGraph || this.preset !== "custom" || before === "custom") return;
+    beginWithPreset(this.node, before, presetOfAuto(this.node, this));
   }
 
   /** Remembers what "auto" stood for in a run, until another model is connected. */
@@ -155,11 +166,6 @@ class MoreInputs {
 
 function linkOf(node, name) {
   return node.inputs?.find((input) => input.name === name)?.link;
-}
-
-function standard(node, name) {
-  const { default: usual, options } = described(node, name);
-  return usual ?? options?.[0];
 }
 
 function brief({ type, value: given }) {

@@ -1,5 +1,5 @@
 // Which inputs a node shows, which of the others have an effect, and what its line says about them.
-import { isLinked, widgetOf } from "../nodes.js";
+import { isLinked, setValue, widgetOf } from "../nodes.js";
 import { translate } from "../translate.js";
 
 /** Inputs of the learning nodes that act only with the preset "custom". */
@@ -35,9 +35,31 @@ export function described(node, name) {
   return specOf(node, name)?.[1] ?? {};
 }
 
+/** The default of an input. */
+export function standard(node, name) {
+  const { default: usual, options } = described(node, name);
+  return usual ?? options?.[0];
+}
+
 function specOf(node, name) {
   const { required, optional } = node.constructor?.nodeData?.input ?? {};
   return required?.[name] ?? optional?.[name];
+}
+
+/**
+ * Gives the inputs of "custom" the values of the preset that was chosen before, unless they were changed.
+ * `before` is that choice, and `standFor` the preset that "auto" stands for.
+ */
+export function beginWithPreset(node, before, standFor) {
+  const { values = {} } = described(node, "preset");
+  const inputs = CUSTOM_SETTINGS.map((name) => widgetOf(node, name)).filter(Boolean);
+  if (inputs.some((widget) => widget.value !== standard(node, widget.name))) return;
+  const preset = values[before === "auto" ? standFor : before] ?? {};
+  for (const widget of inputs) {
+    // The final rate of "auto" follows the first one, as the input's own value says.
+    if (widget.name === "final_learning_rate" && before === "auto") continue;
+    if (widget.name in preset) setValue(node, widget, preset[widget.name]);
+  }
 }
 
 const LEARNING = {
@@ -52,13 +74,18 @@ const LEARNING = {
     if (isLinked(node, "preset")) return translate("preset by its input");
     const preset = value(node, "preset");
     if (preset === "custom") return translate("custom: {steps} steps", { steps: value(node, "steps") });
-    const { steps = {}, preset_of: byFamily = {} } = described(node, "preset");
+    const { steps = {} } = described(node, "preset");
     if (preset !== "auto") return translate("{preset}: {steps} steps", { preset, steps: steps[preset] });
-    const found = byFamily[family] ?? used?.preset;
+    const found = presetOfAuto(node, { family, used });
     if (!found) return translate("auto: what fits the model");
     return translate("auto: {preset}, {steps} steps", { preset: found, steps: steps[found] });
   },
 };
+
+/** The preset that "auto" stands for, if it is known. */
+export function presetOfAuto(node, { family, used }) {
+  return described(node, "preset").preset_of?.[family] ?? used?.preset;
+}
 
 const nothingElse = () => "";
 const always = () => true;
