@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from hashlib import sha256
 from typing import Any
 
 from ....editing.scale_search import ScaleSearch, find_scales
 from ....editing.settings import SamplingSettings
 from ....errors import EvaluationError
-from ....storage.files import write_text
-from ....storage.json_text import parse_json
 from ..lora import RATES, TARGETS, LoraTask, choose_rate, is_finite, learn_lora, lora_layers, round_to_half
 from .base import BenchmarkModels, Cost, Edited, EffectEditor, Method, recipe_of
 
@@ -21,8 +16,8 @@ from .base import BenchmarkModels, Cost, Edited, EffectEditor, Method, recipe_of
 def _edit(editor: EffectEditor, seed: int, rank: int) -> Edited:
     """Learns a LoRA from the init text and the samples that InstructBrush has, and edits by that text.
 
-    So both know the same: the pairs. The benchmark's words stay unknown to both. Where the best rate diverges
-    with this seed and all pairs, the next best is taken.
+    So both know the same: the pairs. The benchmark's words stay unknown to both. Every seed chooses its rate.
+    Where the best rate diverges with all pairs, the next best is taken.
     """
     models = editor.models
     denoiser = models.editor.denoiser
@@ -30,7 +25,7 @@ def _edit(editor: EffectEditor, seed: int, rank: int) -> Edited:
     text = editor.phrase(pairs)
     context = models.editor.encode_text([text])[0].to(denoiser.device)
     task = LoraTask(denoiser, editor.latents(pairs), context, models.settings("attention", seed))
-    rates = _rates(models, task, text, rank)
+    rates = _best_first(*choose_rate(task, rank))
     if not seed:
         editor.probes.keep(beside=False)
     diverged: list[str] = []
@@ -69,34 +64,8 @@ def _with_scales(models: BenchmarkModels, task: LoraTask) -> SamplingSettings:
     return models.sampling_at((found.text_scale, found.image_scale))
 
 
-def _rates(models: BenchmarkModels, task: LoraTask, text: str, rank: int) -> list[float]:
-    """The finite rates of ``choose_rate`` with seed 0, best first. Kept in the run's cache for all seeds."""
-    settings = models.settings("attention", 0)
-    seeded = replace(task, settings=settings)
-    if models.cache is None:
-        return _best_first(*choose_rate(seeded, rank))
-    parts = [
-        models.editor.description.fingerprint,
-        task.latents.digest,
-        text,
-        rank,
-        RATES,
-        TARGETS,
-        settings.stored(),
-    ]
-    file = models.cache / f"lora-{sha256(json.dumps(parts).encode()).hexdigest()[:32]}.json"
-    try:
-        kept = parse_json(file.read_bytes())
-        if kept["rate"] in RATES:
-            return _best_first(kept["rate"], kept["held_out_errors"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    rate, errors = choose_rate(seeded, rank)
-    write_text(json.dumps({"rate": rate, "held_out_errors": errors}), file)
-    return _best_first(rate, errors)
-
-
 def _best_first(rate: float, errors: Mapping[str, float]) -> list[float]:
+    """The rates that gave finite numbers, the best on the held-out pair first."""
     others = [other for other in RATES if other != rate and str(other) in errors]
     return [rate, *sorted(others, key=lambda other: errors[str(other)])]
 
