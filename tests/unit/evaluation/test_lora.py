@@ -172,6 +172,16 @@ def test_takes_the_next_best_rate_where_the_best_diverges(
         METHODS["lora_r4"].edit(effect_editor, 1)
 
 
+def test_a_lora_that_gets_worse_on_the_pair_that_chose_its_rate_has_diverged(
+    effect_editor: EffectEditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So small an error unseen that learning from the pair cannot keep it.
+    monkeypatch.setattr(method_module, "choose_rate", lambda *given: (0.02, {"0.02": 1e-9, "0.01": 9.0}))
+    found = METHODS["lora_r4"].edit(effect_editor, 0)
+    assert found.cost is not None and found.cost.learning_rate == 0.01
+    assert found.remark == "Learning diverged at the rate 0.02, so the next best was taken: 0.01."
+
+
 def test_a_rate_that_diverges_is_not_chosen(task: LoraTask, monkeypatch: pytest.MonkeyPatch) -> None:
     diverge_at(0.003, 0.01, monkeypatch=monkeypatch)
     rate, errors = choose_rate(task, 4)

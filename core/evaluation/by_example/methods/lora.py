@@ -9,15 +9,29 @@ from typing import Any
 from ....editing.scale_search import ScaleSearch, find_scales
 from ....editing.settings import SamplingSettings
 from ....errors import EvaluationError
-from ..lora import RATES, TARGETS, LoraTask, choose_rate, is_finite, learn_lora, lora_layers, round_to_half
+from ..lora import (
+    RATES,
+    TARGETS,
+    LoraTask,
+    choose_rate,
+    error_on,
+    is_finite,
+    learn_lora,
+    lora_layers,
+    round_to_half,
+)
 from .base import BenchmarkModels, Cost, Edited, EffectEditor, Method, recipe_of
+
+# Of the pair that chose the rate: a LoRA that met it well unseen, and then learns from it, has not got worse.
+_MOST_ERROR = 2.0
 
 
 def _edit(editor: EffectEditor, seed: int, rank: int) -> Edited:
     """Learns a LoRA from the init text and the samples that InstructBrush has, and edits by that text.
 
     So both know the same: the pairs. The benchmark's words stay unknown to both. Every seed chooses its rate.
-    Where the best rate diverges with all pairs, the next best is taken.
+    Where the best rate diverges with all pairs, the next best is taken: where numbers are not finite, or the
+    pair that chose the rate, which is learned from now, has more than twice the error that it had unseen.
     """
     models = editor.models
     denoiser = models.editor.denoiser
@@ -25,17 +39,21 @@ def _edit(editor: EffectEditor, seed: int, rank: int) -> Edited:
     text = editor.phrase(pairs)
     context = models.editor.encode_text([text])[0].to(denoiser.device)
     task = LoraTask(denoiser, editor.latents(pairs), context, models.settings("attention", seed))
-    rates = _best_first(*choose_rate(task, rank))
+    best, errors = choose_rate(task, rank)
     if not seed:
         editor.probes.keep(beside=False)
     diverged: list[str] = []
-    for rate in rates:
+    for rate in _best_first(best, errors):
         start = time.monotonic()
         with lora_layers(denoiser.unet, rank, seed) as parameters:
             loss = learn_lora(task.at_rate(rate), parameters)
             size = round_to_half(parameters)
             # Large numbers become infinite in fp16.
-            if loss is None or not is_finite(parameters):
+            if (
+                loss is None
+                or not is_finite(parameters)
+                or error_on(task, len(pairs) - 1) > _MOST_ERROR * errors[str(rate)]
+            ):
                 diverged.append(str(rate))
                 continue
             sampling = _with_scales(models, task)
