@@ -9,10 +9,13 @@ from comfy_api.latest import io
 from ..core.pairs.board import Board
 from ..core.pairs.pairs import Fit, load_pairs, make_pairs
 from .comfy.folders import paths
-from .comfy.models.loading import POCKET_NAME, load_model, model_names, model_path
+from .comfy.models.loading import POCKET_NAME, family_of, load_model, model_names, model_path
 from .shared.node import FileFingerprints, NameChoice, Node, check_names
 from .shared.pairs_parts import fit_input, pairs_ui
 from .shared.socket_types import Pairs
+
+PIXELS_OF_A_MEGAPIXEL = 1024**2
+"""As ComfyUI counts them."""
 
 _FILES = FileFingerprints(lambda folder: paths.folder_state(paths.pairs_path(folder)))
 
@@ -56,6 +59,18 @@ class LoadInstructPix2Pix(Node):
                 ),
                 io.Clip.Output(display_name="CLIP", tooltip="Its text encoder."),
                 io.Vae.Output(display_name="VAE", tooltip="Its autoencoder."),
+                io.Int.Output(
+                    "size",
+                    display_name="size",
+                    tooltip="Side in pixels of the square images that the model was made for. Connect it to "
+                    "the size of Load Edit Pairs.",
+                ),
+                io.Float.Output(
+                    "megapixels",
+                    display_name="megapixels",
+                    tooltip="The same size in megapixels. Connect it to Scale Image to Total Pixels, which "
+                    "keeps the proportions of an image.",
+                ),
             ],
         )
 
@@ -65,7 +80,8 @@ class LoadInstructPix2Pix(Node):
 
     @classmethod
     def execute(cls, model_name: str) -> io.NodeOutput:
-        return io.NodeOutput(*load_model(model_name))
+        side = family_of(model_name).side
+        return io.NodeOutput(*load_model(model_name), side, side**2 / PIXELS_OF_A_MEGAPIXEL)
 
 
 class LoadEditPairs(Node):

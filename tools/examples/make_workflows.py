@@ -43,6 +43,7 @@ EXAMPLES = REPOSITORY / "example_workflows"
 LIBRARY = REPOSITORY / "subgraphs"
 JAVASCRIPT = (Path(__file__).parent / "build_graphs.js").read_text(encoding="utf-8")
 PIXELS = 256
+ROWS = 2
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 WORKFLOWS: tuple[Callable[[], Graph], ...] = (
     learning.learning,
@@ -148,13 +149,15 @@ def preview(server: ComfyServer, page: Page, graph: Graph, workflow: dict[str, A
     """
     prompt = load_workflow(page, workflow)
     for node, name in graph.shown:
-        images = prompt[str(graph.ids[node])]["inputs"][name]
+        number = str(graph.ids[node])
+        inputs = prompt[number]["inputs"]
+        images = inputs[name] if name in inputs else [number, output_place(workflow, int(number), name)]
         prompt[f"{node}.{name}"] = {"class_type": "PreviewImage", "inputs": {"images": images}}
     result = server.run(prompt)
     columns = [
         [
             Image.open(io.BytesIO(server.view(image))).convert("RGB")
-            for image in result.images(f"{node}.{name}")
+            for image in result.images(f"{node}.{name}")[:ROWS]
         ]
         for node, name in graph.shown
     ]
@@ -165,6 +168,12 @@ def preview(server: ComfyServer, page: Page, graph: Graph, workflow: dict[str, A
         image.thumbnail((4 * PIXELS, 4 * PIXELS))
         return image
     return grid(columns)
+
+
+def output_place(workflow: dict[str, Any], number: int, name: str) -> int:
+    """Returns the place of a node's output."""
+    (node,) = [node for node in workflow["nodes"] if node["id"] == number]
+    return [output["name"] for output in node["outputs"]].index(name)
 
 
 def grid(columns: list[list[Image.Image]]) -> Image.Image:

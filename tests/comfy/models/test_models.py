@@ -20,9 +20,10 @@ def folders(comfy):
 
 
 def load(comfy, name):
+    """Returns MODEL, CLIP, VAE, size and megapixels."""
     graph = comfy.graph()
-    parts = Parts(graph, name)
-    return comfy.values(graph, parts.model, parts.clip, parts.vae)
+    node = graph.node("InstructBrushLoadModel", model_name=name)
+    return comfy.values(graph, *(node.out(place) for place in range(5)))
 
 
 def detect(shapes, extra=()):
@@ -93,7 +94,8 @@ def test_sd15_is_the_same_as_file_and_folder(comfy):
             json.dumps({"_class_name": "StableDiffusionInstructPix2PixPipeline"})
         )
         for name in ("checkpoints/seeded_ip2p.safetensors", "diffusers/seeded-ip2p"):
-            model, clip, vae = load(comfy, name)
+            model, clip, vae, *size = load(comfy, name)
+            assert size == [512, 0.25]
             with torch.inference_mode():
                 states = clip.encode_from_tokens_scheduled(clip.tokenize("turn the hat teal"))[0][0]
                 image = make_image(1, height=32, width=32)
@@ -122,6 +124,21 @@ def test_sd15_is_the_same_as_file_and_folder(comfy):
         assert ours.isfinite().all() and torch.allclose(
             ours.float(), theirs.float(), atol=1e-4 * ours.abs().max().item()
         )
+
+
+def test_an_image_is_scaled_to_the_size_of_its_model(comfy):
+    graph = comfy.graph()
+    loader = graph.node("InstructBrushLoadModel", model_name="pocket editor (built in)")
+    photo = comfy.give(graph, make_image(0, height=300, width=1200))
+    scaled = graph.node(
+        "ImageScaleToTotalPixels",
+        image=photo,
+        megapixels=loader.out(4),
+        upscale_method="area",
+        resolution_steps=1,
+    )
+    size, image = comfy.values(graph, loader.out(3), scaled.out(0))
+    assert size == 128 and image.shape == (1, 64, 256, 3)
 
 
 @pytest.mark.parametrize(("height", "width"), [(128, 128), (64, 96), (72, 136), (130, 65)])

@@ -95,24 +95,24 @@ def test_three_clicks_learn_and_apply_a_first_instruction(open_page, server, sho
     user.page.screenshot(path=shots / "first_edit.png")
 
 
-def test_six_actions_learn_from_own_photographs(open_page, server, photos, shots):
+def test_five_actions_learn_from_own_photographs(open_page, server, photos, shots):
     before = learned(server)
     page = open_page()
     user = User(page)
     user.open_learning()
     user.drop(page.locator(".ib-pairs"), sorted(photos.glob("?_*.jpg")))
     page.locator(".ib-pair-name").get_by_text("3", exact=True).wait_for(timeout=30_000)
-    user.click(page.get_by_role("button", name="Set size to 128"))
     with page.expect_file_chooser() as chosen:
         user.click(page.get_by_role("button", name="Click to browse or drag an image"))
     chosen.value.set_files(photos / "mine.jpg")
     page.get_by_text("mine.jpg").first.wait_for()
     user.run()
-    assert user.actions <= 6
+    assert user.actions <= 5
     assert len(learned(server) - before) == 1
     prompt = server.get("/history?max_items=1")
     (entry,) = prompt.values()
     used = {node["class_type"]: node["inputs"] for node in entry["prompt"][2].values()}
     assert used["LoadImage"]["image"] == "mine.jpg"
-    assert used["InstructBrushLoadPairs"]["folder"] == "my_pairs"
+    pairs = used["InstructBrushLoadPairs"]
+    assert pairs["folder"] == "my_pairs" and pairs["size"][1] == 3  # the size of the model, by wire
     page.screenshot(path=shots / "first_own_edit.png")

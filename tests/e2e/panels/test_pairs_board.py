@@ -238,6 +238,13 @@ def test_large_photos_and_a_light_theme(server, open_page, shots):
             " size.value = 0; size.callback(0); }"
         )
         assert "Learn at 128 x 128?" in advice.inner_text()
+        # The size of the model, by wire, needs no advice.
+        page.evaluate(
+            "() => { const [pairs, model] = app.graph.nodes;"
+            " model.connect(model.findOutputSlot('size'), pairs, pairs.findInputSlot('size')); }"
+        )
+        page.wait_for_function("() => document.querySelector('.ib-pairs-advice').hidden")
+        assert page.locator(".ib-amber").count() == 0
     finally:
         server.post("/settings", {"Comfy.ColorPalette": "dark"})
 

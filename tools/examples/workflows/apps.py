@@ -7,6 +7,7 @@ from instructbrush.tools.examples.workflows.graph import EDIT, SECOND, Graph
 
 PHOTO = "example.png"
 """The image that ComfyUI puts into its input folder."""
+MODEL = ("model", "model_name", "Model")
 
 
 def learn_an_edit() -> Graph:
@@ -14,7 +15,7 @@ def learn_an_edit() -> Graph:
     graph = Graph("Page - Learn an edit.app")
     graph.column("Show")
     graph.model()
-    graph.pairs("pairs", "Pairs to learn from", PAIRS)
+    graph.pairs("pairs", "Pairs to learn from", PAIRS, wired="size=model.size")
     graph.column("Learn")
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS"
     graph.add("learn", "InstructBrushLearn", wired=wires, init_text="make it brighter")
@@ -24,6 +25,7 @@ def learn_an_edit() -> Graph:
     graph.edit("edit", "sized.IMAGE", "learn.INSTRUCTION")
     _results(graph, "sized.IMAGE")
     graph.inputs = [
+        MODEL,
         ("pairs", "folder", "Pairs that show the edit"),
         ("pairs", "pairs_board", ""),
         ("learn", "init_text", "Words that are close to it"),
@@ -46,6 +48,7 @@ def edit_my_image() -> Graph:
     graph.edit("edit", "sized.IMAGE", "instruction.INSTRUCTION")
     _results(graph, "sized.IMAGE")
     graph.inputs = [
+        MODEL,
         ("photo", "image", "Your image"),
         ("instruction", "name", "Instruction"),
         ("edit", "strength", "Strength"),
@@ -66,6 +69,7 @@ def edit_only_there() -> Graph:
     graph.add("edit", "Edit Region by Words", wired=wires, where="ground")
     _results(graph, "sized.IMAGE")
     graph.inputs = [
+        MODEL,
         ("photo", "image", "Your image"),
         ("edit", "where", "Where: what to edit in it"),
         ("instruction", "name", "Instruction"),
@@ -79,10 +83,10 @@ def _photo(graph: Graph) -> None:
     graph.add(
         "sized",
         "ImageScaleToTotalPixels",
-        title="Megapixels: pocket 0.02, SD 1.5 0.26",
-        wired="image=photo.IMAGE",
+        title="To the model's size",
+        collapsed=True,
+        wired="image=photo.IMAGE megapixels=model.megapixels",
         upscale_method="area",
-        megapixels=0.02,
     )
 
 

@@ -21,7 +21,7 @@ class Graph:
     """A workflow before the front end builds it.
 
     title: file name without suffix, which ComfyUI shows.
-    shown: (node, input with images) of each column of the workflow's preview image.
+    shown: (node, its input or output with images) of each column of the workflow's preview image.
     nodes: name in this graph -> type, size, title and widgets. Node ids follow the order. A type is a node or
         the title of a blueprint.
     links: (from node, output, to node, input).
@@ -103,9 +103,10 @@ class Graph:
         """Adds Load InstructPix2Pix as "model"."""
         self.add("model", "InstructBrushLoadModel", model_name=name)
 
-    def pairs(self, name: str, title: str, folder: Path) -> None:
+    def pairs(self, name: str, title: str, folder: Path, *, wired: str = "") -> None:
         """Adds Load Edit Pairs with one of the pack's example folders."""
-        self.add(name, "InstructBrushLoadPairs", title=title, folder=f"{folder.name} (example)")
+        example = f"{folder.name} (example)"
+        self.add(name, "InstructBrushLoadPairs", title=title, wired=wired, folder=example)
 
     def load(self, name: str, instruction: str, title: str = "") -> None:
         """Adds Load Instruction."""

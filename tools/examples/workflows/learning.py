@@ -36,7 +36,7 @@ def own_photos() -> Graph:
         model_name=PUBLIC_MODEL["name"],
         properties={"models": [PUBLIC_MODEL]},
     )
-    graph.add("pairs", "InstructBrushLoadPairs", title="Drop your pairs here", size=512)
+    graph.add("pairs", "InstructBrushLoadPairs", title="Drop your pairs here", wired="size=model.size")
     graph.column("Learn")
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS"
     graph.add("learn", "InstructBrushLearn", wired=wires)
@@ -46,11 +46,10 @@ def own_photos() -> Graph:
     graph.add(
         "sized",
         "ImageScaleToTotalPixels",
-        title="Size: 0.26 megapixels are 512 x 512",
+        title="To the model's size",
         collapsed=True,
-        wired="image=photo.IMAGE",
+        wired="image=photo.IMAGE megapixels=model.megapixels",
         upscale_method="area",
-        megapixels=0.26,
     )
     graph.edit("edit", "sized.IMAGE", "learn.INSTRUCTION")
     graph.column("Compare")
@@ -79,15 +78,15 @@ def retouching() -> Graph:
 
 def phrases() -> Graph:
     """Finds an init text, learns from it and inspects the instruction."""
-    graph = Graph("04 Find words to start learning from")
+    graph = Graph("04 Find words to start learning from", (("pairs", "before"), ("pairs", "after")))
     graph.column("Show")
-    graph.add("clip", "InstructBrushLoadOpenClip")
+    graph.model()
     graph.pairs("pairs", "Pairs to learn from", PAIRS)
     graph.column("Learn")
+    graph.add("clip", "InstructBrushLoadOpenClip")
     wires = "pairs=pairs.PAIRS open_clip=clip.OPEN_CLIP"
     graph.add("phrases", "InstructBrushUniquePhrases", height=FILL, wired=wires)
     graph.column("")
-    graph.model()
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS init_text=phrases.init_text"
     graph.add("learn", "InstructBrushLearn", wired=wires, preset="custom", steps=300)
     graph.column("Look inside")

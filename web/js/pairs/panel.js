@@ -122,8 +122,8 @@ export class PairsBoard {
     const { board, survey } = this;
     const pairs = arranged(survey.pairs, board);
     const fit = this.#value("fit") ?? "stop";
-    const size = this.#value("size") ?? 0;
-    const context = { survey, board, fit, size, act: (...given) => this.#act(...given) };
+    const sized = Boolean(this.#value("size")) || isLinked(this.node, "size");
+    const context = { survey, board, fit, sized, act: (...given) => this.#act(...given) };
     const focused = this.#focused();
     const tiles = pairs.map((each) => tile(each, context));
     if (!survey.own) tiles.push(this.#hint(TEXTS.dropOwn()));
@@ -138,7 +138,7 @@ export class PairsBoard {
     this.words.textContent = words.join(" · ");
     const sentences = new Set([...survey.remarks, ...this.result.split("\n")]);
     this.#say([this.#failed, ...[...sentences].map(translateSentence)]);
-    this.#advise(used, size);
+    this.#advise(used, sized);
     this.#showTarget();
   }
 
@@ -149,14 +149,14 @@ export class PairsBoard {
   }
 
   /** Offers a size if the images are far larger than the model's. */
-  #advise(pairs, size) {
+  #advise(pairs, sized) {
     const models = [...everyNode()].map((node) => widgetOf(node, "model_name")?.value);
     const pocket = models.some((name) => POCKET.test(String(name)));
     const side = pocket ? 128 : 512;
     const files = pairs.flatMap((pair) => [pair.before, pair.after]).filter((file) => file?.width);
     const [largest] = files.sort((one, other) => other.width * other.height - one.width * one.height);
     const most = pocket ? 256 : 1024;
-    this.advice.hidden = size !== 0 || !largest || Math.max(largest.width, largest.height) <= most;
+    this.advice.hidden = sized || !largest || Math.max(largest.width, largest.height) <= most;
     if (this.advice.hidden) return;
     const use = button(TEXTS.useSize(side), () => this.#set("size", side));
     const words = element("span", { text: TEXTS.large(`${largest.width} x ${largest.height}`, side) });

@@ -13,7 +13,7 @@ const FAR_LARGER = 1536;
 
 /**
  * @param at { pair, index }: a pair of the server's answer, and its place there
- * @param context { survey, board, fit, size, act }: act(name, pair) is called for the buttons
+ * @param context { survey, board, fit, sized, act }: act(name, pair) is called for the buttons
  */
 export function tile({ pair, index }, context) {
   const { board } = context;
@@ -90,14 +90,14 @@ function address(file, index, side, survey) {
   return viewOf({ filename, subfolder: parts.join("/"), type: "input", state });
 }
 
-function nameRow(pair, { size }) {
+function nameRow(pair, { sized }) {
   const row = element("div", { class: "ib-pair-row" });
   row.append(element("span", { class: "ib-pair-name", text: pair.name, title: pair.name }));
   const files = [pair.before, pair.after].filter((file) => file?.width);
   const sizes = files.map((file) => `${file.width} x ${file.height}`);
   if (sizes.length) {
     const differ = sizes.length === 2 && sizes[0] !== sizes[1];
-    const large = !size && files.some((file) => Math.max(file.width, file.height) > FAR_LARGER);
+    const large = !sized && files.some((file) => Math.max(file.width, file.height) > FAR_LARGER);
     const title = [differ && TEXTS.sizesDiffer(), large && TEXTS.farLarger()].filter(Boolean).join(" ");
     const text = differ ? sizes.join(" | ") : sizes[0];
     const badge = { class: `ib-pair-size${title ? " ib-amber" : ""}`, text };
