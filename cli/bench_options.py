@@ -10,7 +10,7 @@ from ..core.evaluation.by_instruction.methods import ITEM_METHODS
 from ..core.evaluation.preference.voting import VOTES
 from .bench_pairs import CLEAN_IP2P, PAIR_BENCHMARKS, PPR10K, TOP_BENCH, add_pair_options
 from .init_text import add_phrase_options
-from .options import Several
+from .options import Several, finite_float
 
 OUT_FOLDERS = {
     TOP_BENCH: "output/bench",
@@ -213,7 +213,7 @@ def add_run_options(
     )
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=finite_float,
         metavar="N",
         help="begin no result after N seconds and stop with exit code 3; the same command continues",
     )
@@ -267,8 +267,8 @@ def add_run_options(
     parser.add_argument(
         "--sampling-steps", type=int, default=20, help="sampling steps of every edit (default 20)"
     )
-    parser.add_argument("--text-scale", type=float, help="s_T (default 7.5, pocket editor 2)")
-    parser.add_argument("--image-scale", type=float, help="s_I (default 1.5)")
+    parser.add_argument("--text-scale", type=finite_float, help="s_T (default 7.5, pocket editor 2)")
+    parser.add_argument("--image-scale", type=finite_float, help="s_I (default 1.5)")
     parser.add_argument(
         "--effects",
         action=Several,

@@ -27,7 +27,7 @@ from ...core.finetuning.reasoning.pair_states import (
 from ...core.finetuning.reasoning.text_selection import PairTexts, TextSelection
 from ...core.finetuning.reasoning.with_connector import ConnectorInputs, ConnectorLoss, ConnectorStream
 from ...core.finetuning.trainer import FineTuning
-from ...core.models.builtin import POCKET_READER_FOLDER, TITLES
+from ...core.models.builtin import POCKET_READER_FOLDER, resolved, title_of
 from ...core.models.weights import fingerprint
 from ...core.reasoning.connector import (
     Connector,
@@ -165,7 +165,7 @@ def _load_states(
     start_connector: Connector | None,
 ) -> PairStates:
     """Returns the states of all pairs, see ``load_or_compute_states``."""
-    folder = POCKET_READER_FOLDER if options.mllm == "pocket" else Path(options.mllm)
+    folder = POCKET_READER_FOLDER if options.mllm == "pocket" else resolved(options.mllm)
     dtype, bits = _PRECISIONS[options.mllm_precision]
     task = start_connector.config.task if start_connector else STATES_TASK
 
@@ -175,8 +175,7 @@ def _load_states(
             _check_mllm(start_connector.config, MllmIdentity.of(mllm, task))
         return mllm
 
-    name = TITLES.get(folder) or folder.resolve().name
-    mllm = LazyMllm(name, task, load, options.mllm_batch)
+    mllm = LazyMllm(title_of(folder), task, load, options.mllm_batch)
     states_folder = Path(options.states or Path(options.out) / "states")
     return load_or_compute_states(states_folder, mllm, needed, accelerator)
 

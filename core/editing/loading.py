@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..models.builtin import POCKET_FOLDER, TITLES, part_files, part_folder
+from ..models.builtin import POCKET_FOLDER, part_files, part_folder, resolved, title_of
 from ..models.families import ModelDescription, describe_unet
-from ..models.hub_folders import how_to_download, model_folder, model_title
+from ..models.hub_folders import how_to_download
 from ..models.module_builder import UNET_PREFIX, ModuleBuilder, build_folder, build_single_file
 from ..models.tokenizer import clip_tokenizer, tokenizer_from_folder
 from ..models.weights import Weights, folder_weights, read_config, read_header, read_json
@@ -103,7 +103,7 @@ def load_editor(
 
 
 def _resolve(path: str | Path | None) -> Path:
-    source = POCKET_FOLDER if path is None else model_folder(path)
+    source = POCKET_FOLDER if path is None else resolved(path)
     try:
         exists = source.exists()
     except OSError as error:
@@ -134,7 +134,7 @@ def _describe(source: Path, in_channels: int | None = None) -> tuple[ModelDescri
 
 
 def _describe_folder(source: Path, in_channels: int | None) -> tuple[ModelDescription, Weights]:
-    title = TITLES.get(source) or model_title(source)
+    title = title_of(source)
     part = source / ("unet" if (source / "unet").is_dir() else "transformer")
     stems = ("diffusion_pytorch_model",)
     weights = folder_weights(part, stems, part_files(source, part.name, stems))

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import Module, ModuleDict
 
 from ..errors import ModelError
-from ..models.builtin import TITLES
-from ..models.hub_folders import model_folder, model_title
+from ..models.builtin import resolved, title_of
 from ..progress import Progress
 from ..storage.image_tensors import to_image
 from .decoding import Decoded, Decoding, decode
@@ -53,8 +52,8 @@ class Mllm:
     ) -> None:
         from transformers import AutoConfig
 
-        self.folder = model_folder(folder)
-        self.name = TITLES.get(self.folder) or model_title(self.folder)
+        self.folder = resolved(folder)
+        self.name = title_of(self.folder)
         self.model_type = check_folder(self.folder)
         stored = stored_bits(self.folder)
         self.bits = stored or check_bits(bits, self.name)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from ..errors import ModelError
-from ..models.builtin import TITLES
-from ..models.hub_folders import model_folder, model_title
+from ..models.builtin import resolved, title_of
+from ..models.hub_folders import model_folder
 from ..models.weights import fingerprint, folder_weights, read_config, read_json
 
 PUBLIC = "llava-hf/llava-1.5-7b-hf"
@@ -36,8 +36,8 @@ def check_folder(folder: Path) -> str:
     Raises:
         ModelError: the folder cannot be loaded; the message names it and tells what belongs there.
     """
-    folder = model_folder(folder)
-    here = f"MLLM '{TITLES.get(folder) or model_title(folder)}'"
+    folder = resolved(folder)
+    here = f"MLLM '{title_of(folder)}'"
     advice = (
         f"Put {PUBLIC}, or another vision-language model, into {folder}: {FILES}. "
         "Nothing is downloaded automatically."

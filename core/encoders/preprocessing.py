@@ -36,8 +36,7 @@ class Preprocessing:
         """
         if images.ndim != 4 or images.shape[3] != 3 or not images.numel():
             raise ModelError(
-                f"CLIP: images of shape {tuple(images.shape)} do not fit; "
-                "[batch, height, width, 3] is needed."
+                f"Images of shape {tuple(images.shape)} do not fit; [batch, height, width, 3] is needed."
             )
         pixels = images.movedim(3, 1).float()
         height, width = self.size

@@ -1,6 +1,6 @@
 """Which models find objects and their regions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..regions.finder import RegionFinder
@@ -20,7 +20,7 @@ class FinderModels:
     sam: str = ""
     """Folder of SAM. Without it, Grounding DINO finds boxes and no masks."""
     clipseg: str = ""
-    device: str = "cpu"
+    device: str = field(default="cpu", repr=False)
 
     def __call__(self) -> RegionFinder:
         """Loads the models."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -80,7 +80,7 @@ class ScoringModels:
     clip_folder: str = ""
     dino: str = ""
     """Folder of a DINOv2; empty leaves its score out."""
-    device: str = "cpu"
+    device: str = field(default="cpu", repr=False)
 
     def __call__(self) -> "PairScorer":
         """Loads the models."""

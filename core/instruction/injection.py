@@ -281,7 +281,7 @@ def inject(
             within 0..1000.
     """
     parts = [part for part in parts_of(instruction) if part.weight != 0.0]
-    factors = _segment_factors(parts, segment_strengths)
+    factors = _segment_factors(instruction, segment_strengths)
     scaled = [strength * factor for factor in factors]
     if not all(math.isfinite(value) for value in scaled):
         raise InstructionError(
@@ -333,15 +333,22 @@ def parse_segment_strengths(text: str) -> list[float] | None:
 
 def common_segments(instruction: Instruction | Blend) -> int:
     """Returns how many segment strengths an instruction takes: 1 for a blend of different segments."""
-    counts = {part.instruction.info.segments for part in parts_of(instruction) if part.weight != 0.0}
-    return counts.pop() if len(counts) == 1 else 1
+    counts = _segment_counts(instruction)
+    return counts[0] if len(counts) == 1 else 1
+
+
+def _segment_counts(instruction: Instruction | Blend) -> list[int]:
+    """The different numbers of segments of the parts that act, or of all parts if none acts."""
+    parts = parts_of(instruction)
+    acting = [part for part in parts if part.weight != 0.0]
+    return sorted({part.instruction.info.segments for part in acting or parts})
 
 
 def _segment_factors(
-    parts: Sequence[WeightedInstruction], segment_strengths: Sequence[float] | None
+    instruction: Instruction | Blend, segment_strengths: Sequence[float] | None
 ) -> list[float]:
     """One factor for every segment. A blend of instructions with different segments gets a single one."""
-    counts = sorted({part.instruction.info.segments for part in parts})
+    counts = _segment_counts(instruction)
     segments = counts[0] if len(counts) == 1 else 1
     factors = [1.0] if segment_strengths is None else [float(value) for value in segment_strengths]
     if len(factors) == 1:

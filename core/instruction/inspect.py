@@ -61,6 +61,11 @@ class Norms:
         return f"{value.item():.0%}" if self.relative else f"{value.item():.3g}"
 
 
+def measured(instruction: Instruction) -> str:
+    """Says what norms are of that are not relative."""
+    return "norm of a learned row" if instruction.info.tokens else "norm of a layer's adapter"
+
+
 def norms(instruction: Instruction, project: Projection | None = None) -> Norms:
     """Computes norms of the learned rows for every segment and layer.
 
@@ -298,7 +303,7 @@ def _norm_lines(instruction: Instruction, project: Projection | None) -> list[st
     if found.relative:
         title = "learned change, as a share of the init text's own norm"
     else:
-        title = "norm of a learned row" if instruction.info.tokens else "norm of a layer's adapter"
+        title = measured(instruction)
     lines = [f"{title}:" if found.values is None else f"{title}, mean of {len(found.layers)} layers:"]
     segments = instruction.info.segments
     for segment in range(segments):

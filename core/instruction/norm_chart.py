@@ -5,8 +5,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..diffusion.schedule import segment_bounds
-from .inspect import Norms, Projection, norms, short_layer_name
-from .instruction import Blend, Instruction, parts_of
+from .inspect import Norms, Projection, measured, norms, short_layer_name
+from .instruction import Blend, Instruction, WeightedInstruction, parts_of
 
 _BACKGROUND = "#1e1e22"
 _INK = "#dddddd"
@@ -30,10 +30,7 @@ def draw_norms(instruction: Instruction | Blend, project: Projection | None = No
         instruction: a single one or a blend.
         project: see ``norms``.
     """
-    charts = [
-        _Chart(part.instruction.title, part.weight, norms(part.instruction, project)).draw()
-        for part in parts_of(instruction)
-    ]
+    charts = [_Chart(part, norms(part.instruction, project)).draw() for part in parts_of(instruction)]
     whole = Image.new("RGB", (_WIDTH, sum(chart.height for chart in charts)), _BACKGROUND)
     top = 0
     for chart in charts:
@@ -45,8 +42,10 @@ def draw_norms(instruction: Instruction | Blend, project: Projection | None = No
 class _Chart:
     """The chart of one instruction."""
 
-    def __init__(self, title: str, weight: float, found: Norms) -> None:
-        self._title = title[:60] if weight == 1 else f"{weight:g} x {title[:60]}"
+    def __init__(self, part: WeightedInstruction, found: Norms) -> None:
+        title = part.instruction.title[:60]
+        self._title = title if part.weight == 1 else f"{part.weight:g} x {title}"
+        self._unit = "change / init text" if found.relative else measured(part.instruction)
         self._norms = found
         self._segments, self._layers = found.keys.shape
         self._step = (_WIDTH - _SCALE_WIDTH - 8) / self._layers
@@ -67,9 +66,8 @@ class _Chart:
 
     def _draw_header(self) -> None:
         self._write((6, 4), self._title, _INK)
-        unit = "change / init text" if self._norms.relative else "norm of a row"
         highest = self._norms.format(torch.tensor(self._highest))
-        self._write((_WIDTH - 250, 4), f"{unit}, full height {highest}", _INK)
+        self._write((_WIDTH - 250, 4), f"{self._unit}, full height {highest}", _INK)
         if self._norms.values is not None:
             self._write((_WIDTH - 40, 4), "K", _KEYS)
             self._write((_WIDTH - 24, 4), "V", _VALUES)

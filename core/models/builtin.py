@@ -1,7 +1,9 @@
 """Folders of the models that come with the package."""
 
+import os
 from pathlib import Path
 
+from .hub_folders import model_folder, model_title
 from .weights import weight_files
 
 POCKET_FOLDER = Path(__file__).parent / "pocket"
@@ -29,6 +31,17 @@ TITLES = {
 }
 
 
+def resolved(path: str | Path) -> Path:
+    """Returns the folder or file of a model, see ``model_folder``; one of the folders above by any path."""
+    found = model_folder(path)
+    return next((folder for folder in TITLES if _is_same(folder, found)), found)
+
+
+def title_of(path: Path) -> str:
+    """Returns a model's name for messages."""
+    return TITLES.get(path) or model_title(path)
+
+
 def part_folder(folder: Path, part: str) -> Path:
     """Returns the folder of a part (``"unet"``, ``"vae"``, ...) of a diffusers folder.
 
@@ -51,6 +64,10 @@ def part_files(folder: Path, part: str, stems: tuple[str, ...]) -> list[Path]:
     if _shares_parts(folder) and own and own[0].is_relative_to(folder):
         return [*weight_files(POCKET_FOLDER / part, stems), *own]
     return own
+
+
+def _is_same(folder: Path, other: Path) -> bool:
+    return os.path.realpath(folder) == os.path.realpath(other)
 
 
 def _shares_parts(folder: Path) -> bool:

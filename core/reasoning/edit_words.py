@@ -76,5 +76,7 @@ def without_determiner(phrase: str) -> str:
 
 def is_whole(phrase: str) -> bool:
     """Whether a phrase stands for the whole image: "it", "the whole picture", "the colors of the image"."""
-    words = re.findall(r"[a-z]+", phrase.lower())
-    return all(word in WHOLE or word in ("of", "in") or word in _DETERMINERS for word in words)
+    words = re.findall(r"[^\W_]+", phrase.lower())
+    return bool(words) and all(
+        word in WHOLE or word in ("of", "in") or word in _DETERMINERS for word in words
+    )

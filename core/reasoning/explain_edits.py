@@ -103,7 +103,7 @@ def explain_edits(
         remarks = (found.warning,) if found.fallback else ()
         return EditList((Edit(found.instruction),), found.reason, remarks), found.fallback
     if not mllm.reads_task:
-        return _joined([ask(clause) for clause in clauses(wish)[:MOST_EDITS]], most)
+        return _joined([ask(clause) for clause in clauses(wish)[:MOST_EDITS] or [one_line(wish)]], most)
     problem = answer = ""
     for task in (_LIST_TASK, _STRICT_LIST_TASK):
         answer = mllm.answer(image, one_line(wish), max_new_tokens, task.format(most=most), progress)

@@ -64,6 +64,8 @@ _PLAIN = re.compile(
     r"(?:up |off )?(.+)"
 )
 
+_END = re.compile(r"(?:,| and| please)+$")
+
 
 def objects_of(instruction: str) -> list[str]:
     """Returns the words for the objects that an explicit instruction changes, without determiners.
@@ -75,6 +77,7 @@ def objects_of(instruction: str) -> list[str]:
     found: dict[str, None] = {}
     for part in split_sentence(instruction) or [instruction]:
         text = " ".join(re.findall(r"[\w'-]+|,", part.lower())).replace(" ,", ",")
+        text = _END.sub("", text)
         objects = [name for phrase in _phrases(text) for name in _names(phrase)]
         if not objects:
             return []
@@ -146,6 +149,6 @@ def _names(phrase: str) -> list[str]:
     if found := _PARTS.fullmatch(without_determiner(phrase)):
         phrase = found[1]
     phrase = re.sub(r"(\w+)'s? (?:colou?r|size|shape)$", r"\1", phrase)
-    parts = re.split(r"\s*,\s*(?:and )?|\s+and\s+", phrase)
+    parts = [part for part in re.split(r"\s*,\s*(?:and )?|\s+and\s+", phrase) if part]
     names = [without_determiner(_cut(part)).removesuffix(" color").removesuffix(" colour") for part in parts]
     return [] if any(is_whole(name) or name in _WITHOUT_NAME for name in names) else names

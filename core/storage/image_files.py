@@ -203,7 +203,7 @@ def _load(stream: _Stream, name: str, reduction: Reduction) -> tuple[Image.Image
     _check_size(*size, name)
     times = max(reduction(*size), 1)
     # JPEG can be decoded directly at 1/2, 1/4 or 1/8 of its size.
-    image.draft(None, (size[0] // times, size[1] // times))
+    image.draft(None, (max(size[0] // times, 1), max(size[1] // times, 1)))
     drafted = image.size != size
     stream.ran_out = False
     image.load()

@@ -30,7 +30,8 @@ class Stage:
     """The columns that it adds or replaces, and their types: a name of ``tables.KINDS``."""
     start: Callable[[], RowFunction]
     """Loads what the function needs, once in each worker. A dataclass with ``__call__``: it is sent to other
-    processes, and its ``repr`` with all settings is part of the build's description."""
+    processes, and its ``repr`` with all settings is part of the build's description. What may differ when a
+    build goes on, such as the device, is declared with ``repr=False``."""
     branches: float = 1.0
     """Expected number of rows out of one that is not refused."""
     keeps: float = 1.0

@@ -142,7 +142,8 @@ def check_text_folder(folder: Path) -> str:
             f"answers in words. {advice}"
         )
     if not any(all((folder / name).is_file() for name in names) for names in _TOKENIZER_FILES):
-        raise ModelError(f"{here}: tokenizer.json is missing. {advice}")
+        alternatives = " or ".join(" and ".join(names) for names in _TOKENIZER_FILES)
+        raise ModelError(f"{here}: {alternatives} is missing. {advice}")
     # Raises for weights that are missing, pickled, truncated or damaged.
     folder_weights(folder, ("model",))
     return model_type

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -61,9 +61,9 @@ class CaptionPairs:
     """A diffusers folder of SD1.5's, SD2.1's or SDXL's layout."""
     settings: PairSettings = PairSettings()
     drawing: Drawing = Drawing()
-    batch: int = 4
+    batch: int = field(default=4, repr=False)
     """Pairs in one call of the model; matters for memory and speed only."""
-    device: str = "cpu"
+    device: str = field(default="cpu", repr=False)
     half: bool = False
     """Whether weights are loaded in fp16."""
 

@@ -76,7 +76,7 @@ class ReasonSettings:
             raise BuildError(f"ReasonPix2Pix: {self.tries} tries are out of range; at least 1 is needed.")
         if not 0 <= self.lowest < 1:
             raise BuildError(
-                f"ReasonPix2Pix: a lowest share of {self.lowest:g} is out of range; it is 0 to 1."
+                f"ReasonPix2Pix: a lowest share of {self.lowest:g} is out of range; it is from 0 to below 1."
             )
 
     @property

@@ -6,7 +6,7 @@ pairs (stage III) are the anchor and an edit that Eq. 1 limits to the soft mask.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -73,7 +73,7 @@ class EditedAnchors:
     image_scale: float | None = None
     every: int = 2
     """Steps between blendings (Eq. 1)."""
-    device: str = "cpu"
+    device: str = field(default="cpu", repr=False)
     half: bool = False
     """Whether weights are loaded in fp16."""
 
@@ -127,7 +127,7 @@ class PromptToPromptPairs:
     strength: float = 0.6
     """How far images leave their anchor, see ``PairSettings``."""
     drawing: Drawing = FEW_STEPS_DRAWING
-    device: str = "cpu"
+    device: str = field(default="cpu", repr=False)
     half: bool = False
     """Whether weights are loaded in fp16."""
 

@@ -287,11 +287,11 @@ def test_rejects_unsupported_image_encoders(small, monkeypatch, tmp_path):
 
 
 def test_rejects_invalid_images(small_pocket):
-    with rejected("CLIP: images of shape (3, 128, 128) do not fit; [batch, height, width, 3] is needed."):
+    with rejected("Images of shape (3, 128, 128) do not fit; [batch, height, width, 3] is needed."):
         small_pocket.encode_images(torch.zeros(3, 128, 128))
-    with rejected("CLIP: images of shape (1, 128, 128, 4) do not fit; [batch, height, width, 3] is needed."):
+    with rejected("Images of shape (1, 128, 128, 4) do not fit; [batch, height, width, 3] is needed."):
         small_pocket.encode_images(torch.zeros(1, 128, 128, 4))
-    with rejected("CLIP: images of shape (0, 128, 128, 3) do not fit; [batch, height, width, 3] is needed."):
+    with rejected("Images of shape (0, 128, 128, 3) do not fit; [batch, height, width, 3] is needed."):
         small_pocket.encode_images(torch.zeros(0, 128, 128, 3))
 
 

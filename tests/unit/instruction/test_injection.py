@@ -10,6 +10,7 @@ from instructbrush.core.instruction.injected_instruction import InjectedInstruct
 from instructbrush.core.instruction.injection import (
     AnyInjection,
     GroupedInjection,
+    common_segments,
     inject,
 )
 from instructbrush.core.instruction.instruction import (
@@ -254,6 +255,12 @@ def test_rejects_segment_strengths_for_parts_with_different_segments() -> None:
     ):
         inject(blend, 1.0, [1, 1, 1, 1, 0])
     assert inject(blend, 1.0, [0.5]).strengths.tolist() == [0.5]
+
+
+def test_a_blend_without_weight_takes_segment_strengths() -> None:
+    nothing = Blend((WeightedInstruction(0.0, make_instruction()),))
+    assert inject(nothing, 1.0, [1, 1, 1, 0.5, 0]).is_identity
+    assert common_segments(nothing) == SEGMENTS
 
 
 def test_gradients_are_deterministic() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from instructbrush.core.editing.loading import describe
 from instructbrush.core.errors import ModelError
+from instructbrush.core.models.builtin import POCKET_REGION_FOLDER, resolved
 from instructbrush.core.models.hub_folders import how_to_download, model_folder, model_title
 
 
@@ -24,6 +25,16 @@ def test_prefers_main_to_the_newest_snapshot(cached: Path) -> None:
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text("old\n")
     assert model_folder(cached) == cached / "snapshots" / "old"
+
+
+def test_knows_a_built_in_model_by_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(POCKET_REGION_FOLDER)
+    monkeypatch.chdir(POCKET_REGION_FOLDER.parent)
+    for path in (link, Path("pocket_region"), str(POCKET_REGION_FOLDER)):
+        assert resolved(path) == POCKET_REGION_FOLDER
+        assert describe(path).title == "pocket region editor" and describe(path).reads_mask
+    assert resolved(tmp_path) == tmp_path
 
 
 @pytest.mark.parametrize("reference", [b"gone", b"../../elsewhere", b"\xff\xfe", b"", b"\0"])

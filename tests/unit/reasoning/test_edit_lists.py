@@ -130,6 +130,11 @@ def test_reads_the_command_behind_a_title(line, instruction):
         assert [edit.instruction for edit in read_edits(line, 4, from_model).edits] == [instruction]
 
 
+def test_keeps_regions_in_other_scripts():
+    (edit,) = read_edits("make the cat red | кот", 4).edits
+    assert edit.region == "кот"
+
+
 @pytest.mark.parametrize("region", ["", "whole picture", "the entire image", "NONE", "n/a", "x" * 61])
 def test_drops_regions_that_name_no_object(region):
     text = json.dumps({"edits": [{"instruction": "make it night", "region": region}]})

@@ -64,6 +64,10 @@ class Scripted:
         ("make it a charcoal drawing", []),
         ("remove the hat and make the star blue", ["hat", "star"]),
         ("remove the clothes, the shoes and the books from the floor", ["clothes", "shoes", "books"]),
+        ("remove the hat,", ["hat"]),
+        ("remove the hat, please", ["hat"]),
+        ("replace the cat, with a dog", ["cat"]),
+        ("remove the 猫", ["猫"]),
         # Of the whole image, of no named object, or something is added or moved.
         ("make it night", []),
         ("make the whole picture warmer", []),

@@ -99,6 +99,13 @@ def test_models_for_one_task_explain_each_clause():
     assert repetition == "'make it night' is named twice."
 
 
+def test_a_wish_without_letters_is_asked_as_it_is():
+    model = Scripted(single("make it night"), reads_task=False)
+    found, _ = explain_edits(model, IMAGE, "🎄!", 3)
+    assert [edit.instruction for edit in found.edits] == ["make it night"]
+    assert [words for words, _, _ in model.asked] == ["🎄!"]
+
+
 @pytest.mark.parametrize(("wish", "most"), [("", 3), (" \n", 1), ("let hours pass", 0)])
 def test_rejects_empty_wishes_and_numbers(wish, most):
     with pytest.raises(InstructionError, match="^Explain Instruction: "):

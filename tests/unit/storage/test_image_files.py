@@ -77,6 +77,12 @@ def test_turns_images_upright(tmp_path: Path, ending: str) -> None:
         assert open_image(path, path.name, lambda *_: 4).size == (48, 32)
 
 
+def test_reduces_a_long_narrow_photograph(tmp_path: Path) -> None:
+    Image.new("RGB", (4000, 16), "red").save(tmp_path / "long.jpg")
+    image = open_image(tmp_path / "long.jpg", "long.jpg", lambda *_: 19).image
+    assert image.height >= 1 and image.width < 4000
+
+
 def test_logs_remarks_about_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def remarks(name: str, writer: Writer) -> str:
         writer(tmp_path / name)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,7 +62,7 @@ class FolderCaptioner:
     """
 
     folder: str = ""
-    device: str = "cpu"
+    device: str = field(default="cpu", repr=False)
     half: bool = False
     """Whether weights are loaded in fp16."""
 

@@ -1,7 +1,7 @@
 """Replaces objects with GLIGEN, as the paper does: inpainting inside boxes that phrases describe."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class GligenSpec:
 
     folder: str
     """A diffusers folder of an inpainting model, such as gligen-1-4-inpainting-text-box."""
-    device: str = "cpu"
+    device: str = field(default="cpu", repr=False)
     half: bool = False
     """Whether weights are loaded in fp16."""
     steps: int = 50

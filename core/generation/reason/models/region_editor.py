@@ -1,6 +1,6 @@
 """Replaces objects with an editing model of this pack: the built-in region editor, or any InstructPix2Pix."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ class RegionEditorSpec:
 
     model: str = ""
     """A diffusers folder or a checkpoint file; empty for the built-in region editor."""
-    device: str = "cpu"
+    device: str = field(default="cpu", repr=False)
     half: bool = False
     """Whether weights are loaded in fp16."""
     side: int = 512

@@ -17,8 +17,8 @@ from ...scoring import SCORES
 from ..regions import FREE_FORM, REGION
 
 # Names of the columns with captions.
-SOURCE_CAPTIONS = ("source_caption", "original_prompt", "input_caption", "original_caption", "input")
-TARGET_CAPTIONS = ("target_caption", "edited_prompt", "output_caption", "edited_caption", "output")
+SOURCE_CAPTIONS = (*pair_lists.CAPTION, "input")
+TARGET_CAPTIONS = (*pair_lists.EDITED_CAPTION, "output")
 # Names that other tables give a score.
 _SCORE_NAMES = {"dinov2_sim": ("dinov2_sim", "dinov2", "dino_sim")}
 # A mask whose darkest pixel is lighter covers the whole image.

@@ -233,7 +233,10 @@ def _with_code(folder):
         (_of_unknown_type, "says 'brush', which transformers does not know"),
         (_with_code, "says 'brush', which transformers does not know"),
         (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
-        (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing"),
+        (
+            lambda folder: (folder / "tokenizer.json").unlink(),
+            "tokenizer.json or tokenizer.model or vocab.json and merges.txt is missing",
+        ),
         (shutil.rmtree, "there is no folder"),
     ],
 )

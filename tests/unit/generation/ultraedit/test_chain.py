@@ -1,6 +1,7 @@
 """The whole chain on the pocket world with the built-in models."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ from instructbrush.core.finetuning.dataset import find_blocks
 from instructbrush.core.generation.engine.build import Build
 from instructbrush.core.generation.engine.figures import count_rows, plan
 from instructbrush.core.generation.engine.stage import fingerprint
+from instructbrush.core.generation.finders import FinderModels
 from instructbrush.core.generation.images import read_cell
+from instructbrush.core.generation.prompt_to_prompt.candidates import CaptionPairs
+from instructbrush.core.generation.reason.models.captioners import FolderCaptioner
+from instructbrush.core.generation.reason.models.gligen import GligenSpec
+from instructbrush.core.generation.reason.models.region_editor import RegionEditorSpec
+from instructbrush.core.generation.scoring import ScoringModels
+from instructbrush.core.generation.ultraedit.pairs import EditedAnchors, PromptToPromptPairs
 from instructbrush.core.generation.ultraedit.stages import (
     ULTRAEDIT_COLUMNS,
     UltraEditSettings,
@@ -116,6 +124,22 @@ def test_settings_are_part_of_the_build() -> None:
     for name, (value, stage) in changed.items():
         others = prints(**{name: value})
         assert others[names.index(stage)] != plain[names.index(stage)]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *(EditedAnchors(), FinderModels(), ScoringModels(), FolderCaptioner(), RegionEditorSpec()),
+        *(PromptToPromptPairs("model"), CaptionPairs("model"), GligenSpec("model")),
+    ],
+    ids=lambda spec: type(spec).__name__,
+)
+def test_a_build_goes_on_with_another_device(spec: Any) -> None:
+    assert repr(replace(spec, device="cuda")) == repr(spec)
+
+
+def test_a_build_goes_on_with_another_batch() -> None:
+    assert repr(CaptionPairs("model", batch=1)) == repr(CaptionPairs("model"))
 
 
 @pytest.mark.parametrize(
