@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..core.editing.editor import DiffusersEditor
 from ..core.errors import InstructBrushError, InstructionError, LearningError, StorageError
-from ..core.instruction.file import save_instruction
+from ..core.instruction.file import check_size, save_instruction
 from ..core.instruction.instruction import Instruction, own_scales
 from ..core.learning import checkpoint as checkpoints
 from ..core.learning.objective import PairLatents
@@ -141,7 +141,7 @@ def learn(options: argparse.Namespace) -> None:
     pairs = load_pairs(options.pairs, options.size, options.fit, options.strict)
     for remark in pairs.remarks:
         say(remark)
-    run = _Run(out, options.overwrite)
+    run = _Run(out, options.overwrite, options.file_precision == "fp16")
     scales = ScaleChoice() if wants_scales(options.preset, options.guidance) else None
     instruction = run_learning(_request(options, editor, pairs, settings, out.stem), run, scales)
     _save(instruction, options, out, thumbnail(pairs))
@@ -213,17 +213,21 @@ class _Run(RunCallbacks):
     Args:
         out: the instruction file; the checkpoint lies beside it.
         overwrite: whether the run may start anew over a checkpoint of another run.
+        half: whether the file is saved in fp16.
     """
 
-    def __init__(self, out: Path, overwrite: bool) -> None:
+    def __init__(self, out: Path, overwrite: bool, half: bool) -> None:
         self._out = out
+        self._half = half
         self._overwrite = overwrite
         self.checkpoint = out.with_name(f".{out.stem}.checkpoint")
         self.other_checkpoint: Path | None = None
         """A checkpoint of another name that the run was resumed from."""
 
     def before_steps(self, trainer: Trainer) -> None:
-        check_writable(self._out, trainer.file_size())
+        size = trainer.file_size(self._half)
+        check_size(size)
+        check_writable(self._out, size)
         if self.checkpoint.exists():
             self._resume_own(trainer)
         else:

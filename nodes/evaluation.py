@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from comfy_api.latest import io
@@ -14,6 +15,7 @@ from ..core.pairs.pairs import EditPairs
 from ..core.storage.image_tensors import image_batch
 from .comfy.encoders import lpips
 from .comfy.encoders.residency import prepare
+from .comfy.folders import paths
 from .shared.node import Node
 from .shared.socket_types import OpenClip, Pairs
 
@@ -99,6 +101,11 @@ class EvaluateEdit(Node):
                 ),
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_inputs: Any) -> str:
+        """Changes when the weights of LPIPS are put in place."""
+        return "" if (backbone := lpips.backbone()) is None else paths.file_state(backbone)
 
     @classmethod
     def execute(

@@ -17,6 +17,7 @@ from .shared.socket_types import Pairs
 PIXELS_OF_A_MEGAPIXEL = 1024**2
 """As ComfyUI counts them."""
 
+_MODELS = FileFingerprints(lambda name: paths.state_of(model_path(name)))
 _FILES = FileFingerprints(lambda folder: paths.folder_state(paths.pairs_path(folder)))
 
 
@@ -79,7 +80,12 @@ class LoadInstructPix2Pix(Node):
         return check_names(model_path, model_name)
 
     @classmethod
+    def fingerprint_inputs(cls, model_name: str | None = None) -> str:
+        return _MODELS.fingerprint(model_name)
+
+    @classmethod
     def execute(cls, model_name: str) -> io.NodeOutput:
+        _MODELS.record(model_name)
         side = family_of(model_name).side
         return io.NodeOutput(*load_model(model_name), side, side**2 / PIXELS_OF_A_MEGAPIXEL)
 

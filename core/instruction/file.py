@@ -85,16 +85,24 @@ def save_instruction(
         )
     copies = {name: _copy(tensor, half) for name, tensor in tensors.items()}
     size = sum(copy.nbytes for copy in copies.values())
-    # So that every file that is written can be read.
-    if len(copies) > MAX_TENSORS or size > MAX_FILE_BYTES:
-        raise InstructionError(
-            f"Save instruction: {len(copies)} tensors of {size / 2**20:.0f} MB are too large for one file, "
-            f"which holds at most {MAX_TENSORS} tensors of {MAX_FILE_BYTES / 2**20:.0f} MB. Blend fewer "
-            "instructions, save in fp16, or learn with fewer rows or a lower rank."
-        )
+    check_size(size, len(copies))
     metadata = {**(extra or {}), **_metadata(instruction, version, path.stem, thumbnail)}
     write_tensors(copies, path, metadata)
     return path
+
+
+def check_size(size: int, tensors: int = 0) -> None:
+    """Checks that a file of so many bytes and tensors could be read again.
+
+    Raises:
+        InstructionError: it could not.
+    """
+    if tensors > MAX_TENSORS or size > MAX_FILE_BYTES:
+        raise InstructionError(
+            f"Instruction: {f'{tensors} tensors of ' if tensors else ''}{size / 2**20:.0f} MB are too large "
+            f"for one file, which holds at most {MAX_TENSORS} tensors of {MAX_FILE_BYTES / 2**20:.0f} MB. "
+            "Learn with fewer rows or a lower rank, save in fp16, or blend fewer instructions."
+        )
 
 
 def read_thumbnail(path: str | Path) -> Image.Image | None:

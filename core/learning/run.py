@@ -12,6 +12,7 @@ from ..devices import is_out_of_memory
 from ..diffusion.guidance import needed_branches
 from ..editing.scale_search import ScaleSearch, find_scales
 from ..errors import WorthlessError
+from ..instruction.file import check_size
 from ..instruction.instruction import Instruction
 from .objective import HELD_OUT_SAMPLES, PairLatents, held_out_error
 from .request import LearningRequest
@@ -151,9 +152,11 @@ def learn(
     Raises:
         WorthlessError: the result is not finite, or nothing changed.
         LearningError: the images are too large for the device's memory.
+        InstructionError: no file could hold the instruction.
     """
     callbacks = callbacks or RunCallbacks()
     trainer = Trainer(request)
+    check_size(trainer.file_size())
     callbacks.before_steps(trainer)
     with callbacks.surroundings(trainer):
         try:

@@ -275,10 +275,10 @@ class Trainer:
             },
         )
 
-    def file_size(self) -> int:
-        """Approximate size of the instruction file, in bytes."""
+    def file_size(self, half: bool = True) -> int:
+        """Approximate size of the instruction file, in bytes. half: whether it is saved in fp16."""
         numbers = self.settings.segments * sum(tensor.numel() for tensor in self.space.initial().values())
-        return 4 * (numbers + self.context.numel()) + _HEADER_BYTES
+        return (2 if half else 4) * (numbers + self.context.numel()) + _HEADER_BYTES
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
-from ..errors import StorageError
+from ..errors import InstructBrushError, StorageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,9 +128,12 @@ def write_elsewhere(name: str, write: Callable[[Path], object]) -> Path | None:
         return None
     try:
         write(folder / name)
-    except (OSError, StorageError):
+    except (OSError, InstructBrushError):
         shutil.rmtree(folder, ignore_errors=True)
         return None
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return folder / name
 
 

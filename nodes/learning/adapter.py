@@ -33,7 +33,7 @@ class LearnAdapterInstruction(LearningNode):
                 "edit from examples",
             ],
             has_intermediate_output=True,
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             inputs=[
                 *inputs.sources(),
                 inputs.preset(
@@ -109,4 +109,4 @@ class LearnAdapterInstruction(LearningNode):
         **common: Any,
     ) -> io.NodeOutput:
         own = {"rank": rank, "bypass": bypass, "adapter_rate": adapter_rate, "weighting": weighting}
-        return run_learning(cls.hidden.unique_id, CommonInputs(**common), "adapter", own)
+        return run_learning(cls.hidden, CommonInputs(**common), "adapter", own)

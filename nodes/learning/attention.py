@@ -35,7 +35,7 @@ class LearnInstruction(LearningNode):
                 "edit from examples",
             ],
             has_intermediate_output=True,
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             inputs=[
                 *inputs.sources(),
                 inputs.preset(
@@ -142,7 +142,7 @@ class LearnInstruction(LearningNode):
             "weighting": weighting,
             "include_bos": include_bos,
         }
-        return run_learning(cls.hidden.unique_id, CommonInputs(**common), "attention", own)
+        return run_learning(cls.hidden, CommonInputs(**common), "attention", own)
 
 
 def _current_weighting(value: Any) -> Any:

@@ -6,8 +6,9 @@ from typing import Any, Literal
 from comfy_api.latest import io
 
 from ...core.encoders.clip import OpenClipModel
+from ...core.errors import PairError
 from ...core.learning.run import wants_scales
-from ...core.learning.settings import PRESETS, LearningSettings, preset_for, preset_name
+from ...core.learning.settings import LearningSettings, preset_for, preset_name
 from ...core.models.families import Family
 from ...core.pairs.pairs import EditPair, EditPairs, thumbnail
 from ..comfy.learning import active
@@ -70,24 +71,39 @@ class CommonInputs:
             "noise": self.noise,
             "seed": self.seed,
         }
-        return replace(PRESETS[space]["pocket"], **common, **own)
+        return replace(preset_for(family.name, space), **common, **own)
 
     def split_pairs(self) -> tuple[EditPairs, EditPair]:
-        """The pairs to learn from, and the pair to preview: the one that is held out, or the first one. The
-        node's own number comes before the star on the pairs board."""
+        """The pairs to learn from, and the pair to preview: the one that is held out, or the first one.
+
+        The node's own number comes before the star on the pairs board. A single pair is learned from and
+        previewed.
+
+        Raises:
+            PairError: the node's number is larger than the number of pairs.
+        """
         held_out = self.hold_out - 1 if self.hold_out else self.pairs.held_out
         if held_out is None:
             return self.pairs, self.pairs[0]
-        return self.pairs.without(held_out), self.pairs[held_out % len(self.pairs)]
+        if held_out >= len(self.pairs):
+            raise PairError(
+                f"Pair to hold out is {self.hold_out}, but there are {len(self.pairs)} pairs. Choose a "
+                "smaller number, or none."
+            )
+        return self.pairs.without(held_out), self.pairs[held_out]
 
 
 def run_learning(
-    node: str, common: CommonInputs, space: str, own: dict[str, Any], open_clip: OpenClipModel | None = None
+    hidden: io.HiddenHolder,
+    common: CommonInputs,
+    space: str,
+    own: dict[str, Any],
+    open_clip: OpenClipModel | None = None,
 ) -> io.NodeOutput:
     """Learns, and returns what a learning node gives.
 
     Args:
-        node: its id.
+        hidden: its id and the workflow.
         common: the inputs that it shares with the other learning nodes.
         space: the space to learn in.
         own: settings from its other inputs, which act with the preset ``custom``.
@@ -108,7 +124,8 @@ def run_learning(
         common.gradient_checkpointing,
         wants_scales(common.preset, None if common.guidance == "search" else common.guidance),
     )
-    progress = LearningProgress(node, settings.steps, len(pairs))
+    workflow = str(((hidden.extra_pnginfo or {}).get("workflow") or {}).get("id") or "")
+    progress = LearningProgress(hidden.unique_id, settings.steps, len(pairs), workflow)
     display = Display(common.preview_every, common.save_every, common.resume)
     with progress.shown():
         instruction = LearningSession(inputs, progress).run(display)
@@ -121,6 +138,6 @@ class LearningNode(Node):
     """What the learning nodes share: a run that ended early can be continued with the panel's button."""
 
     @classmethod
-    def fingerprint_inputs(cls, **_inputs: Any) -> int:
+    def fingerprint_inputs(cls, **inputs: Any) -> int:
         """Changes when the user continues a run that ended early, whose result ComfyUI has in its cache."""
-        return active.fingerprint(cls.hidden.unique_id if cls.hidden else None)
+        return active.fingerprint(cls.hidden.unique_id, inputs) if cls.hidden else 0

@@ -35,7 +35,7 @@ class LearnTextInstruction(LearningNode):
                 "embedding",
             ],
             has_intermediate_output=True,
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             inputs=[
                 *inputs.sources(),
                 inputs.preset(
@@ -130,4 +130,4 @@ class LearnTextInstruction(LearningNode):
             "objective": objective,
             "segments": segments,
         }
-        return run_learning(cls.hidden.unique_id, CommonInputs(**common), "text", own, open_clip)
+        return run_learning(cls.hidden, CommonInputs(**common), "text", own, open_clip)

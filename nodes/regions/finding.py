@@ -206,10 +206,8 @@ class FindRegion(Node):
         masks = [found.mask for objects in objects_of_images for found in objects]
         unknown = unknown_remark(finder, phrases)
         report = "\n".join(filter(None, (_report(objects_of_images, phrases), unknown)))
-        shown: Any = {
-            "text": [report],
-            "region": [panel_data(images, found, limits, finder, choice, [unknown])],
-        }
+        panel = panel_data(images, found, limits, finder, choice, [unknown]) | {"selection": selection}
+        shown: Any = {"text": [report], "region": [panel]}
         return io.NodeOutput(
             torch.stack([union_mask(objects, height, width) for objects in objects_of_images]),
             torch.stack(masks or [torch.zeros(height, width)]),

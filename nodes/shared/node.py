@@ -125,7 +125,10 @@ class FileFingerprints:
         Raises:
             InstructBrushError: they do not exist.
         """
-        self._states_read[names] = self._state_of(*names)
+        state = self._state_of(*names)
+        if self._states_read.get(names, state) != state:
+            self._wire_fingerprint = uuid4().hex
+        self._states_read[names] = state
 
     def _state_or_empty(self, names: tuple[str, ...]) -> str:
         try:

@@ -21,7 +21,9 @@ export function showErrors() {
   api.addEventListener("execution_start", clear);
   api.addEventListener("execution_error", ({ detail }) => {
     const node = nodeOf(detail.node_id);
-    if (node?.comfyClass?.startsWith("InstructBrush")) show(node, detail.exception_message.trim());
+    const { node_type: type, exception_message: sentence } = detail;
+    // A workflow that waited may fail while another one is open.
+    if (type?.startsWith("InstructBrush") && node?.comfyClass === type) show(node, sentence.trim());
   });
 }
 

@@ -7,6 +7,7 @@ import { showErrors } from "./errors.js";
 import { addGallery, setupGallery } from "./gallery/index.js";
 import { addJudging } from "./judging/index.js";
 import { addLearningPanel, restoreLearning, setupLearning } from "./learning/live.js";
+import { forgetClosed } from "./nodes.js";
 import { addPairsBoard, refreshBoards } from "./pairs/board.js";
 import { restoreResults } from "./panels.js";
 import { addPhrases } from "./phrases/index.js";
@@ -44,6 +45,7 @@ app.registerExtension({
 
   /** Called whenever a workflow is open, also after a reload of the page, and by undo. */
   afterConfigureGraph() {
+    forgetClosed();
     restoreResults();
     restoreLearning();
     refreshStrengths();

@@ -1,5 +1,6 @@
 // What topics do with a node: following its methods and widgets, and setting values as the user would.
 import { app } from "../../../scripts/app.js";
+import { rootGraph } from "./graph.js";
 
 /** Calls `act`, with the same values, after a method of a node or the callback of a widget. */
 export function after(target, name, act) {
@@ -11,10 +12,35 @@ export function after(target, name, act) {
   };
 }
 
+/** The calls of `whileInGraph` whose node is in a graph: { node, removed }. */
+const inGraph = new Set();
+
 /** Calls `added` when a node comes into a graph, and `removed` when it leaves it. */
 export function whileInGraph(node, added, removed) {
-  after(node, "onAdded", added);
-  after(node, "onRemoved", removed);
+  const entry = { node, removed };
+  after(node, "onAdded", () => {
+    inGraph.add(entry);
+    added();
+  });
+  after(node, "onRemoved", () => {
+    inGraph.delete(entry);
+    removed();
+  });
+}
+
+/** Call when a workflow is open. ComfyUI tells no node in a subgraph that its workflow was closed. */
+export function forgetClosed() {
+  for (const entry of inGraph) {
+    if (isOpen(entry.node)) continue;
+    inGraph.delete(entry);
+    entry.removed();
+  }
+}
+
+function isOpen({ graph, id }) {
+  const root = rootGraph();
+  const known = graph === root || root.subgraphs?.get(graph?.id) === graph;
+  return Boolean(graph) && known && graph.getNodeById(id)?.graph === graph;
 }
 
 export function widgetOf(node, name) {

@@ -79,9 +79,14 @@ def restore(trashed: list[str]) -> None:
     there = listing.files_below(paths.trash(), "", _TRASH_DEPTH)
     for name in trashed:
         if name not in there:
-            raise InstructionError("The file is not in the trash any more (output/instructions/trash).")
+            raise InstructionError(
+                "The file is not in the trash any more (output/instructions/trash), so it cannot be put back."
+            )
         if os.path.lexists(_origin(name)):
-            raise _taken(_origin(name).name)
+            raise InstructionError(
+                f"'{_origin(name).stem}' exists again, so the other one stays in output/instructions/trash. "
+                "Rename the new one first."
+            )
     for name in trashed:
         _move(paths.trash() / name, _origin(name))
         _origins.pop(name, None)

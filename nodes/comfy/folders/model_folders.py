@@ -23,8 +23,10 @@ def register(kind: str, *more: Path) -> None:
     """
     for folder in (Path(folder_paths.models_dir) / kind, *more):
         _add_folder(kind, folder)
-    # add_model_folder_path sets no file types; without any, every file would be listed.
-    folder_paths.folder_names_and_paths[kind] = (folder_paths.folder_names_and_paths[kind][0], {SUFFIX})
+    # add_model_folder_path sets no file types; without any, every file would be listed. Other packs may use
+    # the same kind with other types.
+    folders, types = folder_paths.folder_names_and_paths[kind]
+    folder_paths.folder_names_and_paths[kind] = (folders, {*types, SUFFIX})
 
 
 def register_folders(kind: str) -> None:

@@ -167,6 +167,11 @@ def file_state(path: Path) -> str:
     return f"{path} {_size_and_time(path)}"
 
 
+def state_of(path: Path) -> str:
+    """``folder_state`` or ``file_state``."""
+    return folder_state(path) if path.is_dir() else file_state(path)
+
+
 def _size_and_time(path: str | Path) -> tuple[int, int] | None:
     try:
         status = os.stat(path)

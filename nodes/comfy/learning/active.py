@@ -35,16 +35,22 @@ Listener = Callable[[Mapping[str, Any]], object]
 
 _runs: dict[str, ActiveRun] = {}
 _listeners: list[Listener] = []
-# Node -> its last run, if that ended early and can be continued.
-_early: dict[str, str] = {}
-_more: Counter[str] = Counter()
+_Key = tuple[str, str]
+"""A node and its inputs. Workflows share ids of nodes, so the id alone does not tell two nodes apart."""
+
+# Run that ended early and can be continued -> its key.
+_early: dict[str, _Key] = {}
+_more: Counter[_Key] = Counter()
+# Node -> its key in the prompt that runs now.
+_keys: dict[str, _Key] = {}
 
 
 @contextmanager
 def listed(node: str, run: ActiveRun) -> Iterator[None]:
     """Lists a run while it is active."""
     _runs[node] = run
-    _early.pop(node, None)
+    for earlier in [earlier for earlier, key in _early.items() if key == _key_of(node)]:
+        del _early[earlier]
     try:
         yield
     finally:
@@ -72,6 +78,11 @@ def summaries() -> list[dict[str, Any]]:
     return [run.summary() for run in list(_runs.values())]
 
 
+def any_active() -> bool:
+    """Whether a run is active."""
+    return bool(_runs)
+
+
 def ask(node: str, run: str, action: str) -> None:
     """Asks a run to end.
 
@@ -95,20 +106,30 @@ def ask(node: str, run: str, action: str) -> None:
 
 def allow_learning_on(node: str, run: str) -> None:
     """Says that a node's run ended early, and that a next one would continue it."""
-    _early[node] = run
+    _early[run] = _key_of(node)
 
 
-def learn_on(node: str, run: str) -> None:
+def learn_on(run: str) -> None:
     """Makes the next Run execute a node again, although ComfyUI has its result in its cache.
 
     Raises:
         LearningError: the run is not the node's last one, or is complete.
     """
-    if _early.get(node) != run:
+    if run not in _early:
         raise LearningError("This run cannot be continued from here. Press Run to start the node again.")
-    _more[node] += 1
+    _more[_early[run]] += 1
 
 
-def fingerprint(node: str | None) -> int:
-    """Number that changes after ``learn_on``, for fingerprint_inputs."""
-    return _more[node] if node else 0
+def fingerprint(node: str, inputs: Mapping[str, Any]) -> int:
+    """Number that changes after ``learn_on``, for fingerprint_inputs.
+
+    Args:
+        node: the node's id.
+        inputs: those that do not come by wire.
+    """
+    _keys[node] = (node, repr(sorted(inputs.items())))
+    return _more[_keys[node]]
+
+
+def _key_of(node: str) -> _Key:
+    return _keys.get(node, (node, ""))

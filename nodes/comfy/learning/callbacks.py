@@ -123,8 +123,10 @@ class ShownRun(RunCallbacks):
         except RuntimeError as error:
             _check_memory_error(error, "the held-out pair")
             self._watch = None
+            self._progress.watches = False
         else:
             self._progress.held_out = [each for each in self._watch.errors if math.isfinite(each[1])]
+            self._progress.watches = self._watch.best is not None
 
     def _preview_if_it_fits(self, own: tuple[float, float] | None = None) -> Image.Image | None:
         """A preview; None if memory runs out for it."""

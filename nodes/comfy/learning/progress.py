@@ -46,21 +46,26 @@ class LearningProgress:
         node: the node's execution id.
         total: steps in all.
         pairs: pairs to learn from.
+        workflow: id of the workflow, because workflows share ids of nodes.
     """
 
-    def __init__(self, node: str, total: int, pairs: int) -> None:
+    def __init__(self, node: str, total: int, pairs: int, workflow: str = "") -> None:
         self.node = node
+        self.workflow = workflow
         self.run = uuid4().hex
         self.phase: Phase = "reading"
         self.request: active.Action | None = None
         self.remark = ""
         """Shown with every message."""
+        self._warning = ""
         self.advice: dict[str, Any] = {}
         """What the user could do better, see ``size_advice``."""
         self.pair: list[str] = []
         """Data URLs of the previewed pair, before and after the edit."""
         self.held_out: list[tuple[int, float]] = []
         """(step, error) of the held-out pair."""
+        self.watches = False
+        """Whether there is a best state to go back to."""
         self._total = total
         self._pairs = pairs
         self._encoded = 0
@@ -91,7 +96,7 @@ class LearningProgress:
     def actions(self) -> tuple[active.Action, ...]:
         """What the user can ask for now."""
         if self.phase == "learning":
-            return active.ACTIONS if self.held_out else ("use", "later")
+            return active.ACTIONS if self.watches else ("use", "later")
         return ("use", "later") if self.phase == "guidance" else ()
 
     def take_request(self) -> active.Action | None:
@@ -111,7 +116,7 @@ class LearningProgress:
     def warn(self, text: str) -> None:
         """Writes to the log, and shows the text with every further message."""
         logging.warning("InstructBrush: %s", text)
-        self.remark = text
+        self._warning = text
 
     def add_remark(self, text: str) -> None:
         """Shows the text with every further message, after what is shown already."""
@@ -177,6 +182,7 @@ class LearningProgress:
     def _message(self) -> dict[str, Any]:
         return {
             "node": self.node,
+            "workflow": self.workflow,
             "run": self.run,
             "phase": self.phase,
             "detail": self._detail,
@@ -186,7 +192,7 @@ class LearningProgress:
             "total": self._total,
             "loss": self._losses[-1] if self._losses else None,
             "seconds_left": self._seconds_left(),
-            "state": self._state or self.remark,
+            "state": self._state or " ".join(filter(None, (self.remark, self._warning))),
         }
 
     def summary(self, previews: int = _MOST_PREVIEWS) -> dict[str, Any]:

@@ -63,7 +63,7 @@ async def _send(
     """Sends what runs show now, then the messages that wait."""
     for run in runs:
         await response.write(_event(run))
-    while active.summaries() or not waiting.empty():
+    while active.any_active() or not waiting.empty():
         try:
             message = await asyncio.wait_for(waiting.get(), _ALIVE_SECONDS)
         except asyncio.TimeoutError:
@@ -86,7 +86,7 @@ async def _act(request: web.Request) -> dict[str, Any]:
         raise LearningError(f"The learning panel sends {', '.join(_FIELDS)} as texts.")
     node, run, action = map(str, texts)
     if action == LEARN_ON:
-        active.learn_on(node, run)
+        active.learn_on(run)
     elif action in active.ACTIONS:
         active.ask(node, run, action)
     else:

@@ -249,7 +249,7 @@ def test_trash_keeps_several_files_of_one_name_and_restores_none_over_another(ga
         assert (gallery.paths.trash() / answer["trashed"][0]).read_bytes() == content
     assert gallery.post("/restore", trashed[0][1])[0] == 200
     status, answer = gallery.post("/restore", trashed[1][1])
-    assert status == 400 and "exists already" in answer["error"] and path.read_bytes() == trashed[0][0]
+    assert status == 400 and "exists again" in answer["error"] and path.read_bytes() == trashed[0][0]
     assert (gallery.paths.trash() / trashed[1][1]["trashed"][0]).exists()
 
 

@@ -91,7 +91,7 @@ def test_uses_what_is_learned_until_a_run_is_stopped(comfy):
     assert shown["phase"] == "used" and shown["step"] == 4
     # Learn on continues, and ends as if nothing had stopped it.
     active = comfy.pack("nodes.comfy.learning.active")
-    active.learn_on(shown["node"], shown["run"])
+    active.learn_on(shown["run"])
     whole = comfy.run(graph, node.out(0))
     assert whole.data("instructbrush.learn")[-1]["phase"] == "done"
     assert whole.values[0].info.steps == 9 and "ending" not in whole.values[0].info.settings
@@ -99,6 +99,27 @@ def test_uses_what_is_learned_until_a_run_is_stopped(comfy):
     comfy.forget()
     graph, node = node_of(comfy, **settings, resume=False)
     assert same(comfy.values(graph, node.out(0))[0], whole.values[0])
+
+
+def test_learn_on_in_one_workflow_leaves_the_node_of_another_alone(comfy):
+    """Workflows share ids of nodes."""
+    active = comfy.pack("nodes.comfy.learning.active")
+    first, second = ({"init_text": text, "seed": 0} for text in ("first workflow", "second workflow"))
+
+    def run(inputs, ends_early=False):
+        progress = comfy.pack("nodes.comfy.learning.progress").LearningProgress("3", 100, 1)
+        assert active.fingerprint("3", inputs) == 0
+        with active.listed("3", progress):
+            if ends_early:
+                active.allow_learning_on("3", progress.run)
+        return progress.run
+
+    before, kept = run(first, ends_early=True), run(first, ends_early=True)
+    run(second)
+    active.learn_on(kept)
+    assert active.fingerprint("3", first) == 1 and active.fingerprint("3", second) == 0
+    with pytest.raises(comfy.pack("core.errors").LearningError, match="cannot be continued from here"):
+        active.learn_on(before)
 
 
 def short(comfy, stop_at, **settings):
@@ -310,6 +331,14 @@ def test_sends_at_most_ten_messages_a_second(comfy):
     assert step > 100 and 3 <= len(messages) <= 11
     # Nothing is lost: the messages hold every loss up to the last one.
     assert sum(len(message["losses"]) for message in messages) == messages[-1]["step"]
+
+
+def test_a_warning_leaves_what_was_said(comfy):
+    progress = comfy.pack("nodes.comfy.learning.progress").LearningProgress("7", 100, 1)
+    progress.remark = "The direction is left out."
+    progress.warn("The disk is full.")
+    progress.warn("The disk is full again.")
+    assert progress.summary()["state"] == "The direction is left out. The disk is full again."
 
 
 def test_sends_only_numbers_that_browsers_read(comfy):

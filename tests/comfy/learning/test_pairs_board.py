@@ -63,6 +63,14 @@ def test_star_holds_a_pair_out_unless_the_learning_node_does(comfy, hold_out, st
     assert "".join(pair.name for pair in rest) == learned and shown.name == watched
 
 
+def test_rejects_a_pair_to_hold_out_that_does_not_exist(comfy):
+    graph = comfy.graph()
+    node = learning(graph, comfy, Parts(graph), hold_out=4, steps=2)
+    assert comfy.error(graph, node.out(0)).startswith(
+        "Pair to hold out is 4, but there are 3 pairs. Choose a smaller number, or none."
+    )
+
+
 def test_learning_follows_star_and_masks(comfy):
     folder = put(
         comfy, "board_learn", *(f"{at}_{side}.png" for at in (0, 1) for side in (0, 1)), size=(64, 64)

@@ -89,11 +89,12 @@ def test_learns_survives_a_reload_in_the_other_renderer_and_ends_early(page, ser
     assert page.locator(".ib-best-text").text_content().startswith("best at ")
     page.screenshot(path=shots / "learning_classic.png")
 
+    opened = page.evaluate("() => app.graph.serialize()")
     server.post("/settings", {"Comfy.VueNodes.Enabled": True})
     page.reload()
     page.wait_for_selector("#splash-loader", state="detached", timeout=120_000)
     page.wait_for_function(front_end.READY)
-    load_example(page, LEARN)
+    page.evaluate("(opened) => app.loadGraphData(opened)", opened)
     prepare(page, learn, **values)
     wait_for_headline(page, r"^[1-9]\d* \/ 400", 20)
     before = page.locator(f"{PANEL} .ib-words").text_content()
@@ -165,6 +166,23 @@ def test_offers_a_size_for_large_images(page, load_example, shots):
     )
     assert size == ["InstructBrushLoadPairs", 128]
     assert "set to 128" in page.locator(f"{PANEL} .ib-advice").text_content()
+
+
+def test_shows_no_run_of_another_workflow(page, load_example):
+    """Workflows share ids of nodes."""
+    learn = learning_node(load_example(page, LEARN))
+    show = f"""async ([node, workflow, step]) => {{
+        const {{ showMessage }} = await import("{MODULES}/live.js");
+        const run = {{ run: "r", phase: "encoding", pairs: 4, detail: `${{step}} of 4`, step, total: 9 }};
+        showMessage({{ ...run, node, workflow: workflow ?? app.graph.id }});
+    }}"""
+    page.evaluate(show, [learn, "another", 1])
+    assert page.locator(f"{PANEL} .ib-words").text_content() == "Not run yet"
+    page.evaluate(show, [learn, None, 2])
+    assert page.locator(f"{PANEL} .ib-words").text_content() == "Encoding 4 pairs · 2 of 4"
+    # A workflow that is saved under another name gets another id; its run goes on.
+    page.evaluate(show, [learn, "another", 3])
+    assert page.locator(f"{PANEL} .ib-words").text_content() == "Encoding 4 pairs · 3 of 4"
 
 
 def test_formats_numbers_and_tolerates_lost_messages(page):

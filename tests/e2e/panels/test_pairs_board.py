@@ -34,10 +34,12 @@ DROP = """([place, files]) => {
         target.dispatchEvent(new DragEvent(type, given));
     }
 }"""
-PASTE = """([name, content]) => {
+PASTE = """(files) => {
     const transfer = new DataTransfer();
-    const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
-    transfer.items.add(new File([bytes], name, { type: "image/png" }));
+    for (const [name, content] of files) {
+        const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+        transfer.items.add(new File([bytes], name, { type: "image/png" }));
+    }
     const given = { bubbles: true, cancelable: true, clipboardData: transfer };
     document.querySelector(".ib-pairs").dispatchEvent(new ClipboardEvent("paste", given));
 }"""
@@ -254,24 +256,32 @@ def test_pasted_images_become_a_pair(server, open_page):
     page.evaluate(BUILD, "")
     page.wait_for_selector(".ib-pair")
     page.locator(".ib-pairs-target").fill("pasted")
-    page.evaluate(PASTE, ["image.png", picture(0, kind="PNG")])
+    page.evaluate(PASTE, [["image.png", picture(0, kind="PNG")]])
     page.wait_for_function(
         "() => document.querySelector('.ib-pair-problem')?.textContent.includes('no partner')"
     )
-    page.evaluate(PASTE, ["image.png", picture(90, kind="PNG")])
+    page.evaluate(PASTE, [["image.png", picture(90, kind="PNG")]])
     wait_for(page, "1 pair")
     assert len(list((server.base / "input" / "pasted").iterdir())) == 2 and value(page, "folder") == "pasted"
     # Among names that say before or after, two pastes are one more pair.
     put(server, "named", x_before=(64, 48), x_after=(64, 48))
     page.evaluate(BUILD, "named")
     wait_for(page, "1 pair")
-    page.evaluate(PASTE, ["image.png", picture(0, kind="PNG")])
+    page.evaluate(PASTE, [["image.png", picture(0, kind="PNG")]])
     page.wait_for_function("() => document.querySelector('.ib-pair-problem:not(:empty)')")
-    page.evaluate(PASTE, ["image.png", picture(90, kind="PNG")])
+    page.evaluate(PASTE, [["image.png", picture(90, kind="PNG")]])
     wait_for(page, "2 pairs")
+    # Files that have names of their own keep them, whatever their order, and four images are two pairs.
+    named = [("y_after.png", picture(90, kind="PNG")), ("y_before.png", picture(0, kind="PNG"))]
+    page.evaluate(PASTE, named)
+    wait_for(page, "3 pairs")
+    page.evaluate(PASTE, [["image.png", picture(shade, kind="PNG")] for shade in (0, 90, 0, 90)])
+    wait_for(page, "5 pairs")
+    files = {path.name for path in (server.base / "input" / "named").iterdir()}
+    assert {"y_after.png", "y_before.png"} < files and not any("(1)" in name for name in files)
     # What is no image is refused, and nothing is uploaded.
     drop(page, [("notes.txt", picture(0))])
     page.wait_for_function(
         "() => document.querySelector('.ib-pairs-says').textContent.includes('no image files')"
     )
-    assert len(list((server.base / "input" / "named").iterdir())) == 4
+    assert {path.name for path in (server.base / "input" / "named").iterdir()} == files

@@ -14,6 +14,7 @@ from instructbrush.cli import init_text
 from instructbrush.cli.main import main
 from instructbrush.core.encoders.pocket_clip import pocket_clip
 from instructbrush.core.errors import InstructBrushError
+from instructbrush.core.instruction import file
 from instructbrush.core.instruction.file import load_instruction
 from instructbrush.core.instruction.instruction import InstructionInfo
 from instructbrush.core.learning.init_text import vocabulary
@@ -69,6 +70,25 @@ def test_takes_the_papers_other_reading_and_single_settings(learn: Learn) -> Non
     ).settings
     assert (settings["objective"], settings["text_scale"], settings["image_scale"]) == ("guided", 7.5, 1.5)
     assert (settings["weight_decay"], settings["include_bos"], settings["weighting"]) == (0.01, True, "none")
+
+
+@pytest.mark.parametrize(("precision", "fits"), [("fp16", True), ("fp32", False)])
+def test_a_result_that_no_file_holds_is_refused_before_it_is_learned(
+    pair_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    precision: str,
+    fits: bool,
+) -> None:
+    out = tmp_path / "large.safetensors"
+    monkeypatch.setattr(file, "MAX_FILE_BYTES", 800_000)
+    given = ["--pairs", str(pair_folder), "--out", str(out), "--steps", "1", "--init", "dark"]
+    assert main(["learn", *given, "--file-precision", precision]) == (0 if fits else 1)
+    assert out.exists() == fits and len(list(tmp_path.iterdir())) == fits
+    if not fits:
+        said = capsys.readouterr().err
+        assert "too large for one file" in said and "learning:" not in said
 
 
 def test_a_repeated_option_adds_to_the_first(learn: Learn) -> None:

@@ -47,6 +47,7 @@ class GalleryStore extends EventTarget {
   }
 
   async setFavorite(name, on) {
+    await this.readFavorites(); // another tab may have set some
     const before = [...this.favorites];
     if (on) this.favorites.add(name);
     else this.favorites.delete(name);

@@ -2,7 +2,7 @@
 import { app } from "../../../../scripts/app.js";
 import { api } from "../../../../scripts/api.js";
 import { loadStyle } from "../dom.js";
-import { nodeOf, sourceOf } from "../graph.js";
+import { nodeOf, rootGraph, sourceOf } from "../graph.js";
 import { rememberChange, setValue, widgetOf } from "../nodes.js";
 import { addPanel, onResult } from "../panels.js";
 import { get, post } from "../server.js";
@@ -64,9 +64,12 @@ function follow() {
   };
 }
 
-/** Shows a message of a run in its node. */
+/** Shows a message of a run in its node. The open workflow may be another one with nodes of the same ids. */
 export function showMessage(message) {
-  panels.get(nodeOf(message.node))?.show(message);
+  const panel = panels.get(nodeOf(message.node));
+  const { run, workflow } = message;
+  if (!panel || (workflow && workflow !== rootGraph().id && run !== panel.run)) return;
+  panel.show(message);
 }
 
 async function act(node, action, run) {

@@ -115,6 +115,8 @@ export class LearningPanel {
     const held_out = longer(this.state.held_out, message.held_out);
     // After a reload a message may come twice, or after a newer one.
     if (!(this.state.step > message.step)) {
+      // A button that was pressed acts in its phase; the next phase offers new ones.
+      if (message.phase !== this.state.phase) this.offered = undefined;
       Object.assign(this.state, message);
       this.setButtons(message.actions ?? []);
     }

@@ -40,7 +40,7 @@ export function addPairsBoard(node) {
     board.refresh();
   });
   for (const name of ["size", "fit"]) after(widgetOf(node, name), "callback", () => board.draw());
-  after(node, "onConnectionsChange", () => board.draw());
+  after(node, "onConnectionsChange", () => board.followWires());
   after(node, "onConfigure", () => {
     board.chosen = true;
     folder = board.folder;

@@ -12,7 +12,7 @@ import { translateSentence } from "../translate.js";
 import { chosenImages, droppedImages, hasFiles, upload } from "./uploads.js";
 
 const NEW_FOLDER = "my_pairs";
-const POCKET = /^pocket editor/;
+const POCKET = /^pocket( \w+)? editor/;
 
 export class PairsBoard {
   constructor(node) {
@@ -142,10 +142,19 @@ export class PairsBoard {
     this.#showTarget();
   }
 
+  /** Call when a wire of the node was connected or removed. */
+  followWires() {
+    const linked = isLinked(this.node, "folder");
+    if (linked === this.linked) this.draw();
+    else this.refresh();
+    this.linked = linked;
+  }
+
   /** Shows what the node says after a run. */
   showResult(text) {
     this.result = text;
-    this.draw();
+    if (this.survey) this.draw();
+    else this.#say(text.split("\n").map(translateSentence));
   }
 
   /** Offers a size if the images are far larger than the model's. */
@@ -307,9 +316,12 @@ export class PairsBoard {
     } else if (alone) {
       await this.#addPartner(alone, images[0]);
     } else {
-      const named = ({ path }, index) => path.replace(/(?=\.[^.]+$)/, index % 2 ? "_after" : "_before");
-      const stem = images[0]?.path;
-      await this.addImages(images.map((each, index) => ({ ...each, path: named({ path: stem }, index) })));
+      // Images without a name of their own, two for each pair.
+      const stamped = (index) => images[index - (index % 2)].path.replace(/(?=\.[^.]+$)/, sideOf(index));
+      const sideOf = (index) => (index % 2 ? "_after" : "_before");
+      const isNameless = ({ path }) => /^pasted \d/.test(path);
+      const named = (each, index) => (isNameless(each) ? { ...each, path: stamped(index) } : each);
+      await this.addImages(images.map(named));
     }
   }
 

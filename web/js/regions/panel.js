@@ -9,9 +9,6 @@ import { keptKeys, parseSelection, toggle, writeSelection } from "./choice.js";
 const AUTO = -1;
 const LEAST = 0.05;
 
-/** The images of a run, as JSON -> the clicks that the run used. Undo makes panels anew. */
-const usedSelections = new Map();
-
 export class RegionPanel {
   /**
    * @param fields what the panel reads and writes: `get(name)`, `set(name, value)`, `linked(name)`, and
@@ -47,9 +44,6 @@ export class RegionPanel {
   show(data) {
     this.data = data;
     this.page = Math.max(0, Math.min(this.page, data.objects.length - 1));
-    const images = JSON.stringify(data.images);
-    if (!usedSelections.has(images)) usedSelections.set(images, this.fields.get("selection"));
-    this.usedSelection = usedSelections.get(images);
     this.words_threshold = this.fields.get("text_threshold");
     this.label.textContent = translate("Least score");
     this.slider.setAttribute("aria-label", translate("Least score of a box"));
@@ -69,7 +63,7 @@ export class RegionPanel {
   /** Whether another run is needed. */
   get changed() {
     const { threshold } = this.limits;
-    return threshold !== this.data.threshold || this.fields.get("selection") !== this.usedSelection;
+    return threshold !== this.data.threshold || this.fields.get("selection") !== this.data.selection;
   }
 
   #turn(by) {

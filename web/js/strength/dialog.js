@@ -5,6 +5,11 @@ import { translate } from "../translate.js";
 import { StrengthStrip } from "./strip.js";
 import { settingOf } from "./settings.js";
 
+/** Host -> its last dialog. */
+const dialogs = new WeakMap();
+/** Hosts that close their dialog when they are removed. */
+const followed = new WeakSet();
+
 /**
  * Opens the strip for the node in a subgraph that applies the instruction. `closed(strip)` is called once.
  */
@@ -27,7 +32,9 @@ export function openStrength(host, inside, segments, closed) {
     dialog.remove();
   });
   // By its deletion, by undo, or with another workflow.
-  after(host, "onRemoved", () => dialog.close());
+  dialogs.set(host, dialog);
+  if (!followed.has(host)) after(host, "onRemoved", () => dialogs.get(host)?.close());
+  followed.add(host);
   document.body.append(dialog);
   strip.refresh();
   dialog.show(); // the canvas stays in use

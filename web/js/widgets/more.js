@@ -105,7 +105,7 @@ class MoreInputs {
   /** Remembers what "auto" stood for in a run, until another model is connected. */
   learned({ preset }) {
     const auto = value(this.node, "preset") === "auto";
-    this.used = auto ? { preset, model: linkOf(this.node, "model") } : undefined;
+    this.used = auto ? { preset, model: linkIdOf(this.node, "model") } : undefined;
     this.refresh();
   }
 
@@ -113,7 +113,7 @@ class MoreInputs {
   refresh({ resize = !app.configuringGraph } = {}) {
     const hidden = (name) => (this.names.has(name) ? this.isHidden(name) : undefined);
     hideWidgets(this.node, hidden, { resize });
-    if (this.used && this.used.model !== linkOf(this.node, "model")) this.used = undefined;
+    if (this.used && this.used.model !== linkIdOf(this.node, "model")) this.used = undefined;
     this.write();
     if (!this.names.has("preset")) return;
     const asked = ++this.asked;
@@ -164,7 +164,7 @@ class MoreInputs {
   }
 }
 
-function linkOf(node, name) {
+function linkIdOf(node, name) {
   return node.inputs?.find((input) => input.name === name)?.link;
 }
 

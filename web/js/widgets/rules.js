@@ -53,7 +53,12 @@ function specOf(node, name) {
 export function beginWithPreset(node, before, standFor) {
   const { values = {} } = described(node, "preset");
   const inputs = CUSTOM_SETTINGS.map((name) => widgetOf(node, name)).filter(Boolean);
-  if (inputs.some((widget) => widget.value !== standard(node, widget.name))) return;
+  const isUsual = ({ name, value: given }, known) => [standard(node, name), known[name]].includes(given);
+  // Values that an earlier choice of "custom" began with are no changes.
+  const untouched = [{}, ...Object.values(values)].some((known) => {
+    return inputs.every((widget) => isUsual(widget, known));
+  });
+  if (!untouched) return;
   const preset = values[before === "auto" ? standFor : before] ?? {};
   for (const widget of inputs) {
     // The final rate of "auto" follows the first one, as the input's own value says.
