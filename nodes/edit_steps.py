@@ -11,7 +11,7 @@ from ..core.reasoning.explain_edits import MOST_EDITS
 from .comfy.models.description import describe
 from .comfy.step_graph import StepSettings, step_graph
 from .comfy.types import Model
-from .shared.guidance_scales import AUTO_SCALE
+from .shared.guidance_scales import scale_inputs
 from .shared.node import Node
 from .shared.socket_types import MllmSocket, RegionFinder
 
@@ -68,23 +68,7 @@ class EditBySteps(Node):
                     max=MOST_EDITS,
                     tooltip="Largest number of edits. Later ones are left out.",
                 ),
-                io.Float.Input(
-                    "text_scale",
-                    default=AUTO_SCALE,
-                    min=AUTO_SCALE,
-                    max=30.0,
-                    step=0.1,
-                    tooltip="s_T of Eq. 3: how strongly to follow the words. -1 is the model's default (7.5, "
-                    "or 2 for the pocket editor).",
-                ),
-                io.Float.Input(
-                    "image_scale",
-                    default=AUTO_SCALE,
-                    min=AUTO_SCALE,
-                    max=10.0,
-                    step=0.05,
-                    tooltip="s_I of Eq. 3: how closely to follow the image. -1 is the model's default (1.5).",
-                ),
+                *scale_inputs("the words"),
                 RegionFinder.Input(
                     "finder",
                     optional=True,

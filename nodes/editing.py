@@ -18,7 +18,7 @@ from .comfy.sampling.instruction_patch import Conditioning, attach_instruction, 
 from .comfy.sampling.latents import encode_with_mask
 from .comfy.sampling.text_conditioning import with_learned_states
 from .comfy.types import Clip, Model, Vae
-from .shared.guidance_scales import AUTO_SCALE, scales_for
+from .shared.guidance_scales import scale_inputs, scales_for
 from .shared.node import Node
 from .shared.socket_types import InstructionSocket
 
@@ -152,26 +152,7 @@ class EditGuiderNode(Node):
                     tooltip="The edit in words. With an instruction, the words may be empty; they act where "
                     "the strength of the instruction is below 1.",
                 ),
-                io.Float.Input(
-                    "text_scale",
-                    default=AUTO_SCALE,
-                    min=AUTO_SCALE,
-                    max=30.0,
-                    step=0.1,
-                    tooltip="s_T of Eq. 3: how strongly to follow the instruction or the words. -1 is "
-                    "automatic: if image_scale is -1 too, the scales that were found when the instruction "
-                    "was learned; otherwise the model's default (7.5, or 2 for the pocket editor).",
-                ),
-                io.Float.Input(
-                    "image_scale",
-                    default=AUTO_SCALE,
-                    min=AUTO_SCALE,
-                    max=10.0,
-                    step=0.05,
-                    tooltip="s_I of Eq. 3: how closely to follow the image. -1 is automatic, as for "
-                    "text_scale; the models' default is 1.5. With both scales at 1, the model has a third "
-                    "of the work.",
-                ),
+                *scale_inputs("the instruction or the words"),
                 io.Float.Input(
                     "strength",
                     default=1.0,

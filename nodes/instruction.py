@@ -157,7 +157,7 @@ class LoadInstruction(Node):
             image = read_thumbnail(path)
         except InstructionError as error:
             # The instruction may be fine although its thumbnail is damaged.
-            logger.warning(error)
+            logger.warning("InstructBrush: %s", error)
             image = None
         loaded = with_thumbnail(load_instruction(path), image)
         remarks = [_remark(part.instruction, part.weight) for part in parts_of(loaded)]

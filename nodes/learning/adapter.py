@@ -62,8 +62,8 @@ class LearnAdapterInstruction(LearningNode):
                     "tokens",
                     default=POCKET_ADAPTER.tokens or 0,
                     min=0,
-                    max=76,
-                    tooltip="m, the number of rows learned in every cross-attention layer, as Learn "
+                    max=75,  # not 76 as elsewhere: the newer renderer knows inputs by name and range alone
+                    tooltip="The number of rows learned in every cross-attention layer (m), as Learn "
                     "Instruction learns them. 0 learns none.",
                 ),
                 io.Int.Input(

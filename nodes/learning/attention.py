@@ -51,8 +51,8 @@ class LearnInstruction(LearningNode):
                     default=POCKET.tokens or 0,
                     min=0,
                     max=76,
-                    tooltip="m, the number of rows learned in every layer. More rows hold more details. 0 "
-                    "takes the number of tokens of the init text (10 when it is empty).",
+                    tooltip="The number of rows learned in every layer (m). More rows hold more details. "
+                    "auto (0) takes the number of tokens of the init text (10 when it is empty).",
                 ),
                 io.Int.Input(
                     "segments",

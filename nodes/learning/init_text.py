@@ -137,7 +137,7 @@ class UniquePhrasesNode(Node):
                     default=PHRASES,
                     min=1,
                     max=32,
-                    tooltip="r, the number of phrases that describe the images of each side. The unique "
+                    tooltip="How many phrases describe the images of each side (r in the paper). The unique "
                     "phrase is one of them.",
                 ),
                 io.Float.Input(
@@ -148,8 +148,8 @@ class UniquePhrasesNode(Node):
                     step=0.005,
                     round=0.0001,
                     tooltip="How much better a phrase must fit its own side than the other one. The paper "
-                    "has 0.15 and names no CLIP for it. -1 is our value for the CLIP: 0.15 for ViT-H-14, "
-                    "0.03 for ViT-L-14, 0.25 for the pocket CLIP. Higher accepts fewer phrases.",
+                    "has 0.15 and names no CLIP for it. auto (-1) is our value for the CLIP: 0.15 for "
+                    "ViT-H-14, 0.03 for ViT-L-14, 0.25 for the pocket CLIP. Higher accepts fewer phrases.",
                 ),
                 Choice(
                     "word_lists",

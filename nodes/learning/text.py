@@ -50,8 +50,8 @@ class LearnTextInstruction(LearningNode):
                     default=POCKET_TEXT.tokens or 0,
                     min=0,
                     max=76,
-                    tooltip="m, the number of learned rows of text states. 0 takes the number of tokens of "
-                    "the init text (10 when it is empty).",
+                    tooltip="The number of learned rows of text states (m). auto (0) takes the number of "
+                    "tokens of the init text (10 when it is empty).",
                 ),
                 io.Int.Input(
                     "steps", default=POCKET_TEXT.steps, min=1, max=100_000, tooltip="Learning steps."

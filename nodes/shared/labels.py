@@ -69,6 +69,9 @@ _ZERO = {
 }
 """Id of an input -> what its value 0 means, where the input can have it. web/js/widgets knows these words."""
 
+_OWN_ZERO = {"InstructBrushLearnAdapter": {"tokens": "none"}}
+"""Id of a node -> such values that only it has."""
+
 _OWN_AUTO = {
     "InstructBrushCaptionInit": {"steps": 0},
     "InstructBrushLearn": {"tokens": 0},
@@ -81,11 +84,12 @@ def add_labels(schema: io.Schema) -> io.Schema:
     """Adds labels to the inputs of a schema, and to numbers the least value that widgets show as a word."""
     labels = _LABELS | _OWN_LABELS.get(schema.node_id, {})
     auto = _AUTO | _OWN_AUTO.get(schema.node_id, {})
+    zero = _ZERO | _OWN_ZERO.get(schema.node_id, {})
     for each in schema.inputs:
         if each.display_name is None:
             each.display_name = labels.get(each.id, each.id.replace("_", " "))
         if isinstance(each, io.Int.Input | io.Float.Input) and auto.get(each.id) == each.min:
             each.extra_dict = {**each.extra_dict, "auto": each.min}
-        if isinstance(each, io.Int.Input) and each.id in _ZERO and each.min == 0:
-            each.extra_dict = {**each.extra_dict, "zero": _ZERO[each.id]}
+        if isinstance(each, io.Int.Input) and each.id in zero and each.min == 0:
+            each.extra_dict = {**each.extra_dict, "zero": zero[each.id]}
     return schema

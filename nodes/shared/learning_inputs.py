@@ -132,8 +132,8 @@ def scales() -> list[io.Input]:
             min=AUTO_SCALE,
             max=30.0,
             step=0.1,
-            tooltip="s_T of previews, and of a guided objective. -1 is the model's default (7.5; 2 for the "
-            "pocket editor).",
+            tooltip="How strongly previews follow the instruction (s_T in Eq. 3); with a guided objective "
+            "also while learning. auto (-1) is the model's own value: 7.5, or 2 for the pocket editor.",
             advanced=True,
         ),
         io.Float.Input(
@@ -143,7 +143,8 @@ def scales() -> list[io.Input]:
             min=0.0,
             max=10.0,
             step=0.05,
-            tooltip="s_I of previews, and of a guided objective.",
+            tooltip="How closely previews keep to the image (s_I in Eq. 3); with a guided objective also "
+            "while learning.",
             advanced=True,
         ),
     ]
@@ -208,8 +209,8 @@ def final_learning_rate() -> io.Input:
         max=1.0,
         step=0.0001,
         round=0.000001,
-        tooltip="The learning rate falls to this value by the last step. 0 follows learning_rate in the "
-        "proportion that it has in the model's preset.",
+        tooltip="The learning rate falls to this value by the last step. auto (0) keeps the proportion to "
+        "the learning rate that the model's preset has.",
         advanced=True,
     )
 

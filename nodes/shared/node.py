@@ -144,33 +144,39 @@ class _ListOrText(str):
         return not (self == other or (isinstance(other, str) and io.String.io_type in other.split(",")))
 
 
+def _named(declared: Any) -> str:
+    """The name of an input that the user reads, with its id, which stands in saved workflows."""
+    label = declared.display_name
+    return label if label == declared.id.replace("_", " ") else f"{label} ({declared.id})"
+
+
 def _check_number(title: str, declared: Any, value: object) -> None:
     whole = isinstance(declared, io.Int.Input)
     if not isinstance(value, Integral if whole else Real):
         needed = "a whole number" if whole else "a number"
         raise InstructBrushError(
-            f"{title}: {declared.id} must be {needed}, not {type(value).__name__}. Connect {needed}, or "
+            f"{title}: {_named(declared)} must be {needed}, not {type(value).__name__}. Connect {needed}, or "
             "write one into the node."
         )
     if not declared.min <= value <= declared.max:
         raise InstructBrushError(
-            f"{title}: {declared.id} is {value}; it must lie between {declared.min} and {declared.max}."
+            f"{title}: {_named(declared)} is {value}; it must lie between {declared.min} and {declared.max}."
         )
 
 
 def _check_text(title: str, declared: Any, value: object) -> None:
     if not isinstance(value, str):
         raise InstructBrushError(
-            f"{title}: {declared.id} must be a text, not {type(value).__name__}. Connect a text, or write "
-            "one into the node."
+            f"{title}: {_named(declared)} must be a text, not {type(value).__name__}. Connect a text, or "
+            "write one into the node."
         )
     if any(0xD800 <= ord(letter) <= 0xDFFF for letter in value):
         raise InstructBrushError(
-            f"{title}: {declared.id} holds an incomplete character. Type the text again."
+            f"{title}: {_named(declared)} holds an incomplete character. Type the text again."
         )
     is_choice = isinstance(declared, io.Combo.Input) and not isinstance(declared, NameChoice)
     if is_choice and value not in declared.options:
         raise InstructBrushError(
-            f"{title}: '{value}' is not a choice for {declared.id}. Choose one of: "
+            f"{title}: '{value}' is not a choice for {_named(declared)}. Choose one of: "
             f"{', '.join(map(str, declared.options))}."
         )

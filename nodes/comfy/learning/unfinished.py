@@ -66,8 +66,8 @@ class Unfinished:
         if done <= wanted:
             return ""
         return (
-            f"the stopped run already has {done} steps, more than the {wanted} asked for; all of them are "
-            "kept"
+            f"The stopped run already has {done} steps, more than the {wanted} asked for. All of them are "
+            "kept."
         )
 
     def save_checkpoint(self) -> None:

@@ -246,7 +246,7 @@ def test_says_that_a_resumed_run_has_more_steps_than_asked_for(comfy):
     assert run.values[0].info.steps == 3
     assert (
         run.data("instructbrush.learn")[-1]["state"]
-        == "the stopped run already has 3 steps, more than the 2 asked for; all of them are kept"
+        == "The stopped run already has 3 steps, more than the 2 asked for. All of them are kept."
     )
 
 

@@ -80,6 +80,12 @@ def linked(comfy):
     return comfy.pack("core.instruction.file").save_instruction(instruction(comfy), path, overwrite=True)
 
 
+def named(declared):
+    """An input as errors name it: by its label, with its id if that differs."""
+    label = declared.display_name
+    return label if label == declared.id.replace("_", " ") else f"{label} ({declared.id})"
+
+
 @pytest.mark.parametrize(("name", "key"), inputs_of("COMBO"))
 def test_list_accepts_a_text_by_wire_and_rejects_unknown_texts(comfy, name, key):
     node = comfy.pack("nodes.shared.node")
@@ -99,14 +105,19 @@ def test_list_accepts_a_text_by_wire_and_rejects_unknown_texts(comfy, name, key)
     assert UNKNOWN in message
     if not isinstance(declared, node.NameChoice):
         choices = ", ".join(map(str, declared.options))
-        assert message == f"{NODES[name]}: '{UNKNOWN}' is not a choice for {key}. Choose one of: {choices}."
+        assert (
+            message
+            == f"{NODES[name]}: '{UNKNOWN}' is not a choice for {named(declared)}. Choose one of: {choices}."
+        )
 
 
 @pytest.mark.parametrize(("name", "key"), inputs_of("STRING", "COMBO"))
 def test_text_comes_by_wire_and_other_types_are_rejected(comfy, name, key):
     assert validation_errors(comfy, *graph_with(comfy, name, key, "a text")) == {}
+    declared = declared_input(comfy, name, key)
     assert comfy.error(*graph_with(comfy, name, key, 5)) == (
-        f"{NODES[name]}: {key} must be a text, not int. Connect a text, or write one into the node."
+        f"{NODES[name]}: {named(declared)} must be a text, not int. Connect a text, or write one into the "
+        "node."
     )
 
 
@@ -120,7 +131,8 @@ def test_text_comes_by_wire_and_other_types_are_rejected(comfy, name, key):
 )
 def test_rejects_half_a_character(comfy, name, key):
     message = comfy.error(*graph_with(comfy, name, key, "snow \ud83d"))
-    assert message == f"{NODES[name]}: {key} holds an incomplete character. Type the text again."
+    label = named(declared_input(comfy, name, key))
+    assert message == f"{NODES[name]}: {label} holds an incomplete character. Type the text again."
 
 
 @pytest.mark.parametrize(("name", "key"), inputs_of("INT", "FLOAT"))
@@ -135,7 +147,7 @@ def test_rejects_values_that_are_no_number_or_out_of_range(comfy, name, key):
         wrong_types.append((0.5, "float"))
     for value, kind in wrong_types:
         assert comfy.error(*graph_with(comfy, name, key, value)) == (
-            f"{NODES[name]}: {key} must be {number}, not {kind}."
+            f"{NODES[name]}: {named(declared)} must be {number}, not {kind}."
             f" Connect {number}, or write one into the node."
         )
     out_of_range = [declared.min - 1, declared.max + 1]
@@ -143,7 +155,8 @@ def test_rejects_values_that_are_no_number_or_out_of_range(comfy, name, key):
         out_of_range.append(float("nan"))
     for value in out_of_range:
         assert comfy.error(*graph_with(comfy, name, key, value)) == (
-            f"{NODES[name]}: {key} is {value}; it must lie between {declared.min} and {declared.max}."
+            f"{NODES[name]}: {named(declared)} is {value}; it must lie between {declared.min} and "
+            f"{declared.max}."
         )
 
 

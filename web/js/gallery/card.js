@@ -5,7 +5,7 @@ import { misfit } from "./family.js";
 import { store, thumbnailOf } from "./store.js";
 import { swipe } from "./swipe.js";
 
-/** The name without folder ending, as people call it. */
+/** The name without the ending of the file, as people call it. */
 export function titleOf({ name }) {
   return name.replace(/\.safetensors$/, "");
 }
