@@ -148,7 +148,9 @@ def parse_stored(texts: Sequence[str], methods: Sequence[str]) -> tuple[StoredIm
             raise EvaluationError(f"--stored: '{name}' appears twice. Give each folder a name of its own.")
         images = StoredImages(name, str(Path(folder).resolve()))
         if not Path(folder).is_dir():
-            raise EvaluationError(f"--stored: the folder '{folder}' of '{name}' does not exist.")
+            raise EvaluationError(
+                f"--stored: the folder '{folder}' of '{name}' does not exist. Check the path."
+            )
         if 0 not in images.seeds:
             raise EvaluationError(
                 f"--stored: '{folder}' holds no images of '{name}'. They must be in a folder for each effect "

@@ -5,12 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from ..editing.editor import DiffusersEditor
 from ..models.builtin import part_files, part_folder
 from ..models.weights import read_json
-from ..storage.files import write_error
+from ..storage.files import replaced_folder
 
 # Part -> its library and default class in model_index.json.
 _CLASSES = {
@@ -30,9 +28,7 @@ _WEIGHT_STEMS = {
 
 
 def save_model(editor: DiffusersEditor, source: Path, out: Path) -> Path:
-    """Writes the editor as a diffusers folder. Replaces an older folder.
-
-    The folder is written next to ``out`` and then renamed, so ``out`` is never incomplete.
+    """Writes the editor as a diffusers folder, which may replace an older one, see ``replaced_folder``.
 
     Args:
         editor: its current UNet is written.
@@ -45,29 +41,12 @@ def save_model(editor: DiffusersEditor, source: Path, out: Path) -> Path:
     Raises:
         StorageError: the folder cannot be written. An older folder stays unchanged.
     """
-    unfinished = out.with_name(f".{out.name}.part")
-    replaced = out.with_name(f".{out.name}.older")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
+    with replaced_folder(out) as unfinished:
         _write(editor, source, unfinished)
-        shutil.rmtree(replaced, ignore_errors=True)
-        if out.exists():
-            out.replace(replaced)
-        try:
-            unfinished.replace(out)
-        except OSError:
-            if replaced.exists():
-                replaced.replace(out)
-            raise
-        shutil.rmtree(replaced, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise write_error(out, error) from error
     return out
 
 
 def _write(editor: DiffusersEditor, source: Path, out: Path) -> None:
-    out.mkdir(parents=True)
     editor.denoiser.unet.save_pretrained(out / "unet", safe_serialization=True, max_shard_size="100GB")
     for part, stems in _WEIGHT_STEMS.items():
         folder = part_folder(source, part)

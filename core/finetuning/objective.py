@@ -73,7 +73,7 @@ def target_of(latents: Tensor, draws: Draws, alphas_cumprod: Tensor, prediction:
     return abar.sqrt() * draws.noise - (1 - abar).sqrt() * latents
 
 
-def snr_weights(timesteps: Tensor, alphas_cumprod: Tensor, prediction: str, limit: float) -> Tensor:
+def min_snr_weights(timesteps: Tensor, alphas_cumprod: Tensor, prediction: str, limit: float) -> Tensor:
     """Returns the loss weight of each sample [B] as in Min-SNR (Hang et al., 2023).
 
     With SNR = abar / (1 - abar), the weight is min(SNR, limit) / SNR for a predicted e, and
@@ -136,7 +136,7 @@ class EditInputs:
         editor: its VAE and text encoder are used, its UNet is not.
         seed: seed of the run.
         dropout: see ``draw``.
-        snr_limit: see ``snr_weights``. None weights all timesteps alike.
+        snr_limit: see ``min_snr_weights``. None weights all timesteps alike.
     """
 
     def __init__(
@@ -172,5 +172,5 @@ class EditInputs:
             "target": target_of(latents, draws, abar, prediction),
         }
         if self._snr_limit is not None:
-            arguments["weight"] = snr_weights(draws.timesteps, abar, prediction, self._snr_limit)
+            arguments["weight"] = min_snr_weights(draws.timesteps, abar, prediction, self._snr_limit)
         return arguments, draws

@@ -38,7 +38,7 @@ class FineTuningSettings:
     dropout: float = 0.05
     """Share of samples without text, share without image and mask, and share without all three (each)."""
     snr_limit: float | None = None
-    """Limit of Min-SNR's loss weights (see ``snr_weights``). None weights all timesteps alike."""
+    """Limit of Min-SNR's loss weights (see ``min_snr_weights``). None weights all timesteps alike."""
     seed: int = 0
     threads: int = 4
     """Threads in each process that decode images."""

@@ -156,7 +156,7 @@ def _latent_weights(pair: EditPair, latent: Tensor) -> Tensor:
     return weights / weights.mean()
 
 
-def snr_weights(alphas_cumprod: Tensor) -> Tensor:
+def timestep_weights(alphas_cumprod: Tensor) -> Tensor:
     """Weights of the timesteps, [1000], mean 1: ``min(SNR, 5) / SNR * sqrt(1 + 1 / SNR)``.
 
     The first factor is Min-SNR's for noise prediction (Hang et al. 2023, gamma 5): it lowers the weight of
@@ -226,7 +226,7 @@ def noise_errors(
         error = error * masks[:, None]
     error = error.mean(dim=(1, 2, 3))
     if settings.weighting == "snr":
-        error = error * snr_weights(denoiser.alphas_cumprod)[timesteps]
+        error = error * timestep_weights(denoiser.alphas_cumprod)[timesteps]
     return error
 
 

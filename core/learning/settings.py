@@ -67,7 +67,7 @@ class LearningSettings:
     """``separate``: a separate gamma_j for every segment (the paper). ``shared``: gamma_j = gamma +
     delta_j."""
     weighting: Literal["snr", "none"] = "snr"
-    """Weights of the timesteps. ``snr``: see ``snr_weights`` in objective.py. ``none``: all the same (the
+    """Weights of the timesteps. ``snr``: ``timestep_weights`` in objective.py. ``none``: all the same (the
     papers)."""
     noise: Literal["fresh", "fixed"] = "fresh"
     """``fresh``: a random pair and new noise for every sample. ``fixed``: every timestep t always has the
@@ -86,9 +86,9 @@ class LearningSettings:
     include_bos: bool = False
     """Learn from row 0, the start-of-text row, instead of row 1."""
     text_scale: float = 2.0
-    """s_T of the guided objective."""
+    """s_T of the guided objective, and of previews."""
     image_scale: float = 1.5
-    """s_I of the guided objective."""
+    """s_I of the guided objective, and of previews."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -156,8 +156,8 @@ class LearningSettings:
             )
 
     def decisive(self) -> dict[str, Any]:
-        """The settings that decide what a step learns: all but the number of steps and the guidance of
-        previews."""
+        """The settings that decide what a step learns: all but the number of steps, and what does not act,
+        such as the guidance scales with the plain objective."""
         idle = {"steps"}
         if self.objective == "plain":
             idle |= {"text_scale", "image_scale"}

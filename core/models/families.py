@@ -25,8 +25,6 @@ class Family:
     """Prediction type: ``"epsilon"``, ``"v_prediction"``, ``"edm_v"`` or ``"flow"``."""
     scaling_factor: float
     """Factor on the VAE's latents."""
-    scaled_image_latent: bool = False
-    """Whether the image condition is scaled too, as in CosXL-Edit. InstructPix2Pix leaves it unscaled."""
     heads: int | None = None
     """Attention heads of every site; None if ``head_width`` is constant instead."""
     head_width: int | None = None
@@ -69,7 +67,7 @@ SDXL = Family(
     site_count=70,
     side=1024,
 )
-COSXL = replace(SDXL, name="cosxl", title="CosXL-Edit", prediction="edm_v", scaled_image_latent=True)
+COSXL = replace(SDXL, name="cosxl", title="CosXL-Edit", prediction="edm_v")
 # UltraEdit scales latents as Stable Diffusion 3 does, but does not shift them.
 SD3 = Family(
     "sd3", "UltraEdit (Stable Diffusion 3)", 4096, "flow", 1.5305, latent_channels=16, comfyui_only=True
@@ -206,7 +204,10 @@ def _check_channels(channels: int, family: Family, title: str) -> None:
             "and follows no instructions; use it with ComfyUI's own inpainting nodes, or choose an editing "
             "model."
         )
-    raise ModelError(f"{title}: unknown kind of model: {needed}.")
+    raise ModelError(
+        f"{title}: unknown kind of model: {needed}. Choose an InstructPix2Pix model such as "
+        "timbrooks/instruct-pix2pix."
+    )
 
 
 def fingerprint_of(sites: tuple[Site, ...], read: ReadRows, native: bool) -> str:

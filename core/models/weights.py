@@ -244,7 +244,9 @@ def read_json(path: Path) -> dict[str, Any]:
         if not path.is_file():
             raise ModelError(f"{what}: missing in {path.parent.parent}. A diffusers folder needs it.")
         if path.stat().st_size > _MOST_JSON_BYTES:
-            raise ModelError(f"{what}: {path.stat().st_size} bytes is too large for a configuration.")
+            raise ModelError(
+                f"{what}: {path.stat().st_size} bytes is too large for a configuration. Download it again."
+            )
         table = parse_json(path.read_bytes(), finite=False)
     except OSError as error:
         raise ModelError(f"{what}: it cannot be opened ({error.strerror}). Check its permissions.") from error

@@ -3,8 +3,6 @@
 An effect that is hard to add may be easy to remove. The finished image is after, its edit is before.
 """
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +12,7 @@ from torch import Tensor
 
 from ..errors import PairError, RegionError, StorageError
 from ..regions.masks import fit_mask
-from ..storage.files import write_error
+from ..storage.files import replaced_folder
 from ..storage.image_files import save_image
 from ..storage.image_tensors import to_image
 from .difference import difference, unchanged
@@ -89,25 +87,18 @@ def save_pairs(pairs: EditPairs, folder: Path) -> None:
     Raises:
         StorageError: the folder exists, or cannot be written. Then nothing is left of it.
     """
-    temporary = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".pairs-"))
+    taken = StorageError(f"Folder '{folder.name}' exists already. Choose another name.")
+    if folder.exists():
+        raise taken
+    with replaced_folder(folder) as unfinished:
         for pair in pairs:
             for name, image in ((f"{pair.name}_0", pair.before), (f"{pair.name}_1", pair.after)):
-                save_image(to_image(image), temporary / f"{name}.png")
+                save_image(to_image(image), unfinished / f"{name}.png")
             if pair.mask is not None:
-                grey = pair.mask[..., None].repeat(1, 1, 3)
-                save_image(to_image(grey).convert("L"), temporary / f"{pair.name}_mask.png")
-        temporary.chmod(0o755)
+                gray = pair.mask[..., None].repeat(1, 1, 3)
+                save_image(to_image(gray).convert("L"), unfinished / f"{pair.name}_mask.png")
         if folder.exists():
-            raise StorageError(f"Folder '{folder.name}' exists already. Choose another name.")
-        temporary.rename(folder)
-    except OSError as error:
-        raise write_error(folder, error) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+            raise taken
 
 
 def _with_masks(pairs: Sequence[EditPair], masks: Sequence[Tensor]) -> list[EditPair]:

@@ -112,6 +112,36 @@ def append_text(text: str, path: Path) -> None:
         raise write_error(path, error) from error
 
 
+@contextlib.contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Gives a new folder to write into. At the end it takes the place of ``folder``, whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written. An older folder stays as it is.
+    """
+    unfinished, older = (folder.with_name(f".{folder.name}.{ending}") for ending in ("part", "older"))
+    try:
+        if older.is_dir() and not folder.exists():  # a process was killed between the two renames below
+            older.replace(folder)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        shutil.rmtree(older, ignore_errors=True)
+        if folder.exists():
+            folder.replace(older)
+        try:
+            unfinished.replace(folder)
+        except OSError:
+            if older.exists():
+                older.replace(folder)
+            raise
+        shutil.rmtree(older, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        raise write_error(folder, error) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def write_elsewhere(name: str, write: Callable[[Path], object]) -> Path | None:
     """Saves a result in a new temporary folder, for use when its proper place cannot be written.
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,7 +100,9 @@ def describe_items(items: Sequence[StudyItem]) -> tuple[list[str], list[dict[str
             match each other.
     """
     if not items:
-        raise EvaluationError("A study needs at least one item.")
+        raise EvaluationError(
+            "A study needs at least one item. Finish a benchmark first, or choose fewer filters."
+        )
     methods = list(items[0].results)
     if len(methods) < 2:
         raise EvaluationError("A study compares two methods or more.")
@@ -108,8 +111,9 @@ def describe_items(items: Sequence[StudyItem]) -> tuple[list[str], list[dict[str
             raise EvaluationError(
                 f"Study: {method!r} is not a valid name for a method. Use a short text of one line."
             )
-    if len({item.id for item in items}) < len(items):
-        raise EvaluationError("Study: two items have the same id.")
+    (often, times), *_ = Counter(item.id for item in items).most_common(1)
+    if times > 1:
+        raise EvaluationError(f"Study: two items have the same id '{often[:80]}'. Give each its own.")
     entries = []
     for item in items:
         if list(item.results) != methods:

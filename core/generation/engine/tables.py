@@ -58,11 +58,6 @@ class Part:
         pa = pyarrow_module()
         object.__setattr__(self, "kept", self.table.filter(pa.compute.is_null(self.table[REASON])))
 
-    @property
-    def parents(self) -> Any:
-        """Of each kept row: number of its row among those that the stage before kept."""
-        return self.kept[PARENT]
-
 
 def comes_from(name: str, row: str) -> bool:
     """Whether ``name`` is the id of a row that a stage made of the row with the id ``row``."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import StorageError
-from ...storage.files import is_unfinished, write_text
+from ...storage.files import write_text
 from ...storage.json_text import parse_json, read_record
 from ..locks import locked
 from .models import Answer, LanguageModel, Question, check_image
@@ -94,7 +94,7 @@ class AnswerCache:
 
     def _entries(self) -> Iterator[dict[str, Any]]:
         for path in sorted(self.folder.glob("??/*.json")):
-            entry = None if is_unfinished(path) else _entry(path)
+            entry = _entry(path)
             if entry is not None:
                 yield entry
 

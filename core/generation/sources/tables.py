@@ -101,14 +101,20 @@ class TableSource(FileSource):
         file, number, start = self._groups[group]
         for index in range(first, last):
             if self._reading is None or not self._reading.can_read(group, index):
+                self._close()
                 self._reading = _GroupReader(file, number, group, list(self._names.values()))
             try:
                 cells = self._reading.row(index)
             except DataError as error:
-                self._reading = None
+                self._close()
                 yield from (Refused(_DAMAGED, str(error)) for _ in range(index, last))
                 return
             yield self._row(file, start + index, cells)
+
+    def _close(self) -> None:
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Other processes open the tables themselves.
@@ -144,7 +150,12 @@ class _GroupReader:
         self._group = group
         self._next = 0
         # Rows are decoded one by one, since a batch would hold the images of all of its rows.
-        self._batches = row_batches(open_table(file), file, columns, 1, number)
+        self._table = open_table(file)
+        self._batches = row_batches(self._table, file, columns, 1, number)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._table.close()
 
     def can_read(self, group: int, index: int) -> bool:
         """Whether a row of a group is still ahead."""

@@ -2,7 +2,6 @@
 
 import json
 import random
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from ...errors import BuildError
 from ...evaluation.by_example.datasets.top_bench import read_top_bench
 from ...evaluation.by_example.effects import TEST_PAIRS, TRAIN_PAIRS
-from ...storage.files import atomic_write, write_text
+from ...storage.files import atomic_write, replaced_folder, write_text
 from ..engine.build import Build
 from ..engine.stage import ID, Row
 from ..scoring import CLIP_DIRECTION
@@ -59,13 +58,9 @@ def write_top_bench(build: Build, folder: Path) -> WrittenBenchmark:
             "or candidates, or lower the thresholds. The report says what was refused."
         )
     _check_replaceable(folder)
-    # Written beside it, so that a killed run leaves the earlier benchmark whole.
-    unfinished = folder.with_name(f".{folder.name}-unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    _write_effects(build, chosen, unfinished)
-    effects = read_top_bench(unfinished, side=None)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    with replaced_folder(folder) as unfinished:
+        _write_effects(build, chosen, unfinished)
+        effects = read_top_bench(unfinished, side=None)
     return WrittenBenchmark(folder, tuple(effect.name for effect in effects), left_out)
 
 

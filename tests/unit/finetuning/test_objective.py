@@ -7,7 +7,13 @@ import torch
 
 from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.finetuning.dataset import find_blocks
-from instructbrush.core.finetuning.objective import DenoisingLoss, EditInputs, draw, snr_weights, target_of
+from instructbrush.core.finetuning.objective import (
+    DenoisingLoss,
+    EditInputs,
+    draw,
+    min_snr_weights,
+    target_of,
+)
 from instructbrush.core.finetuning.stream import EditStream
 
 SHAPE = (4, 8, 8)
@@ -50,17 +56,17 @@ def test_weights_are_those_of_min_snr(wide_editor: DiffusersEditor, region_data:
     timesteps = torch.tensor([0, 500, 999])
     snr = abar[timesteps] / (1 - abar[timesteps])
     assert snr[0] > 5 > snr[1]
-    of_noise = snr_weights(timesteps, abar, "epsilon", 5.0)
+    of_noise = min_snr_weights(timesteps, abar, "epsilon", 5.0)
     torch.testing.assert_close(of_noise, torch.stack([5 / snr[0], torch.tensor(1.0), torch.tensor(1.0)]))
     # The error of v is that of the clean latents times SNR + 1, the error of e that of them times SNR.
-    of_v = snr_weights(timesteps, abar, "v_prediction", 5.0)
+    of_v = min_snr_weights(timesteps, abar, "v_prediction", 5.0)
     torch.testing.assert_close(of_v * (snr + 1), of_noise * snr)
-    assert snr_weights(timesteps[:1], torch.zeros(1000), "epsilon", 5.0).isfinite().all()
+    assert min_snr_weights(timesteps[:1], torch.zeros(1000), "epsilon", 5.0).isfinite().all()
 
     stream = EditStream(find_blocks([region_data]), 64)
     samples = [stream.sample(index, stream.record(index)) for index in range(3)]
     arguments = EditInputs(wide_editor, 0, 0.05, snr_limit=5.0)(samples)
-    weight = snr_weights(arguments["timesteps"], abar, "epsilon", 5.0)
+    weight = min_snr_weights(arguments["timesteps"], abar, "epsilon", 5.0)
     loss = DenoisingLoss(wide_editor.denoiser.unet)
     with torch.no_grad():
         weighted = loss(**arguments)

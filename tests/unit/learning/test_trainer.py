@@ -17,7 +17,7 @@ from instructbrush.core.learning.objective import (
     collect,
     held_out_error,
     noise_errors,
-    snr_weights,
+    timestep_weights,
 )
 from instructbrush.core.learning.request import InitText, LearningRequest
 from instructbrush.core.learning.segment_streams import SegmentStream
@@ -229,7 +229,7 @@ def test_losses_match_eq_5_by_hand(
                 every = torch.minimum(snr, torch.tensor(5.0)) / snr * torch.sqrt(1 + 1 / snr)
                 expected = expected * (every / every.mean())[time]
             torch.testing.assert_close(got[index], expected, rtol=1e-4, atol=1e-6)
-    assert abs(float(snr_weights(editor.denoiser.alphas_cumprod).mean()) - 1) < 1e-5
+    assert abs(float(timestep_weights(editor.denoiser.alphas_cumprod).mean()) - 1) < 1e-5
 
 
 def test_schedules_without_signal_at_the_end_do_not_take_all_weight_there(editor: DiffusersEditor) -> None:
@@ -237,11 +237,11 @@ def test_schedules_without_signal_at_the_end_do_not_take_all_weight_there(editor
     # Zero terminal SNR (Lin et al. 2024): square roots shifted and scaled to end at 0.
     roots = usual.sqrt()
     rescaled = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])).square().clamp_min(2.0**-24)
-    assert snr_weights(rescaled)[990:].sum() < 0.06 * 1000
+    assert timestep_weights(rescaled)[990:].sum() < 0.06 * 1000
     # The usual schedule has its own weights up to the last timestep.
     snr = usual / (1 - usual)
     weights = snr.clamp(max=5) / snr * (1 + 1 / snr).sqrt()
-    torch.testing.assert_close(snr_weights(usual), weights / weights.mean())
+    torch.testing.assert_close(timestep_weights(usual), weights / weights.mean())
 
 
 def test_trains_pairs_of_several_sizes_together(editor: DiffusersEditor) -> None:

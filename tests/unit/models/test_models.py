@@ -203,7 +203,7 @@ class TestFingerprint:
         (
             16,
             r"^it: unknown kind of model: 16 input channels; 8 \(4 noise \+ 4 image\) or 12 \(\+ 4 mask\) "
-            r"are needed.$",
+            r"are needed\. Choose an InstructPix2Pix model such as timbrooks/instruct-pix2pix\.$",
         ),
         (7, r"^it: unknown kind of model: 7 input channels; 8 "),
     ],

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from instructbrush.core.errors import StorageError
+from instructbrush.core.errors import ModelError, StorageError
 from instructbrush.core.storage import files
-from instructbrush.core.storage.files import append_text, atomic_write, check_writable, write_text
+from instructbrush.core.storage.files import (
+    append_text,
+    atomic_write,
+    check_writable,
+    replaced_folder,
+    write_text,
+)
 
 _KILLED = """
 import os, sys
@@ -142,3 +149,42 @@ def test_accepts_a_disk_with_unknown_free_space(tmp_path: Path, monkeypatch: pyt
     check_writable(tmp_path / "x", 10)
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(total=0, free=0))
     check_writable(tmp_path / "x", 10)
+
+
+class TestReplacedFolder:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        (tmp_path / "set").mkdir()
+        write_text("older", tmp_path / "set" / "a.txt")
+        return tmp_path / "set"
+
+    def content(self, folder: Path) -> dict[str, str]:
+        names = sorted(path.name for path in folder.parent.iterdir())
+        assert names == ["set"]
+        return {path.name: path.read_text() for path in folder.iterdir()}
+
+    def test_replaces_an_older_folder_or_makes_a_new_one(self, folder: Path) -> None:
+        for place in (folder, folder.parent / "deep" / "set"):
+            with replaced_folder(place) as unfinished:
+                write_text("newer", unfinished / "b.txt")
+        assert (folder.parent / "deep" / "set" / "b.txt").read_text() == "newer"
+        shutil.rmtree(folder.parent / "deep")
+        assert self.content(folder) == {"b.txt": "newer"}
+
+    @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, ModelError])
+    def test_any_error_leaves_the_older_folder(self, folder: Path, error: type[BaseException]) -> None:
+        with pytest.raises(error), replaced_folder(folder) as unfinished:
+            write_text("newer", unfinished / "b.txt")
+            raise error("stop")
+        assert self.content(folder) == {"a.txt": "older"}
+
+    def test_a_full_disk_is_named_and_leaves_the_older_folder(self, folder: Path) -> None:
+        with pytest.raises(StorageError, match="'set' cannot be written"), replaced_folder(folder):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        assert self.content(folder) == {"a.txt": "older"}
+
+    def test_puts_back_what_a_killed_process_moved_aside(self, folder: Path) -> None:
+        folder.rename(folder.with_name(".set.older"))
+        with pytest.raises(ValueError, match="stop"), replaced_folder(folder):
+            raise ValueError("stop")
+        assert self.content(folder) == {"a.txt": "older"}
