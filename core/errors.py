@@ -54,3 +54,8 @@ class BuildError(InstructBrushError):
 
     Nothing is lost.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, for other messages."""
+    return (str(error).strip().split("\n")[0] or type(error).__name__)[:300]

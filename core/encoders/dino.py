@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 from ..models.hub_folders import model_folder, model_title
 from ..models.weights import fingerprint, folder_weights, read_config
 from .preprocessing import Preprocessing
@@ -83,9 +83,8 @@ def _load(folder: Path, model_type: str) -> Any:
             **options,
         )
     except Exception as error:  # unknown configurations make transformers fail in any way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"DINO: '{model_title(folder)}' cannot be loaded ({reason[:300]}). {HINT}"
+            f"DINO: '{model_title(folder)}' cannot be loaded ({first_line(error)}). {HINT}"
         ) from error
     missing = sorted(report["missing_keys"])
     if missing:

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import Module, ModuleDict
 
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 from ..models.builtin import resolved, title_of
 from ..progress import Progress
 from ..storage.image_tensors import to_image
 from .decoding import Decoded, Decoding, decode
 from .mllm_chat import STATES_TASK, chat, without_marks
 from .mllm_folders import FILES, check_bits, check_folder, folder_fingerprint, stored_bits, stored_dtype
-from .mllm_loading import MllmSource, WeightsPlan, first_line, from_folder, load_network, load_processor
+from .mllm_loading import MllmSource, WeightsPlan, from_folder, load_network, load_processor
 
 # Smallest side of an image in pixels.
 _MIN_SIDE = 8

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 from .mllm_chat import LLAVA_TEMPLATE
 from .mllm_folders import FILES
 
@@ -45,11 +45,6 @@ class WeightsPlan:
     """8 or 4 for quantized weights."""
     stored_quantized: bool
     """Whether the weights are quantized in the folder, and not when they are loaded."""
-
-
-def first_line(error: Exception) -> str:
-    """Returns the first line of an error's message, for other messages."""
-    return (str(error).strip().split("\n")[0] or type(error).__name__)[:300]
 
 
 def from_folder(source: MllmSource, load: Callable[..., Any], **options: Any) -> Any:

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import EvaluationError
+from ..errors import EvaluationError, first_line
 
 HINT = (
     "Give the ImageNet weights of AlexNet as .safetensors with the tensors features.0.weight ...: "
@@ -99,5 +99,5 @@ def _read(path: Path) -> dict[str, Tensor]:
         return {name: tensor.float() for name, tensor in load_file(path).items()}
     except (SafetensorError, OSError) as error:
         raise EvaluationError(
-            f"LPIPS backbone '{path.name}' cannot be read ({str(error).splitlines()[0]}). {HINT}"
+            f"LPIPS backbone '{path.name}' cannot be read ({first_line(error)}). {HINT}"
         ) from error

@@ -1,4 +1,4 @@
-"""Arithmetic of instructions: scale, blend, add, negate, compose, and the hybrid with a user's own words.
+"""Arithmetic of instructions: scale, blend, compose, and the hybrid with a user's own words.
 
 All functions are pure. With the conditioning's keys ``K_cond`` and each instruction's own keys ``K_i``, a
 cross-attention layer always computes::
@@ -32,36 +32,6 @@ def scale(instruction: Instruction | Blend, factor: float) -> Instruction | Blen
         InstructionError: the factor is not finite.
     """
     return blend([(factor, instruction)])
-
-
-def negate(instruction: Instruction | Blend) -> Instruction | Blend:
-    """``K' = K_cond - sum_i w_i (K_i - K_cond)``: ``scale`` by -1.
-
-    The other way to reverse an instruction, learned rows in the middle branch of Eq. 3, is part of the
-    guidance.
-    """
-    return scale(instruction, -1.0)
-
-
-def add(first: Instruction | Blend, second: Instruction | Blend) -> Instruction | Blend:
-    """``K' = K_cond + (K_a - K_cond) + (K_b - K_cond)``: the sum of both changes.
-
-    In text space this equals the sum of the changes of the text states, because the projections are
-    linear.
-
-    Raises:
-        InstructionError: as ``blend``.
-    """
-    return blend([(1.0, first), (1.0, second)])
-
-
-def interpolate(first: Instruction | Blend, second: Instruction | Blend, t: float) -> Instruction | Blend:
-    """``K' = (1 - t) K_a + t K_b``: 0 is the first, 1 the second. The conditioning's words cancel out.
-
-    Raises:
-        InstructionError: as ``blend``.
-    """
-    return blend([(1 - t, first), (t, second)])
 
 
 def blend(terms: Sequence[tuple[float, Instruction | Blend]]) -> Instruction | Blend:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.nn import Module
 
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 from ..models.hub_folders import model_folder, model_title
 from ..models.weights import folder_weights, read_config
 
@@ -103,9 +103,8 @@ def load_folder(folder: Path, kind: FolderKind) -> tuple[Any, Any]:
         )
         prepared = processor.from_pretrained(str(folder), **options)
     except Exception as error:  # unknown configurations make transformers fail in any way
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ModelError(
-            f"{kind.title} '{name}': transformers cannot load {folder} ({reason[:300]}). "
+            f"{kind.title} '{name}': transformers cannot load {folder} ({first_line(error)}). "
             f"Download its files again: {kind.files}."
         ) from error
     # transformers would replace missing weights with random numbers.

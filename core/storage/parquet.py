@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, first_line
 
 
 def pyarrow_module() -> Any:
@@ -35,7 +35,7 @@ def open_table(file: Path) -> Any:
         return pyarrow.parquet.ParquetFile(file)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise DataError(
-            f"'{file.name}' cannot be read as parquet ({_reason(error)}). "
+            f"'{file.name}' cannot be read as parquet ({first_line(error)}). "
             "It may be cut short: download it again."
         ) from error
 
@@ -49,7 +49,7 @@ def check_columns(table: Any, file: Path, columns: Sequence[str]) -> None:
     try:
         present = table.schema_arrow.names
     except ValueError as error:  # names that are not valid UTF-8
-        raise DataError(f"'{file.name}' is damaged ({_reason(error)}). Download it again.") from error
+        raise DataError(f"'{file.name}' is damaged ({first_line(error)}). Download it again.") from error
     missing = next((name for name in columns if name not in present), None)
     if missing is not None:
         raise DataError(
@@ -77,7 +77,7 @@ def row_batches(
         for batch in table.iter_batches(batch_size=size, row_groups=[group], columns=list(columns)):
             yield batch.to_pylist()
     except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise DataError(f"'{file.name}' is damaged ({_reason(error)}). Download it again.") from error
+        raise DataError(f"'{file.name}' is damaged ({first_line(error)}). Download it again.") from error
 
 
 def image_bytes(value: Any, name: str) -> bytes:
@@ -93,7 +93,3 @@ def image_bytes(value: Any, name: str) -> bytes:
             "Download the file with its images."
         )
     return content
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...errors import BuildError
+from ...errors import BuildError, first_line
 from ...storage.files import atomic_write
 from ...storage.parquet import pyarrow_module
 from .stage import ID, Row
@@ -144,8 +144,7 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> Part:
     except FileNotFoundError as error:
         raise BuildError(f"'{path}' is missing. {advice}") from error
     except (OSError, ValueError, pa.ArrowException) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise BuildError(f"'{path}' is damaged ({reason}). Delete it. {advice}") from error
+        raise BuildError(f"'{path}' is damaged ({first_line(error)}). Delete it. {advice}") from error
 
 
 def part_results(part: Part) -> list[RowResult]:

@@ -10,8 +10,8 @@ import torch
 from ...encoders.decoding import Decoded, Decoding, decode
 from ...encoders.mllm_chat import without_marks
 from ...encoders.mllm_folders import check_bits, folder_fingerprint, stored_bits, stored_dtype
-from ...encoders.mllm_loading import MllmSource, WeightsPlan, first_line, from_folder, load_network
-from ...errors import ModelError
+from ...encoders.mllm_loading import MllmSource, WeightsPlan, from_folder, load_network
+from ...errors import ModelError, first_line
 from ...models.hub_folders import model_folder, model_title
 from ...models.weights import folder_weights, read_config
 

@@ -14,12 +14,13 @@ from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.errors import InstructionError
 from instructbrush.core.instruction import file as file_module
 from instructbrush.core.instruction.adapter import adapter_widths, residual
-from instructbrush.core.instruction.algebra import add, blend, compose, with_segments
+from instructbrush.core.instruction.algebra import blend, compose, with_segments
 from instructbrush.core.instruction.file import load_instruction, save_instruction
 from instructbrush.core.instruction.file_header import MAX_TENSORS
 from instructbrush.core.instruction.injection import GroupedInjection, inject
 from instructbrush.core.instruction.inspect import facts, nearest_words, norms, report
 from instructbrush.core.instruction.instruction import Blend, Instruction, InstructionInfo
+from instructbrush.tests.unit.instruction.toy_instructions import add
 
 SEGMENTS = 5
 

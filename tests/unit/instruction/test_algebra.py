@@ -11,10 +11,7 @@ from torch import Tensor
 
 from instructbrush.core.errors import InstructionError
 from instructbrush.core.instruction.algebra import (
-    add,
     blend,
-    interpolate,
-    negate,
     same_effect,
     scale,
     with_segments,
@@ -29,9 +26,12 @@ from instructbrush.tests.unit.instruction.toy_instructions import (
     TERMS,
     WEIGHTS,
     acting,
+    add,
     assert_acts_alike,
     instructions,
+    interpolate,
     make,
+    negate,
     project,
 )
 

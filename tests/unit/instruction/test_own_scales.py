@@ -8,11 +8,8 @@ import pytest
 
 from instructbrush.core.errors import InstructionError
 from instructbrush.core.instruction.algebra import (
-    add,
     blend,
     compose,
-    interpolate,
-    negate,
     scale,
     with_segments,
     with_words,
@@ -22,7 +19,7 @@ from instructbrush.core.instruction.file_header import read_header
 from instructbrush.core.instruction.inspect import facts
 from instructbrush.core.instruction.instruction import Instruction, own_scales
 from instructbrush.tests.unit.instruction.test_damaged_instruction_files import rewrite_header, with_info
-from instructbrush.tests.unit.instruction.toy_instructions import CONDITIONING, make
+from instructbrush.tests.unit.instruction.toy_instructions import CONDITIONING, add, interpolate, make, negate
 
 
 def scaled(seed: int, text_scale: float, image_scale: float) -> Instruction:

@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from instructbrush.core.instruction.algebra import blend, scale
 from instructbrush.core.instruction.injection import inject
 from instructbrush.core.instruction.instruction import Blend, Instruction, InstructionInfo
 
@@ -89,3 +90,15 @@ def assert_acts_alike(first: Instruction | Blend, second: Instruction | Blend) -
     expected = acting(second)
     for name, tensor in acting(first).items():
         torch.testing.assert_close(tensor, expected[name], atol=2e-4, rtol=1e-4)
+
+
+def negate(instruction: Instruction | Blend) -> Instruction | Blend:
+    return scale(instruction, -1.0)
+
+
+def add(first: Instruction | Blend, second: Instruction | Blend) -> Instruction | Blend:
+    return blend([(1.0, first), (1.0, second)])
+
+
+def interpolate(first: Instruction | Blend, second: Instruction | Blend, t: float) -> Instruction | Blend:
+    return blend([(1 - t, first), (t, second)])

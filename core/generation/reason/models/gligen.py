@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....errors import ModelError
+from ....errors import ModelError, first_line
 from ....evaluation.metrics import quantised
 from ....models.hub_folders import model_folder, model_title
 from ....models.weights import folder_weights, read_config
@@ -77,10 +77,9 @@ class GligenReplacer:
                 requires_safety_checker=False,
             ).to(spec.device)
         except Exception as error:  # unknown configurations make diffusers fail in any way
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelError(
-                f"GLIGEN '{model_title(folder)}': diffusers cannot load {folder} ({reason[:300]}). It needs "
-                f"{_FILES}."
+                f"GLIGEN '{model_title(folder)}': diffusers cannot load {folder} ({first_line(error)}). It "
+                f"needs {_FILES}."
             ) from error
         self._pipeline.set_progress_bar_config(disable=True)
         self._side = int(self._pipeline.vae.config.sample_size)

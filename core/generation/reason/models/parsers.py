@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ....errors import ModelError
+from ....errors import ModelError, first_line
 from ....reasoning.answers import one_line
 from ....reasoning.edit_words import is_whole, without_determiner
 from ....regions.finder import one_phrase
@@ -70,9 +70,8 @@ class _Spacy:
         try:
             self._pipeline = spacy.load(folder)
         except Exception as error:  # pipelines can fail in any way
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelError(
-                f"Parser: '{folder}' is no spaCy pipeline that can be loaded ({reason[:200]}). Name the "
+                f"Parser: '{folder}' is no spaCy pipeline that can be loaded ({first_line(error)}). Name the "
                 "folder that holds its config.cfg. Nothing is downloaded."
             ) from error
         meta = self._pipeline.meta
