@@ -280,7 +280,7 @@ class InspectInstruction(Node):
                 io.Image.Output(
                     display_name="thumbnail",
                     tooltip=(
-                        "Before and after of a pair it was learned from; one grey pixel if it has no "
+                        "Before and after of a pair it was learned from; one gray pixel if it has no "
                         "thumbnail."
                     ),
                 ),
@@ -301,7 +301,7 @@ class InspectInstruction(Node):
             text = "\n".join([*remarks, report(instruction, project, word_states)])
             bars = from_image(draw_norms(instruction, project))
         image = thumbnail_of(instruction)
-        thumbnail = from_image(image or Image.new("RGB", (1, 1), "grey"))
+        thumbnail = from_image(image or Image.new("RGB", (1, 1), "gray"))
         shown = [bars, thumbnail] if image else [bars]
         return io.NodeOutput(text, bars[None], thumbnail[None], ui={**previews(shown), "text": [text]})
 

@@ -62,7 +62,7 @@ def check_folder(folder: Path) -> str:
     method = str(_quantization(config).get("quant_method"))
     if "bitsandbytes" in method and find_spec("bitsandbytes") is None:
         raise ModelError(
-            f"{here}: its weights are quantised with bitsandbytes, which is not installed. "
+            f"{here}: its weights are quantized with bitsandbytes, which is not installed. "
             "Run: pip install bitsandbytes. Or get the model in fp16 or bf16."
         )
     return model_type

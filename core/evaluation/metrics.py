@@ -66,7 +66,7 @@ def direction_distance(edits: Tensor, examples: Tensor) -> float:
     An edit that changes nothing scores 1.
 
     Args:
-        edits: E(out) - E(in) of every test image, [N, P], from normalised features.
+        edits: E(out) - E(in) of every test image, [N, P], from normalized features.
         examples: E(after) - E(before) of every training pair, [M, P].
     """
     return 1 - float(functional.cosine_similarity(edits.mean(0), examples.mean(0), dim=0))
@@ -94,7 +94,7 @@ def direction_similarity(
 ) -> Tensor:
     """Returns cos(E(out) - E(in), E(caption after) - E(caption before)) of each image, [N].
 
-    InstructPix2Pix's agreement with the captions, Emu Edit's CLIP-dir. Arguments are normalised features
+    InstructPix2Pix's agreement with the captions, Emu Edit's CLIP-dir. Arguments are normalized features
     [N, P]. CLIP gets images in 0..1, as it expects; InstructPix2Pix's published evaluation gives -1..1.
     """
     return functional.cosine_similarity(outputs - inputs, captions_after - captions_before, dim=-1)
@@ -109,7 +109,7 @@ def visual_similarity(edits: Tensor, examples: Tensor) -> Tensor:
     nothing scores 0.
 
     Args:
-        edits: E(out) - E(in) of every test image, [N, P], from normalised features.
+        edits: E(out) - E(in) of every test image, [N, P], from normalized features.
         examples: E(after) - E(before) of every example pair, [M, P].
     """
     return functional.cosine_similarity(edits, examples.mean(0, keepdim=True), dim=-1)
@@ -122,7 +122,7 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else math.nan
 
 
-def quantised(images: Tensor) -> Tensor:
+def quantized(images: Tensor) -> Tensor:
     """Rounds images to 8-bit values in 0..1, so that the measured image equals the saved one."""
     return (images.detach().float().cpu().clamp(0, 1) * 255).round() / 255
 

@@ -124,7 +124,7 @@ class Direction:
     @classmethod
     @torch.no_grad()
     def of(cls, pairs: EditPairs, clip: ClipModel) -> "Direction":
-        """From the normalised features of pairs."""
+        """From the normalized features of pairs."""
         before = image_features(clip, [pair.before for pair in pairs])
         after = image_features(clip, [pair.after for pair in pairs])
         return cls.between(before, after, clip.text_projection.detach())

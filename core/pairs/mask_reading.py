@@ -15,7 +15,7 @@ from .table_images import ImagePlace, readable
 
 
 def mask_like(listed: ListedPair, file: ImagePlace, opened: Sequence[OpenedImage]) -> tuple[OpenedImage, int]:
-    """The mask of a pair as a grey image, at the decoded size of the image whose aspect ratio it has.
+    """The mask of a pair as a gray image, at the decoded size of the image whose aspect ratio it has.
 
     Args:
         listed: the pair.

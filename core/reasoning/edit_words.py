@@ -29,7 +29,7 @@ VERB = (
     rf"{DETERMINER}\b)"
 )
 
-COLOURS = frozenset(
+COLORS = frozenset(
     "red orange yellow green cyan teal turquoise blue navy purple violet magenta pink brown black white gray "
     "grey gold golden silver beige lavender olive maroon mint plum crimson scarlet ivory lime indigo".split()
 )
@@ -49,7 +49,7 @@ _VALUES: dict[str, tuple[str, ...]] = {
 }
 # Word -> (property, value).
 VALUES: dict[str, tuple[str, str]] = {
-    **{colour: ("color", colour) for colour in COLOURS},
+    **{color: ("color", color) for color in COLORS},
     **{
         word: (name, group.split()[0])
         for name, groups in _VALUES.items()

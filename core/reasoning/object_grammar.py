@@ -7,7 +7,7 @@ does not either, because it happens where the object is not.
 import re
 
 from .edit_lists import split_sentence
-from .edit_words import COLOURS, DETERMINER, VALUES, is_whole, without_determiner
+from .edit_words import COLORS, DETERMINER, VALUES, is_whole, without_determiner
 
 # Things that are drawn on an object and stay inside of its outline.
 _SURFACE = frozenset(
@@ -137,7 +137,7 @@ def _without_value(text: str) -> str:
 
 
 def _is_shade(word: str, value: str) -> bool:
-    return word in _SHADES or (word in COLOURS and value in COLOURS)
+    return word in _SHADES or (word in COLORS and value in COLORS)
 
 
 def _cut(text: str) -> str:

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..errors import PairError, RegionError
 from ..storage.image_files import open_image
 
-# How much the channels of a grey pixel may differ in 0..255, because of JPEG's rounding.
-_COLOURED = 8
+# How much the channels of a gray pixel may differ in 0..255, because of JPEG's rounding.
+_COLORED = 8
 # Smallest level in 0..255 that counts as white.
 _WHITE = 247
 
@@ -36,7 +36,7 @@ def read_mask(file: Path | BinaryIO, name: str) -> Tensor:
         raise RegionError(f"Mask: {error}") from error
     if mask is None:
         raise RegionError(
-            f"Mask '{name}' is a coloured image without transparency, so it marks no region. A mask is white "
+            f"Mask '{name}' is a colored image without transparency, so it marks no region. A mask is white "
             "where the edit acts and black elsewhere, or the image with that part erased."
         )
     return mask
@@ -47,21 +47,21 @@ def mask_from_image(image: Image.Image) -> Tensor | None:
 
     - Alpha varies: transparent pixels are edited, as ComfyUI's mask editor and MagicBrush save masks. But if
       all visible pixels are white, they were painted on an empty image, and the visible pixels are edited.
-    - Grey levels vary: white is edited. If there are only levels 0 and 1, they are black and white.
+    - Gray levels vary: white is edited. If there are only levels 0 and 1, they are black and white.
     - Alpha is constant and not opaque: transparent is edited.
-    - The image has a single grey level: it is the mask's value.
+    - The image has a single gray level: it is the mask's value.
 
     Returns:
         The mask, or None for an opaque image with colors.
     """
     alpha = _alpha(image)
-    grey = _grey(image)
+    gray = _gray(image)
     if alpha is not None and alpha.min() < alpha.max():
         visible = np.asarray(image.convert("RGBA"))[..., :3][alpha > 0]
         return torch.from_numpy(alpha if visible.min() >= _WHITE else 1 - alpha)
-    if alpha is not None and alpha.min() < 1 and (grey is None or grey.min() == grey.max()):
+    if alpha is not None and alpha.min() < 1 and (gray is None or gray.min() == gray.max()):
         return torch.from_numpy(1 - alpha)
-    return None if grey is None else torch.from_numpy(grey)
+    return None if gray is None else torch.from_numpy(gray)
 
 
 def _alpha(image: Image.Image) -> Levels | None:
@@ -71,11 +71,11 @@ def _alpha(image: Image.Image) -> Levels | None:
     return np.divide(np.asarray(image.convert("RGBA"))[..., 3], 255, dtype=np.float32)
 
 
-def _grey(image: Image.Image) -> Levels | None:
+def _gray(image: Image.Image) -> Levels | None:
     """Returns the brightness, or None if the image has colors."""
     converted = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    colours = np.asarray(converted, dtype=np.float32)[..., :3]
-    if (colours.max(-1) - colours.min(-1)).max() > _COLOURED:
+    colors = np.asarray(converted, dtype=np.float32)[..., :3]
+    if (colors.max(-1) - colors.min(-1)).max() > _COLORED:
         return None
-    top = colours.max()
-    return np.divide(colours[..., 0], 1 if top == 1 else 255, dtype=np.float32)
+    top = colors.max()
+    return np.divide(colors[..., 0], 1 if top == 1 else 255, dtype=np.float32)

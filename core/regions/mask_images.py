@@ -6,11 +6,11 @@ from torch import Tensor
 from ..errors import RegionError
 from .masks import fit_mask, mask_batch
 
-_DARKEST_GREY = 1 / 255
+_DARKEST_GRAY = 1 / 255
 
 
 def mask_image(mask: Tensor | None, images: Tensor) -> Tensor:
-    """Converts masks to images: white where the edit may act, black where it must not, grey between.
+    """Converts masks to images: white where the edit may act, black where it must not, gray between.
 
     The models were trained with the VAE's latents of such images. All white allows the edit everywhere.
 
@@ -29,7 +29,7 @@ def mask_image(mask: Tensor | None, images: Tensor) -> Tensor:
     single = len(mask) == 1
     fitted = fit_mask(mask, height, width, 1 if single else batch)
     for number, single_mask in enumerate(fitted, 1):
-        if single_mask.max() < _DARKEST_GREY:
+        if single_mask.max() < _DARKEST_GRAY:
             which = "it is" if single else f"number {number} of {batch} is"
             raise RegionError(
                 f"Mask: {which} black everywhere, so nothing would be edited. Paint white where the edit "

@@ -16,8 +16,8 @@ from ..errors import RegionError
 from ..storage.image_sizes import Size, same_ratio
 
 _ROUNDING = 1e-3
-# How much the channels of a grey pixel may differ, because of JPEG's rounding.
-_COLOURED = 8 / 255
+# How much the channels of a gray pixel may differ, because of JPEG's rounding.
+_COLORED = 8 / 255
 # Size of the black mask that ComfyUI's Load Image returns for an image without transparency.
 _UNPAINTED = (64, 64)
 
@@ -64,7 +64,7 @@ def mask_batch(mask: Tensor, name: str = "Mask") -> Tensor:
     """Checks a node's MASK input and returns it as fp32 [B, H, W] within 0..1, without a copy where possible.
 
     Args:
-        mask: [H, W], [B, H, W], [B, 1, H, W], [B, H, W, 1], or grey images [B, H, W, 3 or 4].
+        mask: [H, W], [B, H, W], [B, 1, H, W], [B, H, W, 1], or gray images [B, H, W, 3 or 4].
         name: what error messages call the mask.
 
     Raises:
@@ -75,13 +75,13 @@ def mask_batch(mask: Tensor, name: str = "Mask") -> Tensor:
     if mask.ndim == 4 and mask.shape[1] == 1:
         mask = mask[:, 0]
     elif mask.ndim == 4 and mask.shape[-1] in (1, 3, 4):
-        colours = mask[..., :3].float()
-        if colours.numel() and (colours.amax(-1) - colours.amin(-1)).max() > _COLOURED:
+        colors = mask[..., :3].float()
+        if colors.numel() and (colors.amax(-1) - colors.amin(-1)).max() > _COLORED:
             raise RegionError(
-                f"{name}: it is a coloured image. "
+                f"{name}: it is a colored image. "
                 "A mask is white where the edit acts and black elsewhere: connect a MASK."
             )
-        mask = colours[..., 0]
+        mask = colors[..., 0]
     mask = check_mask(mask, name)
     return mask[None] if mask.ndim == 2 else mask
 

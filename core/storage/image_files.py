@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import InstructBrushError, PairError
 from .bit_depth import to_eight_bits
-from .colour_profiles import to_srgb
+from .color_profiles import to_srgb
 from .files import atomic_write
 from .image_tensors import from_image, on_white
 from .tiff_files import read_tiff
@@ -323,7 +323,7 @@ def _eight_bit_image(image: Image.Image, remarks: list[str]) -> Image.Image:
 
 
 def _deep_values(image: Image.Image) -> tuple[np.ndarray, float | None]:
-    """Returns the values of a grey image of 16 or 32 bits, and the largest possible value if known."""
+    """Returns the values of a gray image of 16 or 32 bits, and the largest possible value if known."""
     values = np.asarray(image)
     tags = getattr(image, "tag_v2", {})
     top: float | None = None

@@ -38,7 +38,7 @@ def image_batch(images: object, name: str, error: type[InstructBrushError] = Ins
     """Checks a node's IMAGE input and returns it as [B, H, W, 3 or 4], without a copy where possible.
 
     Args:
-        images: [B, H, W, C] or [H, W, C]. A grey channel is repeated three times; of more than four channels
+        images: [B, H, W, C] or [H, W, C]. A gray channel is repeated three times; of more than four channels
             the first four are kept.
         name: what error messages call the images.
         error: class of the errors.

@@ -85,18 +85,18 @@ def _channels(page: Any) -> tuple[np.ndarray, list[str]]:
     values = np.asarray(page.asarray())
     if values.ndim == 3 and page.planarconfig == _SEPARATE_PLANES:
         values = np.moveaxis(values, 0, -1)
-    colours = {_RGB: 3, _BLACK_IS_ZERO: 1, _WHITE_IS_ZERO: 1}.get(int(page.photometric), 0)
+    colors = {_RGB: 3, _BLACK_IS_ZERO: 1, _WHITE_IS_ZERO: 1}.get(int(page.photometric), 0)
     channels = values.shape[2] if values.ndim == 3 else 1
-    if values.ndim not in (2, 3) or not 0 < colours <= channels:
+    if values.ndim not in (2, 3) or not 0 < colors <= channels:
         raise ValueError("its colors are of an unsupported kind")
     values = values.reshape(*values.shape[:2], channels)
     has_stated_range = values.dtype.kind in "ub" and values.dtype.itemsize <= 2
     top = 2.0**page.bitspersample - 1 if has_stated_range else None
     # Alpha is scaled separately: colors may exceed 1 while alpha does not.
-    scaled, remarks = to_eight_bits(values[..., :colours], top)
+    scaled, remarks = to_eight_bits(values[..., :colors], top)
     if int(page.photometric) == _WHITE_IS_ZERO:
         scaled = 255 - scaled
-    if len(page.extrasamples) and channels > colours:
-        alpha, _ = to_eight_bits(values[..., colours : colours + 1], top)
+    if len(page.extrasamples) and channels > colors:
+        alpha, _ = to_eight_bits(values[..., colors : colors + 1], top)
         scaled = np.concatenate([scaled, alpha], axis=2)
     return (scaled[..., 0] if scaled.shape[2] == 1 else scaled), remarks

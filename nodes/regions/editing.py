@@ -102,7 +102,7 @@ class RegionEdit(Node):
                 io.Latent.Input("latent", tooltip="The image to edit, from VAE Encode."),
                 io.Mask.Input(
                     "mask",
-                    tooltip="Where the edit may act: white is edited, black stays, grey is mixed. One mask "
+                    tooltip="Where the edit may act: white is edited, black stays, gray is mixed. One mask "
                     "for all images or one for each, with the image's aspect ratio. Soft Region makes a soft "
                     "mask.",
                 ),

@@ -171,7 +171,7 @@ def by_torchvision(image: Image.Image, **options: object) -> Writer:
 
 
 IMAGE = Image.fromarray(COLOURS)
-GREY = Image.fromarray(GREYS)
+GRAY = Image.fromarray(GREYS)
 PALETTE = IMAGE.quantize(16)
 PALETTED = np.array(PALETTE.getpalette(), np.uint8).reshape(-1, 3)[np.asarray(PALETTE)]
 OTHER = Image.fromarray(255 - COLOURS)
@@ -184,8 +184,8 @@ GREY_PIXELS = rgb(GREYS) / 255
 KINDS: dict[str, Writer] = {
     "colours.png": saved(IMAGE, COLOURS / 255),
     "ENDING.PNG": saved(IMAGE, COLOURS / 255),
-    "greys.png": saved(GREY, GREY_PIXELS),
-    "one bit.png": saved(GREY.convert("1", dither=Image.Dither.NONE), rgb(GREYS > 127).astype(float)),
+    "greys.png": saved(GRAY, GREY_PIXELS),
+    "one bit.png": saved(GRAY.convert("1", dither=Image.Dither.NONE), rgb(GREYS > 127).astype(float)),
     "palette.png": saved(PALETTE, PALETTED / 255),
     "palette with transparency.png": saved(
         PALETTE, on_white(PALETTED, np.where(np.asarray(PALETTE) == 3, 0, 255)), transparency=3
@@ -195,8 +195,8 @@ KINDS: dict[str, Writer] = {
         on_white(COLOURS, np.where((COLOURS == COLOURS[5, 5]).all(2), 0, 255)),
         transparency=tuple(COLOURS[5, 5].tolist()),
     ),
-    "grey and alpha.png": saved(Image.merge("LA", (GREY, GREY)), on_white(rgb(GREYS), GREYS)),
-    "alpha.png": saved(Image.merge("RGBA", (*IMAGE.split(), GREY)), on_white(COLOURS, GREYS)),
+    "grey and alpha.png": saved(Image.merge("LA", (GRAY, GRAY)), on_white(rgb(GREYS), GREYS)),
+    "alpha.png": saved(Image.merge("RGBA", (*IMAGE.split(), GRAY)), on_white(COLOURS, GREYS)),
     "16-bit greys.png": written(png(DEEP[..., 2], 0), rgb(DEEP[..., 2]) / 65535),
     "16-bit colours.png": written(png(DEEP, 2), DEEP / 65535),
     "Adobe RGB.png": saved(IMAGE, ADOBE, icc_profile=colour_profile(ADOBE_RGB, 2.19921875)),
@@ -208,23 +208,23 @@ KINDS: dict[str, Writer] = {
         icc_profile=colour_profile(P3, 563 / 256),
     ),
     "alpha and profile.png": saved(
-        Image.merge("RGBA", (*IMAGE.split(), GREY)),
+        Image.merge("RGBA", (*IMAGE.split(), GRAY)),
         on_white(ADOBE * 255, GREYS),
         icc_profile=colour_profile(ADOBE_RGB, 2.19921875),
     ),
     "grey with a grey profile.png": saved(
-        GREY,
+        GRAY,
         rgb(encoded((GREYS / 255) ** 1.5)),
         icc_profile=icc(b"GRAY", b"XYZ ", b"mntr", {b"kTRC": gamma_tag(1.5)}),
     ),
     "grey with a colour profile.png": saved(
-        GREY, rgb(encoded((GREYS / 255) ** 2.19921875)), icc_profile=colour_profile(ADOBE_RGB, 2.19921875)
+        GRAY, rgb(encoded((GREYS / 255) ** 2.19921875)), icc_profile=colour_profile(ADOBE_RGB, 2.19921875)
     ),
     "photograph.jpg": by_torchvision(IMAGE, quality=95),
     "photograph.jfif": by_torchvision(IMAGE, format="JPEG", quality=80),
     "photograph.jpe": by_torchvision(IMAGE, format="JPEG", quality=50),
     "progressive.jpeg": by_torchvision(IMAGE, progressive=True),
-    "greys.jpg": by_torchvision(GREY),
+    "greys.jpg": by_torchvision(GRAY),
     "a PNG in truth.jpg": saved(IMAGE, COLOURS / 255, format="PNG"),
     "a WebP in truth.png": saved(IMAGE, COLOURS / 255, format="WEBP", lossless=True),
     "bitmap.bmp": saved(IMAGE, COLOURS / 255),
@@ -239,7 +239,7 @@ KINDS: dict[str, Writer] = {
     "pages.tif": saved(IMAGE, COLOURS / 255, more=[OTHER]),
     "inks.tif": tiff(INKS, (1 - INKS[..., :3] / 255) * (1 - INKS[..., 3:] / 255), photometric="separated"),
     "inks with a profile.tif": saved(
-        Image.merge("CMYK", (*(Image.new("L", (24, 20)) for _ in range(3)), GREY)),
+        Image.merge("CMYK", (*(Image.new("L", (24, 20)) for _ in range(3)), GRAY)),
         srgb_of_lab(np.stack([100 * (1 - GREYS / 255), 0 * _x, 0 * _x], axis=2)),
         icc_profile=ink_profile(),
     ),

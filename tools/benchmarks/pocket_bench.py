@@ -37,7 +37,7 @@ from instructbrush.core.evaluation.by_example.comparison import plain_rows
 from instructbrush.core.evaluation.by_example.effects import TEST_PAIRS, TRAIN_PAIRS, Effect, Scope
 from instructbrush.core.evaluation.by_example.methods import METHODS
 from instructbrush.core.evaluation.by_example.results import Outcome
-from instructbrush.core.evaluation.metrics import quantised
+from instructbrush.core.evaluation.metrics import quantized
 from instructbrush.core.pairs.pairs import EditPairs, make_pairs
 from instructbrush.tools.benchmarks.published import command_line, publish
 from instructbrush.tools.get_backbone import get_backbone
@@ -94,7 +94,7 @@ class PocketEffect:
 
     def _pairs(self, count: int, seed: int) -> EditPairs:
         before, after = EFFECTS[self.name].pairs(count, seed)
-        return make_pairs(quantised(torch.from_numpy(before)), quantised(torch.from_numpy(after)))
+        return make_pairs(quantized(torch.from_numpy(before)), quantized(torch.from_numpy(after)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -35,9 +35,9 @@ from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.encoders.dino import DinoModel
 from instructbrush.core.encoders.mllm import Mllm, load_mllm
 from instructbrush.core.errors import InstructBrushError
-from instructbrush.core.evaluation.by_instruction.methods import GREY
+from instructbrush.core.evaluation.by_instruction.methods import GRAY
 from instructbrush.core.evaluation.by_instruction.tables import text_table
-from instructbrush.core.evaluation.metrics import quantised
+from instructbrush.core.evaluation.metrics import quantized
 from instructbrush.core.models.builtin import (
     POCKET_CONNECTOR_FILE,
     POCKET_FOLDER,
@@ -108,7 +108,7 @@ class ItemEditor:
                 part = slice(place, min(place + BATCH, last))
                 settings = SamplingSettings(STEPS, seed=self._seed + rows[place])
                 edited = self.editor.edit(self.before[list(rows[part])], context[part], settings)
-                made.append(quantised(edited))
+                made.append(quantized(edited))
         return torch.cat(made)
 
 
@@ -201,7 +201,7 @@ def measure(items: Items, first: int, models: Models, out: Path) -> dict[str, An
         "base": dict(zip(kinds, made[:2], strict=True)),
         "explain": dict(zip(kinds, made[2:], strict=True)),
     }
-    for method, shown in (("encode", items.before), ("encode_blind", torch.full_like(items.before, GREY))):
+    for method, shown in (("encode", items.before), ("encode_blind", torch.full_like(items.before, GRAY))):
         images[method] = {
             kind: edit_by_states(tuned, models.connector, models.reader, shown, words)
             for kind, words in kinds.items()

@@ -21,7 +21,7 @@ from instructbrush.core.evaluation.metrics import (
     image_similarity,
     l1_distance,
     l2_distance,
-    quantised,
+    quantized,
 )
 from instructbrush.core.evaluation.reports.figures import interval, plain_figures
 from instructbrush.tools.pocket.wishes.explicit_edits import parse_instruction
@@ -43,12 +43,12 @@ class Items:
     @property
     def before(self) -> Tensor:
         """Images before the edit."""
-        return quantised(torch.from_numpy(np.stack([wish.before for wish in self.wishes])))
+        return quantized(torch.from_numpy(np.stack([wish.before for wish in self.wishes])))
 
     @property
     def after(self) -> Tensor:
         """Images after the edit."""
-        return quantised(torch.from_numpy(np.stack([wish.after for wish in self.wishes])))
+        return quantized(torch.from_numpy(np.stack([wish.after for wish in self.wishes])))
 
     @property
     def direct(self) -> list[str]:

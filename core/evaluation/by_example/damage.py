@@ -10,7 +10,7 @@ from ...editing.editor import DiffusersEditor
 from ...editing.sampler import edit_latents
 from ...editing.settings import SamplingSettings
 from ...instruction.injection import AnyInjection, GroupedInjection, Injection
-from ..metrics import quantised
+from ..metrics import quantized
 
 PROBES = ("make it sepia", "turn it into a sketch", "add a red frame")
 """Instructions in words that no effect is about."""
@@ -58,7 +58,7 @@ class Probes:
         denoiser: Any = _Beside(editor.denoiser, learned) if beside else editor.denoiser
         condition = editor.condition(self._images)
         latents = edit_latents(denoiser, condition, self._words, editor.null_context, settings=self._sampling)
-        return quantised(editor.decode(latents)).cpu()
+        return quantized(editor.decode(latents)).cpu()
 
 
 class _Beside:

@@ -15,14 +15,14 @@ from ...editing.settings import SamplingSettings
 from ...errors import EvaluationError
 from ...instruction.injection import Injection
 from ...reasoning.connector import Connector
-from ..metrics import quantised
+from ..metrics import quantized
 from .items import Item, Turn, editor_input
 from .mllm_cache import CachedMllm
 
 if TYPE_CHECKING:
     from ...editing.editor import DiffusersEditor
 
-GREY = 0.5
+GRAY = 0.5
 """Value of the plain image that ``encode_blind`` shows to the vision-language model."""
 
 # The noise seed of turn t is _SEED_STEP * (seed + 1) + t, so the noise of two seeds never overlaps.
@@ -81,7 +81,7 @@ class ItemEditor:
         own = self.learned_scales if instruction is self.learned else None
         sampling = self.sampling.with_scales_for(self.editor.description.family, own)
         sampling = replace(sampling, seed=seed)
-        return quantised(self.editor.edit(image[None], instruction, sampling, region, editor_mask))[0]
+        return quantized(self.editor.edit(image[None], instruction, sampling, region, editor_mask))[0]
 
     def edit(self, item: Item, method: ItemMethod, seed: int) -> tuple[Tensor, ...]:
         """Returns the edited images of an item in the order of ``Item.turn_of``.
@@ -169,7 +169,7 @@ def _encode(editor: ItemEditor, turn: Turn, image: Tensor, seed: int) -> Tensor:
 
 
 def _encode_blind(editor: ItemEditor, turn: Turn, image: Tensor, seed: int) -> Tensor:
-    return _encoding(editor).sample(turn.words, image, torch.full_like(image, GREY), seed)
+    return _encoding(editor).sample(turn.words, image, torch.full_like(image, GRAY), seed)
 
 
 def _encoding(editor: ItemEditor) -> EncodingEditor:

@@ -17,7 +17,7 @@ from .results import Score
 
 @dataclass(frozen=True)
 class ItemFeatures:
-    """Normalised features of an item, with a row for every turn. All methods share them."""
+    """Normalized features of an item, with a row for every turn. All methods share them."""
 
     item: Item
     references: Tensor

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...errors import BuildError
-from ...evaluation.metrics import quantised
+from ...evaluation.metrics import quantized
 from .control import IP2P_CONTROL, ULTRAEDIT_CONTROL, ControlSettings
 from .model import TextToImage, load_text_to_image
 from .sampling import PairRequest, PairSettings, sample_pairs
@@ -100,5 +100,5 @@ class CandidateMaker:
             images = sample_pairs(
                 self._model, requests[start : start + self._spec.batch], self._spec.settings
             )
-            made += zip(*(quantised(each) for each in images), strict=True)
+            made += zip(*(quantized(each) for each in images), strict=True)
         return made

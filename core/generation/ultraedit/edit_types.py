@@ -13,7 +13,7 @@ The supplement names the types and no rule. Here the first command decides, by i
 import re
 
 from ...reasoning.answers import one_line
-from ...reasoning.edit_words import COLOURS, WHOLE, without_determiner
+from ...reasoning.edit_words import COLORS, WHOLE, without_determiner
 from ...reasoning.object_grammar import objects_of
 
 EDIT_TYPES = (
@@ -65,7 +65,7 @@ def edit_type(instruction: str) -> str:
         return "others"
     if family in ("add", "replace", "turn"):
         return family
-    if family == "change" and _is_colour(words):
+    if family == "change" and _is_color(words):
         return "change color"
     return f"{family} {'global' if is_global(instruction) else 'local'}"
 
@@ -96,7 +96,7 @@ def _is_surrounding(phrase: str) -> bool:
     return bool(words) and (words[-1] in _SURROUNDINGS or words[-1] in WHOLE)
 
 
-def _is_colour(words: list[str]) -> bool:
+def _is_color(words: list[str]) -> bool:
     """Whether a command of change sets a color: it says so, or a color is its new value."""
     text = " ".join(words)
     if any(word in ("color", "colour", "colors", "colours") for word in words[1:]):
@@ -107,5 +107,5 @@ def _is_colour(words: list[str]) -> bool:
     if len(parts) == 2:
         # "to a red car" names a thing, "to red" and "to a light blue" a color.
         value = [word for word in parts[1].split() if word not in _SHADES]
-        return bool(value) and all(word in COLOURS for word in value)
-    return words[0] in ("make", "let") and words[-1] in COLOURS
+        return bool(value) and all(word in COLORS for word in value)
+    return words[0] in ("make", "let") and words[-1] in COLORS

@@ -18,7 +18,7 @@ from ...editing.editor import DiffusersEditor
 from ...editing.loading import load_editor
 from ...editing.settings import SamplingSettings
 from ...errors import BuildError
-from ...evaluation.metrics import quantised
+from ...evaluation.metrics import quantized
 from ...models.builtin import POCKET_FOLDER, POCKET_REGION_FOLDER
 from ..prompt_to_prompt.candidates import FEW_STEPS_DRAWING, CandidateMaker, CaptionPairs, Drawing
 from ..prompt_to_prompt.model import TextToImage, load_text_to_image
@@ -100,7 +100,7 @@ class _Editing:
         if request.mask is not None:
             region = region_of(editor, images, request.mask, spec.every)
             masks = request.mask if editor.description.reads_mask else None
-        edited = quantised(editor.edit(images, request.instruction, settings, region, masks))
+        edited = quantized(editor.edit(images, request.instruction, settings, region, masks))
         return [(anchor, each) for each in edited]
 
 

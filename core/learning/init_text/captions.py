@@ -74,7 +74,7 @@ def caption_images(
     """Finds a text whose feature is close to those of images (PEZ, Wen et al. 2023).
 
     The search optimizes free embeddings. Each iteration projects them to the closest tokens (in the
-    normalised space), takes the gradient of 1 - cos there, and applies it to the free embeddings. The result
+    normalized space), takes the gradient of 1 - cos there, and applies it to the free embeddings. The result
     is the text of all iterations with the highest mean cosine with all images.
 
     Args:

@@ -115,7 +115,7 @@ def default_eta(clip: ClipModel) -> float:
 
 
 def set_features(clip: ClipModel, images: Sequence[Tensor]) -> Tensor:
-    """Mean of the normalised features of images, [P]. Its product with a text feature is the mean cosine."""
+    """Mean of the normalized features of images, [P]. Its product with a text feature is the mean cosine."""
     return image_features(clip, images).mean(0)
 
 
@@ -130,7 +130,7 @@ def rank(
     Args:
         features: features of the images, [P].
         phrases: N phrases.
-        table: normalised features of the phrases, [N, P].
+        table: normalized features of the phrases, [N, P].
         count: largest number of phrases to return.
         chunk: see above.
     """

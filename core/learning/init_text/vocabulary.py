@@ -94,7 +94,7 @@ def read_list(name: str) -> list[str]:
 def encode_phrases(
     clip: ClipModel, phrases: Sequence[str], progress: Progress | None = None, chunk: int = 256
 ) -> Tensor:
-    """Normalised features of phrases, fp32 [N, P], computed ``chunk`` at a time.
+    """Normalized features of phrases, fp32 [N, P], computed ``chunk`` at a time.
 
     Args:
         clip: the model.
@@ -114,7 +114,7 @@ def encode_phrases(
 def list_features(
     clip: ClipModel, name: str, cache: Path | None = None, progress: Progress | None = None
 ) -> tuple[list[str], Tensor]:
-    """The phrases of a list and their normalised features, fp16 [N, P] on the CPU, as in clip-interrogator.
+    """The phrases of a list and their normalized features, fp16 [N, P] on the CPU, as in clip-interrogator.
 
     Args:
         clip: the model.

@@ -7,7 +7,7 @@ import torch
 
 from instructbrush.tests.comfy.graphs import Parts, half, make_image
 
-GREY = make_image()[..., :1]
+GRAY = make_image()[..., :1]
 
 
 def make_pairs(comfy, graph, image):
@@ -105,8 +105,8 @@ def graph_with(comfy, node, image):
 @pytest.mark.parametrize("node", NODES)
 def test_accepts_images_with_any_channels(comfy, node):
     for image in (
-        GREY,
-        torch.cat([make_image(), GREY], dim=-1),
+        GRAY,
+        torch.cat([make_image(), GRAY], dim=-1),
         make_image()[0],
         torch.cat([make_image()] * 2, dim=-1),
     ):
@@ -115,8 +115,8 @@ def test_accepts_images_with_any_channels(comfy, node):
 
 @pytest.mark.parametrize("node", [paste_back, find_region])
 def test_treats_grey_as_three_equal_channels(comfy, node):
-    grey = comfy.values(*graph_with(comfy, node, GREY))[0]
-    three_channels = comfy.values(*graph_with(comfy, node, torch.cat([GREY] * 3, dim=-1)))[0]
+    grey = comfy.values(*graph_with(comfy, node, GRAY))[0]
+    three_channels = comfy.values(*graph_with(comfy, node, torch.cat([GRAY] * 3, dim=-1)))[0]
     assert torch.equal(grey, three_channels)
 
 

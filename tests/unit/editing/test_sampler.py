@@ -67,8 +67,8 @@ def test_matches_the_diffusers_pipeline(pocket: Path, editor: DiffusersEditor, i
         generator=torch.Generator().manual_seed(7),
         output_type="pt",
     ).images
-    quantised = torch.round(image * 255) / 255
-    ours = editor.decode(edited(editor, quantised, "make it night", seed=7))
+    quantized = torch.round(image * 255) / 255
+    ours = editor.decode(edited(editor, quantized, "make it night", seed=7))
     torch.testing.assert_close(ours.permute(0, 3, 1, 2), result, rtol=0, atol=2e-4)
 
 

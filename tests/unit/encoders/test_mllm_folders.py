@@ -170,7 +170,7 @@ def test_rejects_stored_bitsandbytes_weights_without_the_package(own):
     assert stored_bits(folder) == 4
     with pytest.raises(
         ModelError,
-        match=r"MLLM 'left': its weights are quantised with bitsandbytes, which is not installed. Run: pip "
+        match=r"MLLM 'left': its weights are quantized with bitsandbytes, which is not installed. Run: pip "
         r"install bitsandbytes. Or get the model",
     ):
         load_mllm(folder)

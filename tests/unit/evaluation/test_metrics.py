@@ -23,7 +23,7 @@ from instructbrush.core.evaluation.metrics import (
     l1_distance,
     l2_distance,
     psnr,
-    quantised,
+    quantized,
     ssim,
     visual_similarity,
 )
@@ -157,7 +157,7 @@ def test_magicbrush_distances_match_worked_example() -> None:
 
 
 def test_resize_like_matches_pil() -> None:
-    made = quantised(two_batches(1)[0])[0]
+    made = quantized(two_batches(1)[0])[0]
     with_pil = Image.fromarray((made * 255).round().to(torch.uint8).numpy()).resize((80, 50))
     found = resize_like(made, torch.zeros(50, 80, 3))
     assert torch.equal((found * 255).round().to(torch.uint8), torch.from_numpy(np.array(with_pil)))
@@ -169,10 +169,10 @@ def test_caption_similarity_is_a_cosine() -> None:
     assert caption_similarity(captions, outputs).tolist() == pytest.approx([0.6, -1.0], abs=1e-6)
 
 
-def test_quantised_matches_saved_file() -> None:
+def test_quantized_matches_saved_file() -> None:
     image = torch.rand(1, 16, 16, 3, generator=torch.Generator().manual_seed(1)) * 1.2 - 0.1
     kept = (image.clamp(0, 1) * 255).round().to(torch.uint8)
-    assert torch.equal(quantised(image), kept.float() / 255)
+    assert torch.equal(quantized(image), kept.float() / 255)
 
 
 @pytest.fixture(scope="module")

@@ -301,7 +301,7 @@ def test_rejects_tables_without_a_required_column(
         ),
         (
             lambda row: row.update(mask_image=row["source_image"]),
-            "^Pair 't.parquet row 0': Mask 't.parquet row 0 mask_image' is a coloured image without",
+            "^Pair 't.parquet row 0': Mask 't.parquet row 0 mask_image' is a colored image without",
         ),
         (
             lambda row: row.update(mask_image=png(tiny_edits.images(0)[2].point(lambda _: 0))),

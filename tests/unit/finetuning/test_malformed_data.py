@@ -72,7 +72,7 @@ def test_names_the_column_before_training(
             "before is 64 x 64, after is 64 x 32, which is another aspect ratio",
         ),
         (lambda row: row.update(edit_prompt=""), "Pair 't.parquet row 0' has no words. Describe the edit"),
-        (lambda row: row.update(mask_image=row["edited_image"]), "is a coloured image without transparency"),
+        (lambda row: row.update(mask_image=row["edited_image"]), "is a colored image without transparency"),
     ],
 )
 def test_names_the_row_if_no_row_can_be_used(

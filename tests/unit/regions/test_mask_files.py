@@ -96,7 +96,7 @@ def test_accepts_rounding_of_jpeg() -> None:
 def test_rejects_images_that_mark_no_region(tmp_path: Path) -> None:
     with pytest.raises(
         RegionError,
-        match=r"^Mask 'm\.png' is a coloured image without transparency, so it marks no region\. A mask is "
+        match=r"^Mask 'm\.png' is a colored image without transparency, so it marks no region\. A mask is "
         r"white where",
     ):
         read_mask(saved(photograph()), "m.png")

@@ -74,7 +74,7 @@ def test_rejects_images_with_colors_and_other_shapes():
     image[..., 0] = 0.5
     with pytest.raises(
         RegionError,
-        match=r"^Mask: it is a coloured image\. A mask is white where the edit acts and black elsewhere: "
+        match=r"^Mask: it is a colored image\. A mask is white where the edit acts and black elsewhere: "
         r"connect a MASK\.$",
     ):
         mask_batch(image)

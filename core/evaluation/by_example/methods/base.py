@@ -26,7 +26,7 @@ from ....learning.request import InitText, LearningRequest, with_direction
 from ....learning.run import ScaleChoice, learn
 from ....learning.settings import PRESETS, LearningSettings, preset_for
 from ....pairs.pairs import EditPairs
-from ...metrics import quantised
+from ...metrics import quantized
 from ..damage import Probes
 from ..effects import Effect
 
@@ -265,7 +265,7 @@ class EffectEditor:
             # Fixed noise is that of the learning seed, the same for all images.
             first = seed if sampling.fixed_noise else _SEED_STEP * (seed + 1) + numbers[0]
             seeded = replace(sampling, seed=first)
-            images.extend(quantised(self.models.editor.edit(torch.stack(inputs), instruction, seeded)))
+            images.extend(quantized(self.models.editor.edit(torch.stack(inputs), instruction, seeded)))
         return tuple(images)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ....errors import ModelError, first_line
-from ....evaluation.metrics import quantised
+from ....evaluation.metrics import quantized
 from ....models.hub_folders import model_folder, model_title
 from ....models.weights import folder_weights, read_config
 from ....regions.boxes import Box
@@ -131,7 +131,7 @@ class GligenReplacer:
                 output_type="np",
             ).images
         # As a PIL image, values that are not finite would become black.
-        return quantised(torch.from_numpy(images[0]))
+        return quantized(torch.from_numpy(images[0]))
 
 
 def _check_folder(folder: Path) -> None:

@@ -29,7 +29,7 @@ from instructbrush.core.evaluation.by_instruction.tables import (
     summary,
     text_table,
 )
-from instructbrush.core.evaluation.metrics import quantised
+from instructbrush.core.evaluation.metrics import quantized
 from instructbrush.core.evaluation.runner import run
 from instructbrush.core.storage.image_tensors import from_image
 from instructbrush.tests.support.tiny_benchmarks import (
@@ -216,7 +216,7 @@ def test_region_method_keeps_the_image_outside(editor: DiffusersEditor) -> None:
     item_editor = ItemEditor(editor, SamplingSettings(4), 128)
     turn = Turn("make it night", image, mask=mask)
     made = {name: ITEM_METHODS[name].edit(item_editor, turn, image, 5) for name in ("words", "region")}
-    unedited = quantised(editor.decode(editor.scale(editor.encode_images(image[None]))))[0]
+    unedited = quantized(editor.decode(editor.scale(editor.encode_images(image[None]))))[0]
     # The decoder's receptive field is a few latents.
     torch.testing.assert_close(made["region"][:, :32], unedited[:, :32], rtol=0, atol=0.01)
     assert not torch.allclose(made["words"][:, :32], unedited[:, :32], atol=0.1)

@@ -369,7 +369,7 @@ def test_names_images_that_change_during_a_run(tmp_path: Path) -> None:
     image.write_bytes(whole)
     pixels("1", 0).save(folder / "images" / "2047" / "2047-mask1.png")
     with pytest.raises(
-        EvaluationError, match="Item '2047': Mask '2047-mask1.png' is a coloured image without transparency"
+        EvaluationError, match="Item '2047': Mask '2047-mask1.png' is a colored image without transparency"
     ):
         source.load()
     table = write_parquet(tmp_path / "dev.parquet", magicbrush_rows())

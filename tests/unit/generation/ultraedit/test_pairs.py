@@ -11,7 +11,7 @@ from instructbrush.core.diffusion.region_blending import Region
 from instructbrush.core.editing.loading import load_editor
 from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.errors import BuildError, ModelError
-from instructbrush.core.evaluation.metrics import quantised
+from instructbrush.core.evaluation.metrics import quantized
 from instructbrush.core.generation.ultraedit.pairs import EditedAnchors, PairRequest, PromptToPromptPairs
 from instructbrush.core.models.builtin import POCKET_REGION_FOLDER
 from instructbrush.tests.support.text_to_image.tiny_models import write_model
@@ -27,7 +27,7 @@ def test_free_form_pairs_are_the_anchor_and_its_edit(request_: PairRequest, edit
     for (source, target), seed in zip(made, (5, 9), strict=True):
         assert source is request_.anchor
         expected = editor.edit(request_.anchor[None], "make it red", SamplingSettings(4, seed=seed))
-        assert torch.allclose(target, quantised(expected)[0], atol=2 / 255)
+        assert torch.allclose(target, quantized(expected)[0], atol=2 / 255)
 
 
 def test_region_pairs_are_limited_by_eq_1(request_: PairRequest) -> None:
@@ -40,7 +40,7 @@ def test_region_pairs_are_limited_by_eq_1(request_: PairRequest) -> None:
     small = functional.interpolate(mask[None, None], latents.shape[2:], mode="bilinear", antialias=True)
     settings = SamplingSettings(4, seed=3)
     expected = editor.edit(source[None], "make it red", settings, Region(small, latents), mask)
-    assert torch.allclose(target, quantised(expected)[0], atol=2 / 255)
+    assert torch.allclose(target, quantized(expected)[0], atol=2 / 255)
     outside = functional.max_pool2d(mask[None], 33, 1, 16)[0] == 0
     unedited = editor.decode(latents)[0]
     assert (target - unedited)[outside].abs().max() < 0.02
@@ -63,7 +63,7 @@ def test_prompt_to_prompt_makes_both_images_from_the_anchor(request_: PairReques
     assert torch.allclose(torch.stack(alone[0]), torch.stack(pairs[1]), atol=2 / 255)
     ((source, target),) = replace(spec, strength=0.0)().pairs(small, [1])
     assert torch.equal(source, target)
-    assert torch.equal(source, quantised(small.anchor))
+    assert torch.equal(source, quantized(small.anchor))
     with pytest.raises(BuildError, match="free-form pairs only"):
         spec().pairs(replace(small, mask=torch.ones(64, 64)), [1])
 

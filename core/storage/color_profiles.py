@@ -7,7 +7,7 @@ from PIL import Image, ImageCms
 
 # Color space of a profile -> Pillow's mode.
 _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
-# Mode of a profile -> modes of images it can apply to. Grey images often carry an RGB profile.
+# Mode of a profile -> modes of images it can apply to. Gray images often carry an RGB profile.
 _COMPATIBLE_MODES = {
     "RGB": ("L", "LA", "RGB", "RGBA"),
     "L": ("L", "LA"),
@@ -45,8 +45,8 @@ def _converted(image: Image.Image, profile: bytes) -> Image.Image:
     if image.mode not in _COMPATIBLE_MODES[mode]:
         raise ValueError(f"a profile of {mode} in an image of {image.mode}")
     alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
-    colours = image if image.mode == mode else image.convert(mode)
-    result = _applied(colours, source)
+    colors = image if image.mode == mode else image.convert(mode)
+    result = _applied(colors, source)
     if alpha is not None:
         result.putalpha(alpha)
     return result
