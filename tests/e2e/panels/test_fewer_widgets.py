@@ -311,6 +311,16 @@ def test_the_line_tells_what_auto_stood_for_in_the_last_run(page):
     assert (value(page, node, "steps"), value(page, node, "objective")) == (800, "plain")
 
 
+def test_custom_begins_anew_with_another_preset(page):
+    workflow, saved = build(page)
+    node = saved["id"]
+    load(page, workflow)
+    for preset, objective in (("paper", "plain"), ("paper_guided", "guided"), ("paper", "plain")):
+        set_value(page, node, "preset", preset)
+        set_value(page, node, "preset", "custom")
+        assert value(page, node, "objective") == objective
+
+
 def test_a_saved_custom_preset_keeps_its_values(page):
     workflow, saved = build(page)
     node = saved["id"]

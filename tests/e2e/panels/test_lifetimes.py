@@ -7,6 +7,8 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
+from instructbrush.tests.e2e.workflows import SAVED
+
 EVALUATE = """([size]) => {
     app.graph.clear();
     const add = (type, x, y) => {
@@ -204,3 +206,24 @@ def test_front_ends_that_draw_numbers_otherwise_show_the_number(page):
         }"""
     )
     assert shown == [7, -1, ["name", "value", "callback"]]
+
+
+def test_nodes_in_subgraphs_are_forgotten_with_their_workflow(open_page, load_example):
+    """ComfyUI tells only the nodes outside of subgraphs that they are removed."""
+    page = open_page()
+    load_example(page, SAVED)
+    page.evaluate(
+        """async () => {
+            const nodes = await import("/extensions/instructbrush/js/nodes.js");
+            const host = app.graph.nodes.find((node) => node.subgraph);
+            window.removed = [];
+            for (const [name, node] of Object.entries({ host, inner: host.subgraph.nodes[0] })) {
+                nodes.whileInGraph(node, () => {}, () => window.removed.push(name));
+                node.onAdded(node.graph);
+            }
+            nodes.forgetClosed();
+        }"""
+    )
+    assert page.evaluate("() => window.removed") == []
+    load_example(page, SAVED)
+    assert sorted(page.evaluate("() => window.removed")) == ["host", "inner"]
