@@ -14,9 +14,7 @@ from .shared.node import FileFingerprints, NameChoice, Node, check_names
 from .shared.pairs_parts import fit_input, pairs_ui
 from .shared.socket_types import Pairs
 
-PIXELS_OF_A_MEGAPIXEL = 1024**2
-"""As ComfyUI counts them."""
-
+_MEGAPIXEL = 1024**2  # pixels, as ComfyUI counts them
 _MODELS = FileFingerprints(lambda name: paths.state_of(model_path(name)))
 _FILES = FileFingerprints(lambda folder: paths.folder_state(paths.pairs_path(folder)))
 
@@ -87,7 +85,7 @@ class LoadInstructPix2Pix(Node):
     def execute(cls, model_name: str) -> io.NodeOutput:
         _MODELS.record(model_name)
         side = family_of(model_name).side
-        return io.NodeOutput(*load_model(model_name), side, side**2 / PIXELS_OF_A_MEGAPIXEL)
+        return io.NodeOutput(*load_model(model_name), side, side**2 / _MEGAPIXEL)
 
 
 class LoadEditPairs(Node):
