@@ -301,7 +301,7 @@ class CaptionInit(Node):
                     default=0,
                     min=0,
                     max=100_000,
-                    tooltip="Number of iterations. 0 is the CLIP's default: 3000 (Visii), 300 for the "
+                    tooltip="Number of iterations. auto (0) is the CLIP's default: 3000 (Visii), 300 for the "
                     "pocket CLIP.",
                 ),
                 io.Int.Input(

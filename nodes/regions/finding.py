@@ -358,7 +358,7 @@ def _thresholds(advanced: bool = False) -> list[io.Input]:
             step=0.01,
             round=0.001,
             tooltip="Smallest score of an object, 0 to 1. Lower values find more objects, higher "
-            "values make fewer mistakes. -1 uses the finder's default: 0.3 for Grounding DINO, 0.4 "
+            "values make fewer mistakes. auto (-1) takes the finder's default: 0.3 for Grounding DINO, 0.4 "
             "for CLIPSeg, 0.5 for the pocket finder.",
             **options,
         ),
@@ -370,7 +370,7 @@ def _thresholds(advanced: bool = False) -> list[io.Input]:
             step=0.01,
             round=0.001,
             tooltip="Grounding DINO: how well a word must fit an object. CLIPSeg: smallest "
-            "probability of a pixel in the mask; higher values make the mask smaller. -1 uses the "
+            "probability of a pixel in the mask; higher values make the mask smaller. auto (-1) takes the "
             "finder's default: 0.25 for Grounding DINO, 0.4 for CLIPSeg, 0.5 for the pocket finder.",
             **options,
         ),

@@ -105,7 +105,7 @@ def test_least_values_that_stand_for_automatic_are_marked(comfy):
     }
     assert {("EditGuider", "text_scale"), ("Learn", "tokens"), ("FindRegion", "box_threshold")} <= found
     assert ("LearnAdapter", "tokens") not in found and ("Learn", "image_scale") not in found
-    told = re.compile(r"(?:^|\. |[;:] )(-1|0) (?:is|uses the|takes|follows)\b")
+    told = re.compile(r"\bauto \((-1|0)\) ")
     for name in NODES:
         for each in comfy.nodes[name].GET_SCHEMA().inputs:
             mark = told.search(each.tooltip)
