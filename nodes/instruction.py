@@ -1,6 +1,5 @@
 """Nodes that save and load instructions."""
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -94,7 +93,7 @@ class SaveInstruction(Node):
         titled = instruction
         if not isinstance(instruction, Blend):  # the parts of a blend keep their titles
             titled = replace(instruction, info=replace(instruction.info, title=path.stem))
-        extra = _graph(cls.hidden)
+        extra = metadata.entries(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         half = precision == "fp16"
         try:
             save_instruction(
@@ -194,11 +193,3 @@ def _remark(instruction: Instruction, weight: float) -> str:
     ]
     remark = f"{info.family}: {', '.join(part for part in parts if part)}"
     return remark if weight == 1 else f"{weight:g} x {instruction.title}, {remark}"
-
-
-def _graph(hidden: io.HiddenHolder) -> dict[str, str]:
-    """Returns prompt and workflow as header entries; none if the server runs with ``--disable-metadata``."""
-    if metadata.disabled():
-        return {}
-    entries = {"prompt": hidden.prompt} if hidden.prompt else {}
-    return {key: json.dumps(value) for key, value in {**entries, **(hidden.extra_pnginfo or {})}.items()}

@@ -1,24 +1,30 @@
 """ComfyUI's setting for metadata in files, and the graph that files can carry."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from comfy.cli_args import args
 from server import PromptServer
 
 
-def disabled() -> bool:
-    """Whether the server was started with ``--disable-metadata``."""
-    return bool(args.disable_metadata)
+def entries(prompt: Any, workflow: Mapping[str, Any] | None) -> dict[str, str]:
+    """Returns a graph as header entries; none if the server was started with ``--disable-metadata``.
+
+    Args:
+        prompt: the API format.
+        workflow: ``extra_pnginfo``.
+    """
+    if args.disable_metadata:
+        return {}
+    found = {**({"prompt": prompt} if prompt else {}), **(workflow or {})}
+    return {key: json.dumps(value) for key, value in found.items()}
 
 
 def running_graph() -> dict[str, str]:
-    """Returns prompt and workflow of the graph that runs now, as header entries.
-
-    Empty if no graph runs from the queue, or the server was started with ``--disable-metadata``.
-    """
+    """As ``entries``, of the graph that runs now; none if no graph runs from the queue."""
     running = PromptServer.instance.prompt_queue.get_current_queue_volatile()[0]
-    if disabled() or not running:
+    if not running:
         return {}
     prompt, extra_data = running[0][2:4]
-    entries = {"prompt": prompt, **(extra_data.get("extra_pnginfo") or {})}
-    return {key: json.dumps(value) for key, value in entries.items()}
+    return entries(prompt, extra_data.get("extra_pnginfo"))

@@ -21,7 +21,7 @@ def learn_an_edit() -> Graph:
     graph.add("learn", "InstructBrushLearn", wired=wires, init_text="make it brighter")
     graph.add("save", "InstructBrushSave", wired="instruction=learn.INSTRUCTION", name=EDIT)
     graph.column("Use")
-    _photo(graph)
+    graph.photo("Image to edit", PHOTO)
     graph.edit("edit", "sized.IMAGE", "learn.INSTRUCTION")
     _results(graph, "sized.IMAGE")
     graph.inputs = [
@@ -42,7 +42,7 @@ def edit_my_image() -> Graph:
     graph = Graph("Page - Edit my image.app")
     graph.column("Show")
     graph.model()
-    _photo(graph)
+    graph.photo("Image to edit", PHOTO)
     graph.column("Use")
     graph.load("instruction", EDIT)
     graph.edit("edit", "sized.IMAGE", "instruction.INSTRUCTION")
@@ -61,7 +61,7 @@ def edit_only_there() -> Graph:
     graph = Graph("Page - Edit only there.app")
     graph.column("Show")
     graph.model()
-    _photo(graph)
+    graph.photo("Image to edit", PHOTO)
     graph.column("Use")
     graph.load("instruction", SECOND)
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=sized.IMAGE "
@@ -76,18 +76,6 @@ def edit_only_there() -> Graph:
         ("edit", "strength", "Strength"),
     ]
     return graph
-
-
-def _photo(graph: Graph) -> None:
-    graph.add("photo", "LoadImage", height=300, title="Image to edit", image=PHOTO)
-    graph.add(
-        "sized",
-        "ImageScaleToTotalPixels",
-        title="To the model's size",
-        collapsed=True,
-        wired="image=photo.IMAGE megapixels=model.megapixels",
-        upscale_method="area",
-    )
 
 
 def _results(graph: Graph, before: str) -> None:

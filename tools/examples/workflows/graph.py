@@ -108,6 +108,18 @@ class Graph:
         example = f"{folder.name} (example)"
         self.add(name, "InstructBrushLoadPairs", title=title, wired=wired, folder=example)
 
+    def photo(self, title: str, image: str) -> None:
+        """Adds Load Image, and its scaling to the model's size, whose output is "sized.IMAGE"."""
+        self.add("photo", "LoadImage", height=300, title=title, image=image)
+        self.add(
+            "sized",
+            "ImageScaleToTotalPixels",
+            title="To the model's size",
+            collapsed=True,
+            wired="image=photo.IMAGE megapixels=model.megapixels",
+            upscale_method="area",
+        )
+
     def load(self, name: str, instruction: str, title: str = "") -> None:
         """Adds Load Instruction."""
         self.add(name, "InstructBrushLoad", title=title, name=f"{instruction}.safetensors")

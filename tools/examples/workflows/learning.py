@@ -42,15 +42,7 @@ def own_photos() -> Graph:
     graph.add("learn", "InstructBrushLearn", wired=wires)
     graph.column("Use")
     _save(graph, "my_edit")
-    graph.add("photo", "LoadImage", height=300, title="Your photo", image="example.png")
-    graph.add(
-        "sized",
-        "ImageScaleToTotalPixels",
-        title="To the model's size",
-        collapsed=True,
-        wired="image=photo.IMAGE megapixels=model.megapixels",
-        upscale_method="area",
-    )
+    graph.photo("Your photo", "example.png")
     graph.edit("edit", "sized.IMAGE", "learn.INSTRUCTION")
     graph.column("Compare")
     graph.compare("sized.IMAGE", "edit.edited")
