@@ -143,11 +143,13 @@ def test_measures_lpips_if_weights_exist(comfy):
     weights = {f"features.{layer}.weight": torch.randn(shape) * 0.05 for layer, shape in shapes.items()}
     file = Path(comfy.folder_paths.models_dir) / "lpips" / "alexnet.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
+    graph, node = evaluate(comfy, make_image(3, 1, 64, 64), make_image(4, 1, 64, 64))
+    assert "LPIPS is not measured" in comfy.values(graph, node.out(0))[0]
+    # The same graph measures it once the weights are there.
     save_file(
         weights | {f"features.{layer}.bias": torch.zeros(shape[0]) for layer, shape in shapes.items()}, file
     )
     try:
-        graph, node = evaluate(comfy, make_image(3, 1, 64, 64), make_image(4, 1, 64, 64))
         text, lpips = comfy.values(graph, node.out(0), node.out(3))
         assert 0 < lpips < 5 and text.splitlines()[2].startswith("LPIPS  ") and "not measured" not in text
     finally:

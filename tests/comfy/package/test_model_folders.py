@@ -105,3 +105,39 @@ def test_extra_model_paths_add_models_of_every_kind(comfy, tmp_path):
         assert models.model_path("diffusers/extra") == more / "diffusers" / "extra"
     finally:
         known.update(before)
+
+
+def test_a_kind_keeps_the_file_types_of_other_packs(comfy):
+    known = comfy.folder_paths.folder_names_and_paths
+    before = known["open_clip"]
+    try:
+        known["open_clip"] = (before[0], {".onnx"})
+        comfy.pack("nodes.comfy.folders.model_folders").register("open_clip")
+        assert known["open_clip"][1] == {".onnx", ".safetensors"}
+    finally:
+        known["open_clip"] = before
+
+
+def test_a_file_that_two_workflows_read_is_read_again_after_a_change(comfy):
+    states = {"snow": "1"}
+    files = comfy.pack("nodes.shared.node").FileFingerprints(lambda name: states[name])
+    files.fingerprint(None)
+    files.record("snow")
+    by_wire = files.fingerprint(None)
+    assert files.fingerprint(None) == by_wire
+    states["snow"] = "2"
+    files.record("snow")  # by the widget of another workflow
+    assert files.fingerprint(None) != by_wire
+
+
+def test_a_model_that_is_replaced_is_loaded_again(comfy):
+    folder = comfy.base / "models" / "diffusers" / "replaced"
+    shutil.copytree(comfy.pack("core.models.builtin").POCKET_FOLDER, folder)
+    try:
+        loader = comfy.nodes["InstructBrushLoadModel"]
+        before = loader.fingerprint_inputs("diffusers/replaced")
+        assert loader.fingerprint_inputs("diffusers/replaced") == before
+        (folder / "unet" / "config.json").touch()
+        assert loader.fingerprint_inputs("diffusers/replaced") != before
+    finally:
+        shutil.rmtree(folder)

@@ -64,6 +64,7 @@ def test_thresholds_and_clicks_do_not_run_the_finder_again(comfy, finder, shapes
     assert len(some) == len(objects) - 1 and torch.equal(some[0], masks[1]) and data["gone"] == 0
     selection = json.dumps({"in": [last, "0|igloo|0,0,9,9"]})
     (_, some, *_), data = find(comfy, shapes, finder, box_threshold=1.0, selection=selection)
+    assert data["selection"] == selection
     assert len(some) == 1 and torch.equal(some[0], masks[-1]) and data["gone"] == 1
     assert len(searches) == 1
     assert some.dtype == mask.dtype == torch.float32

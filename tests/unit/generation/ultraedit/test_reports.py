@@ -90,7 +90,8 @@ def test_table_6_counts_region_edits_only_where_there_are_no_others(
     assert quality["overall"].means["ssim"] == pytest.approx(mean)
 
 
-def test_scores_images_of_other_data_sets(tmp_path: Path, make_image) -> None:
+@pytest.mark.parametrize("names", [("original_prompt", "edited_prompt"), ("before_caption", "after_caption")])
+def test_scores_images_of_other_data_sets(tmp_path: Path, make_image, names: tuple[str, str]) -> None:
     images = [as_png(make_image(n)) for n in range(3)]
     broken = {"bytes": b"no image", "path": None}
     folder = write(
@@ -98,8 +99,7 @@ def test_scores_images_of_other_data_sets(tmp_path: Path, make_image) -> None:
         original_image=[images[0], images[1], broken],
         edited_image=[images[1], images[1], images[2]],
         edit_prompt=INSTRUCTIONS[2:],
-        original_prompt=["a circle"] * 3,
-        edited_prompt=["a circle at night"] * 3,
+        **{names[0]: ["a circle"] * 3, names[1]: ["a circle at night"] * 3},
     )
     table = find_tables(folder)
     table.check_images()
