@@ -10,7 +10,7 @@ from ....core.encoders.clip import OpenClipModel
 from ....core.encoders.mllm import Mllm
 from ....core.reasoning.connector import Connector
 from ....core.regions.finder import RegionFinder
-from ..models.plain_weights import make_plain
+from ..models.plain_weights import comfyui_mode, make_plain
 
 Encoder = OpenClipModel | Mllm | Connector | RegionFinder
 
@@ -25,17 +25,18 @@ def prepare(encoder: Encoder) -> None:
     are unloaded to make room.
     """
     stays = isinstance(encoder, Mllm) and bool(encoder.bits)
-    if isinstance(encoder, Mllm) and stays and not encoder.loaded:
-        comfy.model_management.unload_all_models()
-    module = _networks(encoder)
-    with torch.inference_mode(False):
+    with comfyui_mode():
+        if isinstance(encoder, Mllm) and stays and not encoder.loaded:
+            comfy.model_management.unload_all_models()
+        module = _networks(encoder)
         patcher = patchers.get(encoder)
         if patcher is None:
             device = comfy.model_management.get_torch_device()
             offload = device if stays else comfy.model_management.text_encoder_offload_device()
             patcher = patchers[encoder] = ModelPatcher(module, device, offload)
         comfy.model_management.load_models_gpu([patcher], force_full_load=True)
-        # A node in inference mode may have moved the weights, which makes them unusable for gradients.
+    with torch.inference_mode(False):
+        # Weights that are moved in inference mode cannot be used for gradients.
         make_plain(module)
 
 

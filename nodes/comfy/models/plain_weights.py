@@ -9,13 +9,22 @@ dtype share their memory.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import comfy.model_management as management
 import torch
 from comfy.model_patcher import ModelPatcher, get_key_weight
 from torch import Tensor
+
+
+def comfyui_mode() -> AbstractContextManager[object]:
+    """The mode in which ComfyUI loads and unloads models, for calls within a run that needs gradients.
+
+    A weight that was made in inference mode and is moved to another device outside of it fails in every later
+    node: "Inference tensors do not track version counter".
+    """
+    return torch.inference_mode()
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -78,8 +87,9 @@ def plain_weights(
             they are.
     """
     device = patcher.load_device
-    _unload(patcher)
-    management.load_models_gpu(patcher.model_patches_models())
+    with comfyui_mode():
+        _unload(patcher)
+        management.load_models_gpu(patcher.model_patches_models())
     patcher.patch_model(load_weights=False)
     with ExitStack() as undo:
         undo.callback(_empty_cache, device)

@@ -8,6 +8,7 @@ from ....core.errors import ModelError
 from ....core.models.families import ModelDescription
 from ....core.regions.mask_images import mask_image
 from ....core.storage.image_tensors import image_batch
+from ..models.plain_weights import comfyui_mode
 
 _SHORTEST_SIDE = 16
 
@@ -29,7 +30,8 @@ def encode_image(vae: comfy.sd.VAE, image: Tensor, channels: int = 4) -> Tensor:
             f"Image: it is {image.shape[2]} x {image.shape[1]}, each side needs at least "
             f"{_SHORTEST_SIDE} pixels. Connect a larger image."
         )
-    latent = vae.encode(image[..., :3])
+    with comfyui_mode():
+        latent = vae.encode(image[..., :3])
     if latent.ndim != 4 or latent.shape[1] != channels:
         raise ModelError(
             f"VAE: its latents are {tuple(latent.shape[1:])}, the model needs {channels} channels. "
@@ -77,4 +79,5 @@ def encode_condition(model: ModelDescription, vae: comfy.sd.VAE, image: Tensor) 
 
 def decode_image(vae: comfy.sd.VAE, latent: Tensor) -> Tensor:
     """Decodes unscaled latents to images [B, H, W, 3] in 0..1."""
-    return vae.decode(latent)
+    with comfyui_mode():
+        return vae.decode(latent)

@@ -243,6 +243,26 @@ def test_gpu_holds_one_copy_and_frees_it(comfy, monkeypatch, parts):
     assert torch.cuda.memory_allocated() - before < 0.2 * size + 2**20
 
 
+def test_vae_that_a_preview_loaded_encodes_afterwards(comfy, monkeypatch, parts):
+    """Weights that move to a GPU outside of inference mode fail in every later node."""
+    from comfy import model_management
+
+    modes = []
+    for name in ("load_models_gpu", "free_memory"):
+        inner = getattr(model_management, name)
+
+        def noted(*given, inner=inner, **named):
+            modes.append(torch.is_inference_mode_enabled())
+            return inner(*given, **named)
+
+        monkeypatch.setattr(model_management, name, noted)
+    learned(comfy, parts[0], parts, preview_every=2, hold_out=1)
+    assert modes and all(modes)
+    graph = comfy.graph()
+    vae, pixels = (comfy.give(graph, each) for each in (parts[2], torch.rand(1, 32, 32, 3)))
+    comfy.values(graph, graph.node("VAEEncode", vae=vae, pixels=pixels).out(0))
+
+
 def test_frees_the_trainer_after_a_run(comfy, monkeypatch, parts):
     trainers = []
     trainer = comfy.pack("core.learning.trainer").Trainer
