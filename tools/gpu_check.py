@@ -41,6 +41,7 @@ REPO = Path(__file__).resolve().parents[1]
 SHOWN = ("duotone_plum_mint", "olive_background")
 FLAGS = (
     "",
+    "--disable-cuda-malloc",
     "--disable-dynamic-vram",
     "--lowvram",
     "--novram",
@@ -159,6 +160,7 @@ def _learn_cancel_resume_apply(server: ComfyServer) -> str:
     losses = [loss for message in progress for loss in message["losses"]]
     assert np.isfinite(losses).all(), "losses are not finite"
     # With cudaMallocAsync, ComfyUI's default on new cards, no step is recorded and the log says nothing.
+    # Steps are recorded with --disable-cuda-malloc.
     log = server.log.read_text(encoding="utf-8", errors="replace")
     assert "cannot be recorded" not in log, "steps could not be recorded"
     return f"cancelled at step {cancel_step}, resumed, last losses {np.mean(losses[-10:]):.3f}"
