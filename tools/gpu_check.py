@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -148,8 +149,11 @@ def _learn_cancel_resume_apply(server: ComfyServer) -> str:
     cancel_step = _cancel_learning(server, prompt)
     result = server.run(prompt.nodes)
     progress = result.data("instructbrush.learn")
-    first_step = progress[0]["step"]
-    assert first_step >= CANCEL_STEP, f"resumed at step {first_step}, cancelled at {cancel_step}"
+    log = server.log.read_text(encoding="utf-8", errors="replace")
+    (resumed,) = re.findall(r"resuming a stopped run at step (\d+)", log) or ("no step",)
+    assert resumed.isdigit() and int(resumed) >= CANCEL_STEP, (
+        f"resumed at {resumed}, cancelled at {cancel_step}"
+    )
     assert progress[-1]["step"] == STEPS, f"ended at step {progress[-1]['step']}"
     instruction = load_instruction(server.base / "output" / "instructions" / "check.safetensors")
     remarks = instruction.check_fits(describe())
@@ -161,9 +165,8 @@ def _learn_cancel_resume_apply(server: ComfyServer) -> str:
     assert np.isfinite(losses).all(), "losses are not finite"
     # With cudaMallocAsync, ComfyUI's default on new cards, no step is recorded and the log says nothing.
     # Steps are recorded with --disable-cuda-malloc.
-    log = server.log.read_text(encoding="utf-8", errors="replace")
     assert "cannot be recorded" not in log, "steps could not be recorded"
-    return f"cancelled at step {cancel_step}, resumed, last losses {np.mean(losses[-10:]):.3f}"
+    return f"cancelled at step {cancel_step}, resumed at {resumed}, last losses {np.mean(losses[-10:]):.3f}"
 
 
 def _learning_prompt(server: ComfyServer) -> tuple[EditPrompt, str, int]:

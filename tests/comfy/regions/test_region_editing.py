@@ -98,7 +98,7 @@ def edited_by_loop(comfy, image, mask, every):
     guider = CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(2.0)
-    return guider.sample(noise, source["samples"], Loop(), sigmas, seed=SEED)
+    return guider.sample(noise, source["samples"], Loop(), sigmas, seed=SEED).cpu()
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
