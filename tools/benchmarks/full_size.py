@@ -117,7 +117,7 @@ class _Bench:
     def stepping(
         self, denoiser: Denoiser, side: int, recorded: bool = True, **changes: Any
     ) -> tuple[float, float | None]:
-        """Returns median seconds of a step and peak memory in GiB. `recorded`: with CUDA graphs."""
+        """Returns median seconds of a step and peak GiB beside the weights. `recorded`: with CUDA graphs."""
         trainer = self.trainer(denoiser, side, replace(PAPER, tokens=10, steps=10**6, **changes))
         trainer.replay.enabled = recorded
 
@@ -142,7 +142,7 @@ class _Bench:
                 self.show(name, seconds * 1000, "ms", f"{key}_ms")
                 self.show("  samples", samples / seconds, "/s", f"{key}_samples_per_second")
                 self.show(f"  {SAMPLES} samples", SAMPLES / samples * seconds, "s", f"{key}_paper_seconds")
-                self.show("  peak of memory", peak, "GiB", f"{key}_peak_gib")
+                self.show("  peak of memory beside the weights", peak, "GiB", f"{key}_peak_gib")
                 flops = samples * self.flops(side)
                 self.show("  computing", flops / seconds / 1e12, "TFLOP/s", f"{key}_tflops")
                 self.show(
@@ -208,7 +208,12 @@ class _Bench:
                     "ms",
                     f"comfyui_step_{side * 8}_{kind}_ms",
                 )
-                self.show("  peak of memory", peak, "GiB", f"comfyui_step_{side * 8}_{kind}_peak_gib")
+                self.show(
+                    "  peak of memory beside the weights",
+                    peak,
+                    "GiB",
+                    f"comfyui_step_{side * 8}_{kind}_peak_gib",
+                )
 
     def visii(self) -> None:
         """Times a loop like Visii's: one sample a step, and gradients through all three branches."""

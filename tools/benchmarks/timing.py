@@ -61,15 +61,16 @@ def side_by_side(rounds: int, warm_up: int = 1, **jobs: Callable[[], object]) ->
 
 
 def peak_gib(job: Callable[[], Any]) -> float | None:
-    """Runs a job. Returns the peak GiB that torch reserves, including earlier tensors; None without a GPU."""
+    """Runs a job. Returns the peak GiB that torch reserves beside earlier tensors; None without a GPU."""
     if not torch.cuda.is_available():
         job()
         return None
     torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
     torch.cuda.reset_peak_memory_stats()
     job()
     torch.cuda.synchronize()
-    return torch.cuda.max_memory_reserved() / 2**30
+    return (torch.cuda.max_memory_reserved() - before) / 2**30
 
 
 def resident_mib() -> int:
