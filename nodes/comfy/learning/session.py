@@ -21,7 +21,7 @@ from ..sampling.text_encoding import count_in_windows, encode_window
 from ..types import Clip, Model, Vae
 from .callbacks import Display, ShownRun
 from .preview import PairPreview
-from .progress import LearningProgress, check_interrupted, data_url, size_advice
+from .progress import LearningProgress, check_interrupted, data_url, size_advice, speed_advice
 
 _HELD_OUT_EVERY = 50
 """Steps between measurements of the held-out pair if there are no previews."""
@@ -85,7 +85,7 @@ class LearningSession:
             [(pair.before.shape[1], pair.before.shape[0]) for pair in inputs.pairs],
             family.side,
             family.title,
-        )
+        ) or speed_advice(self._denoiser.device)
         progress.enter("encoding")
         latents = self._encoded(inputs, inputs.pairs)
         places = [place for place, pair in enumerate(inputs.pairs) if pair is inputs.watched]

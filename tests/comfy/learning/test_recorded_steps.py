@@ -6,7 +6,7 @@ import torch
 SIZES = {"one size": [(8, 8)] * 3, "two sizes": [(8, 8), (8, 8), (8, 12)]}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def a_gpu(comfy, monkeypatch):
     if comfy.device.type != "cuda":
         pytest.skip("graphs are recorded on a GPU")
@@ -37,6 +37,17 @@ def run(comfy, sizes, enabled=True, steps=30, predict=None):
     return trainer, recordings[-1]
 
 
+@pytest.mark.parametrize(
+    ("device", "backend", "advised"),
+    [("cuda", "cudaMallocAsync", True), ("cuda", "native", False), ("cpu", "cudaMallocAsync", False)],
+)
+def test_advises_the_option_that_steps_are_recorded_with(comfy, monkeypatch, device, backend, advised):
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: backend)
+    advice = comfy.pack("nodes.comfy.learning.progress").speed_advice(torch.device(device))
+    assert ("--disable-cuda-malloc" in advice.get("text", "")) == advised
+
+
+@pytest.mark.usefixtures("a_gpu")
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 def test_recorded_steps_match_eager_ones(comfy, sizes):
     recorded, count = run(comfy, sizes)
@@ -47,6 +58,7 @@ def test_recorded_steps_match_eager_ones(comfy, sizes):
         assert (recorded.parameters[name] - tensor).norm() <= 0.02 * tensor.norm(), name
 
 
+@pytest.mark.usefixtures("a_gpu")
 def test_runs_eagerly_when_a_model_cannot_be_recorded(comfy, caplog):
     """The model waits for the device, which a recording cannot."""
 
@@ -60,6 +72,7 @@ def test_runs_eagerly_when_a_model_cannot_be_recorded(comfy, caplog):
     assert stopped.losses == pytest.approx(eager.losses, rel=1e-2)
 
 
+@pytest.mark.usefixtures("a_gpu")
 def test_ignores_a_recording_that_differs_from_the_eager_step(comfy, caplog):
     calls = []
 
