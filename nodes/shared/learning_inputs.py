@@ -107,7 +107,8 @@ def running() -> list[io.Input]:
             optional=True,
             default=False,
             tooltip="Recomputes activations instead of storing them: learning is about a third slower and "
-            "takes a third of the memory (SDXL: a tenth). A run that does not fit into memory switches it on.",
+            "takes a third of the memory (SDXL: a tenth). A run that does not fit into memory switches it "
+            "on.",
             advanced=True,
         ),
         io.Boolean.Input(

@@ -8,7 +8,7 @@ import { addGallery, setupGallery } from "./gallery/index.js";
 import { addJudging } from "./judging/index.js";
 import { addLearningPanel, restoreLearning, setupLearning } from "./learning/live.js";
 import { forgetClosed } from "./nodes.js";
-import { addPairsBoard, refreshBoards } from "./pairs/board.js";
+import { addPairsBoard, refreshBoards, setupPairs } from "./pairs/board.js";
 import { restoreResults } from "./panels.js";
 import { addPhrases } from "./phrases/index.js";
 import { addRegionOverlay } from "./regions/index.js";
@@ -35,6 +35,7 @@ app.registerExtension({
     setupGallery();
     showErrors();
     setupLearning();
+    setupPairs();
     setupStrength();
     setupWidgets();
   },

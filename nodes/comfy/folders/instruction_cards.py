@@ -34,7 +34,8 @@ def gallery() -> dict[str, Any]:
     runs = [_run(stem) for stem in unfinished_names()]
     _forget_removed()
     families = {
-        family.name: {"title": family.title, "width": family.context_width} for family in FAMILIES.values()
+        family.name: {"title": family.title, "width": family.context_width, "side": family.side}
+        for family in FAMILIES.values()
     }
     return {"cards": cards, "unfinished": runs, "families": families}
 

@@ -98,7 +98,8 @@ def test_lists_facts_of_every_file(gallery):
     extra = {"workflow": '{"nodes": []}', "prompt": "{}"}
     path = gallery.save("weather/snow.safetensors", thumbnail=red_and_blue(), extra=extra)
     status, listed = gallery.get()
-    assert status == 200 and listed["families"]["sdxl"] == {"title": "InstructPix2Pix (SDXL)", "width": 2048}
+    sdxl = {"title": "InstructPix2Pix (SDXL)", "width": 2048, "side": 1024}
+    assert status == 200 and listed["families"]["sdxl"] == sdxl
     card = next(card for card in listed["cards"] if card["name"] == "weather/snow.safetensors")
     info = instruction(gallery.comfy, 0).info
     assert card["parts"] == [{"family": info.family, "space": "attention"}]

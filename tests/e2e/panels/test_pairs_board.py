@@ -6,6 +6,9 @@ from io import BytesIO
 
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
+
+from instructbrush.tests.support import seeded
 
 BUILD = """(folder) => {
     app.graph.clear();
@@ -219,6 +222,10 @@ def test_masks_partners_and_problems(vue, server, open_page, shots):
 
 
 def test_large_photos_and_a_light_theme(server, open_page, shots):
+    sdxl = seeded.native_unet(seeded.unet_shapes(seeded.SDXL))
+    checkpoint = server.base / "models" / "checkpoints" / "sdxl.safetensors"
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    seeded.write_hollow(checkpoint, {f"model.diffusion_model.{key}": shape for key, shape in sdxl.items()})
     put(server, "large", **{f"{number}_{side}": (2000, 1500) for number in (0, 1) for side in (0, 1)})
     server.post("/settings", {"Comfy.ColorPalette": "light"})
     try:
@@ -226,20 +233,31 @@ def test_large_photos_and_a_light_theme(server, open_page, shots):
         page.evaluate(BUILD, "large")
         wait_for(page, "2 pairs")
         advice = page.locator(".ib-pairs-advice")
-        assert advice.inner_text().startswith("The images are 2000 x 1500. Learn at 512 x 512?")
+        expect(advice).to_contain_text("The images are 2000 x 1500. Learn at 512 x 512?")
         assert page.locator(".ib-amber").count() == 2
         images = "[...document.querySelectorAll('.ib-pair img')]"
         page.wait_for_function(f"() => {images}.every((image) => image.naturalWidth === 256)")
         page.screenshot(path=shots / "pairs_light.png")
         advice.locator("button").click()
         assert value(page, "size") == 512 and advice.is_hidden() and page.locator(".ib-amber").count() == 0
-        # With the pocket editor in the graph, its size is offered.
+        # With a model in the graph, its size is offered.
         page.evaluate(
             "() => { app.graph.add(LiteGraph.createNode('InstructBrushLoadModel'));"
             " const size = app.graph.nodes[0].widgets.find((each) => each.name === 'size');"
             " size.value = 0; size.callback(0); }"
         )
-        assert "Learn at 128 x 128?" in advice.inner_text()
+        expect(advice).to_contain_text("Learn at 128 x 128?")
+        # The model that learns from the pairs comes first.
+        page.evaluate(
+            "() => { const [pairs] = app.graph.nodes;"
+            " const [model, learn] = ['CheckpointLoaderSimple', 'InstructBrushLearn'].map((kind) => {"
+            "     const node = LiteGraph.createNode(kind); app.graph.add(node); return node; });"
+            " model.widgets[0].value = 'sdxl.safetensors';"
+            " model.connect(0, learn, learn.findInputSlot('model'));"
+            " pairs.connect(0, learn, learn.findInputSlot('pairs')); }"
+        )
+        page.mouse.click(1200, 900)
+        expect(advice).to_contain_text("Learn at 1024 x 1024?")
         # The size of the model, by wire, needs no advice.
         page.evaluate(
             "() => { const [pairs, model] = app.graph.nodes;"
@@ -249,6 +267,7 @@ def test_large_photos_and_a_light_theme(server, open_page, shots):
         assert page.locator(".ib-amber").count() == 0
     finally:
         server.post("/settings", {"Comfy.ColorPalette": "dark"})
+        checkpoint.unlink()
 
 
 def test_pasted_images_become_a_pair(server, open_page):

@@ -1,10 +1,11 @@
 // Which family of models the instruction of a node meets, as far as the graph shows it.
-import { linkOf, sourceOf } from "../graph.js";
+import { everyNode, linkOf, sourceOf } from "../graph.js";
 import { widgetOf } from "../nodes.js";
 import { translate } from "../translate.js";
 import { store } from "./store.js";
 
 const INSTRUCTION = "INSTRUCTBRUSH_INSTRUCTION";
+const PAIRS = "INSTRUCTBRUSH_PAIRS";
 
 /** Nodes that load a model: their widget, and what Load InstructPix2Pix writes before the same name. */
 const LOADERS = {
@@ -17,7 +18,15 @@ const known = new Map();
 
 /** Returns the family of the model that takes the node's instruction; null if the graph does not show one. */
 export function connectedFamily(node) {
-  return familyOf(modelOf(consumers(node)));
+  return familyOf(modelOf(consumers(node, INSTRUCTION)));
+}
+
+/** Returns the size that the model is made for that learns from the node's pairs, else the first model in the
+ * graph; null if there is none. */
+export async function sideForPairs(node) {
+  const family = await familyOf(modelOf(consumers(node, PAIRS)) || modelOf(everyNode()));
+  if (family) await store.ready();
+  return store.families[family]?.side ?? null;
 }
 
 /** Returns the family of the model that the node is given; null if the graph does not show one. */
@@ -51,15 +60,15 @@ export function misfit(card, family) {
   return translate("Learned on {own}; the connected model is {model}, where it cannot act.", values);
 }
 
-/** Nodes that take the instruction of `node`, directly or mixed with others. */
-function consumers(node, found = new Set()) {
+/** Nodes that take the node's output of a type, directly or through nodes that pass it on. */
+function consumers(node, type, found = new Set()) {
   for (const output of node.outputs ?? []) {
-    if (output.type !== INSTRUCTION) continue;
+    if (output.type !== type) continue;
     for (const id of output.links ?? []) {
       const target = node.graph?.getNodeById(linkOf(node.graph, id)?.target_id);
       if (!target || found.has(target)) continue;
       found.add(target);
-      consumers(target, found);
+      consumers(target, type, found);
     }
   }
   return found;

@@ -1,4 +1,5 @@
 // Adds the pairs board to Load Edit Pairs nodes, and follows their widgets.
+import { api } from "../../../../scripts/api.js";
 import { loadStyle } from "../dom.js";
 import { after, whileInGraph, widgetOf } from "../nodes.js";
 import { addPanel, onResult } from "../panels.js";
@@ -12,6 +13,12 @@ const WIDTH = 400;
 
 /** The boards of all nodes in the graph. */
 const boards = new Set();
+
+/** Call once. */
+export function setupPairs() {
+  // Another model may be made for another size.
+  api.addEventListener("graphChanged", () => boards.forEach((board) => board.advise()));
+}
 
 /** Adds the board to a Load Edit Pairs node. */
 export function addPairsBoard(node) {
@@ -50,7 +57,7 @@ export function addPairsBoard(node) {
   node.onDragOver = (event) => hasFiles(event);
   node.onDragDrop = (event) => {
     if (!hasFiles(event)) return false;
-    board.takeDrop(event);
+    board.additions.takeDrop(event);
     return true;
   };
   onResult(node, ({ text }) => text && board.showResult(text.join("\n")));
