@@ -1,5 +1,5 @@
-// The pairs board in Load Edit Pairs. It shows what the server reads in the chosen folder, and writes what the
-// user decides into the node's hidden input "board".
+// The pairs board in Load Edit Pairs. It shows what the server reads in the chosen folder, and writes what
+// the user decides into the node's hidden input "board".
 import { element } from "../dom.js";
 import { isLinked, rememberChange, setValue, widgetOf } from "../nodes.js";
 import { get } from "../server.js";
