@@ -1,4 +1,5 @@
 // Core's Compare Images has no display in the classic renderer. There it gets one: two images under a slider.
+import { Cut } from "./cut.js";
 import { button, element, loadStyle } from "./dom.js";
 import { addPanel, onResult } from "./panels.js";
 import { viewOf } from "./server.js";
@@ -25,14 +26,9 @@ class Comparison {
       const frame = element("div", { class: "ib-frame" }, image);
       return element("figure", { class: index ? "ib-right" : "ib-left" }, frame);
     });
-    this.row = element("div", { class: "ib-sides" }, ...sides, element("div", { class: "ib-cut-border" }));
-    this.row.addEventListener("pointermove", ({ clientX }) => {
-      const { left, width } = this.row.getBoundingClientRect();
-      if (width) this.cutAt((100 * (clientX - left)) / width);
-    });
-    this.cut = element("input", { type: "range", class: "ib-cut", min: 0, max: 100, step: 1 });
-    this.cut.setAttribute("aria-label", translate("Border between the two images"));
-    this.cut.addEventListener("input", () => this.cutAt(Number(this.cut.value)));
+    this.row = element("div", { class: "ib-sides" }, ...sides);
+    this.cut = new Cut(this.row);
+    this.row.append(this.cut.border);
     this.place = element("span");
     this.steps = element(
       "div",
@@ -42,8 +38,7 @@ class Comparison {
       button("›", () => this.go(1), { "aria-label": translate("Next image") }),
     );
     this.root = element("div", { class: "ib-panel ib-viewer", "data-mode": "slider" });
-    this.root.append(this.row, this.cut, this.steps);
-    this.cutAt(50);
+    this.root.append(this.row, this.cut.slider, this.steps);
     this.show({});
   }
 
@@ -62,14 +57,8 @@ class Comparison {
       if (file) this.images[index].src = viewOf(file);
       else this.images[index].removeAttribute("src");
     }
-    for (const part of [this.row, this.cut]) part.style.visibility = count ? "" : "hidden";
+    for (const part of [this.row, this.cut.slider]) part.style.visibility = count ? "" : "hidden";
     this.place.textContent = `${this.at + 1} / ${count}`;
     this.steps.style.display = count < 2 ? "none" : "";
-  }
-
-  cutAt(percent) {
-    const at = Math.min(100, Math.max(0, percent));
-    this.cut.value = String(at);
-    this.row.style.setProperty("--cut", `${at}%`);
   }
 }

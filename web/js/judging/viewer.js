@@ -1,5 +1,6 @@
 // Shows the images of a comparison as large as there is room: side by side, two under a slider, or two in
 // turn. Zoom and pan act on all images at once.
+import { Cut } from "../cut.js";
 import { button, element } from "../dom.js";
 import { translate } from "../translate.js";
 import { ordinal } from "./events.js";
@@ -16,10 +17,7 @@ export class Viewer {
   constructor() {
     this.zoom = new Zoom(() => this.#drawZoom());
     this.row = element("div", { class: "ib-sides" });
-    this.cut = element("input", { type: "range", class: "ib-cut", min: 0, max: 100, step: 1, value: 50 });
-    this.cut.setAttribute("aria-label", translate("Border between the two images"));
-    this.cut.addEventListener("input", () => this.#moveCut(Number(this.cut.value)));
-    this.border = element("div", { class: "ib-cut-border" });
+    this.cut = new Cut(this.row, (event) => this.mode === "slider" && !event.buttons);
     this.tabs = {};
     for (const [mode, texts] of Object.entries(MODES)) {
       const [text, title] = texts();
@@ -36,13 +34,8 @@ export class Viewer {
     tabs.setAttribute("aria-label", translate("How images are shown"));
     const zooms = element("span", { class: "ib-view-tabs" }, ...scales);
     this.tools = element("div", { class: "ib-view-tools" }, tabs, this.pair, zooms);
-    this.root = element("div", { class: "ib-viewer" }, this.row, this.cut, this.tools);
+    this.root = element("div", { class: "ib-viewer" }, this.row, this.cut.slider, this.tools);
     this.zoom.listen(this.row, (target) => target.closest?.(".ib-frame") ?? null);
-    this.row.addEventListener("pointermove", (event) => {
-      if (this.mode !== "slider" || event.buttons) return;
-      const { left, width } = this.row.getBoundingClientRect();
-      if (width) this.#moveCut((100 * (event.clientX - left)) / width);
-    });
     this.mode = MODES[localStorage.getItem(KEPT)] ? localStorage.getItem(KEPT) : "side";
   }
 
@@ -61,13 +54,13 @@ export class Viewer {
       const frame = element("div", { class: "ib-frame" }, image);
       return element("figure", {}, frame, element("figcaption", { text: image.alt }));
     });
-    this.row.replaceChildren(...this.sides, this.border);
+    this.row.replaceChildren(...this.sides, this.cut.border);
     for (const [index, choice] of this.choices.entries()) {
       choice.replaceChildren(...names.map((text, value) => element("option", { value, text })));
       choice.value = String(index + 1);
     }
     this.zoom.reset();
-    this.#moveCut(50);
+    this.cut.moveTo(50);
   }
 
   /** Shows images by their addresses; "" leaves a place empty. Returns the images that are shown. */
@@ -108,14 +101,8 @@ export class Viewer {
     const beside = this.sides.filter((side) => !side.hidden).length;
     this.row.classList.toggle("ib-many", mode === "side" && beside > 4);
     this.pair.hidden = mode === "side";
-    this.cut.hidden = mode !== "slider";
-    this.border.hidden = mode !== "slider";
-  }
-
-  #moveCut(percent) {
-    const at = Math.min(100, Math.max(0, percent));
-    this.cut.value = String(at);
-    this.row.style.setProperty("--cut", `${at}%`);
+    this.cut.slider.hidden = mode !== "slider";
+    this.cut.border.hidden = mode !== "slider";
   }
 
   #drawZoom() {
