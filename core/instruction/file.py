@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import InstructionError
-from ..storage.files import write_tensors
+from ..storage.files import read_tensor, write_tensors
 from ..storage.safetensors_header import TensorEntry
 from .file_header import (
     INFO_KEY,
@@ -162,7 +162,7 @@ def load_instruction(path: str | Path) -> Instruction | Blend:
             _check_entry(name, entries[name], header.info, path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in entries}
+            tensors = {name: read_tensor(file, name) for name in entries}
     except (SafetensorError, OSError) as error:
         raise InstructionError(
             f"Instruction file '{path.name}' cannot be read: {error}. Copy or download it again."

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import LearningError, StorageError
-from ..storage.files import write_elsewhere, write_tensors
+from ..storage.files import read_tensor, write_elsewhere, write_tensors
 from ..storage.json_text import parse_json
 
 CHECKPOINT_SECONDS = 10.0
@@ -93,7 +93,7 @@ def load_checkpoint(
             if difference:
                 raise LearningError(f"Checkpoint '{path.name}' {difference}. {otherwise}")
             # The file is not a mapping.
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            state = {name: read_tensor(file, name) for name in file.keys()}  # noqa: SIM118
         trainer.load_state(state)
     except (SafetensorError, OSError) as error:
         raise LearningError(f"Checkpoint '{path}' cannot be read: {error}. {otherwise}") from error

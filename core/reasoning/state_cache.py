@@ -17,7 +17,7 @@ from ..encoders.mllm import Mllm
 from ..encoders.mllm_chat import STATES_TASK
 from ..errors import StorageError
 from ..progress import Progress
-from ..storage.files import write_tensors
+from ..storage.files import read_tensor, write_tensors
 from ..storage.image_tensors import to_image
 
 logger = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ def _read(file: Path, key: str) -> Tensor | None:
         with safe_open(file, framework="pt") as opened:
             if (opened.metadata() or {}).get(_METADATA_KEY) != key:
                 return None
-            states = opened.get_tensor("states")
+            states = read_tensor(opened, "states")
     except (OSError, SafetensorError):
         return None
     return states if states.ndim == 2 and bool(states.isfinite().all()) else None

@@ -6,9 +6,10 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
@@ -18,15 +19,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SUFFIX = ".part"
+_LOCK = "lock"
+# Seconds after which Windows is asked again to replace a file that a virus scanner or a reader has open.
+_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Gives the block a temporary file beside ``path`` to write.
+    """Gives the block the path of a file to write, in a new folder beside ``path``.
 
-    When the block ends, the temporary file replaces ``path``; when the block raises, it is removed.
-    Temporary files of earlier processes that were killed are removed as well.
+    When the block ends, the file replaces ``path``; when the block raises, it is removed. What earlier
+    processes left that were killed is removed as well. The block may replace its file by another one, as
+    safetensors does.
 
     Raises:
         StorageError: the folder cannot be created, or the file cannot be written (no space, no permission,
@@ -34,35 +39,34 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A hash: short enough for every valid name, and the same for the file a killed process left.
+        # A hash: short enough for every valid name, and the same for what a killed process left.
         prefix = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}."
         _remove_abandoned(path.parent, prefix)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=_SUFFIX)
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix, suffix=_SUFFIX))
     except OSError as error:
         raise write_error(path, error) from error
-    temporary = Path(name)
+    temporary = folder / "new"
+    handle = -1
     try:
+        handle = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR)
         _lock(handle)
         yield temporary
         _flush(temporary)
-        # mkstemp creates files for the owner only, but models are shared. Some file systems lack permissions.
+        # Some writers create files for the owner only, but models are shared. Some file systems lack
+        # permissions.
         with contextlib.suppress(OSError):
             temporary.chmod(0o666 & ~_umask())
-        # Windows cannot rename an open file.
-        os.close(handle)
-        handle = -1
-        temporary.replace(path)
+        _replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise write_error(path, error) from error
     finally:
         if handle >= 0:
             os.close(handle)
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether a file is a temporary file of ``atomic_write``, in use or left by a killed process."""
+    """Whether a folder is one of ``atomic_write``, in use or left by a killed process."""
     return path.name.startswith(".") and path.name.endswith(_SUFFIX)
 
 
@@ -77,6 +81,14 @@ def write_tensors(tensors: "Mapping[str, Tensor]", path: Path, metadata: Mapping
 
     with atomic_write(path) as temporary:
         save_file(dict(tensors), temporary, dict(metadata))
+
+
+def read_tensor(file: Any, name: str) -> "Tensor":
+    """Copies a tensor out of an open safetensors file.
+
+    A tensor that is not copied keeps the file mapped, and Windows neither replaces nor deletes such a file.
+    """
+    return file.get_tensor(name).clone()
 
 
 def write_text(text: str, path: Path) -> None:
@@ -128,9 +140,9 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         yield unfinished
         shutil.rmtree(older, ignore_errors=True)
         if folder.exists():
-            folder.replace(older)
+            _replace(folder, older)
         try:
-            unfinished.replace(folder)
+            _replace(unfinished, folder)
         except OSError:
             if older.exists():
                 older.replace(folder)
@@ -250,22 +262,38 @@ def _umask() -> int:
     return umask
 
 
+def _replace(source: Path, target: Path) -> None:
+    for pause in _PAUSES if _is_windows() else ():
+        try:
+            source.replace(target)
+        except PermissionError:
+            time.sleep(pause)
+        else:
+            return
+    source.replace(target)
+
+
+def _is_windows() -> bool:
+    return os.name == "nt"
+
+
 def _remove_abandoned(folder: Path, prefix: str) -> None:
-    """Removes temporary files that no process has locked any more."""
+    """Removes folders of ``atomic_write`` that no process has locked any more."""
     try:
         names = os.listdir(folder)
     except OSError:  # a writable folder may be unreadable
         return
     for name in [name for name in names if name.startswith(prefix) and name.endswith(_SUFFIX)]:
-        path = folder / name
+        lock = folder / name / _LOCK
         with contextlib.suppress(OSError):
-            handle = os.open(path, os.O_RDWR)
+            handle = os.open(lock, os.O_RDWR)
             try:
                 free = _lock(handle)
             finally:
                 os.close(handle)
             if free:
-                path.unlink()  # fails on Windows while a writer has it open
+                lock.unlink()  # fails on Windows while a writer has it open
+                shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def _lock(handle: int) -> bool:

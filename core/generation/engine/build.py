@@ -291,7 +291,7 @@ def wrong_part(file: Path, problem: str) -> BuildError:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a new build may find a file in its folder."""
+    """Whether a new build may find a file, or a folder, in its folder."""
     return is_unfinished(path) or path.name in (BUILD_LOCK, ANSWERS)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...encoders.clip import POCKET_NAME, ClipModel, text_features
 from ...errors import LearningError, ModelError, StorageError
 from ...progress import Progress
-from ...storage.files import write_tensors
+from ...storage.files import read_tensor, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ def _read(file: Path, key: dict[str, str], shape: tuple[int, int]) -> Tensor | N
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
-            features = opened.get_tensor("features")
+            features = read_tensor(opened, "features")
     except (OSError, SafetensorError):
         return None
     fits = (

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from ....core.errors import StorageError
@@ -71,7 +72,8 @@ def _unlink(source: Path, target: Path) -> None:
     try:
         source.unlink()
     except OSError as error:
-        target.unlink(missing_ok=True)
+        with suppress(OSError):
+            target.unlink()
         raise StorageError(
             f"'{source.name}' cannot be moved out of {source.parent}: {error.strerror}. Check that the "
             "folder is writable."

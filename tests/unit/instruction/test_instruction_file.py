@@ -18,6 +18,7 @@ from instructbrush.core.instruction.instruction import (
     InstructionInfo,
     WeightedInstruction,
 )
+from instructbrush.tests.support.mapped_files import assert_not_mapped
 
 
 def make_instruction(seed: int = 0, width: int = 8) -> Instruction:
@@ -194,3 +195,10 @@ def test_rejects_learned_values_that_are_not_finite() -> None:
     broken = {"a.attn2": torch.full((5, 3, 8), float("nan"))}
     with pytest.raises(InstructionError, match=r"keys\.a\.attn2 holds values that are not finite"):
         replace(instruction, keys=broken)
+
+
+def test_loaded_file_can_be_replaced(tmp_path: Path) -> None:
+    path = save_instruction(make_instruction(), tmp_path / "snow.safetensors", half=False)
+    loaded = load_instruction(path)
+    assert isinstance(loaded, Instruction) and loaded.context.dtype == torch.float32
+    assert_not_mapped(path)

@@ -28,6 +28,7 @@ from instructbrush.core.learning.settings import POCKET, LearningSettings
 from instructbrush.core.learning.trainer import Trainer
 from instructbrush.core.reasoning.state_cache import StateStore
 from instructbrush.core.storage.files import write_elsewhere, write_text
+from instructbrush.tests.support.mapped_files import assert_not_mapped
 from instructbrush.tests.unit.learning.checkpoint_files import change
 
 SMALL = replace(POCKET, steps=6, tokens=2, segments=2)
@@ -307,3 +308,10 @@ def test_ignores_a_checkpoint_without_a_number_of_steps(
 ) -> None:
     change(kept, {"steps_done": steps})
     assert find_checkpoint(make(), kept.parent, ".*.checkpoint", 6) is None
+
+
+def test_resumed_run_can_replace_its_checkpoint(make: Callable[..., Trainer], kept: Path) -> None:
+    trainer = make()
+    load_checkpoint(trainer, kept)
+    assert trainer.steps_done == 3
+    assert_not_mapped(kept)

@@ -9,6 +9,7 @@ from instructbrush.core.encoders.mllm import Mllm, load_mllm
 from instructbrush.core.encoders.mllm_chat import STATES_TASK
 from instructbrush.core.reasoning.state_cache import StateStore, cached_states, padded, state_key
 from instructbrush.tests.support import tiny_mllms
+from instructbrush.tests.support.mapped_files import assert_not_mapped
 
 WORDS = ["make it night", "she prefers a face mask to sunglasses", "hm"]
 
@@ -60,6 +61,8 @@ def test_cached_states_are_not_computed_again(folders, images, tmp_path):
         again = cached_states(model, chats, kept, ready=lambda: pytest.fail("the model is not needed"))
         assert torch.equal(again[0], first[0][:3]) and torch.equal(again[1], mask)
     assert not fresh.loaded and not fresh.computed
+    for file in tmp_path.iterdir():
+        assert_not_mapped(file)
 
 
 def test_state_key_depends_on_everything_that_matters(folders, images):

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from instructbrush.core.errors import ModelError, StorageError
 from instructbrush.core.storage import files
@@ -57,6 +59,49 @@ def test_removes_files_of_killed_processes_but_not_of_running_ones(tmp_path: Pat
         slow.stdin.flush()
     assert path.read_text() == "slow"
     assert os.listdir(tmp_path) == ["snow.json"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_replaces_a_file_only_when_it_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows refuses to replace or to delete a file that any process has open, safetensors' writer too."""
+    replace = Path.replace
+    replaced = []
+
+    def refusing(source: Path, target: Path) -> Path:
+        handles = [os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+        assert not {str(source), str(target)} & set(handles)
+        replaced.append(target.name)
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", refusing)
+    path = tmp_path / "snow.safetensors"
+    for value in range(2):
+        with atomic_write(path) as temporary:
+            assert not temporary.exists()
+            save_file({"x": torch.full((3,), value)}, temporary)
+    assert replaced == [path.name] * 2 and os.listdir(tmp_path) == [path.name]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_asks_windows_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A virus scanner has the file open for a moment."""
+    replace, refused = Path.replace, []
+
+    def busy(source: Path, target: Path) -> Path:
+        if len(refused) < 2:
+            refused.append(target)
+            raise PermissionError(errno.EACCES, "The process cannot access the file")
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", busy)
+    with pytest.raises(StorageError, match="cannot access"):
+        write_text("new", tmp_path / "x.txt")
+    refused.clear()
+    monkeypatch.setattr(files, "_is_windows", lambda: True)
+    write_text("new", tmp_path / "x.txt")
+    assert (tmp_path / "x.txt").read_text() == "new" and len(refused) == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
