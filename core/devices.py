@@ -5,19 +5,38 @@ from torch import Tensor
 
 from .errors import DeviceError
 
+# What CUDA, its libraries, Apple's Metal and Intel's runtime say, in lower case.
+_MEMORY_RAN_OUT = (
+    "out of memory",
+    "status_alloc_failed",
+    "invalid buffer size",
+    "error_out_of_device_memory",
+    "error_out_of_resources",
+)
+
 
 def free_memory(device: torch.device) -> int | None:
-    """Returns the bytes that can be allocated on a CUDA device, with torch's cache; None elsewhere."""
-    if device.type != "cuda":
+    """Returns the bytes that can be allocated on a GPU, with torch's cache; None if they are not known."""
+    if device.type == "mps":
+        return max(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory(), 0)
+    backend = {"cuda": torch.cuda, "xpu": torch.xpu}.get(device.type)
+    if backend is None or not hasattr(backend, "mem_get_info"):
         return None
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free, _ = backend.mem_get_info(device)
+    return free + backend.memory_reserved(device) - backend.memory_allocated(device)
+
+
+def empty_cache(device: torch.device) -> None:
+    """Returns torch's unused memory to the device."""
+    backend = {"cuda": torch.cuda, "xpu": torch.xpu, "mps": torch.mps}.get(device.type)
+    if backend is not None:
+        backend.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the error says that a device ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
+        isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _MEMORY_RAN_OUT)
     )
 
 

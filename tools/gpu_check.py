@@ -145,10 +145,11 @@ def _try(flag: str) -> str:
 
 
 def _learn_cancel_resume_apply(server: ComfyServer) -> str:
-    prompt, save_node, image_count = _learning_prompt(server)
+    prompt, learn_node, save_node, image_count = _learning_prompt(server)
     cancel_step = _cancel_learning(server, prompt)
     result = server.run(prompt.nodes)
-    progress = result.data("instructbrush.learn")
+    messages = result.data("instructbrush.learn")
+    progress = [message for message in messages if message["node"] == learn_node]
     log = server.log.read_text(encoding="utf-8", errors="replace")
     (resumed,) = re.findall(r"resuming a stopped run at step (\d+)", log) or ("no step",)
     assert resumed.isdigit() and int(resumed) >= CANCEL_STEP, (
@@ -169,8 +170,9 @@ def _learn_cancel_resume_apply(server: ComfyServer) -> str:
     return f"cancelled at step {cancel_step}, resumed at {resumed}, last losses {np.mean(losses[-10:]):.3f}"
 
 
-def _learning_prompt(server: ComfyServer) -> tuple[EditPrompt, str, int]:
-    """Returns a prompt that learns with a LoRA and edits, its Save Image node, and the number of images."""
+def _learning_prompt(server: ComfyServer) -> tuple[EditPrompt, str, str, int]:
+    """Returns a prompt that learns with a LoRA and edits, its Learn Instruction and Save Image nodes, and the
+    number of images."""
     before, after = EFFECTS[SHOWN[0]].pairs(4, 11)
     for side, images in enumerate((before, after)):
         save_images(server.base / "input" / "check" / "pairs", to_8bit(images), f"{{}}_{side}.png")
@@ -192,19 +194,21 @@ def _learning_prompt(server: ComfyServer) -> tuple[EditPrompt, str, int]:
         "preview_every": 5,
         "init_text": "",
     }
-    learn = prompt.add(
-        "InstructBrushLearn",
-        model=prompt.model,
-        clip=prompt.clip,
-        vae=prompt.vae,
-        pairs=prompt.add("InstructBrushLoadPairs", folder="check/pairs", size=0),
-        **settings,
-    )
+    pairs = prompt.add("InstructBrushLoadPairs", folder="check/pairs", size=0)
+    parts = {"model": prompt.model, "clip": prompt.clip, "vae": prompt.vae, "pairs": pairs}
+    learn = prompt.add("InstructBrushLearn", **parts, **settings)
     prompt.add("InstructBrushSave", instruction=learn, name="check", if_taken="overwrite")
     batch = prompt.images([f"check/inputs/{name}" for name in inputs])
+    # A learned text acts as CONDITIONING, which ComfyUI keeps on the GPU with --gpu-only.
+    steps = {"tokens": 8, "steps": 4, "learning_rate": 0.01, "batch": 1, "preview_every": 0, "hold_out": 0}
+    own = {"preset": "custom", "init_text": "", "direction_weight": 0.0, "seed": 0}
+    text = prompt.add("InstructBrushLearnText", **parts, **steps, **own)
+    prompt.add(
+        "SaveImage", images=prompt.sample(prompt.guider(batch, instruction=text)), filename_prefix="text"
+    )
     edited = prompt.sample(prompt.guider(batch, instruction=learn))
     save_node = prompt.add("SaveImage", images=edited, filename_prefix="check")[0]
-    return prompt, save_node, len(inputs)
+    return prompt, learn[0], save_node, len(inputs)
 
 
 def _cancel_learning(server: ComfyServer, prompt: EditPrompt) -> int:

@@ -144,7 +144,7 @@ class OpenClipModel:
         Raises:
             ModelError: the images are not [B, H, W, 3].
         """
-        return self._clip.visual(self.preprocessing(images.to(self.device)))
+        return self._clip.visual(self.preprocessing(images.cpu()).to(self.device))
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:

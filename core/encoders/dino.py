@@ -65,7 +65,7 @@ class DinoModel:
         Raises:
             ModelError: the images are not [B, H, W, 3].
         """
-        return self._network(self.preprocessing(images.to(self.device))).last_hidden_state[:, 0]
+        return self._network(self.preprocessing(images.cpu()).to(self.device)).last_hidden_state[:, 0]
 
 
 def _load(folder: Path, model_type: str) -> Any:

@@ -5,10 +5,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
-from ..devices import free_memory, is_out_of_memory
+from ..devices import empty_cache, free_memory, is_out_of_memory
 from ..editing.denoiser import Denoiser
 from ..errors import LearningError
 from .cuda_graph import Replay
@@ -78,7 +77,7 @@ class StepMemory:
                     raise LearningError(self._too_large()) from error
             # Outside of the except block the failed step's tensors are freed.
             self._follow(smaller)
-            torch.cuda.empty_cache()
+            empty_cache(self._denoiser.device)
             logger.info("InstructBrush: memory ran out; learning continues with %s", smaller)
 
     def _first_plan(self) -> MemoryPlan:
@@ -103,7 +102,12 @@ class StepMemory:
         self._replay.forget()
 
     def _too_large(self) -> str:
-        free = free_memory(self._denoiser.device) or 0
+        free = free_memory(self._denoiser.device)
+        if free is None:
+            return (
+                "Learning: these images are too large for the device's memory. Use smaller images, or close "
+                "other programs."
+            )
         fits = largest_side(self._family, self._denoiser.dtype.itemsize, free)
         return (
             f"Learning: these images are too large for the device's memory ({free / 2**30:.1f} GiB free). "

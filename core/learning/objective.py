@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -115,11 +115,13 @@ class Direction:
     """CLIP's projection of text states, [D, P]."""
     target: Tensor
     """Mean features of the images after minus those before, [P]."""
+    clip: str = ""
+    """Fingerprint of the CLIP; empty if it is not known."""
 
     @classmethod
-    def between(cls, before: Tensor, after: Tensor, projection: Tensor) -> "Direction":
+    def between(cls, before: Tensor, after: Tensor, projection: Tensor, clip: str = "") -> "Direction":
         """From image features, [N, P] each, and the projection [D, P]."""
-        return cls(projection.float(), after.float().mean(0) - before.float().mean(0))
+        return cls(projection.float(), after.float().mean(0) - before.float().mean(0), clip)
 
     @classmethod
     @torch.no_grad()
@@ -127,11 +129,11 @@ class Direction:
         """From the normalized features of pairs."""
         before = image_features(clip, [pair.before for pair in pairs])
         after = image_features(clip, [pair.after for pair in pairs])
-        return cls.between(before, after, clip.text_projection.detach())
+        return cls.between(before, after, clip.text_projection.detach(), clip.fingerprint)
 
     def to(self, device: torch.device) -> "Direction":
         """A copy on another device."""
-        return Direction(self.projection.to(device), self.target.to(device))
+        return replace(self, projection=self.projection.to(device), target=self.target.to(device))
 
     def loss(self, states: Tensor, clamp: bool = False) -> Tensor:
         """``1 - cos(projection(mean of the states), target)`` for text states [B, L, D], shape [B].

@@ -135,8 +135,9 @@ class LearningRequest:
             "trained segments": list(self.trained_segments),
         }
         if self.direction is not None and self.settings.direction_weight:
+            # Features differ in their last digits between devices, so the CLIP stands for them.
             target = self.direction.target.cpu().numpy().tobytes()
-            identity["CLIP"] = hashlib.sha256(target).hexdigest()
+            identity["CLIP"] = self.direction.clip or hashlib.sha256(target).hexdigest()
         return identity | self.settings.decisive()
 
     def digest(self) -> str:

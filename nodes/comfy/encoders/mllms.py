@@ -86,11 +86,24 @@ def load(name: str, precision: str) -> Mllm:
     dtype, bits = PRECISIONS[precision]
     device = comfy.model_management.get_torch_device()
     if dtype is None:
-        dtype = torch.float32 if device.type == "cpu" else stored_dtype(folder)
+        dtype = _fitting_dtype(stored_dtype(folder), device)
     # Quantized weights stay on the device that they are loaded onto.
     place = device if bits or stored_bits(folder) else comfy.model_management.text_encoder_offload_device()
     with torch.inference_mode(False):
         return load_mllm(folder, place, dtype, bits, lazily=True)
+
+
+def _fitting_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype that the weights are stored in, or the nearest one that the device computes well in."""
+    management = comfy.model_management
+    fits = {
+        torch.bfloat16: management.should_use_bf16(device),
+        torch.float16: management.should_use_fp16(device),
+    }
+    if device.type == "cpu":
+        return torch.float32
+    # fp16 has a smaller range than bf16, so weights stored in bf16 go to fp32.
+    return stored if fits.get(stored, True) else torch.float32
 
 
 def connector_names() -> list[str]:

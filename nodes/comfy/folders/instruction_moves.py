@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from ....core.errors import InstructionError, StorageError
+from ....core.storage.files import write_error
 from ....core.storage.names import resolve_inside
 from . import instruction_cards, listing, model_folders, paths
 from .model_folders import SUFFIX
@@ -37,9 +38,17 @@ def rename(name: str, new_name: str) -> str:
     # Some file systems take Trash for trash.
     if renamed.split("/")[0].lower() in (paths.TRASH, paths.UNFINISHED):
         raise InstructionError(f"The folder '{renamed.split('/')[0]}' has its own use. Choose another name.")
-    if model_folders.file_of(paths.INSTRUCTIONS, renamed, InstructionError):
+    found = model_folders.file_of(paths.INSTRUCTIONS, renamed, InstructionError)
+    if found is None:
+        _move(path, target)
+    elif renamed.lower() == name.lower() and os.path.samefile(found, path):
+        # Only the case of letters changes, on a file system that does not tell them apart.
+        try:
+            os.rename(path, target)
+        except OSError as error:
+            raise write_error(target, error) from error
+    else:
         raise _taken(renamed)
-    _move(path, target)
     return renamed
 
 

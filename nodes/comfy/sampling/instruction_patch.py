@@ -45,7 +45,8 @@ class AttachedInstruction:
         """A call was announced and has not fetched the injection yet."""
         self.model_is_patched = False
         """A patched MODEL is sampling. Calls may then be skipped, for example by caches."""
-        self._injections = {injection.device: injection}
+        self._injection = injection
+        self._copies: dict[torch.device, Injection] = {}
 
     def announce_call(self) -> None:
         """Notes that a model call with this instruction comes next.
@@ -63,11 +64,15 @@ class AttachedInstruction:
         self.announced = True
 
     def fetch(self, device: torch.device) -> Injection:
-        """Returns the injection on ``device``, where it is copied once."""
+        """Returns the injection on ``device``, where it is copied once a sampling run."""
         self.announced = False
-        if device not in self._injections:
-            self._injections[device] = next(iter(self._injections.values())).to(device)
-        return self._injections[device]
+        if device not in self._copies:
+            self._copies[device] = self._injection.to(device)
+        return self._copies[device]
+
+    def forget_copies(self) -> None:
+        """Frees the copies. ComfyUI keeps CONDITIONING after a run and cannot move it off a device."""
+        self._copies.clear()
 
 
 class _Attachment(CONDConstant):
@@ -214,3 +219,4 @@ def _sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     finally:
         for instruction in attached:
             instruction.model_is_patched = False
+            instruction.forget_copies()

@@ -35,7 +35,9 @@ def combine_regions(
     Raises:
         RegionError: an entry's own mask does not fit its region's mask.
     """
-    entries = [_masked(entry, mask) for conditioning, mask in regions for entry in conditioning]
+    # With --gpu-only the masks of images are on the GPU, those of finders are not.
+    device = regions[0][1].device
+    entries = [_masked(entry, mask.to(device)) for conditioning, mask in regions for entry in conditioning]
     union = combine_masks([options["mask"] for _, options in entries])
     if rest is not None:
         return [*entries, *(_masked(entry, 1 - union) for entry in rest)], union

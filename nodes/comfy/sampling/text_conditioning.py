@@ -21,7 +21,7 @@ def with_learned_states(conditioning: Conditioning, injection: Injection) -> Con
         on_device = injection.to(states.device)
         intervals = []
         for first, last in _intervals(injection):
-            call = on_device.begin(states, torch.full(states.shape[:1], first))
+            call = on_device.begin(states, torch.full(states.shape[:1], first, device=states.device))
             intervals.append((first, last, call.context))
         for first, last, context in _merged(intervals):
             start = max(_percent(last), options.get("start_percent", 0.0))

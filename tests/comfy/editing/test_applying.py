@@ -72,6 +72,21 @@ def test_rejects_the_conditioning_without_the_model(comfy):
     assert torch.isfinite(chain.sample()).all()
 
 
+def test_keeps_no_copy_for_the_device_after_sampling(comfy, monkeypatch):
+    """ComfyUI keeps the CONDITIONING, and cannot move what is in it off the device."""
+    module = comfy.pack("nodes.comfy.sampling.instruction_patch")
+    fetched = []
+    fetch = module.AttachedInstruction.fetch
+
+    def noted(attached, device):
+        fetched.append(attached)
+        return fetch(attached, device)
+
+    monkeypatch.setattr(module.AttachedInstruction, "fetch", noted)
+    Chain(comfy).apply(instruction(comfy)).sample()
+    assert fetched and not any(attached._copies for attached in fetched)
+
+
 @SPACES
 def test_strength_mixes_words_and_instruction(comfy, space):
     words, whole = Chain(comfy).sample(), Chain(comfy).apply(instruction(comfy, space=space)).sample()

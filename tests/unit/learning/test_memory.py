@@ -7,8 +7,10 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
+from instructbrush.core.devices import is_out_of_memory
 from instructbrush.core.editing.editor import DiffusersEditor
 from instructbrush.core.errors import LearningError
+from instructbrush.core.learning import memory
 from instructbrush.core.learning.memory import (
     ACTIVATION_BYTES,
     MemoryPlan,
@@ -178,12 +180,32 @@ def test_runs_a_step_that_does_not_fit_in_smaller_chunks(
         assert (small.parameters[name] - tensor).norm() <= 1e-3 * tensor.norm(), name
 
 
-def test_rejects_images_that_never_fit_and_names_the_size_that_does(editor: DiffusersEditor) -> None:
-    with pytest.raises(
-        LearningError,
-        match=r"too large for the device's memory \(0\.0 GiB free\)\. Use images of at most 64 x 64 pixels",
-    ):
+@pytest.mark.parametrize(
+    ("free", "advice"),
+    [
+        (GIB, r" \(1\.0 GiB free\)\. Use images of at most 2176 x 2176 pixels"),
+        (None, r"\. Use smaller images, or close other programs"),
+    ],
+)
+def test_rejects_images_that_never_fit_and_names_the_size_that_does(
+    editor: DiffusersEditor, monkeypatch: pytest.MonkeyPatch, free: int | None, advice: str
+) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda device: free)
+    with pytest.raises(LearningError, match=f"too large for the device's memory{advice}"):
         trained(editor, Limited(editor.denoiser, 0, 0))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "Invalid buffer size: 19.38 GiB",
+        "level_zero backend failed with error: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
+    ],
+)
+def test_knows_what_devices_say_when_memory_runs_out(text: str) -> None:
+    assert is_out_of_memory(RuntimeError(text)) and not is_out_of_memory(ValueError(text))
 
 
 def test_passes_other_errors_on(editor: DiffusersEditor) -> None:
