@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ....core.encoders.clip import OpenClipModel
-from ....core.errors import ModelError
+from ....core.errors import LearningError, ModelError
 from ....core.instruction.instruction import Instruction
 from ....core.learning.objective import PairLatents
 from ....core.learning.request import DirectionChoice, InitText, LearningRequest, with_direction
@@ -23,6 +23,10 @@ from .callbacks import Display, ShownRun
 from .preview import PairPreview
 from .progress import LearningProgress, check_interrupted, data_url, size_advice, speed_advice
 
+_NO_GRADIENTS = (
+    "Learning: this MODEL carries a patch with weights of its own that no gradients pass, such as a "
+    "hypernetwork or a bypassed LoRA. Connect the MODEL without it; LoRAs of Load LoRA work."
+)
 _HELD_OUT_EVERY = 50
 """Steps between measurements of the held-out pair if there are no previews."""
 
@@ -137,7 +141,8 @@ class LearningSession:
 
         Raises:
             WorthlessError: the result is not worth keeping (not finite, or nothing changed).
-            LearningError: the images are too large for the device's memory.
+            LearningError: the images are too large for the device's memory, or gradients do not pass a patch
+                of the MODEL.
             Interrupted: the user cancelled. After this and any other error, what is learned so far is kept in
                 ``output/instructions/unfinished``.
         """
@@ -146,7 +151,12 @@ class LearningSession:
             watch = HeldOutWatch(self._held_out, display.preview_every or _HELD_OUT_EVERY)
         run = ShownRun(display, self._progress, self._preview, self._thumbnail, watch)
         with torch.inference_mode(False), self._denoiser.loaded():
-            instruction = learn(self._request, run, self._scales)
+            try:
+                instruction = learn(self._request, run, self._scales)
+            except RuntimeError as error:
+                if "Inference tensors cannot be saved for backward" in str(error):
+                    raise LearningError(_NO_GRADIENTS) from error
+                raise
             run.finish(instruction)
         return instruction
 

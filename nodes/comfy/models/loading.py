@@ -123,13 +123,14 @@ def load_folder(folder: Path) -> Loaded:
         if (folder / part).is_dir():
             text_files.append(_weights(folder, part))
     model = load_folder_unet(str(folder))
-    vae = load_folder_vae(vae_files)
-    clip = _pocket_clip(text_files[0]) if family.name == "pocket" else _clip(family, text_files)
-    return model, clip, vae
+    return model, load_folder_clip(family, text_files), load_folder_vae(vae_files)
 
 
 def load_folder_unet(folder: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    """Loads a folder's UNet or transformer. ComfyUI calls this again for a copy on another GPU."""
+    """Loads a folder's UNet or transformer.
+
+    ComfyUI calls the functions in ``cached_patcher_init`` again, for a copy on another GPU and for hooks.
+    """
     path = Path(folder)
     part = _denoiser_part(path)
     states = _read(_weights(path, part))
@@ -159,10 +160,34 @@ def load_folder_vae(files: list[Path]) -> comfy.sd.VAE:
             f"{files[0].parent.parent.name}: its VAE is of an unknown kind. Choose a folder with an "
             "AutoencoderKL."
         )
+    vae.patcher.cached_patcher_init = (_vae_patcher, (files,))
     return vae
 
 
-def _pocket_clip(files: list[Path]) -> comfy.sd.CLIP:
+def _vae_patcher(files: list[Path], disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    # ComfyUI's VAE cannot choose either, and its own loader ignores it, too.
+    return load_folder_vae(files).patcher
+
+
+def load_folder_clip(
+    family: Family, files_of_encoders: list[list[Path]], disable_dynamic: bool = False
+) -> comfy.sd.CLIP:
+    """Loads the text encoders of a diffusers folder."""
+    if family.name == "pocket":
+        clip = _pocket_clip(files_of_encoders[0], disable_dynamic)
+    else:
+        clip = _clip(family, files_of_encoders, disable_dynamic)
+    clip.patcher.cached_patcher_init = (_clip_patcher, (family, files_of_encoders))
+    return clip
+
+
+def _clip_patcher(
+    family: Family, files_of_encoders: list[list[Path]], disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    return load_folder_clip(family, files_of_encoders, disable_dynamic).patcher
+
+
+def _pocket_clip(files: list[Path], disable_dynamic: bool) -> comfy.sd.CLIP:
     states = {f"clip_l.transformer.{key}": value for key, value in text_keys(_read(files)).items()}
     return comfy.sd.CLIP(
         supported_models_base.ClipTarget(PocketTokenizers, PocketClip),
@@ -170,15 +195,17 @@ def _pocket_clip(files: list[Path]) -> comfy.sd.CLIP:
         parameters=comfy.utils.calculate_parameters(states),
         tokenizer_data=states,
         state_dict=states,
+        disable_dynamic=disable_dynamic,
     )
 
 
-def _clip(family: Family, files_of_encoders: list[list[Path]]) -> comfy.sd.CLIP:
+def _clip(family: Family, files_of_encoders: list[list[Path]], disable_dynamic: bool) -> comfy.sd.CLIP:
     kind = comfy.sd.CLIPType.SD3 if family.name == "sd3" else comfy.sd.CLIPType.STABLE_DIFFUSION
     return comfy.sd.load_text_encoder_state_dicts(
         [text_keys(_read(files)) for files in files_of_encoders],
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         clip_type=kind,
+        disable_dynamic=disable_dynamic,
     )
 
 

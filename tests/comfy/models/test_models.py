@@ -155,6 +155,29 @@ def test_pocket_editor_accepts_any_size_in_stock_nodes(comfy, height, width):
     assert result.shape == (1, height // 8 * 8, width // 8 * 8, 3) and result.isfinite().all()
 
 
+def test_clip_and_vae_can_be_copied_to_another_device(comfy):
+    """As Select CLIP Device does, and Set CLIP Hooks with dynamic VRAM: they call the loader again."""
+    graph = comfy.graph()
+    parts = Parts(graph)
+    clip, vae = comfy.values(graph, parts.clip, parts.vae)
+    image = torch.rand(1, 32, 32, 3)
+    with torch.inference_mode():
+        expected = vae.encode(image), clip.encode_from_tokens(clip.tokenize("make it night"))
+        for each in (clip, vae):
+            own = each.patcher
+            each.patcher = own.deepclone_multigpu(own.load_device)
+            assert each.patcher.model is not own.model
+            states = dict(own.model.state_dict())
+            for name, tensor in each.patcher.model.state_dict().items():
+                assert torch.equal(tensor.cpu(), states[name].cpu()), name
+            each.patcher = own
+        found = vae.encode(image), clip.encode_from_tokens(clip.tokenize("make it night"))
+    assert all(torch.equal(*both) for both in zip(found, expected, strict=True))
+    for patcher in (clip.patcher, vae.patcher):
+        load, inputs = patcher.cached_patcher_init
+        assert not load(*inputs, disable_dynamic=True).is_dynamic()
+
+
 def test_stock_loaders_read_a_saved_pocket_editor(comfy):
     graph = comfy.graph()
     parts = Parts(graph)

@@ -243,6 +243,19 @@ def test_gpu_holds_one_copy_and_frees_it(comfy, monkeypatch, parts):
     assert torch.cuda.memory_allocated() - before < 0.2 * size + 2**20
 
 
+def test_says_which_patches_gradients_do_not_pass(comfy, parts):
+    """As a hypernetwork's: its weights are made in inference mode."""
+    model = parts[0].clone()
+    with torch.inference_mode():
+        scale = torch.ones(1, device=comfy.device)
+    model.set_model_attn2_patch(lambda q, k, v, extra: (q * scale, k, v))
+    sockets = Parts.__new__(Parts)
+    graph = comfy.graph()
+    sockets.model, sockets.clip, sockets.vae = (comfy.give(graph, each) for each in (model, *parts[1:]))
+    message = comfy.error(graph, learning(graph, comfy, sockets).out(0))
+    assert message.startswith("Learning: this MODEL carries a patch with weights of its own")
+
+
 def test_vae_that_a_preview_loaded_encodes_afterwards(comfy, monkeypatch, parts):
     """Weights that move to a GPU outside of inference mode fail in every later node."""
     from comfy import model_management
