@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from comfy.ldm.modules.attention import BasicTransformerBlock, attention_pytorch
+from comfy import model_management
+from comfy.ldm.modules.attention import BasicTransformerBlock, attention_pytorch, get_attn_precision
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from comfy.model_patcher import ModelPatcher
 from comfy.model_sampling import ModelSamplingDiscrete
@@ -135,10 +136,7 @@ class ComfyDenoiser:
         # Patches such as IPAdapter's read the branch of the rows (0 is the instructed one) and the noise
         # level.
         options.update(cond_or_uncond=[0], uuids=[], sigmas=self._sigmas[timesteps])
-        # The server's attention (Sage, sub-quadratic) may have no backward pass, or a costly one.
-        options["optimized_attention_override"] = lambda _, *inputs, **named: attention_pytorch(
-            *inputs, **named
-        )
+        options["optimized_attention_override"] = _attention
         return options
 
     def _sdxl_conditioning(self, noisy: Tensor, injection: AnyInjection | None) -> dict[str, Tensor]:
@@ -175,3 +173,14 @@ class ComfyDenoiser:
             return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **named)
 
         return run
+
+
+def _attention(_: Any, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **named: Any) -> Tensor:
+    """torch's attention in place of the server's (Sage, sub-quadratic), which may have no backward pass, or a
+    costly one."""
+    precision = get_attn_precision(named.get("attn_precision"), q.dtype)
+    if precision != torch.float32 or q.dtype == precision or model_management.pytorch_attention_enabled():
+        return attention_pytorch(q, k, v, *rest, **named)
+    # Where ComfyUI does not use torch's attention (Apple, some AMD cards), fp16 may overflow: it samples in
+    # fp32, which torch's attention does not do by itself.
+    return attention_pytorch(q.float(), k.float(), v.float(), *rest, **named).to(q.dtype)

@@ -166,3 +166,19 @@ def test_gradients_are_finite_on_half_precision_weights(comfy, dtype):
     learned = trainer.instruction()
     assert len(learned.keys) == 16
     assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in learned.keys.values())
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_attention_has_the_precision_that_sampling_has(comfy, monkeypatch, enabled):
+    """Where ComfyUI does not use torch's attention, it computes in the precision that a model asks for."""
+    from comfy import model_management
+    from comfy.ldm.modules.attention import attention_pytorch
+
+    monkeypatch.setattr(model_management, "ENABLE_PYTORCH_ATTENTION", enabled)
+    attention = comfy.pack("nodes.comfy.sampling.comfy_denoiser")._attention
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 64, 32, generator=generator).half() * 20 for _ in range(3))
+    wide = attention_pytorch(q.float(), k.float(), v.float(), 4).half()
+    expected = attention_pytorch(q, k, v, 4) if enabled else wide
+    assert torch.equal(attention(None, q, k, v, 4, attn_precision=torch.float32), expected)
+    assert not torch.equal(attention_pytorch(q, k, v, 4), wide)
