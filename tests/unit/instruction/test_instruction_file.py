@@ -18,7 +18,7 @@ from instructbrush.core.instruction.instruction import (
     InstructionInfo,
     WeightedInstruction,
 )
-from instructbrush.tests.support.mapped_files import assert_not_mapped
+from instructbrush.tests.unit.storage.mapped_files import assert_not_mapped
 
 
 def make_instruction(seed: int = 0, width: int = 8) -> Instruction:

@@ -28,8 +28,8 @@ from instructbrush.core.learning.settings import POCKET, LearningSettings
 from instructbrush.core.learning.trainer import Trainer
 from instructbrush.core.reasoning.state_cache import StateStore
 from instructbrush.core.storage.files import write_elsewhere, write_text
-from instructbrush.tests.support.mapped_files import assert_not_mapped
 from instructbrush.tests.unit.learning.checkpoint_files import change
+from instructbrush.tests.unit.storage.mapped_files import assert_not_mapped
 
 SMALL = replace(POCKET, steps=6, tokens=2, segments=2)
 

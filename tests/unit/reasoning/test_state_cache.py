@@ -9,7 +9,7 @@ from instructbrush.core.encoders.mllm import Mllm, load_mllm
 from instructbrush.core.encoders.mllm_chat import STATES_TASK
 from instructbrush.core.reasoning.state_cache import StateStore, cached_states, padded, state_key
 from instructbrush.tests.support import tiny_mllms
-from instructbrush.tests.support.mapped_files import assert_not_mapped
+from instructbrush.tests.unit.storage.mapped_files import assert_not_mapped
 
 WORDS = ["make it night", "she prefers a face mask to sunglasses", "hm"]
 
