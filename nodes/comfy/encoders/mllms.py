@@ -95,13 +95,12 @@ def load(name: str, precision: str) -> Mllm:
 
 def _fitting_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
     """The dtype that the weights are stored in, or the nearest one that the device computes well in."""
-    management = comfy.model_management
-    fits = {
-        torch.bfloat16: management.should_use_bf16(device),
-        torch.float16: management.should_use_fp16(device),
-    }
     if device.type == "cpu":
         return torch.float32
+    fits = {
+        torch.bfloat16: comfy.model_management.should_use_bf16(device),
+        torch.float16: comfy.model_management.should_use_fp16(device),
+    }
     # fp16 has a smaller range than bf16, so weights stored in bf16 go to fp32.
     return stored if fits.get(stored, True) else torch.float32
 
