@@ -3,7 +3,7 @@
 import argparse
 import hashlib
 import json
-import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +28,7 @@ from ..core.instruction.learned_noise import learned_noise_seed
 from ..core.models.families import FAMILIES, Family
 from ..core.storage.files import check_writable
 from ..core.storage.image_files import save_image
+from ..core.storage.windows import is_windows
 from .options import (
     add_model_options,
     add_scale_options,
@@ -238,9 +239,10 @@ def find_images(options: argparse.Namespace) -> list[tuple[Path, Path]]:
     out = Path(options.out)
     images = list_images(source)
     names = [path.stem for path in images]
-    # Windows ignores case in names.
-    counts = Counter(map(os.path.normcase, names))
-    duplicate = next((name for name in names if counts[os.path.normcase(name)] > 1), None)
+    # Windows and macOS ignore case in names.
+    alike = str.casefold if is_windows() or sys.platform == "darwin" else str
+    counts = Counter(map(alike, names))
+    duplicate = next((name for name in names if counts[alike(name)] > 1), None)
     if duplicate is not None:
         raise InstructBrushError(
             f"Images folder '{source}' holds two images named '{duplicate}': their results would overwrite "

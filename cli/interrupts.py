@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-# SIGHUP does not exist on Windows.
-_TERMINATING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+# SIGHUP does not exist on Windows, and SIGBREAK (Ctrl-Break) elsewhere.
+_NAMES = ("SIGTERM", "SIGHUP", "SIGBREAK")
+_TERMINATING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 _Handler = Callable[[int, FrameType | None], None]
 

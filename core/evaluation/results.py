@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..errors import EvaluationError
-from ..storage.files import check_writable, is_unfinished, write_text
+from ..storage.files import check_writable, is_ignored, write_text
 from ..storage.image_files import save_image
 from ..storage.image_tensors import to_image
 from ..storage.json_text import parse_json, read_record
@@ -70,7 +70,7 @@ class ResultFolder:
         if file.is_file():
             advice = "Give another --out folder, or delete this one."
             self._check_same(new, _read_description(file), self.path, advice)
-        elif self.path.is_dir() and any(not is_unfinished(path) for path in self.path.iterdir()):
+        elif self.path.is_dir() and any(not is_ignored(path) for path in self.path.iterdir()):
             raise EvaluationError(
                 f"'{self.path}' holds other files, not results of a benchmark. Give another --out folder."
             )

@@ -190,7 +190,7 @@ def _folder_block(place: Path, strict: bool) -> FolderBlock:
 
     def image(place: ImagePlace) -> ImageSource:
         content = place.read_bytes() if isinstance(place, TableImage) else place
-        return ImageSource(content, str(place.relative_to(folder)))
+        return ImageSource(content, place.relative_to(folder).as_posix())
 
     records = [
         PairRecord(

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..devices import empty_cache, free_memory, is_out_of_memory
 from ..editing.denoiser import Denoiser
 from ..errors import LearningError
+from ..storage.windows import is_windows
 from .cuda_graph import Replay
 
 logger = logging.getLogger(__name__)
@@ -20,8 +21,9 @@ ACTIVATION_BYTES = {"pocket": 14_000, "sd15": 183_000, "sd21": 172_000, "sdxl": 
 # Measured on an H200: SD1.5 at 512 and 768 pixels .30, SDXL at 512, 768 and 1024 pixels .107 to .109.
 _RECOMPUTED_SDXL = 0.11
 _RECOMPUTED = 0.3
-# Room for everything else that a step allocates, and for other programs.
-_SPARE = 400 * 2**20
+# Room for everything else that a step allocates, and for other programs. Where it is too small, drivers on
+# Windows use the computer's memory, which is many times slower, and tell nobody.
+_SPARE = (1000 if is_windows() else 400) * 2**20
 
 
 @dataclass(frozen=True)

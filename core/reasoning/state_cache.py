@@ -106,8 +106,9 @@ class StateStore:
             for _, file_size, path in sorted(files):
                 if total + size <= self._most_bytes:
                     break
-                path.unlink(missing_ok=True)
-                total -= file_size
+                with suppress(OSError):  # Windows keeps a file that is open.
+                    path.unlink(missing_ok=True)
+                    total -= file_size
         self._folder_size = total + size
 
     @staticmethod

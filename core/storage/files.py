@@ -4,9 +4,9 @@ import contextlib
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +14,20 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from ..errors import InstructBrushError, StorageError
+from .windows import is_windows, patiently
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _SUFFIX = ".part"
 _LOCK = "lock"
-# Seconds after which Windows is asked again to replace a file that a virus scanner or a reader has open.
-_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Windows' own numbers: a full disk or quota, a name or path that is too long, a folder that is missing or too
+# deep, and the length of a path that leaves room for a folder of ``atomic_write``.
+_FULL_ON_WINDOWS = (39, 112, 1295)
+_NAME_TOO_LONG = 206
+_NO_PATH = 3
+_MOST_ON_WINDOWS = 225
 
 
 @contextlib.contextmanager
@@ -42,7 +47,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         # A hash: short enough for every valid name, and the same for what a killed process left.
         prefix = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}."
         _remove_abandoned(path.parent, prefix)
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix, suffix=_SUFFIX))
+        folder = _new_folder(path.parent, prefix)
     except OSError as error:
         raise write_error(path, error) from error
     temporary = folder / "new"
@@ -56,7 +61,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         # permissions.
         with contextlib.suppress(OSError):
             temporary.chmod(0o666 & ~_umask())
-        _replace(temporary, path)
+        patiently(lambda: temporary.replace(path))
     except (OSError, SafetensorError) as error:
         raise write_error(path, error) from error
     finally:
@@ -65,9 +70,25 @@ def atomic_write(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def is_unfinished(path: Path) -> bool:
-    """Whether a folder is one of ``atomic_write``, in use or left by a killed process."""
-    return path.name.startswith(".") and path.name.endswith(_SUFFIX)
+def is_ignored(path: Path) -> bool:
+    """Whether something in a folder does not count as its content: a folder of ``atomic_write``, in use or
+    left by a killed process, or a file that the system keeps there."""
+    unfinished = path.name.startswith(".") and path.name.endswith(_SUFFIX)
+    return unfinished or path.name.lower() in (".ds_store", "desktop.ini", "thumbs.db")
+
+
+def remove(path: Path) -> None:
+    """Removes a file if it is there.
+
+    Raises:
+        StorageError: it cannot be removed.
+    """
+    try:
+        patiently(lambda: path.unlink(missing_ok=True))
+    except OSError as error:
+        raise StorageError(
+            f"'{path.name}' cannot be removed from {path.parent}: {error.strerror}. Close what has it open."
+        ) from error
 
 
 def write_tensors(tensors: "Mapping[str, Tensor]", path: Path, metadata: Mapping[str, str]) -> None:
@@ -140,9 +161,9 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         yield unfinished
         shutil.rmtree(older, ignore_errors=True)
         if folder.exists():
-            _replace(folder, older)
+            patiently(lambda: folder.replace(older))
         try:
-            _replace(unfinished, folder)
+            patiently(lambda: unfinished.replace(folder))
         except OSError:
             if older.exists():
                 older.replace(folder)
@@ -187,8 +208,11 @@ def check_writable(path: Path, size: int = 0) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent) as file:
-            file.write(b" ")
+        folder = _new_folder(path.parent, ".probe.")
+        try:
+            (folder / "new").write_bytes(b" ")
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise write_error(path, error) from error
     if path.is_dir():
@@ -206,16 +230,20 @@ def check_writable(path: Path, size: int = 0) -> None:
 def write_error(path: Path, error: Exception) -> StorageError:
     """Returns the error that tells the user why ``path`` was not written."""
     number = getattr(error, "errno", None)
+    windows = getattr(error, "winerror", None)
     text = getattr(error, "strerror", None) or str(error)
     # SafetensorError has no errno, but its text contains the system's message.
-    if number in _FULL or any(f"os error {each})" in text for each in _FULL):
+    numbers = _FULL_ON_WINDOWS if is_windows() else _FULL
+    if number in _FULL or any(f"os error {each})" in text for each in numbers):
         return StorageError(
             f"'{path.name}' cannot be written to {path.parent}: no space is left there. "
             "Free some space, or choose another disk."
         )
-    if number == errno.ENAMETOOLONG:
+    too_long = windows == _NAME_TOO_LONG or (windows == _NO_PATH and len(str(path)) > _MOST_ON_WINDOWS)
+    if number == errno.ENAMETOOLONG or too_long:
+        what = "path" if too_long else "name"
         return StorageError(
-            f"'{path.name[:40]}…' cannot be written: its name is too long. Choose a shorter name."
+            f"'{path.name[:40]}…' cannot be written: its {what} is too long. Choose a shorter name."
         )
     return StorageError(
         f"'{path.name}' cannot be written to {path.parent}: {text}. "
@@ -226,7 +254,7 @@ def write_error(path: Path, error: Exception) -> StorageError:
 def _flush(path: Path) -> None:
     """Flushes a finished file to disk. Ignores that a virus scanner may hold it for a moment."""
     try:
-        written = path.open("rb")
+        written = path.open("r+b")  # Windows flushes only what may be written
     except OSError:
         return
     with written:
@@ -262,19 +290,16 @@ def _umask() -> int:
     return umask
 
 
-def _replace(source: Path, target: Path) -> None:
-    for pause in _PAUSES if _is_windows() else ():
+def _new_folder(parent: Path, prefix: str) -> Path:
+    # Python's tempfile would let only the owner read on Windows, also what leaves the folder, and would try
+    # for ever where nothing can be written.
+    while True:
+        folder = parent / f"{prefix}{secrets.token_hex(4)}{_SUFFIX}"
         try:
-            source.replace(target)
-        except PermissionError:
-            time.sleep(pause)
-        else:
-            return
-    source.replace(target)
-
-
-def _is_windows() -> bool:
-    return os.name == "nt"
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
 
 
 def _remove_abandoned(folder: Path, prefix: str) -> None:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from ..errors import InstructBrushError, InstructionError
+from .windows import is_windows
 
 # Most bytes of a file name on the usual file systems, and of a whole path.
 _MAX_NAME_BYTES = 255
@@ -15,7 +16,10 @@ _MOST_PARTS = 9
 _UNPORTABLE = frozenset('<>:"|?*')
 # Names that Windows reserves, with any ending.
 _DEVICES = frozenset(
-    {"con", "prn", "aux", "nul", *(f"{kind}{number}" for kind in ("com", "lpt") for number in range(1, 10))}
+    {
+        *("con", "prn", "aux", "nul", "conin$", "conout$"),
+        *(f"{kind}{number}" for kind in ("com", "lpt") for number in "123456789¹²³"),
+    }
 )
 
 
@@ -43,6 +47,9 @@ def resolve_inside(
         InstructBrushError: an ``error``, if the name is empty, absolute, too long or deep, leaves the folder,
             or has characters that file names cannot have.
     """
+    if is_windows():
+        # As Windows and ComfyUI's own lists write it there.
+        name = name.replace("\\", "/")
     reason = _reason(name, suffix, new)
     path = Path(folder) / f"{name.strip().removesuffix(suffix)}{suffix}"
     if not reason and len(os.fsencode(path)) > _MAX_PATH_BYTES:
@@ -77,15 +84,17 @@ def _reason(name: str, suffix: str, new: bool) -> str:
     for part in parts:
         if not part.strip(" ."):
             return "it starts with a slash, or a part of it is empty or made of dots"
-        if (new or os.name == "nt") and part.split(".")[0].strip().lower() in _DEVICES:
+        if (new or is_windows()) and part.split(".")[0].strip().lower() in _DEVICES:
             return f"'{part}' is reserved on Windows"
-        if (new or os.name == "nt") and _UNPORTABLE & set(part):
+        if (new or is_windows()) and _UNPORTABLE & set(part):
             return f"it holds one of {' '.join(sorted(_UNPORTABLE))}"
         if new and part[-1] in " .":
             return "a part of it ends with a dot or a space"
         longest = _MAX_NAME_BYTES - (_NUMBER_BYTES if new else 0) - len(suffix.encode())
-        if len(part.encode()) > longest:
-            return f"it is {len(part.encode())} bytes long; at most {longest} are possible"
+        # Windows counts UTF-16 units, of which there are never more than bytes.
+        length = len(part.encode("utf-16-le")) // 2 if is_windows() and not new else len(part.encode())
+        if length > longest:
+            return f"it is {length} bytes long; at most {longest} are possible"
     if new and any(folder.startswith(".") for folder in parts[:-1]):
         return "a folder in it starts with a dot, which hides it"
     return ""

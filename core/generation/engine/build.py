@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...errors import BuildError, DataError, PairError, RegionError
-from ...storage.files import is_unfinished, write_text
+from ...storage.files import is_ignored, write_text
 from ...storage.json_text import parse_json
 from ...storage.parquet import pyarrow_module
 from ..errors import Refused
@@ -292,7 +292,7 @@ def wrong_part(file: Path, problem: str) -> BuildError:
 
 def _is_ours(path: Path) -> bool:
     """Whether a new build may find a file, or a folder, in its folder."""
-    return is_unfinished(path) or path.name in (BUILD_LOCK, ANSWERS)
+    return is_ignored(path) or path.name in (BUILD_LOCK, ANSWERS)
 
 
 def _only(row: Row, columns: Mapping[str, str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BuildError
+from ...storage.files import remove
 from ...storage.parquet import pyarrow_module
 from .build import Build
 from .stage import ID
@@ -52,7 +53,7 @@ def export_table(
         rows -= rows_per_file
     for file in folder.glob(f"{split}-*-of-*.parquet"):
         if file not in written:
-            file.unlink()
+            remove(file)
     return written
 
 

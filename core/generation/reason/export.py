@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...errors import BuildError
 from ...evaluation.reports.text_table import aligned_table
-from ...storage.files import write_text
+from ...storage.files import remove, write_text
 from ...storage.json_text import parse_json
 from ..engine.build import Build
 from ..engine.export import export_table
@@ -114,7 +114,7 @@ def export_reason(build: Build, split: Split, rows_per_file: int = 5000) -> list
         files += export_table(build, TEST_COLUMNS, folder / "test", "test", rows_per_file, split.test)
     else:
         for file in (folder / "test").glob("test-*.parquet"):
-            file.unlink()
+            remove(file)
     return files
 
 

@@ -72,7 +72,7 @@ class PairFolder(FileSource):
     def fingerprint(self) -> str:
         """See ``FileSource``."""
         files = [
-            (pair.name, str(pair.before.relative_to(self._root)), str(pair.after.relative_to(self._root)))
+            (pair.name, *(each.relative_to(self._root).as_posix() for each in (pair.before, pair.after)))
             for pair in self._pairs
         ]
         words = [(pair.words, pair.captions) for pair in self._pairs]

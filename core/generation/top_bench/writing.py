@@ -9,7 +9,7 @@ from pathlib import Path
 from ...errors import BuildError
 from ...evaluation.by_example.datasets.top_bench import read_top_bench
 from ...evaluation.by_example.effects import TEST_PAIRS, TRAIN_PAIRS
-from ...storage.files import atomic_write, replaced_folder, write_text
+from ...storage.files import atomic_write, is_ignored, replaced_folder, write_text
 from ..engine.build import Build
 from ..engine.stage import ID, Row
 from ..scoring import CLIP_DIRECTION
@@ -115,5 +115,6 @@ def _write_pairs(build: Build, rows: Sequence[Row], folder: Path) -> None:
 
 
 def _check_replaceable(folder: Path) -> None:
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / _DESCRIPTIONS).is_file():
+    taken = folder.is_dir() and not all(map(is_ignored, folder.iterdir()))
+    if taken and not (folder / _DESCRIPTIONS).is_file():
         raise BuildError(f"TOP-Bench: '{folder}' holds other files, not a benchmark. Give another folder.")

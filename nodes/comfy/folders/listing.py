@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ....core.storage.names import is_usable
+from ....core.storage.windows import is_windows
 
 # A folder that changed less than two seconds ago is not cached: some file systems store times in steps of two
 # seconds, so it may change again without a new time.
 _SETTLED_NS = 2 * 10**9
+_TRUSTED_SECONDS = 1.0
 # The oldest entries are dropped, because deleted folders would stay forever.
 _MOST_CACHED = 50_000
 
@@ -37,6 +39,8 @@ class _Read(NamedTuple):
     folders: tuple[str, ...]
     files: tuple[str, ...]
     links: tuple[str, ...]
+    at: float = 0.0
+    """When it was read, on time.monotonic()'s clock."""
 
 
 _cache: OrderedDict[str, _Read] = OrderedDict()
@@ -49,7 +53,7 @@ def entries(folder: str | Path) -> Entries:
     try:
         status = os.stat(path)
         read = _cache.get(path)
-        if read is None or read.changed != status.st_mtime_ns:
+        if read is None or read.changed != status.st_mtime_ns or _may_be_old(read):
             read = _scan(path, status.st_mtime_ns)
     except FileNotFoundError:
         _cache.pop(path, None)
@@ -99,16 +103,22 @@ def _scan(path: str, changed: int) -> _Read:
     kinds: dict[str, list[str]] = {"folder": [], "file": [], "link": []}
     with os.scandir(path) as scan:
         for entry in scan:
-            kinds[_kind(entry)].append(entry.name)
+            if not entry.name.startswith("._"):  # what macOS keeps beside each file on other disks
+                kinds[_kind(entry)].append(entry.name)
     folders = tuple(sorted(kinds["folder"]))
     files = tuple(sorted(kinds["file"]))
     links = tuple(sorted(kinds["link"]))
-    read = _Read(changed, folders, files, links)
+    read = _Read(changed, folders, files, links, time.monotonic())
     if started - changed > _SETTLED_NS:
         _cache[path] = read
         if len(_cache) > _MOST_CACHED:
             _cache.popitem(last=False)
     return read
+
+
+def _may_be_old(read: _Read) -> bool:
+    # On Windows, exFAT and FAT keep a folder's time when its files change.
+    return is_windows() and time.monotonic() - read.at > _TRUSTED_SECONDS
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
@@ -124,7 +134,7 @@ def _walk(
     folder: str, name: str, depth: int, above: tuple[tuple[int, int], ...]
 ) -> Iterator[tuple[str, Entries]]:
     found = entries(folder)
-    if found.identity in above:
+    if found.identity[1] and found.identity in above:  # some file systems number nothing
         return
     yield name, found
     if depth:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ....core.errors import StorageError
 from ....core.storage.files import atomic_write, write_error
+from ....core.storage.windows import is_windows, patiently
 
 
 def move(source: Path, target: Path) -> None:
@@ -21,13 +22,16 @@ def move(source: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:  # also FileExistsError: a file has the folder's name
         raise write_error(target, error) from error
+    if is_windows():
+        _move_on_windows(source, target)
+        return
     try:
         # A link fails if the target exists; a rename would replace it on most systems.
         os.link(source, target, follow_symlinks=False)
     except FileExistsError:
         raise
     except FileNotFoundError as error:
-        raise StorageError(f"'{source.name}' is gone from {source.parent}. Refresh the list.") from error
+        raise _gone(source) from error
     except (OSError, NotImplementedError):
         _move_without_links(source, target)
     else:
@@ -55,6 +59,22 @@ def move_to_free(source: Path, target: Path) -> Path:
             return candidate
 
 
+def _move_on_windows(source: Path, target: Path) -> None:
+    """A rename fails there if the target exists. A link could stay if the source is open and cannot go."""
+    try:
+        patiently(lambda: os.rename(source, target))
+    except FileExistsError:
+        raise
+    except FileNotFoundError as error:
+        raise _gone(source) from error
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise _stays(source, error) from error
+        with atomic_write(target) as temporary:
+            shutil.copyfile(source, temporary)
+        _unlink(source, target)
+
+
 def _move_without_links(source: Path, target: Path) -> None:
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
@@ -70,11 +90,19 @@ def _move_without_links(source: Path, target: Path) -> None:
 
 def _unlink(source: Path, target: Path) -> None:
     try:
-        source.unlink()
+        patiently(source.unlink)
     except OSError as error:
         with suppress(OSError):
             target.unlink()
-        raise StorageError(
-            f"'{source.name}' cannot be moved out of {source.parent}: {error.strerror}. Check that the "
-            "folder is writable."
-        ) from error
+        raise _stays(source, error) from error
+
+
+def _gone(source: Path) -> StorageError:
+    return StorageError(f"'{source.name}' is gone from {source.parent}. Refresh the list.")
+
+
+def _stays(source: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"'{source.name}' cannot be moved out of {source.parent}: {error.strerror}. Check that the "
+        "folder is writable and no other program has the file open."
+    )

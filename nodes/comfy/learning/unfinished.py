@@ -12,7 +12,7 @@ from ....core.errors import LearningError, StorageError, WorthlessError
 from ....core.instruction.file import save_instruction
 from ....core.learning.checkpoint import load_checkpoint, save_checkpoint
 from ....core.learning.trainer import Trainer
-from ....core.storage.files import write_elsewhere
+from ....core.storage.files import remove, write_elsewhere
 from ..folders import metadata, paths
 
 _PLACE = f"output/{paths.INSTRUCTIONS}/unfinished"
@@ -115,5 +115,5 @@ class Unfinished:
         """Removes the files of earlier attempts: the run is complete, or its checkpoint must not be resumed
         from."""
         for file in (self._checkpoint, self._instruction, self._damaged):
-            with suppress(OSError):
-                file.unlink(missing_ok=True)
+            with suppress(StorageError):
+                remove(file)

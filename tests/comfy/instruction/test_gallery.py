@@ -329,3 +329,20 @@ def test_finds_the_graph_that_runs_now(comfy, monkeypatch):
         assert metadata.running_graph() == {}
     finally:
         queue.currently_running.pop(number)
+
+
+def test_file_that_is_open_on_windows_stays_where_it_is(gallery, monkeypatch):
+    moves = gallery.comfy.pack("nodes.comfy.folders.moves")
+    monkeypatch.setattr(moves, "is_windows", lambda: True)
+    path = gallery.save("busy.safetensors")
+
+    def refuse(*_given, **_options):
+        raise PermissionError(13, "The process cannot access the file")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refuse)
+        status, answer = gallery.post("/rename", {"name": "busy.safetensors", "new_name": "free"})
+    assert status == 400 and "has the file open" in answer["error"]
+    assert path.exists() and not path.with_stem("free").exists()
+    assert gallery.post("/rename", {"name": "busy.safetensors", "new_name": "free"})[0] == 200
+    assert path.with_stem("free").exists() and not path.exists()

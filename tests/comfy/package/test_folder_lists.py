@@ -166,3 +166,17 @@ def test_folder_state_changes_with_files_and_skips_unreadable_folders(listing, p
     listing._cache.clear()
     assert paths.folder_state(tmp_path) not in (first, second)
     assert paths.folder_state(tmp_path / "nowhere") == paths.folder_state(tmp_path / "nowhere either")
+
+
+def test_looks_again_where_folders_keep_their_time(listing, tmp_path, monkeypatch):
+    """As on exFAT under Windows."""
+    (tmp_path / "a.png").touch()
+    os.utime(tmp_path, (OLD, OLD))
+    assert listing.entries(tmp_path).files == ("a.png",)
+    (tmp_path / "b.png").touch()
+    (tmp_path / "._b.png").touch()  # macOS keeps attributes there
+    os.utime(tmp_path, (OLD, OLD))
+    assert listing.entries(tmp_path).files == ("a.png",)
+    monkeypatch.setattr(listing, "is_windows", lambda: True)
+    monkeypatch.setattr(listing, "_TRUSTED_SECONDS", 0.0)
+    assert listing.entries(tmp_path).files == ("a.png", "b.png")

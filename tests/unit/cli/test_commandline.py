@@ -208,3 +208,11 @@ def test_rejects_two_images_of_one_name_and_existing_results(
     (folders / "x.safetensors").write_bytes(b"")
     assert run("learn", pairs=folders / "pairs", out=folders / "x.safetensors") == 1
     assert "exists already" in capsys.readouterr().err
+
+
+def test_starts_by_its_path_in_an_isolated_python(tmp_path: Path) -> None:
+    """ComfyUI's portable Python neither looks into the working folder nor at PYTHONPATH."""
+    pack = Path(__file__).resolve().parents[3]
+    command = [sys.executable, "-I", str(pack), "inspect", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "header of an instruction file" in done.stdout, done.stderr

@@ -10,15 +10,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from instructbrush.core.errors import ModelError, StorageError
-from instructbrush.core.storage import files
+from instructbrush.core.storage import files, windows
 from instructbrush.core.storage.files import (
     append_text,
     atomic_write,
     check_writable,
     replaced_folder,
+    write_error,
     write_text,
 )
 
@@ -99,7 +101,7 @@ def test_asks_windows_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(StorageError, match="cannot access"):
         write_text("new", tmp_path / "x.txt")
     refused.clear()
-    monkeypatch.setattr(files, "_is_windows", lambda: True)
+    monkeypatch.setattr(windows, "is_windows", lambda: True)
     write_text("new", tmp_path / "x.txt")
     assert (tmp_path / "x.txt").read_text() == "new" and len(refused) == 2
 
@@ -233,3 +235,26 @@ class TestReplacedFolder:
         with pytest.raises(ValueError, match="stop"), replaced_folder(folder):
             raise ValueError("stop")
         assert self.content(folder) == {"a.txt": "older"}
+
+
+def test_says_on_windows_what_is_full_or_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "is_windows", lambda: True)
+    path = tmp_path / ("long" * 60)
+    full = SafetensorError("I/O error: There is not enough space on the disk. (os error 112)")
+    assert "no space is left there" in str(write_error(path, full))
+    missing = FileNotFoundError(errno.ENOENT, "The system cannot find the path specified")
+    missing.winerror = 3  # type: ignore[attr-defined]
+    assert "its path is too long" in str(write_error(path, missing))
+    assert "Check that the folder exists" in str(write_error(Path("x"), missing))
+
+
+def test_ends_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's tempfile tries for ever on Windows."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Access is denied")
+
+    monkeypatch.setattr(Path, "mkdir", lambda path, *given, **named: None if path == tmp_path else refuse())
+    for attempt in (lambda: write_text("x", tmp_path / "x"), lambda: check_writable(tmp_path / "x")):
+        with pytest.raises(StorageError, match="Access is denied"):
+            attempt()

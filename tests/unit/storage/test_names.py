@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from instructbrush.core.errors import InstructionError, ModelError, PairError
+from instructbrush.core.storage import names
 from instructbrush.core.storage.names import is_usable, resolve_inside
 
 
@@ -88,3 +89,20 @@ def test_accepts_sub_folders_dots_and_the_ending(tmp_path: Path) -> None:
     assert resolve_inside(tmp_path, "12?30", ".safetensors").name == "12?30.safetensors"
     with pytest.raises(ModelError):
         resolve_inside(tmp_path, "..", error=ModelError)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [("weather\\snow", "weather/snow"), ("雪" * 200, "雪" * 200), ("..\\snow", "")]
+)
+def test_reads_names_as_windows_writes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, path: str
+) -> None:
+    """ComfyUI's own lists have backslashes there, and names are counted in UTF-16."""
+    with pytest.raises(InstructionError):
+        resolve_inside(tmp_path, name)
+    monkeypatch.setattr(names, "is_windows", lambda: True)
+    if path:
+        assert resolve_inside(tmp_path, name) == tmp_path / path
+    else:
+        with pytest.raises(InstructionError, match="made of dots"):
+            resolve_inside(tmp_path, name)

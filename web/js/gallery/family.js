@@ -87,7 +87,8 @@ function loadedBy(node, seen) {
   const loader = LOADERS[node.comfyClass];
   if (loader) {
     const name = widgetOf(node, loader.widget)?.value;
-    return name ? `${loader.folder}${name}` : "";
+    // On Windows, core's lists write backslashes.
+    return name ? `${loader.folder}${String(name).replaceAll("\\", "/")}` : "";
   }
   seen.add(node);
   const inputs = node.inputs ?? [];

@@ -66,7 +66,7 @@ export class Additions {
 
   /** Uploads images into the named folder and chooses it. */
   async addImages(images) {
-    const folder = this.target.value.trim().replace(/^\/+|\/+$/g, "");
+    const folder = this.target.value.trim().replaceAll("\\", "/").replace(/^\/+|\/+$/g, "");
     if (!images.length || !folder) {
       this.#complain(images.length ? TEXTS.noName() : TEXTS.noImages());
       return;
