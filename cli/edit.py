@@ -28,7 +28,7 @@ from ..core.instruction.learned_noise import learned_noise_seed
 from ..core.models.families import FAMILIES, Family
 from ..core.storage.files import check_writable
 from ..core.storage.image_files import save_image
-from ..core.storage.windows import is_windows
+from ..core.windows import is_windows
 from .options import (
     add_model_options,
     add_scale_options,

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..devices import empty_cache, free_memory, is_out_of_memory
 from ..editing.denoiser import Denoiser
 from ..errors import LearningError
-from ..storage.windows import is_windows
+from ..windows import is_windows
 from .cuda_graph import Replay
 
 logger = logging.getLogger(__name__)

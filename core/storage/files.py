@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from ..errors import InstructBrushError, StorageError
-from .windows import is_windows, patiently
+from ..windows import is_windows, patiently
 
 if TYPE_CHECKING:
     from torch import Tensor

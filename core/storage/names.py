@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from ..errors import InstructBrushError, InstructionError
-from .windows import is_windows
+from ..windows import is_windows
 
 # Most bytes of a file name on the usual file systems, and of a whole path.
 _MAX_NAME_BYTES = 255

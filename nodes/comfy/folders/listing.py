@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ....core.storage.names import is_usable
-from ....core.storage.windows import is_windows
+from ....core.windows import is_windows
 
 # A folder that changed less than two seconds ago is not cached: some file systems store times in steps of two
 # seconds, so it may change again without a new time.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ....core.errors import StorageError
 from ....core.storage.files import atomic_write, write_error
-from ....core.storage.windows import is_windows, patiently
+from ....core.windows import is_windows, patiently
 
 
 def move(source: Path, target: Path) -> None:

@@ -20,8 +20,8 @@ ROUTES = ("nodes", "comfy", "routes")
 ENDPOINTS = ("core", "generation", "language")
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "torch.load", "pip.main"}
 CORE_ORDER = (
-    "errors", "devices", "progress", "storage", "diffusion", "models", "instruction", "regions", "editing",
-    "encoders", "pairs", "learning", "reasoning", "finetuning", "evaluation", "generation",
+    "errors", "devices", "windows", "progress", "storage", "diffusion", "models", "instruction", "regions",
+    "editing", "encoders", "pairs", "learning", "reasoning", "finetuning", "evaluation", "generation",
 )  # fmt: skip
 """Each part of core imports only parts before it. ARCHITECTURE.md repeats this list."""
 TOPS = {

@@ -13,8 +13,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from instructbrush.core import windows
 from instructbrush.core.errors import ModelError, StorageError
-from instructbrush.core.storage import files, windows
+from instructbrush.core.storage import files
 from instructbrush.core.storage.files import (
     append_text,
     atomic_write,
