@@ -94,15 +94,14 @@ def load(name: str, precision: str) -> Mllm:
 
 
 def _fitting_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype that the weights are stored in, or the nearest one that the device computes well in."""
+    """The dtype that the weights are stored in, or fp32 if the device cannot compute in it."""
     if device.type == "cpu":
         return torch.float32
-    fits = {
-        torch.bfloat16: comfy.model_management.should_use_bf16(device),
-        torch.float16: comfy.model_management.should_use_fp16(device),
-    }
-    # fp16 has a smaller range than bf16, so weights stored in bf16 go to fp32.
-    return stored if fits.get(stored, True) else torch.float32
+    # Whether it can at all, as ComfyUI asks for weights that it casts: fp32 would need twice the memory.
+    can_use_bf16 = comfy.model_management.should_use_bf16(
+        device, prioritize_performance=False, manual_cast=True
+    )
+    return torch.float32 if stored == torch.bfloat16 and not can_use_bf16 else stored
 
 
 def connector_names() -> list[str]:
