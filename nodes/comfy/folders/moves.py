@@ -70,9 +70,7 @@ def _move_on_windows(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise _stays(source, error) from error
-        with atomic_write(target) as temporary:
-            shutil.copyfile(source, temporary)
-        _unlink(source, target)
+        _copy_to_another_disk(source, target)
 
 
 def _move_without_links(source: Path, target: Path) -> None:
@@ -83,9 +81,13 @@ def _move_without_links(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise write_error(target, error) from error
-        with atomic_write(target) as temporary:
-            shutil.copyfile(source, temporary)
-        _unlink(source, target)
+        _copy_to_another_disk(source, target)
+
+
+def _copy_to_another_disk(source: Path, target: Path) -> None:
+    with atomic_write(target) as temporary:
+        shutil.copyfile(source, temporary)
+    _unlink(source, target)
 
 
 def _unlink(source: Path, target: Path) -> None:
