@@ -94,9 +94,9 @@ def plain_weights(
     with ExitStack() as undo:
         undo.callback(_empty_cache, device)
         undo.callback(patcher.unpatch_model, unpatch_weights=False)
-        with comfyui_mode():  # patches may hold modules
-            patcher.model_patches_to(device)
-            patcher.model_patches_to(patcher.model_dtype())
+        # Not in comfyui_mode: gradients must pass the tensors of patches.
+        patcher.model_patches_to(device)
+        patcher.model_patches_to(patcher.model_dtype())
         for path, module in patcher.model.named_modules():
             if needed(path):
                 _replace_weights(patcher, path, module, undo)
