@@ -201,6 +201,26 @@ def test_an_instruction_is_chosen_in_the_dialog(vue, page, files, shots):
     assert saved == ["snow.safetensors"]
 
 
+STORE_FAVORITES = """async (names) => fetch("/api/userdata/instructbrush%2Ffavorites.json?overwrite=true", {
+    method: "POST", body: JSON.stringify(names),
+})"""
+
+PRESS_STARS = """(names) => {
+    for (const name of names) document.querySelector(`.ibg-sidebar [data-name="${name}"] .ibg-star`).click();
+}"""
+
+
+def kept_favorites(page, names):
+    """Waits until the user's data holds `names` as favorites."""
+    page.wait_for_function(
+        """async (names) => {
+            const kept = await fetch("/api/userdata/instructbrush%2Ffavorites.json");
+            return kept.ok && JSON.stringify(await kept.json()) === JSON.stringify(names);
+        }""",
+        arg=names,
+    )
+
+
 def test_files_are_kept_in_order_in_the_sidebar(vue, page, files, server, shots):
     kind = "vue" if vue else "classic"
     node = page.evaluate(BUILD)
@@ -214,8 +234,12 @@ def test_files_are_kept_in_order_in_the_sidebar(vue, page, files, server, shots)
     page.get_by_role("button", name="Only favorites").click()
     assert names(page) == ["gold"]
     page.get_by_role("button", name="Only favorites").click()
-    kept = "async () => (await fetch('/api/userdata/instructbrush%2Ffavorites.json')).json()"
-    assert page.evaluate(kept) == ["gold.safetensors"]
+    kept_favorites(page, ["gold.safetensors"])
+
+    # Stars that are pressed in one moment are all kept, and another tab's star stays.
+    page.evaluate(STORE_FAVORITES, ["gold.safetensors", "weather/rain.safetensors"])
+    page.evaluate(PRESS_STARS, ["gold.safetensors", "ink.safetensors", "snow.safetensors"])
+    kept_favorites(page, ["ink.safetensors", "snow.safetensors", "weather/rain.safetensors"])
 
     # Another name, also in the node that uses the file; a taken name is refused.
     card(page, "ink").get_by_role("button", name="Rename").click()
@@ -229,6 +253,7 @@ def test_files_are_kept_in_order_in_the_sidebar(vue, page, files, server, shots)
     card(page, "style/pen").wait_for()
     assert (files / "style" / "pen.safetensors").exists() and not (files / "ink.safetensors").exists()
     assert value(page, node) == "style/pen.safetensors"
+    kept_favorites(page, ["snow.safetensors", "style/pen.safetensors", "weather/rain.safetensors"])
 
     # Trash and undo.
     card(page, "snow").get_by_role("button", name="trash").click()

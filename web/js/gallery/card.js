@@ -95,11 +95,12 @@ function favoriteButton({ name }, title, view) {
     on ? "Remove {title} from the favorites" : "Add {title} to the favorites",
     { title },
   );
-  const change = (event) => {
+  const press = (event) => {
     event.stopPropagation(); // the image below uses the card
-    store.setFavorite(name, !on).catch((error) => view.say(error.message));
+    const change = on ? { removed: [name] } : { added: [name] };
+    store.changeFavorites(change).catch((error) => view.say(error.message));
   };
-  const star = small(on ? "star-fill" : "star", label, change);
+  const star = small(on ? "star-fill" : "star", label, press);
   star.classList.add("ibg-star");
   star.setAttribute("aria-pressed", String(on));
   return star;

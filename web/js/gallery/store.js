@@ -14,6 +14,7 @@ class GalleryStore extends EventTarget {
     this.families = {};
     this.favorites = new Set();
     this.loaded = false;
+    this.keeping = Promise.resolve();
   }
 
   /** Reads the list again. Calls while it is being read wait for the same answer. */
@@ -34,32 +35,38 @@ class GalleryStore extends EventTarget {
   }
 
   async read() {
-    const [list] = await Promise.all([get(ROUTE), this.loaded ? null : this.readFavorites()]);
+    const first = !this.loaded;
+    const [list, favorites] = await Promise.all([get(ROUTE), first && readFavorites().catch(console.warn)]);
+    if (favorites) this.favorites = favorites;
     Object.assign(this, list, { loaded: true });
     this.dispatchEvent(new Event("change"));
   }
 
-  async readFavorites() {
-    const response = await api.getUserData(FAVORITES);
-    if (!response.ok) return; // the user has none yet
-    const names = await response.json().catch(() => []);
-    this.favorites = new Set(Array.isArray(names) ? names : []);
+  /** Stars `added` and unstars `removed` at once, and keeps that in the user's data, one call after another. */
+  changeFavorites({ added = [], removed = [] }) {
+    this.star(added, removed);
+    const kept = this.keeping.then(() => this.keepFavorites(added, removed));
+    this.keeping = kept.catch(() => {});
+    return kept;
   }
 
-  async setFavorite(name, on) {
-    await this.readFavorites(); // another tab may have set some
-    const before = [...this.favorites];
-    if (on) this.favorites.add(name);
-    else this.favorites.delete(name);
-    this.dispatchEvent(new Event("change"));
-    const options = { overwrite: true, stringify: true, throwOnError: true };
+  async keepFavorites(added, removed) {
     try {
-      await api.storeUserData(FAVORITES, [...this.favorites].sort(), options);
+      const names = await readFavorites(); // another tab may have added some
+      for (const name of removed) names.delete(name);
+      for (const name of added) names.add(name);
+      const options = { overwrite: true, stringify: true, throwOnError: true };
+      await api.storeUserData(FAVORITES, [...names].sort(), options);
     } catch (error) {
-      this.favorites = new Set(before);
-      this.dispatchEvent(new Event("change"));
+      this.star(removed, added);
       throw error;
     }
+  }
+
+  star(added, removed) {
+    for (const name of removed) this.favorites.delete(name);
+    for (const name of added) this.favorites.add(name);
+    this.dispatchEvent(new Event("change"));
   }
 
   /** Returns the card or unfinished run of a file, if it is listed. */
@@ -76,9 +83,8 @@ class GalleryStore extends EventTarget {
   async rename(name, newName) {
     const answer = await post(`${ROUTE}/rename`, { name, new_name: newName });
     if (this.favorites.has(name) && answer.name !== name) {
-      this.favorites.delete(name);
       // The file has its new name, whatever becomes of the star.
-      await this.setFavorite(answer.name, true).catch(console.warn);
+      await this.changeFavorites({ added: [answer.name], removed: [name] }).catch(console.warn);
     }
     await this.reload();
     return answer.name;
@@ -104,6 +110,15 @@ class GalleryStore extends EventTarget {
     const { family } = await get(`${ROUTE}/family?${new URLSearchParams({ model })}`);
     return family;
   }
+}
+
+async function readFavorites() {
+  const response = await api.getUserData(FAVORITES);
+  const { ok, status, statusText } = response;
+  if (status === 404) return new Set(); // the user has none yet
+  if (!ok) throw new Error(`Error reading user data file '${FAVORITES}': ${status} ${statusText}`);
+  const names = await response.json().catch(() => []);
+  return new Set(Array.isArray(names) ? names : []);
 }
 
 export const store = new GalleryStore();
