@@ -6,15 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ModelError, first_line
 from ..models.hub_folders import model_folder, model_title
-from ..models.weights import fingerprint, folder_weights, read_config
+from ..models.pretrained import PretrainedFolder
+from ..models.weights import fingerprint
 from .preprocessing import Preprocessing
 
-HINT = (
-    "Give the folder of a DINO or DINOv2 in the layout of transformers, with config.json and "
-    "model.safetensors: the papers use facebook/dino-vits16. Nothing is downloaded automatically."
-)
+# The papers use it.
+_PUBLIC = "facebook/dino-vits16"
 _MODEL_TYPES = ("vit", "dinov2", "dinov2_with_registers")
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -28,7 +26,7 @@ class DinoModel:
     224 x 224, and normalizes with ImageNet's mean and deviation. A ViT of another size scales in proportion.
 
     Args:
-        folder: holds ``config.json`` and ``model.safetensors``. Reads only safetensors and runs no code.
+        folder: holds ``config.json`` and ``model.safetensors``.
         device: where the model runs.
 
     Raises:
@@ -37,21 +35,18 @@ class DinoModel:
     """
 
     def __init__(self, folder: str | Path, device: torch.device | str = "cpu") -> None:
+        from transformers import AutoModel
+
         folder = model_folder(folder)
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"DINO: there is no config.json in '{folder}'. {HINT}")
-        config = read_config(folder / "config.json")
-        model_type = config.get("model_type")
-        if not isinstance(model_type, str) or model_type not in _MODEL_TYPES:
-            raise ModelError(
-                f"DINO: '{model_title(folder)}' holds a model of type '{model_type}', "
-                f"one of {', '.join(_MODEL_TYPES)} is needed. {HINT}"
-            )
-        # Raises for weights that are missing, pickled, truncated or damaged.
-        folder_weights(folder, ("model",))
         self.name = model_title(folder)
+        source = PretrainedFolder("DINO", self.name, folder, _PUBLIC, "config.json, model.safetensors")
+        else_says = f"is not a DINO ({', '.join(_MODEL_TYPES)})"
+        model_type = source.check(_MODEL_TYPES, else_says)["model_type"]
+        # DINO has no pooler: published ViT files lack one, or have an untrained one.
+        options = {"add_pooling_layer": False} if model_type == "vit" else {}
         self.device = torch.device(device)
-        self._network = _load(folder, model_type).eval().requires_grad_(False).float().to(self.device)
+        network = source.load_network(AutoModel.from_pretrained, **options)
+        self._network: Any = network.float().to(self.device)
         side = int(self._network.config.image_size) if model_type == "vit" else _SIDE
         self.preprocessing = Preprocessing(
             (side, side), _IMAGENET_MEAN, _IMAGENET_STD, resize=side * 256 // 224
@@ -66,30 +61,3 @@ class DinoModel:
             ModelError: the images are not [B, H, W, 3].
         """
         return self._network(self.preprocessing(images.cpu()).to(self.device)).last_hidden_state[:, 0]
-
-
-def _load(folder: Path, model_type: str) -> Any:
-    from transformers import AutoModel
-
-    # DINO has no pooler: published ViT files lack one, or have an untrained one.
-    options = {"add_pooling_layer": False} if model_type == "vit" else {}
-    try:
-        network, report = AutoModel.from_pretrained(
-            str(folder),
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **options,
-        )
-    except Exception as error:  # unknown configurations make transformers fail in any way
-        raise ModelError(
-            f"DINO: '{model_title(folder)}' cannot be loaded ({first_line(error)}). {HINT}"
-        ) from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"DINO: the weight {missing[0]} is missing in '{model_title(folder)}' ({len(missing)} in all). "
-            f"{HINT}"
-        )
-    return network

@@ -13,13 +13,20 @@ from torch import Tensor
 from torch.nn import Module, ModuleDict
 
 from ..errors import ModelError, first_line
-from ..models.builtin import resolved, title_of
+from ..models.builtin import resolved
 from ..progress import Progress
 from ..storage.image_tensors import to_image
 from .decoding import Decoded, Decoding, decode
 from .mllm_chat import STATES_TASK, chat, without_marks
-from .mllm_folders import FILES, check_bits, check_folder, folder_fingerprint, stored_bits, stored_dtype
-from .mllm_loading import MllmSource, WeightsPlan, from_folder, load_network, load_processor
+from .mllm_folders import (
+    check_bits,
+    check_folder,
+    folder_fingerprint,
+    mllm_source,
+    stored_bits,
+    stored_dtype,
+)
+from .mllm_loading import WeightsPlan, load_network, load_processor
 
 # Smallest side of an image in pixels.
 _MIN_SIDE = 8
@@ -53,15 +60,15 @@ class Mllm:
         from transformers import AutoConfig
 
         self.folder = resolved(folder)
-        self.name = title_of(self.folder)
+        self._source = mllm_source(self.folder)
+        self.name = self._source.name
         self.model_type = check_folder(self.folder)
         stored = stored_bits(self.folder)
         self.bits = stored or check_bits(bits, self.name)
         device = torch.device(device)
         self.dtype = dtype or (torch.float32 if device.type == "cpu" else stored_dtype(self.folder))
         self._plan = WeightsPlan(device, self.dtype, self.bits, stored_quantized=stored is not None)
-        self._source = MllmSource(self.name, self.folder, self.model_type)
-        self._config: Any = from_folder(self._source, AutoConfig.from_pretrained)
+        self._config: Any = self._source.load(AutoConfig.from_pretrained)
         self._processor = load_processor(self._source, self._config)
         self._network: Any = None
         self._module: Module | None = None
@@ -134,7 +141,7 @@ class Mllm:
         except Exception as error:  # chat templates can fail in any way
             raise ModelError(
                 f"MLLM '{self.name}': its chat template cannot be used ({first_line(error)}). "
-                f"Download its files again: {FILES}."
+                f"Download its files again: {self._source.files}."
             ) from error
 
     @property

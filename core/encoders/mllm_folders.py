@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from ..errors import ModelError
 from ..models.builtin import resolved, title_of
 from ..models.hub_folders import model_folder
+from ..models.pretrained import PROCESSOR_FILES, TOKENIZER_FILES, PretrainedFolder
 from ..models.weights import fingerprint, folder_weights, read_config, read_json
 
 PUBLIC = "llava-hf/llava-1.5-7b-hf"
@@ -20,11 +21,14 @@ FILES = (
     "tokenizer_config.json, chat_template.json"
 )
 
-# Sets of files, one of which must exist.
-_PROCESSOR_FILES = (("preprocessor_config.json",), ("processor_config.json",))
-_TOKENIZER_FILES = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
 _FINGERPRINTED = ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def mllm_source(folder: Path) -> PretrainedFolder:
+    """Returns the folder of a vision-language model, see ``resolved``."""
+    folder = resolved(folder)
+    return PretrainedFolder("MLLM", title_of(folder), folder, PUBLIC, FILES)
 
 
 def check_folder(folder: Path) -> str:
@@ -36,36 +40,16 @@ def check_folder(folder: Path) -> str:
     Raises:
         ModelError: the folder cannot be loaded; the message names it and tells what belongs there.
     """
-    folder = resolved(folder)
-    here = f"MLLM '{title_of(folder)}'"
-    advice = (
-        f"Put {PUBLIC}, or another vision-language model, into {folder}: {FILES}. "
-        "Nothing is downloaded automatically."
-    )
-    if not folder.is_dir():
-        raise ModelError(f"{here}: there is no folder {folder}. {advice}")
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{here}: config.json is missing. {advice}")
-    config = read_config(folder / "config.json")
-    model_type = str(config.get("model_type"))[:80]
-    if model_type not in _known_types():
-        raise ModelError(
-            f"{here}: its config.json says '{model_type}', which transformers does not know as a model that "
-            f"reads images and words. {advice}"
-        )
-    for sets in (_PROCESSOR_FILES, _TOKENIZER_FILES):
-        if not any(all((folder / name).is_file() for name in names) for names in sets):
-            alternatives = " or ".join(" and ".join(names) for names in sets)
-            raise ModelError(f"{here}: {alternatives} is missing. {advice}")
-    # Raises for weights that are missing, pickled, truncated or damaged.
-    folder_weights(folder, ("model",))
+    source = mllm_source(folder)
+    else_says = "transformers does not know as a model that reads images and words"
+    config = source.check(_known_types(), else_says, PROCESSOR_FILES, TOKENIZER_FILES)
     method = str(_quantization(config).get("quant_method"))
     if "bitsandbytes" in method and find_spec("bitsandbytes") is None:
         raise ModelError(
-            f"{here}: its weights are quantized with bitsandbytes, which is not installed. "
+            f"{source.title}: its weights are quantized with bitsandbytes, which is not installed. "
             "Run: pip install bitsandbytes. Or get the model in fp16 or bf16."
         )
-    return model_type
+    return str(config["model_type"])
 
 
 def stored_bits(folder: Path) -> int | None:
@@ -128,7 +112,7 @@ def _quantization(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-def _known_types() -> Sequence[str]:
+def _known_types() -> Container[str]:
     from transformers.models.auto import modeling_auto
 
-    return list(modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+    return modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES

@@ -1,38 +1,16 @@
 """Loads the processor and the network of a vision-language model with transformers."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import ModelError, first_line
+from ..models.pretrained import PretrainedFolder
 from .mllm_chat import LLAVA_TEMPLATE
-from .mllm_folders import FILES
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class MllmSource:
-    """A folder of a vision-language model."""
-
-    name: str
-    """Name in messages."""
-    folder: Path
-    model_type: str
-    """``model_type`` in config.json."""
-    kind: str = "MLLM"
-    """Kind of model in messages."""
-    files: str = FILES
-    """The files of a complete folder, for messages."""
-
-    @property
-    def title(self) -> str:
-        """Kind and name, for messages."""
-        return f"{self.kind} '{self.name}'"
 
 
 @dataclass(frozen=True)
@@ -47,45 +25,29 @@ class WeightsPlan:
     """Whether the weights are quantized in the folder, and not when they are loaded."""
 
 
-def from_folder(source: MllmSource, load: Callable[..., Any], **options: Any) -> Any:
-    """Calls a ``from_pretrained`` of transformers, without downloads and without code of the folder.
-
-    Raises:
-        ModelError: transformers cannot load the folder, or a package is missing.
-    """
-    try:
-        return load(str(source.folder), local_files_only=True, trust_remote_code=False, **options)
-    except ImportError as error:
-        raise ModelError(
-            f"{source.title}: a package that its weights or files need is missing "
-            f"({first_line(error)}). Install it, or get the model in fp16 or bf16."
-        ) from error
-    except Exception as error:  # unknown configurations make transformers fail in any way
-        raise ModelError(
-            f"{source.title}: transformers cannot load {source.folder} ({first_line(error)}). "
-            f"Download its files again: {source.files}. A newer kind of model may need a newer transformers."
-        ) from error
-
-
-def load_processor(source: MllmSource, config: Any) -> Any:
+def load_processor(source: PretrainedFolder, config: Any) -> Any:
     """Loads transformers' processor of images and words.
+
+    Args:
+        source: the model's folder.
+        config: the model's configuration, of transformers.
 
     Raises:
         ModelError: the folder has no processor of images and words, or no chat template.
     """
     from transformers import AutoProcessor
 
-    processor = from_folder(source, AutoProcessor.from_pretrained)
+    processor = source.load(AutoProcessor.from_pretrained)
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None or not hasattr(processor, "image_processor"):
         raise ModelError(
             f"{source.title}: {source.folder} holds nothing that prepares both images and words. "
-            f"Download its files again: {FILES}."
+            f"Download its files again: {source.files}."
         )
     # Padding at the end keeps the positions of all tokens.
     tokenizer.padding_side = "right"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    if source.model_type == "llava":
+    if config.model_type == "llava":
         _complete_llava(processor, config)
     if not processor.chat_template:
         raise ModelError(
@@ -105,9 +67,9 @@ def _complete_llava(processor: Any, config: Any) -> None:
 
 
 def load_network(
-    source: MllmSource, plan: WeightsPlan, tokenizer: Any, auto: str = "AutoModelForImageTextToText"
+    source: PretrainedFolder, plan: WeightsPlan, tokenizer: Any, auto: str = "AutoModelForImageTextToText"
 ) -> Any:
-    """Loads a frozen network.
+    """Loads a frozen network that answers.
 
     Args:
         source: its folder.
@@ -116,32 +78,17 @@ def load_network(
         auto: name of transformers' class that loads it.
 
     Raises:
-        ModelError: the weights do not fit the configuration, or see ``from_folder``.
+        ModelError: the weights do not fit the configuration, or see ``PretrainedFolder.load``.
     """
     import transformers
 
-    network, report = from_folder(
-        source,
-        getattr(transformers, auto).from_pretrained,
-        use_safetensors=True,
-        output_loading_info=True,
-        **_weight_options(plan),
-    )
-    # transformers would replace missing weights with random numbers.
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"{source.title}: {len(missing)} weights such as {missing[0]} are missing in "
-            f"{source.folder}. The file is incomplete or belongs to another config.json. Download the model "
-            "again."
-        )
+    network = source.load_network(getattr(transformers, auto).from_pretrained, **_weight_options(plan))
     # Replaces the folder's settings, whose sampling and penalties would apply to answers.
     own = network.generation_config
     ends = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
     network.generation_config = transformers.GenerationConfig(
         bos_token_id=own.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
     )
-    network = network.eval().requires_grad_(False)
     return network if plan.bits else move_network(network, plan.device, source.title)
 
 

@@ -1,6 +1,7 @@
 """Language models that read words alone, from a folder in transformers' layout."""
 
 import hashlib
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,17 @@ import torch
 from ...encoders.decoding import Decoded, Decoding, decode
 from ...encoders.mllm_chat import without_marks
 from ...encoders.mllm_folders import check_bits, folder_fingerprint, stored_bits, stored_dtype
-from ...encoders.mllm_loading import MllmSource, WeightsPlan, from_folder, load_network
+from ...encoders.mllm_loading import WeightsPlan, load_network
 from ...errors import ModelError, first_line
 from ...models.hub_folders import model_folder, model_title
-from ...models.weights import folder_weights, read_config
+from ...models.pretrained import TOKENIZER_FILES, PretrainedFolder
 
 FILES = (
     "config.json, model.safetensors (or its numbered parts), tokenizer.json, tokenizer_config.json, "
     "chat_template.jinja"
 )
 _KIND = "Language model"
-_TOKENIZER_FILES = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
+_PUBLIC = "Qwen/Qwen2.5-7B-Instruct"
 
 
 class TextModel:
@@ -49,15 +50,16 @@ class TextModel:
 
         self.folder = model_folder(folder)
         self.name = model_title(self.folder)
-        model_type = check_text_folder(self.folder)
+        self._source = PretrainedFolder(_KIND, self.name, self.folder, _PUBLIC, FILES)
+        else_says = "transformers does not know as a model that answers in words"
+        self._source.check(_text_types(), else_says, TOKENIZER_FILES)
         stored = stored_bits(self.folder)
         self.bits = stored or check_bits(bits, self.name, _KIND)
         device = torch.device(device)
         self.dtype = dtype or (torch.float32 if device.type == "cpu" else stored_dtype(self.folder))
         self._plan = WeightsPlan(device, self.dtype, self.bits, stored_quantized=stored is not None)
-        self._source = MllmSource(self.name, self.folder, model_type, _KIND, FILES)
-        self._config: Any = from_folder(self._source, AutoConfig.from_pretrained)
-        self._tokenizer: Any = from_folder(self._source, AutoTokenizer.from_pretrained)
+        self._config: Any = self._source.load(AutoConfig.from_pretrained)
+        self._tokenizer: Any = self._source.load(AutoTokenizer.from_pretrained)
         self._network: Any = None
         if not self._tokenizer.chat_template:
             raise ModelError(
@@ -122,35 +124,12 @@ class TextModel:
         return decode(network, self._tokenizer, inputs, decoding)
 
 
-def check_text_folder(folder: Path) -> str:
-    """Checks file names, headers and settings of a language model's folder without loading it.
-
-    Returns:
-        The ``model_type`` in its config.json.
-
-    Raises:
-        ModelError: the folder cannot be loaded; the message names it and tells what belongs there.
-    """
-    here = f"{_KIND} '{model_title(folder)}'"
-    advice = f"Put a model's files into {folder}: {FILES}. Nothing is downloaded automatically."
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{here}: there is no config.json in {folder}. {advice}")
-    model_type = str(read_config(folder / "config.json").get("model_type"))[:80]
-    if not is_text_type(model_type):
-        raise ModelError(
-            f"{here}: its config.json says '{model_type}', which transformers does not know as a model that "
-            f"answers in words. {advice}"
-        )
-    if not any(all((folder / name).is_file() for name in names) for names in _TOKENIZER_FILES):
-        alternatives = " or ".join(" and ".join(names) for names in _TOKENIZER_FILES)
-        raise ModelError(f"{here}: {alternatives} is missing. {advice}")
-    # Raises for weights that are missing, pickled, truncated or damaged.
-    folder_weights(folder, ("model",))
-    return model_type
-
-
 def is_text_type(model_type: str) -> bool:
     """Whether transformers has a model of this type that continues a text."""
+    return model_type in _text_types()
+
+
+def _text_types() -> Container[str]:
     from transformers.models.auto import modeling_auto
 
-    return model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

@@ -109,7 +109,7 @@ def test_comfyui_frees_the_models_when_they_are_dropped(comfy, states_folder):
     ("name", "precision", "message"),
     [
         ("mllm/none", "auto", "MLLM 'none': there is no folder "),
-        ("LLM/none", "auto", "Put llava-hf/llava-1.5-7b-hf, or another vision-language model, into "),
+        ("LLM/none", "auto", "Put llava-hf/llava-1.5-7b-hf, or another model of its kind, into "),
         (
             "mllm/../../output",
             "auto",

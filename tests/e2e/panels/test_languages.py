@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from instructbrush.core.instruction.file import save_instruction
-from instructbrush.tests.e2e.panels.test_gallery import image_of, learned
+from instructbrush.tests.e2e.panels.gallery_files import image_of, learned
 
 CHINESE = r"[\u4e00-\u9fff]"
 BUILD = """() => {

@@ -73,10 +73,10 @@ def pickle_weights(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "config.json").unlink(), "DINO: there is no config.json in"),
+        (lambda folder: (folder / "config.json").unlink(), "DINO 'tiny': config.json is missing."),
         (
             lambda folder: change_config(folder, model_type="clip"),
-            "holds a model of type 'clip', one of vit, dinov2, dinov2_with_registers is needed.",
+            "DINO 'tiny': its config.json says 'clip', which is not a DINO (vit, dinov2, ",
         ),
         (lambda folder: (folder / "model.safetensors").unlink(), "there is no model.safetensors in"),
         (pickle_weights, "pytorch_model.bin: .bin files are not read, only .safetensors."),
@@ -84,8 +84,8 @@ def pickle_weights(folder: Path) -> None:
             lambda folder: (folder / "model.safetensors").write_bytes(bytes(4)),
             "model.safetensors: the file is cut short",
         ),
-        (lambda folder: change_config(folder, hidden_size=64), "DINO: 'tiny' cannot be loaded"),
-        (drop_weight, "DINO: the weight layernorm.weight is missing in 'tiny' (1 in all)."),
+        (lambda folder: change_config(folder, hidden_size=64), "DINO 'tiny': transformers cannot load"),
+        (drop_weight, "DINO 'tiny': 1 weights such as layernorm.weight are missing in"),
     ],
 )
 def test_rejects_what_is_not_a_dino(tmp_path: Path, change: Callable[[Path], Any], message: str) -> None:
@@ -98,7 +98,7 @@ def test_rejects_what_is_not_a_dino(tmp_path: Path, change: Callable[[Path], Any
 def test_error_tells_what_belongs_there(tmp_path: Path) -> None:
     with pytest.raises(
         ModelError,
-        match="config.json and model.safetensors: the papers use facebook/dino-vits16. Nothing is "
-        "downloaded automatically.",
+        match="Put facebook/dino-vits16, or another model of its kind, into .*: config.json, "
+        "model.safetensors. Nothing is downloaded automatically.",
     ):
         DinoModel(tmp_path / "none")

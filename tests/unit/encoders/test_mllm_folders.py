@@ -15,7 +15,7 @@ from instructbrush.core.errors import ModelError
 from instructbrush.tests.support import tiny_mllms
 
 ADVICE = (
-    "Put llava-hf/llava-1.5-7b-hf, or another vision-language model, into {folder}: config.json, "
+    "Put llava-hf/llava-1.5-7b-hf, or another model of its kind, into {folder}: config.json, "
     "model.safetensors (or its numbered parts), "
 )
 

@@ -42,7 +42,7 @@ class GalleryStore extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 
-  /** Stars `added` and unstars `removed` at once, and keeps that in the user's data, one call after another. */
+  /** Stars `added` and unstars `removed` at once, and keeps that in the user's data, call after call. */
   changeFavorites({ added = [], removed = [] }) {
     this.star(added, removed);
     const kept = this.keeping.then(() => this.keepFavorites(added, removed));

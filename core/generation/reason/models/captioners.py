@@ -10,11 +10,11 @@ from typing import Any, Protocol
 import torch
 
 from ....encoders.mllm import Mllm
-from ....encoders.mllm_loading import MllmSource, from_folder
 from ....errors import ModelError
 from ....models.builtin import POCKET_READER_FOLDER
 from ....models.hub_folders import model_folder, model_title
-from ....models.weights import folder_weights, read_config
+from ....models.pretrained import PROCESSOR_FILES, TOKENIZER_FILES, PretrainedFolder
+from ....models.weights import read_config
 from ....reasoning.answers import one_line, without_thoughts
 from ....storage.image_files import decode_image
 from ....storage.image_tensors import to_image
@@ -24,6 +24,12 @@ from ...language.models import LanguageModel, Question, ask_for
 from ..prompts import CAPTION_TASK
 
 UNUSABLE = "the caption cannot be used"
+
+_PUBLIC_BLIP2 = "Salesforce/blip2-opt-2.7b"
+_BLIP2_FILES = (
+    "config.json, model.safetensors (or its numbered parts), preprocessor_config.json, tokenizer.json, "
+    "tokenizer_config.json"
+)
 
 # The pocket reader learned to answer this question with a caption.
 _POCKET_QUESTION = "describe the picture"
@@ -113,21 +119,11 @@ class Blip2Captioner:
         from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
         self.name = model_title(folder)
-        source = MllmSource(self.name, folder, "blip-2")
-        folder_weights(folder, ("model",))  # raises for weights that are missing, pickled or damaged
-        self._processor = from_folder(source, Blip2Processor.from_pretrained)
-        network, report = from_folder(
-            source,
-            Blip2ForConditionalGeneration.from_pretrained,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-        if report["missing_keys"]:
-            raise ModelError(
-                f"BLIP-2 '{self.name}': weights such as {min(report['missing_keys'])} are missing in "
-                f"{folder}. Download the model again."
-            )
-        self._network = network.to(device, dtype).eval().requires_grad_(False)
+        source = PretrainedFolder("BLIP-2", self.name, folder, _PUBLIC_BLIP2, _BLIP2_FILES)
+        source.check(("blip-2",), "is not a BLIP-2", PROCESSOR_FILES, TOKENIZER_FILES)
+        self._processor = source.load(Blip2Processor.from_pretrained)
+        network = source.load_network(Blip2ForConditionalGeneration.from_pretrained)
+        self._network = network.to(device, dtype)
 
     @torch.no_grad()
     def caption(self, cell: Mapping[str, Any], name: str) -> str:

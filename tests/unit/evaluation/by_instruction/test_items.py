@@ -293,7 +293,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
             "which has no pairs to learn from. "
             "Choose from words, region, instruction, explain, encode, encode_blind.",
         ),
-        (["--dino", str(tmp_path)], "DINO: there is no config.json in"),
+        (["--dino", str(tmp_path)], ": config.json is missing. Put facebook/dino-vits16"),
     ]:
         assert main(command(data, out, *more)) == 1 and message in capsys.readouterr().err
     assert main(["bench", "--data", str(data), "--split", "dev"]) == 1

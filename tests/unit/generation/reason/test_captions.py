@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -85,10 +86,19 @@ def test_blip2_from_a_folder_captions_as_transformers_does(
     assert FolderCaptioner(str(blip2))().caption(IMAGE, "a") == expected
 
 
-def test_blip2_needs_all_weights_as_safetensors(blip2: Path, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_bytes((blip2 / "config.json").read_bytes())
-    with pytest.raises(ModelError):
-        FolderCaptioner(str(tmp_path))()
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("model.safetensors", "there is no model.safetensors in"),
+        ("tokenizer.json", "BLIP-2 'own': tokenizer.json or tokenizer.model or vocab.json and merges.txt is"),
+    ],
+)
+def test_blip2_needs_all_its_files(blip2: Path, tmp_path: Path, missing: str, message: str) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(blip2, own)
+    (own / missing).unlink()
+    with pytest.raises(ModelError, match=message):
+        FolderCaptioner(str(own))()
 
 
 def test_the_built_in_reader_captions_the_pocket_world(pocket_row: Row) -> None:
