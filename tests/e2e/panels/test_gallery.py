@@ -340,7 +340,7 @@ def test_a_stopped_run_is_resumed_from_the_gallery(server, open_page, files):
     page.wait_for_function(
         "async () => !(await (await fetch('/api/queue')).json()).queue_running.length", timeout=60_000
     )
-    page.evaluate("() => { app.graph.clear(); window.steps = []; }")
+    page.evaluate("() => app.graph.clear()")
     page.locator(".instructbrush-gallery-tab-button").click()
     run = page.locator(".ibg-run", has_text="dusk")
     label = run.get_by_role("button", name="Resume").text_content()
@@ -348,9 +348,9 @@ def test_a_stopped_run_is_resumed_from_the_gallery(server, open_page, files):
     assert 2 <= done < 96
     run.get_by_role("button", name="Resume").click()
     page.wait_for_function("() => app.graph.nodes.length === 4")
-    page.evaluate("() => app.queuePrompt(0)")
+    page.evaluate("() => { window.steps = []; app.queuePrompt(0); }")
     # The run goes on where it stopped. Save Instruction brings the list up to date without a click.
     card(page, "resumed").wait_for(timeout=120_000)
     steps = [step for step in page.evaluate("() => window.steps") if step]  # 0 while it reads the pairs
-    assert steps[0] == done and steps[-1] == 96
+    assert (steps[0], steps[-1]) == (done, 96)
     assert page.locator(".ibg-run", has_text="dusk").count() == 0
