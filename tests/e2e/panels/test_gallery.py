@@ -311,7 +311,7 @@ LEARN = """(seed) => {
     const model = add("InstructBrushLoadModel", {});
     const pairs = add("InstructBrushLoadPairs", { folder: "hours_passed (example)", size: 128 });
     const learn = add("InstructBrushLearn", {
-        preset: "custom", steps: 96, preview_every: 0, seed, segments: 2, tokens: 2, guidance: "default",
+        preset: "custom", steps: 240, preview_every: 0, seed, segments: 2, tokens: 2, guidance: "default",
         init_text: "dusk",
     });
     const save = add("InstructBrushSave", { name: "resumed" });
@@ -335,22 +335,22 @@ def test_a_stopped_run_is_resumed_from_the_gallery(server, open_page, files):
             app.queuePrompt(0);
         }"""
     )
+    # The list is open, and shows the run as soon as it has stopped.
+    page.locator(".instructbrush-gallery-tab-button").click()
+    page.locator(".ibg-run").wait_for()
     page.wait_for_function("() => window.steps.some((step) => step >= 2)", timeout=120_000)
     server.post("/interrupt", {})
-    page.wait_for_function(
-        "async () => !(await (await fetch('/api/queue')).json()).queue_running.length", timeout=60_000
-    )
+    page.locator(".ibg-run", has_text="dusk").wait_for(timeout=60_000)
     page.evaluate("() => app.graph.clear()")
-    page.locator(".instructbrush-gallery-tab-button").click()
     run = page.locator(".ibg-run", has_text="dusk")
     label = run.get_by_role("button", name="Resume").text_content()
-    done = int(label.removeprefix("Resume (").removesuffix(" / 96)"))
-    assert 2 <= done < 96
+    done = int(label.removeprefix("Resume (").removesuffix(" / 240)"))
+    assert 2 <= done < 240
     run.get_by_role("button", name="Resume").click()
     page.wait_for_function("() => app.graph.nodes.length === 4")
     page.evaluate("() => { window.steps = []; app.queuePrompt(0); }")
     # The run goes on where it stopped. Save Instruction brings the list up to date without a click.
     card(page, "resumed").wait_for(timeout=120_000)
     steps = [step for step in page.evaluate("() => window.steps") if step]  # 0 while it reads the pairs
-    assert (steps[0], steps[-1]) == (done, 96)
+    assert (steps[0], steps[-1]) == (done, 240)
     assert page.locator(".ibg-run", has_text="dusk").count() == 0

@@ -18,14 +18,17 @@ import { GalleryView } from "./view.js";
 const SAVE = "InstructBrushSave";
 const PANEL_HEIGHT = 200;
 
-/** Registers the tab, and reads the list again when Save Instruction has run. Called once. */
+/** Registers the tab, and reads the list again when an instruction was saved or a run has stopped. */
 export function setupGallery() {
   loadStyle("gallery");
   store.addEventListener("change", offerToAll);
   takeCards();
+  const refresh = () => store.loaded && store.reload().catch(console.warn);
   api.addEventListener("executed", ({ detail }) => {
-    if (store.loaded && nodeOf(detail.node)?.comfyClass === SAVE) store.reload().catch(console.warn);
+    if (nodeOf(detail.node)?.comfyClass === SAVE) refresh();
   });
+  // A learning run that ended early is in the list then.
+  for (const end of ["execution_interrupted", "execution_error"]) api.addEventListener(end, refresh);
   let view = null;
   app.extensionManager.registerSidebarTab({
     id: "instructbrush-gallery",
