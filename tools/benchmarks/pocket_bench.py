@@ -33,11 +33,13 @@ from instructbrush.cli.bench import run_and_report
 from instructbrush.cli.bench_options import add_run_options
 from instructbrush.cli.main import exit_code_of
 from instructbrush.core.errors import EvaluationError, InstructBrushError
-from instructbrush.core.evaluation.by_example.comparison import plain_rows
+from instructbrush.core.evaluation.by_example.comparison import gain, plain_rows
 from instructbrush.core.evaluation.by_example.effects import TEST_PAIRS, TRAIN_PAIRS, Effect, Scope
 from instructbrush.core.evaluation.by_example.methods import METHODS
 from instructbrush.core.evaluation.by_example.results import Outcome
+from instructbrush.core.evaluation.by_example.tables import METRICS
 from instructbrush.core.evaluation.metrics import quantized
+from instructbrush.core.evaluation.reports.figures import plain_figures
 from instructbrush.core.pairs.pairs import EditPairs, make_pairs
 from instructbrush.tools.benchmarks.published import command_line, publish
 from instructbrush.tools.get_backbone import get_backbone
@@ -51,9 +53,10 @@ TEST_SEED = 12
 STEPS = 250
 """Learning steps of all methods but those with the paper's settings."""
 SPLITS = {"test": TEST, "development": DEVELOPMENT}
-COMPARED = ("words", "visii", "instructbrush", "adapter", "lora_r4", "lora_r16")
+COMPARED = ("words", "visii", "instructbrush", "adapter", "lora_r4")
 """Methods that run with every seed."""
-ABLATIONS = (
+ONCE = (
+    "lora_r16",
     "instructbrush_paper",
     "instructbrush_paper_guided",
     "no_attention",
@@ -62,6 +65,7 @@ ABLATIONS = (
     "one_shot",
 )
 """Methods that run with seed 0 only."""
+LORAS = ("lora_r4", "lora_r16")
 
 
 @dataclass(frozen=True)
@@ -153,8 +157,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_run_options(parser, str(OUT))
     parser.set_defaults(
-        methods=[*COMPARED, *ABLATIONS],
-        single_seed=list(ABLATIONS),
+        methods=[*COMPARED, *ONCE],
+        single_seed=list(ONCE),
         jobs=min(2, os.cpu_count() or 1),
         model=None,
         device="cpu",
@@ -195,8 +199,20 @@ def _publish(options: argparse.Namespace, arguments: Sequence[str], outcomes: Se
         "stored": [name for name in seeds if name not in METHODS],
     }
     command = command_line("tools/benchmarks/pocket_bench.py", arguments, own)
-    path = publish("pocket_bench", "PocketBench", command, plain_rows(kept), about)
-    return path.relative_to(REPOSITORY)
+    rows = plain_rows(kept)
+    if "adapter" in rows:
+        rows["adapter"] |= _over_loras(kept)
+    return publish("pocket_bench", "PocketBench", command, rows, about).relative_to(REPOSITORY)
+
+
+def _over_loras(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
+    """Paired differences of the adapter to each LoRA, as ``<metric>_over_<lora>``."""
+    differences = {
+        f"{metric}_over_{lora}": gain(outcomes, "adapter", metric, lora)
+        for lora in LORAS
+        for metric in METRICS
+    }
+    return plain_figures({name: each for name, each in differences.items() if each is not None}, 4)
 
 
 def _seeds_of(method: str, outcomes: Sequence[Outcome], options: argparse.Namespace) -> Sequence[int]:
