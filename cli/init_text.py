@@ -26,8 +26,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--begin",
         choices=(_WORDS, _PHRASES, _CAPTION),
         help="what learning starts from: the words of --init, unique phrases (InstructBrush), or a caption "
-        "of the images after (Visii). Default: words if --init is given; else phrases if there are a CLIP "
-        "and its word lists; else no words",
+        "of the images after (Visii). Default: words if --init is given; else with a CLIP a caption in "
+        "the text space, and elsewhere phrases if its word lists are there; else no words",
     )
     parser.add_argument(
         "--clip",
@@ -117,6 +117,8 @@ def _default_begin(options: argparse.Namespace, clip: OpenClipModel | None) -> t
         return _WORDS, (
             ": finding them takes a CLIP. Give words with --init, or a CLIP with --clip and --clip-folder."
         )
+    if options.space == "text":
+        return _CAPTION, ""
     missing = missing_lists(options.lists or lists_for(clip))
     if missing:
         return _WORDS, (

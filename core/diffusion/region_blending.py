@@ -10,8 +10,8 @@ differs from it in three points, and in two of them from UltraEdit's code
   states 2, 4, 6, ... (state i is the latent after i steps). Here the count starts at the end: of n states,
   n, n - 2, n - 4, ... are blended. Both agree if n is even. If n is odd, they blend opposite states.
 - **The last state.** Here it is always blended, with the clean source, so what lies outside the mask is the
-  source. The code does this only if n is even (it makes its data with 10 or 14 steps). If n is odd, its last
-  state stays as the model made it.
+  source. The code does this only if n is even. If n is odd, its last state stays as the model made it. It
+  makes its data with 3 or 4 steps: the last 30 % of a schedule of 10 or 14.
 
 The code makes training pairs this way, with Prompt-to-Prompt on SDXL Turbo. Here it limits any edit.
 """

@@ -25,7 +25,7 @@ PHRASES = 5
 # runs reach .25, and most of their phrases name the effect or its color at least in part. Of 36
 # sensitivities between sets of the same kind of image, 32 are below it. ViT-L's value is an estimate: its
 # edits are reported to differ by .03 to .10.
-_ETA = {"pocket": 0.25, "ViT-H-14/laion2b_s32b_b79k": 0.15, "ViT-L-14/openai": 0.03}
+_ETA = {"pocket": 0.25, "ViT-H-14": 0.15, "ViT-L-14": 0.03}
 _OTHER_ETA = 0.05
 _MAX_PHRASES = 32
 
@@ -111,7 +111,8 @@ class PhraseSettings:
 def default_eta(clip: ClipModel) -> float:
     """Our value of eta (Eq. 7), the least sensitivity of a unique phrase, for a CLIP. The paper has one
     value, .15, and names no CLIP for it."""
-    return _ETA.get(clip.name, _OTHER_ETA)
+    architecture = clip.name.partition("/")[0]
+    return _ETA.get(architecture, _OTHER_ETA)
 
 
 def set_features(clip: ClipModel, images: Sequence[Tensor]) -> Tensor:

@@ -157,6 +157,8 @@ def _predict(
     run: _Run | None = (model_options or {}).get("transformer_options", {}).get(KEY)
     if run is not None and len(run.sigmas):
         # Compared on the device to avoid waiting for it. Stages between two steps have other noise levels.
+        # heun's second stage has the level of the next step, so heun blends twice in a step. uni_pc keeps
+        # its state elsewhere, so only its predictions and the result are blended.
         is_blended = (run.sigmas == timestep[0]).any()
         x.copy_(torch.where(is_blended, blend(run.mask, run.noised(timestep[:1]), x), x))
     return executor(x, timestep, model_options, seed)

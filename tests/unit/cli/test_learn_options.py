@@ -18,6 +18,7 @@ from instructbrush.core.instruction import file
 from instructbrush.core.instruction.file import load_instruction
 from instructbrush.core.instruction.instruction import InstructionInfo
 from instructbrush.core.learning.init_text import vocabulary
+from instructbrush.core.learning.init_text.captions import caption_images
 from instructbrush.core.learning.init_text.phrases import PhraseSettings, unique_phrases
 from instructbrush.core.pairs.pairs import EditPairs, load_pairs
 from instructbrush.core.storage.image_tensors import to_image
@@ -129,9 +130,18 @@ def test_says_which_words_it_begins_with(learn: Learn, capsys: pytest.CaptureFix
     assert "learning starts from no words\n" in capsys.readouterr().err
 
 
+def test_begins_with_a_caption_in_the_text_space(
+    learn: Learn, pair_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    afters = [pair.after for pair in load_pairs(pair_folder)]
+    assert learn("--space", "text").init_text == caption_images(pocket_clip("cpu"), afters).text
+    assert "(a caption of the images after)" in capsys.readouterr().err
+
+
 def options_with(**changes: Any) -> argparse.Namespace:
     return argparse.Namespace(
-        **{"init": None, "begin": None, "eta": None, "lists": None, "cache": None} | changes
+        **{"init": None, "begin": None, "eta": None, "lists": None, "cache": None, "space": "attention"}
+        | changes
     )
 
 

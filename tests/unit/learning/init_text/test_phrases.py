@@ -1,6 +1,7 @@
 """Unique phrases: ranking and chain of clip-interrogator, Eq. 6 and 7 by hand, word lists and caches."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -266,6 +267,14 @@ def test_takes_the_default_lists_of_the_model(clip, pocket_model):
         and lists_for(clip) == ("flavors", "mediums", "movements") == INTERROGATOR[:3]
     )
     assert default_eta(clip) == 0.05
+
+
+@pytest.mark.parametrize(
+    ("name", "eta"),
+    [("ViT-H-14/laion2b_s32b_b79k", 0.15), ("ViT-L-14/openai", 0.03), ("ViT-L-14/laion2b_s32b_b82k", 0.03)],
+)
+def test_eta_depends_on_the_architecture_of_the_clip(name, eta):
+    assert default_eta(SimpleNamespace(name=name)) == eta
 
 
 def test_computes_features_once_and_in_chunks(clip, tmp_path, monkeypatch):
