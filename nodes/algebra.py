@@ -185,7 +185,9 @@ class AddWordsToInstruction(Node):
             inputs=[
                 InstructionSocket.Input(
                     "instruction",
-                    tooltip="The instruction that gets the words. In a blend, each part gets them.",
+                    optional=True,
+                    tooltip="The instruction that gets the words. In a blend, each part gets them. Without "
+                    "it, there is none after this node either, and Edit Guider edits by its own words.",
                 ),
                 io.Clip.Input("clip", tooltip="Text encoder of the model that you use the instruction with."),
                 io.String.Input(
@@ -204,9 +206,11 @@ class AddWordsToInstruction(Node):
         )
 
     @classmethod
-    def execute(cls, instruction: Instruction | Blend, clip: Clip, words: str) -> io.NodeOutput:
+    def execute(cls, clip: Clip, words: str, instruction: Instruction | Blend | None = None) -> io.NodeOutput:
         words = words.strip()
-        counts = text_encoding.count_in_windows(clip, words) if words else [0]
+        if instruction is None or not words:
+            return io.NodeOutput(instruction, "", ui={"text": ["0 tokens of words after the learned rows"]})
+        counts = text_encoding.count_in_windows(clip, words)
         states = text_encoding.encode_first_windows(clip, [words])[0]
         hybrid, cut = with_words(instruction, states, counts[0], words)
         cut += sum(counts[1:])

@@ -128,9 +128,9 @@ class EditGuiderNode(Node):
             node_id="InstructBrushEditGuider",
             display_name="Edit Guider",
             category="InstructBrush/editing",
-            description="Edits an image by an instruction, by words, or by both, with InstructPix2Pix's "
-            "guidance (Eq. 3). It replaces three separate conditionings. Connect both outputs to "
-            "SamplerCustomAdvanced.",
+            description="Edits an image by an instruction or by words, with InstructPix2Pix's guidance. For "
+            "both together connect Add Words to Instruction. It replaces three separate conditionings. "
+            "Connect both outputs to SamplerCustomAdvanced.",
             search_aliases=[
                 "dual cfg guider",
                 "instruct pix2pix guider",
@@ -169,8 +169,8 @@ class EditGuiderNode(Node):
                 InstructionSocket.Input(
                     "avoid",
                     optional=True,
-                    tooltip="An instruction to avoid. It replaces the empty words in the middle branch of "
-                    "Eq. 3, so guidance moves away from its edit.",
+                    tooltip="An instruction to avoid. It takes the place of the empty words, so "
+                    "guidance moves away from its edit.",
                 ),
                 io.Mask.Input(
                     "mask",

@@ -61,8 +61,8 @@ class SaveInstruction(Node):
                     options=[_NUMBER, _REFUSE, _OVERWRITE],
                     default=_NUMBER,
                     tooltip=(
-                        "If the name is taken: save as name_2, name_3 …; stop with an error; or replace the "
-                        "older file."
+                        "add a number: saves as name_2, name_3 …. refuse: stops with an error. overwrite: "
+                        "replaces the older file."
                     ),
                 ),
                 Choice(

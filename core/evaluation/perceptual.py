@@ -13,7 +13,7 @@ from ..errors import EvaluationError, first_line
 
 HINT = (
     "Give the ImageNet weights of AlexNet as .safetensors with the tensors features.0.weight ...: "
-    "python tools/get_backbone.py writes such a file."
+    "python -m instructbrush.tools.get_backbone writes such a file."
 )
 _CHUNK = 8
 

@@ -67,7 +67,7 @@ def edited_region(
     if when_missing == "stop":
         raise RegionError(
             f"Find Edited Object: {missing[0].lower()}{missing[1:]}. Name the object in other words, lower "
-            "box_threshold, or set when_missing to 'whole image'."
+            "the least object score, or choose 'whole image' for what to do then."
         )
     lines.append(f"{missing}, so the mask is {'white' if when_missing == 'whole image' else 'empty'}.")
     lines += filter(None, (unknown,))

@@ -213,7 +213,9 @@ def report_table(objects: Sequence[FoundObject], phrases: Sequence[str]) -> str:
     names = {found.phrase for found in objects}
     missing = [phrase for phrase in phrases if phrase not in names]
     if missing:
-        lines.append(f"Nothing was found for {', '.join(missing)}. Lower box_threshold or use other words.")
+        lines.append(
+            f"Nothing was found for {', '.join(missing)}. Lower the least object score, or use other words."
+        )
     return "\n".join(lines)
 
 

@@ -42,8 +42,9 @@ class LearnTextInstruction(LearningNode):
                     "text",
                     "auto: pocket for the pocket editor, paper for other models. custom: the values "
                     "below. pocket: best for the pocket editor. paper: Visii's values (the rows of the init "
-                    "text, 1000 steps, rate 0.001, guided error). Every preset but custom replaces all "
-                    "values below, except the seed and the previews.",
+                    "text, 1000 steps, rate 0.001, guided error). Every preset but custom takes its own "
+                    "values for what follows; the seed, previews, pair to hold out, memory and saves stay "
+                    "yours.",
                 ),
                 io.Int.Input(
                     "tokens",

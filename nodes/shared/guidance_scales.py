@@ -25,7 +25,7 @@ def scale_inputs(owner: str) -> list[io.Input]:
             min=AUTO_SCALE,
             max=30.0,
             step=0.1,
-            tooltip=f"How strongly to follow {owner} (s_T in Eq. 3). auto (-1) is the model's own value: "
+            tooltip=f"How strongly to follow {owner}. auto (-1) is the model's own value: "
             f"{_USUAL.default_text_scale:g}, or {POCKET.default_text_scale:g} for the pocket editor."
             f"{found if 'instruction' in owner else ''}",
         ),
@@ -35,7 +35,7 @@ def scale_inputs(owner: str) -> list[io.Input]:
             min=AUTO_SCALE,
             max=10.0,
             step=0.05,
-            tooltip="How closely to keep to the image (s_I in Eq. 3). auto (-1) is the model's own value, "
+            tooltip="How closely to keep to the image. auto (-1) is the model's own value, "
             f"{_USUAL.default_image_scale:g}."
             f"{found if 'instruction' in owner else ''} With both at 1, an edit takes a third of the time.",
         ),

@@ -133,7 +133,7 @@ def scales() -> list[io.Input]:
             min=AUTO_SCALE,
             max=30.0,
             step=0.1,
-            tooltip="How strongly previews follow the instruction (s_T in Eq. 3); with a guided objective "
+            tooltip="How strongly previews follow the instruction; with a guided objective "
             "also while learning. auto (-1) is the model's own value: 7.5, or 2 for the pocket editor.",
             advanced=True,
         ),
@@ -144,8 +144,7 @@ def scales() -> list[io.Input]:
             min=0.0,
             max=10.0,
             step=0.05,
-            tooltip="How closely previews keep to the image (s_I in Eq. 3); with a guided objective also "
-            "while learning.",
+            tooltip="How closely previews keep to the image; with a guided objective also while learning.",
             advanced=True,
         ),
     ]
@@ -159,7 +158,7 @@ def noise() -> io.Input:
         default="fresh",
         optional=True,
         tooltip="fresh: new noise for every sample. fixed: every timestep always has the same noise and the "
-        "same pair, and Fixed Noise samples with the same noise (Visii).",
+        "same pair, and Fixed Noise samples with the same noise (Visii). Acts with the preset custom.",
         advanced=True,
     )
 

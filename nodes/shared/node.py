@@ -31,7 +31,7 @@ class _Labelled(classmethod):
 
 
 class Node(io.ComfyNode):
-    """A node that checks the texts and numbers that come by wire.
+    """A node that checks the values that come by wire.
 
     ComfyUI passes None for them to validate_inputs and fingerprint_inputs. Their values are known only when
     the node runs.
@@ -47,13 +47,14 @@ class Node(io.ComfyNode):
 
     @classmethod
     def check_lazy_status(cls, **values: Any) -> list[str]:
-        """Checks choices, texts and numbers. ComfyUI calls this with all values just before the node runs.
+        """Checks values that come by wire. ComfyUI calls this with all values just before the node runs.
 
         Returns:
             An empty list, because no input is lazy.
 
         Raises:
-            InstructBrushError: a value has the wrong type, is no choice of its list, or is out of range.
+            InstructBrushError: a value has the wrong type, is no choice of its list, is out of range, or is
+                missing.
         """
         schema = cls.define_schema()
         title = schema.display_name or cls.__name__
@@ -67,6 +68,12 @@ class Node(io.ComfyNode):
             if each.id in values:
                 for value in values[each.id] if schema.is_input_list else [values[each.id]]:
                     check(title, each, value)
+        for each in schema.inputs:
+            if isinstance(each, io.Input) and not each.optional and values.get(each.id, each) is None:
+                raise InstructBrushError(
+                    f"{title}: nothing came through {_named(each)}, because the node that is connected there "
+                    "has no result. Connect another one, or give that node what it needs."
+                )
         return []
 
 

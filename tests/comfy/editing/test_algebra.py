@@ -203,6 +203,12 @@ def test_add_words_appends_them_to_the_learned_rows(comfy):
     assert same is learned and cut == "" and remark == "0 tokens of words after the learned rows"
 
 
+def test_add_words_passes_on_that_there_is_no_instruction(comfy):
+    graph = comfy.graph()
+    node = graph.node("InstructBrushAddWords", clip=Parts(graph).clip, words="make it night")
+    assert comfy.run(graph, node.out(0), node.out(1)).values == [None, ""]
+
+
 def test_add_words_returns_the_words_that_do_not_fit(comfy):
     learned = text_instruction(comfy, tokens=26)
     hybrid, cut, remark = with_words(comfy, learned, "make it night and add snow with rain")

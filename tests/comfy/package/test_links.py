@@ -135,6 +135,14 @@ def test_rejects_half_a_character(comfy, name, key):
     assert message == f"{NODES[name]}: {label} holds an incomplete character. Type the text again."
 
 
+def test_names_an_input_through_which_nothing_came(comfy):
+    graph, link = graph_with(comfy, "InstructBrushInspect", "instruction", None)
+    assert comfy.error(graph, link) == (
+        "Inspect Instruction: nothing came through instruction, because the node that is connected there has "
+        "no result. Connect another one, or give that node what it needs."
+    )
+
+
 @pytest.mark.parametrize(("name", "key"), inputs_of("INT", "FLOAT"))
 def test_rejects_values_that_are_no_number_or_out_of_range(comfy, name, key):
     from comfy_api.latest import io

@@ -264,7 +264,7 @@ def test_inputs_without_effect_are_hidden(page, vue, shots):
     assert page.evaluate(VISIBLE, clean) == ["shape", "grow", "feather"]
     finder = add(page, "InstructBrushLoadRegionFinder", [0, 0])
     assert page.evaluate(VISIBLE, finder) == ["finder_name"]
-    assert line(page).text_content() == "7 more inputs, as usual"
+    assert line(page).text_content() == "7 more inputs at their defaults"
     set_value(page, clean, "threshold", 0.25)
     assert line(page).text_content() == "threshold 0.25"
     page.wait_for_timeout(300)

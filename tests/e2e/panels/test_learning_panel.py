@@ -110,7 +110,7 @@ def test_learns_survives_a_reload_in_the_other_renderer_and_ends_early(page, ser
     assert page.locator(f"{PANEL} figcaption").all_text_contents()[1] == "step 5"
     page.get_by_role("button", name="Stop and use").click()
     wait_for_headline(page, r"^Stopped at \d+ \/ 400 and used")
-    assert page.get_by_role("button", name="Learn on").is_visible()
+    assert page.get_by_role("button", name="Continue").is_visible()
     # The panel is neither saved in the workflow nor sent to the server.
     assert "ib-panel" not in page.evaluate("() => JSON.stringify(app.graph.serialize())")
     assert "learning" not in page.evaluate("async () => (await app.graphToPrompt()).output")[learn]["inputs"]

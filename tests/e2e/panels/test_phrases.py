@@ -91,7 +91,7 @@ def test_phrases_are_taken_by_click_and_used_by_the_next_run(vue, server, open_p
     assert run(page) == "turn it into a photo and dark corners"
     assert page.locator(".ib-phrases-says").text_content() == "Your choice."
 
-    page.get_by_role("button", name="Choose by itself").click()
+    page.get_by_role("button", name="Choose automatically").click()
     assert words(page) == "Run to choose again"
     assert run(page) == "turn bright light into dark corners"
 

@@ -116,7 +116,7 @@ def test_boxes_follow_the_threshold_and_clicks(vue, server, open_page, shots, re
     assert sum(" to " in line for line in report.splitlines()) == some
     assert kept(page) == some
     assert page.locator(".ib-region-words").text_content() == f"{some} of {all_boxes} boxes kept"
-    page.get_by_role("button", name="Forget clicks").click()
+    page.get_by_role("button", name="Reset choices").click()
     assert widget(page, node, "selection") == "" and kept(page) == some
 
 

@@ -43,7 +43,7 @@ def learn() -> Blueprint:
 
 
 def edit_image() -> Blueprint:
-    """Edits an image by an instruction, by words, or by both."""
+    """Edits an image by an instruction, by words, or by both together."""
     made = Blueprint(
         EDIT_IMAGE,
         number=2,
@@ -52,13 +52,15 @@ def edit_image() -> Blueprint:
         aliases=("instructbrush", "apply instruction", "edit image", "instruct pix2pix", "before after"),
     )
     made.column()
-    made.add("guider", "InstructBrushEditGuider")
+    made.add("words", "InstructBrushAddWords")
+    made.column()
+    made.add("guider", "InstructBrushEditGuider", wired="instruction=words.INSTRUCTION")
     made.sample("guider.GUIDER", "guider.LATENT")
-    made.take_model("guider", "guider", "guider")
+    made.take_model("guider", "words guider", "guider")
     made.take("image", "image", "guider.image")
-    made.take("instruction", "instruction", "guider.instruction")
+    made.take("instruction", "instruction", "words.instruction")
     made.take("strength", "Strength", "guider.strength")
-    made.take("words", "Words to add", "guider.words")
+    made.take("words", "Words to add", "words.words", "guider.words")
     made.give("edited", "edited", "decode.IMAGE")
     return made
 
@@ -76,16 +78,18 @@ def edit_region() -> Blueprint:
     made.add("finder", "InstructBrushLoadRegionFinder")
     made.add("find", "InstructBrushFindRegion", wired="finder=finder.REGION_FINDER")
     _clean_and_keep(made, "find.mask", "find.bboxes")
+    made.add("words", "InstructBrushAddWords")
     made.column()
-    made.add("guider", "InstructBrushEditGuider", wired="model=region.MODEL")
+    wires = "model=region.MODEL instruction=words.INSTRUCTION"
+    made.add("guider", "InstructBrushEditGuider", wired=wires)
     made.sample("guider.GUIDER", "region.LATENT")
     made.add("paste", "InstructBrushPasteBack", wired="edited=decode.IMAGE mask=soft.MASK")
-    made.take_model("region", "guider", "guider latent")
+    made.take_model("region", "words guider", "guider latent")
     made.take("image", "image", "find.image", "latent.pixels", "guider.image", "paste.original")
-    made.take("instruction", "instruction", "guider.instruction")
+    made.take("instruction", "instruction", "words.instruction")
     made.take("where", "Where: what to edit", "find.words")
     made.take("strength", "Strength", "guider.strength")
-    made.take("words", "Words to add", "guider.words")
+    made.take("words", "Words to add", "words.words", "guider.words")
     made.take("finder_name", "Finder", "finder.finder_name")
     made.give("edited", "edited", "paste.IMAGE")
     made.give("region", "region", "soft.MASK")

@@ -24,7 +24,8 @@ def measured() -> Graph:
     graph.save("result", "Edited", "edit.edited", f"{EDIT}_measured")
     graph.note(
         "Images with a known result show how good an edit is: PSNR, SSIM and LPIPS, and whether it goes in "
-        "the same direction in CLIP. Use pairs that nothing was learned from."
+        "the same direction in CLIP. Use pairs that nothing was learned from. Needs torchmetrics and lpips: "
+        "see README, Install."
     )
     return graph
 

@@ -17,11 +17,12 @@ PUBLIC_MODEL = {
 def learning() -> Graph:
     """Learns from pairs and edits new images."""
     graph = Graph("01 Learn an edit from pairs")
-    _learn_from(graph, "Pairs to learn from", PAIRS, init_text="make it brighter", preset="custom", steps=300)
+    _learn_from(graph, "Pairs to learn from", PAIRS, init_text="make it brighter")
     _use(graph, "New images, and the true results", NEW, EDIT, save=EDIT)
     graph.note(
         "Four pairs show an edit that is hard to say in words: blue dusk on the left, warm light from the "
-        "right. Press **Run**: one or two minutes on a CPU. Then drop in your own pairs, and images to edit."
+        "right. Press **Run**: about two minutes on a CPU. Then drop in your own pairs. To edit one image of "
+        "your own, put Load Image in the place of the new images."
     )
     return graph
 
@@ -36,7 +37,7 @@ def own_photos() -> Graph:
         model_name=PUBLIC_MODEL["name"],
         properties={"models": [PUBLIC_MODEL]},
     )
-    graph.add("pairs", "InstructBrushLoadPairs", title="Drop your pairs here", wired="size=model.size")
+    graph.pairs("pairs", "Drop your pairs here", RETOUCHED, wired="size=model.size")
     graph.column("Learn")
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS"
     graph.add("learn", "InstructBrushLearn", wired=wires)
@@ -48,9 +49,9 @@ def own_photos() -> Graph:
     graph.compare("sized.IMAGE", "edit.edited")
     graph.save("result", "Edited", "edit.edited", "my_edit")
     graph.note(
-        "ComfyUI offers to download the model into models/checkpoints. Drop four to ten pairs of photos on "
-        "the board, write an *init text* that is close to the edit, choose your photo, and press **Run**. "
-        "Learning takes 1000 steps."
+        "ComfyUI offers to download the model into models/checkpoints; press R afterwards. Drop four to "
+        "ten pairs of photos on the board, write an *init text* that is close to the edit, choose your "
+        "photo, and press **Run**. Learning takes 1000 steps."
     )
     return graph
 
@@ -59,11 +60,11 @@ def retouching() -> Graph:
     """Learns an expert's look from many photographs and applies it to a folder."""
     graph = Graph("03 Retouch photos like an expert")
     title = "Before and after the expert"
-    _learn_from(graph, title, RETOUCHED, init_text="make it warmer", preset="custom", steps=200)
+    _learn_from(graph, title, RETOUCHED, init_text="make it warmer")
     _use(graph, "Photos to retouch", TO_RETOUCH, "retouched")
     graph.note(
-        "Eight photos before and after an expert: a tone that no words describe. One instruction learns it "
-        "and retouches a folder. The pocket editor smears fine detail; a full-size model keeps it."
+        "An expert retouched eight photos. The node learns this look, which is hard to say in words, and "
+        "retouches new photos. The pocket editor blurs fine detail; a full-size model keeps it."
     )
     return graph
 
@@ -73,14 +74,14 @@ def phrases() -> Graph:
     graph = Graph("04 Find words to start learning from", (("pairs", "before"), ("pairs", "after")))
     graph.column("Show")
     graph.model()
-    graph.pairs("pairs", "Pairs to learn from", PAIRS)
+    graph.pairs("pairs", "Pairs to learn from", PAIRS, wired="size=model.size")
     graph.column("Learn")
     graph.add("clip", "InstructBrushLoadOpenClip")
     wires = "pairs=pairs.PAIRS open_clip=clip.OPEN_CLIP"
     graph.add("phrases", "InstructBrushUniquePhrases", height=FILL, wired=wires)
     graph.column("")
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS init_text=phrases.init_text"
-    graph.add("learn", "InstructBrushLearn", wired=wires, preset="custom", steps=300)
+    graph.add("learn", "InstructBrushLearn", wired=wires)
     graph.column("Look inside")
     wires = "instruction=learn.INSTRUCTION model=model.MODEL clip=model.CLIP"
     graph.add("inspect", "InstructBrushInspect", height=FILL, wired=wires)
@@ -96,7 +97,7 @@ def clip_space() -> Graph:
     graph = Graph("05 Learn as text and add words (Visii)")
     graph.column("Show", NARROW)
     graph.model()
-    graph.pairs("pairs", "Pairs to learn from", PAIRS)
+    graph.pairs("pairs", "Pairs to learn from", PAIRS, wired="size=model.size")
     graph.column("Learn", NARROW)
     graph.add("clip", "InstructBrushLoadOpenClip")
     wires = "pairs=pairs.PAIRS open_clip=clip.OPEN_CLIP"
@@ -108,15 +109,16 @@ def clip_space() -> Graph:
     )
     graph.add("learn", "InstructBrushLearnText", wired=wires, preset="custom", steps=120, noise="fixed")
     graph.column("Use", NARROW)
-    graph.pairs("new", "New images", NEW)
+    graph.pairs("new", "New images", NEW, wired="size=model.size")
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE image=new.before instruction=learn.INSTRUCTION"
     graph.add("edit", "Edit with the Noise of Learning", wired=wires, words="and add a frame")
     graph.column("Compare", NARROW)
     graph.compare("new.before", "edit.edited")
     graph.save("result", "Edited", "edit.edited", f"{EDIT}_clip")
     graph.note(
-        "Learns what the text encoder would say, from a caption of the images after the edit. Your own words "
-        "follow it. The noise of learning is used again, so the same image always gets the same edit."
+        "The node learns text states, starting from a caption of the images after the edit. Your own words "
+        "follow them. The noise of learning is used again, so the same image always gets the same edit. For "
+        "another model set *preset* to *paper* (under **Change…**)."
     )
     return graph
 
@@ -125,7 +127,7 @@ def adapter() -> Graph:
     """Learns an adapter from what another part of a workflow does."""
     graph = Graph("06 Learn what another workflow does")
     graph.column("Show", NARROW)
-    graph.pairs("photos", "Any images", PAIRS)
+    graph.pairs("photos", "Any images", PAIRS, wired="size=model.size")
     graph.add("other", "ImageInvert", title="Any other nodes (here: invert)", wired="image=photos.before")
     graph.column("Learn", NARROW)
     wires = "before=photos.before after=other.IMAGE"
@@ -135,14 +137,7 @@ def adapter() -> Graph:
     graph.model()
     graph.column("", NARROW)
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS"
-    graph.add(
-        "learn",
-        "InstructBrushLearnAdapter",
-        wired=wires,
-        init_text="make it a negative",
-        preset="custom",
-        steps=200,
-    )
+    graph.add("learn", "InstructBrushLearnAdapter", wired=wires, init_text="make it a negative")
     _use(graph, "New images", NEW, "like_the_other", NARROW)
     graph.note(
         "**Make Edit Pairs** takes images before and after any other nodes, and an adapter learns what they "
@@ -156,7 +151,7 @@ def _learn_from(graph: Graph, title: str, folder: object, **learn: object) -> No
     """Adds the columns of the model, the pairs and Learn Instruction."""
     graph.column("Show")
     graph.model()
-    graph.pairs("pairs", title, folder)  # pyright: ignore[reportArgumentType]
+    graph.pairs("pairs", title, folder, wired="size=model.size")  # pyright: ignore[reportArgumentType]
     graph.column("Learn")
     wires = "model=model.MODEL clip=model.CLIP vae=model.VAE pairs=pairs.PAIRS"
     graph.add("learn", "InstructBrushLearn", wired=wires, **learn)  # pyright: ignore[reportArgumentType]
@@ -175,7 +170,7 @@ def _use(
     graph.column("Use", width)
     if save:
         _save(graph, save)
-    graph.pairs("new", title, folder)  # pyright: ignore[reportArgumentType]
+    graph.pairs("new", title, folder, wired="size=model.size")  # pyright: ignore[reportArgumentType]
     graph.edit("edit", "new.before", "learn.INSTRUCTION")
     graph.column("Compare", width)
     graph.compare("new.before", "edit.edited")

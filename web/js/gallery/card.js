@@ -64,11 +64,11 @@ export function makeRun(run, view) {
   root.dataset.name = run.name;
   const resume = button(label, () => view.open(run, true), { class: "ibg-use" });
   if (run.workflow) {
-    resume.title = translate("Opens its workflow. Queue it to go on.");
+    resume.title = translate("Opens its workflow. Click Run to go on.");
   } else {
     resume.disabled = true;
     resume.title = translate(
-      "It holds no workflow. Queue the same learning node with the same settings to go on.",
+      "It holds no workflow. Run the same learning node with the same settings to go on.",
     );
   }
   const remove = translate("Move the unfinished run '{words}' to the trash", { words });

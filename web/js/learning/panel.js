@@ -21,7 +21,7 @@ const BUTTONS = {
     translate("Ends learning, and uses the state with the least error on the held-out pair."),
   ],
   later: () => [translate("Stop for later"), translate("Stops learning and keeps it. Run again to resume.")],
-  on: () => [translate("Learn on"), translate("Runs the graph again and learns on from here.")],
+  on: () => [translate("Continue"), translate("Runs the graph again and continues from here.")],
 };
 
 /** How far a phase is: the server's "2 of 4". */
@@ -39,7 +39,7 @@ const HEADLINES = {
     const words = translate(pairs === 1 ? "Encoding 1 pair" : "Encoding {pairs} pairs", { pairs });
     return withDetail(words, detail);
   },
-  first: () => translate("Finding the first step"),
+  first: () => translate("Preparing the first step"),
   learning: ({ step, total, seconds_left }) => {
     const time = clock(seconds_left);
     const left = Number.isFinite(seconds_left) ? [translate("{time} left", { time })] : [];
@@ -56,7 +56,7 @@ const HEADLINES = {
 };
 
 const longer = (known, sent = []) => (sent.length > known.length ? sent : known);
-const endedEarly = () => translate("Run gives this result again. Learn on continues from here.");
+const endedEarly = () => translate("Run gives this result again. Continue goes on from here.");
 
 export class LearningPanel {
   /**

@@ -36,7 +36,7 @@ export class PhrasesPanel {
     this.byUser = data.by_user;
     this.changed = false;
     this.#follow(parseChoice(chosen));
-    this.auto.textContent = translate("Choose by itself");
+    this.auto.textContent = translate("Choose automatically");
     this.auto.title = translate("Forgets your choice. The next run takes the best phrases.");
     const bar = (side) => element("i", { class: `ib-phrases-bar ib-${side}` });
     this.legend.replaceChildren(bar("before"), translate("before"), bar("after"), translate("after"));

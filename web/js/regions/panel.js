@@ -49,7 +49,7 @@ export class RegionPanel {
     this.slider.setAttribute("aria-label", translate("Least score of a box"));
     this.auto.textContent = translate("auto");
     this.auto.title = translate("The finder's own value, {value}", { value: data.own_threshold });
-    this.clear.textContent = translate("Forget clicks");
+    this.clear.textContent = translate("Reset choices");
     this.clear.title = translate("Keeps the boxes by their scores alone");
     this.back.setAttribute("aria-label", translate("Previous image"));
     this.on.setAttribute("aria-label", translate("Next image"));

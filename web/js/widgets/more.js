@@ -160,7 +160,7 @@ class MoreInputs {
     const { rule, node } = this;
     const others = [...this.names].filter((name) => !rule.shown.includes(name) && rule.acts(node, name));
     const count = others.filter((name) => !rule.silent?.includes(name)).length;
-    return translate("{count} more inputs, as usual", { count });
+    return translate("{count} more inputs at their defaults", { count });
   }
 }
 
