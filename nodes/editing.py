@@ -14,7 +14,13 @@ from .comfy.models.description import describe
 from .comfy.sampling import text_encoding
 from .comfy.sampling.fixed_noise import FixedNoise, fixed_noise_sampler
 from .comfy.sampling.guider import EditGuider, with_image
-from .comfy.sampling.instruction_patch import Conditioning, attach_instruction, patch_model
+from .comfy.sampling.instruction_patch import (
+    Conditioning,
+    attach_instruction,
+    mark_applied,
+    patch_model,
+    scales_of,
+)
 from .comfy.sampling.latents import encode_with_mask
 from .comfy.sampling.text_conditioning import with_learned_states
 from .comfy.types import Clip, Model, Vae
@@ -116,7 +122,8 @@ class ApplyInstruction(Node):
         factors = parse_segment_strengths(segment_strengths)
         _warn_of_misfits(instruction, model)
         injection = inject(instruction, strength, factors, start_timestep, end_timestep)
-        return io.NodeOutput(*_apply(injection, model, conditioning), ui=_segments_ui(instruction))
+        scales = own_scales(instruction)
+        return io.NodeOutput(*_apply(injection, model, conditioning, scales), ui=_segments_ui(instruction))
 
 
 class EditGuiderNode(Node):
@@ -247,11 +254,17 @@ class EditGuiderNode(Node):
                 "Edit Guider: a conditioning takes the place of words and instruction, but both are given. "
                 "Leave words empty and instruction unconnected, or disconnect the conditioning."
             )
+        acts = (strength, start_timestep, end_timestep, segment_strengths.strip())
+        if conditioning is not None and acts != (1.0, TRAIN_TIMESTEPS, 0, ""):
+            logging.warning(
+                "InstructBrush: Edit Guider: strength, timesteps and segment strengths act on its own "
+                "instruction only. Set them in Apply Instruction, which made the conditioning."
+            )
         description = describe(model)
         latents = encode_with_mask(description, vae, image, mask)
         none = text_encoding.encode(clip, "")
         full = text_encoding.encode(clip, words) if conditioning is None else conditioning
-        own = None
+        own = None if conditioning is None else scales_of(conditioning)
         if instruction is not None:
             _warn_of_misfits(instruction, model)
             factors = parse_segment_strengths(segment_strengths)
@@ -331,10 +344,16 @@ def _warn_of_misfits(instruction: Instruction | Blend, model: Model) -> None:
         logging.warning("InstructBrush: %s", remark)
 
 
-def _apply(injection: Injection, model: Model, conditioning: Conditioning) -> tuple[Model, Conditioning]:
+def _apply(
+    injection: Injection,
+    model: Model,
+    conditioning: Conditioning,
+    scales: tuple[float, float] | None = None,
+) -> tuple[Model, Conditioning]:
     """Returns a MODEL and a CONDITIONING in which the injection acts. Text states do not need the MODEL."""
     if injection.is_identity:
         return model, conditioning
+    conditioning = mark_applied(conditioning, scales if injection.replaces_conditioning else None)
     if injection.is_text:
         return model, with_learned_states(conditioning, injection)
     return patch_model(model), attach_instruction(conditioning, injection, describe(model))

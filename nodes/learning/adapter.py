@@ -40,8 +40,8 @@ class LearnAdapterInstruction(LearningNode):
                     "adapter",
                     "auto: pocket for the pocket editor, full_size for other models. custom: the "
                     "values below. pocket: best for the pocket editor. full_size: common values of LoRAs, "
-                    "not measured here. Every preset but custom takes its own values for what "
-                    "follows; the seed, previews, pair to hold out, memory and saves stay yours.",
+                    "not measured here. Every preset but custom takes its own values; "
+                    "the seed, previews, pair to hold out, memory and saves stay yours.",
                 ),
                 io.Int.Input(
                     "rank",

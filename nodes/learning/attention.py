@@ -43,8 +43,8 @@ class LearnInstruction(LearningNode):
                     "auto: pocket for the pocket editor, paper for other models. custom: the values "
                     "below. pocket: best for the pocket editor. paper: the paper's values (1000 steps, rate "
                     "0.001, separate segments, plain objective). paper_guided: the same with the guided "
-                    "objective, the paper's other reading. Every preset but custom takes its own values "
-                    "for what follows; the seed, previews, pair to hold out, memory and saves stay yours.",
+                    "objective, the paper's other reading. Every preset but custom takes its own values; "
+                    "the seed, previews, pair to hold out, memory and saves stay yours.",
                 ),
                 io.Int.Input(
                     "tokens",

@@ -43,8 +43,7 @@ class LearnTextInstruction(LearningNode):
                     "auto: pocket for the pocket editor, paper for other models. custom: the values "
                     "below. pocket: best for the pocket editor. paper: Visii's values (the rows of the init "
                     "text, 1000 steps, rate 0.001, guided error). Every preset but custom takes its own "
-                    "values for what follows; the seed, previews, pair to hold out, memory and saves stay "
-                    "yours.",
+                    "values; the seed, previews, pair to hold out, memory and saves stay yours.",
                 ),
                 io.Int.Input(
                     "tokens",

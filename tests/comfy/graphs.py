@@ -175,19 +175,17 @@ def half(height: int = 64, width: int = 64) -> torch.Tensor:
 
 
 def edit_guider(comfy: Any, graph: Any, parts: Parts, **changes: Any) -> Any:
-    """Adds Edit Guider with an image. Returns the node. Masks and instructions in `changes` are values."""
+    """Adds Edit Guider with an image. Returns the node. Masks and instructions in `changes` are values,
+    other sockets links.
+    """
     settings = {"words": "make it night", "text_scale": 3.0, "image_scale": 1.4, "strength": 1.0, **changes}
     settings = {
         name: comfy.give(graph, value) if name in ("mask", "instruction", "avoid") else value
         for name, value in settings.items()
     }
+    settings.setdefault("image", comfy.give(graph, make_image()))
     return graph.node(
-        "InstructBrushEditGuider",
-        model=parts.model,
-        clip=parts.clip,
-        vae=parts.vae,
-        image=comfy.give(graph, make_image()),
-        **settings,
+        "InstructBrushEditGuider", model=parts.model, clip=parts.clip, vae=parts.vae, **settings
     )
 
 
@@ -197,7 +195,7 @@ def predicted(guider: Any, x: torch.Tensor, sigma: float) -> torch.Tensor:
 
     class OneStep:
         def sample(self, model_wrap, sigmas, extra_args, callback, noise, *_):
-            sigma_batch = torch.tensor([sigma], device=noise.device)
+            sigma_batch = torch.full((len(x),), sigma, device=noise.device)
             found.append(model_wrap(x.to(noise.device), sigma_batch, **extra_args).cpu())
             return noise
 

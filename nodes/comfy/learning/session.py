@@ -69,8 +69,8 @@ class LearningSession:
         # Checked before any text encoder is loaded.
         description.require_sites()
         choice = _direction(inputs, description.family.context_width)
-        context, pooled = encode_window(inputs.clip, inputs.init_text)
-        null_context, null_pooled = encode_window(inputs.clip, "")
+        context, _ = encode_window(inputs.clip, inputs.init_text)
+        null_context, pooled = encode_window(inputs.clip, "")
         family = description.family
         if context.shape[1] != family.context_width:
             raise ModelError(
@@ -80,8 +80,7 @@ class LearningSession:
         with torch.inference_mode(False):
             # Autograd refuses tensors that are made in inference mode, so they are copied.
             pooled = None if pooled is None else pooled.clone()
-            null_pooled = None if null_pooled is None else null_pooled.clone()
-            self._denoiser = ComfyDenoiser(inputs.model, (pooled, null_pooled), inputs.checkpointing)
+            self._denoiser = ComfyDenoiser(inputs.model, pooled, inputs.checkpointing)
 
         self._preview = PairPreview(inputs.vae, inputs.watched)
         progress.pair = [data_url(image) for image in self._preview.ends()]

@@ -18,10 +18,15 @@ from comfy.patcher_extension import copy_nested_dicts, merge_nested_dicts
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ....core.instruction.injection import AnyInjection, GroupedInjection
+from ....core.diffusion.schedule import TRAIN_TIMESTEPS
+from ....core.errors import LearningError
+from ....core.instruction.injection import AnyInjection
 from ..models.description import describe
 from ..models.plain_weights import override_attribute, plain, plain_weights, static_clone
 from .instruction_patch import prepare_call
+
+# Wrappers that make sampling faster and fail, or help nothing, beside gradients.
+_LEFT_OUT = ("easycache", "lazycache", "torch.compile")
 
 
 class ComfyDenoiser:
@@ -29,20 +34,21 @@ class ComfyDenoiser:
 
     Args:
         model: the MODEL. It is cloned, not changed.
-        pooled: pooled text states [1, D] of the init text and of the empty text, for models that use them
-            (SDXL).
+        pooled: pooled text states [1, D] of the empty text, for models that use them (SDXL). An instruction
+            takes the place of the words, so it acts beside these in Edit Guider.
         checkpointing: recompute activations in the backward pass. This is about a third slower and takes a
             fraction of the memory.
 
     Raises:
         ModelError: the model is not an InstructPix2Pix model of a known family, or has no cross-attention
             layers.
+        LearningError: another node changed the number of its noise levels.
     """
 
     def __init__(
         self,
         model: ModelPatcher,
-        pooled: tuple[Tensor | None, Tensor | None] = (None, None),
+        pooled: Tensor | None = None,
         checkpointing: bool = False,
     ) -> None:
         self.description = describe(model)
@@ -52,11 +58,16 @@ class ComfyDenoiser:
         self.dtype = model.model.get_dtype_inference()
         self.checkpointing = checkpointing
         self._pooled = pooled
-        self._pooled_cache: dict[tuple[bool, int, int], Tensor] = {}
+        self._pooled_cache: dict[tuple[int, int], Tensor] = {}
         # EDM models accept any sigma. Their timesteps are positions in Stable Diffusion's schedule.
         edm = self.description.family.prediction == "edm_v"
         table: Any = ModelSamplingDiscrete() if edm else self.patcher.get_model_object("model_sampling")
         self._sigmas = plain(table.sigmas).to(self.device, torch.float32)
+        if len(self._sigmas) != TRAIN_TIMESTEPS:
+            raise LearningError(
+                f"Learning: the MODEL has {len(self._sigmas)} noise levels in place of {TRAIN_TIMESTEPS}. "
+                "Connect ModelSamplingDiscrete (lcm) to the sampler only, and not to the learning node."
+            )
         self.alphas_cumprod = 1 / (self._sigmas.square() + 1)
 
     @contextmanager
@@ -115,7 +126,7 @@ class ComfyDenoiser:
             c_concat=image,
             c_crossattn=context,
             transformer_options=options,
-            **self._sdxl_conditioning(noisy, injection),
+            **self._sdxl_conditioning(noisy),
         )
         return (x - denoised).float() / wide_sigma
 
@@ -132,34 +143,28 @@ class ComfyDenoiser:
 
     def _transformer_options(self, timesteps: Tensor) -> dict[str, Any]:
         options = copy_nested_dicts(self.patcher.model_options.get("transformer_options", {}))
-        options = merge_nested_dicts(options, {"wrappers": self.patcher.wrappers})
+        wrappers = {
+            kind: {key: each for key, each in keyed.items() if key not in _LEFT_OUT}
+            for kind, keyed in self.patcher.wrappers.items()
+        }
+        options = merge_nested_dicts(options, {"wrappers": wrappers})
         # Patches such as IPAdapter's read the branch of the rows (0 is the instructed one) and the noise
         # level.
         options.update(cond_or_uncond=[0], uuids=[], sigmas=self._sigmas[timesteps])
         options["optimized_attention_override"] = _attention
         return options
 
-    def _sdxl_conditioning(self, noisy: Tensor, injection: AnyInjection | None) -> dict[str, Tensor]:
-        if self._pooled[0] is None or not self.patcher.model.adm_channels:
+    def _sdxl_conditioning(self, noisy: Tensor) -> dict[str, Tensor]:
+        """SDXL's extra conditioning, [B, adm]: pooled text states and image size."""
+        if self._pooled is None or not self.patcher.model.adm_channels:
             return {}
-        groups = injection.injections if isinstance(injection, GroupedInjection) else [injection]
-        rows = noisy.shape[0] // len(groups)
-        height, width = noisy.shape[2:]
-        states = [
-            self._pooled_states(group is not None, height * 8, width * 8).expand(rows, -1) for group in groups
-        ]
-        return {"y": torch.cat(states)}
-
-    def _pooled_states(self, instructed: bool, height: int, width: int) -> Tensor:
-        """SDXL's extra conditioning, [1, adm]: pooled text states and image size."""
-        key = (instructed, height, width)
-        if key not in self._pooled_cache:
-            pooled: Any = self._pooled[0 if instructed else 1]
+        height, width = (8 * side for side in noisy.shape[2:])
+        if (height, width) not in self._pooled_cache:
             adm = self.patcher.model.encode_adm(
-                pooled_output=pooled.to(self.device), width=width, height=height, device=self.device
+                pooled_output=self._pooled.to(self.device), width=width, height=height, device=self.device
             )
-            self._pooled_cache[key] = adm.to(self.device)
-        return self._pooled_cache[key]
+            self._pooled_cache[height, width] = adm.to(self.device)
+        return {"y": self._pooled_cache[height, width].expand(len(noisy), -1)}
 
     def _recomputed(self, forward: Any) -> Any:
         """A block's forward that runs again in the backward pass if ``checkpointing`` is set."""

@@ -9,6 +9,7 @@ attachment, so that ComfyUI batches them with the others. An edit then takes as 
 words.
 """
 
+import logging
 from typing import Any
 
 import torch
@@ -25,10 +26,14 @@ from ....core.models.families import ModelDescription
 from .attention_patches import InjectedAttention, adapt_attention, own_replacements, replacement_of
 
 KEY = "instructbrush"
+APPLIED = "instructbrush_applied"
+"""Option of entries of a CONDITIONING that an instruction was applied to: its own scales, or None."""
 
 Conditioning = list[list[Any]]
 
 _SCHEDULE = ModelSamplingDiscrete()
+
+logger = logging.getLogger(__name__)
 
 
 class AttachedInstruction:
@@ -38,8 +43,11 @@ class AttachedInstruction:
     every announced model call must fetch the injection before the next call is announced.
     """
 
-    def __init__(self, injection: Injection, model: ModelDescription) -> None:
+    def __init__(self, injection: Injection, model: ModelDescription, states: Tensor) -> None:
         self.sites = model.sites
+        self.states = states
+        """Text states of the entry when the instruction was attached."""
+        self.replaces_states = injection.replaces_conditioning
         self.edm = model.family.prediction == "edm_v"
         self.announced = False
         """A call was announced and has not fetched the injection yet."""
@@ -95,23 +103,41 @@ _NO_INSTRUCTION = _Attachment(None)
 def attach_instruction(
     conditioning: Conditioning, injection: Injection, model: ModelDescription
 ) -> Conditioning:
-    """Attaches an instruction to every entry of a CONDITIONING, which is not changed.
-
-    Raises:
-        InstructionError: an entry already carries an instruction.
-    """
-    attachment = _Attachment(AttachedInstruction(injection, model))
+    """Attaches an instruction to every entry of a CONDITIONING, which is not changed."""
     result = []
     for states, options in conditioning:
+        attachment = _Attachment(AttachedInstruction(injection, model, states))
         model_conds = options.get("model_conds", {})
-        if KEY in model_conds:
-            raise InstructionError(
-                "Apply Instruction: this CONDITIONING already carries an instruction. "
-                "Apply each instruction to a separate CONDITIONING, "
-                "give each a mask or an area, and combine them."
-            )
         result.append([states, {**options, "model_conds": {**model_conds, KEY: attachment}}])
     return result
+
+
+def mark_applied(conditioning: Conditioning, scales: tuple[float, float] | None) -> Conditioning:
+    """Marks every entry of a CONDITIONING as one that an instruction is applied to.
+
+    Args:
+        conditioning: the CONDITIONING. It is not changed.
+        scales: s_T and s_I that were found for the instruction.
+
+    Raises:
+        InstructionError: an entry is marked already.
+    """
+    if any(APPLIED in options for _, options in conditioning):
+        raise InstructionError(
+            "Apply Instruction: this CONDITIONING already carries an instruction. "
+            "Apply each instruction to a separate CONDITIONING, "
+            "give each a mask or an area, and combine them."
+        )
+    return [[states, {**options, APPLIED: scales}] for states, options in conditioning]
+
+
+def scales_of(conditioning: Conditioning) -> tuple[float, float] | None:
+    """Mean of the scales of a CONDITIONING's instructions; None if one's are unknown, or there is none."""
+    found = [options[APPLIED] for _, options in conditioning if APPLIED in options]
+    if not found or None in found:
+        return None
+    text, image = (sum(each) / len(found) for each in zip(*found, strict=True))
+    return text, image
 
 
 def patch_model(model: ModelPatcher) -> ModelPatcher:
@@ -197,6 +223,26 @@ def _call_unet(
     return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
 
 
+def _check_states(entry: dict[str, Any]) -> None:
+    """Looks whether another node changed the text states of an entry after its instruction was attached."""
+    attached: AttachedInstruction | None = entry["model_conds"][KEY].cond
+    states = entry.get("cross_attn")
+    if attached is None or states is None or states is attached.states:
+        return
+    before = attached.states.to(states)
+    if states.shape == before.shape and torch.equal(states, before):
+        return
+    if not torch.count_nonzero(states):
+        # Conditioning Zero Out makes a negative of the positive.
+        entry["model_conds"][KEY] = _NO_INSTRUCTION
+    elif attached.replaces_states:
+        logger.warning(
+            "InstructBrush: another node changed the words of a CONDITIONING after Apply Instruction. At "
+            "strength 1 words do not act: put that node before Apply Instruction, or use Add Words to "
+            "Instruction."
+        )
+
+
 def _sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """Wraps a sampling run of a patched MODEL.
 
@@ -206,11 +252,17 @@ def _sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
     attached: list[AttachedInstruction] = [
         entry["model_conds"][KEY].cond for entry in entries if KEY in entry.get("model_conds", {})
     ]
-    if attached:
+    if not attached:
+        logger.warning(
+            "InstructBrush: the MODEL of Apply Instruction samples, but no CONDITIONING here carries an "
+            "instruction, so it does nothing. Connect the CONDITIONING of Apply Instruction as positive."
+        )
+    else:
         # Entries are the sampler's copies, but the graph shares their inner dicts: replace, do not change
         # them.
         for entry in entries:
             entry["model_conds"] = {KEY: _NO_INSTRUCTION, **entry.get("model_conds", {})}
+            _check_states(entry)
     for instruction in attached:
         instruction.announced = False
         instruction.model_is_patched = True

@@ -5,6 +5,7 @@ it, at every step, but not the sampler's state. Eq. 1 changes the state, and onl
 sampler gets no noise mask. Instead, the state is blended in place when the sampler passes it to the model.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from ....core.storage.image_sizes import size_before_vae_crop, vae_crop
 
 KEY = "instructbrush_region"
 _STRIDE = 8
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,16 @@ class _Sampling:
                 "Region Edit: its MODEL reached the sampler but its LATENT did not, so there is no region. "
                 "Connect the LATENT output of Region Edit to the sampler."
             )
+        if not torch.count_nonzero(inputs.noise):
+            raise RegionError(
+                "Region Edit: this sampler adds no noise, so it goes on from another sampler's latent, and "
+                "the image outside the mask is not known. Sample in one go, with noise and the LATENT of "
+                "Region Edit."
+            )
+        if "denoise_mask_function" in extra_args["model_options"]:
+            logger.warning(
+                "InstructBrush: Region Edit: Differential Diffusion does nothing beside it. Use one of both."
+            )
         model = guider.inner_model
         states = blended_states(len(sigmas) - 1, self.every)
         # The mask may have one channel for each of the latent's channels, all equal.
@@ -137,13 +150,20 @@ class _Sampling:
             guider,
             sigmas,
             extra_args,
-            callback,
+            _kept(callback, run),
             inputs.noise.clone(),
             inputs.latent_image,
             None,
             inputs.disable_pbar,
         )
         return blend(run.mask, final_source, samples)
+
+
+def _kept(callback: Any, run: _Run) -> Any:
+    """A sampler's callback that gets predictions with the source outside the mask, as in the result."""
+    if callback is None:
+        return None
+    return lambda step, x0, x, total: callback(step, blend(run.mask, run.source, x0), x, total)
 
 
 def _predict(

@@ -24,12 +24,14 @@ def with_learned_states(conditioning: Conditioning, injection: Injection) -> Con
             call = on_device.begin(states, torch.full(states.shape[:1], first, device=states.device))
             intervals.append((first, last, call.context))
         for first, last, context in _merged(intervals):
-            start = max(_percent(last), options.get("start_percent", 0.0))
-            end = min(_percent(first), options.get("end_percent", 1.0))
+            # Not start_percent and end_percent, which Conditioning Set Timestep Range would replace. ComfyUI
+            # takes what is in both ranges.
+            start = max(_percent(last), options.get("clip_start_percent", 0.0))
+            end = min(_percent(first), options.get("clip_end_percent", 1.0))
             if (first, last) == (0, TRAIN_TIMESTEPS):
                 result.append([context, options])
             elif start < end:
-                result.append([context, {**options, "start_percent": start, "end_percent": end}])
+                result.append([context, {**options, "clip_start_percent": start, "clip_end_percent": end}])
     return result
 
 

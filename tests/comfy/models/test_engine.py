@@ -59,7 +59,7 @@ def engine(request, comfy):
     model = build(comfy, request.param)
     yield (
         request.param,
-        comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model, (pooled, pooled)),
+        comfy.pack("nodes.comfy.sampling.comfy_denoiser").ComfyDenoiser(model, pooled),
     )
 
 
@@ -91,7 +91,7 @@ def test_predict_returns_noise_in_every_family(engine):
         sigma = ((1 - abar) / abar).sqrt()
         times = sigma.flatten().log() / 4 if name == "cosxl" else timesteps.float()
         condition = image * 0.13025 if name == "cosxl" else image
-        extra = denoiser._sdxl_conditioning(noisy, None)
+        extra = denoiser._sdxl_conditioning(noisy)
         raw = denoiser.unet(torch.cat([noisy, condition], 1), times, context=context, **extra)
         if denoiser.description.family.prediction == "epsilon":
             expected = raw

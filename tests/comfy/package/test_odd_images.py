@@ -123,7 +123,7 @@ def test_treats_grey_as_three_equal_channels(comfy, node):
 @pytest.mark.parametrize("node", NODES)
 def test_rejects_invalid_images_with_one_sentence(comfy, node):
     for image, message in (
-        (None, ": images are needed, not NoneType. Connect an IMAGE."),
+        ("a text", ": images are needed, not str. Connect an IMAGE."),
         (
             make_image()[:0],
             ": its shape is (0, 64, 64, 3), images have [batch, height, width, 3]."

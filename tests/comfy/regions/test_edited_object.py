@@ -100,7 +100,7 @@ def test_stops_when_nothing_is_found(comfy):
     message = comfy.error(graph, node.out(0))
     assert message == (
         "Find Edited Object: nothing was found for star. Name the object in other words, lower "
-        "box_threshold, or set when_missing to 'whole image'."
+        "the least object score, or choose 'whole image' for what to do then."
     )
 
 

@@ -104,7 +104,8 @@ def test_returns_empty_masks_when_nothing_is_found(comfy):
     assert mask.shape == boxes.shape == (2, 48, 80) and masks.shape == (1, 48, 80) and bboxes == [[], []]
     assert not mask.any() and not masks.any() and not boxes.any()
     assert report == "\n\n".join(
-        f"Image {number}\nNothing was found for red ball, cat, dog. Lower box_threshold or use other words."
+        f"Image {number}\nNothing was found for red ball, cat, dog. Lower the least object score, or use "
+        "other words."
         for number in (1, 2)
     )
 
