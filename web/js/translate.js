@@ -10,13 +10,17 @@ import { after } from "./nodes.js";
 
 const LANGUAGES = ["zh"];
 const MOST_REMEMBERED = 500;
+/** Longer lines stay as they are: comparing them takes too long. */
+const MOST_CHARACTERS = 1000;
+/** Most pieces of a line, from one full stop to the next, that may be one known sentence. */
+const MOST_PIECES = 8;
 const PLACEHOLDER = /\{(\w+)\}/g;
 /** Letters that are two columns wide in monospaced text. */
 const WIDE = /[\u1100-\u115f\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6]/g;
 
 let texts = new Map();
 let sentences = new Map();
-/** Sentences with values: [expression, translation], the most particular ones first (see `compare`). */
+/** Sentences with values: [pattern, translation], the most particular ones first (see `compare`). */
 let patterns = [];
 let remembered = new Map();
 
@@ -69,6 +73,7 @@ function translateSockets(node) {
 }
 
 function translatedLine(line) {
+  if (line.length > MOST_CHARACTERS) return line;
   const known = remembered.get(line);
   if (known !== undefined) return known;
   if (remembered.size >= MOST_REMEMBERED) remembered.clear();
@@ -83,13 +88,13 @@ function whole(line) {
   const bare = line.slice(indent.length);
   const text = sentences.get(bare);
   if (text !== undefined) return indent + text;
-  for (const [expression, template] of patterns) {
-    const groups = expression.exec(bare)?.groups;
-    if (!groups) continue;
-    const values = Object.entries(groups).map(([name, value]) => {
-      return [name, name.startsWith("sentence") ? translatedLine(value) : value];
+  for (const [found, template] of patterns) {
+    const values = valuesOf(found, bare);
+    if (!values) continue;
+    const translated = found.names.map((name, index) => {
+      return [name, name.startsWith("sentence") ? translatedLine(values[index]) : values[index]];
     });
-    return indent + filled(template, Object.fromEntries(values));
+    return indent + filled(template, Object.fromEntries(translated));
   }
   return undefined;
 }
@@ -117,7 +122,7 @@ function columns(text) {
 function joined(line) {
   const parts = line.split(/(?<=[.!?]) (?=\S)/);
   if (parts.length === 1) return line;
-  for (let count = parts.length - 1; count > 0; count--) {
+  for (let count = Math.min(parts.length - 1, MOST_PIECES); count > 0; count--) {
     const begin = whole(parts.slice(0, count).join(" "));
     if (begin !== undefined) return begin + translatedLine(parts.slice(count).join(" "));
   }
@@ -136,15 +141,47 @@ function compare(one, other) {
 }
 
 /**
- * "{done} of {all}" becomes an expression with the groups done and all. Only what stands in quotes, and other
- * sentences, may go beyond the end of a sentence.
+ * "{done} of {all}" becomes the names done and all, and the texts around them: "", " of " and "". Only what
+ * stands in quotes, and other sentences, may go `beyond` the end of a sentence.
  */
 function pattern(key) {
   const parts = key.split(PLACEHOLDER);
-  const quoted = parts.map((part, index) => {
-    if (index % 2 === 0) return part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-    const inQuotes = parts[index - 1].endsWith("'") && parts[index + 1].startsWith("'");
-    return inQuotes || part.startsWith("sentence") ? `(?<${part}>.+?)` : `(?<${part}>(?:(?![.!?] [A-Z]).)+?)`;
-  });
-  return new RegExp(`^${quoted.join("")}$`);
+  const texts = parts.filter((_, index) => index % 2 === 0);
+  const names = parts.filter((_, index) => index % 2 === 1);
+  const inQuotes = (index) => texts[index].endsWith("'") && texts[index + 1].startsWith("'");
+  const beyond = names.map((name, index) => name.startsWith("sentence") || inQuotes(index));
+  return { texts, names, beyond };
+}
+
+/**
+ * Returns the values that make a pattern the line, the first ones as short as possible; undefined if there
+ * are none. A regular expression would try all combinations, which takes minutes for some lines.
+ */
+function valuesOf({ texts, names, beyond }, line) {
+  if (!line.startsWith(texts[0]) || !line.endsWith(texts.at(-1))) return undefined;
+  const values = [];
+  const failed = new Set();
+  /** Finds the values from one on, which begins at `start`. */
+  const find = (index, start) => {
+    const place = index * (line.length + 1) + start;
+    if (failed.has(place)) return false;
+    const text = texts[index + 1];
+    const most = beyond[index] ? line.length : sentenceEnd(line, start);
+    const last = index === names.length - 1;
+    const next = (from) => (last ? line.length - text.length : line.indexOf(text, from));
+    for (let end = next(start + 1); end > start && end <= most; end = last ? -1 : next(end + 1)) {
+      values[index] = line.slice(start, end);
+      if (last || find(index + 1, end + text.length)) return true;
+      if (end === line.length) break;
+    }
+    failed.add(place);
+    return false;
+  };
+  return find(0, texts[0].length) ? values : undefined;
+}
+
+/** Where the sentence ends that goes on at `start`. */
+function sentenceEnd(line, start) {
+  const end = line.slice(start).search(/[.!?] [A-Z]/);
+  return end < 0 ? line.length : start + end;
 }

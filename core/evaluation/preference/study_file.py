@@ -1,6 +1,7 @@
 """The file of a preference study: a line that describes the study, then a line for every event."""
 
 import hashlib
+import re
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,9 @@ _FORMATS = (1, 2)
 
 # Maximum length of a method's name and of an event's id.
 _MAX_CHARACTERS = 200
+
+# The panel names a file after the key, so nothing else may pass.
+_KEY = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class EventLog:
     """Judgements that were not undone, by id, in the order they were made."""
     ids: set[str] = field(default_factory=set)
     """Ids of all events."""
+    _judged: set[int] = field(default_factory=set, init=False)
+    """Numbers of the standing judgements."""
 
     def fault(self, event: Mapping[str, Any], total: int) -> str | None:
         """Returns why an event is not valid; None if it is.
@@ -79,7 +85,7 @@ class EventLog:
             return f"comparison {number!r} is not one of {total}"
         if event.get("choice") not in self.choices:
             return f"choice {event.get('choice')!r} is not one of {', '.join(self.choices)}"
-        if number in {judgement.number for judgement in self.standing.values()}:
+        if number in self._judged:
             return f"comparison {number} is judged already"
         return None
 
@@ -87,9 +93,10 @@ class EventLog:
         """Adds a valid event."""
         self.ids.add(event["id"])
         if event.get("undo") is not None:
-            del self.standing[event["undo"]]
+            self._judged.remove(self.standing.pop(event["undo"]).number)
         else:
             self.standing[event["id"]] = Judgement(event["id"], event["number"], event["choice"])
+            self._judged.add(event["number"])
 
 
 def describe_items(items: Sequence[StudyItem]) -> tuple[list[str], list[dict[str, Any]]]:
@@ -191,8 +198,11 @@ def _header_fault(header: Mapping[str, Any]) -> str | None:
         or len(set(methods)) < len(methods)
     ):
         return "its methods are not a list of names"
-    if not _are_texts([header.get("key")]) or type(header.get("seed")) is not int:
-        return "its key or seed is missing"
+    key = header.get("key")
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
+        return "its key is not 32 hexadecimal digits"
+    if type(header.get("seed")) is not int:
+        return "its seed is missing"
     if not isinstance(items, list) or not all(_is_item(item, methods) for item in items):
         return "its items are not a list of images"
     if not isinstance(comparisons, list) or not comparisons:

@@ -1,6 +1,7 @@
 """What the gallery shows of instruction files. Only headers are read, once for each state of a file."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,28 +69,30 @@ def can_change(path: Path) -> bool:
 
 
 def graph_of(name: str) -> dict[str, Any]:
-    """Returns the graph in a file's header: ``workflow``, and ``prompt`` (API format), if it has them.
+    """Returns the graph in a file's header: ``workflow``, or ``prompt`` (API format) if it has no workflow.
 
     Raises:
         InstructionError: the gallery does not list the name, or the file has no readable graph.
     """
     metadata = checked_header(listed_path(name)).metadata
-    graph: dict[str, Any] = {}
     for key in ("workflow", "prompt"):
         try:
-            found = parse_json(metadata.get(key, "null"), finite=False)
-        except ValueError:
+            found = _for_browsers(parse_json(metadata.get(key, "null"), finite=False))
+        except (ValueError, RecursionError):
             continue
         if isinstance(found, dict):
-            graph[key] = found
-    if not graph:
-        raise InstructionError(f"Instruction {_quoted(name)} holds no workflow that can be opened.")
-    return graph
+            return {key: found}
+    raise InstructionError(f"Instruction {_quoted(name)} holds no workflow that can be opened.")
 
 
 def version(path: Path) -> str:
     """Returns a short text that changes when the file changes, for addresses of thumbnails."""
     return hashlib.sha256(paths.file_state(path).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _for_browsers(content: Any) -> Any:
+    """Makes NaN and infinities null. ComfyUI writes them (``is_changed``), but browsers refuse them."""
+    return json.loads(json.dumps(content), parse_constant=lambda _name: None)
 
 
 def _card(name: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ....core.errors import InstructionError, StorageError
 from ....core.storage.files import write_error
-from ....core.storage.names import resolve_inside
 from . import instruction_cards, listing, model_folders, paths
 from .model_folders import SUFFIX
 from .moves import move, move_to_free
@@ -31,13 +30,10 @@ def rename(name: str, new_name: str) -> str:
     """
     path = _changeable(name)
     root = _root_of(path)
-    target = resolve_inside(root, new_name, SUFFIX, new=True)
+    target = paths.new_instruction_path(new_name, root)
     renamed = target.relative_to(root).as_posix()
     if renamed == name:
         return name
-    # Some file systems take Trash for trash.
-    if renamed.split("/")[0].lower() in (paths.TRASH, paths.UNFINISHED):
-        raise InstructionError(f"The folder '{renamed.split('/')[0]}' has its own use. Choose another name.")
     found = model_folders.file_of(paths.INSTRUCTIONS, renamed, InstructionError)
     if found is None:
         _move(path, target)

@@ -12,7 +12,7 @@ from ....core.windows import is_windows, patiently
 
 
 def move(source: Path, target: Path) -> None:
-    """Moves a file, and makes the folder of its target.
+    """Moves a file, and makes the folder of its target. A link goes on pointing to the same file.
 
     Raises:
         FileExistsError: the target exists.
@@ -22,6 +22,10 @@ def move(source: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:  # also FileExistsError: a file has the folder's name
         raise write_error(target, error) from error
+    linked = _relative_link(source)
+    if linked is not None:
+        _move_link(source, target, linked)
+        return
     if is_windows():
         _move_on_windows(source, target)
         return
@@ -57,6 +61,26 @@ def move_to_free(source: Path, target: Path) -> Path:
             candidate = target.with_stem(f"{target.stem}_{number}")
         else:
             return candidate
+
+
+def _relative_link(path: Path) -> Path | None:
+    """Returns where a relative link points, as an absolute path; None for all other files."""
+    try:
+        link = os.readlink(path)
+    except (OSError, NotImplementedError):
+        return None
+    # Not normalized: the folders of the path may be links, too.
+    return None if os.path.isabs(link) else Path(os.path.realpath(path.parent), link)
+
+
+def _move_link(source: Path, target: Path, linked: Path) -> None:
+    try:
+        os.symlink(linked, target)
+    except FileExistsError:
+        raise
+    except (OSError, NotImplementedError) as error:  # Windows may allow no links
+        raise write_error(target, error) from error
+    _unlink(source, target)
 
 
 def _move_on_windows(source: Path, target: Path) -> None:

@@ -73,13 +73,23 @@ def instruction_path(name: str) -> Path:
     return path
 
 
-def new_instruction_path(name: str) -> Path:
+def new_instruction_path(name: str, root: Path | None = None) -> Path:
     """Returns the path to save an instruction under.
 
+    Args:
+        name: with sub-folders, with or without suffix.
+        root: one of the folders of instructions; that of Save Instruction by default.
+
     Raises:
-        InstructionError: the name is empty or leaves the folder.
+        InstructionError: the name is empty, leaves the folder, or is in the trash or among unfinished runs.
     """
-    return resolve_inside(output_instructions(), name, SUFFIX, new=True)
+    root = root or output_instructions()
+    path = resolve_inside(root, name, SUFFIX, new=True)
+    first = path.relative_to(root).parts[0]
+    # Some file systems take Trash for trash.
+    if first.casefold() in (TRASH, UNFINISHED):
+        raise InstructionError(f"The folder '{first}' has its own use. Choose another name.")
+    return path
 
 
 def study_folder(name: str) -> Path:

@@ -51,11 +51,14 @@ async def json_body(request: web.Request) -> dict[str, Any]:
     """Returns the JSON table of a POST request.
 
     Raises:
-        InstructBrushError: it is of another type, too large, or damaged.
+        InstructBrushError: it is of another type, compressed, too large, or damaged.
     """
     # Other pages can send forms to this server, but JSON only if the server allows it.
     if request.content_type != "application/json":
         raise InstructBrushError("The request must be of the type application/json.")
+    # Its length would be that before decompression.
+    if request.headers.get("Content-Encoding"):
+        raise InstructBrushError("The request must not be compressed.")
     if request.content_length is None or request.content_length > _MOST_BODY_BYTES:
         raise InstructBrushError(f"The request must be JSON of at most {_MOST_BODY_BYTES} bytes.")
     try:

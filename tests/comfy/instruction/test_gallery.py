@@ -168,6 +168,17 @@ def test_returns_the_workflow_of_a_file(gallery):
     assert status == 400 and "no workflow" in answer["error"]
 
 
+def test_graphs_have_only_numbers_that_browsers_read(gallery):
+    prompt = '{"1": {"is_changed": [NaN, Infinity, -Infinity, 1e999, 2.5]}}'
+    gallery.save("both.safetensors", extra={"workflow": '{"nodes": [NaN]}', "prompt": prompt})
+    gallery.save("prompt.safetensors", extra={"prompt": prompt})
+    for name, graph in (
+        ("both", {"workflow": {"nodes": [None]}}),
+        ("prompt", {"prompt": {"1": {"is_changed": [None] * 4 + [2.5]}}}),
+    ):
+        assert gallery.get("/workflow", name=f"{name}.safetensors") == (200, graph)
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_refuses_names_that_are_not_listed(gallery, name):
     path = gallery.save("one.safetensors", thumbnail=red_and_blue())
@@ -222,6 +233,16 @@ def test_refuses_new_names_that_the_gallery_would_not_list(gallery, new_name):
     assert status == 400 and path.exists(), answer
 
 
+@pytest.mark.parametrize("name", ["trash/one", "Unfinished/one", " trash/deep/one.safetensors"])
+def test_nothing_is_saved_where_the_gallery_would_not_list_it(gallery, name):
+    graph = gallery.comfy.graph()
+    learned = gallery.comfy.give(graph, instruction(gallery.comfy, 0))
+    graph.node("InstructBrushSave", instruction=learned, name=name, if_taken="overwrite")
+    message = gallery.comfy.error(graph)
+    assert message == f"The folder '{name.split('/')[0].strip()}' has its own use. Choose another name."
+    assert not list(gallery.folder.rglob("one*"))
+
+
 def test_examples_of_the_pack_cannot_be_changed(gallery):
     for route, more in (("/rename", {"new_name": "mine"}), ("/trash", {})):
         status, answer = gallery.post(route, {"name": "plum_and_mint.safetensors", **more})
@@ -239,6 +260,24 @@ def test_trash_keeps_files_and_undo_brings_them_back(gallery):
         assert gallery.post("/restore", answer) == (200, {})
         assert path.read_bytes() == content and name in gallery.cards()
         assert gallery.post("/restore", answer)[0] == 400
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows may allow no links")
+def test_links_point_to_the_same_file_wherever_they_are_moved(gallery):
+    kept = gallery.save("kept/real.safetensors", folder=gallery.models.parent)
+    link = gallery.folder / "deep" / "link.safetensors"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(os.path.relpath(kept, link.parent))
+    status, answer = gallery.post("/trash", {"name": "deep/link.safetensors"})
+    assert status == 200 and not link.is_symlink()
+    assert (gallery.paths.trash() / answer["trashed"][0]).samefile(kept)
+    assert gallery.post("/restore", answer) == (200, {})
+    assert link.is_symlink() and link.samefile(kept)
+    link.unlink()
+    link.symlink_to(os.path.relpath(kept, link.parent))
+    assert gallery.post("/rename", {"name": "deep/link.safetensors", "new_name": "up"})[0] == 200
+    up = gallery.folder / "up.safetensors"
+    assert up.is_symlink() and up.samefile(kept)
 
 
 def test_trash_keeps_several_files_of_one_name_and_restores_none_over_another(gallery):

@@ -1,6 +1,7 @@
 """The routes of the widgets, as ComfyUI's server has them."""
 
 import asyncio
+import gzip
 import json
 
 import pytest
@@ -38,6 +39,24 @@ def test_routes_that_change_something_take_small_json_tables_only(comfy, content
                 async with client.post(path, data=content, headers=headers) as response:
                     assert response.status == 400, path
                     assert message in (await response.json())["error"], path
+
+    asyncio.run(send())
+
+
+def test_routes_that_change_something_take_no_compressed_json(comfy):
+    """A few compressed bytes can be a very large text."""
+    content = gzip.compress(b'{"name": "' + b"x" * 10_000_000 + b'"}')
+    assert len(content) < 65_536
+
+    async def send():
+        app = web.Application()
+        app.add_routes(comfy.server.routes)
+        async with TestClient(TestServer(app)) as client:
+            for path in changing_routes(comfy):
+                headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+                async with client.post(path, data=content, headers=headers) as response:
+                    assert response.status == 400, path
+                    assert "must not be compressed" in (await response.json())["error"], path
 
     asyncio.run(send())
 

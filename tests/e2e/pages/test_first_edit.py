@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from instructbrush.tests.e2e.drawn import wait_until_idle
+
 STEPS = 6
 """Steps of learning and of sampling here, in place of some hundred."""
 
@@ -109,6 +111,7 @@ def test_five_actions_learn_from_own_photographs(open_page, server, photos, shot
     user.run()
     assert user.actions <= 5
     assert len(learned(server) - before) == 1
+    wait_until_idle(server)
     prompt = server.get("/history?max_items=1")
     (entry,) = prompt.values()
     used = {node["class_type"]: node["inputs"] for node in entry["prompt"][2].values()}

@@ -57,7 +57,7 @@ def write_files(folder):
             extra={"workflow": WORKFLOW},
         )
     save_instruction(
-        learned("autumn leaves", steps=57, wanted=300),
+        learned(f"autumn/leaves\nin 'the' \"wood\"? {'far away ' * 20}", steps=57, wanted=300),
         folder / "unfinished" / "abc123.safetensors",
         thumbnail=image_of("#c63"),
         extra={"workflow": WORKFLOW},

@@ -2,6 +2,7 @@
 
 import pytest
 
+from instructbrush.tests.e2e.drawn import settled_height
 from instructbrush.tools.comfy_server import ServerError
 
 GRAPH = """([size]) => {
@@ -20,25 +21,15 @@ GRAPH = """([size]) => {
     app.canvas.ds.scale = 1;
     app.canvas.ds.offset = [0, 0];
 }"""
-# The Vue renderer gives a node the height that it measures.
-STEADY = """() => new Promise((done) => {
-    let before;
-    const look = () => {
-        const height = app.graph.findNodesByType("InstructBrushEvaluate")[0].size[1];
-        if (height === before) return done(height);
-        before = height;
-        setTimeout(look, 200);
-    };
-    look();
-})"""
-HEIGHT = '() => app.graph.findNodesByType("InstructBrushEvaluate")[0].size[1]'
+EVALUATE = '() => app.graph.findNodesByType("InstructBrushEvaluate")[0].id'
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
 def test_shows_the_sentence_in_the_node_until_the_next_run(vue, open_page, shots):
     page = open_page(vue=vue)
     page.evaluate(GRAPH, [64])
-    height = page.evaluate(STEADY)
+    evaluate = page.evaluate(EVALUATE)
+    height = settled_height(page, evaluate)
     page.evaluate("() => app.queuePrompt(0)")
     error = page.locator(".ib-error")
     error.wait_for(timeout=60_000)
@@ -53,7 +44,7 @@ def test_shows_the_sentence_in_the_node_until_the_next_run(vue, open_page, shots
         "() => document.querySelector('.ib-table')?.textContent.includes('PSNR')", timeout=60_000
     )
     assert error.count() == 0
-    assert page.evaluate(HEIGHT) == height
+    assert settled_height(page, evaluate) == height
 
 
 def test_the_type_of_an_error_names_no_path(server):

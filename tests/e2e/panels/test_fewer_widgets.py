@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from instructbrush.tests.e2e.drawn import settled_height
+
 ALWAYS = ["preset", "seed", "preview_every", "hold_out", "gradient_checkpointing", "resume", "guidance"]
 
 VISIBLE = """(id) => {
@@ -58,7 +60,7 @@ def look_at(page, node, height=700):
         }""",
         [node, height],
     )
-    page.wait_for_timeout(400)
+    settled_height(page, node)
 
 
 def set_value(page, node, name, value):
@@ -79,8 +81,9 @@ def value(page, node, name):
     )
 
 
-def height(page, node):
-    return page.evaluate("(id) => app.graph.getNodeById(id).size[1]", node)
+def wait_for_rows(page, node, count):
+    """Waits until the Vue renderer shows `count` rows of inputs."""
+    page.wait_for_function(f"([id, count]) => ({ROWS})(id) === count", arg=[node, count])
 
 
 def line(page):
@@ -115,7 +118,7 @@ def test_learning_shows_words_and_a_line_and_opens(page, vue, shots):
     look_at(page, node)
     assert page.evaluate(VISIBLE, node) == ["init_text"]
     wait_for_line(page, "auto: pocket, 400 steps")
-    small = height(page, node)
+    small = settled_height(page, node)
     assert small < 700
     kept, prompt, _ = learn(page, node)
     assert kept[: len(values)] == values and prompt["steps"] == 400 and prompt["preset"] == "auto"
@@ -125,20 +128,21 @@ def test_learning_shows_words_and_a_line_and_opens(page, vue, shots):
     button.press("Enter")
     assert page.evaluate(VISIBLE, node) == ["init_text", *ALWAYS, "save_every"]
     assert button.get_attribute("aria-expanded") == "true" and button.text_content() == "Show fewer"
-    page.wait_for_timeout(400)
+    settled_height(page, node)
     page.screenshot(path=shots / f"fewer_open_{kind}.png")
-    assert not vue or page.evaluate(ROWS, node) == 11
+    if vue:
+        wait_for_rows(page, node, 11)
     set_value(page, node, "preset", "custom")
     assert len(page.evaluate(VISIBLE, node)) == 21
-    page.wait_for_timeout(400)
+    settled_height(page, node)
     page.screenshot(path=shots / f"fewer_custom_{kind}.png")
     set_value(page, node, "tokens", 0)
     set_value(page, node, "seed", 7)
     button.click()
-    page.wait_for_timeout(400)
     assert page.evaluate(VISIBLE, node) == ["init_text"]
-    assert abs(height(page, node) - small) < 12
-    assert not vue or page.evaluate(ROWS, node) == 3
+    assert abs(settled_height(page, node) - small) < 12
+    if vue:
+        wait_for_rows(page, node, 3)
     assert line(page).text_content() == "custom: 400 steps · learned rows auto · seed 7"
     set_value(page, node, "hold_out", 2)
     assert line(page).text_content() == "custom: 400 steps · learned rows auto · 2 more changed"
@@ -172,10 +176,10 @@ def test_a_linked_input_stays_and_a_reload_remembers(page, vue):
     )
     page.wait_for_function(f"(id) => !({VISIBLE})(id).includes('seed')", arg=node)
     page.locator(".ib-more button").first.click()
-    before = height(page, node)
+    before = settled_height(page, node)
     load(page, page.evaluate("() => app.graph.serialize()"))
     assert len(page.evaluate(VISIBLE, node)) == 9
-    assert abs(height(page, node) - before) < 12
+    assert abs(settled_height(page, node) - before) < 12
     assert learn(page, node)[2]["all inputs"] is True
 
 
@@ -280,7 +284,8 @@ def test_inputs_without_effect_are_hidden(page, vue, shots):
         set_value(page, made, "drop", drop)
         shown = {"least_change", "share"} & set(page.evaluate(VISIBLE, made))
         assert shown == ({acts} if acts else set())
-    assert not vue or page.evaluate(ROWS, finder) == 2
+    if vue:
+        wait_for_rows(page, finder, 2)
 
 
 def test_the_line_tells_what_auto_stood_for_in_the_last_run(page):

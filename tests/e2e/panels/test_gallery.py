@@ -240,6 +240,9 @@ def test_files_are_kept_in_order_in_the_sidebar(vue, page, files, server, shots)
     )
     drawn(page)
     page.screenshot(path=shots / f"gallery_resumed_{kind}.png")
+    # Its name is fit for a file, whatever the words.
+    opened = page.evaluate("() => app.extensionManager.workflow.activeWorkflow.path")
+    assert opened.startswith("workflows/Resume autumn leaves in 'the' wood far away far") and len(opened) < 90
     run.get_by_role("button", name="trash").click()
     run.wait_for(state="detached")
     assert (files / "trash" / "unfinished" / "abc123.checkpoint").exists()

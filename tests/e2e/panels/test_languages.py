@@ -65,6 +65,23 @@ def texts(page, places):
     return page.locator(places).all_text_contents()
 
 
+def test_no_line_of_the_server_takes_long_to_translate(open_page):
+    said = "pocket: from 'a', 3 pairs, 4 steps, 5 segments x 6 rows"
+    lines = [f"{'pocket: from ' * 20}'{', 3 pairs, 4 steps, 5 segments x 6 rows' * 17}~", "A b. " * 190]
+    lines += ["Ab c. " * 20_000]
+    result = open_page(language="zh").evaluate(
+        """async (lines) => {
+            const { translateSentence } = await import("/extensions/instructbrush/js/translate.js");
+            const began = performance.now();
+            const translated = lines.map(translateSentence);
+            return [translated, performance.now() - began];
+        }""",
+        [said, *lines],
+    )
+    (known, *others), milliseconds = result
+    assert "3 对" in known and others == lines and milliseconds < 2000
+
+
 def test_panels_and_help_pages_are_chinese(server, open_page, files, shots):
     page = open_page(language="zh")
     learn = page.evaluate(BUILD)

@@ -1,11 +1,10 @@
 """The learning panel in both renderers: phases, curves, previews, buttons, and a reload while it learns."""
 
 import json
-import time
 
 import pytest
 
-from instructbrush.tests.e2e.drawn import drawn
+from instructbrush.tests.e2e.drawn import drawn, wait_until_idle
 from instructbrush.tests.e2e.workflows import LEARN
 from instructbrush.tools import browser as front_end
 
@@ -54,17 +53,6 @@ def wait_for_previews(page):
     page.wait_for_function(f"() => document.querySelector('{PANEL} .ib-scrubber')?.max >= 2", timeout=60_000)
 
 
-def wait_until_idle(server, seconds=240):
-    """Waits until the queue is empty."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        queue = server.get("/queue")
-        if not queue["queue_running"] and not queue["queue_pending"]:
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"the server is still busy:\n{server.tail()}")
-
-
 def interrupt(server):
     # The edits that follow in the graph are tested elsewhere.
     server.post("/interrupt", {})
@@ -110,7 +98,7 @@ def test_learns_survives_a_reload_in_the_other_renderer_and_ends_early(page, ser
     assert page.locator(f"{PANEL} figcaption").all_text_contents()[1] == "step 5"
     page.get_by_role("button", name="Stop and use").click()
     wait_for_headline(page, r"^Stopped at \d+ \/ 400 and used")
-    assert page.get_by_role("button", name="Continue").is_visible()
+    assert page.get_by_role("button", name="Continue", exact=True).is_visible()
     # The panel is neither saved in the workflow nor sent to the server.
     assert "ib-panel" not in page.evaluate("() => JSON.stringify(app.graph.serialize())")
     assert "learning" not in page.evaluate("async () => (await app.graphToPrompt()).output")[learn]["inputs"]

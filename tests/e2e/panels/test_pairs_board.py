@@ -209,6 +209,18 @@ def test_masks_partners_and_problems(vue, server, open_page, shots):
     wait_for(page, "5 pairs")
     assert (where / "a_mask.png").read_bytes() == again
     assert (trash / "a_mask.png").read_bytes() == file.getvalue()
+    # The folder may change meanwhile. A mask that is not in the trash is not replaced.
+    (where / "a_mask.png").rename(where / "elsewhere.txt")
+    drop(page, [("third.png", mask)], ".ib-pair[data-key='a'] img")
+    expect(page.locator(".ib-pairs-says")).to_contain_text("the mask was not replaced")
+    expect(page.locator(".ib-pair[data-key='a'] .ib-pair-mask")).to_have_count(0)
+    assert not (where / "a_mask.png").exists()
+    # And a mask that is new goes to the trash.
+    (where / "a_mask.png").write_bytes(again)
+    drop(page, [("third.png", mask)], ".ib-pair[data-key='a'] img")
+    page.wait_for_selector(".ib-pair[data-key='a'] .ib-pair-mask")
+    assert (where / "a_mask.png").read_bytes() == file.getvalue()
+    assert (trash / "a_mask_2.png").read_bytes() == again
     press(page, "a", "mask")
     assert board(page) == {"no_mask": ["a"]} and page.locator(".ib-pair-mask").count() == 0
     press(page, "a", "mask")

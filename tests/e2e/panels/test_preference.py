@@ -281,11 +281,14 @@ def test_events_in_a_saved_workflow_count_once(open_page):
     results = page.evaluate(
         """async () => {
             const panel = await import("/extensions/instructbrush/js/judging/events.js");
-            const { applyEvents, mergeEvents, parseEvents } = panel;
+            const { applyEvents, eventFile, mergeEvents, newId, parseEvents } = panel;
             const a = { id: "a", number: 0, choice: "left" };
             const b = { id: "b", number: 1, choice: "tie" };
             const again = { id: "c", number: 1, choice: "right" };
+            const refused = (key) => { try { return eventFile(key); } catch { return "refused"; } };
             return {
+                files: ["x/../../comfy.settings", "", `${newId()}\n`, undefined].map(refused),
+                file: eventFile("0123456789abcdef".repeat(2)),
                 plain: applyEvents([a], [b]).map((each) => each.id),
                 late: applyEvents([a, b], [again]).map((each) => each.id),
                 undone: applyEvents([a], [b, { id: "u", undo: "b" }, again]).map((each) => each.id),
@@ -298,6 +301,9 @@ def test_events_in_a_saved_workflow_count_once(open_page):
         }"""
     )
     assert results == {
+        # No study leads to another file of the user.
+        "files": ["refused"] * 4,
+        "file": f"instructbrush/preference-{'0123456789abcdef' * 2}.json",
         "plain": ["a", "b"],
         "late": ["a", "b"],
         "undone": ["a", "c"],

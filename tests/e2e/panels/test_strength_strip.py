@@ -2,7 +2,7 @@
 
 import pytest
 
-from instructbrush.tests.e2e.drawn import drawn
+from instructbrush.tests.e2e.drawn import drawn, wait_until_idle
 
 STRIP = ".ib-strength"
 # What does not depend on how nodes are drawn.
@@ -193,6 +193,7 @@ def test_tries_five_strengths_and_takes_the_chosen_one(vue, page, server, shots)
     # The widgets are as before, also the seed that changes after each run.
     assert value(page, "strength") == 1
     assert seed == page.evaluate("() => noise.widgets[0].value")
+    wait_until_idle(server)
     runs = [entry for key, entry in history(server).items() if key not in before]
     runs.sort(key=lambda entry: entry["prompt"][0])
     guider = str(page.evaluate("() => guider.id"))
@@ -230,6 +231,7 @@ def test_keeps_what_is_done_and_says_why_it_stopped(vue, page, server, shots):
     assert page.locator(f"{STRIP} .ib-strength-says").text_content() == f"Stopped after {found} of 5."
     drawn(page)
     page.screenshot(path=shots / "tries_stopped.png")
+    wait_until_idle(server)  # the cancelled run ends after its step
     # A fault ends the runs at the first one.
     page.evaluate(
         """() => {
@@ -245,16 +247,12 @@ def test_keeps_what_is_done_and_says_why_it_stopped(vue, page, server, shots):
         timeout=60_000,
     )
     wait_until_ended(page)
+    wait_until_idle(server)
     assert len(set(history(server)) - before) == 1 and value(page, "strength") == 1
     # Without an image after the node there is nothing to show.
-    page.evaluate(
-        """() => {
-            app.graph.remove(made.saved);
-            app.graph.remove(made.compared);
-        }"""
-    )
+    page.evaluate("() => [made.saved, made.compared].forEach((node) => app.graph.remove(node))")
     strip.get_by_role("button", name="Try 5").click()
-    page.get_by_text("No image is shown after this node.").wait_for(timeout=5_000)
+    page.get_by_text("No image is shown after this node.").wait_for(timeout=30_000)
     check_links(page, strip, shots / "strength_linked.png")
 
 
@@ -277,12 +275,13 @@ def check_links(page, strip, shot):
     page.evaluate("() => number.disconnectOutput(0)")
     page.wait_for_function("() => !document.querySelector('.ib-strength-range').disabled")
     page.evaluate("() => guider.disconnectInput(guider.inputs.findIndex((i) => i.name === 'instruction'))")
-    page.get_by_text("Connect an instruction to set its strength here.").wait_for(timeout=5_000)
+    page.get_by_text("Connect an instruction to set its strength here.").wait_for(timeout=30_000)
     assert not page.locator(f"{STRIP} .ib-strength-range").is_visible()
 
 
 @ONLY_VUE
 def test_a_deleted_node_runs_nothing_more(vue, page, server):
+    wait_until_idle(server)
     before = set(history(server))
     page.evaluate(
         """() => {
@@ -326,6 +325,7 @@ def test_works_inside_a_subgraph_with_the_strength_outside(vue, page, server, sh
     wait_for_results(page)
     wait_until_ended(page)
     assert page.evaluate(sent) == -1
+    wait_until_idle(server)
     runs = [entry for key, entry in history(server).items() if key not in before]
     outer = page.evaluate("() => [String(host.id), host.widgets.findIndex((w) => w.name === 'how much')]")
     for run in runs:
@@ -344,9 +344,9 @@ def check_dialog(page, sent, shot):
     """The subgraph's node has the strip in a dialog."""
     page.evaluate("() => { app.canvas.setGraph(app.graph); host.title = 'My edit'; }")
     page.get_by_text("My edit").first.click()
-    page.locator("button:has(.pi-sliders-h)").click(timeout=5_000)
+    page.locator("button:has(.pi-sliders-h)").click(timeout=30_000)
     slider = page.locator(".ib-strength-dialog .ib-strength-range")
-    slider.wait_for(timeout=5_000)
+    slider.wait_for(timeout=30_000)
     assert slider.input_value() == "-1"
     slider.press("End")
     assert page.evaluate(sent) == 2
@@ -373,7 +373,7 @@ def check_dialog(page, sent, shot):
     )
     dialog.wait_for()
     page.evaluate("() => app.graph.remove(host)")
-    page.locator(".ib-strength-dialog").wait_for(state="detached", timeout=5_000)
+    page.locator(".ib-strength-dialog").wait_for(state="detached", timeout=30_000)
 
 
 def test_speaks_chinese_and_follows_a_light_theme(open_page, shots):

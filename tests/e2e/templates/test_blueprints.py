@@ -1,6 +1,9 @@
 """The blueprints in ComfyUI's node library: found, added, wired and run."""
 
+import contextlib
+
 import pytest
+from playwright.sync_api import TimeoutError
 
 from instructbrush.tests.e2e.workflows import node_id, with_inputs
 
@@ -82,10 +85,15 @@ def test_node_search_finds_the_blueprints(open_page, shots):
     page.wait_for_load_state("networkidle")  # the front end loads blueprints after it is ready
     page.evaluate("() => app.graph.clear()")
     page.mouse.dblclick(800, 500)
-    page.wait_for_timeout(800)
-    page.keyboard.type("Learn an Edit", delay=20)
-    found = page.get_by_role("option").filter(has_text="Subgraph Blueprints / InstructBrush")
-    found.first.wait_for(timeout=15_000)
+    page.wait_for_function("() => document.activeElement?.tagName === 'INPUT'")
+    found = page.get_by_role("option").filter(has_text="Subgraph Blueprints / InstructBrush").first
+    for _ in range(6):  # the list may be searched before the blueprints are in it
+        page.keyboard.press("Control+a")
+        page.keyboard.type("Learn an Edit", delay=20)
+        with contextlib.suppress(TimeoutError):
+            found.wait_for(timeout=5_000)
+            break
+    found.wait_for()
     page.screenshot(path=shots / "blueprint_search.png")
 
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image
 from instructbrush.core.errors import EvaluationError, StorageError
 from instructbrush.core.evaluation.preference.ratings import DRAW_PROBABILITY
 from instructbrush.core.evaluation.preference.study import Study
-from instructbrush.core.evaluation.preference.study_file import FILE, StudyItem
+from instructbrush.core.evaluation.preference.study_file import FILE, EventLog, StudyItem
 
 
 def items(
@@ -260,6 +261,10 @@ def test_events_count_once_and_late_events_are_left_out(tmp_path: Path) -> None:
         ),
         (lambda lines: ['{"format": 1, "key": "k"}', ""], "line 1 of '.*': it does not say what is compared"),
         (lambda lines: [""], "line 1 of '.*': it cannot be read"),
+        (
+            lambda lines: [json.dumps(json.loads(lines[0]) | {"key": "x/../comfy.settings"}), ""],
+            "line 1 of '.*': .*its key is not 32 hexadecimal digits",
+        ),
     ],
 )
 def test_damaged_file_is_reported_and_not_changed(tmp_path: Path, change, message) -> None:
@@ -384,3 +389,12 @@ def test_rates_a_loss_after_many_wins(tmp_path: Path) -> None:
     choose(study, "words")
     words, learned = study.ratings()
     assert learned.mu > words.mu and words.won == 1 and learned.won == 199
+
+
+def test_checks_20000_events_in_a_second() -> None:
+    log, began = EventLog(), time.process_time()
+    for number in range(20_000):
+        event = {"id": f"{number}", "number": number, "choice": "tie"}
+        assert log.fault(event, 20_000) is None
+        log.add(event)
+    assert time.process_time() - began < 1

@@ -100,7 +100,7 @@ class GalleryStore extends EventTarget {
     };
   }
 
-  /** Returns { workflow, prompt } of a file's header. */
+  /** Returns { workflow } of a file's header, or { prompt } if it has no workflow. */
   graphOf(name) {
     return get(`${ROUTE}/workflow?${new URLSearchParams({ name })}`);
   }

@@ -8,6 +8,8 @@ import { store } from "./store.js";
 /** Cards that are made at once; the next ones follow when the end comes into sight. */
 const PAGE = 60;
 const TOAST_MILLISECONDS = 12_000;
+/** Most characters that a workflow's name takes from a file. */
+const MOST_NAME = 60;
 const collator = new Intl.Collator(undefined, { numeric: true });
 
 export class GalleryView {
@@ -172,8 +174,8 @@ export class GalleryView {
   }
 
   async load(graph, card) {
-    const resumed = () => translate("Resume {words}", { words: card.words || card.stem });
-    const title = card.stem ? resumed() : titleOf(card).split("/").pop();
+    const resumed = () => translate("Resume {words}", { words: plainName(card.words ?? "") || card.stem });
+    const title = card.stem ? resumed() : plainName(titleOf(card).split("/").pop());
     if (graph.workflow) await app.loadGraphData(graph.workflow, true, true, title);
     else await app.loadApiJson(graph.prompt, title);
   }
@@ -190,6 +192,12 @@ export class GalleryView {
     this.toast.querySelector("button")?.focus();
     this.timer = setTimeout(hide, TOAST_MILLISECONDS);
   }
+}
+
+/** Makes a text fit for the name of a file. */
+function plainName(text) {
+  const plain = text.replace(/[\s\\/:*?"<>|\x00-\x1f]+/g, " ").trim();
+  return [...plain].slice(0, MOST_NAME).join("").trim();
 }
 
 function option(value, text) {

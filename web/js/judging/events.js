@@ -73,7 +73,13 @@ export function newId() {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** Returns the file of a study's unsent events in the user's data. The key is hex digits from the server. */
+/**
+ * Returns the file of a study's unsent events in the user's data. Any key but the server's 32 hex digits
+ * could lead to another file of the user.
+ */
 export function eventFile(key) {
+  if (!/^[0-9a-f]{32}$/.test(key)) {
+    throw new Error(translate("The key of this study is damaged. Give the study another name."));
+  }
   return `instructbrush/preference-${key}.json`;
 }

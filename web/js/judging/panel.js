@@ -84,7 +84,14 @@ export class PreferencePanel {
   async show(data) {
     const show = ++this.shows;
     if (this.data?.key !== data.key) {
-      const response = await api.getUserData(eventFile(data.key)).catch(() => null);
+      let file;
+      try {
+        file = eventFile(data.key);
+      } catch (error) {
+        this.words.textContent = error.message;
+        return;
+      }
+      const response = await api.getUserData(file).catch(() => null);
       const text = response?.ok ? await response.text() : "";
       if (show !== this.shows) return;
       this.hasFile = Boolean(text);

@@ -105,13 +105,18 @@ export class Additions {
       return;
     }
     const { folder } = survey;
-    if (pair.mask) {
-      try {
-        await post("/instructbrush/pairs/trash_mask", { folder, key: pair.key });
-      } catch (error) {
-        this.#complain(error.message);
-        return;
-      }
+    let trashed;
+    try {
+      // Also without a mask: there may be one meanwhile, and the upload overwrites it.
+      ({ trashed } = await post("/instructbrush/pairs/trash_mask", { folder, key: pair.key }));
+    } catch (error) {
+      this.#complain(error.message);
+      return;
+    }
+    if (pair.mask && trashed !== true) {
+      this.#complain(TEXTS.maskMoved());
+      this.board.refresh();
+      return;
     }
     await this.#upload([{ file: images[0].file, path: pair.mask_place }], folder, true);
     this.board.useMask(pair.key);

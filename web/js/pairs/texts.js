@@ -28,6 +28,7 @@ export const TEXTS = {
   noImages: () => translate("These are no image files. Drop PNG, JPEG, WebP or other images."),
   oneMask: () => translate("Drop one mask image on a pair."),
   noMaskPlace: () => translate("A list names the images of this folder. Write the mask into the list, too."),
+  maskMoved: () => translate("The folder has changed, so the mask was not replaced. Add it again."),
   notOwn: () =>
     translate("Examples of the pack cannot be changed. Drop your images to make a folder of your own."),
   unreadable: (reason) => translate("The dropped files cannot be read: {reason}", { reason }),
