@@ -6,12 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, first_line
-from .weights import folder_weights, read_config
+from .config_checks import check_sources
+from .weights import folder_weights, read_config, read_json
 
 # Sets of files, one of which must exist.
 FileSets = tuple[tuple[str, ...], ...]
 PROCESSOR_FILES: FileSets = (("preprocessor_config.json",), ("processor_config.json",))
 TOKENIZER_FILES: FileSets = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
+# Settings beside config.json that processors and tokenizers follow.
+_SETTINGS = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "audio_tokenizer_config.json",
+    "tokenizer_config.json",
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,10 @@ class PretrainedFolder:
             if not any(all((self.folder / name).is_file() for name in names) for names in sets):
                 missing = " or ".join(" and ".join(names) for names in sets)
                 raise ModelError(f"{self.title}: {missing} is missing. {self.advice}")
+        for name in _SETTINGS:
+            if (self.folder / name).is_file():
+                check_sources(read_json(self.folder / name), f"{self.folder.name}/{name}")
+        refuse_adapter(self.folder, self.title)
         # Raises for weights that are missing, pickled, truncated or damaged.
         folder_weights(self.folder, ("model",))
         return config
@@ -114,3 +127,16 @@ class PretrainedFolder:
                 "The file is incomplete or belongs to another config.json. Download the model again."
             )
         return network.eval().requires_grad_(False)
+
+
+def refuse_adapter(folder: Path, title: str) -> None:
+    """Checks that a folder holds no adapter, whose weights transformers would load unchecked.
+
+    Raises:
+        ModelError: it does.
+    """
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{title}: {folder} holds an adapter (adapter_config.json), which is not supported. Merge the "
+            "adapter into its model, or take the whole model without it."
+        )

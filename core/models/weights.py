@@ -16,12 +16,12 @@ from ..errors import ModelError
 from ..storage.json_text import parse_json
 from ..storage.names import resolve_inside
 from ..storage.safetensors_header import MOST_HEADER_BYTES, read_tensor_header
+from .config_checks import check_counts, check_sources
 
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 # Vocabularies of tokenizers have 10 to 35 MB.
 _MOST_JSON_BYTES = 50_000_000
-_MOST_LAYERS = 10_000
 _HOW_TO_CONVERT = (
     "Pickled checkpoints can run code when they are opened. Convert it once where you trust it: load it in "
     "ComfyUI and save it with Save Checkpoint, or take the .safetensors version of the model."
@@ -168,7 +168,7 @@ def weight_files(folder: Path, stems: tuple[str, ...]) -> list[Path]:
             to ``.fp16``.
 
     Raises:
-        ModelError: a shard is missing.
+        ModelError: a shard is missing or is no ``.safetensors`` file.
     """
     for stem in stems:
         for variant in ("", ".fp16", ".bf16"):
@@ -179,7 +179,9 @@ def weight_files(folder: Path, stems: tuple[str, ...]) -> list[Path]:
             shards = sorted(folder.glob(f"{stem}{variant}{numbered}.safetensors")) or sorted(
                 folder.glob(f"{stem}{numbered}{variant}.safetensors")
             )
-            shards = shards or _shards_of_index(folder, f"{stem}.safetensors.index{variant}.json")
+            # Libraries follow the index, so the files that it names are checked even if others are there.
+            named = _shards_of_index(folder, f"{stem}.safetensors.index{variant}.json")
+            shards = sorted({*shards, *named})
             if shards:
                 _check_shards(folder, shards, stem)
                 return shards
@@ -195,7 +197,15 @@ def _shards_of_index(folder: Path, name: str) -> list[Path]:
         raise ModelError(
             f"{folder.name}/{name}: it does not say which file holds which weight. Download it again."
         )
-    return sorted(resolve_inside(folder, each, error=ModelError) for each in set(places.values()))
+    names = set(places.values())
+    # Libraries open any other file as a pickle.
+    other = next((each for each in sorted(names) if not each.endswith(".safetensors")), None)
+    if other is not None:
+        raise ModelError(
+            f"{folder.name}/{name}: it names {other[:80]}, but only .safetensors files are read. Take the "
+            ".safetensors version of the model."
+        )
+    return sorted(resolve_inside(folder, each, error=ModelError) for each in names)
 
 
 def _check_shards(folder: Path, shards: list[Path], stem: str) -> None:
@@ -261,22 +271,13 @@ def read_config(path: Path) -> dict[str, Any]:
     """As ``read_json``, for a network's ``config.json``.
 
     Raises:
-        ModelError: also for more layers than any network has, which would take hours to build.
+        ModelError: also for more layers than any network has, and for settings that make a library load
+            something else than the model's own files.
     """
     table = read_json(path)
-    pending: list[Any] = [table]
-    while pending:
-        inner = pending.pop()
-        if isinstance(inner, list) and len(inner) <= _MOST_LAYERS:
-            pending += inner
-        elif isinstance(inner, dict):
-            pending += inner.values()
-            for name, value in inner.items():
-                if ("layers" in name or "depth" in name) and isinstance(value, int) and value > _MOST_LAYERS:
-                    raise ModelError(
-                        f"{path.parent.name}/{path.name}: {name} is above {_MOST_LAYERS}. The file is "
-                        "damaged; download it again."
-                    )
+    what = f"{path.parent.name}/{path.name}"
+    check_counts(table, what)
+    check_sources(table, what)
     return table
 
 

@@ -108,11 +108,6 @@ def check_folder(folder: Path, kind: FolderKind) -> str:
     source = _source(folder, kind)
     else_says = f"is not a {kind.title} ({', '.join(kind.classes)})"
     config = source.check(kind.classes, else_says, PROCESSOR_FILES, kind.tokenizer)
-    if any(config.get(key) for key in ("backbone", "use_timm_backbone", "use_pretrained_backbone")):
-        raise ModelError(
-            f"{source.title}: its config.json takes a part of the network from elsewhere (backbone), "
-            f"which is not supported. {source.advice}"
-        )
     return str(config["model_type"])
 
 

@@ -244,6 +244,8 @@ def _weights(folder: Path, part: str) -> list[Path]:
 
 
 def _read(files: list[Path]) -> States:
+    for file in files:
+        read_header(file)  # raises for files that are pickled, cut short or damaged
     # Through ComfyUI, which maps files into memory if the user wants it.
     states: States = {}
     for file in files:

@@ -255,6 +255,20 @@ def test_rejects_what_cannot_be_loaded(comfy):
         ), name
 
 
+@pytest.mark.parametrize("part", ["vae", "text_encoder"])
+def test_checks_the_weights_of_every_part(comfy, part):
+    folder = comfy.base / "models" / "diffusers" / f"pickled-{part}"
+    shutil.copytree(comfy.pack("core.models.builtin").POCKET_FOLDER, folder)
+    file = next((folder / part).glob("*.safetensors"))
+    try:
+        file.write_bytes(b"PK\x03\x04" + bytes(99))
+        assert unloadable(comfy, f"diffusers/pickled-{part}").startswith(
+            f"{file.name}: this is a pickled checkpoint under another name. "
+        )
+    finally:
+        shutil.rmtree(folder)
+
+
 def test_rejects_parts_of_different_models(comfy):
     """A foreign CLIP in Learn Instruction, and an instruction of another family in Apply Instruction."""
     from instructbrush.tests.comfy.graphs import instruction, learning

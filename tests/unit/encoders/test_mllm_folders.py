@@ -139,6 +139,32 @@ def test_rejects_missing_shards_of_an_index(own):
         check_folder(folder)
 
 
+@pytest.mark.parametrize("numbered", [False, True])
+def test_rejects_an_index_that_names_pickles(own, numbered):
+    """transformers follows the index and opens all other files as pickles, even beside numbered parts."""
+    folder = own()
+    (folder / "model.safetensors").rename(folder / ("model-00001-of-00001.safetensors" if numbered else "x"))
+    (folder / "evil.bin").write_bytes(b"\x80\x02.")
+    index = {"weight_map": {"a": "model-00001-of-00001.safetensors", "b": "evil.bin"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(
+        ModelError,
+        match="left/model.safetensors.index.json: it names evil.bin, but only .safetensors files are read. "
+        "Take the .safetensors version of the model.",
+    ):
+        check_folder(folder)
+
+
+def test_checks_files_of_an_index_beside_numbered_parts(own):
+    folder = own()
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "other.safetensors").write_bytes(b"no safetensors")
+    index = {"weight_map": {"a": "other.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="left: 2 of 1 parts|other.safetensors: "):
+        check_folder(folder)
+
+
 def test_rejects_gguf_weights(own):
     folder = own()
     (folder / "model.safetensors").rename(folder / "model.gguf")
@@ -262,6 +288,50 @@ def test_rejects_other_bits(folders):
         ModelError, match="MLLM 'left': weights of 3 bits are not supported. Choose 8 or 4, or none."
     ):
         load_mllm(folders["left"], bits=3)
+
+
+def test_rejects_an_adapter(own):
+    folder = own()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/name"}))
+    with pytest.raises(
+        ModelError,
+        match=r"MLLM 'left': .* holds an adapter \(adapter_config.json\), which is not supported. Merge the "
+        "adapter into its model, or take the whole model without it.",
+    ):
+        check_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "settings", "name"),
+    [
+        (
+            "processor_config.json",
+            {
+                "audio_tokenizer": {
+                    "audio_tokenizer_class": "DacModel",
+                    "audio_tokenizer_name_or_path": "owner/name",
+                }
+            },
+            "audio_tokenizer_name_or_path",
+        ),
+        (
+            "audio_tokenizer_config.json",
+            {"audio_tokenizer_name_or_path": "owner/name"},
+            "audio_tokenizer_name_or_path",
+        ),
+        ("preprocessor_config.json", {"class_info_file": "classes.json"}, "class_info_file"),
+        ("preprocessor_config.json", {"is_vqa": True}, "is_vqa"),
+        ("tokenizer_config.json", {"processor_class": "MgpstrProcessor"}, "processor_class"),
+    ],
+)
+def test_rejects_processors_that_ask_the_hub(own, file, settings, name):
+    folder = own()
+    (folder / file).touch()
+    (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text() or "{}"), **settings}))
+    with pytest.raises(
+        ModelError, match=f"left/{file}: with {name} = .*, something else than the model's own"
+    ):
+        check_folder(folder)
 
 
 def test_runs_no_code_of_the_folder(own):

@@ -11,7 +11,8 @@ from torch import Tensor
 from ....errors import ModelError, first_line
 from ....evaluation.metrics import quantized
 from ....models.hub_folders import model_folder, model_title
-from ....models.weights import folder_weights, read_config
+from ....models.pretrained import refuse_adapter
+from ....models.weights import folder_weights, read_config, read_json
 from ....regions.boxes import Box
 from ....storage.image_sizes import scaled
 from ....storage.image_tensors import to_image
@@ -20,6 +21,8 @@ from ..replacing import ObjectReplacer, ReplacementRequest, crop_around, inside_
 
 _PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 _FILES = "unet, vae, text_encoder (each with config.json and .safetensors weights), tokenizer and scheduler"
+# Where the classes of the parts may come from, according to model_index.json.
+_LIBRARIES = (None, "diffusers", "transformers", "stable_diffusion")
 # Latents, the masked image's latents, and the mask.
 _INPAINTING_CHANNELS = 9
 
@@ -141,7 +144,10 @@ def _check_folder(folder: Path) -> None:
     for part, stem in _PARTS.items():
         if not (folder / part / "config.json").is_file():
             raise ModelError(f"{here}: {part}/config.json is missing in {folder}. It needs {_FILES}.")
+        read_config(folder / part / "config.json")  # raises for settings that lead elsewhere
+        refuse_adapter(folder / part, here)
         folder_weights(folder / part, (stem,))  # raises for weights that are missing, pickled or damaged
+    _check_index(folder, here)
     config = read_config(folder / "unet" / "config.json")
     if config.get("in_channels") != _INPAINTING_CHANNELS or config.get("attention_type") not in (
         "gated",
@@ -151,4 +157,17 @@ def _check_folder(folder: Path) -> None:
             f"{here}: its UNet has {config.get('in_channels')} input channels and the attention type "
             f"'{config.get('attention_type')}', so it is no GLIGEN for inpainting ({_INPAINTING_CHANNELS} "
             "and 'gated')."
+        )
+
+
+def _check_index(folder: Path, here: str) -> None:
+    """Checks that the parts are classes of libraries: some versions of diffusers run code in the folder."""
+    if not (folder / "model_index.json").is_file():
+        raise ModelError(f"{here}: model_index.json is missing in {folder}. Download the whole model.")
+    parts = [value for value in read_json(folder / "model_index.json").values() if isinstance(value, list)]
+    known = all(value[:1] in [[library] for library in _LIBRARIES] for value in parts)
+    if not known or any(folder.glob("*.py")) or any(folder.glob("*/*.py")):
+        raise ModelError(
+            f"{here}: a part of it is code in {folder}, or of a library other than diffusers and "
+            "transformers, and is not run. Choose another model."
         )

@@ -1,3 +1,5 @@
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,6 +122,36 @@ def test_rejects_pickled_weights(gligen: Path, tmp_path: Path) -> None:
     _linked(gligen, tmp_path / "pickled", "unet", unet)
     with pytest.raises(ModelError, match="safetensors"):
         GligenSpec(str(tmp_path / "pickled"))()
+
+
+@pytest.mark.parametrize(
+    "file", ["evil.py", "unet/diffusers.py", "model_index.json", "text_encoder/adapter_config.json"]
+)
+def test_runs_no_code_of_a_gligen(gligen: Path, tmp_path: Path, file: str) -> None:
+    folder = Path(shutil.copytree(gligen, tmp_path / "model"))
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / file).write_text("raise SystemExit('code of the folder was run')")
+    if file == "model_index.json":
+        (folder / file).write_text(json.dumps({**index, "_class_name": ["evil", "Pipeline"]}))
+    message = (
+        "holds an adapter" if "adapter" in file else r"GLIGEN 'model': a part of it is code in .*not run"
+    )
+    with pytest.raises(ModelError, match=message):
+        GligenSpec(str(folder))()
+
+
+def test_rejects_a_gligen_whose_parts_ask_the_hub(gligen: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(gligen, tmp_path / "model"))
+    config = folder / "text_encoder" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "_attn_implementation": "owner/kernel"}))
+    with pytest.raises(
+        ModelError, match="text_encoder/config.json: with _attn_implementation = owner/kernel"
+    ):
+        GligenSpec(str(folder))()
+    (folder / "model_index.json").unlink()
+    config.write_text("{}")
+    with pytest.raises(ModelError, match="GLIGEN 'model': model_index.json is missing in "):
+        GligenSpec(str(folder))()
 
 
 def _linked(source: Path, folder: Path, part: str, other: Path) -> None:
