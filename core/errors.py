@@ -1,8 +1,25 @@
 """Errors that are meant for users. A message names what failed, the offending value and what to do."""
 
+import re
+
+# Names of files and headers may hold anything.
+_MOST_CHARACTERS = 2000
+# Surrogates stand for bytes of names that are no text, and cannot be printed.
+_UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def shown_text(text: str) -> str:
+    """Replaces control characters except line feeds by spaces, and cuts a text at 2000 characters."""
+    if len(text) > _MOST_CHARACTERS:
+        text = f"{text[: _MOST_CHARACTERS - 3]}..."
+    return _UNPRINTABLE.sub(" ", text)
+
 
 class InstructBrushError(Exception):
-    """Base of all errors below."""
+    """Base of all errors below. Its texts are those of ``shown_text``."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(shown_text(each) if isinstance(each, str) else each for each in args))
 
 
 class ModelError(InstructBrushError):
@@ -58,4 +75,4 @@ class BuildError(InstructBrushError):
 
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, for other messages."""
-    return (str(error).strip().split("\n")[0] or type(error).__name__)[:300]
+    return shown_text(str(error).strip().split("\n")[0] or type(error).__name__)[:300]

@@ -8,21 +8,19 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, PairError
 from ..pairs.layouts import pairs_below
-from ..pairs.pair_lists import direct_words, indirect_texts, read_list
+from ..pairs.pair_lists import Refusals, direct_words, indirect_texts, read_list
 from ..pairs.pair_tables import ColumnNames, row_groups, table_files
 from ..pairs.table_images import ImagePlace, TableImage
-from ..storage.parquet import image_bytes, open_table, row_batches
+from ..storage.parquet import group_rows, image_bytes, open_table
 from .training_pairs import ImageSource, PairRecord
 
 logger = logging.getLogger(__name__)
-
-# Skipped list entries that are logged one by one; the rest are only counted.
-_MOST_LOGGED = 20
 
 
 @dataclass(frozen=True)
@@ -45,11 +43,11 @@ class TableBlock:
         """Reads the rows; images stay encoded.
 
         Raises:
-            DataError: the file is damaged.
+            DataError: the file is damaged, or its rows need too much memory.
         """
         names = [*self.columns.images, *self.columns.texts]
         with open_table(self.file) as table:
-            rows = [row for batch in row_batches(table, self.file, names, 64, self.group) for row in batch]
+            rows = group_rows(table, self.file, names, self.group)
         return [
             self._record(f"{self.file.name} row {number}", row) for number, row in enumerate(rows, self.first)
         ]
@@ -161,22 +159,23 @@ def first_usable_records(blocks: Sequence[Block], number: int) -> list[PairRecor
 def _table_blocks(file: Path) -> list[TableBlock]:
     columns, counts = row_groups(file)
     return [
-        TableBlock(file, group, sum(counts[:group]), count, columns) for group, count in enumerate(counts)
+        TableBlock(file, group, first, counts[group], columns)
+        for group, first in zip(range(len(counts)), accumulate(counts, initial=0), strict=False)
     ]
 
 
 def _folder_block(place: Path, strict: bool) -> FolderBlock:
     """Reads the pairs of a folder or of a single list."""
     folder = place.parent if place.is_file() else place
-    refused: list[PairError] = []
-    found = read_list(place, refused.append) if place.is_file() else pairs_below(place, refused.append)
-    if refused and (strict or not found):
-        raise refused[0]
-    for error in refused[:_MOST_LOGGED]:
-        logger.warning("instructbrush: skipped: %s", error)
-    if refused:
+    refused = Refusals()
+    found = read_list(place, refused.add) if place.is_file() else pairs_below(place, refused.add)
+    if refused.first and (strict or not found):
+        raise refused.first
+    for text in refused.texts:
+        logger.warning("instructbrush: skipped: %s", text)
+    if refused.count:
         logger.warning(
-            "instructbrush: %d pairs of '%s' were skipped, %d remain.", len(refused), folder.name, len(found)
+            "instructbrush: %d pairs of '%s' were skipped, %d remain.", refused.count, folder.name, len(found)
         )
     if not any(pair.words or pair.reasoning for pair in found):
         if found:

@@ -21,6 +21,7 @@ from .file_header import (
     INFO_KEY,
     MAX_FILE_BYTES,
     MAX_PARTS,
+    MAX_RANK,
     MAX_TENSORS,
     VERSION_KEY,
     PartHeader,
@@ -82,6 +83,12 @@ def save_instruction(
         raise InstructionError(
             f"Save instruction: a blend of {len(parts)} instructions is too large for one file. Blend at "
             f"most {MAX_PARTS}."
+        )
+    rank = max((len(each[0]) for part in parts for each in part.instruction.adapter.values()), default=0)
+    if rank > MAX_RANK:
+        raise InstructionError(
+            f"Save instruction: an adapter of rank {rank} is too large for one file, at most {MAX_RANK} is "
+            "possible. Learn with a lower rank, or compose fewer instructions."
         )
     copies = {name: _copy(tensor, half) for name, tensor in tensors.items()}
     size = sum(copy.nbytes for copy in copies.values())
@@ -266,12 +273,13 @@ def _check_entry(name: str, entry: TensorEntry, info: InstructionInfo, path: Pat
         expected = "[rows, width]"
         fits = len(entry.shape) == 2
     elif ".adapter." in f".{name}":
-        expected = f"[1 or {info.segments}, rank, width]"
-        fits = len(entry.shape) == 3 and entry.shape[0] in (1, info.segments)
+        expected = f"[1 or {info.segments}, rank up to {MAX_RANK}, width]"
+        fits = len(entry.shape) == 3 and entry.shape[0] in (1, info.segments) and entry.shape[1] <= MAX_RANK
     else:
         expected = f"[{info.segments}, {info.tokens}, width]"
         fits = len(entry.shape) == 3 and entry.shape[:2] == (info.segments, info.tokens)
-    if entry.dtype not in ("F32", "F16") or not fits:
+    # Empty tensors cost a file nothing, but what is computed of them may be large.
+    if entry.dtype not in ("F32", "F16") or not fits or 0 in entry.shape:
         raise InstructionError(
             f"Instruction file '{path.name}': tensor '{name}' is {entry.dtype} {list(entry.shape)}, expected "
             f"F32 or F16 {expected}. The file is damaged or was changed; save it again."

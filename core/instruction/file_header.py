@@ -20,6 +20,8 @@ MAX_PARTS = 16
 # An adapter at every place of SDXL, with keys and values, has 1,541.
 MAX_TENSORS = MAX_PARTS * 1600
 MAX_FILE_BYTES = 2**30
+# The settings allow 1024, and composing adds the ranks.
+MAX_RANK = 4096
 _MAX_HEADER_BYTES = 64 * 2**20
 _MAX_TEXT_CHARACTERS = 100_000
 _MAX_LOSSES = 10_000

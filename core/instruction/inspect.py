@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..diffusion.schedule import segment_bounds
-from ..errors import InstructionError
+from ..errors import InstructionError, shown_text
 from .instruction import Blend, Instruction, InstructionInfo, parts_of
 
 Projection = Callable[[Tensor], Mapping[str, tuple[Tensor, Tensor]]]
@@ -106,9 +106,9 @@ def adapter_norms(instruction: Instruction) -> Norms:
     for name, down in instruction.adapter.items():
         stem, _, side = name.rpartition(".")
         if side == "down":
-            # |D^T U|^2 is the sum of the elementwise product of the Gram matrices.
             up = instruction.adapter[f"{stem}.up"]
-            square = ((down @ down.mT) * (up @ up.mT)).sum(dim=(1, 2)).expand(instruction.info.segments)
+            squares_here = [_product_square(*each) for each in zip(down, up, strict=True)]
+            square = torch.stack(squares_here).expand(instruction.info.segments)
             layer = stem.rpartition(".")[0]
             squares[layer] = squares.get(layer, torch.zeros(())) + square
     layers = tuple(sorted(squares))
@@ -194,7 +194,7 @@ def facts(info: InstructionInfo, weight: float = 1.0) -> dict[str, str]:
     }
     if weight == 1:
         del found["weight"]
-    return found
+    return {name: shown_text(text) for name, text in found.items()}
 
 
 def _adapter_text(info: InstructionInfo) -> str:
@@ -251,6 +251,14 @@ def _keys_and_values(instruction: Instruction, project: Projection) -> dict[str,
 def _row_norms(tensors: Mapping[str, Tensor]) -> Tensor:
     """Root mean square of the rows' norms, [j, layers]."""
     return torch.stack([tensor.norm(dim=2).square().mean(dim=1).sqrt() for tensor in tensors.values()], dim=1)
+
+
+def _product_square(down: Tensor, up: Tensor) -> Tensor:
+    """``|D^T U|^2`` of one segment, from matrices that are no larger than D and U."""
+    if down.shape[1] * up.shape[1] < down.shape[0] ** 2:
+        return (down.mT @ up).square().sum()
+    # The sum of the elementwise product of the Gram matrices.
+    return ((down @ down.mT) * (up @ up.mT)).sum()
 
 
 def _relative_change(gamma: Tensor, init: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..errors import InstructionError
+from ..errors import InstructionError, shown_text
 from ..models.families import ModelDescription
 from .adapter import Adapter, adapter_widths, check_adapter
 
@@ -107,7 +107,8 @@ class Instruction:
         if self.info.fingerprint == model.fingerprint:
             return []
         learned_on = self.info.model_title or "another model of this family"
-        return [f"The instruction was learned on {learned_on}; on {model.title} its effect may differ."]
+        remark = f"The instruction was learned on {learned_on}; on {model.title} its effect may differ."
+        return [shown_text(remark)]
 
     def _check_space(self) -> None:
         if self.info.space == "text":

@@ -21,45 +21,62 @@ _MARGIN = 18
 _SCALE_WIDTH = 92
 _LEAST_LABEL_STEP = 48
 _MOST_BAR = 40
+# Most panels of all charts together.
+_MOST_PANELS = 64
 
 
 def draw_norms(instruction: Instruction | Blend, project: Projection | None = None) -> Image.Image:
     """Draws a pair of bars for every layer, keys blue, values orange. Parts of a blend get a chart each.
 
+    After 64 segments, the last line says how many more there are.
+
     Args:
         instruction: a single one or a blend.
         project: see ``norms``.
     """
-    charts = [_Chart(part, norms(part.instruction, project)).draw() for part in parts_of(instruction)]
-    whole = Image.new("RGB", (_WIDTH, sum(chart.height for chart in charts)), _BACKGROUND)
+    parts = parts_of(instruction)
+    charts = []
+    left = _MOST_PANELS
+    for part in parts:
+        panels = min(left, part.instruction.info.segments)
+        if panels:
+            charts.append(_Chart(part, norms(part.instruction, project), panels).draw())
+        left -= panels
+    hidden = max(sum(part.instruction.info.segments for part in parts) - _MOST_PANELS, 0)
+    height = sum(chart.height for chart in charts) + _MARGIN * (hidden > 0)
+    whole = Image.new("RGB", (_WIDTH, height), _BACKGROUND)
     top = 0
     for chart in charts:
         whole.paste(chart, (0, top))
         top += chart.height
+    if hidden:
+        line = f"... and {hidden} more segments"
+        ImageDraw.Draw(whole).text((6, top), line, fill=_INK, font=ImageFont.load_default())
     return whole
 
 
 class _Chart:
-    """The chart of one instruction."""
+    """The chart of the first segments of one instruction."""
 
-    def __init__(self, part: WeightedInstruction, found: Norms) -> None:
+    def __init__(self, part: WeightedInstruction, found: Norms, panels: int) -> None:
         title = part.instruction.title[:60]
         self._title = title if part.weight == 1 else f"{part.weight:g} x {title}"
         self._unit = "change / init text" if found.relative else measured(part.instruction)
         self._norms = found
         self._segments, self._layers = found.keys.shape
+        self._panels = panels
         self._step = (_WIDTH - _SCALE_WIDTH - 8) / self._layers
         self._series: list[tuple[Tensor, str]] = [(found.keys, _KEYS)]
         if found.values is not None:
             self._series.append((found.values, _VALUES))
         self._highest = max(max(tensor.max().item() for tensor, _ in self._series), 1e-12)
-        self._image = Image.new("RGB", (_WIDTH, 3 * _MARGIN + self._segments * _PANEL), _BACKGROUND)
+        self._image = Image.new("RGB", (_WIDTH, 3 * _MARGIN + panels * _PANEL), _BACKGROUND)
         self._pen = ImageDraw.Draw(self._image)
         self._font = ImageFont.load_default()
 
     def draw(self) -> Image.Image:
         self._draw_header()
-        for segment in range(self._segments):
+        for segment in range(self._panels):
             self._draw_segment(segment)
         self._draw_layer_names()
         return self._image
@@ -85,7 +102,7 @@ class _Chart:
                 self._pen.rectangle([left, bottom - height, max(left + bar - 1, left), bottom], fill=color)
 
     def _draw_layer_names(self) -> None:
-        top = _MARGIN + self._segments * _PANEL + 6
+        top = _MARGIN + self._panels * _PANEL + 6
         names = [short_layer_name(layer) for layer in self._norms.layers]
         if self._step >= _LEAST_LABEL_STEP:
             for layer, name in enumerate(names):

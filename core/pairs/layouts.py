@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import PairError
+from ..storage.files import read_file
 from ..storage.image_files import IMAGES
 from ..storage.json_text import decoded_text, parse_json
-from .pair_lists import ListedPair, Refuse, direct_words, read_list, stop
+from .pair_lists import ListedPair, Refusals, Refuse, direct_words, read_list, stop
 
 LISTS = ("pairs.json", "pairs.jsonl", "metadata.jsonl", "metadata.csv")
 PROMPT = "prompt.json"
@@ -20,6 +21,8 @@ _SIDES = (
     *(("control", "target"), ("src", "tgt"), ("orig", "edit"), ("a", "b")),
 )
 _MASK = "mask"
+# Largest files of words that are read.
+_MOST_WORDS_BYTES = 2**20
 # The split of a data set that is for learning.
 _TRAIN = "train"
 
@@ -45,7 +48,7 @@ class MissingPartnerError(PairError):
         self.partner = partner
 
 
-def pairs_in(folder: Path, refuse: Refuse = stop) -> list[ListedPair]:
+def pairs_in(folder: Path, refuse: Refuse = stop, most: int | None = None) -> list[ListedPair]:
     """The pairs of a folder itself, in the order of its list or else in natural order.
 
     The first of these layouts that is present counts:
@@ -63,14 +66,16 @@ def pairs_in(folder: Path, refuse: Refuse = stop) -> list[ListedPair]:
     Args:
         folder: where to look.
         refuse: called for an image without its partner, and for a name that is not a file of the folder.
+        most: entries that a list may have; None for any number.
 
     Raises:
-        PairError: the folder or a list cannot be read, or two images have one name.
+        PairError: the folder or a list cannot be read, a list has too many entries, or two images have one
+            name.
     """
     if not os.path.isfile(folder / PROMPT):
         for name in LISTS:
             if os.path.isfile(folder / name):
-                return read_list(folder / name, refuse)
+                return read_list(folder / name, refuse, most)
     sides = _side_folders(folder)
     if sides is None:
         return _marked_pairs(folder, refuse)
@@ -85,52 +90,54 @@ def pairs_in(folder: Path, refuse: Refuse = stop) -> list[ListedPair]:
     return _joined(folder, (before, after), masks, partner, refuse)
 
 
-def pairs_below(folder: Path, refuse: Refuse = stop) -> list[ListedPair]:
+def pairs_below(folder: Path, refuse: Refuse = stop, most: int | None = None) -> list[ListedPair]:
     """The pairs of a folder. If it holds none itself: those of all folders below it that hold a list or a
     ``prompt.json``, or are called ``train``. Follows links.
 
     Args:
         folder: where to look.
         refuse: as in ``pairs_in``; also called for a folder below that cannot be used.
+        most: as in ``pairs_in``.
 
     Raises:
         PairError: as in ``pairs_in``, for the folder itself.
     """
-    found = pairs_in(folder, refuse)
+    found = pairs_in(folder, refuse, most)
     if found:
         return found
     for place in folders_below(folder):
         if place.name == _TRAIN or any(os.path.isfile(place / name) for name in (*LISTS, PROMPT)):
             within = place.relative_to(folder).as_posix()
             try:
-                found += [replace(pair, name=f"{within}/{pair.name}") for pair in pairs_in(place, refuse)]
+                inside = pairs_in(place, refuse, most)
+                found += [replace(pair, name=f"{within}/{pair.name}") for pair in inside]
             except PairError as error:
                 refuse(error)
     return found
 
 
-def pairs_of(folder: Path, refuse: Refuse = stop) -> tuple[list[ListedPair], Layout]:
+def pairs_of(folder: Path, refuse: Refuse = stop, most: int | None = None) -> tuple[list[ListedPair], Layout]:
     """The pairs of a folder and its layout. If no list, folder or name says which images are pairs, they are
     paired in the natural order of their names: the first is before, the second after, and so on.
 
     Args:
         folder: where to look.
-        refuse: as in ``pairs_below``.
+        refuse, most: as in ``pairs_below``.
 
     Raises:
         PairError: as in ``pairs_in``.
     """
-    refused: list[PairError] = []
+    refused = Refusals()
 
     def count(error: PairError) -> None:
-        refused.append(error)
+        refused.add(error)
         refuse(error)
 
-    found = pairs_below(folder, count)
+    found = pairs_below(folder, count, most)
     layout = _layout(folder)
     if layout != "names":
         return found, layout
-    if found or refused:
+    if found or refused.count:
         return found, "names" if _images(folder) else "below"
     return _pairs_in_order(folder, refuse), "order"
 
@@ -320,7 +327,7 @@ def _prompt(folder: Path) -> str:
     """The instruction in InstructPix2Pix's prompt.json; "" if there is none."""
     if not os.path.isfile(folder / PROMPT):
         return ""
-    fields = parse_json((folder / PROMPT).read_bytes(), finite=False)
+    fields = parse_json(read_file(folder / PROMPT, _MOST_WORDS_BYTES), finite=False)
     if not isinstance(fields, dict):
         raise ValueError(f"{PROMPT} is not a table")
     return direct_words(fields.get("edit"))
@@ -336,7 +343,7 @@ def _words_beside(folder: Path, name: str, before: Path, after: Path) -> str:
     file = next((file for file in files if os.path.isfile(file)), None)
     if file is None:
         return ""
-    return decoded_text(file.read_bytes()).strip()
+    return decoded_text(read_file(file, _MOST_WORDS_BYTES)).strip()
 
 
 def _images(folder: Path) -> dict[str, Path]:

@@ -2,13 +2,15 @@
 parts."""
 
 import csv
+import json
 import os
 import posixpath
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from io import StringIO
+from io import TextIOWrapper
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..errors import PairError
 from ..storage.json_text import decoded_text, parse_json
@@ -36,6 +38,12 @@ EDITED_CAPTION = ("target_caption", "edited_prompt", "output_caption", "edited_c
 REASONING = "reasoning"
 """Indirect instructions: a text or a list of texts."""
 
+# Largest lists. Parsed JSON takes up to 20 times its size; the other lists are read line by line.
+_MOST_JSON_BYTES = 2**26
+_MOST_LINES_BYTES = 2**30
+# Most messages about entries that are kept. All are counted.
+MOST_LISTED = 20
+
 Refuse = Callable[[PairError], None]
 """Called for every entry that cannot be used. Raises to stop there."""
 
@@ -55,6 +63,24 @@ class ListedPair:
     """Indirect instructions for the same edit."""
     captions: tuple[str, str] = ("", "")
     """What the images before and after show, "" if unknown."""
+
+
+class Refusals:
+    """Counts entries that cannot be used, and keeps the first messages: a list may hold nothing else."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: PairError | None = None
+        self.texts: list[str] = []
+        """The first messages."""
+
+    def add(self, error: PairError) -> None:
+        """Counts an entry. This is a ``Refuse``."""
+        self.count += 1
+        if self.first is None:
+            self.first = error
+        if len(self.texts) < MOST_LISTED:
+            self.texts.append(str(error))
 
 
 def stop(error: PairError) -> None:
@@ -98,14 +124,19 @@ def text_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> str:
     return direct_words(fields[name]) if name else ""
 
 
-def read_list(file: Path, refuse: Refuse = stop) -> list[ListedPair]:
+def read_list(file: Path, refuse: Refuse = stop, most: int | None = None) -> list[ListedPair]:
     """The pairs of a list, see ``pairs_in`` in core/pairs/layouts.py.
 
     Raises:
-        PairError: the list cannot be read.
+        PairError: the list cannot be read, or has more than ``most`` entries.
     """
     found = []
     for number, entry in enumerate(list_entries(file)):
+        if number == most:
+            raise PairError(
+                f"{file.name} of '{file.parent.name}' has more than {most} entries. Write a list of the "
+                "pairs that show your edit."
+            )
         try:
             found.append(_listed_pair(file, number, entry))
         except PairError as error:
@@ -113,36 +144,51 @@ def read_list(file: Path, refuse: Refuse = stop) -> list[ListedPair]:
     return found
 
 
-def list_entries(file: Path) -> list[Any]:
-    """The entries of a list. Entries of JSON lines are texts, which are parsed one by one.
+def list_entries(file: Path) -> Iterator[Any]:
+    """Yields the entries of a list. Entries of JSON lines are texts, which are parsed one by one.
 
     Raises:
         PairError: the list cannot be read.
     """
+    where = f"{file.name} of '{file.parent.name}'"
+    in_lines = file.suffix in (".jsonl", ".csv")
+    most = _MOST_LINES_BYTES if in_lines else _MOST_JSON_BYTES
     try:
-        text = decoded_text(file.read_bytes())
-        if file.suffix == ".jsonl":
-            return [line for line in text.split("\n") if line.strip()]
-        if file.suffix == ".csv":
-            return _csv_rows(text)
-        value = parse_json(text, finite=False)
-        entries = value.get("pairs") if isinstance(value, dict) else value
-        if not isinstance(entries, list):
-            raise ValueError("there is no list in it")
+        size = file.stat().st_size
+        if size > most:
+            raise PairError(
+                f"{where} has {size / 2**20:.0f} MB, at most {most / 2**20:.0f} MB are read. "
+                + ("Split it." if in_lines else "Write the pairs as JSON lines, into pairs.jsonl.")
+            )
+        if not in_lines:
+            yield from _json_entries(file.read_bytes())
+            return
+        with file.open("rb") as content:
+            encoding = json.detect_encoding(content.read(4))
+            content.seek(0)
+            with TextIOWrapper(content, encoding, newline="\n") as lines:
+                if file.suffix == ".csv":
+                    yield from _csv_rows(lines)
+                else:
+                    yield from (line.removesuffix("\n") for line in lines if line.strip())
     except (OSError, ValueError, csv.Error) as error:
-        raise PairError(
-            f"{file.name} of '{file.parent.name}' must be a list of "
-            f'{{"before": file, "after": file}} ({error}).'
-        ) from error
+        raise PairError(f'{where} must be a list of {{"before": file, "after": file}} ({error}).') from error
+
+
+def _json_entries(content: bytes) -> list[Any]:
+    value = parse_json(decoded_text(content), finite=False)
+    entries = value.get("pairs") if isinstance(value, dict) else value
+    if not isinstance(entries, list):
+        raise ValueError("there is no list in it")
     return entries
 
 
-def _csv_rows(text: str) -> list[dict[str, str]]:
+def _csv_rows(lines: TextIO) -> Iterator[dict[str, str]]:
     """The rows of a CSV file. Columns are separated by commas, semicolons or tabs, as the first line
     shows."""
-    first_line = text.partition("\n")[0]
+    first_line = next(lines, "")
     delimiter = max(",;\t", key=first_line.count)
-    return list(csv.DictReader(StringIO(text), delimiter=delimiter, skipinitialspace=True, restkey=""))
+    return csv.DictReader(chain([first_line], lines), delimiter=delimiter, skipinitialspace=True, restkey="")
 
 
 def _listed_pair(file: Path, number: int, entry: Any) -> ListedPair:

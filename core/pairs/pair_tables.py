@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, PairError
-from ..storage.parquet import check_columns, open_table, row_batches
+from ..storage.parquet import check_columns, group_rows, group_sizes, open_table, row_batches
 from . import pair_lists
 from .layouts import folders_below
 from .pair_lists import ListedPair, Refuse, direct_words, first_of, indirect_texts
@@ -17,6 +18,8 @@ BEFORE = "source_image"
 AFTER = "edited_image"
 WORDS = "edit_prompt"
 
+# Words of a row take at most so many characters, since those of all rows are kept.
+_MOST_WORDS = 100_000
 _LISTS = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
 
 
@@ -99,11 +102,11 @@ def row_groups(file: Path, words: bool = True) -> tuple[ColumnNames, list[int]]:
         words: see ``columns_of``.
 
     Raises:
-        DataError: see ``open_table`` and ``columns_of``.
+        DataError: see ``open_table``, ``columns_of`` and ``group_sizes``.
     """
     with open_table(file) as table:
         columns = columns_of(table, file, words)
-        return columns, [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+        return columns, group_sizes(table, file)
 
 
 def pairs_of_tables(files: Sequence[Path], refuse: Refuse, most: int) -> list[ListedPair]:
@@ -128,8 +131,8 @@ def pairs_of_tables(files: Sequence[Path], refuse: Refuse, most: int) -> list[Li
         return [
             pair
             for file, columns, counts in tables
-            for group in range(len(counts))
-            for pair in _listed(file, columns, group, sum(counts[:group]), refuse)
+            for group, first in zip(range(len(counts)), accumulate(counts, initial=0), strict=False)
+            for pair in _listed(file, columns, group, first, refuse)
         ]
     except DataError as error:
         raise PairError(str(error)) from error
@@ -138,9 +141,8 @@ def pairs_of_tables(files: Sequence[Path], refuse: Refuse, most: int) -> list[Li
 def _listed(file: Path, columns: ColumnNames, group: int, first: int, refuse: Refuse) -> Iterator[ListedPair]:
     with open_table(file) as table:
         masked = _present(table, file, group, columns.mask)
-        batches = row_batches(table, file, columns.texts, 1024, group)
         count = table.metadata.row_group(group).num_rows
-        rows = [row for batch in batches for row in batch] if columns.texts else [{}] * count
+        rows = group_rows(table, file, columns.texts, group) if columns.texts else [{}] * count
     for number, row in enumerate(rows):
         name = f"{file.stem} row {first + number}"
 
@@ -149,6 +151,13 @@ def _listed(file: Path, columns: ColumnNames, group: int, first: int, refuse: Re
 
         try:
             reasoning = indirect_texts(row[columns.reasoning] if columns.reasoning else None, name)
+            words = direct_words(row[columns.words]) if columns.words else ""
+            length = sum(map(len, (words, *reasoning)))
+            if length > _MOST_WORDS:
+                raise PairError(
+                    f"Pair '{name}': its words have {length} characters, at most {_MOST_WORDS} are read. "
+                    "Shorten them."
+                )
         except PairError as error:
             refuse(error)
             continue
@@ -156,8 +165,8 @@ def _listed(file: Path, columns: ColumnNames, group: int, first: int, refuse: Re
             name,
             cell(columns.before),
             cell(columns.after),
-            direct_words(row[columns.words]) if columns.words else "",
-            cell(columns.mask) if columns.mask and masked[number] else None,
+            words,
+            cell(columns.mask) if columns.mask and masked.get(number) else None,
             reasoning,
         )
 
@@ -166,7 +175,7 @@ def _present(table: Any, file: Path, group: int, column: str | None) -> Mapping[
     """Which rows of a group have a mask."""
     if column is None:
         return {}
-    rows = (row for batch in row_batches(table, file, [column], 16, group) for row in batch)
+    rows = (row for batch in row_batches(table, file, [column], 1, group) for row in batch)
     return {
         number: (value.get("bytes") if isinstance(value, dict) else value) is not None
         for number, value in enumerate(row[column] for row in rows)

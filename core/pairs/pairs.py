@@ -12,14 +12,14 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..errors import PairError
+from ..errors import PairError, shown_text
 from ..storage.image_files import OpenedImage, open_image
 from ..storage.image_sizes import VAE_STRIDE, Size, covering, padded, same_ratio, scaled, vae_cropped
 from ..storage.image_tensors import from_image, image_batch, on_white, to_image
 from .board import Board, arrange
 from .layouts import Layout, pairs_in, pairs_of
 from .mask_reading import check_white, mask_like
-from .pair_lists import ListedPair, Refuse
+from .pair_lists import ListedPair, Refusals, Refuse
 from .pair_tables import pairs_of_tables, table_files
 from .table_images import ENDING, ImagePlace, readable
 
@@ -28,8 +28,8 @@ MIN_SIDE = 16
 _MOST_SIDE = 4096
 # Images whose size is not chosen are scaled down to this, the largest size that editing models are made for.
 _MOST_PIXELS = 1024 * 1024
-# Most pairs that are left out and named one by one. All are counted.
-_MAX_LISTED = 20
+# Most entries of a list that are read, and most entries and images that are refused.
+_MOST_ENTRIES = 10_000
 _THUMBNAIL_SIDE = 128
 
 Fit = Literal["stop", "crop", "pad"]
@@ -126,39 +126,39 @@ def load_pairs(
             "preferably the size that the model was trained at."
         )
     folder = Path(folder)
-    refused: list[PairError] = []
-    found, layout = find_listed(folder, refused.append)
+    refused = Refusals()
+    found, layout = find_listed(folder, refused.add)
     arranged = arrange(found, board or Board())
     pairs: list[EditPair] = []
     counts: Counter[str] = Counter()
     remarks = [*arranged.remarks, *([_IN_ORDER] if layout == "order" and found else [])]
     held_out = None
     for listed in arranged.pairs:
-        if strict and refused:
+        if strict and refused.count:
             break
         try:
             pair, changes, file_remarks = _read(listed, size, fit)
         except MixedRatiosError:
             raise
         except PairError as error:
-            refused.append(error)
+            refused.add(error)
         else:
             if listed is arranged.held_out:
                 held_out = len(pairs)
             pairs.append(pair)
             counts.update(changes)
             remarks += file_remarks
-    if refused and (strict or not pairs):
-        raise refused[0]
+    if refused.first and (strict or not pairs):
+        raise refused.first
     sentences = (*remarks, *_left_out(refused, len(pairs)), *_changed(counts))
-    return EditPairs(tuple(pairs), sentences, held_out)
+    return EditPairs(tuple(pairs), tuple(map(shown_text, sentences)), held_out)
 
 
 def find_listed(folder: Path, refuse: Refuse) -> tuple[list[ListedPair], Layout]:
     """The files of the pairs of a folder, and its layout.
 
     Raises:
-        PairError: the folder does not exist, it holds no pairs or too many, or a list is malformed.
+        PairError: there is no such folder, no pairs or too many, a malformed list, or too much to refuse.
     """
     is_table = os.path.isfile(folder) and folder.suffix == ENDING
     if not os.path.isdir(folder) and not is_table:
@@ -166,18 +166,21 @@ def find_listed(folder: Path, refuse: Refuse) -> tuple[list[ListedPair], Layout]
         raise PairError(
             f"Pairs folder '{str(folder)[:200]}' {fault}. Put the images in a folder and give its path."
         )
-    refused: list[PairError] = []
+    refused = Refusals()
 
     def count(error: PairError) -> None:
-        refused.append(error)
+        refused.add(error)
+        if refused.count > _MOST_ENTRIES:
+            fault = f"more than {_MOST_ENTRIES} images or entries cannot be used"
+            raise PairError(f"Pairs folder '{folder.name}': {fault}. The first: {refused.texts[0]}")
         refuse(error)
 
     tables = table_files(folder)
     if tables:
         found, layout = pairs_of_tables(tables, count, MAX_PAIRS), "table"
     else:
-        found, layout = pairs_of(folder, count)
-    if not found and not refused:
+        found, layout = pairs_of(folder, count, _MOST_ENTRIES)
+    if not found and not refused.count:
         raise PairError(
             f"Pairs folder '{folder.name}' holds no pairs. Name the images 0_0.png (before) and 0_1.png "
             "(after), 1_0.png and 1_1.png and so on, or use sub-folders before/ and after/ with equal "
@@ -379,12 +382,12 @@ def mixed_ratios(name: str, before: Size, after: Size) -> MixedRatiosError:
     )
 
 
-def _left_out(refused: Sequence[PairError], left: int) -> tuple[str, ...]:
-    if not refused:
+def _left_out(refused: Refusals, left: int) -> tuple[str, ...]:
+    if not refused.count:
         return ()
     return (
-        *(f"Left out: {error}" for error in refused[:_MAX_LISTED]),
-        f"{_pairs(len(refused))} left out, {_pairs(left)} remain{'s' if left == 1 else ''}.",
+        *(f"Left out: {text}" for text in refused.texts),
+        f"{_pairs(refused.count)} left out, {_pairs(left)} remain{'s' if left == 1 else ''}.",
     )
 
 

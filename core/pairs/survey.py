@@ -8,14 +8,14 @@ from typing import Literal
 
 from PIL import Image
 
-from ..errors import PairError
+from ..errors import PairError, shown_text
 from ..storage.image_files import IMAGES, MAX_PIXELS, formats, open_image
 from ..storage.image_sizes import Size, same_ratio, vae_crop
 from ..storage.image_tensors import on_white
 from .board import keys_of
 from .layouts import Layout, MissingPartnerError, mask_place
-from .pair_lists import ListedPair
-from .pairs import MIN_SIDE, find_listed, mixed_ratios
+from .pair_lists import ListedPair, Refusals
+from .pairs import MAX_PAIRS, MIN_SIDE, find_listed, mixed_ratios
 from .table_images import ImagePlace, TableImage, readable
 
 THUMBNAIL_SIDE = 256
@@ -75,18 +75,26 @@ def survey(folder: Path) -> Survey:
     Raises:
         PairError: the folder cannot be read, or it holds no pairs and no image without its partner.
     """
-    refused: list[PairError] = []
-    found, layout = find_listed(folder, refused.append)
-    pairs = [_surveyed(folder, key, pair, layout) for key, pair in zip(keys_of(found), found, strict=True)]
-    remarks = []
-    for error in refused:
+    alone: list[MissingPartnerError] = []
+    refused = Refusals()
+
+    def refuse(error: PairError) -> None:
         if isinstance(error, MissingPartnerError):
-            pairs.append(_single(folder, error))
+            alone.append(error)
         else:
-            remarks.append(str(error))
+            refused.add(error)
+
+    found, layout = find_listed(folder, refuse)
+    pairs = [_surveyed(folder, key, pair, layout) for key, pair in zip(keys_of(found), found, strict=True)]
+    pairs += [_single(folder, error) for error in alone[:MAX_PAIRS]]
+    remarks = list(refused.texts)
+    if refused.count > len(remarks):
+        remarks.append(f"And {refused.count - len(remarks)} more entries cannot be used.")
+    if len(alone) > MAX_PAIRS:
+        remarks.append(f"And {len(alone) - MAX_PAIRS} more images have no partner.")
     if layout in ("names", "order"):
-        remarks += _unused(folder, found, refused)
-    return Survey(layout, tuple(pairs), tuple(remarks))
+        remarks += _unused(folder, found, alone)
+    return Survey(layout, tuple(pairs), tuple(map(shown_text, remarks)))
 
 
 def image_size(path: ImagePlace) -> Size:
@@ -129,9 +137,10 @@ def _image_size(path: ImagePlace, _bytes: int, _changed: int) -> Size:
     try:
         with Image.open(readable(path), formats=formats()) as image:
             width, height = image.size
-            turned = image.getexif().get(_ORIENTATION) in _TURNED
-        if width * height <= MAX_PIXELS:
-            return (width, height) if turned else (height, width)
+            if width * height <= MAX_PIXELS:
+                # Without "exif" among the facts of a PNG, its own getexif decodes the image to find one.
+                exif = image.getexif() if "exif" in image.info else Image.Image.getexif(image)
+                return (width, height) if exif.get(_ORIENTATION) in _TURNED else (height, width)
     except Exception:  # formats that Pillow does not know, and damaged files of all kinds
         pass
     reduced = open_image(readable(path), path.name, lambda wide, tall: min(wide, tall) // THUMBNAIL_SIDE)
@@ -204,9 +213,9 @@ def _alike(first: Size, second: Size) -> bool:
     return vae_crop(*first)[2:] == vae_crop(*second)[2:] or same_ratio(first, second)
 
 
-def _unused(folder: Path, found: list[ListedPair], refused: list[PairError]) -> list[str]:
+def _unused(folder: Path, found: list[ListedPair], alone: list[MissingPartnerError]) -> list[str]:
     used = {path for pair in found for path in (pair.before, pair.after, pair.mask)}
-    used |= {error.image for error in refused if isinstance(error, MissingPartnerError)}
+    used |= {error.image for error in alone}
     masks = {mask_place(folder, pair, "names") for pair in found}
     names = sorted(
         path.name

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from ..errors import DataError, PairError
-from ..storage.parquet import image_bytes, open_table
+from ..storage.parquet import group_rows, image_bytes, open_table
 
 ENDING = ".parquet"
 
@@ -53,8 +53,10 @@ class TableImage:
         """
         try:
             status = self.file.stat()
-            cell = _column(self.file, self.group, self.column, status.st_size, status.st_mtime_ns)[self.row]
-            return image_bytes(cell.as_py(), self.name)
+            column = _column(self.file, self.group, self.column, status.st_size, status.st_mtime_ns)
+            if not 0 <= self.row < len(column):
+                raise DataError(f"'{self.file.name}' has no such row. Load the pairs again.")
+            return image_bytes(column[self.row], self.name)
         except (DataError, OSError, IndexError) as error:
             raise PairError(f"Image '{self.name}' cannot be read ({error}).") from error
 
@@ -82,10 +84,10 @@ def image_at(folder: Path, place: str) -> ImagePlace:
 
 
 @functools.lru_cache(3)
-def _column(file: Path, group: int, column: str, _bytes: int, _changed: int) -> Any:
-    """A column of a row group. The images of a pair are in two or three columns, so that many are kept."""
+def _column(file: Path, group: int, column: str, _bytes: int, _changed: int) -> list[Any]:
+    """A column of a row group. The images of a pair are in two or three columns, so that many are kept.
+
+    ``group_rows`` limits the bytes of each.
+    """
     with open_table(file) as table:
-        try:
-            return table.read_row_group(group, columns=[column]).column(0)
-        except Exception as error:  # pyarrow raises errors of all kinds for damaged pages
-            raise DataError(f"'{file.name}' is damaged ({str(error)[:200]}). Download it again.") from error
+        return [row[column] for row in group_rows(table, file, [column], group)]

@@ -17,7 +17,7 @@ _THOUGHT = re.compile(
     re.IGNORECASE,
 )
 # Control characters except line ends, and surrogates.
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f\ud800-\udfff]")
 
 
 def printable(text: str) -> str:

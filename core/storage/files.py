@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -28,6 +29,22 @@ _FULL_ON_WINDOWS = (39, 112, 1295)
 _NAME_TOO_LONG = 206
 _NO_PATH = 3
 _MOST_ON_WINDOWS = 225
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """Reads a file from elsewhere. Links are followed.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is a device or pipe, which may never end, or larger than ``most`` bytes.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no plain file")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most} bytes")
+    return content
 
 
 @contextlib.contextmanager

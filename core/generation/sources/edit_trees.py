@@ -12,6 +12,7 @@ from typing import Any
 from ...errors import DataError, PairError
 from ...pairs.layouts import PROMPT, folders_below, natural
 from ...pairs.pair_lists import direct_words
+from ...storage.files import read_file
 from ...storage.json_text import parse_json
 from ...storage.names import resolve_inside
 from ..engine.stage import Row
@@ -29,7 +30,6 @@ from .rows import (
     file_cell,
     hash_of,
     no_rows,
-    read_file,
     row_of,
     unique_ids,
 )

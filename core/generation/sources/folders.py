@@ -20,6 +20,7 @@ from ...pairs.pair_lists import (
     read_list,
     text_of,
 )
+from ...storage.files import read_file
 from ...storage.image_files import IMAGES
 from ...storage.json_text import decoded_text
 from ..engine.stage import Row
@@ -37,7 +38,6 @@ from .rows import (
     file_cell,
     hash_of,
     no_rows,
-    read_file,
     row_of,
     unique_ids,
 )
@@ -53,11 +53,11 @@ class PairFolder(FileSource):
 
     layout = "folder of pairs"
 
-    def __init__(self, place: Path, pairs: Sequence[ListedPair], faults: Sequence[PairError]) -> None:
+    def __init__(self, place: Path, pairs: Sequence[ListedPair], faults: Sequence[str]) -> None:
         super().__init__(place, EDIT_COLUMNS)
         self._root = place if place.is_dir() else place.parent
         self._pairs = tuple(pairs)
-        self._faults = tuple(str(fault) for fault in faults)
+        self._faults = tuple(faults)
         if not pairs:
             raise no_rows(place, self._faults[0] if faults else "Add pairs.")
         names = [pair.name for pair in pairs] + [f"fault-{number}" for number in range(len(faults))]
@@ -221,8 +221,12 @@ def listed(place: Path, lists: Sequence[Path]) -> PairFolder | ImageList:
     """
     if not any(_names_pairs(file) for file in lists):
         return ImageList(place, lists)
-    faults: list[PairError] = []
-    pairs = read_list(place, faults.append) if place.is_file() else pairs_below(place, faults.append)
+    faults: list[str] = []
+
+    def refuse(error: PairError) -> None:
+        faults.append(str(error))
+
+    pairs = read_list(place, refuse) if place.is_file() else pairs_below(place, refuse)
     return PairFolder(place, pairs, faults)
 
 
@@ -232,9 +236,9 @@ def images_or_pairs(place: Path) -> PairFolder | PlainFolder:
     Raises:
         DataError: there is no image.
     """
-    faults: list[PairError] = []
+    faults: list[str] = []
     try:
-        pairs = pairs_below(place, faults.append)
+        pairs = pairs_below(place, lambda error: faults.append(str(error)))
     except PairError:  # two images of one name, which are no pairs
         return PlainFolder(place)
     images = PlainFolder(place)

@@ -1,7 +1,6 @@
 """What all sources share: the columns, images in cells, ids, and reading row by row."""
 
 import hashlib
-import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, PairError
+from ...storage.files import read_file
 from ...storage.image_files import open_image
 from ...storage.image_tensors import on_white
 from ..engine.stage import ID, Row
@@ -147,22 +147,6 @@ def unique_ids(names: Iterable[str]) -> tuple[str, ...]:
         taken[new] = 1
         ids.append(new)
     return tuple(ids)
-
-
-def read_file(path: Path, most: int) -> bytes:
-    """Reads a file of a data set. Links are followed.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is a device or pipe, which may never end, or larger than ``most`` bytes.
-    """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("it is no plain file")
-    with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"it is larger than {most} bytes")
-    return content
 
 
 def file_cell(path: Path, root: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from ...errors import DataError
 from ...pairs import pair_lists
 from ...pairs.pair_lists import direct_words, first_of
 from ...pairs.pair_tables import check_kinds
-from ...storage.parquet import check_columns, image_bytes, open_table, row_batches
+from ...storage.parquet import check_columns, group_sizes, image_bytes, open_table, row_batches
 from ..engine.stage import Row
 from ..errors import Refused
 from .rows import (
@@ -56,9 +56,10 @@ class TableSource(FileSource):
                 check_columns(table, file, list(self._names.values()))
                 images, texts = self._columns_of_kind(True), self._columns_of_kind(False)
                 check_kinds(table.schema_arrow, file, images, texts)
-                counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+                counts = group_sizes(table, file)
                 footers.append((file.relative_to(root).as_posix(), counts, file.stat().st_size))
-            groups += [(file, group, sum(counts[:group])) for group in range(len(counts))]
+            firsts = accumulate(counts, initial=0)
+            groups += [(file, group, first) for group, first in zip(range(len(counts)), firsts, strict=False)]
         super().__init__(place, [name for name in EDIT_COLUMNS if name in self._names or name == CAPTION])
         names = unique_ids(file.relative_to(root).with_suffix("").as_posix() for file in files)
         self._ids = dict(zip(files, names, strict=True))

@@ -363,3 +363,15 @@ def test_digest_depends_on_the_number_of_rows(tmp_path: Path) -> None:
     block = find_blocks([tiny_edits.write_tables(tmp_path)])[0]
     assert isinstance(block, TableBlock)
     assert EditStream([replace(block, count=1)], 64).digest != EditStream([block], 64).digest
+
+
+def test_keeps_only_the_first_faults_of_a_list(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tiny_edits.write_folder(tmp_path / "folder")
+    entries = json.loads((folder / "pairs.json").read_text())
+    lines = [*map(json.dumps, entries), *["junk"] * 30]
+    (folder / "pairs.json").unlink()
+    (folder / "pairs.jsonl").write_text("\n".join(lines))
+    assert find_blocks([folder])[0].count == len(entries)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 21
+    assert messages[-1].endswith(f"30 pairs of 'folder' were skipped, {len(entries)} remain.")

@@ -14,12 +14,22 @@ from safetensors.torch import save_file
 from instructbrush.core.errors import InstructionError
 from instructbrush.core.instruction.file import load_instruction, read_thumbnail, save_instruction
 from instructbrush.core.instruction.file_header import read_header
-from instructbrush.core.instruction.instruction import Blend, WeightedInstruction
+from instructbrush.core.instruction.instruction import (
+    Blend,
+    Instruction,
+    InstructionInfo,
+    WeightedInstruction,
+)
 from instructbrush.tests.unit.instruction.test_instruction_file import make_instruction, make_text_instruction
 
 
 def with_info(header: dict, **changes: object) -> str:
     return json.dumps({**json.loads(header["__metadata__"]["instructbrush.info"]), **changes})
+
+
+def empty(shape: list[int]) -> dict:
+    """The entry of a tensor that takes no bytes."""
+    return {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
 
 
 def rewritten(folder: Path, change: Callable[[dict], object]) -> Path:
@@ -93,6 +103,10 @@ def test_ignores_unknown_fields(tmp_path: Path) -> None:
         (
             lambda h: h["keys.a.attn2"].update({"dtype": "BF16", "shape": [5, 3, 16]}),
             r"is BF16 \[5, 3, 16\], expected F32 or F16",
+        ),
+        (
+            lambda h: h.update({"keys.a.attn3": empty([5, 3, 0]), "values.a.attn3": empty([5, 3, 0])}),
+            r"'keys\.a\.attn3' is F32 \[5, 3, 0\], expected F32 or F16 \[5, 3, width\]",
         ),
         (
             lambda h: h["context"].update({"data_offsets": [h["context"]["data_offsets"][0], 10**9]}),
@@ -225,6 +239,42 @@ def rewritten_blend(folder: Path, change: Callable[[dict, list], object]) -> Pat
 def test_rejects_changed_headers_of_blends(tmp_path: Path, change: Callable, message: str) -> None:
     with pytest.raises(InstructionError, match=message):
         load_instruction(rewritten_blend(tmp_path, change))
+
+
+@pytest.mark.parametrize(
+    ("rank", "width", "fits"), [(4096, 1, True), (4097, 1, False), (100_000, 0, False), (0, 4, False)]
+)
+def test_rejects_adapters_of_sizes_that_no_setting_gives(
+    tmp_path: Path, rank: int, width: int, fits: bool
+) -> None:
+    info = {"family": "pocket", "fingerprint": "", "segments": 5, "tokens": 0, "space": "adapter"}
+    tensors = {
+        "0.context": torch.zeros(4, 4),
+        "0.adapter.a.attn2.q.down": torch.zeros(1, rank, width),
+        "0.adapter.a.attn2.q.up": torch.zeros(1, rank, width),
+    }
+    parts = [{"weight": 1.0, "start": 1, "info": info}]
+    metadata = {"instructbrush.version": "3", "instructbrush.info": json.dumps({"parts": parts})}
+    save_file(tensors, path := tmp_path / "x.safetensors", metadata)
+    if fits:
+        loaded = load_instruction(path)
+        assert save_instruction(loaded, path, overwrite=True) == path
+        return
+    message = (
+        rf"is F32 \[1, {rank}, {width}\], expected F32 or F16 \[1 or 5, rank up to 4096, width\]\. The file "
+    )
+    with pytest.raises(InstructionError, match=message):
+        load_instruction(path)
+
+
+def test_saves_no_adapter_that_could_not_be_read(tmp_path: Path) -> None:
+    info = InstructionInfo("pocket", "", 1, 0, "adapter")
+    adapter = {"a.attn2.q.down": torch.zeros(1, 4097, 1), "a.attn2.q.up": torch.zeros(1, 4097, 1)}
+    large = Instruction({}, {}, torch.zeros(4, 4), 1, info, adapter=adapter)
+    with pytest.raises(
+        InstructionError, match=r"^Save instruction: an adapter of rank 4097 is too large for "
+    ):
+        save_instruction(large, tmp_path / "x.safetensors")
 
 
 def test_rejects_files_that_are_no_instruction(tmp_path: Path) -> None:

@@ -177,6 +177,13 @@ def test_facts_hold_the_header() -> None:
     assert found["final loss"] == "unknown" and "weight" not in found
 
 
+def test_facts_of_a_foreign_header_can_be_printed() -> None:
+    info = replace(make_instruction().info, title="\x1b[2Jx\x9b", settings={"long": "a" * 5000})
+    found = facts(info)
+    assert found["title"] == " [2Jx "
+    assert len(found["settings"]) == 2000 and found["settings"].endswith("aaa...")
+
+
 def test_draws_a_bar_for_every_norm() -> None:
     instruction = make_instruction()
     image = draw_norms(instruction, project)
@@ -189,6 +196,49 @@ def test_draws_a_bar_for_every_norm() -> None:
         640,
         2 * image.height,
     )
+
+
+def adapter(down: Tensor, up: Tensor) -> Instruction:
+    """An adapter of one layer, for many segments."""
+    info = InstructionInfo("pocket", "f" * 64, len(down), 0, "adapter")
+    layer = {"mid.attn2.q.down": down, "mid.attn2.q.up": up}
+    return Instruction({}, {}, torch.zeros(4, WIDTH), 1, info, adapter=layer)
+
+
+@pytest.mark.parametrize("rank", [2, 7, 30])
+def test_norms_of_an_adapter_are_those_of_its_product(rank: int) -> None:
+    draw = torch.Generator().manual_seed(rank)
+    down = torch.randn(3, rank, 8, generator=draw)
+    up = torch.randn(3, rank, 5, generator=draw)
+    expected = (down.mT @ up).flatten(1).norm(dim=1)
+    torch.testing.assert_close(norms(adapter(down, up)).keys[:, 0], expected)
+
+
+def test_norms_of_an_adapter_need_no_more_memory_than_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    products = []
+    multiply = Tensor.__matmul__
+
+    def counted(first: Tensor, second: Tensor) -> Tensor:
+        products.append(multiply(first, second))
+        return products[-1]
+
+    monkeypatch.setattr(Tensor, "__matmul__", counted)
+    assert norms(adapter(torch.ones(1, 4096, 2), torch.ones(1, 4096, 3))).keys.item() == pytest.approx(
+        4096 * 6**0.5
+    )
+    norms(adapter(torch.ones(50, 64, 4096), torch.ones(50, 64, 4096)))
+    assert max(product.numel() for product in products) <= 64 * 64
+
+
+def test_draws_the_first_segments_of_many() -> None:
+    long = adapter(torch.ones(1000, 1, 2), torch.ones(1000, 1, 2))
+    short = make_instruction()
+    line = 18
+    image = draw_norms(blend([(1.0, short), *((1.0 + index, long) for index in range(15))]))
+    assert image.size == (640, 2 * 3 * line + 64 * 66 + line)
+    last_line = image.crop((0, image.height - line, 640, image.height))
+    assert len(last_line.getcolors()) > 1
+    assert draw_norms(adapter(torch.ones(64, 1, 2), torch.ones(64, 1, 2))).height == 3 * line + 64 * 66
 
 
 def test_common_words_are_distinct() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from instructbrush.core.errors import PairError
 from instructbrush.core.pairs.layouts import pairs_below, pairs_in
+from instructbrush.core.pairs.pairs import find_listed
 from instructbrush.tests.unit.pairs.flat_images import AFTER, BEFORE, MASK, put, shade, sound
 
 
@@ -305,3 +306,74 @@ def test_names_an_unreadable_folder(tmp_path: Path) -> None:
         r"to another folder\.$",
     ):
         pairs_in(tmp_path / "gone")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("pairs.jsonl", "junk\n" * 50),
+        ("pairs.json", json.dumps([{}] * 50)),
+        ("metadata.csv", "before,after\n" + "x,y\n" * 50),
+    ],
+)
+def test_stops_after_many_entries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str
+) -> None:
+    monkeypatch.setattr("instructbrush.core.pairs.pairs._MOST_ENTRIES", 20)
+    (tmp_path / name).write_text(content)
+    refused: list[PairError] = []
+    with pytest.raises(PairError, match=rf"^{name} of '.*' has more than 20 entries\. Write a list of the "):
+        find_listed(tmp_path, refused.append)
+    assert len(refused) == 20
+
+
+def test_stops_after_many_faults_in_several_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("instructbrush.core.pairs.pairs._MOST_ENTRIES", 20)
+    for number in range(3):
+        put(tmp_path, **{f"{number}/x.png": BEFORE})
+        (tmp_path / str(number) / "pairs.jsonl").write_text("junk\n" * 15)
+    message = (
+        r"^Pairs folder '.*': more than 20 images or entries cannot be used\. The first: pairs\.jsonl of"
+    )
+    refused: list[PairError] = []
+    with pytest.raises(PairError, match=message):
+        find_listed(tmp_path, refused.append)
+    assert len(refused) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "mend"),
+    [
+        ("pairs.json", "_MOST_JSON_BYTES", r"Write the pairs as JSON lines, into pairs\.jsonl\."),
+        ("pairs.jsonl", "_MOST_LINES_BYTES", r"Split it\."),
+        ("metadata.csv", "_MOST_LINES_BYTES", r"Split it\."),
+    ],
+)
+def test_rejects_lists_that_are_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: str, mend: str
+) -> None:
+    monkeypatch.setattr(f"instructbrush.core.pairs.pair_lists.{limit}", 2**20)
+    (tmp_path / name).write_bytes(b"[" * (3 * 2**20))
+    with pytest.raises(PairError, match=rf"^{name} of '.*' has 3 MB, at most 1 MB are read\. {mend}$"):
+        pairs_in(tmp_path)
+
+
+def test_leaves_out_pairs_whose_words_are_a_book(tmp_path: Path) -> None:
+    for name in "xy":
+        put(tmp_path, **{f"{name}_before.png": BEFORE, f"{name}_after.png": AFTER})
+    (tmp_path / "x.txt").write_text("a" * (2**20 + 1))
+    refused: list[PairError] = []
+    assert sound(pairs_in(tmp_path, refused.append)) == ["y"]
+    assert str(refused[0]).startswith("The words of 'x' cannot be read (it is larger than 1048576 bytes).")
+    (tmp_path / "prompt.json").write_text(json.dumps({"edit": "a" * 2**20}))
+    refused.clear()
+    assert pairs_in(tmp_path, refused.append) == []
+    assert "(it is larger than 1048576 bytes)" in str(refused[0])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-le"])
+def test_reads_lines_of_any_unicode_text(tmp_path: Path, encoding: str) -> None:
+    put(tmp_path, **{"x.png": BEFORE, "y.png": AFTER})
+    line = json.dumps({"before": "x.png", "after": "y.png", "words": "雪\u2028"}, ensure_ascii=False)
+    (tmp_path / "pairs.jsonl").write_bytes(f"{line}\r\n\n{line}".encode(encoding))
+    assert [pair.words for pair in pairs_in(tmp_path)] == ["雪", "雪"]

@@ -10,7 +10,7 @@ from instructbrush.core.errors import PairError
 from instructbrush.core.pairs.board import Board
 from instructbrush.core.pairs.pairs import load_pairs
 from instructbrush.core.pairs.survey import survey, thumbnail_of
-from instructbrush.core.pairs.table_images import image_at
+from instructbrush.core.pairs.table_images import TableImage, image_at
 from instructbrush.core.storage.image_tensors import from_image
 from instructbrush.tests.support import tiny_edits
 
@@ -91,3 +91,31 @@ def test_rejects_a_table_that_changes_while_it_is_read(tmp_path: Path) -> None:
     table.unlink()
     with pytest.raises(PairError, match=r"^Image 't\.parquet row 0 source_image' cannot be read \("):
         place.read_bytes()
+
+
+def test_reads_no_more_of_a_table_than_its_file_explains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{**row, "source_image": bytes(2**20)} for row in tiny_edits.rows(8)]
+    tiny_edits.write_table(tmp_path / "t.parquet", rows, group=8)
+    monkeypatch.setattr("instructbrush.core.storage.parquet.MOST_KEPT_BYTES", 4 * 2**20)
+    message = r"^Image 't\.parquet row 0 source_image' cannot be read \('t\.parquet': its row group 0 needs"
+    with pytest.raises(PairError, match=message):
+        load_pairs(tmp_path)
+
+
+@pytest.mark.parametrize("row", [-1, 1])
+def test_names_a_row_that_is_not_there(tmp_path: Path, row: int) -> None:
+    table = tiny_edits.write_table(tmp_path / "t.parquet", tiny_edits.rows(1))
+    with pytest.raises(PairError, match=r"^Image 't\.parquet row 0 source_image' cannot be read \('t\.parq"):
+        TableImage(table, 0, row, 0, "source_image").read_bytes()
+
+
+def test_leaves_out_a_row_whose_words_are_a_book(tmp_path: Path) -> None:
+    rows = tiny_edits.with_reasoning(tiny_edits.rows(2))
+    rows[1]["reasoning"] = ["why " * 20_000, "how " * 20_000]
+    tiny_edits.write_table(tmp_path / "t.parquet", rows)
+    pairs = load_pairs(tmp_path)
+    assert [pair.name for pair in pairs] == ["t row 0"]
+    expected = "Left out: Pair 't row 1': its words have 160011 characters, at most 100000 are read. Shorten"
+    assert pairs.remarks[0].startswith(expected)

@@ -104,3 +104,40 @@ def test_thumbnails_are_small_and_follow_the_file(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(PairError, match="cannot be read"):
         thumbnail_of(path)
+
+
+def test_checks_the_size_of_a_png_before_it_decodes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("1", (10000, 7000)).save(tmp_path / "huge.png")
+    put(tmp_path, "plain.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 20)).save(tmp_path / "turned.png", exif=exif)
+
+    def load(image: Image.Image) -> None:
+        raise AssertionError(f"{image.size} is decoded")
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    with pytest.raises(PairError, match="more than 64 megapixels"):
+        image_size(tmp_path / "huge.png")
+    assert image_size(tmp_path / "plain.png") == (24, 32)
+    assert image_size(tmp_path / "turned.png") == (30, 20)
+
+
+def test_lists_the_first_faults_of_a_list_and_counts_the_others(tmp_path: Path) -> None:
+    put(tmp_path, "x.png")
+    (tmp_path / "pairs.jsonl").write_text('{"before": "x.png", "after": "x.png"}\n' + "junk\n" * 30)
+    found = survey(tmp_path)
+    assert len(found.pairs) == 1 and len(found.remarks) == 21
+    assert ", entry 20 must be " in found.remarks[19]
+    assert found.remarks[20] == "And 10 more entries cannot be used."
+
+
+def test_lists_the_first_images_without_partners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        put(tmp_path, f"{number}_before.png")
+    monkeypatch.setattr("instructbrush.core.pairs.survey.MAX_PAIRS", 2)
+    found = survey(tmp_path)
+    assert [pair.name for pair in found.pairs] == ["0_before", "1_before"]
+    assert found.remarks == ("And 3 more images have no partner.",)

@@ -59,7 +59,7 @@ def test_ultraedit_with_prompt_to_prompt_grounding_dino_sam_and_dinov2(
     }
     options = [text for name, folder in models.items() for text in (name, str(folder))]
     options += [text for name in loose for text in (name, "-1")]
-    few = ("--mode", "both", "--side", "64", "--edits", "1", "--seeds", "1", "--steps", "2")
+    few = ("--mode", "both", "--side", "64", "--edits", "3", "--seeds", "1", "--steps", "2")
     assert built("ultraedit", source, tmp_path / "out", *options, "--least-change", "0", *few) == 0
     rows = rows_of(capsys.readouterr().out)
     assert {row["data_type"] for row in rows} == {"free-form", "region"}
