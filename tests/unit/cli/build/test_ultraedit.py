@@ -110,5 +110,6 @@ def test_makes_a_pool_of_examples(tmp_path: Path, capsys: pytest.CaptureFixture[
         options.plan = False
         ultraedit_examples.build(options)
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert facts["rows"] == 20
+    # Two answers of ten; an instruction that the script draws twice counts once.
+    assert 15 < facts["rows"] <= 20
     assert len(read_pool([tmp_path])) > len(seed_examples()) + 10
