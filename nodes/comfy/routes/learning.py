@@ -63,7 +63,11 @@ async def _send(
     """Sends what runs show now, then the messages that wait."""
     for run in runs:
         await response.write(_event(run))
-    while active.any_active() or not waiting.empty():
+    while True:
+        if not active.any_active():
+            await asyncio.sleep(0)  # the last message of a run that has just ended may be on its way
+            if waiting.empty():
+                return
         try:
             message = await asyncio.wait_for(waiting.get(), _ALIVE_SECONDS)
         except asyncio.TimeoutError:
@@ -71,7 +75,7 @@ async def _send(
             continue
         await response.write(_event(message))
         if message["phase"] in ENDED:
-            break
+            return
 
 
 def _event(message: Mapping[str, Any]) -> bytes:

@@ -14,6 +14,7 @@ class GalleryStore extends EventTarget {
     this.families = {};
     this.favorites = new Set();
     this.loaded = false;
+    this.text = "";
     this.keeping = Promise.resolve();
   }
 
@@ -38,7 +39,10 @@ class GalleryStore extends EventTarget {
     const first = !this.loaded;
     const [list, favorites] = await Promise.all([get(ROUTE), first && readFavorites().catch(console.warn)]);
     if (favorites) this.favorites = favorites;
-    Object.assign(this, list, { loaded: true });
+    // Drawing the same list again would take an open card, or a button, away under the pointer.
+    const text = JSON.stringify(list);
+    if (!first && text === this.text) return;
+    Object.assign(this, list, { text, loaded: true });
     this.dispatchEvent(new Event("change"));
   }
 
