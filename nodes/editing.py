@@ -355,5 +355,6 @@ def _apply(
         return model, conditioning
     conditioning = mark_applied(conditioning, scales if injection.replaces_conditioning else None)
     if injection.is_text:
-        return model, with_learned_states(conditioning, injection)
+        sampling = model.get_model_object("model_sampling")
+        return model, with_learned_states(conditioning, injection, sampling)
     return patch_model(model), attach_instruction(conditioning, injection, describe(model))

@@ -28,10 +28,12 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from instructbrush.tools.browser import launch, open_front_end
 from instructbrush.tools.comfy_server import ComfyServer
-from instructbrush.tools.get_comfyui import REPOSITORY, comfyui_root
+from instructbrush.tools.get_comfyui import REPOSITORY
 
 EXAMPLES = REPOSITORY / "example_workflows"
 PHOTO = "example.png"
+"""The image of the pages. In the pictures it is a drawing, which the pocket editor handles."""
+DRAWING = EXAMPLES / "pairs" / "light_from_the_right_new" / "0_0.png"
 NODES = re.compile(r'"(InstructBrush\w+)"')
 MARGIN = 14
 CORNER = (400, 120)
@@ -251,7 +253,7 @@ def main(argv: list[str]) -> None:
         ComfyServer(Path(folder), arguments=["--cpu"]) as server,
         sync_playwright() as playwright,
     ):
-        shutil.copy(comfyui_root() / "input" / PHOTO, Path(folder) / "input" / PHOTO)
+        shutil.copy(DRAWING, Path(folder) / "input" / PHOTO)
         browser = launch(playwright)
         for path in sorted(EXAMPLES.glob("*.json")):
             text = path.read_text(encoding="utf-8")

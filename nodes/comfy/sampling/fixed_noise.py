@@ -5,9 +5,11 @@ from typing import Any
 import comfy.samplers
 import torch
 from comfy.k_diffusion.sampling import sample_euler_ancestral
+from comfy.model_sampling import ModelSamplingContinuousEDM
 from torch import Tensor
 
 from ....core.diffusion.schedule import TRAIN_TIMESTEPS, fixed_noise
+from .instruction_patch import train_timesteps
 
 
 class FixedNoise:
@@ -29,7 +31,9 @@ def fixed_noise_sampler(seed: int) -> comfy.samplers.KSAMPLER:
     def sample(model: Any, x: Tensor, sigmas: Tensor, **options: Any) -> Tensor:
         sampling = model.inner_model.model_patcher.get_model_object("model_sampling")
         # Read all at once: reading one by one would wait for the device at every step.
-        next_timesteps = iter(sampling.timestep(sigmas[1:]).round().int().tolist())
+        edm = isinstance(sampling, ModelSamplingContinuousEDM)
+        positions = train_timesteps(sampling.timestep(sigmas[1:]), edm)
+        next_timesteps = iter(positions.round().int().tolist())
 
         def noise_sampler(_: Tensor, __: Tensor) -> Tensor:
             return fixed_noise(x.shape[1:], next(next_timesteps), seed).to(x).expand_as(x)

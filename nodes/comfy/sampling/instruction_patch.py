@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from comfy.conds import CONDConstant
 from comfy.model_patcher import ModelPatcher
-from comfy.model_sampling import ModelSamplingDiscrete
+from comfy.model_sampling import ModelSamplingContinuousEDM, ModelSamplingDiscrete
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ....core.diffusion.schedule import TRAIN_TIMESTEPS
 from ....core.errors import InstructionError, ModelError
 from ....core.instruction.injection import AnyInjection, GroupedInjection, Injection
 from ....core.models.attention_sites import Site
@@ -191,6 +192,24 @@ def train_timesteps(timesteps: Tensor, edm: bool) -> Tensor:
         return timesteps
     schedule = _SCHEDULE.to(timesteps.device)
     return schedule.timestep((4 * timesteps.float()).exp())
+
+
+def percent_of(timestep: float, sampling: Any) -> float:
+    """Converts a position 0..999 of Stable Diffusion's schedule to ComfyUI's percent, where 0 is pure noise.
+
+    EDM models have another schedule. Their percent is that of the same noise level.
+
+    Args:
+        timestep: may lie between two positions, or half a one outside.
+        sampling: the MODEL's "model_sampling".
+    """
+    if isinstance(sampling, ModelSamplingContinuousEDM):
+        log_sigma = float(_SCHEDULE.sigma(torch.tensor(timestep)).log())
+        least, most = (float(sigma.log()) for sigma in (sampling.sigma_min, sampling.sigma_max))
+        percent = (most - log_sigma) / (most - least)
+    else:
+        percent = 1 - timestep / (TRAIN_TIMESTEPS - 1)
+    return min(max(percent, 0.0), 1.0)
 
 
 def _call_unet(

@@ -1,20 +1,22 @@
 """Learned text states as plain CONDITIONING. They act in any model and sampler; the MODEL needs no patch."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 from ....core.diffusion.schedule import TRAIN_TIMESTEPS, segment_bounds
 from ....core.instruction.injection import Injection
-from .instruction_patch import Conditioning
+from .instruction_patch import Conditioning, percent_of
 
 
-def with_learned_states(conditioning: Conditioning, injection: Injection) -> Conditioning:
+def with_learned_states(conditioning: Conditioning, injection: Injection, sampling: Any) -> Conditioning:
     """Returns a CONDITIONING with learned text states, one entry for each part of the noise schedule.
 
     Args:
         conditioning: its words act where the injection does not.
         injection: an injection of the text space (``injection.is_text``).
+        sampling: the MODEL's "model_sampling".
     """
     result = []
     for states, options in conditioning:
@@ -24,10 +26,11 @@ def with_learned_states(conditioning: Conditioning, injection: Injection) -> Con
             call = on_device.begin(states, torch.full(states.shape[:1], first, device=states.device))
             intervals.append((first, last, call.context))
         for first, last, context in _merged(intervals):
+            # ComfyUI rounds noise levels to the nearest timestep, so a bound is half a timestep below.
             # Not start_percent and end_percent, which Conditioning Set Timestep Range would replace. ComfyUI
             # takes what is in both ranges.
-            start = max(_percent(last), options.get("clip_start_percent", 0.0))
-            end = min(_percent(first), options.get("clip_end_percent", 1.0))
+            start = max(percent_of(last - 0.5, sampling), options.get("clip_start_percent", 0.0))
+            end = min(percent_of(first - 0.5, sampling), options.get("clip_end_percent", 1.0))
             if (first, last) == (0, TRAIN_TIMESTEPS):
                 result.append([context, options])
             elif start < end:
@@ -56,11 +59,3 @@ def _merged(intervals: list[tuple[int, int, torch.Tensor]]) -> Iterator[tuple[in
             last = end
             context = states
     yield first, last, context
-
-
-def _percent(timestep: int) -> float:
-    """Bound of a timestep interval as ComfyUI's percent, where 0 is pure noise.
-
-    ComfyUI rounds noise levels to the nearest timestep, so the bound is half a timestep below.
-    """
-    return min(max(1 - (timestep - 0.5) / (TRAIN_TIMESTEPS - 1), 0.0), 1.0)

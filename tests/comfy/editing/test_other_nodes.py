@@ -275,3 +275,15 @@ def test_learning_leaves_easycache_out(comfy):
     parts.model = graph.node("EasyCache", model=parts.model, **cached).out(0)
     learned = comfy.values(graph, learning(graph, comfy, parts).out(0))[0]
     assert learned.info.steps == 6
+
+
+def test_parts_of_the_schedule_lie_at_the_same_noise_in_edm_models(comfy):
+    from comfy.model_sampling import ModelSamplingContinuousEDM, ModelSamplingDiscrete
+
+    patch = comfy.pack("nodes.comfy.sampling.instruction_patch")
+    edm, usual = ModelSamplingContinuousEDM(), ModelSamplingDiscrete()
+    for timestep in (100.0, 499.5, 900.0):
+        sigma = usual.sigma(torch.tensor(timestep)).item()
+        assert edm.percent_to_sigma(patch.percent_of(timestep, edm)) == pytest.approx(sigma, rel=1e-3)
+        assert usual.percent_to_sigma(patch.percent_of(timestep, usual)) == pytest.approx(sigma, rel=1e-3)
+    assert patch.percent_of(-0.5, usual) == 1.0 and patch.percent_of(999.5, usual) == 0.0

@@ -68,6 +68,7 @@ NAMED: dict[str, tuple[str, ...] | None] = {
     "comfy.model_management.unload_all_models": (),
     "comfy.model_patcher.ModelPatcher": ("model", "load_device", "offload_device"),
     "comfy.model_patcher.get_key_weight": ("model", "key"),
+    "comfy.model_sampling.ModelSamplingContinuousEDM": (),
     "comfy.model_sampling.ModelSamplingDiscrete": (),
     "comfy.patcher_extension.WrappersMP.APPLY_MODEL": None,
     "comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL": None,
