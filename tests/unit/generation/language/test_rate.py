@@ -50,7 +50,7 @@ def test_without_a_limit_nothing_waits(tmp_path):
     rate, start = RateLimit(None, tmp_path / "m.rate"), time.monotonic()
     for _ in range(20):
         rate.wait()
-    assert time.monotonic() - start < 1.0
+    assert time.monotonic() - start < 5.0
 
 
 def test_a_hold_makes_all_wait(tmp_path):
@@ -58,7 +58,7 @@ def test_a_hold_makes_all_wait(tmp_path):
     start = time.monotonic()
     first.hold(0.3)
     second.wait()
-    assert 0.29 <= time.monotonic() - start < 1.5
+    assert 0.29 <= time.monotonic() - start < 5.0
 
 
 @pytest.mark.parametrize(
