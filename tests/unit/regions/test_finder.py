@@ -226,7 +226,7 @@ def test_returns_an_empty_list_when_nothing_is_found(request, which):
     assert found == [] and union_mask(found, 48, 80).shape == (48, 80) and not union_mask(found, 48, 80).any()
     assert (
         report_table(found, ["cat", "red ball"])
-        == "Nothing was found for cat, red ball. Lower box_threshold or use other words."
+        == "Nothing was found for cat, red ball. Lower the least object score, or use other words."
     )
 
 
@@ -345,7 +345,7 @@ def test_report_lists_objects_and_missing_phrases():
         "phrase    score  box             area",
         "red ball  0.91   5, 2 to 10, 6   10.0%",
         "cat       0.40   0, 0 to 20, 10  100.0%",
-        "Nothing was found for dog. Lower box_threshold or use other words.",
+        "Nothing was found for dog. Lower the least object score, or use other words.",
     ]
     assert torch.equal(union_mask(found, 10, 20), torch.ones(10, 20)) and torch.equal(
         union_mask(found[:1], 10, 20), mask
