@@ -205,7 +205,7 @@ def invalid_inputs(
         (
             ("--mllm", "nowhere"),
             "MLLM 'nowhere': there is no folder nowhere. Put llava-hf/llava-1.5-7b-hf, or another "
-            "vision-language model, into nowhere",
+            "model of its kind, into nowhere",
         ),
         (
             ("--data", "nowhere"),
