@@ -105,10 +105,11 @@ def with_inputs(prompt, node, **inputs):
 
 def new_images(server, prompt):
     """Returns the images before and after of the pairs that a workflow edits."""
-    load = [node for node in prompt.values() if node["class_type"] == "InstructBrushLoadPairs"][-1]
-    nodes = {"1": load}
+    kinds = ("InstructBrushLoadPairs", "InstructBrushLoadModel")  # the model gives the size
+    nodes = {key: node for key, node in prompt.items() if node["class_type"] in kinds}
+    load = [key for key, node in nodes.items() if node["class_type"] == kinds[0]][-1]
     for number in (1, 2):
-        inputs = {"images": ["1", number]}
+        inputs = {"images": [load, number]}
         nodes[f"side {number}"] = {"class_type": "PreviewImage", "inputs": inputs}
     result = server.run(nodes)
     return images(server, result, "side 1"), images(server, result, "side 2")

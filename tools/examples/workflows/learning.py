@@ -127,7 +127,7 @@ def adapter() -> Graph:
     """Learns an adapter from what another part of a workflow does."""
     graph = Graph("06 Learn what another workflow does")
     graph.column("Show", NARROW)
-    graph.pairs("photos", "Any images", PAIRS, wired="size=model.size")
+    graph.pairs("photos", "Any images", PAIRS)
     graph.add("other", "ImageInvert", title="Any other nodes (here: invert)", wired="image=photos.before")
     graph.column("Learn", NARROW)
     wires = "before=photos.before after=other.IMAGE"
