@@ -131,7 +131,7 @@ class _Sampling:
             )
         if "denoise_mask_function" in extra_args["model_options"]:
             logger.warning(
-                "InstructBrush: Region Edit: Differential Diffusion does nothing beside it. Use one of the two."
+                "InstructBrush: Region Edit: Differential Diffusion does nothing beside it. Use one of them."
             )
         model = guider.inner_model
         states = blended_states(len(sigmas) - 1, self.every)
