@@ -165,7 +165,7 @@ def load_instruction(path: str | Path) -> Instruction | Blend:
             "not written by InstructBrush. Choose another file."
         )
     for header, names in zip(headers, expected, strict=True):
-        for name in names:
+        for name in sorted(names):
             _check_entry(name, entries[name], header.info, path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:

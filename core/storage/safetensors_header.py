@@ -1,10 +1,12 @@
 """Reads and checks the headers of safetensors files, before anything they describe is read or allocated."""
 
+import hashlib
+import json
 import math
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ _DTYPE_BITS = {
     for name in names
 }
 _MOST_SIDES = 64
+_CHUNK_BYTES = 1 << 20
 # First bytes of the text file that Git LFS leaves in place of a file that was not fetched.
 _POINTER = b"version "
 _AGAIN = "Download or copy it again."
@@ -107,6 +110,25 @@ def read_tensor_header(
     tensors = {name: _entry(what, error, name, entry, data_bytes) for name, entry in header.items()}
     _check_order(what, error, tensors, data_bytes)
     return TensorHeader(metadata, tensors)
+
+
+def content_digest(path: Path, what: str, error: type[InstructBrushError]) -> str:
+    """Hashes the metadata and tensors of a safetensors file: 16 hex digits of its sha256.
+
+    safetensors writes the keys of the metadata in a random order, so the bytes of two files with equal
+    contents may differ.
+
+    Raises:
+        InstructBrushError: as ``read_tensor_header``.
+    """
+    header = read_tensor_header(path, what, error)
+    tensors = {name: astuple(entry) for name, entry in header.tensors.items()}
+    digest = hashlib.sha256(json.dumps([header.metadata, tensors], sort_keys=True).encode())
+    with path.open("rb") as file:
+        file.seek(-max((entry.end for entry in header.tensors.values()), default=0), os.SEEK_END)
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()[:16]
 
 
 def _open_regular(name: str, flags: int) -> int:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from ...errors import EvaluationError, PairError
 from ...learning.init_text.phrases import PhraseSettings
 from ...learning.init_text.vocabulary import check_lists
 from ...learning.settings import read_changes
+from ...storage.safetensors_header import content_digest
 from ..perceptual import Perceptual
 from ..protocols import OutcomeWithImages, WorkUnit
 from ..results import recipe_digest
@@ -100,11 +100,14 @@ class EffectRunSettings:
         Methods and seeds are not part of it, because they may be added later.
         """
         models, _ = _models(self)
-        backbone = sha256(Path(self.lpips).read_bytes()).hexdigest()[:16] if self.lpips else None
+        lpips = None
+        if self.lpips:
+            path = Path(self.lpips)
+            lpips = content_digest(path, f"LPIPS backbone '{path.name}'", EvaluationError)
         return {
             "model": models.editor.description.fingerprint[:16],
             "clip": f"{models.clip.name} {models.clip.fingerprint[:16]}",
-            "lpips": backbone,
+            "lpips": lpips,
             "text_scale": models.text_scale,
             "sampling_steps": self.sampling.steps,
             "image_scale": self.sampling.image_scale_for(models.editor.description.family),

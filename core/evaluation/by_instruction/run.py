@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from ...instruction.instruction import own_scales
 from ...models.builtin import POCKET_CONNECTOR_FILE, POCKET_READER_FOLDER, POCKET_REASON_FOLDER
 from ...reasoning.connector import load_connector, text_fingerprint
 from ...storage.image_sizes import Size
+from ...storage.safetensors_header import content_digest
 from ..protocols import OutcomeWithImages, WorkUnit
 from ..results import recipe_digest
 from ..stored_images import StoredImages
@@ -109,14 +109,14 @@ class ItemRunSettings:
         if models.mllm:
             mllm = f"{models.mllm.mllm.fingerprint[:16]} {models.mllm.mllm.dtype}"
         if models.encoding:
-            connector = _file_digest(self.connector or POCKET_CONNECTOR_FILE)
+            connector = _digest(self.connector or POCKET_CONNECTOR_FILE)
             tuned_model = models.encoding.tuned.editor.description.fingerprint[:16]
         description = models.editor.description
         return {
             "model": description.fingerprint[:16],
             "clip": f"{scorer.clip.name} {scorer.clip.fingerprint[:16]}",
             "dino": f"{scorer.dino.name} {scorer.dino.fingerprint[:16]}" if scorer.dino else None,
-            "instruction": _file_digest(self.instruction) if self.instruction else None,
+            "instruction": _digest(self.instruction) if self.instruction else None,
             "mllm": mllm,
             "connector": connector,
             "tuned_model": tuned_model,
@@ -226,5 +226,5 @@ def _load_encoding_editor(settings: ItemRunSettings, mllm: CachedMllm) -> Encodi
     return EncodingEditor(mllm, connector, ItemEditor(tuned, settings.sampling, settings.side))
 
 
-def _file_digest(path: str | Path) -> str:
-    return sha256(Path(path).read_bytes()).hexdigest()[:16]
+def _digest(path: str | Path) -> str:
+    return content_digest(Path(path), f"'{Path(path).name}'", EvaluationError)

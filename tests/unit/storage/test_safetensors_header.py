@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from instructbrush.core.errors import InstructionError, ModelError
 from instructbrush.core.models.weights import Weights, read_header
-from instructbrush.core.storage.safetensors_header import TensorEntry, read_tensor_header
+from instructbrush.core.storage.safetensors_header import TensorEntry, content_digest, read_tensor_header
 from instructbrush.tools.torture import mutations
 
 SOUND = save({"a": torch.ones(2, 3), "b": torch.ones(4, dtype=torch.float16)}, {"format": "pt"})
@@ -145,3 +145,12 @@ class TestHeaders:
             shapes = {name: tuple(file.get_tensor(name).shape) for name in file.keys()}  # noqa: SIM118
             assert shapes == {name: tensor.shape for name, tensor in header.tensors.items()}
         assert len(dict(Weights([read_header(path)]).tensors())) == len(header.tensors)
+
+
+def test_the_digest_of_a_file_depends_on_its_contents_alone(tmp_path: Path) -> None:
+    def digest(*texts: str, data: bytes = bytes(12)) -> str:
+        header = {"__metadata__": {text: text for text in texts}, "x": entry()}
+        return content_digest(written(tmp_path, json.dumps(header).encode(), data), "It", ModelError)
+
+    assert digest("a", "b") == digest("b", "a")
+    assert len({digest("a", "b"), digest("a"), digest("a", "b", data=b"x" * 12)}) == 3
