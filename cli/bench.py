@@ -285,12 +285,10 @@ class _SkippedSources:
     """Effects or items that cannot be read."""
 
     def __init__(self) -> None:
-        self._names: list[str] = []
-        self._first_error = ""
+        self._errors: dict[str, InstructBrushError] = {}
 
     def add(self, name: str, error: InstructBrushError) -> None:
-        self._first_error = self._first_error or str(error)
-        self._names.append(name)
+        self._errors[name] = error
         say(f"skipped {name}: {error}")
 
     def readable(self, sources: Sequence[Any]) -> list[Any]:
@@ -299,9 +297,12 @@ class _SkippedSources:
         Raises:
             EvaluationError: there are none.
         """
-        readable = [source for source in sources if source.name not in self._names]
+        # Workers find them in any order.
+        self._errors = {each.name: self._errors[each.name] for each in sources if each.name in self._errors}
+        readable = [source for source in sources if source.name not in self._errors]
         if not readable:
-            raise EvaluationError(f"Benchmark: none of its effects or items can be read. {self._first_error}")
+            first = next(iter(self._errors.values()), "")
+            raise EvaluationError(f"Benchmark: none of its effects or items can be read. {first}")
         return readable
 
     def report(self, total: int, strict: bool) -> None:
@@ -310,11 +311,10 @@ class _SkippedSources:
         Raises:
             EvaluationError: sources were skipped and ``strict`` is set.
         """
-        if not self._names:
+        if not self._errors:
             return
-        message = (
-            f"{len(self._names)} of {total} could not be read and are left out: {_shortened(self._names)}"
-        )
+        names = _shortened(list(self._errors))
+        message = f"{len(self._errors)} of {total} could not be read and are left out: {names}"
         if strict:
             raise EvaluationError(f"Benchmark: {message}. The results of the others are kept.")
         say(message)

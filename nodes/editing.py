@@ -85,7 +85,7 @@ class ApplyInstruction(Node):
                     min=0,
                     max=TRAIN_TIMESTEPS,
                     tooltip="The instruction acts down to this timestep (T in the paper's Fig. 3); below "
-                    "it, the words act. At 0 the edit is complete, at 1000 there is no edit. Higher values "
+                    "it, the words act. At 0 the edit is complete, at 1000 only the words act. Higher values "
                     "keep more of the image's detail.",
                 ),
                 io.String.Input(

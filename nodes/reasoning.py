@@ -59,9 +59,9 @@ class LoadMllm(Node):
                     "precision",
                     options=list(mllms.PRECISIONS),
                     default="auto",
-                    tooltip="Precision of the weights. auto: as stored, and fp32 on the CPU. 8 and 4 bit "
-                    "need a GPU and the package bitsandbytes; such a model stays on the GPU until it is "
-                    "unloaded.",
+                    tooltip="Precision of the weights. auto: as stored; fp32 on the CPU, and for bf16 on "
+                    "cards that lack it. 8 and 4 bit need a GPU and the package bitsandbytes; such a model stays "
+                    "on the GPU until it is unloaded.",
                 ),
             ],
             outputs=[

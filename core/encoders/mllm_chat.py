@@ -34,7 +34,8 @@ def without_marks(words: str, marks: Iterable[str], lines: bool = False) -> str:
         marks: what to remove besides ``<image>``.
         lines: keeps lines and spaces instead of writing all on one line.
     """
-    for mark in {*marks, "<image>"}:
+    # Longer marks first: one may contain another.
+    for mark in sorted({*marks, "<image>"}, key=lambda mark: (-len(mark), mark)):
         if mark.strip():
             words = words.replace(mark, " ")
     return words.strip() if lines else " ".join(words.split())

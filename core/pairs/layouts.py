@@ -179,12 +179,13 @@ def sides_among(names: Iterable[str]) -> tuple[str, str, str | None] | None:
     return None
 
 
-def natural(text: str) -> list[tuple[bool, int, str]]:
-    """A sort key that puts 2 before 10."""
-    return [
+def natural(text: str) -> tuple[list[tuple[bool, int, str]], str]:
+    """A sort key that puts 2 before 10. Different texts have different keys."""
+    parts = [
         (part.isdecimal(), int(part) if part.isdecimal() else 0, part.lower())
         for part in re.split(r"(\d+)", text)
     ]
+    return parts, text
 
 
 def _layout(folder: Path) -> Layout:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -119,6 +120,7 @@ def write_tensors(tensors: "Mapping[str, Tensor]", path: Path, metadata: Mapping
 
     with atomic_write(path) as temporary:
         save_file(dict(tensors), temporary, dict(metadata))
+        _sort_metadata(temporary)
 
 
 def read_tensor(file: Any, name: str) -> "Tensor":
@@ -266,6 +268,19 @@ def write_error(path: Path, error: Exception) -> StorageError:
         f"'{path.name}' cannot be written to {path.parent}: {text}. "
         "Check that the folder exists and is writable."
     )
+
+
+def _sort_metadata(path: Path) -> None:
+    """Makes equal contents equal files: safetensors writes the keys of the metadata in a random order."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        if "__metadata__" in header:
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        raw = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(raw) <= length:
+            file.seek(8)
+            file.write(raw.ljust(length))
 
 
 def _flush(path: Path) -> None:

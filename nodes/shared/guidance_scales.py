@@ -37,7 +37,7 @@ def scale_inputs(owner: str) -> list[io.Input]:
             step=0.05,
             tooltip="How closely to keep to the image. auto (-1) is the model's own value, "
             f"{_USUAL.default_image_scale:g}."
-            f"{found if 'instruction' in owner else ''} With both at 1, an edit takes a third of the time.",
+            f"{found if 'instruction' in owner else ''} With both at 1, the model has a third of the work.",
         ),
     ]
 

@@ -94,7 +94,8 @@ def watching() -> list[io.Input]:
             min=0,
             max=1000,
             tooltip="Number of a pair that is previewed and not used for learning, to show how well the "
-            "edit transfers. 0 uses all pairs and previews the first.",
+            "edit transfers. 0 takes the pair with the star on the pairs board; without a star all pairs are "
+            "learned from, and the first is previewed.",
         ),
     ]
 
@@ -107,8 +108,8 @@ def running() -> list[io.Input]:
             optional=True,
             default=False,
             tooltip="Recomputes activations instead of storing them: learning is about a third slower and "
-            "takes a third of the memory (SDXL: a tenth). A run that does not fit into memory switches it "
-            "on.",
+            "takes a third of the memory (SDXL at 1024 px: an eighth). A run that does not fit into memory "
+            "switches it on.",
             advanced=True,
         ),
         io.Boolean.Input(

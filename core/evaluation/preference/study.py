@@ -288,7 +288,9 @@ class Study:
         return hashlib.sha256(json.dumps([self.key, item, method]).encode()).hexdigest()[:24] + ".png"
 
     def _check_images(self) -> None:
-        for name in {name for comparison in self.comparisons for name in comparison.images if name}:
+        for name in dict.fromkeys(
+            name for comparison in self.comparisons for name in comparison.images if name
+        ):
             if not os.path.isfile(self.folder / name):
                 raise EvaluationError(
                     f"Study '{self.folder.name}': image '{name}' is missing in '{self.folder}'. "

@@ -1,6 +1,7 @@
 """Runs on effects in several sittings: time limits, numbers of seeds, and changed settings of one method."""
 
 import contextlib
+import itertools
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -12,6 +13,7 @@ import pytest
 
 from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.errors import EvaluationError, UnfinishedError
+from instructbrush.core.evaluation import workers as workers_module
 from instructbrush.core.evaluation.by_example.methods import base as methods_module
 from instructbrush.core.evaluation.by_example.report import write_report
 from instructbrush.core.evaluation.by_example.results import EffectFolder, Outcome
@@ -88,8 +90,11 @@ def test_begins_nothing_after_its_time(jobs: int, tmp_path: Path) -> None:
 
 def test_same_command_continues_after_its_time(tmp_path: Path) -> None:
     words = replace(TINY, methods=("words",), seeds=2)
-    with pytest.raises(UnfinishedError, match="with 1 of 4 results"):
-        execute(tmp_path, words, workers=Workers(seconds=1e-2))
+    with pytest.MonkeyPatch.context() as patch:
+        # A clock that ticks when it is read: once for the end, then before each outcome.
+        patch.setattr(workers_module, "time", SimpleNamespace(monotonic=itertools.count().__next__))
+        with pytest.raises(UnfinishedError, match="with 1 of 4 results"):
+            execute(tmp_path, words, workers=Workers(seconds=2))
     assert list(EffectFolder(tmp_path).finished()) == [("words", "hue_75", 0)]
     assert len(execute(tmp_path, words, workers=Workers(seconds=600))) == 4
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from instructbrush.core import windows
@@ -22,6 +22,7 @@ from instructbrush.core.storage.files import (
     check_writable,
     replaced_folder,
     write_error,
+    write_tensors,
     write_text,
 )
 
@@ -142,6 +143,17 @@ def test_writes_to_disks_without_permissions_or_fsync(
     monkeypatch.setattr(os, call, refuse)
     write_text("new", tmp_path / "x.txt")
     assert (tmp_path / "x.txt").read_text() == "new"
+
+
+def test_equal_tensors_and_texts_make_equal_files(tmp_path: Path) -> None:
+    texts = {str(number): "".join(map(chr, range(0x250))) for number in range(20)}
+    tensors = {"x": torch.arange(3)}
+    write_tensors(tensors, tmp_path / "a.safetensors", texts)
+    write_tensors(tensors, tmp_path / "b.safetensors", dict(reversed(texts.items())))
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        assert file.metadata() == texts
+        assert file.get_tensor("x").equal(tensors["x"])
 
 
 def test_appends_lines(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def gather(target: Path, roots: list[Path]) -> list[str]:
     found = {
         path.name: path
         for root in roots
-        for path in root.rglob("*")
+        for path in sorted(root.rglob("*"))
         if path.suffix.lower() in (".jpg", ".png")
     }
     missing = []

@@ -74,8 +74,8 @@ def test_the_address_and_the_models_name_tell_models_apart(serve, model):
 
 @pytest.mark.parametrize("fault", PASSING)
 def test_sends_the_question_again_after_a_fault_of_the_endpoint(serve, model, fault):
-    endpoint = serve(faults=Faults({fault: 1.0}, passes_after=2, seconds=0.6))
-    answer = model(endpoint, timeout=0.3 if fault == "times out" else 20.0).ask(Question("a long question"))
+    endpoint = serve(faults=Faults({fault: 1.0}, passes_after=2, seconds=3.0))
+    answer = model(endpoint, timeout=1.5 if fault == "times out" else 20.0).ask(Question("a long question"))
     assert answer.text == "answer to a long question"
     assert endpoint.met == {fault: 2} and len(endpoint.requests) == 3
     assert len({request.digest for request in endpoint.requests}) == 1
@@ -84,7 +84,7 @@ def test_sends_the_question_again_after_a_fault_of_the_endpoint(serve, model, fa
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("times out", "it does not reply within 0.2 seconds"),
+        ("times out", "it does not reply within 1.5 seconds"),
         ("fails", "it replies with status 500"),
         ("closes", "the connection ended early"),
         ("huge", "its reply is larger than 1000000 bytes"),
@@ -94,8 +94,8 @@ def test_sends_the_question_again_after_a_fault_of_the_endpoint(serve, model, fa
     ],
 )
 def test_gives_no_answer_after_all_tries(serve, model, fault, said):
-    endpoint = serve(faults=Faults({fault: 1.0}, passes_after=99, seconds=0.3))
-    asked = model(endpoint, timeout=0.2 if fault == "times out" else 20.0, tries=2)
+    endpoint = serve(faults=Faults({fault: 1.0}, passes_after=99, seconds=3.0))
+    asked = model(endpoint, timeout=1.5 if fault == "times out" else 20.0, tries=2)
     with pytest.raises(NoAnswer) as caught:
         asked.ask(Question("a long question"))
     assert caught.value.reason == "the model gave no answer"
@@ -272,7 +272,7 @@ def test_waits_as_long_as_a_busy_endpoint_asks(serve, model):
     endpoint = serve(faults=Faults({"busy": 1.0}, retry_after=0.5))
     model(endpoint).ask(Question("a long question"))
     first, second = endpoint.arrivals
-    assert 0.5 <= second - first < 2.0
+    assert 0.5 <= second - first < 10.0
 
 
 def test_a_slow_drip_of_bytes_is_a_timeout(serve, model):
@@ -291,13 +291,13 @@ def test_a_slow_drip_of_bytes_is_a_timeout(serve, model):
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            for start in range(0, len(content), 20):
-                self.wfile.write(content[start : start + 20])
-                time.sleep(0.3)
+            for start in range(0, len(content), 5):
+                self.wfile.write(content[start : start + 5])
+                time.sleep(0.2)
 
     endpoint._server.RequestHandlerClass = Dripping
-    with pytest.raises(BuildError, match=r"its reply takes longer than 1 seconds"):
-        model(endpoint, timeout=1.0, tries=1).ask(Question("slow"))
+    with pytest.raises(BuildError, match=r"its reply takes longer than 3 seconds"):
+        model(endpoint, timeout=3.0, tries=1).ask(Question("slow"))
 
 
 @pytest.mark.parametrize("head", [b"HTTP/1.1 100 Continue\r\n\r\n", b"X-More: yes\r\n"])

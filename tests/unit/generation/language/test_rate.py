@@ -68,7 +68,7 @@ def test_a_damaged_or_absurd_moment_limits_nothing(tmp_path, content):
     (tmp_path / "m.rate").write_bytes(content)
     rate, start = RateLimit(600, tmp_path / "m.rate"), time.monotonic()
     rate.wait()
-    assert time.monotonic() - start < 0.5
+    assert time.monotonic() - start < 5.0
     rate.wait()
     assert time.monotonic() - start >= 0.09
 
