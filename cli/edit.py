@@ -22,9 +22,10 @@ from ..core.editing.image_folders import check_not_among_inputs, list_images
 from ..core.errors import DeviceError, InstructBrushError, PairError
 from ..core.evaluation.reports.contact_sheet import pairs_sheet
 from ..core.instruction.file import load_instruction
-from ..core.instruction.injection import Injection, inject, parse_segment_strengths
+from ..core.instruction.injection import Injection, inject
 from ..core.instruction.instruction import Blend, Instruction, own_scales
 from ..core.instruction.learned_noise import learned_noise_seed
+from ..core.instruction.segment_strengths import parse_segment_strengths
 from ..core.models.families import FAMILIES, Family
 from ..core.storage.files import check_writable
 from ..core.storage.image_files import save_image

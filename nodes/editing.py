@@ -7,9 +7,10 @@ from comfy_api.latest import io
 
 from ..core.diffusion.schedule import TRAIN_TIMESTEPS
 from ..core.errors import InstructionError
-from ..core.instruction.injection import Injection, common_segments, inject, parse_segment_strengths
+from ..core.instruction.injection import Injection, inject
 from ..core.instruction.instruction import Blend, Instruction, own_scales
 from ..core.instruction.learned_noise import learned_noise_seed
+from ..core.instruction.segment_strengths import common_segments, parse_segment_strengths
 from .comfy.models.description import describe
 from .comfy.sampling import text_encoding
 from .comfy.sampling.fixed_noise import FixedNoise, fixed_noise_sampler

@@ -60,8 +60,8 @@ class LoadMllm(Node):
                     options=list(mllms.PRECISIONS),
                     default="auto",
                     tooltip="Precision of the weights. auto: as stored; fp32 on the CPU, and for bf16 on "
-                    "cards that lack it. 8 and 4 bit need a GPU and the package bitsandbytes; such a model stays "
-                    "on the GPU until it is unloaded.",
+                    "cards that lack it. 8 and 4 bit need a GPU and the package bitsandbytes; such a model "
+                    "stays on the GPU until it is unloaded.",
                 ),
             ],
             outputs=[

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..devices import is_out_of_memory
 from ..errors import PairError
 from ..storage.image_files import open_image, save_image
+from ..storage.image_sizes import VAE_STRIDE
 from ..storage.image_tensors import fit_to_multiple, from_image, to_image
 
 NOTE_KEY = "instructbrush.edit"
@@ -21,7 +22,6 @@ NOTE_KEY = "instructbrush.edit"
 _READ_AHEAD_BATCHES = 2
 # Images wait for others of their size, up to this many batches in all.
 _WAITING_BATCHES = 8
-_STRIDE = 8
 # Large images are decoded to at least this many times the pixels that they are edited at.
 _DECODE_MARGIN = 4
 
@@ -138,12 +138,12 @@ def _load(job: EditJob, max_pixels: int) -> _LoadedImage:
     )
     rgb = _without_alpha(opened.image)
     if math.prod(opened.size) > max_pixels:
-        scale = math.sqrt(max_pixels / math.prod(opened.size)) / _STRIDE
-        width = max(round(opened.size[0] * scale), 1) * _STRIDE
-        height = max(round(opened.size[1] * scale), 1) * _STRIDE
+        scale = math.sqrt(max_pixels / math.prod(opened.size)) / VAE_STRIDE
+        width = max(round(opened.size[0] * scale), 1) * VAE_STRIDE
+        height = max(round(opened.size[1] * scale), 1) * VAE_STRIDE
         pixels = from_image(rgb.resize((width, height), Image.Resampling.LANCZOS))
     else:
-        pixels = fit_to_multiple(from_image(rgb), _STRIDE)
+        pixels = fit_to_multiple(from_image(rgb), VAE_STRIDE)
     return _LoadedImage(job, opened.size, pixels, rgb is not opened.image, opened.remarks)
 
 

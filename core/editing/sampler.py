@@ -1,7 +1,7 @@
 """Sampling edits on any ``Denoiser``: Euler ancestral steps with dual guidance (Eq. 3)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -72,7 +72,7 @@ def edit_latents(
 
 
 class _Branches:
-    """The needed branches of Eq. 3 as rows of one model call.
+    """The needed branches of Eq. 3 as rows of one model call, or of two if ``Injection.joins`` says so.
 
     Args:
         denoiser: the model.
@@ -93,31 +93,48 @@ class _Branches:
         self._denoiser = denoiser
         self._scales = scales
         self._needed = needed_branches(scales[1], scales[0])
-        self._count = sum(self._needed)
         batch = image_latent.shape[0]
         words, null = (each.to(denoiser.device).expand(batch, -1, -1) for each in contexts)
-        self._images = torch.cat(self._of_needed(image_latent, image_latent, torch.zeros_like(image_latent)))
-        self._contexts = torch.cat(self._of_needed(words, null, null))
-        self._injection = None
-        if injection is not None and not injection.is_identity:
-            self._injection = GroupedInjection(self._of_needed(injection, None, None))
+        if injection is not None and injection.is_identity:
+            injection = None
+        no_image = torch.zeros_like(image_latent)
+        branches = ((image_latent, words, injection), (image_latent, null, None), (no_image, null, None))
+        chosen = [branch for branch, needed in zip(branches, self._needed, strict=True) if needed]
+        groups = [chosen]
+        if injection is not None and not injection.joins(words.shape[1]):
+            groups = [
+                [branch for branch in chosen if (branch[2] is None) == plain] for plain in (False, True)
+            ]
+        self._calls = [_Call(group) for group in groups if group]
 
     def guided(self, noisy: Tensor, time: Tensor) -> Tensor:
         """The guided prediction for all images at one timestep."""
-        predicted = self._denoiser.predict(
+        parts = (part for call in self._calls for part in call.predict(self._denoiser, noisy, time))
+        full, image, none = (next(parts) if needed else None for needed in self._needed)
+        text_scale, image_scale = self._scales
+        return dual_guidance(none, image, full, image_scale, text_scale)
+
+
+class _Call:
+    """One model call with some branches of Eq. 3, each with image condition, text states and injection."""
+
+    def __init__(self, branches: Sequence[tuple[Tensor, Tensor, Injection | None]]) -> None:
+        images, contexts, injections = zip(*branches, strict=True)
+        self._count = len(branches)
+        self._images = torch.cat(images)
+        self._contexts = torch.cat(contexts)
+        self._injection = GroupedInjection(injections) if any(injections) else None
+
+    def predict(self, denoiser: Denoiser, noisy: Tensor, time: Tensor) -> tuple[Tensor, ...]:
+        """The predictions of its branches for all images."""
+        predicted = denoiser.predict(
             noisy.repeat(self._count, 1, 1, 1),
             time.expand(self._count * noisy.shape[0]),
             self._images,
             self._contexts,
             self._injection,
         )
-        parts = iter(predicted.chunk(self._count))
-        full, image, none = (next(parts) if needed else None for needed in self._needed)
-        text_scale, image_scale = self._scales
-        return dual_guidance(none, image, full, image_scale, text_scale)
-
-    def _of_needed(self, full: Any, image: Any, none: Any) -> list[Any]:
-        return [each for each, needed in zip((full, image, none), self._needed, strict=True) if needed]
+        return predicted.chunk(self._count)
 
 
 def _schedule(steps: int, alphas_cumprod: Tensor) -> tuple[list[float], list[float]]:

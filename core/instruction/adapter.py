@@ -51,10 +51,15 @@ def check_adapter(adapter: Adapter, segments: int) -> None:
     """Checks names and shapes.
 
     Raises:
-        InstructionError: a tensor's partner is missing, or shapes disagree.
+        InstructionError: a name is none of an adapter, a tensor's partner is missing, or shapes disagree.
     """
     for name, tensor in adapter.items():
         stem, _, side = name.rpartition(".")
+        layer, _, place = stem.rpartition(".")
+        if place not in PLACES or not layer.endswith((".attn1", ".attn2")):
+            raise InstructionError(
+                f"Instruction: its adapter holds {name}, which is no place of an attention layer."
+            )
         partner = f"{stem}.{'up' if side == 'down' else 'down'}"
         if side not in ("down", "up") or partner not in adapter:
             raise InstructionError(f"Instruction: its adapter holds {name} without {partner}.")

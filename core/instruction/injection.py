@@ -20,6 +20,10 @@ from ..errors import InstructionError
 from .adapter import Place, residual
 from .injected_instruction import InjectedInstruction
 from .instruction import Blend, Instruction, WeightedInstruction, parts_of
+from .segment_strengths import segment_factors
+
+# ComfyUI, too, repeats the text states of prompts of different lengths at most as often in one call.
+_MOST_REPETITIONS = 4
 
 
 class InjectedCall(Protocol):
@@ -126,6 +130,14 @@ class Injection:
             return self
         parts = tuple(part.to(device) for part in self.parts)
         return replace(self, parts=parts, strengths=self.strengths.to(device))
+
+    def joins(self, rows: int) -> bool:
+        """Whether plain branches with text states of ``rows`` rows should share a model call with it.
+
+        In one call all text states are repeated to a common length, see ``_of_one_length``. For 93 and 77
+        rows that is 7161, which costs more than a second call.
+        """
+        return math.lcm(rows, *(len(part.context) for part in self.parts)) <= _MOST_REPETITIONS * rows
 
     def begin(self, context: Tensor, timesteps: Tensor) -> "_UniformCall":
         """See ``AnyInjection.begin``."""
@@ -281,7 +293,7 @@ def inject(
             within 0..1000.
     """
     parts = [part for part in parts_of(instruction) if part.weight != 0.0]
-    factors = _segment_factors(instruction, segment_strengths)
+    factors = segment_factors(instruction, segment_strengths)
     scaled = [strength * factor for factor in factors]
     if not all(math.isfinite(value) for value in scaled):
         raise InstructionError(
@@ -312,58 +324,6 @@ def _on_cpu(part: WeightedInstruction) -> InjectedInstruction:
         return InjectedInstruction.text(learned.context, learned.start, learned.rows, part.weight)
     attention = InjectedInstruction.attention(learned.context, learned.start, learned.keys, learned.values)
     return replace(attention.with_adapter(learned.adapter), weight=part.weight)
-
-
-def parse_segment_strengths(text: str) -> list[float] | None:
-    """Reads factors such as "1, 1, 1, 0.5, 0", from low to high noise. None if the text is empty.
-
-    Raises:
-        InstructionError: a factor is not a number.
-    """
-    if not text.strip():
-        return None
-    try:
-        return [float(word) for word in text.replace(";", ",").split(",")]
-    except ValueError as error:
-        raise InstructionError(
-            f"Segment strengths: '{text}' is not a list of numbers ({error}). "
-            "Write for example: 1, 1, 1, 0.5, 0"
-        ) from error
-
-
-def common_segments(instruction: Instruction | Blend) -> int:
-    """Returns how many segment strengths an instruction takes: 1 for a blend of different segments."""
-    counts = _segment_counts(instruction)
-    return counts[0] if len(counts) == 1 else 1
-
-
-def _segment_counts(instruction: Instruction | Blend) -> list[int]:
-    """The different numbers of segments of the parts that act, or of all parts if none acts."""
-    parts = parts_of(instruction)
-    acting = [part for part in parts if part.weight != 0.0]
-    return sorted({part.instruction.info.segments for part in acting or parts})
-
-
-def _segment_factors(
-    instruction: Instruction | Blend, segment_strengths: Sequence[float] | None
-) -> list[float]:
-    """One factor for every segment. A blend of instructions with different segments gets a single one."""
-    counts = _segment_counts(instruction)
-    segments = counts[0] if len(counts) == 1 else 1
-    factors = [1.0] if segment_strengths is None else [float(value) for value in segment_strengths]
-    if len(factors) == 1:
-        return factors * segments
-    if len(counts) > 1:
-        raise InstructionError(
-            f"Segment strengths: the blended instructions have {counts} segments, so their segments are not "
-            "the same. Give one value for all."
-        )
-    if len(factors) != segments:
-        raise InstructionError(
-            f"Segment strengths: {len(factors)} values were given, but the instruction has {segments} "
-            f"segments. Give {segments} values, from low noise to high, or one for all."
-        )
-    return factors
 
 
 def _times(rows: Tensor, factor: Tensor | None) -> Tensor:

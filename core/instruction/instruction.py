@@ -56,9 +56,9 @@ class Instruction:
     """
 
     keys: Mapping[str, Tensor]
-    """Site name -> [j, m, width]; empty in text space."""
+    """Site name -> [j, m, width]; empty in text space, and in an adapter without learned rows."""
     values: Mapping[str, Tensor]
-    """Site name -> [j, m, width]; empty in text space."""
+    """As ``keys``."""
     context: Tensor
     """Text states of the init text, the whole window, [L, D]. Rows outside ``start .. start + m`` are
     frozen."""
@@ -209,8 +209,8 @@ class Blend:
 
     and the same for the values. ``K_cond`` are the keys of the conditioning, ``K_i`` the keys that the i-th
     instruction alone puts in their place. Residuals of adapters are added with the same weights. The weights
-    need not sum to one. Scaling, blending, adding and
-    negating all have this form, see core/instruction/algebra.py.
+    need not sum to one. Scaling, blending, adding and negating all have this form, see
+    core/instruction/algebra.py.
 
     Raises:
         InstructionError: there are no parts, or a weight is not finite.

@@ -18,7 +18,7 @@ CHECKPOINT_SECONDS = 10.0
 """Least seconds before the first checkpoint, and between two."""
 # Largest share of a run's time that is spent on checkpoints.
 _SHARE = 0.02
-_IDENTITY_KEY = "instructbrush.identity"
+IDENTITY_KEY = "instructbrush.identity"
 # Key of older checkpoints, which hold only a digest of their run's identity.
 _OLDER_KEY = "instructbrush.run"
 # Longest value that a message shows, in characters. Digests are longer.
@@ -53,7 +53,7 @@ def save_checkpoint(trainer: Resumable, path: str | Path) -> Path:
     """
     path = Path(path)
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in trainer.state().items()}
-    write_tensors(state, path, {_IDENTITY_KEY: json.dumps(trainer.identity())})
+    write_tensors(state, path, {IDENTITY_KEY: json.dumps(trainer.identity())})
     return path
 
 
@@ -129,11 +129,11 @@ def _difference(metadata: Mapping[str, str], now: Mapping[str, Any]) -> str:
     Raises:
         ValueError: the checkpoint's identity cannot be read.
     """
-    if _OLDER_KEY in metadata and _IDENTITY_KEY not in metadata:
+    if _OLDER_KEY in metadata and IDENTITY_KEY not in metadata:
         return "was written by an older version, which this one cannot resume"
-    if _IDENTITY_KEY not in metadata:
+    if IDENTITY_KEY not in metadata:
         return "is not a checkpoint of a learning run"
-    was = parse_json(metadata[_IDENTITY_KEY])
+    was = parse_json(metadata[IDENTITY_KEY])
     if not isinstance(was, dict):
         raise ValueError("it does not say which run it belongs to")
     wanted = parse_json(json.dumps(now))

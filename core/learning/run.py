@@ -100,7 +100,9 @@ class HeldOutWatch:
                 trainer.denoiser, self._latents, 0, contexts, trainer.injection(), trainer.settings
             )
         self.errors.append((trainer.steps_done, error))
-        if math.isfinite(error) and (self.best is None or error < self.best[1]):
+        # The state before the first step is no result.
+        worth = trainer.steps_done > 0 and math.isfinite(error)
+        if worth and (self.best is None or error < self.best[1]):
             self.best = self.errors[-1]
             self._least = {
                 name: tensor.detach().to("cpu", copy=True) for name, tensor in trainer.parameters.items()

@@ -30,6 +30,9 @@ _FULL_ON_WINDOWS = (39, 112, 1295)
 _NAME_TOO_LONG = 206
 _NO_PATH = 3
 _MOST_ON_WINDOWS = 225
+# Read once: between the two calls the process has another one.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
 
 
 def read_file(path: Path, most: int) -> bytes:
@@ -78,7 +81,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         # Some writers create files for the owner only, but models are shared. Some file systems lack
         # permissions.
         with contextlib.suppress(OSError):
-            temporary.chmod(0o666 & ~_umask())
+            temporary.chmod(0o666 & ~_UMASK)
         patiently(lambda: temporary.replace(path))
     except (OSError, SafetensorError) as error:
         raise write_error(path, error) from error
@@ -314,12 +317,6 @@ def _free_space(folder: Path) -> int | None:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
 
 
 def _new_folder(parent: Path, prefix: str) -> Path:

@@ -20,17 +20,17 @@ def same_ratio(first: Size, second: Size) -> bool:
     return abs(columns * height - width * rows) < max(height, width, rows, columns)
 
 
-def vae_crop(height: int, width: int) -> tuple[int, int, int, int]:
+def vae_crop(height: int, width: int, stride: int = VAE_STRIDE) -> tuple[int, int, int, int]:
     """Returns what ComfyUI's VAEs and InstructPixToPixConditioning keep of an image.
 
-    That is its center, with sides that are multiples of 8.
+    That is its center, with sides that are multiples of the VAE's stride.
 
     Returns:
         top, left, height, width in pixels.
     """
-    top = height % VAE_STRIDE // 2
-    left = width % VAE_STRIDE // 2
-    return top, left, height - height % VAE_STRIDE, width - width % VAE_STRIDE
+    top = height % stride // 2
+    left = width % stride // 2
+    return top, left, height - height % stride, width - width % stride
 
 
 def vae_cropped(image: Tensor) -> Tensor:
@@ -39,11 +39,11 @@ def vae_cropped(image: Tensor) -> Tensor:
     return image if (height, width) == image.shape[:2] else image[top : top + height, left : left + width]
 
 
-def size_before_vae_crop(ratio: Size, cropped: Size) -> Size | None:
+def size_before_vae_crop(ratio: Size, cropped: Size, stride: int = VAE_STRIDE) -> Size | None:
     """Returns a size with the aspect ratio of ``ratio`` that ``vae_crop`` reduces to ``cropped``, or None."""
-    for width in range(cropped[1], cropped[1] + VAE_STRIDE):
+    for width in range(cropped[1], cropped[1] + stride):
         height = round(ratio[0] * width / ratio[1])
-        if vae_crop(height, width)[2:] == cropped:
+        if vae_crop(height, width, stride)[2:] == cropped:
             return height, width
     return None
 

@@ -36,7 +36,8 @@ class RegionConditioning(Node):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="The model for sampling. Models without mask channels use only the image.",
+                    tooltip="The model for sampling. A model without mask channels takes the image alone: "
+                    "connect no mask then.",
                 ),
                 io.Conditioning.Input(
                     "conditioning", tooltip="The encoded words, or an instruction from Apply Instruction."

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 from ....core.errors import InstructBrushError, InstructionError
 from ....core.instruction.file_header import PartHeader, checked_header, parts_in
 from ....core.instruction.inspect import facts
+from ....core.learning.checkpoint import IDENTITY_KEY
 from ....core.models.families import FAMILIES
 from ....core.storage.json_text import parse_json
 from ....core.storage.safetensors_header import read_tensor_header
 from . import examples, listing, paths
 from .model_folders import SUFFIX
 
-CHECKPOINT = ".checkpoint"
-_CHECKPOINT_KEY = "instructbrush.identity"
 _MOST_WORDS = 300
 _MOST_FACT = 2000
 
@@ -49,7 +48,7 @@ def names() -> list[str]:
 def unfinished_names() -> list[str]:
     """Returns the names of unfinished runs, without suffix. A killed run may have only its checkpoint."""
     files = listing.entries(paths.unfinished()).files
-    return sorted({Path(file).stem for file in files if file.endswith((SUFFIX, CHECKPOINT))})
+    return sorted({Path(file).stem for file in files if file.endswith((SUFFIX, paths.CHECKPOINT))})
 
 
 def listed_path(name: str) -> Path:
@@ -108,7 +107,7 @@ def _run(stem: str) -> dict[str, Any]:
     name = f"{paths.UNFINISHED}/{path.name}"
     if os.path.isfile(path):
         return {"name": name, "stem": stem, **_shown(path)}
-    return {"name": name, "stem": stem, **_shown(path.with_suffix(CHECKPOINT))}
+    return {"name": name, "stem": stem, **_shown(path.with_suffix(paths.CHECKPOINT))}
 
 
 def _shown(path: Path) -> dict[str, Any]:
@@ -116,7 +115,7 @@ def _shown(path: Path) -> dict[str, Any]:
     read = _cache.get(path)
     if read is None or read.state != state:
         try:
-            facts_read = _checkpoint(path) if path.suffix == CHECKPOINT else _instruction(path)
+            facts_read = _checkpoint(path) if path.suffix == paths.CHECKPOINT else _instruction(path)
         except InstructBrushError as error:
             facts_read = {"error": str(error)}
         read = _cache[path] = _Read(state, {**facts_read, **_file_facts(path)})
@@ -148,7 +147,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     what = f"Checkpoint '{path.name}'"
     header = read_tensor_header(path, what, InstructionError)
     try:
-        identity = parse_json(header.metadata.get(_CHECKPOINT_KEY, "{}"))
+        identity = parse_json(header.metadata.get(IDENTITY_KEY, "{}"))
     except ValueError as error:
         raise InstructionError(f"{what} is damaged ({error}).") from error
     words = identity.get("words", "") if isinstance(identity, dict) else ""
@@ -173,7 +172,7 @@ def _file_facts(path: Path) -> dict[str, Any]:
 
 
 def _forget_removed() -> None:
-    for path in [path for path in _cache if not os.path.exists(path)]:
+    for path in [path for path in list(_cache) if not os.path.exists(path)]:
         _cache.pop(path, None)
 
 

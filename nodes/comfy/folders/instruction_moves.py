@@ -113,7 +113,7 @@ def _files_of(name: str) -> list[tuple[Path, str]]:
     folder, _, file = name.partition("/")
     stem = file.removesuffix(SUFFIX)
     if folder == paths.UNFINISHED and stem in instruction_cards.unfinished_names():
-        found = [f"{stem}{suffix}" for suffix in (SUFFIX, instruction_cards.CHECKPOINT)]
+        found = [f"{stem}{suffix}" for suffix in (SUFFIX, paths.CHECKPOINT)]
         at = paths.unfinished()
         return [(at / each, f"{folder}/{each}") for each in found if os.path.isfile(at / each)]
     return [(_changeable(name), name)]

@@ -16,6 +16,7 @@ from .model_folders import SUFFIX
 
 INSTRUCTIONS = "instructions"
 UNFINISHED = "unfinished"
+CHECKPOINT = ".checkpoint"
 TRASH = "trash"
 STUDIES = "instructbrush_studies"
 _DEPTH = 4

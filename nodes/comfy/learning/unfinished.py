@@ -41,7 +41,7 @@ class Unfinished:
         self._image = image
         folder = paths.unfinished()
         name = trainer.request.digest()[:12]
-        self._checkpoint = folder / f"{name}.checkpoint"
+        self._checkpoint = folder / f"{name}{paths.CHECKPOINT}"
         self._instruction = folder / f"{name}{paths.SUFFIX}"
         self._damaged = folder / f"{name}.damaged"
 

@@ -8,6 +8,7 @@ from comfy.k_diffusion.sampling import sample_euler_ancestral
 from comfy.model_sampling import ModelSamplingContinuousEDM
 from torch import Tensor
 
+from ....core.devices import to_device
 from ....core.diffusion.schedule import TRAIN_TIMESTEPS, fixed_noise
 from .instruction_patch import train_timesteps
 
@@ -36,7 +37,8 @@ def fixed_noise_sampler(seed: int) -> comfy.samplers.KSAMPLER:
         next_timesteps = iter(positions.round().int().tolist())
 
         def noise_sampler(_: Tensor, __: Tensor) -> Tensor:
-            return fixed_noise(x.shape[1:], next(next_timesteps), seed).to(x).expand_as(x)
+            noise = fixed_noise(x.shape[1:], next(next_timesteps), seed)
+            return to_device(noise, x.device).to(x.dtype).expand_as(x)
 
         return sample_euler_ancestral(model, x, sigmas, noise_sampler=noise_sampler, **options)
 

@@ -107,9 +107,9 @@ class EditGuider(comfy.samplers.CFGGuider):
     def _predict_with_patches(
         self, needs_none: bool, x: Tensor, timestep: Tensor, options: dict[str, Any]
     ) -> Tensor:
-        """Eq. 3 as ``[image + s_T (full - image)] + (s_I - 1) (image - none)``.
+        """Eq. 3. The MODEL's functions compute ``image + s_T (full - image)``, as in KSampler.
 
-        The MODEL's functions compute the first part, as in KSampler.
+        With that as the full prediction, Eq. 3 with s_T = 1 adds the rest.
         """
         conds: list[Any] = [self.conds["positive"], self.conds["middle"]]
         replace = options.get("sampler_calc_cond_batch_function")
@@ -136,7 +136,7 @@ class EditGuider(comfy.samplers.CFGGuider):
             cond=conds[0],
             uncond=conds[1],
         )
-        return guided + (self.image_scale - 1) * (image - none) if needs_none else guided
+        return dual_guidance(none, image, guided, self.image_scale, 1.0) if needs_none else guided
 
     def _warn_of_latent(self, noise: Tensor, latent_image: Tensor, sigmas: Tensor) -> None:
         sampling: Any = self.model_patcher.get_model_object("model_sampling")

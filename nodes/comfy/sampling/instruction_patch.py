@@ -49,6 +49,8 @@ class AttachedInstruction:
         self.states = states
         """Text states of the entry when the instruction was attached."""
         self.replaces_states = injection.replaces_conditioning
+        self.joins_others = injection.joins(states.shape[1])
+        """Entries without an instruction should share its model call."""
         self.edm = model.family.prediction == "edm_v"
         self.announced = False
         """A call was announced and has not fetched the injection yet."""
@@ -88,7 +90,7 @@ class _Attachment(CONDConstant):
     """An ``AttachedInstruction`` or None as a ComfyUI condition. A batch gets a tuple, one for each entry."""
 
     def can_concat(self, other: "_Attachment") -> bool:
-        return True
+        return all(each.cond is None or each.cond.joins_others for each in (self, other))
 
     def concat(self, others: "list[_Attachment]") -> tuple[AttachedInstruction | None, ...]:
         attached = (self.cond, *(other.cond for other in others))
@@ -134,7 +136,9 @@ def mark_applied(conditioning: Conditioning, scales: tuple[float, float] | None)
 
 def scales_of(conditioning: Conditioning) -> tuple[float, float] | None:
     """Mean of the scales of a CONDITIONING's instructions; None if one's are unknown, or there is none."""
-    found = [options[APPLIED] for _, options in conditioning if APPLIED in options]
+    marks = [options[APPLIED] for _, options in conditioning if APPLIED in options]
+    # An instruction in CLIP space has one entry for each of its intervals, all with the same mark.
+    found = list({id(mark): mark for mark in marks}.values())
     if not found or None in found:
         return None
     text, image = (sum(each) / len(found) for each in zip(*found, strict=True))

@@ -17,10 +17,12 @@ from torch import Tensor
 from ....core.diffusion.region_blending import blend, blended_states
 from ....core.errors import RegionError
 from ....core.regions.masks import fit_mask, mask_batch
-from ....core.storage.image_sizes import size_before_vae_crop, vae_crop
+from ....core.storage.image_sizes import VAE_STRIDE, size_before_vae_crop, vae_crop
 
 KEY = "instructbrush_region"
-_STRIDE = 8
+# Of VAEs: Stable Diffusion's and most others', then those of models with larger latent pixels. ComfyUI scales
+# the mask to the latent, so only the crop depends on it.
+_STRIDES = (VAE_STRIDE, 16, 32)
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +67,8 @@ def keep_region(model: ModelPatcher, every: int) -> ModelPatcher:
 def with_region(latent: dict[str, Any], mask: Tensor) -> dict[str, Any]:
     """Returns a LATENT with a noise mask.
 
-    ComfyUI crops images whose sides are not multiples of 8. A mask of such an image, at any resolution, is
-    cropped alike.
+    ComfyUI crops images whose sides are not multiples of the VAE's stride. A mask of such an image, at any
+    resolution, is cropped alike.
 
     Args:
         latent: the LATENT of the source. It is not changed.
@@ -81,13 +83,16 @@ def with_region(latent: dict[str, Any], mask: Tensor) -> dict[str, Any]:
             "Region Edit: the LATENT is empty, so there is no image to keep outside the mask. "
             "Connect VAE Encode of the image that is edited, not the empty latent of a conditioning node."
         )
-    height = samples.shape[-2] * _STRIDE
-    width = samples.shape[-1] * _STRIDE
     mask = mask_batch(mask)
-    full_size = size_before_vae_crop((mask.shape[-2], mask.shape[-1]), (height, width))
-    if full_size is not None:
-        top, left, _, _ = vae_crop(*full_size)
-        mask = fit_mask(mask, *full_size, len(mask))[:, top : top + height, left : left + width]
+    for stride in _STRIDES:
+        height, width = (side * stride for side in samples.shape[-2:])
+        full_size = size_before_vae_crop((mask.shape[-2], mask.shape[-1]), (height, width), stride)
+        if full_size is not None:
+            top, left, _, _ = vae_crop(*full_size, stride)
+            mask = fit_mask(mask, *full_size, len(mask))[:, top : top + height, left : left + width]
+            break
+    else:
+        height, width = (side * VAE_STRIDE for side in samples.shape[-2:])
     return {**latent, "noise_mask": fit_mask(mask, height, width, len(samples)).reshape(-1, 1, height, width)}
 
 

@@ -169,6 +169,27 @@ def test_composition_may_exceed_the_text_window(comfy):
     )
 
 
+def test_a_composition_is_no_burden_for_the_other_branches(comfy, monkeypatch):
+    """33 rows and 32 of the words have 1056 in common: ComfyUI calls the model twice instead."""
+    first, second = (instruction(comfy, seed, tokens=1) for seed in (1, 2))
+    both = made(comfy, "InstructBrushCompose", first=first, second=second)
+    attached = comfy.pack("nodes.comfy.sampling.instruction_patch")
+    prepared, lengths = attached.prepare_call, []
+
+    def noted(injection, sites, timesteps, context, options):
+        context, options = prepared(injection, sites, timesteps, context, options)
+        lengths.append(context.shape[1])
+        return context, options
+
+    monkeypatch.setattr(attached, "prepare_call", noted)
+    apart = edited(comfy, both)
+    assert lengths == [33] * 2
+    monkeypatch.setattr(comfy.pack("core.instruction.injection").Injection, "joins", lambda *_: True)
+    comfy.forget()
+    together = edited(comfy, both)
+    assert lengths == [33] * 2 + [1056] * 2 and close(apart, together)
+
+
 def test_rejects_composing_two_spaces(comfy):
     assert error_of(
         comfy, "InstructBrushCompose", first=instruction(comfy), second=text_instruction(comfy)

@@ -227,6 +227,23 @@ def test_a_conditioning_brings_the_scales_of_its_instruction(comfy, space):
     assert (guider.text_scale, guider.image_scale) == (1.1, 1.3)
 
 
+def test_every_instruction_of_a_conditioning_counts_once(comfy):
+    """In CLIP space an instruction has an entry for each segment."""
+    graph = comfy.graph()
+    parts = Parts(graph)
+    words, _, _ = conditioned(graph, parts, comfy.give(graph, make_image()))
+    branches = []
+    for space, scale in (("text", 2.0), ("attention", 1.0)):
+        learned = learned_in(comfy, space)
+        learned = replace(learned, info=replace(learned.info, text_scale=scale, image_scale=scale))
+        parts.model, branch = applied(graph, comfy, parts.model, words, learned)
+        branches.append(branch)
+    both = graph.node("ConditioningCombine", conditioning_1=branches[0], conditioning_2=branches[1]).out(0)
+    (entries,) = comfy.values(graph, both)
+    assert len(entries) > 2
+    assert comfy.pack("nodes.comfy.sampling.instruction_patch").scales_of(entries) == (1.5, 1.5)
+
+
 def in_region(comfy, graph, noise):
     parts = Parts(graph)
     source = graph.node("VAEEncode", pixels=comfy.give(graph, make_image()), vae=parts.vae).out(0)

@@ -178,6 +178,24 @@ def test_uses_the_best_held_out_state(comfy, monkeypatch):
         assert same(best, comfy.values(graph, node.out(0))[0])
 
 
+def test_the_state_before_the_first_step_is_never_the_best(comfy, monkeypatch):
+    """It is measured, but the button is not offered before a step was measured."""
+    ask = comfy.pack("nodes.comfy.learning.active").ask
+    errors = iter([0.1, 0.5])
+    monkeypatch.setattr(comfy.pack("core.learning.run"), "held_out_error", lambda *_: next(errors))
+
+    def early(run):
+        with pytest.raises(comfy.pack("core.errors").LearningError, match="'best' is not possible now"):
+            ask(run["node"], run["run"], "best")
+
+    with after_step(comfy, 3, early):
+        graph, node = node_of(comfy, steps=6, seed=56, preview_every=6, hold_out=1)
+        run = comfy.run(graph, node.out(0))
+    assert run.values[0].info.steps == 6 and "ending" not in run.values[0].info.settings
+    shown = [message["held_out"] for message in run.data("instructbrush.learn") if "held_out" in message]
+    assert shown[-1] == [(0, 0.1), (6, 0.5)]
+
+
 def test_learns_the_same_with_a_held_out_pair_that_is_measured(comfy):
     given = pairs(comfy)
     settings = {"seed": 44, "preview_every": 1}
@@ -202,7 +220,8 @@ def test_a_reloaded_page_gets_the_whole_run_and_nothing_when_it_is_over(comfy):
     assert shown["phase"] == "learning" and shown["node"] == node.id
     assert shown["first"] == 0 and len(shown["losses"]) == shown["step"] == 4
     assert [step for step, _ in shown["previews"]] == [2, 4] and len(shown["pair"]) == 2
-    assert shown["actions"] == ("use", "later", "best")
+    # At step 4 only the state before the first step was measured.
+    assert shown["actions"] == ("use", "later")
     assert request(comfy, "GET") == (200, {"runs": []})
 
 

@@ -346,6 +346,22 @@ def test_scales_masks_of_another_resolution(comfy, rows, columns):
     )
 
 
+def test_crops_masks_as_vaes_with_larger_pixels_do(comfy):
+    """A VAE of stride 32 makes 16 x 16 of 543 x 512 pixels, whose upper 15 rows it cuts off."""
+    graph = comfy.graph()
+    mask = torch.zeros(1, 543, 512)
+    mask[:, : 15 + 256] = 1
+    node = graph.node(
+        "InstructBrushRegionEdit",
+        model=Parts(graph).model,
+        latent=comfy.give(graph, {"samples": torch.ones(1, 4, 16, 16)}),
+        mask=comfy.give(graph, mask),
+        blend_every=2,
+    )
+    kept = comfy.values(graph, node.out(1))[0]["noise_mask"]
+    assert kept.shape == (1, 1, 512, 512) and kept[..., :256, :].all() and not kept[..., 256:, :].any()
+
+
 def test_tells_when_the_latent_is_not_connected(comfy):
     graph = comfy.graph()
     parts = Parts(graph)

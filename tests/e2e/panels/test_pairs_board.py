@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from io import BytesIO
 
 import pytest
@@ -221,6 +222,24 @@ def test_masks_partners_and_problems(vue, server, open_page, shots):
     page.wait_for_selector(".ib-pair[data-key='a'] .ib-pair-mask")
     assert (where / "a_mask.png").read_bytes() == file.getvalue()
     assert (trash / "a_mask_2.png").read_bytes() == again
+    # Of two at once, the second is used, and the first is in the trash, too.
+    fourth, fifth = (picture(shade, kind="PNG") for shade in (40, 80))
+    drop(page, [("fourth.png", fourth)], ".ib-pair[data-key='a'] img")
+    drop(page, [("fifth.png", fifth)], ".ib-pair[data-key='a'] img")
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and (where / "a_mask.png").read_bytes() != base64.b64decode(fifth):
+        page.wait_for_timeout(50)
+    assert (where / "a_mask.png").read_bytes() == base64.b64decode(fifth)
+    assert (trash / "a_mask_4.png").read_bytes() == base64.b64decode(fourth)
+    wait_for(page, "5 pairs")
+    # A mask that is not uploaded says where the old one is.
+    page.route("**/upload/image", lambda route: route.fulfill(status=413, body="too large"))
+    drop(page, [("sixth.png", fourth)], ".ib-pair[data-key='a'] img")
+    expect(page.locator(".ib-pairs-says")).to_contain_text("instructbrush_trash/pairs")
+    page.unroute("**/upload/image")
+    (trash / "a_mask_5.png").rename(where / "a_mask.png")
+    drop(page, [("seventh.png", fourth)], ".ib-pair[data-key='a'] img")
+    page.wait_for_selector(".ib-pair[data-key='a'] .ib-pair-mask")
     press(page, "a", "mask")
     assert board(page) == {"no_mask": ["a"]} and page.locator(".ib-pair-mask").count() == 0
     press(page, "a", "mask")

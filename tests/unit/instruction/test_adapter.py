@@ -197,6 +197,10 @@ def test_rejects_adapters_that_do_not_fit(editor: DiffusersEditor) -> None:
         replace(learned, adapter=alone)
     with pytest.raises(InstructionError, match=r"expected \[1 or 5 segments, rank, width\]"):
         replace(learned, adapter={**learned.adapter, name: learned.adapter[name].repeat(2, 1, 1)})
+    for odd in ("mid_block.conv.q", name.rpartition(".")[0] + "x"):
+        both = {f"{odd}.{side}": torch.zeros(1, 2, 64) for side in ("down", "up")}
+        with pytest.raises(InstructionError, match="which is no place of an attention layer"):
+            replace(learned, adapter={**learned.adapter, **both})
     with pytest.raises(InstructionError, match="must hold an adapter"):
         replace(learned, adapter={})
     wide = {**learned.adapter, name: learned.adapter[name].repeat(1, 1, 2)}

@@ -10,7 +10,6 @@ from instructbrush.core.instruction.injected_instruction import InjectedInstruct
 from instructbrush.core.instruction.injection import (
     AnyInjection,
     GroupedInjection,
-    common_segments,
     inject,
 )
 from instructbrush.core.instruction.instruction import (
@@ -19,6 +18,7 @@ from instructbrush.core.instruction.instruction import (
     InstructionInfo,
     WeightedInstruction,
 )
+from instructbrush.core.instruction.segment_strengths import common_segments
 
 LENGTH = 12
 WIDTH = 6

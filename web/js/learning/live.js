@@ -74,7 +74,21 @@ export function showMessage(message) {
 
 async function act(node, action, run) {
   await post(ROUTE, { node, run, action });
-  if (action === "on" && (await app.queuePrompt(0)) === false) throw new Error(translate("Nothing was run."));
+  if (action === "on") await runGraph();
+}
+
+/** Runs the graph. What queuePrompt returns also depends on other nodes and other requests. */
+async function runGraph() {
+  const waits = app.processingQueue;
+  let queued = false;
+  const note = () => (queued = true);
+  api.addEventListener("promptQueued", note);
+  try {
+    await app.queuePrompt(0);
+  } finally {
+    api.removeEventListener("promptQueued", note);
+  }
+  if (!queued && !waits) throw new Error(translate("Nothing was run."));
 }
 
 /** Returns the Load Edit Pairs that the node's pairs come from, or undefined. */

@@ -8,6 +8,9 @@ import { chosenImages, droppedImages, hasFiles, upload } from "./uploads.js";
 const NEW_FOLDER = "my_pairs";
 
 export class Additions {
+  /** The mask that is added now. */
+  #masks = Promise.resolve();
+
   /** `board` is the PairsBoard that shows the images. */
   constructor(board) {
     this.board = board;
@@ -94,8 +97,15 @@ export class Additions {
     this.#pick((images) => this.#addMask(pair, images), false);
   }
 
-  async #addMask(pair, images) {
+  /** Adds masks one after the other: one of two for the same pair would be overwritten. */
+  #addMask(pair, images) {
     const { survey } = this.board;
+    const done = this.#masks.then(() => this.#replaceMask(pair, images, survey));
+    this.#masks = done.catch(() => {});
+    return done;
+  }
+
+  async #replaceMask(pair, images, survey) {
     let reason = "";
     if (images.length !== 1) reason = TEXTS.oneMask();
     else if (!survey.own) reason = TEXTS.notOwn();
@@ -118,8 +128,9 @@ export class Additions {
       this.board.refresh();
       return;
     }
-    await this.#upload([{ file: images[0].file, path: pair.mask_place }], folder, true);
-    this.board.useMask(pair.key);
+    const uploaded = await this.#upload([{ file: images[0].file, path: pair.mask_place }], folder, true);
+    if (uploaded) this.board.useMask(pair.key);
+    else if (trashed) this.failure.sentence += ` ${TEXTS.oldMask()}`;
     this.board.refresh();
   }
 

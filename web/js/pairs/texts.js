@@ -29,6 +29,7 @@ export const TEXTS = {
   oneMask: () => translate("Drop one mask image on a pair."),
   noMaskPlace: () => translate("A list names the images of this folder. Write the mask into the list, too."),
   maskMoved: () => translate("The folder has changed, so the mask was not replaced. Add it again."),
+  oldMask: () => translate("The old mask is in ComfyUI's output folder, in instructbrush_trash/pairs."),
   notOwn: () =>
     translate("Examples of the pack cannot be changed. Drop your images to make a folder of your own."),
   unreadable: (reason) => translate("The dropped files cannot be read: {reason}", { reason }),

@@ -150,7 +150,7 @@ function addRule(name, least, most, word) {
     rules = sheet.sheet;
   }
   const values = `[aria-valuemin="${least}"][aria-valuemax="${most}"][aria-valuenow="${least}"]`;
-  const field = `input[role="spinbutton"]${values}:not(:focus)`;
+  const field = `input[role="spinbutton"]${values}:not(:focus, :disabled)`;
   const labelled = `[aria-label="${name}"]`;
   rules.insertRule(`${labelled} ${field} { color: transparent; }`);
   const covered = "position: absolute; inset: 0; padding: 4px; pointer-events: none;";
