@@ -59,6 +59,15 @@ def picture(shade, size=(64, 48), kind="JPEG"):
     return base64.b64encode(file.getvalue()).decode()
 
 
+def wait_for_content(page, path, picture):
+    """Waits until a file holds a picture. It may be missing in between."""
+    wanted = base64.b64decode(picture)
+    deadline = time.monotonic() + 20
+    while not path.is_file() or path.read_bytes() != wanted:
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(50)
+
+
 def put(server, folder, **sizes):
     for name, size in sizes.items():
         path = server.base / "input" / folder / f"{name}.png"
@@ -226,10 +235,7 @@ def test_masks_partners_and_problems(vue, server, open_page, shots):
     fourth, fifth = (picture(shade, kind="PNG") for shade in (40, 80))
     drop(page, [("fourth.png", fourth)], ".ib-pair[data-key='a'] img")
     drop(page, [("fifth.png", fifth)], ".ib-pair[data-key='a'] img")
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and (where / "a_mask.png").read_bytes() != base64.b64decode(fifth):
-        page.wait_for_timeout(50)
-    assert (where / "a_mask.png").read_bytes() == base64.b64decode(fifth)
+    wait_for_content(page, where / "a_mask.png", fifth)
     assert (trash / "a_mask_4.png").read_bytes() == base64.b64decode(fourth)
     wait_for(page, "5 pairs")
     # A mask that is not uploaded says where the old one is.
