@@ -123,9 +123,9 @@ def test_keeps_the_best_candidate_and_says_which_threshold_failed(tmp_path: Path
     function = top_bench_stages(settings(model, IP2P_THRESHOLDS))[0].start()
     with pytest.raises(Refused, match="is too low|changes nothing"):
         function(row)
-    # Of two and of four candidates, the first two are the same.
+    # Of two and of four candidates, the first two are the same, up to the rounding of batches of other sizes.
     (fewer,) = top_bench_stages(settings(model))[0].start()(row)
-    assert fewer["clip_sim_dir"] <= kept["clip_sim_dir"]
+    assert fewer["clip_sim_dir"] <= kept["clip_sim_dir"] + 1e-3
 
 
 def test_edits_anchors_with_the_built_in_editor(tmp_path: Path) -> None:
