@@ -43,7 +43,7 @@ def learned(words, family="pocket", space="attention", steps=400, wanted=400):
     adapter = {}
     if space == "adapter":
         down, up = torch.zeros(1, 4, 4), torch.zeros(1, 4, 4)
-        adapter = {f"{site}.to_q.down": down, f"{site}.to_q.up": up}
+        adapter = {f"{site}.q.down": down, f"{site}.q.up": up}
     return Instruction(rows, rows, context, 1, info, adapter=adapter)
 
 
