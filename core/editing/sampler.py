@@ -26,8 +26,8 @@ def edit_latents(
     settings: SamplingSettings = DEFAULT_SAMPLING,
     region: Region | None = None,
 ) -> Tensor:
-    """Samples the edit of each image by Eq. 3, with one model call per step for all images and branches, or two
-    if ``Injection.joins`` says so.
+    """Samples the edit of each image by Eq. 3, with one model call per step for all images and branches, or
+    two if ``Injection.joins`` says so.
 
     Branches whose coefficient is zero are not computed: with s_T = s_I = 1 the instructed branch alone is.
     The noise levels are those of the model's schedule. The loop never waits for the device. An image's result
