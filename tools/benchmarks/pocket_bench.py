@@ -53,10 +53,9 @@ TEST_SEED = 12
 STEPS = 250
 """Learning steps of all methods but those with the paper's settings."""
 SPLITS = {"test": TEST, "development": DEVELOPMENT}
-COMPARED = ("words", "visii", "instructbrush", "adapter", "lora_r4")
+COMPARED = ("words", "visii", "instructbrush", "adapter", "lora_r4", "lora_r16")
 """Methods that run with every seed."""
 ONCE = (
-    "lora_r16",
     "instructbrush_paper",
     "instructbrush_paper_guided",
     "no_attention",
