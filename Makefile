@@ -27,9 +27,11 @@ test: setup
 NEWEST := .comfyui/newest
 COMFYUI_SOURCE ?= https://github.com/comfyanonymous/ComfyUI
 test-newest:
-	git -C $(NEWEST) pull -q --ff-only || git clone -q --depth 1 $(COMFYUI_SOURCE) $(NEWEST)
-	COMFYUI=$(abspath $(NEWEST)) $(MAKE) test
+	test -d $(NEWEST) || git clone -q --depth 1 $(COMFYUI_SOURCE) $(NEWEST)
+	git -C $(NEWEST) pull -q --ff-only
+	COMFYUI="$(CURDIR)/$(NEWEST)" $(MAKE) test
 
+# Pyright looks for ComfyUI in .comfyui/ComfyUI, which setup without COMFYUI unpacks.
 lint: setup
 	$(ENV)/ruff check .
 	$(ENV)/ruff format --check .

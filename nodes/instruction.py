@@ -179,7 +179,8 @@ def _save_elsewhere(instruction: Instruction | Blend, name: str, error: StorageE
 
 
 def _preview(image: Image.Image | None) -> dict[str, list[Any]]:
-    return previews([from_image(image)] if image else [])
+    # ComfyUI joins the output of lists by the keys of the first.
+    return {"images": [], **previews([from_image(image)] if image else [])}
 
 
 def _remark(instruction: Instruction, weight: float) -> str:

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..core.pairs.board import Board
 from ..core.pairs.pairs import Fit, load_pairs, make_pairs
+from .comfy.encoders.progress import node_progress
 from .comfy.folders import paths
 from .comfy.models.loading import POCKET_NAME, family_of, load_model, model_names, model_path
 from .shared.node import FileFingerprints, NameChoice, Node, check_names
@@ -107,6 +108,7 @@ class LoadEditPairs(Node):
                 *("pairs board", "drop images", "own photos", "instructbrush", "learn edit"),
             ],
             has_intermediate_output=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 NameChoice(
                     "folder",
@@ -167,7 +169,13 @@ class LoadEditPairs(Node):
     @classmethod
     def execute(cls, folder: str, size: int, fit: Fit = "stop", board: str = "") -> io.NodeOutput:
         _FILES.record(folder)
-        pairs = load_pairs(paths.pairs_path(folder), size or None, fit, board=Board.parse(board))
+        pairs = load_pairs(
+            paths.pairs_path(folder),
+            size or None,
+            fit,
+            board=Board.parse(board),
+            progress=node_progress(cls.hidden.unique_id),
+        )
         return io.NodeOutput(
             pairs,
             [pair.before[None] for pair in pairs],

@@ -50,6 +50,7 @@ class JudgePreference(Node):
                 "blind test",
                 "best of four",
             ],
+            is_input_list=True,
             is_output_node=True,
             inputs=[
                 io.String.Input(
@@ -61,8 +62,8 @@ class JudgePreference(Node):
                 io.Image.Input(
                     "first",
                     optional=True,
-                    tooltip="Results of the first method. A study that was started before can continue "
-                    "without connected images.",
+                    tooltip="Results of the first method: a batch, or a list, whose images may differ in "
+                    "size. A study that was started before can continue without connected images.",
                 ),
                 io.Image.Input(
                     "second",
@@ -173,51 +174,52 @@ class JudgePreference(Node):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, study: str | None = None, **_rest: Any) -> str:
+    def fingerprint_inputs(cls, study: Sequence[str | None] = (None,), **_rest: Any) -> str:
         # Another prompt may have stored judgements since the last run.
-        return _FILES.fingerprint(study)
+        return _FILES.fingerprint(study[0])
 
     @classmethod
     def execute(
         cls,
-        study: str,
-        first: torch.Tensor | None = None,
-        second: torch.Tensor | None = None,
-        third: torch.Tensor | None = None,
-        fourth: torch.Tensor | None = None,
-        source: torch.Tensor | None = None,
-        first_name: str = "method A",
-        second_name: str = "method B",
-        third_name: str = "method C",
-        fourth_name: str = "method D",
-        instructions: str = "",
-        seed: int = 0,
-        judgements: str = "",
-        vote: Vote = "pairs",
-        criteria: str = "",
+        study: Sequence[str],
+        first: Sequence[torch.Tensor] = (),
+        second: Sequence[torch.Tensor] = (),
+        third: Sequence[torch.Tensor] = (),
+        fourth: Sequence[torch.Tensor] = (),
+        source: Sequence[torch.Tensor] = (),
+        first_name: Sequence[str] = ("method A",),
+        second_name: Sequence[str] = ("method B",),
+        third_name: Sequence[str] = ("method C",),
+        fourth_name: Sequence[str] = ("method D",),
+        instructions: Sequence[str] = ("",),
+        seed: Sequence[int] = (0,),
+        judgements: Sequence[str] = ("",),
+        vote: Sequence[Vote] = ("pairs",),
+        criteria: Sequence[str] = ("",),
     ) -> io.NodeOutput:
-        _FILES.record(study)
-        folder = paths.study_folder(study)
-        inputs = [(first_name, first), (second_name, second), (third_name, third), (fourth_name, fourth)]
-        methods = [
-            (name.strip(), image_batch(images, f"'{name}'", EvaluationError))
-            for name, images in inputs
-            if images is not None
+        _FILES.record(study[0])
+        folder = paths.study_folder(study[0])
+        inputs = [
+            (first_name[0], first),
+            (second_name[0], second),
+            (third_name[0], third),
+            (fourth_name[0], fourth),
         ]
+        methods = [(name.strip(), _images(given, f"'{name}'")) for name, given in inputs if given]
         if not methods:
             stored = Study.open(folder)
             rated_methods = stored.methods[:2]
-        elif first is None or second is None:
+        elif not first or not second:
             raise EvaluationError(
                 "Judge Preference: connect both first and second, or connect no images to continue a study "
                 "that was started before."
             )
         else:
-            sources = None if source is None else image_batch(source, "Source", EvaluationError)
-            voting = Voting(vote, tuple(each.strip() for each in criteria.split(",") if each.strip()))
-            stored = Study.begin(folder, _items(methods, sources, instructions), seed, voting)
+            items = _items(methods, _images(source, "Source"), "\n".join(instructions))
+            voting = Voting(vote[0], tuple(each.strip() for each in criteria[0].split(",") if each.strip()))
+            stored = Study.begin(folder, items, seed[0], voting)
             rated_methods = tuple(name for name, _ in methods[:2])
-        events, remark = _read_judgements(judgements, stored)
+        events, remark = _read_judgements(judgements[0], stored)
         left_out = stored.add_events(events)
         if left_out:
             remark = f"{len(left_out)} judgements were left out: {left_out[0]}."
@@ -228,8 +230,13 @@ class JudgePreference(Node):
         return io.NodeOutput(report, *figures, ui={"preference": [_panel_data(stored, event_ids, remark)]})
 
 
+def _images(given: Sequence[torch.Tensor], name: str) -> list[torch.Tensor]:
+    """The images [H, W, 3] of a batch or a list."""
+    return [image[..., :3] for images in given for image in image_batch(images, name, EvaluationError)]
+
+
 def _items(
-    methods: list[tuple[str, torch.Tensor]], source: torch.Tensor | None, instructions: str
+    methods: list[tuple[str, list[torch.Tensor]]], sources: list[torch.Tensor], instructions: str
 ) -> list[StudyItem]:
     counts = {name: len(images) for name, images in methods}
     if len(counts) < len(methods):
@@ -244,9 +251,9 @@ def _items(
             "number for each, in the same order."
         )
     (count,) = set(counts.values())
-    if source is not None and len(source) not in (1, count):
+    if len(sources) not in (0, 1, count):
         raise EvaluationError(
-            f"Judge Preference: {len(source)} source images do not fit {count} results. Connect one for "
+            f"Judge Preference: {len(sources)} source images do not fit {count} results. Connect one for "
             "each, or one for all."
         )
     lines = [line.strip() for line in instructions.strip().splitlines()]
@@ -258,9 +265,9 @@ def _items(
     return [
         StudyItem(
             id=str(index),
-            results={name: images[index, ..., :3] for name, images in methods},
+            results={name: images[index] for name, images in methods},
             instruction=lines[index % len(lines)] if lines else "",
-            source=None if source is None else source[index % len(source), ..., :3],
+            source=sources[index % len(sources)] if sources else None,
         )
         for index in range(count)
     ]

@@ -18,6 +18,9 @@ os.environ.update(
     DO_NOT_TRACK="1",
     TOKENIZERS_PARALLELISM="false",
 )
+# Commands take a GPU if there is one; the tests compare with results of the CPU.
+if not os.environ.get("INSTRUCTBRUSH_TEST_DEVICE", "").startswith("cuda"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # `python -m pytest` adds the working folder, where nodes/ would shadow ComfyUI's nodes.py.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != REPOSITORY]
 

@@ -114,6 +114,9 @@ class ComfyServer:
         self.command += [
             "--base-directory",
             str(self.base),
+            # Else it is in ComfyUI's own folder, which may be a user's.
+            "--database-url",
+            f"sqlite:///{(self.base / 'user' / 'comfyui.db').as_posix()}",
             "--disable-api-nodes",
             "--disable-auto-launch",
             *arguments,

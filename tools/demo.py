@@ -204,11 +204,11 @@ def summarise(results: Sequence[Result], seconds: float) -> dict[str, Any]:
 
 def main() -> int:
     """Runs all effects. Returns 0 if every learned edit is nearer to the truth than its input."""
-    shutil.rmtree(OUT, ignore_errors=True)
-    OUT.mkdir(parents=True)
     started = time.monotonic()
     results = []
     with ComfyServer(COMFYUI_FOLDER / "demo", arguments=device_arguments()) as server:
+        shutil.rmtree(OUT, ignore_errors=True)
+        OUT.mkdir(parents=True)
         for name in SHOWN:
             result = run_effect(server, EFFECTS[name])
             results.append(result)
@@ -219,9 +219,10 @@ def main() -> int:
             seconds = f"({result.seconds_learning:.0f} s learning)"
             print(f"{name:<20} {effect.scope:<7} {effect.subject:<6} {figures}  {seconds}", flush=True)
             shutil.copy(server.base / "output" / "instructions" / "demo" / f"{name}.safetensors", OUT)
-    draw_grid(results, OUT / "grid.png")
-    summary = summarise(results, time.monotonic() - started)
-    (OUT / "report.json").write_text(json.dumps(summary, indent=2) + "\n")
+            # After every effect, so that a failure leaves the others.
+            draw_grid(results, OUT / "grid.png")
+            summary = summarise(results, time.monotonic() - started)
+            (OUT / "report.json").write_text(json.dumps(summary, indent=2) + "\n")
     print(f"grid: {(OUT / 'grid.png').relative_to(REPO)}")
     print(json.dumps(summary), flush=True)
     return 0 if all(result.figures["learned_psnr"] > result.figures["copy_psnr"] for result in results) else 1

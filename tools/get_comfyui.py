@@ -11,7 +11,7 @@ unmodified tree in vendor/ComfyUI.
 
 With COMFYUI, the script reads the environment of that tree (its venv, or COMFYUI_PYTHON) and never writes to
 it: .venv sees its packages through a .pth file, missing packages go into .venv, and torch is pinned to the
-installed build. If the tree has no environment, its requirements are installed into .venv.
+installed build. If there is no environment, the tree's requirements are installed into .venv.
 
 Every step can be killed and run again: the tree appears by one rename, and the stamp is written last.
 """
@@ -105,13 +105,15 @@ def output_of(python: Path, code: str) -> str:
 def make_venv(python: Path | None) -> None:
     """Creates .venv unless it exists and works. `python`: the base interpreter, None for the running one."""
     inner = venv_python(VENV)
+    # A torch of its own in .venv would hide that of another environment.
     if (
         inner.is_file()
+        and read_stamp().get("foreign python", str(python or "")) == str(python or "")
         and subprocess.run([str(inner), "-m", "pip", "--version"], capture_output=True).returncode == 0
     ):
         return
     print("creating .venv", flush=True)
-    # --clear, because a killed creation leaves a folder without pip.
+    # --clear, because a killed creation leaves a folder without pip, and to remove packages.
     run(python or sys.executable, "-m", "venv", "--clear", VENV)
 
 
@@ -178,6 +180,11 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def read_stamp() -> dict[str, str]:
+    """Returns what the last complete setup installed for; empty without one."""
+    return json.loads(STAMP.read_text(encoding="utf-8")) if STAMP.is_file() else {}
+
+
 def expected_stamp(root: Path, python: Path | None) -> dict[str, str]:
     """Returns what the installed packages depend on. Setup is complete when the stamp equals it."""
     files = (
@@ -196,7 +203,7 @@ def expected_stamp(root: Path, python: Path | None) -> dict[str, str]:
 def install(root: Path, python: Path | None) -> None:
     """Installs the requirements of ComfyUI, the pack and its contributors into .venv, and the pack itself."""
     stamp = expected_stamp(root, python)
-    if STAMP.is_file() and json.loads(STAMP.read_text(encoding="utf-8")) == stamp:
+    if read_stamp() == stamp:
         return
     pip = (venv_python(VENV), "-m", "pip", "install", "-qq", "--disable-pip-version-check")
     print("installing packages into .venv (a minute or two the first time)", flush=True)
@@ -259,13 +266,20 @@ def main() -> None:
     if sys.version_info < (3, 10):  # noqa: UP036 - this script runs before anything has checked
         raise SystemExit(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}")
     root = comfyui_root()
+    chosen = os.environ.get("COMFYUI")
     python = None
-    if "COMFYUI" in os.environ:
+    if chosen:
         check_tree(root)
         python = foreign_python(root)
+        if python is None:
+            print(
+                f"no Python environment in {root}: its packages are installed into .venv."
+                " COMFYUI_PYTHON=/path/to/python uses those that you have.",
+                flush=True,
+            )
     make_venv(python)
     show_foreign_packages(python)
-    if "COMFYUI" not in os.environ:
+    if not chosen:
         unpack_comfyui()
     version = check_tree(root)
     install(root, python)

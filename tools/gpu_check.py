@@ -131,8 +131,7 @@ def flags() -> dict[str, Any]:
 def _try(flag: str) -> str:
     base = COMFYUI_FOLDER / "gpu-check" / (flag.strip("-") or "default")
     shutil.rmtree(base, ignore_errors=True)  # else an unfinished run of an earlier call is resumed
-    # Servers that run at the same time must not share ComfyUI's database.
-    arguments = [*device_arguments(), "--database-url", "sqlite:///:memory:"]
+    arguments = device_arguments()
     if flag:
         arguments.append(flag)
     started = time.monotonic()

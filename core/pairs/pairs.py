@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import PairError, shown_text
+from ..progress import Progress
 from ..storage.image_files import OpenedImage, open_image
 from ..storage.image_sizes import VAE_STRIDE, Size, covering, padded, same_ratio, scaled, vae_cropped
 from ..storage.image_tensors import from_image, image_batch, on_white, to_image
@@ -100,6 +101,7 @@ def load_pairs(
     fit: Fit = "stop",
     strict: bool = False,
     board: Board | None = None,
+    progress: Progress | None = None,
 ) -> EditPairs:
     """Reads the pairs of a folder, or of the folders below it; see core/pairs/layouts.py for the layouts.
 
@@ -115,6 +117,7 @@ def load_pairs(
         strict: stop at the first pair that cannot be read. Otherwise such pairs are left out and named in
             ``remarks``.
         board: which pairs to skip, to swap and to hold out, and their order.
+        progress: called after each pair.
 
     Raises:
         PairError: the folder does not exist, the size is out of range, there are no pairs or none that can be
@@ -133,7 +136,7 @@ def load_pairs(
     counts: Counter[str] = Counter()
     remarks = [*arranged.remarks, *([_IN_ORDER] if layout == "order" and found else [])]
     held_out = None
-    for listed in arranged.pairs:
+    for number, listed in enumerate(arranged.pairs, 1):
         if strict and refused.count:
             break
         try:
@@ -148,6 +151,8 @@ def load_pairs(
             pairs.append(pair)
             counts.update(changes)
             remarks += file_remarks
+        if progress is not None:
+            progress(number, len(arranged.pairs))
     if refused.first and (strict or not pairs):
         raise refused.first
     sentences = (*remarks, *_left_out(refused, len(pairs)), *_changed(counts))

@@ -74,21 +74,19 @@ def static_clone(model: ModelPatcher) -> ModelPatcher:
 
 
 @contextmanager
-def plain_weights(
-    patcher: ModelPatcher, needed: Callable[[str], bool] = lambda module: True
-) -> Iterator[None]:
+def plain_weights(patcher: ModelPatcher, needed: Callable[[str], bool] | None = None) -> Iterator[None]:
     """Gives a patcher's network plain weights on ``patcher.load_device`` while the context is open.
 
-    The patcher's patches are applied, and all other models leave the device.
+    The patcher's patches are applied. If all weights are needed, other models leave the device.
 
     Args:
         patcher: from ``static_clone``.
-        needed: whether a module is used, by its path in the network. Weights of unused modules stay where
-            they are.
+        needed: whether a module is used, by its path in the network; None for all. Weights of unused
+            modules stay where they are.
     """
     device = patcher.load_device
     with comfyui_mode():
-        _unload(patcher)
+        _unload(patcher, others=needed is None and device.type != "cpu")
         management.load_models_gpu(patcher.model_patches_models())
     patcher.patch_model(load_weights=False)
     with ExitStack() as undo:
@@ -98,20 +96,19 @@ def plain_weights(
         patcher.model_patches_to(device)
         patcher.model_patches_to(patcher.model_dtype())
         for path, module in patcher.model.named_modules():
-            if needed(path):
+            if needed is None or needed(path):
                 _replace_weights(patcher, path, module, undo)
         yield
 
 
-def _unload(patcher: ModelPatcher) -> None:
-    """Unloads the network, which undoes a merged LoRA, and on a GPU all other models to free memory."""
-    device = patcher.load_device
-    others = [
+def _unload(patcher: ModelPatcher, others: bool) -> None:
+    """Unloads the network, which undoes a merged LoRA, and with ``others`` all other models."""
+    kept = [
         each
         for each in management.current_loaded_models
         if each.model is not None and each.model.model is not patcher.model
     ]
-    management.free_memory(1e30, device, keep_loaded=others if device.type == "cpu" else [])
+    management.free_memory(1e30, patcher.load_device, keep_loaded=[] if others else kept)
 
 
 def _empty_cache(device: torch.device) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
+from ....core.errors import InstructionError
 from ....core.instruction.adapter import self_attention_of
 from ....core.instruction.injection import InjectedCall
 from ....core.models.attention_sites import Site
@@ -29,7 +30,15 @@ class InjectedAttention:
         self.previous = previous
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
-        k, v = self.call.keys_values(self.site, k, v)
+        images, rows = self.call.context.shape[:2]
+        if len(k) != images or k.shape[1] < rows:
+            raise InstructionError(
+                f"Apply Instruction: a cross-attention layer got keys of {len(k)} x {k.shape[1]} rows in a "
+                f"call of {images} x {rows}. Another patch of the MODEL regroups or cuts them; remove that "
+                "patch."
+            )
+        # Patches may append rows of their own.
+        self.call.keys_values(self.site, k[:, :rows], v[:, :rows])
         return _attention(self.previous, q, k, v, extra_options)
 
 

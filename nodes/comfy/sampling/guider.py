@@ -17,6 +17,7 @@ from ..models.base_models import MASK_LATENT
 from .instruction_patch import Conditioning
 
 _KEY = "instructbrush_branches"
+"""Names the wrapper, and in transformer options the guider's own calls, which have three branches."""
 _IMAGE_LATENTS = ("concat_latent_image", MASK_LATENT)
 # Model options with functions that change how two predictions are guided: RescaleCFG, APG, CFG++ and others.
 _GUIDANCE_PATCHES = (
@@ -94,8 +95,7 @@ class EditGuider(comfy.samplers.CFGGuider):
             self.conds["middle"] if needed.image else None,
             self.conds["positive"] if needed.full else None,
         ]
-        # ComfyUI returns zeros for a branch of None.
-        none, image, full = comfy.samplers.calc_cond_batch(self.inner_model, branches, x, timestep, options)
+        none, image, full = self._predict_branches(branches, x, timestep, options)
         return dual_guidance(
             none if needed.none else None,
             image if needed.image else None,
@@ -103,6 +103,14 @@ class EditGuider(comfy.samplers.CFGGuider):
             self.image_scale,
             self.text_scale,
         )
+
+    def _predict_branches(
+        self, branches: Any, x: Tensor, timestep: Tensor, options: dict[str, Any]
+    ) -> list[Tensor]:
+        """Predictions of (none, image, full). ComfyUI returns zeros for a branch of None."""
+        transformer_options = {**options.get("transformer_options", {}), _KEY: True}
+        options = {**options, "transformer_options": transformer_options}
+        return comfy.samplers.calc_cond_batch(self.inner_model, branches, x, timestep, options)
 
     def _predict_with_patches(
         self, needs_none: bool, x: Tensor, timestep: Tensor, options: dict[str, Any]
@@ -119,7 +127,7 @@ class EditGuider(comfy.samplers.CFGGuider):
             self.conds["negative"] if needs_none else None,
             *([None, None] if replace else reversed(conds)),
         ]
-        none, image, full = comfy.samplers.calc_cond_batch(self.inner_model, branches, x, timestep, options)
+        none, image, full = self._predict_branches(branches, x, timestep, options)
         predictions = replace(shared) if replace else [full, image]
         for change in options.get("sampler_pre_cfg_function", []):
             more = {"conds_out": predictions, "cond_scale": self.text_scale, "timestep": timestep}
@@ -188,7 +196,12 @@ def _with_two_kinds_of_branches(
     transformer_options: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    """Wraps a model call: other packs' patches know two kinds of branches, positive (0) and negative (1)."""
+    """Wraps a model call: other packs' patches know two kinds of branches, positive (0) and negative (1).
+
+    Functions of the MODEL may call it on their own, as perturbed-attention guidance does. Such calls have two
+    kinds already.
+    """
     options = {**(transformer_options or {})}
-    options["cond_or_uncond"] = [int(branch != 2) for branch in options.get("cond_or_uncond", ())]
+    if options.pop(_KEY, False):
+        options["cond_or_uncond"] = [int(branch != 2) for branch in options.get("cond_or_uncond", ())]
     return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)

@@ -215,6 +215,49 @@ def test_other_attention_patches_get_the_learned_keys(comfy, addons, last):
     assert any(found) and not all(found)
 
 
+def with_patched_context(comfy, change, cut=0):
+    """Edits with a MODEL whose cross-attention layers get a changed context.
+
+    Args:
+        change: changes the context, [B, L, D].
+        cut: attention does not see so many last rows of keys and values.
+    """
+    graph = comfy.graph()
+    parts = Parts(graph)
+    positive, negative, latent = conditioned(graph, parts, comfy.give(graph, make_image()))
+    model, positive = applied(graph, comfy, parts.model, positive, instruction(comfy))
+    (patcher,) = comfy.values(graph, model)
+    patcher = patcher.clone()
+    patcher.set_model_attn2_patch(lambda n, context, value, options: (n, change(context), change(value)))
+    attention = Adapter(0.0)
+
+    def see_first_rows(q, k, v, options):
+        seen = k.shape[1] - cut
+        return attention(q, k[:, :seen], v[:, :seen], options)
+
+    for site in comfy.pack("nodes.comfy.models.description").describe(patcher).sites:
+        patcher.set_model_attn2_replace(see_first_rows, *site.block)
+    model = comfy.give(graph, patcher)
+    return graph, sampled(graph, model, positive, negative, latent, steps=STEPS)
+
+
+def test_patches_may_append_rows(comfy):
+    def append(context):
+        return torch.cat([context, context[:, :3]], 1)
+
+    (plain,) = comfy.values(*with_patched_context(comfy, lambda context: context))
+    (cut,) = comfy.values(*with_patched_context(comfy, append, cut=3))
+    assert close(cut["samples"], plain["samples"])
+
+
+@pytest.mark.parametrize(
+    "change", [lambda context: context[:, :5], lambda context: context.repeat_interleave(2, 0)]
+)
+def test_names_patches_that_regroup_the_context(comfy, change):
+    message = comfy.error(*with_patched_context(comfy, change))
+    assert message.startswith("Apply Instruction: a cross-attention layer got keys of")
+
+
 def test_dual_guider_with_lora_controlnet_and_instruction(comfy, addons):
     """The instruction still acts under DualCFGGuider with a LoRA and a ControlNet."""
 

@@ -91,9 +91,8 @@ def test_cfg_plus_plus_samplers_run_with_edit_guider(comfy):
     assert torch.isfinite(latent_of(comfy, graph, sampled_node.out(0))).all()
 
 
-def test_patches_see_two_kinds_of_branches(comfy):
-    graph = comfy.graph()
-    guider = comfy.values(graph, edit_guider(comfy, graph, Parts(graph)).out(0))[0]
+def watch_branches(guider):
+    """Returns a list that every attention layer adds the kinds of its call's branches to."""
     seen = []
 
     def call(apply_model, inputs):
@@ -109,9 +108,36 @@ def test_patches_see_two_kinds_of_branches(comfy):
         "model_function_wrapper": call,
         "transformer_options": {**options["transformer_options"], "patches": {"attn2_patch": [patch]}},
     }
+    return seen
+
+
+def test_patches_see_two_kinds_of_branches(comfy):
+    graph = comfy.graph()
+    guider = comfy.values(graph, edit_guider(comfy, graph, Parts(graph)).out(0))[0]
+    seen = watch_branches(guider)
     predicted(guider, X, 5.0)
     assert {kind for kinds in seen for kind in kinds} == {0, 1}
     assert all(kinds.count(0) == 1 for kinds in seen if len(kinds) == 3)
+
+
+def test_calls_of_other_nodes_keep_their_kind_of_branch(comfy):
+    """Perturbed-attention guidance and others predict the positive branch once more."""
+    from comfy.samplers import calc_cond_batch
+
+    graph = comfy.graph()
+    guider = comfy.values(graph, edit_guider(comfy, graph, Parts(graph)).out(0))[0]
+    seen = watch_branches(guider)
+    own = []
+
+    def predict_again(args):
+        del seen[:]
+        calc_cond_batch(args["model"], [args["cond"]], args["input"], args["sigma"], args["model_options"])
+        own.extend(seen)
+        return args["denoised"]
+
+    guider.model_options["sampler_post_cfg_function"] = [predict_again]
+    predicted(guider, X, 5.0)
+    assert own and all(kinds == [0] for kinds in own)
 
 
 def test_a_controlnet_of_the_conditioning_acts_in_all_branches(comfy, addons):  # noqa: F811

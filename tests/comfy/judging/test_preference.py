@@ -218,3 +218,20 @@ def test_rejects_names_that_leave_the_folder(comfy, name):
     assert message.startswith(f"Name {name!r} cannot be used: it ") and message.endswith(
         ". Use a plain name such as 'snow' or 'weather/snow'."
     )
+
+
+def test_lists_are_one_study(comfy):
+    """Load Edit Pairs gives its images as lists."""
+    graph = comfy.graph()
+    lists = []
+    for images in (make_image(1, 3), make_image(2, 3)):
+        inputs = {f"inputs.input{index}": comfy.give(graph, images[index][None]) for index in range(3)}
+        lists.append(graph.node("CreateList", **inputs).out(0))
+    node = graph.node("InstructBrushPreference", study="of lists", first=lists[0], second=lists[1])
+    run = comfy.run(graph, node.out(0))
+    (shown,) = [
+        data["output"]["preference"]
+        for data in run.data("executed")
+        if "preference" in (data["output"] or {})
+    ]
+    assert len(shown) == 1 and len(shown[0]["comparisons"]) == 3

@@ -1,5 +1,6 @@
 """``python -m instructbrush`` from end to end, on the built-in model."""
 
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -190,10 +191,8 @@ def test_reads_words_as_utf_8_without_a_locale(folders: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
 @pytest.mark.parametrize(("stream", "code"), [("2>/dev/full", 0), ("| true", 141)])
 def test_finishes_when_nobody_reads_its_output(folders: Path, stream: str, code: int) -> None:
-    learning = (
-        f"{sys.executable} -m instructbrush learn --pairs pairs --out x.safetensors --steps 1 --init dark"
-    )
-    command = f"{learning} {stream}; exit ${{PIPESTATUS[0]}}"
+    learning = "-m instructbrush learn --pairs pairs --out x.safetensors --steps 1 --init dark"
+    command = f"{shlex.quote(sys.executable)} {learning} {stream}; exit ${{PIPESTATUS[0]}}"
     ended = subprocess.run(["bash", "-c", command], cwd=folders, capture_output=True, text=True)
     assert (ended.returncode, "Error" in ended.stderr) == (code, False), ended.stderr
     assert (folders / "x.safetensors").exists()

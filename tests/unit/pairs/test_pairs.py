@@ -54,6 +54,24 @@ def test_accepts_one_pair_and_two_hundred(tmp_path: Path) -> None:
     assert [pair.name for pair in load_pairs(tmp_path).without(1)][:3] == ["0", "2", "3"]
 
 
+def test_progress_counts_pairs_and_can_cancel(tmp_path: Path) -> None:
+    for index in range(3):
+        make_image(tmp_path / f"{index}_0.png")
+        make_image(tmp_path / f"{index}_1.png")
+    (tmp_path / "1_1.png").write_bytes(b"damaged")
+    seen: list[tuple[int, int]] = []
+
+    def cancel(done: int, total: int) -> None:
+        seen.append((done, total))
+        raise KeyboardInterrupt
+
+    assert len(load_pairs(tmp_path, progress=lambda *counts: seen.append(counts))) == 2
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    with pytest.raises(KeyboardInterrupt):
+        load_pairs(tmp_path, progress=cancel)
+    assert len(seen) == 4
+
+
 def test_size_scales_and_crops(tmp_path: Path) -> None:
     make_image(tmp_path / "0_0.png", size=(300, 200))
     make_image(tmp_path / "0_1.png", size=(300, 200))

@@ -3,7 +3,9 @@
 import hashlib
 import io
 import json
+import sys
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +43,29 @@ def test_rejects_unusable_folders_with_instructions(tree, monkeypatch):
     monkeypatch.setenv("COMFYUI_PYTHON", str(tree / "python"))
     with pytest.raises(SystemExit, match="COMFYUI_PYTHON=.* is not a file"):
         get_comfyui.foreign_python(tree)
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch):
+    monkeypatch.setenv("COMFYUI", "")
+    calls = []
+    for name in ("make_venv", "show_foreign_packages", "install", "make_base_directory"):
+        monkeypatch.setattr(get_comfyui, name, lambda *_: None)
+    monkeypatch.setattr(get_comfyui, "unpack_comfyui", lambda: calls.append("unpacked"))
+    monkeypatch.setattr(get_comfyui, "check_tree", lambda root: calls.append(root.name))
+    get_comfyui.main()
+    assert calls == ["unpacked", "ComfyUI"]
+
+
+def test_makes_the_environment_anew_for_other_packages(tmp_path, monkeypatch):
+    """Its own torch would hide the one of the other environment."""
+    monkeypatch.setattr(get_comfyui, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(get_comfyui, "STAMP", tmp_path / ".venv" / "stamp.json")
+    get_comfyui.make_venv(None)
+    get_comfyui.STAMP.write_text('{"foreign python": ""}')
+    get_comfyui.make_venv(None)
+    assert get_comfyui.STAMP.exists()
+    get_comfyui.make_venv(Path(sys.executable))
+    assert get_comfyui.venv_python(tmp_path / ".venv").is_file() and not get_comfyui.STAMP.exists()
 
 
 @pytest.fixture
