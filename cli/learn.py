@@ -22,7 +22,8 @@ from ..core.learning.run import RunCallbacks, ScaleChoice, wants_scales
 from ..core.learning.run import learn as run_learning
 from ..core.learning.settings import AUTO, PRESETS, LearningSettings, preset_for, read_changes_of
 from ..core.learning.trainer import Trainer
-from ..core.pairs.pairs import FITS, EditPairs, load_pairs, thumbnail
+from ..core.pairs.pairs import FITS, EditPairs, load_pairs
+from ..core.pairs.thumbnail import thumbnail
 from ..core.storage.files import check_writable, write_elsewhere
 from ..core.storage.names import resolve_inside
 from . import init_text

@@ -5,8 +5,9 @@ from torch import Tensor
 
 from .errors import DeviceError
 
-# What CUDA, its libraries, Apple's Metal and Intel's runtime say, in lower case.
+# What the CPU, CUDA, its libraries, Apple's Metal and Intel's runtime say, in lower case.
 _MEMORY_RAN_OUT = (
+    "defaultcpuallocator",
     "out of memory",
     "status_alloc_failed",
     "invalid buffer size",

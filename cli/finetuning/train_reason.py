@@ -115,7 +115,7 @@ def train(options: argparse.Namespace) -> None:
     watched: list[PairTexts] = []
     if options.pictures_every:
         # The last text is an indirect instruction if the pair has one.
-        records = first_usable_records(shown_blocks, SAMPLE_PAIRS)
+        records = first_usable_records(shown_blocks, SAMPLE_PAIRS, indirect=True)
         watched = [PairTexts(record, texts.of(record)[-1:]) for record in records]
     read_texts = TextSelection(0.5) if first.reads_both_kinds else texts
     needed = NeededStates(read_texts, tuple(dict.fromkeys((*blocks, *first.blocks))), watched)

@@ -77,6 +77,7 @@ def find_scales(
     injection: Injection | None,
     search: ScaleSearch,
     after_candidate: Callable[[int, int], None] | None = None,
+    weights: Sequence[Tensor] = (),
 ) -> FoundScales:
     """Edits the pairs' images with every candidate, and returns the scales whose edits are closest.
 
@@ -88,9 +89,10 @@ def find_scales(
         injection: learned keys and values, or None.
         search: number of edits and steps.
         after_candidate: called with (candidates done, all). May raise to stop the search.
+        weights: what every latent pixel of a pair counts, [h, w] with mean 1; empty if all count alike.
     """
     candidates = candidates_of(denoiser.description.family)
-    groups = _groups(pairs, search)
+    groups = _groups(pairs, weights, search)
     errors: dict[tuple[float, float], float] = {}
     for done, (text_scale, image_scale) in enumerate(candidates, 1):
         settings = SamplingSettings(search.steps, text_scale, image_scale)
@@ -115,13 +117,17 @@ class _Group(NamedTuple):
 
     before: Tensor
     after: Tensor
+    weights: Tensor
+    """[n, h, w]; [n, 1, 1] ones if all pixels count alike."""
     seeds: tuple[int, ...]
 
     def part(self, places: slice) -> "_Group":
-        return _Group(self.before[places], self.after[places], self.seeds[places])
+        return _Group(*(each[places] for each in self))
 
 
-def _groups(pairs: Sequence[tuple[Tensor, Tensor]], search: ScaleSearch) -> list[_Group]:
+def _groups(
+    pairs: Sequence[tuple[Tensor, Tensor]], weights: Sequence[Tensor], search: ScaleSearch
+) -> list[_Group]:
     """The pairs to edit, spread evenly over all, in batches of one size."""
     by_size: dict[tuple[int, ...], list[int]] = {}
     # With fewer pairs than edits, every pair serves several times.
@@ -134,6 +140,7 @@ def _groups(pairs: Sequence[tuple[Tensor, Tensor]], search: ScaleSearch) -> list
         _Group(
             torch.stack([pairs[chosen[edit]][0] for edit in edits]),
             torch.stack([pairs[chosen[edit]][1] for edit in edits]),
+            torch.stack([weights[chosen[edit]] if weights else torch.ones(1, 1) for edit in edits]),
             tuple(search.seed_of(edit) for edit in edits),
         )
         for edits in by_size.values()
@@ -151,7 +158,8 @@ def _squared_error(
     sampling = SamplingSettings(settings.steps, settings.text_scale, settings.image_scale, group.seeds)
     try:
         latents = edit_latents(denoiser, group.before, *contexts, injection, sampling)
-        return (latents - group.after.to(latents)).square().mean(dim=(1, 2, 3)).sum()
+        error = (latents - group.after.to(latents)).square() * group.weights[:, None].to(latents)
+        return error.mean(dim=(1, 2, 3)).sum()
     except RuntimeError as error:
         if len(group.seeds) == 1 or not is_out_of_memory(error):
             raise

@@ -139,8 +139,13 @@ def digest_of(blocks: Sequence[Block]) -> str:
     return hashlib.sha256(repr([block.name for block in blocks]).encode()).hexdigest()
 
 
-def first_usable_records(blocks: Sequence[Block], number: int) -> list[PairRecord]:
+def first_usable_records(blocks: Sequence[Block], number: int, indirect: bool = False) -> list[PairRecord]:
     """Returns the first pairs that can be decoded. They are always the same, so that images can be compared.
+
+    Args:
+        blocks: the data.
+        number: how many.
+        indirect: whether an indirect instruction alone is enough.
 
     Raises:
         DataError: a file is damaged.
@@ -150,7 +155,7 @@ def first_usable_records(blocks: Sequence[Block], number: int) -> list[PairRecor
         if len(found) == number:
             break
         with suppress(PairError):
-            words = next(filter(None, (record.words, *record.reasoning)), "")
+            words = next(filter(None, (record.words, *(record.reasoning if indirect else ()))), "")
             replace(record, words=words).read()
             found.append(record)
     return found

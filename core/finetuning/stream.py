@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import DataError, PairError
 from .dataset import Block, digest_of, first_usable_records
-from .training_pairs import PairRecord, TrainingPair
+from .training_pairs import DARKEST_GRAY, PairRecord, TrainingPair
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,8 @@ class PairStream(Generic[SampleT]):
         if self._window.key != window_before:
             self._records.clear()
         if block in self._damaged:
-            raise self._damaged[block]
+            # Each raise adds to a traceback, which holds frames with their images.
+            raise self._damaged[block].with_traceback(None)
         if block not in self._records:
             try:
                 self._records[block] = self._blocks[block].records()
@@ -256,6 +257,11 @@ class EditStream(PairStream[Sample]):
         """
         rng = np.random.default_rng((self._seed, index, 2))
         pair = record.read().cropped(self._side, rng, self._flip)
+        if pair.mask.max() < DARKEST_GRAY:
+            raise PairError(
+                f"Pair '{record.name}': its mask is so small that nothing of it is left at {self._side} "
+                "pixels. Paint a larger region, or remove the pair."
+            )
         white = rng.random() < self._white_share
         mask = pair.mask.new_ones(pair.mask.shape) if white else pair.mask
         return Sample(index, pair.before, pair.after, mask, pair.words)

@@ -16,7 +16,8 @@ from ..regions.masks import fit_mask
 from ..storage.image_files import decode_image
 from ..storage.image_sizes import vae_cropped
 
-_DARKEST_GRAY = 1 / 255
+DARKEST_GRAY = 1 / 255
+"""A mask without a brighter pixel is black."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class TrainingPair:
 
         Args:
             side: pixels.
-            rng: draws the crop, which always contains part of the region, and the flip. None crops the
-                middle and never flips.
+            rng: draws the crop, which always contains part of the region, and the flip. None crops around
+                the middle of the region and never flips.
             flip: probability of a horizontal flip.
         """
         stack = torch.cat([self.before, self.after, self.mask[..., None]], dim=2).movedim(2, 0)
@@ -99,9 +100,11 @@ class TrainingPair:
 def _crop_start(mask_profile: Tensor, side: int, rng: Generator | None) -> int:
     """Returns where a crop starts along an axis. ``mask_profile`` is the mask's maximum at each position."""
     slack = len(mask_profile) - side
-    if slack == 0 or rng is None:
-        return slack // 2
+    if slack == 0:
+        return 0
     marked = (mask_profile >= 0.5 * mask_profile.max()).nonzero()[:, 0]
+    if rng is None:
+        return min(max(int(marked[len(marked) // 2]) - side // 2, 0), slack)
     inside = int(marked[rng.integers(len(marked))])
     return int(rng.integers(max(inside - side + 1, 0), min(inside, slack) + 1))
 
@@ -146,7 +149,7 @@ class PairRecord:
             mask = cropped if fits else fit_mask(mask, height, width, batch=1)[0]
         except RegionError as error:
             raise PairError(f"Pair '{self.name}': {error}") from error
-        if mask.max() < _DARKEST_GRAY:
+        if mask.max() < DARKEST_GRAY:
             raise PairError(
                 f"Pair '{self.name}': the mask is black all over. Paint white where the edit acts, "
                 "or give a free-form pair no mask."

@@ -119,7 +119,7 @@ class LearningRequest:
     @property
     def trained_segments(self) -> tuple[int, ...]:
         """Segments that are trained."""
-        return self.only_segments or tuple(range(self.settings.segments))
+        return tuple(range(self.settings.segments)) if self.only_segments is None else self.only_segments
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with: the model, the pairs, the words and the settings that decide

@@ -194,6 +194,7 @@ def _with_scales(
             trainer.injection(),
             search,
             lambda done, total: callbacks.after_candidate(trainer, done, total),
+            latents.masks,
         )
     except EndEarly:
         return instruction

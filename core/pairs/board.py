@@ -68,10 +68,16 @@ class Arranged:
 def keys_of(pairs: Sequence[ListedPair]) -> list[str]:
     """The names of pairs, each with a number if it appears again: ``cat``, ``cat (2)``."""
     counts: Counter[str] = Counter()
+    names = {pair.name for pair in pairs}
     keys = []
     for pair in pairs:
         counts[pair.name] += 1
-        keys.append(pair.name if counts[pair.name] == 1 else f"{pair.name} ({counts[pair.name]})")
+        key = pair.name
+        if counts[key] > 1:
+            # Another pair may have a name such as "cat (2)".
+            while (key := f"{pair.name} ({counts[pair.name]})") in names:
+                counts[pair.name] += 1
+        keys.append(key)
     return keys
 
 

@@ -55,9 +55,8 @@ def pairs_from_edit(
         RegionError: the masks do not fit the images.
     """
     made = make_pairs(edited, finished, fit=fit)
-    pairs = _with_masks(
-        made.pairs, [mask for batch in masks for mask in (batch if batch.ndim == 3 else [batch])]
-    )
+    flat = [mask for batch in masks for mask in (batch if batch.ndim == 3 else [batch])]
+    pairs = _with_masks(made.pairs, flat, finished, edited, fit)
     changes = [difference(pair.before, pair.after) for pair in pairs]
     few = [False] * len(pairs)
     if threshold is not None or share is not None:
@@ -101,7 +100,13 @@ def save_pairs(pairs: EditPairs, folder: Path) -> None:
             raise taken
 
 
-def _with_masks(pairs: Sequence[EditPair], masks: Sequence[Tensor]) -> list[EditPair]:
+def _with_masks(
+    pairs: EditPairs,
+    masks: Sequence[Tensor],
+    finished: Tensor | Sequence[Tensor],
+    edited: Tensor | Sequence[Tensor],
+    fit: Fit,
+) -> list[EditPair]:
     if not masks:
         return list(pairs)
     if len(masks) not in (1, len(pairs)):
@@ -111,7 +116,16 @@ def _with_masks(pairs: Sequence[EditPair], masks: Sequence[Tensor]) -> list[Edit
         )
     if len(masks) == 1:
         masks = list(masks) * len(pairs)
-    return [
-        replace(pair, mask=fit_mask(mask, *pair.after.shape[:2], batch=1)[0].to(torch.float32).cpu())
-        for pair, mask in zip(pairs, masks, strict=True)
+    # A mask is cropped and scaled as its image is.
+    images = [image for batch in finished for image in (batch if batch.ndim == 4 else [batch])]
+    as_images = [
+        _mask_of(mask, image)[None, ..., None].repeat(1, 1, 1, 3)
+        for mask, image in zip(masks, images, strict=True)
     ]
+    fitted = make_pairs(edited, as_images, fit=fit)
+    return [replace(pair, mask=of_mask.after[..., 0]) for pair, of_mask in zip(pairs, fitted, strict=True)]
+
+
+def _mask_of(mask: Tensor, image: Tensor) -> Tensor:
+    """The mask at the size of its image, [H, W] fp32 on the CPU."""
+    return fit_mask(mask, *image.shape[:2], batch=1)[0].to(torch.float32).cpu()

@@ -16,13 +16,13 @@ from ..errors import PairError, shown_text
 from ..progress import Progress
 from ..storage.image_files import OpenedImage, open_image
 from ..storage.image_sizes import VAE_STRIDE, Size, covering, padded, same_ratio, scaled, vae_cropped
-from ..storage.image_tensors import from_image, image_batch, on_white, to_image
+from ..storage.image_tensors import from_image, image_batch, on_white
 from .board import Board, arrange
 from .layouts import Layout, pairs_in, pairs_of
 from .mask_reading import check_white, mask_like
 from .pair_lists import ListedPair, Refusals, Refuse
 from .pair_tables import pairs_of_tables, table_files
-from .table_images import ENDING, ImagePlace, readable
+from .table_images import ENDING, ImagePlace, forget_columns, readable
 
 MAX_PAIRS = 1000
 MIN_SIDE = 16
@@ -31,7 +31,6 @@ _MOST_SIDE = 4096
 _MOST_PIXELS = 1024 * 1024
 # Most entries of a list that are read, and most entries and images that are refused.
 _MOST_ENTRIES = 10_000
-_THUMBNAIL_SIDE = 128
 
 Fit = Literal["stop", "crop", "pad"]
 """What to do with a pair of two aspect ratios: raise an error, crop to the middle, or pad the border."""
@@ -136,23 +135,26 @@ def load_pairs(
     counts: Counter[str] = Counter()
     remarks = [*arranged.remarks, *([_IN_ORDER] if layout == "order" and found else [])]
     held_out = None
-    for number, listed in enumerate(arranged.pairs, 1):
-        if strict and refused.count:
-            break
-        try:
-            pair, changes, file_remarks = _read(listed, size, fit)
-        except MixedRatiosError:
-            raise
-        except PairError as error:
-            refused.add(error)
-        else:
-            if listed is arranged.held_out:
-                held_out = len(pairs)
-            pairs.append(pair)
-            counts.update(changes)
-            remarks += file_remarks
-        if progress is not None:
-            progress(number, len(arranged.pairs))
+    try:
+        for number, listed in enumerate(arranged.pairs, 1):
+            if strict and refused.count:
+                break
+            try:
+                pair, changes, file_remarks = _read(listed, size, fit)
+            except MixedRatiosError:
+                raise
+            except PairError as error:
+                refused.add(error)
+            else:
+                if listed is arranged.held_out:
+                    held_out = len(pairs)
+                pairs.append(pair)
+                counts.update(changes)
+                remarks += file_remarks
+            if progress is not None:
+                progress(number, len(arranged.pairs))
+    finally:
+        forget_columns()
     if refused.first and (strict or not pairs):
         raise refused.first
     sentences = (*remarks, *_left_out(refused, len(pairs)), *_changed(counts))
@@ -235,18 +237,6 @@ def make_pairs(
         pairs.append(check_pair(name, first, second))
         changed.update(changes)
     return EditPairs(tuple(pairs), _changed(changed))
-
-
-def thumbnail(pairs: EditPairs) -> Image.Image:
-    """Before and after of the first pair, side by side."""
-    halves = [
-        to_image(image).resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
-        for image in (pairs[0].before, pairs[0].after)
-    ]
-    both = Image.new("RGB", (2 * _THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
-    for index, half in enumerate(halves):
-        both.paste(half, (index * _THUMBNAIL_SIDE, 0))
-    return both
 
 
 def check_pair(name: str, before: Tensor, after: Tensor) -> EditPair:

@@ -74,6 +74,11 @@ def readable(place: ImagePlace) -> Path | BinaryIO:
     return BytesIO(place.read_bytes()) if isinstance(place, TableImage) else place
 
 
+def forget_columns() -> None:
+    """Frees the columns that images were read from."""
+    _column.cache_clear()
+
+
 def image_at(folder: Path, place: str) -> ImagePlace:
     """Returns the image that ``relative_to`` of its path or cell names inside a folder."""
     parts = PurePosixPath(place).parts

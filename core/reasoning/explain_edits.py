@@ -103,7 +103,8 @@ def explain_edits(
         remarks = (found.warning,) if found.fallback else ()
         return EditList((Edit(found.instruction),), found.reason, remarks), found.fallback
     if not mllm.reads_task:
-        return _joined([ask(clause) for clause in clauses(wish)[:MOST_EDITS] or [one_line(wish)]], most)
+        named = clauses(wish) or [one_line(wish)]
+        return _joined([ask(clause) for clause in named[:MOST_EDITS]], most, len(named))
     problem = answer = ""
     for task in (_LIST_TASK, _STRICT_LIST_TASK):
         answer = mllm.answer(image, one_line(wish), max_new_tokens, task.format(most=most), progress)
@@ -116,10 +117,11 @@ def explain_edits(
     return EditList(own.edits or (Edit(one_line(wish)),), "", remarks), True
 
 
-def _joined(found: list[Explanation], most: int) -> tuple[EditList, bool]:
-    """Joins the explanations of clauses."""
+def _joined(found: list[Explanation], most: int, named: int) -> tuple[EditList, bool]:
+    """Joins the explanations of the first clauses of ``named``."""
     edits = checked_edits([Edit(each.instruction) for each in found], most)
     reason = "; ".join(dict.fromkeys(each.reason for each in found if each.reason))
     warnings = tuple(each.warning for each in found if each.fallback)
     kept = edits.edits or (Edit(found[0].instruction),)
-    return EditList(kept, reason, (*warnings, *edits.remarks)), bool(warnings)
+    cut = (f"Only the first {len(found)} of {named} wishes are read.",) if named > len(found) else ()
+    return EditList(kept, reason, (*warnings, *cut, *edits.remarks)), bool(warnings)

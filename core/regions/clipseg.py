@@ -94,8 +94,13 @@ class ClipSegFinder:
         """
         pixels = channels_first(image)
         prepared = self._processor.image_processor(pixels, **PROCESSOR_OPTIONS)["pixel_values"]
-        prepared = prepared.to(self.device)
-        most_tokens = int(self._clipseg.config.text_config.max_position_embeddings)
+        clipseg = self._clipseg
+        # The image is encoded once, whatever the number of phrases.
+        states = clipseg.clip.vision_model(
+            prepared.to(self.device), output_hidden_states=True, interpolate_pos_encoding=True
+        ).hidden_states
+        activations = [states[layer + 1] for layer in clipseg.extract_layers]
+        most_tokens = int(clipseg.config.text_config.max_position_embeddings)
         maps = []
         for phrase in phrases:
             words = self._processor.tokenizer([phrase], return_tensors="pt")
@@ -106,7 +111,8 @@ class ClipSegFinder:
                     f"{most_tokens}. Use fewer words."
                 )
             text = {name: words[name].to(self.device) for name in ("input_ids", "attention_mask")}
-            logits = self._clipseg(pixel_values=prepared, **text).logits.float().cpu()
+            condition = clipseg.get_conditional_embeddings(batch_size=1, **text)
+            logits = clipseg.decoder(activations, condition).logits.float().cpu()
             logits = logits.reshape(1, 1, *logits.shape[-2:])
             resized = functional.interpolate(logits, pixels.shape[1:], mode="bilinear", antialias=True)
             maps.append(resized[0, 0].sigmoid())

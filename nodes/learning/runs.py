@@ -10,7 +10,8 @@ from ...core.errors import PairError
 from ...core.learning.run import wants_scales
 from ...core.learning.settings import LearningSettings, preset_for, preset_name
 from ...core.models.families import Family
-from ...core.pairs.pairs import EditPair, EditPairs, thumbnail
+from ...core.pairs.pairs import EditPair, EditPairs
+from ...core.pairs.thumbnail import thumbnail
 from ..comfy.learning import active
 from ..comfy.learning.callbacks import Display
 from ..comfy.learning.progress import LearningProgress

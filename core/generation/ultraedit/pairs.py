@@ -6,7 +6,7 @@ pairs (stage III) are the anchor and an edit that Eq. 1 limits to the soft mask.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -98,7 +98,8 @@ class _Editing:
         images = anchor[None].expand(len(seeds), -1, -1, -1)
         region = masks = None
         if request.mask is not None:
-            region = region_of(editor, images, request.mask, spec.every)
+            region = region_of(editor, anchor[None], request.mask, spec.every)
+            region = replace(region, source=region.source.expand(len(seeds), -1, -1, -1))
             masks = request.mask if editor.description.reads_mask else None
         edited = quantized(editor.edit(images, request.instruction, settings, region, masks))
         return [(anchor, each) for each in edited]

@@ -12,7 +12,8 @@ from ....core.learning.objective import PairLatents
 from ....core.learning.request import DirectionChoice, InitText, LearningRequest, with_direction
 from ....core.learning.run import HeldOutWatch, ScaleChoice, learn
 from ....core.learning.settings import LearningSettings
-from ....core.pairs.pairs import EditPair, EditPairs, thumbnail
+from ....core.pairs.pairs import EditPair, EditPairs
+from ....core.pairs.thumbnail import thumbnail
 from ..encoders.residency import prepare
 from ..models.description import describe
 from ..sampling.comfy_denoiser import ComfyDenoiser

@@ -4,12 +4,14 @@ import logging
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from ....core.errors import LearningError, StorageError, WorthlessError
 from ....core.instruction.file import save_instruction
+from ....core.instruction.instruction import Instruction
 from ....core.learning.checkpoint import load_checkpoint, save_checkpoint
 from ....core.learning.trainer import Trainer
 from ....core.storage.files import remove, write_elsewhere
@@ -85,13 +87,13 @@ class Unfinished:
         if not self._trainer.steps_done:
             return Kept()
         try:
-            self._trainer.instruction()
-            self._write(self._checkpoint.parent)
+            write = partial(self._write, self._trainer.instruction(self._instruction.stem))
+            write(self._checkpoint.parent)
         except WorthlessError:
             self.remove()
             return Kept()
         except (StorageError, OSError) as error:
-            folder = write_elsewhere("unfinished", self._write)
+            folder = write_elsewhere("unfinished", write)
             where = (
                 f"It is kept in {folder}; move both files to {_PLACE} to resume."
                 if folder
@@ -100,9 +102,8 @@ class Unfinished:
             return Kept(f"{error} {where}", f"{error} {where}")
         return Kept(f"Kept as {_PLACE}/{self._instruction.name}. Run again with the same settings to resume.")
 
-    def _write(self, folder: Path) -> None:
+    def _write(self, instruction: Instruction, folder: Path) -> None:
         save_checkpoint(self._trainer, folder / self._checkpoint.name)
-        instruction = self._trainer.instruction(self._instruction.stem)
         save_instruction(
             instruction,
             folder / self._instruction.name,

@@ -64,6 +64,24 @@ def test_splits_edits_that_do_not_fit_into_memory(
     assert found == pytest.approx(expected, rel=1e-4) and max(rows) == 3
 
 
+def test_counts_pixels_by_their_weights(editor: DiffusersEditor) -> None:
+    contexts = tuple(editor.encode_text(["make it night", ""]))
+    search = ScaleSearch(edits=1, steps=1)
+    weights = torch.zeros(8, 8)
+    weights[:, :4] = 2
+
+    def errors(target: Tensor, *weighted: Tensor) -> list[float]:
+        pair = (conditions(1)[0], target)
+        found = find_scales(editor.denoiser, [pair], contexts, None, search, weights=weighted)
+        return list(found.errors.values())
+
+    target, other = torch.zeros(4, 8, 8), torch.zeros(4, 8, 8)
+    other[..., 4:] = 9
+    assert errors(target, weights) == pytest.approx(errors(other, weights))
+    assert errors(target) != pytest.approx(errors(other), rel=0.1)
+    assert errors(target, torch.ones(8, 8)) == pytest.approx(errors(target))
+
+
 def test_prefers_the_cheapest_of_equal_scales(editor: DiffusersEditor) -> None:
     """Without words and image the three branches are the same."""
     null = editor.null_context

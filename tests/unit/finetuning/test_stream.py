@@ -1,11 +1,13 @@
 """The order of training samples, and how they are cropped."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from instructbrush.core.finetuning import stream as streams
 from instructbrush.core.finetuning.dataset import TableBlock, find_blocks
@@ -118,6 +120,27 @@ def test_every_crop_contains_part_of_the_region() -> None:
     mask[4:9, 300:304] = 1
     pair = TrainingPair(torch.rand(32, 320, 3), torch.rand(32, 320, 3), mask, "x")
     assert all(pair.cropped(32, np.random.default_rng(seed)).mask.max() > 0.9 for seed in range(20))
+
+
+def test_crops_around_a_region_at_the_border_without_a_generator() -> None:
+    mask = torch.zeros(32, 320)
+    mask[4:9, 300:304] = 1
+    cropped = TrainingPair(torch.rand(32, 320, 3), torch.rand(32, 320, 3), mask, "x").cropped(32)
+    assert torch.equal(cropped.mask, mask[:, 286:318])
+
+
+def test_skips_pairs_whose_mask_vanishes_in_the_crop(tmp_path: Path) -> None:
+    for name in ("0_0", "0_1", "1_0", "1_1"):
+        Image.new("RGB", (1600, 1600), "gray").save(tmp_path / f"{name}.png")
+    mask = Image.new("L", (1600, 1600))
+    mask.putpixel((800, 800), 20)
+    mask.save(tmp_path / "0_mask.png")
+    entry = {"before": "0_0.png", "after": "0_1.png", "prompt": "x"}
+    others = {"before": "1_0.png", "after": "1_1.png", "prompt": "x"}
+    (tmp_path / "pairs.json").write_text(json.dumps([{**entry, "mask": "0_mask.png"}, others]))
+    stream = EditStream(find_blocks([tmp_path]), 64, white_share=0.0)
+    samples = take(stream.batches(0, 2), 1)
+    assert len(samples) == 2 and len(stream.skipped) == 1
 
 
 def test_keeps_a_square_of_the_right_size() -> None:

@@ -1,5 +1,6 @@
 """Decisions about pairs: order, skipped, swapped and held-out pairs, and masks."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,17 @@ def test_two_pairs_of_one_name_have_numbers(tmp_path: Path) -> None:
     (tmp_path / "pairs.json").write_text(f"[{entries}]")
     pairs = load_pairs(tmp_path, board=Board(swap=("1 (2)",)))
     assert [round(float(pair.before.mean()) * 255) for pair in pairs] == [10, 20]
+
+
+def test_numbers_of_a_name_pass_over_names_that_look_like_them(tmp_path: Path) -> None:
+    places = ["x/cat.png", "y/cat.png", "z/cat (2).png"]
+    for place in places:
+        put(tmp_path, place, 10)
+    put(tmp_path, "after.png", 20)
+    entries = [{"before": place, "after": "after.png"} for place in places]
+    (tmp_path / "pairs.json").write_text(json.dumps(entries))
+    pairs = load_pairs(tmp_path, board=Board(skip=("cat (3)",)))
+    assert [pair.name for pair in pairs] == ["cat", "cat (2)"]
 
 
 def half_mask(folder: Path, name: str, size: tuple[int, int] = SIZE) -> None:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from instructbrush.core.errors import PairError
+from instructbrush.core.pairs.from_edit import pairs_from_edit
 from instructbrush.core.pairs.pairs import EditPairs, load_pairs, make_pairs
 from instructbrush.core.storage.image_files import read_image
 
@@ -324,3 +325,15 @@ def test_joins_lists_of_images_to_one_set_of_pairs() -> None:
         32,
         3,
     )
+
+
+def test_masks_of_finished_images_are_cropped_with_them() -> None:
+    """A VAE trims 70 x 51 pixels to 64 x 48."""
+    finished, mask = torch.rand(1, 51, 70, 3), torch.zeros(1, 51, 70)
+    mask[:, :, :35] = 1
+    made = pairs_from_edit(finished, torch.rand(1, 48, 64, 3), [mask])
+    (pair,) = made.pairs
+    assert pair.mask is not None and pair.mask.shape == pair.after.shape[:2] == (48, 64)
+    assert torch.equal(pair.after, finished[0, 1:49, 3:67]) and torch.equal(pair.mask, mask[0, 1:49, 3:67])
+    made = pairs_from_edit(finished, torch.rand(1, 64, 64, 3), [mask], fit="crop")
+    assert made.pairs[0].mask is not None and made.pairs[0].mask.shape == made.pairs[0].after.shape[:2]

@@ -99,6 +99,13 @@ def test_models_for_one_task_explain_each_clause():
     assert repetition == "'make it night' is named twice."
 
 
+def test_says_how_many_wishes_a_model_for_one_task_reads():
+    wish = "; ".join(f"make it snow {number}" for number in range(14))
+    model = Scripted(*(single(f"add {number}") for number in range(12)), reads_task=False)
+    found, _ = explain_edits(model, IMAGE, wish, 12)
+    assert len(found.edits) == 12 and found.remarks == ("Only the first 12 of 14 wishes are read.",)
+
+
 def test_a_wish_without_letters_is_asked_as_it_is():
     model = Scripted(single("make it night"), reads_task=False)
     found, _ = explain_edits(model, IMAGE, "🎄!", 3)

@@ -63,7 +63,7 @@ class RegionEditorReplacer:
         height, width = image.shape[:2]
         working = self._working_size(height, width)
         small = scaled(image, working)
-        mask = box_mask([_scaled_box(request.box, working[0] / height, working[1] / width)], *working)
+        mask = box_mask([_scaled_box(request.box, (height, width), working)], *working)
         words = instruction_for(request.selected, request.target, pocket=not self._spec.model)
         settings = SamplingSettings(
             self._spec.steps, self._spec.text_scale, self._spec.image_scale, request.seed
@@ -97,5 +97,8 @@ def instruction_for(selected: str, target: str, pocket: bool) -> str:
     return instruction.format(selected=selected, target=with_article(target))
 
 
-def _scaled_box(box: Box, vertical: float, horizontal: float) -> Box:
-    return Box(box.left * horizontal, box.top * vertical, box.right * horizontal, box.bottom * vertical)
+def _scaled_box(box: Box, size: tuple[int, int], working: tuple[int, int]) -> Box:
+    vertical, horizontal = working[0] / size[0], working[1] / size[1]
+    # Rounding must not take a box at the border out of the image.
+    right, bottom = min(box.right * horizontal, working[1]), min(box.bottom * vertical, working[0])
+    return Box(box.left * horizontal, box.top * vertical, right, bottom)

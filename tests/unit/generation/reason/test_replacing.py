@@ -174,6 +174,13 @@ def test_the_square_lies_around_the_box(box: Box, expected: tuple[int, int, int]
     assert crop_around(box, 100, 200) == expected
 
 
+def test_a_box_at_the_border_of_a_scaled_image_stays_inside() -> None:
+    """314 rows become 248, and 314 * (248 / 314) is rounded to more than 248."""
+    request = ReplacementRequest("circle", "red circle", Box(10, 10, 640, 314), "a red circle", 1)
+    replacer = RegionEditorSpec(str(POCKET_FOLDER), side=512, steps=1)()
+    assert replacer.replace(torch.rand(314, 640, 3), request).shape == (314, 640, 3)
+
+
 class Painted:
     """Fills a part of the box."""
 
