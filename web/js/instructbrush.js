@@ -9,7 +9,7 @@ import { addJudging } from "./judging/index.js";
 import { addLearningPanel, restoreLearning, setupLearning } from "./learning/live.js";
 import { forgetClosed } from "./nodes.js";
 import { addPairsBoard, refreshBoards, setupPairs } from "./pairs/board.js";
-import { restoreResults } from "./panels.js";
+import { followPrompts, restoreResults } from "./panels.js";
 import { addPhrases } from "./phrases/index.js";
 import { addRegionOverlay } from "./regions/index.js";
 import { addReport } from "./reports.js";
@@ -22,6 +22,7 @@ import { noteNumbers, prepareWidgets, refreshWidgets, setupWidgets } from "./wid
 const isOurs = (name) => Boolean(name?.startsWith("InstructBrush"));
 
 improveLists();
+followPrompts();
 
 app.registerExtension({
   name: "InstructBrush",

@@ -59,3 +59,27 @@ def test_the_type_of_an_error_names_no_path(server):
     with pytest.raises(ServerError) as caught:
         server.run(prompt)
     assert caught.value.kinds == ("InstructBrush.EvaluationError",)
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
+def test_a_size_that_the_user_sets_beside_an_error_stays(vue, open_page):
+    page = open_page(vue=vue)
+    page.evaluate(GRAPH, [64])
+    evaluate = page.evaluate(EVALUATE)
+    height = settled_height(page, evaluate)
+    page.evaluate("() => app.queuePrompt(0)")
+    page.locator(".ib-error").wait_for(timeout=60_000)
+    settled_height(page, evaluate)
+    saved = page.evaluate(
+        """(id) => {
+            const node = app.graph.getNodeById(id);
+            node.setSize([node.size[0], node.size[1] + 150]);
+            return node.serialize().size[1];
+        }""",
+        evaluate,
+    )
+    assert saved == pytest.approx(height + 150, abs=2)
+    page.evaluate('() => { app.graph.findNodesByType("EmptyImage")[1].widgets[0].value = 512 }')
+    page.evaluate("() => app.queuePrompt(0)")
+    page.locator(".ib-error").wait_for(state="detached", timeout=60_000)
+    assert settled_height(page, evaluate) == pytest.approx(height + 150, abs=2)

@@ -7,6 +7,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
+from instructbrush.tests.e2e.drawn import wait_until_idle
 from instructbrush.tests.e2e.workflows import SAVED
 
 EVALUATE = """([size]) => {
@@ -28,6 +29,11 @@ EVALUATE = """([size]) => {
     app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState();
     return evaluate.size[1];
 }"""
+SLOW = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 1536, "height": 1536, "batch_size": 1, "color": 0}},
+    "2": {"class_type": "ImageBlur", "inputs": {"image": ["1", 0], "blur_radius": 31, "sigma": 9.0}},
+    "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+}
 RUN = """() => new Promise((resolve) => {
     for (const kind of ["execution_success", "execution_error"])
         app.api.addEventListener(kind, resolve, { once: true });
@@ -97,6 +103,35 @@ def test_results_stay_after_undo_and_in_another_workflow(page):
     assert not page.evaluate(TABLE)
     page.evaluate("() => app.extensionManager.command.execute('Workspace.PreviousOpenedWorkflow')")
     page.wait_for_function(TABLE, timeout=5_000)
+
+
+@pytest.mark.parametrize("size", [64, 32], ids=["result", "error"])
+def test_a_run_that_ends_in_another_workflow_shows_nothing_there(size, page, server):
+    """Workflows share ids of nodes."""
+    page.evaluate(EVALUATE, [size])
+    # The run waits for this one, while the other workflow is opened.
+    server.post("/prompt", {"prompt": SLOW})
+    page.evaluate("() => app.queuePrompt(0)")
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    page.wait_for_function("() => app.graph.nodes.length === 0")
+    page.evaluate(EVALUATE, [64])
+    assert server.get("/queue")["queue_pending"]
+    wait_until_idle(server)
+    page.wait_for_timeout(300)
+    assert not page.evaluate(TABLE) and page.locator(".ib-error").count() == 0
+    # Neither does it after undo, and a run of this workflow is shown.
+    page.evaluate(
+        """async () => {
+            const { changeTracker } = app.extensionManager.workflow.activeWorkflow;
+            app.graph.nodes[0].pos = [80, 90];
+            changeTracker.captureCanvasState();
+            await changeTracker.undo();
+        }"""
+    )
+    page.wait_for_timeout(300)
+    assert not page.evaluate(TABLE)
+    page.evaluate(RUN)
+    page.wait_for_function(TABLE, timeout=30_000)
 
 
 def test_a_run_on_several_images_says_a_remark_once(page):

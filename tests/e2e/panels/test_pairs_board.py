@@ -51,6 +51,13 @@ VALUE = "(name) => app.graph.nodes[0].widgets.find((widget) => widget.name === n
 BOTH = pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
 
 
+@pytest.fixture(scope="module")
+def page_of_boards(held_page):
+    """One page for tests that make a board of their own."""
+    with held_page() as opened:
+        yield opened
+
+
 def picture(shade, size=(64, 48), kind="JPEG"):
     """The bytes of an image as base64."""
     image = Image.linear_gradient("L").resize(size)
@@ -305,6 +312,26 @@ def test_large_photos_and_a_light_theme(server, open_page, shots):
     finally:
         server.post("/settings", {"Comfy.ColorPalette": "dark"})
         checkpoint.unlink()
+
+
+@pytest.mark.parametrize(
+    "taken", [("1", "2"), ("0_0", "0_1"), ("before_0", "after_0"), ("x_before", "x_after"), ("y", "y_edited")]
+)
+def test_images_whose_names_are_taken_are_pairs_all_the_same(taken, server, page_of_boards):
+    page, folder = page_of_boards, f"taken_{taken[0]}"
+    put(server, folder, **dict.fromkeys(taken, (64, 48)))
+    page.evaluate(BUILD, folder)
+    wait_for(page, "1 pair")
+    before, after = (picture(shade, kind="PNG") for shade in (10, 90))
+    drop(page, [(f"{name}.png", content) for name, content in zip(taken, (before, after), strict=True)])
+    wait_for(page, "2 pairs")
+    survey = server.get(f"/instructbrush/pairs?folder={folder}")
+    places = [(pair["before"]["file"], pair["after"]["file"]) for pair in survey["pairs"]]
+    assert places.count((f"{taken[0]}.png", f"{taken[1]}.png")) == 1 and not survey["remarks"]
+    ((first, second),) = [each for each in places if each[0] != f"{taken[0]}.png"]
+    files = server.base / "input" / folder
+    assert (files / first).read_bytes() == base64.b64decode(before)
+    assert (files / second).read_bytes() == base64.b64decode(after)
 
 
 def test_pasted_images_become_a_pair(server, open_page):

@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from instructbrush.tests.e2e.drawn import wait_until_idle
+from instructbrush.tests.e2e.workflows import JUDGED
+
 # Builds a graph with plain images of the given colors, 3 each, and a gray source.
 BUILD = """({ study, colors, values }) => {
     app.graph.clear();
@@ -274,6 +277,81 @@ def test_images_are_compared_by_slider_and_flicker_and_zoomed_together(vue, open
     page.keyboard.press("3")
     wait_for(page, "2 of 3")
     assert page.evaluate("() => document.activeElement.className").startswith("ib-panel ib-preference")
+
+
+def test_undo_and_redo_pass_by_a_judgement(open_page):
+    page = open_page()
+    build(page, "undone")
+    tracker = "app.extensionManager.workflow.activeWorkflow.changeTracker"
+    page.evaluate("() => app.queuePrompt(0)")
+    wait_for(page, "0 of 3")
+    ready(page)
+    page.evaluate(f"() => {tracker}.captureCanvasState()")
+    button(page, "First").click()
+    wait_for(page, "1 of 3")
+    page.evaluate("() => { window.judged = app.graph.nodes[0]; }")
+    page.evaluate(f"() => {tracker}.undo()")
+    page.wait_for_function("() => app.graph.nodes[0] && app.graph.nodes[0] !== window.judged")
+    wait_for(page, "1 of 3")
+    ready(page)
+    page.evaluate(f"() => {tracker}.captureCanvasState()")
+    assert page.evaluate(f"() => {tracker}.redoQueue.length") == 1
+    # The judgement is not lost: it is in the user's data, and the next run stores it.
+    sent = page.evaluate("async () => (await app.graphToPrompt()).output")
+    assert json.loads(sent[str(judge_of(page))]["inputs"]["judgements"])["events"][0]["choice"] == "left"
+    page.evaluate(f"() => {tracker}.redo()")
+    page.wait_for_function(
+        "(id) => app.graph.getNodeById(id)?.widgets.find((w) => w.name === 'judgements').value",
+        arg=judge_of(page),
+    )
+    wait_for(page, "1 of 3")
+
+
+def test_storing_judgements_keeps_the_results_of_other_nodes(server, open_page):
+    page = open_page()
+    build(page, "kept")
+    page.evaluate("() => app.queuePrompt(0)")
+    for count in range(3):
+        wait_for(page, f"{count} of 3")
+        ready(page)
+        button(page, "Tie").click()
+    page.wait_for_selector(".ib-ratings tr", timeout=60_000)
+    before = set(server.get("/history"))
+    page.evaluate("() => app.queuePrompt(0)")
+    page.wait_for_timeout(500)
+    wait_until_idle(server)
+    (run,) = [entry for key, entry in server.get("/history").items() if key not in before]
+    (cached,) = [found["nodes"] for kind, found in run["status"]["messages"] if kind == "execution_cached"]
+    images = [key for key, node in run["prompt"][2].items() if node["class_type"] == "EmptyImage"]
+    assert len(images) == 3 and set(images) <= set(cached)
+
+
+def test_tried_strengths_begin_no_study(server, open_page, load_example):
+    page = open_page(vue=True)
+    load_example(page, JUDGED)
+    page.evaluate(
+        """() => {
+            const judge = app.graph.nodes.find((node) => node.comfyClass === "InstructBrushPreference");
+            judge.widgets.find((widget) => widget.name === "study").value = "tried";
+            const host = app.graph.nodes.find((node) => node.subgraph);
+            host.widgets.find((widget) => widget.name === "steps").value = 2;
+            const items = app.collectNodeMenuItems(host);
+            items.find((item) => item?.content?.startsWith("Strength:")).callback();
+        }"""
+    )
+    dialog = page.get_by_role("dialog", name="Strength of the instruction")
+    dialog.get_by_role("button", name="Try 5").click()
+    # Two of the five are enough here.
+    page.wait_for_function(
+        """() => document.querySelectorAll(".ib-strength-dialog img").length >= 2
+            || document.querySelector(".ib-strength-dialog .ib-strength-says").textContent""",
+        timeout=90_000,
+    )
+    assert dialog.locator("img").count() >= 2, dialog.locator(".ib-strength-says").text_content()
+    dialog.get_by_role("button", name="Cancel").click()
+    dialog.get_by_role("button", name="Try 5").wait_for()
+    wait_until_idle(server)
+    assert not (server.base / "output" / "instructbrush_studies" / "tried").exists()
 
 
 def test_events_in_a_saved_workflow_count_once(open_page):

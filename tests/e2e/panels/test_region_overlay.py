@@ -120,6 +120,55 @@ def test_boxes_follow_the_threshold_and_clicks(vue, server, open_page, shots, re
     assert widget(page, node, "selection") == "" and kept(page) == some
 
 
+def test_auto_puts_back_the_words_threshold_that_the_slider_lowered(server, open_page, repository):
+    pairs = repository / "example_workflows" / "pairs" / "light_from_the_right"
+    shutil.copy(pairs / "3_0.png", server.base / "input" / "region_again.png")
+    page = open_page(vue=True)
+    node = page.evaluate(BUILD, {"file": "region_again.png", "words": WORDS})
+    run(page)
+    page.wait_for_selector(BOX)
+
+    def lower_and_run(value):
+        page.get_by_label("Least score of a box").fill(value)
+        run(page)
+        assert widget(page, node, "text_threshold") == pytest.approx(float(value))
+
+    lower_and_run("0.3")
+    # The boxes that were found stay found.
+    page.get_by_label("Least score of a box").fill("0.35")
+    assert widget(page, node, "text_threshold") == pytest.approx(0.3)
+    page.get_by_role("button", name="auto").click()
+    assert (widget(page, node, "box_threshold"), widget(page, node, "text_threshold")) == (-1, -1)
+    # Also in a node that undo has made anew.
+    lower_and_run("0.25")
+    page.evaluate(
+        """async () => {
+            const tracker = app.extensionManager.workflow.activeWorkflow.changeTracker;
+            tracker.captureCanvasState();
+            app.graph.nodes[0].pos = [10, 70];
+            tracker.captureCanvasState();
+            await tracker.undo();
+        }"""
+    )
+    page.wait_for_selector(BOX)
+    assert widget(page, node, "text_threshold") == pytest.approx(0.25)
+    page.get_by_role("button", name="auto").click()
+    assert (widget(page, node, "box_threshold"), widget(page, node, "text_threshold")) == (-1, -1)
+    # What the user sets in the node stays.
+    page.evaluate(
+        """(id) => {
+            const { widgets } = app.graph.getNodeById(id);
+            const words = widgets.find((each) => each.name === "text_threshold");
+            words.value = 0.4;
+            words.callback(0.4);
+        }""",
+        node,
+    )
+    lower_and_run("0.2")
+    page.get_by_role("button", name="auto").click()
+    assert (widget(page, node, "box_threshold"), widget(page, node, "text_threshold")) == (-1, 0.4)
+
+
 def test_nothing_found_says_what_to_do(server, open_page, shots, repository):
     pairs = repository / "example_workflows" / "pairs" / "light_from_the_right"
     shutil.copy(pairs / "3_0.png", server.base / "input" / "region_none.png")

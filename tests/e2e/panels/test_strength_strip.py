@@ -78,6 +78,11 @@ def value(page, name):
     return page.evaluate("(name) => widgetOf(guider, name).value", name)
 
 
+def set_value(page, name, given):
+    change = "([name, given]) => Object.assign(widgetOf(guider, name), { value: given }).callback(given)"
+    page.evaluate(change, [name, given])
+
+
 def drag(page, locator, place, to=None):
     """Drags from the middle of an element (or to a place in it) to a share of another one."""
     box, target = locator.bounding_box(), (to or locator).bounding_box()
@@ -110,13 +115,7 @@ def check_slider(page, shot):
     slider.press("Home")
     assert value(page, "strength") == -1
     assert box["width"] > 100
-    page.evaluate(
-        """() => {
-            const widget = widgetOf(guider, "strength");
-            widget.value = 3;
-            widget.callback(3);
-        }"""
-    )
+    set_value(page, "strength", 3)
     assert slider.input_value() == "3" and slider.get_attribute("max") == "3"
     assert page.locator(f"{STRIP} .ib-strength-value").text_content() == "3"
     # Nothing of the strip is saved or sent.
@@ -159,6 +158,12 @@ def check_axis(page, shot):
     assert value(page, "segment_strengths") == "0.05, 1, 1, 1, 1"
     page.locator(f"{STRIP} .ib-noise-bar").nth(4).press("Home")
     assert value(page, "segment_strengths") == ""
+    # A list that a run would refuse does not look like one that acts.
+    set_value(page, "segment_strengths", "1, 0")
+    page.get_by_text("Segment strengths do not fit: this instruction takes 5.").wait_for()
+    assert page.locator(f"{STRIP} .ib-misfit").count() == 1
+    set_value(page, "segment_strengths", "")
+    assert page.locator(f"{STRIP} .ib-misfit").count() == 0
 
 
 def wait_for_results(page, count=5, timeout=60_000):
@@ -233,13 +238,7 @@ def test_keeps_what_is_done_and_says_why_it_stopped(vue, page, server, shots):
     page.screenshot(path=shots / "tries_stopped.png")
     wait_until_idle(server)  # the cancelled run ends after its step
     # A fault ends the runs at the first one.
-    page.evaluate(
-        """() => {
-            const widget = widgetOf(guider, "segment_strengths");
-            widget.value = "1, 0";
-            widget.callback(widget.value);
-        }"""
-    )
+    set_value(page, "segment_strengths", "1, 0")
     before = set(history(server))
     strip.get_by_role("button", name="Try 5").click()
     page.wait_for_function(

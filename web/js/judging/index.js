@@ -16,7 +16,10 @@ const TALL = 960;
 /** Largest height of the text field of the instructions. */
 const LINES_HEIGHT = 90;
 
-/** Runs one node without its links. This stores judgements without generating the images again. */
+/**
+ * Runs one node without its links. This stores judgements without generating the images again. The other
+ * nodes are in the prompt, but do not run: ComfyUI forgets the results of nodes that a prompt leaves out.
+ */
 async function runAlone(node, study) {
   const { output, workflow } = await app.graphToPrompt();
   const id = Object.keys(output).find((candidate) => nodeOf(candidate) === node);
@@ -24,7 +27,8 @@ async function runAlone(node, study) {
   const isLink = Array.isArray;
   const inputs = Object.fromEntries(Object.entries(output[id].inputs).filter(([, value]) => !isLink(value)));
   inputs.study ??= study;
-  await api.queuePrompt(0, { output: { [id]: { ...output[id], inputs } }, workflow });
+  const whole = { ...output, [id]: { ...output[id], inputs } };
+  await api.queuePrompt(0, { output: whole, workflow }, { partialExecutionTargets: [id] });
 }
 
 /** Adds the panel to a Judge Preference node. */

@@ -21,6 +21,8 @@ export class PreferencePanel {
    */
   constructor(widget, run, grow) {
     this.widget = widget;
+    // A prompt carries what is not in the study yet, whatever undo made of the widget.
+    widget.serializeValue = () => (this.data ? this.text : widget.value);
     this.run = run;
     this.grow = grow;
     /** Output of the node's last run. */
@@ -97,12 +99,20 @@ export class PreferencePanel {
       this.hasFile = Boolean(text);
       this.events = mergeEvents(parseEvents(text, data.key), parseEvents(this.widget.value, data.key));
     }
+    const anew = !this.data;
     this.data = data;
     if (data.comparisons.length) this.arrange(data.vote, data.comparisons[0].images.length - 1);
     const stored = new Set(data.known);
     this.events = this.events.filter((event) => !stored.has(event.id));
+    // A node that undo made anew keeps its value. Another value would be a change, which ends Redo.
+    if (!anew) this.widget.value = this.text;
     this.keep();
     this.draw();
+  }
+
+  /** The events that are not in the study yet, as the widget and the user's data keep them. */
+  get text() {
+    return this.events.length ? JSON.stringify({ key: this.data.key, events: this.events }) : "";
   }
 
   get judged() {
@@ -121,6 +131,8 @@ export class PreferencePanel {
     const last = this.judged.at(-1);
     if (choice !== "undo") this.events.push({ id: newId(), number: this.next, choice });
     else if (last) this.events.push({ id: newId(), undo: last.id });
+    this.widget.value = this.text;
+    rememberChange();
     this.keep();
     this.draw();
     if (this.data && this.next < 0) this.send();
@@ -144,16 +156,13 @@ export class PreferencePanel {
     }
   }
 
-  /** Writes the unsent events to the workflow and, one write at a time, to the user's data. */
+  /** Writes the unsent events to the user's data, one write at a time. */
   keep() {
-    const { key } = this.data;
-    const text = this.events.length ? JSON.stringify({ key, events: this.events }) : "";
-    this.widget.value = text;
-    rememberChange();
+    const { text } = this;
     if (!text && !this.hasFile) return;
     this.hasFile = Boolean(text);
     const options = { overwrite: true, stringify: false, throwOnError: true, full_info: false };
-    const file = eventFile(key);
+    const file = eventFile(this.data.key);
     const write = () => (text ? api.storeUserData(file, text, options) : api.deleteUserData(file));
     this.writing = this.writing.then(write).catch((error) => {
       const { message } = error;

@@ -3,7 +3,7 @@ import { button, element } from "../dom.js";
 import { widgetOf } from "../nodes.js";
 import { post } from "../server.js";
 import { TEXTS } from "./texts.js";
-import { chosenImages, droppedImages, hasFiles, upload } from "./uploads.js";
+import { chosenImages, droppedImages, freeNames, hasFiles, upload } from "./uploads.js";
 
 const NEW_FOLDER = "my_pairs";
 
@@ -84,7 +84,9 @@ export class Additions {
   /** Returns whether at least one image was uploaded. */
   async #upload(images, folder, overwrite = false) {
     const progress = (done, all) => (this.board.words.textContent = TEXTS.uploading(done, all));
-    const failures = await upload(images, folder, { overwrite, progress });
+    progress(0, images.length);
+    const named = overwrite ? images : await freeNames(images, folder);
+    const failures = await upload(named, folder, { overwrite, progress });
     const [first] = failures;
     const uploaded = failures.length < images.length;
     const sentence = first ? TEXTS.failed(first.name, first.why) : "";

@@ -44,7 +44,7 @@ export class RegionPanel {
   show(data) {
     this.data = data;
     this.page = Math.max(0, Math.min(this.page, data.objects.length - 1));
-    this.words_threshold = this.fields.get("text_threshold");
+    this.#rememberWords();
     this.label.textContent = translate("Least score");
     this.slider.setAttribute("aria-label", translate("Least score of a box"));
     this.auto.textContent = translate("auto");
@@ -58,6 +58,18 @@ export class RegionPanel {
     this.slider.disabled = this.fields.linked("box_threshold");
     this.auto.hidden = this.slider.disabled;
     this.#showPage();
+  }
+
+  /** Remembers the threshold of words of this run, and the user's own: a panel may have lowered the first. */
+  #rememberWords() {
+    const now = this.fields.get("text_threshold");
+    const low = now === this.fields.get("box_threshold") && now < this.data.own_threshold;
+    if (this.own_words === undefined && low) {
+      // A panel before this one, which undo has made anew, has lowered both.
+      this.lowered = now;
+      this.own_words = AUTO;
+    } else if (now !== this.lowered) this.own_words = now;
+    this.words_threshold = now;
   }
 
   /** Whether another run is needed. */
@@ -121,14 +133,16 @@ export class RegionPanel {
     const { least } = this.data;
     const weaker = value !== AUTO && value < least;
     if (!this.fields.linked("text_threshold")) {
-      this.fields.set("text_threshold", weaker ? value : this.words_threshold);
+      const usual = value === AUTO ? this.own_words : this.words_threshold;
+      this.fields.set("text_threshold", weaker ? value : usual);
+      if (weaker) this.lowered = this.fields.get("text_threshold");
     }
     this.draw();
   }
 
   /** Follows a value that the user changed in the node. */
   followed(name) {
-    if (name === "text_threshold") this.words_threshold = this.fields.get(name);
+    if (name === "text_threshold") this.own_words = this.words_threshold = this.fields.get(name);
     this.draw();
   }
 

@@ -12,7 +12,14 @@ export function parseFactors(text) {
   return numbers.every(Number.isFinite) ? numbers : null;
 }
 
-/** The factors of all segments. A single one counts for all. */
+/** Whether the node can use a list: empty, one number for all segments, or one for each. */
+export function fits(text, segments) {
+  if (!String(text ?? "").trim()) return true;
+  const length = parseFactors(text)?.length;
+  return length === 1 || length === segments;
+}
+
+/** The factors of all segments. A single one counts for all, and a list that does not fit is left out. */
 export function factorsOf(text, segments) {
   const given = parseFactors(text) ?? [1];
   if (given.length === segments) return given;

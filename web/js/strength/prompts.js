@@ -2,8 +2,9 @@
 import { app } from "../../../../scripts/app.js";
 import { executionIds, savedNode } from "./settings.js";
 
-/** Output nodes that show the images they get. */
-const SHOW_IMAGES = ["PreviewImage", "SaveImage", "ImageCompare"];
+/** Output nodes that only show the images they get. */
+const ONLY_SHOW = ["PreviewImage", "ImageCompare"];
+const SHOW_IMAGES = [...ONLY_SHOW, "SaveImage"];
 
 /**
  * Returns one prompt for every strength. The widgets stay as they are: values change in the prompts and in
@@ -20,7 +21,7 @@ export async function promptsOf({ node, host }, setting, strengths) {
       const { output, workflow } = JSON.parse(JSON.stringify(made)); // it holds proxies of Vue
       for (const id of ids) output[id].inputs.strength = strength;
       setSaved(workflow, setting, strength);
-      if (shown) keepNoFile(output[shown.id]);
+      if (shown) keepNothing(output[shown.id], shown.link);
       return { strength, output, workflow };
     }),
   };
@@ -29,7 +30,8 @@ export async function promptsOf({ node, host }, setting, strengths) {
 /**
  * Finds the nearest node after `start` that shows an image, in a prompt.
  *
- * Returns { id, side }: side is "a" or "b" for a node that compares two images. Undefined if there is none.
+ * Returns { id, side, link }: side is "a" or "b" for a node that compares two images, link is where its image
+ * comes from. Undefined if there is none.
  */
 export function imageAfter(output, start) {
   const next = new Map();
@@ -44,21 +46,22 @@ export function imageAfter(output, start) {
   const others = [];
   for (let reached = [start]; reached.length; ) {
     const links = reached.flatMap((id) => next.get(id) ?? []);
-    const shown = links.filter(({ id }) => SHOW_IMAGES.includes(output[id].class_type));
+    const images = links.filter(({ id, name }) => takesImages(output[id].class_type, name));
+    const shown = images.filter(({ id }) => SHOW_IMAGES.includes(output[id].class_type));
     // Of two that are equally near, a node that saves no file.
     shown.sort((one, other) => isSave(output[one.id]) - isSave(output[other.id]));
-    if (shown.length) return sided(shown[0], shown);
-    others.push(...links.filter((link) => takesImages(output[link.id].class_type, link.name)));
+    if (shown.length) return described(output, shown[0], shown);
+    others.push(...images);
     reached = [...new Set(links.map(({ id }) => id))].filter((id) => !seen.has(id));
     for (const id of reached) seen.add(id);
   }
-  return others.length ? { id: others[0].id } : undefined;
+  return others.length ? described(output, others[0], []) : undefined;
 }
 
-function sided(found, all) {
+function described(output, found, all) {
   const names = all.filter(({ id }) => id === found.id).map(({ name }) => name);
   const side = names.includes("image_b") ? "b" : names.includes("image_a") ? "a" : undefined;
-  return { id: found.id, side };
+  return { id: found.id, side, link: output[found.id].inputs[found.name] };
 }
 
 /** Returns the first image of what an output node showed, or undefined. */
@@ -78,11 +81,11 @@ function takesImages(type, name) {
   return input?.[0] === "IMAGE";
 }
 
-/** What is only tried is shown but not saved. */
-function keepNoFile(node) {
-  if (!isSave(node)) return;
+/** What is only tried is shown and not used: other nodes write files, or begin a study. */
+function keepNothing(node, link) {
+  if (ONLY_SHOW.includes(node.class_type)) return;
   node.class_type = "PreviewImage";
-  node.inputs = { images: node.inputs.images };
+  node.inputs = { images: link };
 }
 
 /** Writes a value into the saved form of its node. */

@@ -2,7 +2,7 @@
 import { button, element } from "../dom.js";
 import { rememberChange, setValue } from "../nodes.js";
 import { translate, translateSentence } from "../translate.js";
-import { MOST, factorsOf } from "./noise.js";
+import { MOST, factorsOf, fits } from "./noise.js";
 import { firstImage, promptsOf } from "./prompts.js";
 import { Results, rangeAround, runningOrder, strengthsBetween } from "./results.js";
 import { Runs, showAgain } from "./runs.js";
@@ -151,13 +151,24 @@ export class StrengthStrip {
     let says = this.remark;
     if (!used) says = translate("Connect an instruction to set its strength here.");
     else if (linked) says = translate("The strength comes from another node.");
+    else if (!says && this.misfit) {
+      const count = this.segments;
+      says = translate("Segment strengths do not fit: this instruction takes {count}.", { count });
+    }
     this.says.textContent = says;
     this.says.hidden = !says;
     if (!this.runs) this.tryButton.disabled = linked;
     this.measure(used, Boolean(says), loading);
   }
 
+  /** Whether a run would refuse the segment strengths. */
+  get misfit() {
+    const text = this.settings[INPUTS.segments]?.widget?.value;
+    return Boolean(this.segments) && !fits(text, this.segments);
+  }
+
   drawTimeline() {
+    this.timeline.root.classList.toggle("ib-misfit", this.misfit);
     const valueOf = (name, without) => this.settings[name]?.widget?.value ?? without;
     const factors = factorsOf(valueOf(INPUTS.segments, ""), this.segments ?? 1);
     const fixed = {};
