@@ -119,7 +119,7 @@ def run_and_report(
         sampling=replace(_sampling(options), fixed_noise=options.fixed_noise),
         model=options.model,
         device=options.device,
-        cache=str(Path(options.cache or Path(options.out).with_name("phrases")).resolve()),
+        cache=str(Path(options.cache or Path(options.out).resolve().with_name("phrases")).resolve()),
         changes=tuple(options.set),
         eta=options.eta,
         lists=None if options.lists is None else tuple(options.lists),
@@ -138,7 +138,9 @@ def run_and_report(
         )
     except UnfinishedError as error:
         unfinished = error
-    folder.write_file()
+    finally:
+        # Also after an interrupt, so that another machine can go on.
+        folder.write_file()
     readable = skipped.readable(selected)
     outcomes = _all_outcomes(folder, settings, readable)
     if unfinished is not None and not outcomes:
@@ -206,9 +208,16 @@ def _bench_items(options: argparse.Namespace, command: _ItemCommand) -> None:
     folder = ItemFolder(options.out)
     data = f"{Path(options.data).resolve()}, words {_text_digest(items.items)}"
     skipped = _SkippedSources()
-    scores = _run(
-        options, selected, settings, folder, data, skipped, lambda score: f"L1 {mean(score.l1):.4f}"
-    )
+    try:
+        scores = _run(
+            options, selected, settings, folder, data, skipped, lambda score: f"L1 {mean(score.l1):.4f}"
+        )
+    except UnfinishedError:
+        # No page, because it shows every method of every item.
+        kept = _kept_scores(folder, settings, selected)
+        if kept:
+            print(text_table(kept, command.table, items.remarks))
+        raise
     readable = skipped.readable(selected)
     print(text_table(scores, command.table, items.remarks))
     about = {"data": data, "seeds": settings.seeds, **settings.describe()}
@@ -218,6 +227,18 @@ def _bench_items(options: argparse.Namespace, command: _ItemCommand) -> None:
     if options.study:
         _print_studies(options, folder, scores, readable, command.table)
     skipped.report(len(selected), options.strict)
+
+
+def _kept_scores(folder: ItemFolder, settings: ItemRunSettings, items: Sequence[StoredItem]) -> list[Score]:
+    """The scores of a run that are there, in its order."""
+    finished = folder.finished()
+    keys = [
+        (method, item.name, seed)
+        for item in items
+        for seed, methods in settings.rounds()
+        for method in methods
+    ]
+    return [finished[key] for key in keys if key in finished]
 
 
 def _print_studies(

@@ -65,12 +65,17 @@ def check_options(options: argparse.Namespace) -> None:
     for name, benchmarks in _APPLIES_TO.items():
         value = getattr(options, name)
         # 0 is a value, too.
-        is_given = value is not None and value is not False and value != []
+        # --no-find-scales is False, as are switches that are not given.
+        is_given = value is not None and value != [] and (value is not False or name == "find_scales")
         if is_given and options.benchmark not in benchmarks:
+            option = f"--{'no-' * (value is False)}{name.replace('_', '-')}"
             raise EvaluationError(
-                f"--{name.replace('_', '-')} does nothing with --benchmark {options.benchmark}. Leave it out."
+                f"{option} does nothing with --benchmark {options.benchmark}. Leave it out."
             )
     _check_size(options)
+    for name in ("study_items", "study_vote"):
+        if getattr(options, name) is not None and not options.study:
+            raise EvaluationError(f"--{name.replace('_', '-')} does nothing without --study. Leave it out.")
     if options.study_items is not None and options.study_items < 1:
         raise EvaluationError(f"--study-items is {options.study_items}; it must be at least 1.")
 

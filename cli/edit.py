@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from ..core.devices import is_out_of_memory
 from ..core.diffusion.schedule import TRAIN_TIMESTEPS
 from ..core.editing.batch_editing import EditCallbacks, EditJob, edit_images, note_of
 from ..core.editing.editor import DiffusersEditor
-from ..core.editing.image_folders import check_not_among_inputs, list_images
+from ..core.editing.image_folders import check_not_among_inputs, is_readable, list_images
 from ..core.errors import DeviceError, InstructBrushError, PairError
 from ..core.evaluation.reports.contact_sheet import pairs_sheet
 from ..core.instruction.file import load_instruction
@@ -42,7 +43,8 @@ from .terminal import say
 
 _SHEET_ROWS = 20
 _SHEET_CELL = 384
-_DEFAULT_BATCH = 8 if torch.cuda.is_available() else 2
+_BATCH_ON_GPU = 8
+_BATCH_ON_CPU = 2
 
 
 def _default_side(family: Family) -> int:
@@ -115,8 +117,8 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch",
         type=positive_int,
-        default=_DEFAULT_BATCH,
-        help=f"images of one size at once (default {_DEFAULT_BATCH}); fewer if memory runs out",
+        help=f"images of one size at once (default {_BATCH_ON_GPU}, on the CPU {_BATCH_ON_CPU}); fewer if "
+        "memory runs out",
     )
     families = [family for family in FAMILIES.values() if not family.comfyui_only]
     sides = ", ".join(f"{family.name} {_default_side(family)}" for family in families)
@@ -221,7 +223,8 @@ def _sheet(options: argparse.Namespace, images: Sequence[tuple[Path, Path]], tit
 
 
 def _draw_sheet(file: Path, images: Sequence[tuple[Path, Path]], title: str) -> None:
-    shown = [pair for pair in images if pair[1].is_file()][:_SHEET_ROWS]
+    # An older result may be there although the image cannot be read any more.
+    shown = list(islice((pair for pair in images if pair[1].is_file() and is_readable(pair[0])), _SHEET_ROWS))
     if not shown:
         return
     save_image(pairs_sheet(shown, _SHEET_CELL, title), file)
@@ -276,6 +279,7 @@ def _edit_all(
     sampling = sampling_settings(options, options.steps).with_scales_for(editor.description.family, own)
     sampling = replace(sampling, fixed_noise=options.fixed_noise)
     side = options.size or _default_side(editor.description.family)
+    batch = options.batch or (_BATCH_ON_CPU if editor.denoiser.device.type == "cpu" else _BATCH_ON_GPU)
     settings = [
         sampling.steps,
         sampling.text_scale,
@@ -308,7 +312,7 @@ def _edit_all(
     callbacks = EditCallbacks(progress.bar.update, progress.skip, say, progress.report_scaled)
     with progress.bar:
         try:
-            edit_images(jobs, edit_batch, options.batch, side * side, callbacks)
+            edit_images(jobs, edit_batch, batch, side * side, callbacks)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 from typing import Any
 
-from ..core.devices import named_device
+from ..core.devices import is_out_of_memory, named_device
 from ..core.errors import InstructBrushError, UnfinishedError
 from ..core.instruction.file_header import read_header
 from ..core.instruction.inspect import facts
@@ -32,8 +32,9 @@ def exit_code_of(error: InstructBrushError) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit code.
 
-    0: done. 1: an error that a user can fix, one line on stderr. 3: a benchmark's time is over. 130:
-    interrupted. 141: nobody reads stdout. 143: ended by ``kill``.
+    0: done. 1: an error that a user can fix, one line on stderr. 2: an option that cannot be parsed. 3: a
+    benchmark's time is over. 129: its terminal was closed. 130: interrupted. 141: nobody reads stdout. 143:
+    ended by ``kill``.
     """
     if isinstance(sys.stdout, TextIOWrapper):
         # A character that the terminal cannot show must not end a run that is done.
@@ -60,6 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(
             f"instructbrush: a file cannot be read or written: {error}. Check the free space on the disk, "
             "also for temporary files.",
+            file=sys.stderr,
+        )
+        return 1
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        print(
+            f"instructbrush: memory ran out ({str(error).partition('.')[0][:200]}). Free some, use smaller "
+            "images (--size) or fewer at once (--batch), or choose another --device.",
             file=sys.stderr,
         )
         return 1

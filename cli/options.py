@@ -51,7 +51,7 @@ def add_model_options(parser: argparse.ArgumentParser, seed: bool = True) -> Non
             "--precision",
             choices=("auto", *_PRECISIONS),
             default="auto",
-            help="of the model. auto: fp16 for a full-size model on a GPU, fp32 otherwise (default auto)",
+            help="of the model. auto: fp16 for a full-size model on CUDA, fp32 otherwise (default auto)",
         )
 
 
@@ -71,7 +71,7 @@ def sampling_settings(options: argparse.Namespace, steps: int) -> SamplingSettin
 
 
 def load_chosen_editor(options: argparse.Namespace) -> DiffusersEditor:
-    """Loads the chosen model. ``auto`` precision is fp16 for a full-size model on a GPU, else fp32."""
+    """Loads the chosen model. ``auto`` precision is fp16 for a full-size model on CUDA, else fp32."""
     precision = options.precision
     if precision == "auto":
         full_size = describe(options.model).family.name != "pocket"

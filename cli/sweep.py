@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..core.editing.image_folders import check_not_among_inputs, list_images
+from ..core.editing.image_folders import check_not_among_inputs, is_readable, list_images
 from ..core.editing.sweeps import labels, parse_values, shortest
 from ..core.errors import InstructBrushError, PairError
 from ..core.evaluation.reports.contact_sheet import SheetColumn, contact_sheet, read_cell
@@ -127,8 +127,8 @@ def _check_sheet(options: argparse.Namespace, sources: Sequence[Path], titles: S
 def _write_sheet(
     options: argparse.Namespace, file: Path, images: Sequence[list[tuple[Path, Path]]], titles: Sequence[str]
 ) -> None:
-    # Images that could not be read have no results.
-    rows = [row for row, (_, result) in enumerate(images[0]) if result.is_file()]
+    # Images that cannot be read have no results, or those of an earlier run.
+    rows = [row for row, (source, result) in enumerate(images[0]) if result.is_file() and is_readable(source)]
     if not rows:
         return
     shown = rows[: options.rows]

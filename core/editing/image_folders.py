@@ -3,8 +3,11 @@
 import os
 from pathlib import Path
 
-from ..errors import InstructBrushError
-from ..storage.image_files import IMAGES
+from ..errors import InstructBrushError, PairError
+from ..storage.image_files import IMAGES, open_image
+
+_ENOUGH = 64
+"""Pixels of width that show whether an image can be decoded."""
 
 
 def check_not_among_inputs(out: Path, image: Path) -> None:
@@ -41,6 +44,16 @@ def list_images(source: Path) -> list[Path]:
     if not images:
         raise InstructBrushError(f"Images folder '{source}' holds no images ({', '.join(sorted(IMAGES))}).")
     return images
+
+
+def is_readable(image: Path) -> bool:
+    """Whether an image can be decoded."""
+    try:
+        # Smaller, which saves time.
+        open_image(image, image.name, lambda width, _: width // _ENOUGH)
+    except PairError:
+        return False
+    return True
 
 
 def _is_image(path: Path) -> bool:

@@ -156,12 +156,12 @@ class ResultFolder:
         )
 
     def write_file(self) -> None:
-        """Writes all outcomes to ``file``, one a line, if there is one. Only after ``begin``.
+        """Writes all outcomes to ``file``, one a line, if there is one. Does nothing before ``begin``.
 
         Raises:
             StorageError: it cannot be written.
         """
-        if self.file is not None:
+        if self.file is not None and self._description:
             found = self.finished()
             lines = [self._description, *(asdict(found[key]) for key in sorted(found))]
             write_text("".join(f"{json.dumps(line)}\n" for line in lines), self.file)

@@ -192,6 +192,11 @@ def _on_ray(
                 if isinstance(error.cause, InstructBrushError):
                     raise error.cause from error
                 raise
+            except ray.exceptions.RayError as error:
+                raise EvaluationError(
+                    f"Benchmark: Ray lost a worker ({' '.join(str(error).split())[:300]}), perhaps because "
+                    "memory ran out. Finished results are kept: run the same command again."
+                ) from error
             if isinstance(result, UnreadableSource):
                 yield result
                 continue

@@ -32,7 +32,8 @@ from instructbrush.core.learning.objective import PairLatents, held_out_error
 from instructbrush.core.learning.request import InitText, LearningRequest
 from instructbrush.core.learning.run import RunCallbacks, ScaleChoice, learn
 from instructbrush.core.learning.trainer import Trainer
-from instructbrush.tools.benchmarks.parts import Part, run_parts
+from instructbrush.core.models.builtin import POCKET_FOLDER
+from instructbrush.tools.benchmarks.parts import Part, models_digest, run_parts
 from instructbrush.tools.benchmarks.pocket_bench import OUT, STEPS, PocketEffect
 from instructbrush.tools.benchmarks.published import Rows, command_line, publish
 from instructbrush.tools.pocket.world.held_out_effects import DEVELOPMENT
@@ -126,9 +127,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     names = [f"{space}-{effect}" for effect in DEVELOPMENT for space in SPACES]
     try:
-        parts = run_parts(
-            options.out, {"steps": STEPS, "every": EVERY}, names, EarlyStop().measure, options.parts
-        )
+        about = {"steps": STEPS, "every": EVERY}
+        early_stop = EarlyStop()
+        identity = {
+            **about,
+            "models": models_digest((POCKET_FOLDER,)),
+            "presets": {space: repr(early_stop.models.settings(space, 0)) for space in SPACES},
+        }
+        parts = run_parts(options.out, identity, names, early_stop.measure, options.parts)
         if parts is None:
             print("early_stop: parts are missing; the same command resumes", file=sys.stderr)
             return 3
@@ -137,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command = command_line(
                 "tools/benchmarks/early_stop.py", arguments, ("--out", "--parts", "--publish")
             )
-            publish("early_stop", "Early stop", command, rows, {"steps": STEPS, "every": EVERY})
+            publish("early_stop", "Early stop", command, rows, about)
     except InstructBrushError as error:
         print(f"early_stop: {error}", file=sys.stderr)
         return 1

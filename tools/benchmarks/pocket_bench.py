@@ -31,6 +31,7 @@ import torch
 
 from instructbrush.cli.bench import run_and_report
 from instructbrush.cli.bench_options import add_run_options
+from instructbrush.cli.interrupts import exit_code, signals_as_interrupts
 from instructbrush.cli.main import exit_code_of
 from instructbrush.core.errors import EvaluationError, InstructBrushError
 from instructbrush.core.evaluation.by_example.comparison import gain, plain_rows
@@ -104,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark, prints the tables and, as the last line, the figures of every method.
 
     Returns:
-        Exit code. 0: done. 1: an error. 3: the time of --seconds is over. 130: interrupted.
+        Exit code. 0: done. 1: an error. 3: the time of --seconds is over. 130: interrupted. 143: ended
+        by ``kill``.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(arguments)
@@ -114,23 +116,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sources = [PocketEffect(name) for name in SPLITS[options.split]]
     try:
         backbone = options.lpips or get_backbone()
-        outcomes = run_and_report(
-            options,
-            sources,
-            "PocketBench",
-            f"seeds {TRAIN_SEED} and {TEST_SEED}",
-            lpips=str(backbone),
-            own_steps=STEPS,
-        )
+        with signals_as_interrupts():
+            outcomes = run_and_report(
+                options,
+                sources,
+                "PocketBench",
+                f"seeds {TRAIN_SEED} and {TEST_SEED}",
+                lpips=str(backbone),
+                own_steps=STEPS,
+            )
         rows = plain_rows(outcomes)
         if options.publish:
             print(f"{_publish(options, arguments, outcomes)}: published figures")
     except InstructBrushError as error:
         print(f"pocket_bench: {error}", file=sys.stderr)
         return exit_code_of(error)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("pocket_bench: interrupted; the same command resumes", file=sys.stderr)
-        return 130
+        return exit_code(interrupt)
     print(json.dumps({"methods": rows}, allow_nan=False))
     return 0
 

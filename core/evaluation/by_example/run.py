@@ -72,7 +72,7 @@ class EffectRunSettings:
 
     def __post_init__(self) -> None:
         known = {*METHODS, *(images.name for images in self.stored)}
-        unknown = next((name for name in self.methods if name not in known), None)
+        unknown = next((name for name in (*self.methods, *self.single_seed) if name not in known), None)
         if unknown is not None or not self.methods:
             raise EvaluationError(
                 f"Method '{unknown or ''}' does not exist. Choose from {', '.join(METHODS)}."

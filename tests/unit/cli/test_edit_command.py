@@ -56,6 +56,8 @@ def test_draws_a_sheet_of_images_before_and_after(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sheet = tmp_path / "sheet.png"
+    # Its result of an earlier run stays.
+    assert edit(images) == 0
     (images / "0_1.png").write_bytes(b"")
     assert edit(images, "--sheet", sheet) == 1
     assert str(sheet) in capsys.readouterr().out

@@ -79,9 +79,10 @@ def test_each_value_equals_apply_and_a_repeated_sweep_edits_nothing(
 def test_unreadable_images_are_left_out_of_the_sheet(
     images: Path, sweep: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert sweep("--values", 0) == 0
     (images / "0_0.png").write_bytes(b"")
     assert sweep("--values", 0) == 1
-    assert "1 of 2 images edited, 1 skipped" in capsys.readouterr().err
+    assert "1 skipped" in capsys.readouterr().err
     with Image.open(images.parent / "out" / "sheet.png") as sheet:
         assert 64 < sheet.height < 128
 

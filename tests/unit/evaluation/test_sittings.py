@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from instructbrush.cli import bench
 from instructbrush.core.editing.settings import SamplingSettings
 from instructbrush.core.errors import EvaluationError, UnfinishedError
 from instructbrush.core.evaluation import workers as workers_module
@@ -20,6 +21,7 @@ from instructbrush.core.evaluation.by_example.results import EffectFolder, Outco
 from instructbrush.core.evaluation.by_example.run import EffectRunSettings
 from instructbrush.core.evaluation.runner import run
 from instructbrush.core.evaluation.workers import Workers
+from instructbrush.tools.benchmarks import pocket_bench
 from instructbrush.tools.benchmarks.pocket_bench import PocketEffect
 
 SOURCES = [PocketEffect("hue_75"), PocketEffect("teal_hat")]
@@ -168,6 +170,35 @@ def test_a_run_goes_on_elsewhere_from_one_file_of_results(tmp_path: Path) -> Non
     assert "no_time-0-0.png" in page and "words-0-0.png" not in page
     again, seen = go_on("third", "words", "no_time")
     assert again == both and not seen and len(file.read_text().splitlines()) == 5
+
+
+def test_an_interrupt_keeps_the_file_of_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "results.jsonl"
+    options = pocket_bench._parser().parse_args(
+        [
+            "--methods",
+            "words",
+            "--sampling-steps",
+            "1",
+            "--out",
+            str(tmp_path / "out"),
+            "--results",
+            str(file),
+        ]
+    )
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench._ProgressLines, "__call__", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run_and_report(options, SOURCES, "test", "test")
+    assert len(file.read_text().splitlines()) > 1
+
+
+def test_refuses_unknown_methods_for_one_seed() -> None:
+    with pytest.raises(EvaluationError, match="Method 'lora_r61' does not exist"):
+        replace(TINY, single_seed=("lora_r61",))
 
 
 @pytest.mark.parametrize(

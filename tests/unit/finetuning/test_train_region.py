@@ -91,20 +91,31 @@ def test_resumes_exactly(command: Command, tmp_path: Path, capsys: pytest.Captur
         tuning.assert_equal(load_file(tmp_path / "whole" / name), load_file(tmp_path / "parts" / name))
 
 
+def run_out_of_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
 @pytest.mark.slow
-def test_ctrl_c_saves_the_step_it_interrupts(
-    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("stop", "code"), [(lambda: os.kill(os.getpid(), signal.SIGINT), 130), (run_out_of_memory, 1)]
+)
+def test_whatever_ends_a_run_saves_its_steps(
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stop: Callable[[], None],
+    code: int,
 ) -> None:
     step = FineTuning.step
 
-    def interrupted(run: FineTuning) -> None:
+    def stopped(run: FineTuning) -> None:
         step(run)
         if run.steps_done == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            stop()
 
     with monkeypatch.context() as patch:
-        patch.setattr(FineTuning, "step", interrupted)
-        assert main(command("run", *NO_IMAGES, "--steps", 3)) == 130
+        patch.setattr(FineTuning, "step", stopped)
+        assert main(command("run", *NO_IMAGES, "--steps", 3)) == code
     assert "stopped at step 2; continue with --resume" in capsys.readouterr().err
     assert main(command("run", *NO_IMAGES, "--steps", 3, "--resume")) == 0
     assert "from step 2" in capsys.readouterr().err

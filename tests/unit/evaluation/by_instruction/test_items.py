@@ -262,6 +262,16 @@ def command(data: Path, out: Path, *more: str) -> list[str]:
     return ["bench", "--benchmark", "magicbrush", "--data", str(data), *options, *more]
 
 
+def test_command_prints_a_table_when_its_time_is_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = write_magicbrush_folder(tmp_path / "test"), tmp_path / "out"
+    assert main(command(data, out, "--seconds", "0.001")) == 3
+    printed = capsys.readouterr()
+    assert "Means over 1 item, 1 seed." in printed.out and not (out / "report.html").exists()
+    assert "stopped after 0.001 s with 1 of 3 results, which are kept" in printed.err
+
+
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = write_magicbrush_folder(tmp_path / "test"), tmp_path / "out"
     assert main(command(data, out, "--effects", "30", "2047")) == 0

@@ -307,6 +307,8 @@ def test_command_begins_studies_and_prints_their_ratings(
             [*SELECTION, "--study", "STUDIES", "--study-items", "0"],
             "--study-items is 0; it must be at least 1.",
         ),
+        ([*SELECTION, "--study-vote", "best"], "--study-vote does nothing without --study. Leave it out."),
+        (["--no-find-scales"], "--no-find-scales does nothing with --benchmark reason. Leave it out."),
         (["--captions", "x"], "--captions does nothing with --benchmark reason. Leave it out."),
     ],
 )
