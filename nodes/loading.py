@@ -108,7 +108,6 @@ class LoadEditPairs(Node):
                 *("pairs board", "drop images", "own photos", "instructbrush", "learn edit"),
             ],
             has_intermediate_output=True,
-            hidden=[io.Hidden.unique_id],
             inputs=[
                 NameChoice(
                     "folder",
@@ -174,7 +173,7 @@ class LoadEditPairs(Node):
             size or None,
             fit,
             board=Board.parse(board),
-            progress=node_progress(cls.hidden.unique_id),
+            progress=node_progress(),
         )
         return io.NodeOutput(
             pairs,

@@ -122,7 +122,8 @@ class _Group(NamedTuple):
     seeds: tuple[int, ...]
 
     def part(self, places: slice) -> "_Group":
-        return _Group(*(each[places] for each in self))
+        tensors = self.before[places], self.after[places], self.weights[places]
+        return _Group(*tensors, self.seeds[places])
 
 
 def _groups(

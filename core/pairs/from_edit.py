@@ -101,7 +101,7 @@ def save_pairs(pairs: EditPairs, folder: Path) -> None:
 
 
 def _with_masks(
-    pairs: EditPairs,
+    pairs: Sequence[EditPair],
     masks: Sequence[Tensor],
     finished: Tensor | Sequence[Tensor],
     edited: Tensor | Sequence[Tensor],

@@ -6,8 +6,12 @@ from ....core.progress import Progress
 from ..learning.progress import check_interrupted
 
 
-def node_progress(node: str) -> Progress:
-    """Returns a callback that moves a node's progress bar, and raises ComfyUI's exception after Cancel."""
+def node_progress(node: str | None = None) -> Progress:
+    """Returns a callback that moves a node's progress bar, and raises ComfyUI's exception after Cancel.
+
+    Args:
+        node: its id; None for the node that runs.
+    """
     bar = comfy.utils.ProgressBar(100, node_id=node)
 
     def show(done: int, total: int) -> None:

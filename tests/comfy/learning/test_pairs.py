@@ -60,7 +60,9 @@ def test_joins_lists_to_one_set_of_pairs(comfy):
     graph = comfy.graph()
     loaded = graph.node("InstructBrushLoadPairs", folder=folder, size=0)
     node = graph.node("InstructBrushMakePairs", before=loaded.out(1), after=loaded.out(2))
-    first, second = comfy.values(graph, loaded.out(0), node.out(0))
+    run = comfy.run(graph, loaded.out(0), node.out(0))
+    assert [each["value"] for each in run.data("progress")] == [1, 2]
+    first, second = run.values
     assert len(second) == 2 and all(
         torch.equal(one.before, other.before) and torch.equal(one.after, other.after)
         for one, other in zip(first, second, strict=True)
