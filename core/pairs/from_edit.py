@@ -116,16 +116,17 @@ def _with_masks(
         )
     if len(masks) == 1:
         masks = list(masks) * len(pairs)
-    # A mask is cropped and scaled as its image is.
+    # A mask of the finished image is cropped and scaled as that is.
     images = [image for batch in finished for image in (batch if batch.ndim == 4 else [batch])]
     as_images = [
-        _mask_of(mask, image)[None, ..., None].repeat(1, 1, 1, 3)
-        for mask, image in zip(masks, images, strict=True)
+        _mask_of(mask, pair.after if mask.shape[-2:] == pair.after.shape[:2] else image)
+        for mask, pair, image in zip(masks, pairs, images, strict=True)
     ]
     fitted = make_pairs(edited, as_images, fit=fit)
     return [replace(pair, mask=of_mask.after[..., 0]) for pair, of_mask in zip(pairs, fitted, strict=True)]
 
 
 def _mask_of(mask: Tensor, image: Tensor) -> Tensor:
-    """The mask at the size of its image, [H, W] fp32 on the CPU."""
-    return fit_mask(mask, *image.shape[:2], batch=1)[0].to(torch.float32).cpu()
+    """The mask as a gray image of the size of an image [H, W, 3], [1, H, W, 3] fp32 on the CPU."""
+    fitted = fit_mask(mask, *image.shape[:2], batch=1).to(torch.float32).cpu()
+    return fitted[..., None].repeat(1, 1, 1, 3)

@@ -335,5 +335,7 @@ def test_masks_of_finished_images_are_cropped_with_them() -> None:
     (pair,) = made.pairs
     assert pair.mask is not None and pair.mask.shape == pair.after.shape[:2] == (48, 64)
     assert torch.equal(pair.after, finished[0, 1:49, 3:67]) and torch.equal(pair.mask, mask[0, 1:49, 3:67])
+    made = pairs_from_edit(finished, torch.rand(1, 48, 64, 3), [mask[:, 1:49, 3:67]])
+    assert made.pairs[0].mask is not None and torch.equal(made.pairs[0].mask, pair.mask)
     made = pairs_from_edit(finished, torch.rand(1, 64, 64, 3), [mask], fit="crop")
     assert made.pairs[0].mask is not None and made.pairs[0].mask.shape == made.pairs[0].after.shape[:2]
