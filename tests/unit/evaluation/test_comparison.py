@@ -100,7 +100,8 @@ def test_publishes_only_methods_with_every_effect_and_seed(
 
     kept = [outcome(name, "words", 20.0, seed) for name in TEST for seed in range(2)]
     # The paper's settings and ablations, and images made elsewhere, may have seed 0 only.
-    kept += [outcome(name, method, 20.0) for name in TEST for method in ("no_time", "sdedit", "lora_r16")]
+    kept += [outcome(name, method, 20.0) for name in TEST for method in ("no_time", "sdedit")]
+    kept += [outcome(name, "lora_r16", 20.0, seed) for name in TEST for seed in range(2)]
     kept += [outcome(name, "adapter", 21.0 + seed, seed) for name in TEST for seed in range(2)]
     # Of another run; the command would not make it.
     kept.append(outcome("ramp", "words", 90.0, seed=2))
@@ -121,8 +122,8 @@ def test_publishes_only_methods_with_every_effect_and_seed(
     words, once = content["methods"]["words"], content["methods"]["no_time"]
     assert (words["psnr"], words["effects"], words["seeds"], words["outcomes"]) == (20.0, 25, 2, 50)
     assert (once["seeds"], once["outcomes"]) == (1, 25) and content["about"]["stored"] == ["sdedit"]
-    # The adapter is paired with a LoRA over the seed that both have.
-    assert content["methods"]["adapter"]["psnr_over_lora_r16"] == 1.0
+    # The adapter is paired with a LoRA over effects and seeds.
+    assert content["methods"]["adapter"]["psnr_over_lora_r16"] == 1.5
     assert "psnr_over_lora_r4" not in content["methods"]["adapter"]
     assert str(tmp_path) not in (tmp_path / "pocket_bench.json").read_text()
     assert content["about"]["steps"] == 250 and seen == [(None, 250)]
