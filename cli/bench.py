@@ -31,7 +31,7 @@ from ..core.evaluation.by_instruction.tables import EMU_EDIT, MAGICBRUSH, REASON
 from ..core.evaluation.metrics import mean
 from ..core.evaluation.protocols import BenchmarkSettings, Source
 from ..core.evaluation.results import ResultFolder
-from ..core.evaluation.runner import run
+from ..core.evaluation.runner import keys_of, run
 from ..core.evaluation.stored_images import StoredImages, parse_stored
 from ..core.evaluation.workers import Workers
 from .bench_options import OUT_FOLDERS, check_options
@@ -214,7 +214,8 @@ def _bench_items(options: argparse.Namespace, command: _ItemCommand) -> None:
         )
     except UnfinishedError:
         # No page, because it shows every method of every item.
-        kept = _kept_scores(folder, settings, selected)
+        finished = folder.finished()
+        kept = [finished[key] for key in keys_of(selected, settings) if key in finished]
         if kept:
             print(text_table(kept, command.table, items.remarks))
         raise
@@ -227,18 +228,6 @@ def _bench_items(options: argparse.Namespace, command: _ItemCommand) -> None:
     if options.study:
         _print_studies(options, folder, scores, readable, command.table)
     skipped.report(len(selected), options.strict)
-
-
-def _kept_scores(folder: ItemFolder, settings: ItemRunSettings, items: Sequence[StoredItem]) -> list[Score]:
-    """The scores of a run that are there, in its order."""
-    finished = folder.finished()
-    keys = [
-        (method, item.name, seed)
-        for item in items
-        for seed, methods in settings.rounds()
-        for method in methods
-    ]
-    return [finished[key] for key in keys if key in finished]
 
 
 def _print_studies(

@@ -64,8 +64,7 @@ def check_options(options: argparse.Namespace) -> None:
     """
     for name, benchmarks in _APPLIES_TO.items():
         value = getattr(options, name)
-        # 0 is a value, too.
-        # --no-find-scales is False, as are switches that are not given.
+        # 0 is a value, too, and False is --no-find-scales, or a switch that is not given.
         is_given = value is not None and value != [] and (value is not False or name == "find_scales")
         if is_given and options.benchmark not in benchmarks:
             option = f"--{'no-' * (value is False)}{name.replace('_', '-')}"

@@ -51,12 +51,7 @@ def run(
     settings.check(sources)
     folder.begin({"data": data, **settings.describe()})
     finished = folder.made_by(settings.recipes(), settings.methods)
-    keys = [
-        (method, source.name, seed)
-        for source in sources
-        for seed, methods in settings.rounds()
-        for method in methods
-    ]
+    keys = keys_of(sources, settings)
     done = sum(key in finished for key in keys)
     check_writable(folder.path / "results.json", _OUTCOME_BYTES * (len(keys) - done))
     skipped: set[str] = set()
@@ -79,6 +74,16 @@ def run(
             "kept. Run the same command again to continue."
         )
     return complete(finished, wanted)
+
+
+def keys_of(sources: Sequence[Source], settings: BenchmarkSettings) -> list[Key]:
+    """The keys of all outcomes of a run, in their order."""
+    return [
+        (method, source.name, seed)
+        for source in sources
+        for seed, methods in settings.rounds()
+        for method in methods
+    ]
 
 
 def _check_names(sources: Sequence[Source]) -> None:

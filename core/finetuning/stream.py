@@ -17,8 +17,9 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import DataError, PairError
+from ..regions.masks import DARKEST_GRAY
 from .dataset import Block, digest_of, first_usable_records
-from .training_pairs import DARKEST_GRAY, PairRecord, TrainingPair
+from .training_pairs import PairRecord, TrainingPair
 
 logger = logging.getLogger(__name__)
 

@@ -12,12 +12,9 @@ from torch.nn import functional
 from ..errors import PairError, RegionError
 from ..pairs.pairs import alike, check_pair
 from ..regions.mask_files import read_mask
-from ..regions.masks import fit_mask
+from ..regions.masks import DARKEST_GRAY, fit_mask
 from ..storage.image_files import decode_image
 from ..storage.image_sizes import vae_cropped
-
-DARKEST_GRAY = 1 / 255
-"""A mask without a brighter pixel is black."""
 
 
 @dataclass(frozen=True)

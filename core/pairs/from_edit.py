@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 
 from ..errors import PairError, RegionError, StorageError
-from ..regions.masks import fit_mask
+from ..regions.masks import DARKEST_GRAY, fit_mask
 from ..storage.files import replaced_folder
 from ..storage.image_files import save_image
 from ..storage.image_tensors import to_image
 from .difference import difference, unchanged
 from .pairs import EditPair, EditPairs, Fit, make_pairs
-
-_DARKEST_GRAY = 1 / 255
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def pairs_from_edit(
         line = f"Pair {pair.name}: mean squared difference {change:.3g}."
         if dropped:
             line += " It changed too little, so it is dropped."
-        elif pair.mask is not None and pair.mask.max() < _DARKEST_GRAY:
+        elif pair.mask is not None and pair.mask.max() < DARKEST_GRAY:
             line += " Its mask is black everywhere, so it is dropped."
         else:
             kept.append(pair)

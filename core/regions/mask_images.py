@@ -4,9 +4,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RegionError
-from .masks import fit_mask, mask_batch
-
-_DARKEST_GRAY = 1 / 255
+from .masks import DARKEST_GRAY, fit_mask, mask_batch
 
 
 def mask_image(mask: Tensor | None, images: Tensor) -> Tensor:
@@ -29,7 +27,7 @@ def mask_image(mask: Tensor | None, images: Tensor) -> Tensor:
     single = len(mask) == 1
     fitted = fit_mask(mask, height, width, 1 if single else batch)
     for number, single_mask in enumerate(fitted, 1):
-        if single_mask.max() < _DARKEST_GRAY:
+        if single_mask.max() < DARKEST_GRAY:
             which = "it is" if single else f"number {number} of {batch} is"
             raise RegionError(
                 f"Mask: {which} black everywhere, so nothing would be edited. Paint white where the edit "

@@ -15,6 +15,8 @@ from torch.nn import functional
 from ..errors import RegionError
 from ..storage.image_sizes import Size, same_ratio
 
+DARKEST_GRAY = 1 / 255
+"""A mask without a pixel as bright as this is black."""
 _ROUNDING = 1e-3
 # How much the channels of a gray pixel may differ, because of JPEG's rounding.
 _COLORED = 8 / 255

@@ -174,18 +174,8 @@ def test_a_run_goes_on_elsewhere_from_one_file_of_results(tmp_path: Path) -> Non
 
 def test_an_interrupt_keeps_the_file_of_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "results.jsonl"
-    options = pocket_bench._parser().parse_args(
-        [
-            "--methods",
-            "words",
-            "--sampling-steps",
-            "1",
-            "--out",
-            str(tmp_path / "out"),
-            "--results",
-            str(file),
-        ]
-    )
+    places = ["--out", str(tmp_path / "out"), "--results", str(file)]
+    options = pocket_bench._parser().parse_args([*places, "--methods", "words", "--sampling-steps", "1"])
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
